@@ -1,0 +1,46 @@
+"""What a student can minimise: the one list of methods, and the contract they keep. Knows no trainer and no data."""
+
+from methods.cross_entropy import CrossEntropy
+from methods.kd import KD
+from methods.method import (
+    Batch,
+    Knowledge,
+    Method,
+    Needs,
+    Objective,
+    Output,
+    Progress,
+    Settings,
+    SettingsError,
+    Task,
+    allowed,
+    setting,
+)
+from methods.ttm import TTM, WTTM
+
+METHODS: dict[str, type[Method]] = {
+    "cross_entropy": CrossEntropy,
+    "kd": KD,
+    "ttm": TTM,
+    "wttm": WTTM,
+}
+
+__all__ = [
+    "KD",
+    "METHODS",
+    "TTM",
+    "WTTM",
+    "Batch",
+    "CrossEntropy",
+    "Knowledge",
+    "Method",
+    "Needs",
+    "Objective",
+    "Output",
+    "Progress",
+    "Settings",
+    "SettingsError",
+    "Task",
+    "allowed",
+    "setting",
+]

@@ -1,0 +1,26 @@
+"""Training without a teacher: the baseline that every distillation has to beat. Knows labels alone."""
+
+from dataclasses import dataclass
+
+from methods import losses
+from methods.method import Batch, Method, Objective, Settings, setting
+
+
+@dataclass(frozen=True)
+class CrossEntropySettings(Settings):
+    """Hyper-parameters of training on labels."""
+
+    label_smoothing: float = setting(0.0, "share of the target that is spread evenly over all classes", low=0, high=1)
+
+
+class CrossEntropy(Method):
+    """Mean cross entropy of the labelled samples."""
+
+    Settings = CrossEntropySettings
+    settings: CrossEntropySettings
+    provenance = "Standard; label smoothing as in Szegedy et al. 2016 (arXiv 1512.00567)"
+
+    def forward(self, batch: Batch) -> Objective:
+        """The mean cross entropy over the labelled samples of the batch."""
+        loss = losses.cross_entropy(batch.student.logits, batch.labels, self.settings.label_smoothing)
+        return Objective(loss, {"cross_entropy": loss.detach()})

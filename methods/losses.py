@@ -1,0 +1,85 @@
+"""Divergences, entropies and cross entropy from logits: pure functions that know no method, batch or training loop.
+
+Everything is computed in log space and in float32 (float64 stays), with autocast switched off, and sums over classes.
+Logits are finite: a class masked with -inf gives NaN.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_Loss = TypeVar("_Loss", bound=Callable[..., Tensor])
+
+
+def _in_full_precision(loss: _Loss) -> _Loss:
+    """The loss with autocast off, on tensors whose half types were made float32; the first argument says the device."""
+
+    @functools.wraps(loss)
+    def run(first: Tensor, *others: Any, **named: Any) -> Tensor:
+        with torch.autocast(first.device.type, enabled=False):
+            return loss(_upcast(first), *map(_upcast, others), **{name: _upcast(value) for name, value in named.items()})
+
+    return cast(_Loss, run)
+
+
+def _upcast(value: Any) -> Any:
+    is_half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+    return value.float() if is_half else value
+
+
+@_in_full_precision
+def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """D(p || q) in nats, (B,), from log-probabilities (B, K) each."""
+    return (log_p.exp() * (log_p - log_q)).sum(dim=1)
+
+
+@_in_full_precision
+def tempered_kl(teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> Tensor:
+    """D(p_T || q_T), (B,), from logits (B, K), both softened; Hinton's term is T^2 times this (arXiv 1503.02531)."""
+    log_p = (teacher_logits / temperature).log_softmax(dim=1)
+    return kl_divergence(log_p, (student_logits / temperature).log_softmax(dim=1))
+
+
+@_in_full_precision
+def transformed_teacher_kl(teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> Tensor:
+    """D(p_T || q), (B,), from logits (B, K), the teacher alone softened (arXiv 2402.11148, equation 2)."""
+    log_p = (teacher_logits / temperature).log_softmax(dim=1)
+    return kl_divergence(log_p, student_logits.log_softmax(dim=1))
+
+
+@_in_full_precision
+def power_sum(teacher_logits: Tensor, temperature: float) -> Tensor:
+    """U_{1/T}(p) = sum of p^(1/T), (B,), of the untempered p from logits (B, K) (arXiv 2402.11148, equation 22).
+
+    Between 1 (one-hot p) and K^(1 - 1/T) (uniform p) for T >= 1.
+    """
+    return (teacher_logits.log_softmax(dim=1) / temperature).logsumexp(dim=1).exp()
+
+
+@_in_full_precision
+def entropy(logits: Tensor) -> Tensor:
+    """Shannon entropy of softmax(logits) in nats, (B,), from logits or log-probabilities (B, K)."""
+    log_p = logits.log_softmax(dim=1)
+    return -(log_p.exp() * log_p).sum(dim=1)
+
+
+@_in_full_precision
+def renyi_entropy(logits: Tensor, order: float) -> Tensor:
+    """Renyi entropy log(sum of p^order) / (1 - order) in nats, (B,), from logits (B, K); order 1 is Shannon's."""
+    if order == 1:
+        return entropy(logits)
+    return (order * logits.log_softmax(dim=1)).logsumexp(dim=1) / (1 - order)
+
+
+@_in_full_precision
+def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Mean of H((1 - s) e_y + s / K, q) over the labelled samples: a scalar, from logits (B, K) and labels (B,).
+
+    Samples labelled -1 do not count; where all are, the loss is zero and its gradient too.
+    """
+    total = functional.cross_entropy(logits, labels, ignore_index=-1, reduction="sum", label_smoothing=label_smoothing)
+    return total / (labels != -1).sum().clamp(min=1)

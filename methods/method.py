@@ -1,0 +1,204 @@
+"""What a method is: the contract between the training loop and everything a student can minimise.
+
+Knows torch alone: nothing of data, trainers or trials.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, Self
+
+from torch import Tensor, nn
+
+
+class SettingsError(ValueError):
+    """A method was given a setting that does not exist or lies outside what is allowed.
+
+    `field` names the setting (None when several disagree), `unknown` says that it does not exist.
+    """
+
+    def __init__(self, message: str, field: str | None = None, unknown: bool = False) -> None:
+        super().__init__(message)
+        self.field = field
+        self.unknown = unknown
+
+
+class Output(NamedTuple):
+    """What a network says about a batch: logits (B, K) and penultimate features (B, D)."""
+
+    logits: Tensor
+    features: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Everything a method may look at; what it did not ask for in `needs` is None.
+
+    index (B,) int64 positions in the training part; inputs (B, ...) or a dict of tensors; labels (B,) int64, -1
+    where unlabelled; peer_logits (B, K); weights (B,) of mean one over the training part.
+    """
+
+    index: Tensor
+    inputs: Tensor | dict[str, Tensor]
+    labels: Tensor
+    student: Output
+    teacher: Output | None = None
+    peer_logits: Tensor | None = None
+    weights: Tensor | None = None
+
+    @property
+    def teacher_logits(self) -> Tensor:
+        """The teacher's logits (B, K) without a gradient; ValueError where the loop brought no teacher."""
+        if self.teacher is None:
+            raise ValueError("this method needs a teacher, and the batch has none: set `teacher`, or train with cross_entropy")
+        return self.teacher.logits.detach()
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The scalar to minimise, and detached scalars to track under their names."""
+
+    loss: Tensor
+    terms: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the training loop has to bring; it computes nothing that nobody needs."""
+
+    teacher: bool = False
+    features: bool = False
+    bank: bool = False
+    peer: bool = False
+    weights: bool = False
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What the teacher says about the clean view of the training part, in its order.
+
+    logits (n, K) float32, features (n, D) or None, labels (n,) int64.
+    """
+
+    logits: Tensor
+    features: Tensor | None
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Task:
+    """The size of what is learned: classes K, training samples n, epochs of the trial."""
+
+    classes: int
+    samples: int
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the trial stands after an epoch (1 = the first one is finished), with its validation metrics."""
+
+    epoch: int
+    epochs: int
+    validation: Mapping[str, float]
+
+
+def setting(
+    default: Any,
+    doc: str,
+    *,
+    above: float | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A documented hyper-parameter: `above` < value, `low` <= value <= `high`, or one of `choices`."""
+    return field(default=default, metadata={"doc": doc, "above": above, "low": low, "high": high, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hyper-parameters of a method; subclasses are frozen dataclasses whose fields are made by `setting`."""
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            wanted = allowed(item)
+            if not _fits(item, value):
+                message = f"{item.name} = {value!r} is not allowed: give {wanted} (default {item.default!r})"
+                raise SettingsError(message, item.name)
+
+    @classmethod
+    def build(cls, values: Mapping[str, Any]) -> Self:
+        """Settings from plain values; SettingsError names an unknown key or a value outside its range."""
+        known = {item.name: item for item in dataclasses.fields(cls)}
+        for key in values:
+            if key not in known:
+                names = ", ".join(known) or "it has none"
+                raise SettingsError(f"there is no setting {key!r} (settings: {names})", key, unknown=True)
+        return cls(**{key: _coerced(known[key], value) for key, value in values.items()})
+
+
+def allowed(item: "dataclasses.Field[Any]") -> str:
+    """What a setting accepts, in words: `a number in (0, inf)`, `one of convex, additive`, `true or false`."""
+    meta = item.metadata
+    if meta["choices"]:
+        return f"one of {', '.join(meta['choices'])}"
+    if isinstance(item.default, bool):
+        return "true or false"
+    kind = "a whole number" if isinstance(item.default, int) else "a number"
+    left = f"({meta['above']}" if meta["above"] is not None else f"[{meta['low']}" if meta["low"] is not None else "(-inf"
+    right = f"{meta['high']}]" if meta["high"] is not None else "inf)"
+    return f"{kind} in {left}, {right}"
+
+
+def _coerced(item: "dataclasses.Field[Any]", value: Any) -> Any:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if isinstance(item.default, float) and whole else value
+
+
+def _fits(item: "dataclasses.Field[Any]", value: Any) -> bool:
+    meta = item.metadata
+    if isinstance(item.default, bool) or isinstance(value, bool):
+        return isinstance(item.default, bool) and isinstance(value, bool)
+    if meta["choices"] is not None:
+        return value in meta["choices"]
+    kind: Any = type(item.default)
+    if not isinstance(value, kind) or not math.isfinite(value):
+        return False
+    low, above, high = meta["low"], meta["above"], meta["high"]
+    return not ((above is not None and value <= above) or (low is not None and value < low) or (high is not None and value > high))
+
+
+# Inside `Method` the name `Settings` is its class attribute, which cannot stand in an annotation.
+AnySettings = Settings
+
+
+class Method(nn.Module):
+    """What a student minimises. Its own parameters, if any, are trained beside the student's and reduced by DDP.
+
+    A subclass sets `Settings`, `needs` and `provenance` (paper, and how much of it is certain), and writes `forward`.
+    """
+
+    Settings: ClassVar[type[AnySettings]] = Settings
+    needs: ClassVar[Needs] = Needs()
+    provenance: ClassVar[str] = ""
+
+    def __init__(self, settings: AnySettings) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def prepare(self, knowledge: Callable[[], Knowledge] | None, task: Task) -> None:
+        """Once per trial, before the first step and again after a resume.
+
+        `knowledge` costs a pass of the teacher for whoever calls it first, and is None without a teacher.
+        """
+
+    def forward(self, batch: Batch) -> Objective:
+        """The objective on one batch, in float32 whatever the autocast type."""
+        raise NotImplementedError
+
+    def end_epoch(self, progress: Progress) -> dict[str, float]:
+        """After each epoch, the same on all ranks: move schedules on; return what to draw, by name."""
+        return {}

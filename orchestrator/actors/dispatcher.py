@@ -1,0 +1,159 @@
+"""Where trials are left and worker groups take them; reports flow the other way. Knows names and records, no training.
+
+One per sweep, as an actor that holds no CPU. Plain asyncio, so it runs in tests without Ray.
+"""
+
+import asyncio
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+CLOSE = "close"
+Record = dict[str, Any]
+
+
+@dataclass
+class _Trial:
+    specification: dict[str, Any]
+    records: "asyncio.Queue[Record]" = field(default_factory=asyncio.Queue)
+    stopped: asyncio.Event = field(default_factory=asyncio.Event)
+    epoch: int = 0
+    failures: int = 0
+    ended: bool = False
+    heard: float = field(default_factory=time.monotonic)
+
+
+class Dispatcher:
+    """A queue of trials; `held` says which group works on which trial until the group gives it back."""
+
+    def __init__(self, groups: int, max_failures: int) -> None:
+        self.groups, self.max_failures = set(range(groups)), max_failures
+        self.trials: dict[str, _Trial] = {}
+        self.waiting: deque[str] = deque()
+        self.held: dict[int, str] = {}
+        self.turns: dict[int, int] = {}
+        self.closed = False
+        self.last_error = ""
+        self.changed = asyncio.Condition()
+
+    async def submit(self, name: str, specification: dict[str, Any]) -> None:
+        """Queue a trial; its name may be used again after it ended."""
+        self.trials[name] = _Trial(specification)
+        if not self.groups:
+            self._fail(name, f"no worker group is left: {self.last_error}")
+            return
+        async with self.changed:
+            self.waiting.append(name)
+            self.changed.notify_all()
+
+    async def take(self, group: int, wait_s: float) -> tuple[str, dict[str, Any]] | str | None:
+        """The next trial for a group, CLOSE, or None after `wait_s` without one.
+
+        A group that holds a trial and asks again has died in between: it gets the same trial, up to `max_failures` times.
+        """
+        turn = self.turns[group] = self.turns.get(group, 0) + 1
+        again = self._taken_up_again(group)
+        if again:
+            return again, self.trials[again].specification
+        async with self.changed:
+            try:
+                await asyncio.wait_for(self.changed.wait_for(lambda: self.closed or self.waiting or self.turns[group] != turn), wait_s)
+            except TimeoutError:
+                return None
+            if self.turns[group] != turn:  # this request came from a worker that is dead: its successor asks
+                return None
+            if self.closed:
+                return CLOSE
+            name = self.held[group] = self.waiting.popleft()
+            self.trials[name].heard = time.monotonic()
+            return name, self.trials[name].specification
+
+    async def report(self, name: str, record: Record) -> None:
+        """A record from a worker; those of a trial that has ended, and epochs that were reported before, are dropped."""
+        trial = self.trials[name]
+        trial.heard = time.monotonic()
+        if trial.ended or trial.stopped.is_set() or record.get("epoch", trial.epoch + 1) <= trial.epoch:
+            return
+        trial.epoch = record.get("epoch", trial.epoch)
+        trial.ended = bool(record.get("done") or record.get("failed"))
+        trial.records.put_nowait(record)
+
+    async def alive(self, name: str) -> None:
+        """A sign of life between reports."""
+        self.trials[name].heard = time.monotonic()
+
+    async def give_back(self, group: int, name: str) -> None:
+        """The group is through with the trial, however it ended."""
+        if self.held.get(group) == name:
+            del self.held[group]
+
+    async def next_report(self, name: str, silence_s: float) -> Record:
+        """The next record; `{"silent": ...}` when nothing was heard of the trial for `silence_s`."""
+        trial = self.trials[name]
+        trial.heard = max(trial.heard, time.monotonic() - silence_s / 2)
+        while True:
+            left = trial.heard + silence_s - time.monotonic()
+            if left <= 0:
+                return {"silent": self.describe(name)}
+            try:
+                return await asyncio.wait_for(trial.records.get(), left)
+            except TimeoutError:
+                continue
+
+    async def stop(self, name: str) -> None:
+        """Nobody wants more of this trial: its group is told, or it leaves the queue."""
+        trial = self.trials.get(name)
+        if trial is None:
+            return
+        trial.stopped.set()
+        if name in self.waiting:
+            self.waiting.remove(name)
+
+    async def until_stopped(self, name: str) -> None:
+        """Returns when the trial is stopped, or was replaced by another of its name."""
+        await self.trials[name].stopped.wait()
+
+    async def group_ended(self, group: int, error: str) -> None:
+        """A group is gone for good; when it was the last one, nothing that waits can run any more."""
+        self.groups.discard(group)
+        self.last_error = error or self.last_error
+        name = self.held.pop(group, None)
+        if name:
+            self._fail(name, f"its worker group ended: {error}")
+        if not self.groups:
+            while self.waiting:
+                self._fail(self.waiting.popleft(), f"no worker group is left: {self.last_error}")
+
+    async def close(self) -> None:
+        """Tell every group that there is nothing more."""
+        self.closed = True
+        for trial in self.trials.values():
+            trial.stopped.set()
+        async with self.changed:
+            self.changed.notify_all()
+
+    def describe(self, name: str) -> str:
+        """Who holds the trial, and how many others wait, in words."""
+        holder = next((f"group {group}" for group, held in self.held.items() if held == name), "no group")
+        return f"{holder} holds trial {name}, {len(self.waiting)} trials wait, {len(self.groups)} groups live {self.last_error}".strip()
+
+    def _taken_up_again(self, group: int) -> str | None:
+        name = self.held.get(group)
+        if name is None:
+            return None
+        trial = self.trials[name]
+        trial.failures += 1
+        trial.heard = time.monotonic()
+        if trial.failures > self.max_failures and not trial.ended:
+            self._fail(name, f"its worker died {trial.failures} times (resources.max_failures = {self.max_failures})")
+        if trial.ended or trial.stopped.is_set() or self.closed:
+            del self.held[group]
+            return None
+        return name
+
+    def _fail(self, name: str, message: str) -> None:
+        trial = self.trials[name]
+        if not trial.ended and not trial.stopped.is_set():
+            trial.ended = True
+            trial.records.put_nowait({"failed": message})

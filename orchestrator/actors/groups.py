@@ -1,0 +1,106 @@
+"""Warm worker groups: each is one long Ray Train run whose workers take trial after trial from the dispatcher.
+
+Knows Ray Train and the dispatcher; not what is searched.
+"""
+
+import contextlib
+import os
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from orchestrator.actors.dispatcher import Dispatcher
+from orchestrator.actors.worker import serve
+from orchestrator.errors import EnvironmentUnfitError
+from orchestrator.plan import Groups
+
+NAMESPACE = "distillation"
+CLOSE_S = 20.0
+RESTARTS = 100  # of one group over its life; what one trial may cost is `resources.max_failures`
+
+
+@dataclass(frozen=True)
+class Desk:
+    """The driver's side of the dispatcher; `name` finds it from any process of the cluster."""
+
+    name: str
+    dispatcher: Any
+
+    @classmethod
+    def find(cls, name: str) -> "Desk":
+        """The desk of that name."""
+        return cls(name, ray.get_actor(name, namespace=NAMESPACE))
+
+    def submit(self, trial: str, specification: dict[str, Any]) -> None:
+        """Queue a trial."""
+        ray.get(self.dispatcher.submit.remote(trial, specification), timeout=60)
+
+    def next_report(self, trial: str, silence_s: float) -> dict[str, Any]:
+        """The next record of the trial; EnvironmentUnfitError says what it waited for when nothing was heard of it."""
+        record: dict[str, Any] = ray.get(self.dispatcher.next_report.remote(trial, silence_s), timeout=None)
+        if "silent" in record:
+            raise EnvironmentUnfitError(
+                f"nothing was heard for {silence_s:g} s while waiting for a report: {record['silent']}; "
+                "see the cluster's load, or raise resources.wait_s"
+            )
+        return record
+
+    def stop(self, trial: str) -> None:
+        """End a trial early and free its group."""
+        ray.get(self.dispatcher.stop.remote(trial), timeout=60)
+
+
+@contextlib.contextmanager
+def worker_groups(plan: Groups, folder: Path, max_failures: int) -> Iterator[Desk]:
+    """Start the groups and leave them warm until the block ends; Ray is connected already."""
+    name = f"dispatcher-{uuid.uuid4().hex[:8]}"
+    actor = ray.remote(num_cpus=0, max_concurrency=1000)(Dispatcher)
+    dispatcher = actor.options(name=name, namespace=NAMESPACE).remote(plan.groups, max_failures)
+    threads = [
+        threading.Thread(target=_run_group, args=(number, plan, name, dispatcher, folder), name=f"group-{number}", daemon=True)
+        for number in range(plan.groups)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield Desk(name, dispatcher)
+    finally:
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(dispatcher.close.remote(), timeout=CLOSE_S)
+        for thread in threads:
+            thread.join(CLOSE_S)
+
+
+def _run_group(number: int, plan: Groups, name: str, dispatcher: Any, folder: Path) -> None:
+    """The life of one group; however it ends, the dispatcher hears of it, so that nobody waits for it."""
+    error = "it was closed"
+    try:
+        _trainer(number, plan, name, folder).fit()
+    except Exception as failure:  # Ray Train wraps what its workers raise in types of its own
+        error = " ".join(str(failure).split())[:500]
+    with contextlib.suppress(ray.exceptions.RayError):
+        ray.get(dispatcher.group_ended.remote(number, error), timeout=60)
+
+
+def _trainer(number: int, plan: Groups, name: str, folder: Path) -> TorchTrainer:
+    # NCCL refuses two ranks on one GPU ("Duplicate GPU detected")
+    backend = "nccl" if plan.gpus_per_worker >= 1 else "gloo"
+    return TorchTrainer(
+        serve,
+        train_loop_config={"group": number, "name": name, "namespace": NAMESPACE},
+        torch_config=TorchConfig(backend=backend),
+        scaling_config=ScalingConfig(num_workers=plan.workers, use_gpu=plan.gpus_per_worker > 0, resources_per_worker=plan.per_worker),
+        run_config=RunConfig(
+            name=f"{name}-group-{number}",
+            storage_path=str(folder),
+            failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=3),
+            worker_runtime_env={"env_vars": {"RAY_ADDRESS": os.environ["RAY_ADDRESS"]}},
+        ),
+    )

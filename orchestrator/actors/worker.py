@@ -1,0 +1,89 @@
+"""One worker of a group: take a trial, train it, report, take the next. The only place where training meets Ray."""
+
+import logging
+import time
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+
+from methods import SettingsError
+from orchestrator.actors.dispatcher import CLOSE, Record
+from orchestrator.errors import UserError
+from orchestrator.training.context import TrialContext
+from orchestrator.training.trainer import train
+from orchestrator.trial import TrialSpec
+
+TAKE_S = 10.0  # a worker asks anew so often, so that no collective waits longer than this for rank 0
+ALIVE_S = 5.0
+REPLY_S = 120.0  # the dispatcher answers within milliseconds; longer means that it or the driver is gone
+log = logging.getLogger(__name__)
+
+
+def serve(settings: dict[str, Any]) -> None:
+    """The loop of a Ray Train worker; ends when the dispatcher closes. `settings`: group; name and namespace of the dispatcher."""
+    place = ray.train.get_context()
+    idle = TrialContext(place.get_world_rank(), place.get_world_size(), _device())
+    line = _Line(ray.get_actor(settings["name"], namespace=settings["namespace"]), settings["group"])
+    while True:
+        job = idle.share(line.take() if idle.leads else None)
+        if job == CLOSE:
+            return
+        if job is not None:
+            _train(job[0], job[1], line, idle)
+
+
+def _device() -> torch.device:
+    device = ray.train.torch.get_device()
+    return device if isinstance(device, torch.device) else device[0]
+
+
+def _train(name: str, specification: dict[str, Any], line: "_Line", idle: TrialContext) -> None:
+    """Train one trial; whatever goes wrong in it is its own failure, and the group goes on where it can."""
+    line.open(name, idle.leads)
+    context = TrialContext(idle.rank, idle.world_size, idle.device, line.report, line.asked_to_stop, line.alive)
+    try:
+        train(TrialSpec.model_validate(specification), context)
+    except (UserError, SettingsError) as error:
+        line.report({"failed": str(error)})
+    except Exception as error:
+        log.exception("trial %s failed", name)
+        line.report({"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"})
+        if idle.world_size > 1 or idle.device.type == "cuda":
+            raise  # the other ranks wait in a collective, or the device is poisoned: Ray Train restarts the group
+    if idle.leads:
+        line.give_back()
+
+
+class _Line:
+    """The worker's line to the dispatcher, for one trial at a time."""
+
+    def __init__(self, dispatcher: Any, group: int) -> None:
+        self.dispatcher, self.group = dispatcher, group
+        self.trial = ""
+        self.stopped: Any = None
+        self.signed = 0.0
+
+    def take(self) -> Any:
+        return ray.get(self.dispatcher.take.remote(self.group, TAKE_S), timeout=TAKE_S + REPLY_S)
+
+    def open(self, trial: str, leads: bool) -> None:
+        self.trial = trial
+        self.stopped = self.dispatcher.until_stopped.remote(trial) if leads else None
+
+    def report(self, record: Record) -> None:
+        ray.get(self.dispatcher.report.remote(self.trial, record), timeout=REPLY_S)
+
+    def asked_to_stop(self) -> bool:
+        self.alive()
+        return bool(ray.wait([self.stopped], timeout=0)[0])
+
+    def alive(self) -> None:
+        if time.monotonic() - self.signed > ALIVE_S:
+            self.signed = time.monotonic()
+            self.dispatcher.alive.remote(self.trial)
+
+    def give_back(self) -> None:
+        ray.get(self.dispatcher.give_back.remote(self.group, self.trial), timeout=REPLY_S)

@@ -1,0 +1,75 @@
+"""What can be wrong with a configuration beyond its types: names, settings, needs. Cheap; nothing is started or written."""
+
+from collections.abc import Sequence
+
+import torch
+
+from methods import METHODS, SettingsError
+from orchestrator.config import Configuration, Network
+from orchestrator.errors import ConfigurationError, nearest
+from orchestrator.models import build
+from orchestrator.sweep.space import key_value, searched
+from search_spaces import SPACES
+
+EPOCH_METRICS = ("accuracy", "nll", "ece", "entropy", "agreement")
+
+
+def check_method(configuration: Configuration, name: str, field: str) -> None:
+    """ConfigurationError when a method does not exist, cannot have its settings, or misses its teacher."""
+    if name not in METHODS:
+        raise ConfigurationError(f"{field} = {name!r} is no method: {nearest(name, METHODS)}; see `python run.py methods`")
+    method = METHODS[name]
+    given = configuration.method.settings if name == configuration.method.name else {}
+    try:
+        method.Settings.build(given)
+    except SettingsError as error:
+        known = f"; {nearest(error.field, method.Settings.__dataclass_fields__)}" if error.unknown and error.field else ""
+        raise ConfigurationError(f"method {name}: {error}{known}; see `python run.py methods`") from error
+    if configuration.teacher is None and (method.needs.teacher or method.needs.features):
+        raise ConfigurationError(f"{field} = {name!r} needs a teacher and `teacher` is null: configure one, or take cross_entropy")
+
+
+def check_network(network: Network, field: str, classes: int, shape: Sequence[int]) -> None:
+    """ConfigurationError when a network does not exist or cannot have its settings."""
+    channels, height, width = shape
+    try:
+        with torch.device("meta"):  # shapes alone, no memory
+            build(network.name, classes, (channels, height, width), network.settings)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{field}: {error}") from error
+
+
+def check(configuration: Configuration) -> None:
+    """Everything that can be checked without the data."""
+    check_method(configuration, configuration.method.name, "method.name")
+    check_network(configuration.student, "student", 10, (3, 32, 32))
+    if configuration.teacher:
+        check_network(configuration.teacher.network, "teacher.network", 10, (3, 32, 32))
+
+
+def check_search(configuration: Configuration) -> None:
+    """ConfigurationError when the search asks for a method, an objective or a key that does not exist."""
+    search = configuration.search
+    for name in searched(configuration):
+        check_method(configuration, name, "search.methods" if search.methods else "method.name")
+        if name not in SPACES:
+            raise ConfigurationError(f"search.methods = {name!r} has no search space: {nearest(name, SPACES)}")
+    if len(set(search.methods)) != len(search.methods):
+        raise ConfigurationError(f"search.methods = {list(search.methods)} names a method twice: name each once")
+    for key in search.hold:
+        try:
+            key_value(configuration, key)
+        except (KeyError, TypeError) as error:
+            raise ConfigurationError(f"search.hold = {key!r} is no key of the configuration: write for example training.learning_rate") from error
+    known = [f"validation/{name}" for name in EPOCH_METRICS if name != "agreement" or configuration.teacher] + ["train/loss"]
+    if search.objective not in known:
+        raise ConfigurationError(f"search.objective = {search.objective!r} is not reported: {nearest(search.objective, known)}")
+    if search.direction != ("maximize" if search.objective in ("validation/accuracy", "validation/agreement", "validation/entropy") else "minimize"):
+        if search.objective != "validation/entropy":
+            better = "maximize" if search.direction == "minimize" else "minimize"
+            raise ConfigurationError(f"search.direction = {search.direction!r} looks for the worst {search.objective}: set {better}")
+    if search.grace_epochs > configuration.training.epochs and search.scheduler == "asha":
+        raise ConfigurationError(
+            f"search.grace_epochs = {search.grace_epochs} is more than training.epochs = {configuration.training.epochs}: "
+            f"give at most {configuration.training.epochs}"
+        )

@@ -1,0 +1,75 @@
+"""What data must look like before they are used; every refusal is one sentence. Knows no source and no files."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.data.parts import Labels, Part, Parts
+from orchestrator.errors import ConfigurationError
+
+MOST_CHANNELS = 4
+
+
+def images(where: str, array: NDArray[Any]) -> NDArray[np.uint8]:
+    """(n, H, W, C) uint8 from (n, H, W) or (n, H, W, C) uint8; ConfigurationError begins with `where`."""
+    if array.dtype != np.uint8:
+        raise ConfigurationError(f"{where} is of type {array.dtype}: only uint8 (0 to 255) is allowed, convert it before saving")
+    if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] > MOST_CHANNELS) or 0 in array.shape:
+        raise ConfigurationError(
+            f"{where} has shape {array.shape}: give at least one image as (n, height, width) or "
+            f"(n, height, width, channels) with 1 to {MOST_CHANNELS} channels"
+        )
+    return array[..., None] if array.ndim == 3 else array
+
+
+def labels(where: str, array: NDArray[Any], count: int) -> Labels:
+    """(n,) int64 from integers (n,) or (n, 1), one for each of `count` images; ConfigurationError begins with `where`."""
+    if array.dtype.kind not in "iu":
+        raise ConfigurationError(f"{where} is of type {array.dtype}: only integers (class numbers from 0) are allowed")
+    if array.shape not in ((count,), (count, 1)):
+        raise ConfigurationError(f"{where} has shape {array.shape} for {count} images: give one label an image, ({count},)")
+    return array.reshape(count).astype(np.int64)
+
+
+def names(where: str, array: NDArray[Any]) -> tuple[str, ...]:
+    """Class names from a one-dimensional array of text; ConfigurationError begins with `where`."""
+    if array.ndim != 1 or array.dtype.kind not in "US":
+        raise ConfigurationError(f"{where} has shape {array.shape} and type {array.dtype}: give one name for each class, as text")
+    return tuple(str(name) for name in array.astype(str))
+
+
+def numbered(train: Labels) -> tuple[str, ...]:
+    """Names for classes that have none: 0 to the largest training label."""
+    return tuple(str(label) for label in range(int(train.max()) + 1))
+
+
+def consistent(where: str, parts: Parts) -> None:
+    """ConfigurationError when parts do not fit each other: too few classes, labels out of range, other image shapes."""
+    classes = len(parts.classes)
+    if classes < 2:
+        raise ConfigurationError(f"{where} has {classes} class: give data with at least two")
+    for name, part in parts.splits().items():
+        low, high = int(part.labels.min()), int(part.labels.max())
+        if low < 0 or high >= classes:
+            wrong = low if low < 0 else high
+            raise ConfigurationError(
+                f"{where}: the {name} labels hold {wrong}, and only 0 to {classes - 1} are allowed "
+                f"for {classes} classes: mend the labels"
+            )
+        if part.inputs.shape[1:] != parts.train.inputs.shape[1:]:
+            raise ConfigurationError(
+                f"{where}: the {name} images have shape {part.inputs.shape[1:]} and the training images "
+                f"{parts.train.inputs.shape[1:]}: give all images the same height, width and channels"
+            )
+
+
+def every_class(where: str, name: str, part: Part, classes: tuple[str, ...]) -> None:
+    """ConfigurationError when a class has no sample in a part."""
+    counts = np.bincount(part.labels, minlength=len(classes))
+    missing = int(counts.argmin())
+    if counts[missing] == 0:
+        raise ConfigurationError(
+            f"{where}: class {classes[missing]!r} (label {missing}) has 0 of the {len(part)} samples of the {name} part: "
+            "every part needs every class, add samples or drop the class"
+        )

@@ -1,0 +1,98 @@
+"""Prepared data as they are read: memory-mapped splits and what describes them. Knows no sources and no batches."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Samples and labels (n,) int64.
+
+    `inputs` is memory-mapped: (n, H, W, C) uint8, or (n,) bytes for folder data, `os.fsdecode`d paths below `Dataset.root`.
+    """
+
+    inputs: NDArray[Any]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One prepared data set. `shape` is (C, H, W); `mean` and `std` are of each channel, in 0..1.
+
+    `clean_labels` (n,) are the training labels before label noise; `root` is the folder of images of folder data, else None.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentation: str
+    fingerprint: str
+    train: Split
+    validation: Split
+    test: Split
+    clean_labels: NDArray[np.int64]
+    root: Path | None = None
+
+    @classmethod
+    def open(cls, folder: Path) -> "Dataset":
+        """The data that `prepare` wrote to `folder`, mapped and not read; ConfigurationError when they are damaged."""
+        summary = read_summary(folder)
+        with _damage_told(folder):
+            channels, height, width = summary["shape"]
+            return cls(
+                name=summary["name"],
+                classes=tuple(summary["classes"]),
+                shape=(channels, height, width),
+                mean=tuple(summary["mean"]),
+                std=tuple(summary["std"]),
+                augmentation=summary["augmentation"],
+                fingerprint=summary["fingerprint"],
+                **{name: _open_split(folder, name, summary["sizes"][name]) for name in ("train", "validation", "test")},
+                clean_labels=np.load(folder / "train_clean_labels.npy", allow_pickle=False),
+                root=Path(summary["root"]) if summary["root"] else None,
+            )
+
+    def split(self, name: str) -> Split:
+        """`train`, `validation` or `test`."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """What `data.json` in `folder` says; ConfigurationError when it is missing or damaged."""
+    with _damage_told(folder):
+        summary = json.loads((folder / "data.json").read_text())
+        if not isinstance(summary, dict):
+            raise ValueError("data.json holds no keys")
+        return summary
+
+
+def _open_split(folder: Path, name: str, size: int) -> Split:
+    inputs = np.load(folder / f"{name}_inputs.npy", mmap_mode="r", allow_pickle=False)
+    labels = np.load(folder / f"{name}_labels.npy", allow_pickle=False)
+    if len(inputs) != size or len(labels) != size:
+        raise ValueError(f"{name} has {len(inputs)} samples and {len(labels)} labels, and {size} were written")
+    return Split(inputs, labels)
+
+
+@contextlib.contextmanager
+def _damage_told(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, EOFError) as error:
+        raise ConfigurationError(
+            f"{folder} is no prepared data or damaged ({error}): remove it and prepare the data again"
+        ) from error

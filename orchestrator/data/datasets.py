@@ -1,0 +1,111 @@
+"""Data sets by name: how each is loaded and what is usual for it. Knows no splitting and writes nothing but downloads."""
+
+import errno
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from orchestrator.config import Data
+from orchestrator.data import checks, folder, npz
+from orchestrator.data.parts import Part, Parts, cut
+from orchestrator.errors import ConfigurationError, EnvironmentUnfitError, nearest
+
+VERSION = "1"  # raised when a loader gives other samples than before, so that prepared data are not reused
+UNFIT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+DIGITS_TEST_SHARE, DIGITS_TEST_SEED = 0.2, 0  # fixed: results with different seeds share one test part
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that can be named in `data.name`.
+
+    `load(config, raw)` reads it, `raw` being the folder of downloads; `identity(config)` is a cheap JSON value that
+    changes when the content may have; both raise ConfigurationError.
+    """
+
+    load: Callable[[Data, Path], Parts]
+    identity: Callable[[Data], Any]
+    augmentation: str
+
+
+def find(config: Data) -> Source:
+    """The source that `config.name` names; ConfigurationError gives the nearest known name."""
+    if config.name not in DATASETS:
+        raise ConfigurationError(f"data.name = {config.name!r} is not known: {nearest(config.name, DATASETS)}")
+    return DATASETS[config.name]
+
+
+def load_digits(config: Data, raw: Path) -> Parts:
+    """scikit-learn's bundled 8x8 grey digits, 0..16 scaled to 0..255; a fixed, stratified fifth is the test part."""
+    from sklearn.datasets import load_digits as bundled
+
+    bunch = bundled()
+    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
+    whole = Part(images, bunch.target.astype(np.int64))
+    total = round(DIGITS_TEST_SHARE * len(whole))
+    train, test = cut(whole, total, np.random.default_rng(DIGITS_TEST_SEED))
+    return Parts(train, None, test, tuple(str(name) for name in bunch.target_names))
+
+
+def load_torchvision(config: Data, raw: Path) -> Parts:
+    """A torchvision set below `config.path` or `raw`, downloaded only if `config.download`."""
+    root = config.path.expanduser() if config.path else raw
+    train, test = (_torchvision_set(config, root, train) for train in (True, False))
+    classes = tuple(str(name) for name in getattr(train, "classes", range(10)))
+    return Parts(_torchvision_part(train), None, _torchvision_part(test), classes)
+
+
+def _torchvision_set(config: Data, root: Path, train: bool) -> Any:
+    from torchvision import datasets
+
+    part = {"split": "train" if train else "test"} if config.name == "SVHN" else {"train": train}
+    try:
+        return getattr(datasets, config.name)(root, download=config.download, **part)
+    except (OSError, EOFError, ValueError, LookupError, RuntimeError, AssertionError, pickle.UnpicklingError) as error:
+        if isinstance(error, OSError) and error.errno in UNFIT:
+            raise EnvironmentUnfitError(f"{root} cannot be used ({error.strerror}): give another data.path or --store") from error
+        # torchvision's readers assert on a truncated file, and raise RuntimeError for a missing one
+        reason = " ".join(str(error).split()) or "a file is truncated"
+        if config.download:
+            step = "check the network, or copy its files there and remove data.download"
+        else:
+            step = "set data.download=true, or data.path to the folder that holds it"
+        raise ConfigurationError(f"data.name = {config.name} cannot be read below {root} ({reason}): {step}") from error
+
+
+def _torchvision_part(dataset: Any) -> Part:
+    labels = dataset.targets if hasattr(dataset, "targets") else dataset.labels
+    images = np.asarray(dataset.data)
+    if not hasattr(dataset, "targets"):  # SVHN alone keeps its channels first
+        images = images.transpose(0, 2, 3, 1)
+    where = f"{type(dataset).__name__} images"
+    return Part(checks.images(where, images), checks.labels(where, np.asarray(labels), len(images)))
+
+
+def _digits_identity(config: Data) -> list[str]:
+    return [VERSION]
+
+
+def _torchvision_identity(config: Data) -> list[str]:
+    # a cut-down copy in MNIST's format passes torchvision's checks: two roots are two sources
+    return [VERSION, str(config.path.expanduser().resolve()) if config.path else ""]
+
+
+def _torchvision(augmentation: str) -> Source:
+    return Source(load_torchvision, _torchvision_identity, augmentation)
+
+
+DATASETS: dict[str, Source] = {
+    "digits": Source(load_digits, _digits_identity, "crop"),
+    "MNIST": _torchvision("crop"),
+    "FashionMNIST": _torchvision("crop_flip"),
+    "CIFAR10": _torchvision("crop_flip"),
+    "CIFAR100": _torchvision("crop_flip"),
+    "SVHN": _torchvision("crop"),
+    "npz": Source(npz.load, npz.identity, "none"),
+    "folder": Source(folder.load, folder.identity, "resized_crop_flip"),
+}

@@ -1,0 +1,95 @@
+"""Images in ImageFolder's layout, listed and not decoded. Knows no splitting and no pixels."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from orchestrator.config import Data
+from orchestrator.data.parts import Part, Parts
+from orchestrator.errors import ConfigurationError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
+LAYOUT = "train/CLASS/*.jpg and val/CLASS/*.jpg or test/CLASS/*.jpg"
+
+
+def load(config: Data, raw: Path) -> Parts:
+    """The paths of the images below `config.path`, relative to it.
+
+    `test/` is the test part; without it `val/` is, and with it `val/` is the validation part.
+    """
+    root = _root(config)
+    splits = _splits(root)
+    classes = _classes(root / "train")
+    parts = {part: _part(root, split, classes) for part, split in splits.items()}
+    return Parts(parts["train"], parts.get("validation"), parts["test"], classes, root.resolve())
+
+
+def identity(config: Data) -> list[Any]:
+    """Where the folder is, and path, bytes and time of every image in it."""
+    root = _root(config)
+    folders = [root / split / name for split in sorted(_splits(root).values()) for name in _classes(root / split)]
+    return [str(root.resolve()), [_status(root, path) for folder in folders for path in _images(folder)]]
+
+
+def _status(root: Path, path: Path) -> list[Any]:
+    status = path.stat()
+    return [os.fsencode(path.relative_to(root)).hex(), status.st_size, status.st_mtime_ns]
+
+
+def _root(config: Data) -> Path:
+    if config.path is None:
+        raise ConfigurationError("data.path is missing: data.name = folder needs a folder of images, give --set data.path=FOLDER")
+    if config.size is None:
+        raise ConfigurationError(
+            "data.size is missing: data.name = folder needs the side of its images in pixels, --set data.size=224"
+        )
+    root = config.path.expanduser()
+    if not root.is_dir():
+        raise ConfigurationError(f"data.path = {root} is not a folder: data.name = folder needs {LAYOUT} in it")
+    return root
+
+
+def _splits(root: Path) -> dict[str, str]:
+    present = {name for name in ("train", "val", "test") if (root / name).is_dir()}
+    if "train" not in present or len(present) == 1:
+        missing = "train/" if "train" not in present else "val/ and no test/"
+        raise ConfigurationError(f"data.path = {root} has no {missing}: data.name = folder needs {LAYOUT}")
+    if present == {"train", "val", "test"}:
+        return {"train": "train", "validation": "val", "test": "test"}
+    return {"train": "train", "test": (present - {"train"}).pop()}
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise ConfigurationError(f"{folder} cannot be read ({error.strerror}): make it readable") from error
+    if not names:
+        raise ConfigurationError(f"{folder} has no class folders: data.name = folder needs {LAYOUT}")
+    return tuple(names)
+
+
+def _images(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    except OSError as error:
+        raise ConfigurationError(f"{folder} cannot be read ({error.strerror}): make it readable") from error
+
+
+def _part(root: Path, split: str, classes: tuple[str, ...]) -> Part:
+    if unknown := [name for name in _classes(root / split) if name not in classes]:
+        raise ConfigurationError(f"{root / split / unknown[0]} is a class that {root / 'train'} does not have: add or remove it")
+    paths: list[bytes] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = _images(root / split / name) if (root / split / name).is_dir() else []
+        if not found:
+            raise ConfigurationError(
+                f"data.path = {root}: class {name!r} (label {label}) has 0 images in {split}/: every part needs every class, "
+                f"add images ({', '.join(SUFFIXES)}) or drop the class"
+            )
+        paths += [os.fsencode(path.relative_to(root)) for path in found]
+        labels += [label] * len(found)
+    return Part(np.array(paths, dtype=bytes), np.array(labels, dtype=np.int64))

@@ -1,0 +1,96 @@
+"""The parts of a data set in memory, and their stratified cuts. Knows no files and no configuration."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Labels = NDArray[np.int64]
+CHUNK = 4096  # images: bounds what the statistics hold in memory
+
+
+@dataclass(frozen=True)
+class Part:
+    """Samples and their labels.
+
+    `inputs` is (n, H, W, C) uint8, or (n,) bytes: paths below the root folder; `labels` is (n,).
+    """
+
+    inputs: NDArray[Any]
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: Labels) -> "Part":
+        """The samples at `index`, in that order."""
+        return Part(self.inputs[index], self.labels[index])
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a source holds; `validation` is None until it is cut, `root` is the folder of images that stay on disk."""
+
+    train: Part
+    validation: Part | None
+    test: Part
+    classes: tuple[str, ...]
+    root: Path | None = None
+
+    def splits(self) -> dict[str, Part]:
+        """The parts that exist, by name."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: part for name, part in parts.items() if part is not None}
+
+
+def allot(counts: Labels, total: int) -> Labels:
+    """`total` shared out in proportion to `counts` (K,): exact in sum, at least one for each class that has samples.
+
+    `total` lies between the number of such classes and `counts.sum()`.
+    """
+    assert np.count_nonzero(counts) <= total <= counts.sum()
+    exact = counts * (total / counts.sum())
+    shares: Labels = np.clip(np.floor(exact).astype(np.int64), np.minimum(counts, 1), counts)
+    while missing := total - int(shares.sum()):
+        if missing > 0:
+            shares[np.argmax(np.where(shares < counts, exact - shares, -np.inf))] += 1
+        else:
+            shares[np.argmin(np.where(shares > 1, exact - shares, np.inf))] -= 1
+    return shares
+
+
+def stratified(labels: Labels, total: int, generator: np.random.Generator) -> NDArray[np.bool_]:
+    """A random mask (n,) of exactly `total` samples in which the classes have the proportions of `labels`."""
+    shares = allot(np.bincount(labels), total)
+    chosen = np.zeros(len(labels), dtype=bool)
+    for label, share in enumerate(shares):
+        chosen[generator.permutation(np.flatnonzero(labels == label))[:share]] = True
+    return chosen
+
+
+def cut(part: Part, total: int, generator: np.random.Generator) -> tuple[Part, Part]:
+    """What is left of a part, and `total` samples cut from it, stratified; both keep the order."""
+    chosen = stratified(part.labels, total, generator)
+    return part.take(np.flatnonzero(~chosen)), part.take(np.flatnonzero(chosen))
+
+
+def flip(labels: Labels, share: float, classes: int, generator: np.random.Generator) -> Labels:
+    """A copy in which exactly round(share * n) labels are another class, each other class equally likely."""
+    noisy = labels.copy()
+    chosen = generator.permutation(len(labels))[: round(share * len(labels))]
+    noisy[chosen] = (noisy[chosen] + generator.integers(1, classes, size=len(chosen))) % classes
+    return noisy
+
+
+def statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel of (n, H, W, C) in 0..1; a constant channel has deviation 1."""
+    histogram = np.zeros((images.shape[3], 256))
+    for start in range(0, len(images), CHUNK):
+        for channel in range(images.shape[3]):
+            histogram[channel] += np.bincount(images[start : start + CHUNK, ..., channel].ravel(), minlength=256)
+    weights, values = histogram / histogram.sum(axis=1, keepdims=True), np.arange(256) / 255
+    mean = weights @ values
+    std = np.sqrt((weights * (values - mean[:, None]) ** 2).sum(axis=1))
+    return mean.tolist(), np.where(std > 0, std, 1.0).tolist()

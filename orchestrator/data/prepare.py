@@ -1,0 +1,128 @@
+"""Prepares data once: loads, checks, cuts and writes arrays that workers map. Knows no models and no batches."""
+
+import hashlib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from orchestrator.config import Data
+from orchestrator.data import checks, datasets
+from orchestrator.data.dataset import read_summary
+from orchestrator.data.parts import Labels, Part, Parts, cut, flip, statistics
+from orchestrator.data.writing import write
+from orchestrator.errors import ConfigurationError
+
+FORMAT = 1  # raised when what is written changes, so that older folders are not reused
+CUT, NOISE, LIMITS = 1, 2, {"train": 3, "validation": 4, "test": 5}  # one stream of random numbers for each purpose
+IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # folder: what pretrained weights expect, without decoding everything
+
+
+def prepare(config: Data, store: Path, seed: int) -> Path:
+    """The folder `store/data/FINGERPRINT` with train, validation and test as .npy files and `data.json`.
+
+    What stands there already is reused, without loading the source. Raises ConfigurationError for data that cannot be
+    used, EnvironmentUnfitError when the store cannot be written.
+    """
+    target = _folder(config, store, seed)
+    if not os.path.isfile(target / "data.json"):
+        parts, clean = _build(config, store, seed)
+        write(target, parts, clean, _summary(config, parts, target.name))
+    return target
+
+
+def describe(config: Data, store: Path, seed: int) -> dict[str, Any]:
+    """What `data.json` says or would say, the hashes aside: name, classes, shape [C, H, W], mean, std, sizes, ...
+
+    Writes and downloads nothing; raises as `prepare` does.
+    """
+    target = _folder(config, store, seed)
+    if os.path.isfile(target / "data.json"):
+        return {key: value for key, value in read_summary(target).items() if key != "sha256"}
+    try:
+        parts, _ = _build(config.model_copy(update={"download": False}), store, seed)
+    except ConfigurationError as error:
+        if config.download and error.__cause__:  # the files could not be read, and may only be missing
+            raise ConfigurationError(f"{error} (a dry run downloads nothing: start the run itself for that)") from error
+        raise
+    return _summary(config, parts, target.name)
+
+
+def _folder(config: Data, store: Path, seed: int) -> Path:
+    source = datasets.find(config)
+    decides = {
+        "format": FORMAT,
+        "name": config.name,
+        "source": source.identity(config),
+        "augmentation": _augmentation(config),
+        "seed": seed,
+        **config.model_dump(mode="json", include={"validation", "limit", "label_noise", "size"}),
+    }
+    text = json.dumps(decides, sort_keys=True)
+    return store / "data" / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _augmentation(config: Data) -> str:
+    return datasets.find(config).augmentation if config.augmentation == "auto" else config.augmentation
+
+
+def _build(config: Data, store: Path, seed: int) -> tuple[Parts, Labels]:
+    """The parts as they are learned from, and the training labels before noise."""
+    where = f"data.name = {config.name}" + (f" at {config.path}" if config.path else "")
+    parts = datasets.find(config).load(config, store / "data" / "raw")
+    checks.consistent(where, parts)
+    if parts.validation is None:
+        parts = _with_validation(where, parts, config, seed)
+    kept = {name: _kept(where, name, part, parts.classes, config, seed) for name, part in parts.splits().items()}
+    clean = kept["train"].labels
+    noisy = flip(clean, config.label_noise, len(parts.classes), np.random.default_rng([seed, NOISE]))
+    kept["train"] = Part(kept["train"].inputs, noisy)
+    return Parts(kept["train"], kept["validation"], kept["test"], parts.classes, parts.root), clean
+
+
+def _with_validation(where: str, parts: Parts, config: Data, seed: int) -> Parts:
+    total, classes = round(config.validation * len(parts.train)), len(parts.classes)
+    checks.every_class(where, "train", parts.train, parts.classes)
+    if not classes <= total <= len(parts.train) - classes:
+        raise ConfigurationError(
+            f"data.validation = {config.validation} of {len(parts.train)} training samples is {total}, which leaves "
+            f"{len(parts.train) - total}: both need at least one for each of {classes} classes, give another share or more data"
+        )
+    train, validation = cut(parts.train, total, np.random.default_rng([seed, CUT]))
+    return replace(parts, train=train, validation=validation)
+
+
+def _kept(where: str, name: str, part: Part, classes: tuple[str, ...], config: Data, seed: int) -> Part:
+    """A part within its limit, every class still in it."""
+    checks.every_class(where, name, part, classes)
+    limit: int | None = getattr(config.limit, name)
+    if limit is None or limit >= len(part):
+        return part
+    if limit < len(classes):
+        raise ConfigurationError(f"data.limit.{name} = {limit} is not allowed: give at least {len(classes)}, one for each class")
+    return cut(part, limit, np.random.default_rng([seed, LIMITS[name]]))[1]
+
+
+def _summary(config: Data, parts: Parts, fingerprint: str) -> dict[str, Any]:
+    if parts.root is None:
+        height, width, channels = parts.train.inputs.shape[1:]
+        mean, std = statistics(parts.train.inputs)
+    else:
+        assert config.size is not None
+        height, width, channels = config.size, config.size, 3
+        mean, std = IMAGENET
+    return {
+        "name": config.name,
+        "classes": list(parts.classes),
+        "shape": [channels, height, width],
+        "mean": mean,
+        "std": std,
+        "sizes": {name: len(part) for name, part in parts.splits().items()},
+        "augmentation": _augmentation(config),
+        "label_noise": config.label_noise,
+        "root": str(parts.root) if parts.root else None,
+        "fingerprint": fingerprint,
+    }

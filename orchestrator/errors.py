@@ -1,0 +1,42 @@
+"""Errors that reach a person: one sentence each, with the exit code of the command line."""
+
+import difflib
+from collections.abc import Iterable
+
+OK, NO_USABLE_TRIAL, BAD_CONFIGURATION, UNFIT_ENVIRONMENT, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class UserError(Exception):
+    """Something a person can mend; the message says field, value, what is allowed and the next step."""
+
+    exit_code = NO_USABLE_TRIAL
+
+
+class ConfigurationError(UserError):
+    """A setting, a file or data that cannot be used as given."""
+
+    exit_code = BAD_CONFIGURATION
+
+
+class EnvironmentUnfitError(UserError):
+    """This machine or cluster cannot do what was asked: space, permissions, resources, ports."""
+
+    exit_code = UNFIT_ENVIRONMENT
+
+
+class TrialError(UserError):
+    """One trial cannot go on (diverged, bad setting); the sweep does."""
+
+
+class SweepInterrupted(UserError):
+    """The sweep was stopped before its end and can be resumed."""
+
+    exit_code = INTERRUPTED
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`did you mean 'kd'? known: ...` for a name that does not exist."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}known: {', '.join(names)}"

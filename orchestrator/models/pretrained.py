@@ -1,0 +1,59 @@
+"""Weights that torchvision publishes, brought into a network of ours. Knows torchvision's names, and no file of our own."""
+
+from typing import Any
+
+from torch import Tensor
+
+from orchestrator.errors import ConfigurationError, nearest
+from orchestrator.models.network import Network
+from orchestrator.models.torchvision_models import PARTS, Parts
+
+
+def load_pretrained(network: Network, weights: str) -> None:
+    """Fills the network from weights such as IMAGENET1K_V1 or ResNet18_Weights.IMAGENET1K_V1; a download on first use.
+
+    The classifier and the stem keep their fresh values where their shape differs (other classes, small or grey images).
+    ConfigurationError: not a network of torchvision, no such weights, or they cannot be downloaded.
+    """
+    if network.name not in PARTS:
+        message = f"weights = {weights!r} is no .safetensors file, and torchvision has none for {network.name}"
+        raise ConfigurationError(f"{message}: give a .safetensors file with weights of {network}")
+    expected = network.state_dict()
+    state = _renamed(_download(_member(network.name, weights)), PARTS[network.name])
+    fits = {name: tensor for name, tensor in state.items() if name in expected and tensor.shape == expected[name].shape}
+    assert all(name in fits or _may_stay_fresh(name, PARTS[network.name]) for name in expected), "PARTS matches torchvision"
+    network.load_state_dict({**expected, **fits})
+
+
+def _member(network: str, weights: str) -> Any:
+    """torchvision's entry for these weights of this network."""
+    from torchvision.models import get_model_weights
+
+    known: Any = get_model_weights(network)
+    owner, _, name = weights.rpartition(".")
+    if owner not in ("", known.__name__) or name not in known.__members__:
+        names = [f"{known.__name__}.{member}" for member in known.__members__]
+        message = f"there are no weights {weights!r} of {network}: {nearest(weights, names)}"
+        raise ConfigurationError(f"{message}, or give a .safetensors file")
+    return known[name]
+
+
+def _download(member: Any) -> dict[str, Tensor]:
+    # urllib's errors are OSErrors; a file that arrives damaged is a RuntimeError (hash) or an EOFError.
+    try:
+        state: dict[str, Tensor] = member.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError, EOFError) as error:
+        message = f"the weights {member} could not be downloaded from {member.url} ({error})"
+        raise ConfigurationError(f"{message}: allow the connection, or give a .safetensors file") from error
+    return state
+
+
+def _renamed(state: dict[str, Tensor], parts: Parts) -> dict[str, Tensor]:
+    """The state under our names: the classifier is the head, all else the body."""
+    start = f"{parts.classifier}."
+    return {f"head.{name.removeprefix(start)}" if name.startswith(start) else f"body.{name}": state[name] for name in state}
+
+
+def _may_stay_fresh(name: str, parts: Parts) -> bool:
+    # Weights from before batch normalisation counted its batches come without that counter.
+    return name.startswith(("head.", f"body.{parts.stem}.")) or name.endswith(".num_batches_tracked")

@@ -1,0 +1,47 @@
+"""Two networks for small data: a multi-layer perceptron and a plain convolutional network. Knows no data set."""
+
+import math
+from dataclasses import dataclass
+
+from torch import nn
+
+from methods import Settings, setting
+from orchestrator.models.network import Network, Shape, convolution, kaiming
+
+
+@dataclass(frozen=True)
+class MLPSettings(Settings):
+    """The size of a multi-layer perceptron."""
+
+    width: int = setting(128, "units of each hidden layer", low=1)
+    depth: int = setting(2, "hidden layers", low=1)
+    dropout: float = setting(0.0, "share of each hidden layer's units that is dropped while training", low=0, high=0.9)
+
+
+@dataclass(frozen=True)
+class CNNSettings(Settings):
+    """The size of the convolutional network."""
+
+    width: int = setting(32, "channels of the first convolution; the second has twice, the third four times as many", low=1)
+
+
+def mlp(settings: MLPSettings, classes: int, shape: Shape) -> Network:
+    """Flattened inputs through `depth` hidden layers with ReLU; the features are the last of them, D = width."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    inputs = math.prod(shape)
+    for _ in range(settings.depth):
+        layers += [nn.Linear(inputs, settings.width), nn.ReLU()]
+        layers += [nn.Dropout(settings.dropout)] if settings.dropout else []
+        inputs = settings.width
+    return Network("mlp", nn.Sequential(*layers), settings.width, classes)
+
+
+def cnn(settings: CNNSettings, classes: int, shape: Shape) -> Network:
+    """Three 3x3 convolutions with batch normalisation, halving the side twice, then the mean over space: D = 4 width."""
+    layers: list[nn.Module] = []
+    inputs = shape[0]
+    for outputs, stride in ((settings.width, 1), (2 * settings.width, 2), (4 * settings.width, 2)):
+        layers += [convolution(inputs, outputs, stride), nn.BatchNorm2d(outputs), nn.ReLU()]
+        inputs = outputs
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return Network("cnn", kaiming(nn.Sequential(*layers)), inputs, classes)

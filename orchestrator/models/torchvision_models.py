@@ -1,0 +1,72 @@
+"""Networks of torchvision, with a gentler stem for small images. Knows where their stem and classifier are, and no data set.
+
+torchvision is imported when a network is built: its import takes seconds, and most trials use none of it.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from methods import Settings
+from orchestrator.models.network import Network, Shape, convolution, kaiming
+
+# Images below this side would leave the usual stem, made for 224 pixels, a few pixels wide.
+_LARGE_SIDE = 64
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where a torchvision network keeps its first convolution and its classifier, as prefixes of its state."""
+
+    stem: str
+    classifier: str
+
+
+PARTS: dict[str, Parts] = {
+    "resnet18": Parts("conv1", "fc"),
+    "resnet34": Parts("conv1", "fc"),
+    "resnet50": Parts("conv1", "fc"),
+    "mobilenet_v2": Parts("features.0.0", "classifier.1"),
+}
+
+
+def torchvision_network(name: str, settings: Settings, classes: int, shape: Shape) -> Network:
+    """The network without weights; its classifier becomes the head. D = 512, for resnet50 2048, for mobilenet_v2 1280."""
+    from torchvision import models
+
+    body = models.get_model(name, weights=None)
+    small = min(shape[1:]) < _LARGE_SIDE
+    fit = _fit_mobilenet if name == "mobilenet_v2" else _fit_resnet
+    return Network(name, body, fit(body, shape[0], small), classes)
+
+
+def _fit_resnet(body: Any, channels: int, small: bool) -> int:
+    """Changes the stem in place, takes the classifier off and returns the number of features."""
+    if small:
+        body.conv1 = convolution(channels, 64)
+        body.maxpool = nn.Identity()
+    elif channels != 3:
+        body.conv1 = convolution(channels, 64, stride=2, side=7)
+    if small or channels != 3:
+        kaiming(body.conv1)
+    features = int(body.fc.in_features)
+    body.fc = nn.Identity()
+    return features
+
+
+def _fit_mobilenet(body: Any, channels: int, small: bool) -> int:
+    """The same; small images keep the usual weights' shapes: the first two halvings of the side are left out."""
+    if channels != 3:
+        body.features[0][0] = convolution(channels, 32, stride=2)
+        kaiming(body.features[0][0])
+    if small:
+        body.features[0][0].stride = (1, 1)
+        body.features[2].conv[1][0].stride = (1, 1)
+    features = int(body.classifier[1].in_features)
+    body.classifier = body.classifier[0]
+    return features
+
+
+BUILDERS = {name: partial(torchvision_network, name) for name in PARTS}

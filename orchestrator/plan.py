@@ -1,0 +1,88 @@
+"""The arithmetic of a sweep before it starts: groups, rungs, bytes. Knows no torch and no ray."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import floor, isfinite
+
+from orchestrator.config import Configuration, Resources, Search
+from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+
+BYTES = {"float16": 2, "float32": 4}
+
+
+@dataclass(frozen=True)
+class Groups:
+    """How many worker groups run, of how many workers, and what each worker holds."""
+
+    groups: int
+    workers: int
+    cpus_per_worker: float
+    gpus_per_worker: float
+    arithmetic: str
+
+    @property
+    def per_worker(self) -> dict[str, float]:
+        """Ray's resources of one worker."""
+        return {"CPU": self.cpus_per_worker} | ({"GPU": self.gpus_per_worker} if self.gpus_per_worker else {})
+
+
+def groups(resources: Resources, available: Mapping[str, float], trials: int) -> Groups:
+    """As many groups as fit, as were asked for, or as there are trials; EnvironmentUnfitError with the arithmetic."""
+    gpus = resources.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if available.get("GPU", 0) >= resources.workers else 0.0
+    needs = {"CPU": resources.cpus_per_worker * resources.workers, "GPU": gpus * resources.workers}
+    fits = {name: available.get(name, 0) / need if need else float("inf") for name, need in needs.items()}
+    lines = [f"{available.get(name, 0):g} {name} / {need:g} per group" for name, need in needs.items() if need]
+    most = floor(min(fits.values()))
+    arithmetic = f"floor({' , '.join(lines)}) = {most}"
+    wanted = resources.groups or 1
+    if most < wanted:
+        short = next(name for name, value in fits.items() if isfinite(value) and floor(value) < wanted)
+        raise EnvironmentUnfitError(
+            f"{wanted} x {resources.workers} workers need {wanted * needs[short]:g} {short} and the cluster has "
+            f"{available.get(short, 0):g}: lower resources.workers, resources.groups or resources.{short.lower()}s_per_worker"
+        )
+    number = min(resources.groups or most, max(trials, 1))
+    return Groups(number, resources.workers, resources.cpus_per_worker, gpus, arithmetic)
+
+
+def rungs(search: Search, epochs: int) -> list[int]:
+    """The epochs after which ASHA compares trials, the last one included."""
+    if search.scheduler == "none":
+        return [epochs]
+    steps = []
+    epoch = search.grace_epochs
+    while epoch < epochs:
+        steps.append(epoch)
+        epoch *= search.reduction_factor
+    return [*steps, epochs]
+
+
+def views(configuration: Configuration) -> int:
+    """Augmented versions of the training set that a trial sees."""
+    return min(configuration.data.views or configuration.training.epochs, configuration.training.epochs)
+
+
+def cache_bytes(configuration: Configuration, samples: int, classes: int, augmented: bool) -> int:
+    """Bytes of the teacher's logits on disk: one array of samples x classes per view."""
+    teacher = configuration.teacher
+    if teacher is None or teacher.mode == "online":
+        return 0
+    return (views(configuration) if augmented else 1) * samples * classes * BYTES[teacher.dtype]
+
+
+def require_batches(configuration: Configuration, samples: int) -> None:
+    """ConfigurationError when the global batch cannot be shared by the workers or filled by the training part."""
+    parts = {"training": configuration.training} | ({"teacher.training": configuration.teacher.training} if configuration.teacher else {})
+    for name, training in parts.items():
+        size, workers = training.batch_size, configuration.resources.workers
+        if size % workers:
+            raise ConfigurationError(
+                f"{name}.batch_size = {size} cannot be shared by resources.workers = {workers}: give a multiple of {workers}"
+            )
+        if samples < size:
+            raise ConfigurationError(
+                f"the training part has {samples} samples and {name}.batch_size = {size} ({size // workers} for each of {workers} "
+                f"workers): give at most {samples - samples % workers}, or more data"
+            )

@@ -1,0 +1,123 @@
+"""The folder that holds everything written: where each thing lies, and how a file is replaced safely.
+
+Knows paths and bytes alone. A file is written aside, then renamed: a reader sees the old one or the new one.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+
+SPARE_BYTES = 200 * 2**20  # checkpoints, journal and MLflow of a small sweep
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Store:
+    """Paths below one root folder, which is created when first opened."""
+
+    root: Path
+
+    @classmethod
+    def open(cls, root: Path) -> "Store":
+        """The store at `root`; EnvironmentUnfitError when it cannot be written or has no space."""
+        root = root.expanduser().resolve()
+        try:
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=root) as probe:
+                probe.write(b"writable")
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise EnvironmentUnfitError(f"--store {root} cannot be written ({reason}): give a folder that you may write") from error
+        store = cls(root)
+        store.require_space(SPARE_BYTES)
+        return store
+
+    def require_space(self, needed_bytes: int) -> None:
+        """EnvironmentUnfitError with the arithmetic when fewer bytes are free."""
+        free = shutil.disk_usage(self.root).free
+        if free < needed_bytes:
+            raise EnvironmentUnfitError(
+                f"--store {self.root} has {free / 2**20:.0f} MiB free and {needed_bytes / 2**20:.0f} MiB are needed: "
+                "free some space or give another --store"
+            )
+
+    @property
+    def database(self) -> Path:
+        """MLflow's SQLite file."""
+        return self.root / "mlflow.db"
+
+    @property
+    def artifacts(self) -> Path:
+        """MLflow's artifacts."""
+        return self.root / "artifacts"
+
+    @property
+    def teachers(self) -> Path:
+        """Fitted teachers, a folder per fingerprint."""
+        return self.root / "teachers"
+
+    @property
+    def knowledge(self) -> Path:
+        """Cached teacher logits, a folder per fingerprint."""
+        return self.root / "knowledge"
+
+    def sweep(self, name: str) -> Path:
+        """The folder of a sweep; ConfigurationError when the name could leave the store."""
+        if not NAME.fullmatch(name):
+            raise ConfigurationError(
+                f"--name {name!r} is not allowed: give letters, digits, '.', '_' or '-' (at most 100, the first a letter or digit)"
+            )
+        return self.root / "sweeps" / name
+
+    def sweeps(self) -> list[str]:
+        """The names of the sweeps that stand in the store."""
+        return sorted(path.parent.name for path in (self.root / "sweeps").glob("*/sweep.json"))
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A path beside `target` to write a file or a folder to; it takes the target's place when the block ends well."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.parent / f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}"
+    try:
+        yield aside
+        _take_place(aside, target)
+    finally:
+        if aside.is_dir():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.unlink(missing_ok=True)
+
+
+def _take_place(aside: Path, target: Path) -> None:
+    if not aside.is_dir() or not target.exists():
+        os.replace(aside, target)
+        return
+    old = target.parent / f"{target.name}.old"  # a folder cannot be replaced in one step: readers fall back to this one
+    shutil.rmtree(old, ignore_errors=True)
+    os.replace(target, old)
+    os.replace(aside, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write JSON so that a reader never sees a part of it."""
+    with replacing(file) as aside:
+        aside.write_text(json.dumps(value, indent=1))
+
+
+def read_json(file: Path) -> Any:
+    """Read JSON; ConfigurationError names a file that is damaged."""
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{file} cannot be read ({error}): remove it, or start again under another --name") from error

@@ -1,0 +1,1 @@
+"""The Optuna study, the Tune run over it, and the records that it leaves."""

@@ -1,0 +1,53 @@
+"""What happens in a sweep, told to whoever listens: records, tracking, display, the dispatcher."""
+
+import math
+from typing import Any, Protocol
+
+from orchestrator.sweep.records import Sweep, Trial
+
+
+class Listener(Protocol):
+    """Hears of every trial in the driver's process; must not raise and must not take long."""
+
+    def trial_started(self, trial: Trial) -> None:
+        """A trial begins, or goes on after a resume."""
+
+    def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
+        """An epoch is finished."""
+
+    def trial_ended(self, trial: Trial) -> None:
+        """The trial is complete, stopped early, failed, or (`waiting`) left for a resume."""
+
+
+class Events:
+    """Keeps the trials of the sweep up to date, then tells the listeners."""
+
+    def __init__(self, sweep: Sweep, listeners: list[Listener]) -> None:
+        self.sweep, self.listeners = sweep, listeners
+
+    def start(self, trial: Trial) -> None:
+        """A trial is given to Tune."""
+        trial.state = "running"
+        self.sweep.save_trial(trial)
+        for listener in self.listeners:
+            listener.trial_started(trial)
+
+    def report(self, trial: Trial, record: dict[str, Any]) -> None:
+        """A record of a finished epoch."""
+        epoch, metrics = record["epoch"], record["metrics"]
+        trial.epochs, trial.metrics = epoch, {**trial.metrics, **metrics}
+        value = metrics.get(self.sweep.configuration.search.objective)
+        if value is None or not math.isfinite(value):
+            return
+        trial.value = value
+        trial.history = [*trial.history[: epoch - 1], value]
+        self.sweep.save_trial(trial)
+        for listener in self.listeners:
+            listener.trial_reported(trial, epoch, metrics)
+
+    def end(self, trial: Trial, state: Any, message: str = "") -> None:
+        """Nothing more comes of the trial in this run."""
+        trial.state, trial.message = state, message
+        self.sweep.save_trial(trial)
+        for listener in self.listeners:
+            listener.trial_ended(trial)

@@ -1,0 +1,141 @@
+"""What a sweep leaves in the store: a file about it and one per trial, each replaced at every change.
+
+The driver alone writes. `status` and a resume read them; the study holds the same values for the sampler.
+"""
+
+import contextlib
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from orchestrator.config import Configuration, build
+from orchestrator.errors import ConfigurationError, nearest
+from orchestrator.store import Store, read_json, write_json
+
+TrialState = Literal["complete", "stopped_early", "failed", "running", "waiting"]
+FORMAT = 1
+
+
+@dataclass
+class Trial:
+    """One trial as the sweep knows it; `value` is the objective of its last epoch."""
+
+    number: int
+    params: dict[str, Any]
+    state: TrialState = "waiting"
+    value: float | None = None
+    epochs: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    history: list[float] = field(default_factory=list)
+    message: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self.state in ("complete", "stopped_early", "failed")
+
+
+@dataclass
+class Sweep:
+    """The sweep in a folder of the store, with all its trials."""
+
+    folder: Path
+    configuration: Configuration
+    kind: str
+    state: str = "running"
+    process: int = field(default_factory=os.getpid)
+    started: float = field(default_factory=time.time)
+    seconds: float = 0.0
+    trials: dict[int, Trial] = field(default_factory=dict)
+
+    @classmethod
+    def create(cls, folder: Path, configuration: Configuration, kind: str) -> "Sweep":
+        """A new sweep; ConfigurationError when the name is taken."""
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError as error:
+            raise ConfigurationError(
+                f"--name {folder.name!r} exists already in this store: give another name, or go on with `sweep --resume {folder.name}`"
+            ) from error
+        sweep = cls(folder, configuration, kind)
+        sweep.save()
+        return sweep
+
+    @classmethod
+    def open(cls, store: Store, name: str) -> "Sweep":
+        """A sweep that stands in the store; ConfigurationError names those that do."""
+        folder = store.sweep(name)
+        if not (folder / "sweep.json").exists():
+            names = store.sweeps()
+            known = nearest(name, names) if names else "there is none yet"
+            raise ConfigurationError(f"there is no sweep {name!r} in {store.root}: {known}")
+        values = read_json(folder / "sweep.json")
+        if values.pop("format") > FORMAT:
+            raise ConfigurationError(f"{folder} was written by a newer version of this program: update it to read the sweep")
+        sweep = cls(folder, build(values.pop("configuration")), **values)
+        trials = (Trial(**read_json(file)) for file in sorted(folder.glob("trials/*/trial.json")))
+        sweep.trials = {trial.number: trial for trial in trials}
+        return sweep
+
+    @property
+    def name(self) -> str:
+        """The name of the sweep, its study and its parent run."""
+        return self.folder.name
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process that runs it is still there."""
+        with contextlib.suppress(OSError):
+            os.kill(self.process, 0)
+            return self.state == "running"
+        return False
+
+    @property
+    def maximize(self) -> bool:
+        """Whether a larger objective is better."""
+        return self.configuration.search.direction == "maximize"
+
+    def save(self) -> None:
+        """Write the sweep's own file."""
+        values = {key: value for key, value in vars(self).items() if key not in ("folder", "trials", "configuration")}
+        write_json(self.folder / "sweep.json", {"format": FORMAT, **values, "configuration": self.configuration.plain()})
+
+    def trial_folder(self, number: int) -> Path:
+        """Where a trial keeps its record and its checkpoint."""
+        return self.folder / "trials" / f"{number:05d}"
+
+    def save_trial(self, trial: Trial) -> None:
+        """Write one trial's file."""
+        self.trials[trial.number] = trial
+        write_json(self.trial_folder(trial.number) / "trial.json", asdict(trial))
+
+    def ranked(self) -> list[Trial]:
+        """Trials that finished or were stopped early, the best first; a finished one before a stopped one of equal value."""
+        usable = [trial for trial in self.trials.values() if trial.value is not None and trial.state in ("complete", "stopped_early")]
+        sign = -1.0 if self.maximize else 1.0
+        return sorted(usable, key=lambda trial: (trial.state != "complete", sign * (trial.value or 0.0), trial.number))
+
+    def best(self) -> Trial | None:
+        """The best trial that trained all its epochs; values of fewer epochs are another thing."""
+        return next((trial for trial in self.ranked() if trial.state == "complete"), None)
+
+    def status(self) -> dict[str, Any]:
+        """The contract of `status --json`."""
+        alive = self.alive
+        trials = [self._summary(trial, alive) for trial in sorted(self.trials.values(), key=lambda trial: trial.number)]
+        best = self.best()
+        return {
+            "sweep": self.name,
+            "state": "interrupted" if self.state == "running" and not alive else self.state,
+            "objective": self.configuration.search.objective,
+            "direction": self.configuration.search.direction,
+            "trials": trials,
+            "best": self._summary(best, alive) if best else None,
+        }
+
+    @staticmethod
+    def _summary(trial: Trial, alive: bool) -> dict[str, Any]:
+        state = "waiting" if trial.state == "running" and not alive else trial.state
+        return {key: getattr(trial, key) for key in ("number", "value", "epochs", "params")} | {"state": state}

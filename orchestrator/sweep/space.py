@@ -1,0 +1,95 @@
+"""The search space of a sweep: those of its methods, less what the configuration holds. Knows no study.
+
+With one method a parameter has the name that its space gives it; with several, `method.name` comes first and the
+settings of each stand under its name (`kd.temperature`).
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from orchestrator.config import Configuration
+from search_spaces import SPACES, Trial
+
+Parameters = dict[str, Any]
+
+
+class Asking:
+    """A trial that answers a question about a held value itself, passes the others on, and notes what was drawn."""
+
+    def __init__(self, trial: Trial, held: Parameters, prefix: str) -> None:
+        self.trial, self.held, self.prefix = trial, held, prefix
+        self.drawn: Parameters = {}
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
+        """A number in [low, high], or the held one."""
+        return float(self._ask("suggest_float", name, low, high, log=log, step=step))
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
+        """A whole number in [low, high], or the held one."""
+        return int(self._ask("suggest_int", name, low, high, log=log, step=step))
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """One of the choices, or the held one."""
+        return self._ask("suggest_categorical", name, choices)
+
+    def _ask(self, kind: str, name: str, *bounds: Any, **options: Any) -> Any:
+        if name in self.held:
+            return self.held[name]
+        full = qualified(name, self.prefix)
+        self.drawn[full] = getattr(self.trial, kind)(full, *bounds, **options)
+        return self.drawn[full]
+
+
+def qualified(name: str, prefix: str) -> str:
+    """The name of a parameter in the study; keys of the configuration, which have a dot, are common to all methods."""
+    return f"{prefix}.{name}" if prefix and "." not in name else name
+
+
+def searched(configuration: Configuration) -> tuple[str, ...]:
+    """The methods of the sweep."""
+    return configuration.search.methods or (configuration.method.name,)
+
+
+def held(configuration: Configuration, method: str) -> Parameters:
+    """What is not searched for a method: settings given under `method`, and the keys in `search.hold`."""
+    given = configuration.method.settings if configuration.method.name == method else {}
+    return given | {key: key_value(configuration, key) for key in configuration.search.hold}
+
+
+def key_value(configuration: Configuration, key: str) -> Any:
+    """The value of a dotted key; KeyError or TypeError when there is none."""
+    value: Any = configuration.plain()
+    for part in key.split("."):
+        value = value[part]
+    return value
+
+
+def draw(trial: Trial, configuration: Configuration) -> Parameters:
+    """The parameters of a new trial."""
+    methods = searched(configuration)
+    chosen = {} if len(methods) == 1 else {"method.name": trial.suggest_categorical("method.name", methods)}
+    name = chosen.get("method.name", methods[0])
+    asking = Asking(trial, held(configuration, name), name if len(methods) > 1 else "")
+    SPACES[name].suggest(asking)
+    return chosen | asking.drawn
+
+
+def points(configuration: Configuration) -> list[Parameters]:
+    """What is tried first: the first point of every method, then their second ones, and so on; none twice."""
+    methods = searched(configuration)
+    first: list[Parameters] = []
+    for method, point in _in_turn({method: SPACES[method].points for method in methods}):
+        keep = held(configuration, method)
+        prefix = method if len(methods) > 1 else ""
+        chosen = {"method.name": method} if prefix else {}
+        chosen |= {qualified(name, prefix): value for name, value in point.items() if name not in keep}
+        if chosen and chosen not in first:
+            first.append(chosen)
+    return first
+
+
+def _in_turn(points_of: dict[str, tuple[Parameters, ...]]) -> Iterator[tuple[str, Parameters]]:
+    for place in range(max(len(given) for given in points_of.values())):
+        for method, given in points_of.items():
+            if place < len(given):
+                yield method, given[place]

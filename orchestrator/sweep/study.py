@@ -1,0 +1,124 @@
+"""The Optuna study of a sweep and Tune's view of it. Knows what is asked and told, not who trains.
+
+Ray's OptunaSearch tells an early-stopped trial as COMPLETE at its low-epoch value, leaves a trial without a number
+RUNNING for ever, and joins any study of the same name; this searcher asks and tells the study itself.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from methods import METHODS, SettingsError
+from orchestrator.config import Configuration, Search
+from orchestrator.errors import ConfigurationError
+from orchestrator.sweep.events import Events
+from orchestrator.sweep.records import Trial
+from orchestrator.sweep.space import draw, points
+from orchestrator.trial import apply
+
+STATES = {"complete": TrialState.COMPLETE, "stopped_early": TrialState.PRUNED, "failed": TrialState.FAIL}
+
+
+def open_study(folder: Path, configuration: Configuration, resume: bool) -> optuna.Study:
+    """The study in the sweep's folder, named after it; a new one begins with the points of its spaces."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    search = configuration.search
+    storage = JournalStorage(JournalFileBackend(str(folder / "study.log")))
+    sampler = _sampler(search, configuration.seed)
+    if resume:
+        study = optuna.load_study(study_name=folder.name, storage=storage, sampler=sampler)
+        if study.direction.name.lower() != search.direction:
+            raise ConfigurationError(f"search.direction = {search.direction!r}, and the study of {folder.name!r} has the other one")
+        return study
+    study = optuna.create_study(study_name=folder.name, storage=storage, sampler=sampler, direction=search.direction)
+    for point in points(configuration)[: search.trials]:
+        study.enqueue_trial(point)
+    return study
+
+
+def _sampler(search: Search, seed: int) -> BaseSampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if search.sampler == "random":
+            return RandomSampler(seed=seed)
+        return TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
+
+
+class StudySearch(Searcher):
+    """Hands out the unfinished trials of a resumed sweep first, then asks the study; tells it how each one ended."""
+
+    def __init__(self, study: optuna.Study, configuration: Configuration, events: Events, unfinished: list[Trial]) -> None:
+        super().__init__(metric=configuration.search.objective, mode=configuration.search.direction[:3])
+        self.study, self.configuration, self.events = study, configuration, events
+        self.unfinished = list(unfinished)
+        self.trials: dict[str, Trial] = {}
+        self.asked: dict[int, optuna.Trial] = {}
+        for trial in unfinished:
+            self.asked[trial.number] = optuna.Trial(study, study.trials[trial.number]._trial_id)
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        """Metric and mode are those of the configuration."""
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        """The next trial as plain values; one that cannot be built travels with its `error` and fails alone."""
+        trial = self.unfinished.pop(0) if self.unfinished else self._ask()
+        self.trials[trial_id] = trial
+        self.events.start(trial)
+        try:
+            configuration = apply(self.configuration, trial.params)
+            METHODS[configuration.method.name].Settings.build(configuration.method.settings)
+        except (ConfigurationError, SettingsError) as error:
+            return {"number": trial.number, "error": str(error)}
+        return {"number": trial.number, "configuration": configuration.plain()}
+
+    def _ask(self) -> Trial:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            asked = self.study.ask()
+            self.asked[asked.number] = asked
+            return Trial(asked.number, draw(asked, self.configuration))
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """A finished epoch, which is not the trial's last result."""
+        self._record(self.trials[trial_id], result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The end of a trial: its last epoch, a stop by the scheduler, or a failure."""
+        trial = self.trials[trial_id]
+        if trial.ended:
+            return
+        result = result or {}
+        self._record(trial, result)
+        epochs = self.configuration.training.epochs
+        if error or result.get("failed") or trial.value is None:
+            message = result.get("failed") or "its stand-in failed; see the log of Ray"
+            self.finish(trial, "failed", message)
+        else:
+            self.finish(trial, "complete" if trial.epochs >= epochs else "stopped_early")
+
+    def finish(self, trial: Trial, state: str, message: str = "") -> None:
+        """Tell the study and the listeners; a pruned trial keeps the value of its last epoch."""
+        value = trial.value if state != "failed" else None
+        self.study.tell(trial.number, None if state == "stopped_early" else value, state=STATES[state])
+        self.events.end(trial, state, message)
+
+    def _record(self, trial: Trial, result: dict[str, Any]) -> None:
+        if result.get("epoch", 0) <= trial.epochs or "metrics" not in result:
+            return
+        self.events.report(trial, {"epoch": result["epoch"], "metrics": result["metrics"]})
+        if trial.value is not None:
+            self.asked[trial.number].report(trial.value, trial.epochs)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study and the records are on disk already."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: a resume reads the study and the records."""

@@ -1,0 +1,1 @@
+"""The teacher: fitted or loaded once, frozen, and what it says about each view."""

@@ -1,0 +1,96 @@
+"""One teacher per (data, network, recipe, seed): its fingerprint, the trial that fits it, and its place in the store."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config import Choice, Configuration, Teacher
+from orchestrator.data import Dataset
+from orchestrator.errors import ConfigurationError
+from orchestrator.models import build, load_weights, save_weights
+from orchestrator.store import Store, read_json, replacing, write_json
+from orchestrator.teacher.frozen import CARD, WEIGHTS
+from orchestrator.trial import TrialSpec
+
+
+def fingerprint(teacher: Teacher, data_fingerprint: str, workers: int) -> str:
+    """What decides the teacher's weights; loaded ones are known by their bytes."""
+    recipe: dict[str, Any] = teacher.model_dump(mode="json", include={"network", "training", "seed"})
+    file = Path(teacher.network.weights or "")
+    if teacher.network.weights:
+        recipe = {"network": recipe["network"], "bytes": _digest(file) if file.is_file() else teacher.network.weights}
+    return hashlib.sha256(json.dumps([recipe, data_fingerprint, workers], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def place(store: Store, configuration: Configuration, data: Path) -> Path:
+    """The folder of the configured teacher, whether it is there yet or not."""
+    assert configuration.teacher is not None
+    dataset = Dataset.open(data)
+    return store.teachers / fingerprint(configuration.teacher, dataset.fingerprint, configuration.resources.workers)
+
+
+def card(folder: Path) -> dict[str, Any] | None:
+    """What is known of a teacher that is ready: its network, data and metrics; None when it has to be fitted first."""
+    return read_json(folder / CARD) if (folder / CARD).exists() and (folder / WEIGHTS).exists() else None
+
+
+def adopt_weights(folder: Path, teacher: Teacher, data: Path) -> None:
+    """Take over weights that were given; ConfigurationError when they do not fit the network or the data."""
+    dataset = Dataset.open(data)
+    network = build(teacher.network.name, len(dataset.classes), dataset.shape, teacher.network.settings)
+    load_weights(network, str(teacher.network.weights))
+    with replacing(folder) as aside:
+        aside.mkdir(parents=True)
+        save_weights(network, aside / WEIGHTS)
+        write_json(aside / CARD, _card(folder.name, teacher, dataset, {}))
+
+
+def specification(folder: Path, configuration: Configuration, data: Path) -> TrialSpec:
+    """The trial that fits the teacher: cross entropy on its own network and recipe."""
+    teacher = configuration.teacher
+    assert teacher is not None
+    own = configuration.model_copy(
+        update={
+            "teacher": None,
+            "student": teacher.network,
+            "method": Choice(name="cross_entropy"),
+            "training": teacher.training,
+            "seed": teacher.seed,
+        }
+    )
+    return TrialSpec(name=f"teacher-{folder.name}", role="teacher", configuration=own, folder=_fitting(folder), data=data)
+
+
+def adopt_fitted(folder: Path, configuration: Configuration, data: Path, metrics: dict[str, float]) -> None:
+    """Make the student of the fitting trial the teacher: its last weights, in their final place."""
+    assert configuration.teacher is not None
+    trained = _fitting(folder) / "checkpoint" / "student.safetensors"
+    if not trained.exists():
+        raise ConfigurationError(f"the teacher's weights are not in {trained}: the store must be a folder that all nodes share")
+    with replacing(folder) as aside:
+        aside.mkdir(parents=True)
+        shutil.copyfile(trained, aside / WEIGHTS)
+        write_json(aside / CARD, _card(folder.name, configuration.teacher, Dataset.open(data), metrics))
+    shutil.rmtree(_fitting(folder), ignore_errors=True)
+
+
+def _fitting(folder: Path) -> Path:
+    return folder.parent / f"{folder.name}.fitting"
+
+
+def _card(name: str, teacher: Teacher, dataset: Dataset, metrics: dict[str, float]) -> dict[str, Any]:
+    return {
+        "fingerprint": name,
+        "network": teacher.network.model_dump(mode="json"),
+        "data": dataset.name,
+        "classes": len(dataset.classes),
+        "shape": list(dataset.shape),
+        "metrics": metrics,
+    }
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Runs written to MLflow, by the driver alone."""

@@ -1,0 +1,64 @@
+"""Writes to MLflow from a thread of its own: a call returns at once, an outage costs a warning and never a trial.
+
+What could not be sent is kept in order and tried again; nothing else of the program waits for MLflow.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+RETRY_S = 2.0
+DRAIN_S = 60.0
+log = logging.getLogger(__name__)
+Write = Callable[[Any], None]
+
+
+class Writer:
+    """One thread that owns the MLflow client. Writes are done in the order in which they were given."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.writes: queue.Queue[Write | None] = queue.Queue()
+        self.warned = False
+        self.given_up = threading.Event()
+        self.thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
+        self.thread.start()
+
+    def add(self, write: Write) -> None:
+        """Queue a function of the client."""
+        self.writes.put(write)
+
+    def close(self) -> bool:
+        """Wait, for a bounded time, until everything is written; False when something could not be."""
+        self.writes.put(None)
+        self.thread.join(DRAIN_S)
+        self.given_up.set()
+        unsent = max(self.writes.qsize() - 1, 0) + self.thread.is_alive()
+        if unsent:
+            log.warning("MLflow at %s did not answer: %d writes were not sent", self.uri, unsent)
+        return not unsent
+
+    def _run(self) -> None:
+        client = None
+        while (write := self.writes.get()) is not None:
+            while not self.given_up.is_set():
+                try:
+                    client = client or _connect(self.uri)
+                    write(client)
+                    break
+                except Exception as error:  # MLflow raises what its store, its server or the network raise
+                    if not self.warned:
+                        log.warning("MLflow at %s: %s; training goes on, and writing is tried again", self.uri, error)
+                    self.warned = True
+                    time.sleep(RETRY_S)
+
+
+def _connect(uri: str) -> Any:
+    from mlflow import MlflowClient  # 2 s: paid by this thread while the worker groups start
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    return MlflowClient(tracking_uri=uri)

@@ -1,0 +1,169 @@
+"""The runs of a sweep in MLflow: a parent for the sweep, a child per trial. Written by the driver's thread alone."""
+
+import json
+import time
+from typing import Any
+
+from orchestrator.config import Configuration
+from orchestrator.errors import ConfigurationError
+from orchestrator.store import Store, read_json, write_json
+from orchestrator.sweep.records import Sweep, Trial
+from orchestrator.tracking.client import Writer
+from orchestrator.tracking.environment import describe
+from orchestrator.trial import apply
+
+STATUS = {"complete": "FINISHED", "stopped_early": "FINISHED", "failed": "FAILED", "running": "KILLED", "waiting": "KILLED"}
+PARENT = "parent"
+FLUSH_S = 1.0  # metrics of a trial are sent together at most so often: 26 ms a batch against 389 ms one by one
+
+
+class Tracker:
+    """Listens to a sweep. Run ids are kept in the sweep's folder, so that a resume goes on with the same runs."""
+
+    def __init__(self, store: Store, sweep: Sweep) -> None:
+        self.sweep = sweep
+        self.uri = tracking_uri(store, sweep.configuration)
+        self.artifacts = store.artifacts
+        self.file = sweep.folder / "mlflow.json"
+        self.runs: dict[str, str] = read_json(self.file) if self.file.exists() else {}
+        self.pending: dict[int, list[tuple[str, float, int, int]]] = {}
+        self.flushed: dict[int, float] = {}
+        self.best: float | None = None
+        self.writer = Writer(self.uri)
+        self.writer.add(self._open_parent)
+
+    def trial_started(self, trial: Trial) -> None:
+        """Open the child run, or go on with it."""
+        configuration = apply_or_base(self.sweep.configuration, trial)
+        params = {name: str(value) for name, value in trial.params.items()}
+        params |= {f"training.{name}": str(value) for name, value in configuration.training.model_dump(mode="json").items()}
+        method, number = configuration.method.name, trial.number
+        tags = {"method": method, "student": configuration.student.name, "data": configuration.data.name, "state": "running"}
+        self.writer.add(lambda client: self._open_child(client, f"{number:03d} {method}", str(number), params, tags))
+
+    def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
+        """Collect the metrics of an epoch."""
+        now = int(time.time() * 1000)
+        batch = self.pending.setdefault(trial.number, [])
+        batch.extend((name, value, now, epoch) for name, value in metrics.items())
+        if time.monotonic() - self.flushed.get(trial.number, 0.0) > FLUSH_S:
+            self._flush(trial.number)
+
+    def trial_ended(self, trial: Trial) -> None:
+        """Close the child run with its state, and draw the best value so far on the parent."""
+        self._flush(trial.number)
+        number, state, message = str(trial.number), trial.state, trial.message
+        self.writer.add(lambda client: _close(client, self.runs[number], state, message))
+        best = self.sweep.best()
+        if best and best.value is not None and trial.state == "complete":
+            point = ("best_so_far", best.value, int(time.time() * 1000), trial.number)
+            self.writer.add(lambda client: _log(client, self.runs[PARENT], [point]))
+
+    def teacher_ready(self, metrics: dict[str, float], seconds: float) -> None:
+        """What the teacher reached, on the parent."""
+        now = int(time.time() * 1000)
+        points = [(f"teacher/{name}", value, now, 0) for name, value in {**metrics, "seconds": seconds}.items()]
+        self.writer.add(lambda client: _log(client, self.runs[PARENT], points))
+
+    def close(self, state: str) -> None:
+        """Close the parent run, with the best trial's metrics, and wait until everything is written."""
+        best = self.sweep.best()
+        self.writer.add(lambda client: self._close_parent(client, state, best))
+        self.writer.close()
+
+    def _flush(self, number: int) -> None:
+        batch = self.pending.pop(number, [])
+        self.flushed[number] = time.monotonic()
+        if batch:
+            self.writer.add(lambda client: _log(client, self.runs[str(number)], batch))
+
+    def _open_parent(self, client: Any) -> None:
+        if PARENT in self.runs:
+            client.update_run(self.runs[PARENT], status="RUNNING")
+            return
+        configuration = self.sweep.configuration
+        tags = {"kind": self.sweep.kind, "state": "running", "mlflow.runName": self.sweep.name} | describe()
+        experiment = self._experiment(client, configuration.project)
+        run = client.create_run(experiment, tags=tags, run_name=self.sweep.name).info.run_id
+        client.log_text(run, json.dumps(configuration.plain(), indent=1), "configuration.json")
+        _params(client, run, flat(configuration.plain()))
+        self._keep(PARENT, run)
+
+    def _experiment(self, client: Any, name: str) -> str:
+        found = client.get_experiment_by_name(name)
+        if found:
+            return str(found.experiment_id)
+        location = self.artifacts.as_uri() if self.uri.startswith("sqlite") else None
+        return str(client.create_experiment(name, artifact_location=location))
+
+    def _open_child(self, client: Any, name: str, number: str, params: dict[str, str], tags: dict[str, str]) -> None:
+        if number in self.runs:
+            client.update_run(self.runs[number], status="RUNNING")
+            client.set_tag(self.runs[number], "state", "running")
+            return
+        experiment = client.get_run(self.runs[PARENT]).info.experiment_id
+        tags = tags | {"mlflow.parentRunId": self.runs[PARENT], "kind": "trial", "sweep": self.sweep.name}
+        run = client.create_run(experiment, tags=tags, run_name=f"{self.sweep.name}/{name}").info.run_id
+        self._keep(number, run)
+        _params(client, run, params)
+
+    def _keep(self, key: str, run: str) -> None:
+        self.runs[key] = run
+        write_json(self.file, self.runs)
+
+    def _close_parent(self, client: Any, state: str, best: Trial | None) -> None:
+        run = self.runs[PARENT]
+        if best:
+            now = int(time.time() * 1000)
+            _log(client, run, [(f"best/{name}", value, now, 0) for name, value in best.metrics.items()])
+            client.set_tag(run, "best.trial", str(best.number))
+            client.set_tag(run, "best.run", self.runs.get(str(best.number), ""))
+            for name, value in best.params.items():
+                client.set_tag(run, f"best.{name}", str(value))
+        client.set_tag(run, "state", state)
+        client.set_terminated(run, {"finished": "FINISHED", "failed": "FAILED"}.get(state, "KILLED"))
+
+
+def tracking_uri(store: Store, configuration: Configuration) -> str:
+    """Where runs go: the configured server, or SQLite in the store (many writers would get "database is locked")."""
+    return configuration.tracking.uri or f"sqlite:///{store.database}"
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested values under dotted names, as text."""
+    pairs: dict[str, str] = {}
+    for name, value in values.items():
+        inner = flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": str(value)}
+        pairs |= inner
+    return pairs
+
+
+def apply_or_base(configuration: Configuration, trial: Trial) -> Configuration:
+    """The configuration of a trial; that of the sweep when the trial's own cannot be built, and so fails."""
+    try:
+        return apply(configuration, trial.params)
+    except ConfigurationError:
+        return configuration
+
+
+def _params(client: Any, run: str, values: dict[str, str]) -> None:
+    from mlflow.entities import Param
+
+    pairs = [Param(name, value[:6000]) for name, value in values.items()]
+    for start in range(0, len(pairs), 100):
+        client.log_batch(run, params=pairs[start : start + 100])
+
+
+def _log(client: Any, run: str, points: list[tuple[str, float, int, int]]) -> None:
+    from mlflow.entities import Metric
+
+    metrics = [Metric(*point) for point in points]
+    for start in range(0, len(metrics), 1000):
+        client.log_batch(run, metrics=metrics[start : start + 1000])
+
+
+def _close(client: Any, run: str, state: str, message: str) -> None:
+    client.set_tag(run, "state", state)
+    if message:
+        client.set_tag(run, "message", message[:5000])
+    client.set_terminated(run, STATUS[state])

@@ -1,0 +1,68 @@
+"""The state of a trial on disk: a folder written aside and renamed. Nothing in it can run code, no teacher is in it.
+
+    student.safetensors  best.safetensors  method.safetensors (if it has parameters)  optimizer.pt  progress.json
+"""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from orchestrator.store import replacing
+
+State = dict[str, Tensor]
+FOLDER = "checkpoint"
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Checkpoint:
+    """Weights, optimiser and progress after `progress["epoch"]` finished epochs."""
+
+    student: State
+    best: State
+    method: State
+    optimizer: dict[str, Any]
+    progress: dict[str, Any]
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> None:
+    """Replace the checkpoint of the trial in `folder`."""
+    with replacing(folder / FOLDER) as aside:
+        aside.mkdir()
+        for name in ("student", "best", "method"):
+            state = getattr(checkpoint, name)
+            if state:
+                save_file({key: value.detach().cpu().contiguous().clone() for key, value in state.items()}, aside / f"{name}.safetensors")
+        torch.save(checkpoint.optimizer, aside / "optimizer.pt")
+        (aside / "progress.json").write_text(json.dumps(checkpoint.progress))
+
+
+def load(folder: Path, device: torch.device) -> Checkpoint | None:
+    """The newest readable checkpoint of the trial in `folder`, or None."""
+    for path in (folder / FOLDER, folder / f"{FOLDER}.old"):
+        if path.is_dir():
+            try:
+                return _read(path, device)
+            except (OSError, ValueError, RuntimeError, EOFError, KeyError, SafetensorError) as error:
+                log.warning("%s is damaged (%s) and is passed over", path, error)
+    return None
+
+
+def _read(path: Path, device: torch.device) -> Checkpoint:
+    states = {}
+    for name in ("student", "best", "method"):
+        file = path / f"{name}.safetensors"
+        required = name != "method"
+        states[name] = load_file(file, device=str(device)) if required or file.exists() else {}
+    return Checkpoint(
+        **states,
+        optimizer=torch.load(path / "optimizer.pt", map_location=device, weights_only=True),
+        progress=json.loads((path / "progress.json").read_text()),
+    )

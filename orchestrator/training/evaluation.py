@@ -1,0 +1,30 @@
+"""The quality of the student on one part, the same number for any count of workers. Knows one network and its batches."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from orchestrator.data import Batches
+from orchestrator.training.context import TrialContext
+from orchestrator.training.learner import Learner
+from orchestrator.training.metrics import Scores
+
+
+@torch.no_grad()
+def evaluate(
+    learner: Learner, batches: Batches, part: Literal["train", "validation", "test"], context: TrialContext, teacher: Tensor | None
+) -> dict[str, float]:
+    """Metrics of the student in eval mode; `teacher`: its classes for this rank's share of the part, for the agreement."""
+    training = learner.training
+    learner.eval()
+    scores, seen = Scores(context.device), 0
+    for batch in batches.ordered(part):
+        with torch.autocast(context.device.type, learner.half or torch.bfloat16, enabled=learner.half is not None):
+            logits = learner.student(batch.inputs).logits
+        scores.add(logits, batch.labels, None if teacher is None else teacher[seen : seen + len(logits)])
+        seen += len(logits)
+        context.alive()
+    context.total(scores.sums)
+    learner.train(training)
+    return scores.metrics(agreement=teacher is not None)

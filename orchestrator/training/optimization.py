@@ -1,0 +1,31 @@
+"""Optimiser and learning rate of a recipe. The rate is a function of the progress alone, so it needs no state."""
+
+import math
+
+import torch
+from torch import nn
+
+from orchestrator.config import Training
+
+
+def optimizer(recipe: Training, student: nn.Module, method: nn.Module) -> torch.optim.Optimizer:
+    """SGD or AdamW over the student and, without weight decay, over the method's own parameters."""
+    groups = [{"params": list(student.parameters())}, {"params": list(method.parameters()), "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(
+        groups, lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov
+    )
+
+
+def learning_rate(recipe: Training, progress: float) -> float:
+    """The rate after `progress` epochs (fractions count): linear warm-up, then constant, cosine to 0, or steps."""
+    if progress < recipe.warmup_epochs:
+        return recipe.learning_rate * (progress + 1e-3) / (recipe.warmup_epochs + 1e-3)
+    if recipe.schedule == "cosine":
+        share = (progress - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
+        return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+    if recipe.schedule == "multi_step":
+        return recipe.learning_rate * recipe.gamma ** sum(progress >= milestone for milestone in recipe.milestones)
+    return recipe.learning_rate

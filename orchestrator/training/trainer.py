@@ -1,0 +1,231 @@
+"""The training of one trial, from its specification to its last report. Knows torch; nothing of Ray, Tune or MLflow.
+
+Every epoch is a function of (specification, state after the epoch before it): random numbers are seeded per epoch
+and the learning rate follows from the progress, so a trial that is resumed goes on to the bit.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from methods import METHODS, Knowledge, Output, Progress, Task
+from orchestrator.data import Batches
+from orchestrator.errors import TrialError
+from orchestrator.models import build, load_weights
+from orchestrator.plan import views
+from orchestrator.training import checkpoint as checkpoints
+from orchestrator.training.checkpoint import Checkpoint, State
+from orchestrator.training.clock import Clock
+from orchestrator.training.context import Record, TrialContext
+from orchestrator.training.evaluation import evaluate
+from orchestrator.training.learner import Learner, replicate
+from orchestrator.training.optimization import learning_rate, optimizer
+from orchestrator.training.workbench import (
+    ask_teacher,
+    autocast_dtype,
+    channels_last,
+    clean_knowledge,
+    open_batches,
+    open_teacher,
+    validation_predictions,
+)
+from orchestrator.trial import TrialSpec
+
+STOP_CHECK_STEPS = 16  # a stopped trial frees its group within so many steps
+
+
+def train(spec: TrialSpec, context: TrialContext) -> None:
+    """Train a trial to its end, or until somebody asks it to stop; reports after every epoch.
+
+    An epoch's record: `epoch` (1-based), `metrics`, and with the last one `done`. Raises TrialError when the loss is
+    not finite, SettingsError or ConfigurationError when a setting does not fit.
+    """
+    batches = open_batches(spec, context)
+    try:
+        _Trainer(spec, context, batches).run()
+    finally:
+        batches.close()
+
+
+def seed_everything(*parts: int) -> None:
+    """Seed torch from several numbers."""
+    torch.manual_seed(int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1)
+
+
+@dataclass
+class _Best:
+    """The weights that were best on the validation part, and when."""
+
+    value: float = -math.inf
+    epoch: int = 0
+    state: State | None = None
+
+
+class _Trainer:
+    def __init__(self, spec: TrialSpec, context: TrialContext, batches: Batches) -> None:
+        self.spec, self.context, self.batches = spec, context, batches
+        self.configuration = spec.configuration
+        self.recipe = spec.configuration.training
+        self.clock, self.best = Clock(), _Best()
+        self._build_learner()
+        self._open_teacher()
+        self.method.prepare(self._knowledge if self.source else None, self._task())
+        self.optimizer = optimizer(self.recipe, self.student, self.method)
+        self.scaler = torch.amp.GradScaler(context.device.type, enabled=self.learner.half == torch.float16)
+
+    def _build_learner(self) -> None:
+        dataset, device = self.batches.dataset, self.context.device
+        chosen = self.configuration.student
+        seed_everything(self.configuration.seed)
+        student = build(chosen.name, len(dataset.classes), dataset.shape, chosen.settings)
+        if chosen.weights:
+            load_weights(student, chosen.weights)
+        kind = METHODS[self.configuration.method.name]
+        method = kind(kind.Settings.build(self.configuration.method.settings))
+        layout = torch.channels_last if channels_last(self.recipe, chosen) else torch.contiguous_format
+        self.student = student.to(device).to(memory_format=layout)  # type: ignore[call-overload]
+        self.method = method.to(device)
+        self.learner = Learner(self.student, self.method, autocast_dtype(self.recipe, device))
+        self.module = replicate(self.learner, self.context)
+
+    def _open_teacher(self) -> None:
+        self.teacher = self.source = None
+        if self.spec.teacher is not None:
+            network = self.configuration.teacher.network if self.configuration.teacher else self.configuration.student
+            self.teacher = open_teacher(self.spec.teacher, self.context.device, channels_last(self.recipe, network))
+            self.source = ask_teacher(self.spec, self.teacher, self.batches, self.context, self.method.needs.features)
+
+    def _knowledge(self) -> Knowledge:
+        assert self.source is not None
+        return clean_knowledge(self.source, self.batches, self.context)
+
+    def _task(self) -> Task:
+        dataset = self.batches.dataset
+        return Task(len(dataset.classes), len(dataset.train), self.recipe.epochs)
+
+    def run(self) -> None:
+        """All epochs that are missing; the record of the last finished one is sent again after a resume."""
+        record = self._resume()
+        if record:
+            self._report(record)
+        for epoch in range(record["epoch"] if record else 0, self.recipe.epochs):
+            if not self._train_epoch(epoch):
+                return
+            record = self._end_epoch(epoch)
+            self._save(record)
+            self._report(record)
+
+    def _report(self, record: Record) -> None:
+        if self.context.leads:
+            self.context.report(record)
+
+    def _resume(self) -> Record | None:
+        saved = checkpoints.load(self.spec.folder, self.context.device) if self.context.leads else None
+        saved = self.context.share(saved)
+        if saved is None:
+            return None
+        self.student.load_state_dict(saved.student)
+        self.method.load_state_dict(saved.method)
+        self.optimizer.load_state_dict(saved.optimizer["optimizer"])
+        self.scaler.load_state_dict(saved.optimizer["scaler"])
+        self.best = _Best(saved.progress["best_value"], saved.progress["best_epoch"], saved.best)
+        record: Record = saved.progress["record"]
+        self.method.end_epoch(self._progress(record))
+        return record
+
+    def _train_epoch(self, epoch: int) -> bool:
+        """One epoch; False when it was broken off because somebody asked for the end."""
+        seed_everything(self.configuration.seed, epoch, self.context.rank)
+        view = None if self.batches.views.policy == "none" else epoch % views(self.configuration)
+        with self.clock.measure("teacher"):
+            asked = self.source if self.method.needs.teacher or self.method.needs.features else None
+            if asked:
+                asked.open_view(view)
+        self.module.train()
+        self.sums: dict[str, Tensor] = {}
+        steps = self.batches.steps()
+        for step, batch in enumerate(self.clock.iterate("data", self.batches.train(epoch, view))):
+            if step % STOP_CHECK_STEPS == 0 and self.context.should_stop():
+                return False
+            with self.clock.measure("teacher"):
+                answer = asked.answer(batch) if asked else None
+            with self.clock.measure("student"):
+                self._step(batch, answer, learning_rate(self.recipe, epoch + step / steps))
+        return True
+
+    def _step(self, batch: Any, answer: Output | None, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss, terms = self.module(batch, answer)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        if self.recipe.gradient_clip:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.learner.parameters(), self.recipe.gradient_clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        for name, value in {"loss": loss.detach(), **terms}.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+
+    def _end_epoch(self, epoch: int) -> Record:
+        """Evaluate, keep the best weights, and put together what is reported."""
+        steps = self.batches.steps()
+        terms = self.context.total(torch.stack([value.float() for value in self.sums.values()])) / (steps * self.context.world_size)
+        metrics = {f"train/{name}": value for name, value in zip(self.sums, terms.tolist(), strict=True)}
+        if not all(math.isfinite(value) for value in metrics.values()):
+            raise TrialError(f"the loss is not finite in epoch {epoch + 1}: lower training.learning_rate, or set training.gradient_clip")
+        self.context.align_buffers(self.student)
+        with self.clock.measure("evaluation"):
+            predictions = validation_predictions(self.teacher, self.batches, self.context) if self.teacher else None
+            validation = evaluate(self.learner, self.batches, "validation", self.context, predictions)
+        metrics |= {f"validation/{name}": value for name, value in validation.items()}
+        record: Record = {"epoch": epoch + 1, "metrics": metrics}
+        self._keep_best(validation["accuracy"], epoch + 1)
+        drawn = self.method.end_epoch(self._progress(record))
+        metrics |= {f"method/{name}": value for name, value in drawn.items()}
+        if epoch + 1 == self.recipe.epochs:
+            metrics |= self._test()
+            record["done"] = True
+        metrics |= self._seconds(steps) | {"train/learning_rate": self.optimizer.param_groups[0]["lr"]}
+        return record
+
+    def _progress(self, record: Record) -> Progress:
+        validation = {name: value for name, value in record["metrics"].items() if name.startswith("validation/")}
+        return Progress(record["epoch"], self.recipe.epochs, validation)
+
+    def _keep_best(self, accuracy: float, epoch: int) -> None:
+        if accuracy > self.best.value:
+            self.best = _Best(accuracy, epoch, {key: value.detach().clone() for key, value in self.student.state_dict().items()})
+
+    def _test(self) -> dict[str, float]:
+        """The test part, read once: with the last weights and with those that were best on the validation part."""
+        assert self.best.state is not None
+        last = {key: value.detach().clone() for key, value in self.student.state_dict().items()}
+        metrics = {"best_epoch": float(self.best.epoch)}
+        with self.clock.measure("evaluation"):
+            for name, state in (("best", self.best.state), ("last", last)):
+                self.student.load_state_dict(state)
+                scores = evaluate(self.learner, self.batches, "test", self.context, None)
+                metrics |= {f"test/{name}/{key}": value for key, value in scores.items()}
+        return metrics
+
+    def _seconds(self, steps: int) -> dict[str, float]:
+        seconds = self.clock.reset()
+        training = sum(seconds.get(part, 0.0) for part in ("data", "teacher", "student"))
+        rate = steps * self.recipe.batch_size / training if training else 0.0
+        return {f"seconds/{part}": value for part, value in seconds.items()} | {"train/images_per_second": rate}
+
+    def _save(self, record: Record) -> None:
+        if not self.context.leads:
+            return
+        progress = {"record": record, "best_value": self.best.value, "best_epoch": self.best.epoch}
+        states = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        method = dict(self.method.state_dict())
+        with self.clock.measure("checkpoint"):
+            checkpoints.save(
+                self.spec.folder, Checkpoint(dict(self.student.state_dict()), dict(self.best.state or {}), method, states, progress)
+            )

@@ -1,0 +1,50 @@
+"""What one trial is, as plain JSON that travels to a worker group: no live object, no torch.
+
+A *parameter* of a search is named as in a search space: `temperature` is a setting of the method,
+`training.learning_rate` a key of the configuration, `kd.temperature` a setting when several methods are searched.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from orchestrator.config import Configuration, Section, build
+
+
+class TrialSpec(Section):
+    """One set of hyper-parameters to train, with the folders that it reads and writes.
+
+    `role` is `teacher` for the training of the teacher itself.
+    """
+
+    name: str
+    role: Literal["student", "teacher"] = "student"
+    configuration: Configuration
+    folder: Path
+    data: Path
+    teacher: Path | None = None
+    knowledge: Path | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """The specification as JSON values; `TrialSpec.model_validate` reads it back."""
+        return self.model_dump(mode="json")
+
+
+def apply(configuration: Configuration, parameters: Mapping[str, Any]) -> Configuration:
+    """The configuration of a trial: the searched parameters on top of what is held.
+
+    `method.name` chooses the method; ConfigurationError when a value does not fit.
+    """
+    values = configuration.plain()
+    name = parameters.get("method.name", configuration.method.name)
+    held = configuration.method.settings if name == configuration.method.name else {}
+    values["method"] = {"name": name, **held}
+    for key, value in parameters.items():
+        if key == "method.name":
+            continue
+        path = key.removeprefix(f"{name}.").split(".")
+        section = values["method"] if len(path) == 1 else values
+        for part in path[:-1]:
+            section = section[part]
+        section[path[-1]] = value
+    return build(values)

@@ -1,0 +1,13 @@
+"""Where the search for each method begins and goes: the one list. Knows no method's code and no study."""
+
+from search_spaces import cross_entropy, kd, ttm, wttm
+from search_spaces.space import Space, Trial
+
+SPACES: dict[str, Space] = {
+    "cross_entropy": Space(cross_entropy.POINTS, cross_entropy.space),
+    "kd": Space(kd.POINTS, kd.space),
+    "ttm": Space(ttm.POINTS, ttm.space),
+    "wttm": Space(wttm.POINTS, wttm.space),
+}
+
+__all__ = ["SPACES", "Space", "Trial"]

@@ -1,0 +1,52 @@
+"""What a search space is: points to begin with, and a function that draws from a trial. Knows no method and no study."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+# The rate of the published CIFAR recipes (CRD, TTM, mdistiller).
+LEARNING_RATE = 0.05
+
+
+class Trial(Protocol):
+    """What draws a value: Optuna's trial, or anything that holds or replays values under the same names."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
+        """A number in [low, high]."""
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
+        """A whole number in [low, high]."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """One of the choices; a value held by the configuration may be another that the method allows."""
+
+
+class Space(NamedTuple):
+    """Where a search begins and where it goes: `points` are drawn first, then `suggest` decides.
+
+    A name with a dot (`training.learning_rate`) is a key of the configuration, any other a setting of the method.
+    """
+
+    points: tuple[dict[str, Any], ...]
+    suggest: Callable[[Trial], None]
+
+
+def suggest_recipe(trial: Trial) -> None:
+    """The part of the recipe that every method searches, the baseline too: a rate tuned for one alone favours that one."""
+    trial.suggest_float("training.learning_rate", 0.005, 0.5, log=True)
+
+
+def suggest_temperature(trial: Trial) -> None:
+    """T from no softening to the TTM paper's gamma = 0.1; logarithmic, because logits are divided by it."""
+    trial.suggest_float("temperature", 1.0, 10.0, log=True)
+
+
+def suggest_weight(trial: Trial, low: float, high: float) -> None:
+    """The weight of the soft term: `alpha` in the convex form, `beta` in [low, high] in the additive one.
+
+    Both forms are one objective up to a factor, which the learning rate absorbs, so searching both would draw the same
+    thing twice: `form` has one choice, and the additive branch is for a sweep that holds `form: additive`.
+    """
+    if trial.suggest_categorical("form", ("convex",)) == "convex":
+        trial.suggest_float("alpha", 0.1, 0.99)
+    else:
+        trial.suggest_float("beta", low, high, log=True)

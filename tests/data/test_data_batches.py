@@ -1,0 +1,189 @@
+"""Batches: order, ranks, normalisation, pictures from files. Knows no models."""
+
+import gzip
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from data_made import folder, npz, opened
+from PIL import Image
+
+from orchestrator.config import Data
+from orchestrator.data import Batches, Dataset, Inputs, Views, prepare
+from orchestrator.data.views import FLIP, boxes
+from orchestrator.errors import ConfigurationError
+
+FASHION = Path(os.environ.get("FASHION_MNIST", Path(__file__).parents[3] / "shared" / "data" / "FashionMNIST"))
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    return opened(tmp_path, npz(tmp_path), augmentation="crop_flip")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Dataset:
+    config = Data(name="folder", path=folder(tmp_path / "images", ("train", "val", "test")), size=16)
+    return Dataset.open(prepare(config, tmp_path, 0))
+
+
+def batches(dataset: Dataset, size: int = 16, rank: int = 0, world_size: int = 1, seed: int = 0, workers: int = 0) -> Batches:
+    return Batches(dataset, Views.of(dataset, 0), size, seed, rank, world_size, loader_workers=workers)
+
+
+def indices(passed: list[Inputs]) -> list[int]:
+    return torch.cat([batch.index for batch in passed]).tolist()
+
+
+def test_an_epoch_takes_every_sample_once_but_the_incomplete_batch(dataset: Dataset) -> None:
+    taken = indices(list(batches(dataset).train(0, None)))
+    assert len(dataset.train) == 102 and len(taken) == 96 == len(set(taken))
+    assert batches(dataset).steps() == 6
+    assert sorted(indices(list(batches(dataset, 102).train(0, None)))) == list(range(102))
+
+
+def test_the_order_depends_on_seed_and_epoch_alone(dataset: Dataset) -> None:
+    first = indices(list(batches(dataset).train(0, 0)))
+    assert indices(list(batches(dataset).train(0, 7))) == first
+    assert indices(list(batches(dataset).train(1, 0))) != first
+    assert indices(list(batches(dataset, seed=1).train(0, 0))) != first
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_together_see_each_global_batch(dataset: Dataset, world_size: int) -> None:
+    ranks = [list(batches(dataset, 16, rank, world_size).train(2, 3)) for rank in range(world_size)]
+    for whole, *parts in zip(batches(dataset).train(2, 3), *ranks, strict=True):
+        assert torch.equal(whole.index, torch.cat([part.index for part in parts]))
+        assert torch.equal(whole.inputs, torch.cat([part.inputs for part in parts]))
+        assert torch.equal(whole.labels, torch.cat([part.labels for part in parts]))
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_an_ordered_pass_takes_every_sample_in_order(dataset: Dataset, split: str, world_size: int) -> None:
+    passes = [list(batches(dataset, 15, rank, world_size).ordered(split, None)) for rank in range(world_size)]  # type: ignore[arg-type]
+    taken = [batch for one in passes for batch in one]
+    assert indices(taken) == list(range(len(dataset.split(split))))
+    assert torch.equal(torch.cat([batch.labels for batch in taken]), torch.from_numpy(dataset.split(split).labels))
+    assert max(len(one) for one in passes) - min(len(one) for one in passes) <= 1
+
+
+def test_training_and_an_ordered_pass_show_the_same_picture_of_a_view(dataset: Dataset) -> None:
+    ordered = torch.cat([batch.inputs for batch in batches(dataset, 20).ordered("train", 5)])
+    for batch in batches(dataset).train(1, 5):
+        assert torch.equal(batch.inputs, ordered[batch.index])
+
+
+def test_inputs_are_the_normalised_images(dataset: Dataset) -> None:
+    seen = torch.cat([batch.inputs for batch in batches(dataset).ordered("train")])
+    expected = (np.asarray(dataset.train.inputs) / 255 - np.array(dataset.mean)) / np.array(dataset.std)
+    assert seen.dtype == torch.float32 and seen.is_contiguous()
+    assert np.allclose(seen.numpy(), expected.transpose(0, 3, 1, 2), atol=1e-5)
+
+
+def test_channels_last_is_a_matter_of_memory_alone(dataset: Dataset) -> None:
+    last = Batches(dataset, Views.of(dataset, 0), 16, 0, channels_last=True)
+    for one, other in zip(last.train(0, 1), batches(dataset).train(0, 1), strict=True):
+        assert one.inputs.is_contiguous(memory_format=torch.channels_last) and torch.equal(one.inputs, other.inputs)
+
+
+def test_digits_are_normalised_to_mean_zero_and_deviation_one(tmp_path: Path) -> None:
+    digits = Dataset.open(prepare(Data(), tmp_path, 0))
+    seen = torch.cat([batch.inputs for batch in batches(digits, 64).ordered("train")])
+    assert abs(float(seen.mean())) < 1e-4 and abs(float(seen.std()) - 1) < 1e-3
+
+
+def test_a_batch_that_workers_cannot_share_is_refused(dataset: Dataset) -> None:
+    with pytest.raises(ConfigurationError, match="batch_size = 15 cannot be shared by 2 workers"):
+        batches(dataset, 15, 0, 2)
+
+
+def test_fewer_samples_than_a_batch_are_refused_with_the_arithmetic(dataset: Dataset) -> None:
+    with pytest.raises(ConfigurationError, match=r"102 samples.*2 x 52 = 104"):
+        batches(dataset, 104, 0, 2)
+
+
+def test_files_are_the_same_in_any_number_of_workers(files: Dataset) -> None:
+    alone, helped = (list(batches(files, 4, workers=workers).train(1, 2)) for workers in (0, 2))
+    for one, other in zip(alone, helped, strict=True):
+        assert torch.equal(one.inputs, other.inputs) and torch.equal(one.labels, other.labels)
+    ordered = torch.cat([batch.inputs for batch in batches(files, 5).ordered("train", 2)])
+    assert all(torch.equal(batch.inputs, ordered[batch.index]) for batch in alone)
+    assert ordered.shape == (12, 3, 16, 16)
+
+
+def test_files_keep_their_parts_and_labels(files: Dataset) -> None:
+    assert files.augmentation == "resized_crop_flip" and files.classes == ("cat", "dog") and files.shape == (3, 16, 16)
+    for name, there in (("train", "train"), ("validation", "val"), ("test", "test")):
+        paths = [Path(os.fsdecode(path)) for path in files.split(name).inputs]
+        assert [path.parts[:2] for path in paths] == [(there, files.classes[label]) for label in files.split(name).labels]
+        assert len(set(paths)) == 12
+
+
+def test_a_folder_without_test_holds_out_its_own_validation_part(tmp_path: Path) -> None:
+    config = Data(name="folder", path=folder(tmp_path / "images", ("train", "val")), size=16, validation=0.34)
+    prepared = Dataset.open(prepare(config, tmp_path, 0))
+    assert all(path.startswith(b"val/") for path in prepared.test.inputs)
+    assert not set(prepared.validation.inputs.tolist()) & set(prepared.train.inputs.tolist())
+    assert np.bincount(prepared.validation.labels).tolist() == [2, 2]
+
+
+def test_views_of_files_differ_and_the_clean_view_is_the_middle(files: Dataset) -> None:
+    first, second, clean = (torch.cat([b.inputs for b in batches(files, 4).ordered("train", view)]) for view in (0, 1, None))
+    assert not torch.equal(first, second) and not torch.equal(first, clean)
+    assert files.root is not None
+    image = Image.open(files.root / os.fsdecode(files.train.inputs[0]))
+    side = 7 / 8 * min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    middle = image.resize((16, 16), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    expected = (np.asarray(middle) / 255 - np.array(files.mean)) / np.array(files.std)
+    assert np.allclose(clean[0].numpy(), expected.transpose(2, 0, 1), atol=1e-5)
+
+
+def test_a_file_is_cut_by_the_numbers_of_its_own_index(files: Dataset) -> None:
+    seen = torch.cat([batch.inputs for batch in batches(files, 4).ordered("train", 3)]).permute(0, 2, 3, 1)
+    pixels = 255 * (seen * torch.tensor(files.std) + torch.tensor(files.mean))
+    assert files.root is not None
+    for index, row in enumerate(Views.of(files, 0).numbers(3)):
+        image = Image.open(files.root / os.fsdecode(files.train.inputs[index]))
+        box = boxes(row[None], image.height, image.width, 0.08)[0]
+        cut = np.asarray(image.resize((16, 16), Image.Resampling.BILINEAR, box=(box[0], box[1], box[2], box[3])))
+        assert np.abs(pixels[index].numpy() - (cut[:, ::-1] if row[FLIP] < 0.5 else cut)).max() < 0.01
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("content", [b"", b"no image", None])
+def test_a_damaged_image_is_named(files: Dataset, workers: int, content: bytes | None) -> None:
+    assert files.root is not None
+    path = files.root / os.fsdecode(files.train.inputs[3])
+    path.write_bytes(path.read_bytes()[:-60] if content is None else content)
+    with pytest.raises(ConfigurationError, match=f"{path} cannot be decoded") as told:
+        list(batches(files, 4, workers=workers).train(0, 0))
+    assert "\n" not in str(told.value)
+
+
+def test_close_ends_a_pass_that_was_left(files: Dataset) -> None:
+    running = batches(files, 4, workers=1)
+    epoch = running.train(0, 0)
+    next(epoch)
+    running.close()
+    assert list(epoch) == []
+    assert len(list(running.train(0, 0))) == 3
+
+
+def test_fashion_mnist_from_its_files(tmp_path: Path) -> None:
+    if not (FASHION / "raw").is_dir():
+        pytest.skip(f"no FashionMNIST at {FASHION}: set FASHION_MNIST to the folder that holds raw/")
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for file in (FASHION / "raw").glob("*.gz"):
+        with gzip.open(file) as packed, (raw / file.stem).open("wb") as unpacked:
+            shutil.copyfileobj(packed, unpacked)
+    fashion = Dataset.open(prepare(Data(name="FashionMNIST", path=tmp_path), tmp_path / "store", 0))
+    assert (len(fashion.train), len(fashion.validation), len(fashion.test)) == (51000, 9000, 10000)
+    assert fashion.shape == (1, 28, 28) and fashion.augmentation == "crop_flip" and fashion.classes[9] == "Ankle boot"
+    assert fashion.mean[0] == pytest.approx(0.286, abs=2e-3) and fashion.std[0] == pytest.approx(0.353, abs=2e-3)
+    assert next(iter(batches(fashion, 128).train(0, 0))).inputs.shape == (128, 1, 28, 28)

@@ -1,0 +1,251 @@
+"""Preparation: splits, limits, noise, reuse. Knows no batches."""
+
+import errno
+import json
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from data_made import CLASSES, arrays, identities, images, npz, opened
+from numpy.typing import NDArray
+
+from orchestrator.config import Data, Limit
+from orchestrator.data import Dataset, datasets, describe, prepare
+from orchestrator.data.parts import allot, stratified
+from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+
+
+def test_allot_is_exact_proportional_and_leaves_no_class_out() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        counts = generator.integers(1, 50, size=generator.integers(2, 8))
+        total = int(generator.integers(len(counts), counts.sum() + 1))
+        shares = allot(counts, total)
+        assert shares.sum() == total and (shares >= 1).all() and (shares <= counts).all()
+        assert (np.abs(shares - counts * total / counts.sum()) < len(counts)).all()
+
+
+def test_stratified_keeps_the_proportions() -> None:
+    labels = np.repeat([0, 1, 2], [600, 300, 100])
+    chosen = stratified(labels, 50, np.random.default_rng(0))
+    assert np.bincount(labels[chosen]).tolist() == [30, 15, 5]
+
+
+def test_no_sample_is_in_two_parts_and_none_is_lost(tmp_path: Path) -> None:
+    dataset = opened(tmp_path, npz(tmp_path), validation=0.2)
+    train, validation, test = (identities(dataset.split(name).inputs) for name in ("train", "validation", "test"))
+    assert train | validation == set(range(120)) and not train & validation
+    assert test == set(range(120, 160))
+    assert np.bincount(dataset.validation.labels).tolist() == [6] * CLASSES
+
+
+def test_each_image_keeps_its_label(tmp_path: Path) -> None:
+    dataset = opened(tmp_path, npz(tmp_path), limit={"train": 40})
+    for part in (dataset.train, dataset.validation, dataset.test):
+        numbers = part.inputs[:, 0, 0, 0].astype(int) * 256 + part.inputs[:, 0, 1, 0]
+        assert (numbers % CLASSES == part.labels).all()
+
+
+def test_the_validation_part_depends_on_the_seed_alone(tmp_path: Path) -> None:
+    config = Data(name="npz", path=npz(tmp_path))
+    first, again, other = (Dataset.open(prepare(config, tmp_path / store, seed)) for store, seed in (("a", 0), ("b", 0), ("c", 1)))
+    assert np.array_equal(first.validation.inputs, again.validation.inputs) and first.fingerprint == again.fingerprint
+    assert identities(first.validation.inputs) != identities(other.validation.inputs)
+
+
+def test_a_validation_part_that_is_given_is_used(tmp_path: Path) -> None:
+    file = npz(tmp_path, val_images=images(20, first=500), val_labels=(np.arange(20) % CLASSES)[:, None])
+    dataset = opened(tmp_path, file)
+    assert identities(dataset.validation.inputs) == set(range(500, 520)) and len(dataset.train) == 120
+
+
+def test_limits_are_exact_and_stratified(tmp_path: Path) -> None:
+    dataset = opened(tmp_path, npz(tmp_path), limit={"train": 40, "validation": 8, "test": 12})
+    for part, size in ((dataset.train, 40), (dataset.validation, 8), (dataset.test, 12)):
+        assert np.bincount(part.labels).tolist() == [size // CLASSES] * CLASSES
+
+
+def test_label_noise_is_exact_never_the_same_class_and_in_training_alone(tmp_path: Path) -> None:
+    file = npz(tmp_path)
+    clean, noisy = opened(tmp_path, file), opened(tmp_path, file, label_noise=0.3)
+    flipped = noisy.train.labels != noisy.clean_labels
+    assert flipped.sum() == round(0.3 * len(noisy.train))
+    assert np.array_equal(noisy.clean_labels, clean.train.labels)
+    assert set(noisy.train.labels[flipped]) == set(range(CLASSES))
+    for name in ("validation", "test"):
+        assert np.array_equal(noisy.split(name).labels, clean.split(name).labels)
+    assert np.array_equal(noisy.train.inputs, clean.train.inputs)
+
+
+def test_preparing_again_reuses_what_stands_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Data(name="npz", path=npz(tmp_path))
+    first = prepare(config, tmp_path, 0)
+    before = {file.name: file.stat().st_mtime_ns for file in first.iterdir()}
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("the source was loaded again")
+
+    monkeypatch.setitem(datasets.DATASETS, "npz", datasets.Source(refuse, datasets.DATASETS["npz"].identity, "none"))
+    assert prepare(config, tmp_path, 0) == first
+    assert {file.name: file.stat().st_mtime_ns for file in first.iterdir()} == before
+
+
+def test_a_source_that_changed_is_prepared_anew(tmp_path: Path) -> None:
+    first = opened(tmp_path, npz(tmp_path))
+    second = opened(tmp_path, npz(tmp_path, train=160))
+    assert first.fingerprint != second.fingerprint and len(second.train) == 136
+
+
+def test_each_setting_that_matters_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    file = npz(tmp_path)
+    changes: list[dict[str, Any]] = [
+        {},
+        {"validation": 0.3},
+        {"limit": Limit(train=40)},
+        {"label_noise": 0.1},
+        {"augmentation": "crop"},
+    ]
+    folders = {prepare(Data(name="npz", path=file, **change), tmp_path, 0) for change in changes}
+    assert len(folders) == len(changes)
+    same = Data(name="npz", path=file, views=3, loader_workers=0, augmentation="none")
+    assert prepare(same, tmp_path, 0) in folders
+
+
+def _prepare_at_once(config: Data, store: Path, barrier: Any, answers: Any) -> None:
+    barrier.wait()
+    answers.put(prepare(config, store, 0))
+
+
+def test_processes_that_prepare_at_once_agree(tmp_path: Path) -> None:
+    config, context = Data(name="npz", path=npz(tmp_path)), multiprocessing.get_context("fork")
+    barrier, answers = context.Barrier(3), context.Queue()
+    workers = [context.Process(target=_prepare_at_once, args=(config, tmp_path / "store", barrier, answers)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    folders = {answers.get(timeout=60) for _ in workers}
+    for worker in workers:
+        worker.join()
+    assert len(folders) == 1
+    assert list((tmp_path / "store" / "data").iterdir()) == list(folders), "nothing is left aside"
+    assert len(Dataset.open(folders.pop()).train) == 102
+
+
+def test_the_loser_of_a_race_takes_the_winner_s_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, rename = Data(name="npz", path=npz(tmp_path)), os.rename
+    winners: list[float] = []
+
+    def late(source: Any, target: Any) -> None:
+        if not winners:
+            winners.append(0)
+            prepare(config, tmp_path, 0)
+            winners[0] = (Path(target) / "data.json").stat().st_mtime_ns
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", late)
+    folder = prepare(config, tmp_path, 0)
+    assert (folder / "data.json").stat().st_mtime_ns == winners[0]
+    assert list((tmp_path / "data").iterdir()) == [folder]
+
+
+def test_describe_says_what_prepare_writes_and_writes_nothing(tmp_path: Path) -> None:
+    config, store = Data(name="npz", path=npz(tmp_path), limit=Limit(train=40)), tmp_path / "store"
+    before = describe(config, store, 0)
+    assert not store.exists()
+    assert before["sizes"] == {"train": 40, "validation": 18, "test": 40} and before["shape"] == [3, 8, 8]
+    written = json.loads((prepare(config, store, 0) / "data.json").read_text())
+    assert describe(config, store, 0) == before == {key: value for key, value in written.items() if key != "sha256"}
+
+
+def test_mean_and_deviation_are_those_of_the_training_part(tmp_path: Path) -> None:
+    dataset = opened(tmp_path, npz(tmp_path))
+    scaled = np.asarray(dataset.train.inputs, dtype=np.float64) / 255
+    assert np.allclose(dataset.mean, scaled.mean(axis=(0, 1, 2))) and np.allclose(dataset.std, scaled.std(axis=(0, 1, 2)))
+
+
+def test_a_constant_channel_can_be_normalised(tmp_path: Path) -> None:
+    black = np.zeros((120, 8, 8), dtype=np.uint8)
+    assert opened(tmp_path, npz(tmp_path, train_images=black, test_images=black[:40])).std == (1.0,)
+
+
+def test_inputs_are_memory_mapped_and_cannot_be_written(tmp_path: Path) -> None:
+    dataset = opened(tmp_path, npz(tmp_path))
+    assert isinstance(dataset.train.inputs, np.memmap) and not dataset.train.inputs.flags.writeable
+    assert dataset.train.inputs.dtype == np.uint8 and dataset.train.labels.dtype == np.int64
+
+
+def test_grey_images_and_named_classes(tmp_path: Path) -> None:
+    made = arrays()
+    grey = {key: made[key][..., 0] for key in ("train_images", "test_images")}
+    dataset = opened(tmp_path, npz(tmp_path, classes=np.array(["a", "b", "c", "d"]), **grey))
+    assert dataset.shape == (1, 8, 8) and dataset.classes == ("a", "b", "c", "d") and dataset.augmentation == "none"
+
+
+def test_digits_have_one_test_part_whatever_the_seed(tmp_path: Path) -> None:
+    first, second = (Dataset.open(prepare(Data(), tmp_path, seed)) for seed in (0, 1))
+    assert np.array_equal(first.test.inputs, second.test.inputs) and not np.array_equal(first.train.inputs, second.train.inputs)
+    assert (len(first.train), len(first.validation), len(first.test)) == (1222, 216, 359)
+    assert first.train.inputs.max() == 255 and first.augmentation == "crop"
+
+
+class Cifar:
+    """What torchvision's CIFAR sets look like: channels last, a list of labels, names."""
+
+    classes: ClassVar[list[str]] = ["a", "b", "c", "d"]
+
+    def __init__(self, root: Path, train: bool, download: bool) -> None:
+        made = arrays()
+        self.data: NDArray[Any] = made["train_images" if train else "test_images"]
+        self.targets: list[int] = made["train_labels" if train else "test_labels"].tolist()
+
+
+class Svhn:
+    """What torchvision's SVHN looks like: channels first, an array of labels, no names, ten classes."""
+
+    def __init__(self, root: Path, split: str, download: bool) -> None:
+        self.data = arrays()[f"{split}_images"].transpose(0, 3, 1, 2)
+        self.labels = np.arange(len(self.data)) % 10
+
+
+@pytest.mark.parametrize(("name", "fake", "classes"), [("CIFAR10", Cifar, "abcd"), ("SVHN", Svhn, "0123456789")])
+def test_the_layouts_of_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, fake: type, classes: str) -> None:
+    monkeypatch.setattr(f"torchvision.datasets.{name}", fake)
+    dataset = Dataset.open(prepare(Data(name=name), tmp_path, 0))
+    assert dataset.classes == tuple(classes) and dataset.shape == (3, 8, 8)
+    assert np.array_equal(dataset.test.inputs, arrays()["test_images"])
+    assert np.array_equal(dataset.test.labels, np.arange(40) % len(classes))
+
+
+def test_a_download_that_may_not_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "x")
+
+    monkeypatch.setattr("torchvision.datasets.MNIST", refused)
+    with pytest.raises(EnvironmentUnfitError, match=r"cannot be used \(Permission denied\)"):
+        prepare(Data(name="MNIST", download=True), tmp_path, 0)
+
+
+def test_a_store_that_is_no_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file")
+    with pytest.raises(EnvironmentUnfitError, match=r"store.* cannot be written"):
+        prepare(Data(), tmp_path / "store", 0)
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(EnvironmentUnfitError, match="No space left"):
+        prepare(Data(), tmp_path, 0)
+    assert not list((tmp_path / "data").iterdir())
+
+
+@pytest.mark.parametrize("file", ["data.json", "train_inputs.npy", "test_labels.npy"])
+def test_damage_of_prepared_data_is_told(tmp_path: Path, file: str) -> None:
+    folder = prepare(Data(name="npz", path=npz(tmp_path)), tmp_path, 0)
+    (folder / file).write_bytes((folder / file).read_bytes()[:100])
+    with pytest.raises(ConfigurationError, match=f"{folder}.*remove it"):
+        Dataset.open(folder)

@@ -1,0 +1,111 @@
+"""Views: the triple (seed, view, index) alone fixes a picture. Knows no files."""
+
+import numpy as np
+import pytest
+import torch
+from data_made import images
+from numpy.typing import NDArray
+
+from orchestrator.data import Views
+from orchestrator.data.views import FLIP, HORIZONTAL, VERTICAL, boxes
+
+COUNT = 40
+AUGMENTING = ["crop", "crop_flip", "resized_crop_flip"]
+
+
+def pictures(views: Views, view: int | None, index: list[int]) -> torch.Tensor:
+    whole = torch.from_numpy(images(COUNT))
+    return views.apply(view, torch.tensor(index), whole[index])
+
+
+@pytest.mark.parametrize("policy", AUGMENTING)
+def test_a_picture_does_not_depend_on_its_batch_or_on_what_was_asked_before(policy: str) -> None:
+    whole = pictures(Views(policy, 3, COUNT, 2), 5, list(range(COUNT)))
+    shuffled = torch.randperm(COUNT, generator=torch.Generator().manual_seed(0)).tolist()
+    views = Views(policy, 3, COUNT, 2)
+    pictures(views, 4, [0, 1])
+    assert torch.equal(pictures(views, 5, shuffled), whole[shuffled])
+    for index in range(COUNT):
+        assert torch.equal(pictures(views, 5, [index])[0], whole[index])
+
+
+@pytest.mark.parametrize("policy", AUGMENTING)
+def test_seed_and_view_both_matter(policy: str) -> None:
+    everyone = list(range(COUNT))
+    base = pictures(Views(policy, 3, COUNT, 2), 5, everyone)
+    assert not torch.equal(base, pictures(Views(policy, 3, COUNT, 2), 6, everyone))
+    assert not torch.equal(base, pictures(Views(policy, 4, COUNT, 2), 5, everyone))
+
+
+def test_numbers_are_kept_for_the_last_view_drawn() -> None:
+    views = Views("crop", 0, COUNT, 1)
+    assert views.numbers(1) is views.numbers(1)
+    first = views.numbers(1).copy()
+    views.numbers(2)
+    assert np.array_equal(views.numbers(1), first)
+
+
+@pytest.mark.parametrize(("policy", "view"), [("none", 3), *((policy, None) for policy in AUGMENTING)])
+def test_no_policy_and_no_view_leave_the_images_alone(policy: str, view: int | None) -> None:
+    whole = torch.from_numpy(images(COUNT))
+    assert torch.equal(pictures(Views(policy, 0, COUNT, 2), view, list(range(COUNT))), whole)
+
+
+def slow(image: NDArray[np.uint8], row: NDArray[np.float64], pad: int, flips: bool) -> NDArray[np.uint8]:
+    """One image, padded, cut and mirrored step by step."""
+    height, width, channels = image.shape
+    padded = np.zeros((height + 2 * pad, width + 2 * pad, channels), dtype=np.uint8)
+    padded[pad : pad + height, pad : pad + width] = image
+    top, left = int(row[VERTICAL] * (2 * pad + 1)), int(row[HORIZONTAL] * (2 * pad + 1))
+    cropped = padded[top : top + height, left : left + width]
+    return cropped[:, ::-1] if flips and row[FLIP] < 0.5 else cropped
+
+
+@pytest.mark.parametrize("flips", [False, True])
+@pytest.mark.parametrize("shape", [(COUNT, 8, 8, 3), (COUNT, 7, 9, 1)])
+def test_crops_agree_with_a_slow_reference(flips: bool, shape: tuple[int, ...]) -> None:
+    whole = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    views = Views("crop_flip" if flips else "crop", 1, COUNT, 2)
+    fast = views.apply(0, torch.arange(COUNT), torch.from_numpy(whole)).numpy()
+    expected = np.stack([slow(image, row, 2, flips) for image, row in zip(whole, views.numbers(0), strict=True)])
+    assert np.array_equal(fast, expected)
+
+
+def test_crops_reach_every_place_and_flips_are_half() -> None:
+    numbers = Views("crop_flip", 0, 4000, 2).numbers(0)
+    assert set(np.floor(numbers[:, VERTICAL] * 5)) == set(range(5))
+    assert 0.45 < (numbers[:, FLIP] < 0.5).mean() < 0.55
+
+
+def test_boxes_lie_inside_with_the_area_and_ratio_that_were_drawn() -> None:
+    left, top, right, bottom = boxes(Views("resized_crop_flip", 0, 2000, 0).numbers(0), 30, 50, 0.08).T
+    assert (left >= 0).all() and (top >= 0).all() and (right <= 50 + 1e-9).all() and (bottom <= 30 + 1e-9).all()
+    area, ratio = (right - left) * (bottom - top) / 1500, (right - left) / (bottom - top)
+    whole = bottom - top < 30 - 1e-9  # a side that did not fit was shortened
+    assert area.max() <= 1 + 1e-9 and area[whole].min() >= 0.08 - 1e-9
+    assert ratio[whole].min() >= 3 / 4 - 1e-9 and ratio[whole].max() <= 4 / 3 + 1e-9
+
+
+def test_a_resized_crop_of_a_ramp_is_the_ramp_over_its_box() -> None:
+    side, count = 32, 50
+    ramp = np.broadcast_to((4 * np.arange(side, dtype=np.uint8))[None, None, :, None], (count, side, side, 1)).copy()
+    views = Views("resized_crop_flip", 0, count, 0)
+    seen = views.apply(0, torch.arange(count), torch.from_numpy(ramp)).numpy()[..., 0]
+    left, _, right, _ = boxes(views.numbers(0), side, side, 0.5).T
+    places = left[:, None] + (np.arange(side) + 0.5) / side * (right - left)[:, None]
+    expected = 4 * np.clip(places - 0.5, 0, side - 1)
+    mirrored = views.numbers(0)[:, FLIP] < 0.5
+    expected[mirrored] = expected[mirrored, ::-1]
+    assert np.abs(seen - expected[:, None, :]).max() <= 0.51
+
+
+def test_resizing_leaves_a_constant_image_alone() -> None:
+    grey = torch.full((COUNT, 8, 8, 3), 77, dtype=torch.uint8)
+    assert torch.equal(Views("resized_crop_flip", 0, COUNT, 0).apply(0, torch.arange(COUNT), grey), grey)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("policy", ["crop", "crop_flip"])
+def test_a_picture_is_the_same_on_the_gpu(policy: str) -> None:
+    views, index, whole = Views(policy, 0, COUNT, 2), torch.arange(COUNT), torch.from_numpy(images(COUNT))
+    assert torch.equal(views.apply(0, index, whole.cuda()).cpu(), views.apply(0, index, whole))

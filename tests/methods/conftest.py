@@ -1,0 +1,64 @@
+"""What the tests of the methods share: batches and knowledge that bring what a method asks for. Knows no method."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from methods import METHODS, Batch, Knowledge, Method, Output, Task
+
+CLASSES, FEATURES, SAMPLES = 10, 6, 24
+TASK = Task(classes=CLASSES, samples=SAMPLES, epochs=3)
+
+Prepare = Callable[..., Method]
+MakeBatch = Callable[..., Batch]
+
+
+def _output(logits: Tensor, generator: torch.Generator) -> Output:
+    return Output(logits, torch.randn(len(logits), FEATURES, generator=generator, dtype=logits.dtype))
+
+
+def _draw(generator: torch.Generator, size: int, scale: float, dtype: torch.dtype) -> Tensor:
+    return (scale * torch.randn(size, CLASSES, generator=generator, dtype=torch.float64)).to(dtype)
+
+
+@pytest.fixture
+def make_batch() -> MakeBatch:
+    """A batch for a method: everything that it needs, and None for what it does not."""
+
+    def make(method: Method, size: int = 8, scale: float = 3.0, dtype: torch.dtype = torch.float32, seed: int = 0) -> Batch:
+        generator = torch.Generator().manual_seed(seed)
+        student, teacher, peer = (_draw(generator, size, scale, dtype) for _ in range(3))
+        weights = torch.rand(size, generator=generator) + 0.5
+        return Batch(
+            index=torch.randperm(SAMPLES, generator=generator)[:size],
+            inputs=torch.randn(size, 4, generator=generator),
+            labels=torch.randint(CLASSES, (size,), generator=generator),
+            student=_output(student.requires_grad_(), generator),
+            teacher=_output(teacher, generator) if method.needs.teacher else None,
+            peer_logits=peer if method.needs.peer else None,
+            weights=weights / weights.mean() if method.needs.weights else None,
+        )
+
+    return make
+
+
+@pytest.fixture
+def prepare() -> Prepare:
+    """A method by its name, with settings, prepared for the small task."""
+
+    def make(name: str, **settings: object) -> Method:
+        torch.manual_seed(0)
+        kind = METHODS[name]
+        method = kind(kind.Settings.build(settings))
+        method.prepare(_knowledge if kind.needs.teacher or kind.needs.bank else None, TASK)
+        return method
+
+    return make
+
+
+def _knowledge() -> Knowledge:
+    generator = torch.Generator().manual_seed(1)
+    output = _output(_draw(generator, SAMPLES, 3.0, torch.float32), generator)
+    return Knowledge(output.logits, output.features, torch.arange(SAMPLES) % CLASSES)

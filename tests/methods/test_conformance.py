@@ -1,0 +1,212 @@
+"""What every method keeps, whatever it minimises: a new entry of METHODS is tested at once. Knows no method by name."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from methods import METHODS, Batch, Method, Objective, Output, Progress, SettingsError, allowed
+
+Field = dataclasses.Field[Any]
+
+every_method = pytest.mark.parametrize("name", METHODS)
+every_method_with_a_teacher = pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if kind.needs.teacher])
+
+
+def every_setting() -> Iterator[Any]:
+    for name, kind in METHODS.items():
+        for item in fields(kind.Settings):
+            yield pytest.param(name, item, id=f"{name}-{item.name}")
+
+
+def outside(item: Field) -> list[Any]:
+    """Values that this setting must refuse."""
+    if item.metadata["choices"] is not None:
+        return ["no such choice", 0, None]
+    if isinstance(item.default, bool):
+        return [1, 0.5, "true", None]
+    low, above, high = (item.metadata[bound] for bound in ("low", "above", "high"))
+    wrong = [float("nan"), float("inf"), True, "1", None]
+    kind: Any = type(item.default)
+    wrong += [kind(above)] if above is not None else []
+    wrong += [kind(low) - 1, kind(low) - 1e-6] if low is not None else []
+    wrong += [kind(high) + 1, kind(high) + 1e-6] if high is not None else []
+    return wrong
+
+
+def options() -> Iterator[Any]:
+    """Every choice and every switch of every method, one at a time."""
+    for name, kind in METHODS.items():
+        for item in fields(kind.Settings):
+            values = (False, True) if isinstance(item.default, bool) else item.metadata["choices"] or ()
+            for value in values:
+                yield pytest.param(name, {item.name: value}, id=f"{name}-{item.name}-{value}")
+
+
+def gradient(objective: Objective, batch: Batch) -> Tensor:
+    (found,) = torch.autograd.grad(objective.loss, batch.student.logits)
+    return found
+
+
+@every_method
+def test_defaults_build(name: str) -> None:
+    kind = METHODS[name]
+    assert issubclass(kind, Method)
+    assert kind.Settings.build({}) == kind.Settings()
+
+
+@every_method
+def test_says_where_it_comes_from(name: str) -> None:
+    assert METHODS[name].provenance
+    assert METHODS[name].__doc__
+
+
+@every_method
+def test_unknown_setting_is_refused_by_name(name: str) -> None:
+    with pytest.raises(SettingsError, match="no_such_setting") as caught:
+        METHODS[name].Settings.build({"no_such_setting": 1})
+    assert caught.value.unknown
+    assert caught.value.field == "no_such_setting"
+
+
+@pytest.mark.parametrize(("name", "item"), list(every_setting()))
+def test_value_outside_is_refused_with_what_is_allowed(name: str, item: Field) -> None:
+    for value in outside(item):
+        with pytest.raises(SettingsError) as caught:
+            METHODS[name].Settings.build({item.name: value})
+        assert caught.value.field == item.name
+        assert item.name in str(caught.value)
+        assert allowed(item) in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "item"), list(every_setting()))
+def test_setting_is_documented(name: str, item: Field) -> None:
+    assert len(item.metadata["doc"]) > 10
+
+
+@every_method
+def test_loss_is_a_finite_scalar_that_the_student_can_follow(name: str, prepare: Any, make_batch: Any) -> None:
+    method = prepare(name)
+    batch = make_batch(method)
+    objective = method(batch)
+    assert objective.loss.shape == ()
+    assert objective.loss.isfinite()
+    slope = gradient(objective, batch)
+    assert slope.isfinite().all()
+    assert slope.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("name", "settings"), list(options()))
+def test_every_option_gives_a_finite_loss_and_gradient(name: str, settings: dict[str, Any], prepare: Any, make_batch: Any) -> None:
+    method = prepare(name, **settings)
+    batch = make_batch(method)
+    objective = method(batch)
+    assert objective.loss.isfinite()
+    assert gradient(objective, batch).isfinite().all()
+
+
+@every_method
+def test_terms_are_detached_finite_scalars(name: str, prepare: Any, make_batch: Any) -> None:
+    method = prepare(name)
+    terms = method(make_batch(method)).terms
+    assert terms
+    for value in terms.values():
+        assert value.shape == ()
+        assert not value.requires_grad
+        assert value.isfinite()
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_logits_give_a_float32_loss(name: str, dtype: torch.dtype, prepare: Any, make_batch: Any) -> None:
+    method = prepare(name)
+    half = make_batch(method, dtype=dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        objective = method(half)
+    assert objective.loss.dtype == torch.float32
+    assert objective.loss.isfinite()
+    assert gradient(objective, half).isfinite().all()
+
+
+@every_method
+def test_autocast_changes_nothing(name: str, prepare: Any, make_batch: Any) -> None:
+    plain = prepare(name)
+    outside_autocast = plain(make_batch(plain)).loss
+    again = prepare(name)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside_autocast = again(make_batch(again)).loss
+    assert torch.equal(outside_autocast, inside_autocast)
+
+
+@every_method
+def test_extreme_logits_give_a_finite_loss_and_gradient(name: str, prepare: Any, make_batch: Any) -> None:
+    method = prepare(name)
+    batch = make_batch(method, scale=1e4)
+    objective = method(batch)
+    assert objective.loss.isfinite()
+    assert gradient(objective, batch).isfinite().all()
+
+
+@every_method
+def test_order_of_the_batch_does_not_matter(name: str, prepare: Any, make_batch: Any) -> None:
+    method = prepare(name)
+    batch = make_batch(method)
+    order = torch.randperm(len(batch.index), generator=torch.Generator().manual_seed(5))
+    torch.testing.assert_close(prepare(name)(_reordered(batch, order)).loss, method(batch).loss)
+
+
+def _reordered(batch: Batch, order: Tensor) -> Batch:
+    def move(value: Any) -> Any:
+        if isinstance(value, Output):
+            return Output(value.logits[order], value.features[order])
+        return None if value is None else value[order]
+
+    return Batch(**{item.name: move(getattr(batch, item.name)) for item in fields(batch)})
+
+
+@every_method
+def test_same_batch_gives_the_same_loss(name: str, prepare: Any, make_batch: Any) -> None:
+    first, second = prepare(name), prepare(name)
+    assert torch.equal(first(make_batch(first)).loss, second(make_batch(second)).loss)
+
+
+@every_method
+def test_unlabelled_samples_are_allowed(name: str, prepare: Any, make_batch: Any) -> None:
+    method = prepare(name)
+    batch = make_batch(method)
+    for labels in (torch.where(torch.arange(8) < 4, batch.labels, -1), torch.full((8,), -1)):
+        objective = method(replace(batch, labels=labels))
+        assert objective.loss.isfinite()
+        assert gradient(objective, batch).isfinite().all()
+
+
+@every_method_with_a_teacher
+def test_teacher_gets_no_gradient(name: str, prepare: Any, make_batch: Any) -> None:
+    method = prepare(name)
+    batch = make_batch(method)
+    batch.teacher.logits.requires_grad_()
+    batch.teacher.features.requires_grad_()
+    method(batch).loss.backward()
+    assert batch.teacher.logits.grad is None
+    assert batch.teacher.features.grad is None
+
+
+@every_method
+def test_missing_teacher_is_said(name: str, prepare: Any, make_batch: Any) -> None:
+    method = prepare(name)
+    batch = replace(make_batch(method), teacher=None)
+    if method.needs.teacher:
+        with pytest.raises(ValueError, match="teacher"):
+            method(batch)
+    else:
+        assert method(batch).loss.isfinite()
+
+
+@every_method
+def test_end_of_epoch_says_finite_numbers(name: str, prepare: Any) -> None:
+    for value in prepare(name).end_epoch(Progress(epoch=1, epochs=3, validation={"accuracy": 0.5})).values():
+        assert torch.tensor(float(value)).isfinite()

@@ -1,0 +1,105 @@
+"""The divergences against independent computations in float64, and at the ends of their range."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from methods import losses
+
+
+def logits(seed: int, size: int = 5, classes: int = 7, scale: float = 3.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return scale * torch.randn(size, classes, generator=generator, dtype=torch.float64)
+
+
+def test_kl_is_that_of_torch_distributions() -> None:
+    v, z = logits(0), logits(1)
+    p, q = torch.distributions.Categorical(logits=v), torch.distributions.Categorical(logits=z)
+    expected = torch.distributions.kl_divergence(p, q)
+    torch.testing.assert_close(losses.kl_divergence(v.log_softmax(1), z.log_softmax(1)), expected)
+    torch.testing.assert_close(losses.tempered_kl(v, z, 1.0), expected)
+    torch.testing.assert_close(losses.tempered_kl(4 * v, 4 * z, 4.0), expected)
+
+
+def test_entropies_are_the_sums_that_define_them() -> None:
+    v = logits(2)
+    p = v.softmax(1)
+    torch.testing.assert_close(losses.entropy(v), -(p * p.log()).sum(1))
+    torch.testing.assert_close(losses.renyi_entropy(v, 0.3), (p**0.3).sum(1).log() / 0.7)
+    torch.testing.assert_close(losses.renyi_entropy(v, 2.0), -(p**2).sum(1).log())
+
+
+def test_renyi_entropy_of_order_one_is_shannons() -> None:
+    v = logits(3)
+    torch.testing.assert_close(losses.renyi_entropy(v, 1), losses.entropy(v))
+    torch.testing.assert_close(losses.renyi_entropy(v, 1 + 1e-7), losses.entropy(v), rtol=1e-5, atol=1e-6)
+
+
+def test_uniform_logits_have_the_largest_entropy() -> None:
+    torch.testing.assert_close(losses.entropy(torch.zeros(2, 8)), torch.full((2,), math.log(8)))
+    torch.testing.assert_close(losses.renyi_entropy(torch.zeros(2, 8), 0.5), torch.full((2,), math.log(8)))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_cross_entropy_is_the_mean_over_the_labelled(smoothing: float) -> None:
+    z, labels = logits(4, size=4), torch.tensor([2, -1, 0, -1])
+    target = (1 - smoothing) * functional.one_hot(labels[[0, 2]], 7) + smoothing / 7
+    expected = -(target * z[[0, 2]].log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(losses.cross_entropy(z, labels, smoothing), expected)
+
+
+def test_cross_entropy_without_labels_is_a_zero_that_can_be_followed() -> None:
+    z = logits(5).requires_grad_()
+    loss = losses.cross_entropy(z, torch.full((5,), -1))
+    (slope,) = torch.autograd.grad(loss, z)
+    assert loss.item() == 0
+    assert torch.equal(slope, torch.zeros_like(z))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 10.0])
+def test_gradients_agree_with_finite_differences(temperature: float) -> None:
+    v, z = logits(6), logits(7).requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: losses.tempered_kl(v, z, temperature), (z,))
+    assert torch.autograd.gradcheck(lambda z: losses.transformed_teacher_kl(v, z, temperature), (z,))
+    assert torch.autograd.gradcheck(lambda z: losses.power_sum(z, temperature), (z,))
+    assert torch.autograd.gradcheck(lambda z: losses.renyi_entropy(z, 1 / temperature), (z,))
+    assert torch.autograd.gradcheck(losses.entropy, (z,))
+
+
+@pytest.mark.parametrize("size", [1e4, 1e6])
+def test_extremes_are_finite_in_value_and_gradient(size: float) -> None:
+    v = torch.tensor([[size, -size, 0.0], [-size, size, size], [size, size, size]])
+    for order in ([0, 1, 2], [1, 2, 0]):
+        z = v[:, order].clone().requires_grad_()
+        for loss in (
+            losses.tempered_kl(v, z, 4.0),
+            losses.transformed_teacher_kl(v, z, 4.0),
+            losses.power_sum(z, 4.0),
+            losses.entropy(z),
+            losses.renyi_entropy(z, 0.25),
+            losses.cross_entropy(z, torch.tensor([1, 0, 2])),
+        ):
+            (slope,) = torch.autograd.grad(loss.sum(), z)
+            assert loss.isfinite().all()
+            assert slope.isfinite().all()
+
+
+def test_half_logits_are_computed_as_float32() -> None:
+    v, z = logits(8).to(torch.bfloat16), logits(9).to(torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = losses.tempered_kl(v, student_logits=z, temperature=2.0)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, losses.tempered_kl(v.float(), z.float(), 2.0))
+
+
+def test_float64_stays() -> None:
+    assert losses.power_sum(logits(10), 4.0).dtype == torch.float64
+
+
+def test_power_sum_of_float32_keeps_its_precision_at_large_logits() -> None:
+    v = logits(11)
+    torch.testing.assert_close(losses.power_sum((v + 1000).float(), 10.0).double(), losses.power_sum(v, 10.0), rtol=1e-3, atol=0)
+    torch.testing.assert_close(losses.power_sum(v.float(), 10.0).double(), losses.power_sum(v, 10.0), rtol=1e-5, atol=0)

@@ -1,0 +1,181 @@
+"""Weights there and back, and every way in which they do not fit. Nothing is downloaded."""
+
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.models import Network, build, load_weights, network_fingerprint, save_weights
+
+
+def network(name: str = "resnet8", classes: int = 10, shape: tuple[int, int, int] = (3, 32, 32), seed: int = 0) -> Network:
+    torch.manual_seed(seed)
+    return build(name, classes, shape, {})
+
+
+def fingerprint(module: nn.Module) -> str:
+    return network_fingerprint(module.state_dict())
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Weights of resnet8 with 10 classes."""
+    save_weights(network(), tmp_path / "teacher.safetensors")
+    return tmp_path / "teacher.safetensors"
+
+
+def refusal(module: Network, weights: Any) -> str:
+    before = fingerprint(module)
+    with pytest.raises(ConfigurationError) as caught:
+        load_weights(module, str(weights))
+    assert fingerprint(module) == before, "a network that refuses weights keeps its own"
+    return str(caught.value)
+
+
+def test_there_and_back(file: Path) -> None:
+    other = network(seed=1)
+    assert fingerprint(other) != fingerprint(network())
+    load_weights(other, str(file))
+    assert fingerprint(other) == fingerprint(network())
+
+
+def test_nothing_but_the_file_is_left(file: Path) -> None:
+    save_weights(network(seed=2), file)
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_layout_in_memory_does_not_matter(tmp_path: Path) -> None:
+    moved = network().to(memory_format=torch.channels_last)
+    save_weights(moved, tmp_path / "a" / "b.safetensors")
+    load_weights(other := network(seed=1), str(tmp_path / "a" / "b.safetensors"))
+    assert fingerprint(other) == fingerprint(network()) == fingerprint(moved)
+
+
+def test_tensors_that_share_memory_are_saved(tmp_path: Path) -> None:
+    shared = nn.ModuleDict({"one": nn.Linear(2, 2), "two": nn.Linear(2, 2)})
+    shared["two"].weight = shared["one"].weight
+    save_weights(shared, tmp_path / "shared.safetensors")
+    assert (tmp_path / "shared.safetensors").is_file()
+
+
+def test_unwritable_file_is_said_and_nothing_is_left(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file where a folder is needed")
+    with pytest.raises(EnvironmentUnfitError, match="cannot be written"):
+        save_weights(network(), tmp_path / "taken" / "weights.safetensors")
+
+
+def test_missing_file_is_said(tmp_path: Path) -> None:
+    said = refusal(network(), tmp_path / "none.safetensors")
+    assert said.endswith("does not exist or is no file: give a .safetensors file with weights of resnet8 with 10 classes")
+
+
+@pytest.mark.parametrize("kept", [0, 4, 1000, -1])
+def test_truncated_file_is_said(file: Path, kept: int) -> None:
+    file.write_bytes(file.read_bytes()[:kept])
+    said = refusal(network(seed=1), file)
+    assert "is not a whole safetensors file" in said
+    assert str(file) in said
+    assert said.endswith("give weights of resnet8 with 10 classes")
+
+
+def test_other_number_of_classes_is_said(file: Path) -> None:
+    said = refusal(network(classes=100), file)
+    assert f"{file} does not fit, head.weight has shape 10x64 where 100x64 is expected" in said
+    assert said.endswith("give weights of resnet8 with 100 classes")
+
+
+def test_other_network_is_said(file: Path) -> None:
+    assert "body.3.1.conv1.weight is missing: give weights of resnet20 with 10 classes" in refusal(network("resnet20"), file)
+
+
+def test_unexpected_tensor_is_said(tmp_path: Path) -> None:
+    state = {**network().state_dict(), "extra": torch.zeros(1)}
+    save_file(state, tmp_path / "more.safetensors")
+    assert "extra is not expected" in refusal(network(), tmp_path / "more.safetensors")
+
+
+def test_fingerprint_sees_names_shapes_types_and_values() -> None:
+    state = {"a": torch.arange(6.0), "b": torch.tensor(1)}
+    same = {"b": torch.tensor(1), "a": torch.arange(12.0)[:6].clone()}
+    assert network_fingerprint(state) == network_fingerprint(same)
+    others: list[dict[str, Tensor]] = [
+        {"c": state["a"], "b": state["b"]},
+        {**state, "a": state["a"].reshape(2, 3)},
+        {**state, "a": state["a"].to(torch.int32)},
+        {**state, "a": state["a"].to(torch.bfloat16)},
+        {**state, "a": -state["a"]},
+        {"a": state["a"]},
+    ]
+    assert len({network_fingerprint(other) for other in [state, *others]}) == 7
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
+    """What torchvision would download for resnet18: a fresh state of the same names, from before batches were counted."""
+    from torchvision.models import ResNet18_Weights, resnet18
+
+    torch.manual_seed(9)
+    state = {name: tensor for name, tensor in resnet18().state_dict().items() if not name.endswith("num_batches_tracked")}
+    monkeypatch.setattr(ResNet18_Weights, "get_state_dict", lambda *_, **__: state)
+    return state
+
+
+@pytest.mark.parametrize("weights", ["IMAGENET1K_V1", "DEFAULT", "ResNet18_Weights.IMAGENET1K_V1"])
+def test_published_weights_fill_all_when_all_fits(published: dict[str, Tensor], weights: str) -> None:
+    module = network("resnet18", 1000, (3, 224, 224))
+    load_weights(module, weights)
+    state = module.state_dict()
+    assert torch.equal(state["head.weight"], published["fc.weight"])
+    assert torch.equal(state["head.bias"], published["fc.bias"])
+    assert all(torch.equal(state[f"body.{name}"], published[name]) for name in published if not name.startswith("fc."))
+
+
+def test_published_weights_leave_out_a_classifier_and_a_stem_of_another_shape(published: dict[str, Tensor]) -> None:
+    module, fresh = network("resnet18", 10, (3, 32, 32)), network("resnet18", 10, (3, 32, 32))
+    load_weights(module, "IMAGENET1K_V1")
+    state = module.state_dict()
+    assert torch.equal(state["head.weight"], fresh.head.weight)
+    assert torch.equal(state["body.conv1.weight"], fresh.state_dict()["body.conv1.weight"])
+    rest = [name for name in published if not name.startswith(("fc.", "conv1."))]
+    assert all(torch.equal(state[f"body.{name}"], published[name]) for name in rest)
+
+
+def test_published_weights_of_mobilenet_go_to_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
+
+    state = mobilenet_v2().state_dict()
+    monkeypatch.setattr(MobileNet_V2_Weights, "get_state_dict", lambda *_, **__: state)
+    module = network("mobilenet_v2", 1000, (3, 32, 32))
+    load_weights(module, "IMAGENET1K_V2")
+    assert torch.equal(module.head.weight, state["classifier.1.weight"])
+    assert torch.equal(module.state_dict()["body.features.0.0.weight"], state["features.0.0.weight"])
+
+
+@pytest.mark.parametrize("weights", ["IMAGENET1K_V9", "ResNet34_Weights.IMAGENET1K_V1", "teacher.pt", ""])
+def test_unknown_published_weights_are_refused_with_the_known(weights: str) -> None:
+    said = refusal(network("resnet18"), weights)
+    assert f"there are no weights {weights!r} of resnet18" in said
+    assert "ResNet18_Weights.IMAGENET1K_V1" in said
+
+
+def test_network_without_published_weights_is_said() -> None:
+    said = refusal(network(), "IMAGENET1K_V1")
+    assert "torchvision has none for resnet8" in said
+
+
+@pytest.mark.parametrize("error", [URLError("no route"), TimeoutError("timed out"), RuntimeError("invalid hash value")])
+def test_failed_download_is_said(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    from torchvision.models import ResNet18_Weights
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ResNet18_Weights, "get_state_dict", fail)
+    said = refusal(network("resnet18"), "IMAGENET1K_V1")
+    assert "could not be downloaded" in said
+    assert "give a .safetensors file" in said

@@ -1,0 +1,140 @@
+"""What every space keeps: a new entry of SPACES is tested at once, against the settings of its method."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from methods import METHODS
+from search_spaces import SPACES
+
+every_space = pytest.mark.parametrize("name", SPACES)
+every_point = pytest.mark.parametrize(
+    ("name", "point"),
+    [pytest.param(name, point, id=f"{name}-{i}") for name in SPACES for i, point in enumerate(SPACES[name].points)],
+)
+
+
+class Replay:
+    """A trial that gives what it holds and refuses what lies outside the range; it notes what was asked."""
+
+    def __init__(self, held: dict[str, Any]) -> None:
+        self.held = held
+        self.asked: list[str] = []
+
+    def _take(self, name: str) -> Any:
+        assert name not in self.asked, f"{name} is asked twice"
+        self.asked.append(name)
+        return self.held[name]
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
+        value = self._take(name)
+        assert low < high
+        assert low > 0 or not log
+        assert isinstance(value, float)
+        assert low <= value <= high, f"{name} = {value} is outside [{low}, {high}]"
+        return value
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
+        value = self._take(name)
+        assert isinstance(value, int)
+        assert low <= value <= high, f"{name} = {value} is outside [{low}, {high}]"
+        return value
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        value = self._take(name)
+        assert value in choices
+        return value
+
+
+class Draw(Replay):
+    """A trial that draws at random where it holds nothing, and notes what it gave."""
+
+    def __init__(self, seed: int, held: dict[str, Any] | None = None) -> None:
+        super().__init__(dict(held or {}))
+        self.random = random.Random(seed)
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
+        self.held.setdefault(name, self.random.choice([low, high, self.random.uniform(low, high)]))
+        return super().suggest_float(name, low, high, log=log, step=step)
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
+        self.held.setdefault(name, self.random.randrange(low, high + 1, step))
+        return super().suggest_int(name, low, high, log=log, step=step)
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        held = name in self.held
+        self.held.setdefault(name, self.random.choice(list(choices)))
+        return self._take(name) if held else super().suggest_categorical(name, choices)
+
+
+def of_method(values: dict[str, Any]) -> dict[str, Any]:
+    """The values that are settings of the method: names with a dot are keys of the configuration."""
+    return {name: value for name, value in values.items() if "." not in name}
+
+
+def test_every_method_has_a_space_and_the_other_way_round() -> None:
+    assert list(SPACES) == list(METHODS)
+
+
+@every_space
+def test_search_begins_somewhere(name: str) -> None:
+    assert SPACES[name].points
+
+
+@every_point
+def test_point_is_accepted_by_the_method(name: str, point: dict[str, Any]) -> None:
+    METHODS[name].Settings.build(of_method(point))
+
+
+@every_point
+def test_point_can_be_drawn(name: str, point: dict[str, Any]) -> None:
+    trial = Replay(point)
+    SPACES[name].suggest(trial)
+    assert set(trial.asked) == set(point)
+
+
+@every_space
+def test_first_point_holds_the_defaults_of_the_method(name: str) -> None:
+    settings = METHODS[name].Settings()
+    for key, value in of_method(SPACES[name].points[0]).items():
+        assert getattr(settings, key) == value
+
+
+@every_space
+def test_whatever_is_drawn_is_accepted(name: str) -> None:
+    for seed in range(50):
+        trial = Draw(seed)
+        SPACES[name].suggest(trial)
+        METHODS[name].Settings.build(of_method(trial.held))
+
+
+@every_space
+def test_learning_rate_is_searched_alike(name: str) -> None:
+    trial = Draw(0)
+    SPACES[name].suggest(trial)
+    assert "training.learning_rate" in trial.asked
+    assert all(key.startswith("training.") for key in trial.asked if "." in key)
+
+
+@every_space
+def test_space_gives_nothing_back(name: str) -> None:
+    assert SPACES[name].suggest(Draw(0)) is None
+
+
+@pytest.mark.parametrize("name", ["kd", "ttm", "wttm"])
+def test_held_additive_form_is_searched_by_beta(name: str) -> None:
+    for seed in range(50):
+        trial = Draw(seed, {"form": "additive"})
+        SPACES[name].suggest(trial)
+        assert "beta" in trial.asked
+        assert "alpha" not in trial.asked
+        METHODS[name].Settings.build(of_method(trial.held))
+
+
+def test_wttm_asks_what_ttm_asks() -> None:
+    first, second = Draw(0), Draw(0)
+    SPACES["ttm"].suggest(first)
+    SPACES["wttm"].suggest(second)
+    assert first.held == second.held
