@@ -11,7 +11,14 @@ from orchestrator.models import build
 from orchestrator.sweep.space import key_value, searched
 from search_spaces import SPACES
 
-EPOCH_METRICS = ("accuracy", "nll", "ece", "entropy", "agreement")
+BETTER = {  # the metrics of every epoch that can be an objective, with the directions that make sense
+    "validation/accuracy": ("maximize",),
+    "validation/agreement": ("maximize",),
+    "validation/nll": ("minimize",),
+    "validation/ece": ("minimize",),
+    "validation/entropy": ("minimize", "maximize"),
+    "train/loss": ("minimize",),
+}
 
 
 def check_method(configuration: Configuration, name: str, field: str) -> None:
@@ -60,14 +67,16 @@ def check_search(configuration: Configuration) -> None:
         try:
             key_value(configuration, key)
         except (KeyError, TypeError) as error:
-            raise ConfigurationError(f"search.hold = {key!r} is no key of the configuration: write for example training.learning_rate") from error
-    known = [f"validation/{name}" for name in EPOCH_METRICS if name != "agreement" or configuration.teacher] + ["train/loss"]
+            raise ConfigurationError(
+                f"search.hold = {key!r} is no key of the configuration: write for example training.learning_rate"
+            ) from error
+    known = [name for name in BETTER if name != "validation/agreement" or configuration.teacher]
     if search.objective not in known:
         raise ConfigurationError(f"search.objective = {search.objective!r} is not reported: {nearest(search.objective, known)}")
-    if search.direction != ("maximize" if search.objective in ("validation/accuracy", "validation/agreement", "validation/entropy") else "minimize"):
-        if search.objective != "validation/entropy":
-            better = "maximize" if search.direction == "minimize" else "minimize"
-            raise ConfigurationError(f"search.direction = {search.direction!r} looks for the worst {search.objective}: set {better}")
+    if search.direction not in BETTER[search.objective]:
+        raise ConfigurationError(
+            f"search.direction = {search.direction!r} looks for the worst {search.objective}: set {BETTER[search.objective][0]}"
+        )
     if search.grace_epochs > configuration.training.epochs and search.scheduler == "asha":
         raise ConfigurationError(
             f"search.grace_epochs = {search.grace_epochs} is more than training.epochs = {configuration.training.epochs}: "

@@ -3,11 +3,13 @@
 Defaults < file < `--set key=value`. The resolved form is plain JSON and is stored with every run.
 """
 
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from orchestrator.errors import ConfigurationError, nearest
 
@@ -19,6 +21,30 @@ class Section(BaseModel):
     """A part of the configuration: frozen, unknown keys refused, no silent conversion of types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _on_top_of_defaults(cls, values: Any) -> Any:
+        """A section that is given in part keeps the rest of its default; a choice that is named anew does not."""
+        if not isinstance(values, dict):
+            return values
+        merged = dict(values)
+        for name, field in cls.model_fields.items():
+            given, default = values.get(name), field.default
+            if isinstance(given, dict) and isinstance(default, Section) and not (isinstance(default, Choice) and "name" in given):
+                merged[name] = default.model_dump(exclude_unset=True) | given
+        return merged
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_other_type(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        kinds = {getattr(kind, "__origin__", kind) for kind in (annotation, *get_args(annotation))}
+        if kinds & {int, float} and isinstance(value, bool | str):
+            raise PydanticCustomError("number", "input should be a number")
+        if bool in kinds and not isinstance(value, bool | None):
+            raise PydanticCustomError("truth", "input should be true or false")
+        return value
 
 
 class Choice(Section):
@@ -126,7 +152,9 @@ class Resources(Section):
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     gpus_per_worker: Annotated[float, Field(ge=0)] | None = Field(None, description="null: one where the cluster has GPUs")
     max_failures: Annotated[int, Field(ge=0)] = Field(2, description="worker deaths after which a trial is given up")
-    wait_s: Annotated[float, Field(gt=0)] = Field(600.0, description="longest wait for a report, a group or a file before giving up")
+    wait_s: Annotated[float, Field(gt=0)] = Field(
+        600.0, description="longest wait for a report, a group or a file before giving up"
+    )
 
 
 class Tracking(Section):
@@ -171,12 +199,24 @@ def build(values: dict[str, Any]) -> Configuration:
         raise ConfigurationError(_sentence(error)) from error
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which 1e-3 is a number: YAML 1.1 reads it as text, and a person means the number."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
+
+
+def _parse(text: str) -> Any:
+    """Plain values; yaml.YAMLError or, for a date that does not exist, ValueError."""
+    return _Loader(text).get_single_data()
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(file.read_text())
+        values = _parse(file.read_text())
     except OSError as error:
         raise ConfigurationError(f"--config {file} cannot be read ({error.strerror}): give the path of a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigurationError(f"--config {file} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict | None):
         raise ConfigurationError(f"--config {file} holds a {type(values).__name__}: give keys such as `data:` and `method:`")
@@ -189,8 +229,8 @@ def _apply(values: dict[str, Any], pair: str) -> None:
     if not equals or not all(path):
         raise ConfigurationError(f"--set {pair} is not of the form key=value: write for example --set method.temperature=4")
     try:
-        value = _number(yaml.safe_load(text)) if text else None
-    except yaml.YAMLError as error:
+        value = _parse(text) if text else None
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigurationError(f"--set {pair}: the value is not YAML; quote it") from error
     for name in path[:-1]:
         inner = values.get(name)
@@ -199,16 +239,6 @@ def _apply(values: dict[str, Any], pair: str) -> None:
         values[name] = inner = {} if inner is None else inner
         values = inner
     values[path[-1]] = value
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads 1e-3 as text; a person means the number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
 
 
 def _sentence(error: ValidationError) -> str:

@@ -74,7 +74,9 @@ def cache_bytes(configuration: Configuration, samples: int, classes: int, augmen
 
 def require_batches(configuration: Configuration, samples: int) -> None:
     """ConfigurationError when the global batch cannot be shared by the workers or filled by the training part."""
-    parts = {"training": configuration.training} | ({"teacher.training": configuration.teacher.training} if configuration.teacher else {})
+    parts = {"training": configuration.training} | (
+        {"teacher.training": configuration.teacher.training} if configuration.teacher else {}
+    )
     for name, training in parts.items():
         size, workers = training.batch_size, configuration.resources.workers
         if size % workers:

@@ -39,6 +39,8 @@ class Dispatcher:
 
     async def submit(self, name: str, specification: dict[str, Any]) -> None:
         """Queue a trial; its name may be used again after it ended."""
+        if name in self.trials:
+            self.trials[name].stopped.set()
         self.trials[name] = _Trial(specification)
         if not self.groups:
             self._fail(name, f"no worker group is left: {self.last_error}")
@@ -58,13 +60,17 @@ class Dispatcher:
             return again, self.trials[again].specification
         async with self.changed:
             try:
-                await asyncio.wait_for(self.changed.wait_for(lambda: self.closed or self.waiting or self.turns[group] != turn), wait_s)
+                await asyncio.wait_for(
+                    self.changed.wait_for(lambda: self.closed or self.waiting or self.turns[group] != turn), wait_s
+                )
             except TimeoutError:
                 return None
             if self.turns[group] != turn:  # this request came from a worker that is dead: its successor asks
                 return None
             if self.closed:
                 return CLOSE
+            if not self.waiting:  # the trial was stopped between the notice and now
+                return None
             name = self.held[group] = self.waiting.popleft()
             self.trials[name].heard = time.monotonic()
             return name, self.trials[name].specification
@@ -117,6 +123,7 @@ class Dispatcher:
     async def group_ended(self, group: int, error: str) -> None:
         """A group is gone for good; when it was the last one, nothing that waits can run any more."""
         self.groups.discard(group)
+        self.turns[group] = self.turns.get(group, 0) + 1  # what it still asks for would be lost
         self.last_error = error or self.last_error
         name = self.held.pop(group, None)
         if name:
@@ -136,7 +143,8 @@ class Dispatcher:
     def describe(self, name: str) -> str:
         """Who holds the trial, and how many others wait, in words."""
         holder = next((f"group {group}" for group, held in self.held.items() if held == name), "no group")
-        return f"{holder} holds trial {name}, {len(self.waiting)} trials wait, {len(self.groups)} groups live {self.last_error}".strip()
+        alive = f"{len(self.groups)} groups live {self.last_error}".strip()
+        return f"{holder} holds {name}, {len(self.waiting)} trials wait, {alive}"
 
     def _taken_up_again(self, group: int) -> str | None:
         name = self.held.get(group)

@@ -96,7 +96,9 @@ def _trainer(number: int, plan: Groups, name: str, folder: Path) -> TorchTrainer
         serve,
         train_loop_config={"group": number, "name": name, "namespace": NAMESPACE},
         torch_config=TorchConfig(backend=backend),
-        scaling_config=ScalingConfig(num_workers=plan.workers, use_gpu=plan.gpus_per_worker > 0, resources_per_worker=plan.per_worker),
+        scaling_config=ScalingConfig(
+            num_workers=plan.workers, use_gpu=plan.gpus_per_worker > 0, resources_per_worker=plan.per_worker
+        ),
         run_config=RunConfig(
             name=f"{name}-group-{number}",
             storage_path=str(folder),

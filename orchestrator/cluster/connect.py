@@ -11,7 +11,9 @@ import socket
 from collections.abc import Iterator, Mapping
 
 import ray
+from ray._private import ray_constants
 
+from orchestrator.cluster.resources import local_resources
 from orchestrator.errors import EnvironmentUnfitError
 
 # glibc gives the activations of every step back to the system, which can cost 20 % of it
@@ -25,7 +27,7 @@ LOOPBACK = "127.0.0.1"
 def connected(address: str | None, cpus: int | None = None) -> Iterator[Mapping[str, float]]:
     """Ray's total resources, while connected; `address` None: RAY_ADDRESS if it is set, else a cluster of our own."""
     address = address or os.environ.get("RAY_ADDRESS")
-    before = dict(os.environ)
+    before, clusters = dict(os.environ), ray_constants.ENABLE_RAY_CLUSTER
     os.environ.update(ALLOCATOR | TRAIN)
     try:
         if address:
@@ -35,6 +37,7 @@ def connected(address: str | None, cpus: int | None = None) -> Iterator[Mapping[
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
+        ray_constants.ENABLE_RAY_CLUSTER = clusters
         for name in set(os.environ) - set(before):
             del os.environ[name]
         os.environ.update(before)
@@ -56,12 +59,14 @@ def _start(cpus: int | None) -> None:
         probe.bind((LOOPBACK, 0))
         port = probe.getsockname()[1]
     os.environ["RAY_GCS_SERVER_PORT"] = str(port)
+    # Ray takes loopback for itself only where it knows no clusters; it reads this at import, its processes from the environment
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
     os.environ["RAY_ADDRESS"] = f"{LOOPBACK}:{port}"
     try:
         ray.init(
             address="local",
-            num_cpus=cpus,
-            _node_ip_address=LOOPBACK,
+            num_cpus=cpus if cpus is not None else int(local_resources()["CPU"]),
             include_dashboard=False,
             logging_level=logging.ERROR,
             log_to_driver=False,

@@ -53,15 +53,19 @@ class Sweep:
     @classmethod
     def create(cls, folder: Path, configuration: Configuration, kind: str) -> "Sweep":
         """A new sweep; ConfigurationError when the name is taken."""
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError as error:
-            raise ConfigurationError(
-                f"--name {folder.name!r} exists already in this store: give another name, or go on with `sweep --resume {folder.name}`"
-            ) from error
+        cls.require_new(folder)
+        folder.mkdir(parents=True)
         sweep = cls(folder, configuration, kind)
         sweep.save()
         return sweep
+
+    @staticmethod
+    def require_new(folder: Path) -> None:
+        """ConfigurationError when there is a sweep in the folder."""
+        if folder.exists():
+            raise ConfigurationError(
+                f"--name {folder.name!r} exists already in this store: give another, or go on with `sweep --resume {folder.name}`"
+            )
 
     @classmethod
     def open(cls, store: Store, name: str) -> "Sweep":
@@ -113,7 +117,9 @@ class Sweep:
 
     def ranked(self) -> list[Trial]:
         """Trials that finished or were stopped early, the best first; a finished one before a stopped one of equal value."""
-        usable = [trial for trial in self.trials.values() if trial.value is not None and trial.state in ("complete", "stopped_early")]
+        usable = [
+            trial for trial in self.trials.values() if trial.value is not None and trial.state in ("complete", "stopped_early")
+        ]
         sign = -1.0 if self.maximize else 1.0
         return sorted(usable, key=lambda trial: (trial.state != "complete", sign * (trial.value or 0.0), trial.number))
 

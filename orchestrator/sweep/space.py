@@ -29,7 +29,9 @@ class Asking:
         return int(self._ask("suggest_int", name, low, high, log=log, step=step))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of the choices, or the held one."""
+        """One of the choices, or the held one; a single choice is no question for the study."""
+        if len(choices) == 1 and name not in self.held:
+            return choices[0]
         return self._ask("suggest_categorical", name, choices)
 
     def _ask(self, kind: str, name: str, *bounds: Any, **options: Any) -> Any:

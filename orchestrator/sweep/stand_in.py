@@ -31,7 +31,7 @@ class StandIn(tune.Trainable):
         folders = self.place["folders"]
         return TrialSpec(
             name=self.trial,
-            configuration=Configuration.model_validate(config["configuration"]),
+            configuration=Configuration.model_validate_json(config["configuration"]),
             folder=Path(folders["trials"]) / f"{config['number']:05d}",
             data=folders["data"],
             teacher=folders["teacher"],

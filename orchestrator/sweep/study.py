@@ -4,6 +4,7 @@ Ray's OptunaSearch tells an early-stopped trial as COMPLETE at its low-epoch val
 RUNNING for ever, and joins any study of the same name; this searcher asks and tells the study itself.
 """
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
+from ray.tune.utils import flatten_dict
 
 from methods import METHODS, SettingsError
 from orchestrator.config import Configuration, Search
@@ -23,6 +25,7 @@ from orchestrator.sweep.records import Trial
 from orchestrator.sweep.space import draw, points
 from orchestrator.trial import apply
 
+METRICS = "metrics/"  # Tune flattens a result with slashes
 STATES = {"complete": TrialState.COMPLETE, "stopped_early": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
@@ -77,7 +80,8 @@ class StudySearch(Searcher):
             METHODS[configuration.method.name].Settings.build(configuration.method.settings)
         except (ConfigurationError, SettingsError) as error:
             return {"number": trial.number, "error": str(error)}
-        return {"number": trial.number, "configuration": configuration.plain()}
+        # text: Tune flattens what is nested, and names folders after it
+        return {"number": trial.number, "configuration": json.dumps(configuration.plain())}
 
     def _ask(self) -> Trial:
         with warnings.catch_warnings():
@@ -111,11 +115,16 @@ class StudySearch(Searcher):
         self.events.end(trial, state, message)
 
     def _record(self, trial: Trial, result: dict[str, Any]) -> None:
-        if result.get("epoch", 0) <= trial.epochs or "metrics" not in result:
+        if result.get("epoch", 0) <= trial.epochs:
             return
-        self.events.report(trial, {"epoch": result["epoch"], "metrics": result["metrics"]})
+        metrics = {key.removeprefix(METRICS): value for key, value in flatten_dict(result).items() if key.startswith(METRICS)}
+        self.events.report(trial, {"epoch": result["epoch"], "metrics": metrics})
         if trial.value is not None:
             self.asked[trial.number].report(trial.value, trial.epochs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune keeps a pickle of its searcher for a restore of its own, which nobody does."""
+        return {}
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study and the records are on disk already."""

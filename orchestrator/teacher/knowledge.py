@@ -38,7 +38,9 @@ class OnlineTeacher:
 class CachedTeacher:
     """Asks the teacher once per view: logits of shape (n, K) in a file per view, in the order of the training part."""
 
-    def __init__(self, teacher: FrozenTeacher, batches: Batches, root: Path, dtype: str, context: TrialContext, wait_s: float) -> None:
+    def __init__(
+        self, teacher: FrozenTeacher, batches: Batches, root: Path, dtype: str, context: TrialContext, wait_s: float
+    ) -> None:
         self.teacher, self.batches, self.context = teacher, batches, context
         self.dtype, self.wait_s = dtype, wait_s
         self.folder = root / _fingerprint(teacher, batches, dtype)
@@ -63,12 +65,8 @@ class CachedTeacher:
         """Rank 0 holds the lock while every rank computes its share; whoever waited finds the file there."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(f"{file}.lock", timeout=self.wait_s)
-        if self.context.leads:
-            try:
-                lock.acquire()
-            except Timeout as error:
-                message = f"waited {self.wait_s:g} s for another process to fill {file}: see what holds {file}.lock"
-                raise EnvironmentUnfitError(message) from error
+        if not self.context.share(_acquired(lock) if self.context.leads else None):  # all ranks give up together
+            raise EnvironmentUnfitError(f"waited {self.wait_s:g} s for another process to fill {file}: see what holds {file}.lock")
         try:
             if self.context.share(not file.exists() if self.context.leads else None):
                 parts = self.context.gather(self._share_of(view))
@@ -93,6 +91,14 @@ class CachedTeacher:
             values[index] = logits
         with replacing(file) as aside, open(aside, "wb") as stream:
             np.save(stream, values)
+
+
+def _acquired(lock: FileLock) -> bool:
+    try:
+        lock.acquire()
+    except Timeout:
+        return False
+    return True
 
 
 def _fingerprint(teacher: FrozenTeacher, batches: Batches, dtype: str) -> str:

@@ -1,10 +1,11 @@
 """The state of a trial on disk: a folder written aside and renamed. Nothing in it can run code, no teacher is in it.
 
-    student.safetensors  best.safetensors  method.safetensors (if it has parameters)  optimizer.pt  progress.json
+student.safetensors  best.safetensors  method.safetensors (if it has parameters)  optimizer.pt  progress.json
 """
 
 import json
 import logging
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,9 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         for name in ("student", "best", "method"):
             state = getattr(checkpoint, name)
             if state:
-                save_file({key: value.detach().cpu().contiguous().clone() for key, value in state.items()}, aside / f"{name}.safetensors")
+                save_file(
+                    {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}, aside / f"{name}.safetensors"
+                )
         torch.save(checkpoint.optimizer, aside / "optimizer.pt")
         (aside / "progress.json").write_text(json.dumps(checkpoint.progress))
 
@@ -50,7 +53,7 @@ def load(folder: Path, device: torch.device) -> Checkpoint | None:
         if path.is_dir():
             try:
                 return _read(path, device)
-            except (OSError, ValueError, RuntimeError, EOFError, KeyError, SafetensorError) as error:
+            except (OSError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
                 log.warning("%s is damaged (%s) and is passed over", path, error)
     return None
 

@@ -23,7 +23,7 @@ class Scores:
         nll = nll_loss(log_q, labels, reduction="none")
         entropy = -torch.special.xlogy(log_q.exp(), log_q.exp()).sum(dim=1)
         sums = torch.stack([torch.ones_like(correct), correct, nll, entropy, agreeing], dim=1).sum(dim=0)
-        bins = (confidence.exp() * BINS).long().clamp(max=BINS - 1)
+        bins = (confidence.exp().nan_to_num() * BINS).long().clamp(max=BINS - 1)  # a diverged student: its nll says so
         table = torch.zeros(BINS, 3, dtype=torch.float64, device=logits.device)
         table.index_add_(0, bins, torch.stack([torch.ones_like(correct), confidence.exp(), correct], dim=1))
         self.sums += torch.cat([sums, table.flatten()])

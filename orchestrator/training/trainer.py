@@ -176,13 +176,15 @@ class _Trainer:
         steps = self.batches.steps()
         terms = self.context.total(torch.stack([value.float() for value in self.sums.values()])) / (steps * self.context.world_size)
         metrics = {f"train/{name}": value for name, value in zip(self.sums, terms.tolist(), strict=True)}
-        if not all(math.isfinite(value) for value in metrics.values()):
-            raise TrialError(f"the loss is not finite in epoch {epoch + 1}: lower training.learning_rate, or set training.gradient_clip")
         self.context.align_buffers(self.student)
         with self.clock.measure("evaluation"):
             predictions = validation_predictions(self.teacher, self.batches, self.context) if self.teacher else None
             validation = evaluate(self.learner, self.batches, "validation", self.context, predictions)
         metrics |= {f"validation/{name}": value for name, value in validation.items()}
+        if not all(math.isfinite(value) for value in metrics.values()):
+            raise TrialError(
+                f"the loss is not finite in epoch {epoch + 1}: lower training.learning_rate, or set training.gradient_clip"
+            )
         record: Record = {"epoch": epoch + 1, "metrics": metrics}
         self._keep_best(validation["accuracy"], epoch + 1)
         drawn = self.method.end_epoch(self._progress(record))

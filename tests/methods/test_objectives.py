@@ -87,7 +87,7 @@ def test_wttm_divides_by_the_mean_over_the_training_part(make_batch: Any) -> Non
     settings = {"form": "additive", "beta": 2.0, "normalize": False}
     logits = 3 * torch.randn(24, 10, generator=torch.Generator().manual_seed(4))
     method = WTTM(WTTM.Settings.build(settings))
-    method.prepare(Knowledge(logits, None, torch.zeros(24, dtype=torch.int64)), TASK)
+    method.prepare(lambda: Knowledge(logits, None, torch.zeros(24, dtype=torch.int64)), TASK)
     batch = make_batch(method)
     hard, divergence, power_sum = parts(batch, 4.0)
     mean = (logits.softmax(1) ** 0.25).sum(1).mean()

@@ -1,0 +1,53 @@
+"""The desk without Ray: one thread of this process is the only worker. For debugging, and for machines without Ray."""
+
+import queue
+import threading
+import traceback
+from typing import Any
+
+import torch
+
+from methods import SettingsError
+from orchestrator.errors import EnvironmentUnfitError, UserError
+from orchestrator.training.context import Record, TrialContext
+from orchestrator.training.trainer import train
+from orchestrator.trial import TrialSpec
+
+
+class LocalDesk:
+    """Takes, reports and stops one trial at a time, as `Desk` does."""
+
+    name = "local"
+
+    def __init__(self) -> None:
+        self.records: queue.Queue[Record] = queue.Queue()
+        self.stopped = threading.Event()
+        self.device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+    def submit(self, trial: str, specification: dict[str, Any]) -> None:
+        """Start to train."""
+        self.stopped.clear()
+        threading.Thread(target=self._train, args=(specification,), name=trial, daemon=True).start()
+
+    def next_report(self, trial: str, silence_s: float) -> Record:
+        """The next record; EnvironmentUnfitError when there was none for so long."""
+        try:
+            return self.records.get(timeout=silence_s)
+        except queue.Empty as error:
+            raise EnvironmentUnfitError(
+                f"{trial} did not report for {silence_s:g} s: raise resources.wait_s if an epoch takes longer"
+            ) from error
+
+    def stop(self, trial: str) -> None:
+        """End the training early."""
+        self.stopped.set()
+
+    def _train(self, specification: dict[str, Any]) -> None:
+        context = TrialContext(device=self.device, report=self.records.put, asked_to_stop=self.stopped.is_set)
+        try:
+            train(TrialSpec.model_validate(specification), context)
+        except (UserError, SettingsError) as error:
+            self.records.put({"failed": str(error)})
+        except Exception as error:
+            traceback.print_exc()
+            self.records.put({"failed": f"{type(error).__name__}: {error}"})

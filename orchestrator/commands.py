@@ -1,0 +1,155 @@
+"""What each command does, step by step: read, check, plan, run, show. Returns the exit code."""
+
+import json
+import re
+import shlex
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator import errors
+from orchestrator.config import Configuration, build, load
+from orchestrator.errors import ConfigurationError
+from orchestrator.store import Store
+from orchestrator.sweep.records import Sweep
+
+console = Console()
+UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+
+
+def sweep(
+    config: Path,
+    pairs: list[str],
+    store: Path,
+    name: str | None,
+    seed: int | None,
+    dry_run: bool,
+    trials: int | None,
+    time_budget: str | None,
+    resume: str | None,
+) -> int:
+    """Search; or go on with a search that was interrupted."""
+    changes = [f"search.trials={trials}"] if trials is not None else []
+    changes += [f"search.time_budget={seconds(time_budget)}"] if time_budget is not None else []
+    if resume is None:
+        return _begin(Store.open(store), load(config, pairs + changes, seed=seed), "sweep", name, dry_run, local=False)
+    if name or seed is not None or pairs or dry_run:
+        raise ConfigurationError("--resume goes on as the sweep was configured: leave out --name, --seed, --set and --dry-run")
+    return _resume(Store.open(_existing(store).root), resume, trials, changes)
+
+
+def train(config: Path, pairs: list[str], store: Path, name: str | None, seed: int | None, dry_run: bool, local: bool) -> int:
+    """One trial with the settings given."""
+    return _begin(Store.open(store), load(config, pairs, seed=seed), "train", name, dry_run, local)
+
+
+def teacher(config: Path, pairs: list[str], store: Path, local: bool, dry_run: bool) -> int:
+    """Fit the teacher, or load and check the one that was given."""
+    from orchestrator.preflight import prepared, show_plan
+    from orchestrator.sweep.conduct import bring_teacher
+
+    opened, configuration = Store.open(store), load(config, pairs)
+    if configuration.teacher is None:
+        raise ConfigurationError("teacher is null: set teacher.network.name, or take another --config")
+    if dry_run:
+        show_plan(opened, configuration, "teacher", local, console)
+        return errors.OK
+    folder, card, cost_s = bring_teacher(opened, configuration, prepared(opened, configuration, "teacher", local), local, console)
+    console.print(
+        f"teacher {card['network']['name']} on {card['data']}: {folder} ({cost_s:.1f} s)", soft_wrap=True, highlight=False
+    )
+    for key in ("validation/accuracy", "test/last/accuracy"):
+        if key in card["metrics"]:
+            console.print(f"  {key} {card['metrics'][key]:.4f}", highlight=False)
+    return errors.OK
+
+
+def methods() -> int:
+    """The methods, their settings and their search spaces."""
+    from orchestrator.listing import print_methods
+
+    print_methods(console)
+    return errors.OK
+
+
+def status(name: str, store: Path, as_json: bool) -> int:
+    """The state of a sweep, as a table or as JSON."""
+    from orchestrator.display import status_table
+
+    found = Sweep.open(_existing(store), name)
+    if as_json:
+        print(json.dumps(found.status(), indent=1))
+    else:
+        status_table(found, console)
+    return errors.OK
+
+
+def ui(store: Path, port: int) -> int:
+    """MLflow's user interface, until it is interrupted."""
+    from orchestrator.tracking.ui import serve
+
+    return serve(_existing(store), port, console)
+
+
+def seconds(text: str) -> float:
+    """Seconds of `90s`, `10m`, `2h` or `90`; ConfigurationError otherwise."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    if not match or float(match[1]) == 0:
+        raise ConfigurationError(f"--time-budget {text!r} is not a time: write 90s, 10m or 2h")
+    return float(match[1]) * UNITS[match[2]]
+
+
+def _existing(root: Path) -> Store:
+    if not root.is_dir():
+        raise ConfigurationError(
+            f"--store {root} does not exist: give the folder of an earlier run, or start with `python run.py sweep`"
+        )
+    return Store(root.resolve())
+
+
+def _begin(store: Store, configuration: Configuration, kind: str, name: str | None, dry_run: bool, local: bool) -> int:
+    """A new sweep or training, once everything that can be refused has been looked at."""
+    from orchestrator.preflight import prepared, show_plan
+
+    folder = store.sweep(name or f"{configuration.method.name}-{datetime.now():%Y%m%d-%H%M%S}")
+    Sweep.require_new(folder)
+    if dry_run:
+        show_plan(store, configuration, kind, local, console)
+        return errors.OK
+    data = prepared(store, configuration, kind, local)
+    return _conduct(store, Sweep.create(folder, configuration, kind), data, local, resume=False)
+
+
+def _resume(store: Store, name: str, trials: int | None, changes: list[str]) -> int:
+    from orchestrator.preflight import prepared
+
+    found = Sweep.open(store, name)
+    if found.alive:
+        raise ConfigurationError(f"--resume {name}: process {found.process} runs it at this moment: wait for it, or end it first")
+    if trials is not None and trials < len(found.trials):
+        raise ConfigurationError(
+            f"--trials {trials} is less than the {len(found.trials)} trials that {name!r} has: give at least that many"
+        )
+    values = found.configuration.plain()
+    for change in changes:
+        key, _, value = change.removeprefix("search.").partition("=")
+        values["search"][key] = float(value) if key == "time_budget" else int(value)
+    found.configuration = build(values)
+    return _conduct(store, found, prepared(store, found.configuration, found.kind, local=False), local=False, resume=True)
+
+
+def _conduct(store: Store, found: Sweep, data: Path, local: bool, resume: bool) -> int:
+    from orchestrator.display import Display, summary
+    from orchestrator.sweep.conduct import conduct
+
+    where = f" --store {shlex.quote(str(store.root))}" if store.root != Path("runs").resolve() else ""
+    with Display(found, console) as display:
+        conduct(found, store, data, display, local, resume)
+    commands = {"status": f"python run.py status {found.name}{where}", "open MLflow": f"python run.py ui{where}"}
+    if found.state == "interrupted":
+        commands["resume"] = f"python run.py sweep --resume {found.name}{where}"
+    summary(found, console, commands)
+    if found.state == "interrupted":
+        return errors.INTERRUPTED
+    return errors.OK if found.ranked() else errors.NO_USABLE_TRIAL

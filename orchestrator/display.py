@@ -1,0 +1,155 @@
+"""What a person sees: live progress in a terminal, plain lines elsewhere, tables at the end. Knows records, not Ray."""
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.sweep.records import Sweep, Trial
+
+STATES = ("complete", "running", "stopped_early", "failed")
+
+
+class Display:
+    """Listens to a run. `lines` is False for a run whose output is read by a program."""
+
+    def __init__(self, sweep: Sweep, console: Console) -> None:
+        self.sweep, self.console = sweep, console
+        self.start = self.first = time.monotonic()
+        self.step = ""
+        self.live = Live(self._frame(), console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> "Display":
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def preparing(self, what: str) -> None:
+        """A step before the first trial."""
+        self.step = what
+        self._say(what)
+
+    def teacher_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        """The teacher's fitting goes on."""
+        self.step = f"fitting the teacher: epoch {epoch}, validation accuracy {metrics['validation/accuracy']:.4f}"
+        assert self.sweep.configuration.teacher is not None
+        if self.live or epoch == self.sweep.configuration.teacher.training.epochs:
+            self._say(self.step)
+
+    def trial_started(self, trial: Trial) -> None:
+        """A trial begins."""
+        if self.step:
+            self.step, self.first = "", time.monotonic()
+        self._refresh()
+
+    def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
+        """An epoch is finished; a single training says so, a sweep counts."""
+        if self.sweep.kind == "train":
+            shown = ("train/loss", "validation/accuracy", "validation/nll")
+            self._say(f"epoch {epoch}: " + ", ".join(f"{name} {metrics[name]:.4f}" for name in shown))
+        self._refresh()
+
+    def trial_ended(self, trial: Trial) -> None:
+        """A trial ended: one line elsewhere than in a terminal, with what failed in it."""
+        text = f"trial {trial.number} {trial.state} after {trial.epochs} epochs"
+        text += f", {self.sweep.configuration.search.objective} {trial.value:.4f}" if trial.value is not None else ""
+        if trial.message:
+            self.console.print(f"{text}: {trial.message}", markup=False, highlight=False, soft_wrap=True)
+        elif not self.live:
+            self._say(f"{text} [{self._counts()}]")
+        self._refresh()
+
+    def _say(self, text: str) -> None:
+        if self.live:
+            self._refresh()
+        else:
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _refresh(self) -> None:
+        if self.live:
+            self.live.update(self._frame())
+
+    def _counts(self) -> str:
+        states = [trial.state for trial in self.sweep.trials.values()]
+        counted = ", ".join(f"{states.count(state)} {state.replace('_', ' ')}" for state in STATES)  # type: ignore[arg-type]
+        return f"{counted}, of {self.total}; {self._times()}"
+
+    @property
+    def total(self) -> int:
+        """How many trials the run has."""
+        return 1 if self.sweep.kind == "train" else self.sweep.configuration.search.trials
+
+    def _times(self) -> str:
+        elapsed = time.monotonic() - self.start
+        ended = sum(trial.ended for trial in self.sweep.trials.values())
+        budget = self.sweep.configuration.search.time_budget
+        left = (time.monotonic() - self.first) / ended * (self.total - ended) if ended else None
+        if left is not None and budget:
+            left = min(left, max(budget - elapsed, 0))
+        return f"{elapsed:.0f} s elapsed" + (f", about {left:.0f} s left" if left is not None else "")
+
+    def _frame(self) -> Text:
+        text = Text(f"{self.sweep.name}: {self._counts()}")
+        if self.step:
+            text.append(f"\n{self.step}")
+        ranked = self.sweep.ranked()
+        if ranked and ranked[0].value is not None:
+            text.append(f"\nbest: trial {ranked[0].number} at {ranked[0].value:.4f} with {settings(ranked[0])}")
+        return text
+
+
+def settings(trial: Trial) -> str:
+    """The parameters of a trial in one line."""
+    return ", ".join(f"{name}={_short(value)}" for name, value in trial.params.items()) or "the settings given"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
+    """The end of a run: the best trials, the test accuracy of the best student, and what to type next."""
+    objective = sweep.configuration.search.objective
+    table = Table(title=f"{sweep.name}: {sweep.state} after {sweep.seconds:.0f} s")
+    for column in ("trial", "state", objective, "epochs", "settings"):
+        table.add_column(column, overflow="fold")
+    for trial in sweep.ranked()[:5]:
+        table.add_row(str(trial.number), trial.state, f"{trial.value:.4f}", str(trial.epochs), settings(trial))
+    console.print(table)
+    best = sweep.best()
+    if best and "test/last/accuracy" in best.metrics:
+        last, chosen, epoch = (best.metrics[name] for name in ("test/last/accuracy", "test/best/accuracy", "best_epoch"))
+        console.print(
+            f"best student: trial {best.number}, test accuracy {last:.4f} with its last weights, "
+            f"{chosen:.4f} with those of epoch {epoch:.0f}, its best on validation",
+            highlight=False,
+            soft_wrap=True,
+        )
+    failed = sum(trial.state == "failed" for trial in sweep.trials.values())
+    if failed:
+        console.print(
+            f"{failed} of {len(sweep.trials)} trials failed: `{commands['status']}` says why", highlight=False, soft_wrap=True
+        )
+    for what, command in commands.items():
+        if what != "status":
+            console.print(f"{what}: {command}", highlight=False, markup=False, soft_wrap=True)
+
+
+def status_table(sweep: Sweep, console: Console) -> None:
+    """Every trial of a sweep with its state, and why it failed."""
+    found = sweep.status()
+    table = Table(title=f"{sweep.name}: {found['state']}, {found['direction']} {found['objective']}")
+    for column in ("trial", "state", "value", "epochs", "settings", "message"):
+        table.add_column(column, overflow="fold")
+    for summary_ in found["trials"]:
+        trial = sweep.trials[summary_["number"]]
+        value = f"{trial.value:.4f}" if trial.value is not None else ""
+        table.add_row(str(trial.number), summary_["state"], value, str(trial.epochs), settings(trial), Text(trial.message))
+    console.print(table)

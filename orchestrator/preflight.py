@@ -1,0 +1,103 @@
+"""Everything that can be refused before anything expensive starts, and the plan that `--dry-run` prints."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from orchestrator import plan
+from orchestrator.check import check, check_network, check_search
+from orchestrator.cluster.resources import local_resources
+from orchestrator.config import Configuration
+from orchestrator.data import describe, prepare
+from orchestrator.store import SPARE_BYTES, Store
+from orchestrator.teacher import fit
+from orchestrator.teacher.ready import check_weights
+
+
+def prepared(store: Store, configuration: Configuration, kind: str, local: bool) -> Path:
+    """The folder of the prepared data, after every check; the teacher's given weights are in the store then."""
+    _check(configuration, kind, local)
+    folder = prepare(configuration.data, store.root, configuration.data.seed)
+    _check_with_data(store, configuration, describe(configuration.data, store.root, configuration.data.seed))
+    check_weights(store, configuration, folder)
+    return folder
+
+
+def show_plan(store: Store, configuration: Configuration, kind: str, local: bool, console: Console) -> None:
+    """Print what would run: data, teacher, groups with the arithmetic, trials, rungs, bytes. Nothing is written."""
+    groups = _check(configuration, kind, local)
+    summary = describe(configuration.data, store.root, configuration.data.seed)
+    cache_bytes = _check_with_data(store, configuration, summary)
+    lines = {"data": _data_line(summary), "student": _network_line(configuration.student.model_dump(exclude_none=True))}
+    if configuration.teacher:
+        lines["teacher"] = _teacher_line(store, configuration, summary)
+        mode, views = configuration.teacher.mode, plan.views(configuration)
+        lines["cache"] = f"{cache_bytes / 2**20:.2f} MiB on disk for {views} views, teacher mode {mode}"
+    lines["groups"] = groups
+    lines |= _search_lines(configuration) if kind == "sweep" else {"epochs": str(configuration.training.epochs)}
+    lines["store"] = str(store.root)
+    for name, line in lines.items():
+        console.print(f"{name:9}{line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _check(configuration: Configuration, kind: str, local: bool) -> str:
+    """All that needs no data; the arithmetic of the groups in words."""
+    check(configuration)
+    check_search(configuration)
+    if local:
+        return "none: this process trains"
+    resources = configuration.resources
+    if resources.address:
+        return f"as many of {resources.workers} workers as fit on {resources.address}"
+    trials = configuration.search.trials if kind == "sweep" else 1
+    groups = plan.groups(resources, local_resources(), trials)
+    return (
+        f"{groups.groups} x {groups.workers} workers of {groups.cpus_per_worker:g} CPU and {groups.gpus_per_worker:g} GPU; "
+        f"{groups.arithmetic} fit, {trials} trials"
+    )
+
+
+def _check_with_data(store: Store, configuration: Configuration, summary: dict[str, Any]) -> int:
+    """Networks, batches and free space against the data; the bytes of the cache."""
+    classes, samples = len(summary["classes"]), summary["sizes"]["train"]
+    check_network(configuration.student, "student", classes, summary["shape"])
+    if configuration.teacher:
+        check_network(configuration.teacher.network, "teacher.network", classes, summary["shape"])
+    plan.require_batches(configuration, samples)
+    cache_bytes = plan.cache_bytes(configuration, samples, classes, summary["augmentation"] != "none")
+    store.require_space(cache_bytes + SPARE_BYTES)
+    return cache_bytes
+
+
+def _data_line(summary: dict[str, Any]) -> str:
+    sizes = ", ".join(f"{name} {size}" for name, size in summary["sizes"].items())
+    shape = "x".join(str(side) for side in summary["shape"])
+    return f"{summary['name']}: {sizes}; {len(summary['classes'])} classes, {shape}, augmentation {summary['augmentation']}"
+
+
+def _network_line(network: dict[str, Any]) -> str:
+    settings = ", ".join(f"{key}={value}" for key, value in network.items() if key != "name")
+    return network["name"] + (f" ({settings})" if settings else "")
+
+
+def _teacher_line(store: Store, configuration: Configuration, summary: dict[str, Any]) -> str:
+    teacher = configuration.teacher
+    assert teacher is not None
+    folder = store.teachers / fit.fingerprint(teacher, summary["fingerprint"], configuration.resources.workers)
+    if fit.card(folder):
+        source = "in the store already"
+    else:
+        source = "weights to load" if teacher.network.weights else f"to be fitted for {teacher.training.epochs} epochs, once"
+    return f"{_network_line(teacher.network.model_dump(exclude_none=True))}, {source}"
+
+
+def _search_lines(configuration: Configuration) -> dict[str, str]:
+    search = configuration.search
+    methods = ", ".join(search.methods or (configuration.method.name,))
+    budget = f", at most {search.time_budget:g} s" if search.time_budget else ""
+    rungs = ", ".join(str(epoch) for epoch in plan.rungs(search, configuration.training.epochs))
+    return {
+        "trials": f"{search.trials} of {methods}{budget}; {search.direction} {search.objective}",
+        "epochs": f"{configuration.training.epochs}; {search.scheduler} compares after {rungs}",
+    }

@@ -1,0 +1,231 @@
+"""Runs a sweep, or the one trial of `train`, from its record in the store to its end. The driver's side of everything.
+
+Order: Ray starts, groups start, the teacher is brought, trials run. MLflow writes in its own thread meanwhile.
+"""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+
+from orchestrator.config import Configuration
+from orchestrator.errors import TrialError
+from orchestrator.plan import groups
+from orchestrator.store import Store
+from orchestrator.sweep.events import Events, Listener
+from orchestrator.sweep.records import Sweep, Trial
+from orchestrator.teacher.ready import AnyDesk, ready
+from orchestrator.trial import TrialSpec
+
+TUNE = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our records and MLflow hold everything
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial has no objective
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # the study and the records are what a resume reads
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+STAND_IN = {"memory": 50 * 2**20}  # Tune wants a resource; CPU 0 is refused, and a CPU held by who waits is a deadlock
+
+
+class Steps(Protocol):
+    """What a person sees before the first trial."""
+
+    def preparing(self, what: str) -> None:
+        """A step before the first trial begins."""
+
+    def teacher_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        """The teacher's fitting goes on."""
+
+
+class Show(Listener, Steps, Protocol):
+    """What a person sees of a run."""
+
+
+def conduct(sweep: Sweep, store: Store, data: Path, show: Show, local: bool = False, resume: bool = False) -> None:
+    """Run to the end; `sweep.state` says how it ended: finished, failed, interrupted."""
+    from orchestrator.tracking.tracker import Tracker
+
+    started = time.monotonic()
+    sweep.state, sweep.process = "running", os.getpid()
+    sweep.save()
+    tracker = Tracker(store, sweep)
+    events = Events(sweep, [tracker, show])
+    state = "failed"
+    try:
+        trials = 1 if sweep.kind == "train" else sweep.configuration.search.trials
+        with _stoppable(), _desk(sweep.configuration, sweep.folder / "groups", trials, local, show) as (desk, number):
+            folders = _folders(sweep, store, data, desk, show, tracker)
+            if sweep.kind == "train":
+                _train_one(sweep, desk, events, folders)
+            else:
+                _search(sweep, desk, events, folders, number, resume)
+        state = "finished" if sweep.ranked() else "failed"
+    except KeyboardInterrupt:
+        state = "interrupted"
+    finally:
+        for trial in sweep.trials.values():
+            if not trial.ended:
+                events.end(trial, "waiting")
+        sweep.state, sweep.seconds = state, sweep.seconds + time.monotonic() - started
+        sweep.save()
+        tracker.close(state)
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does: resumable."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _desk(configuration: Configuration, folder: Path, trials: int, local: bool, show: Steps) -> Iterator[tuple[Any, int]]:
+    """Who trains, and how many trials at a time."""
+    if local:
+        from orchestrator.actors.local import LocalDesk
+
+        yield LocalDesk(), 1
+        return
+    from orchestrator.actors.groups import worker_groups
+    from orchestrator.cluster.connect import connected
+
+    resources = configuration.resources
+    show.preparing("starting Ray")
+    with connected(resources.address) as available:
+        plan = groups(resources, available, trials)
+        show.preparing(f"starting {plan.groups} worker groups of {plan.workers} workers")
+        with worker_groups(plan, folder, resources.max_failures) as desk:
+            yield desk, plan.groups
+
+
+def bring_teacher(
+    store: Store, configuration: Configuration, data: Path, local: bool, console: Console
+) -> tuple[Path, dict[str, Any], float]:
+    """The teacher alone: its folder, its card, and the seconds that it cost."""
+    show = _Lines(console)
+    with _stoppable(), _desk(configuration, store.teachers / "groups", 1, local, show) as (desk, _):
+        return ready(store, configuration, data, desk, show.teacher_epoch)
+
+
+class _Lines:
+    """Steps as plain lines."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def preparing(self, what: str) -> None:
+        """A step."""
+        self.console.print(what, highlight=False)
+
+    def teacher_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        """An epoch of the fitting."""
+        self.console.print(f"epoch {epoch}: validation accuracy {metrics['validation/accuracy']:.4f}", highlight=False)
+
+
+def _folders(sweep: Sweep, store: Store, data: Path, desk: AnyDesk, show: Show, tracker: Any) -> dict[str, Any]:
+    """The folders that every trial reads."""
+    folders: dict[str, Any] = {
+        "trials": str(sweep.folder / "trials"),
+        "data": str(data),
+        "teacher": None,
+        "knowledge": str(store.knowledge),
+    }
+    if sweep.configuration.teacher:
+        show.preparing("bringing the teacher")
+        folder, card, seconds = ready(store, sweep.configuration, data, desk, show.teacher_epoch)
+        tracker.teacher_ready(card["metrics"], seconds)
+        folders["teacher"] = str(folder)
+    return folders
+
+
+def _train_one(sweep: Sweep, desk: AnyDesk, events: Events, folders: dict[str, Any]) -> None:
+    trial = sweep.trials.get(0) or Trial(0, {})
+    if trial.ended:
+        return
+    specification = TrialSpec(
+        name="trial-00000",
+        configuration=sweep.configuration,
+        folder=sweep.trial_folder(0),
+        data=folders["data"],
+        teacher=folders["teacher"],
+        knowledge=folders["knowledge"],
+    )
+    events.start(trial)
+    desk.submit(specification.name, specification.plain())
+    while not trial.ended:
+        record = desk.next_report(specification.name, sweep.configuration.resources.wait_s)
+        if record.get("failed"):
+            events.end(trial, "failed", record["failed"])
+            raise TrialError(record["failed"])
+        events.report(trial, record)
+        if record.get("done"):
+            events.end(trial, "complete")
+
+
+def _search(sweep: Sweep, desk: Any, events: Events, folders: dict[str, Any], at_once: int, resume: bool) -> None:
+    from ray import tune
+
+    from orchestrator.sweep.scheduler import scheduler
+    from orchestrator.sweep.stand_in import StandIn
+    from orchestrator.sweep.study import StudySearch, open_study
+
+    configuration = sweep.configuration
+    search = configuration.search
+    study = open_study(sweep.folder, configuration, resume)
+    unfinished = [trial for trial in sweep.trials.values() if not trial.ended]
+    left = search.trials - len(sweep.trials) + len(unfinished)
+    if left <= 0:
+        return
+    asking = StudySearch(study, configuration, Events(sweep, [*events.listeners, _Release(desk)]), unfinished)
+    place = {"desk": desk.name, "folders": folders, "wait_s": configuration.resources.wait_s, "objective": search.objective}
+    keep_none = tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False)  # the workers write their own
+    os.environ.update(TUNE)
+    tune.Tuner(
+        tune.with_resources(tune.with_parameters(StandIn, place=place), STAND_IN),
+        tune_config=tune.TuneConfig(
+            num_samples=left,
+            max_concurrent_trials=at_once,
+            reuse_actors=True,
+            search_alg=asking,
+            scheduler=scheduler(configuration, sweep),
+            time_budget_s=search.time_budget,
+            trial_dirname_creator=_folder_name,
+        ),
+        run_config=tune.RunConfig(name="tune", storage_path=str(sweep.folder), verbose=0, checkpoint_config=keep_none),
+    ).fit()
+    for trial in sweep.trials.values():
+        if not trial.ended:  # the time budget is spent
+            asking.finish(trial, "stopped_early")
+
+
+def _folder_name(trial: Any) -> str:
+    return f"{trial.config['number']:05d}"
+
+
+class _Release:
+    """Frees the worker group of a trial that ended before its training did."""
+
+    def __init__(self, desk: AnyDesk) -> None:
+        self.desk = desk
+
+    def trial_started(self, trial: Trial) -> None:
+        """Its stand-in submits it."""
+
+    def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
+        """It goes on."""
+
+    def trial_ended(self, trial: Trial) -> None:
+        """Nobody wants more of it."""
+        self.desk.stop(f"trial-{trial.number:05d}")

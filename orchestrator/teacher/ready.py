@@ -1,0 +1,73 @@
+"""Brings the teacher into the store: found there, taken over from given weights, or fitted by a worker group."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from filelock import FileLock, Timeout
+
+from orchestrator.config import Configuration
+from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.store import Store
+from orchestrator.teacher import fit
+
+Told = Callable[[int, dict[str, float]], None]
+
+
+class AnyDesk(Protocol):
+    """Who trains: worker groups, or this process."""
+
+    def submit(self, trial: str, specification: dict[str, Any]) -> None:
+        """Hand over a trial."""
+
+    def next_report(self, trial: str, silence_s: float) -> dict[str, Any]:
+        """Its next record."""
+
+    def stop(self, trial: str) -> None:
+        """End it early."""
+
+
+def check_weights(store: Store, configuration: Configuration, data: Path) -> None:
+    """Take given weights over before anything expensive starts; ConfigurationError when they do not fit."""
+    teacher = configuration.teacher
+    if teacher and teacher.network.weights:
+        folder = fit.place(store, configuration, data)
+        if not fit.card(folder):
+            fit.adopt_weights(folder, teacher, data)
+
+
+def ready(store: Store, configuration: Configuration, data: Path, desk: AnyDesk, told: Told) -> tuple[Path, dict[str, Any], float]:
+    """The teacher's folder, its card and the seconds that it cost; `told` hears of every epoch of the fitting."""
+    start = time.monotonic()
+    folder = fit.place(store, configuration, data)
+    wait_s = configuration.resources.wait_s
+    lock = FileLock(f"{folder}.lock")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if not fit.card(folder):
+        try:
+            with lock.acquire(timeout=wait_s):
+                if not fit.card(folder):
+                    _fit(folder, configuration, data, desk, told)
+        except Timeout as error:
+            raise EnvironmentUnfitError(
+                f"waited {wait_s:g} s for another run to fit the teacher: see what holds {folder}.lock"
+            ) from error
+    card = fit.card(folder)
+    assert card is not None
+    return folder, card, time.monotonic() - start
+
+
+def _fit(folder: Path, configuration: Configuration, data: Path, desk: AnyDesk, told: Told) -> None:
+    specification = fit.specification(folder, configuration, data)
+    desk.submit(specification.name, specification.plain())
+    while True:
+        record = desk.next_report(specification.name, configuration.resources.wait_s)
+        if record.get("failed"):
+            raise ConfigurationError(
+                f"the teacher could not be fitted: {record['failed']}; change teacher.training or teacher.network"
+            )
+        told(record["epoch"], record["metrics"])
+        if record.get("done"):
+            fit.adopt_fitted(folder, configuration, data, record["metrics"])
+            return

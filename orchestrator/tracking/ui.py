@@ -1,0 +1,40 @@
+"""MLflow's own user interface on a store, on the loopback address alone."""
+
+import socket
+import subprocess
+import sys
+
+from rich.console import Console
+
+from orchestrator.errors import OK, ConfigurationError, EnvironmentUnfitError
+from orchestrator.store import Store
+
+LOOPBACK = "127.0.0.1"
+
+
+def serve(store: Store, port: int, console: Console) -> int:
+    """Run the server until it is interrupted; EnvironmentUnfitError when the port is taken."""
+    if not store.database.exists():
+        raise ConfigurationError(f"--store {store.root} holds no runs yet: start one with `python run.py sweep`")
+    require_free(port)
+    console.print(f"MLflow on http://{LOOPBACK}:{port} (Ctrl-C ends it)", highlight=False)
+    backend = ["--backend-store-uri", f"sqlite:///{store.database}", "--default-artifact-root", store.artifacts.as_uri()]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1", *backend]
+    server = subprocess.Popen(command)
+    try:
+        return server.wait()
+    except KeyboardInterrupt:
+        return OK
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def require_free(port: int) -> None:
+    """EnvironmentUnfitError when somebody listens there."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError as error:
+            raise EnvironmentUnfitError(f"--port {port} is in use on {LOOPBACK} ({error.strerror}): give another one") from error
