@@ -78,7 +78,7 @@ def _data_line(summary: dict[str, Any]) -> str:
 
 def _network_line(network: dict[str, Any]) -> str:
     settings = ", ".join(f"{key}={value}" for key, value in network.items() if key != "name")
-    return network["name"] + (f" ({settings})" if settings else "")
+    return str(network["name"]) + (f" ({settings})" if settings else "")
 
 
 def _teacher_line(store: Store, configuration: Configuration, summary: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ def evaluate(
     learner.eval()
     scores, seen = Scores(context.device), 0
     for batch in batches.ordered(part):
-        with torch.autocast(context.device.type, learner.half or torch.bfloat16, enabled=learner.half is not None):
+        with torch.autocast(context.device.type, learner.half_type or torch.bfloat16, enabled=learner.half_type is not None):
             logits = learner.student(batch.inputs).logits
         scores.add(logits, batch.labels, None if teacher is None else teacher[seen : seen + len(logits)])
         seen += len(logits)

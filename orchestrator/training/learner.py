@@ -14,13 +14,13 @@ from orchestrator.training.context import TrialContext
 class Learner(nn.Module):
     """The student's forward, under autocast when asked, followed by the method's objective in float32."""
 
-    def __init__(self, student: nn.Module, method: Method, half: torch.dtype | None) -> None:
+    def __init__(self, student: nn.Module, method: Method, half_type: torch.dtype | None) -> None:
         super().__init__()
-        self.student, self.method, self.half = student, method, half
+        self.student, self.method, self.half_type = student, method, half_type
 
     def forward(self, batch: Inputs, teacher: Output | None) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar loss and the detached terms."""
-        with torch.autocast(batch.inputs.device.type, self.half or torch.bfloat16, enabled=self.half is not None):
+        with torch.autocast(batch.inputs.device.type, self.half_type or torch.bfloat16, enabled=self.half_type is not None):
             student = self.student(batch.inputs)
         objective = self.method(Batch(batch.index, batch.inputs, batch.labels, student, teacher))
         return objective.loss, objective.terms

@@ -1,6 +1,7 @@
 """Optimiser and learning rate of a recipe. The rate is a function of the progress alone, so it needs no state."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ from orchestrator.config import Training
 
 def optimizer(recipe: Training, student: nn.Module, method: nn.Module) -> torch.optim.Optimizer:
     """SGD or AdamW over the student and, without weight decay, over the method's own parameters."""
-    groups = [{"params": list(student.parameters())}, {"params": list(method.parameters()), "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": list(student.parameters())}, {"params": list(method.parameters()), "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)

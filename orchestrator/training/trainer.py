@@ -75,7 +75,7 @@ class _Trainer:
         self._open_teacher()
         self.method.prepare(self._knowledge if self.source else None, self._task())
         self.optimizer = optimizer(self.recipe, self.student, self.method)
-        self.scaler = torch.amp.GradScaler(context.device.type, enabled=self.learner.half == torch.float16)
+        self.scaler = torch.amp.GradScaler(context.device.type, enabled=self.learner.half_type == torch.float16)
 
     def _build_learner(self) -> None:
         dataset, device = self.batches.dataset, self.context.device

@@ -1,0 +1,180 @@
+"""What a sweep costs beside its training: a TorchTrainer per Tune trial (theirs) against warm worker groups (ours).
+
+    python benchmarks/sweep_overhead.py [--trials 20] [--at-once 2] [--json]
+
+The same trivial trials on both sides (digits, mlp, one epoch of cross entropy, the same torch loop, Optuna's TPE), each
+side in a process of its own with a Ray of its own. Ours writes its records, its study and MLflow beside. Times begin
+with the process: `start-up` ends with the first report, `trial` is each further one, `sweep` is all of it.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+SETTINGS = ["data.name=digits", "teacher=null", "method.name=cross_entropy", "training.epochs=1", "search.scheduler=none"]
+
+
+def ours(folder: Path, trials: int, at_once: int, started: float) -> dict[str, float]:
+    """A sweep as `run.py sweep` runs it."""
+    from orchestrator.config import load
+    from orchestrator.preflight import prepared
+    from orchestrator.store import Store
+    from orchestrator.sweep.conduct import conduct
+    from orchestrator.sweep.records import Sweep
+
+    store = Store.open(folder)
+    settings = [*SETTINGS, f"search.trials={trials}", f"resources.groups={at_once}"]
+    configuration = load(None, settings)
+    data = prepared(store, configuration, "sweep", local=False)
+    sweep = Sweep.create(store.sweep("ours"), configuration, "sweep")
+    watch = Watch()
+    conduct(sweep, store, data, watch)
+    assert sum(trial.state == "complete" for trial in sweep.trials.values()) == trials
+    return times(watch.reports, started, trials)
+
+
+class Watch:
+    """Notes when reports arrive."""
+
+    def __init__(self) -> None:
+        self.reports: list[float] = []
+
+    def preparing(self, what: str) -> None:
+        """Not timed apart."""
+
+    def teacher_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        """There is no teacher."""
+
+    def trial_started(self, trial: Any) -> None:
+        """Not timed apart."""
+
+    def trial_reported(self, trial: Any, epoch: int, metrics: dict[str, float]) -> None:
+        """A trial of one epoch is through."""
+        self.reports.append(time.time())
+
+    def trial_ended(self, trial: Any) -> None:
+        """Not timed apart."""
+
+
+def theirs(folder: Path, trials: int, at_once: int, started: float) -> dict[str, float]:
+    """The stock way: a function trainable that runs a TorchTrainer."""
+    import ray
+    from ray import tune
+    from ray.tune.search.optuna import OptunaSearch
+
+    from orchestrator.config import load
+    from orchestrator.data import prepare
+
+    configuration = load(None, SETTINGS)
+    data = prepare(configuration.data, folder, 0)
+    cluster = ray.init(address="local", log_to_driver=False, include_dashboard=False)
+    os.environ["RAY_ADDRESS"] = cluster.address_info["gcs_address"]
+    reports: list[float] = []
+
+    class Notes(tune.Callback):  # type: ignore[misc]
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            reports.append(time.time())
+
+    fixed = {"data": str(data), "folder": str(folder), "configuration": json.dumps(configuration.plain())}
+    results = tune.Tuner(
+        tune.with_resources(stock_trial, {"memory": 50 * 2**20}),
+        param_space={**fixed, "learning_rate": tune.loguniform(0.005, 0.5)},
+        tune_config=tune.TuneConfig(
+            metric="accuracy", mode="max", num_samples=trials, max_concurrent_trials=at_once, search_alg=OptunaSearch(seed=0)
+        ),
+        run_config=tune.RunConfig(name="stock", storage_path=str(folder), verbose=0, callbacks=[Notes()]),
+    ).fit()
+    assert not results.errors and len(results) == trials
+    ray.shutdown()
+    return times(reports, started, trials)
+
+
+def stock_trial(config: dict[str, Any]) -> None:
+    """One Tune trial: a TorchTrainer of its own, its reports passed on as Ray's guide does it."""
+    from ray import tune
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    name = f"trial-{tune.get_context().get_trial_id()}"
+    TorchTrainer(
+        stock_loop,
+        train_loop_config=config,
+        scaling_config=ScalingConfig(num_workers=1),
+        run_config=RunConfig(name=name, storage_path=config["folder"], callbacks=[TuneReportCallback()]),
+    ).fit()
+
+
+def stock_loop(config: dict[str, Any]) -> None:
+    """The same training as ours, in the worker of a TorchTrainer."""
+    import ray.train
+
+    from orchestrator.config import build
+    from orchestrator.training.context import TrialContext
+    from orchestrator.training.trainer import train
+    from orchestrator.trial import TrialSpec
+
+    values = json.loads(config["configuration"])
+    values["training"]["learning_rate"] = config["learning_rate"]
+    folder = Path(config["folder"]) / f"checkpoint-{os.getpid()}"
+    specification = TrialSpec(name="stock", configuration=build(values), folder=folder, data=Path(config["data"]))
+    train(
+        specification, TrialContext(report=lambda record: ray.train.report({"accuracy": record["metrics"]["validation/accuracy"]}))
+    )
+
+
+def times(reports: list[float], started: float, trials: int) -> dict[str, float]:
+    """Start-up, each further trial, and all, in seconds."""
+    reports = sorted(reports)
+    return {
+        "start-up": reports[0] - started,
+        "trial": (reports[-1] - reports[0]) / max(trials - 1, 1),
+        "sweep": time.time() - started,
+    }
+
+
+def measure(side: str, trials: int, at_once: int) -> dict[str, float]:
+    """Run one side in a fresh process."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, "--side", side, "--trials", str(trials), "--at-once", str(at_once)]
+        command += ["--folder", folder, "--started", str(time.time())]
+        output = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    found: dict[str, float] = json.loads(output.strip().splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    """Both sides, then the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--at-once", type=int, default=2)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--side", choices=["ours", "theirs"], help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        sys.path.insert(0, str(ROOT))
+        print(json.dumps(globals()[options.side](options.folder, options.trials, options.at_once, options.started)))
+        return
+    sides = {side: measure(side, options.trials, options.at_once) for side in ("theirs", "ours")}
+    if not options.json:
+        print(f"{options.trials} trials, {options.at_once} at a time\n{'case':10}{'ours':>10}{'theirs':>10}{'ratio':>8}")
+    for case, seconds in sides["ours"].items():
+        row = {"benchmark": "sweep_overhead", "case": case, "ours": round(seconds, 3), "theirs": round(sides["theirs"][case], 3)}
+        row["ratio"] = round(sides["theirs"][case] / seconds, 2)
+        if options.json:
+            print(json.dumps(row | {"unit": "s"}))
+        else:
+            print(f"{case:10}{row['ours']:>9.2f}s{row['theirs']:>9.2f}s{row['ratio']:>8}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""One teacher per recipe: its name, the trial that fits it, and weights that are given. Knows no cache."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from orchestrator.config import load
+from orchestrator.data import Batches, Dataset, Views, prepare
+from orchestrator.errors import ConfigurationError
+from orchestrator.models import build, save_weights
+from orchestrator.store import Store
+from orchestrator.teacher import fit
+from orchestrator.teacher.frozen import WEIGHTS, FrozenTeacher
+from orchestrator.training.context import Record, TrialContext
+from orchestrator.training.trainer import train
+from orchestrator.trial import TrialSpec
+
+CPU = torch.device("cpu")
+TINY = ("data.limit.train=128", "data.limit.validation=40", "data.limit.test=40", "teacher.training.epochs=2")
+
+Specify = Callable[..., TrialSpec]
+
+
+def place(root: Path, *pairs: str) -> Path:
+    configuration = load(None, [*TINY, *pairs])
+    return fit.place(Store(root), configuration, prepare(configuration.data, root, configuration.data.seed))
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        "teacher.training.epochs=3",
+        "teacher.training.learning_rate=0.01",
+        "teacher.network.width=17",
+        "teacher.network.name=cnn",
+        "teacher.seed=1",
+        "data.label_noise=0.1",
+        "data.seed=1",
+        "data.augmentation=crop",
+        "resources.workers=2",
+    ],
+)
+def test_another_recipe_network_seed_or_data_is_another_teacher(digits_store: Path, pair: str) -> None:
+    assert place(digits_store, pair) != place(digits_store)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        "seed=5",
+        "student.width=3",
+        "training.epochs=7",
+        "method.temperature=2",
+        "search.trials=3",
+        "teacher.mode=online",
+        "teacher.dtype=float32",
+        "project=other",
+        "resources.groups=2",
+    ],
+)
+def test_settings_that_the_teacher_does_not_see_leave_it(digits_store: Path, pair: str) -> None:
+    assert place(digits_store, pair) == place(digits_store)
+
+
+def test_given_weights_are_known_by_their_bytes(digits_store: Path, tmp_path: Path) -> None:
+    file = tmp_path / "given.safetensors"
+    pairs = (f"teacher.network.weights={file}", "teacher.network.width=8")
+    names = []
+    for content in (b"one", b"two", b"one"):
+        file.write_bytes(content)
+        names.append(place(digits_store, *pairs))
+    assert names[0] == names[2] != names[1]
+    assert place(digits_store, *pairs, "teacher.seed=4") == names[0], "nothing is fitted, so no recipe counts"
+
+
+def given(tmp_path: Path, classes: int = 10, **settings: int) -> Path:
+    file = tmp_path / "given.safetensors"
+    torch.manual_seed(3)
+    save_weights(build("mlp", classes, (1, 8, 8), settings), file)
+    return file
+
+
+def adopt(specify: Specify, folder: Path, *pairs: str) -> TrialSpec:
+    spec = specify(*TINY, "teacher.network.name=mlp", *pairs)
+    assert spec.configuration.teacher is not None
+    fit.adopt_weights(folder, spec.configuration.teacher, spec.data)
+    return spec
+
+
+def test_given_weights_become_the_teacher(specify: Specify, tmp_path: Path) -> None:
+    file = given(tmp_path, width=8, depth=1)
+    adopt(specify, tmp_path / "adopted", f"teacher.network.weights={file}", "teacher.network.width=8", "teacher.network.depth=1")
+    card = fit.card(tmp_path / "adopted")
+    assert card is not None and card["classes"] == 10 and card["shape"] == [1, 8, 8]
+    torch.manual_seed(3)
+    expected = build("mlp", 10, (1, 8, 8), {"width": 8, "depth": 1}).state_dict()
+    opened = FrozenTeacher.open(tmp_path / "adopted", CPU).network.state_dict()
+    assert all(torch.equal(opened[key], value) for key, value in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("settings", "given_classes", "said"),
+    [({"width": 9, "depth": 1}, 10, "9x64"), ({"width": 8, "depth": 2}, 10, "body.3"), ({"width": 8, "depth": 1}, 7, "7x8")],
+)
+def test_weights_that_do_not_fit_are_refused_in_a_sentence(
+    specify: Specify, tmp_path: Path, settings: dict[str, int], given_classes: int, said: str
+) -> None:
+    file = given(tmp_path, classes=given_classes, **settings)
+    with pytest.raises(ConfigurationError, match=said) as raised:
+        adopt(specify, tmp_path / "adopted", f"teacher.network.weights={file}", "teacher.network.width=8", "teacher.network.depth=1")
+    assert "\n" not in str(raised.value) and str(file) in str(raised.value)
+    assert not (tmp_path / "adopted").exists()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no weights at all"])
+def test_a_file_that_holds_no_weights_is_refused_in_a_sentence(specify: Specify, tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "given.safetensors"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"given\.safetensors") as raised:
+        adopt(specify, tmp_path / "adopted", f"teacher.network.weights={file}")
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "adopted").exists()
+
+
+def test_a_fitted_student_becomes_the_teacher(specify: Specify, tmp_path: Path) -> None:
+    pairs = ("teacher.network.name=cnn", "teacher.network.width=4", "teacher.training.batch_size=16", "teacher.seed=6")
+    configuration, data = (spec := specify(*TINY, *pairs)).configuration, spec.data
+    folder = tmp_path / "teachers" / "fitted"
+    trial = fit.specification(folder, configuration, data)
+    assert fit.card(folder) is None
+    assert configuration.teacher is not None
+    assert trial.role == "teacher" and trial.configuration.training == configuration.teacher.training
+    assert trial.configuration.student == configuration.teacher.network and trial.configuration.seed == 6
+    records: list[Record] = []
+    train(TrialSpec.model_validate(trial.plain()), TrialContext(report=records.append))
+    metrics: dict[str, Any] = records[-1]["metrics"]
+    fit.adopt_fitted(folder, configuration, data, metrics)
+    card = fit.card(folder)
+    assert card is not None and card["metrics"] == metrics and card["fingerprint"] == "fitted"
+    assert [path.name for path in folder.parent.iterdir()] == ["fitted"]
+    teacher, dataset = FrozenTeacher.open(folder, CPU), Dataset.open(data)
+    (whole,) = Batches(dataset, Views.of(dataset, 0), 128, 0).ordered("validation")
+    accuracy = (teacher(whole.inputs).logits.argmax(dim=1) == whole.labels).double().mean().item()
+    assert metrics["validation/accuracy"] == pytest.approx(accuracy, abs=1e-12)
+
+
+def test_a_teacher_whose_weights_are_missing_is_not_ready(specify: Specify, tmp_path: Path) -> None:
+    file = given(tmp_path, width=8, depth=1)
+    adopt(specify, tmp_path / "adopted", f"teacher.network.weights={file}", "teacher.network.width=8", "teacher.network.depth=1")
+    (tmp_path / "adopted" / WEIGHTS).unlink()
+    assert fit.card(tmp_path / "adopted") is None
+
+
+def test_weights_that_never_came_are_told_in_a_sentence(specify: Specify, tmp_path: Path) -> None:
+    spec = specify(*TINY)
+    with pytest.raises(ConfigurationError, match="a folder that all nodes share"):
+        fit.adopt_fitted(tmp_path / "teacher", spec.configuration, spec.data, {})

@@ -1,0 +1,58 @@
+"""The teacher never changes: not its weights, not its statistics, not its mode. Knows no files of knowledge."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from methods import METHODS
+from orchestrator.teacher.frozen import WEIGHTS, FrozenTeacher
+from orchestrator.training.context import TrialContext
+from orchestrator.training.trainer import train
+from orchestrator.training.workbench import open_teacher
+from orchestrator.trial import TrialSpec
+
+CPU = torch.device("cpu")
+SMALL = ("data.limit.train=128", "data.limit.validation=40", "data.limit.test=40", "training.epochs=2", "training.batch_size=32")
+ALONE = [name for name, kind in METHODS.items() if not kind.needs.peer]
+
+Specify = Callable[..., TrialSpec]
+MakeTeacher = Callable[..., Path]
+
+
+@pytest.mark.parametrize("mode", ["online", "cached"])
+@pytest.mark.parametrize("name", ALONE)
+def test_a_trial_leaves_the_teacher_as_it_was_to_the_bit(specify: Specify, make_teacher: MakeTeacher, name: str, mode: str) -> None:
+    spec = specify(*SMALL, f"method.name={name}", f"teacher.mode={mode}", "teacher.network.name=cnn", "student.name=cnn")
+    spec = spec.model_copy(update={"teacher": make_teacher(spec.data, "cnn", width=4)})
+    assert spec.teacher is not None
+    content = (spec.teacher / WEIGHTS).read_bytes()
+    teacher = open_teacher(spec.teacher, CPU, True)
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    assert any("running_mean" in key for key in before)
+    train(spec, TrialContext())
+    assert open_teacher(spec.teacher, CPU, True) is teacher, "the very one that the trial asked"
+    after = teacher.state_dict()
+    assert set(after) == set(before) and all(torch.equal(after[key], value) for key, value in before.items())
+    assert not any(module.training for module in teacher.modules())
+    assert (spec.teacher / WEIGHTS).read_bytes() == content
+
+
+def test_it_stays_in_eval_mode_inside_a_module_that_trains(specify: Specify, make_teacher: MakeTeacher) -> None:
+    spec = specify(*SMALL)
+    teacher = FrozenTeacher.open(make_teacher(spec.data, "cnn", width=4), CPU)
+    holder = nn.ModuleList([teacher, nn.Dropout()]).train()
+    assert holder[1].training and not any(module.training for module in teacher.modules())
+    statistics = {key: value.clone() for key, value in teacher.state_dict().items()}
+    teacher.train()(torch.randn(8, 1, 8, 8))
+    assert all(torch.equal(statistics[key], value) for key, value in teacher.state_dict().items())
+
+
+def test_it_gives_no_gradient(specify: Specify, make_teacher: MakeTeacher) -> None:
+    spec = specify(*SMALL)
+    teacher = FrozenTeacher.open(make_teacher(spec.data, "mlp", width=4), CPU)
+    output = teacher(torch.randn(2, 1, 8, 8, requires_grad=True))
+    assert not output.logits.requires_grad and not output.features.requires_grad
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())

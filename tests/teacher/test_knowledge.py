@@ -1,0 +1,183 @@
+"""What is cached is what the teacher says, asked once and kept under a name that nothing else has. Knows no method."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file
+
+from orchestrator.data import Batches, Dataset, Views
+from orchestrator.errors import EnvironmentUnfitError
+from orchestrator.teacher.frozen import FrozenTeacher
+from orchestrator.teacher.knowledge import CachedTeacher, OnlineTeacher
+from orchestrator.training.context import TrialContext
+from orchestrator.training.trainer import train
+from orchestrator.training.workbench import clean_knowledge
+from orchestrator.trial import TrialSpec
+
+CPU = torch.device("cpu")
+SMALL = ("data.limit.train=128", "data.limit.validation=40", "data.limit.test=40", "data.augmentation=crop")
+
+Specify = Callable[..., TrialSpec]
+MakeTeacher = Callable[..., Path]
+
+
+class Counting(FrozenTeacher):
+    """A teacher that counts the samples that it was asked about."""
+
+    asked = 0
+
+    def forward(self, inputs: torch.Tensor) -> Any:
+        """What a teacher says."""
+        self.asked += len(inputs)
+        return super().forward(inputs)
+
+
+@pytest.fixture
+def spec(specify: Specify) -> TrialSpec:
+    return specify(*SMALL)
+
+
+@pytest.fixture
+def teacher(spec: TrialSpec, make_teacher: MakeTeacher) -> Counting:
+    opened = Counting.open(make_teacher(spec.data, width=16), CPU)
+    assert isinstance(opened, Counting)
+    return opened
+
+
+def batches_of(spec: TrialSpec, seed: int = 0, policy: str = "crop", pad: int = 1, size: int = 32) -> Batches:
+    dataset = Dataset.open(spec.data)
+    return Batches(dataset, Views(policy, seed, len(dataset.train), pad), size, seed)
+
+
+def cached(teacher: FrozenTeacher, batches: Batches, root: Path, dtype: str = "float32", wait_s: float = 5) -> CachedTeacher:
+    return CachedTeacher(teacher, batches, root, dtype, TrialContext(), wait_s)
+
+
+def test_training_from_the_cache_is_training_online(specify: Specify, make_teacher: MakeTeacher) -> None:
+    weights = []
+    for mode in ("online", "cached"):
+        pairs = ("training.epochs=3", "training.batch_size=32", "method.name=wttm", f"teacher.mode={mode}", "teacher.dtype=float32")
+        spec = specify(*SMALL, *pairs, folder=mode)
+        spec = spec.model_copy(update={"teacher": make_teacher(spec.data, width=16)})
+        train(spec, TrialContext())
+        weights.append(load_file(spec.folder / "checkpoint" / "student.safetensors"))
+        assert spec.knowledge is not None
+        files = sorted(file.name for file in spec.knowledge.glob("*/*.npy"))
+        assert files == ([] if mode == "online" else ["clean.npy", *(f"view-{view:05d}.npy" for view in range(3))])
+    assert all(torch.equal(weights[1][key], value) for key, value in weights[0].items())
+
+
+@pytest.mark.parametrize("view", [None, 0, 7])
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 0.0), ("float16", 2.0**-11)])
+def test_answers_are_those_of_the_teacher(
+    spec: TrialSpec, teacher: Counting, tmp_path: Path, dtype: str, bound: float, view: int | None
+) -> None:
+    batches = batches_of(spec)
+    source = cached(teacher, batches, tmp_path, dtype)
+    source.open_view(view)
+    for batch in batches.train(epoch=3, view=view):
+        expected = teacher(batch.inputs).logits
+        answer = source.answer(batch).logits
+        assert answer.dtype == torch.float32
+        assert ((answer - expected).abs() <= bound * expected.abs() + bound * 2.0**-13).all()
+
+
+def test_a_view_is_another_set_of_pictures(spec: TrialSpec, teacher: Counting, tmp_path: Path) -> None:
+    source = cached(teacher, batches_of(spec), tmp_path)
+    seen = []
+    for view in (None, 0, 1):
+        source.open_view(view)
+        assert source.logits is not None
+        seen.append(np.array(source.logits))
+    assert not np.array_equal(seen[0], seen[1]) and not np.array_equal(seen[1], seen[2])
+
+
+def test_a_second_user_finds_the_file_and_asks_nobody(spec: TrialSpec, teacher: Counting, tmp_path: Path) -> None:
+    batches = batches_of(spec)
+    for user in range(3):
+        source = cached(teacher, batches, tmp_path)
+        source.open_view(0)
+        assert teacher.asked == 128, f"user {user}"
+    cached(teacher, batches_of(spec, size=16), tmp_path).open_view(0)
+    assert teacher.asked == 128, "the size of a batch does not change what the teacher says"
+    source.open_view(1)
+    assert teacher.asked == 256
+
+
+def test_the_folder_is_another_for_another_teacher_type_policy_or_seed(spec: TrialSpec, teacher: Counting, tmp_path: Path) -> None:
+    other = Counting(teacher.network, "another fingerprint")
+    elsewhere = batches_of(spec)
+    changed = Dataset.open(spec.data)
+    object.__setattr__(changed, "fingerprint", "other data")
+    elsewhere.dataset = changed
+    sources = [
+        cached(teacher, batches_of(spec), tmp_path),
+        cached(other, batches_of(spec), tmp_path),
+        cached(teacher, batches_of(spec), tmp_path, dtype="float16"),
+        cached(teacher, batches_of(spec, seed=1), tmp_path),
+        cached(teacher, batches_of(spec, policy="crop_flip"), tmp_path),
+        cached(teacher, batches_of(spec, pad=2), tmp_path),
+        cached(teacher, elsewhere, tmp_path),
+    ]
+    assert len({source.folder for source in sources}) == len(sources)
+    assert cached(teacher, batches_of(spec, size=8), tmp_path).folder == sources[0].folder
+
+
+def test_waiting_too_long_for_the_lock_is_told_in_a_sentence(spec: TrialSpec, teacher: Counting, tmp_path: Path) -> None:
+    source = cached(teacher, batches_of(spec), tmp_path, wait_s=0.01)
+    source.folder.mkdir()
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with FileLock(f"{source.folder / 'view-00000.npy'}.lock"):
+            held.set()
+            done.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    try:
+        with pytest.raises(EnvironmentUnfitError, match=r"waited 0.01 s .*view-00000.npy") as raised:
+            source.open_view(0)
+    finally:
+        done.set()
+        holder.join()
+    assert "\n" not in str(raised.value) and teacher.asked == 0
+    source.open_view(0)
+    assert teacher.asked == 128
+
+
+def test_a_teacher_that_fails_leaves_no_file_and_no_lock(
+    spec: TrialSpec, teacher: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = cached(teacher, batches_of(spec), tmp_path, wait_s=0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(OSError, match="No space"):
+            source.open_view(0)
+    assert not [file for file in source.folder.iterdir() if file.suffix != ".lock"]
+    source.open_view(0)
+    assert source.logits is not None
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_clean_knowledge_is_in_the_order_of_the_training_part(
+    spec: TrialSpec, teacher: Counting, tmp_path: Path, online: bool
+) -> None:
+    batches = batches_of(spec, size=48)
+    knowledge = clean_knowledge(OnlineTeacher(teacher) if online else cached(teacher, batches, tmp_path), batches, TrialContext())
+    (whole,) = batches_of(spec, size=128).ordered("train")
+    expected = teacher(whole.inputs)
+    torch.testing.assert_close(knowledge.logits, expected.logits, rtol=1e-5, atol=1e-5)
+    assert torch.equal(knowledge.labels, torch.as_tensor(batches.dataset.train.labels))
+    if online:
+        assert knowledge.features is not None
+        torch.testing.assert_close(knowledge.features, expected.features, rtol=1e-5, atol=1e-5)
+    else:
+        assert knowledge.features is None

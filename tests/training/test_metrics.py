@@ -1,0 +1,100 @@
+"""Metrics against a slow computation in numpy, sample by sample. Knows no networks."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from orchestrator.training.metrics import BINS, Scores
+
+CPU = torch.device("cpu")
+
+
+def drawn(count: int = 211, classes: int = 7, scale: float = 3.0, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = scale * torch.randn(count, classes, generator=generator)
+    labels, teacher = (torch.randint(classes, (count,), generator=generator) for _ in range(2))
+    return logits, labels, teacher
+
+
+def slow(logits: Tensor, labels: Tensor, teacher: Tensor) -> dict[str, float]:
+    correct, nll, entropy, agreeing = [], [], [], []
+    bins: list[list[tuple[float, float]]] = [[] for _ in range(BINS)]
+    for row, label, other in zip(logits.double().tolist(), labels.tolist(), teacher.tolist(), strict=True):
+        exponentials: NDArray[Any] = np.exp(np.array(row) - max(row))
+        probabilities = (exponentials / exponentials.sum()).tolist()
+        guess = probabilities.index(max(probabilities))
+        correct.append(float(guess == label))
+        agreeing.append(float(guess == other))
+        nll.append(-math.log(probabilities[label]))
+        entropy.append(-sum(p * math.log(p) for p in probabilities if p > 0))
+        bins[min(int(probabilities[guess] * BINS), BINS - 1)].append((probabilities[guess], correct[-1]))
+    gaps = [abs(sum(c for c, _ in members) - sum(hit for _, hit in members)) for members in bins]
+    mean = {"accuracy": correct, "nll": nll, "entropy": entropy, "agreement": agreeing}
+    return {name: sum(values) / len(values) for name, values in mean.items()} | {"ece": sum(gaps) / len(labels)}
+
+
+@pytest.mark.parametrize("scale", [0.1, 3.0, 30.0])
+def test_metrics_equal_a_slow_computation(scale: float) -> None:
+    logits, labels, teacher = drawn(scale=scale)
+    scores = Scores(CPU)
+    scores.add(logits, labels, teacher)
+    assert scores.metrics(agreement=True) == pytest.approx(slow(logits, labels, teacher), rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("cuts", [[1, 2, 3], [100], [10, 20, 200, 210]])
+def test_sums_over_any_split_equal_those_of_the_whole(cuts: list[int]) -> None:
+    logits, labels, teacher = drawn()
+    whole, ranks = Scores(CPU), []
+    whole.add(logits, labels, teacher)
+    for part in zip(*(values.tensor_split(cuts) for values in (logits, labels, teacher)), strict=True):
+        ranks.append(Scores(CPU))
+        ranks[-1].add(*part)
+    torch.testing.assert_close(torch.stack([rank.sums for rank in ranks]).sum(dim=0), whole.sums, rtol=1e-12, atol=1e-12)
+
+
+def test_calibration_error_of_a_case_made_by_hand() -> None:
+    probabilities = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.3, 0.7]])
+    scores = Scores(CPU)
+    scores.add(probabilities.log(), torch.tensor([0, 0, 1, 1]))
+    # three of confidence 0.9 of which two are right, one of confidence 0.7 that is right
+    assert scores.metrics(agreement=False)["ece"] == pytest.approx((abs(2.7 - 2) + abs(0.7 - 1)) / 4, abs=1e-6)
+
+
+def test_gaps_of_opposite_sign_do_not_cancel_between_bins_and_do_within_one() -> None:
+    between, within = Scores(CPU), Scores(CPU)
+    between.add(torch.tensor([[0.9, 0.1], [0.6, 0.4]]).log(), torch.tensor([1, 0]))
+    within.add(torch.tensor([[0.9, 0.1], [0.9, 0.1]]).log(), torch.tensor([1, 0]))
+    assert between.metrics(agreement=False)["ece"] == pytest.approx((0.9 + 0.4) / 2, abs=1e-6)
+    assert within.metrics(agreement=False)["ece"] == pytest.approx((1.8 - 1) / 2, abs=1e-6)
+
+
+def test_a_certain_and_right_student_is_perfect() -> None:
+    scores = Scores(CPU)
+    scores.add(torch.tensor([[200.0, 0.0], [0.0, 200.0]]), torch.tensor([0, 1]))
+    assert scores.metrics(agreement=False) == pytest.approx({"accuracy": 1, "nll": 0, "ece": 0, "entropy": 0})
+
+
+def test_a_student_that_knows_nothing_has_the_entropy_of_all_classes() -> None:
+    scores = Scores(CPU)
+    scores.add(torch.zeros(5, 8), torch.arange(5))
+    metrics = scores.metrics(agreement=False)
+    assert metrics["entropy"] == pytest.approx(math.log(8), rel=1e-6)
+    assert metrics["nll"] == pytest.approx(math.log(8), rel=1e-6)
+
+
+def test_agreement_is_told_only_when_asked_for() -> None:
+    logits, labels, _ = drawn()
+    scores = Scores(CPU)
+    scores.add(logits, labels)
+    assert set(scores.metrics(agreement=False)) == {"accuracy", "nll", "ece", "entropy"}
+
+
+def test_logits_that_are_not_finite_are_told_by_the_nll() -> None:
+    scores = Scores(CPU)
+    scores.add(torch.tensor([[float("nan"), 0.0], [1.0, 0.0]]), torch.tensor([0, 0]))
+    assert math.isnan(scores.metrics(agreement=False)["nll"])

@@ -1,0 +1,87 @@
+"""The learning rate in closed form, and what weight decay touches. Knows no data."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from orchestrator.config import Training
+from orchestrator.training.optimization import learning_rate, optimizer
+
+
+def recipe(**values: Any) -> Training:
+    return Training.model_validate({"epochs": 10, "learning_rate": 0.4} | values)
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.5, 3.0, 9.99])
+def test_constant_stays(progress: float) -> None:
+    assert learning_rate(recipe(schedule="constant"), progress) == 0.4
+
+
+@pytest.mark.parametrize(
+    ("progress", "share"), [(0.0, 1.0), (2.5, (1 + math.sqrt(0.5)) / 2), (5.0, 0.5), (7.5, (1 - math.sqrt(0.5)) / 2), (10.0, 0.0)]
+)
+def test_cosine_falls_from_the_rate_to_zero(progress: float, share: float) -> None:
+    assert learning_rate(recipe(schedule="cosine"), progress) == pytest.approx(0.4 * share, abs=1e-12)
+
+
+@pytest.mark.parametrize(("progress", "passed"), [(0.0, 0), (2.999, 0), (3.0, 1), (5.5, 1), (6.0, 2), (9.0, 2)])
+def test_multi_step_multiplies_by_gamma_at_each_milestone(progress: float, passed: int) -> None:
+    chosen = recipe(schedule="multi_step", milestones=[3, 6], gamma=0.2)
+    assert learning_rate(chosen, progress) == pytest.approx(0.4 * 0.2**passed)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_warm_up_is_linear_from_above_zero_and_meets_the_schedule(schedule: str) -> None:
+    chosen = recipe(schedule=schedule, warmup_epochs=2)
+    rates = [learning_rate(chosen, step / 4) for step in range(9)]
+    assert 0 < rates[0] < 0.4 / 1000
+    assert rates[:8] == pytest.approx([0.4 * (step / 4 + 1e-3) / (2 + 1e-3) for step in range(8)])
+    assert rates[8] == pytest.approx(0.4)
+
+
+def test_cosine_after_a_warm_up_takes_what_is_left_of_the_epochs() -> None:
+    chosen = recipe(schedule="cosine", warmup_epochs=2)
+    assert learning_rate(chosen, 6.0) == pytest.approx(0.2)
+    assert learning_rate(chosen, 10.0) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_cosine_never_rises_again_after_the_last_epoch() -> None:
+    assert learning_rate(recipe(schedule="cosine"), 11.0) == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_weight_decay_shrinks_the_student_and_leaves_the_method(name: str) -> None:
+    student, method = nn.Linear(3, 2), nn.Linear(2, 2)
+    before = [parameter.detach().clone() for parameter in (*student.parameters(), *method.parameters())]
+    made = optimizer(recipe(optimizer=name, weight_decay=0.5), student, method)
+    for parameter in (*student.parameters(), *method.parameters()):
+        parameter.grad = torch.zeros_like(parameter)
+    made.step()
+    for old, new in zip(before[:2], student.parameters(), strict=True):
+        torch.testing.assert_close(new.detach(), old * (1 - 0.4 * 0.5))
+    for old, new in zip(before[2:], method.parameters(), strict=True):
+        assert torch.equal(new, old)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_has_the_momentum_of_the_recipe(nesterov: bool) -> None:
+    student = nn.Linear(1, 1, bias=False)
+    start = student.weight.item()
+    made = optimizer(recipe(momentum=0.5, nesterov=nesterov, weight_decay=0), student, nn.Identity())
+    for _ in range(2):
+        student.weight.grad = torch.ones_like(student.weight)
+        made.step()
+    moved = (1 + 0.5) + (1 + 0.5 * 1.5) if nesterov else 1 + 1.5  # velocity 1, then 0.5 * 1 + 1
+    assert student.weight.item() == pytest.approx(start - 0.4 * moved)
+
+
+def test_adamw_moves_each_weight_by_the_rate_at_first() -> None:
+    student = nn.Linear(4, 1, bias=False)
+    start = student.weight.detach().clone()
+    made = optimizer(recipe(optimizer="adamw", weight_decay=0), student, nn.Identity())
+    student.weight.grad = torch.tensor([[1.0, -20.0, 0.3, -5.0]])
+    made.step()
+    torch.testing.assert_close(student.weight.detach(), start - 0.4 * torch.tensor([[1.0, -1.0, 1.0, -1.0]]))

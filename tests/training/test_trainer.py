@@ -1,0 +1,305 @@
+"""The training of a trial in one process: repeatable, resumable to the bit, bounded. Knows no Ray."""
+
+import copy
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from orchestrator.data import Batches, Dataset, Views
+from orchestrator.errors import TrialError
+from orchestrator.models import build
+from orchestrator.training import checkpoint, trainer
+from orchestrator.training.checkpoint import FOLDER, Checkpoint
+from orchestrator.training.context import Record, TrialContext
+from orchestrator.training.learner import Learner
+from orchestrator.training.trainer import STOP_CHECK_STEPS, train
+from orchestrator.trial import TrialSpec
+
+CPU = torch.device("cpu")
+EPOCHS = 4
+SMALL = ("data.limit.train=256", "data.limit.validation=60", "data.limit.test=60", "data.augmentation=crop", "data.views=3")
+RECIPE = (f"training.epochs={EPOCHS}", "training.batch_size=32")
+DISTIL = (*SMALL, *RECIPE, "student.name=cnn", "student.width=4", "method.name=kd")
+PLAIN = (*SMALL, *RECIPE, "student.name=mlp", "student.width=8", "method.name=cross_entropy", "teacher=null")
+ADAMW = ("training.optimizer=adamw", "training.learning_rate=0.003")
+
+Specify = Callable[..., TrialSpec]
+MakeTeacher = Callable[..., Path]
+Part = Literal["validation", "test"]
+
+
+class Interrupted(Exception):
+    """The worker dies after an epoch."""
+
+
+def records_of(spec: TrialSpec, dies_after: int | None = None) -> list[Record]:
+    records: list[Record] = []
+
+    def report(record: Record) -> None:
+        records.append(copy.deepcopy(record))
+        if record["epoch"] == dies_after:
+            raise Interrupted
+
+    if dies_after is None:
+        train(spec, TrialContext(report=report))
+    else:
+        with pytest.raises(Interrupted):
+            train(spec, TrialContext(report=report))
+    return records
+
+
+def without_time(records: list[Record]) -> list[Record]:
+    quiet = []
+    for record in records:
+        kept = {k: v for k, v in record["metrics"].items() if not k.startswith("seconds/") and k != "train/images_per_second"}
+        quiet.append(record | {"metrics": kept})
+    return quiet
+
+
+def saved(spec: TrialSpec) -> Checkpoint:
+    loaded = checkpoint.load(spec.folder, CPU)
+    assert loaded is not None
+    return loaded
+
+
+def tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    inner = [value[key] for key in sorted(value, key=str)] if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [tensor for item in inner for tensor in tensors(item)]
+
+
+def assert_same_bits(one: Checkpoint, other: Checkpoint) -> None:
+    for name in ("student", "best", "method", "optimizer"):
+        pairs = list(zip(tensors(getattr(one, name)), tensors(getattr(other, name)), strict=True))
+        assert all(torch.equal(mine, yours) for mine, yours in pairs), name
+    assert tensors(one.optimizer), "the optimiser has a state"
+    assert one.progress["best_epoch"] == other.progress["best_epoch"]
+
+
+def predictions(spec: TrialSpec, name: str, settings: dict[str, Any], state: dict[str, Tensor], part: Part) -> Tensor:
+    """The classes that a network with these weights predicts for a part, in one batch."""
+    dataset = Dataset.open(spec.data)
+    network = build(name, len(dataset.classes), dataset.shape, settings)
+    network.load_state_dict(state)
+    (whole,) = Batches(dataset, Views.of(dataset, 0), len(dataset.train), 0).ordered(part)
+    classes: Tensor = network.eval()(whole.inputs).logits.argmax(dim=1)
+    return classes
+
+
+def quality(spec: TrialSpec, state: dict[str, Tensor], part: Part) -> tuple[float, Tensor]:
+    """Accuracy and predicted classes of a student with these weights."""
+    chosen = spec.configuration.student
+    predicted = predictions(spec, chosen.name, chosen.settings, state, part)
+    labels = torch.as_tensor(Dataset.open(spec.data).split(part).labels)
+    return (predicted == labels).double().mean().item(), predicted
+
+
+@pytest.fixture
+def initial(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
+    """The weights that each training began with."""
+    begun: list[dict[str, Tensor]] = []
+    original = trainer.replicate
+
+    def noted(learner: Learner, context: TrialContext) -> torch.nn.Module:
+        begun.append({key: value.detach().clone() for key, value in learner.student.state_dict().items()})
+        return original(learner, context)
+
+    monkeypatch.setattr(trainer, "replicate", noted)
+    return begun
+
+
+@pytest.mark.parametrize("epoch", range(1, EPOCHS + 1))
+@pytest.mark.parametrize("optimizer", [("training.optimizer=sgd",), ADAMW], ids=["sgd", "adamw"])
+def test_a_trial_that_is_resumed_goes_on_to_the_bit(
+    specify: Specify, make_teacher: MakeTeacher, optimizer: tuple[str, ...], epoch: int
+) -> None:
+    whole, broken = (specify(*DISTIL, *optimizer, folder=folder) for folder in ("whole", "broken"))
+    teacher = make_teacher(whole.data, width=32)
+    whole, broken = (spec.model_copy(update={"teacher": teacher}) for spec in (whole, broken))
+    expected = without_time(records_of(whole))
+    before = without_time(records_of(broken, dies_after=epoch))
+    after = without_time(records_of(broken))
+    assert before == expected[:epoch]
+    assert after == expected[epoch - 1 :], "the last finished epoch is told again, then the missing ones"
+    assert_same_bits(saved(broken), saved(whole))
+
+
+def test_dropout_and_clipping_resume_to_the_bit(specify: Specify) -> None:
+    pairs = (*PLAIN, "student.dropout=0.3", "training.gradient_clip=0.5", "training.warmup_epochs=1.5")
+    whole, broken = (specify(*pairs, folder=folder) for folder in ("whole", "broken"))
+    records_of(whole)
+    records_of(broken, dies_after=2)
+    records_of(broken)
+    assert_same_bits(saved(broken), saved(whole))
+
+
+def test_a_trial_that_was_stopped_within_an_epoch_does_that_epoch_again(specify: Specify) -> None:
+    whole, broken = (specify(*PLAIN, "training.batch_size=8", folder=folder) for folder in ("whole", "broken"))
+    records_of(whole)
+    records: list[Record] = []
+    asked = iter([False] * 5 + [True])  # 32 steps an epoch are two questions: this is in the middle of the third epoch
+    train(broken, TrialContext(report=records.append, asked_to_stop=lambda: next(asked)))
+    assert [record["epoch"] for record in records] == [1, 2]
+    records_of(broken)
+    assert_same_bits(saved(broken), saved(whole))
+
+
+def test_the_same_seed_gives_the_same_trial_and_another_seed_another(specify: Specify) -> None:
+    specs = [specify(*PLAIN, f"seed={seed}", folder=folder) for seed, folder in ((3, "one"), (3, "two"), (4, "three"))]
+    one, two, three = (without_time(records_of(spec)) for spec in specs)
+    assert one == two and one != three
+    assert_same_bits(saved(specs[0]), saved(specs[1]))
+    assert not torch.equal(saved(specs[0]).student["head.weight"], saved(specs[2]).student["head.weight"])
+
+
+@pytest.mark.parametrize("questions", [0, 1, 3])
+def test_a_request_to_stop_is_heard_within_some_steps(specify: Specify, monkeypatch: pytest.MonkeyPatch, questions: int) -> None:
+    spec = specify(*PLAIN, "training.batch_size=4", "training.epochs=1")  # 64 steps
+    steps, asked = [0], [0]
+    original = trainer._Trainer._step
+
+    def counted(self: Any, *arguments: Any) -> None:
+        steps[0] += 1
+        original(self, *arguments)
+
+    def asked_to_stop() -> bool:
+        asked[0] += 1
+        return asked[0] > questions
+
+    monkeypatch.setattr(trainer._Trainer, "_step", counted)
+    records: list[Record] = []
+    train(spec, TrialContext(report=records.append, asked_to_stop=asked_to_stop))
+    assert steps[0] == questions * STOP_CHECK_STEPS
+    assert not records and not (spec.folder / FOLDER).exists()
+
+
+def test_a_damaged_checkpoint_begins_anew_and_ends_the_same(specify: Specify) -> None:
+    whole, broken = (specify(*PLAIN, folder=folder) for folder in ("whole", "broken"))
+    expected = without_time(records_of(whole))
+    records_of(broken, dies_after=2)
+    file = broken.folder / FOLDER / "student.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    assert without_time(records_of(broken)) == expected
+    assert_same_bits(saved(broken), saved(whole))
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_older_one(specify: Specify) -> None:
+    whole, broken = (specify(*PLAIN, folder=folder) for folder in ("whole", "broken"))
+    expected = without_time(records_of(whole))
+    records_of(broken, dies_after=1)
+    shutil.copytree(broken.folder / FOLDER, broken.folder / "kept")
+    records_of(broken, dies_after=2)
+    (broken.folder / "kept").rename(broken.folder / f"{FOLDER}.old")
+    (broken.folder / FOLDER / "optimizer.pt").write_bytes(b"")
+    assert without_time(records_of(broken)) == expected
+    assert_same_bits(saved(broken), saved(whole))
+
+
+def test_a_checkpoint_holds_the_student_and_no_teacher(specify: Specify, make_teacher: MakeTeacher) -> None:
+    spec = specify(*DISTIL, "training.epochs=1")
+    spec = spec.model_copy(update={"teacher": make_teacher(spec.data, width=400)})
+    records_of(spec)
+    folder = spec.folder / FOLDER
+    assert {file.name for file in folder.iterdir()} == {"student.safetensors", "best.safetensors", "optimizer.pt", "progress.json"}
+    dataset = Dataset.open(spec.data)
+    student = build("cnn", len(dataset.classes), dataset.shape, {"width": 4}).state_dict()
+    assert {key: value.shape for key, value in saved(spec).student.items()} == {k: v.shape for k, v in student.items()}
+    torch.load(folder / "optimizer.pt", weights_only=True)
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 4 * 400 * 400, "smaller than one layer of the teacher"
+
+
+@pytest.mark.parametrize("pairs", [("training.learning_rate=1e10",), ("training.learning_rate=1e30", "training.batch_size=256")])
+def test_a_diverged_trial_ends_with_a_sentence(specify: Specify, pairs: tuple[str, ...]) -> None:
+    records: list[Record] = []
+    spec = specify(*PLAIN, "training.epochs=9", *pairs)
+    with pytest.raises(TrialError, match="not finite in epoch .*training.learning_rate") as raised:
+        train(spec, TrialContext(report=records.append))
+    assert "\n" not in str(raised.value)
+    assert not any(record.get("done") for record in records)
+
+
+def test_the_records_hold_what_is_promised(specify: Specify, make_teacher: MakeTeacher) -> None:
+    spec = specify(*DISTIL)
+    spec = spec.model_copy(update={"teacher": make_teacher(spec.data, width=32)})
+    records = records_of(spec)
+    scores = ("accuracy", "nll", "ece", "entropy")
+    train_names = ("loss", "cross_entropy", "distillation", "learning_rate", "images_per_second")
+    every = {f"train/{name}" for name in train_names} | {f"validation/{name}" for name in (*scores, "agreement")}
+    last = {f"test/{which}/{name}" for which in ("best", "last") for name in scores} | {"best_epoch"}
+    assert [record["epoch"] for record in records] == [1, 2, 3, 4]
+    assert [record.get("done", False) for record in records] == [False, False, False, True]
+    for record in records:
+        named = {name for name in record["metrics"] if not name.startswith("seconds/")}
+        assert named == every | (last if record.get("done") else set())
+        assert {"seconds/data", "seconds/teacher", "seconds/student", "seconds/evaluation"} <= set(record["metrics"])
+        assert all(isinstance(value, float) for value in record["metrics"].values())
+
+
+def test_the_scores_are_those_of_the_weights_that_were_saved(specify: Specify, make_teacher: MakeTeacher) -> None:
+    spec = specify(*DISTIL)
+    folder = make_teacher(spec.data, width=32)
+    spec = spec.model_copy(update={"teacher": folder})
+    records = records_of(spec)
+    metrics, kept = records[-1]["metrics"], saved(spec)
+    accuracy, predicted = quality(spec, kept.student, "validation")
+    assert metrics["validation/accuracy"] == pytest.approx(accuracy, abs=1e-12)
+    assert metrics["test/last/accuracy"] == pytest.approx(quality(spec, kept.student, "test")[0], abs=1e-12)
+    assert metrics["test/best/accuracy"] == pytest.approx(quality(spec, kept.best, "test")[0], abs=1e-12)
+    accuracies = [record["metrics"]["validation/accuracy"] for record in records]
+    assert metrics["best_epoch"] == 1 + accuracies.index(max(accuracies)), "the first of the best"
+    assert quality(spec, kept.best, "validation")[0] == pytest.approx(max(accuracies), abs=1e-12)
+    heard = predictions(spec, "mlp", {"width": 32}, load_file(folder / "weights.safetensors"), "validation")
+    assert metrics["validation/agreement"] == pytest.approx((predicted == heard).double().mean().item(), abs=1e-12)
+
+
+def test_the_test_part_is_evaluated_in_the_last_epoch_alone(specify: Specify, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts: list[str] = []
+    original = trainer.evaluate
+
+    def noted(learner: Learner, batches: Batches, part: Any, *rest: Any) -> dict[str, float]:
+        parts.append(part)
+        return original(learner, batches, part, *rest)
+
+    monkeypatch.setattr(trainer, "evaluate", noted)
+    records_of(specify(*PLAIN))
+    assert parts == ["validation"] * EPOCHS + ["test", "test"]
+
+
+def test_the_clip_bounds_the_step(specify: Specify, initial: list[dict[str, Tensor]]) -> None:
+    one_step = ("training.epochs=1", "training.batch_size=256", "training.momentum=0", "training.weight_decay=0")
+    spec = specify(*PLAIN, *one_step, "training.learning_rate=0.5", "training.gradient_clip=1e-3")
+    records_of(spec)
+    moved = torch.cat([(value - initial[0][key]).flatten() for key, value in saved(spec).student.items()])
+    assert moved.norm().item() == pytest.approx(0.5 * 1e-3, rel=1e-3)
+
+
+def test_bfloat16_trains_and_keeps_its_weights_in_float32(specify: Specify) -> None:
+    spec = specify(*PLAIN, "student.width=32", "training.precision=bfloat16", "training.learning_rate=0.1")
+    records = records_of(spec)
+    assert all(value == value for record in records for value in record["metrics"].values())
+    assert records[-1]["metrics"]["train/loss"] < records[0]["metrics"]["train/loss"]
+    assert {value.dtype for value in saved(spec).student.values()} == {torch.float32}
+    exact = specify(*PLAIN, "student.width=32", "training.precision=float32", "training.learning_rate=0.1", folder="exact")
+    records_of(exact)
+    assert not torch.equal(saved(exact).student["head.weight"], saved(spec).student["head.weight"]), "it did run in half"
+
+
+def test_a_student_learns_the_digits(specify: Specify) -> None:
+    spec = specify(*PLAIN, "data.limit.train=800", "student.width=32", "training.epochs=6", "training.learning_rate=0.2")
+    assert records_of(spec)[-1]["metrics"]["test/last/accuracy"] > 0.75
+
+
+def test_given_weights_are_where_the_student_begins(specify: Specify, initial: list[dict[str, Tensor]]) -> None:
+    first = specify(*PLAIN, folder="first")
+    records_of(first)
+    file = first.folder / FOLDER / "student.safetensors"
+    records_of(specify(*PLAIN, f"student.weights={file}", "seed=9", folder="second"))
+    trained = saved(first).student
+    assert all(torch.equal(value, trained[key]) for key, value in initial[1].items())

@@ -1,0 +1,187 @@
+"""The training of a trial in two processes (gloo): one student, whatever the count of workers. Knows no Ray."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+
+from orchestrator.config import load
+from orchestrator.data import Batches, Dataset, Views, prepare
+from orchestrator.errors import EnvironmentUnfitError
+from orchestrator.models import build, save_weights
+from orchestrator.store import write_json
+from orchestrator.teacher.frozen import CARD, WEIGHTS, FrozenTeacher
+from orchestrator.teacher.knowledge import CachedTeacher
+from orchestrator.training import trainer
+from orchestrator.training.context import Record, TrialContext
+from orchestrator.training.learner import Learner
+from orchestrator.training.metrics import Scores
+from orchestrator.training.trainer import train
+from orchestrator.trial import TrialSpec
+
+CPU = torch.device("cpu")
+WORKERS, EPOCHS = 2, 3
+COMMON = (f"training.epochs={EPOCHS}", "training.batch_size=32", "data.limit.train=256", "data.augmentation=crop")
+# parts that two workers cannot share evenly
+UNEVEN = ("data.limit.validation=61", "data.limit.test=61")
+TRIALS = {
+    "cnn": ("student.name=cnn", "student.width=4", "method.name=wttm", "training.optimizer=adamw", "training.learning_rate=0.003"),
+    "cnn-stopped": ("student.name=cnn", "student.width=4", "method.name=wttm", "training.optimizer=adamw", "training.learning_rate=0.003"),
+    "mlp": ("student.name=mlp", "student.width=8", "method.name=kd"),
+    "diverged": ("student.name=mlp", "student.width=8", "method.name=kd", "training.learning_rate=1e10"),
+    "locked": ("student.name=mlp", "student.width=8", "method.name=kd", "resources.wait_s=0.01", "seed=5"),
+}
+
+
+def specification(root: Path, name: str, folder: str = "") -> TrialSpec:
+    configuration = load(None, [*COMMON, *UNEVEN, *TRIALS[name]])
+    return TrialSpec(
+        name=name,
+        configuration=configuration,
+        folder=root / (folder or name),
+        data=prepare(configuration.data, root, 0),
+        teacher=root / "teacher",
+        knowledge=root / "knowledge",
+    )
+
+
+def worker(rank: int, root: Path) -> None:
+    """One rank: every trial in turn; its records, its last weights and its failure are left in files."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{root}/meeting", rank=rank, world_size=WORKERS)
+    learners: list[Learner] = []
+    original = trainer.replicate
+
+    def noted(learner: Learner, context: TrialContext) -> torch.nn.Module:
+        learners.append(learner)
+        return original(learner, context)
+
+    trainer.replicate = noted
+    for name in TRIALS:
+        records: list[Record] = []
+        failure = ""
+
+        def told_one(records: list[Record] = records) -> bool:
+            return len(records) == 1
+
+        try:
+            if name == "cnn-stopped":
+                train(specification(root, name), TrialContext(rank, WORKERS, CPU, records.append, told_one))
+            train(specification(root, name), TrialContext(rank, WORKERS, CPU, records.append))
+        except Exception as error:
+            failure = f"{type(error).__name__}: {error}"
+        state = {key: value.detach().contiguous().clone() for key, value in learners[-1].student.state_dict().items()}
+        save_file(state, root / f"{name}-{rank}.safetensors")
+        (root / f"{name}-{rank}.json").write_text(json.dumps({"records": records, "failure": failure}))
+    dist.destroy_process_group()
+
+
+def add_teacher(root: Path) -> None:
+    dataset = Dataset.open(specification(root, "mlp").data)
+    torch.manual_seed(11)
+    save_weights(build("mlp", len(dataset.classes), dataset.shape, {"width": 24}), root / "teacher" / WEIGHTS)
+    card = {"fingerprint": "of two workers", "network": {"name": "mlp", "width": 24}}
+    write_json(root / "teacher" / CARD, card | {"classes": len(dataset.classes), "shape": list(dataset.shape)})
+
+
+def locked_file(root: Path) -> Path:
+    spec = specification(root, "locked")
+    dataset = Dataset.open(spec.data)
+    batches = Batches(dataset, Views.of(dataset, spec.configuration.seed), 32, spec.configuration.seed)
+    teacher = FrozenTeacher.open(root / "teacher", CPU)
+    folder = CachedTeacher(teacher, batches, root / "knowledge", "float16", TrialContext(), 1).folder
+    folder.mkdir(parents=True)
+    return folder / "view-00000.npy"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which two workers have trained all trials."""
+    folder = tmp_path_factory.mktemp("workers")
+    add_teacher(folder)
+    with FileLock(f"{locked_file(folder)}.lock"):
+        multiprocessing.spawn(worker, (folder,), nprocs=WORKERS)
+    return folder
+
+
+def left(root: Path, name: str, rank: int) -> dict[str, Any]:
+    kept: dict[str, Any] = json.loads((root / f"{name}-{rank}.json").read_text())
+    return kept
+
+
+def without_time(records: list[Record]) -> list[dict[str, Any]]:
+    timed = ("seconds/", "train/images_per_second")
+    return [{name: value for name, value in record["metrics"].items() if not name.startswith(timed)} for record in records]
+
+
+def alone(root: Path, name: str) -> tuple[list[Record], dict[str, torch.Tensor]]:
+    records: list[Record] = []
+    spec = specification(root, name, folder=f"{name}-alone")
+    train(spec, TrialContext(report=records.append))
+    return records, load_file(spec.folder / "checkpoint" / "student.safetensors")
+
+
+@pytest.mark.parametrize("name", ["cnn", "cnn-stopped", "mlp"])
+def test_all_ranks_end_with_the_same_weights_and_the_first_alone_reports(root: Path, name: str) -> None:
+    first, second = (load_file(root / f"{name}-{rank}.safetensors") for rank in range(WORKERS))
+    kept = load_file(root / name / "checkpoint" / "student.safetensors")
+    assert set(first) == set(second) == set(kept)
+    for key, value in first.items():
+        assert torch.equal(value, second[key]) and torch.equal(value, kept[key]), key
+    assert not left(root, name, 0)["failure"] and not left(root, name, 1)["failure"]
+    assert left(root, name, 1)["records"] == []
+
+
+@pytest.mark.parametrize("name", ["cnn", "mlp"])
+def test_the_scores_are_those_of_one_process_on_the_same_weights(root: Path, name: str) -> None:
+    spec = specification(root, name)
+    dataset, student = Dataset.open(spec.data), spec.configuration.student
+    networks = {
+        "student": build(student.name, len(dataset.classes), dataset.shape, student.settings).eval(),
+        "teacher": build("mlp", len(dataset.classes), dataset.shape, {"width": 24}).eval(),
+    }
+    networks["student"].load_state_dict(load_file(spec.folder / "checkpoint" / "student.safetensors"))
+    networks["teacher"].load_state_dict(load_file(root / "teacher" / WEIGHTS))
+    (whole,) = Batches(dataset, Views.of(dataset, 0), 256, 0).ordered("validation")
+    scores = Scores(CPU)
+    with torch.no_grad():
+        student_logits, teacher_logits = (networks[who](whole.inputs).logits for who in ("student", "teacher"))
+    scores.add(student_logits, whole.labels, teacher_logits.argmax(dim=1))
+    reported = left(root, name, 0)["records"][-1]["metrics"]
+    for key, value in scores.metrics(agreement=True).items():
+        assert reported[f"validation/{key}"] == pytest.approx(value, rel=1e-5), key
+
+
+def test_a_trial_of_two_workers_that_is_resumed_goes_on_to_the_bit(root: Path) -> None:
+    whole, broken = (left(root, name, 0)["records"] for name in ("cnn", "cnn-stopped"))
+    assert [record["epoch"] for record in whole] == [1, 2, 3]
+    assert [record["epoch"] for record in broken] == [1, 1, 2, 3], "stopped in the second epoch, and taken up again"
+    assert without_time(broken[1:]) == without_time(whole)
+    one, other = (root / name / "checkpoint" for name in ("cnn", "cnn-stopped"))
+    for file in ("student.safetensors", "best.safetensors"):
+        expected, states = load_file(one / file), load_file(other / file)
+        assert all(torch.equal(states[key], value) for key, value in expected.items()), file
+
+
+def test_two_workers_train_the_student_of_one_with_the_same_global_batch(root: Path) -> None:
+    records, weights = alone(root, "mlp")
+    for key, value in load_file(root / "mlp-0.safetensors").items():
+        torch.testing.assert_close(value, weights[key], rtol=1e-4, atol=1e-5)
+    for mine, ours in zip(without_time(records), without_time(left(root, "mlp", 0)["records"]), strict=True):
+        assert ours == pytest.approx(mine, rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize("rank", range(WORKERS))
+def test_every_rank_hears_of_a_divergence(root: Path, rank: int) -> None:
+    assert left(root, "diverged", rank)["failure"].startswith("TrialError: the loss is not finite")
+
+
+@pytest.mark.parametrize("rank", range(WORKERS))
+def test_every_rank_gives_up_when_another_process_holds_the_lock(root: Path, rank: int) -> None:
+    assert left(root, "locked", rank)["failure"].startswith(f"{EnvironmentUnfitError.__name__}: waited 0.01 s")
