@@ -120,7 +120,7 @@ def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
     table = Table(title=f"{sweep.name}: {sweep.state} after {sweep.seconds:.0f} s")
     for column in ("trial", "state", objective, "epochs", "settings"):
         table.add_column(column, overflow="fold")
-    for trial in sweep.ranked()[:5]:
+    for trial in _shown(sweep):
         table.add_row(str(trial.number), trial.state, f"{trial.value:.4f}", str(trial.epochs), settings(trial))
     console.print(table)
     best = sweep.best()
@@ -140,6 +140,15 @@ def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
     for what, command in commands.items():
         if what != "status":
             console.print(f"{what}: {command}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _shown(sweep: Sweep) -> list[Trial]:
+    """The five best trials, and the best one of every other method: a student is judged beside its baselines."""
+    ranked = sweep.ranked()
+    best_of: dict[Any, Trial] = {}
+    for trial in ranked:
+        best_of.setdefault(trial.params.get("method.name"), trial)
+    return [trial for place, trial in enumerate(ranked) if place < 5 or trial in best_of.values()]
 
 
 def status_table(sweep: Sweep, console: Console) -> None:

@@ -32,7 +32,8 @@ def groups(resources: Resources, available: Mapping[str, float], trials: int) ->
     if gpus is None:
         gpus = 1.0 if available.get("GPU", 0) >= resources.workers else 0.0
     needs = {"CPU": resources.cpus_per_worker * resources.workers, "GPU": gpus * resources.workers}
-    fits = {name: available.get(name, 0) / need if need else float("inf") for name, need in needs.items()}
+    # rounded: 0.9 / (3 x 0.1) is 2.9999999999999996
+    fits = {name: round(available.get(name, 0) / need, 6) if need else float("inf") for name, need in needs.items()}
     lines = [f"{available.get(name, 0):g} {name} / {need:g} per group" for name, need in needs.items() if need]
     most = floor(min(fits.values()))
     arithmetic = f"floor({' , '.join(lines)}) = {most}"

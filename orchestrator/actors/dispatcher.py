@@ -93,6 +93,8 @@ class Dispatcher:
         """The group is through with the trial, however it ended."""
         if self.held.get(group) == name:
             del self.held[group]
+        if self.trials[name].ended:
+            self.trials[name].stopped.set()  # or `until_stopped` would occupy the actor for ever
 
     async def next_report(self, name: str, silence_s: float) -> Record:
         """The next record; `{"silent": ...}` when nothing was heard of the trial for `silence_s`."""

@@ -58,6 +58,7 @@ def _start(cpus: int | None) -> None:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         port = probe.getsockname()[1]
+    os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # an actor per group that waits for a cloud to take this machine
     os.environ["RAY_GCS_SERVER_PORT"] = str(port)
     # Ray takes loopback for itself only where it knows no clusters; it reads this at import, its processes from the environment
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"

@@ -5,7 +5,6 @@ Order: Ray starts, groups start, the teacher is brought, trials run. MLflow writ
 
 import contextlib
 import os
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from rich.console import Console
 
 from orchestrator.config import Configuration
 from orchestrator.errors import TrialError
+from orchestrator.interrupt import stoppable
 from orchestrator.plan import groups
 from orchestrator.store import Store
 from orchestrator.sweep.events import Events, Listener
@@ -58,7 +58,7 @@ def conduct(sweep: Sweep, store: Store, data: Path, show: Show, local: bool = Fa
     state = "failed"
     try:
         trials = 1 if sweep.kind == "train" else sweep.configuration.search.trials
-        with _stoppable(), _desk(sweep.configuration, sweep.folder / "groups", trials, local, show) as (desk, number):
+        with stoppable(), _desk(sweep.configuration, sweep.folder / "groups", trials, local, show) as (desk, number), stoppable():
             folders = _folders(sweep, store, data, desk, show, tracker)
             if sweep.kind == "train":
                 _train_one(sweep, desk, events, folders)
@@ -77,22 +77,8 @@ def conduct(sweep: Sweep, store: Store, data: Path, show: Show, local: bool = Fa
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does: resumable."""
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
 def _desk(configuration: Configuration, folder: Path, trials: int, local: bool, show: Steps) -> Iterator[tuple[Any, int]]:
-    """Who trains, and how many trials at a time."""
+    """Who trains, and how many trials at a time. Ray sets signal handlers of its own: whoever enters sets theirs again."""
     if local:
         from orchestrator.actors.local import LocalDesk
 
@@ -115,7 +101,7 @@ def bring_teacher(
 ) -> tuple[Path, dict[str, Any], float]:
     """The teacher alone: its folder, its card, and the seconds that it cost."""
     show = _Lines(console)
-    with _stoppable(), _desk(configuration, store.teachers / "groups", 1, local, show) as (desk, _):
+    with stoppable(), _desk(configuration, store.teachers / "groups", 1, local, show) as (desk, _), stoppable():
         return ready(store, configuration, data, desk, show.teacher_epoch)
 
 

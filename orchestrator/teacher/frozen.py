@@ -18,8 +18,9 @@ class FrozenTeacher(nn.Module):
 
     def __init__(self, network: nn.Module, fingerprint: str) -> None:
         super().__init__()
-        self.network = network.eval().requires_grad_(False)
+        self.network = network.requires_grad_(False)
         self.fingerprint = fingerprint
+        self.eval()
 
     @classmethod
     def open(cls, folder: Path, device: torch.device, channels_last: bool = False) -> "FrozenTeacher":

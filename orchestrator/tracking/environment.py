@@ -14,6 +14,8 @@ def describe() -> dict[str, str]:
     tags |= {"version.python": platform.python_version(), "machine": platform.platform()}
     commit = _git("rev-parse", "HEAD")
     dirty = _git("status", "--porcelain", "--untracked-files=no")
+    if commit:
+        tags["mlflow.source.git.commit"] = commit
     return tags | {"git.commit": commit or "unknown", "git.dirty": "unknown" if dirty is None else str(bool(dirty)).lower()}
 
 

@@ -14,6 +14,7 @@ from orchestrator.trial import apply
 
 STATUS = {"complete": "FINISHED", "stopped_early": "FINISHED", "failed": "FAILED", "running": "KILLED", "waiting": "KILLED"}
 PARENT = "parent"
+CONFIGURATION = "configuration.json"
 FLUSH_S = 1.0  # metrics of a trial are sent together at most so often: 26 ms a batch against 389 ms one by one
 
 
@@ -39,7 +40,8 @@ class Tracker:
         params |= {f"training.{name}": str(value) for name, value in configuration.training.model_dump(mode="json").items()}
         method, number = configuration.method.name, trial.number
         tags = {"method": method, "student": configuration.student.name, "data": configuration.data.name, "state": "running"}
-        self.writer.add(lambda client: self._open_child(client, f"{number:03d} {method}", str(number), params, tags))
+        resolved = configuration.plain()
+        self.writer.add(lambda client: self._open_child(client, f"{number:03d} {method}", str(number), params, tags, resolved))
 
     def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
         """Collect the metrics of an epoch."""
@@ -82,10 +84,15 @@ class Tracker:
             client.update_run(self.runs[PARENT], status="RUNNING")
             return
         configuration = self.sweep.configuration
-        tags = {"kind": self.sweep.kind, "state": "running", "mlflow.runName": self.sweep.name} | describe()
+        tags = {
+            "kind": self.sweep.kind,
+            "state": "running",
+            "mlflow.source.name": "run.py",
+            "mlflow.source.type": "LOCAL",
+        } | describe()
         experiment = self._experiment(client, configuration.project)
         run = client.create_run(experiment, tags=tags, run_name=self.sweep.name).info.run_id
-        client.log_text(run, json.dumps(configuration.plain(), indent=1), "configuration.json")
+        client.log_text(run, json.dumps(configuration.plain(), indent=1), CONFIGURATION)
         _params(client, run, flat(configuration.plain()))
         self._keep(PARENT, run)
 
@@ -94,18 +101,27 @@ class Tracker:
         if found:
             return str(found.experiment_id)
         location = self.artifacts.as_uri() if self.uri.startswith("sqlite") else None
-        return str(client.create_experiment(name, artifact_location=location))
+        tags = {"mlflow.experimentKind": "custom_model_development"}  # else the interface opens with its GenAI pages
+        return str(client.create_experiment(name, artifact_location=location, tags=tags))
 
-    def _open_child(self, client: Any, name: str, number: str, params: dict[str, str], tags: dict[str, str]) -> None:
+    def _open_child(
+        self, client: Any, name: str, number: str, params: dict[str, str], tags: dict[str, str], resolved: dict[str, Any]
+    ) -> None:
         if number in self.runs:
             client.update_run(self.runs[number], status="RUNNING")
             client.set_tag(self.runs[number], "state", "running")
             return
         experiment = client.get_run(self.runs[PARENT]).info.experiment_id
-        tags = tags | {"mlflow.parentRunId": self.runs[PARENT], "kind": "trial", "sweep": self.sweep.name}
+        tags = tags | {
+            "mlflow.parentRunId": self.runs[PARENT],
+            "kind": "trial",
+            "sweep": self.sweep.name,
+            "mlflow.source.name": "run.py",
+        }
         run = client.create_run(experiment, tags=tags, run_name=f"{self.sweep.name}/{name}").info.run_id
         self._keep(number, run)
         _params(client, run, params)
+        client.log_text(run, json.dumps(resolved, indent=1), CONFIGURATION)
 
     def _keep(self, key: str, run: str) -> None:
         self.runs[key] = run

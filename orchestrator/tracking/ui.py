@@ -1,5 +1,8 @@
 """MLflow's own user interface on a store, on the loopback address alone."""
 
+import contextlib
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -7,6 +10,7 @@ import sys
 from rich.console import Console
 
 from orchestrator.errors import OK, ConfigurationError, EnvironmentUnfitError
+from orchestrator.interrupt import stoppable
 from orchestrator.store import Store
 
 LOOPBACK = "127.0.0.1"
@@ -20,13 +24,15 @@ def serve(store: Store, port: int, console: Console) -> int:
     console.print(f"MLflow on http://{LOOPBACK}:{port} (Ctrl-C ends it)", highlight=False)
     backend = ["--backend-store-uri", f"sqlite:///{store.database}", "--default-artifact-root", store.artifacts.as_uri()]
     command = [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1", *backend]
-    server = subprocess.Popen(command)
+    server = subprocess.Popen(command, start_new_session=True)
     try:
-        return server.wait()
+        with stoppable():
+            return server.wait()
     except KeyboardInterrupt:
         return OK
     finally:
-        server.terminate()
+        with contextlib.suppress(ProcessLookupError):  # it has processes of its own, all in the session that we made
+            os.killpg(server.pid, signal.SIGTERM)
         server.wait(20)
 
 

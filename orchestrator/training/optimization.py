@@ -11,7 +11,10 @@ from orchestrator.config import Training
 
 def optimizer(recipe: Training, student: nn.Module, method: nn.Module) -> torch.optim.Optimizer:
     """SGD or AdamW over the student and, without weight decay, over the method's own parameters."""
-    groups: list[dict[str, Any]] = [{"params": list(student.parameters())}, {"params": list(method.parameters()), "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": list(student.parameters())},
+        {"params": list(method.parameters()), "weight_decay": 0.0},
+    ]
     groups = [group for group in groups if group["params"]]
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)

@@ -39,7 +39,7 @@ def place(root: Path, *pairs: str) -> Path:
         "teacher.seed=1",
         "data.label_noise=0.1",
         "data.seed=1",
-        "data.augmentation=crop",
+        "data.augmentation=none",
         "resources.workers=2",
     ],
 )
@@ -110,7 +110,9 @@ def test_weights_that_do_not_fit_are_refused_in_a_sentence(
 ) -> None:
     file = given(tmp_path, classes=given_classes, **settings)
     with pytest.raises(ConfigurationError, match=said) as raised:
-        adopt(specify, tmp_path / "adopted", f"teacher.network.weights={file}", "teacher.network.width=8", "teacher.network.depth=1")
+        adopt(
+            specify, tmp_path / "adopted", f"teacher.network.weights={file}", "teacher.network.width=8", "teacher.network.depth=1"
+        )
     assert "\n" not in str(raised.value) and str(file) in str(raised.value)
     assert not (tmp_path / "adopted").exists()
 

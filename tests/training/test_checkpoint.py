@@ -90,7 +90,7 @@ def test_saving_that_breaks_off_leaves_the_old_one_and_nothing_else(tmp_path: Pa
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.torch, "save", full)
+    monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="No space"):
         checkpoint.save(tmp_path, made(2))
     assert [path.name for path in tmp_path.iterdir()] == [FOLDER]

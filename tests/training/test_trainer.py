@@ -17,7 +17,8 @@ from orchestrator.models import build
 from orchestrator.training import checkpoint, trainer
 from orchestrator.training.checkpoint import FOLDER, Checkpoint
 from orchestrator.training.context import Record, TrialContext
-from orchestrator.training.learner import Learner
+from orchestrator.training.evaluation import evaluate
+from orchestrator.training.learner import Learner, replicate
 from orchestrator.training.trainer import STOP_CHECK_STEPS, train
 from orchestrator.trial import TrialSpec
 
@@ -105,11 +106,10 @@ def quality(spec: TrialSpec, state: dict[str, Tensor], part: Part) -> tuple[floa
 def initial(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
     """The weights that each training began with."""
     begun: list[dict[str, Tensor]] = []
-    original = trainer.replicate
 
     def noted(learner: Learner, context: TrialContext) -> torch.nn.Module:
         begun.append({key: value.detach().clone() for key, value in learner.student.state_dict().items()})
-        return original(learner, context)
+        return replicate(learner, context)
 
     monkeypatch.setattr(trainer, "replicate", noted)
     return begun
@@ -219,7 +219,7 @@ def test_a_checkpoint_holds_the_student_and_no_teacher(specify: Specify, make_te
 def test_a_diverged_trial_ends_with_a_sentence(specify: Specify, pairs: tuple[str, ...]) -> None:
     records: list[Record] = []
     spec = specify(*PLAIN, "training.epochs=9", *pairs)
-    with pytest.raises(TrialError, match="not finite in epoch .*training.learning_rate") as raised:
+    with pytest.raises(TrialError, match=r"not finite in epoch .*training.learning_rate") as raised:
         train(spec, TrialContext(report=records.append))
     assert "\n" not in str(raised.value)
     assert not any(record.get("done") for record in records)
@@ -261,11 +261,10 @@ def test_the_scores_are_those_of_the_weights_that_were_saved(specify: Specify, m
 
 def test_the_test_part_is_evaluated_in_the_last_epoch_alone(specify: Specify, monkeypatch: pytest.MonkeyPatch) -> None:
     parts: list[str] = []
-    original = trainer.evaluate
 
     def noted(learner: Learner, batches: Batches, part: Any, *rest: Any) -> dict[str, float]:
         parts.append(part)
-        return original(learner, batches, part, *rest)
+        return evaluate(learner, batches, part, *rest)
 
     monkeypatch.setattr(trainer, "evaluate", noted)
     records_of(specify(*PLAIN))

@@ -1,38 +1,46 @@
 """The training of a trial in two processes (gloo): one student, whatever the count of workers. Knows no Ray."""
 
 import json
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 from orchestrator.config import load
 from orchestrator.data import Batches, Dataset, Views, prepare
-from orchestrator.errors import EnvironmentUnfitError
+from orchestrator.errors import EnvironmentUnfitError, UserError
 from orchestrator.models import build, save_weights
 from orchestrator.store import write_json
 from orchestrator.teacher.frozen import CARD, WEIGHTS, FrozenTeacher
 from orchestrator.teacher.knowledge import CachedTeacher
 from orchestrator.training import trainer
 from orchestrator.training.context import Record, TrialContext
-from orchestrator.training.learner import Learner
+from orchestrator.training.learner import Learner, replicate
 from orchestrator.training.metrics import Scores
 from orchestrator.training.trainer import train
 from orchestrator.trial import TrialSpec
 
 CPU = torch.device("cpu")
 WORKERS, EPOCHS = 2, 3
+LONGEST_S = 300  # instead of for ever, should the ranks wait for each other
 COMMON = (f"training.epochs={EPOCHS}", "training.batch_size=32", "data.limit.train=256", "data.augmentation=crop")
 # parts that two workers cannot share evenly
 UNEVEN = ("data.limit.validation=61", "data.limit.test=61")
 TRIALS = {
     "cnn": ("student.name=cnn", "student.width=4", "method.name=wttm", "training.optimizer=adamw", "training.learning_rate=0.003"),
-    "cnn-stopped": ("student.name=cnn", "student.width=4", "method.name=wttm", "training.optimizer=adamw", "training.learning_rate=0.003"),
+    "cnn-stopped": (
+        "student.name=cnn",
+        "student.width=4",
+        "method.name=wttm",
+        "training.optimizer=adamw",
+        "training.learning_rate=0.003",
+    ),
     "mlp": ("student.name=mlp", "student.width=8", "method.name=kd"),
     "diverged": ("student.name=mlp", "student.width=8", "method.name=kd", "training.learning_rate=1e10"),
     "locked": ("student.name=mlp", "student.width=8", "method.name=kd", "resources.wait_s=0.01", "seed=5"),
@@ -56,30 +64,30 @@ def worker(rank: int, root: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{root}/meeting", rank=rank, world_size=WORKERS)
     learners: list[Learner] = []
-    original = trainer.replicate
 
     def noted(learner: Learner, context: TrialContext) -> torch.nn.Module:
         learners.append(learner)
-        return original(learner, context)
+        return replicate(learner, context)
 
-    trainer.replicate = noted
-    for name in TRIALS:
-        records: list[Record] = []
-        failure = ""
-
-        def told_one(records: list[Record] = records) -> bool:
-            return len(records) == 1
-
-        try:
-            if name == "cnn-stopped":
-                train(specification(root, name), TrialContext(rank, WORKERS, CPU, records.append, told_one))
-            train(specification(root, name), TrialContext(rank, WORKERS, CPU, records.append))
-        except Exception as error:
-            failure = f"{type(error).__name__}: {error}"
-        state = {key: value.detach().contiguous().clone() for key, value in learners[-1].student.state_dict().items()}
-        save_file(state, root / f"{name}-{rank}.safetensors")
-        (root / f"{name}-{rank}.json").write_text(json.dumps({"records": records, "failure": failure}))
+    with patch.object(trainer, "replicate", noted):
+        for name in TRIALS:
+            records, failure = trained(root, name, rank)
+            state = {key: value.detach().contiguous().clone() for key, value in learners[-1].student.state_dict().items()}
+            save_file(state, root / f"{name}-{rank}.safetensors")
+            (root / f"{name}-{rank}.json").write_text(json.dumps({"records": records, "failure": failure}))
     dist.destroy_process_group()
+
+
+def trained(root: Path, name: str, rank: int) -> tuple[list[Record], str]:
+    """The records of a trial, and what it failed with; one is stopped after its first epoch and then resumed."""
+    spec, records = specification(root, name), list[Record]()
+    stops = (lambda: len(records) == 1, lambda: False) if name == "cnn-stopped" else (lambda: False,)
+    try:
+        for asked_to_stop in stops:
+            train(spec, TrialContext(rank, WORKERS, CPU, records.append, asked_to_stop))
+    except UserError as error:
+        return records, f"{type(error).__name__}: {error}"
+    return records, ""
 
 
 def add_teacher(root: Path) -> None:
@@ -106,7 +114,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("workers")
     add_teacher(folder)
     with FileLock(f"{locked_file(folder)}.lock"):
-        multiprocessing.spawn(worker, (folder,), nprocs=WORKERS)
+        processes = [get_context("spawn").Process(target=worker, args=(rank, folder), daemon=True) for rank in range(WORKERS)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(LONGEST_S)
+        assert [process.exitcode for process in processes] == [0] * WORKERS
     return folder
 
 

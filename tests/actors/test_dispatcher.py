@@ -1,0 +1,333 @@
+"""The dispatcher without Ray: order, restarts, stops, groups that end. Knows no training."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from orchestrator.actors.dispatcher import CLOSE, Dispatcher
+
+LONG_S = 30.0  # never waited for: what is awaited has happened
+SHORT_S = 0.001  # how long nothing is waited for
+TURNS = 20  # of the event loop: more than any call here takes
+
+
+async def settle(turns: int = TURNS) -> None:
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+async def nothing_more(desk: Dispatcher, name: str) -> bool:
+    return "silent" in await desk.next_report(name, SHORT_S)
+
+
+def test_trials_are_taken_in_the_order_in_which_they_came() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=2, max_failures=0)
+        for name in ("a", "b", "c"):
+            await desk.submit(name, {"of": name})
+        assert await desk.take(1, LONG_S) == ("a", {"of": "a"})
+        assert await desk.take(0, LONG_S) == ("b", {"of": "b"})
+        await desk.give_back(1, "a")
+        assert await desk.take(1, LONG_S) == ("c", {"of": "c"})
+        await desk.give_back(1, "c")
+        assert await desk.take(1, SHORT_S) is None
+
+    asyncio.run(play())
+
+
+def test_groups_that_wait_get_a_trial_each() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=3, max_failures=0)
+        takers = [asyncio.create_task(desk.take(group, LONG_S)) for group in range(3)]
+        await settle()
+        for name in ("a", "b", "c"):
+            await desk.submit(name, {})
+        taken = await asyncio.gather(*takers)
+        assert sorted(str(job[0]) for job in taken if job) == ["a", "b", "c"]
+
+    asyncio.run(play())
+
+
+def test_reports_arrive_in_order_and_each_for_its_trial() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=2, max_failures=0)
+        for group, name in enumerate("ab"):
+            await desk.submit(name, {})
+            await desk.take(group, LONG_S)
+        for epoch in (1, 2, 3):
+            await desk.report("a", {"epoch": epoch, "done": epoch == 3})
+        await desk.report("b", {"epoch": 1})
+        assert [(await desk.next_report("a", LONG_S))["epoch"] for _ in range(3)] == [1, 2, 3]
+        assert await desk.next_report("b", LONG_S) == {"epoch": 1}
+
+    asyncio.run(play())
+
+
+def test_a_report_wakes_who_waits_for_it() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=1, max_failures=0)
+        await desk.submit("a", {})
+        reader = asyncio.create_task(desk.next_report("a", LONG_S))
+        await settle()
+        assert not reader.done()
+        await desk.report("a", {"epoch": 1})
+        assert await reader == {"epoch": 1}
+
+    asyncio.run(play())
+
+
+def test_an_epoch_that_is_told_again_is_dropped() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=1, max_failures=0)
+        await desk.submit("a", {})
+        for epoch in (1, 2, 2, 1, 3):
+            await desk.report("a", {"epoch": epoch})
+        assert [(await desk.next_report("a", LONG_S))["epoch"] for _ in range(3)] == [1, 2, 3]
+        assert await nothing_more(desk, "a")
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("end", [{"epoch": 1, "done": True}, {"failed": "it diverged"}])
+def test_nothing_is_told_of_a_trial_after_its_end(end: dict[str, Any]) -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=1, max_failures=0)
+        await desk.submit("a", {})
+        await desk.report("a", end)
+        await desk.report("a", {"epoch": 2})
+        await desk.report("a", {"failed": "another rank says so too"})
+        assert await desk.next_report("a", LONG_S) == end
+        assert await nothing_more(desk, "a")
+
+    asyncio.run(play())
+
+
+def test_a_stop_removes_what_waits() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=1, max_failures=0)
+        for name in ("a", "b"):
+            await desk.submit(name, {})
+        await desk.stop("a")
+        assert await desk.take(0, LONG_S) == ("b", {})
+
+    asyncio.run(play())
+
+
+def test_a_stop_tells_the_worker_and_drops_its_late_reports() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=1, max_failures=0)
+        await desk.submit("a", {})
+        await desk.take(0, LONG_S)
+        told = asyncio.create_task(desk.until_stopped("a"))
+        await settle()
+        assert not told.done()
+        await desk.stop("a")
+        await told
+        await desk.report("a", {"epoch": 1})
+        assert await nothing_more(desk, "a")
+        await desk.give_back(0, "a")
+        await desk.submit("b", {})
+        assert await desk.take(0, LONG_S) == ("b", {})
+
+    asyncio.run(play())
+
+
+def test_stopping_a_trial_that_nobody_knows_is_nothing() -> None:
+    asyncio.run(Dispatcher(groups=1, max_failures=0).stop("nobody"))
+
+
+@pytest.mark.parametrize("turns", range(12))
+def test_a_stop_at_any_moment_of_a_hand_over_breaks_nothing(turns: int) -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=1, max_failures=0)
+        taker = asyncio.create_task(desk.take(0, LONG_S))
+        await settle()
+        await desk.submit("a", {})
+        await settle(turns)
+        await desk.stop("a")
+        await desk.submit("b", {})
+        got = await taker
+        if got and got[0] == "a":  # it was handed over just before the stop
+            await desk.give_back(0, "a")
+        if got != ("b", {}):
+            assert await desk.take(0, LONG_S) == ("b", {})
+
+    asyncio.run(play())
+
+
+def test_a_name_may_be_used_again_and_whoever_trains_the_old_one_is_told() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=1, max_failures=0)
+        await desk.submit("a", {"turn": 1})
+        await desk.take(0, LONG_S)
+        told = asyncio.create_task(desk.until_stopped("a"))
+        await desk.report("a", {"failed": "it diverged"})
+        await settle()
+        await desk.submit("a", {"turn": 2})
+        await told
+        await desk.give_back(0, "a")
+        assert await desk.take(0, LONG_S) == ("a", {"turn": 2})
+        await desk.report("a", {"epoch": 1})
+        assert await desk.next_report("a", LONG_S) == {"epoch": 1}
+
+    asyncio.run(play())
+
+
+def test_the_wait_for_a_stop_ends_with_the_trial() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=1, max_failures=0)
+        await desk.submit("a", {})
+        await desk.take(0, LONG_S)
+        told = asyncio.create_task(desk.until_stopped("a"))
+        await desk.report("a", {"epoch": 1, "done": True})
+        await desk.give_back(0, "a")
+        await told
+        assert await desk.next_report("a", LONG_S) == {"epoch": 1, "done": True}, "what was told before is not lost"
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 3])
+def test_a_group_that_died_gets_its_trial_again_until_it_is_given_up(allowed: int) -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=1, max_failures=allowed)
+        for name in ("a", "b"):
+            await desk.submit(name, {"of": name})
+        for _ in range(allowed + 1):
+            assert await desk.take(0, LONG_S) == ("a", {"of": "a"})
+        assert await desk.take(0, LONG_S) == ("b", {"of": "b"})
+        failure = (await desk.next_report("a", LONG_S))["failed"]
+        assert failure == f"its worker died {allowed + 1} times (resources.max_failures = {allowed})"
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("ended", ["stopped", "done"])
+def test_a_group_that_died_after_the_end_of_its_trial_goes_on_to_the_next(ended: str) -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=1, max_failures=5)
+        for name in ("a", "b"):
+            await desk.submit(name, {})
+        await desk.take(0, LONG_S)
+        await (desk.stop("a") if ended == "stopped" else desk.report("a", {"epoch": 1, "done": True}))
+        assert await desk.take(0, LONG_S) == ("b", {})
+        if ended == "done":
+            assert (await desk.next_report("a", LONG_S))["done"]
+        assert await nothing_more(desk, "a"), "a death after the end is no failure"
+
+    asyncio.run(play())
+
+
+def test_the_request_of_a_dead_worker_swallows_no_trial() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=1, max_failures=0)
+        dead = asyncio.create_task(desk.take(0, LONG_S))
+        await settle()
+        alive = asyncio.create_task(desk.take(0, LONG_S))
+        await settle()
+        await desk.submit("a", {})
+        assert await alive == ("a", {})
+        assert await dead is None
+        assert desk.trials["a"].failures == 0
+
+    asyncio.run(play())
+
+
+def test_the_request_of_a_group_that_ended_swallows_no_trial() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=2, max_failures=0)
+        dead = asyncio.create_task(desk.take(0, LONG_S))
+        await settle()
+        await desk.group_ended(0, "out of memory")
+        alive = asyncio.create_task(desk.take(1, LONG_S))
+        await settle()
+        await desk.submit("a", {})
+        assert await alive == ("a", {})
+        assert await dead is None
+
+    asyncio.run(play())
+
+
+def test_a_group_that_ends_fails_what_it_held_and_nothing_else() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=2, max_failures=0)
+        for group, name in enumerate("ab"):
+            await desk.submit(name, {})
+            await desk.take(group, LONG_S)
+        await desk.submit("c", {})
+        await desk.group_ended(0, "out of memory")
+        assert await desk.next_report("a", LONG_S) == {"failed": "its worker group ended: out of memory"}
+        assert await nothing_more(desk, "b") and await nothing_more(desk, "c")
+        await desk.give_back(1, "b")
+        assert await desk.take(1, LONG_S) == ("c", {})
+
+    asyncio.run(play())
+
+
+def test_the_end_of_the_last_group_fails_all_that_wait_and_all_that_come() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=2, max_failures=0)
+        for name in ("a", "b", "c"):
+            await desk.submit(name, {})
+        await desk.take(0, LONG_S)
+        await desk.group_ended(0, "out of memory")
+        await desk.group_ended(1, "no GPU")
+        await desk.submit("d", {})
+        assert "out of memory" in (await desk.next_report("a", LONG_S))["failed"]
+        for name in ("b", "c", "d"):
+            assert await desk.next_report(name, LONG_S) == {"failed": "no worker group is left: no GPU"}
+        assert not desk.waiting
+
+    asyncio.run(play())
+
+
+def test_close_wakes_who_waits_for_a_trial_and_who_trains_one() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=3, max_failures=0)
+        await desk.submit("a", {})
+        await desk.take(2, LONG_S)
+        takers = [asyncio.create_task(desk.take(group, LONG_S)) for group in range(2)]
+        told = asyncio.create_task(desk.until_stopped("a"))
+        await settle()
+        assert not any(task.done() for task in (*takers, told))
+        await desk.close()
+        assert await asyncio.gather(*takers) == [CLOSE, CLOSE]
+        await told
+        assert await desk.take(2, LONG_S) == CLOSE, "a group that comes back from the dead is told too"
+
+    asyncio.run(play())
+
+
+def test_silence_says_who_holds_the_trial_and_who_waits() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=2, max_failures=0)
+        for name in ("a", "b", "c"):
+            await desk.submit(name, {})
+        await desk.take(1, LONG_S)
+        assert await desk.next_report("a", SHORT_S) == {"silent": "group 1 holds a, 2 trials wait, 2 groups live"}
+        assert await desk.next_report("b", SHORT_S) == {"silent": "no group holds b, 2 trials wait, 2 groups live"}
+
+    asyncio.run(play())
+
+
+def test_what_was_reported_is_not_lost_by_a_silence() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=1, max_failures=0)
+        await desk.submit("a", {})
+        assert await nothing_more(desk, "a")
+        await desk.report("a", {"epoch": 1})
+        assert await desk.next_report("a", SHORT_S) == {"epoch": 1}
+
+    asyncio.run(play())
+
+
+def test_a_sign_of_life_moves_the_end_of_the_silence() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=1, max_failures=0)
+        await desk.submit("a", {})
+        desk.trials["a"].heard = before = -1e6
+        await desk.alive("a")
+        assert desk.trials["a"].heard > before + 1e6 / 2
+
+    asyncio.run(play())

@@ -1,0 +1,97 @@
+"""What is refused before anything starts, each in one sentence. Knows no data."""
+
+import pytest
+
+from orchestrator.check import BETTER, check, check_network, check_search
+from orchestrator.config import Configuration, load
+from orchestrator.errors import ConfigurationError
+
+
+def refusal(*pairs: str) -> str:
+    with pytest.raises(ConfigurationError) as raised:
+        configuration = load(None, list(pairs))
+        check(configuration)
+        check_search(configuration)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def test_the_defaults_pass() -> None:
+    check(Configuration())
+    check_search(Configuration())
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        (("method.name=kdd",), ("method.name = 'kdd'", "did you mean 'kd'?")),
+        (("method.name=zzz",), ("method.name = 'zzz'", "known: ", "cross_entropy")),
+        (("method.temperatur=3",), ("'temperatur'", "did you mean 'temperature'?")),
+        (("method.temperature=0",), ("method kd", "temperature = 0", "(0, inf)")),
+        (("method.temperature=-1",), ("temperature = -1",)),
+        (("method.temperature=hot",), ("temperature = 'hot'", "a number")),
+        (("method.temperature=true",), ("temperature = True",)),
+        (("method.alpha=1.5",), ("alpha = 1.5", "[0, 1]")),
+        (("method.form=other",), ("form = 'other'", "one of convex, additive")),
+        (("method.name=ttm", "method.normalize=1"), ("normalize = 1", "true or false")),
+        (("training.learning_rate=-0.1",), ("training.learning_rate = -0.1",)),
+        (("teacher=null",), ("method.name = 'kd' needs a teacher", "cross_entropy")),
+        (("student.name=resnet2",), ("student: ", "'resnet2'", "did you mean 'resnet")),
+        (("teacher.network.name=vgg",), ("teacher.network: ", "'vgg'")),
+        (("student.width=0",), ("student: ", "width = 0")),
+        (("student.hight=3",), ("student: ", "'hight'", "width")),
+        (("student.name=resnet8", "student.width=3"), ("student: ", "'width'")),
+        (("search.methods=[kd, tmm]",), ("search.methods = 'tmm'", "did you mean 'ttm'?")),
+        (("search.methods=[kd, kd]",), ("names a method twice",)),
+        (
+            ("method.name=cross_entropy", "search.methods=[cross_entropy, ttm]", "teacher=null"),
+            ("search.methods = 'ttm' needs a teacher",),
+        ),
+        (("search.hold=[training.rate]",), ("search.hold = 'training.rate' is no key",)),
+        (("search.hold=[temperature]",), ("search.hold = 'temperature' is no key",)),
+        (("search.hold=[seed.low]",), ("search.hold = 'seed.low' is no key",)),
+        (("search.objective=accuracy",), ("search.objective = 'accuracy'", "did you mean 'validation/accuracy'?")),
+        (("search.objective=test/last/accuracy",), ("search.objective = 'test/last/accuracy' is not reported",)),
+        (("search.direction=minimize",), ("search.direction = 'minimize'", "set maximize")),
+        (("search.objective=validation/nll",), ("search.direction = 'maximize'", "set minimize")),
+        (("search.objective=validation/agreement", "teacher=null", "method.name=cross_entropy"), ("is not reported",)),
+        (("search.grace_epochs=5", "training.epochs=4"), ("search.grace_epochs = 5", "training.epochs = 4", "at most 4")),
+    ],
+)
+def test_what_cannot_be_is_refused_with_field_and_value(pairs: tuple[str, ...], said: tuple[str, ...]) -> None:
+    sentence = refusal(*pairs)
+    assert all(part in sentence for part in said), sentence
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        ("teacher=null", "method.name=cross_entropy"),
+        ("method.temperature=3", "method.alpha=1"),
+        ("method.name=ttm", "method.form=additive", "method.beta=0"),
+        ("search.methods=[kd, ttm, wttm, cross_entropy]", "method.temperature=3"),
+        ("search.hold=[training.learning_rate, seed, data.limit.train]",),
+        ("search.objective=validation/entropy", "search.direction=minimize"),
+        ("search.objective=validation/entropy", "search.direction=maximize"),
+        ("search.grace_epochs=5", "training.epochs=4", "search.scheduler=none"),
+        ("student.name=resnet110", "teacher.network.name=cnn", "teacher.network.width=8"),
+    ],
+)
+def test_what_can_be_passes(pairs: tuple[str, ...]) -> None:
+    configuration = load(None, list(pairs))
+    check(configuration)
+    check_search(configuration)
+
+
+@pytest.mark.parametrize("objective", BETTER)
+def test_every_objective_has_a_direction_that_passes(objective: str) -> None:
+    for direction in ("maximize", "minimize"):
+        pairs = [f"search.objective={objective}", f"search.direction={direction}"]
+        if direction in BETTER[objective]:
+            check_search(load(None, pairs))
+        else:
+            assert objective in refusal(*pairs)
+
+
+def test_a_network_is_checked_without_memory() -> None:
+    check_network(load(None, ["student.name=mlp", "student.width=200000", "student.depth=3"]).student, "student", 10, (3, 32, 32))

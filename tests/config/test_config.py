@@ -1,0 +1,253 @@
+"""The configuration: what wins over what, and one sentence for everything that is wrong. Knows no torch."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from orchestrator.check import check, check_search
+from orchestrator.config import Configuration, build, load
+from orchestrator.errors import ConfigurationError
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml"))
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "given.yaml"
+    file.write_text(text)
+    return file
+
+
+def refusal(file: Path | None, *pairs: str) -> str:
+    with pytest.raises(ConfigurationError) as raised:
+        load(file, list(pairs))
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def test_set_wins_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
+    file = written(tmp_path, "training: {epochs: 5, batch_size: 8}\nproject: of the file\n")
+    loaded = load(file, ["training.epochs=6"])
+    defaults = Configuration()
+    assert (loaded.training.epochs, loaded.training.batch_size) == (6, 8)
+    assert loaded.training.learning_rate == defaults.training.learning_rate
+    assert loaded.project == "of the file" and loaded.student == defaults.student
+
+
+def test_values_of_the_command_line_win_when_they_are_given(tmp_path: Path) -> None:
+    file = written(tmp_path, "seed: 4\n")
+    assert load(file, [], seed=7).seed == 7
+    assert load(file, ["seed=5"], seed=None).seed == 5
+
+
+def test_the_last_of_two_pairs_wins() -> None:
+    assert load(None, ["seed=1", "seed=2"]).seed == 2
+
+
+def test_dotted_keys_reach_every_depth() -> None:
+    loaded = load(None, ["teacher.training.epochs=3", "data.limit.train=100", "student.name=cnn", "student.width=8"])
+    assert loaded.teacher is not None and loaded.teacher.training.epochs == 3
+    assert loaded.data.limit.train == 100
+    assert loaded.student.settings == {"width": 8}
+
+
+@pytest.mark.parametrize("given", ["method.temperature=2.5", "method: {temperature: 2.5}"])
+def test_a_setting_alone_keeps_the_default_choice(tmp_path: Path, given: str) -> None:
+    loaded = load(None, [given]) if "=" in given else load(written(tmp_path, given), [])
+    assert loaded.method.name == Configuration().method.name and loaded.method.settings == {"temperature": 2.5}
+
+
+def test_a_part_of_a_section_keeps_the_rest_of_its_default() -> None:
+    loaded, default = load(None, ["teacher.training.batch_size=8", "teacher.network.width=4"]).teacher, Configuration().teacher
+    assert loaded is not None and default is not None
+    assert loaded.training == default.training.model_copy(update={"batch_size": 8})
+    assert loaded.network.settings == default.network.settings | {"width": 4}
+
+
+def test_another_choice_does_not_inherit_settings() -> None:
+    assert load(None, ["student.name=cnn"]).student.settings == {}
+    assert load(None, ["method.name=ttm"]).method.settings == {}
+
+
+def test_a_section_can_be_null_and_come_back(tmp_path: Path) -> None:
+    file = written(tmp_path, "teacher: null\n")
+    assert load(file, []).teacher is None
+    back, default = load(file, ["teacher.seed=3"]).teacher, Configuration().teacher
+    assert default is not None and back == default.model_copy(update={"seed": 3})
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "1.0e-3", ".1e-2", "0.001", "+1e-3"])
+def test_powers_of_ten_are_numbers_in_the_file_and_on_the_command_line(tmp_path: Path, text: str) -> None:
+    assert load(None, [f"training.learning_rate={text}"]).training.learning_rate == 1e-3
+    file = written(tmp_path, f"training: {{weight_decay: {text}}}\nmethod: {{name: kd, beta: {text}}}\n")
+    assert load(file, []).training.weight_decay == 1e-3
+    assert load(file, []).method.settings == {"beta": 1e-3}
+
+
+@pytest.mark.parametrize("text", ["v1e3", "1e", "e5", "1e-3-run", "inf", "nan"])
+def test_names_that_look_like_numbers_stay_names(text: str) -> None:
+    assert load(None, [f"project={text}"]).project == text
+
+
+@pytest.mark.parametrize(
+    ("pair", "field", "value"),
+    [
+        ("training.epochs=0", "training.epochs", "0"),
+        ("training.epochs=2.5", "training.epochs", "2.5"),
+        ("training.epochs='3'", "training.epochs", "'3'"),
+        ("training.epochs=true", "training.epochs", "True"),
+        ("training.epochs=", "training.epochs", "None"),
+        ("training.epochs=[1]", "training.epochs", "[1]"),
+        ("training.learning_rate=0", "training.learning_rate", "0"),
+        ("training.learning_rate=-0.1", "training.learning_rate", "-0.1"),
+        ("training.learning_rate=.inf", "training.learning_rate", "inf"),
+        ("training.learning_rate=.nan", "training.learning_rate", "nan"),
+        ("training.learning_rate=fast", "training.learning_rate", "'fast'"),
+        ("training.learning_rate=no", "training.learning_rate", "False"),
+        ("training.optimizer=adam", "training.optimizer", "'adam'"),
+        ("training.momentum=1", "training.momentum", "1"),
+        ("training.gamma=0", "training.gamma", "0"),
+        ("training.nesterov=1", "training.nesterov", "1"),
+        ("training.channels_last='yes'", "training.channels_last", "'yes'"),
+        ("training.milestones=[0]", "training.milestones.0", "0"),
+        ("training.milestones=5", "training.milestones", "5"),
+        ("training.gradient_clip=0", "training.gradient_clip", "0"),
+        ("data.validation=1", "data.validation", "1"),
+        ("data.label_noise=1", "data.label_noise", "1"),
+        ("data.limit.train=0", "data.limit.train", "0"),
+        ("data.views=0", "data.views", "0"),
+        ("data.download=2", "data.download", "2"),
+        ("data=5", "data", "5"),
+        ("data.augmentation=flip", "data.augmentation", "'flip'"),
+        ("seed=-1", "seed", "-1"),
+        ("seed=2147483648", "seed", "2147483648"),
+        ("project=''", "project", "''"),
+        ("student.weights=4", "student.weights", "4"),
+        ("teacher.dtype=int8", "teacher.dtype", "'int8'"),
+        ("search.trials=0", "search.trials", "0"),
+        ("search.methods=kd", "search.methods", "'kd'"),
+        ("search.reduction_factor=1", "search.reduction_factor", "1"),
+        ("search.scheduler=pbt", "search.scheduler", "'pbt'"),
+        ("search.time_budget=0", "search.time_budget", "0"),
+        ("resources.gpus_per_worker=-1", "resources.gpus_per_worker", "-1"),
+        ("method=kd", "method", "'kd'"),
+        ("method.name=3", "method.name", "3"),
+    ],
+)
+def test_a_bad_value_is_told_in_one_sentence_with_field_and_value(pair: str, field: str, value: str) -> None:
+    assert refusal(None, pair).startswith(f"{field} = {value} is not allowed: ")
+
+
+@pytest.mark.parametrize(
+    ("pair", "said"),
+    [
+        ("trainig.epochs=3", "there is no key 'trainig': did you mean 'training'?"),
+        ("training.epoch=3", "there is no key 'training.epoch': did you mean 'epochs'?"),
+        ("data.limit.tran=3", "there is no key 'data.limit.tran': did you mean 'train'?"),
+        ("teacher.training.lr=3", "there is no key 'teacher.training.lr': "),
+        ("teacher.mod=online", "there is no key 'teacher.mod': did you mean 'mode'?"),
+        ("resources.gpu_per_worker=1", "there is no key 'resources.gpu_per_worker': did you mean 'gpus_per_worker'?"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_one(pair: str, said: str) -> None:
+    assert refusal(None, pair).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        (("training.schedule=multi_step",), "milestones = [] is not allowed"),
+        (("training.warmup_epochs=4", "training.epochs=4"), "warmup_epochs = 4.0 is not allowed: it must be below epochs = 4"),
+        (("training",), "--set training is not of the form key=value"),
+        (("=3",), "--set =3 is not of the form key=value"),
+        (("training..epochs=3",), "is not of the form key=value"),
+        (("training.epochs=[1",), "the value is not YAML"),
+        (("data.path=2020-13-45",), "the value is not YAML"),
+        (("seed=1", "seed.low=2"), "seed is 1, which has no keys below it"),
+    ],
+)
+def test_what_does_not_fit_together_is_told(pairs: tuple[str, ...], said: str) -> None:
+    assert said in refusal(None, *pairs)
+
+
+def test_several_mistakes_are_counted() -> None:
+    assert refusal(None, "seed=-1", "training.epochs=0", "data.views=0").endswith("(2 more after this one)")
+
+
+@pytest.mark.parametrize("text", ["a: [1", "a: b: c", "\ta: 1", "a: *nobody", "when: 2020-13-45", "!!python/object:os.system {}"])
+def test_a_file_that_is_not_yaml_is_told(tmp_path: Path, text: str) -> None:
+    assert "is not YAML" in refusal(written(tmp_path, text))
+
+
+def test_a_file_of_bytes_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "given.yaml"
+    file.write_bytes(b"\xff\xfe\x00\x80")
+    assert str(file) in refusal(file)
+
+
+@pytest.mark.parametrize(("text", "kind"), [("- 1\n- 2\n", "list"), ("words\n", "str"), ("3\n", "int")])
+def test_a_file_without_keys_is_told(tmp_path: Path, text: str, kind: str) -> None:
+    assert f"holds a {kind}" in refusal(written(tmp_path, text))
+
+
+def test_a_file_that_is_missing_or_a_folder_is_told(tmp_path: Path) -> None:
+    assert "cannot be read (No such file" in refusal(tmp_path / "nowhere.yaml")
+    assert "cannot be read (Is a directory" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "null\n"])
+def test_an_empty_file_is_the_defaults(tmp_path: Path, text: str) -> None:
+    assert load(written(tmp_path, text), []) == Configuration()
+
+
+def test_keys_that_are_no_text_are_told(tmp_path: Path) -> None:
+    assert "keys should be strings" in refusal(written(tmp_path, "data: {1: 2}\n"))
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        (),
+        ("teacher=null", "method.name=cross_entropy"),
+        ("student.name=cnn", "student.width=3", "student.weights=some.safetensors", "data.path=/somewhere"),
+        ("training.schedule=multi_step", "training.milestones=[2, 3]", "method.form=additive", "search.hold=[seed]"),
+    ],
+)
+def test_plain_values_are_json_and_build_the_same_again(pairs: tuple[str, ...]) -> None:
+    loaded = load(None, list(pairs))
+    values = json.loads(json.dumps(loaded.plain()))
+    assert values == loaded.plain()
+    again = build(values)
+    assert again == loaded and again.plain() == values
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Configuration().seed = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_shipped_configuration_is_usable_and_begins_with_its_command(name: str) -> None:
+    loaded = load(ROOT / name, [])
+    check(loaded)
+    check_search(loaded)
+    first = (ROOT / name).read_text().splitlines()[0]
+    command = shlex.split(first.removeprefix("# "))
+    assert first.startswith("# ") and command[:2] == ["python", "run.py"]
+    assert command[2] in ("sweep", "train") and command[3:5] == ["--config", name]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_shipped_configuration_says_a_key_once(name: str) -> None:
+    def keys(node: Any) -> None:
+        if isinstance(node, yaml.MappingNode):
+            names = [key.value for key, _ in node.value]
+            assert len(names) == len(set(names)), names
+            for _, value in node.value:
+                keys(value)
+
+    keys(yaml.compose((ROOT / name).read_text()))

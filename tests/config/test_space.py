@@ -1,0 +1,121 @@
+"""The space of a sweep: what is held is not asked, and what is tried first. Knows no study."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from methods import METHODS
+from orchestrator.config import Configuration, load
+from orchestrator.sweep.space import draw, points
+from orchestrator.trial import apply
+from search_spaces import SPACES
+
+
+class Low:
+    """A trial that answers with the lowest value, the method aside, and notes what it was asked."""
+
+    def __init__(self, method: str = "") -> None:
+        self.method = method
+        self.answers: dict[str, Any] = {}
+
+    @property
+    def asked(self) -> list[str]:
+        return list(self.answers)
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
+        self.answers[name] = low
+        return low
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
+        self.answers[name] = low
+        return low
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        assert name != "method.name" or self.method in choices
+        self.answers[name] = self.method if name == "method.name" else choices[0]
+        return self.answers[name]
+
+
+def configured(*pairs: str) -> Configuration:
+    return load(None, list(pairs))
+
+
+def test_one_method_is_asked_by_the_names_of_its_space() -> None:
+    trial = Low()
+    drawn = draw(trial, configured())
+    assert trial.asked == ["temperature", "alpha", "training.learning_rate"], "`form` has one choice, which is no question"
+    assert drawn == {"temperature": 1.0, "alpha": 0.1, "training.learning_rate": 0.005}
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_a_trial_trains_with_every_answer_asked_or_not(name: str) -> None:
+    direct, configuration = Low(), configured(f"method.name={name}")
+    SPACES[name].suggest(direct)
+    made = METHODS[name].Settings.build(apply(configuration, draw(Low(), configuration)).method.settings)
+    answers = {key: value for key, value in direct.answers.items() if "." not in key}
+    assert answers and {key: getattr(made, key) for key in answers} == answers
+
+
+def test_what_is_held_is_not_asked() -> None:
+    trial = Low()
+    drawn = draw(trial, configured("method.temperature=3", "search.hold=[training.learning_rate]"))
+    assert trial.asked == list(drawn) == ["alpha"]
+
+
+def test_the_additive_form_asks_for_beta() -> None:
+    trial = Low()
+    drawn = draw(trial, configured("method.form=additive"))
+    assert trial.asked == ["temperature", "beta", "training.learning_rate"]
+    assert "form" not in drawn and "alpha" not in drawn
+
+
+@pytest.mark.parametrize("method", ["kd", "ttm", "cross_entropy"])
+def test_several_methods_have_settings_under_their_names_and_keys_in_common(method: str) -> None:
+    trial = Low(method)
+    configuration = configured("search.methods=[kd, ttm, cross_entropy]", "method.temperature=3")
+    drawn = draw(trial, configuration)
+    assert trial.asked[0] == "method.name" and drawn["method.name"] == method
+    expected = {"kd": {"kd.alpha"}, "ttm": {"ttm.temperature", "ttm.alpha"}, "cross_entropy": {"cross_entropy.label_smoothing"}}
+    assert set(trial.asked[1:]) == expected[method] | {"training.learning_rate"}
+    assert list(drawn) == trial.asked
+    assert apply(configuration, drawn).method.name == method
+
+
+def test_every_point_is_a_configuration() -> None:
+    several = configured(f"search.methods=[{', '.join(SPACES)}]")
+    for configuration in (several, *(configured(f"method.name={name}") for name in SPACES)):
+        assert points(configuration)
+        for point in points(configuration):
+            made = apply(configuration, point)
+            assert made.training.learning_rate == point["training.learning_rate"]
+
+
+def test_the_points_of_several_methods_take_turns() -> None:
+    methods = ("cross_entropy", "ttm", "kd", "wttm")
+    order = [point["method.name"] for point in points(configured(f"search.methods=[{', '.join(methods)}]"))]
+    left = {name: len(SPACES[name].points) for name in methods}
+    expected = []
+    while any(left.values()):
+        for name in methods:
+            if left[name]:
+                expected.append(name)
+                left[name] -= 1
+    assert order == expected
+
+
+def test_a_point_leaves_out_what_is_held_and_none_comes_twice() -> None:
+    held = configured("method.name=ttm", "method.temperature=2", "search.hold=[training.learning_rate]")
+    first = points(held)
+    assert all("temperature" not in point and "training.learning_rate" not in point for point in first)
+    everything = ("method.form=convex", "method.alpha=0.5", "method.temperature=2", "search.hold=[training.learning_rate]")
+    assert points(configured("method.name=ttm", *everything)) == []
+    same = configured("method.name=ttm", *everything[:3])
+    assert [set(point) for point in points(same)] == [{"training.learning_rate"}] * 2
+    assert len({str(point) for point in points(same)}) == 2
+
+
+def test_points_that_become_equal_are_tried_once() -> None:
+    alike = configured("method.name=ttm", "method.alpha=0.5", "method.temperature=2", "search.hold=[training.learning_rate]")
+    assert len(SPACES["ttm"].points) == 2
+    assert points(alike) == [{"form": "convex"}]

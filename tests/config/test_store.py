@@ -1,0 +1,132 @@
+"""The store: names stay inside, a file is the old one or the new one, refusals are sentences. Knows no contents."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.store import SPARE_BYTES, Store, read_json, replacing, write_json
+
+
+class Usage(NamedTuple):
+    """What `shutil.disk_usage` says."""
+
+    total: int
+    used: int
+    free: int
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "a/b", "../a", "/a", "a\\b", ".hidden", "-x", "a b", "a\n", "ä", "a" * 101, "a\0"])
+def test_a_name_that_could_leave_the_store_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"--name .* is not allowed") as raised:
+        Store(tmp_path).sweep(name)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["a", "kd-2024.1_b", "0", "a..b", "a" * 100])
+def test_a_usable_name_is_a_folder_right_below_the_sweeps(tmp_path: Path, name: str) -> None:
+    assert Store(tmp_path).sweep(name).resolve().parent == (tmp_path / "sweeps").resolve()
+
+
+def test_every_place_is_inside_and_different(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    places = [store.database, store.artifacts, store.teachers, store.knowledge, store.sweep("a")]
+    assert len(set(places)) == len(places) and all(place.is_relative_to(tmp_path) for place in places)
+
+
+def test_a_store_is_made_with_its_parents_and_left_empty(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "some" / "where")
+    assert store.root.is_dir() and not list(store.root.iterdir())
+    assert Store.open(store.root) == store
+
+
+@pytest.mark.parametrize("below", ["file", "file/below"])
+def test_a_store_that_cannot_be_written_is_refused_in_a_sentence(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(EnvironmentUnfitError, match=r"--store .* cannot be written") as raised:
+        Store.open(tmp_path / below)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_full_disk_is_refused_with_the_arithmetic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**12, 10**12, SPARE_BYTES - 1))
+    with pytest.raises(EnvironmentUnfitError, match="has 200 MiB free and 200 MiB are needed"):
+        Store.open(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**12, 0, SPARE_BYTES))
+    store = Store.open(tmp_path)
+    with pytest.raises(EnvironmentUnfitError, match="has 200 MiB free and 300 MiB are needed"):
+        store.require_space(300 * 2**20)
+
+
+def test_sweeps_are_those_with_a_record(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.sweeps() == []
+    for name in ("b", "a"):
+        write_json(store.sweep(name) / "sweep.json", {})
+    store.sweep("unfinished").mkdir()
+    assert store.sweeps() == ["a", "b"]
+
+
+def test_a_file_is_replaced_when_the_block_ends(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "file"
+    for text in ("one", "two"):
+        with replacing(target) as aside:
+            aside.write_text(text)
+            assert aside.parent == target.parent, "a rename works within one file system alone"
+            assert not target.exists() or target.read_text() == "one"
+        assert target.read_text() == text
+    assert [path.name for path in target.parent.iterdir()] == ["file"]
+
+
+def test_a_block_that_raises_leaves_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.write_text("old")
+    with pytest.raises(RuntimeError, match="broken"), replacing(target) as aside:
+        aside.write_text("half of the new")
+        raise RuntimeError("broken")
+    assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    for name in ("one", "two"):
+        with replacing(target) as aside:
+            aside.mkdir()
+            (aside / name).touch()
+        assert [path.name for path in target.iterdir()] == [name]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_block_that_raises_leaves_the_old_folder(tmp_path: Path, exists: bool) -> None:
+    target = tmp_path / "folder"
+    if exists:
+        target.mkdir()
+        (target / "old").touch()
+    with pytest.raises(RuntimeError, match="broken"), replacing(target) as aside:
+        aside.mkdir()
+        (aside / "new").touch()
+        raise RuntimeError("broken")
+    assert [path.name for path in tmp_path.rglob("*")] == (["folder", "old"] if exists else [])
+
+
+def test_json_comes_back_and_damage_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "file.json"
+    write_json(file, {"a": [1, None, 0.5]})
+    assert read_json(file) == json.loads(file.read_text()) == {"a": [1, None, 0.5]}
+    file.write_text(file.read_text()[:-3])
+    with pytest.raises(ConfigurationError, match=r"file\.json cannot be read"):
+        read_json(file)
+    with pytest.raises(ConfigurationError, match=r"nowhere\.json cannot be read"):
+        read_json(tmp_path / "nowhere.json")
+
+
+def test_what_is_not_json_leaves_the_old_file(tmp_path: Path) -> None:
+    file = tmp_path / "file.json"
+    write_json(file, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(file, {"a": object()})
+    assert read_json(file) == {"a": 1} and list(tmp_path.iterdir()) == [file]

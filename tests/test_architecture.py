@@ -1,0 +1,191 @@
+"""Who may import whom, what is never called, and how large a file may be: read from the source, by `ast`."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from methods import METHODS
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("methods", "search_spaces", "orchestrator")
+MODULES = {
+    ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
+    for package in PACKAGES
+    for file in sorted((ROOT / package).rglob("*.py"))
+}
+EVERY_FILE = [
+    file.relative_to(ROOT).as_posix()
+    for folder in (*PACKAGES, "tests", "benchmarks")
+    for file in sorted((ROOT / folder).rglob("*.py"))
+] + [file.name for file in sorted(ROOT.glob("*.py"))]
+HEAVY = ("torch", "ray", "mlflow", "optuna")
+LIGHT = ("orchestrator.config", "orchestrator.errors", "orchestrator.plan", "orchestrator.store", "orchestrator.trial")
+LONGEST_FILE = 400
+
+
+@cache
+def tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
+def imported(nodes: Iterator[ast.AST]) -> Iterator[str]:
+    """Dotted names: `from a.b import c` is a.b.c, because c may be a module."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports here are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def everywhere(file: Path) -> list[str]:
+    """What a file imports, within functions too."""
+    return list(imported(ast.walk(tree(file))))
+
+
+def at_the_top(file: Path) -> list[str]:
+    """What a file imports when it is imported."""
+    return list(imported(iter(tree(file).body)))
+
+
+def below(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def importers(package: str) -> dict[str, list[str]]:
+    """The modules that import a package, with what they import of it."""
+    found = {module: [name for name in everywhere(file) if below(name, package)] for module, file in MODULES.items()}
+    return {module: names for module, names in found.items() if names}
+
+
+def foreign(package: str) -> set[str]:
+    """The top-level names that a package imports beyond the standard library and itself."""
+    names = {name.split(".")[0] for module, file in MODULES.items() if below(module, package) for name in everywhere(file)}
+    return names - set(sys.stdlib_module_names) - {package}
+
+
+def dotted(node: ast.AST) -> str:
+    """`a.b.c` of a chain of attributes."""
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def calls(name: str) -> Iterator[ast.Call]:
+    path = ROOT / name
+    return (node for node in ast.walk(tree(path)) if isinstance(node, ast.Call))
+
+
+def test_the_modules_are_found() -> None:
+    assert {"methods.kd", "search_spaces.kd", "orchestrator.training.trainer", "orchestrator"} <= set(MODULES)
+    assert "tests/test_architecture.py" in EVERY_FILE and "methods/kd.py" in EVERY_FILE
+
+
+def test_methods_import_torch_and_numpy_alone() -> None:
+    assert foreign("methods") <= {"torch", "numpy"}
+
+
+def test_search_spaces_import_nothing() -> None:
+    assert foreign("search_spaces") == set()
+
+
+def test_nobody_below_imports_the_orchestrator_and_nobody_imports_the_command_line() -> None:
+    assert all(below(module, "orchestrator") for module in importers("orchestrator"))
+    assert not importers("run")
+
+
+@pytest.mark.parametrize(
+    ("library", "homes"),
+    [
+        ("ray.train", ("orchestrator.actors",)),
+        ("ray.tune", ("orchestrator.sweep",)),
+        ("mlflow", ("orchestrator.tracking",)),
+        ("optuna", ("orchestrator.sweep", "orchestrator.tracking")),
+    ],
+)
+def test_a_library_has_its_home(library: str, homes: tuple[str, ...]) -> None:
+    found = importers(library)
+    assert found, f"nobody imports {library}"
+    strangers = {module: names for module, names in found.items() if not any(below(module, home) for home in homes)}
+    assert not strangers
+
+
+@pytest.mark.parametrize("package", ["training", "teacher", "models", "data"])
+def test_what_trains_knows_neither_ray_nor_mlflow_nor_optuna(package: str) -> None:
+    assert not foreign(f"orchestrator.{package}") & {"ray", "mlflow", "optuna"}
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_what_has_to_be_instant_loads_no_heavy_library(module: str) -> None:
+    code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    """The graph of what is imported at the top of modules; naming a package imports its `__init__`."""
+    graph: dict[str, set[str]] = {}
+    for module, file in MODULES.items():
+        needs = set()
+        for name in at_the_top(file):
+            parts = name.split(".")
+            candidates = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
+            needs |= {candidate for candidate in candidates[:2] if candidate in MODULES and not below(module, candidate)}
+        graph[module] = needs
+    order = list(TopologicalSorter(graph).static_order())  # CycleError names the circle
+    assert set(order) == set(MODULES)
+    assert all(order.index(need) < order.index(module) for module, needs in graph.items() for need in needs)
+
+
+def test_a_circle_would_be_found() -> None:
+    circle = ["methods.kd", "methods.losses", "methods.kd"]
+    with pytest.raises(ValueError, match="cycle"):
+        TopologicalSorter({module: {need} for module, need in pairwise(circle)}).prepare()
+
+
+def test_a_method_knows_no_other_method() -> None:
+    """The contract, the losses and shared parts may be imported; another method of the list may not."""
+    homes = {kind.__module__ for kind in METHODS.values()}
+    for home in homes:
+        others = {name for name in everywhere(MODULES[home]) for other in homes - {home} if below(name, other)}
+        assert not others, f"{home} imports {others}"
+
+
+def test_every_method_has_a_search_space_module_and_only_the_list_names_it() -> None:
+    for name, kind in METHODS.items():
+        assert f"search_spaces.{name}" in MODULES
+        users = set(importers(kind.__module__)) - {"methods"}
+        assert not users, f"{users} know {kind.__module__} by name"
+
+
+@pytest.mark.parametrize("name", EVERY_FILE)
+def test_a_file_says_what_it_is_and_is_not_too_long(name: str) -> None:
+    text = (ROOT / name).read_text()
+    assert ast.get_docstring(tree(ROOT / name)), "the first statement is a docstring"
+    assert text.count("\n") <= LONGEST_FILE
+
+
+@pytest.mark.parametrize("name", EVERY_FILE)
+def test_nothing_that_is_read_can_run_code(name: str) -> None:
+    for call in calls(name):
+        function = dotted(call.func)
+        given = {word.arg: word.value for word in call.keywords}
+        if function == "torch.load":
+            safe = given.get("weights_only")
+            assert isinstance(safe, ast.Constant) and safe.value is True, f"line {call.lineno}"
+        if function.endswith("np.load") or function == "numpy.load":
+            allowed = given.get("allow_pickle")
+            assert allowed is None or (isinstance(allowed, ast.Constant) and allowed.value is False), f"line {call.lineno}"
+        assert function not in ("pickle.load", "pickle.loads", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec")
+
+
+@pytest.mark.parametrize("name", EVERY_FILE)
+def test_no_exception_is_swallowed_unnamed(name: str) -> None:
+    assert not [node.lineno for node in ast.walk(tree(ROOT / name)) if isinstance(node, ast.ExceptHandler) and node.type is None]
