@@ -46,16 +46,22 @@ def check_network(network: Network, field: str, classes: int, shape: Sequence[in
         raise ConfigurationError(f"{field}: {error}") from error
 
 
-def check(configuration: Configuration) -> None:
-    """Everything that can be checked without the data."""
-    check_method(configuration, configuration.method.name, "method.name")
+def check_networks(configuration: Configuration) -> None:
+    """ConfigurationError when a network does not exist or cannot have its settings, whatever the data."""
     check_network(configuration.student, "student", 10, (3, 32, 32))
     if configuration.teacher:
         check_network(configuration.teacher.network, "teacher.network", 10, (3, 32, 32))
 
 
+def check_train(configuration: Configuration) -> None:
+    """Everything about a single training that can be checked without the data."""
+    check_networks(configuration)
+    check_method(configuration, configuration.method.name, "method.name")
+
+
 def check_search(configuration: Configuration) -> None:
-    """ConfigurationError when the search asks for a method, an objective or a key that does not exist."""
+    """Everything about a search that can be checked without the data: methods, held keys, objective, rungs."""
+    check_networks(configuration)
     search = configuration.search
     for name in searched(configuration):
         check_method(configuration, name, "search.methods" if search.methods else "method.name")

@@ -37,6 +37,7 @@ class SweepInterrupted(UserError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """`did you mean 'kd'? known: ...` for a name that does not exist."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    begun = [known for known in names if name and known.startswith(name)]
+    close = begun or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}known: {', '.join(names)}"

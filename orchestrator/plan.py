@@ -66,11 +66,11 @@ def views(configuration: Configuration) -> int:
 
 
 def cache_bytes(configuration: Configuration, samples: int, classes: int, augmented: bool) -> int:
-    """Bytes of the teacher's logits on disk: one array of samples x classes per view."""
+    """Most bytes of the teacher's logits on disk: an array of samples x classes per view, and one of the clean view."""
     teacher = configuration.teacher
     if teacher is None or teacher.mode == "online":
         return 0
-    return (views(configuration) if augmented else 1) * samples * classes * BYTES[teacher.dtype]
+    return (views(configuration) + 1 if augmented else 1) * samples * classes * BYTES[teacher.dtype]
 
 
 def require_batches(configuration: Configuration, samples: int) -> None:

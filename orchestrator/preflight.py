@@ -6,8 +6,8 @@ from typing import Any
 from rich.console import Console
 
 from orchestrator import plan
-from orchestrator.check import check, check_network, check_search
-from orchestrator.cluster.resources import local_resources
+from orchestrator.check import check_network, check_search, check_train
+from orchestrator.cluster.resources import local_resources, require_answer
 from orchestrator.config import Configuration
 from orchestrator.data import describe, prepare
 from orchestrator.store import SPARE_BYTES, Store
@@ -33,7 +33,7 @@ def show_plan(store: Store, configuration: Configuration, kind: str, local: bool
     if configuration.teacher:
         lines["teacher"] = _teacher_line(store, configuration, summary)
         mode, views = configuration.teacher.mode, plan.views(configuration)
-        lines["cache"] = f"{cache_bytes / 2**20:.2f} MiB on disk for {views} views, teacher mode {mode}"
+        lines["cache"] = f"{cache_bytes / 2**20:.2f} MiB on disk for {views} views and the clean one, teacher mode {mode}"
     lines["groups"] = groups
     lines |= _search_lines(configuration) if kind == "sweep" else {"epochs": str(configuration.training.epochs)}
     lines["store"] = str(store.root)
@@ -43,12 +43,12 @@ def show_plan(store: Store, configuration: Configuration, kind: str, local: bool
 
 def _check(configuration: Configuration, kind: str, local: bool) -> str:
     """All that needs no data; the arithmetic of the groups in words."""
-    check(configuration)
-    check_search(configuration)
+    check_search(configuration) if kind == "sweep" else check_train(configuration)
     if local:
         return "none: this process trains"
     resources = configuration.resources
     if resources.address:
+        require_answer(resources.address)
         return f"as many of {resources.workers} workers as fit on {resources.address}"
     trials = configuration.search.trials if kind == "sweep" else 1
     groups = plan.groups(resources, local_resources(), trials)

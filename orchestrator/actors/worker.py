@@ -50,11 +50,19 @@ def _train(name: str, specification: dict[str, Any], line: "_Line", idle: TrialC
         line.report({"failed": str(error)})
     except Exception as error:
         log.exception("trial %s failed", name)
+        if idle.world_size > 1 and _peer_is_gone(error):
+            raise  # not the trial's fault: it goes on from its checkpoint when Ray Train has restarted the group
         line.report({"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"})
         if idle.world_size > 1 or idle.device.type == "cuda":
             raise  # the other ranks wait in a collective, or the device is poisoned: Ray Train restarts the group
     if idle.leads:
         line.give_back()
+
+
+def _peer_is_gone(error: Exception) -> bool:
+    """Whether a collective broke; gloo says so in a RuntimeError of its own words."""
+    text = str(error).lower()
+    return isinstance(error, torch.distributed.DistError) or "gloo" in text or "nccl" in text
 
 
 class _Line:

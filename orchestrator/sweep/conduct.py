@@ -19,6 +19,7 @@ from orchestrator.plan import groups
 from orchestrator.store import Store
 from orchestrator.sweep.events import Events, Listener
 from orchestrator.sweep.records import Sweep, Trial
+from orchestrator.sweep.space import searched
 from orchestrator.teacher.ready import AnyDesk, ready
 from orchestrator.trial import TrialSpec
 
@@ -57,8 +58,11 @@ def conduct(sweep: Sweep, store: Store, data: Path, show: Show, local: bool = Fa
     events = Events(sweep, [tracker, show])
     state = "failed"
     try:
-        trials = 1 if sweep.kind == "train" else sweep.configuration.search.trials
-        with stoppable(), _desk(sweep.configuration, sweep.folder / "groups", trials, local, show) as (desk, number), stoppable():
+        configuration = sweep.configuration
+        trials = 1 if sweep.kind == "train" else configuration.search.trials
+        methods = ", ".join(searched(configuration)) if sweep.kind == "sweep" else configuration.method.name
+        show.preparing(f"{sweep.name}: {trials} x {configuration.training.epochs} epochs of {methods} on {configuration.data.name}")
+        with stoppable(), _desk(configuration, sweep.folder / "groups", trials, local, show) as (desk, number), stoppable():
             folders = _folders(sweep, store, data, desk, show, tracker)
             if sweep.kind == "train":
                 _train_one(sweep, desk, events, folders)

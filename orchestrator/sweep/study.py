@@ -35,7 +35,7 @@ def open_study(folder: Path, configuration: Configuration, resume: bool) -> optu
     search = configuration.search
     storage = JournalStorage(JournalFileBackend(str(folder / "study.log")))
     sampler = _sampler(search, configuration.seed)
-    if resume:
+    if resume and folder.name in optuna.get_all_study_names(storage):
         study = optuna.load_study(study_name=folder.name, storage=storage, sampler=sampler)
         if study.direction.name.lower() != search.direction:
             raise ConfigurationError(f"search.direction = {search.direction!r}, and the study of {folder.name!r} has the other one")

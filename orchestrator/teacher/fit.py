@@ -20,7 +20,8 @@ def fingerprint(teacher: Teacher, data_fingerprint: str, workers: int) -> str:
     recipe: dict[str, Any] = teacher.model_dump(mode="json", include={"network", "training", "seed"})
     file = Path(teacher.network.weights or "").expanduser()
     if teacher.network.weights:
-        recipe = {"network": recipe["network"], "bytes": _digest(file) if file.is_file() else teacher.network.weights}
+        network = teacher.network.model_dump(mode="json", exclude={"weights"})
+        recipe = {"network": network, "bytes": _digest(file) if file.is_file() else teacher.network.weights}
     return hashlib.sha256(json.dumps([recipe, data_fingerprint, workers], sort_keys=True).encode()).hexdigest()[:16]
 
 

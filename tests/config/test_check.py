@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.check import BETTER, check, check_network, check_search
+from orchestrator.check import BETTER, check_network, check_search, check_train
 from orchestrator.config import Configuration, load
 from orchestrator.errors import ConfigurationError
 
@@ -10,14 +10,14 @@ from orchestrator.errors import ConfigurationError
 def refusal(*pairs: str) -> str:
     with pytest.raises(ConfigurationError) as raised:
         configuration = load(None, list(pairs))
-        check(configuration)
+        check_train(configuration)
         check_search(configuration)
     assert "\n" not in str(raised.value)
     return str(raised.value)
 
 
 def test_the_defaults_pass() -> None:
-    check(Configuration())
+    check_train(Configuration())
     check_search(Configuration())
 
 
@@ -79,7 +79,7 @@ def test_what_cannot_be_is_refused_with_field_and_value(pairs: tuple[str, ...], 
 )
 def test_what_can_be_passes(pairs: tuple[str, ...]) -> None:
     configuration = load(None, list(pairs))
-    check(configuration)
+    check_train(configuration)
     check_search(configuration)
 
 

@@ -1,0 +1,66 @@
+"""What the tests of whole sweeps share: a sweep on digits that takes seconds once Ray runs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.config import load
+from orchestrator.preflight import prepared
+from orchestrator.store import Store
+from orchestrator.sweep.conduct import conduct
+from orchestrator.sweep.records import Sweep, Trial
+
+SMALL = (
+    "data.name=digits",
+    "teacher.network.width=32",
+    "teacher.training.epochs=2",
+    "student.width=8",
+    "training.epochs=9",
+    "search.grace_epochs=1",
+    "project=tests",
+)
+
+
+@dataclass
+class Watch:
+    """Notes what a person would see; `on_report` may act in the middle of it."""
+
+    on_report: Callable[[Trial, int], None] = lambda trial, epoch: None
+    steps: list[str] = field(default_factory=list)
+    ended: list[tuple[int, str]] = field(default_factory=list)
+
+    def preparing(self, what: str) -> None:
+        self.steps.append(what)
+
+    def teacher_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        self.steps.append(f"teacher {epoch}")
+
+    def trial_started(self, trial: Trial) -> None:
+        pass
+
+    def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
+        self.on_report(trial, epoch)
+
+    def trial_ended(self, trial: Trial) -> None:
+        self.ended.append((trial.number, trial.state))
+
+
+Conduct = Callable[..., Sweep]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Conduct:
+    """Runs a new sweep or training in a store of its own and gives its record, read back from disk."""
+
+    def start(*pairs: str, kind: str = "sweep", name: str = "sweep", watch: Watch | None = None, **options: Any) -> Sweep:
+        store = Store.open(tmp_path / "store")
+        configuration = load(None, [*SMALL, *pairs])
+        data = prepared(store, configuration, kind, local=options.get("local", False))
+        sweep = Sweep.create(store.sweep(name), configuration, kind)
+        conduct(sweep, store, data, watch or Watch(), **options)
+        return Sweep.open(store, name)
+
+    return start

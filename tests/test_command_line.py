@@ -1,0 +1,229 @@
+"""The command line as a person meets it: sentences, exit codes, help, and a run that is ended and resumed."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import run
+
+ROOT = Path(__file__).parent.parent
+OK, NO_USABLE_TRIAL, BAD_CONFIGURATION, UNFIT = 0, 1, 2, 3
+
+
+def call(*arguments: str) -> tuple[int, str]:
+    """Exit code and everything that was printed."""
+    result = CliRunner().invoke(run.app, list(arguments))
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    return str(tmp_path / "store")
+
+
+def array_file(folder: Path, **changes: Any) -> str:
+    """An .npz file in MedMNIST's layout, with arrays replaced."""
+    generator = np.random.default_rng(0)
+    arrays = {
+        "train_images": generator.integers(0, 255, (120, 8, 8), dtype=np.uint8),
+        "train_labels": np.arange(120) % 3,
+        "test_images": generator.integers(0, 255, (30, 8, 8), dtype=np.uint8),
+        "test_labels": np.arange(30) % 3,
+    }
+    np.savez(folder / "data.npz", **(arrays | changes))
+    return str(folder / "data.npz")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "code", "said"),
+    [
+        (["method.name=kdd", "search.methods=[]"], BAD_CONFIGURATION, r"method.name = 'kdd' is no method: did you mean 'kd'"),
+        (["student.name=resnet21"], BAD_CONFIGURATION, r"student: .*'resnet21'.*known: .*resnet20"),
+        (["data.name=digit"], BAD_CONFIGURATION, r"data.name = 'digit' is not known: did you mean 'digits'"),
+        (["trainning.epochs=1"], BAD_CONFIGURATION, r"no key 'trainning': did you mean 'training'"),
+        (
+            ["method.temperature=0", "search.methods=[]"],
+            BAD_CONFIGURATION,
+            r"temperature = 0.0 is not allowed: give a number in \(0, inf\)",
+        ),
+        (["method.alpha=1.5"], BAD_CONFIGURATION, r"alpha = 1.5 is not allowed: give a number in \[0, 1\]"),
+        (["training.learning_rate=-1"], BAD_CONFIGURATION, r"training.learning_rate = -1 is not allowed"),
+        (["data.limit.train=10"], BAD_CONFIGURATION, r"10 samples and training.batch_size = 64"),
+        (["data.name=npz", "data.path=none.npz"], BAD_CONFIGURATION, r"none.npz is not a file"),
+        (["data.name=CIFAR10"], BAD_CONFIGURATION, r"set data.download=true, or data.path"),
+        (["teacher.network.weights=none.safetensors"], BAD_CONFIGURATION, r"none.safetensors does not exist"),
+        (["resources.workers=1000"], UNFIT, r"1 x 1000 workers need 1000 CPU and the cluster has \d+: lower resources.workers"),
+        (["resources.address=127.0.0.1:1"], UNFIT, r"resources.address = '127.0.0.1:1': nobody answers there"),
+        (["search.objective=validation/acc"], BAD_CONFIGURATION, r"did you mean 'validation/accuracy'"),
+    ],
+)
+@pytest.mark.parametrize("command", ["sweep", "train"])
+def test_bad_settings(command: str, pairs: list[str], code: int, said: str, store: str) -> None:
+    if command == "train" and pairs[0].startswith("search.objective"):
+        pytest.skip("a training has no objective to search for")
+    found, output = call(command, "--store", store, *(part for pair in pairs for part in ("--set", pair)))
+    assert (found, output.count("\n")) == (code, 1), output
+    assert re.search(said, output), output
+    assert not Path(store, "sweeps").exists()  # nothing was started
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train_images": np.zeros((120, 8, 8), dtype=np.float32)}, r"train_images is of type float32: only uint8"),
+        ({"test_images": np.zeros((30, 9, 8), dtype=np.uint8)}, r"test images have shape \(9, 8, 1\)"),
+        ({"train_labels": np.arange(119) % 3}, r"119"),
+        ({"classes": np.array(["a", "b"])}, r"only 0 to 1 are allowed for 2 classes"),
+        ({"test_labels": np.zeros(30, dtype=np.int64)}, r"class '1' .*has 0 of the 30 samples of the test part"),
+    ],
+)
+def test_bad_data(changes: dict[str, Any], said: str, store: str, tmp_path: Path) -> None:
+    code, output = call(
+        "train", "--store", store, "--set", "data.name=npz", "--set", f"data.path={array_file(tmp_path, **changes)}"
+    )
+    assert (code, output.count("\n")) == (BAD_CONFIGURATION, 1), output
+    assert re.search(said, output), output
+
+
+def test_truncated_data(store: str, tmp_path: Path) -> None:
+    file = Path(array_file(tmp_path))
+    file.write_bytes(file.read_bytes()[:2000])
+    code, output = call("sweep", "--store", store, "--set", "data.name=npz", "--set", f"data.path={file}")
+    assert code == BAD_CONFIGURATION and f"{file} cannot be read" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["sweep", "--trials", "0"], BAD_CONFIGURATION, "search.trials = 0"),
+        (["sweep", "--time-budget", "soon"], BAD_CONFIGURATION, "--time-budget 'soon' is not a time"),
+        (["sweep", "--config", "none.yaml"], BAD_CONFIGURATION, "--config none.yaml cannot be read"),
+        (["sweep", "--name", "../out"], BAD_CONFIGURATION, "--name '../out' is not allowed"),
+        (["sweep", "--resume", "nothing"], BAD_CONFIGURATION, "does not exist"),
+        (["status", "nothing"], BAD_CONFIGURATION, "does not exist"),
+        (["ui"], BAD_CONFIGURATION, "does not exist"),
+    ],
+)
+def test_bad_arguments(arguments: list[str], code: int, said: str, store: str) -> None:
+    found, output = call(*arguments, "--store", store)
+    assert (found, output.count("\n")) == (code, 1) and said in output, output
+
+
+def test_a_store_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, output = call("sweep", "--store", str(tmp_path / "file"))
+    assert code == UNFIT and "cannot be written" in output
+
+
+def test_a_port_in_use(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").touch()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        code, output = call("ui", "--store", str(tmp_path), "--port", str(taken.getsockname()[1]))
+    assert code == UNFIT and "is in use" in output
+
+
+def test_a_name_that_exists(store: str) -> None:
+    settings = ["--set", "training.epochs=1", "--set", "teacher=null", "--set", "method.name=cross_entropy"]
+    code, output = call("train", "--local", "--store", store, "--name", "mine", *settings)
+    assert code == OK and "test accuracy" in output
+    for command in ("train", "sweep"):
+        code, output = call(command, "--store", store, "--name", "mine")
+        assert code == BAD_CONFIGURATION and "--name 'mine' exists already" in output
+    code, output = call("status", "mine", "--store", store, "--json")
+    assert code == OK and json.loads(output)["state"] == "finished"
+
+
+def test_a_training_that_diverges(store: str) -> None:
+    code, output = call("train", "--local", "--store", store, "--set", "training.learning_rate=1e12", "--set", "method.name=kd")
+    assert code == NO_USABLE_TRIAL and "the loss is not finite in epoch 1" in output
+
+
+def test_the_plan(store: str) -> None:
+    code, output = call("sweep", "--store", store, "--dry-run", "--set", "resources.groups=1")
+    assert code == OK
+    for said in (
+        "train 1222, validation 216, test 359",
+        "1 x 1 workers",
+        "asha compares after 5, 15, 30",
+        "MiB on disk",
+        "to be fitted",
+    ):
+        assert said in output, output
+    assert not list(Path(store).iterdir())
+
+
+def test_the_teacher_alone(store: str) -> None:
+    arguments = ["teacher", "--local", "--store", store, "--set", "teacher.training.epochs=2"]
+    code, output = call(*arguments)
+    assert code == OK and "epoch 2" in output
+    code, output = call(*arguments)
+    assert code == OK and "epoch" not in output and "validation/accuracy" in output  # found in the store
+
+
+def test_methods_lists_every_setting() -> None:
+    from methods import METHODS
+
+    code, output = call("methods")
+    assert code == OK
+    for name, method in METHODS.items():
+        assert name in output and all(f"  {setting} = " in output for setting in method.Settings.__dataclass_fields__)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys; sys.argv = ['run.py', '--help']; import runpy\ntry: runpy.run_path('run.py', run_name='__main__')\n"
+    code += "except SystemExit: pass\nprint(sorted({'torch', 'ray', 'mlflow', 'optuna', 'pydantic', 'numpy'} & set(sys.modules)))"
+    output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert output.strip().endswith("[]") and "sweep" in output
+
+
+def test_the_readme_names_commands_that_exist() -> None:
+    text = "".join(file.read_text() for file in [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("configs/*.yaml")])
+    commands = set(re.findall(r"python run\.py ([a-z]+)", text))
+    assert commands and commands <= {command.callback.__name__ for command in run.app.registered_commands if command.callback}
+    assert set(re.findall(r"`?make ([a-z]+)", (ROOT / "README.md").read_text())) <= set(
+        re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    )
+
+
+@pytest.mark.ray
+def test_a_sweep_that_is_ended_goes_on(tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    settings = ["method.name=kd", "search.methods=[]", "training.epochs=60", "search.scheduler=none", "teacher.training.epochs=2"]
+    command = [sys.executable, "run.py", "sweep", "--store", store, "--name", "mine", "--trials", "4"]
+    command += [part for pair in settings for part in ("--set", pair)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "200"}) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("trial 0 complete"):
+                process.send_signal(signal.SIGTERM)
+                break
+        rest = process.stdout.read()
+    assert process.returncode == 130, rest
+    assert f"resume: python run.py sweep --resume mine --store {store}" in rest
+    code, output = call("status", "mine", "--store", store, "--json")
+    before = json.loads(output)
+    assert code == OK and before["state"] == "interrupted"
+    assert Counter(trial["state"] for trial in before["trials"])["complete"] < 4
+    code, output = call("sweep", "--resume", "mine", "--store", store)
+    assert code == OK, output
+    after = json.loads(call("status", "mine", "--store", store, "--json")[1])
+    assert [trial["number"] for trial in after["trials"]] == [0, 1, 2, 3]
+    assert all((trial["state"], trial["epochs"]) == ("complete", 60) for trial in after["trials"])
+    for old in before["trials"]:  # what was finished, and what had begun, is the same trial
+        new = after["trials"][old["number"]]
+        assert new["params"] == old["params"] and (old["state"] != "complete" or new == old)
+    code, output = call("sweep", "--resume", "mine", "--store", store, "--trials", "3")
+    assert code == BAD_CONFIGURATION and "less than the 4 trials" in output

@@ -1,0 +1,94 @@
+"""Writing to MLflow: in order, away from the caller, and an outage costs nothing but a warning."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.config import Configuration, load
+from orchestrator.store import Store
+from orchestrator.sweep.records import Sweep, Trial
+from orchestrator.tracking import client as writing
+from orchestrator.tracking.client import Writer
+from orchestrator.tracking.environment import describe
+from orchestrator.tracking.tracker import Tracker, flat, tracking_uri
+
+
+def test_writes_are_done_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "_connect", lambda uri: "client")
+    done: list[Any] = []
+    writer = Writer("anywhere")
+    for number in range(50):
+        writer.add(lambda client, number=number: done.append((client, number)))
+    assert writer.close()
+    assert done == [("client", number) for number in range(50)]
+
+
+def test_an_outage_loses_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(writing, "RETRY_S", 0.0)
+    answers = iter([ConnectionError("down"), ConnectionError("down"), None])
+    done: list[str] = []
+
+    def connect(uri: str) -> str:
+        answer = next(answers)
+        if answer:
+            raise answer
+        return "client"
+
+    monkeypatch.setattr(writing, "_connect", connect)
+    writer = Writer("http://server")
+    writer.add(lambda client: done.append("first"))
+    writer.add(lambda client: done.append("second"))
+    assert writer.close() and done == ["first", "second"]
+    assert len([record for record in caplog.records if "training goes on" in record.message]) == 1
+
+
+def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(writing, "DRAIN_S", 0.05)
+    hangs = threading.Event()
+    monkeypatch.setattr(writing, "_connect", lambda uri: hangs.wait())
+    writer = Writer("http://server")
+    writer.add(lambda client: None)
+    assert not writer.close()
+    assert "were not sent" in caplog.text
+    hangs.set()
+
+
+def test_a_resumed_sweep_goes_on_with_its_runs(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    store = Store.open(tmp_path)
+    sweep = Sweep.create(store.sweep("mine"), load(None, ["project=tests"]), "sweep")
+    trial = Trial(0, {"temperature": 2.0}, state="running")
+    sweep.save_trial(trial)
+    for epoch, (state, ended) in enumerate([("waiting", "interrupted"), ("complete", "finished")], start=1):
+        tracker = Tracker(store, sweep)
+        tracker.trial_started(trial)
+        trial.value = 0.5 * epoch
+        tracker.trial_reported(trial, epoch, {"validation/accuracy": 0.5 * epoch})
+        trial.state = state  # type: ignore[assignment]
+        tracker.trial_ended(trial)
+        tracker.close(ended)
+        client = MlflowClient(tracking_uri(store, sweep.configuration))
+        experiment = client.get_experiment_by_name("tests")
+        assert experiment is not None
+        runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+        assert set(runs) == {"mine", "mine/000 kd"}
+        expected = ("KILLED", "KILLED") if state == "waiting" else ("FINISHED", "FINISHED")
+        assert (runs["mine"].info.status, runs["mine/000 kd"].info.status) == expected
+    child = runs["mine/000 kd"]
+    assert child.data.params["temperature"] == "2.0" and child.data.tags["method"] == "kd"
+    history = client.get_metric_history(child.info.run_id, "validation/accuracy")
+    assert [(point.step, point.value) for point in history] == [(1, 0.5), (2, 1.0)]
+
+
+def test_flat_names_every_setting_once() -> None:
+    pairs = flat(Configuration().plain())
+    assert pairs["training.epochs"] == "12" and pairs["teacher.network.name"] == "mlp"
+    assert len(pairs) == len(set(pairs))
+
+
+def test_the_environment_is_described() -> None:
+    tags = describe()
+    assert tags["version.torch"] and tags["git.dirty"] in ("true", "false", "unknown")
