@@ -15,6 +15,7 @@ from orchestrator.errors import ConfigurationError, nearest
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+CHOICES = (["method", "name"], ["student", "name"], ["teacher", "network", "name"])
 
 
 class Section(BaseModel):
@@ -238,6 +239,8 @@ def _apply(values: dict[str, Any], pair: str) -> None:
             raise ConfigurationError(f"--set {pair}: {name} is {inner!r}, which has no keys below it")
         values[name] = inner = {} if inner is None else inner
         values = inner
+    if path in CHOICES and values.get("name", value) != value:
+        values.clear()  # the settings of the file are those of what it named
     values[path[-1]] = value
 
 

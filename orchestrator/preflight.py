@@ -1,5 +1,6 @@
 """Everything that can be refused before anything expensive starts, and the plan that `--dry-run` prints."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from orchestrator import plan
 from orchestrator.check import check_network, check_search, check_train
 from orchestrator.cluster.resources import local_resources, require_answer
 from orchestrator.config import Configuration
-from orchestrator.data import describe, prepare
+from orchestrator.data import Dataset, describe, prepare
+from orchestrator.models import build, load_weights
 from orchestrator.store import SPARE_BYTES, Store
 from orchestrator.teacher import fit
 from orchestrator.teacher.ready import check_weights
@@ -21,6 +23,10 @@ def prepared(store: Store, configuration: Configuration, kind: str, local: bool)
     folder = prepare(configuration.data, store.root, configuration.data.seed)
     _check_with_data(store, configuration, describe(configuration.data, store.root, configuration.data.seed))
     check_weights(store, configuration, folder)
+    if configuration.student.weights:
+        dataset = Dataset.open(folder)
+        student = build(configuration.student.name, len(dataset.classes), dataset.shape, configuration.student.settings)
+        load_weights(student, configuration.student.weights)
     return folder
 
 
@@ -47,9 +53,10 @@ def _check(configuration: Configuration, kind: str, local: bool) -> str:
     if local:
         return "none: this process trains"
     resources = configuration.resources
-    if resources.address:
-        require_answer(resources.address)
-        return f"as many of {resources.workers} workers as fit on {resources.address}"
+    address = resources.address or os.environ.get("RAY_ADDRESS")
+    if address:
+        require_answer(address)
+        return f"as many of {resources.workers} workers as fit on {address}"
     trials = configuration.search.trials if kind == "sweep" else 1
     groups = plan.groups(resources, local_resources(), trials)
     return (

@@ -35,13 +35,13 @@ def store(tmp_path: Path) -> str:
 def array_file(folder: Path, **changes: Any) -> str:
     """An .npz file in MedMNIST's layout, with arrays replaced."""
     generator = np.random.default_rng(0)
-    arrays = {
+    arrays: dict[str, Any] = {
         "train_images": generator.integers(0, 255, (120, 8, 8), dtype=np.uint8),
         "train_labels": np.arange(120) % 3,
         "test_images": generator.integers(0, 255, (30, 8, 8), dtype=np.uint8),
         "test_labels": np.arange(30) % 3,
     }
-    np.savez(folder / "data.npz", **(arrays | changes))
+    np.savez(folder / "data.npz", allow_pickle=False, **(arrays | changes))
     return str(folder / "data.npz")
 
 

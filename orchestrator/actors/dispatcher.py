@@ -4,6 +4,7 @@ One per sweep, as an actor that holds no CPU. Plain asyncio, so it runs in tests
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -96,16 +97,18 @@ class Dispatcher:
         if self.trials[name].ended:
             self.trials[name].stopped.set()  # or `until_stopped` would occupy the actor for ever
 
-    async def next_report(self, name: str, silence_s: float) -> Record:
-        """The next record; `{"silent": ...}` when nothing was heard of the trial for `silence_s`."""
+    async def next_report(self, name: str, silence_s: float, wait_s: float = math.inf) -> Record:
+        """The next record, an empty one after `wait_s`, `{"silent": ...}` when nothing was heard of the trial for `silence_s`."""
         trial = self.trials[name]
-        trial.heard = max(trial.heard, time.monotonic() - silence_s / 2)
+        until = time.monotonic() + wait_s
         while True:
-            left = trial.heard + silence_s - time.monotonic()
-            if left <= 0:
+            now = time.monotonic()
+            if trial.heard + silence_s <= now:
                 return {"silent": self.describe(name)}
+            if until <= now:
+                return {}
             try:
-                return await asyncio.wait_for(trial.records.get(), left)
+                return await asyncio.wait_for(trial.records.get(), min(trial.heard + silence_s, until) - now)
             except TimeoutError:
                 continue
 

@@ -23,6 +23,8 @@ from orchestrator.plan import Groups
 
 NAMESPACE = "distillation"
 CLOSE_S = 20.0
+ASK_S = 30.0  # the dispatcher is asked anew so often, so that no call waits without a limit
+REPLY_S = 60.0
 RESTARTS = 100  # of one group over its life; what one trial may cost is `resources.max_failures`
 
 
@@ -40,11 +42,13 @@ class Desk:
 
     def submit(self, trial: str, specification: dict[str, Any]) -> None:
         """Queue a trial."""
-        ray.get(self.dispatcher.submit.remote(trial, specification), timeout=60)
+        self._ask(self.dispatcher.submit.remote(trial, specification))
 
     def next_report(self, trial: str, silence_s: float) -> dict[str, Any]:
         """The next record of the trial; EnvironmentUnfitError says what it waited for when nothing was heard of it."""
-        record: dict[str, Any] = ray.get(self.dispatcher.next_report.remote(trial, silence_s), timeout=None)
+        record: dict[str, Any] = {}
+        while not record:
+            record = self._ask(self.dispatcher.next_report.remote(trial, silence_s, ASK_S))
         if "silent" in record:
             raise EnvironmentUnfitError(
                 f"nothing was heard for {silence_s:g} s while waiting for a report: {record['silent']}; "
@@ -54,7 +58,16 @@ class Desk:
 
     def stop(self, trial: str) -> None:
         """End a trial early and free its group."""
-        ray.get(self.dispatcher.stop.remote(trial), timeout=60)
+        self._ask(self.dispatcher.stop.remote(trial))
+
+    @staticmethod
+    def _ask(answer: Any) -> Any:
+        try:
+            return ray.get(answer, timeout=ASK_S + REPLY_S)
+        except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as error:
+            raise EnvironmentUnfitError(
+                f"the dispatcher does not answer ({type(error).__name__}): resume the sweep when Ray is well"
+            ) from error
 
 
 @contextlib.contextmanager

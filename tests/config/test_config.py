@@ -251,3 +251,11 @@ def test_every_shipped_configuration_says_a_key_once(name: str) -> None:
                 keys(value)
 
     keys(yaml.compose((ROOT / name).read_text()))
+
+
+def test_what_is_named_anew_on_the_command_line_inherits_no_settings(tmp_path: Path) -> None:
+    file = tmp_path / "file.yaml"
+    file.write_text("student: {name: mlp, width: 8}\nmethod: {name: kd, alpha: 0.5}\n")
+    loaded = load(file, ["student.name=resnet8", "method.name=kd", "method.temperature=2"])
+    assert loaded.student.settings == {}
+    assert loaded.method.settings == {"alpha": 0.5, "temperature": 2}

@@ -1,6 +1,7 @@
 """Writing to MLflow: in order, away from the caller, and an outage costs nothing but a warning."""
 
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,13 @@ from orchestrator.tracking.tracker import Tracker, flat, tracking_uri
 def test_writes_are_done_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "_connect", lambda uri: "client")
     done: list[Any] = []
+
+    def record(number: int, client: Any) -> None:
+        done.append((client, number))
+
     writer = Writer("anywhere")
     for number in range(50):
-        writer.add(lambda client, number=number: done.append((client, number)))
+        writer.add(partial(record, number))
     assert writer.close()
     assert done == [("client", number) for number in range(50)]
 
