@@ -8,7 +8,6 @@ import os
 import threading
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,58 +15,13 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from orchestrator.actors.desk import NAMESPACE, Desk
 from orchestrator.actors.dispatcher import Dispatcher
 from orchestrator.actors.worker import serve
-from orchestrator.errors import EnvironmentUnfitError
 from orchestrator.plan import Groups
 
-NAMESPACE = "distillation"
 CLOSE_S = 20.0
-ASK_S = 30.0  # the dispatcher is asked anew so often, so that no call waits without a limit
-REPLY_S = 60.0
 RESTARTS = 100  # of one group over its life; what one trial may cost is `resources.max_failures`
-
-
-@dataclass(frozen=True)
-class Desk:
-    """The driver's side of the dispatcher; `name` finds it from any process of the cluster."""
-
-    name: str
-    dispatcher: Any
-
-    @classmethod
-    def find(cls, name: str) -> "Desk":
-        """The desk of that name."""
-        return cls(name, ray.get_actor(name, namespace=NAMESPACE))
-
-    def submit(self, trial: str, specification: dict[str, Any]) -> None:
-        """Queue a trial."""
-        self._ask(self.dispatcher.submit.remote(trial, specification))
-
-    def next_report(self, trial: str, silence_s: float) -> dict[str, Any]:
-        """The next record of the trial; EnvironmentUnfitError says what it waited for when nothing was heard of it."""
-        record: dict[str, Any] = {}
-        while not record:
-            record = self._ask(self.dispatcher.next_report.remote(trial, silence_s, ASK_S))
-        if "silent" in record:
-            raise EnvironmentUnfitError(
-                f"nothing was heard for {silence_s:g} s while waiting for a report: {record['silent']}; "
-                "see the cluster's load, or raise resources.wait_s"
-            )
-        return record
-
-    def stop(self, trial: str) -> None:
-        """End a trial early and free its group."""
-        self._ask(self.dispatcher.stop.remote(trial))
-
-    @staticmethod
-    def _ask(answer: Any) -> Any:
-        try:
-            return ray.get(answer, timeout=ASK_S + REPLY_S)
-        except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as error:
-            raise EnvironmentUnfitError(
-                f"the dispatcher does not answer ({type(error).__name__}): resume the sweep when Ray is well"
-            ) from error
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from orchestrator.errors import EnvironmentUnfitError
 # glibc gives the activations of every step back to the system, which can cost 20 % of it
 ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_MMAP_THRESHOLD_": str(2**34)}
 # Ray Train asks its workers how they are; a group ends within this, not within 2 s
-TRAIN = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+TRAIN = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
 LOOPBACK = "127.0.0.1"
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from ray import tune
 
-from orchestrator.actors.groups import Desk
+from orchestrator.actors.desk import Desk
 from orchestrator.config import Configuration
 from orchestrator.trial import TrialSpec
 

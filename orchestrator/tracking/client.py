@@ -17,7 +17,11 @@ Write = Callable[[Any], None]
 
 
 class Writer:
-    """One thread that owns the MLflow client. Writes are done in the order in which they were given."""
+    """One thread that owns the MLflow client. Writes are done in the order in which they were given.
+
+    It begins with `begin`: importing MLflow and making its database take four CPU seconds, which the start of the worker
+    groups needs more.
+    """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
@@ -25,7 +29,13 @@ class Writer:
         self.warned = False
         self.given_up = threading.Event()
         self.thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
-        self.thread.start()
+        self.started = False
+
+    def begin(self) -> None:
+        """Write from now on; what was queued before comes first."""
+        if not self.started:
+            self.started = True
+            self.thread.start()
 
     def add(self, write: Write) -> None:
         """Queue a function of the client."""
@@ -33,6 +43,7 @@ class Writer:
 
     def close(self) -> bool:
         """Wait, for a bounded time, until everything is written; False when something could not be."""
+        self.begin()
         self.writes.put(None)
         self.thread.join(DRAIN_S)
         self.given_up.set()
@@ -57,7 +68,7 @@ class Writer:
 
 
 def _connect(uri: str) -> Any:
-    from mlflow import MlflowClient  # 2 s: paid by this thread while the worker groups start
+    from mlflow import MlflowClient
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.ERROR)

@@ -45,6 +45,7 @@ class Tracker:
 
     def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
         """Collect the metrics of an epoch."""
+        self.writer.begin()
         now = int(time.time() * 1000)
         batch = self.pending.setdefault(trial.number, [])
         batch.extend((name, value, now, epoch) for name, value in metrics.items())
@@ -63,6 +64,7 @@ class Tracker:
 
     def teacher_ready(self, metrics: dict[str, float], seconds: float) -> None:
         """What the teacher reached, on the parent."""
+        self.writer.begin()
         now = int(time.time() * 1000)
         points = [(f"teacher/{name}", value, now, 0) for name, value in {**metrics, "seconds": seconds}.items()]
         self.writer.add(lambda client: _log(client, self.runs[PARENT], points))
