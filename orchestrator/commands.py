@@ -13,6 +13,7 @@ from orchestrator.config import Configuration, build, load
 from orchestrator.errors import ConfigurationError
 from orchestrator.store import Store
 from orchestrator.sweep.records import Sweep
+from orchestrator.sweep.space import searched
 
 console = Console()
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
@@ -112,13 +113,20 @@ def _begin(store: Store, configuration: Configuration, kind: str, name: str | No
     """A new sweep or training, once everything that can be refused has been looked at."""
     from orchestrator.preflight import prepared, show_plan
 
-    folder = store.sweep(name or f"{configuration.method.name}-{datetime.now():%Y%m%d-%H%M%S}")
+    folder = store.sweep(name or _name(configuration, kind))
     Sweep.require_new(folder)
     if dry_run:
         show_plan(store, configuration, kind, local, console)
         return errors.OK
     data = prepared(store, configuration, kind, local)
     return _conduct(store, Sweep.create(folder, configuration, kind), data, local, resume=False)
+
+
+def _name(configuration: Configuration, kind: str) -> str:
+    """What is trained, and when; a search over several methods goes by its project."""
+    methods = searched(configuration) if kind == "sweep" else (configuration.method.name,)
+    what = methods[0] if len(methods) == 1 else re.sub(r"[^A-Za-z0-9]+", "-", configuration.project).strip("-") or "sweep"
+    return f"{what}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _resume(store: Store, name: str, trials: int | None, changes: list[str]) -> int:

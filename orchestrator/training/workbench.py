@@ -1,7 +1,6 @@
 """What a process pays for once and every trial after that finds ready: data, teacher, its predictions."""
 
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from orchestrator.trial import TrialSpec
 
 open_dataset = lru_cache(maxsize=2)(Dataset.open)
 open_teacher = lru_cache(maxsize=2)(FrozenTeacher.open)
-_predictions: dict[tuple[str, Path, int, int], Tensor] = {}
+_predictions: dict[tuple[str, str, int, int], Tensor] = {}
 
 
 def channels_last(recipe: Training, network: Network) -> bool:
@@ -73,7 +72,7 @@ def clean_knowledge(source: OnlineTeacher | CachedTeacher, batches: Batches, con
 
 def validation_predictions(teacher: FrozenTeacher, batches: Batches, context: TrialContext) -> Tensor:
     """The teacher's classes for this rank's share of the validation part, in its order; computed once per process."""
-    key = (teacher.fingerprint, Path(batches.dataset.fingerprint), context.rank, context.world_size)
+    key = (teacher.fingerprint, batches.dataset.fingerprint, context.rank, context.world_size)
     if key not in _predictions:
         _predictions[key] = torch.cat([teacher(batch.inputs).logits.argmax(dim=1) for batch in batches.ordered("validation")])
     return _predictions[key]
