@@ -53,10 +53,23 @@ def check_networks(configuration: Configuration) -> None:
         check_network(configuration.teacher.network, "teacher.network", 10, (3, 32, 32))
 
 
+def check_objective(configuration: Configuration) -> None:
+    """ConfigurationError when no epoch reports the objective, or the direction looks for the worst."""
+    search = configuration.search
+    known = [name for name in BETTER if name != "validation/agreement" or configuration.teacher]
+    if search.objective not in known:
+        raise ConfigurationError(f"search.objective = {search.objective!r} is not reported: {nearest(search.objective, known)}")
+    if search.direction not in BETTER[search.objective]:
+        raise ConfigurationError(
+            f"search.direction = {search.direction!r} looks for the worst {search.objective}: set {BETTER[search.objective][0]}"
+        )
+
+
 def check_train(configuration: Configuration) -> None:
     """Everything about a single training that can be checked without the data."""
     check_networks(configuration)
     check_method(configuration, configuration.method.name, "method.name")
+    check_objective(configuration)
 
 
 def check_search(configuration: Configuration) -> None:
@@ -76,13 +89,7 @@ def check_search(configuration: Configuration) -> None:
             raise ConfigurationError(
                 f"search.hold = {key!r} is no key of the configuration: write for example training.learning_rate"
             ) from error
-    known = [name for name in BETTER if name != "validation/agreement" or configuration.teacher]
-    if search.objective not in known:
-        raise ConfigurationError(f"search.objective = {search.objective!r} is not reported: {nearest(search.objective, known)}")
-    if search.direction not in BETTER[search.objective]:
-        raise ConfigurationError(
-            f"search.direction = {search.direction!r} looks for the worst {search.objective}: set {BETTER[search.objective][0]}"
-        )
+    check_objective(configuration)
     if search.grace_epochs > configuration.training.epochs and search.scheduler == "asha":
         raise ConfigurationError(
             f"search.grace_epochs = {search.grace_epochs} is more than training.epochs = {configuration.training.epochs}: "

@@ -37,7 +37,10 @@ def serve(settings: dict[str, Any]) -> None:
 
 def _device() -> torch.device:
     device = ray.train.torch.get_device()
-    return device if isinstance(device, torch.device) else device[0]
+    device = device if isinstance(device, torch.device) else device[0]
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # objects are gathered through the current device
+    return device
 
 
 def _train(name: str, specification: dict[str, Any], line: "_Line", idle: TrialContext) -> None:

@@ -116,7 +116,7 @@ class Sweep:
         write_json(self.trial_folder(trial.number) / "trial.json", asdict(trial))
 
     def ranked(self) -> list[Trial]:
-        """Trials that finished or were stopped early, the best first; a finished one before a stopped one of equal value."""
+        """Trials that can be used, the best first: those that trained all their epochs, then those that were stopped early."""
         usable = [
             trial for trial in self.trials.values() if trial.value is not None and trial.state in ("complete", "stopped_early")
         ]
@@ -124,8 +124,8 @@ class Sweep:
         return sorted(usable, key=lambda trial: (trial.state != "complete", sign * (trial.value or 0.0), trial.number))
 
     def best(self) -> Trial | None:
-        """The best trial that trained all its epochs; values of fewer epochs are another thing."""
-        return next((trial for trial in self.ranked() if trial.state == "complete"), None)
+        """The best trial; one that was stopped early only where none is complete: values of fewer epochs are another thing."""
+        return next(iter(self.ranked()), None)
 
     def status(self) -> dict[str, Any]:
         """The contract of `status --json`."""

@@ -17,7 +17,6 @@ SMALL = (
     "data.name=digits",
     "teacher.network.width=32",
     "teacher.training.epochs=2",
-    "student.width=8",
     "training.epochs=9",
     "search.grace_epochs=1",
     "project=tests",
