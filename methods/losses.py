@@ -1,4 +1,4 @@
-"""Divergences, entropies and cross entropy from logits: pure functions that know no method, batch or training loop.
+"""Divergences and cross entropy from logits: pure functions that know no method, batch or training loop.
 
 Everything is computed in log space and in float32 (float64 stays), with autocast switched off, and sums over classes.
 Logits are finite: a class masked with -inf gives NaN.
@@ -58,21 +58,6 @@ def power_sum(teacher_logits: Tensor, temperature: float) -> Tensor:
     Between 1 (one-hot p) and K^(1 - 1/T) (uniform p) for T >= 1.
     """
     return (teacher_logits.log_softmax(dim=1) / temperature).logsumexp(dim=1).exp()
-
-
-@_in_full_precision
-def entropy(logits: Tensor) -> Tensor:
-    """Shannon entropy of softmax(logits) in nats, (B,), from logits or log-probabilities (B, K)."""
-    log_p = logits.log_softmax(dim=1)
-    return -(log_p.exp() * log_p).sum(dim=1)
-
-
-@_in_full_precision
-def renyi_entropy(logits: Tensor, order: float) -> Tensor:
-    """Renyi entropy log(sum of p^order) / (1 - order) in nats, (B,), from logits (B, K); order 1 is Shannon's."""
-    if order == 1:
-        return entropy(logits)
-    return (order * logits.log_softmax(dim=1)).logsumexp(dim=1) / (1 - order)
 
 
 @_in_full_precision

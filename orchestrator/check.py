@@ -36,12 +36,13 @@ def check_method(configuration: Configuration, name: str, field: str) -> None:
         raise ConfigurationError(f"{field} = {name!r} needs a teacher and `teacher` is null: configure one, or take cross_entropy")
 
 
-def check_network(network: Network, field: str, classes: int, shape: Sequence[int]) -> None:
-    """ConfigurationError when a network does not exist or cannot have its settings."""
+def check_network(network: Network, field: str, classes: int, shape: Sequence[int]) -> int:
+    """The parameters of a network; ConfigurationError when it does not exist or cannot have its settings."""
     channels, height, width = shape
     try:
         with torch.device("meta"):  # shapes alone, no memory
-            build(network.name, classes, (channels, height, width), network.settings)
+            built = build(network.name, classes, (channels, height, width), network.settings)
+            return sum(value.numel() for value in built.state_dict().values())
     except ConfigurationError as error:
         raise ConfigurationError(f"{field}: {error}") from error
 

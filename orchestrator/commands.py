@@ -134,7 +134,7 @@ def _resume(store: Store, name: str, trials: int | None, changes: list[str]) -> 
 
     found = Sweep.open(store, name)
     if found.alive:
-        raise ConfigurationError(f"--resume {name}: process {found.process} runs it at this moment: wait for it, or end it first")
+        raise ConfigurationError(f"--resume {name}: another process runs it at this moment: wait for it, or end it first")
     if trials is not None and trials < len(found.trials):
         raise ConfigurationError(
             f"--trials {trials} is less than the {len(found.trials)} trials that {name!r} has: give at least that many"

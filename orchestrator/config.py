@@ -186,7 +186,7 @@ class Configuration(Section):
 def load(file: Path | None, overrides: list[str], **top: Any) -> Configuration:
     """The configuration from a YAML file (None: the defaults), `--set` pairs, and top-level values that are not None."""
     values = _read(file) if file else {}
-    for pair in overrides:
+    for pair in sorted(overrides, key=lambda pair: pair.partition("=")[0].split(".") not in CHOICES):  # names come first
         _apply(values, pair)
     values.update({key: value for key, value in top.items() if value is not None})
     return build(values)

@@ -14,12 +14,14 @@ STATES = ("complete", "running", "stopped_early", "failed")
 
 
 class Display:
-    """Listens to a run. `lines` is False for a run whose output is read by a program."""
+    """Listens to a run."""
 
     def __init__(self, sweep: Sweep, console: Console) -> None:
         self.sweep, self.console = sweep, console
         self.start = self.first = time.monotonic()
         self.step = ""
+        self.before = sum(trial.ended for trial in sweep.trials.values())  # by an earlier run
+        self.best: Trial | None = None
         self.live = Live(self._frame(), console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> "Display":
@@ -60,11 +62,19 @@ class Display:
         """A trial ended: one line elsewhere than in a terminal, with what failed in it."""
         text = f"trial {trial.number} {trial.state} after {trial.epochs} epochs"
         text += f", {self.sweep.configuration.search.objective} {trial.value:.4f}" if trial.value is not None else ""
-        if trial.message:
-            self.console.print(f"{text}: {trial.message}", markup=False, highlight=False, soft_wrap=True)
+        text += f": {trial.message}" if trial.message else ""
+        if self.live and trial.message:
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
         elif not self.live:
             self._say(f"{text} [{self._counts()}]")
+            self._say_best()
         self._refresh()
+
+    def _say_best(self) -> None:
+        best = self.sweep.best()
+        if best is not None and best is not self.best and best.value is not None and self.sweep.kind == "sweep":
+            self._say(f"best so far: trial {best.number} at {best.value:.4f} with {settings(best)}")
+        self.best = best
 
     def _say(self, text: str) -> None:
         if self.live:
@@ -90,7 +100,8 @@ class Display:
         elapsed = time.monotonic() - self.start
         ended = sum(trial.ended for trial in self.sweep.trials.values())
         budget = self.sweep.configuration.search.time_budget
-        left = (time.monotonic() - self.first) / ended * (self.total - ended) if ended else None
+        own = ended - self.before
+        left = (time.monotonic() - self.first) / own * (self.total - ended) if own else None
         if left is not None and budget:
             left = min(left, max(budget - elapsed, 0))
         return f"{elapsed:.0f} s elapsed" + (f", about {left:.0f} s left" if left is not None else "")

@@ -28,12 +28,6 @@ class TrialError(UserError):
     """One trial cannot go on (diverged, bad setting); the sweep does."""
 
 
-class SweepInterrupted(UserError):
-    """The sweep was stopped before its end and can be resumed."""
-
-    exit_code = INTERRUPTED
-
-
 def nearest(name: str, known: Iterable[str]) -> str:
     """`did you mean 'kd'? known: ...` for a name that does not exist."""
     names = sorted(known)

@@ -73,6 +73,11 @@ def cache_bytes(configuration: Configuration, samples: int, classes: int, augmen
     return (views(configuration) + 1 if augmented else 1) * samples * classes * BYTES[teacher.dtype]
 
 
+def checkpoint_bytes(parameters: int, trials: int) -> int:
+    """Bytes of all checkpoints: last and best weights, and up to two moments of the optimiser, in float32."""
+    return 4 * 4 * parameters * trials
+
+
 def require_batches(configuration: Configuration, samples: int) -> None:
     """ConfigurationError when the global batch cannot be shared by the workers or filled by the training part."""
     parts = {"training": configuration.training} | (

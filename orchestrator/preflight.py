@@ -21,7 +21,7 @@ def prepared(store: Store, configuration: Configuration, kind: str, local: bool)
     """The folder of the prepared data, after every check; the teacher's given weights are in the store then."""
     _check(configuration, kind, local)
     folder = prepare(configuration.data, store.root, configuration.data.seed)
-    _check_with_data(store, configuration, describe(configuration.data, store.root, configuration.data.seed))
+    _check_with_data(store, configuration, kind, describe(configuration.data, store.root, configuration.data.seed))
     check_weights(store, configuration, folder)
     if configuration.student.weights:
         dataset = Dataset.open(folder)
@@ -31,10 +31,10 @@ def prepared(store: Store, configuration: Configuration, kind: str, local: bool)
 
 
 def show_plan(store: Store, configuration: Configuration, kind: str, local: bool, console: Console) -> None:
-    """Print what would run: data, teacher, groups with the arithmetic, trials, rungs, bytes. Nothing is written."""
+    """Print what would run: data, teacher, groups with the arithmetic, trials, rungs, bytes. Nothing is prepared."""
     groups = _check(configuration, kind, local)
     summary = describe(configuration.data, store.root, configuration.data.seed)
-    cache_bytes = _check_with_data(store, configuration, summary)
+    cache_bytes, checkpoint_bytes = _check_with_data(store, configuration, kind, summary)
     lines = {"data": _data_line(summary), "student": _network_line(configuration.student.model_dump(exclude_none=True))}
     if configuration.teacher:
         lines["teacher"] = _teacher_line(store, configuration, summary)
@@ -42,7 +42,7 @@ def show_plan(store: Store, configuration: Configuration, kind: str, local: bool
         lines["cache"] = f"{cache_bytes / 2**20:.2f} MiB on disk for {views} views and the clean one, teacher mode {mode}"
     lines["groups"] = groups
     lines |= _search_lines(configuration) if kind == "sweep" else {"epochs": str(configuration.training.epochs)}
-    lines["store"] = str(store.root)
+    lines["store"] = f"{store.root}; checkpoints take at most {checkpoint_bytes / 2**20:.1f} MiB"
     for name, line in lines.items():
         console.print(f"{name:9}{line}", markup=False, highlight=False, soft_wrap=True)
 
@@ -54,27 +54,35 @@ def _check(configuration: Configuration, kind: str, local: bool) -> str:
         return "none: this process trains"
     resources = configuration.resources
     address = resources.address or os.environ.get("RAY_ADDRESS")
-    if address:
-        require_answer(address)
-        return f"as many of {resources.workers} workers as fit on {address}"
     trials = configuration.search.trials if kind == "sweep" else 1
-    groups = plan.groups(resources, local_resources(), trials)
+    groups = plan.groups(resources, _available(address), trials)
     return (
         f"{groups.groups} x {groups.workers} workers of {groups.cpus_per_worker:g} CPU and {groups.gpus_per_worker:g} GPU; "
         f"{groups.arithmetic} fit, {trials} trials"
     )
 
 
-def _check_with_data(store: Store, configuration: Configuration, summary: dict[str, Any]) -> int:
-    """Networks, batches and free space against the data; the bytes of the cache."""
+def _available(address: str | None) -> dict[str, float]:
+    if address is None:
+        return local_resources()
+    from orchestrator.cluster.connect import connected
+
+    require_answer(address)
+    with connected(address) as available:
+        return dict(available)
+
+
+def _check_with_data(store: Store, configuration: Configuration, kind: str, summary: dict[str, Any]) -> tuple[int, int]:
+    """Networks, batches and free space against the data; the bytes of the cache and of the checkpoints."""
     classes, samples = len(summary["classes"]), summary["sizes"]["train"]
-    check_network(configuration.student, "student", classes, summary["shape"])
+    parameters = check_network(configuration.student, "student", classes, summary["shape"])
     if configuration.teacher:
         check_network(configuration.teacher.network, "teacher.network", classes, summary["shape"])
     plan.require_batches(configuration, samples)
     cache_bytes = plan.cache_bytes(configuration, samples, classes, summary["augmentation"] != "none")
-    store.require_space(cache_bytes + SPARE_BYTES)
-    return cache_bytes
+    checkpoint_bytes = plan.checkpoint_bytes(parameters, configuration.search.trials if kind == "sweep" else 1)
+    store.require_space(cache_bytes + checkpoint_bytes + SPARE_BYTES)
+    return cache_bytes, checkpoint_bytes
 
 
 def _data_line(summary: dict[str, Any]) -> str:

@@ -196,6 +196,14 @@ def test_the_readme_names_commands_that_exist() -> None:
     )
 
 
+def test_the_pages_link_to_files_that_exist() -> None:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")]:
+        text = page.read_text()
+        assert not re.search(r"@[A-Z]+@|TODO", text), page
+        for link in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert (page.parent / link).exists(), (page, link)
+
+
 @pytest.mark.ray
 def test_a_sweep_that_is_ended_goes_on(tmp_path: Path) -> None:
     store = str(tmp_path / "store")

@@ -102,13 +102,13 @@ class Dispatcher:
         trial = self.trials[name]
         until = time.monotonic() + wait_s
         while True:
-            now = time.monotonic()
-            if trial.heard + silence_s <= now:
+            now, heard = time.monotonic(), self._heard(name)
+            if heard + silence_s <= now:
                 return {"silent": self.describe(name)}
             if until <= now:
                 return {}
             try:
-                return await asyncio.wait_for(trial.records.get(), min(trial.heard + silence_s, until) - now)
+                return await asyncio.wait_for(trial.records.get(), min(heard + silence_s, until) - now)
             except TimeoutError:
                 continue
 
@@ -144,6 +144,11 @@ class Dispatcher:
             trial.stopped.set()
         async with self.changed:
             self.changed.notify_all()
+
+    def _heard(self, name: str) -> float:
+        """When there was last a sign of life; a trial that waits its turn lives as long as those before it do."""
+        before = list(self.held.values()) if name in self.waiting else []
+        return max(self.trials[each].heard for each in (name, *before))
 
     def describe(self, name: str) -> str:
         """Who holds the trial, and how many others wait, in words."""

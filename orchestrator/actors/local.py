@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 import traceback
 from typing import Any
 
@@ -22,28 +23,37 @@ class LocalDesk:
     def __init__(self) -> None:
         self.records: queue.Queue[Record] = queue.Queue()
         self.stopped = threading.Event()
+        self.heard = time.monotonic()
         self.device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
     def submit(self, trial: str, specification: dict[str, Any]) -> None:
         """Start to train."""
         self.stopped.clear()
+        self.alive()
         threading.Thread(target=self._train, args=(specification,), name=trial, daemon=True).start()
 
     def next_report(self, trial: str, silence_s: float) -> Record:
-        """The next record; EnvironmentUnfitError when there was none for so long."""
-        try:
-            return self.records.get(timeout=silence_s)
-        except queue.Empty as error:
-            raise EnvironmentUnfitError(
-                f"{trial} did not report for {silence_s:g} s: raise resources.wait_s if an epoch takes longer"
-            ) from error
+        """The next record; EnvironmentUnfitError when nothing was heard of the trial for so long."""
+        while True:
+            heard = self.heard
+            try:
+                return self.records.get(timeout=max(heard + silence_s - time.monotonic(), 0))
+            except queue.Empty as error:
+                if self.heard == heard:
+                    raise EnvironmentUnfitError(
+                        f"nothing was heard of {trial} for {silence_s:g} s: raise resources.wait_s if a step takes longer"
+                    ) from error
 
     def stop(self, trial: str) -> None:
         """End the training early."""
         self.stopped.set()
 
+    def alive(self) -> None:
+        """A sign of life between reports."""
+        self.heard = time.monotonic()
+
     def _train(self, specification: dict[str, Any]) -> None:
-        context = TrialContext(device=self.device, report=self.records.put, asked_to_stop=self.stopped.is_set)
+        context = TrialContext(device=self.device, report=self.records.put, asked_to_stop=self.stopped.is_set, alive=self.alive)
         try:
             train(TrialSpec.model_validate(specification), context)
         except (UserError, SettingsError) as error:

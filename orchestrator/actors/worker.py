@@ -11,7 +11,7 @@ import torch
 
 from methods import SettingsError
 from orchestrator.actors.dispatcher import CLOSE, Record
-from orchestrator.errors import UserError
+from orchestrator.errors import EnvironmentUnfitError, TrialError, UserError
 from orchestrator.training.context import TrialContext
 from orchestrator.training.trainer import train
 from orchestrator.trial import TrialSpec
@@ -19,6 +19,8 @@ from orchestrator.trial import TrialSpec
 TAKE_S = 10.0  # a worker asks anew so often, so that no collective waits longer than this for rank 0
 ALIVE_S = 5.0
 REPLY_S = 120.0  # the dispatcher answers within milliseconds; longer means that it or the driver is gone
+# Raised by all ranks or by none: a divergence is seen in sums over the ranks, and they wait for the knowledge together.
+TOGETHER = (TrialError, SettingsError, EnvironmentUnfitError)
 log = logging.getLogger(__name__)
 
 
@@ -51,6 +53,8 @@ def _train(name: str, specification: dict[str, Any], line: "_Line", idle: TrialC
         train(TrialSpec.model_validate(specification), context)
     except (UserError, SettingsError) as error:
         line.report({"failed": str(error)})
+        if idle.world_size > 1 and not isinstance(error, TOGETHER):
+            raise  # one rank alone may have met it (a damaged image), while the others wait in a collective
     except Exception as error:
         log.exception("trial %s failed", name)
         if idle.world_size > 1 and _peer_is_gone(error):

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 
 import ray
 from ray._private import ray_constants
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
 from orchestrator.cluster.resources import local_resources
 from orchestrator.errors import EnvironmentUnfitError
@@ -25,7 +26,7 @@ LOOPBACK = "127.0.0.1"
 
 @contextlib.contextmanager
 def connected(address: str | None, cpus: int | None = None) -> Iterator[Mapping[str, float]]:
-    """Ray's total resources, while connected; `address` None: RAY_ADDRESS if it is set, else a cluster of our own."""
+    """Ray's free resources, while connected; `address` None: RAY_ADDRESS if it is set, else a cluster of our own."""
     address = address or os.environ.get("RAY_ADDRESS")
     before, clusters = dict(os.environ), ray_constants.ENABLE_RAY_CLUSTER
     os.environ.update(ALLOCATOR | TRAIN)
@@ -34,7 +35,8 @@ def connected(address: str | None, cpus: int | None = None) -> Iterator[Mapping[
             _join(address)
         else:
             _start(cpus)
-        yield ray.cluster_resources()
+        # of a running cluster somebody else may hold a part
+        yield ray.available_resources() if address else ray.cluster_resources()
     finally:
         ray.shutdown()
         ray_constants.ENABLE_RAY_CLUSTER = clusters
@@ -44,12 +46,16 @@ def connected(address: str | None, cpus: int | None = None) -> Iterator[Mapping[
 
 
 def _join(address: str) -> None:
+    # a cluster that was started here wants its token; Ray's own commands bring it, `ray.init` does not
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     try:
         context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, runtime_env={"env_vars": ALLOCATOR})
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         reason = " ".join(str(error).split())[:300]
         raise EnvironmentUnfitError(
-            f"resources.address = {address!r}: no Ray cluster answers there ({reason}): start one, or leave the address out"
+            f"resources.address = {address!r}: no Ray cluster lets us in there ({reason}): start one, leave the address out, "
+            "or, if it wants a token, set RAY_AUTH_MODE=token and put the token where RAY_AUTH_TOKEN_PATH says"
         ) from error
     os.environ["RAY_ADDRESS"] = context.address_info["gcs_address"]
 

@@ -1,25 +1,43 @@
 """What there is to run on, before Ray is asked. Knows no trials."""
 
+import contextlib
 import os
 import socket
+from pathlib import Path
 
 import torch
 
 from orchestrator.errors import EnvironmentUnfitError
 
 ANSWER_S = 5.0
+CGROUP = Path("/sys/fs/cgroup/cpu.max")
 
 
 def local_resources() -> dict[str, float]:
     """CPUs that this process may use, and GPUs, under Ray's names."""
-    return {"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(torch.cuda.device_count())}
+    return {"CPU": float(_cpus()), "GPU": float(torch.cuda.device_count())}
+
+
+def _cpus() -> int:
+    """The fewest of: CPUs of the machine, those we are bound to, the quota of the container."""
+    counts = [os.cpu_count() or 1]
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        counts.append(len(os.sched_getaffinity(0)))
+    with contextlib.suppress(OSError, ValueError):  # cgroup v2: "max 100000", or "200000 100000" for two CPUs
+        quota, period = CGROUP.read_text().split()
+        counts.append(max(1, int(quota) // int(period)))
+    return min(counts)
 
 
 def require_answer(address: str) -> None:
     """EnvironmentUnfitError when nobody listens at `host:port`; Ray itself would try for minutes."""
     if address == "auto":
         return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address.startswith("ray://"):
+        raise EnvironmentUnfitError(
+            f"resources.address = {address!r} is Ray Client's: give the host:port of the cluster itself, or use `ray job submit`"
+        )
+    host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
     except (OSError, ValueError) as error:

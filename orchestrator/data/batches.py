@@ -20,7 +20,10 @@ ORDER = 1  # keeps the order of epoch e apart from the crops of view e, which ar
 
 @dataclass(frozen=True)
 class Inputs:
-    """`index` (B,) int64 into the split, `inputs` (B, C, H, W) float32 normalised, `labels` (B,) int64; all on one device."""
+    """`index` (B,) int64 into the split, `inputs` (B, C, H, W) float32 normalised, `labels` (B,) int64.
+
+    `index` is on the CPU: who looks logits up by it must not wait for the device. The others are on the device.
+    """
 
     index: torch.Tensor
     inputs: torch.Tensor
@@ -97,8 +100,8 @@ class Batches:
         for numbers, images in zip(batches, self._images(split, batches, view if cut else None), strict=True):
             index = torch.from_numpy(numbers)
             images = self.views.apply(None if cut else view, index, images.to(self.device, non_blocking=True))
-            labels = torch.from_numpy(split.labels[numbers])
-            yield Inputs(index.to(self.device), self._normalised(images), labels.to(self.device))
+            labels = torch.from_numpy(split.labels[numbers]).to(self.device, non_blocking=True)
+            yield Inputs(index, self._normalised(images), labels)
 
     def _images(self, split: Split, batches: list[NDArray[np.int64]], view: int | None) -> Iterator[torch.Tensor]:
         root = self.dataset.root

@@ -1,6 +1,8 @@
-"""Images in ImageFolder's layout, listed and not decoded. Knows no splitting and no pixels."""
+"""Images in ImageFolder's layout, listed and opened, not decoded. Knows no splitting and no pixels."""
 
 import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from orchestrator.data.parts import Part, Parts
 from orchestrator.errors import ConfigurationError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
+THREADS, CHUNK = 8, 1000  # that open files, and files that each of them takes at a time
 LAYOUT = "train/CLASS/*.jpg and val/CLASS/*.jpg or test/CLASS/*.jpg"
 
 
@@ -31,6 +34,38 @@ def identity(config: Data) -> list[Any]:
     root = _root(config)
     folders = [root / split / name for split in sorted(_splits(root).values()) for name in _classes(root / split)]
     return [str(root.resolve()), [_status(root, path) for folder in folders for path in _images(folder)]]
+
+
+def require_images(parts: Parts) -> None:
+    """ConfigurationError names the first file that is no image, and how many there are.
+
+    Headers are read (PNG: checksums too), pixels are not: a JPEG that breaks off in its middle is found when it is decoded.
+    """
+    root = parts.root
+    assert root is not None
+    paths = [root / os.fsdecode(bytes(path)) for part in parts.splits().values() for path in part.inputs]
+    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
+    with ThreadPoolExecutor(THREADS) as pool:
+        damaged = [found for chunk in pool.map(_damaged, chunks) for found in chunk]
+    if damaged:
+        path, reason = damaged[0]
+        raise ConfigurationError(
+            f"{len(damaged)} of {len(paths)} images below {root} cannot be opened, the first is {path} ({reason}): "
+            "replace or remove them, then start again"
+        )
+
+
+def _damaged(paths: Sequence[Path]) -> list[tuple[Path, str]]:
+    from PIL import Image
+
+    found = []
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                image.verify()
+        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+            found.append((path, " ".join(str(error).split())))
+    return found
 
 
 def _status(root: Path, path: Path) -> list[Any]:

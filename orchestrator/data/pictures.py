@@ -37,6 +37,7 @@ def decode(
         num_workers=workers,
         collate_fn=_stack,
         pin_memory=pin,
+        generator=torch.Generator(),  # or each pass would draw the seed of its workers from the trial's own random numbers
     )
     for pictures in loader:
         if isinstance(pictures, str):

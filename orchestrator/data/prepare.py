@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.config import Data
-from orchestrator.data import checks, datasets
+from orchestrator.data import checks, datasets, folder
 from orchestrator.data.dataset import read_summary
 from orchestrator.data.parts import Labels, Part, Parts, cut, flip, statistics
 from orchestrator.data.writing import write
@@ -30,6 +30,8 @@ def prepare(config: Data, store: Path, seed: int) -> Path:
     target = _folder(config, store, seed)
     if not os.path.isfile(target / "data.json"):
         parts, clean = _build(config, store, seed)
+        if parts.root is not None:
+            folder.require_images(parts)
         write(target, parts, clean, _summary(config, parts, target.name))
     return target
 

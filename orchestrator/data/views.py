@@ -81,7 +81,7 @@ def _shifted(images: torch.Tensor, numbers: NDArray[np.float64], pad: int, flips
     tall, wide = height + 2 * pad, width + 2 * pad
     pixels = (np.arange(batch)[:, None, None] * tall + rows[:, :, None]) * wide + columns[:, None, :]
     padded = functional.pad(images, (0, 0, pad, pad, pad, pad)).reshape(-1, channels)
-    return padded.index_select(0, torch.from_numpy(pixels.ravel()).to(images.device)).view(images.shape)
+    return padded.index_select(0, torch.from_numpy(pixels.ravel()).to(images.device, non_blocking=True)).view(images.shape)
 
 
 def _resized(images: torch.Tensor, numbers: NDArray[np.float64]) -> torch.Tensor:
@@ -93,6 +93,7 @@ def _resized(images: torch.Tensor, numbers: NDArray[np.float64]) -> torch.Tensor
     theta[:, 1, 1], theta[:, 1, 2] = (bottom - top) / height, (top + bottom) / height - 1
     theta[flipped(numbers), 0, 0] *= -1
     planes = images.permute(0, 3, 1, 2).float()
-    grid = functional.affine_grid(torch.from_numpy(theta).to(images.device), list(planes.shape), align_corners=False)
+    placed = torch.from_numpy(theta).to(images.device, non_blocking=True)
+    grid = functional.affine_grid(placed, list(planes.shape), align_corners=False)
     resized = functional.grid_sample(planes, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return resized.round_().to(torch.uint8).permute(0, 2, 3, 1)

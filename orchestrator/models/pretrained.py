@@ -9,11 +9,12 @@ from orchestrator.models.network import Network
 from orchestrator.models.torchvision_models import PARTS, Parts
 
 
-def load_pretrained(network: Network, weights: str) -> None:
+def load_pretrained(network: Network, weights: str, exact: bool) -> None:
     """Fills the network from weights such as IMAGENET1K_V1 or ResNet18_Weights.IMAGENET1K_V1; a download on first use.
 
-    The classifier and the stem keep their fresh values where their shape differs (other classes, small or grey images).
-    ConfigurationError: not a network of torchvision, no such weights, or they cannot be downloaded.
+    The classifier and the stem keep their fresh values where their shape differs (other classes, small or grey images),
+    and are refused then if the network must be what was published (`exact`: a teacher).
+    ConfigurationError: not a network of torchvision, no such weights, they cannot be downloaded, or do not fit exactly.
     """
     if network.name not in PARTS:
         message = f"weights = {weights!r} is no .safetensors file, and torchvision has none for {network.name}"
@@ -22,7 +23,20 @@ def load_pretrained(network: Network, weights: str) -> None:
     state = _renamed(_download(_member(network.name, weights)), PARTS[network.name])
     fits = {name: tensor for name, tensor in state.items() if name in expected and tensor.shape == expected[name].shape}
     assert all(name in fits or _may_stay_fresh(name, PARTS[network.name]) for name in expected), "PARTS matches torchvision"
+    if exact:
+        _require_all(network, weights, {name: state[name] for name in state if name in expected and name not in fits})
     network.load_state_dict({**expected, **fits})
+
+
+def _require_all(network: Network, weights: str, misfits: dict[str, Tensor]) -> None:
+    step = (
+        "a teacher takes all or none, give a .safetensors file of a fitted network, or leave teacher.network.weights out to fit one"
+    )
+    if "head.weight" in misfits:
+        given, needed = len(misfits["head.weight"]), network.classes
+        raise ConfigurationError(f"weights = {weights} has a classifier for {given} classes and the data have {needed}: {step}")
+    if misfits:
+        raise ConfigurationError(f"weights = {weights} has another {', '.join(misfits)} than {network} for these images: {step}")
 
 
 def _member(network: str, weights: str) -> Any:

@@ -17,14 +17,14 @@ from orchestrator.models.network import Network
 from orchestrator.models.pretrained import load_pretrained
 
 
-def load_weights(network: Network, weights: str) -> None:
+def load_weights(network: Network, weights: str, exact: bool = False) -> None:
     """Fills the network in place from a .safetensors file or from weights that torchvision names.
 
-    A file has to fit exactly. torchvision's weights leave out the stem or the classifier where its shape differs.
-    ConfigurationError: neither of the two, not readable, not downloadable, or of another network.
+    A file has to fit exactly. torchvision's weights leave out the stem or the classifier where its shape differs, unless
+    `exact`. ConfigurationError: neither of the two, not readable, not downloadable, or of another network.
     """
     if not weights.endswith(".safetensors"):
-        load_pretrained(network, weights)
+        load_pretrained(network, weights, exact)
         return
     state = _read(Path(weights).expanduser(), network)
     misfit = _first_misfit(network.state_dict(), state)

@@ -49,10 +49,15 @@ class Show(Listener, Steps, Protocol):
 
 def conduct(sweep: Sweep, store: Store, data: Path, show: Show, local: bool = False, resume: bool = False) -> None:
     """Run to the end; `sweep.state` says how it ended: finished, failed, interrupted."""
+    with sweep.hold():
+        _conduct(sweep, store, data, show, local, resume)
+
+
+def _conduct(sweep: Sweep, store: Store, data: Path, show: Show, local: bool, resume: bool) -> None:
     from orchestrator.tracking.tracker import Tracker
 
     started = time.monotonic()
-    sweep.state, sweep.process = "running", os.getpid()
+    sweep.state = "running"
     sweep.save()
     tracker = Tracker(store, sweep)
     events = Events(sweep, [tracker, show])
@@ -67,13 +72,15 @@ def conduct(sweep: Sweep, store: Store, data: Path, show: Show, local: bool = Fa
             if sweep.kind == "train":
                 _train_one(sweep, desk, events, folders)
             else:
-                _search(sweep, desk, events, folders, number, resume)
+                _search(sweep, desk, events, folders, number, resume, started)
         state = "finished" if sweep.ranked() else "failed"
     except KeyboardInterrupt:
         state = "interrupted"
     finally:
         for trial in sweep.trials.values():
-            if not trial.ended:
+            if trial.ended:
+                sweep.save_trial(trial)  # the end may have come between the study and the record
+            else:
                 events.end(trial, "waiting")
         sweep.state, sweep.seconds = state, sweep.seconds + time.monotonic() - started
         sweep.save()
@@ -164,16 +171,17 @@ def _train_one(sweep: Sweep, desk: AnyDesk, events: Events, folders: dict[str, A
             events.end(trial, "complete")
 
 
-def _search(sweep: Sweep, desk: Any, events: Events, folders: dict[str, Any], at_once: int, resume: bool) -> None:
+def _search(sweep: Sweep, desk: Any, events: Events, folders: dict[str, Any], at_once: int, resume: bool, started: float) -> None:
     from ray import tune
 
     from orchestrator.sweep.scheduler import scheduler
     from orchestrator.sweep.stand_in import StandIn
-    from orchestrator.sweep.study import StudySearch, open_study
+    from orchestrator.sweep.study import StudySearch, open_study, settle
 
     configuration = sweep.configuration
     search = configuration.search
     study = open_study(sweep.folder, configuration, resume)
+    settle(study, sweep)
     unfinished = [trial for trial in sweep.trials.values() if not trial.ended]
     left = search.trials - len(sweep.trials) + len(unfinished)
     if left <= 0:
@@ -190,7 +198,7 @@ def _search(sweep: Sweep, desk: Any, events: Events, folders: dict[str, Any], at
             reuse_actors=True,
             search_alg=asking,
             scheduler=scheduler(configuration, sweep),
-            time_budget_s=search.time_budget,
+            time_budget_s=max(search.time_budget - (time.monotonic() - started), 1.0) if search.time_budget else None,
             trial_dirname_creator=_folder_name,
         ),
         run_config=tune.RunConfig(name="tune", storage_path=str(sweep.folder), verbose=0, checkpoint_config=keep_none),

@@ -4,11 +4,13 @@ The driver alone writes. `status` and a resume read them; the study holds the sa
 """
 
 import contextlib
-import os
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from filelock import FileLock, Timeout
 
 from orchestrator.config import Configuration, build
 from orchestrator.errors import ConfigurationError, nearest
@@ -45,7 +47,6 @@ class Sweep:
     configuration: Configuration
     kind: str
     state: str = "running"
-    process: int = field(default_factory=os.getpid)
     started: float = field(default_factory=time.time)
     seconds: float = 0.0
     trials: dict[int, Trial] = field(default_factory=dict)
@@ -90,16 +91,33 @@ class Sweep:
 
     @property
     def alive(self) -> bool:
-        """Whether the process that runs it is still there."""
-        with contextlib.suppress(OSError):
-            os.kill(self.process, 0)
-            return self.state == "running"
-        return False
+        """Whether a driver runs it, on whatever node: it holds the lock for its life, however it ends."""
+        if self.state != "running":
+            return False
+        try:
+            with self._lock().acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
 
     @property
     def maximize(self) -> bool:
         """Whether a larger objective is better."""
         return self.configuration.search.direction == "maximize"
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Be the one driver of this sweep; ConfigurationError when another one is."""
+        try:
+            with self._lock().acquire(timeout=0):
+                yield
+        except Timeout as error:
+            raise ConfigurationError(
+                f"sweep {self.name!r} is run by another process at this moment: wait for it, or end it"
+            ) from error
+
+    def _lock(self) -> FileLock:
+        return FileLock(self.folder / "driver.lock")
 
     def save(self) -> None:
         """Write the sweep's own file."""

@@ -1,5 +1,6 @@
 """Which trials are stopped early: ASHA over our own `epoch`. A resumed sweep plays its finished epochs back into the rungs."""
 
+from types import SimpleNamespace
 from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
@@ -13,7 +14,8 @@ def scheduler(configuration: Configuration, sweep: Sweep) -> TrialScheduler:
     search = configuration.search
     if search.scheduler == "none":
         return FIFOScheduler()
-    made = ASHAScheduler(
+    return _RememberingASHA(
+        [trial for trial in sweep.trials.values() if trial.state != "failed"],
         time_attr="epoch",
         metric=search.objective,
         mode=search.direction[:3],
@@ -21,23 +23,28 @@ def scheduler(configuration: Configuration, sweep: Sweep) -> TrialScheduler:
         grace_period=search.grace_epochs,
         reduction_factor=search.reduction_factor,
     )
-    for trial in sweep.trials.values():
-        _replay(made, trial)
-    return made
 
 
-class _Past:
-    """A trial of an earlier run, as far as a rung asks."""
+class _RememberingASHA(ASHAScheduler):
+    """Knows the rungs of an earlier run: ended trials at once, the others under their new id as soon as they go on."""
 
-    def __init__(self, number: int) -> None:
-        self.trial_id = f"past-{number}"
+    def __init__(self, past: list[Trial], **settings: Any) -> None:
+        super().__init__(**settings)
+        self.unfinished = {trial.number: trial for trial in past if not trial.ended}
+        for trial in past:
+            if trial.ended:
+                ended: Any = SimpleNamespace(trial_id=f"past-{trial.number}")
+                super().on_trial_add(None, ended)
+                self._replay(ended, trial)
+                self.on_trial_remove(None, ended)
 
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """A new trial, or one that goes on."""
+        super().on_trial_add(tune_controller, trial)
+        begun = self.unfinished.pop(trial.config["number"], None)
+        if begun:
+            self._replay(trial, begun)
 
-def _replay(asha: ASHAScheduler, trial: Trial) -> None:
-    past: Any = _Past(trial.number)
-    if trial.state == "failed":
-        return
-    asha.on_trial_add(None, past)
-    for epoch, value in enumerate(trial.history, start=1):
-        asha.on_trial_result(None, past, {"epoch": epoch, asha.metric: value})
-    asha.on_trial_remove(None, past)
+    def _replay(self, as_trial: Any, trial: Trial) -> None:
+        for epoch, value in enumerate(trial.history, start=1):
+            self.on_trial_result(None, as_trial, {"epoch": epoch, self.metric: value})

@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
@@ -21,12 +22,17 @@ from methods import METHODS, SettingsError
 from orchestrator.config import Configuration, Search
 from orchestrator.errors import ConfigurationError
 from orchestrator.sweep.events import Events
-from orchestrator.sweep.records import Trial
+from orchestrator.sweep.records import Sweep, Trial
+from orchestrator.sweep.records import TrialState as RecordState
 from orchestrator.sweep.space import draw, points
 from orchestrator.trial import apply
 
 METRICS = "metrics/"  # Tune flattens a result with slashes
-STATES = {"complete": TrialState.COMPLETE, "stopped_early": TrialState.PRUNED, "failed": TrialState.FAIL}
+STATES: dict[RecordState, TrialState] = {
+    "complete": TrialState.COMPLETE,
+    "stopped_early": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
 
 
 def open_study(folder: Path, configuration: Configuration, resume: bool) -> optuna.Study:
@@ -34,24 +40,38 @@ def open_study(folder: Path, configuration: Configuration, resume: bool) -> optu
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     search = configuration.search
     storage = JournalStorage(JournalFileBackend(str(folder / "study.log")))
-    sampler = _sampler(search, configuration.seed)
     if resume and folder.name in optuna.get_all_study_names(storage):
-        study = optuna.load_study(study_name=folder.name, storage=storage, sampler=sampler)
+        study = optuna.load_study(study_name=folder.name, storage=storage)
+        study.sampler = _sampler(search, [configuration.seed, len(study.trials)])  # the seed alone would draw the same again
         if study.direction.name.lower() != search.direction:
             raise ConfigurationError(f"search.direction = {search.direction!r}, and the study of {folder.name!r} has the other one")
         return study
+    sampler = _sampler(search, [configuration.seed])
     study = optuna.create_study(study_name=folder.name, storage=storage, sampler=sampler, direction=search.direction)
     for point in points(configuration)[: search.trials]:
         study.enqueue_trial(point)
     return study
 
 
-def _sampler(search: Search, seed: int) -> BaseSampler:
+def _sampler(search: Search, seeds: list[int]) -> BaseSampler:
+    seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if search.sampler == "random":
             return RandomSampler(seed=seed)
         return TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
+
+
+def settle(study: optuna.Study, sweep: Sweep) -> None:
+    """After a driver's death: what the study knows to be ended is ended in the records, and what it began in vain has failed."""
+    names = {state: name for name, state in STATES.items()}
+    for frozen in study.trials:
+        trial = sweep.trials.get(frozen.number)
+        if trial is None and frozen.state == TrialState.RUNNING:
+            study.tell(frozen.number, state=TrialState.FAIL)  # killed between the question and the record
+        elif trial and not trial.ended and frozen.state in names:
+            trial.state = names[frozen.state]
+            sweep.save_trial(trial)
 
 
 class StudySearch(Searcher):
@@ -108,10 +128,10 @@ class StudySearch(Searcher):
         else:
             self.finish(trial, "complete" if trial.epochs >= epochs else "stopped_early")
 
-    def finish(self, trial: Trial, state: str, message: str = "") -> None:
+    def finish(self, trial: Trial, state: RecordState, message: str = "") -> None:
         """Tell the study and the listeners; a pruned trial keeps the value of its last epoch."""
-        value = trial.value if state != "failed" else None
-        self.study.tell(trial.number, None if state == "stopped_early" else value, state=STATES[state])
+        value = trial.value if state == "complete" else None
+        self.study.tell(trial.number, value, state=STATES[state], skip_if_finished=True)
         self.events.end(trial, state, message)
 
     def _record(self, trial: Trial, result: dict[str, Any]) -> None:

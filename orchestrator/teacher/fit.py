@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+
 from orchestrator.config import Choice, Configuration, Teacher
 from orchestrator.data import Dataset
 from orchestrator.errors import ConfigurationError
-from orchestrator.models import build, load_weights, save_weights
+from orchestrator.models import build, load_weights, network_fingerprint, save_weights
 from orchestrator.store import Store, read_json, replacing, write_json
 from orchestrator.teacher.frozen import CARD, WEIGHTS
 from orchestrator.trial import TrialSpec
@@ -34,18 +36,21 @@ def place(store: Store, configuration: Configuration, data: Path) -> Path:
 
 def card(folder: Path) -> dict[str, Any] | None:
     """What is known of a teacher that is ready: its network, data and metrics; None when it has to be fitted first."""
-    return read_json(folder / CARD) if (folder / CARD).exists() and (folder / WEIGHTS).exists() else None
+    if not (folder / CARD).exists() or not (folder / WEIGHTS).exists():
+        return None
+    known: dict[str, Any] = read_json(folder / CARD)
+    return known if "weights" in known else None  # a card from before it named its weights
 
 
 def adopt_weights(folder: Path, teacher: Teacher, data: Path) -> None:
     """Take over weights that were given; ConfigurationError when they do not fit the network or the data."""
     dataset = Dataset.open(data)
     network = build(teacher.network.name, len(dataset.classes), dataset.shape, teacher.network.settings)
-    load_weights(network, str(teacher.network.weights))
+    load_weights(network, str(teacher.network.weights), exact=True)
     with replacing(folder) as aside:
         aside.mkdir(parents=True)
         save_weights(network, aside / WEIGHTS)
-        write_json(aside / CARD, _card(folder.name, teacher, dataset, {}))
+        write_json(aside / CARD, _card(folder.name, network_fingerprint(network.state_dict()), teacher, dataset, {}))
 
 
 def specification(folder: Path, configuration: Configuration, data: Path) -> TrialSpec:
@@ -73,7 +78,8 @@ def adopt_fitted(folder: Path, configuration: Configuration, data: Path, metrics
     with replacing(folder) as aside:
         aside.mkdir(parents=True)
         shutil.copyfile(trained, aside / WEIGHTS)
-        write_json(aside / CARD, _card(folder.name, configuration.teacher, Dataset.open(data), metrics))
+        weights = network_fingerprint(load_file(trained))
+        write_json(aside / CARD, _card(folder.name, weights, configuration.teacher, Dataset.open(data), metrics))
     shutil.rmtree(_fitting(folder), ignore_errors=True)
 
 
@@ -81,9 +87,11 @@ def _fitting(folder: Path) -> Path:
     return folder.parent / f"{folder.name}.fitting"
 
 
-def _card(name: str, teacher: Teacher, dataset: Dataset, metrics: dict[str, float]) -> dict[str, Any]:
+def _card(name: str, weights: str, teacher: Teacher, dataset: Dataset, metrics: dict[str, float]) -> dict[str, Any]:
+    """`fingerprint` is of the recipe, `weights` of what came out: a recipe that is fitted again need not give the same bits."""
     return {
         "fingerprint": name,
+        "weights": weights,
         "network": teacher.network.model_dump(mode="json"),
         "data": dataset.name,
         "classes": len(dataset.classes),

@@ -14,7 +14,10 @@ WEIGHTS, CARD = "weights.safetensors", "teacher.json"
 
 
 class FrozenTeacher(nn.Module):
-    """A network that answers and never changes: `train()` leaves it, its BatchNorm statistics too, in eval mode."""
+    """A network that answers and never changes: `train()` leaves it, its BatchNorm statistics too, in eval mode.
+
+    `fingerprint` is of its weights.
+    """
 
     def __init__(self, network: nn.Module, fingerprint: str) -> None:
         super().__init__()
@@ -30,7 +33,7 @@ class FrozenTeacher(nn.Module):
         network = build(choice.name, card["classes"], tuple(card["shape"]), choice.settings)
         load_weights(network, str(folder / WEIGHTS))
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        return cls(network.to(device, memory_format=layout), card["fingerprint"])  # type: ignore[call-overload]
+        return cls(network.to(device, memory_format=layout), card["weights"])  # type: ignore[call-overload]
 
     def train(self, mode: bool = True) -> "FrozenTeacher":
         """Stays in eval mode: statistics that drift would be another teacher."""

@@ -1,6 +1,7 @@
 """What the teacher says about a view, computed once and memory-mapped by everybody who asks afterwards.
 
-Knows files, locks and the teacher; not who trains on it. The folder is a fingerprint of teacher, data, views and dtype.
+Knows files, locks and the teacher; not who trains on it. The folder is a fingerprint of
+the teacher's weights, data, views and dtype.
 """
 
 import hashlib
@@ -58,8 +59,13 @@ class CachedTeacher:
     def answer(self, batch: Inputs) -> Output:
         """Logits (B, K) of the view that is open, float32; the features are empty."""
         assert self.logits is not None, "open_view comes first"
-        logits = torch.from_numpy(self.logits[batch.index.cpu().numpy()]).to(batch.inputs.device)
+        logits = torch.from_numpy(self.logits[batch.index.numpy()]).to(batch.inputs.device, non_blocking=True)
         return Output(logits.float(), logits.new_empty(len(logits), 0))
+
+    def everything(self) -> Tensor:
+        """Logits (n, K) of the whole view that is open, float32, on the CPU."""
+        assert self.logits is not None, "open_view comes first"
+        return torch.from_numpy(self.logits.astype(np.float32))
 
     def _fill(self, file: Path, view: int | None) -> None:
         """Rank 0 holds the lock while every rank computes its share; whoever waited finds the file there."""
@@ -80,7 +86,7 @@ class CachedTeacher:
         indices: list[Tensor] = []
         logits: list[Tensor] = []
         for batch in self.batches.ordered("train", view):
-            indices.append(batch.index.cpu())
+            indices.append(batch.index)
             logits.append(self.teacher(batch.inputs).logits.cpu())
             self.context.alive()
         return torch.cat(indices).numpy(), torch.cat(logits).numpy().astype(self.dtype)

@@ -26,7 +26,7 @@ class Writer:
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self.writes: queue.Queue[Write | None] = queue.Queue()
-        self.warned = False
+        self.warned: set[str] = set()
         self.given_up = threading.Event()
         self.thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
         self.started = False
@@ -61,10 +61,23 @@ class Writer:
                     write(client)
                     break
                 except Exception as error:  # MLflow raises what its store, its server or the network raise
-                    if not self.warned:
-                        log.warning("MLflow at %s: %s; training goes on, and writing is tried again", self.uri, error)
-                    self.warned = True
+                    passing = client is None or _may_pass(error)
+                    self._warn(error, "writing is tried again" if passing else "this write is left out")
+                    if not passing:
+                        break
                     time.sleep(RETRY_S)
+
+    def _warn(self, error: Exception, consequence: str) -> None:
+        """Once per consequence: an outage of an hour is one line."""
+        if consequence not in self.warned:
+            log.warning("MLflow at %s: %s; training goes on, and %s", self.uri, error, consequence)
+        self.warned.add(consequence)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the same write can succeed later: the server is away or busy. What it refuses, it refuses again."""
+    status = getattr(error, "get_http_status_code", None)
+    return isinstance(error, ConnectionError | TimeoutError) or (status is not None and status() >= 500)
 
 
 def _connect(uri: str) -> Any:

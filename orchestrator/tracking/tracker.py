@@ -15,6 +15,7 @@ from orchestrator.trial import apply
 STATUS = {"complete": "FINISHED", "stopped_early": "FINISHED", "failed": "FAILED", "running": "KILLED", "waiting": "KILLED"}
 PARENT = "parent"
 CONFIGURATION = "configuration.json"
+SOURCE = {"mlflow.source.name": "run.py", "mlflow.source.type": "LOCAL"}
 FLUSH_S = 1.0  # metrics of a trial are sent together at most so often: 26 ms a batch against 389 ms one by one
 
 
@@ -32,6 +33,7 @@ class Tracker:
         self.best: float | None = None
         self.writer = Writer(self.uri)
         self.writer.add(self._open_parent)
+        self.writer.add(self._describe_parent)
 
     def trial_started(self, trial: Trial) -> None:
         """Open the child run, or go on with it."""
@@ -41,7 +43,8 @@ class Tracker:
         method, number = configuration.method.name, trial.number
         tags = {"method": method, "student": configuration.student.name, "data": configuration.data.name, "state": "running"}
         resolved = configuration.plain()
-        self.writer.add(lambda client: self._open_child(client, f"{number:03d} {method}", str(number), params, tags, resolved))
+        self.writer.add(lambda client: self._open_child(client, f"{number:03d} {method}", str(number), tags))
+        self.writer.add(lambda client: self._describe_child(client, str(number), params, resolved))
 
     def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
         """Collect the metrics of an epoch."""
@@ -82,48 +85,42 @@ class Tracker:
             self.writer.add(lambda client: _log(client, self.runs[str(number)], batch))
 
     def _open_parent(self, client: Any) -> None:
+        if PARENT in self.runs and not _exists(client, self.runs[PARENT]):
+            self.runs = {}  # somebody removed MLflow's database, which is no reason not to go on
         if PARENT in self.runs:
             client.update_run(self.runs[PARENT], status="RUNNING")
             return
-        configuration = self.sweep.configuration
-        tags = {
-            "kind": self.sweep.kind,
-            "state": "running",
-            "mlflow.source.name": "run.py",
-            "mlflow.source.type": "LOCAL",
-        } | describe()
-        experiment = self._experiment(client, configuration.project)
-        run = client.create_run(experiment, tags=tags, run_name=self.sweep.name).info.run_id
-        client.log_text(run, json.dumps(configuration.plain(), indent=1), CONFIGURATION)
-        _params(client, run, flat(configuration.plain()))
-        self._keep(PARENT, run)
+        experiment = self._experiment(client, self.sweep.configuration.project)
+        tags = {"kind": self.sweep.kind, "state": "running", **SOURCE, **describe()}
+        self._keep(PARENT, client.create_run(experiment, tags=tags, run_name=self.sweep.name).info.run_id)
+
+    def _describe_parent(self, client: Any) -> None:
+        plain = self.sweep.configuration.plain()
+        _params(client, self.runs[PARENT], flat(plain))
+        client.log_text(self.runs[PARENT], json.dumps(plain, indent=1), CONFIGURATION)
 
     def _experiment(self, client: Any, name: str) -> str:
         found = client.get_experiment_by_name(name)
         if found:
+            if found.lifecycle_stage == "deleted":
+                client.restore_experiment(found.experiment_id)
             return str(found.experiment_id)
         location = self.artifacts.as_uri() if self.uri.startswith("sqlite") else None
         tags = {"mlflow.experimentKind": "custom_model_development"}  # else the interface opens with its GenAI pages
         return str(client.create_experiment(name, artifact_location=location, tags=tags))
 
-    def _open_child(
-        self, client: Any, name: str, number: str, params: dict[str, str], tags: dict[str, str], resolved: dict[str, Any]
-    ) -> None:
+    def _open_child(self, client: Any, name: str, number: str, tags: dict[str, str]) -> None:
         if number in self.runs:
             client.update_run(self.runs[number], status="RUNNING")
             client.set_tag(self.runs[number], "state", "running")
             return
         experiment = client.get_run(self.runs[PARENT]).info.experiment_id
-        tags = tags | {
-            "mlflow.parentRunId": self.runs[PARENT],
-            "kind": "trial",
-            "sweep": self.sweep.name,
-            "mlflow.source.name": "run.py",
-        }
-        run = client.create_run(experiment, tags=tags, run_name=f"{self.sweep.name}/{name}").info.run_id
-        self._keep(number, run)
-        _params(client, run, params)
-        client.log_text(run, json.dumps(resolved, indent=1), CONFIGURATION)
+        tags = tags | SOURCE | {"mlflow.parentRunId": self.runs[PARENT], "kind": "trial", "sweep": self.sweep.name}
+        self._keep(number, client.create_run(experiment, tags=tags, run_name=f"{self.sweep.name}/{name}").info.run_id)
+
+    def _describe_child(self, client: Any, number: str, params: dict[str, str], resolved: dict[str, Any]) -> None:
+        _params(client, self.runs[number], params)
+        client.log_text(self.runs[number], json.dumps(resolved, indent=1), CONFIGURATION)
 
     def _keep(self, key: str, run: str) -> None:
         self.runs[key] = run
@@ -140,6 +137,18 @@ class Tracker:
                 client.set_tag(run, f"best.{name}", str(value))
         client.set_tag(run, "state", state)
         client.set_terminated(run, {"finished": "FINISHED", "failed": "FAILED"}.get(state, "KILLED"))
+
+
+def _exists(client: Any, run: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_run(run)
+    except MlflowException as error:
+        if error.get_http_status_code() >= 500:
+            raise
+        return False
+    return True
 
 
 def tracking_uri(store: Store, configuration: Configuration) -> str:

@@ -22,7 +22,8 @@ class Learner(nn.Module):
         """The scalar loss and the detached terms."""
         with torch.autocast(batch.inputs.device.type, self.half_type or torch.bfloat16, enabled=self.half_type is not None):
             student = self.student(batch.inputs)
-        objective = self.method(Batch(batch.index, batch.inputs, batch.labels, student, teacher))
+        index = batch.index.to(batch.inputs.device, non_blocking=True)
+        objective = self.method(Batch(index, batch.inputs, batch.labels, student, teacher))
         return objective.loss, objective.terms
 
 

@@ -19,7 +19,7 @@ from orchestrator.models import build, load_weights
 from orchestrator.plan import views
 from orchestrator.training import checkpoint as checkpoints
 from orchestrator.training.checkpoint import Checkpoint, State
-from orchestrator.training.clock import Clock
+from orchestrator.training.clock import Clock, finish
 from orchestrator.training.context import Record, TrialContext
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.learner import Learner, replicate
@@ -139,12 +139,13 @@ class _Trainer:
 
     def _train_epoch(self, epoch: int) -> bool:
         """One epoch; False when it was broken off because somebody asked for the end."""
-        seed_everything(self.configuration.seed, epoch, self.context.rank)
         view = None if self.batches.views.policy == "none" else epoch % views(self.configuration)
         with self.clock.measure("teacher"):
             asked = self.source if self.method.needs.teacher or self.method.needs.features else None
             if asked:
                 asked.open_view(view)
+        # after the view, whose filling may draw: an epoch must not depend on what somebody left in the cache
+        seed_everything(self.configuration.seed, epoch, self.context.rank)
         self.module.train()
         self.sums: dict[str, Tensor] = {}
         steps = self.batches.steps()
@@ -155,6 +156,9 @@ class _Trainer:
                 answer = asked.answer(batch) if asked else None
             with self.clock.measure("student"):
                 self._step(batch, answer, learning_rate(self.recipe, epoch + step / steps))
+            self.context.alive()
+        with self.clock.measure("student"):  # or the evaluation would pay for the steps that a GPU has still to do
+            finish(self.context.device)
         return True
 
     def _step(self, batch: Any, answer: Output | None, rate: float) -> None:

@@ -61,18 +61,26 @@ def ask_teacher(
 def clean_knowledge(source: OnlineTeacher | CachedTeacher, batches: Batches, context: TrialContext) -> Knowledge:
     """What the teacher says about the whole clean training part, in its order; all ranks call this together."""
     source.open_view(None)
-    answers = [(batch.index.cpu(), source.answer(batch)) for batch in batches.ordered("train")]
-    index = torch.cat([index for index, _ in answers])
-    parts = context.gather((index, *(torch.cat([getattr(answer, name).cpu() for _, answer in answers]) for name in Output._fields)))
-    order = torch.cat([part[0] for part in parts]).argsort()
-    logits, features = (torch.cat([part[place] for part in parts])[order].to(context.device) for place in (1, 2))
     labels = torch.as_tensor(batches.dataset.train.labels).to(context.device)
-    return Knowledge(logits, features if features.shape[1] else None, labels)
+    if isinstance(source, CachedTeacher):
+        return Knowledge(source.everything().to(context.device), None, labels)
+    answers: list[Output] = []
+    for batch in batches.ordered("train"):
+        answers.append(source.answer(batch))
+        context.alive()
+    # the blocks of the ranks are contiguous, so that their order is that of the part
+    parts = context.gather(tuple(torch.cat([getattr(answer, name).cpu() for answer in answers]) for name in Output._fields))
+    logits, features = (torch.cat([part[place] for part in parts]).to(context.device) for place in (0, 1))
+    return Knowledge(logits, features, labels)
 
 
 def validation_predictions(teacher: FrozenTeacher, batches: Batches, context: TrialContext) -> Tensor:
     """The teacher's classes for this rank's share of the validation part, in its order; computed once per process."""
     key = (teacher.fingerprint, batches.dataset.fingerprint, context.rank, context.world_size)
     if key not in _predictions:
-        _predictions[key] = torch.cat([teacher(batch.inputs).logits.argmax(dim=1) for batch in batches.ordered("validation")])
+        classes: list[Tensor] = []
+        for batch in batches.ordered("validation"):
+            classes.append(teacher(batch.inputs).logits.argmax(dim=1))
+            context.alive()
+        _predictions[key] = torch.cat(classes)
     return _predictions[key]

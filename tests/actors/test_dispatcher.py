@@ -331,3 +331,18 @@ def test_a_sign_of_life_moves_the_end_of_the_silence() -> None:
         assert desk.trials["a"].heard > before + 1e6 / 2
 
     asyncio.run(play())
+
+
+def test_a_trial_that_waits_its_turn_lives_as_long_as_the_one_before_it() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=2, max_failures=0)
+        await desk.submit("a", {})
+        await desk.submit("b", {})
+        await desk.take(0, LONG_S)
+        await desk.group_ended(1, "gone")
+        desk.trials["b"].heard -= 2 * LONG_S  # it waits for long
+        assert await desk.next_report("b", LONG_S, SHORT_S) == {}  # the group of the first one is well
+        desk.trials["a"].heard -= 2 * LONG_S
+        assert "no group holds b" in (await desk.next_report("b", LONG_S, SHORT_S))["silent"]
+
+    asyncio.run(play())

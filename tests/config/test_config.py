@@ -259,3 +259,11 @@ def test_what_is_named_anew_on_the_command_line_inherits_no_settings(tmp_path: P
     loaded = load(file, ["student.name=resnet8", "method.name=kd", "method.temperature=2"])
     assert loaded.student.settings == {}
     assert loaded.method.settings == {"alpha": 0.5, "temperature": 2}
+
+
+def test_the_order_of_settings_and_names_does_not_matter(tmp_path: Path) -> None:
+    file = tmp_path / "file.yaml"
+    file.write_text("student: {name: mlp, width: 8}\n")
+    pairs = ["student.width=16", "student.name=cnn"]
+    assert load(file, pairs) == load(file, pairs[::-1])
+    assert load(file, pairs).student.settings == {"width": 16}

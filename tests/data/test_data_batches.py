@@ -90,6 +90,13 @@ def test_channels_last_is_a_matter_of_memory_alone(dataset: Dataset) -> None:
         assert one.inputs.is_contiguous(memory_format=torch.channels_last) and torch.equal(one.inputs, other.inputs)
 
 
+def test_the_index_stays_on_the_host(dataset: Dataset) -> None:
+    """Whoever looks something up by it would otherwise wait for all that the device has still to do."""
+    away = Batches(dataset, Views.of(dataset, 0), 16, 0, device=torch.device("meta"))
+    for batch, near in zip(away.train(0, 1), batches(dataset).train(0, 1), strict=True):
+        assert batch.inputs.is_meta and batch.labels.is_meta and torch.equal(batch.index, near.index)
+
+
 def test_digits_are_normalised_to_mean_zero_and_deviation_one(tmp_path: Path) -> None:
     digits = Dataset.open(prepare(Data(), tmp_path, 0))
     seen = torch.cat([batch.inputs for batch in batches(digits, 64).ordered("train")])
@@ -113,6 +120,13 @@ def test_files_are_the_same_in_any_number_of_workers(files: Dataset) -> None:
     ordered = torch.cat([batch.inputs for batch in batches(files, 5).ordered("train", 2)])
     assert all(torch.equal(batch.inputs, ordered[batch.index]) for batch in alone)
     assert ordered.shape == (12, 3, 16, 16)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_pass_over_files_leaves_the_random_numbers_of_the_trial(files: Dataset, workers: int) -> None:
+    before = torch.get_rng_state()
+    list(batches(files, 4, workers=workers).train(0, 0))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_files_keep_their_parts_and_labels(files: Dataset) -> None:

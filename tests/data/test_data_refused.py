@@ -153,3 +153,16 @@ def test_bad_folders(tmp_path: Path, damage: Callable[[Path], object], sentence:
     with pytest.raises(ConfigurationError, match=sentence) as told:
         prepare(Data(name="folder", path=root, size=8), tmp_path, 0)
     assert str(root) in str(told.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", None])
+def test_images_that_cannot_be_opened_are_counted_before_any_training(tmp_path: Path, content: bytes | None) -> None:
+    root = folder(tmp_path / "images")
+    first, second = root / "train" / "dog" / "1.png", root / "test" / "cat" / "0.png"
+    for path in (first, second):
+        path.write_bytes(path.read_bytes()[:-60] if content is None else content)
+    config = Data(name="folder", path=root, size=8, validation=0.34)
+    with pytest.raises(ConfigurationError, match=f"2 of 24 images .* the first is {first.resolve()} ") as told:
+        prepare(config, tmp_path / "store", 0)
+    assert "\n" not in str(told.value) and not (tmp_path / "store").exists()
+    assert describe(config, tmp_path / "store", 0)["sizes"]["test"] == 12, "a dry run lists and opens nothing"

@@ -145,6 +145,26 @@ def test_published_weights_leave_out_a_classifier_and_a_stem_of_another_shape(pu
     assert all(torch.equal(state[f"body.{name}"], published[name]) for name in rest)
 
 
+@pytest.mark.parametrize(
+    ("classes", "shape", "said"),
+    [
+        (10, (3, 224, 224), "weights = IMAGENET1K_V1 has a classifier for 1000 classes and the data have 10"),
+        (1000, (3, 32, 32), "weights = IMAGENET1K_V1 has another body.conv1.weight than resnet18 with 1000 classes"),
+    ],
+)
+def test_published_weights_that_do_not_fit_exactly_are_refused_when_they_must(
+    published: dict[str, Tensor], classes: int, shape: tuple[int, int, int], said: str
+) -> None:
+    module = network("resnet18", classes, shape)
+    before = fingerprint(module)
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        load_weights(module, "IMAGENET1K_V1", exact=True)
+    assert "\n" not in str(caught.value) and "teacher.network.weights" in str(caught.value)
+    assert fingerprint(module) == before
+    load_weights(fitting := network("resnet18", 1000, (3, 224, 224)), "IMAGENET1K_V1", exact=True)
+    assert torch.equal(fitting.head.weight, published["fc.weight"])
+
+
 def test_published_weights_of_mobilenet_go_to_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from orchestrator.data import Dataset
-from orchestrator.models import build, save_weights
+from orchestrator.models import build, network_fingerprint, save_weights
 from orchestrator.store import write_json
 from orchestrator.teacher.frozen import CARD, WEIGHTS
 
@@ -23,7 +23,7 @@ def make_teacher(tmp_path: Path) -> MakeTeacher:
         torch.manual_seed(11)
         made = build(network, len(dataset.classes), dataset.shape, settings)
         save_weights(made, folder / WEIGHTS)
-        card = {"fingerprint": str(folder), "network": {"name": network, **settings}}
+        card = {"weights": network_fingerprint(made.state_dict()), "network": {"name": network, **settings}}
         write_json(folder / CARD, card | {"classes": len(dataset.classes), "shape": list(dataset.shape)})
         return folder
 

@@ -10,10 +10,10 @@ import torch
 from orchestrator.config import load
 from orchestrator.data import Batches, Dataset, Views, prepare
 from orchestrator.errors import ConfigurationError
-from orchestrator.models import build, save_weights
-from orchestrator.store import Store
+from orchestrator.models import build, network_fingerprint, save_weights
+from orchestrator.store import Store, write_json
 from orchestrator.teacher import fit
-from orchestrator.teacher.frozen import WEIGHTS, FrozenTeacher
+from orchestrator.teacher.frozen import CARD, WEIGHTS, FrozenTeacher
 from orchestrator.training.context import Record, TrialContext
 from orchestrator.training.trainer import train
 from orchestrator.trial import TrialSpec
@@ -115,6 +115,42 @@ def test_weights_that_do_not_fit_are_refused_in_a_sentence(
         )
     assert "\n" not in str(raised.value) and str(file) in str(raised.value)
     assert not (tmp_path / "adopted").exists()
+
+
+def test_published_weights_with_another_classifier_make_no_teacher(
+    specify: Specify, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision.models import ResNet18_Weights, resnet18
+
+    monkeypatch.setattr(ResNet18_Weights, "get_state_dict", lambda *_, **__: resnet18().state_dict())
+    with pytest.raises(ConfigurationError, match="classifier for 1000 classes and the data have 10"):
+        adopt(specify, tmp_path / "adopted", "teacher.network.name=resnet18", "teacher.network.weights=IMAGENET1K_V1")
+    assert not (tmp_path / "adopted").exists()
+
+
+def test_the_teacher_is_known_by_its_weights(specify: Specify, tmp_path: Path) -> None:
+    """The same recipe fitted again may end at other weights: what the first said must not be taken for what this one says."""
+    configuration, data = (spec := specify(*TINY, "teacher.network.name=mlp", "teacher.network.width=8")).configuration, spec.data
+    folder, names = tmp_path / "teachers" / "fitted", []
+    for seed in (1, 2, 1):
+        torch.manual_seed(seed)
+        student = build("mlp", 10, (1, 8, 8), {"width": 8})
+        save_weights(student, folder.with_name("fitted.fitting") / "checkpoint" / "student.safetensors")
+        fit.adopt_fitted(folder, configuration, data, {})
+        names.append(FrozenTeacher.open(folder, CPU).fingerprint)
+        assert names[-1] == network_fingerprint(student.state_dict())
+    assert names[0] == names[2] != names[1]
+    file = folder / WEIGHTS
+    adopt(specify, tmp_path / "adopted", f"teacher.network.weights={file}", "teacher.network.width=8")
+    assert FrozenTeacher.open(tmp_path / "adopted", CPU).fingerprint == names[2]
+
+
+def test_a_card_that_does_not_name_its_weights_is_not_ready(specify: Specify, tmp_path: Path) -> None:
+    adopt(specify, folder := tmp_path / "adopted", f"teacher.network.weights={given(tmp_path)}")
+    card = fit.card(folder)
+    assert card is not None
+    write_json(folder / CARD, {key: value for key, value in card.items() if key != "weights"})
+    assert fit.card(folder) is None
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no weights at all"])

@@ -17,7 +17,7 @@ from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.knowledge import CachedTeacher, OnlineTeacher
 from orchestrator.training.context import TrialContext
 from orchestrator.training.trainer import train
-from orchestrator.training.workbench import clean_knowledge
+from orchestrator.training.workbench import clean_knowledge, validation_predictions
 from orchestrator.trial import TrialSpec
 
 CPU = torch.device("cpu")
@@ -181,3 +181,24 @@ def test_clean_knowledge_is_in_the_order_of_the_training_part(
         torch.testing.assert_close(knowledge.features, expected.features, rtol=1e-5, atol=1e-5)
     else:
         assert knowledge.features is None
+
+
+def test_clean_knowledge_from_the_cache_reads_no_pictures(
+    spec: TrialSpec, teacher: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = batches_of(spec)
+    source = cached(teacher, batches, tmp_path)
+    source.open_view(None)
+    monkeypatch.setattr(Batches, "ordered", lambda *_: pytest.fail("the training part was read again"))
+    knowledge = clean_knowledge(source, batches, TrialContext())
+    assert knowledge.logits.shape == (128, 10) and knowledge.logits.dtype == torch.float32
+
+
+def test_long_passes_of_the_teacher_give_signs_of_life(spec: TrialSpec, teacher: Counting) -> None:
+    signs: list[None] = []
+    context, batches = TrialContext(alive=lambda: signs.append(None)), batches_of(spec)
+    clean_knowledge(OnlineTeacher(teacher), batches, context)
+    assert len(signs) == 4, "128 samples in batches of 32"
+    teacher.fingerprint = "asked by nobody before"
+    validation_predictions(teacher, batches, context)
+    assert len(signs) == 4 + 2, "40 samples in batches of 32"

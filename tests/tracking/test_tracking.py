@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.config import Configuration, load
-from orchestrator.store import Store
+from orchestrator.store import Store, write_json
 from orchestrator.sweep.records import Sweep, Trial
 from orchestrator.tracking import client as writing
 from orchestrator.tracking.client import Writer
@@ -47,6 +47,43 @@ def test_an_outage_loses_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytest
     writer.add(lambda client: done.append("second"))
     assert writer.close() and done == ["first", "second"]
     assert len([record for record in caplog.records if "training goes on" in record.message]) == 1
+
+
+def test_a_write_that_is_refused_does_not_block_the_others(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(writing, "_connect", lambda uri: "client")
+    done: list[str] = []
+
+    def refused(client: Any) -> None:
+        raise KeyError("no such run")
+
+    writer = Writer("anywhere")
+    writer.add(refused)
+    writer.add(lambda client: done.append("next"))
+    assert writer.close() and done == ["next"] and "this write is left out" in caplog.text
+
+
+def test_a_removed_experiment_and_a_removed_database_are_made_again(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    store = Store.open(tmp_path)
+    sweep = Sweep.create(store.sweep("mine"), load(None, ["project=tests"]), "sweep")
+    for step in ("first", "deleted", "gone"):
+        tracker = Tracker(store, sweep)
+        tracker.trial_started(Trial(0, {}, state="running"))
+        tracker.trial_ended(Trial(0, {}, state="waiting"))
+        tracker.close("interrupted")
+        client = MlflowClient(tracking_uri(store, sweep.configuration))
+        experiment = client.get_experiment_by_name("tests")
+        assert experiment is not None and experiment.lifecycle_stage == "active", step
+        assert {run.info.run_name for run in client.search_runs([experiment.experiment_id])} == {"mine", "mine/000 kd"}
+        if step == "first":
+            client.delete_experiment(experiment.experiment_id)
+            sweep.folder.joinpath("mlflow.json").unlink()  # as a new sweep would find it
+        else:  # as a sweep finds it whose database was removed
+            client.delete_experiment(experiment.experiment_id)
+            write_json(sweep.folder / "mlflow.json", {"parent": "0" * 32, "0": "1" * 32})
 
 
 def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -88,10 +125,10 @@ def test_a_resumed_sweep_goes_on_with_its_runs(tmp_path: Path) -> None:
     assert [(point.step, point.value) for point in history] == [(1, 0.5), (2, 1.0)]
 
 
-def test_flat_names_every_setting_once() -> None:
+def test_flat_leaves_nothing_nested() -> None:
     pairs = flat(Configuration().plain())
     assert pairs["training.epochs"] == "12" and pairs["teacher.network.name"] == "mlp"
-    assert len(pairs) == len(set(pairs))
+    assert not any(value.startswith("{") for value in pairs.values())
 
 
 def test_the_environment_is_described() -> None:

@@ -3,6 +3,7 @@
 import copy
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,11 +12,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from orchestrator.data import Batches, Dataset, Views
+from methods import Batch, Method, Objective, Settings
+from orchestrator.data import Batches, Dataset, Inputs, Views
 from orchestrator.errors import TrialError
 from orchestrator.models import build
+from orchestrator.teacher.knowledge import CachedTeacher
 from orchestrator.training import checkpoint, trainer
 from orchestrator.training.checkpoint import FOLDER, Checkpoint
+from orchestrator.training.clock import finish
 from orchestrator.training.context import Record, TrialContext
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.learner import Learner, replicate
@@ -302,3 +306,58 @@ def test_given_weights_are_where_the_student_begins(specify: Specify, initial: l
     records_of(specify(*PLAIN, f"student.weights={file}", "seed=9", folder="second"))
     trained = saved(first).student
     assert all(torch.equal(value, trained[key]) for key, value in initial[1].items())
+
+
+def test_what_filling_the_cache_draws_does_not_change_the_trial(
+    specify: Specify, make_teacher: MakeTeacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = (*SMALL, *RECIPE, "student.name=mlp", "student.width=8", "student.dropout=0.3", "method.name=kd")
+    quiet, drawing = (specify(*pairs, folder=folder) for folder in ("quiet", "drawing"))
+    quiet, drawing = (spec.model_copy(update={"teacher": make_teacher(spec.data, width=32)}) for spec in (quiet, drawing))
+    records_of(quiet)
+    open_view = CachedTeacher.open_view
+
+    def drawn(self: CachedTeacher, view: int | None) -> None:
+        torch.rand(3)
+        open_view(self, view)
+
+    monkeypatch.setattr(CachedTeacher, "open_view", drawn)
+    records_of(drawing)
+    assert_same_bits(saved(drawing), saved(quiet))
+
+
+def test_every_step_is_a_sign_of_life(specify: Specify) -> None:
+    spec, signs = specify(*PLAIN, "training.epochs=1", "training.batch_size=16"), list[None]()
+    train(spec, TrialContext(alive=lambda: signs.append(None)))
+    assert len(signs) >= 256 / 16 + 60 / 16
+
+
+def test_the_clock_waits_for_the_device_once_an_epoch(specify: Specify, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[torch.device] = []
+    monkeypatch.setattr(trainer, "finish", waited.append)
+    records_of(specify(*PLAIN))
+    assert waited == [CPU] * EPOCHS
+
+
+def test_only_a_gpu_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    for device in (CPU, torch.device("cuda", 1)):
+        finish(device)
+    assert waited == [torch.device("cuda", 1)]
+
+
+def test_a_method_gets_the_index_where_the_inputs_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Noting(Method):
+        """Remembers where the index was."""
+
+        def forward(self, batch: Batch) -> Objective:
+            """No objective at all."""
+            self.place = batch.index.device
+            return Objective(batch.student.logits.sum())
+
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # there is none for the device that computes nothing
+    meta, method = torch.device("meta"), Noting(Settings())
+    batch = Inputs(torch.arange(2), torch.zeros(2, 1, 8, 8, device=meta), torch.zeros(2, dtype=torch.int64, device=meta))
+    Learner(build("mlp", 10, (1, 8, 8), {}).to(meta), method, None)(batch, None)
+    assert method.place == meta

@@ -94,7 +94,7 @@ def add_teacher(root: Path) -> None:
     dataset = Dataset.open(specification(root, "mlp").data)
     torch.manual_seed(11)
     save_weights(build("mlp", len(dataset.classes), dataset.shape, {"width": 24}), root / "teacher" / WEIGHTS)
-    card = {"fingerprint": "of two workers", "network": {"name": "mlp", "width": 24}}
+    card = {"weights": "of two workers", "network": {"name": "mlp", "width": 24}}
     write_json(root / "teacher" / CARD, card | {"classes": len(dataset.classes), "shape": list(dataset.shape)})
 
 

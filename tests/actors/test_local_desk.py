@@ -1,0 +1,84 @@
+"""The desk without Ray: what it hears of a trial, and how long it waits for it. Knows no training."""
+
+import queue
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from orchestrator.actors import local
+from orchestrator.actors.local import LocalDesk
+from orchestrator.errors import EnvironmentUnfitError
+from orchestrator.training.context import Record, TrialContext
+
+SILENCE_S = 10.0
+Specify = Callable[..., Any]
+
+
+class Clock:
+    """A time that passes when it is told to."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        """What `time` would say."""
+        return self.now
+
+
+class Passing(queue.Queue[Record]):
+    """Nothing comes for as long as it is waited for; `meanwhile` says what happens in each wait, `waits` how long they were."""
+
+    def __init__(self, clock: Clock, meanwhile: list[Callable[[], None]]) -> None:
+        super().__init__()
+        self.clock, self.meanwhile, self.waits = clock, meanwhile, list[float]()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Record:
+        """A record that is there, or the time runs out."""
+        if self.qsize():
+            return super().get()
+        assert timeout is not None
+        self.waits.append(timeout)
+        self.clock.now += timeout / 2
+        self.meanwhile.pop(0)()
+        self.clock.now += timeout / 2
+        raise queue.Empty
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(local, "time", made)
+    return made
+
+
+def test_an_epoch_may_be_longer_than_the_silence_that_is_allowed(clock: Clock) -> None:
+    desk = LocalDesk()
+
+    def end() -> None:
+        desk.alive()
+        desk.records.put({"epoch": 1})
+
+    desk.records = Passing(clock, [desk.alive, desk.alive, desk.alive, end])
+    assert desk.next_report("trial", SILENCE_S) == {"epoch": 1}
+    assert clock.now > 100 + 2 * SILENCE_S
+
+
+def test_silence_is_measured_since_the_last_sign_of_life(clock: Clock) -> None:
+    desk = LocalDesk()
+    waiting = desk.records = Passing(clock, [desk.alive, lambda: None])
+    with pytest.raises(EnvironmentUnfitError, match=r"nothing was heard of trial for 10 s: raise resources\.wait_s"):
+        desk.next_report("trial", SILENCE_S)
+    assert waiting.waits == [SILENCE_S, SILENCE_S / 2], "the sign came in the middle of the first wait"
+
+
+def test_a_training_gives_its_signs_of_life_to_the_desk(clock: Clock, specify: Specify, monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained(spec: Any, context: TrialContext) -> None:
+        clock.now += 7
+        context.alive()
+        context.report({"epoch": 1})
+
+    monkeypatch.setattr(local, "train", trained)
+    desk = LocalDesk()
+    desk.submit("trial", specify("teacher=null", "method.name=cross_entropy").plain())
+    assert desk.records.get(timeout=60) == {"epoch": 1}
+    assert desk.heard == clock.now == 107

@@ -1,0 +1,135 @@
+"""Asking and telling: what the study, the records and the rungs hold after ends, deaths and resumes. Without Ray's actors."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from orchestrator.config import Configuration, load
+from orchestrator.errors import ConfigurationError
+from orchestrator.store import Store
+from orchestrator.sweep.events import Events
+from orchestrator.sweep.records import Sweep, Trial
+from orchestrator.sweep.scheduler import scheduler
+from orchestrator.sweep.study import StudySearch, open_study, settle
+
+
+def begin(folder: Path, *pairs: str) -> tuple[Sweep, StudySearch]:
+    """A new sweep of KD and its searcher."""
+    configuration = load(None, ["method.name=kd", "training.epochs=4", *pairs])
+    sweep = Sweep.create(Store.open(folder).sweep("mine"), configuration, "sweep")
+    study = open_study(sweep.folder, configuration, resume=False)
+    return sweep, StudySearch(study, configuration, Events(sweep, []), [])
+
+
+def resumed(sweep: Sweep) -> tuple[Sweep, StudySearch]:
+    """The sweep as another process finds it."""
+    found = Sweep.open(Store(sweep.folder.parent.parent), sweep.name)
+    study = open_study(found.folder, found.configuration, resume=True)
+    settle(study, found)
+    unfinished = [trial for trial in found.trials.values() if not trial.ended]
+    return found, StudySearch(study, found.configuration, Events(found, []), unfinished)
+
+
+def result(epoch: int, value: float, **more: Any) -> dict[str, Any]:
+    return {"epoch": epoch, "metrics/validation/accuracy": value, "validation/accuracy": value, **more}
+
+
+def test_ends_are_told_apart(tmp_path: Path) -> None:
+    sweep, searcher = begin(tmp_path)
+    for name in "abcd":
+        searcher.suggest(name)
+    searcher.on_trial_result("a", result(3, 0.8))
+    searcher.on_trial_complete("a", result(4, 0.9, done=True))
+    searcher.on_trial_complete("b", result(1, 0.2))  # ASHA stopped it
+    searcher.on_trial_complete("c", {"failed": "the loss is not finite", "done": True})
+    searcher.on_trial_complete("d", None, error=True)  # its stand-in died
+    assert [trial.state for trial in sweep.trials.values()] == ["complete", "stopped_early", "failed", "failed"]
+    told = [(trial.state, trial.value) for trial in searcher.study.trials]
+    assert told == [(TrialState.COMPLETE, 0.9), (TrialState.PRUNED, 0.2), (TrialState.FAIL, None), (TrialState.FAIL, None)]
+    assert sweep.trials[2].message == "the loss is not finite"
+    assert sweep.best() is sweep.trials[0]
+
+
+def test_the_first_point_is_the_published_one(tmp_path: Path) -> None:
+    _, searcher = begin(tmp_path)
+    first = Configuration.model_validate_json(searcher.suggest("a")["configuration"])
+    assert first.method.settings == {"temperature": 4.0, "alpha": 0.9} and first.training.learning_rate == 0.05
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_resumed_search_does_not_repeat_itself(sampler: str, tmp_path: Path) -> None:
+    sweep, searcher = begin(tmp_path, f"search.sampler={sampler}")
+    first = [searcher.suggest(str(number)) for number in range(4)]
+    for number in range(4):
+        searcher.on_trial_complete(str(number), result(4, 0.5, done=True))
+    _, again = resumed(sweep)
+    second = [again.suggest(str(number)) for number in range(4)]
+    assert [trial["number"] for trial in second] == [4, 5, 6, 7]
+    assert not {trial["configuration"] for trial in first} & {trial["configuration"] for trial in second}
+
+
+def test_a_death_between_study_and_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep, searcher = begin(tmp_path)
+    for name in "ab":
+        searcher.suggest(name)
+    searcher.on_trial_result("a", result(4, 0.7))
+
+    def die(trial: Trial) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "save_trial", die)
+        with pytest.raises(KeyboardInterrupt):
+            searcher.on_trial_complete("a", result(4, 0.7, done=True))
+    found, again = resumed(sweep)
+    assert found.trials[0].state == "complete" and found.trials[0].value == 0.7
+    assert again.suggest("x")["number"] == 1  # what was unfinished goes on, and only that
+
+
+def test_a_death_between_question_and_record(tmp_path: Path) -> None:
+    sweep, searcher = begin(tmp_path)
+    searcher.study.ask()
+    found, again = resumed(sweep)
+    assert not found.trials and again.study.trials[0].state == TrialState.FAIL
+
+
+def test_a_resumed_trial_keeps_its_place_in_the_rungs(tmp_path: Path) -> None:
+    pairs = ("training.epochs=30", "search.grace_epochs=5", "search.reduction_factor=3", "search.scheduler=asha")
+    sweep, searcher = begin(tmp_path, *pairs)
+    searcher.suggest("a")
+    history = [0.4 + 0.01 * epoch for epoch in range(20)]
+    for epoch, value in enumerate(history, start=1):
+        searcher.on_trial_result("a", result(epoch, value))
+    found, _ = resumed(sweep)
+    asha = scheduler(found.configuration, found)
+    going_on = SimpleNamespace(trial_id="new-id", config={"number": 0})
+    fresh = SimpleNamespace(trial_id="fresh", config={"number": 1})
+    asha.on_trial_add(None, going_on)
+    asha.on_trial_add(None, fresh)
+    assert asha.on_trial_result(None, going_on, {"epoch": 21, "validation/accuracy": 0.9}) == "CONTINUE"
+    # the rung of epoch 5 holds what the trial had at epoch 5, not its 0.9 of epoch 21
+    assert asha.on_trial_result(None, fresh, {"epoch": 5, "validation/accuracy": history[4] + 0.01}) == "CONTINUE"
+    worse = SimpleNamespace(trial_id="worse", config={"number": 2})
+    asha.on_trial_add(None, worse)
+    assert asha.on_trial_result(None, worse, {"epoch": 5, "validation/accuracy": history[4] - 0.01}) == "STOP"
+
+
+def test_one_driver_at_a_time(tmp_path: Path) -> None:
+    sweep, _ = begin(tmp_path)
+    found = Sweep.open(Store(tmp_path), "mine")
+    assert not found.alive and found.status()["state"] == "interrupted"
+    with sweep.hold():
+        assert found.alive and found.status()["state"] == "running"
+        with pytest.raises(ConfigurationError, match="run by another process"), found.hold():
+            pass
+    assert not found.alive
+
+
+def test_another_direction_is_refused(tmp_path: Path) -> None:
+    sweep, _ = begin(tmp_path)
+    other = load(None, ["search.direction=minimize", "search.objective=validation/nll"])
+    with pytest.raises(ConfigurationError, match=r"search.direction = 'minimize'"):
+        open_study(sweep.folder, other, resume=True)
