@@ -25,9 +25,9 @@ def ours(folder: Path, trials: int, at_once: int, started: float) -> dict[str, f
     """A sweep as `run.py sweep` runs it."""
     from orchestrator.config import load
     from orchestrator.preflight import prepared
+    from orchestrator.records import Sweep
     from orchestrator.store import Store
     from orchestrator.sweep.conduct import conduct
-    from orchestrator.sweep.records import Sweep
 
     store = Store.open(folder)
     settings = [*SETTINGS, f"search.trials={trials}", f"resources.groups={at_once}"]
@@ -117,7 +117,7 @@ def stock_loop(config: dict[str, Any]) -> None:
     import ray.train
 
     from orchestrator.config import build
-    from orchestrator.training.context import TrialContext
+    from orchestrator.context import TrialContext
     from orchestrator.training.trainer import train
     from orchestrator.trial import TrialSpec
 

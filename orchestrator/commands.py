@@ -11,8 +11,8 @@ from rich.console import Console
 from orchestrator import errors
 from orchestrator.config import Configuration, build, load
 from orchestrator.errors import ConfigurationError
+from orchestrator.records import Sweep
 from orchestrator.store import Store
-from orchestrator.sweep.records import Sweep
 from orchestrator.sweep.space import searched
 
 console = Console()

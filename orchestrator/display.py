@@ -8,7 +8,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.sweep.records import Sweep, Trial
+from orchestrator.records import Sweep, Trial
 
 STATES = ("complete", "running", "stopped_early", "failed")
 

@@ -11,12 +11,16 @@ import pytest
 import torch
 
 from orchestrator.config import Configuration, load
-from orchestrator.data import prepare
+from orchestrator.data import Dataset, prepare
+from orchestrator.models import build, network_fingerprint, save_weights
+from orchestrator.store import write_json
+from orchestrator.teacher.frozen import CARD, WEIGHTS
 from orchestrator.trial import TrialSpec
 
 torch.set_num_threads(1)
 
 Specify = Callable[..., TrialSpec]
+MakeTeacher = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +33,7 @@ def digits_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def specify(digits_store: Path, tmp_path: Path) -> Specify:
     """Builds the specification of a trial on digits from `key=value` pairs; `folder` and `teacher` may be given."""
 
-    def build(*pairs: str, folder: str = "trial", teacher: Path | None = None) -> TrialSpec:
+    def make(*pairs: str, folder: str = "trial", teacher: Path | None = None) -> TrialSpec:
         configuration: Configuration = load(None, list(pairs))
         data = prepare(configuration.data, digits_store, configuration.data.seed)
         return TrialSpec(
@@ -41,4 +45,20 @@ def specify(digits_store: Path, tmp_path: Path) -> Specify:
             knowledge=tmp_path / "knowledge",
         )
 
-    return build
+    return make
+
+
+@pytest.fixture
+def make_teacher(tmp_path: Path) -> MakeTeacher:
+    """A teacher with random weights for the data in a folder."""
+
+    def make(data: Path, network: str = "mlp", **settings: int) -> Path:
+        dataset, folder = Dataset.open(data), tmp_path / f"teacher-{network}"
+        torch.manual_seed(11)
+        made = build(network, len(dataset.classes), dataset.shape, settings)
+        save_weights(made, folder / WEIGHTS)
+        card = {"weights": network_fingerprint(made.state_dict()), "network": {"name": network, **settings}}
+        write_json(folder / CARD, card | {"classes": len(dataset.classes), "shape": list(dataset.shape)})
+        return folder
+
+    return make

@@ -8,8 +8,8 @@ from rich.console import Console
 
 from orchestrator.config import load
 from orchestrator.display import Display, status_table, summary
+from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
-from orchestrator.sweep.records import Sweep, Trial
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from methods import SettingsError
+from orchestrator.context import Record, TrialContext
 from orchestrator.errors import EnvironmentUnfitError, UserError
-from orchestrator.training.context import Record, TrialContext
 from orchestrator.training.trainer import train
 from orchestrator.trial import TrialSpec
 

@@ -11,8 +11,8 @@ import torch
 
 from methods import SettingsError
 from orchestrator.actors.dispatcher import CLOSE, Record
+from orchestrator.context import TrialContext
 from orchestrator.errors import EnvironmentUnfitError, TrialError, UserError
-from orchestrator.training.context import TrialContext
 from orchestrator.training.trainer import train
 from orchestrator.trial import TrialSpec
 

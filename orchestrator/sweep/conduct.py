@@ -16,9 +16,9 @@ from orchestrator.config import Configuration
 from orchestrator.errors import TrialError
 from orchestrator.interrupt import stoppable
 from orchestrator.plan import groups
+from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
 from orchestrator.sweep.events import Events, Listener
-from orchestrator.sweep.records import Sweep, Trial
 from orchestrator.sweep.space import searched
 from orchestrator.teacher.ready import AnyDesk, ready
 from orchestrator.trial import TrialSpec

@@ -3,7 +3,7 @@
 import math
 from typing import Any, Protocol
 
-from orchestrator.sweep.records import Sweep, Trial
+from orchestrator.records import Sweep, Trial
 
 
 class Listener(Protocol):

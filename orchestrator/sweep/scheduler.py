@@ -6,7 +6,7 @@ from typing import Any
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from orchestrator.config import Configuration
-from orchestrator.sweep.records import Sweep, Trial
+from orchestrator.records import Sweep, Trial
 
 
 def scheduler(configuration: Configuration, sweep: Sweep) -> TrialScheduler:

@@ -21,9 +21,9 @@ from ray.tune.utils import flatten_dict
 from methods import METHODS, SettingsError
 from orchestrator.config import Configuration, Search
 from orchestrator.errors import ConfigurationError
+from orchestrator.records import Sweep, Trial
+from orchestrator.records import TrialState as RecordState
 from orchestrator.sweep.events import Events
-from orchestrator.sweep.records import Sweep, Trial
-from orchestrator.sweep.records import TrialState as RecordState
 from orchestrator.sweep.space import draw, points
 from orchestrator.trial import apply
 

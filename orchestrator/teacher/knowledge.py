@@ -14,11 +14,11 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from methods import Output
+from orchestrator.context import TrialContext
 from orchestrator.data import Batches, Inputs
 from orchestrator.errors import EnvironmentUnfitError
 from orchestrator.store import replacing
 from orchestrator.teacher.frozen import FrozenTeacher
-from orchestrator.training.context import TrialContext
 
 
 class OnlineTeacher:

@@ -6,8 +6,8 @@ from typing import Any
 
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError
+from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store, read_json, write_json
-from orchestrator.sweep.records import Sweep, Trial
 from orchestrator.tracking.client import Writer
 from orchestrator.tracking.environment import describe
 from orchestrator.trial import apply

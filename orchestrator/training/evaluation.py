@@ -5,8 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from orchestrator.context import TrialContext
 from orchestrator.data import Batches
-from orchestrator.training.context import TrialContext
 from orchestrator.training.learner import Learner
 from orchestrator.training.metrics import Scores
 

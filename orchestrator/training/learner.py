@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from methods import Batch, Method, Output
+from orchestrator.context import TrialContext
 from orchestrator.data import Inputs
-from orchestrator.training.context import TrialContext
 
 
 class Learner(nn.Module):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from methods import METHODS, Knowledge, Output, Progress, Task
+from orchestrator.context import Record, TrialContext
 from orchestrator.data import Batches
 from orchestrator.errors import TrialError
 from orchestrator.models import build, load_weights
@@ -20,7 +21,6 @@ from orchestrator.plan import views
 from orchestrator.training import checkpoint as checkpoints
 from orchestrator.training.checkpoint import Checkpoint, State
 from orchestrator.training.clock import Clock, finish
-from orchestrator.training.context import Record, TrialContext
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.learner import Learner, replicate
 from orchestrator.training.optimization import learning_rate, optimizer

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from methods import Knowledge, Output
 from orchestrator.config import Network, Training
+from orchestrator.context import TrialContext
 from orchestrator.data import Batches, Dataset, Views
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.knowledge import CachedTeacher, OnlineTeacher
-from orchestrator.training.context import TrialContext
 from orchestrator.trial import TrialSpec
 
 open_dataset = lru_cache(maxsize=2)(Dataset.open)

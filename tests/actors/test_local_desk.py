@@ -8,8 +8,8 @@ import pytest
 
 from orchestrator.actors import local
 from orchestrator.actors.local import LocalDesk
+from orchestrator.context import Record, TrialContext
 from orchestrator.errors import EnvironmentUnfitError
-from orchestrator.training.context import Record, TrialContext
 
 SILENCE_S = 10.0
 Specify = Callable[..., Any]

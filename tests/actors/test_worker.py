@@ -7,8 +7,8 @@ import pytest
 
 from methods import SettingsError
 from orchestrator.actors import worker
+from orchestrator.context import TrialContext
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError, TrialError
-from orchestrator.training.context import TrialContext
 from orchestrator.trial import TrialSpec
 
 Specify = Callable[..., TrialSpec]

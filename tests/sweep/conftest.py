@@ -9,9 +9,9 @@ import pytest
 
 from orchestrator.config import load
 from orchestrator.preflight import prepared
+from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
 from orchestrator.sweep.conduct import conduct
-from orchestrator.sweep.records import Sweep, Trial
 
 SMALL = (
     "data.name=digits",

@@ -9,9 +9,9 @@ from optuna.trial import TrialState
 
 from orchestrator.config import Configuration, load
 from orchestrator.errors import ConfigurationError
+from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
 from orchestrator.sweep.events import Events
-from orchestrator.sweep.records import Sweep, Trial
 from orchestrator.sweep.scheduler import scheduler
 from orchestrator.sweep.study import StudySearch, open_study, settle
 

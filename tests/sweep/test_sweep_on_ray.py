@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from methods import METHODS
 from orchestrator.errors import UserError
-from orchestrator.sweep.records import Sweep, Trial
+from orchestrator.records import Sweep, Trial
 from orchestrator.sweep.study import open_study
 from search_spaces import SPACES, Space
 from tests.sweep.conftest import Conduct, Watch

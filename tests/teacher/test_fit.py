@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from orchestrator.config import load
+from orchestrator.context import Record, TrialContext
 from orchestrator.data import Batches, Dataset, Views, prepare
 from orchestrator.errors import ConfigurationError
 from orchestrator.models import build, network_fingerprint, save_weights
 from orchestrator.store import Store, write_json
 from orchestrator.teacher import fit
 from orchestrator.teacher.frozen import CARD, WEIGHTS, FrozenTeacher
-from orchestrator.training.context import Record, TrialContext
 from orchestrator.training.trainer import train
 from orchestrator.trial import TrialSpec
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from methods import METHODS
+from orchestrator.context import TrialContext
 from orchestrator.teacher.frozen import WEIGHTS, FrozenTeacher
-from orchestrator.training.context import TrialContext
 from orchestrator.training.trainer import train
 from orchestrator.training.workbench import open_teacher
 from orchestrator.trial import TrialSpec

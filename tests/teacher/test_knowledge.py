@@ -11,11 +11,11 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file
 
+from orchestrator.context import TrialContext
 from orchestrator.data import Batches, Dataset, Views
 from orchestrator.errors import EnvironmentUnfitError
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.knowledge import CachedTeacher, OnlineTeacher
-from orchestrator.training.context import TrialContext
 from orchestrator.training.trainer import train
 from orchestrator.training.workbench import clean_knowledge, validation_predictions
 from orchestrator.trial import TrialSpec

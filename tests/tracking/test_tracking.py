@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from orchestrator.config import Configuration, load
+from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store, write_json
-from orchestrator.sweep.records import Sweep, Trial
 from orchestrator.tracking import client as writing
 from orchestrator.tracking.client import Writer
 from orchestrator.tracking.environment import describe

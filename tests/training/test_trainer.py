@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from methods import Batch, Method, Objective, Settings
+from orchestrator.context import Record, TrialContext
 from orchestrator.data import Batches, Dataset, Inputs, Views
 from orchestrator.errors import TrialError
 from orchestrator.models import build
@@ -20,7 +21,6 @@ from orchestrator.teacher.knowledge import CachedTeacher
 from orchestrator.training import checkpoint, trainer
 from orchestrator.training.checkpoint import FOLDER, Checkpoint
 from orchestrator.training.clock import finish
-from orchestrator.training.context import Record, TrialContext
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.learner import Learner, replicate
 from orchestrator.training.trainer import STOP_CHECK_STEPS, train

@@ -13,6 +13,7 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 from orchestrator.config import load
+from orchestrator.context import Record, TrialContext
 from orchestrator.data import Batches, Dataset, Views, prepare
 from orchestrator.errors import EnvironmentUnfitError, UserError
 from orchestrator.models import build, save_weights
@@ -20,7 +21,6 @@ from orchestrator.store import write_json
 from orchestrator.teacher.frozen import CARD, WEIGHTS, FrozenTeacher
 from orchestrator.teacher.knowledge import CachedTeacher
 from orchestrator.training import trainer
-from orchestrator.training.context import Record, TrialContext
 from orchestrator.training.learner import Learner, replicate
 from orchestrator.training.metrics import Scores
 from orchestrator.training.trainer import train
