@@ -139,6 +139,7 @@ class Search(Section):
     scheduler: Literal["asha", "none"] = "asha"
     grace_epochs: Count = Field(2, description="asha: no trial is stopped before")
     reduction_factor: Annotated[int, Field(ge=2)] = Field(3, description="asha: one of so many goes on at each rung")
+    finish_points: bool = Field(True, description="asha: the first points, which are the baselines, train all their epochs")
     sampler: Literal["tpe", "random"] = "tpe"
     objective: str = Field("validation/accuracy", description="metric of an epoch's report; the last epoch counts")
     direction: Literal["maximize", "minimize"] = "maximize"

@@ -7,6 +7,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from orchestrator.config import Configuration
 from orchestrator.records import Sweep, Trial
+from orchestrator.sweep.space import points
 
 
 def scheduler(configuration: Configuration, sweep: Sweep) -> TrialScheduler:
@@ -15,6 +16,7 @@ def scheduler(configuration: Configuration, sweep: Sweep) -> TrialScheduler:
     if search.scheduler == "none":
         return FIFOScheduler()
     return _RememberingASHA(
+        len(points(configuration)) if search.finish_points else 0,
         [trial for trial in sweep.trials.values() if trial.state != "failed"],
         time_attr="epoch",
         metric=search.objective,
@@ -26,14 +28,18 @@ def scheduler(configuration: Configuration, sweep: Sweep) -> TrialScheduler:
 
 
 class _RememberingASHA(ASHAScheduler):
-    """Knows the rungs of an earlier run: ended trials at once, the others under their new id as soon as they go on."""
+    """Knows the rungs of an earlier run: ended trials at once, the others under their new id as soon as they go on.
 
-    def __init__(self, past: list[Trial], **settings: Any) -> None:
+    The first `spared` trials are recorded like any other and never stopped: a baseline that was cut off is none.
+    """
+
+    def __init__(self, spared: int, past: list[Trial], **settings: Any) -> None:
         super().__init__(**settings)
+        self.spared = spared
         self.unfinished = {trial.number: trial for trial in past if not trial.ended}
         for trial in past:
             if trial.ended:
-                ended: Any = SimpleNamespace(trial_id=f"past-{trial.number}")
+                ended: Any = SimpleNamespace(trial_id=f"past-{trial.number}", config={"number": trial.number})
                 super().on_trial_add(None, ended)
                 self._replay(ended, trial)
                 self.on_trial_remove(None, ended)
@@ -44,6 +50,11 @@ class _RememberingASHA(ASHAScheduler):
         begun = self.unfinished.pop(trial.config["number"], None)
         if begun:
             self._replay(trial, begun)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Whether the trial goes on."""
+        decision = str(super().on_trial_result(tune_controller, trial, result))
+        return TrialScheduler.CONTINUE if trial.config["number"] < self.spared else decision
 
     def _replay(self, as_trial: Any, trial: Trial) -> None:
         for epoch, value in enumerate(trial.history, start=1):

@@ -97,7 +97,7 @@ def test_a_death_between_question_and_record(tmp_path: Path) -> None:
 
 
 def test_a_resumed_trial_keeps_its_place_in_the_rungs(tmp_path: Path) -> None:
-    pairs = ("training.epochs=30", "search.grace_epochs=5", "search.reduction_factor=3", "search.scheduler=asha")
+    pairs = ("training.epochs=30", "search.grace_epochs=5", "search.reduction_factor=3", "search.finish_points=false")
     sweep, searcher = begin(tmp_path, *pairs)
     searcher.suggest("a")
     history = [0.4 + 0.01 * epoch for epoch in range(20)]
@@ -133,3 +133,14 @@ def test_another_direction_is_refused(tmp_path: Path) -> None:
     other = load(None, ["search.direction=minimize", "search.objective=validation/nll"])
     with pytest.raises(ConfigurationError, match=r"search.direction = 'minimize'"):
         open_study(sweep.folder, other, resume=True)
+
+
+def test_the_first_points_train_all_their_epochs(tmp_path: Path) -> None:
+    sweep, _ = begin(tmp_path, "training.epochs=30", "search.grace_epochs=5")
+    asha = scheduler(sweep.configuration, sweep)
+    decisions = []
+    for number, value in [(1, 0.9), (0, 0.1), (2, 0.1)]:  # KD has one point, which is trial 0
+        trial = SimpleNamespace(trial_id=f"id-{number}", config={"number": number})
+        asha.on_trial_add(None, trial)
+        decisions.append(asha.on_trial_result(None, trial, {"epoch": 5, "validation/accuracy": value}))
+    assert decisions == ["CONTINUE", "CONTINUE", "STOP"]
