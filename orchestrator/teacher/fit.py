@@ -39,7 +39,7 @@ def card(folder: Path) -> dict[str, Any] | None:
     if not (folder / CARD).exists() or not (folder / WEIGHTS).exists():
         return None
     known: dict[str, Any] = read_json(folder / CARD)
-    return known if "weights" in known else None  # a card from before it named its weights
+    return known
 
 
 def adopt_weights(folder: Path, teacher: Teacher, data: Path) -> None:
