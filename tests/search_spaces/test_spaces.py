@@ -85,7 +85,9 @@ def test_search_begins_somewhere(name: str) -> None:
 
 @every_point
 def test_point_is_accepted_by_the_method(name: str, point: dict[str, Any]) -> None:
-    METHODS[name].Settings.build(of_method(point))
+    given = of_method(point)
+    built = METHODS[name].Settings.build(given)
+    assert {key: getattr(built, key) for key in given} == given
 
 
 @every_point
@@ -107,7 +109,9 @@ def test_whatever_is_drawn_is_accepted(name: str) -> None:
     for seed in range(50):
         trial = Draw(seed)
         SPACES[name].suggest(trial)
-        METHODS[name].Settings.build(of_method(trial.held))
+        given = of_method(trial.held)
+        built = METHODS[name].Settings.build(given)
+        assert {key: getattr(built, key) for key in given} == given
 
 
 @every_space
@@ -130,7 +134,9 @@ def test_held_additive_form_is_searched_by_beta(name: str) -> None:
         SPACES[name].suggest(trial)
         assert "beta" in trial.asked
         assert "alpha" not in trial.asked
-        METHODS[name].Settings.build(of_method(trial.held))
+        given = of_method(trial.held)
+        built = METHODS[name].Settings.build(given)
+        assert {key: getattr(built, key) for key in given} == given
 
 
 def test_wttm_asks_what_ttm_asks() -> None:
