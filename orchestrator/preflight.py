@@ -1,6 +1,5 @@
 """Everything that can be refused before anything expensive starts, and the plan that `--dry-run` prints."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ from rich.console import Console
 
 from orchestrator import plan
 from orchestrator.check import check_network, check_search, check_train
-from orchestrator.cluster.resources import local_resources, require_answer
+from orchestrator.cluster.resources import cluster_address, local_resources, require_answer
 from orchestrator.config import Configuration
 from orchestrator.data import Dataset, describe, prepare
 from orchestrator.models import build, load_weights
@@ -53,7 +52,7 @@ def _check(configuration: Configuration, kind: str, local: bool) -> str:
     if local:
         return "none: this process trains"
     resources = configuration.resources
-    address = resources.address or os.environ.get("RAY_ADDRESS")
+    address = cluster_address(resources)
     trials = configuration.search.trials if kind == "sweep" else 1
     groups = plan.groups(resources, _available(address), trials)
     return (

@@ -25,13 +25,18 @@ RESTARTS = 100  # of one group over its life; what one trial may cost is `resour
 
 
 @contextlib.contextmanager
-def worker_groups(plan: Groups, folder: Path, max_failures: int) -> Iterator[Desk]:
-    """Start the groups and leave them warm until the block ends; Ray is connected already."""
+def worker_groups(plan: Groups, folder: Path, max_failures: int, own_cluster: bool) -> Iterator[Desk]:
+    """Start the groups and leave them warm until the block ends; Ray is connected already.
+
+    `own_cluster`: Ray ends with this process, so nobody has to clean up after a group.
+    """
     name = f"dispatcher-{uuid.uuid4().hex[:8]}"
     actor = ray.remote(num_cpus=0, max_concurrency=1000)(Dispatcher)
     dispatcher = actor.options(name=name, namespace=NAMESPACE).remote(plan.groups, max_failures)
     threads = [
-        threading.Thread(target=_run_group, args=(number, plan, name, dispatcher, folder), name=f"group-{number}", daemon=True)
+        threading.Thread(
+            target=_run_group, args=(number, plan, name, dispatcher, folder, own_cluster), name=f"group-{number}", daemon=True
+        )
         for number in range(plan.groups)
     ]
     for thread in threads:
@@ -45,21 +50,39 @@ def worker_groups(plan: Groups, folder: Path, max_failures: int) -> Iterator[Des
             thread.join(CLOSE_S)
 
 
-def _run_group(number: int, plan: Groups, name: str, dispatcher: Any, folder: Path) -> None:
+def _run_group(number: int, plan: Groups, name: str, dispatcher: Any, folder: Path, own_cluster: bool) -> None:
     """The life of one group; however it ends, the dispatcher hears of it, so that nobody waits for it."""
     error = "it was closed"
     try:
-        _trainer(number, plan, name, folder).fit()
+        _trainer(number, plan, name, folder, own_cluster).fit()
     except Exception as failure:  # Ray Train wraps what its workers raise in types of its own
         error = " ".join(str(failure).split())[:500]
     with contextlib.suppress(ray.exceptions.RayError):
         ray.get(dispatcher.group_ended.remote(number, error), timeout=60)
 
 
-def _trainer(number: int, plan: Groups, name: str, folder: Path) -> TorchTrainer:
+class _LeanTrainer(TorchTrainer):
+    """A TorchTrainer without the actors that a warm group never uses, each a process that costs the start a second or two.
+
+    The data set manager serves Ray Data, which we do not use; the cleaner removes placement groups that outlive a run, and on
+    a cluster of our own nothing does. Ray has no setting for either; if it renames them, they are started as before.
+    """
+
+    unused: tuple[str, ...] = ("DatasetsCallback",)
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [callback for callback in super()._create_default_callbacks() if type(callback).__name__ not in self.unused]
+
+
+class _LeanestTrainer(_LeanTrainer):
+    unused = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+
+
+def _trainer(number: int, plan: Groups, name: str, folder: Path, own_cluster: bool) -> TorchTrainer:
     # NCCL refuses two ranks on one GPU ("Duplicate GPU detected")
     backend = "nccl" if plan.gpus_per_worker >= 1 else "gloo"
-    return TorchTrainer(
+    trainer = _LeanestTrainer if own_cluster else _LeanTrainer
+    return trainer(
         serve,
         train_loop_config={"group": number, "name": name, "namespace": NAMESPACE},
         torch_config=TorchConfig(backend=backend),

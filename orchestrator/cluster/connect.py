@@ -26,8 +26,7 @@ LOOPBACK = "127.0.0.1"
 
 @contextlib.contextmanager
 def connected(address: str | None, cpus: int | None = None) -> Iterator[Mapping[str, float]]:
-    """Ray's free resources, while connected; `address` None: RAY_ADDRESS if it is set, else a cluster of our own."""
-    address = address or os.environ.get("RAY_ADDRESS")
+    """Ray's free resources, while connected; `address` None: of a cluster of our own."""
     before, clusters = dict(os.environ), ray_constants.ENABLE_RAY_CLUSTER
     os.environ.update(ALLOCATOR | TRAIN)
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from orchestrator.config import Resources
 from orchestrator.errors import EnvironmentUnfitError
 
 ANSWER_S = 5.0
@@ -27,6 +28,11 @@ def _cpus() -> int:
         quota, period = CGROUP.read_text().split()
         counts.append(max(1, int(quota) // int(period)))
     return min(counts)
+
+
+def cluster_address(resources: Resources) -> str | None:
+    """The running cluster to use: the configured one, or RAY_ADDRESS, as `ray job submit` sets it; None: start one here."""
+    return resources.address or os.environ.get("RAY_ADDRESS")
 
 
 def require_answer(address: str) -> None:

@@ -97,13 +97,15 @@ def _desk(configuration: Configuration, folder: Path, trials: int, local: bool, 
         return
     from orchestrator.actors.groups import worker_groups
     from orchestrator.cluster.connect import connected
+    from orchestrator.cluster.resources import cluster_address
 
     resources = configuration.resources
     show.preparing("starting Ray")
-    with connected(resources.address) as available:
+    address = cluster_address(resources)
+    with connected(address) as available:
         plan = groups(resources, available, trials)
         show.preparing(f"starting {plan.groups} worker groups of {plan.workers} workers")
-        with worker_groups(plan, folder, resources.max_failures) as desk:
+        with worker_groups(plan, folder, resources.max_failures, own_cluster=not address) as desk:
             yield desk, plan.groups
 
 
