@@ -12,9 +12,9 @@ from orchestrator.context import Record, TrialContext
 from orchestrator.data import Batches, Dataset, Views, prepare
 from orchestrator.errors import ConfigurationError
 from orchestrator.models import build, network_fingerprint, save_weights
-from orchestrator.store import Store, write_json
+from orchestrator.store import Store
 from orchestrator.teacher import fit
-from orchestrator.teacher.frozen import CARD, WEIGHTS, FrozenTeacher
+from orchestrator.teacher.frozen import WEIGHTS, FrozenTeacher
 from orchestrator.training.trainer import train
 from orchestrator.trial import TrialSpec
 
@@ -143,14 +143,6 @@ def test_the_teacher_is_known_by_its_weights(specify: Specify, tmp_path: Path) -
     file = folder / WEIGHTS
     adopt(specify, tmp_path / "adopted", f"teacher.network.weights={file}", "teacher.network.width=8")
     assert FrozenTeacher.open(tmp_path / "adopted", CPU).fingerprint == names[2]
-
-
-def test_a_card_that_does_not_name_its_weights_is_not_ready(specify: Specify, tmp_path: Path) -> None:
-    adopt(specify, folder := tmp_path / "adopted", f"teacher.network.weights={given(tmp_path)}")
-    card = fit.card(folder)
-    assert card is not None
-    write_json(folder / CARD, {key: value for key, value in card.items() if key != "weights"})
-    assert fit.card(folder) is None
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no weights at all"])
