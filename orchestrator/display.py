@@ -143,6 +143,9 @@ def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
             highlight=False,
             soft_wrap=True,
         )
+    elif best:
+        advice = "give it more time, or fewer training.epochs" if sweep.state == "finished" else "resume the sweep"
+        console.print(f"no trial has trained all its epochs, so the test part was not read: {advice}", soft_wrap=True)
     failed = sum(trial.state == "failed" for trial in sweep.trials.values())
     if failed:
         console.print(

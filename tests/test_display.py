@@ -76,3 +76,11 @@ def test_the_status_says_why_a_trial_failed(sweep: Sweep) -> None:
     console = printed()
     status_table(sweep, console)
     assert "temperature = [0] is not allowed" in text(console)
+
+
+def test_the_summary_says_why_there_is_no_test_accuracy(sweep: Sweep) -> None:
+    sweep.trials[0] = trial(0, "stopped_early", 0.5)
+    sweep.state = "finished"
+    console = printed()
+    summary(sweep, console, {})
+    assert "the test part was not read: give it more time" in text(console)
