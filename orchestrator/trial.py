@@ -25,9 +25,21 @@ class TrialSpec(Section):
     teacher: Path | None = None
     knowledge: Path | None = None
 
+    @classmethod
+    def numbered(cls, number: int, configuration: Configuration, folders: Mapping[str, Any]) -> "TrialSpec":
+        """A trial of a sweep; `folders` names those that its trials share: trials, data, teacher, knowledge."""
+        shared = {name: folders[name] for name in ("data", "teacher", "knowledge")}
+        folder = Path(folders["trials"]) / f"{number:05d}"
+        return cls(name=trial_name(number), configuration=configuration, folder=folder, **shared)
+
     def plain(self) -> dict[str, Any]:
         """The specification as JSON values; `TrialSpec.model_validate` reads it back."""
         return self.model_dump(mode="json")
+
+
+def trial_name(number: int) -> str:
+    """The name of a trial at the dispatcher."""
+    return f"trial-{number:05d}"
 
 
 def apply(configuration: Configuration, parameters: Mapping[str, Any]) -> Configuration:

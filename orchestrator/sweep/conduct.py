@@ -21,7 +21,7 @@ from orchestrator.store import Store
 from orchestrator.sweep.events import Events, Listener
 from orchestrator.sweep.space import searched
 from orchestrator.teacher.ready import AnyDesk, ready
-from orchestrator.trial import TrialSpec
+from orchestrator.trial import TrialSpec, trial_name
 
 TUNE = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our records and MLflow hold everything
@@ -153,14 +153,7 @@ def _train_one(sweep: Sweep, desk: AnyDesk, events: Events, folders: dict[str, A
     trial = sweep.trials.get(0) or Trial(0, {})
     if trial.ended:
         return
-    specification = TrialSpec(
-        name="trial-00000",
-        configuration=sweep.configuration,
-        folder=sweep.trial_folder(0),
-        data=folders["data"],
-        teacher=folders["teacher"],
-        knowledge=folders["knowledge"],
-    )
+    specification = TrialSpec.numbered(0, sweep.configuration, folders)
     events.start(trial)
     desk.submit(specification.name, specification.plain())
     while not trial.ended:
@@ -228,4 +221,4 @@ class _Release:
 
     def trial_ended(self, trial: Trial) -> None:
         """Nobody wants more of it."""
-        self.desk.stop(f"trial-{trial.number:05d}")
+        self.desk.stop(trial_name(trial.number))

@@ -1,13 +1,13 @@
 """What Tune sees of a trial: a Trainable that trains nothing, holds no CPU, and waits for a worker group's reports."""
 
-from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from orchestrator.actors.desk import Desk
 from orchestrator.config import Configuration
-from orchestrator.trial import TrialSpec
+from orchestrator.errors import UserError
+from orchestrator.trial import TrialSpec, trial_name
 
 
 class StandIn(tune.Trainable):
@@ -22,30 +22,26 @@ class StandIn(tune.Trainable):
     def begin(self, config: dict[str, Any]) -> None:
         """Hand a trial to the worker groups; one that could not be built is failed at the first step."""
         self.error = config.get("error")
-        self.trial = f"trial-{config['number']:05d}"
-        self.silence_s = self.place["wait_s"]
+        self.trial = trial_name(config["number"])
         if not self.error:
-            self.desk.submit(self.trial, self._specification(config).plain())
-
-    def _specification(self, config: dict[str, Any]) -> TrialSpec:
-        folders = self.place["folders"]
-        return TrialSpec(
-            name=self.trial,
-            configuration=Configuration.model_validate_json(config["configuration"]),
-            folder=Path(folders["trials"]) / f"{config['number']:05d}",
-            data=folders["data"],
-            teacher=folders["teacher"],
-            knowledge=folders["knowledge"],
-        )
+            configuration = Configuration.model_validate_json(config["configuration"])
+            specification = TrialSpec.numbered(config["number"], configuration, self.place["folders"])
+            self.desk.submit(self.trial, specification.plain())
 
     def step(self) -> dict[str, Any]:
         """The next epoch's record; a failure is the last result of its trial, and leaves the stand-in as it is."""
-        record = {"failed": self.error} if self.error else self.desk.next_report(self.trial, self.silence_s)
+        record = {"failed": self.error} if self.error else self._next_record()
         if record.get("failed"):
             return {"failed": record["failed"], "done": True}
         objective = self.place["objective"]
         value = {objective: record["metrics"][objective]} if objective in record["metrics"] else {}
         return {"epoch": record["epoch"], "metrics": record["metrics"], "done": bool(record.get("done")), **value}
+
+    def _next_record(self) -> dict[str, Any]:
+        try:
+            return self.desk.next_report(self.trial, self.place["wait_s"])
+        except UserError as error:  # raised here it would stand in a log of Ray that nobody reads
+            return {"failed": str(error)}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """The next trial."""

@@ -30,7 +30,6 @@ class Tracker:
         self.runs: dict[str, str] = read_json(self.file) if self.file.exists() else {}
         self.pending: dict[int, list[tuple[str, float, int, int]]] = {}
         self.flushed: dict[int, float] = {}
-        self.best: float | None = None
         self.writer = Writer(self.uri)
         self.writer.add(self._open_parent)
         self.writer.add(self._describe_parent)

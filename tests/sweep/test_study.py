@@ -2,17 +2,18 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from optuna.trial import TrialState
 
 from orchestrator.config import Configuration, load
-from orchestrator.errors import ConfigurationError
+from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
 from orchestrator.sweep.events import Events
 from orchestrator.sweep.scheduler import scheduler
+from orchestrator.sweep.stand_in import StandIn
 from orchestrator.sweep.study import StudySearch, open_study, settle
 
 
@@ -144,3 +145,22 @@ def test_the_first_points_train_all_their_epochs(tmp_path: Path) -> None:
         asha.on_trial_add(None, trial)
         decisions.append(asha.on_trial_result(None, trial, {"epoch": 5, "validation/accuracy": value}))
     assert decisions == ["CONTINUE", "CONTINUE", "STOP"]
+
+
+class Silent:
+    """A desk from which nothing is heard."""
+
+    def submit(self, trial: str, specification: dict[str, Any]) -> None:
+        assert specification["folder"].endswith("00007")
+
+    def next_report(self, trial: str, silence_s: float) -> dict[str, Any]:
+        raise EnvironmentUnfitError(f"nothing was heard of {trial} for {silence_s:g} s")
+
+
+def test_a_silence_fails_the_trial_with_its_sentence() -> None:
+    stand_in = StandIn.__new__(StandIn)  # as Tune would make it, without an actor
+    folders = {"trials": "trials", "data": "data", "teacher": None, "knowledge": "knowledge"}
+    stand_in.place = {"folders": folders, "wait_s": 5.0, "objective": "validation/accuracy"}
+    stand_in.desk = cast(Any, Silent())
+    stand_in.begin({"number": 7, "configuration": Configuration().model_dump_json()})
+    assert stand_in.step() == {"failed": "nothing was heard of trial-00007 for 5 s", "done": True}
