@@ -21,8 +21,8 @@ BETTER = {  # the metrics of every epoch that can be an objective, with the dire
 }
 
 
-def check_method(configuration: Configuration, name: str, field: str) -> None:
-    """ConfigurationError when a method does not exist, cannot have its settings, or misses its teacher."""
+def check_settings(configuration: Configuration, name: str, field: str) -> None:
+    """ConfigurationError when a method does not exist or cannot have its settings."""
     if name not in METHODS:
         raise ConfigurationError(f"{field} = {name!r} is no method: {nearest(name, METHODS)}; see `python run.py methods`")
     method = METHODS[name]
@@ -32,7 +32,13 @@ def check_method(configuration: Configuration, name: str, field: str) -> None:
     except SettingsError as error:
         known = f"; {nearest(error.field, method.Settings.__dataclass_fields__)}" if error.unknown and error.field else ""
         raise ConfigurationError(f"method {name}: {error}{known}; see `python run.py methods`") from error
-    if configuration.teacher is None and (method.needs.teacher or method.needs.features):
+
+
+def check_method(configuration: Configuration, name: str, field: str) -> None:
+    """ConfigurationError when a method that is to be trained does not exist, cannot have its settings, or misses its teacher."""
+    check_settings(configuration, name, field)
+    needs = METHODS[name].needs
+    if configuration.teacher is None and (needs.teacher or needs.features):
         raise ConfigurationError(f"{field} = {name!r} needs a teacher and `teacher` is null: configure one, or take cross_entropy")
 
 
@@ -76,7 +82,13 @@ def check_train(configuration: Configuration) -> None:
 def check_search(configuration: Configuration) -> None:
     """Everything about a search that can be checked without the data: methods, held keys, objective, rungs."""
     check_networks(configuration)
-    search = configuration.search
+    search, chosen = configuration.search, configuration.method
+    check_settings(configuration, chosen.name, "method.name")
+    if chosen.settings and chosen.name not in searched(configuration):
+        raise ConfigurationError(
+            f"the settings under method are those of {chosen.name}, which is not among search.methods = {list(search.methods)}: "
+            "add it there, or leave them out"
+        )
     for name in searched(configuration):
         check_method(configuration, name, "search.methods" if search.methods else "method.name")
         if name not in SPACES:
