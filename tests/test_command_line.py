@@ -48,12 +48,12 @@ def array_file(folder: Path, **changes: Any) -> str:
 @pytest.mark.parametrize(
     ("pairs", "code", "said"),
     [
-        (["method.name=kdd", "search.methods=[]"], BAD_CONFIGURATION, r"method.name = 'kdd' is no method: did you mean 'kd'"),
+        (["method.name=kdd"], BAD_CONFIGURATION, r"method.name = 'kdd' is no method: did you mean 'kd'"),
         (["student.name=resnet21"], BAD_CONFIGURATION, r"student: .*'resnet21'.*known: .*resnet20"),
         (["data.name=digit"], BAD_CONFIGURATION, r"data.name = 'digit' is not known: did you mean 'digits'"),
         (["trainning.epochs=1"], BAD_CONFIGURATION, r"no key 'trainning': did you mean 'training'"),
         (
-            ["method.temperature=0", "search.methods=[]"],
+            ["method.temperature=0"],
             BAD_CONFIGURATION,
             r"temperature = 0.0 is not allowed: give a number in \(0, inf\)",
         ),

@@ -95,3 +95,16 @@ def test_every_objective_has_a_direction_that_passes(objective: str) -> None:
 
 def test_a_network_is_checked_without_memory() -> None:
     check_network(load(None, ["student.name=mlp", "student.width=200000", "student.depth=3"]).student, "student", 10, (3, 32, 32))
+
+
+def test_a_search_without_the_method_that_is_named() -> None:
+    """The default method need not be searched, nor have its teacher; what is said of it has to mean something all the same."""
+    others = "search.methods=[cross_entropy]"
+    check_search(load(None, [others, "teacher=null"]))
+    for pair, said in [
+        ("method.name=kdd", "'kdd' is no method"),
+        ("method.temperature=0", "temperature = 0.0"),
+        ("method.temperature=2", "those of kd, which is not among search.methods"),
+    ]:
+        with pytest.raises(ConfigurationError, match=said):
+            check_search(load(None, [others, pair]))
