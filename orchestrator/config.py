@@ -15,6 +15,7 @@ from orchestrator.errors import ConfigurationError, nearest
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 CHOICES = (["method", "name"], ["student", "name"], ["teacher", "network", "name"])
 
 
@@ -82,7 +83,14 @@ class Data(Section):
     augmentation: Literal["auto", "none", "crop", "crop_flip", "resized_crop_flip"] = Field(
         "auto", description="auto takes what is usual for the data set"
     )
+    mix: Literal["none", "mixup", "cutmix"] = Field("none", description="blend each training image with another one of its view")
+    mix_alpha: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="of the Beta(alpha, alpha) that an image's own share is drawn from"
+    )
     views: Count | None = Field(None, description="different augmented versions of the training set; null: one per epoch")
+    resident: bool | None = Field(
+        None, description="arrays in the device's memory; null: on a GPU of which they take a quarter at most"
+    )
     loader_workers: Annotated[int, Field(ge=0)] = Field(2, description="folder: processes that decode images, per worker")
 
 
@@ -107,8 +115,9 @@ class Training(Section):
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     gradient_clip: Annotated[float, Field(gt=0)] | None = Field(None, description="largest norm of the gradient")
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: bfloat16 on a GPU that has it")
+    precision: Precision = Field("auto", description="auto: bfloat16 on a GPU that has it")
     channels_last: bool | None = Field(None, description="null: where the device gains from it")
+    compile: bool = Field(False, description="torch.compile for the student and the teacher; needs a C++ compiler on a CPU")
 
     @model_validator(mode="after")
     def _schedules_fit(self) -> "Training":
@@ -125,8 +134,17 @@ class Teacher(Section):
     network: Network = Network.model_validate({"name": "mlp", "width": 256, "depth": 2})
     training: Training = Training(epochs=20)
     seed: Annotated[int, Field(ge=0)] = 0
-    mode: Literal["cached", "online"] = Field("cached", description="cached: one teacher pass per view, kept in the store")
-    dtype: Literal["float16", "float32"] = Field("float16", description="of the cached logits")
+    mode: Literal["auto", "cached", "online"] = Field(
+        "auto", description="cached: one pass per view, kept on disk; online: at every step; auto: cached where that fits cache_gib"
+    )
+    dtype: Literal["float16", "float32"] = Field("float16", description="of the cached logits and features")
+    precision: Precision = Field("auto", description="of its forward; auto: bfloat16 on a GPU that has it")
+    cache: Path | None = Field(
+        None, description="folder of the cache, may be shared; null: in the store, on a running cluster ~/.cache of each node"
+    )
+    cache_gib: Annotated[float, Field(gt=0)] = Field(
+        20.0, description="largest size of the cache folder; the least recently used goes"
+    )
 
 
 class Search(Section):
@@ -152,6 +170,9 @@ class Resources(Section):
     workers: Count = Field(1, description="DDP workers per group")
     groups: Count | None = Field(None, description="null: as many as fit")
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+    threads_per_worker: Count = Field(
+        1, description="threads of torch; more than a worker's share of the cores makes all of them slow"
+    )
     gpus_per_worker: Annotated[float, Field(ge=0)] | None = Field(None, description="null: one where the cluster has GPUs")
     max_failures: Annotated[int, Field(ge=0)] = Field(2, description="worker deaths after which a trial is given up")
     wait_s: Annotated[float, Field(gt=0)] = Field(
