@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from methods import losses
 from methods.method import Batch, Method, Objective, Settings, setting
 
 
@@ -22,5 +21,5 @@ class CrossEntropy(Method):
 
     def forward(self, batch: Batch) -> Objective:
         """The mean cross entropy over the labelled samples of the batch."""
-        loss = losses.cross_entropy(batch.student.logits, batch.labels, self.settings.label_smoothing)
+        loss = batch.cross_entropy(self.settings.label_smoothing)
         return Objective(loss, {"cross_entropy": loss.detach()})

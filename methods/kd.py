@@ -33,7 +33,7 @@ class KD(Method):
         temperature = self.settings.temperature
         divergence = losses.tempered_kl(batch.teacher_logits, batch.student.logits, temperature)  # (B,)
         soft = temperature**2 * divergence.mean()
-        hard = losses.cross_entropy(batch.student.logits, batch.labels)
+        hard = batch.cross_entropy()
         if self.settings.form == "convex":
             loss = (1 - self.settings.alpha) * hard + self.settings.alpha * soft
         else:

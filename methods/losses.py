@@ -68,3 +68,17 @@ def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) 
     """
     total = functional.cross_entropy(logits, labels, ignore_index=-1, reduction="sum", label_smoothing=label_smoothing)
     return total / (labels != -1).sum().clamp(min=1)
+
+
+@_in_full_precision
+def mixed_cross_entropy(logits: Tensor, labels: Tensor, partners: Tensor, share: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Mean of share H(y, q) + (1 - share) H(y', q): a scalar, from logits (B, K), labels y and partners y' (B,), share (B,).
+
+    The loss of mixup (arXiv 1710.09412) and cutmix (arXiv 1905.04899). A label -1 does not count, and the mean is over
+    the shares that are labelled; where they sum to zero, the loss is zero and its gradient too. At share one it is
+    `cross_entropy`.
+    """
+    each = functools.partial(functional.cross_entropy, logits, ignore_index=-1, reduction="none", label_smoothing=label_smoothing)
+    own, other = share * (labels != -1), (1 - share) * (partners != -1)  # (B,)
+    counted = (own + other).sum()
+    return (own * each(labels) + other * each(partners)).sum() / (counted + (counted == 0))

@@ -11,6 +11,8 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 from torch import Tensor, nn
 
+from methods import losses
+
 
 class SettingsError(ValueError):
     """A method was given a setting that does not exist or lies outside what is allowed.
@@ -31,12 +33,22 @@ class Output(NamedTuple):
     features: Tensor
 
 
+class Mix(NamedTuple):
+    """With whom the samples of a batch were blended: `labels` (B,) int64 of the partners, -1 where unlabelled.
+
+    `share` (B,) float32 in [0, 1] is the weight of a sample's own label; its partner's has the rest.
+    """
+
+    labels: Tensor
+    share: Tensor
+
+
 @dataclass(frozen=True)
 class Batch:
     """Everything a method may look at; what it did not ask for in `needs` is None.
 
     index (B,) int64 positions in the training part; inputs (B, ...) or a dict of tensors; labels (B,) int64, -1
-    where unlabelled; peer_logits (B, K); weights (B,) of mean one over the training part.
+    where unlabelled; peer_logits (B, K); weights (B,) of mean one over the training part; mix where inputs are blended.
     """
 
     index: Tensor
@@ -46,6 +58,14 @@ class Batch:
     teacher: Output | None = None
     peer_logits: Tensor | None = None
     weights: Tensor | None = None
+    mix: Mix | None = None
+
+    def cross_entropy(self, label_smoothing: float = 0.0) -> Tensor:
+        """The student's mean cross entropy with its labels, a scalar: every label by its share where samples are blended."""
+        logits = self.student.logits
+        if self.mix is None:
+            return losses.cross_entropy(logits, self.labels, label_smoothing)
+        return losses.mixed_cross_entropy(logits, self.labels, self.mix.labels, self.mix.share, label_smoothing)
 
     @property
     def teacher_logits(self) -> Tensor:

@@ -57,7 +57,7 @@ class TTM(Method):
     def forward(self, batch: Batch) -> Objective:
         """The weighted sum over the batch; the tracked `distillation` is the mean of D."""
         divergence = self._divergence(batch)  # (B,)
-        hard = losses.cross_entropy(batch.student.logits, batch.labels)
+        hard = batch.cross_entropy()
         return Objective(self._total(hard, divergence.mean()), self._terms(hard, divergence))
 
     def _divergence(self, batch: Batch) -> Tensor:
@@ -104,7 +104,7 @@ class WTTM(TTM):
         assert self.mean is not None, "prepare comes before the first step"
         divergence = self._divergence(batch)  # (B,)
         power_sum = losses.power_sum(batch.teacher_logits, self.settings.temperature)  # (B,)
-        hard = losses.cross_entropy(batch.student.logits, batch.labels)
+        hard = batch.cross_entropy()
         soft = (power_sum / self.mean * divergence).mean()
         return Objective(self._total(hard, soft), {**self._terms(hard, divergence), "power_sum": power_sum.mean()})
 

@@ -1,9 +1,11 @@
 """Data: named sets prepared once, deterministic views of them, and batches. Knows no models, no Ray and no tracking."""
 
-from orchestrator.data.batches import Batches, Inputs
+from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset, Split
 from orchestrator.data.datasets import DATASETS, Source
+from orchestrator.data.memory import fits_resident
+from orchestrator.data.passes import Inputs
 from orchestrator.data.prepare import describe, prepare
 from orchestrator.data.views import Views
 
-__all__ = ["DATASETS", "Batches", "Dataset", "Inputs", "Source", "Split", "Views", "describe", "prepare"]
+__all__ = ["DATASETS", "Batches", "Dataset", "Inputs", "Source", "Split", "Views", "describe", "fits_resident", "prepare"]

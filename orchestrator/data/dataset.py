@@ -1,6 +1,7 @@
 """Prepared data as they are read: memory-mapped splits and what describes them. Knows no sources and no batches."""
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,8 +30,9 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One prepared data set. `shape` is (C, H, W); `mean` and `std` are of each channel, in 0..1.
+    """One prepared data set. `shape` is (C, H, W); `mean` and `std` are of each channel, in 0..1; `augmentation` is what is usual.
 
+    `fingerprint` is of where they come from and how they were cut, `content` of the training images and their normalisation.
     `clean_labels` (n,) are the training labels before label noise; `root` is the folder of images of folder data, else None.
     """
 
@@ -41,6 +43,7 @@ class Dataset:
     std: tuple[float, ...]
     augmentation: str
     fingerprint: str
+    content: str
     train: Split
     validation: Split
     test: Split
@@ -61,6 +64,7 @@ class Dataset:
                 std=tuple(summary["std"]),
                 augmentation=summary["augmentation"],
                 fingerprint=summary["fingerprint"],
+                content=_content(summary),
                 **{name: _open_split(folder, name, summary["sizes"][name]) for name in ("train", "validation", "test")},
                 clean_labels=np.load(folder / "train_clean_labels.npy", allow_pickle=False),
                 root=Path(summary["root"]) if summary["root"] else None,
@@ -78,6 +82,13 @@ def read_summary(folder: Path) -> dict[str, Any]:
         if not isinstance(summary, dict):
             raise ValueError("data.json holds no keys")
         return summary
+
+
+def _content(summary: dict[str, Any]) -> str:
+    """Of the bytes of arrays; of files by their names, and by the sizes and times that are in the fingerprint."""
+    decides = [summary["sha256"]["train_inputs.npy"], summary["shape"], summary["mean"], summary["std"]]
+    decides += [summary["fingerprint"]] if summary["root"] else []
+    return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
 
 
 def _open_split(folder: Path, name: str, size: int) -> Split:

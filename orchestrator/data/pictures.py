@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils import data
 
-from orchestrator.data.views import SMALLEST_AREA_FOLDER, boxes, flipped
+from orchestrator.data.augmentation import SMALLEST_AREA_FOLDER, boxes, flipped
 from orchestrator.errors import ConfigurationError
 
 CLEAN_SHARE = 224 / 256  # the clean view: the middle, as wide as 224 pixels of a short side of 256

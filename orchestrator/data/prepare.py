@@ -16,7 +16,7 @@ from orchestrator.data.parts import Labels, Part, Parts, cut, flip, statistics
 from orchestrator.data.writing import write
 from orchestrator.errors import ConfigurationError
 
-FORMAT = 1  # raised when what is written changes, so that older folders are not reused
+FORMAT = 2  # raised when what is written changes, so that older folders are not reused
 CUT, NOISE, LIMITS = 1, 2, {"train": 3, "validation": 4, "test": 5}  # one stream of random numbers for each purpose
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # folder: what pretrained weights expect, without decoding everything
 
@@ -39,8 +39,13 @@ def prepare(config: Data, store: Path, seed: int) -> Path:
 def describe(config: Data, store: Path, seed: int) -> dict[str, Any]:
     """What `data.json` says or would say, the hashes aside: name, classes, shape [C, H, W], mean, std, sizes, ...
 
-    Writes and downloads nothing; raises as `prepare` does.
+    `augmentation` is that of `config`, auto resolved. Writes and downloads nothing; raises as `prepare` does.
     """
+    summary = _described(config, store, seed)
+    return summary if config.augmentation == "auto" else summary | {"augmentation": config.augmentation}
+
+
+def _described(config: Data, store: Path, seed: int) -> dict[str, Any]:
     target = _folder(config, store, seed)
     if os.path.isfile(target / "data.json"):
         return {key: value for key, value in read_summary(target).items() if key != "sha256"}
@@ -59,16 +64,11 @@ def _folder(config: Data, store: Path, seed: int) -> Path:
         "format": FORMAT,
         "name": config.name,
         "source": source.identity(config),
-        "augmentation": _augmentation(config),
         "seed": seed,
         **config.model_dump(mode="json", include={"validation", "limit", "label_noise", "size"}),
     }
     text = json.dumps(decides, sort_keys=True)
     return store / "data" / hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _augmentation(config: Data) -> str:
-    return datasets.find(config).augmentation if config.augmentation == "auto" else config.augmentation
 
 
 def _build(config: Data, store: Path, seed: int) -> tuple[Parts, Labels]:
@@ -123,7 +123,7 @@ def _summary(config: Data, parts: Parts, fingerprint: str) -> dict[str, Any]:
         "mean": mean,
         "std": std,
         "sizes": {name: len(part) for name, part in parts.splits().items()},
-        "augmentation": _augmentation(config),
+        "augmentation": datasets.find(config).augmentation,
         "label_noise": config.label_noise,
         "root": str(parts.root) if parts.root else None,
         "fingerprint": fingerprint,

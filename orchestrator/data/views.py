@@ -1,37 +1,53 @@
-"""Deterministic augmentation: the triple (seed, view, index) fixes every crop and flip. Knows no files and no batches."""
+"""Versions of a training set: the triple (seed, view, index) fixes every crop, flip and blend. Knows no files and no batches."""
 
-import math
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
+from torch import Tensor
 
+from orchestrator.config import Data
+from orchestrator.data.augmentation import NUMBERS, shifted, shifts, stretched, stretches
 from orchestrator.data.dataset import Dataset
+from orchestrator.data.mixing import MIXES, Mixing, draw
 
-VERTICAL, HORIZONTAL, FLIP, AREA, RATIO, NUMBERS = range(6)
 POLICIES = ("none", "crop", "crop_flip", "resized_crop_flip")
-SMALLEST_AREA_FOLDER = 0.08  # torchvision's RandomResizedCrop, made for photographs
-SMALLEST_AREA_ARRAYS = 0.5  # of a picture of 28 pixels 0.08 would leave a square of 8
-LARGEST_RATIO = 4 / 3
+SHIFTING = ("crop", "crop_flip")
+MIX = 2  # keeps the blends of view v apart from its crops, which are drawn from (seed, v), and from the order of epoch v
 
 
 class Views:
     """The augmented versions of a training set of `count` samples.
 
     The numbers of a view are drawn for the whole set at once, so the picture of a sample does not depend on the batch,
-    rank or trial that asks for it. `pad` is in pixels (crop, crop_flip). View None is the clean view.
+    rank or trial that asks for it. `pad` is in pixels (crop, crop_flip), `mix_alpha` that of Beta(alpha, alpha) (mixup,
+    cutmix). View None is the clean view, which is neither augmented nor blended.
     """
 
-    def __init__(self, policy: str, seed: int, count: int, pad: int) -> None:
-        assert policy in POLICIES, policy
+    def __init__(self, policy: str, seed: int, count: int, pad: int, mix: str = "none", mix_alpha: float = 1.0) -> None:
+        assert policy in POLICIES and mix in MIXES, (policy, mix)
         self.policy, self.seed, self.count, self.pad = policy, seed, count, pad
+        self.mix, self.mix_alpha = mix, mix_alpha
         self._drawn: tuple[int, NDArray[np.float64]] | None = None
 
     @classmethod
-    def of(cls, dataset: Dataset, seed: int) -> "Views":
-        """The views of a data set's training part under its own policy, padded by an eighth of the side."""
-        return cls(dataset.augmentation, seed, len(dataset.train), min(dataset.shape[1:]) // 8)
+    def of(cls, dataset: Dataset, data: Data, seed: int) -> "Views":
+        """The views of a data set's training part as `data` asks for them, padded by an eighth of the side."""
+        policy = dataset.augmentation if data.augmentation == "auto" else data.augmentation
+        return cls(policy, seed, len(dataset.train), min(dataset.shape[1:]) // 8, data.mix, data.mix_alpha)
+
+    @property
+    def varies(self) -> bool:
+        """Whether views differ at all; where not, each is the clean one."""
+        return self.policy != "none" or self.mix != "none"
+
+    def identity(self) -> dict[str, Any]:
+        """What decides how a view looks, and nothing else, as plain JSON: equal identities show equal pictures of equal data."""
+        said: dict[str, Any] = {"policy": self.policy, "mix": self.mix}
+        said |= {"seed": self.seed} if self.varies else {}
+        said |= {"pad": self.pad} if self.policy in SHIFTING else {}
+        return said | ({"mix_alpha": self.mix_alpha} if self.mix != "none" else {})
 
     def numbers(self, view: int) -> NDArray[np.float64]:
         """(count, 5) uniform in [0, 1): vertical place, horizontal place, flip, area, ratio; kept for the last view drawn."""
@@ -39,61 +55,26 @@ class Views:
             self._drawn = view, np.random.default_rng([self.seed, view]).random((self.count, NUMBERS))
         return self._drawn[1]
 
-    def apply(self, view: int | None, index: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """The pictures (B, H, W, C) uint8 of the samples `index` (B,) int64 in a view, from their `images` (B, H, W, C) uint8.
+    def places(self, view: int | None, height: int, width: int) -> Tensor | None:
+        """For every sample what `augment` does to its picture of `height` x `width` pixels; None where that is nothing.
 
-        `index` on the CPU spares a wait for the device on which `images` are.
+        (count,) int64 for crops, (count, 2, 3) float32 for resized crops.
         """
         if view is None or self.policy == "none":
-            return images
-        numbers = self.numbers(view)[index.cpu().numpy()]
-        if self.policy == "resized_crop_flip":
-            return _resized(images, numbers)
-        return _shifted(images, numbers, self.pad, flips=self.policy == "crop_flip")
+            return None
+        if self.policy in SHIFTING:
+            return torch.from_numpy(shifts(self.numbers(view), height, width, self.pad, flips=self.policy == "crop_flip"))
+        return torch.from_numpy(stretches(self.numbers(view), height, width))
 
+    def augment(self, images: Tensor, places: Tensor) -> Tensor:
+        """The pictures (B, H, W, C) uint8 of `images` (B, H, W, C) uint8, on their device, from their rows of `places`."""
+        if self.policy in SHIFTING:
+            return shifted(images, places, self.pad, flips=self.policy == "crop_flip")
+        return stretched(images, places)
 
-def boxes(numbers: NDArray[np.float64], height: int, width: int, smallest_area: float) -> NDArray[np.float64]:
-    """(B, 4) left, top, right, bottom in pixels of a crop of random area and ratio, from `numbers` (B, 5).
-
-    As torchvision's RandomResizedCrop, but a side that does not fit is shortened instead of being drawn again: each
-    crop needs the same count of numbers.
-    """
-    area = height * width * (smallest_area + (1 - smallest_area) * numbers[:, AREA])
-    ratio = np.exp((2 * numbers[:, RATIO] - 1) * math.log(LARGEST_RATIO))
-    crop_width, crop_height = np.minimum(np.sqrt(area * ratio), width), np.minimum(np.sqrt(area / ratio), height)
-    left, top = numbers[:, HORIZONTAL] * (width - crop_width), numbers[:, VERTICAL] * (height - crop_height)
-    return np.stack([left, top, left + crop_width, top + crop_height], axis=1)
-
-
-def flipped(numbers: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """(B,) whether a sample is mirrored, from `numbers` (B, 5)."""
-    mirrored: NDArray[np.bool_] = numbers[:, FLIP] < 0.5
-    return mirrored
-
-
-def _shifted(images: torch.Tensor, numbers: NDArray[np.float64], pad: int, flips: bool) -> torch.Tensor:
-    """Padded by `pad` zeros on each side and cut back to size: one gather of pixels for the whole batch."""
-    batch, height, width, channels = images.shape
-    rows = np.arange(height) + np.floor(numbers[:, [VERTICAL]] * (2 * pad + 1)).astype(np.int64)
-    columns = np.arange(width) + np.floor(numbers[:, [HORIZONTAL]] * (2 * pad + 1)).astype(np.int64)
-    if flips:
-        columns = np.where(flipped(numbers)[:, None], columns[:, ::-1], columns)
-    tall, wide = height + 2 * pad, width + 2 * pad
-    pixels = (np.arange(batch)[:, None, None] * tall + rows[:, :, None]) * wide + columns[:, None, :]
-    padded = functional.pad(images, (0, 0, pad, pad, pad, pad)).reshape(-1, channels)
-    return padded.index_select(0, torch.from_numpy(pixels.ravel()).to(images.device, non_blocking=True)).view(images.shape)
-
-
-def _resized(images: torch.Tensor, numbers: NDArray[np.float64]) -> torch.Tensor:
-    """A crop of each image, stretched back to its size, bilinear."""
-    _, height, width, _ = images.shape
-    left, top, right, bottom = boxes(numbers, height, width, SMALLEST_AREA_ARRAYS).T
-    theta = np.zeros((len(numbers), 2, 3), dtype=np.float32)
-    theta[:, 0, 0], theta[:, 0, 2] = (right - left) / width, (left + right) / width - 1
-    theta[:, 1, 1], theta[:, 1, 2] = (bottom - top) / height, (top + bottom) / height - 1
-    theta[flipped(numbers), 0, 0] *= -1
-    planes = images.permute(0, 3, 1, 2).float()
-    placed = torch.from_numpy(theta).to(images.device, non_blocking=True)
-    grid = functional.affine_grid(placed, list(planes.shape), align_corners=False)
-    resized = functional.grid_sample(planes, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return resized.round_().to(torch.uint8).permute(0, 2, 3, 1)
+    def mixing(self, view: int | None, height: int, width: int) -> Mixing | None:
+        """For every sample the partner and the share with which its picture is blended; None where it is not."""
+        if view is None or self.mix == "none":
+            return None
+        generator = np.random.default_rng([self.seed, view, MIX])
+        return draw(self.mix, self.mix_alpha, generator, self.count, height, width)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from orchestrator.config import Data
 from orchestrator.data import Batches, Dataset, Inputs, Views, prepare
-from orchestrator.data.views import FLIP, boxes
+from orchestrator.data.augmentation import FLIP, boxes
 from orchestrator.errors import ConfigurationError
 
 FASHION = Path(os.environ.get("FASHION_MNIST", Path(__file__).parents[3] / "shared" / "data" / "FashionMNIST"))
@@ -21,7 +21,7 @@ FASHION = Path(os.environ.get("FASHION_MNIST", Path(__file__).parents[3] / "shar
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:
-    return opened(tmp_path, npz(tmp_path), augmentation="crop_flip")
+    return opened(tmp_path, npz(tmp_path))
 
 
 @pytest.fixture
@@ -30,8 +30,13 @@ def files(tmp_path: Path) -> Dataset:
     return Dataset.open(prepare(config, tmp_path, 0))
 
 
+def views(dataset: Dataset) -> Views:
+    """Crops and flips of arrays, resized crops of files."""
+    return Views.of(dataset, Data(augmentation="crop_flip" if dataset.root is None else "auto"), 0)
+
+
 def batches(dataset: Dataset, size: int = 16, rank: int = 0, world_size: int = 1, seed: int = 0, workers: int = 0) -> Batches:
-    return Batches(dataset, Views.of(dataset, 0), size, seed, rank, world_size, loader_workers=workers)
+    return Batches(dataset, views(dataset), size, seed, rank, world_size, loader_workers=workers)
 
 
 def indices(passed: list[Inputs]) -> list[int]:
@@ -77,6 +82,34 @@ def test_training_and_an_ordered_pass_show_the_same_picture_of_a_view(dataset: D
         assert torch.equal(batch.inputs, ordered[batch.index])
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 4, 5])
+def test_full_blocks_of_all_ranks_cover_the_training_part_in_order(dataset: Dataset, world_size: int) -> None:
+    ranks = [list(batches(dataset, 20, rank, world_size).full_blocks(5)) for rank in range(world_size)]
+    assert {len(one) for one in ranks} == {-(-6 // world_size)}, "102 samples are 6 blocks of 20"
+    dealt = [block for turn in zip(*ranks, strict=True) for block in turn]
+    assert all(len(block.index) == 20 for block in dealt)
+    assert indices(dealt[:6]) == [*range(102), *range(18)]
+    assert all(torch.equal(block.index, dealt[5].index) for block in dealt[6:]), "a rank without a block repeats the last one"
+
+
+@pytest.mark.parametrize("mix", ["none", "mixup", "cutmix"])
+@pytest.mark.parametrize("resident", [False, True])
+def test_full_blocks_show_what_training_sees(dataset: Dataset, mix: str, resident: bool) -> None:
+    made = Batches(dataset, Views("crop_flip", 0, 102, 1, mix), 20, 0, 1, 2, resident=resident)
+    seen = {
+        index: picture for batch in made.full_blocks(5) for index, picture in zip(batch.index.tolist(), batch.inputs, strict=True)
+    }
+    taken = [
+        (index, picture) for batch in made.train(1, 5) for index, picture in zip(batch.index.tolist(), batch.inputs, strict=True)
+    ]
+    known = [(index, picture) for index, picture in taken if index in seen]
+    assert len(known) > 10 and all(torch.equal(seen[index], picture) for index, picture in known)
+
+
+def test_full_blocks_of_a_part_that_goes_up_repeat_nothing(dataset: Dataset) -> None:
+    assert indices(list(batches(dataset, 51).full_blocks(None))) == list(range(102))
+
+
 def test_inputs_are_the_normalised_images(dataset: Dataset) -> None:
     seen = torch.cat([batch.inputs for batch in batches(dataset).ordered("train")])
     expected = (np.asarray(dataset.train.inputs) / 255 - np.array(dataset.mean)) / np.array(dataset.std)
@@ -85,14 +118,14 @@ def test_inputs_are_the_normalised_images(dataset: Dataset) -> None:
 
 
 def test_channels_last_is_a_matter_of_memory_alone(dataset: Dataset) -> None:
-    last = Batches(dataset, Views.of(dataset, 0), 16, 0, channels_last=True)
+    last = Batches(dataset, views(dataset), 16, 0, channels_last=True)
     for one, other in zip(last.train(0, 1), batches(dataset).train(0, 1), strict=True):
         assert one.inputs.is_contiguous(memory_format=torch.channels_last) and torch.equal(one.inputs, other.inputs)
 
 
 def test_the_index_stays_on_the_host(dataset: Dataset) -> None:
     """Whoever looks something up by it would otherwise wait for all that the device has still to do."""
-    away = Batches(dataset, Views.of(dataset, 0), 16, 0, device=torch.device("meta"))
+    away = Batches(dataset, views(dataset), 16, 0, device=torch.device("meta"))
     for batch, near in zip(away.train(0, 1), batches(dataset).train(0, 1), strict=True):
         assert batch.inputs.is_meta and batch.labels.is_meta and torch.equal(batch.index, near.index)
 
@@ -161,7 +194,7 @@ def test_a_file_is_cut_by_the_numbers_of_its_own_index(files: Dataset) -> None:
     seen = torch.cat([batch.inputs for batch in batches(files, 4).ordered("train", 3)]).permute(0, 2, 3, 1)
     pixels = 255 * (seen * torch.tensor(files.std) + torch.tensor(files.mean))
     assert files.root is not None
-    for index, row in enumerate(Views.of(files, 0).numbers(3)):
+    for index, row in enumerate(views(files).numbers(3)):
         image = Image.open(files.root / os.fsdecode(files.train.inputs[index]))
         box = boxes(row[None], image.height, image.width, 0.08)[0]
         cut = np.asarray(image.resize((16, 16), Image.Resampling.BILINEAR, box=(box[0], box[1], box[2], box[3])))

@@ -106,11 +106,10 @@ def test_each_setting_that_matters_has_a_folder_of_its_own(tmp_path: Path) -> No
         {"validation": 0.3},
         {"limit": Limit(train=40)},
         {"label_noise": 0.1},
-        {"augmentation": "crop"},
     ]
     folders = {prepare(Data(name="npz", path=file, **change), tmp_path, 0) for change in changes}
     assert len(folders) == len(changes)
-    same = Data(name="npz", path=file, views=3, loader_workers=0, augmentation="none")
+    same = Data(name="npz", path=file, views=3, loader_workers=0, augmentation="crop", mix="cutmix", mix_alpha=0.5, resident=True)
     assert prepare(same, tmp_path, 0) in folders
 
 
@@ -157,6 +156,15 @@ def test_describe_says_what_prepare_writes_and_writes_nothing(tmp_path: Path) ->
     assert before["sizes"] == {"train": 40, "validation": 18, "test": 40} and before["shape"] == [3, 8, 8]
     written = json.loads((prepare(config, store, 0) / "data.json").read_text())
     assert describe(config, store, 0) == before == {key: value for key, value in written.items() if key != "sha256"}
+
+
+def test_describe_says_the_policy_that_is_asked_for_and_the_data_keep_their_usual_one(tmp_path: Path) -> None:
+    config, asked = (Data(name="npz", path=npz(tmp_path), augmentation=policy) for policy in ("auto", "crop"))
+    for prepared in (False, True):
+        assert describe(config, tmp_path / "store", 0)["augmentation"] == "none"
+        assert describe(asked, tmp_path / "store", 0)["augmentation"] == "crop"
+        if not prepared:
+            assert Dataset.open(prepare(asked, tmp_path / "store", 0)).augmentation == "none"
 
 
 def test_mean_and_deviation_are_those_of_the_training_part(tmp_path: Path) -> None:

@@ -7,15 +7,20 @@ from data_made import images
 from numpy.typing import NDArray
 
 from orchestrator.data import Views
-from orchestrator.data.views import FLIP, HORIZONTAL, VERTICAL, boxes
+from orchestrator.data.augmentation import FLIP, HORIZONTAL, VERTICAL, boxes
 
 COUNT = 40
 AUGMENTING = ["crop", "crop_flip", "resized_crop_flip"]
 
 
+def seen(views: Views, view: int | None, index: list[int], whole: torch.Tensor) -> torch.Tensor:
+    """The pictures of the samples `index` in a view, from the images (n, H, W, C) of all."""
+    places = views.places(view, *whole.shape[1:3])
+    return whole[index] if places is None else views.augment(whole[index], places[index].to(whole.device))
+
+
 def pictures(views: Views, view: int | None, index: list[int]) -> torch.Tensor:
-    whole = torch.from_numpy(images(COUNT))
-    return views.apply(view, torch.tensor(index), whole[index])
+    return seen(views, view, index, torch.from_numpy(images(COUNT)))
 
 
 @pytest.mark.parametrize("policy", AUGMENTING)
@@ -66,7 +71,7 @@ def slow(image: NDArray[np.uint8], row: NDArray[np.float64], pad: int, flips: bo
 def test_crops_agree_with_a_slow_reference(flips: bool, shape: tuple[int, ...]) -> None:
     whole = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     views = Views("crop_flip" if flips else "crop", 1, COUNT, 2)
-    fast = views.apply(0, torch.arange(COUNT), torch.from_numpy(whole)).numpy()
+    fast = seen(views, 0, list(range(COUNT)), torch.from_numpy(whole)).numpy()
     expected = np.stack([slow(image, row, 2, flips) for image, row in zip(whole, views.numbers(0), strict=True)])
     assert np.array_equal(fast, expected)
 
@@ -90,22 +95,22 @@ def test_a_resized_crop_of_a_ramp_is_the_ramp_over_its_box() -> None:
     side, count = 32, 50
     ramp = np.broadcast_to((4 * np.arange(side, dtype=np.uint8))[None, None, :, None], (count, side, side, 1)).copy()
     views = Views("resized_crop_flip", 0, count, 0)
-    seen = views.apply(0, torch.arange(count), torch.from_numpy(ramp)).numpy()[..., 0]
+    found = seen(views, 0, list(range(count)), torch.from_numpy(ramp)).numpy()[..., 0]
     left, _, right, _ = boxes(views.numbers(0), side, side, 0.5).T
     places = left[:, None] + (np.arange(side) + 0.5) / side * (right - left)[:, None]
     expected = 4 * np.clip(places - 0.5, 0, side - 1)
     mirrored = views.numbers(0)[:, FLIP] < 0.5
     expected[mirrored] = expected[mirrored, ::-1]
-    assert np.abs(seen - expected[:, None, :]).max() <= 0.51
+    assert np.abs(found - expected[:, None, :]).max() <= 0.51
 
 
 def test_resizing_leaves_a_constant_image_alone() -> None:
     grey = torch.full((COUNT, 8, 8, 3), 77, dtype=torch.uint8)
-    assert torch.equal(Views("resized_crop_flip", 0, COUNT, 0).apply(0, torch.arange(COUNT), grey), grey)
+    assert torch.equal(seen(Views("resized_crop_flip", 0, COUNT, 0), 0, list(range(COUNT)), grey), grey)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("policy", ["crop", "crop_flip"])
 def test_a_picture_is_the_same_on_the_gpu(policy: str) -> None:
-    views, index, whole = Views(policy, 0, COUNT, 2), torch.arange(COUNT), torch.from_numpy(images(COUNT))
-    assert torch.equal(views.apply(0, index, whole.cuda()).cpu(), views.apply(0, index, whole))
+    views, index, whole = Views(policy, 0, COUNT, 2), list(range(COUNT)), torch.from_numpy(images(COUNT))
+    assert torch.equal(seen(views, 0, index, whole.cuda()).cpu(), seen(views, 0, index, whole))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods import METHODS, Batch, Method, Objective, Output, Progress, SettingsError, allowed
+from methods import METHODS, Batch, Method, Mix, Objective, Output, Progress, SettingsError, allowed
 
 Field = dataclasses.Field[Any]
 
@@ -163,6 +163,8 @@ def _reordered(batch: Batch, order: Tensor) -> Batch:
     def move(value: Any) -> Any:
         if isinstance(value, Output):
             return Output(value.logits[order], value.features[order])
+        if isinstance(value, Mix):
+            return Mix(value.labels[order], value.share[order])
         return None if value is None else value[order]
 
     return Batch(**{item.name: move(getattr(batch, item.name)) for item in fields(batch)})

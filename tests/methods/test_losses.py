@@ -38,6 +38,44 @@ def test_cross_entropy_without_labels_is_a_zero_that_can_be_followed() -> None:
     assert torch.equal(slope, torch.zeros_like(z))
 
 
+MIXED_LABELS = torch.tensor([2, -1, 0, -1, 6]), torch.tensor([1, 3, -1, -1, 6])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_mixed_cross_entropy_is_the_mean_over_the_labelled_shares(smoothing: float) -> None:
+    z, share = logits(4), torch.tensor([0.3, 0.6, 0.9, 0.5, 0.25])
+    total, counted = 0.0, 0.0
+    for index, pair in enumerate(zip(*(labels.tolist() for labels in MIXED_LABELS), strict=True)):
+        for label, weight in zip(pair, (share[index].item(), 1 - share[index].item()), strict=True):
+            if label >= 0:
+                log_q = [value - z[index].logsumexp(0).item() for value in z[index].tolist()]
+                total -= weight * ((1 - smoothing) * log_q[label] + smoothing / 7 * sum(log_q))
+                counted += weight
+    found = losses.mixed_cross_entropy(z, *MIXED_LABELS, share, smoothing)
+    assert found.item() == pytest.approx(total / counted, rel=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_gradients_of_mixed_cross_entropy_agree_with_finite_differences(smoothing: float) -> None:
+    z, share = logits(6).requires_grad_(), torch.tensor([0.0, 0.6, 1.0, 0.5, 0.25], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda z: losses.mixed_cross_entropy(z, *MIXED_LABELS, share, smoothing), (z,))
+
+
+@pytest.mark.parametrize(
+    ("labels", "partners", "share"),
+    [([-1] * 5, [-1] * 5, [0.5] * 5), ([-1] * 5, [1] * 5, [1.0] * 5), ([1] * 5, [-1] * 5, [0.0] * 5)],
+    ids=["no label", "no share of the labelled partners", "no share of the labelled samples"],
+)
+def test_mixed_cross_entropy_without_labels_is_a_zero_that_can_be_followed(
+    labels: list[int], partners: list[int], share: list[float]
+) -> None:
+    z = logits(5).requires_grad_()
+    loss = losses.mixed_cross_entropy(z, torch.tensor(labels), torch.tensor(partners), torch.tensor(share))
+    (slope,) = torch.autograd.grad(loss, z)
+    assert loss.item() == 0
+    assert torch.equal(slope, torch.zeros_like(z))
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 10.0])
 def test_gradients_agree_with_finite_differences(temperature: float) -> None:
     v, z = logits(6), logits(7).requires_grad_()

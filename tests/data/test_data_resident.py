@@ -1,0 +1,166 @@
+"""Data that lie on the device: the same batches, nothing read again, and a limit. Knows no models."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from data_made import folder, npz, opened
+
+from orchestrator.config import Data
+from orchestrator.data import Batches, Dataset, Inputs, Split, Views, fits_resident, memory, prepare
+
+POLICIES = ["none", "crop", "crop_flip", "resized_crop_flip"]
+MIXES = ["none", "mixup", "cutmix"]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept() -> Iterator[None]:
+    memory._kept.clear()
+    yield
+    memory._kept.clear()
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    return opened(tmp_path, npz(tmp_path))
+
+
+def batches(dataset: Dataset, resident: bool, policy: str = "crop_flip", mix: str = "none", **given: Any) -> Batches:
+    views = Views(policy, 0, len(dataset.train), 1, mix)
+    return Batches(dataset, views, 16, 0, resident=resident, **given)
+
+
+def every_pass(made: Batches) -> Iterator[Inputs]:
+    parts = (made.ordered("validation"), made.ordered("test"), made.ordered("train"), made.ordered("train", 2))
+    return chain(made.train(1, 2), made.train(1, None), made.full_blocks(2), *parts)
+
+
+def tensors(batch: Inputs) -> list[torch.Tensor]:
+    return [batch.index, batch.inputs, batch.labels, *(batch.mix or ())]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("mix", MIXES)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_resident_data_give_the_same_bits(dataset: Dataset, policy: str, mix: str, channels_last: bool) -> None:
+    near, mapped = (batches(dataset, resident, policy, mix, channels_last=channels_last) for resident in (True, False))
+    for one, other in zip(every_pass(near), every_pass(mapped), strict=True):
+        assert (one.mix is None) == (other.mix is None)
+        for mine, its in zip(tensors(one), tensors(other), strict=True):
+            assert torch.equal(mine, its) and mine.stride() == its.stride()
+
+
+def unreadable(dataset: Dataset) -> Dataset:
+    """The same data, of which no image can be read any more."""
+
+    class Gone:
+        nbytes = 0
+
+        def __array__(self, *_: Any, **__: Any) -> Any:
+            raise AssertionError("the images were read again")
+
+        def __getitem__(self, _: Any) -> Any:
+            raise AssertionError("the images were read again")
+
+    def emptied(split: Split) -> Split:
+        return Split(Gone(), split.labels)  # type: ignore[arg-type]
+
+    return replace(dataset, train=emptied(dataset.train), validation=emptied(dataset.validation), test=emptied(dataset.test))
+
+
+def test_images_are_read_once_whoever_makes_batches_of_them(dataset: Dataset) -> None:
+    seen = [batch.inputs for batch in every_pass(batches(dataset, True))]
+    for again, batch in zip(seen, every_pass(batches(unreadable(dataset), True)), strict=True):
+        assert torch.equal(again, batch.inputs)
+    with pytest.raises(AssertionError, match="read again"):
+        next(iter(batches(unreadable(dataset), False).train(0, 0)))
+
+
+def test_one_data_set_is_kept_at_a_time(dataset: Dataset) -> None:
+    list(every_pass(batches(dataset, True)))
+    assert {key[:2] for key in memory._kept} == {(dataset.fingerprint, part) for part in ("train", "validation", "test")}
+    list(batches(replace(dataset, fingerprint="other"), True).ordered("test"))
+    assert {key[:2] for key in memory._kept} == {("other", "test")}
+
+
+def test_a_copy_in_chunks_is_the_whole(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "CHUNK", 10)
+    assert np.array_equal(memory.resident(dataset, "train", CPU).numpy(), dataset.train.inputs)
+
+
+def test_mapped_data_are_not_copied_as_a_whole(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_copied", lambda *_: pytest.fail("the whole part was copied"))
+    list(every_pass(batches(dataset, False)))
+    assert not memory._kept
+
+
+def test_everything_of_a_batch_lies_on_the_device_of_resident_data(dataset: Dataset) -> None:
+    """The meta device stands for one that is not the host."""
+    away = batches(dataset, True, mix="cutmix", device=torch.device("meta"))
+    for batch in away.train(0, 1):
+        assert all(tensor.is_meta for tensor in tensors(batch)) and len(tensors(batch)) == 5
+
+
+def test_files_are_decoded_all_the_same(tmp_path: Path) -> None:
+    config = Data(name="folder", path=folder(tmp_path / "images", ("train", "val", "test")), size=16)
+    files = Dataset.open(prepare(config, tmp_path, 0))
+    for near, mapped in zip(
+        *(Batches(files, Views("crop", 0, 12, 2), 4, 0, resident=r).train(0, 1) for r in (True, False)), strict=True
+    ):
+        assert torch.equal(near.inputs, mapped.inputs) and torch.equal(near.index, mapped.index)
+    assert not memory._kept
+    assert not fits_resident(files, torch.device("cuda"))
+
+
+@pytest.mark.parametrize(("free", "fits"), [(4, True), (3.9, False)])
+def test_a_quarter_of_the_free_memory_is_the_limit(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, free: float, fits: bool
+) -> None:
+    size = sum(dataset.split(name).inputs.nbytes for name in ("train", "validation", "test"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free * size), 10**12))
+    assert fits_resident(dataset, torch.device("cuda", 0)) == fits
+    assert not fits_resident(dataset, CPU)
+
+
+def test_data_that_lie_there_already_fit(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take from the free memory themselves, and the next trial must not be sent back to the host for that."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 10**12))
+    device = torch.device("cuda", 0)
+    assert not fits_resident(dataset, device)
+    memory._kept[dataset.fingerprint, "train", device] = torch.empty(0)
+    assert fits_resident(dataset, device)
+
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+@gpu
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("mix", MIXES)
+def test_a_resident_pass_never_waits_for_the_gpu(dataset: Dataset, policy: str, mix: str) -> None:
+    device = torch.device("cuda", 0)
+    near = batches(dataset, True, policy, mix, device=device)
+    list(every_pass(near))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        passed = list(near.train(0, 1))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(tensor.device == device for batch in passed for tensor in tensors(batch))
+
+
+@gpu
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("mix", MIXES)
+def test_a_gpu_sees_the_same_pictures_resident_or_not(dataset: Dataset, policy: str, mix: str) -> None:
+    device = torch.device("cuda", 0)
+    near, sent = (batches(dataset, resident, policy, mix, device=device) for resident in (True, False))
+    for one, other in zip(every_pass(near), every_pass(sent), strict=True):
+        assert one.index.device == device and other.index.device == CPU
+        assert all(torch.equal(mine.cpu(), its.cpu()) for mine, its in zip(tensors(one), tensors(other), strict=True))

@@ -1,0 +1,125 @@
+"""What every method keeps when samples are blended: the labels count by their shares. Knows no method by name."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from methods import METHODS, Batch, Mix, losses
+
+SIZE = 8
+PARTNERS = torch.arange(SIZE).roll(3)
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+def mixed(batch: Batch, share: float | Tensor, partners: Tensor | None = None) -> Batch:
+    """The batch with a share of each sample's own label; the other label is that of a partner in the batch."""
+    labels = batch.labels[PARTNERS] if partners is None else partners
+    return replace(batch, mix=Mix(labels, torch.as_tensor(share, dtype=torch.float32).expand(SIZE)))
+
+
+def some_unlabelled(batch: Batch) -> Batch:
+    return replace(batch, labels=torch.where(torch.arange(SIZE) % 3 == 0, -1, batch.labels))
+
+
+def test_without_a_mix_the_cross_entropy_is_the_plain_one_to_the_bit(prepare: Any, make_batch: Any) -> None:
+    batch = some_unlabelled(make_batch(prepare("cross_entropy")))
+    for smoothing in (0.0, 0.1):
+        plain = losses.cross_entropy(batch.student.logits, batch.labels, smoothing)
+        assert torch.equal(batch.cross_entropy(smoothing), plain)
+
+
+@every_method
+def test_a_share_of_one_is_no_mix(name: str, prepare: Any, make_batch: Any) -> None:
+    method = prepare(name)
+    for batch in (make_batch(method), some_unlabelled(make_batch(method))):
+        plain, whole = method(batch), method(mixed(batch, 1.0))
+        torch.testing.assert_close(whole.loss, plain.loss)
+        torch.testing.assert_close(whole.terms, plain.terms)
+
+
+@every_method
+def test_a_share_of_zero_is_the_label_of_the_partner(name: str, prepare: Any, make_batch: Any) -> None:
+    method = prepare(name)
+    for batch in (make_batch(method), some_unlabelled(make_batch(method))):
+        partner, nothing = method(replace(batch, labels=batch.labels[PARTNERS])), method(mixed(batch, 0.0))
+        torch.testing.assert_close(nothing.loss, partner.loss)
+        torch.testing.assert_close(nothing.terms, partner.terms)
+
+
+@every_method
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.9])
+def test_the_loss_is_linear_in_the_share(name: str, share: float, prepare: Any, make_batch: Any) -> None:
+    method = prepare(name)
+    batch = make_batch(method)
+    own, partner = (method(mixed(batch, end)).loss for end in (1.0, 0.0))
+    torch.testing.assert_close(method(mixed(batch, share)).loss, share * own + (1 - share) * partner)
+
+
+@every_method
+def test_each_sample_has_a_share_of_its_own(name: str, prepare: Any, make_batch: Any) -> None:
+    """The hard term of a blend is the mean over the hard terms of its samples alone."""
+    method = prepare(name)
+    batch, share = make_batch(method), torch.linspace(0, 1, SIZE)
+    one_by_one = [
+        losses.cross_entropy(batch.student.logits[[i]], labels[[i]]) * weight[i]
+        for labels, weight in ((batch.labels, share), (batch.labels[PARTNERS], 1 - share))
+        for i in range(SIZE)
+    ]
+    torch.testing.assert_close(mixed(batch, share).cross_entropy(), torch.stack(one_by_one).sum() / SIZE)
+    change = method(mixed(batch, share)).loss - method(batch).loss
+    hard = mixed(batch, share).cross_entropy() - batch.cross_entropy()
+    whole = method(mixed(batch, 0.0)).loss - method(batch).loss
+    swapped = mixed(batch, 0.0).cross_entropy() - batch.cross_entropy()
+    torch.testing.assert_close(change * swapped, hard * whole, rtol=1e-4, atol=1e-5)
+
+
+@every_method
+def test_labels_that_are_missing_on_either_side_do_not_count(name: str, prepare: Any, make_batch: Any) -> None:
+    method = prepare(name)
+    batch = make_batch(method)
+    own_alone = method(mixed(batch, 0.3, torch.full((SIZE,), -1)))
+    torch.testing.assert_close(own_alone.loss, method(batch).loss)
+    partner_alone = method(mixed(replace(batch, labels=torch.full((SIZE,), -1)), 0.3, batch.labels))
+    torch.testing.assert_close(partner_alone.loss, method(batch).loss)
+
+
+@every_method
+def test_the_gradient_of_a_blend_is_finite_without_any_label(name: str, prepare: Any, make_batch: Any) -> None:
+    method = prepare(name)
+    batch = make_batch(method)
+    none = torch.full((SIZE,), -1)
+    objective = method(mixed(replace(batch, labels=none), 0.3, none))
+    (slope,) = torch.autograd.grad(objective.loss, batch.student.logits)
+    assert objective.loss.isfinite() and slope.isfinite().all()
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_logits_of_a_blend_give_a_float32_loss(name: str, dtype: torch.dtype, prepare: Any, make_batch: Any) -> None:
+    method = prepare(name)
+    half = mixed(make_batch(method, dtype=dtype), 0.4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        objective = method(half)
+    assert objective.loss.dtype == torch.float32 and objective.loss.isfinite()
+
+
+@every_method
+def test_order_of_a_blended_batch_does_not_matter(name: str, prepare: Any, make_batch: Any) -> None:
+    method = prepare(name)
+    batch = mixed(make_batch(method), torch.linspace(0, 1, SIZE))
+    assert batch.mix is not None
+    order = torch.randperm(SIZE, generator=torch.Generator().manual_seed(5))
+    teacher = batch.teacher and type(batch.teacher)(*(part[order] for part in batch.teacher))
+    moved = replace(
+        batch,
+        labels=batch.labels[order],
+        index=batch.index[order],
+        inputs=batch.inputs[order],  # type: ignore[index]
+        student=type(batch.student)(*(part[order] for part in batch.student)),
+        teacher=teacher,
+        mix=Mix(batch.mix.labels[order], batch.mix.share[order]),
+    )
+    torch.testing.assert_close(prepare(name)(moved).loss, method(batch).loss)
