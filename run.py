@@ -75,12 +75,14 @@ def teacher(
     config: Config = DEFAULT,
     set_: Set = None,
     store: Store = Path("runs"),
+    seed: Seed = None,
+    fill: Annotated[bool, typer.Option("--fill", help="Then fill the cache with its logits of all views.")] = False,
     local: Local = False,
     dry_run: DryRun = False,
     debug: Debug = False,
 ) -> None:
     """Fit the teacher alone, or load and check it."""
-    _call("teacher", debug, config=config, pairs=set_ or [], store=store, local=local, dry_run=dry_run)
+    _call("teacher", debug, config=config, pairs=set_ or [], store=store, seed=seed, fill=fill, local=local, dry_run=dry_run)
 
 
 @app.command()

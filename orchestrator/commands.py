@@ -5,15 +5,19 @@ import re
 import shlex
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from orchestrator import errors
-from orchestrator.config import Configuration, build, load
+from orchestrator.config import Configuration, Teacher, build, load
 from orchestrator.errors import ConfigurationError
 from orchestrator.records import Sweep
 from orchestrator.store import Store
 from orchestrator.sweep.space import searched
+
+if TYPE_CHECKING:
+    from orchestrator.preflight import Prepared
 
 console = Console()
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
@@ -45,18 +49,26 @@ def train(config: Path, pairs: list[str], store: Path, name: str | None, seed: i
     return _begin(Store.open(store), load(config, pairs, seed=seed), "train", name, dry_run, local)
 
 
-def teacher(config: Path, pairs: list[str], store: Path, local: bool, dry_run: bool) -> int:
-    """Fit the teacher, or load and check the one that was given."""
+def teacher(config: Path, pairs: list[str], store: Path, seed: int | None, fill: bool, local: bool, dry_run: bool) -> int:
+    """Fit the teacher, or load and check the one that was given; then fill its cache, if asked."""
     from orchestrator.preflight import prepared, show_plan
     from orchestrator.sweep.conduct import bring_teacher
+    from orchestrator.teacher_display import TeacherDisplay
 
-    opened, configuration = Store.open(store), load(config, pairs)
+    opened, configuration = Store.open(store), load(config, pairs, seed=seed)
     if configuration.teacher is None:
         raise ConfigurationError("teacher is null: set teacher.network.name, or take another --config")
     if dry_run:
         show_plan(opened, configuration, "teacher", local, console)
         return errors.OK
-    folder, card, cost_s = bring_teacher(opened, configuration, prepared(opened, configuration, "teacher", local), local, console)
+    begun = prepared(opened, configuration, "teacher", local)
+    if fill and begun.asked and not begun.asked.folder:
+        raise ConfigurationError(f"--fill: the teacher is {begun.asked.words}: {_way_to_a_cache(configuration.teacher)}")
+    with TeacherDisplay(console) as display:
+        filling = display if fill else None
+        folder, card, cost_s = bring_teacher(opened, begun.configuration, begun.data, display, local, begun.asked, filling)
+        if fill:
+            display.end()
     console.print(
         f"teacher {card['network']['name']} on {card['data']}: {folder} ({cost_s:.1f} s)", soft_wrap=True, highlight=False
     )
@@ -64,6 +76,12 @@ def teacher(config: Path, pairs: list[str], store: Path, local: bool, dry_run: b
         if key in card["metrics"]:
             console.print(f"  {key} {card['metrics'][key]:.4f}", highlight=False)
     return errors.OK
+
+
+def _way_to_a_cache(teacher: Teacher) -> str:
+    if teacher.mode == "online":
+        return "set teacher.mode=cached"
+    return "raise teacher.cache_gib, lower data.views, or name another folder with teacher.cache"
 
 
 def methods() -> int:
@@ -118,8 +136,8 @@ def _begin(store: Store, configuration: Configuration, kind: str, name: str | No
     if dry_run:
         show_plan(store, configuration, kind, local, console)
         return errors.OK
-    data = prepared(store, configuration, kind, local)
-    return _conduct(store, Sweep.create(folder, configuration, kind), data, local, resume=False)
+    begun = prepared(store, configuration, kind, local)
+    return _conduct(store, Sweep.create(folder, begun.configuration, kind), begun, local, resume=False)
 
 
 def _name(configuration: Configuration, kind: str) -> str:
@@ -147,16 +165,18 @@ def _resume(store: Store, name: str, trials: int | None, changes: list[str]) -> 
     return _conduct(store, found, prepared(store, found.configuration, found.kind, local=False), local=False, resume=True)
 
 
-def _conduct(store: Store, found: Sweep, data: Path, local: bool, resume: bool) -> int:
-    from orchestrator.display import Display, summary
+def _conduct(store: Store, found: Sweep, begun: "Prepared", local: bool, resume: bool) -> int:
+    from orchestrator.display import Display, costs, summary
     from orchestrator.sweep.conduct import conduct
 
     where = f" --store {shlex.quote(str(store.root))}" if store.root != Path("runs").resolve() else ""
     with Display(found, console) as display:
-        conduct(found, store, data, display, local, resume)
+        conduct(found, store, begun.data, begun.asked, display, local, resume)
     commands = {"status": f"python run.py status {found.name}{where}", "open MLflow": f"python run.py ui{where}"}
     if found.state == "interrupted":
         commands["resume"] = f"python run.py sweep --resume {found.name}{where}"
+    if found.kind == "train":
+        costs(display, console)
     summary(found, console, commands)
     if found.state == "interrupted":
         return errors.INTERRUPTED

@@ -83,7 +83,9 @@ class Data(Section):
     augmentation: Literal["auto", "none", "crop", "crop_flip", "resized_crop_flip"] = Field(
         "auto", description="auto takes what is usual for the data set"
     )
-    mix: Literal["none", "mixup", "cutmix"] = Field("none", description="blend each training image with another one of its view")
+    mix: Literal["none", "mixup", "cutmix"] = Field(
+        "none", description="blend each training image with another one of its view; the teacher is fitted so too"
+    )
     mix_alpha: Annotated[float, Field(gt=0)] = Field(
         1.0, description="of the Beta(alpha, alpha) that an image's own share is drawn from"
     )
@@ -116,7 +118,7 @@ class Training(Section):
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     gradient_clip: Annotated[float, Field(gt=0)] | None = Field(None, description="largest norm of the gradient")
     precision: Precision = Field("auto", description="auto: bfloat16 on a GPU that has it")
-    channels_last: bool | None = Field(None, description="null: where the device gains from it")
+    channels_last: bool | None = Field(None, description="null: for every network but the mlp")
     compile: bool = Field(False, description="torch.compile for the student and the teacher; needs a C++ compiler on a CPU")
 
     @model_validator(mode="after")

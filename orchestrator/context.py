@@ -2,13 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from orchestrator.errors import EnvironmentUnfitError
+
 Record = dict[str, Any]
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """Somebody asked for the end of the trial; raised on all ranks."""
 
 
 def _ignore(_: Record) -> None:
@@ -31,12 +38,12 @@ class TrialContext:
         """Whether this process writes files and reports."""
         return self.rank == 0
 
-    def share(self, value: Any = None) -> Any:
-        """The value of rank 0, on every rank."""
+    def share(self, value: Any = None, source: int = 0) -> Any:
+        """The value of one rank, on every rank."""
         if self.world_size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, 0, device=self.device)
+        dist.broadcast_object_list(box, source, device=self.device)
         return box[0]
 
     def total(self, values: Tensor) -> Tensor:
@@ -53,11 +60,36 @@ class TrialContext:
         dist.all_gather_object(boxes, value)
         return boxes
 
+    def together(self, action: Callable[[], T]) -> T:
+        """What the action gives on this rank; an EnvironmentUnfitError of any rank is raised on all of them."""
+        value, failure = None, ""
+        try:
+            value = action()
+        except EnvironmentUnfitError as error:
+            failure = str(error)
+        failures = [text for text in self.gather(failure) if text]
+        if failures:
+            raise EnvironmentUnfitError(failures[0])
+        return cast(T, value)
+
+    def gather_tensors(self, value: Tensor) -> list[Tensor]:
+        """The tensors of all ranks, of one shape and type, in their order, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        values = [torch.empty_like(value) for _ in range(self.world_size)]
+        dist.all_gather(values, value.contiguous())
+        return values
+
     def align_buffers(self, module: nn.Module) -> None:
         """Give every rank the buffers of rank 0: running statistics drift apart within an epoch."""
         if self.world_size > 1:
             for buffer in module.buffers():
                 dist.broadcast(buffer, 0)
+
+    def require_going_on(self) -> None:
+        """Stopped, on every rank, when somebody asked for the end of this trial."""
+        if self.should_stop():
+            raise Stopped
 
     def should_stop(self) -> bool:
         """Whether somebody asked for the end of this trial; the same answer on every rank."""

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from orchestrator.records import Sweep, Trial
 
+COSTS = ("seconds/", "cache/")
 STATES = ("complete", "running", "stopped_early", "failed")
 
 
@@ -22,6 +23,8 @@ class Display:
         self.step = ""
         self.before = sum(trial.ended for trial in sweep.trials.values())  # by an earlier run
         self.best: Trial | None = None
+        self.noted = {trial.number: len(trial.notes) for trial in sweep.trials.values()}  # how many notes were shown
+        self.costs: dict[str, float] = {}
         self.live = Live(self._frame(), console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> "Display":
@@ -53,6 +56,12 @@ class Display:
 
     def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
         """An epoch is finished; a single training says so, a sweep counts."""
+        for note in trial.notes[self.noted.get(trial.number, 0) :]:
+            self.console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+        self.noted[trial.number] = len(trial.notes)
+        for name, value in metrics.items():
+            if name.startswith(COSTS):
+                self.costs[name] = self.costs.get(name, 0.0) + value
         if self.sweep.kind == "train":
             shown = ("train/loss", "validation/accuracy", "validation/nll")
             self._say(f"epoch {epoch}: " + ", ".join(f"{name} {metrics[name]:.4f}" for name in shown))
@@ -154,6 +163,24 @@ def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
     for what, command in commands.items():
         if what != "status":
             console.print(f"{what}: {command}", highlight=False, markup=False, soft_wrap=True)
+
+
+def costs(display: Display, console: Console) -> None:
+    """Where the time of a training went, and how often the cache had what was asked for."""
+    seconds = {name.removeprefix("seconds/"): value for name, value in display.costs.items() if name.startswith("seconds/")}
+    total = seconds.pop("epoch", 0.0) + seconds.get("report", 0.0)
+    if not total:
+        return
+    seconds["rest"] = total - sum(seconds.values())
+    table = Table(title="where the time went")
+    for column in ("part", "seconds", "share"):
+        table.add_column(column, justify="left" if column == "part" else "right")
+    for part, value in sorted(seconds.items(), key=lambda pair: -pair[1]):
+        table.add_row(part, f"{value:.2f}", f"{value / total:.0%}")
+    console.print(table)
+    if "cache/hits" in display.costs:
+        hits, misses = (display.costs[f"cache/{name}"] for name in ("hits", "misses"))
+        console.print(f"teacher's cache: {hits:.0f} views found, {misses:.0f} computed", highlight=False)
 
 
 def _shown(sweep: Sweep) -> list[Trial]:

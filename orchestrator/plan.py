@@ -65,12 +65,26 @@ def views(configuration: Configuration) -> int:
     return min(configuration.data.views or configuration.training.epochs, configuration.training.epochs)
 
 
-def cache_bytes(configuration: Configuration, samples: int, classes: int, augmented: bool) -> int:
-    """Most bytes of the teacher's logits on disk: an array of samples x classes per view, and one of the clean view."""
-    teacher = configuration.teacher
-    if teacher is None or teacher.mode == "online":
+def varies(configuration: Configuration, augmentation: str) -> bool:
+    """Whether the views differ, given the resolved policy: without augmentation and mixing each is the clean one."""
+    return augmentation != "none" or configuration.data.mix != "none"
+
+
+def cache_bytes(configuration: Configuration, samples: int, classes: int, augmentation: str) -> int:
+    """Bytes of the teacher's logits on disk: an array of samples x classes per view, and one of the clean view."""
+    if configuration.teacher is None:
         return 0
-    return (views(configuration) + 1 if augmented else 1) * samples * classes * BYTES[teacher.dtype]
+    files = views(configuration) + 1 if varies(configuration, augmentation) else 1
+    return files * samples * classes * BYTES[configuration.teacher.dtype]
+
+
+def size(count: float) -> str:
+    """Bytes as a person reads them."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} GiB"
 
 
 def checkpoint_bytes(parameters: int, trials: int) -> int:

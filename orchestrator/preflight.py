@@ -1,5 +1,6 @@
 """Everything that can be refused before anything expensive starts, and the plan that `--dry-run` prints."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +14,51 @@ from orchestrator.data import Dataset, describe, prepare
 from orchestrator.models import build, load_weights
 from orchestrator.store import SPARE_BYTES, Store
 from orchestrator.teacher import fit
+from orchestrator.teacher.mode import Decision, decide
 from orchestrator.teacher.ready import check_weights
 
 
-def prepared(store: Store, configuration: Configuration, kind: str, local: bool) -> Path:
-    """The folder of the prepared data, after every check; the teacher's given weights are in the store then."""
+@dataclass(frozen=True)
+class Prepared:
+    """What a run begins with: the folder of its data, how the teacher is asked (None without one), and both settled."""
+
+    data: Path
+    asked: Decision | None
+    configuration: Configuration
+
+
+def prepared(store: Store, configuration: Configuration, kind: str, local: bool) -> Prepared:
+    """The prepared data and the decision about the cache, after every check; the teacher's given weights are in the store then.
+
+    The configuration has the teacher's mode that `auto` came to, so that a resume does not decide anew.
+    """
     _check(configuration, kind, local)
     folder = prepare(configuration.data, store.root, configuration.data.seed)
-    _check_with_data(store, configuration, kind, describe(configuration.data, store.root, configuration.data.seed))
+    summary = describe(configuration.data, store.root, configuration.data.seed)
+    asked, _ = _check_with_data(store, configuration, kind, local, summary)
     check_weights(store, configuration, folder)
     if configuration.student.weights:
         dataset = Dataset.open(folder)
         student = build(configuration.student.name, len(dataset.classes), dataset.shape, configuration.student.settings)
         load_weights(student, configuration.student.weights)
-    return folder
+    if asked and configuration.teacher:
+        teacher = configuration.teacher.model_copy(update={"mode": asked.mode})
+        configuration = configuration.model_copy(update={"teacher": teacher})
+    return Prepared(folder, asked, configuration)
 
 
 def show_plan(store: Store, configuration: Configuration, kind: str, local: bool, console: Console) -> None:
     """Print what would run: data, teacher, groups with the arithmetic, trials, rungs, bytes. Nothing is prepared."""
     groups = _check(configuration, kind, local)
     summary = describe(configuration.data, store.root, configuration.data.seed)
-    cache_bytes, checkpoint_bytes = _check_with_data(store, configuration, kind, summary)
-    lines = {"data": _data_line(summary), "student": _network_line(configuration.student.model_dump(exclude_none=True))}
-    if configuration.teacher:
+    asked, checkpoint_bytes = _check_with_data(store, configuration, kind, local, summary)
+    lines = {
+        "data": _data_line(summary) + (f", {configuration.data.mix}" if configuration.data.mix != "none" else ""),
+        "student": _network_line(configuration.student.model_dump(exclude_none=True)),
+    }
+    if asked:
         lines["teacher"] = _teacher_line(store, configuration, summary)
-        mode, views = configuration.teacher.mode, plan.views(configuration)
-        lines["cache"] = f"{cache_bytes / 2**20:.2f} MiB on disk for {views} views and the clean one, teacher mode {mode}"
+        lines["cache"] = f"the teacher is {asked.words}"
     lines["groups"] = groups
     lines |= _search_lines(configuration) if kind == "sweep" else {"epochs": str(configuration.training.epochs)}
     lines["store"] = f"{store.root}; checkpoints take at most {checkpoint_bytes / 2**20:.1f} MiB"
@@ -71,17 +91,19 @@ def _available(address: str | None) -> dict[str, float]:
         return dict(available)
 
 
-def _check_with_data(store: Store, configuration: Configuration, kind: str, summary: dict[str, Any]) -> tuple[int, int]:
-    """Networks, batches and free space against the data; the bytes of the cache and of the checkpoints."""
+def _check_with_data(
+    store: Store, configuration: Configuration, kind: str, local: bool, summary: dict[str, Any]
+) -> tuple[Decision | None, int]:
+    """Networks, batches and free space against the data; how the teacher is asked, and the bytes of the checkpoints."""
     classes, samples = len(summary["classes"]), summary["sizes"]["train"]
     parameters = check_network(configuration.student, "student", classes, summary["shape"])
     if configuration.teacher:
         check_network(configuration.teacher.network, "teacher.network", classes, summary["shape"])
     plan.require_batches(configuration, samples)
-    cache_bytes = plan.cache_bytes(configuration, samples, classes, summary["augmentation"] != "none")
     checkpoint_bytes = plan.checkpoint_bytes(parameters, configuration.search.trials if kind == "sweep" else 1)
-    store.require_space(cache_bytes + checkpoint_bytes + SPARE_BYTES)
-    return cache_bytes, checkpoint_bytes
+    store.require_space(checkpoint_bytes + SPARE_BYTES)
+    asked = decide(store, configuration, summary, local, checkpoint_bytes + SPARE_BYTES) if configuration.teacher else None
+    return asked, checkpoint_bytes
 
 
 def _data_line(summary: dict[str, Any]) -> str:
@@ -98,7 +120,7 @@ def _network_line(network: dict[str, Any]) -> str:
 def _teacher_line(store: Store, configuration: Configuration, summary: dict[str, Any]) -> str:
     teacher = configuration.teacher
     assert teacher is not None
-    folder = store.teachers / fit.fingerprint(teacher, summary["fingerprint"], configuration.resources.workers)
+    folder = store.teachers / fit.fingerprint(configuration, summary["fingerprint"], summary["augmentation"])
     if fit.card(folder):
         source = "in the store already"
     else:

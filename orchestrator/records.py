@@ -22,7 +22,7 @@ FORMAT = 1
 
 @dataclass
 class Trial:
-    """One trial as the sweep knows it; `value` is the objective of its last epoch."""
+    """One trial as the sweep knows it; `value` is the objective of its last epoch, `notes` what a person should hear of it."""
 
     number: int
     params: dict[str, Any]
@@ -32,6 +32,7 @@ class Trial:
     metrics: dict[str, float] = field(default_factory=dict)
     history: list[float] = field(default_factory=list)
     message: str = ""
+    notes: list[str] = field(default_factory=list)
 
     @property
     def ended(self) -> bool:

@@ -87,7 +87,7 @@ class Store:
 def replacing(target: Path) -> Iterator[Path]:
     """A path beside `target` to write a file or a folder to; it takes the target's place when the block ends well."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.parent / f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}"
+    aside = aside_of(target)
     try:
         yield aside
         _take_place(aside, target)
@@ -96,6 +96,11 @@ def replacing(target: Path) -> Iterator[Path]:
             shutil.rmtree(aside, ignore_errors=True)
         else:
             aside.unlink(missing_ok=True)
+
+
+def aside_of(target: Path) -> Path:
+    """A new path beside `target` that nobody else writes to."""
+    return target.parent / f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}"
 
 
 def _take_place(aside: Path, target: Path) -> None:

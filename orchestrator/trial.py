@@ -14,16 +14,19 @@ from orchestrator.config import Configuration, Section, build
 class TrialSpec(Section):
     """One set of hyper-parameters to train, with the folders that it reads and writes.
 
-    `role` is `teacher` for the training of the teacher itself.
+    `role` is `teacher` for the training of the teacher itself, and `fill` for the filling of its cache with `views` (null:
+    the clean one, with its `features` if asked). Without `knowledge`, the folder of the cache, the teacher is asked at every step.
     """
 
     name: str
-    role: Literal["student", "teacher"] = "student"
+    role: Literal["student", "teacher", "fill"] = "student"
     configuration: Configuration
     folder: Path
     data: Path
     teacher: Path | None = None
     knowledge: Path | None = None
+    views: tuple[int | None, ...] = ()
+    features: bool = False
 
     @classmethod
     def numbered(cls, number: int, configuration: Configuration, folders: Mapping[str, Any]) -> "TrialSpec":

@@ -156,7 +156,7 @@ def test_the_plan(store: str) -> None:
         "train 1222, validation 216, test 359",
         "1 x 1 workers",
         "asha compares after 5, 15, 30",
-        "MiB on disk",
+        "740 KiB for 30 views and the clean one",
         "to be fitted",
     ):
         assert said in output, output

@@ -11,7 +11,7 @@ import torch
 from methods import SettingsError
 from orchestrator.context import Record, TrialContext
 from orchestrator.errors import EnvironmentUnfitError, UserError
-from orchestrator.training.trainer import train
+from orchestrator.training.job import work
 from orchestrator.trial import TrialSpec
 
 
@@ -55,7 +55,7 @@ class LocalDesk:
     def _train(self, specification: dict[str, Any]) -> None:
         context = TrialContext(device=self.device, report=self.records.put, asked_to_stop=self.stopped.is_set, alive=self.alive)
         try:
-            train(TrialSpec.model_validate(specification), context)
+            work(TrialSpec.model_validate(specification), context)
         except (UserError, SettingsError) as error:
             self.records.put({"failed": str(error)})
         except Exception as error:

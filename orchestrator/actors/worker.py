@@ -13,7 +13,7 @@ from methods import SettingsError
 from orchestrator.actors.dispatcher import CLOSE, Record
 from orchestrator.context import TrialContext
 from orchestrator.errors import EnvironmentUnfitError, TrialError, UserError
-from orchestrator.training.trainer import train
+from orchestrator.training.job import work
 from orchestrator.trial import TrialSpec
 
 TAKE_S = 10.0  # a worker asks anew so often, so that no collective waits longer than this for rank 0
@@ -50,7 +50,7 @@ def _train(name: str, specification: dict[str, Any], line: "_Line", idle: TrialC
     line.open(name, idle.leads)
     context = TrialContext(idle.rank, idle.world_size, idle.device, line.report, line.asked_to_stop, line.alive)
     try:
-        train(TrialSpec.model_validate(specification), context)
+        work(TrialSpec.model_validate(specification), context)
     except (UserError, SettingsError) as error:
         line.report({"failed": str(error)})
         if idle.world_size > 1 and not isinstance(error, TOGETHER):

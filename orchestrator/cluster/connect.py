@@ -15,10 +15,9 @@ from ray._private import ray_constants
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
 from orchestrator.cluster.resources import local_resources
+from orchestrator.environment import allocator
 from orchestrator.errors import EnvironmentUnfitError
 
-# glibc gives the activations of every step back to the system, which can cost 20 % of it
-ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_MMAP_THRESHOLD_": str(2**34)}
 # Ray Train asks its workers how they are; a group ends within this, not within 2 s
 TRAIN = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
 LOOPBACK = "127.0.0.1"
@@ -28,7 +27,7 @@ LOOPBACK = "127.0.0.1"
 def connected(address: str | None, cpus: int | None = None) -> Iterator[Mapping[str, float]]:
     """Ray's free resources, while connected; `address` None: of a cluster of our own."""
     before, clusters = dict(os.environ), ray_constants.ENABLE_RAY_CLUSTER
-    os.environ.update(ALLOCATOR | TRAIN)
+    os.environ.update(allocator() | TRAIN)
     try:
         if address:
             _join(address)
@@ -49,7 +48,7 @@ def _join(address: str) -> None:
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     try:
-        context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, runtime_env={"env_vars": ALLOCATOR})
+        context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, runtime_env={"env_vars": allocator()})
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         reason = " ".join(str(error).split())[:300]
         raise EnvironmentUnfitError(

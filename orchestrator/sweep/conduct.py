@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from rich.console import Console
-
+from methods import METHODS
 from orchestrator.config import Configuration
+from orchestrator.data import describe
 from orchestrator.errors import TrialError
 from orchestrator.interrupt import stoppable
 from orchestrator.plan import groups
@@ -20,6 +20,8 @@ from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
 from orchestrator.sweep.events import Events, Listener
 from orchestrator.sweep.space import searched
+from orchestrator.teacher.fill import Filling, deal, fill, views_to_fill
+from orchestrator.teacher.mode import Decision
 from orchestrator.teacher.ready import AnyDesk, ready
 from orchestrator.trial import TrialSpec, trial_name
 
@@ -47,13 +49,18 @@ class Show(Listener, Steps, Protocol):
     """What a person sees of a run."""
 
 
-def conduct(sweep: Sweep, store: Store, data: Path, show: Show, local: bool = False, resume: bool = False) -> None:
-    """Run to the end; `sweep.state` says how it ended: finished, failed, interrupted."""
+def conduct(
+    sweep: Sweep, store: Store, data: Path, asked: Decision | None, show: Show, local: bool = False, resume: bool = False
+) -> None:
+    """Run to the end on prepared data, the teacher being `asked` as decided; `sweep.state` says how it ended.
+
+    States: finished, failed, interrupted.
+    """
     with sweep.hold():
-        _conduct(sweep, store, data, show, local, resume)
+        _conduct(sweep, store, data, asked, show, local, resume)
 
 
-def _conduct(sweep: Sweep, store: Store, data: Path, show: Show, local: bool, resume: bool) -> None:
+def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, show: Show, local: bool, resume: bool) -> None:
     from orchestrator.tracking.tracker import Tracker
 
     started = time.monotonic()
@@ -68,7 +75,7 @@ def _conduct(sweep: Sweep, store: Store, data: Path, show: Show, local: bool, re
         methods = ", ".join(searched(configuration)) if sweep.kind == "sweep" else configuration.method.name
         show.preparing(f"{sweep.name}: {trials} x {configuration.training.epochs} epochs of {methods} on {configuration.data.name}")
         with stoppable(), _desk(configuration, sweep.folder / "groups", trials, local, show) as (desk, number), stoppable():
-            folders = _folders(sweep, store, data, desk, show, tracker)
+            folders = _folders(sweep, store, data, asked, desk, show, tracker)
             if sweep.kind == "train":
                 _train_one(sweep, desk, events, folders)
             else:
@@ -110,42 +117,46 @@ def _desk(configuration: Configuration, folder: Path, trials: int, local: bool, 
 
 
 def bring_teacher(
-    store: Store, configuration: Configuration, data: Path, local: bool, console: Console
+    store: Store,
+    configuration: Configuration,
+    data: Path,
+    show: Steps,
+    local: bool,
+    cache: Decision | None,
+    filling: Filling | None,
 ) -> tuple[Path, dict[str, Any], float]:
-    """The teacher alone: its folder, its card, and the seconds that it cost."""
-    show = _Lines(console)
-    with stoppable(), _desk(configuration, store.teachers / "groups", 1, local, show) as (desk, _), stoppable():
-        return ready(store, configuration, data, desk, show.teacher_epoch)
+    """The teacher alone: its folder, its card, and the seconds that it cost; then its `cache` is filled, if somebody looks on."""
+    summary = describe(configuration.data, store.root, configuration.data.seed)
+    views = views_to_fill(configuration, summary["augmentation"]) if filling else []
+    with (
+        stoppable(),
+        _desk(configuration, store.teachers / "groups", max(len(views), 1), local, show) as (desk, number),
+        stoppable(),
+    ):
+        found = ready(store, configuration, data, desk, show.teacher_epoch)
+        if filling:
+            assert cache is not None and cache.folder is not None, "who asks at every step is refused before"
+            folders = {"folder": store.teachers / "groups", "data": data, "teacher": found[0], "knowledge": cache.folder}
+            features = any(METHODS[name].needs.bank for name in searched(configuration))
+            shares = deal(views, number, everywhere=cache.of_each_node)
+            show.preparing(f"filling {len(views)} views in {cache.folder}")
+            filling.begin(sum(map(len, shares)), summary["sizes"]["train"])
+            fill(configuration, folders, shares, features, desk, filling)
+        return found
 
 
-class _Lines:
-    """Steps as plain lines."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-
-    def preparing(self, what: str) -> None:
-        """A step."""
-        self.console.print(what, highlight=False)
-
-    def teacher_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
-        """An epoch of the fitting."""
-        self.console.print(f"epoch {epoch}: validation accuracy {metrics['validation/accuracy']:.4f}", highlight=False)
-
-
-def _folders(sweep: Sweep, store: Store, data: Path, desk: AnyDesk, show: Show, tracker: Any) -> dict[str, Any]:
+def _folders(
+    sweep: Sweep, store: Store, data: Path, asked: Decision | None, desk: AnyDesk, show: Show, tracker: Any
+) -> dict[str, Any]:
     """The folders that every trial reads."""
-    folders: dict[str, Any] = {
-        "trials": str(sweep.folder / "trials"),
-        "data": str(data),
-        "teacher": None,
-        "knowledge": str(store.knowledge),
-    }
+    folders: dict[str, Any] = {"trials": str(sweep.folder / "trials"), "data": str(data), "teacher": None, "knowledge": None}
     if sweep.configuration.teacher:
         show.preparing("bringing the teacher")
         folder, card, seconds = ready(store, sweep.configuration, data, desk, show.teacher_epoch)
-        tracker.teacher_ready(card["metrics"], seconds)
-        folders["teacher"] = str(folder)
+        assert asked is not None
+        show.preparing(f"the teacher is {asked.words}")
+        tracker.teacher_ready(card["metrics"], seconds, asked.words)
+        folders |= {"teacher": str(folder), "knowledge": str(asked.folder) if asked.folder else None}
     return folders
 
 

@@ -33,9 +33,12 @@ class Events:
             listener.trial_started(trial)
 
     def report(self, trial: Trial, record: dict[str, Any]) -> None:
-        """A record of a finished epoch."""
+        """A record of a finished epoch; one that was told before, as after a resume, is no news."""
         epoch, metrics = record["epoch"], record["metrics"]
+        if epoch <= trial.epochs:
+            return
         trial.epochs, trial.metrics = epoch, {**trial.metrics, **metrics}
+        trial.notes = [*trial.notes, *record.get("notes", [])]
         value = metrics.get(self.sweep.configuration.search.objective)
         if value is None or not math.isfinite(value):
             return

@@ -35,7 +35,8 @@ class StandIn(tune.Trainable):
             return {"failed": record["failed"], "done": True}
         objective = self.place["objective"]
         value = {objective: record["metrics"][objective]} if objective in record["metrics"] else {}
-        return {"epoch": record["epoch"], "metrics": record["metrics"], "done": bool(record.get("done")), **value}
+        told = {"notes": record["notes"]} if record.get("notes") else {}
+        return {"epoch": record["epoch"], "metrics": record["metrics"], "done": bool(record.get("done")), **value, **told}
 
     def _next_record(self) -> dict[str, Any]:
         try:

@@ -138,7 +138,7 @@ class StudySearch(Searcher):
         if result.get("epoch", 0) <= trial.epochs:
             return
         metrics = {key.removeprefix(METRICS): value for key, value in flatten_dict(result).items() if key.startswith(METRICS)}
-        self.events.report(trial, {"epoch": result["epoch"], "metrics": metrics})
+        self.events.report(trial, {"epoch": result["epoch"], "metrics": metrics, "notes": result.get("notes", [])})
         if trial.value is not None:
             self.asked[trial.number].report(trial.value, trial.epochs)
 

@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from orchestrator.config import Choice, Configuration, Teacher
-from orchestrator.data import Dataset
+from orchestrator.data import Dataset, Views
 from orchestrator.errors import ConfigurationError
 from orchestrator.models import build, load_weights, network_fingerprint, save_weights
 from orchestrator.store import Store, read_json, replacing, write_json
@@ -17,9 +17,13 @@ from orchestrator.teacher.frozen import CARD, WEIGHTS
 from orchestrator.trial import TrialSpec
 
 
-def fingerprint(teacher: Teacher, data_fingerprint: str, workers: int) -> str:
-    """What decides the teacher's weights; loaded ones are known by their bytes."""
+def fingerprint(configuration: Configuration, data_fingerprint: str, augmentation: str) -> str:
+    """What decides the teacher's weights, `augmentation` being the resolved policy; loaded ones are known by their bytes."""
+    teacher, workers = configuration.teacher, configuration.resources.workers
+    assert teacher is not None
     recipe: dict[str, Any] = teacher.model_dump(mode="json", include={"network", "training", "seed"})
+    data = configuration.data
+    recipe |= {"augmentation": augmentation, "mix": None if data.mix == "none" else [data.mix, data.mix_alpha]}
     file = Path(teacher.network.weights or "").expanduser()
     if teacher.network.weights:
         network = teacher.network.model_dump(mode="json", exclude={"weights"})
@@ -31,7 +35,8 @@ def place(store: Store, configuration: Configuration, data: Path) -> Path:
     """The folder of the configured teacher, whether it is there yet or not."""
     assert configuration.teacher is not None
     dataset = Dataset.open(data)
-    return store.teachers / fingerprint(configuration.teacher, dataset.fingerprint, configuration.resources.workers)
+    policy = Views.of(dataset, configuration.data, configuration.seed).policy
+    return store.teachers / fingerprint(configuration, dataset.fingerprint, policy)
 
 
 def card(folder: Path) -> dict[str, Any] | None:
@@ -54,12 +59,16 @@ def adopt_weights(folder: Path, teacher: Teacher, data: Path) -> None:
 
 
 def specification(folder: Path, configuration: Configuration, data: Path) -> TrialSpec:
-    """The trial that fits the teacher: cross entropy on its own network and recipe."""
+    """The trial that fits the teacher: cross entropy on its own network and recipe, and a view for each of its epochs.
+
+    `data.views` is about what students share of it, and would make another teacher for every value.
+    """
     teacher = configuration.teacher
     assert teacher is not None
     own = configuration.model_copy(
         update={
             "teacher": None,
+            "data": configuration.data.model_copy(update={"views": None}),
             "student": teacher.network,
             "method": Choice(name="cross_entropy"),
             "training": teacher.training,

@@ -57,17 +57,18 @@ class Tracker:
     def trial_ended(self, trial: Trial) -> None:
         """Close the child run with its state, and draw the best value so far on the parent."""
         self._flush(trial.number)
-        number, state, message = str(trial.number), trial.state, trial.message
+        number, state, message = str(trial.number), trial.state, "; ".join([trial.message, *trial.notes]).removeprefix("; ")
         self.writer.add(lambda client: _close(client, self.runs[number], state, message))
         best = self.sweep.best()
         if best and best.value is not None and trial.state == "complete":
             point = ("best_so_far", best.value, int(time.time() * 1000), trial.number)
             self.writer.add(lambda client: _log(client, self.runs[PARENT], [point]))
 
-    def teacher_ready(self, metrics: dict[str, float], seconds: float) -> None:
-        """What the teacher reached, on the parent."""
+    def teacher_ready(self, metrics: dict[str, float], seconds: float, asked: str) -> None:
+        """What the teacher reached and how it is asked, on the parent."""
         self.writer.begin()
         now = int(time.time() * 1000)
+        self.writer.add(lambda client: client.set_tag(self.runs[PARENT], "teacher", asked))
         points = [(f"teacher/{name}", value, now, 0) for name, value in {**metrics, "seconds": seconds}.items()]
         self.writer.add(lambda client: _log(client, self.runs[PARENT], points))
 

@@ -9,6 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 from methods import Batch, Method, Output
 from orchestrator.context import TrialContext
 from orchestrator.data import Inputs
+from orchestrator.data.memory import sent
 
 
 class Learner(nn.Module):
@@ -22,8 +23,8 @@ class Learner(nn.Module):
         """The scalar loss and the detached terms."""
         with torch.autocast(batch.inputs.device.type, self.half_type or torch.bfloat16, enabled=self.half_type is not None):
             student = self.student(batch.inputs)
-        index = batch.index.to(batch.inputs.device, non_blocking=True)
-        objective = self.method(Batch(index, batch.inputs, batch.labels, student, teacher))
+        index = sent(batch.index, batch.inputs.device)
+        objective = self.method(Batch(index, batch.inputs, batch.labels, student, teacher, mix=batch.mix))
         return objective.loss, objective.terms
 
 

@@ -16,11 +16,12 @@ def optimizer(recipe: Training, student: nn.Module, method: nn.Module) -> torch.
         {"params": list(method.parameters()), "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
+    # on a GPU one kernel for all parameters, which also keeps the gradient scaler from waiting for the device
+    common: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    common["fused"] = all(parameter.is_cuda for group in groups for parameter in group["params"]) or None
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    return torch.optim.SGD(
-        groups, lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov
-    )
+        return torch.optim.AdamW(groups, **common)
+    return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
 
 
 def learning_rate(recipe: Training, progress: float) -> float:

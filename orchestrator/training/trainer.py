@@ -5,6 +5,7 @@ and the learning rate follows from the progress, so a trial that is resumed goes
 """
 
 import math
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,24 +14,26 @@ import torch
 from torch import Tensor
 
 from methods import METHODS, Knowledge, Output, Progress, Task
-from orchestrator.context import Record, TrialContext
+from orchestrator.context import Record, Stopped, TrialContext
 from orchestrator.data import Batches
 from orchestrator.errors import TrialError
 from orchestrator.models import build, load_weights
 from orchestrator.plan import views
 from orchestrator.training import checkpoint as checkpoints
 from orchestrator.training.checkpoint import Checkpoint, State
-from orchestrator.training.clock import Clock, finish
+from orchestrator.training.clock import Clock
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.learner import Learner, replicate
 from orchestrator.training.optimization import learning_rate, optimizer
 from orchestrator.training.workbench import (
+    AskedTeacher,
     ask_teacher,
-    autocast_dtype,
+    bring_teacher,
     channels_last,
     clean_knowledge,
+    compile_in_place,
+    half_type,
     open_batches,
-    open_teacher,
     validation_predictions,
 )
 from orchestrator.trial import TrialSpec
@@ -41,12 +44,15 @@ STOP_CHECK_STEPS = 16  # a stopped trial frees its group within so many steps
 def train(spec: TrialSpec, context: TrialContext) -> None:
     """Train a trial to its end, or until somebody asks it to stop; reports after every epoch.
 
-    An epoch's record: `epoch` (1-based), `metrics`, and with the last one `done`. Raises TrialError when the loss is
-    not finite, SettingsError or ConfigurationError when a setting does not fit.
+    An epoch's record: `epoch` (1-based), `metrics`, `notes` if there is something to say, and with the last one `done`. Raises
+    TrialError when the loss is not finite, SettingsError or ConfigurationError when a setting does not fit.
     """
+    torch.set_num_threads(spec.configuration.resources.threads_per_worker)
     batches = open_batches(spec, context)
     try:
         _Trainer(spec, context, batches).run()
+    except Stopped:  # while the teacher was asked about a view
+        return
     finally:
         batches.close()
 
@@ -70,9 +76,12 @@ class _Trainer:
         self.spec, self.context, self.batches = spec, context, batches
         self.configuration = spec.configuration
         self.recipe = spec.configuration.training
-        self.clock, self.best = Clock(), _Best()
+        self.clock, self.best = Clock(context.device), _Best()
         self._build_learner()
-        self._open_teacher()
+        self.teacher = bring_teacher(spec, context)
+        self.source: AskedTeacher | None = None
+        if self.teacher:
+            self.source = ask_teacher(spec, self.teacher, batches, context, self.method.needs.features)
         self.method.prepare(self._knowledge if self.source else None, self._task())
         self.optimizer = optimizer(self.recipe, self.student, self.method)
         self.scaler = torch.amp.GradScaler(context.device.type, enabled=self.learner.half_type == torch.float16)
@@ -89,19 +98,15 @@ class _Trainer:
         layout = torch.channels_last if channels_last(self.recipe, chosen) else torch.contiguous_format
         self.student = student.to(device).to(memory_format=layout)  # type: ignore[call-overload]
         self.method = method.to(device)
-        self.learner = Learner(self.student, self.method, autocast_dtype(self.recipe, device))
+        if self.recipe.compile:
+            compile_in_place(self.student)
+        self.learner = Learner(self.student, self.method, half_type(self.recipe.precision, device))
         self.module = replicate(self.learner, self.context)
-
-    def _open_teacher(self) -> None:
-        self.teacher = self.source = None
-        if self.spec.teacher is not None:
-            network = self.configuration.teacher.network if self.configuration.teacher else self.configuration.student
-            self.teacher = open_teacher(self.spec.teacher, self.context.device, channels_last(self.recipe, network))
-            self.source = ask_teacher(self.spec, self.teacher, self.batches, self.context, self.method.needs.features)
 
     def _knowledge(self) -> Knowledge:
         assert self.source is not None
-        return clean_knowledge(self.source, self.batches, self.context)
+        with self.clock.measure("teacher"):
+            return clean_knowledge(self.source, self.batches, self.context, self.method.needs.bank)
 
     def _task(self) -> Task:
         dataset = self.batches.dataset
@@ -110,18 +115,21 @@ class _Trainer:
     def run(self) -> None:
         """All epochs that are missing; the record of the last finished one is sent again after a resume."""
         record = self._resume()
-        if record:
-            self._report(record)
+        if record and self.context.leads:
+            self.context.report(record)
         for epoch in range(record["epoch"] if record else 0, self.recipe.epochs):
             if not self._train_epoch(epoch):
                 return
-            record = self._end_epoch(epoch)
-            self._save(record)
-            self._report(record)
+            self._hand_over(self._end_epoch(epoch))
 
-    def _report(self, record: Record) -> None:
+    def _hand_over(self, record: Record) -> None:
+        """Save, then report; the time that it takes is told with the next epoch."""
+        start = time.perf_counter()
         if self.context.leads:
+            self._save(record)
             self.context.report(record)
+        self.clock.restart()
+        self.clock.add("report", time.perf_counter() - start)
 
     def _resume(self) -> Record | None:
         saved = checkpoints.load(self.spec.folder, self.context.device) if self.context.leads else None
@@ -139,11 +147,12 @@ class _Trainer:
 
     def _train_epoch(self, epoch: int) -> bool:
         """One epoch; False when it was broken off because somebody asked for the end."""
-        view = None if self.batches.views.policy == "none" else epoch % views(self.configuration)
+        needs = self.method.needs
+        view = epoch % views(self.configuration) if self.batches.views.varies else None
         with self.clock.measure("teacher"):
-            asked = self.source if self.method.needs.teacher or self.method.needs.features else None
+            asked = self.source if needs.teacher or needs.features else None
             if asked:
-                asked.open_view(view)
+                asked.open_view(view, needs.features and view is None)
         # after the view, whose filling may draw: an epoch must not depend on what somebody left in the cache
         seed_everything(self.configuration.seed, epoch, self.context.rank)
         self.module.train()
@@ -157,8 +166,6 @@ class _Trainer:
             with self.clock.measure("student"):
                 self._step(batch, answer, learning_rate(self.recipe, epoch + step / steps))
             self.context.alive()
-        with self.clock.measure("student"):  # or the evaluation would pay for the steps that a GPU has still to do
-            finish(self.context.device)
         return True
 
     def _step(self, batch: Any, answer: Output | None, rate: float) -> None:
@@ -196,8 +203,9 @@ class _Trainer:
         if epoch + 1 == self.recipe.epochs:
             metrics |= self._test()
             record["done"] = True
-        metrics |= self._seconds(steps) | {"train/learning_rate": self.optimizer.param_groups[0]["lr"]}
-        return record
+        metrics |= self._costs(steps) | {"train/learning_rate": self.optimizer.param_groups[0]["lr"]}
+        notes = self.source.notes() if self.source else []
+        return record | ({"notes": notes} if notes else {})
 
     def _progress(self, record: Record) -> Progress:
         validation = {name: value for name, value in record["metrics"].items() if name.startswith("validation/")}
@@ -219,19 +227,18 @@ class _Trainer:
                 metrics |= {f"test/{name}/{key}": value for key, value in scores.items()}
         return metrics
 
-    def _seconds(self, steps: int) -> dict[str, float]:
+    def _costs(self, steps: int) -> dict[str, float]:
+        """Where the time went, and how often the cache had the view: of this epoch and what came before the first one."""
         seconds = self.clock.reset()
         training = sum(seconds.get(part, 0.0) for part in ("data", "teacher", "student"))
         rate = steps * self.recipe.batch_size / training if training else 0.0
-        return {f"seconds/{part}": value for part, value in seconds.items()} | {"train/images_per_second": rate}
+        found = self.source.counts() if self.source else {}
+        costs = {f"seconds/{part}": value for part, value in seconds.items()} | {"train/images_per_second": rate}
+        return costs | {f"cache/{name}": value for name, value in found.items()}
 
     def _save(self, record: Record) -> None:
-        if not self.context.leads:
-            return
         progress = {"record": record, "best_value": self.best.value, "best_epoch": self.best.epoch}
         states = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
         method = dict(self.method.state_dict())
-        with self.clock.measure("checkpoint"):
-            checkpoints.save(
-                self.spec.folder, Checkpoint(dict(self.student.state_dict()), dict(self.best.state or {}), method, states, progress)
-            )
+        student, best = dict(self.student.state_dict()), dict(self.best.state or {})
+        checkpoints.save(self.spec.folder, Checkpoint(student, best, method, states, progress))

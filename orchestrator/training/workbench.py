@@ -1,42 +1,63 @@
 """What a process pays for once and every trial after that finds ready: data, teacher, its predictions."""
 
 from functools import lru_cache
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from methods import Knowledge, Output
 from orchestrator.config import Network, Training
 from orchestrator.context import TrialContext
-from orchestrator.data import Batches, Dataset, Views
+from orchestrator.data import Batches, Dataset, Views, fits_resident
+from orchestrator.teacher.cache import Cache
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.knowledge import CachedTeacher, OnlineTeacher
 from orchestrator.trial import TrialSpec
 
+AskedTeacher = OnlineTeacher | CachedTeacher
+
 open_dataset = lru_cache(maxsize=2)(Dataset.open)
-open_teacher = lru_cache(maxsize=2)(FrozenTeacher.open)
-_predictions: dict[tuple[str, str, int, int], Tensor] = {}
+_predictions: dict[tuple[str, str, str, int, int], Tensor] = {}
 
 
 def channels_last(recipe: Training, network: Network) -> bool:
-    """Whether images lie channels last: convolutions gain from it (8.3 to 6.5 s an epoch of resnet56 -> resnet20)."""
+    """Whether images lie channels last: convolutions gain from it on a CPU, and in half types on a GPU."""
     return network.name != "mlp" if recipe.channels_last is None else recipe.channels_last
 
 
-def autocast_dtype(recipe: Training, device: torch.device) -> torch.dtype | None:
-    """The half type of the student's forward, or None for float32."""
-    if recipe.precision == "auto":
+def half_type(precision: str, device: torch.device) -> torch.dtype | None:
+    """The type of an autocast forward, or None for float32."""
+    if precision == "auto":
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
-    return {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[recipe.precision]
+    return {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+
+
+def compile_in_place(network: nn.Module) -> None:
+    """Compile a network's forward; networks of the same form share what was compiled, within a process."""
+    # all networks have one forward, of which Dynamo keeps 8 versions and then stops: a shape takes two or three
+    torch._dynamo.config.recompile_limit = 256
+    network.compile()
+
+
+@lru_cache(maxsize=2)
+def open_teacher(
+    folder: Path, device: torch.device, channels_last: bool, half_type: torch.dtype | None, compiled: bool
+) -> FrozenTeacher:
+    """The teacher in a folder, ready to answer."""
+    teacher = FrozenTeacher.open(folder, device, channels_last, half_type)
+    if compiled:
+        compile_in_place(teacher.network)
+    return teacher
 
 
 def open_batches(spec: TrialSpec, context: TrialContext) -> Batches:
     """The batches of a trial, for this rank."""
     configuration = spec.configuration
-    dataset = open_dataset(spec.data)
+    dataset, resident = open_dataset(spec.data), configuration.data.resident
     return Batches(
         dataset,
-        Views.of(dataset, configuration.seed),
+        Views.of(dataset, configuration.data, configuration.seed),
         configuration.training.batch_size,
         configuration.seed,
         rank=context.rank,
@@ -44,39 +65,58 @@ def open_batches(spec: TrialSpec, context: TrialContext) -> Batches:
         device=context.device,
         loader_workers=configuration.data.loader_workers,
         channels_last=channels_last(configuration.training, configuration.student),
+        resident=fits_resident(dataset, context.device) if resident is None else resident,
     )
 
 
-def ask_teacher(
-    spec: TrialSpec, teacher: FrozenTeacher, batches: Batches, context: TrialContext, features: bool
-) -> OnlineTeacher | CachedTeacher:
-    """The teacher as the trial asks it: from the cache, unless it is off or features are needed, which it does not hold."""
+def bring_teacher(spec: TrialSpec, context: TrialContext) -> FrozenTeacher | None:
+    """The teacher of a trial, or None where there is none."""
     chosen = spec.configuration.teacher
-    assert chosen is not None and spec.knowledge is not None
-    if chosen.mode == "online" or features:
+    if spec.teacher is None or chosen is None:
+        return None
+    recipe = spec.configuration.training
+    precision = half_type(chosen.precision, context.device)
+    return open_teacher(spec.teacher, context.device, channels_last(recipe, chosen.network), precision, recipe.compile)
+
+
+def ask_teacher(
+    spec: TrialSpec, teacher: FrozenTeacher, batches: Batches, context: TrialContext, features: bool = False
+) -> AskedTeacher:
+    """The teacher as the trial asks it: from the cache, unless that is off or lacks what is needed: features of views that vary."""
+    chosen = spec.configuration.teacher
+    assert chosen is not None
+    if spec.knowledge is None or chosen.mode == "online" or (features and batches.views.varies):
         return OnlineTeacher(teacher)
-    return CachedTeacher(teacher, batches, spec.knowledge, chosen.dtype, context, spec.configuration.resources.wait_s)
+    cache = Cache(spec.knowledge.expanduser(), round(chosen.cache_gib * 2**30))
+    return CachedTeacher(teacher, batches, cache, chosen.dtype, context, spec.configuration.resources.wait_s)
 
 
-def clean_knowledge(source: OnlineTeacher | CachedTeacher, batches: Batches, context: TrialContext) -> Knowledge:
+def clean_knowledge(source: AskedTeacher, batches: Batches, context: TrialContext, features: bool) -> Knowledge:
     """What the teacher says about the whole clean training part, in its order; all ranks call this together."""
-    source.open_view(None)
+    source.open_view(None, features)
     labels = torch.as_tensor(batches.dataset.train.labels).to(context.device)
-    if isinstance(source, CachedTeacher):
-        return Knowledge(source.everything().to(context.device), None, labels)
+    tables = source.everything() if isinstance(source, CachedTeacher) else _asked_now(source, batches, context, features)
+    logits, bank = (None if table is None else table.to(context.device) for table in tables)
+    assert logits is not None
+    return Knowledge(logits, bank, labels)
+
+
+def _asked_now(source: OnlineTeacher, batches: Batches, context: TrialContext, features: bool) -> tuple[Tensor, Tensor | None]:
     answers: list[Output] = []
     for batch in batches.ordered("train"):
         answers.append(source.answer(batch))
         context.alive()
-    # the blocks of the ranks are contiguous, so that their order is that of the part
-    parts = context.gather(tuple(torch.cat([getattr(answer, name).cpu() for answer in answers]) for name in Output._fields))
-    logits, features = (torch.cat([part[place] for part in parts]).to(context.device) for place in (0, 1))
-    return Knowledge(logits, features, labels)
+
+    def joined(name: str) -> Tensor:
+        # the blocks of the ranks are contiguous, so that their order is that of the part
+        return torch.cat(context.gather(torch.cat([getattr(answer, name).cpu() for answer in answers])))
+
+    return joined("logits"), joined("features") if features else None
 
 
 def validation_predictions(teacher: FrozenTeacher, batches: Batches, context: TrialContext) -> Tensor:
     """The teacher's classes for this rank's share of the validation part, in its order; computed once per process."""
-    key = (teacher.fingerprint, batches.dataset.fingerprint, context.rank, context.world_size)
+    key = (teacher.fingerprint, teacher.precision, batches.dataset.fingerprint, context.rank, context.world_size)
     if key not in _predictions:
         classes: list[Tensor] = []
         for batch in batches.ordered("validation"):

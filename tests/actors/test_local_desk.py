@@ -77,7 +77,7 @@ def test_a_training_gives_its_signs_of_life_to_the_desk(clock: Clock, specify: S
         context.alive()
         context.report({"epoch": 1})
 
-    monkeypatch.setattr(local, "train", trained)
+    monkeypatch.setattr(local, "work", trained)
     desk = LocalDesk()
     desk.submit("trial", specify("teacher=null", "method.name=cross_entropy").plain())
     assert desk.records.get(timeout=60) == {"epoch": 1}

@@ -39,10 +39,10 @@ class Line:
 def failing(monkeypatch: pytest.MonkeyPatch, specify: Specify, error: Exception, world_size: int) -> list[Any]:
     """What the line heard of a trial that fails with `error`."""
 
-    def train(spec: TrialSpec, context: TrialContext) -> None:
+    def work(spec: TrialSpec, context: TrialContext) -> None:
         raise error
 
-    monkeypatch.setattr(worker, "train", train)
+    monkeypatch.setattr(worker, "work", work)
     line: Any = Line()
     specification = specify("teacher=null", "method.name=cross_entropy").plain()
     try:

@@ -91,13 +91,14 @@ def test_a_trial_sees_no_more_views_than_it_has_epochs(views: str, epochs: int, 
 
 
 def test_bytes_of_the_cache() -> None:
-    def size(*pairs: str, augmented: bool = True) -> int:
-        return plan.cache_bytes(load(None, ["training.epochs=6", *pairs]), samples=1000, classes=10, augmented=augmented)
+    def size(*pairs: str, augmentation: str = "crop") -> int:
+        return plan.cache_bytes(load(None, ["training.epochs=6", *pairs]), samples=1000, classes=10, augmentation=augmentation)
 
     assert size() == (6 + 1) * 1000 * 10 * 2
     assert size("teacher.dtype=float32", "data.views=4") == (4 + 1) * 1000 * 10 * 4
-    assert size(augmented=False) == 1000 * 10 * 2
-    assert size("teacher.mode=online") == size("teacher=null") == 0
+    assert size(augmentation="none") == 1000 * 10 * 2
+    assert size("data.mix=cutmix", augmentation="none") == size()
+    assert size("teacher=null") == 0
 
 
 def test_a_batch_that_workers_cannot_share_is_refused() -> None:

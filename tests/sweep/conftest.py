@@ -57,9 +57,9 @@ def run(tmp_path: Path) -> Conduct:
     def start(*pairs: str, kind: str = "sweep", name: str = "sweep", watch: Watch | None = None, **options: Any) -> Sweep:
         store = Store.open(tmp_path / "store")
         configuration = load(None, [*SMALL, *pairs])
-        data = prepared(store, configuration, kind, local=options.get("local", False))
-        sweep = Sweep.create(store.sweep(name), configuration, kind)
-        conduct(sweep, store, data, watch or Watch(), **options)
+        begun = prepared(store, configuration, kind, local=options.get("local", False))
+        sweep = Sweep.create(store.sweep(name), begun.configuration, kind)
+        conduct(sweep, store, begun.data, begun.asked, watch or Watch(), **options)
         return Sweep.open(store, name)
 
     return start

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator.config import load
+from orchestrator.config import Data, load
 from orchestrator.context import Record, TrialContext
 from orchestrator.data import Batches, Dataset, Views, prepare
 from orchestrator.errors import ConfigurationError
@@ -40,6 +40,7 @@ def place(root: Path, *pairs: str) -> Path:
         "data.label_noise=0.1",
         "data.seed=1",
         "data.augmentation=none",
+        "data.mix=mixup",
         "resources.workers=2",
     ],
 )
@@ -51,6 +52,9 @@ def test_another_recipe_network_seed_or_data_is_another_teacher(digits_store: Pa
     "pair",
     [
         "seed=5",
+        "data.views=2",
+        "data.resident=true",
+        "teacher.cache_gib=1",
         "student.width=3",
         "training.epochs=7",
         "method.temperature=2",
@@ -173,7 +177,7 @@ def test_a_fitted_student_becomes_the_teacher(specify: Specify, tmp_path: Path) 
     assert card is not None and card["metrics"] == metrics and card["fingerprint"] == "fitted"
     assert [path.name for path in folder.parent.iterdir()] == ["fitted"]
     teacher, dataset = FrozenTeacher.open(folder, CPU), Dataset.open(data)
-    (whole,) = Batches(dataset, Views.of(dataset, 0), 128, 0).ordered("validation")
+    (whole,) = Batches(dataset, Views.of(dataset, Data(), 0), 128, 0).ordered("validation")
     accuracy = (teacher(whole.inputs).logits.argmax(dim=1) == whole.labels).double().mean().item()
     assert metrics["validation/accuracy"] == pytest.approx(accuracy, abs=1e-12)
 

@@ -29,11 +29,11 @@ def test_a_trial_leaves_the_teacher_as_it_was_to_the_bit(specify: Specify, make_
     spec = spec.model_copy(update={"teacher": make_teacher(spec.data, "cnn", width=4)})
     assert spec.teacher is not None
     content = (spec.teacher / WEIGHTS).read_bytes()
-    teacher = open_teacher(spec.teacher, CPU, True)
+    teacher = open_teacher(spec.teacher, CPU, True, None, False)
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
     assert any("running_mean" in key for key in before)
     train(spec, TrialContext())
-    assert open_teacher(spec.teacher, CPU, True) is teacher, "the very one that the trial asked"
+    assert open_teacher(spec.teacher, CPU, True, None, False) is teacher, "the very one that the trial asked"
     after = teacher.state_dict()
     assert set(after) == set(before) and all(torch.equal(after[key], value) for key, value in before.items())
     assert not any(module.training for module in teacher.modules())
@@ -56,3 +56,21 @@ def test_it_gives_no_gradient(specify: Specify, make_teacher: MakeTeacher) -> No
     output = teacher(torch.randn(2, 1, 8, 8, requires_grad=True))
     assert not output.logits.requires_grad and not output.features.requires_grad
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_what_it_says_may_be_saved_by_autograd(specify: Specify, make_teacher: MakeTeacher) -> None:
+    spec = specify(*SMALL)
+    said = FrozenTeacher.open(make_teacher(spec.data, "mlp", width=4), CPU)(torch.randn(2, 1, 8, 8))
+    student = torch.zeros_like(said.logits, requires_grad=True)
+    (student * said.logits).sum().backward()  # an inference tensor cannot be saved for this
+    assert torch.equal(student.grad, said.logits)  # type: ignore[arg-type]
+
+
+def test_it_has_a_precision_of_its_own_and_answers_in_float32(specify: Specify, make_teacher: MakeTeacher) -> None:
+    folder, inputs = make_teacher(specify(*SMALL).data, "mlp", width=16), torch.randn(64, 1, 8, 8)
+    whole, half = (FrozenTeacher.open(folder, CPU, False, kind) for kind in (None, torch.bfloat16))
+    assert (whole.precision, half.precision) == ("float32", "bfloat16")
+    exact, rounded = whole(inputs).logits, half(inputs).logits
+    assert rounded.dtype == torch.float32 and not torch.equal(exact, rounded)
+    torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.05)
+    assert torch.equal(rounded, rounded.bfloat16().float()), "computed in bfloat16"

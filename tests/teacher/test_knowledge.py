@@ -1,5 +1,6 @@
 """What is cached is what the teacher says, asked once and kept under a name that nothing else has. Knows no method."""
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from orchestrator.context import TrialContext
 from orchestrator.data import Batches, Dataset, Views
 from orchestrator.errors import EnvironmentUnfitError
+from orchestrator.teacher.cache import Cache
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.knowledge import CachedTeacher, OnlineTeacher
 from orchestrator.training.trainer import train
@@ -21,6 +23,7 @@ from orchestrator.training.workbench import clean_knowledge, validation_predicti
 from orchestrator.trial import TrialSpec
 
 CPU = torch.device("cpu")
+LIMIT_BYTES = 2**24
 SMALL = ("data.limit.train=128", "data.limit.validation=40", "data.limit.test=40", "data.augmentation=crop")
 
 Specify = Callable[..., TrialSpec]
@@ -56,7 +59,12 @@ def batches_of(spec: TrialSpec, seed: int = 0, policy: str = "crop", pad: int = 
 
 
 def cached(teacher: FrozenTeacher, batches: Batches, root: Path, dtype: str = "float32", wait_s: float = 5) -> CachedTeacher:
-    return CachedTeacher(teacher, batches, root, dtype, TrialContext(), wait_s)
+    return CachedTeacher(teacher, batches, Cache(root, LIMIT_BYTES), dtype, TrialContext(), wait_s)
+
+
+def folder_of(source: CachedTeacher) -> Path:
+    """Where the augmented views lie."""
+    return source.files(0)["logits"].parent
 
 
 def test_training_from_the_cache_is_training_online(specify: Specify, make_teacher: MakeTeacher) -> None:
@@ -93,8 +101,7 @@ def test_a_view_is_another_set_of_pictures(spec: TrialSpec, teacher: Counting, t
     seen = []
     for view in (None, 0, 1):
         source.open_view(view)
-        assert source.logits is not None
-        seen.append(np.array(source.logits))
+        seen.append(np.array(source.arrays["logits"]))
     assert not np.array_equal(seen[0], seen[1]) and not np.array_equal(seen[1], seen[2])
 
 
@@ -110,11 +117,21 @@ def test_a_second_user_finds_the_file_and_asks_nobody(spec: TrialSpec, teacher: 
     assert teacher.asked == 256
 
 
+def test_a_complete_cache_is_only_read(spec: TrialSpec, teacher: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached(teacher, batches_of(spec), tmp_path).open_view(0)
+    monkeypatch.setattr(os, "utime", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    for writing in ("make", "writer"):
+        monkeypatch.setattr(Cache, writing, lambda *_: pytest.fail("it was written to"))
+    source = cached(teacher, batches_of(spec), tmp_path)
+    source.open_view(0)
+    assert source.counts() == {"hits": 1, "misses": 0}
+
+
 def test_the_folder_is_another_for_another_teacher_type_policy_or_seed(spec: TrialSpec, teacher: Counting, tmp_path: Path) -> None:
     other = Counting(teacher.network, "another fingerprint")
     elsewhere = batches_of(spec)
     changed = Dataset.open(spec.data)
-    object.__setattr__(changed, "fingerprint", "other data")
+    object.__setattr__(changed, "content", "other pictures")
     elsewhere.dataset = changed
     sources = [
         cached(teacher, batches_of(spec), tmp_path),
@@ -125,17 +142,17 @@ def test_the_folder_is_another_for_another_teacher_type_policy_or_seed(spec: Tri
         cached(teacher, batches_of(spec, pad=2), tmp_path),
         cached(teacher, elsewhere, tmp_path),
     ]
-    assert len({source.folder for source in sources}) == len(sources)
-    assert cached(teacher, batches_of(spec, size=8), tmp_path).folder == sources[0].folder
+    assert len({folder_of(source) for source in sources}) == len(sources)
+    assert folder_of(cached(teacher, batches_of(spec, size=8), tmp_path)) == folder_of(sources[0])
 
 
 def test_waiting_too_long_for_the_lock_is_told_in_a_sentence(spec: TrialSpec, teacher: Counting, tmp_path: Path) -> None:
     source = cached(teacher, batches_of(spec), tmp_path, wait_s=0.01)
-    source.folder.mkdir()
+    folder_of(source).mkdir()
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with FileLock(f"{source.folder / 'view-00000.npy'}.lock"):
+        with FileLock(f"{folder_of(source) / 'view-00000.npy'}.lock"):
             held.set()
             done.wait()
 
@@ -158,25 +175,27 @@ def test_a_teacher_that_fails_leaves_no_file_and_no_lock(
 ) -> None:
     source = cached(teacher, batches_of(spec), tmp_path, wait_s=0.01)
     with monkeypatch.context() as patch:
-        patch.setattr(np, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-        with pytest.raises(OSError, match="No space"):
+        patch.setattr("os.posix_fallocate", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(EnvironmentUnfitError, match=r"cannot be used .*No space left .*teacher.mode=online"):
             source.open_view(0)
-    assert not [file for file in source.folder.iterdir() if file.suffix != ".lock"]
+    assert {file.name for file in folder_of(source).iterdir()} == {"about.json", "view-00000.npy.lock"}
     source.open_view(0)
-    assert source.logits is not None
+    assert source.everything()[0].shape == (128, 10)
 
 
+@pytest.mark.parametrize("features", [True, False])
 @pytest.mark.parametrize("online", [True, False])
 def test_clean_knowledge_is_in_the_order_of_the_training_part(
-    spec: TrialSpec, teacher: Counting, tmp_path: Path, online: bool
+    spec: TrialSpec, teacher: Counting, tmp_path: Path, online: bool, features: bool
 ) -> None:
     batches = batches_of(spec, size=48)
-    knowledge = clean_knowledge(OnlineTeacher(teacher) if online else cached(teacher, batches, tmp_path), batches, TrialContext())
+    source = OnlineTeacher(teacher) if online else cached(teacher, batches, tmp_path)
+    knowledge = clean_knowledge(source, batches, TrialContext(), features)
     (whole,) = batches_of(spec, size=128).ordered("train")
     expected = teacher(whole.inputs)
     torch.testing.assert_close(knowledge.logits, expected.logits, rtol=1e-5, atol=1e-5)
     assert torch.equal(knowledge.labels, torch.as_tensor(batches.dataset.train.labels))
-    if online:
+    if features:
         assert knowledge.features is not None
         torch.testing.assert_close(knowledge.features, expected.features, rtol=1e-5, atol=1e-5)
     else:
@@ -190,14 +209,14 @@ def test_clean_knowledge_from_the_cache_reads_no_pictures(
     source = cached(teacher, batches, tmp_path)
     source.open_view(None)
     monkeypatch.setattr(Batches, "ordered", lambda *_: pytest.fail("the training part was read again"))
-    knowledge = clean_knowledge(source, batches, TrialContext())
+    knowledge = clean_knowledge(source, batches, TrialContext(), features=False)
     assert knowledge.logits.shape == (128, 10) and knowledge.logits.dtype == torch.float32
 
 
 def test_long_passes_of_the_teacher_give_signs_of_life(spec: TrialSpec, teacher: Counting) -> None:
     signs: list[None] = []
     context, batches = TrialContext(alive=lambda: signs.append(None)), batches_of(spec)
-    clean_knowledge(OnlineTeacher(teacher), batches, context)
+    clean_knowledge(OnlineTeacher(teacher), batches, context, features=False)
     assert len(signs) == 4, "128 samples in batches of 32"
     teacher.fingerprint = "asked by nobody before"
     validation_predictions(teacher, batches, context)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from methods import Batch, Method, Objective, Settings
+from orchestrator.config import Data
 from orchestrator.context import Record, TrialContext
 from orchestrator.data import Batches, Dataset, Inputs, Views
 from orchestrator.errors import TrialError
@@ -20,7 +21,6 @@ from orchestrator.models import build
 from orchestrator.teacher.knowledge import CachedTeacher
 from orchestrator.training import checkpoint, trainer
 from orchestrator.training.checkpoint import FOLDER, Checkpoint
-from orchestrator.training.clock import finish
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.learner import Learner, replicate
 from orchestrator.training.trainer import STOP_CHECK_STEPS, train
@@ -62,7 +62,7 @@ def records_of(spec: TrialSpec, dies_after: int | None = None) -> list[Record]:
 def without_time(records: list[Record]) -> list[Record]:
     quiet = []
     for record in records:
-        kept = {k: v for k, v in record["metrics"].items() if not k.startswith("seconds/") and k != "train/images_per_second"}
+        kept = {k: v for k, v in record["metrics"].items() if not k.startswith(("seconds/", "train/images_per_second", "cache/"))}
         quiet.append(record | {"metrics": kept})
     return quiet
 
@@ -93,7 +93,7 @@ def predictions(spec: TrialSpec, name: str, settings: dict[str, Any], state: dic
     dataset = Dataset.open(spec.data)
     network = build(name, len(dataset.classes), dataset.shape, settings)
     network.load_state_dict(state)
-    (whole,) = Batches(dataset, Views.of(dataset, 0), len(dataset.train), 0).ordered(part)
+    (whole,) = Batches(dataset, Views.of(dataset, Data(), 0), len(dataset.train), 0).ordered(part)
     classes: Tensor = network.eval()(whole.inputs).logits.argmax(dim=1)
     return classes
 
@@ -240,7 +240,7 @@ def test_the_records_hold_what_is_promised(specify: Specify, make_teacher: MakeT
     assert [record["epoch"] for record in records] == [1, 2, 3, 4]
     assert [record.get("done", False) for record in records] == [False, False, False, True]
     for record in records:
-        named = {name for name in record["metrics"] if not name.startswith("seconds/")}
+        named = {name for name in record["metrics"] if not name.startswith(("seconds/", "cache/"))}
         assert named == every | (last if record.get("done") else set())
         assert {"seconds/data", "seconds/teacher", "seconds/student", "seconds/evaluation"} <= set(record["metrics"])
         assert all(isinstance(value, float) for value in record["metrics"].values())
@@ -317,9 +317,9 @@ def test_what_filling_the_cache_draws_does_not_change_the_trial(
     records_of(quiet)
     open_view = CachedTeacher.open_view
 
-    def drawn(self: CachedTeacher, view: int | None) -> None:
+    def drawn(self: CachedTeacher, view: int | None, features: bool = False) -> None:
         torch.rand(3)
-        open_view(self, view)
+        open_view(self, view, features)
 
     monkeypatch.setattr(CachedTeacher, "open_view", drawn)
     records_of(drawing)
@@ -330,21 +330,6 @@ def test_every_step_is_a_sign_of_life(specify: Specify) -> None:
     spec, signs = specify(*PLAIN, "training.epochs=1", "training.batch_size=16"), list[None]()
     train(spec, TrialContext(alive=lambda: signs.append(None)))
     assert len(signs) >= 256 / 16 + 60 / 16
-
-
-def test_the_clock_waits_for_the_device_once_an_epoch(specify: Specify, monkeypatch: pytest.MonkeyPatch) -> None:
-    waited: list[torch.device] = []
-    monkeypatch.setattr(trainer, "finish", waited.append)
-    records_of(specify(*PLAIN))
-    assert waited == [CPU] * EPOCHS
-
-
-def test_only_a_gpu_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    waited: list[torch.device] = []
-    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
-    for device in (CPU, torch.device("cuda", 1)):
-        finish(device)
-    assert waited == [torch.device("cuda", 1)]
 
 
 def test_a_method_gets_the_index_where_the_inputs_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,13 @@ import torch.distributed as dist
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
-from orchestrator.config import load
+from orchestrator.config import Data, load
 from orchestrator.context import Record, TrialContext
 from orchestrator.data import Batches, Dataset, Views, prepare
 from orchestrator.errors import EnvironmentUnfitError, UserError
 from orchestrator.models import build, save_weights
 from orchestrator.store import write_json
+from orchestrator.teacher.cache import Cache
 from orchestrator.teacher.frozen import CARD, WEIGHTS, FrozenTeacher
 from orchestrator.teacher.knowledge import CachedTeacher
 from orchestrator.training import trainer
@@ -101,11 +102,12 @@ def add_teacher(root: Path) -> None:
 def locked_file(root: Path) -> Path:
     spec = specification(root, "locked")
     dataset = Dataset.open(spec.data)
-    batches = Batches(dataset, Views.of(dataset, spec.configuration.seed), 32, spec.configuration.seed)
+    batches = Batches(dataset, Views.of(dataset, spec.configuration.data, spec.configuration.seed), 32, spec.configuration.seed)
     teacher = FrozenTeacher.open(root / "teacher", CPU)
-    folder = CachedTeacher(teacher, batches, root / "knowledge", "float16", TrialContext(), 1).folder
-    folder.mkdir(parents=True)
-    return folder / "view-00000.npy"
+    source = CachedTeacher(teacher, batches, Cache(root / "knowledge", 2**30), "float16", TrialContext(), 1)
+    file = source.files(0)["logits"]
+    file.parent.mkdir(parents=True)
+    return file
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +131,7 @@ def left(root: Path, name: str, rank: int) -> dict[str, Any]:
 
 
 def without_time(records: list[Record]) -> list[dict[str, Any]]:
-    timed = ("seconds/", "train/images_per_second")
+    timed = ("seconds/", "train/images_per_second", "cache/")
     return [{name: value for name, value in record["metrics"].items() if not name.startswith(timed)} for record in records]
 
 
@@ -161,7 +163,7 @@ def test_the_scores_are_those_of_one_process_on_the_same_weights(root: Path, nam
     }
     networks["student"].load_state_dict(load_file(spec.folder / "checkpoint" / "student.safetensors"))
     networks["teacher"].load_state_dict(load_file(root / "teacher" / WEIGHTS))
-    (whole,) = Batches(dataset, Views.of(dataset, 0), 256, 0).ordered("validation")
+    (whole,) = Batches(dataset, Views.of(dataset, Data(), 0), 256, 0).ordered("validation")
     scores = Scores(CPU)
     with torch.no_grad():
         student_logits, teacher_logits = (networks[who](whole.inputs).logits for who in ("student", "teacher"))

@@ -1,0 +1,69 @@
+"""What `run.py teacher` shows: steps, epochs, and a bar while the cache is filled. Knows records, not Ray."""
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+
+class TeacherDisplay:
+    """Listens to the fitting of a teacher and to the filling of its cache; a bar in a terminal, plain lines elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bar: Progress | None = None
+        self.found = self.computed = 0
+
+    def __enter__(self) -> "TeacherDisplay":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def preparing(self, what: str) -> None:
+        """A step."""
+        self._say(what)
+
+    def teacher_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        """An epoch of the fitting."""
+        self._say(f"epoch {epoch}: validation accuracy {metrics['validation/accuracy']:.4f}")
+
+    def begin(self, views: int, samples: int) -> None:
+        """So many views of so many samples each are about to be filled."""
+        self.views, self.samples = views, samples
+        self.jobs: dict[int, int] = {}
+        if self.console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
+            self.bar = Progress(*columns, console=self.console)
+            self.task = self.bar.add_task("samples", total=views * samples)
+            self.bar.start()
+
+    def progress(self, job: int, views: int, samples: int) -> None:
+        """A job has so many views behind it, and so many samples of the next one."""
+        self.jobs[job] = views * self.samples + samples
+        if self.bar:
+            self.bar.update(self.task, completed=sum(self.jobs.values()))
+
+    def view_filled(self, view: int | None, metrics: dict[str, float], notes: list[str]) -> None:
+        """A view is there."""
+        for note in notes:
+            self._say(f"note: {note}")
+        computed = metrics["cache/misses"] > 0
+        self.computed, self.found = self.computed + computed, self.found + (not computed)
+        if not self.bar:
+            name = "the clean view" if view is None else f"view {view}"
+            self._say(f"{name} {'computed' if computed else 'was there'} ({self.computed + self.found} of {self.views})")
+
+    def end(self) -> None:
+        """What was done."""
+        if self.bar:
+            self.bar.stop()
+        self._say(f"cache: {self.computed} views computed, {self.found} were there")
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,140 @@
+"""Networks that are traceable: exported, they say the same for any batch; compiled, they train the same and once per shape."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch._dynamo
+from torch import Tensor, nn
+from torch.nn import functional
+
+from methods import Output
+from orchestrator.models import MODELS, Network, build
+from orchestrator.models.torchvision_models import PARTS
+from orchestrator.training.workbench import compile_in_place
+
+CLASSES = 7
+# A step of resnet110 takes 9 s to compile here, one of resnet56 5 s: more of the very block of resnet8, as resnet32x4 has more of
+# resnet8x4's and resnet34 of resnet18's; resnet50 is made of the same layers.
+LONG = ("resnet20", "resnet32", "resnet56", "resnet110", "resnet32x4", "resnet34", "resnet50")
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Any:
+    """Nothing is compiled before a test, and nothing that it compiled is left."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def shape_of(name: str) -> tuple[int, int, int]:
+    return (3, 32, 32) if name in PARTS else (1, 8, 8)
+
+
+def made(name: str, seed: int = 0, **settings: Any) -> Network:
+    torch.manual_seed(seed)
+    return build(name, CLASSES, shape_of(name), settings)
+
+
+def images(name: str, samples: int) -> Tensor:
+    return torch.randn(samples, *shape_of(name), generator=torch.Generator().manual_seed(samples))
+
+
+class Counting:
+    """A compiler that runs what it is given, and counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.graphs = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        self.graphs += 1
+        return graph.forward
+
+
+def step(network: nn.Module, inputs: Tensor) -> Tensor:
+    """One step of SGD in train mode; its loss."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    network.train()
+    torch.manual_seed(5)  # dropout
+    output = network(inputs)
+    loss = functional.cross_entropy(output.logits, torch.arange(len(inputs)) % CLASSES) + output.features.square().mean()
+    loss.backward()
+    optimizer.step()
+    found: Tensor = loss.detach()
+    return found
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_is_exported_says_the_same_for_another_batch_size(name: str) -> None:
+    network = made(name).eval()
+    dynamic = {"inputs": {0: torch.export.Dim("batch")}}
+    exported = torch.export.export(network, (images(name, 3),), dynamic_shapes=dynamic).module()
+    for samples in (1, 5):
+        with torch.no_grad():
+            expected, found = network(images(name, samples)), exported(images(name, samples))
+        assert isinstance(found, Output) and found.logits.shape == (samples, CLASSES)
+        torch.testing.assert_close(found.logits, expected.logits)
+        torch.testing.assert_close(found.features, expected.features)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in LONG])
+def test_what_is_compiled_in_one_piece_trains_a_step_the_same(name: str) -> None:
+    eager, compiled = made(name), made(name)
+    keys = list(eager.state_dict())
+    compiled.compile(backend="eager", fullgraph=True)
+    losses = [step(network, images(name, 4)) for network in (eager, compiled)]
+    assert losses[0].isfinite() and torch.allclose(losses[0], losses[1], rtol=1e-6, atol=0)
+    assert list(compiled.state_dict()) == keys and [key for key, _ in compiled.named_parameters()] == [
+        key for key, _ in eager.named_parameters()
+    ]
+    for key, value in eager.state_dict().items():
+        torch.testing.assert_close(compiled.state_dict()[key], value, msg=key)
+
+
+def test_dropout_is_drawn_as_without_compilation() -> None:
+    eager, compiled = made("mlp", dropout=0.5), made("mlp", dropout=0.5)
+    compiled.compile(backend="eager", fullgraph=True)
+    assert torch.equal(step(eager, images("mlp", 6)), step(compiled, images("mlp", 6)))
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet8", "mobilenet_v2"])
+def test_a_second_network_of_the_same_shape_is_not_compiled_again(name: str) -> None:
+    compiler, losses = Counting(), []
+    for seed in range(2):
+        network = made(name, seed)
+        network.compile(backend=compiler, fullgraph=True)
+        losses.append(step(network, images(name, 4)))
+        assert compiler.graphs == 1
+        assert torch.allclose(losses[-1], step(made(name, seed), images(name, 4)), rtol=1e-6, atol=0), "with weights of its own"
+    assert not torch.equal(*losses)
+
+
+def use(network: nn.Module) -> None:
+    """What a trial does: steps, and an evaluation whose last batch is short."""
+    step(network, images("mlp", 16))
+    network.eval()
+    with torch.no_grad():
+        for samples in (16, 5, 16, 9):
+            network(images("mlp", samples))
+
+
+def test_a_trial_of_a_shape_that_was_met_before_compiles_nothing() -> None:
+    compiler = Counting()
+    for seed in range(4):
+        network = made("mlp", seed)
+        network.compile(backend=compiler)
+        use(network)
+        assert compiler.graphs == 3, "one of steps, one of an evaluation, one of batches of any size"
+
+
+def test_every_network_that_a_process_meets_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group's worker lives as long as its sweep: a space that varies `student.width` shows it many shapes."""
+    compiler, compiled, inner = Counting(), [], nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda network: inner(network, backend=compiler))
+    for width in range(4, 10):
+        before = compiler.graphs
+        network = made("mlp", width=width)
+        compile_in_place(network)
+        use(network)
+        compiled.append(compiler.graphs > before)
+    assert compiled == [True] * 6

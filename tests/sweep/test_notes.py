@@ -1,0 +1,127 @@
+"""What the cache has to say, from a worker's record to the sweep's files: each on the way passes it on. Without Ray's actors."""
+
+import math
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from orchestrator.config import load
+from orchestrator.records import Sweep, Trial
+from orchestrator.store import Store, read_json, write_json
+from orchestrator.sweep.conduct import _train_one
+from orchestrator.sweep.events import Events
+from orchestrator.sweep.stand_in import StandIn
+from orchestrator.sweep.study import StudySearch, open_study
+
+ACCURACY = {"validation/accuracy": 0.5}
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    configuration = load(None, ["method.name=kd", "training.epochs=4"])
+    return Sweep.create(Store.open(tmp_path).sweep("mine"), configuration, "sweep")
+
+
+def read_back(sweep: Sweep) -> Sweep:
+    return Sweep.open(Store(sweep.folder.parent.parent), sweep.name)
+
+
+def record(epoch: int, *notes: str, **metrics: float) -> dict[str, Any]:
+    return {"epoch": epoch, "metrics": metrics or ACCURACY} | ({"notes": list(notes)} if notes else {})
+
+
+class Written:
+    """A desk with the records of one trial."""
+
+    def __init__(self, *records: dict[str, Any]) -> None:
+        self.records = list(records)
+
+    def submit(self, trial: str, specification: dict[str, Any]) -> None:
+        """Nobody works."""
+
+    def next_report(self, trial: str, silence_s: float) -> dict[str, Any]:
+        """The next one."""
+        return self.records.pop(0)
+
+
+def stand_in(*records: dict[str, Any]) -> StandIn:
+    made = StandIn.__new__(StandIn)  # as Tune would make it, without an actor
+    folders = {"trials": "trials", "data": "data", "teacher": None, "knowledge": None}
+    made.place = {"folders": folders, "wait_s": 5.0, "objective": "validation/accuracy"}
+    made.desk = cast(Any, Written(*records))
+    return made
+
+
+def test_notes_gather_in_the_trial_and_survive_on_disk(sweep: Sweep) -> None:
+    events, trial = Events(sweep, []), Trial(0, {})
+    events.start(trial)
+    for each in (record(1, "one"), record(2), record(3, "two", "three")):
+        events.report(trial, each)
+        assert read_back(sweep).trials[0].notes == trial.notes
+    events.end(trial, "complete")
+    assert read_back(sweep).trials[0].notes == trial.notes == ["one", "two", "three"]
+
+
+def test_a_resumed_trial_adds_to_the_notes_of_before(sweep: Sweep) -> None:
+    Events(sweep, []).report(Trial(0, {}), record(1, "before"))
+    found = read_back(sweep)
+    Events(found, []).report(found.trials[0], record(2, "after"))
+    assert read_back(sweep).trials[0].notes == ["before", "after"]
+
+
+def test_a_record_that_is_told_again_after_a_resume_adds_no_note(tmp_path: Path) -> None:
+    """A resumed training begins with the record of its last finished epoch."""
+    sweep = Sweep.create(Store.open(tmp_path).sweep("mine"), load(None, ["training.epochs=2"]), "train")
+    Events(sweep, []).report(Trial(0, {}), record(1, "before"))
+    found = read_back(sweep)
+    desk = Written(record(1, "before"), record(2, "after") | {"done": True})
+    _train_one(found, cast(Any, desk), Events(found, []), {"trials": "trials", "data": "data", "teacher": None, "knowledge": None})
+    assert found.trials[0].history == [0.5, 0.5] and found.trials[0].notes == ["before", "after"]
+
+
+@pytest.mark.parametrize("metrics", [{"train/loss": 1.0}, {"validation/accuracy": math.nan}])
+def test_notes_of_an_epoch_without_a_number_are_kept(sweep: Sweep, metrics: dict[str, float]) -> None:
+    events, trial = Events(sweep, []), Trial(0, {})
+    events.report(trial, record(1, "of a diverged epoch", **metrics))
+    events.end(trial, "failed", "the loss is not finite")
+    assert read_back(sweep).trials[0].notes == ["of a diverged epoch"]
+
+
+def test_a_record_of_before_there_were_notes_is_read(sweep: Sweep) -> None:
+    sweep.save_trial(Trial(0, {}))
+    file = sweep.trial_folder(0) / "trial.json"
+    write_json(file, {key: value for key, value in read_json(file).items() if key != "notes"})
+    assert read_back(sweep).trials[0].notes == []
+
+
+def test_a_stand_in_passes_notes_on_and_nothing_where_there_are_none(sweep: Sweep) -> None:
+    standing = stand_in(record(1, "one"), record(2), record(3) | {"notes": []})
+    standing.begin({"number": 0, "configuration": sweep.configuration.model_dump_json()})
+    results = [standing.step() for _ in range(3)]
+    assert [result.get("notes") for result in results] == [["one"], None, None]
+    assert "notes" not in results[1] and "notes" not in results[2]
+
+
+def test_notes_go_from_a_workers_record_to_the_files_of_the_sweep(sweep: Sweep) -> None:
+    study = open_study(sweep.folder, sweep.configuration, resume=False)
+    searcher = StudySearch(study, sweep.configuration, Events(sweep, []), [])
+    standing = stand_in(record(1, "one"), record(2), record(3, "two", "three"), record(4, "four") | {"done": True})
+    standing.begin(searcher.suggest("a"))
+    for _ in range(3):
+        searcher.on_trial_result("a", standing.step())
+    last = standing.step()
+    searcher.on_trial_complete("a", last)
+    searcher.on_trial_complete("a", last)  # Tune may say it twice
+    found = read_back(sweep).trials[0]
+    assert (found.state, found.notes, found.epochs) == ("complete", ["one", "two", "three", "four"], 4)
+
+
+def test_an_epoch_that_tune_says_again_adds_no_note(sweep: Sweep) -> None:
+    study = open_study(sweep.folder, sweep.configuration, resume=False)
+    searcher = StudySearch(study, sweep.configuration, Events(sweep, []), [])
+    standing = stand_in(record(1, "one"), record(1, "one"), record(2, "two"))
+    standing.begin(searcher.suggest("a"))
+    for _ in range(3):
+        searcher.on_trial_result("a", standing.step())
+    assert read_back(sweep).trials[0].notes == ["one", "two"]

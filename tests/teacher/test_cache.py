@@ -1,0 +1,218 @@
+"""The files of the cache: sealed, limited, and usable whatever happened to whoever wrote them. Knows no teacher."""
+
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orchestrator.teacher.cache import Cache, Lock
+
+ABOUT = {"teacher": "a", "data": "b"}
+ROWS, COLUMNS = 6, 3
+FILE_BYTES = 128 + ROWS * COLUMNS * 4 + 32  # header, array, seal
+VALUES = np.arange(ROWS * COLUMNS, dtype=np.float32).reshape(ROWS, COLUMNS)
+
+
+def made(cache: Cache, about: dict[str, str] = ABOUT) -> Path:
+    folder = cache.folder(about)
+    cache.make(folder)
+    return folder
+
+
+def written(cache: Cache, name: str, about: dict[str, str] = ABOUT, plus: float = 0.0) -> Path:
+    """A file of the cache, added in two parts."""
+    file = made(cache, about) / f"{name}.npy"
+    with cache.writer(file, ROWS, COLUMNS, "float32") as writer:
+        writer.add(VALUES[:4] + np.float32(plus))
+        writer.add(VALUES[4:] + np.float32(plus))
+        writer.finish()
+    return file
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path, 2**20)
+
+
+def fresh(cache: Cache) -> Cache:
+    """The same folder, as another process sees it."""
+    from orchestrator.teacher import cache as module
+
+    module._checked.clear()
+    return Cache(cache.root, cache.limit_bytes)
+
+
+def test_what_was_written_is_read_and_mapped(cache: Cache) -> None:
+    file = written(cache, "view-00000")
+    assert file.stat().st_size == FILE_BYTES
+    read = fresh(cache).read(file)
+    assert isinstance(read, np.memmap) and np.array_equal(read, VALUES)
+    assert not cache.take_notes()
+
+
+def test_numpy_alone_reads_a_file(cache: Cache) -> None:
+    assert np.array_equal(np.load(written(cache, "view-00000")), VALUES)
+
+
+def test_what_is_not_there_is_none_and_no_news(cache: Cache) -> None:
+    assert cache.read(made(cache) / "view-00000.npy") is None
+    assert not cache.take_notes()
+
+
+@pytest.mark.parametrize("left", [0, 1, 31, 32, 100, 128, FILE_BYTES - 33, FILE_BYTES - 1])
+def test_a_file_that_was_cut_off_is_none_and_told(cache: Cache, left: int) -> None:
+    file = written(cache, "view-00000")
+    os.truncate(file, left)
+    other = fresh(cache)
+    assert other.read(file) is None
+    (note,) = other.take_notes()
+    assert str(file) in note and "damaged" in note and not other.take_notes()
+
+
+@pytest.mark.parametrize("place", [0, 60, 128, 150, FILE_BYTES - 32, FILE_BYTES - 1])
+def test_one_byte_that_changed_is_noticed(cache: Cache, place: int) -> None:
+    file = written(cache, "view-00000")
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+    other = fresh(cache)
+    assert other.read(file) is None and other.take_notes()
+
+
+def test_more_bytes_than_were_written_are_noticed(cache: Cache) -> None:
+    file = written(cache, "view-00000")
+    file.write_bytes(file.read_bytes() + bytes(64))
+    assert fresh(cache).read(file) is None
+
+
+@pytest.mark.parametrize("about", [ABOUT, {"teacher": "another", "data": "b"}])
+def test_a_file_from_another_place_is_noticed(cache: Cache, about: dict[str, str]) -> None:
+    foreign = written(cache, "view-00001", about)
+    file = made(cache) / "view-00000.npy"
+    file.write_bytes(foreign.read_bytes())
+    other = fresh(cache)
+    assert other.read(file) is None and other.take_notes()
+    assert other.read(foreign) is not None
+
+
+def test_a_file_that_is_replaced_is_checked_again(cache: Cache) -> None:
+    file = written(cache, "view-00000")
+    assert cache.read(file) is not None
+    content = bytearray(written(cache, "view-00000", plus=1).read_bytes())
+    content[200] ^= 1
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert cache.read(file) is None
+
+
+def test_a_plain_array_of_numpy_is_no_file_of_the_cache(cache: Cache) -> None:
+    file = made(cache) / "view-00000.npy"
+    np.save(file, VALUES)
+    assert cache.read(file) is None and cache.take_notes()
+
+
+def test_a_writer_that_breaks_off_leaves_nothing(cache: Cache) -> None:
+    file = made(cache) / "view-00000.npy"
+    with pytest.raises(KeyboardInterrupt), cache.writer(file, ROWS, COLUMNS, "float32") as writer:
+        writer.add(VALUES[:4])
+        raise KeyboardInterrupt
+    assert {path.name for path in file.parent.iterdir()} == {"about.json"}
+
+
+def test_a_reader_keeps_what_it_maps_when_the_file_goes(cache: Cache) -> None:
+    file = written(cache, "view-00000")
+    read = cache.read(file)
+    file.unlink()
+    assert read is not None and np.array_equal(read, VALUES)
+
+
+def names(cache: Cache) -> set[str]:
+    return {file.stem for file in cache.root.glob("*/*.npy")}
+
+
+def test_the_longest_unused_goes_first(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 3 * FILE_BYTES)
+    files = [written(cache, name) for name in ("one", "two", "three")]
+    for age, file in enumerate(files):
+        os.utime(file, (1000 + age, 1000 + age))
+    assert cache.read(files[0]) is not None, "which makes it the last one used"
+    written(cache, "four")
+    assert names(cache) == {"one", "three", "four"}
+    assert any("1 of its files" in note for note in cache.take_notes())
+    written(cache, "five", {"teacher": "of another sweep"})
+    assert len(names(cache)) == 3 and "five" in names(cache)
+
+
+def test_nothing_goes_while_there_is_room(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 3 * FILE_BYTES)
+    for name in ("one", "two", "three"):
+        written(cache, name)
+    assert names(cache) == {"one", "two", "three"} and not cache.take_notes()
+
+
+def test_what_another_one_writes_at_this_moment_counts_and_stays(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 2 * FILE_BYTES)
+    written(cache, "old")
+    file = made(cache) / "slow.npy"
+    lock = Lock(file)
+    assert lock.wait(1)()
+    with cache.writer(file, ROWS, COLUMNS, "float32") as writer:
+        written(Cache(tmp_path, 2 * FILE_BYTES), "quick")
+        assert names(cache) == {"quick"}, "the old one made room for both"
+        writer.add(VALUES)
+        writer.finish()
+    lock.release()
+    assert names(cache) == {"quick", "slow"}
+
+
+def test_what_the_dead_left_behind_is_removed(cache: Cache) -> None:
+    folder = made(cache)
+    left = folder / ".view-00000.npy.4711.abcdef01"
+    left.write_bytes(bytes(1000))
+    written(cache, "view-00001")
+    assert not left.exists()
+
+
+def test_a_folder_says_what_it_is_about(cache: Cache) -> None:
+    text = (made(cache) / "about.json").read_text()
+    assert '"teacher": "a"' in text and '"data": "b"' in text
+
+
+def test_whoever_waits_gives_up_when_the_owner_shows_no_life(cache: Cache) -> None:
+    file = made(cache) / "view-00000.npy"
+    owner = Lock(file)
+    assert owner.wait(1)() is True
+    answers: list[bool | None] = []
+
+    def other() -> None:
+        step = Lock(file).wait(0.02)
+        while not answers or answers[-1] is None:
+            answers.append(step())
+
+    waiting = threading.Thread(target=other)
+    waiting.start()
+    waiting.join(30)
+    owner.release()
+    assert answers[-1] is False
+
+
+def test_a_sign_of_life_makes_whoever_waits_wait_on(cache: Cache) -> None:
+    file = made(cache) / "view-00000.npy"
+    owner, rounds = Lock(file), 5
+    assert owner.wait(1)() is True
+    answers: list[bool | None] = []
+
+    def other() -> None:
+        step = Lock(file).wait(1e-6)  # without a sign the first step would give up
+        for stamp in range(rounds):
+            os.utime(file.with_name(f"{file.name}.lock"), (stamp + 1, stamp + 1))
+            answers.append(step())
+        answers.append(step())
+
+    waiting = threading.Thread(target=other)
+    waiting.start()
+    waiting.join(30)
+    owner.release()
+    assert answers == [None] * rounds + [False]

@@ -1,0 +1,320 @@
+"""The cache filled beforehand: every view dealt out once, computed once, shown as it goes, and ended when one fails."""
+
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from orchestrator.config import Configuration, load
+from orchestrator.context import Record, TrialContext
+from orchestrator.data import Batches, Dataset, Views
+from orchestrator.errors import EnvironmentUnfitError, TrialError, UserError
+from orchestrator.teacher.fill import deal, fill, views_to_fill
+from orchestrator.teacher.frozen import FrozenTeacher
+from orchestrator.training import filling
+from orchestrator.training.job import work
+from orchestrator.trial import TrialSpec
+
+SAMPLES, LONGEST_S, BROKEN_S = 140, 60.0, 5.0  # 140 samples do not go up in batches of 32
+SMALL = (
+    f"data.limit.train={SAMPLES}", "data.limit.validation=20", "data.limit.test=20", "data.augmentation=crop",
+    "training.epochs=3", "training.batch_size=32", "teacher.dtype=float32",
+)  # fmt: skip
+VIEWS: list[int | None] = [None, 0, 1, 2]
+FILES = {"clean.npy", "view-00000.npy", "view-00001.npy", "view-00002.npy"}
+
+Specify = Callable[..., TrialSpec]
+MakeTeacher = Callable[..., Path]
+
+
+class Here:
+    """A desk whose jobs are done at once, in this process, each with a line of its own."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, TrialSpec] = {}
+        self.lines: dict[str, queue.Queue[Record]] = {}
+        self.silences: set[float] = set()
+        self.stopped: list[str] = []
+
+    def submit(self, trial: str, specification: dict[str, Any]) -> None:
+        """Do it, and keep its records."""
+        self.jobs[trial], line = TrialSpec.model_validate(specification), queue.Queue[Record]()
+        self.lines[trial] = line
+        try:
+            work(self.jobs[trial], TrialContext(report=line.put))
+        except UserError as error:
+            line.put({"failed": str(error)})
+
+    def next_report(self, trial: str, silence_s: float) -> dict[str, Any]:
+        """The next record."""
+        self.silences.add(silence_s)
+        if self.lines[trial].empty():
+            raise EnvironmentUnfitError("its job has ended, and nothing more will come")
+        return self.lines[trial].get()
+
+    def stop(self, trial: str) -> None:
+        """Note it."""
+        self.stopped.append(trial)
+
+
+class Told(Here):
+    """A desk whose jobs say what is written for them, and nothing after that until they are stopped."""
+
+    def __init__(self, records: dict[str, list[Record | Exception]]) -> None:
+        super().__init__()
+        self.left, self.ends = records, {job: threading.Event() for job in records}
+
+    def submit(self, trial: str, specification: dict[str, Any]) -> None:
+        """Nobody works."""
+        self.jobs[trial] = TrialSpec.model_validate(specification)
+
+    def next_report(self, trial: str, silence_s: float) -> dict[str, Any]:
+        """The next record that is written for it."""
+        if not self.left[trial]:
+            assert self.ends[trial].wait(LONGEST_S)
+            raise EnvironmentUnfitError("it was stopped")
+        record = self.left[trial].pop(0)
+        if isinstance(record, Exception):
+            raise record
+        return record
+
+    def stop(self, trial: str) -> None:
+        """Note it."""
+        super().stop(trial)
+        self.ends[trial].set()
+
+
+class Shown:
+    """What a person would see of it."""
+
+    def __init__(self) -> None:
+        self.views: list[int | None] = []
+        self.metrics: list[dict[str, float]] = []
+        self.notes: list[str] = []
+        self.done: dict[int, int] = {}
+        self.sums: list[int] = []
+
+    def begin(self, views: int, samples: int) -> None:
+        """Nothing yet."""
+
+    def progress(self, job: int, views: int, samples: int) -> None:
+        """The samples of all jobs, as a bar adds them up."""
+        self.done[job] = views * SAMPLES + samples
+        self.sums.append(sum(self.done.values()))
+
+    def view_filled(self, view: int | None, metrics: dict[str, float], notes: list[str]) -> None:
+        """A view more."""
+        self.views.append(view)
+        self.metrics.append(metrics)
+        self.notes += notes
+
+
+@pytest.fixture
+def spec(specify: Specify, make_teacher: MakeTeacher) -> TrialSpec:
+    made = specify(*SMALL)
+    return made.model_copy(update={"teacher": make_teacher(made.data, width=16), "role": "fill"})
+
+
+@pytest.fixture(autouse=True)
+def every_block_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filling, "TOLD_S", -1.0)
+
+
+def filled(spec: TrialSpec, groups: int = 1, desk: Here | None = None, features: bool = False) -> tuple[Here, Shown]:
+    assert spec.teacher is not None and spec.knowledge is not None
+    folders = {"folder": spec.folder, "data": spec.data, "teacher": spec.teacher, "knowledge": spec.knowledge}
+    desk, show = desk or Here(), Shown()
+    fill(spec.configuration, folders, deal(VIEWS, groups, everywhere=False), features, desk, show)
+    return desk, show
+
+
+def cache_of(spec: TrialSpec) -> dict[str, Path]:
+    assert spec.knowledge is not None
+    return {file.name: file for file in spec.knowledge.glob("*/*.npy")}
+
+
+def order(views: list[int | None]) -> list[int]:
+    return sorted(-1 if view is None else view for view in views)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "augmentation", "views"),
+    [
+        ([], "crop", VIEWS),
+        (["data.views=2"], "crop", [None, 0, 1]),
+        (["data.views=9"], "crop", VIEWS),
+        ([], "none", [None]),
+        (["data.mix=mixup"], "none", VIEWS),
+    ],
+)
+def test_what_there_is_to_fill(pairs: list[str], augmentation: str, views: list[int | None]) -> None:
+    configuration: Configuration = load(None, ["training.epochs=3", *pairs])
+    assert views_to_fill(configuration, augmentation) == views
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 4, 7])
+def test_every_view_is_dealt_out_once(spec: TrialSpec, groups: int) -> None:
+    desk, show = filled(spec, groups)
+    shares = [list(job.views) for job in desk.jobs.values()]
+    assert len(shares) == min(groups, len(VIEWS)) and max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert order([view for share in shares for view in share]) == order(show.views) == [-1, 0, 1, 2]
+    assert all((job.role, job.knowledge, job.configuration) == ("fill", spec.knowledge, spec.configuration)
+               for job in desk.jobs.values())  # fmt: skip
+    assert set(cache_of(spec)) == FILES
+    assert set(desk.stopped) == set(desk.jobs) and desk.silences == {spec.configuration.resources.wait_s}
+
+
+def test_the_second_time_all_of_it_is_there(spec: TrialSpec) -> None:
+    _, first = filled(spec, 2)
+    assert first.metrics == [{"cache/hits": 0.0, "cache/misses": 1.0}] * 4
+    before = {name: file.read_bytes() for name, file in cache_of(spec).items()}
+    _, second = filled(spec, 3)
+    assert second.metrics == [{"cache/hits": 1.0, "cache/misses": 0.0}] * 4
+    assert order(second.views) == [-1, 0, 1, 2] and not first.notes + second.notes
+    assert {name: file.read_bytes() for name, file in cache_of(spec).items()} == before
+
+
+def test_what_is_filled_is_what_the_teacher_says_of_each_view(spec: TrialSpec) -> None:
+    filled(spec, 2, features=True)
+    assert spec.teacher is not None
+    files, dataset, teacher = cache_of(spec), Dataset.open(spec.data), FrozenTeacher.open(spec.teacher, torch.device("cpu"))
+    assert set(files) == FILES | {"clean-features.npy"}, "features are of the clean view alone"
+    batches = Batches(dataset, Views.of(dataset, spec.configuration.data, 0), 20, 0)
+    for view in VIEWS:
+        answers = [teacher(batch.inputs) for batch in batches.ordered("train", view)]
+        logits = np.load(files["clean.npy" if view is None else f"view-{view:05d}.npy"])
+        np.testing.assert_allclose(logits, torch.cat([answer.logits for answer in answers]), atol=1e-5)
+        if view is None:
+            features = torch.cat([answer.features for answer in answers])
+            np.testing.assert_allclose(np.load(files["clean-features.npy"]), features, atol=1e-5)
+
+
+def test_features_are_added_to_a_cache_that_has_none(spec: TrialSpec) -> None:
+    filled(spec)
+    before = cache_of(spec)["clean.npy"].read_bytes()
+    _, show = filled(spec, features=True)
+    computed = {view: metrics["cache/misses"] for view, metrics in zip(show.views, show.metrics, strict=True)}
+    assert computed == {None: 1, 0: 0, 1: 0, 2: 0}
+    assert set(cache_of(spec)) == FILES | {"clean-features.npy"} and cache_of(spec)["clean.npy"].read_bytes() == before
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_the_progress_never_falls_and_ends_with_all_samples(spec: TrialSpec, groups: int) -> None:
+    _, show = filled(spec, groups)
+    assert show.sums == sorted(show.sums) and show.sums[-1] == len(VIEWS) * SAMPLES
+    assert len(set(show.sums)) > len(VIEWS), "there is progress within a view"
+
+
+def test_a_job_records_samples_then_its_views_and_the_last_one_is_done(spec: TrialSpec) -> None:
+    records: list[Record] = []
+    job = spec.model_copy(update={"views": (None, 1)})
+    filling.fill(job, TrialContext(report=records.append))
+    within = [{"samples": samples} for samples in (32, 64, 96, 128, SAMPLES)]
+    computed = {"cache/hits": 0.0, "cache/misses": 1.0}
+    ends: list[Record] = [{"epoch": number, "metrics": computed, "notes": [], "done": number == 2} for number in (1, 2)]
+    assert records == [*within, ends[0], *within, ends[1]]
+    records.clear()
+    filling.fill(job, TrialContext(report=records.append))
+    assert [record["metrics"] for record in records] == [{"cache/hits": 1.0, "cache/misses": 0.0}] * 2
+
+
+def test_within_a_view_it_is_told_now_and_then(spec: TrialSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 0.2, 0.31, 0.31, 0.5, 0.62, 0.62, 9.0])  # at the start; at each block, and once more where it is told
+    monkeypatch.setattr(filling, "TOLD_S", 0.3)
+    monkeypatch.setattr(filling, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    told: list[Record] = []
+    teller = filling._Told(TrialContext(report=told.append))
+    for samples in (32, 64, 96, 128):
+        teller(samples)
+    assert told == [{"samples": 64}, {"samples": 128}]
+    teller.context = TrialContext(rank=1, report=told.append)
+    teller(140)
+    assert len(told) == 2, "the first rank alone tells"
+
+
+def test_a_job_that_is_asked_to_stop_ends_after_its_view(spec: TrialSpec) -> None:
+    records: list[Record] = []
+    job = spec.model_copy(update={"views": (0, 1, 2)})
+    filling.fill(job, TrialContext(report=records.append, asked_to_stop=lambda: True))
+    assert [record["epoch"] for record in records if "epoch" in record] == [1]
+    assert not any(record.get("done") for record in records) and set(cache_of(spec)) == {"view-00000.npy"}
+
+
+@pytest.fixture
+def mended(spec: TrialSpec) -> Shown:
+    """The second filling, of a cache with a file that was cut off."""
+    filled(spec)
+    damaged = cache_of(spec)["view-00001.npy"]
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    return filled(spec)[1]
+
+
+def test_what_the_cache_has_to_say_is_passed_on(mended: Shown) -> None:
+    assert mended.notes and all("view-00001.npy is damaged" in note for note in mended.notes)
+    assert [metrics["cache/misses"] for metrics in mended.metrics] == [0, 0, 1, 0]
+
+
+def test_a_damaged_file_is_told_once(mended: Shown) -> None:
+    assert len(mended.notes) == 1, mended.notes
+
+
+VIEW: dict[str, Any] = {"epoch": 1, "metrics": {"cache/hits": 1.0, "cache/misses": 0.0}, "notes": []}
+
+
+@pytest.mark.parametrize("failure", [{"failed": "the disk is full"}, EnvironmentUnfitError("the disk is full")])
+def test_a_job_that_fails_stops_the_others(spec: TrialSpec, failure: Record | UserError) -> None:
+    desk = Told({"fill-0": [VIEW], "fill-1": [{"samples": 32}, failure], "fill-2": []})
+    with pytest.raises(TrialError, match=r"^the cache could not be filled: the disk is full$"):
+        filled(spec, 3, desk)
+    assert desk.stopped == ["fill-0", "fill-1", "fill-2"] and set(desk.jobs) == set(desk.stopped)
+
+
+def test_a_teacher_that_cannot_be_kept_fails_the_filling_with_its_sentence(
+    spec: TrialSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.posix_fallocate", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(TrialError, match=r"could not be filled: .*No space left on device.*teacher\.mode=online") as raised:
+        filled(spec, 2)
+    assert "\n" not in str(raised.value) and not cache_of(spec)
+
+
+def test_an_interrupt_stops_every_job(spec: TrialSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Shown, "view_filled", interrupted)
+    desk = Told({"fill-0": [VIEW], "fill-1": []})
+    with pytest.raises(KeyboardInterrupt):
+        filled(spec, 2, desk)
+    assert desk.stopped == ["fill-0", "fill-1"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_desk_that_breaks_ends_the_filling_too(spec: TrialSpec) -> None:
+    """What Ray raises beside the errors that a desk knows; who waits for its records would wait for ever."""
+    desk = Told({"fill-0": [VIEW], "fill-1": [RuntimeError("an object of Ray was lost")]})
+    ended: list[BaseException] = []
+
+    def driver() -> None:
+        try:
+            filled(spec, 2, desk)
+        except Exception as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=driver, daemon=True)
+    thread.start()
+    thread.join(BROKEN_S)
+    assert ended and "an object of Ray was lost" in str(ended[0]) and desk.stopped == ["fill-0", "fill-1"]
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 7])
+def test_where_every_node_has_its_own_cache_every_group_opens_all_views(groups: int) -> None:
+    shares = deal(VIEWS, groups, everywhere=True)
+    assert len(shares) == groups and all(set(share) == set(VIEWS) and len(share) == len(VIEWS) for share in shares)
+    assert len({share[0] for share in shares}) == min(groups, len(VIEWS)), "they begin at different ones"

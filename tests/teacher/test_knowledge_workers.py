@@ -1,0 +1,153 @@
+"""Two workers that share a pass of the teacher (gloo): one set of bits, whatever the workers and their folders. No student."""
+
+import contextlib
+import json
+import os
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from filelock import FileLock
+
+from orchestrator.config import load
+from orchestrator.context import Stopped, TrialContext
+from orchestrator.data import Batches, Dataset, Views, prepare
+from orchestrator.errors import EnvironmentUnfitError
+from orchestrator.models import build
+from orchestrator.teacher.cache import Cache
+from orchestrator.teacher.frozen import FrozenTeacher
+from orchestrator.teacher.knowledge import CachedTeacher
+
+CPU = torch.device("cpu")
+WORKERS, LONGEST_S, BATCH = 2, 300, 32
+FILES = {"clean.npy", "clean-features.npy", "view-00000.npy"}
+# 35 blocks of 32, which two workers do not share evenly, and the last one is not full
+PAIRS = (
+    "data.limit.train=1100",
+    "data.limit.validation=20",
+    "data.limit.test=20",
+    "data.augmentation=crop_flip",
+    "data.mix=cutmix",
+)
+
+
+def source(root: Path, folder: str, context: TrialContext) -> CachedTeacher:
+    configuration = load(None, list(PAIRS))
+    dataset = Dataset.open(prepare(configuration.data, root, 0))
+    torch.manual_seed(3)
+    teacher = FrozenTeacher(build("resnet8", 10, dataset.shape, {}), "of two workers")
+    views = Views.of(dataset, configuration.data, 0)
+    batches = Batches(dataset, views, BATCH, 0, rank=context.rank, world_size=context.world_size)
+    return CachedTeacher(teacher, batches, Cache(root / folder, 2**24), "float32", context, 10)
+
+
+def fill(asked: CachedTeacher) -> dict[str, float]:
+    asked.open_view(None, features=True)
+    asked.open_view(0)
+    return asked.counts()
+
+
+def worker(rank: int, root: Path) -> None:
+    """One rank: folders that both see, folders of its own, a disk that is full for the first one alone."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{root}/meeting", rank=rank, world_size=WORKERS)
+    context = TrialContext(rank, WORKERS, CPU)
+    told: dict[str, Any] = {"shared": fill(source(root, "shared", context)), "again": fill(source(root, "shared", context))}
+    told["own"] = fill(source(root, f"own-{rank}", context))
+    own = source(root, f"own-{rank}", context)
+    if rank == 1:
+        own.files(0)["logits"].unlink()
+    own.open_view(0)
+    told["one lost"] = own.counts()
+    allocate = os.posix_fallocate
+    if rank == 0:
+        os.posix_fallocate = lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))  # type: ignore[assignment]
+    try:
+        fill(source(root, f"full-{rank}", context))
+    except EnvironmentUnfitError as error:
+        told["full"] = str(error)
+    os.posix_fallocate = allocate
+    told["after"] = fill(source(root, f"full-{rank}", context))
+    for name in ("acquire", "open"):  # the lock of a view, then its file, on the first rank alone
+        asked = source(root, f"broken-{name}" if name == "acquire" else "shared", context)
+        broken = {"acquire": (FileLock, "acquire"), "open": (Path, "open")}[name]
+        with patch.object(*broken, side_effect=PermissionError(13, "Permission denied")) if rank == 0 else contextlib.nullcontext():
+            try:
+                asked.open_view(0)
+            except EnvironmentUnfitError as error:
+                told[name] = str(error)
+        told[f"after {name}"] = context.gather(f"rank {rank}")
+    stopping = TrialContext(rank, WORKERS, CPU, asked_to_stop=lambda: True)
+    try:
+        source(root, "stopped", stopping).open_view(0)
+    except Stopped:
+        told["stopped"] = True
+    (root / f"told-{rank}.json").write_text(json.dumps(told))
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which two workers have filled caches, and one worker one."""
+    folder = tmp_path_factory.mktemp("pass")
+    fill(source(folder, "alone", TrialContext()))
+    processes = [get_context("spawn").Process(target=worker, args=(rank, folder), daemon=True) for rank in range(WORKERS)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(LONGEST_S)
+    assert [process.exitcode for process in processes] == [0] * WORKERS
+    return folder
+
+
+def files(root: Path, folder: str) -> dict[str, Path]:
+    return {file.name: file for file in (root / folder).glob("*/*.npy")}
+
+
+def told(root: Path, rank: int) -> dict[str, Any]:
+    said: dict[str, Any] = json.loads((root / f"told-{rank}.json").read_text())
+    return said
+
+
+@pytest.mark.parametrize("folder", ["shared", "own-0", "own-1", "full-0", "full-1"])
+def test_two_workers_give_the_bits_of_one(root: Path, folder: str) -> None:
+    alone, other = files(root, "alone"), files(root, folder)
+    assert set(alone) == set(other) == FILES
+    for name, file in alone.items():
+        assert file.read_bytes() == other[name].read_bytes(), name
+        assert np.isfinite(np.load(file)).all() and np.load(file).std() > 0
+
+
+@pytest.mark.parametrize("rank", range(WORKERS))
+def test_every_rank_counts_what_the_group_found_and_computed(root: Path, rank: int) -> None:
+    said = told(root, rank)
+    assert said["shared"] == said["own"] == said["after"] == {"hits": 0, "misses": 2}
+    assert said["again"] == {"hits": 2, "misses": 0}
+
+
+@pytest.mark.parametrize("rank", range(WORKERS))
+def test_a_view_that_one_node_lost_is_computed_by_all_for_that_one(root: Path, rank: int) -> None:
+    assert told(root, rank)["one lost"] == {"hits": 0, "misses": 1}
+
+
+@pytest.mark.parametrize("rank", range(WORKERS))
+def test_all_ranks_hear_of_the_full_disk_of_one(root: Path, rank: int) -> None:
+    assert "No space left" in told(root, rank)["full"] and "teacher.mode=online" in told(root, rank)["full"]
+
+
+@pytest.mark.parametrize("rank", range(WORKERS))
+@pytest.mark.parametrize("name", ["acquire", "open"])
+def test_what_one_rank_alone_meets_is_raised_by_all_and_leaves_them_in_step(root: Path, name: str, rank: int) -> None:
+    said = told(root, rank)
+    assert "Permission denied" in said[name]
+    assert said[f"after {name}"] == ["rank 0", "rank 1"]
+
+
+@pytest.mark.parametrize("rank", range(WORKERS))
+def test_a_stop_is_heard_within_a_pass(root: Path, rank: int) -> None:
+    assert told(root, rank)["stopped"] and not files(root, "stopped")

@@ -1,0 +1,73 @@
+"""`run.py teacher --fill` as a person runs it, without Ray: views that are computed, and found the second time."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import run
+
+ROOT = Path(__file__).parent.parent
+SMALL = (
+    "data.limit.train=300", "data.limit.validation=50", "data.limit.test=50", "data.augmentation=crop", "data.views=2",
+    "training.epochs=3", "teacher.network.width=8", "teacher.training.epochs=1",
+)  # fmt: skip
+
+
+def arguments(store: Path, *pairs: str) -> list[str]:
+    return ["teacher", "--fill", "--local", "--store", str(store), *(part for pair in (*SMALL, *pairs) for part in ("--set", pair))]
+
+
+def teacher(store: Path) -> subprocess.CompletedProcess[str]:
+    """`run.py teacher --fill --local` in a process of its own."""
+    command = [sys.executable, "run.py", *arguments(store)]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return subprocess.run(command, cwd=ROOT, env=environment | {"COLUMNS": "200"}, capture_output=True, text=True)
+
+
+def test_the_cache_is_filled_and_found_the_second_time(tmp_path: Path) -> None:
+    first = teacher(tmp_path)
+    assert first.returncode == 0 and not first.stderr, first.stderr
+    lines = first.stdout.splitlines()
+    assert any(line.startswith("epoch 1: validation accuracy") for line in lines)
+    assert f"filling 3 views in {tmp_path / 'knowledge'}" in lines
+    views = ["the clean view computed (1 of 3)", "view 0 computed (2 of 3)", "view 1 computed (3 of 3)"]
+    assert [line for line in lines if " of 3)" in line] == views
+    assert "cache: 3 views computed, 0 were there" in lines
+    files = {file.name: file for file in (tmp_path / "knowledge").glob("*/*.npy")}
+    assert set(files) == {"clean.npy", "view-00000.npy", "view-00001.npy"}
+    assert all(np.load(file).shape == (300, 10) for file in files.values())
+    bits = {name: file.read_bytes() for name, file in files.items()}
+
+    second = teacher(tmp_path)
+    assert second.returncode == 0, second.stderr
+    lines = second.stdout.splitlines()
+    assert [line for line in lines if " of 3)" in line] == [view.replace("computed", "was there") for view in views]
+    assert "cache: 0 views computed, 3 were there" in lines and not any(line.startswith("epoch") for line in lines)
+    assert {name: file.read_bytes() for name, file in files.items()} == bits
+
+
+@pytest.mark.parametrize(
+    ("pair", "why", "advice"),
+    [
+        ("teacher.mode=online", "asked at every step (teacher.mode = online)", ": set teacher.mode=cached"),
+        (
+            "teacher.cache_gib=1e-6",
+            "teacher.cache_gib = 1e-06",
+            ": raise teacher.cache_gib, lower data.views, or name another folder with teacher.cache",
+        ),
+    ],
+)
+def test_a_teacher_without_a_cache_has_none_to_fill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pair: str, why: str, advice: str
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    refused = CliRunner().invoke(run.app, arguments(tmp_path, pair))  # in this process: starting another takes 3 s
+    assert refused.exit_code == 2 and refused.output.count("\n") == 1
+    assert refused.output.startswith("error: --fill: the teacher is asked at every step")
+    assert why in refused.output and refused.output.rstrip().endswith(advice)
+    assert not (tmp_path / "teachers").exists(), "nothing was started"

@@ -1,0 +1,67 @@
+"""The clock: host time on a CPU; on a GPU events, read once. Knows no training."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from orchestrator.training.clock import Clock
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 1)
+
+
+class Event:
+    """A GPU's event whose time is the count of events before it."""
+
+    count = 0
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        """The moment that it marks."""
+        Event.count += 1
+        self.moment = Event.count
+
+    def elapsed_time(self, other: "Event") -> float:
+        """Milliseconds."""
+        return float(other.moment - self.moment)
+
+
+@pytest.fixture
+def waited(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The devices that were waited for, with events that need no GPU."""
+    waits: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", waits.append)
+    return waits
+
+
+def test_on_a_gpu_nothing_waits_before_the_reset(waited: list[Any]) -> None:
+    clock = Clock(GPU)
+    for _ in range(3):
+        with clock.measure("student"):
+            pass
+    assert list(clock.iterate("data", iter("ab"))) == ["a", "b"]
+    assert not waited
+    seconds = clock.reset()
+    assert waited == [GPU]
+    assert seconds["student"] == pytest.approx(0.003) and seconds["data"] == pytest.approx(0.003), "a millisecond each time"
+
+
+def test_on_a_cpu_nobody_waits_for_a_device(waited: list[Any]) -> None:
+    clock = Clock(CPU)
+    with clock.measure("student"):
+        pass
+    assert clock.reset()["student"] > 0 and not waited
+
+
+def test_the_parts_are_within_the_epoch_and_a_reset_begins_again() -> None:
+    clock = Clock(CPU)
+    with clock.measure("student"):
+        sum(range(10_000))
+    clock.add("report", 0.25)
+    seconds = clock.reset()
+    assert 0 < seconds["student"] <= seconds["epoch"] and seconds["report"] == 0.25
+    again = clock.reset()
+    assert set(again) == {"epoch"} and again["epoch"] < seconds["epoch"] + 0.25

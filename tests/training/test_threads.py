@@ -1,0 +1,90 @@
+"""What a process that trains is given: threads of torch, and an allocator that keeps what it has."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+import torch
+
+from orchestrator.cluster import connect
+from orchestrator.context import Record, TrialContext
+from orchestrator.environment import ALLOCATOR, allocator
+from orchestrator.training.filling import fill
+from orchestrator.training.trainer import train
+from orchestrator.trial import TrialSpec
+
+SMALL = (
+    "data.limit.train=128", "data.limit.validation=20", "data.limit.test=20", "data.augmentation=none", "training.epochs=1",
+    "student.name=mlp", "student.width=4",
+)  # fmt: skip
+TRIM, MMAP = ALLOCATOR
+
+Specify = Callable[..., TrialSpec]
+MakeTeacher = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """What a test sets is undone."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("role", ["student", "fill"])
+def test_each_trial_has_the_threads_that_it_asks_for(specify: Specify, make_teacher: MakeTeacher, role: str) -> None:
+    found: list[int] = []
+
+    def heard(record: Record) -> None:
+        if "epoch" in record:
+            found.append(torch.get_num_threads())
+
+    for number, threads in enumerate(("resources.threads_per_worker=3", "resources.threads_per_worker=2", "seed=0")):
+        spec = specify(*SMALL, threads, folder=f"trial-{number}")
+        spec = spec.model_copy(update={"teacher": make_teacher(spec.data, width=8), "role": role, "views": (None,)})
+        (fill if role == "fill" else train)(spec, TrialContext(report=heard))
+    assert found == [3, 2, 1], "also after another trial of the same process, and one unless somebody asks"
+
+
+def test_the_allocator_of_a_worker_keeps_what_the_user_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(TRIM, raising=False)
+    monkeypatch.delenv(MMAP, raising=False)
+    assert allocator() == ALLOCATOR
+    monkeypatch.setenv(TRIM, "4096")
+    assert allocator() == {TRIM: "4096", MMAP: ALLOCATOR[MMAP]}
+    monkeypatch.setenv(MMAP, "")
+    assert allocator() == {TRIM: "4096", MMAP: ""}
+
+
+def test_ray_starts_with_that_allocator_and_leaves_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TRIM, "4096")
+    monkeypatch.delenv(MMAP, raising=False)
+    seen: list[dict[str, str]] = []
+    monkeypatch.setattr(connect, "_start", lambda cpus: seen.append(dict(os.environ)))
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    before = dict(os.environ)
+    with connect.connected(None) as available:
+        assert available == {"CPU": 2.0}
+    assert {name: seen[0].get(name) for name in ALLOCATOR} == {TRIM: "4096", MMAP: ALLOCATOR[MMAP]}
+    assert dict(os.environ) == before and MMAP not in before
+
+
+def test_workers_of_a_running_cluster_get_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their processes start from the node's environment and not from ours."""
+    monkeypatch.setenv(TRIM, "4096")
+    monkeypatch.delenv(MMAP, raising=False)
+    monkeypatch.setenv("RAY_ADDRESS", "kept")  # restored after `_join` sets it
+    asked: dict[str, Any] = {}
+
+    def init(**options: Any) -> SimpleNamespace:
+        asked.update(options)
+        return SimpleNamespace(address_info={"gcs_address": "10.0.0.1:6379"})
+
+    monkeypatch.setattr(ray, "init", init)
+    connect._join("10.0.0.1:6379")
+    assert asked["runtime_env"]["env_vars"] == {TRIM: "4096", MMAP: ALLOCATOR[MMAP]}
