@@ -7,60 +7,28 @@ side in a process of its own with a Ray of its own. Ours writes its records, its
 with the process: `start-up` ends with the first report, `trial` is each further one, `sweep` is all of it.
 """
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from argparse import SUPPRESS
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script finds its own folder alone
+
+from benchmarks.common import ROOT, arguments, compared, conducted, show
+
 SETTINGS = ["data.name=digits", "teacher=null", "method.name=cross_entropy", "training.epochs=1", "search.scheduler=none"]
 
 
 def ours(folder: Path, trials: int, at_once: int, started: float) -> dict[str, float]:
     """A sweep as `run.py sweep` runs it."""
-    from orchestrator.config import load
-    from orchestrator.preflight import prepared
-    from orchestrator.records import Sweep
-    from orchestrator.store import Store
-    from orchestrator.sweep.conduct import conduct
-
-    store = Store.open(folder)
-    settings = [*SETTINGS, f"search.trials={trials}", f"resources.groups={at_once}"]
-    configuration = load(None, settings)
-    data = prepared(store, configuration, "sweep", local=False)
-    sweep = Sweep.create(store.sweep("ours"), configuration, "sweep")
-    watch = Watch()
-    conduct(sweep, store, data, watch)
-    assert sum(trial.state == "complete" for trial in sweep.trials.values()) == trials
-    return times(watch.reports, started, trials)
-
-
-class Watch:
-    """Notes when reports arrive."""
-
-    def __init__(self) -> None:
-        self.reports: list[float] = []
-
-    def preparing(self, what: str) -> None:
-        """Not timed apart."""
-
-    def teacher_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
-        """There is no teacher."""
-
-    def trial_started(self, trial: Any) -> None:
-        """Not timed apart."""
-
-    def trial_reported(self, trial: Any, epoch: int, metrics: dict[str, float]) -> None:
-        """A trial of one epoch is through."""
-        self.reports.append(time.time())
-
-    def trial_ended(self, trial: Any) -> None:
-        """Not timed apart."""
+    reports = conducted(folder, [*SETTINGS, f"search.trials={trials}", f"resources.groups={at_once}"], "sweep")
+    assert len(reports) == trials
+    return times([report.at for report in reports], started, trials)
 
 
 def theirs(folder: Path, trials: int, at_once: int, started: float) -> dict[str, float]:
@@ -152,28 +120,18 @@ def measure(side: str, trials: int, at_once: int) -> dict[str, float]:
 
 def main() -> None:
     """Both sides, then the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = arguments(__doc__)
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--at-once", type=int, default=2)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--side", choices=["ours", "theirs"], help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=["ours", "theirs"], help=SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=SUPPRESS)
+    parser.add_argument("--started", type=float, help=SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        sys.path.insert(0, str(ROOT))
         print(json.dumps(globals()[options.side](options.folder, options.trials, options.at_once, options.started)))
         return
     sides = {side: measure(side, options.trials, options.at_once) for side in ("theirs", "ours")}
-    if not options.json:
-        print(f"{options.trials} trials, {options.at_once} at a time\n{'case':10}{'ours':>10}{'theirs':>10}{'ratio':>8}")
-    for case, seconds in sides["ours"].items():
-        row = {"benchmark": "sweep_overhead", "case": case, "ours": round(seconds, 3), "theirs": round(sides["theirs"][case], 3)}
-        row["ratio"] = round(sides["theirs"][case] / seconds, 2)
-        if options.json:
-            print(json.dumps(row | {"unit": "s"}))
-        else:
-            print(f"{case:10}{row['ours']:>9.2f}s{row['theirs']:>9.2f}s{row['ratio']:>8}")
+    show([compared(case, ours, sides["theirs"][case], "s") for case, ours in sides["ours"].items()], options.json)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,289 @@
+"""What an epoch of distillation costs: a bare PyTorch loop with an online teacher (theirs) against our `train()` (ours).
+
+    python benchmarks/step.py [--pair resnet56-resnet20] [--rounds 3] [--device cuda] [--json]
+
+Same networks, weights of the teacher, images, batch size, precision and KD (T = 4, alpha = 0.9) on both sides, one thread.
+Every side is a process of its own; they take turns epoch by epoch, so that a machine that drifts drifts for all. Medians
+of the epochs after the first, which compiles, warms up and fills the cache. On a CPU an epoch is CPU seconds, and our small
+evaluation and our checkpoint count against us. On a GPU it is wall seconds without both, shown as images per second.
+Ours has the allocator settings that our workers have, theirs the environment of whoever starts this.
+
+    cached     the teacher was asked in the first epoch (data.views=1)
+    online     the teacher is asked at every step, on both sides
+    compiled   cached, with torch.compile; theirs compiles student and teacher
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import SUPPRESS, Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script finds its own folder alone
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from benchmarks.common import ROOT, Result, arguments, compared, make_images, make_teacher, show
+from orchestrator.environment import ALLOCATOR
+
+CLASSES = 100
+FOR_EVER = 10_000  # epochs; the parent ends its children
+CASES = {
+    "cached": ["teacher.mode=cached", "data.views=1"],
+    "online": ["teacher.mode=online"],
+    "compiled": ["teacher.mode=cached", "data.views=1", "training.compile=true"],
+}
+DEFAULTS = {
+    "cpu": {"pair": ["resnet56-resnet20", "resnet32x4-resnet8x4"], "images": 2000, "batch_size": 64, "loader_workers": 0},
+    "cuda": {"pair": ["resnet32x4-resnet8x4", "resnet50-resnet18"], "images": 20_000, "batch_size": 128, "loader_workers": 8},
+}
+
+
+def theirs(folder: Path, pair: str, case: str, options: Namespace) -> None:
+    """The loop as a user writes it, after RepDistiller's."""
+    device = torch.device(options.device)
+    teacher, student = bare_networks(folder, pair, device)
+    if case == "compiled":
+        teacher, student = torch.compile(teacher), torch.compile(student)
+    loader = bare_loader(folder / "data.npz", options)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    while sys.stdin.readline():
+        start = now(options.device)
+        bare_epoch(teacher, student, loader, optimizer, device, options.precision)
+        tell(now(options.device) - start)
+
+
+def bare_networks(folder: Path, pair: str, device: torch.device) -> tuple[Any, Any]:
+    """The same teacher and student as ours."""
+    from orchestrator.models import build, load_weights
+
+    teacher, student = (build(name, CLASSES, (3, 32, 32), {}) for name in pair.split("-"))
+    load_weights(teacher, str(folder / f"teacher-{pair}" / "weights.safetensors"))
+    return teacher.to(device).eval(), student.to(device).train()
+
+
+def bare_loader(file: Path, options: Namespace) -> Any:
+    """Pictures through torchvision's transforms; the last incomplete batch is dropped, as ours is."""
+    from PIL import Image
+    from torchvision import transforms
+
+    with np.load(file) as arrays:
+        images, labels = arrays["train_images"], arrays["train_labels"]
+    pixels = images.reshape(-1, 3) / 255
+    transform = transforms.Compose(
+        [
+            transforms.RandomCrop(32, padding=4),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(pixels.mean(0), pixels.std(0)),
+        ]
+    )
+
+    class Pictures(torch.utils.data.Dataset[Any]):
+        def __getitem__(self, index: int) -> tuple[Any, int]:
+            return transform(Image.fromarray(images[index])), int(labels[index])
+
+        def __len__(self) -> int:
+            return len(labels)
+
+    workers = options.loader_workers
+    return torch.utils.data.DataLoader(
+        Pictures(),
+        batch_size=options.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        pin_memory=options.device == "cuda",
+        persistent_workers=workers > 0,
+    )
+
+
+def bare_epoch(
+    teacher: Any, student: Any, loader: Any, optimizer: torch.optim.Optimizer, device: torch.device, precision: str
+) -> float:
+    """One epoch; the mean loss."""
+    total = 0.0
+    for images, labels in loader:
+        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            with torch.no_grad():
+                taught = teacher(images).logits
+            logits = student(images).logits
+        soft = functional.kl_div(
+            functional.log_softmax(logits.float() / 4, dim=1),
+            functional.softmax(taught.float() / 4, dim=1),
+            reduction="batchmean",
+        )
+        loss = 0.1 * functional.cross_entropy(logits.float(), labels) + 0.9 * 4**2 * soft
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        total += loss.item()
+    return total / len(loader)
+
+
+def ours(folder: Path, pair: str, case: str, options: Namespace) -> None:
+    """A trial; its report callback waits for the next turn."""
+    from orchestrator.context import TrialContext
+    from orchestrator.training.trainer import train
+
+    start = 0.0
+
+    def report(record: dict[str, Any]) -> None:
+        nonlocal start
+        metrics = record["metrics"]
+        if options.device == "cuda":
+            tell(metrics["seconds/epoch"] - metrics["seconds/evaluation"])
+        else:
+            tell(now(options.device) - start)
+        assert record["epoch"] == 1 or not metrics.get("cache/misses"), "a measured epoch asked the teacher"
+        if not sys.stdin.readline():
+            sys.exit()
+        start = now(options.device)
+
+    sys.stdin.readline()
+    train(specification(folder, pair, case, options), TrialContext(device=torch.device(options.device), report=report))
+
+
+def specification(folder: Path, pair: str, case: str, options: Namespace) -> Any:
+    """The trial of a case."""
+    from orchestrator.config import load
+    from orchestrator.data import prepare
+    from orchestrator.trial import TrialSpec
+
+    teacher, student = pair.split("-")
+    settings = ["data.name=npz", f"data.path={folder / 'data.npz'}", "data.augmentation=crop_flip", "method.name=kd"]
+    settings += [f"student.name={student}", f"teacher.network.name={teacher}", f"teacher.precision={options.precision}"]
+    settings += [f"training.epochs={FOR_EVER}", f"training.batch_size={options.batch_size}"]
+    settings += [f"training.precision={options.precision}"]
+    configuration = load(None, settings + CASES[case])
+    return TrialSpec(
+        name="trial",
+        configuration=configuration,
+        folder=folder / f"{pair}-{case}",
+        data=prepare(configuration.data, folder, configuration.data.seed),
+        teacher=folder / f"teacher-{pair}",
+        knowledge=folder / f"knowledge-{case}",
+    )
+
+
+def now(device: str) -> float:
+    """CPU seconds of this process, or wall seconds once the GPU is done."""
+    if device != "cuda":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def tell(seconds: float) -> None:
+    """Hand the seconds of an epoch to the parent."""
+    print(f"epoch {seconds}", flush=True)
+
+
+class Side:
+    """A child process that trains an epoch when it is told to."""
+
+    def __init__(self, side: str, folder: Path, pair: str, case: str, options: Namespace) -> None:
+        command = [sys.executable, __file__, "--side", side, "--folder", str(folder), "--pair", pair, "--cases", case]
+        for name in ("device", "images", "batch_size", "precision", "loader_workers"):
+            command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"} | (ALLOCATOR if side == "ours" else {})
+        self.seconds: list[float] = []
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def epoch(self) -> float:
+        """Let it train an epoch."""
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        for line in self.process.stdout:
+            if line.startswith("epoch "):
+                return float(line.split()[1])
+        raise SystemExit(f"a side ended with {self.process.wait()}: {' '.join(map(str, self.process.args))}")  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """Let it end: nobody will tell it any more."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def measure(folder: Path, pair: str, options: Namespace) -> Iterator[Result]:
+    """All cases of a pair in turns."""
+    with np.load(folder / "data.npz") as arrays:
+        make_teacher(folder / f"teacher-{pair}", pair.split("-")[0], arrays["train_images"][:256], CLASSES)
+    wanted = [("ours", case) for case in options.cases] + [("theirs", "online")]
+    wanted += [("theirs", "compiled")] if "compiled" in options.cases else []
+    sides = {(side, case): Side(side, folder, pair, case, options) for side, case in wanted}
+    try:
+        for turn in range(options.rounds + 1):
+            for side in sides.values():
+                seconds = side.epoch()
+                if turn:
+                    side.seconds.append(seconds)
+    finally:
+        for side in sides.values():
+            side.close()
+    for case in options.cases:
+        rival = sides["theirs", "compiled" if case == "compiled" else "online"]
+        yield result(f"{pair} {case}", sides["ours", case].seconds, rival.seconds, options)
+
+
+def result(case: str, ours: list[float], theirs: list[float], options: Namespace) -> Result:
+    """Medians as seconds on a CPU, as images per second on a GPU."""
+    ours_s, theirs_s = statistics.median(ours), statistics.median(theirs)
+    if options.device == "cpu":
+        return compared(case, ours_s, theirs_s, "s/epoch")
+    images = options.images // options.batch_size * options.batch_size
+    return compared(case, images / ours_s, images / theirs_s, "images/s", more_is_better=True)
+
+
+def read_options() -> Namespace:
+    """The command line; what is not given is usual for the device."""
+    parser = arguments(__doc__)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--pair", action="append", metavar="TEACHER-STUDENT", help="repeat it")
+    parser.add_argument(
+        "--cases", type=lambda text: text.split(","), help=f"of {', '.join(CASES)}; compiled only where asked or on cuda"
+    )
+    parser.add_argument("--images", type=int)
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], help="of both sides; default: bfloat16 on cuda")
+    parser.add_argument("--loader-workers", type=int, help="theirs; default: 0, on cuda 8")
+    parser.add_argument("--side", choices=["ours", "theirs"], help=SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=SUPPRESS)
+    options = parser.parse_args()
+    cuda = options.device == "cuda"
+    usual = {"cases": ["cached", "online"] + ["compiled"] * cuda, "precision": "bfloat16" if cuda else "float32"}
+    for name, value in {**DEFAULTS[options.device], **usual}.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    return options
+
+
+def main() -> None:
+    """All pairs, then the table."""
+    options = read_options()
+    torch.set_num_threads(1)
+    if options.side:
+        globals()[options.side](options.folder, options.pair[0], options.cases[0], options)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_images(folder / "data.npz", options.images, CLASSES, held_out=CLASSES)
+        results = [result for pair in options.pair for result in measure(folder, pair, options)]
+    show(results, options.json)
+
+
+if __name__ == "__main__":
+    main()

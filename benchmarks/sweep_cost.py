@@ -1,0 +1,82 @@
+"""What a whole sweep costs with the teacher's logits cached (ours) against a teacher that is asked at every step (theirs).
+
+    python benchmarks/sweep_cost.py --data cifar10.npz [--train 2000] [--json]
+    python benchmarks/sweep_cost.py --fashion-mnist FOLDER
+
+8 trials x 6 epochs of KD by `run.py sweep`, one worker group, the same seed, so the same hyper-parameters. CPU seconds are of
+the whole process tree with Ray's daemons: start-up and evaluation count too. The teacher is fitted once, before, for both.
+`6 views` is one per epoch, as online distillation has; `2 views` are used three times each.
+"""
+
+import shutil
+import sys
+import tempfile
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script finds its own folder alone
+
+from benchmarks.common import CpuSeconds, Result, arguments, command_line, compared, noted, run, show
+
+EPOCHS = 6
+OURS = {f"{EPOCHS} views": ["teacher.mode=cached"], "2 views": ["teacher.mode=cached", "data.views=2"]}
+THEIRS = ["teacher.mode=online"]
+
+
+def settings(options: Namespace) -> list[str]:
+    """What all sweeps share."""
+    if options.data:
+        data = ["data.name=npz", f"data.path={options.data.resolve()}", "data.augmentation=crop_flip"]
+    else:
+        data = ["data.name=FashionMNIST", f"data.path={options.fashion_mnist.resolve()}", "data.download=true"]
+    limits = [f"data.limit.train={options.train}", *(f"data.limit.{part}={options.held_out}" for part in ("validation", "test"))]
+    networks = [f"teacher.network.name={options.teacher}", "teacher.training.epochs=1", f"student.name={options.student}"]
+    search = ["search.scheduler=none", "search.sampler=random", f"search.trials={options.trials}", "resources.groups=1"]
+    return data + limits + networks + search + ["method.name=kd", f"training.epochs={EPOCHS}"]
+
+
+def cost(base: Path, name: str, pairs: list[str]) -> tuple[float, float]:
+    """CPU seconds of a sweep in a copy of the store, and the MiB of knowledge that it leaves."""
+    store = base.parent / name.replace(" ", "-")
+    shutil.copytree(base, store)
+    print(f"sweep: {name}", file=sys.stderr)
+    counter = CpuSeconds()
+    run(command_line("sweep", store, pairs, "--name", "cost", "--seed", "0"), counter.look)
+    knowledge = sum(file.stat().st_size for file in (store / "knowledge").rglob("*") if file.is_file())
+    return counter.total(), knowledge / 2**20
+
+
+def measure(folder: Path, options: Namespace) -> Iterator[Result]:
+    """The teacher, then every sweep."""
+    base, shared = folder / "store", settings(options)
+    print(f"teacher: {options.teacher}", file=sys.stderr)
+    run(command_line("teacher", base, shared))
+    online_s, online_mib = cost(base, "online", shared + THEIRS)
+    for case, pairs in OURS.items():
+        cached_s, cached_mib = cost(base, case, shared + pairs)
+        yield compared(f"{case}: cpu seconds", cached_s, online_s, "s")
+        yield noted(f"{case}: bytes on disk", cached_mib, "MiB", theirs=online_mib)
+
+
+def main() -> None:
+    """All sweeps, then the table."""
+    parser = arguments(__doc__)
+    parser.add_argument("--data", type=Path, help="an .npz file with MedMNIST's keys, such as CIFAR-10's arrays")
+    parser.add_argument("--fashion-mnist", type=Path, metavar="FOLDER", help="torchvision's root, where it is downloaded to")
+    parser.add_argument("--teacher", default="resnet56")
+    parser.add_argument("--student", default="resnet20")
+    parser.add_argument("--train", type=int, default=2000, help="images that are trained on")
+    parser.add_argument("--held-out", type=int, default=500, help="images of validation and of test")
+    parser.add_argument("--trials", type=int, default=8)
+    options = parser.parse_args()
+    if not options.data and not options.fashion_mnist:
+        print("no data: give --data FILE.npz (train_images, train_labels, test_images, test_labels) or --fashion-mnist FOLDER")
+        return
+    with tempfile.TemporaryDirectory() as name:
+        results = list(measure(Path(name), options))
+    show(results, options.json)
+
+
+if __name__ == "__main__":
+    main()
