@@ -201,5 +201,5 @@ def status_table(sweep: Sweep, console: Console) -> None:
     for summary_ in found["trials"]:
         trial = sweep.trials[summary_["number"]]
         value = f"{trial.value:.4f}" if trial.value is not None else ""
-        table.add_row(str(trial.number), summary_["state"], value, str(trial.epochs), settings(trial), Text(trial.message))
+        table.add_row(str(trial.number), summary_["state"], value, str(trial.epochs), settings(trial), Text(trial.said))
     console.print(table)

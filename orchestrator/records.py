@@ -35,6 +35,11 @@ class Trial:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def said(self) -> str:
+        """Why it failed, and what else a person should hear of it, in one line."""
+        return "; ".join([*([self.message] if self.message else []), *self.notes])
+
+    @property
     def ended(self) -> bool:
         """Whether nothing more will come of it."""
         return self.state in ("complete", "stopped_early", "failed")

@@ -57,7 +57,7 @@ class Tracker:
     def trial_ended(self, trial: Trial) -> None:
         """Close the child run with its state, and draw the best value so far on the parent."""
         self._flush(trial.number)
-        number, state, message = str(trial.number), trial.state, "; ".join([trial.message, *trial.notes]).removeprefix("; ")
+        number, state, message = str(trial.number), trial.state, trial.said
         self.writer.add(lambda client: _close(client, self.runs[number], state, message))
         best = self.sweep.best()
         if best and best.value is not None and trial.state == "complete":

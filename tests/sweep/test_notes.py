@@ -125,3 +125,11 @@ def test_an_epoch_that_tune_says_again_adds_no_note(sweep: Sweep) -> None:
     for _ in range(3):
         searcher.on_trial_result("a", standing.step())
     assert read_back(sweep).trials[0].notes == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("message", "notes", "said"),
+    [("", [], ""), ("it failed", [], "it failed"), ("", ["one", "two"], "one; two"), ("it failed", ["one"], "it failed; one")],
+)
+def test_what_is_said_of_a_trial_is_its_message_and_its_notes(message: str, notes: list[str], said: str) -> None:
+    assert Trial(0, {}, message=message, notes=notes).said == said
