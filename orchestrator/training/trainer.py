@@ -77,8 +77,9 @@ class _Trainer:
         self.configuration = spec.configuration
         self.recipe = spec.configuration.training
         self.clock, self.best = Clock(context.device), _Best()
-        self._build_learner()
-        self.teacher = bring_teacher(spec, context)
+        with self.clock.measure("setup"):
+            self._build_learner()
+            self.teacher = bring_teacher(spec, context)
         self.source: AskedTeacher | None = None
         if self.teacher:
             self.source = ask_teacher(spec, self.teacher, batches, context, self.method.needs.features)
