@@ -65,6 +65,7 @@ def theirs(folder: Path, options: Namespace) -> None:
     train(specification, TrialContext(rank, world_size, report=lambda record: metrics.append(record["metrics"])))
     if rank == 0:
         tell(metrics)
+    torch.distributed.barrier()  # a rank that leaves while gloo still talks to it may abort
     torch.distributed.destroy_process_group()
 
 
