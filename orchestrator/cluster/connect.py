@@ -22,7 +22,6 @@ from orchestrator.errors import EnvironmentUnfitError
 TRAIN = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
 OWN_CLUSTER = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an actor per group that waits for a cloud to take this machine
-    "RAY_task_events_report_interval_ms": "0",  # a history of tasks for a dashboard that is not started
     # Ray takes loopback for itself only where it knows no clusters; it reads this at import, its processes from the environment
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
