@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_made import folder, npz, opened
+from data_made import folder
 from PIL import Image
 
 from orchestrator.config import Data
@@ -17,17 +17,6 @@ from orchestrator.data.augmentation import FLIP, boxes
 from orchestrator.errors import ConfigurationError
 
 FASHION = Path(os.environ.get("FASHION_MNIST", Path(__file__).parents[3] / "shared" / "data" / "FashionMNIST"))
-
-
-@pytest.fixture
-def dataset(tmp_path: Path) -> Dataset:
-    return opened(tmp_path, npz(tmp_path))
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> Dataset:
-    config = Data(name="folder", path=folder(tmp_path / "images", ("train", "val", "test")), size=16)
-    return Dataset.open(prepare(config, tmp_path, 0))
 
 
 def views(dataset: Dataset) -> Views:

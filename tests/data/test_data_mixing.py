@@ -3,17 +3,15 @@
 import json
 from collections.abc import Iterator
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from data_made import folder, npz, opened
 from numpy.typing import NDArray
 
 from orchestrator.config import Data
-from orchestrator.data import Batches, Dataset, Inputs, Views, prepare
+from orchestrator.data import Batches, Dataset, Inputs, Views
 from orchestrator.data.augmentation import FLIP, HORIZONTAL, VERTICAL
 from orchestrator.data.mixing import Mixing, draw
 
@@ -21,17 +19,6 @@ MIXES = ["mixup", "cutmix"]
 POLICIES = ["none", "crop", "crop_flip", "resized_crop_flip"]
 SEED, VIEW, PAD, ALPHA = 3, 5, 1, 0.7
 Picture = NDArray[np.float32]
-
-
-@pytest.fixture
-def dataset(tmp_path: Path) -> Dataset:
-    return opened(tmp_path, npz(tmp_path))
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> Dataset:
-    config = Data(name="folder", path=folder(tmp_path / "images", ("train", "val", "test")), size=16)
-    return Dataset.open(prepare(config, tmp_path, 0))
 
 
 def batches(dataset: Dataset, policy: str, mix: str, size: int = 16, rank: int = 0, world_size: int = 1, **given: Any) -> Batches:
