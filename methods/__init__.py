@@ -1,15 +1,18 @@
 """What a student can minimise: the one list of methods, and the contract they keep. Knows no trainer and no data."""
 
+from methods.akd import AKD
 from methods.cross_entropy import CrossEntropy
 from methods.kd import KD
 from methods.method import (
     Batch,
     Knowledge,
+    LookAhead,
     Method,
     Mix,
     Needs,
     Objective,
     Output,
+    ParameterGroup,
     Progress,
     Settings,
     SettingsError,
@@ -24,9 +27,11 @@ METHODS: dict[str, type[Method]] = {
     "kd": KD,
     "ttm": TTM,
     "wttm": WTTM,
+    "akd": AKD,
 }
 
 __all__ = [
+    "AKD",
     "KD",
     "METHODS",
     "TTM",
@@ -34,11 +39,13 @@ __all__ = [
     "Batch",
     "CrossEntropy",
     "Knowledge",
+    "LookAhead",
     "Method",
     "Mix",
     "Needs",
     "Objective",
     "Output",
+    "ParameterGroup",
     "Progress",
     "Settings",
     "SettingsError",

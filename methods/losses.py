@@ -38,6 +38,12 @@ def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 @_in_full_precision
+def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """log p_T, (B, K), from logits (B, K)."""
+    return (logits / temperature).log_softmax(dim=1)
+
+
+@_in_full_precision
 def tempered_kl(teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> Tensor:
     """D(p_T || q_T), (B,), from logits (B, K), both softened; Hinton's term is T^2 times this (arXiv 1503.02531)."""
     log_p = (teacher_logits / temperature).log_softmax(dim=1)
@@ -68,6 +74,19 @@ def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) 
     """
     total = functional.cross_entropy(logits, labels, ignore_index=-1, reduction="sum", label_smoothing=label_smoothing)
     return total / (labels != -1).sum().clamp(min=1)
+
+
+@_in_full_precision
+def cross_entropies(logits: Tensor, labels: Tensor, partners: Tensor | None = None, share: Tensor | None = None) -> Tensor:
+    """The samples' shares of `cross_entropy` or, with partners, of `mixed_cross_entropy`: (B,), whose mean is that loss."""
+    own = labels != -1  # (B,)
+    each = functional.cross_entropy(logits, labels, ignore_index=-1, reduction="none")
+    if partners is None or share is None:
+        return each * (len(own) / own.sum().clamp(min=1))
+    mine, other = share * own, (1 - share) * (partners != -1)
+    counted = (mine + other).sum()
+    blended = mine * each + other * functional.cross_entropy(logits, partners, ignore_index=-1, reduction="none")
+    return blended * (len(own) / (counted + (counted == 0)))
 
 
 @_in_full_precision

@@ -60,12 +60,20 @@ class Batch:
     weights: Tensor | None = None
     mix: Mix | None = None
 
-    def cross_entropy(self, label_smoothing: float = 0.0) -> Tensor:
-        """The student's mean cross entropy with its labels, a scalar: every label by its share where samples are blended."""
-        logits = self.student.logits
+    def cross_entropy(self, label_smoothing: float = 0.0, logits: Tensor | None = None) -> Tensor:
+        """The mean cross entropy with the labels, a scalar: every label by its share where samples are blended.
+
+        Of the student's logits, or of others (B, K).
+        """
+        logits = self.student.logits if logits is None else logits
         if self.mix is None:
             return losses.cross_entropy(logits, self.labels, label_smoothing)
         return losses.mixed_cross_entropy(logits, self.labels, self.mix.labels, self.mix.share, label_smoothing)
+
+    def cross_entropies(self) -> Tensor:
+        """The samples' shares of the student's cross entropy, (B,): their mean is `cross_entropy()`."""
+        partners, share = self.mix or (None, None)
+        return losses.cross_entropies(self.student.logits, self.labels, partners, share)
 
     @property
     def teacher_logits(self) -> Tensor:
@@ -106,13 +114,21 @@ class Knowledge:
     labels: Tensor
 
 
+def _alone(value: Tensor) -> Tensor:
+    return value
+
+
 @dataclass(frozen=True)
 class Task:
-    """The size of what is learned: classes K, training samples n, epochs of the trial."""
+    """The size of what is learned: classes K, training samples n, epochs of the trial; and who else trains this student.
+
+    `mean` gives the mean of a tensor over the ranks, on every rank; all of them call it together.
+    """
 
     classes: int
     samples: int
     epochs: int
+    mean: Callable[[Tensor], Tensor] = _alone
 
 
 @dataclass(frozen=True)
@@ -122,6 +138,31 @@ class Progress:
     epoch: int
     epochs: int
     validation: Mapping[str, float]
+
+
+class ParameterGroup(NamedTuple):
+    """Parameters of a method that are trained alike: at the recipe's rate (None), or one of their own.
+
+    A rate of their own follows the recipe's schedule when `scheduled`, else it stays. Weight decay is always 0.
+    """
+
+    parameters: list[nn.Parameter]
+    learning_rate: float | None = None
+    scheduled: bool = True
+
+
+@dataclass(frozen=True)
+class LookAhead:
+    """What a method sees that looks beyond a step before it is made; asking changes nothing.
+
+    `parameters`: the student's, by name. `training` and `held_out` give the batch of the step, and one of the validation
+    part (labels, no teacher), with what the student says at any parameters. `learning_rate`: of the step to come.
+    """
+
+    parameters: Mapping[str, Tensor]
+    training: Callable[[Mapping[str, Tensor]], Batch]
+    held_out: Callable[[Mapping[str, Tensor]], Batch]
+    learning_rate: float
 
 
 def setting(
@@ -135,6 +176,11 @@ def setting(
 ) -> Any:
     """A documented hyper-parameter: `above` < value, `low` <= value <= `high`, or one of `choices`."""
     return field(default=default, metadata={"doc": doc, "above": above, "low": low, "high": high, "choices": choices})
+
+
+def another_default(settings: type["Settings"], name: str, default: Any) -> Any:
+    """A setting as another class has it, with another default; documentation and limits stay."""
+    return field(default=default, metadata=settings.__dataclass_fields__[name].metadata)
 
 
 @dataclass(frozen=True)
@@ -210,15 +256,39 @@ class Method(nn.Module):
         self.settings = settings
 
     def prepare(self, knowledge: Callable[[], Knowledge] | None, task: Task) -> None:
-        """Once per trial, before the first step and again after a resume.
+        """Once per trial, before the first step and before a resume: whatever depends on the task, own parameters too.
 
         `knowledge` costs a pass of the teacher for whoever calls it first, and is None without a teacher.
         """
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """How the own parameters are trained; every one of them is in one group."""
+        return [ParameterGroup(list(self.parameters()))]
 
     def forward(self, batch: Batch) -> Objective:
         """The objective on one batch, in float32 whatever the autocast type."""
         raise NotImplementedError
 
-    def end_epoch(self, progress: Progress) -> dict[str, float]:
-        """After each epoch, the same on all ranks: move schedules on; return what to draw, by name."""
+    @property
+    def looks_ahead_every(self) -> int:
+        """Before every so many steps `look_ahead` is called; 0: never."""
+        return 0
+
+    def look_ahead(self, ahead: LookAhead) -> None:
+        """Before a step: what the method wants to know of the student after it."""
+
+    def end_epoch(self, progress: Progress) -> dict[str, float | Tensor]:
+        """After each epoch and after a resume, the same on all ranks: move schedules on; return what to draw, by name.
+
+        Numbers are tracked as metrics; arrays are kept, one per epoch, for the pictures of the trial.
+        """
         return {}
+
+    def show(self, batch: Batch) -> dict[str, Tensor]:
+        """Distributions (B, K) by name that a person wants to see of a few samples: who says what of them."""
+        shown = {"student": losses.log_softmax(batch.student.logits).exp()}
+        return shown if batch.teacher is None else {"teacher": losses.log_softmax(batch.teacher_logits).exp()} | shown
+
+    def class_weights(self, batch: Batch) -> Tensor | None:
+        """By how much each class of the teacher is multiplied, (B, K), 1 = unchanged; None where the method does no such thing."""
+        return None

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from methods import losses
-from methods.method import Batch, Knowledge, Method, Needs, Objective, Settings, SettingsError, Task, setting
+from methods.method import Batch, Knowledge, SettingsError, Task, another_default, setting
+from methods.weighted import Formed, FormedSettings, Soft
 
 # Samples per block of the mean power sum: ImageNet's logits fit in memory once, not several times.
 _BLOCK = 65_536
 
 
 @dataclass(frozen=True)
-class TTMSettings(Settings):
-    """Hyper-parameters of TTM. `alpha` counts in the convex form alone, `beta` and `normalize` in the additive one."""
+class TTMSettings(FormedSettings):
+    """Hyper-parameters of TTM; soft is T D in the convex form, D in the additive one, where alone `normalize` counts."""
 
     form: str = setting(
         "convex",
@@ -26,8 +27,7 @@ class TTMSettings(Settings):
         choices=("convex", "additive"),
     )
     temperature: float = setting(4.0, "T: divides the logits of the teacher alone, 1/gamma of the paper's tables", above=0)
-    alpha: float = setting(0.9, "weight of the soft term, cross entropy has the rest (convex form; else ignored)", low=0, high=1)
-    beta: float = setting(36.0, "weight of D beside a cross entropy of weight 1 (additive form; else ignored)", low=0)
+    beta: float = another_default(FormedSettings, "beta", 36.0)
     normalize: bool = setting(
         True,
         "divide the total by 1 + beta, so that beta leaves the effective learning rate alone; false is the paper's form "
@@ -46,33 +46,22 @@ class WTTMSettings(TTMSettings):
     )
 
 
-class TTM(Method):
+class TTM(Formed):
     """Cross entropy and D(p_T || q) with the teacher alone softened (equations 2, 18 and 19)."""
 
     Settings = TTMSettings
     settings: TTMSettings
-    needs = Needs(teacher=True)
     provenance = "Zheng & Yang, ICLR 2024 (arXiv 2402.11148); paper and released code"
 
-    def forward(self, batch: Batch) -> Objective:
-        """The weighted sum over the batch; the tracked `distillation` is the mean of D."""
-        divergence = self._divergence(batch)  # (B,)
-        hard = batch.cross_entropy()
-        return Objective(self._total(hard, divergence.mean()), self._terms(hard, divergence))
+    def soft(self, batch: Batch) -> Soft:
+        """D, T times in the convex form; the tracked `distillation` is the mean of D."""
+        divergence = losses.transformed_teacher_kl(batch.teacher_logits, batch.student.logits, self.settings.temperature)  # (B,)
+        return Soft(divergence, divergence, {"distillation": divergence.detach().mean()}, self.settings.temperature)
 
-    def _divergence(self, batch: Batch) -> Tensor:
-        return losses.transformed_teacher_kl(batch.teacher_logits, batch.student.logits, self.settings.temperature)
-
-    def _total(self, hard: Tensor, soft: Tensor) -> Tensor:
-        """The scalar to minimise from the cross entropy and the mean of the (weighted) divergence, both scalars."""
-        chosen = self.settings
-        if chosen.form == "convex":
-            return (1 - chosen.alpha) * hard + chosen.alpha * chosen.temperature * soft
-        total = hard + chosen.beta * soft
-        return total / (1 + chosen.beta) if chosen.normalize else total
-
-    def _terms(self, hard: Tensor, divergence: Tensor) -> dict[str, Tensor]:
-        return {"cross_entropy": hard.detach(), "distillation": divergence.detach().mean()}
+    def additive(self, hard: Tensor, soft: Tensor) -> Tensor:
+        """CE + beta D, over 1 + beta with `normalize`."""
+        total = super().additive(hard, soft)
+        return total / (1 + self.settings.beta) if self.settings.normalize else total
 
 
 class WTTM(TTM):
@@ -90,6 +79,7 @@ class WTTM(TTM):
 
     def prepare(self, knowledge: Callable[[], Knowledge] | None, task: Task) -> None:
         """The mean power sum of the training part, if asked for; SettingsError when there is no teacher to ask."""
+        super().prepare(knowledge, task)
         if not self.settings.mean_power_sum:
             return
         if knowledge is None:
@@ -99,14 +89,12 @@ class WTTM(TTM):
             raise SettingsError(message, "mean_power_sum")
         self.mean = _mean_power_sum(knowledge().logits, self.settings.temperature)
 
-    def forward(self, batch: Batch) -> Objective:
-        """The weighted sum over the batch; the tracked `distillation` is the mean of D without U, `power_sum` that of U."""
+    def soft(self, batch: Batch) -> Soft:
+        """U D over the mean of U; the tracked `distillation` is the mean of D without U, `power_sum` that of U."""
         assert self.mean is not None, "prepare comes before the first step"
-        divergence = self._divergence(batch)  # (B,)
+        plain = super().soft(batch)
         power_sum = losses.power_sum(batch.teacher_logits, self.settings.temperature)  # (B,)
-        hard = batch.cross_entropy()
-        soft = (power_sum / self.mean * divergence).mean()
-        return Objective(self._total(hard, soft), {**self._terms(hard, divergence), "power_sum": power_sum.mean()})
+        return plain._replace(value=power_sum / self.mean * plain.value, terms={**plain.terms, "power_sum": power_sum.mean()})
 
 
 def _mean_power_sum(logits: Tensor, temperature: float) -> float:

@@ -1,6 +1,6 @@
 """Where the search for each method begins and goes: the one list. Knows no method's code and no study."""
 
-from search_spaces import cross_entropy, kd, ttm, wttm
+from search_spaces import akd, cross_entropy, kd, ttm, wttm
 from search_spaces.space import Space, Trial
 
 SPACES: dict[str, Space] = {
@@ -8,6 +8,7 @@ SPACES: dict[str, Space] = {
     "kd": Space(kd.POINTS, kd.space),
     "ttm": Space(ttm.POINTS, ttm.space),
     "wttm": Space(wttm.POINTS, wttm.space),
+    "akd": Space(akd.POINTS, akd.space),
 }
 
 __all__ = ["SPACES", "Space", "Trial"]

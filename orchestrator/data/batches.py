@@ -13,6 +13,7 @@ from orchestrator.data.passes import CPU, Inputs, Pass, Place
 from orchestrator.data.views import Views
 from orchestrator.errors import ConfigurationError
 
+HELD_OUT = 2  # and both of them from the order of the held-out samples
 ORDER = 1  # keeps the order of epoch e apart from the crops of view e, which are drawn from (seed, e)
 Part = Literal["train", "validation", "test"]
 
@@ -73,6 +74,24 @@ class Batches:
         assert view is None or split == "train", "views are of the training part"
         block = np.array_split(np.arange(len(self.dataset.split(split))), self.world_size)[self.rank]
         return self._pass(split, block, self.batch_size // self.world_size, view)
+
+    def held_out(self, epoch: int, count: int) -> Iterator[Inputs]:
+        """`count` batches of the validation part in an order of (seed, epoch), begun anew at its end; this rank's share of each.
+
+        A part that is smaller than a batch gives smaller ones.
+        """
+        total = len(self.dataset.validation)
+        size = max(min(self.batch_size, total) // self.world_size, 1)
+        draw = np.random.default_rng([self.seed, epoch, HELD_OUT])
+        rounds = -(-count * size * self.world_size // total)
+        order = np.concatenate([draw.permutation(total) for _ in range(rounds)])[: count * size * self.world_size]
+        return self._pass("validation", order.reshape(count, self.world_size, size)[:, self.rank].ravel(), size, None)
+
+    def some(self, split: Part, count: int) -> Iterator[Inputs]:
+        """At most `count` samples of a split, evenly spaced over it, whatever the rank."""
+        total = len(self.dataset.split(split))
+        order = np.linspace(0, total - 1, min(count, total)).astype(np.int64)
+        return self._pass(split, order, self.batch_size // self.world_size, None)
 
     def full_blocks(self, view: int | None) -> Iterator[Inputs]:
         """The training part in order, in blocks of `batch_size` samples whatever the number of ranks, dealt out in turn.

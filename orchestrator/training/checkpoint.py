@@ -1,12 +1,13 @@
 """The state of a trial on disk: a folder written aside and renamed. Nothing in it can run code, no teacher is in it.
 
 student.safetensors  best.safetensors  method.safetensors (if it has parameters)  optimizer.pt  progress.json
+For pictures: trace.safetensors, and with the last epoch shown.safetensors.
 """
 
 import json
 import logging
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from orchestrator.store import replacing
 
 State = dict[str, Tensor]
 FOLDER = "checkpoint"
+WEIGHTS = ("student", "best", "method")
+PICTURED = ("trace", "shown")
 log = logging.getLogger(__name__)
 
 
@@ -31,13 +34,15 @@ class Checkpoint:
     method: State
     optimizer: dict[str, Any]
     progress: dict[str, Any]
+    trace: State = field(default_factory=dict)
+    shown: State = field(default_factory=dict)
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
     """Replace the checkpoint of the trial in `folder`."""
     with replacing(folder / FOLDER) as aside:
         aside.mkdir()
-        for name in ("student", "best", "method"):
+        for name in (*WEIGHTS, *PICTURED):
             state = getattr(checkpoint, name)
             if state:
                 save_file(
@@ -60,10 +65,10 @@ def load(folder: Path, device: torch.device) -> Checkpoint | None:
 
 def _read(path: Path, device: torch.device) -> Checkpoint:
     states = {}
-    for name in ("student", "best", "method"):
+    for name in (*WEIGHTS, *PICTURED):
         file = path / f"{name}.safetensors"
-        required = name != "method"
-        states[name] = load_file(file, device=str(device)) if required or file.exists() else {}
+        required = name in ("student", "best")
+        states[name] = load_file(file, device=str(device if name in WEIGHTS else "cpu")) if required or file.exists() else {}
     return Checkpoint(
         **states,
         optimizer=torch.load(path / "optimizer.pt", map_location=device, weights_only=True),

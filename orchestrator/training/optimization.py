@@ -6,22 +6,30 @@ from typing import Any
 import torch
 from torch import nn
 
+from methods import ParameterGroup
 from orchestrator.config import Training
 
 
-def optimizer(recipe: Training, student: nn.Module, method: nn.Module) -> torch.optim.Optimizer:
-    """SGD or AdamW over the student and, without weight decay, over the method's own parameters."""
-    groups: list[dict[str, Any]] = [
-        {"params": list(student.parameters())},
-        {"params": list(method.parameters()), "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+def optimizer(recipe: Training, student: nn.Module, own: list[ParameterGroup]) -> torch.optim.Optimizer:
+    """SGD or AdamW over the student, then, without weight decay, over the groups of the method's own parameters."""
+    groups: list[dict[str, Any]] = [{"params": list(student.parameters())}]
+    groups += [{"params": group.parameters, "weight_decay": 0.0} for group in own]
     # on a GPU one kernel for all parameters, which also keeps the gradient scaler from waiting for the device
     common: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
     common["fused"] = all(parameter.is_cuda for group in groups for parameter in group["params"]) or None
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, **common)
     return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, recipe: Training, own: list[ParameterGroup], rate: float) -> None:
+    """Give the student the recipe's `rate` of this step, and each group of the method its own."""
+    optimizer.param_groups[0]["lr"] = rate
+    for group, asked in zip(optimizer.param_groups[1:], own, strict=True):
+        if asked.learning_rate is None:
+            group["lr"] = rate
+        else:
+            group["lr"] = asked.learning_rate * (rate / recipe.learning_rate if asked.scheduled else 1.0)
 
 
 def learning_rate(recipe: Training, progress: float) -> float:

@@ -24,7 +24,9 @@ from orchestrator.training.checkpoint import Checkpoint, State
 from orchestrator.training.clock import Clock
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.learner import Learner, replicate
-from orchestrator.training.optimization import learning_rate, optimizer
+from orchestrator.training.optimization import learning_rate, optimizer, set_rates
+from orchestrator.training.showing import shown
+from orchestrator.training.trace import Trace
 from orchestrator.training.workbench import (
     AskedTeacher,
     ask_teacher,
@@ -38,6 +40,7 @@ from orchestrator.training.workbench import (
 )
 from orchestrator.trial import TrialSpec
 
+METHOD = 1  # keeps what a method draws apart from the student's weights
 STOP_CHECK_STEPS = 16  # a stopped trial frees its group within so many steps
 
 
@@ -77,14 +80,19 @@ class _Trainer:
         self.configuration = spec.configuration
         self.recipe = spec.configuration.training
         self.clock, self.best = Clock(context.device), _Best()
+        self.trace, self.shown = Trace(), State()
         with self.clock.measure("setup"):
             self._build_learner()
             self.teacher = bring_teacher(spec, context)
         self.source: AskedTeacher | None = None
         if self.teacher:
             self.source = ask_teacher(spec, self.teacher, batches, context, self.method.needs.features)
+        seed_everything(self.configuration.seed, METHOD)  # who brought the teacher may have drawn, or found it at hand
         self.method.prepare(self._knowledge if self.source else None, self._task())
-        self.optimizer = optimizer(self.recipe, self.student, self.method)
+        self.method.to(context.device)
+        self.module = replicate(self.learner, context)
+        self.own_groups = self.method.parameter_groups()
+        self.optimizer = optimizer(self.recipe, self.student, self.own_groups)
         self.scaler = torch.amp.GradScaler(context.device.type, enabled=self.learner.half_type == torch.float16)
 
     def _build_learner(self) -> None:
@@ -102,7 +110,6 @@ class _Trainer:
         if self.recipe.compile:
             compile_in_place(self.student)
         self.learner = Learner(self.student, self.method, half_type(self.recipe.precision, device))
-        self.module = replicate(self.learner, self.context)
 
     def _knowledge(self) -> Knowledge:
         assert self.source is not None
@@ -111,7 +118,13 @@ class _Trainer:
 
     def _task(self) -> Task:
         dataset = self.batches.dataset
-        return Task(len(dataset.classes), len(dataset.train), self.recipe.epochs)
+        world = self.context.world_size
+        return Task(
+            len(dataset.classes),
+            len(dataset.train),
+            self.recipe.epochs,
+            lambda value: self.context.total(value.clone()) / world if world > 1 else value,
+        )
 
     def run(self) -> None:
         """All epochs that are missing; the record of the last finished one is sent again after a resume."""
@@ -142,6 +155,7 @@ class _Trainer:
         self.optimizer.load_state_dict(saved.optimizer["optimizer"])
         self.scaler.load_state_dict(saved.optimizer["scaler"])
         self.best = _Best(saved.progress["best_value"], saved.progress["best_epoch"], saved.best)
+        self.trace, self.shown = Trace(saved.trace), saved.shown
         record: Record = saved.progress["record"]
         self.method.end_epoch(self._progress(record))
         return record
@@ -157,37 +171,41 @@ class _Trainer:
         # after the view, whose filling may draw: an epoch must not depend on what somebody left in the cache
         seed_everything(self.configuration.seed, epoch, self.context.rank)
         self.module.train()
-        self.sums: dict[str, Tensor] = {}
-        steps = self.batches.steps()
+        steps, every = self.batches.steps(), self.method.looks_ahead_every
+        held_out = self.batches.held_out(epoch, -(-steps // every)) if every else iter(())
         for step, batch in enumerate(self.clock.iterate("data", self.batches.train(epoch, view))):
             if step % STOP_CHECK_STEPS == 0 and self.context.should_stop():
+                self.trace.drop_epoch()
                 return False
             with self.clock.measure("teacher"):
                 answer = asked.answer(batch) if asked else None
+            rate = learning_rate(self.recipe, epoch + step / steps)
             with self.clock.measure("student"):
-                self._step(batch, answer, learning_rate(self.recipe, epoch + step / steps))
+                if every and step % every == 0:
+                    self.method.look_ahead(self.learner.ahead(batch, answer, next(held_out), rate))
+                self._step(batch, answer, rate)
             self.context.alive()
         return True
 
     def _step(self, batch: Any, answer: Output | None, rate: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_rates(self.optimizer, self.recipe, self.own_groups, rate)
         loss, terms = self.module(batch, answer)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         if self.recipe.gradient_clip:
             self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.learner.parameters(), self.recipe.gradient_clip)
+            for part in (self.student, self.method):  # apart: a method's own gradient must not shorten the student's step
+                torch.nn.utils.clip_grad_norm_(list(part.parameters()), self.recipe.gradient_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        for name, value in {"loss": loss.detach(), **terms}.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+        self.trace.step({"loss": loss.detach(), **terms})
 
     def _end_epoch(self, epoch: int) -> Record:
         """Evaluate, keep the best weights, and put together what is reported."""
         steps = self.batches.steps()
-        terms = self.context.total(torch.stack([value.float() for value in self.sums.values()])) / (steps * self.context.world_size)
-        metrics = {f"train/{name}": value for name, value in zip(self.sums, terms.tolist(), strict=True)}
+        sums = self.trace.sums()
+        terms = self.context.total(torch.stack(list(sums.values()))) / (steps * self.context.world_size)
+        metrics = {f"train/{name}": value for name, value in zip(sums, terms.tolist(), strict=True)}
         self.context.align_buffers(self.student)
         with self.clock.measure("evaluation"):
             predictions = validation_predictions(self.teacher, self.batches, self.context) if self.teacher else None
@@ -200,10 +218,13 @@ class _Trainer:
         record: Record = {"epoch": epoch + 1, "metrics": metrics}
         self._keep_best(validation["accuracy"], epoch + 1)
         drawn = self.method.end_epoch(self._progress(record))
-        metrics |= {f"method/{name}": value for name, value in drawn.items()}
+        metrics |= {f"method/{name}": value for name, value in drawn.items() if not isinstance(value, Tensor)}
+        self.trace.end_epoch(epoch, {name: value for name, value in drawn.items() if isinstance(value, Tensor)})
         if epoch + 1 == self.recipe.epochs:
             metrics |= self._test()
             record["done"] = True
+            with self.clock.measure("evaluation"):
+                self.shown = shown(self.learner, self.teacher, self.batches) if self.context.leads else {}
         metrics |= self._costs(steps) | {"train/learning_rate": self.optimizer.param_groups[0]["lr"]}
         notes = self.source.notes() if self.source else []
         return record | ({"notes": notes} if notes else {})
@@ -242,4 +263,5 @@ class _Trainer:
         states = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
         method = dict(self.method.state_dict())
         student, best = dict(self.student.state_dict()), dict(self.best.state or {})
-        checkpoints.save(self.spec.folder, Checkpoint(student, best, method, states, progress))
+        saved = Checkpoint(student, best, method, states, progress, self.trace.state, self.shown)
+        checkpoints.save(self.spec.folder, saved)

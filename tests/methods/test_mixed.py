@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods import METHODS, Batch, Mix, losses
+from methods import METHODS, Batch, Method, Mix, losses
 
 SIZE = 8
 PARTNERS = torch.arange(SIZE).roll(3)
@@ -18,6 +18,13 @@ def mixed(batch: Batch, share: float | Tensor, partners: Tensor | None = None) -
     """The batch with a share of each sample's own label; the other label is that of a partner in the batch."""
     labels = batch.labels[PARTNERS] if partners is None else partners
     return replace(batch, mix=Mix(labels, torch.as_tensor(share, dtype=torch.float32).expand(SIZE)))
+
+
+def with_fixed_weights(name: str, prepare: Any) -> Method:
+    """The method, whose weight of the labels does not itself depend on the labels: then it is linear in them."""
+    has_alpha = "alpha_schedule" in METHODS[name].Settings.__dataclass_fields__
+    fixed: Method = prepare(name, **({"alpha_schedule": "constant"} if has_alpha else {}))
+    return fixed
 
 
 def some_unlabelled(batch: Batch) -> Batch:
@@ -33,18 +40,16 @@ def test_without_a_mix_the_cross_entropy_is_the_plain_one_to_the_bit(prepare: An
 
 @every_method
 def test_a_share_of_one_is_no_mix(name: str, prepare: Any, make_batch: Any) -> None:
-    method = prepare(name)
-    for batch in (make_batch(method), some_unlabelled(make_batch(method))):
-        plain, whole = method(batch), method(mixed(batch, 1.0))
+    for batch in (make_batch(prepare(name)), some_unlabelled(make_batch(prepare(name)))):
+        plain, whole = prepare(name)(batch), prepare(name)(mixed(batch, 1.0))
         torch.testing.assert_close(whole.loss, plain.loss)
         torch.testing.assert_close(whole.terms, plain.terms)
 
 
 @every_method
 def test_a_share_of_zero_is_the_label_of_the_partner(name: str, prepare: Any, make_batch: Any) -> None:
-    method = prepare(name)
-    for batch in (make_batch(method), some_unlabelled(make_batch(method))):
-        partner, nothing = method(replace(batch, labels=batch.labels[PARTNERS])), method(mixed(batch, 0.0))
+    for batch in (make_batch(prepare(name)), some_unlabelled(make_batch(prepare(name)))):
+        partner, nothing = prepare(name)(replace(batch, labels=batch.labels[PARTNERS])), prepare(name)(mixed(batch, 0.0))
         torch.testing.assert_close(nothing.loss, partner.loss)
         torch.testing.assert_close(nothing.terms, partner.terms)
 
@@ -52,7 +57,7 @@ def test_a_share_of_zero_is_the_label_of_the_partner(name: str, prepare: Any, ma
 @every_method
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.9])
 def test_the_loss_is_linear_in_the_share(name: str, share: float, prepare: Any, make_batch: Any) -> None:
-    method = prepare(name)
+    method = with_fixed_weights(name, prepare)
     batch = make_batch(method)
     own, partner = (method(mixed(batch, end)).loss for end in (1.0, 0.0))
     torch.testing.assert_close(method(mixed(batch, share)).loss, share * own + (1 - share) * partner)
@@ -61,7 +66,7 @@ def test_the_loss_is_linear_in_the_share(name: str, share: float, prepare: Any, 
 @every_method
 def test_each_sample_has_a_share_of_its_own(name: str, prepare: Any, make_batch: Any) -> None:
     """The hard term of a blend is the mean over the hard terms of its samples alone."""
-    method = prepare(name)
+    method = with_fixed_weights(name, prepare)
     batch, share = make_batch(method), torch.linspace(0, 1, SIZE)
     one_by_one = [
         losses.cross_entropy(batch.student.logits[[i]], labels[[i]]) * weight[i]
@@ -78,12 +83,12 @@ def test_each_sample_has_a_share_of_its_own(name: str, prepare: Any, make_batch:
 
 @every_method
 def test_labels_that_are_missing_on_either_side_do_not_count(name: str, prepare: Any, make_batch: Any) -> None:
-    method = prepare(name)
-    batch = make_batch(method)
-    own_alone = method(mixed(batch, 0.3, torch.full((SIZE,), -1)))
-    torch.testing.assert_close(own_alone.loss, method(batch).loss)
-    partner_alone = method(mixed(replace(batch, labels=torch.full((SIZE,), -1)), 0.3, batch.labels))
-    torch.testing.assert_close(partner_alone.loss, method(batch).loss)
+    batch = make_batch(prepare(name))
+    plain = prepare(name)(batch).loss
+    own_alone = prepare(name)(mixed(batch, 0.3, torch.full((SIZE,), -1)))
+    torch.testing.assert_close(own_alone.loss, plain)
+    partner_alone = prepare(name)(mixed(replace(batch, labels=torch.full((SIZE,), -1)), 0.3, batch.labels))
+    torch.testing.assert_close(partner_alone.loss, plain)
 
 
 @every_method

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from methods import ParameterGroup
 from orchestrator.config import Training
 from orchestrator.training.optimization import learning_rate, optimizer
 
@@ -56,7 +57,7 @@ def test_cosine_never_rises_again_after_the_last_epoch() -> None:
 def test_weight_decay_shrinks_the_student_and_leaves_the_method(name: str) -> None:
     student, method = nn.Linear(3, 2), nn.Linear(2, 2)
     before = [parameter.detach().clone() for parameter in (*student.parameters(), *method.parameters())]
-    made = optimizer(recipe(optimizer=name, weight_decay=0.5), student, method)
+    made = optimizer(recipe(optimizer=name, weight_decay=0.5), student, [ParameterGroup(list(method.parameters()))])
     for parameter in (*student.parameters(), *method.parameters()):
         parameter.grad = torch.zeros_like(parameter)
     made.step()
@@ -70,7 +71,7 @@ def test_weight_decay_shrinks_the_student_and_leaves_the_method(name: str) -> No
 def test_sgd_has_the_momentum_of_the_recipe(nesterov: bool) -> None:
     student = nn.Linear(1, 1, bias=False)
     start = student.weight.item()
-    made = optimizer(recipe(momentum=0.5, nesterov=nesterov, weight_decay=0), student, nn.Identity())
+    made = optimizer(recipe(momentum=0.5, nesterov=nesterov, weight_decay=0), student, [])
     for _ in range(2):
         student.weight.grad = torch.ones_like(student.weight)
         made.step()
@@ -81,7 +82,7 @@ def test_sgd_has_the_momentum_of_the_recipe(nesterov: bool) -> None:
 def test_adamw_moves_each_weight_by_the_rate_at_first() -> None:
     student = nn.Linear(4, 1, bias=False)
     start = student.weight.detach().clone()
-    made = optimizer(recipe(optimizer="adamw", weight_decay=0), student, nn.Identity())
+    made = optimizer(recipe(optimizer="adamw", weight_decay=0), student, [])
     student.weight.grad = torch.tensor([[1.0, -20.0, 0.3, -5.0]])
     made.step()
     torch.testing.assert_close(student.weight.detach(), start - 0.4 * torch.tensor([[1.0, -1.0, 1.0, -1.0]]))

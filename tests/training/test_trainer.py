@@ -211,7 +211,10 @@ def test_a_checkpoint_holds_the_student_and_no_teacher(specify: Specify, make_te
     spec = spec.model_copy(update={"teacher": make_teacher(spec.data, width=400)})
     records_of(spec)
     folder = spec.folder / FOLDER
-    assert {file.name for file in folder.iterdir()} == {"student.safetensors", "best.safetensors", "optimizer.pt", "progress.json"}
+    assert {file.name for file in folder.iterdir()} == {
+        *("student.safetensors", "best.safetensors", "optimizer.pt", "progress.json"),
+        *("trace.safetensors", "shown.safetensors"),
+    }
     dataset = Dataset.open(spec.data)
     student = build("cnn", len(dataset.classes), dataset.shape, {"width": 4}).state_dict()
     assert {key: value.shape for key, value in saved(spec).student.items()} == {k: v.shape for k, v in student.items()}
@@ -234,7 +237,7 @@ def test_the_records_hold_what_is_promised(specify: Specify, make_teacher: MakeT
     spec = spec.model_copy(update={"teacher": make_teacher(spec.data, width=32)})
     records = records_of(spec)
     scores = ("accuracy", "nll", "ece", "entropy")
-    train_names = ("loss", "cross_entropy", "distillation", "learning_rate", "images_per_second")
+    train_names = ("loss", "cross_entropy", "distillation", "alpha", "learning_rate", "images_per_second")
     every = {f"train/{name}" for name in train_names} | {f"validation/{name}" for name in (*scores, "agreement")}
     last = {f"test/{which}/{name}" for which in ("best", "last") for name in scores} | {"best_epoch"}
     assert [record["epoch"] for record in records] == [1, 2, 3, 4]

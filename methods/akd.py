@@ -1,0 +1,110 @@
+"""AKD: distillation whose alpha adapts and whose teacher is reweighted class by class. Knows one batch at a time."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from methods import losses
+from methods.alpha import AlphaSettings
+from methods.cam import ContextAware, class_weights
+from methods.method import Batch, Knowledge, ParameterGroup, SettingsError, Task, another_default, setting
+from methods.weighted import Soft, Weighted
+
+
+@dataclass(frozen=True)
+class AKDSettings(AlphaSettings):
+    """Hyper-parameters of AKD: those of alpha, by default the gap's ratio, and of the Context-Aware Module (cam)."""
+
+    alpha_schedule: str = another_default(AlphaSettings, "alpha_schedule", "gap")
+    alpha_min: float = another_default(AlphaSettings, "alpha_min", 0.05)
+    alpha_max: float = another_default(AlphaSettings, "alpha_max", 0.95)
+    temperature: float = setting(4.0, "T: divides the logits of teacher and student", above=0)
+    cam: bool = setting(False, "reweight the teacher's classes by the Context-Aware Module; it begins as no change at all")
+    cam_width: int = setting(32, "numbers per class token, a multiple of cam_heads (cam)", low=1)
+    cam_heads: int = setting(4, "heads of the attention over the classes (cam)", low=1)
+    cam_rho: float = setting(
+        4.0,
+        "rho of the module's own objective CE(y, p~) + rho D(p || p~): 0 ends at the labels, infinity at the teacher itself (cam)",
+        low=0,
+    )
+    cam_grad: str = setting(
+        "detached",
+        "detached: the module learns from its own objective alone; joint: from the student's loss too, which it can please by "
+        "copying the student (cam)",
+        choices=("detached", "joint"),
+    )
+    cam_learning_rate: float = setting(0.02, "of the module, on the recipe's schedule, without weight decay (cam)", above=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cam_width % self.cam_heads:
+            raise SettingsError(
+                f"cam_width = {self.cam_width} is not divisible by cam_heads = {self.cam_heads}: give a multiple, such as "
+                f"{max(self.cam_width // self.cam_heads, 1) * self.cam_heads}",
+                "cam_width",
+            )
+
+
+class AKD(Weighted):
+    """(1 - alpha) CE + alpha T^2 D(p~_T || q_T), with p~_T = softmax(v / T + s) the teacher as the module reweights it.
+
+    Without the module p~_T = p_T. The module minimises CE(y, p~_T) + rho D(p_T || p~_T), at best (e_y + rho p_T) / (1 + rho)
+    for each sample: a teacher whose labels were corrected.
+    """
+
+    Settings = AKDSettings
+    settings: AKDSettings
+    provenance = "the idea of arXiv 2509.05319 (2025), of which the abstract alone was at hand; every formula is a reconstruction"
+
+    def __init__(self, settings: AKDSettings) -> None:
+        super().__init__(settings)
+        self.context: ContextAware | None = None
+
+    def prepare(self, knowledge: Callable[[], Knowledge] | None, task: Task) -> None:
+        """Alpha, and the module for the number of classes."""
+        super().prepare(knowledge, task)
+        if self.settings.cam:
+            chosen = self.settings
+            self.context = ContextAware(task.classes, chosen.cam_width, chosen.cam_heads, chosen.temperature)
+
+    def soft(self, batch: Batch) -> Soft:
+        """T^2 D(p~_T || q_T); the tracked `distillation` contains T^2, `cam` is the module's own objective."""
+        temperature = self.settings.temperature
+        if self.context is None:
+            divergence = losses.tempered_kl(batch.teacher_logits, batch.student.logits, temperature)  # (B,)
+            return self._scaled(divergence)
+        log_p, log_mixed = self._teacher(batch)
+        followed = log_mixed if self.settings.cam_grad == "joint" else log_mixed.detach()
+        divergence = losses.kl_divergence(followed, losses.log_softmax(batch.student.logits, temperature))
+        own = batch.cross_entropy(logits=log_mixed) + self.settings.cam_rho * losses.kl_divergence(log_p, log_mixed).mean()
+        return self._scaled(divergence, own)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Alpha's own, and the module's."""
+        module = [] if self.context is None else list(self.context.parameters())
+        return super().parameter_groups() + ([ParameterGroup(module, self.settings.cam_learning_rate)] if module else [])
+
+    def show(self, batch: Batch) -> dict[str, Tensor]:
+        """At temperature T: the teacher, the teacher as it is reweighted, and the student."""
+        says = {"teacher": batch.teacher_logits, "student": batch.student.logits}
+        shown = {name: losses.log_softmax(logits, self.settings.temperature).exp() for name, logits in says.items()}
+        if self.context is None:
+            return shown
+        return shown | {"reweighted": self._teacher(batch)[1].exp()}
+
+    def class_weights(self, batch: Batch) -> Tensor | None:
+        """By how much the module multiplies each class."""
+        return None if self.context is None else class_weights(self.context(batch.teacher_logits, batch.student.logits))
+
+    def _scaled(self, divergence: Tensor, own: Tensor | None = None) -> Soft:
+        value = self.settings.temperature**2 * divergence
+        terms = {"distillation": value.detach().mean()} | ({} if own is None else {"cam": own.detach()})
+        return Soft(value, divergence, terms, loss=own)
+
+    def _teacher(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """log p_T and log p~_T, (B, K) each; the first without a gradient."""
+        assert self.context is not None
+        teacher = losses.log_softmax(batch.teacher_logits, self.settings.temperature)
+        scores = self.context(batch.teacher_logits, batch.student.logits)
+        return teacher, losses.log_softmax(teacher + scores)

@@ -1,0 +1,166 @@
+"""Alpha as a parameter that training finds: five readings of a "learnable balancing factor" (arXiv 2509.05319).
+
+The paper's equations were not at hand: these are reconstructions. All have sigmoid or softmax inside, so alpha is in (0, 1).
+"""
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from methods.alpha import Alpha, AlphaSettings, Terms, TermsOf, follow
+from methods.method import Batch, LookAhead
+
+
+class Raw(Alpha):
+    """alpha = sigmoid(a) under the gradient of the loss itself, dL/da = alpha (1 - alpha) (soft - CE).
+
+    Nothing but the clamp keeps it from the smaller of the two terms: the literal reading of a "learnable alpha", degenerate.
+    The clamp is a projection of a before each step, so that alpha can come back from it.
+    """
+
+    def __init__(self, settings: AlphaSettings) -> None:
+        super().__init__(settings)
+        self.logit = nn.Parameter(torch.zeros(()))
+        self.limits = torch.logit(torch.tensor([settings.alpha_min, settings.alpha_max], dtype=torch.float64)).tolist()
+
+    def of(self, batch: Batch, terms: Terms) -> Tensor:
+        """() with a gradient."""
+        with torch.no_grad():
+            self.logit.clamp_(*self.limits)
+        return torch.sigmoid(self.logit)
+
+
+class Entropy(Raw):
+    """alpha = sigmoid(a) with a driven by (1 - alpha) CE + alpha soft - tau H(alpha), H the binary entropy.
+
+    Both terms are divided by the running mean of their own mean, so that tau has no unit. Fixed point at steady terms:
+    sigmoid((CE - soft) / tau).
+    """
+
+    def __init__(self, settings: AlphaSettings) -> None:
+        super().__init__(settings)
+        self.register_buffer("scale", torch.tensor(math.nan))
+        self.scale: Tensor
+
+    def of(self, batch: Batch, terms: Terms) -> Tensor:
+        """() without a gradient: `own_loss` trains it."""
+        return super().of(batch, terms).detach()
+
+    def own_loss(self, hard: Tensor, soft: Tensor) -> Tensor:
+        """Of a alone."""
+        follow(self.scale, self.mean((hard + soft) / 2), 0.9)
+        alpha, scale = self.logit.sigmoid(), self.scale.clamp(min=1e-8)
+        entropy = -torch.special.xlogy(alpha, alpha) - torch.special.xlogy(1 - alpha, 1 - alpha)
+        loss: Tensor = ((1 - alpha) * hard + alpha * soft) / scale - self.settings.alpha_tau * entropy
+        return loss
+
+
+class Uncertainty(Alpha):
+    """e^-s1 CE + e^-s2 soft + s1 + s2 (Kendall & Gal 2018, arXiv 1705.07115), which trains s1 and s2.
+
+    The student minimises the same sum over e^-s1 + e^-s2, so that its effective learning rate does not grow as the terms
+    shrink: alpha = e^-s2 / (e^-s1 + e^-s2), at the optimum CE / (CE + soft).
+    """
+
+    def __init__(self, settings: AlphaSettings) -> None:
+        super().__init__(settings)
+        self.log_variances = nn.Parameter(torch.zeros(2))
+
+    def of(self, batch: Batch, terms: Terms) -> Tensor:
+        """() without a gradient."""
+        logs = self.log_variances.detach()
+        return self.clamped(torch.sigmoid(logs[0] - logs[1]))
+
+    def own_loss(self, hard: Tensor, soft: Tensor) -> Tensor:
+        """Of s1 and s2 alone."""
+        return (torch.exp(-self.log_variances) * torch.stack([hard, soft]) + self.log_variances).sum()
+
+
+class Bayes(Alpha):
+    """CE + beta soft - d/2 log beta, which trains log beta; optimum beta = d / (2 soft), alpha = beta / (1 + beta).
+
+    The student minimises the sum over 1 + beta, which leaves its effective learning rate alone.
+    """
+
+    def __init__(self, settings: AlphaSettings) -> None:
+        super().__init__(settings)
+        self.log_beta = nn.Parameter(torch.zeros(()))
+
+    def of(self, batch: Batch, terms: Terms) -> Tensor:
+        """() without a gradient."""
+        return self.clamped(self.log_beta.detach().sigmoid())
+
+    def own_loss(self, hard: Tensor, soft: Tensor) -> Tensor:
+        """Of log beta alone."""
+        return self.log_beta.exp() * soft - self.settings.alpha_degrees / 2 * self.log_beta
+
+
+class Bilevel(Raw):
+    """alpha = sigmoid(a) by the slope of the held-out loss after a virtual step, every `alpha_every` steps.
+
+    The slope has the size of the learning rate, so it is divided by the running root of its mean square; between two looks
+    nothing but the optimiser's momentum moves a. The held-out samples are those of the validation part.
+    """
+
+    def __init__(self, settings: AlphaSettings) -> None:
+        super().__init__(settings)
+        self.register_buffer("slope", torch.zeros(()), persistent=False)
+        self.register_buffer("square", torch.tensor(math.nan))
+        self.slope: Tensor
+        self.square: Tensor
+
+    def of(self, batch: Batch, terms: Terms) -> Tensor:
+        """() without a gradient."""
+        return super().of(batch, terms).detach()
+
+    @property
+    def looks_ahead_every(self) -> int:
+        """As of `Method`."""
+        return self.settings.alpha_every
+
+    def look_ahead(self, ahead: LookAhead, terms: TermsOf) -> None:
+        """Find the slope along a for the step to come."""
+        alpha = self.logit.detach().clamp(*self.limits).sigmoid()
+        slope = alpha * (1 - alpha) * held_out_slope(ahead, terms, alpha, self.mean)
+        follow(self.square, slope**2, 0.9)
+        self.slope.copy_(slope / self.square.sqrt().clamp(min=1e-12))
+
+    def own_loss(self, hard: Tensor, soft: Tensor) -> Tensor:
+        """Nothing but the slope: zero, with the slope as its gradient along a."""
+        slope = self.slope.clone()
+        self.slope.zero_()
+        return slope * (self.logit - self.logit.detach())
+
+
+def held_out_slope(ahead: LookAhead, terms: TermsOf, alpha: Tensor, mean: Callable[[Tensor], Tensor]) -> Tensor:
+    """dL_val(theta') / dalpha, (), at theta' = theta - rate grad((1 - alpha) CE + alpha soft): one step of plain SGD.
+
+    By the chain rule - rate <grad L_val(theta'), grad soft - grad CE>; two gradients of the batch, one of the held-out one.
+    """
+    here = {name: value.detach().requires_grad_() for name, value in ahead.parameters.items()}
+    found = terms(ahead.training(here))
+    hard = mean(_gradient(found.hard, here, keep=True))
+    soft = mean(_gradient(found.soft.mean(), here))
+    moved = torch.cat([value.detach().flatten() for value in here.values()]) - ahead.learning_rate * (
+        (1 - alpha) * hard + alpha * soft
+    )
+    parts = torch.split(moved, [value.numel() for value in here.values()])
+    there = {name: part.view_as(here[name]).requires_grad_() for name, part in zip(here, parts, strict=True)}
+    held_out = mean(_gradient(ahead.held_out(there).cross_entropy(), there))
+    return -ahead.learning_rate * torch.dot(held_out, soft - hard)
+
+
+def _gradient(loss: Tensor, parameters: Mapping[str, Tensor], keep: bool = False) -> Tensor:
+    found = torch.autograd.grad(loss, list(parameters.values()), retain_graph=keep, materialize_grads=True)
+    return torch.cat([value.flatten() for value in found])
+
+
+LEARNABLE: dict[str, type[Alpha]] = {
+    "raw": Raw,
+    "uncertainty": Uncertainty,
+    "entropy": Entropy,
+    "bayes": Bayes,
+    "bilevel": Bilevel,
+}

@@ -1,0 +1,46 @@
+"""What a method said while it trained, kept for the pictures of the trial. Knows tensors and where they go, draws nothing.
+
+A trace is plain tensors: `steps/epoch` (N,) and `steps/<term>` (N,), at most `POINTS` means an epoch; `epochs/<name>` (E, ...).
+"""
+
+import torch
+from torch import Tensor
+
+State = dict[str, Tensor]
+POINTS = 32  # an epoch: a picture has no more room, and a checkpoint should not grow
+
+
+class Trace:
+    """Collects the terms of every step without waiting for the device; once per epoch they are thinned and moved to the CPU."""
+
+    def __init__(self, state: State | None = None) -> None:
+        self.state: State = dict(state or {})
+        self.terms: dict[str, list[Tensor]] = {}
+
+    def step(self, terms: dict[str, Tensor]) -> None:
+        """The detached scalars of a step."""
+        for name, value in terms.items():
+            self.terms.setdefault(name, []).append(value)
+
+    def sums(self) -> dict[str, Tensor]:
+        """The sum of each term over the steps of the epoch, float32."""
+        return {name: torch.stack(values).float().sum() for name, values in self.terms.items()}
+
+    def end_epoch(self, epoch: int, drawn: State) -> None:
+        """Close an epoch, counted from 0: thin its steps, and keep a row of every array in `drawn`."""
+        for name, values in self.terms.items():
+            chunks = torch.stack(values).float().cpu().tensor_split(min(POINTS, len(values)))
+            self._append(f"steps/{name}", torch.stack([chunk.mean() for chunk in chunks]))
+        if self.terms:
+            points = min(POINTS, len(next(iter(self.terms.values()))))
+            self._append("steps/epoch", epoch + (torch.arange(points) + 0.5) / points)
+        for name, row in drawn.items():
+            self._append(f"epochs/{name}", row.detach().float().cpu()[None])
+        self.terms = {}
+
+    def drop_epoch(self) -> None:
+        """Forget the steps of an epoch that was broken off."""
+        self.terms = {}
+
+    def _append(self, name: str, values: Tensor) -> None:
+        self.state[name] = torch.cat([self.state[name], values]) if name in self.state else values

@@ -1,0 +1,49 @@
+"""Where the search for AKD begins and goes. Knows the names of its settings, nothing else."""
+
+from typing import Any
+
+from search_spaces.space import LEARNING_RATE, Trial, suggest_recipe, suggest_temperature
+
+_SHARED = {"temperature": 4.0, "cam": False, "training.learning_rate": LEARNING_RATE}
+_RATIO = {"alpha_schedule": "gap", "alpha_gap": "ratio", "alpha_ema": 0.9}
+_CAM = {"cam": True, "cam_width": 32, "cam_heads": 4, "cam_rho": 4.0}
+
+# The method's default, KD with a fixed alpha as its baseline, and the readings of "adaptive" that methods have to be judged by.
+POINTS: tuple[dict[str, Any], ...] = (
+    {**_SHARED, **_RATIO},
+    {**_SHARED, "alpha_schedule": "constant", "alpha": 0.9},
+    {**_SHARED, **_RATIO, **_CAM},
+    {**_SHARED, "alpha_schedule": "learnable", "alpha_learnable": "uncertainty", "alpha_learning_rate": 0.02},
+    {**_SHARED, "alpha_schedule": "gap", "alpha_gap": "label", "alpha_slope": 5.0},
+    {**_SHARED, "alpha_schedule": "learnable", "alpha_learnable": "raw", "alpha_learning_rate": 0.02},
+)
+
+
+def space(trial: Trial) -> None:
+    """Who decides alpha first, then the few numbers of that one; temperature; the module off or on with its size; the rate."""
+    _suggest_alpha(trial)
+    suggest_temperature(trial)
+    if trial.suggest_categorical("cam", (False, True)):
+        trial.suggest_categorical("cam_width", (16, 32))
+        trial.suggest_categorical("cam_heads", (1, 2, 4))
+        trial.suggest_float("cam_rho", 1.0, 8.0, log=True)
+    suggest_recipe(trial)
+
+
+def _suggest_alpha(trial: Trial) -> None:
+    family = trial.suggest_categorical("alpha_schedule", ("constant", "linear", "cosine", "step", "learnable", "gap"))
+    if family == "constant":
+        trial.suggest_float("alpha", 0.1, 0.99)
+    elif family == "learnable":
+        trial.suggest_categorical("alpha_learnable", ("raw", "uncertainty", "entropy", "bayes", "bilevel"))
+        trial.suggest_float("alpha_learning_rate", 0.005, 0.05, log=True)
+    elif family == "gap":
+        formula = trial.suggest_categorical("alpha_gap", ("ratio", "kl", "label", "acc"))
+        if formula in ("ratio", "kl"):
+            trial.suggest_categorical("alpha_ema", (0.0, 0.9))
+        else:
+            trial.suggest_float("alpha_slope", 2.0, 10.0, log=True)
+    else:
+        trial.suggest_float("alpha_start", 0.1, 0.99)
+        trial.suggest_float("alpha_end", 0.0, 0.99)
+        trial.suggest_float("alpha_when", 0.25, 0.9)
