@@ -29,15 +29,35 @@ def _point(point: dict[str, Any]) -> str:
 
 
 def _questions(name: str) -> list[str]:
-    listing = _Listing()
-    SPACES[name].suggest(listing)
-    return listing.questions
+    """Every question of a space once; one that comes only after certain answers says after which."""
+    runs: list[_Listing] = []
+    ahead: list[dict[str, Any]] = [{}]
+    while ahead:
+        runs.append(_Listing(ahead.pop()))
+        SPACES[name].suggest(runs[-1])
+        ahead += runs[-1].others
+    questions = dict.fromkeys(question for run in runs for question in run.questions)
+    return [f"{question}{_condition(question, runs)}" for question in questions]
+
+
+def _condition(question: str, runs: "list[_Listing]") -> str:
+    """` if cam = True`: the answers without which the question does not come."""
+    where = [run.answers for run in runs if question in run.questions]
+    needed: list[str] = []
+    for name in where[0]:
+        given = {answers[name]: None for answers in where if name in answers}
+        everywhere = {run.answers[name] for run in runs if name in run.answers}
+        if len(given) < len(everywhere) and all(name in answers for answers in where):
+            needed.append(f"{name} = {' or '.join(map(str, given))}")
+    return f" if {' and '.join(needed)}" if needed else ""
 
 
 class _Listing:
-    """A trial that notes what it is asked."""
+    """A trial that notes what it is asked; it gives the `answers` that it holds, else the first choice, and notes the others."""
 
-    def __init__(self) -> None:
+    def __init__(self, answers: dict[str, Any]) -> None:
+        self.answers = dict(answers)
+        self.others: list[dict[str, Any]] = []
         self.questions: list[str] = []
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
@@ -51,6 +71,10 @@ class _Listing:
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """Note the choices, where there is one to make."""
-        if len(choices) > 1:
-            self.questions.append(f"{name} one of {', '.join(map(str, choices))}")
-        return choices[0]
+        if len(choices) == 1:
+            return choices[0]
+        self.questions.append(f"{name} one of {', '.join(map(str, choices))}")
+        if name not in self.answers:
+            self.others += [{**self.answers, name: choice} for choice in choices[1:]]
+            self.answers[name] = choices[0]
+        return self.answers[name]

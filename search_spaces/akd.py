@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from search_spaces.space import LEARNING_RATE, Trial, suggest_recipe, suggest_temperature
+from search_spaces.space import LEARNING_RATE, SCHEDULES, Trial, suggest_alpha, suggest_recipe, suggest_temperature
 
 _SHARED = {"temperature": 4.0, "cam": False, "training.learning_rate": LEARNING_RATE}
 _RATIO = {"alpha_schedule": "gap", "alpha_gap": "ratio", "alpha_ema": 0.9}
@@ -21,29 +21,10 @@ POINTS: tuple[dict[str, Any], ...] = (
 
 def space(trial: Trial) -> None:
     """Who decides alpha first, then the few numbers of that one; temperature; the module off or on with its size; the rate."""
-    _suggest_alpha(trial)
+    suggest_alpha(trial, SCHEDULES)
     suggest_temperature(trial)
     if trial.suggest_categorical("cam", (False, True)):
         trial.suggest_categorical("cam_width", (16, 32))
         trial.suggest_categorical("cam_heads", (1, 2, 4))
         trial.suggest_float("cam_rho", 1.0, 8.0, log=True)
     suggest_recipe(trial)
-
-
-def _suggest_alpha(trial: Trial) -> None:
-    family = trial.suggest_categorical("alpha_schedule", ("constant", "linear", "cosine", "step", "learnable", "gap"))
-    if family == "constant":
-        trial.suggest_float("alpha", 0.1, 0.99)
-    elif family == "learnable":
-        trial.suggest_categorical("alpha_learnable", ("raw", "uncertainty", "entropy", "bayes", "bilevel"))
-        trial.suggest_float("alpha_learning_rate", 0.005, 0.05, log=True)
-    elif family == "gap":
-        formula = trial.suggest_categorical("alpha_gap", ("ratio", "kl", "label", "acc"))
-        if formula in ("ratio", "kl"):
-            trial.suggest_categorical("alpha_ema", (0.0, 0.9))
-        else:
-            trial.suggest_float("alpha_slope", 2.0, 10.0, log=True)
-    else:
-        trial.suggest_float("alpha_start", 0.1, 0.99)
-        trial.suggest_float("alpha_end", 0.0, 0.99)
-        trial.suggest_float("alpha_when", 0.25, 0.9)

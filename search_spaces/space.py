@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 # The rate of the published CIFAR recipes (CRD, TTM, mdistiller).
 LEARNING_RATE = 0.05
+SCHEDULES = ("constant", "linear", "cosine", "step", "learnable", "gap")  # of alpha
 
 
 class Trial(Protocol):
@@ -44,9 +45,30 @@ def suggest_weight(trial: Trial, low: float, high: float) -> None:
     """The weight of the soft term: `alpha` in the convex form, `beta` in [low, high] in the additive one.
 
     Both forms are one objective up to a factor, which the learning rate absorbs, so searching both would draw the same
-    thing twice: `form` has one choice, and the additive branch is for a sweep that holds `form: additive`.
+    thing twice: `form` has one choice, and the additive branch is for a sweep that holds `form: additive`. So it is with
+    `alpha_schedule`: these methods are baselines of a fixed alpha, unless the sweep holds another schedule.
     """
     if trial.suggest_categorical("form", ("convex",)) == "convex":
-        trial.suggest_float("alpha", 0.1, 0.99)
+        suggest_alpha(trial, ("constant",))
     else:
         trial.suggest_float("beta", low, high, log=True)
+
+
+def suggest_alpha(trial: Trial, schedules: Sequence[str]) -> None:
+    """Who decides alpha, of `schedules` or as the sweep holds it; then the few numbers of that one."""
+    family = trial.suggest_categorical("alpha_schedule", schedules)
+    if family == "constant":
+        trial.suggest_float("alpha", 0.1, 0.99)
+    elif family == "learnable":
+        trial.suggest_categorical("alpha_learnable", ("raw", "uncertainty", "entropy", "bayes", "bilevel"))
+        trial.suggest_float("alpha_learning_rate", 0.005, 0.05, log=True)
+    elif family == "gap":
+        formula = trial.suggest_categorical("alpha_gap", ("ratio", "kl", "label", "acc"))
+        if formula in ("ratio", "kl"):
+            trial.suggest_categorical("alpha_ema", (0.0, 0.9))
+        else:
+            trial.suggest_float("alpha_slope", 2.0, 10.0, log=True)
+    else:
+        trial.suggest_float("alpha_start", 0.1, 0.99)
+        trial.suggest_float("alpha_end", 0.0, 0.99)
+        trial.suggest_float("alpha_when", 0.25, 0.9)

@@ -108,9 +108,9 @@ def test_a_point_leaves_out_what_is_held_and_none_comes_twice() -> None:
     held = configured("method.name=ttm", "method.temperature=2", "search.hold=[training.learning_rate]")
     first = points(held)
     assert all("temperature" not in point and "training.learning_rate" not in point for point in first)
-    everything = ("method.form=convex", "method.alpha=0.5", "method.temperature=2", "search.hold=[training.learning_rate]")
-    assert points(configured("method.name=ttm", *everything)) == []
-    same = configured("method.name=ttm", *everything[:3])
+    given = ("method.form=convex", "method.alpha_schedule=constant", "method.alpha=0.5", "method.temperature=2")
+    assert points(configured("method.name=ttm", *given, "search.hold=[training.learning_rate]")) == []
+    same = configured("method.name=ttm", *given)
     assert [set(point) for point in points(same)] == [{"training.learning_rate"}] * 2
     assert len({str(point) for point in points(same)}) == 2
 
@@ -118,4 +118,4 @@ def test_a_point_leaves_out_what_is_held_and_none_comes_twice() -> None:
 def test_points_that_become_equal_are_tried_once() -> None:
     alike = configured("method.name=ttm", "method.alpha=0.5", "method.temperature=2", "search.hold=[training.learning_rate]")
     assert len(SPACES["ttm"].points) == 2
-    assert points(alike) == [{"form": "convex"}]
+    assert points(alike) == [{"form": "convex", "alpha_schedule": "constant"}]
