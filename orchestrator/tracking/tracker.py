@@ -1,13 +1,17 @@
 """The runs of a sweep in MLflow: a parent for the sweep, a child per trial. Written by the driver's thread alone."""
 
 import json
+import tempfile
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store, read_json, write_json
+from orchestrator.tracking import figures
 from orchestrator.tracking.client import Writer
 from orchestrator.tracking.environment import describe
 from orchestrator.trial import apply
@@ -15,6 +19,7 @@ from orchestrator.trial import apply
 STATUS = {"complete": "FINISHED", "stopped_early": "FINISHED", "failed": "FAILED", "running": "KILLED", "waiting": "KILLED"}
 PARENT = "parent"
 CONFIGURATION = "configuration.json"
+FIGURES = "figures"
 SOURCE = {"mlflow.source.name": "run.py", "mlflow.source.type": "LOCAL"}
 FLUSH_S = 1.0  # metrics of a trial are sent together at most so often: 26 ms a batch against 389 ms one by one
 
@@ -22,10 +27,11 @@ FLUSH_S = 1.0  # metrics of a trial are sent together at most so often: 26 ms a 
 class Tracker:
     """Listens to a sweep. Run ids are kept in the sweep's folder, so that a resume goes on with the same runs."""
 
-    def __init__(self, store: Store, sweep: Sweep) -> None:
-        self.sweep = sweep
+    def __init__(self, store: Store, sweep: Sweep, classes: Sequence[str] = ()) -> None:
+        self.sweep, self.classes = sweep, classes
         self.uri = tracking_uri(store, sweep.configuration)
         self.artifacts = store.artifacts
+        self.fonts = store.root / "fonts"
         self.file = sweep.folder / "mlflow.json"
         self.runs: dict[str, str] = read_json(self.file) if self.file.exists() else {}
         self.pending: dict[int, list[tuple[str, float, int, int]]] = {}
@@ -59,6 +65,8 @@ class Tracker:
         self._flush(trial.number)
         number, state, message = str(trial.number), trial.state, trial.said
         self.writer.add(lambda client: _close(client, self.runs[number], state, message))
+        if trial.ended:
+            self.writer.add(lambda client: self._draw(client, trial.number, complete=state == "complete"))
         best = self.sweep.best()
         if best and best.value is not None and trial.state == "complete":
             point = ("best_so_far", best.value, int(time.time() * 1000), trial.number)
@@ -83,6 +91,17 @@ class Tracker:
         self.flushed[number] = time.monotonic()
         if batch:
             self.writer.add(lambda client: _log(client, self.runs[str(number)], batch))
+
+    def _draw(self, client: Any, number: int, complete: bool) -> None:
+        """Draw what the trial left, once, and send all of it together."""
+        figures.settle_cache(self.fonts)
+        drawn = figures.pictures(self.sweep.trial_folder(number), complete, self.classes)
+        if not drawn:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in drawn.items():
+                Path(folder, f"{name}.png").write_bytes(content)
+            client.log_artifacts(self.runs[str(number)], folder, FIGURES)
 
     def _open_parent(self, client: Any) -> None:
         if PARENT in self.runs and not _exists(client, self.runs[PARENT]):
