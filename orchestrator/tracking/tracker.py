@@ -19,6 +19,7 @@ from orchestrator.trial import apply
 STATUS = {"complete": "FINISHED", "stopped_early": "FINISHED", "failed": "FAILED", "running": "KILLED", "waiting": "KILLED"}
 PARENT = "parent"
 CONFIGURATION = "configuration.json"
+RUNS = "mlflow.json"  # in the sweep's folder: the ids of its runs
 FIGURES = "figures"
 SOURCE = {"mlflow.source.name": "run.py", "mlflow.source.type": "LOCAL"}
 FLUSH_S = 1.0  # metrics of a trial are sent together at most so often: 26 ms a batch against 389 ms one by one
@@ -32,7 +33,7 @@ class Tracker:
         self.uri = tracking_uri(store, sweep.configuration)
         self.artifacts = store.artifacts
         self.fonts = store.root / "fonts"
-        self.file = sweep.folder / "mlflow.json"
+        self.file = sweep.folder / RUNS
         self.runs: dict[str, str] = read_json(self.file) if self.file.exists() else {}
         self.pending: dict[int, list[tuple[str, float, int, int]]] = {}
         self.flushed: dict[int, float] = {}
@@ -70,7 +71,7 @@ class Tracker:
         best = self.sweep.best()
         if best and best.value is not None and trial.state == "complete":
             point = ("best_so_far", best.value, int(time.time() * 1000), trial.number)
-            self.writer.add(lambda client: _log(client, self.runs[PARENT], [point]))
+            self.writer.add(lambda client: log_points(client, self.runs[PARENT], [point]))
 
     def teacher_ready(self, metrics: dict[str, float], seconds: float, asked: str) -> None:
         """What the teacher reached and how it is asked, on the parent."""
@@ -78,7 +79,7 @@ class Tracker:
         now = int(time.time() * 1000)
         self.writer.add(lambda client: client.set_tag(self.runs[PARENT], "teacher", asked))
         points = [(f"teacher/{name}", value, now, 0) for name, value in {**metrics, "seconds": seconds}.items()]
-        self.writer.add(lambda client: _log(client, self.runs[PARENT], points))
+        self.writer.add(lambda client: log_points(client, self.runs[PARENT], points))
 
     def close(self, state: str) -> None:
         """Close the parent run, with the best trial's metrics, and wait until everything is written."""
@@ -90,7 +91,7 @@ class Tracker:
         batch = self.pending.pop(number, [])
         self.flushed[number] = time.monotonic()
         if batch:
-            self.writer.add(lambda client: _log(client, self.runs[str(number)], batch))
+            self.writer.add(lambda client: log_points(client, self.runs[str(number)], batch))
 
     def _draw(self, client: Any, number: int, complete: bool) -> None:
         """Draw what the trial left, once, and send all of it together."""
@@ -149,7 +150,7 @@ class Tracker:
         run = self.runs[PARENT]
         if best:
             now = int(time.time() * 1000)
-            _log(client, run, [(f"best/{name}", value, now, 0) for name, value in best.metrics.items()])
+            log_points(client, run, [(f"best/{name}", value, now, 0) for name, value in best.metrics.items()])
             client.set_tag(run, "best.trial", str(best.number))
             client.set_tag(run, "best.run", self.runs.get(str(best.number), ""))
             for name, value in best.params.items():
@@ -200,7 +201,8 @@ def _params(client: Any, run: str, values: dict[str, str]) -> None:
         client.log_batch(run, params=pairs[start : start + 100])
 
 
-def _log(client: Any, run: str, points: list[tuple[str, float, int, int]]) -> None:
+def log_points(client: Any, run: str, points: list[tuple[str, float, int, int]]) -> None:
+    """Metrics of a run: name, value, milliseconds since 1970, step."""
     from mlflow.entities import Metric
 
     metrics = [Metric(*point) for point in points]
