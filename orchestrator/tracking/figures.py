@@ -1,7 +1,7 @@
 """Draws what a trial left in its checkpoint folder: arrays in, pictures out. Knows no MLflow; the driver's writer calls it.
 
 Figures have a canvas of their own and never touch pyplot, whose state is shared by all threads. Nothing here is imported by a
-worker. With a warm font cache a trial costs 0.1 s (`terms` alone) to 0.6 s (all four) of one core, and 0.5 s once for the import.
+worker. With a warm font cache a trial costs 0.08 s (`terms` alone) to 0.65 s (all four) of one core, and 0.5 s once for the import.
 """
 
 import io
@@ -78,13 +78,18 @@ def _attempt(folder: Path, name: str, draw: Callable[[], Drawn | None]) -> Drawn
 
 
 def picture(figure: "Figure") -> bytes:
-    """The figure as PNG of 255 colours, a third of the size of one with all."""
+    """The figure as PNG of 128 colours, a quarter of the size of one with all."""
     from PIL import Image
 
     figure.canvas.draw()
     pixels = np.asarray(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
+    image = Image.fromarray(pixels[..., :3]).quantize(128, Image.Quantize.FASTOCTREE)
+    colours, ground = image.getpalette() or [], int(pixels[0, 0, 0])
+    corner = int(np.asarray(image)[0, 0])
+    colours[3 * corner : 3 * corner + 3] = [ground] * 3  # reducing the colours makes white a light grey
+    image.putpalette(colours)
     buffer = io.BytesIO()
-    Image.fromarray(pixels[..., :3]).quantize(128, Image.Quantize.FASTOCTREE).save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 

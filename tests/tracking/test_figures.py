@@ -171,7 +171,8 @@ def test_pictures_are_small(tmp_path: Path, classes: int) -> None:
     drawn = figures.pictures(write(tmp_path, traced(), said(classes)), complete=True)
     assert len(drawn) == 4
     for content in drawn.values():
-        assert Image.open(io.BytesIO(content)).width > 400 and len(content) < 60_000
+        image = Image.open(io.BytesIO(content))
+        assert image.width > 400 and len(content) < 60_000 and image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_what_is_damaged_is_no_figure_and_the_others_are_drawn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
