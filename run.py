@@ -103,6 +103,20 @@ def status(
 
 
 @app.command()
+def importance(
+    name: Annotated[str, typer.Argument(help="The name of a sweep.")],
+    store: Store = Path("runs"),
+    epoch: Annotated[
+        int | None,
+        typer.Option("--epoch", min=1, help="Compare all trials by their value after this epoch; default: complete ones."),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Show which settings of a sweep mattered, and log that to MLflow."""
+    _call("importance", debug, name=name, store=store, epoch=epoch)
+
+
+@app.command()
 def ui(
     store: Store = Path("runs"),
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="On the loopback address.")] = 5000,

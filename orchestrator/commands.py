@@ -104,6 +104,27 @@ def status(name: str, store: Path, as_json: bool) -> int:
     return errors.OK
 
 
+def importance(name: str, store: Path, epoch: int | None) -> int:
+    """Which settings of a sweep mattered: printed, and added to its run in MLflow."""
+    from orchestrator.importance_display import importance_tables
+    from orchestrator.sweep.importance import importance as evaluate
+    from orchestrator.sweep.importance import pages
+    from orchestrator.tracking.additions import add
+
+    opened = _existing(store)
+    found = Sweep.open(opened, name)
+    evaluated = evaluate(found, epoch)
+    importance_tables(evaluated.plain(), console)
+    whole = evaluated.rankings[0]
+    folder = "importance" if epoch is None else f"importance/epoch_{epoch}"
+    metrics = {f"{folder}/{setting}": share for setting, share in whole.ped_anova.items()}
+    files = {"importance.json": json.dumps(evaluated.plain(), indent=1), **pages(evaluated)}
+    missed = add(opened, found, metrics, whole.trials, folder, files)
+    told = f"not logged: {missed}" if missed else f"logged to the run {name} in MLflow: metrics and artifacts `{folder}/`"
+    console.print(told, markup=False, highlight=False, soft_wrap=True)
+    return errors.OK
+
+
 def ui(store: Path, port: int) -> int:
     """MLflow's user interface, until it is interrupted."""
     from orchestrator.tracking.ui import serve

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from methods import METHODS
 from orchestrator.config import Configuration
 from orchestrator.data import describe
+from orchestrator.data.dataset import read_summary
 from orchestrator.errors import TrialError
 from orchestrator.interrupt import stoppable
 from orchestrator.plan import groups
@@ -66,7 +67,7 @@ def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, sho
     started = time.monotonic()
     sweep.state = "running"
     sweep.save()
-    tracker = Tracker(store, sweep)
+    tracker = Tracker(store, sweep, read_summary(data)["classes"])
     events = Events(sweep, [tracker, show])
     state = "failed"
     try:

@@ -57,7 +57,7 @@ class Writer:
         while (write := self.writes.get()) is not None:
             while not self.given_up.is_set():
                 try:
-                    client = client or _connect(self.uri)
+                    client = client or connect(self.uri)
                     write(client)
                     break
                 except Exception as error:  # MLflow raises what its store, its server or the network raise
@@ -80,7 +80,8 @@ def _may_pass(error: Exception) -> bool:
     return isinstance(error, ConnectionError | TimeoutError) or (status is not None and status() >= 500)
 
 
-def _connect(uri: str) -> Any:
+def connect(uri: str) -> Any:
+    """A client of MLflow that says only what went wrong."""
     from mlflow import MlflowClient
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)

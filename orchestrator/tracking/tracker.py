@@ -1,13 +1,17 @@
 """The runs of a sweep in MLflow: a parent for the sweep, a child per trial. Written by the driver's thread alone."""
 
 import json
+import tempfile
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store, read_json, write_json
+from orchestrator.tracking import figures
 from orchestrator.tracking.client import Writer
 from orchestrator.tracking.environment import describe
 from orchestrator.trial import apply
@@ -15,6 +19,8 @@ from orchestrator.trial import apply
 STATUS = {"complete": "FINISHED", "stopped_early": "FINISHED", "failed": "FAILED", "running": "KILLED", "waiting": "KILLED"}
 PARENT = "parent"
 CONFIGURATION = "configuration.json"
+RUNS = "mlflow.json"  # in the sweep's folder: the ids of its runs
+FIGURES = "figures"
 SOURCE = {"mlflow.source.name": "run.py", "mlflow.source.type": "LOCAL"}
 FLUSH_S = 1.0  # metrics of a trial are sent together at most so often: 26 ms a batch against 389 ms one by one
 
@@ -22,11 +28,12 @@ FLUSH_S = 1.0  # metrics of a trial are sent together at most so often: 26 ms a 
 class Tracker:
     """Listens to a sweep. Run ids are kept in the sweep's folder, so that a resume goes on with the same runs."""
 
-    def __init__(self, store: Store, sweep: Sweep) -> None:
-        self.sweep = sweep
+    def __init__(self, store: Store, sweep: Sweep, classes: Sequence[str] = ()) -> None:
+        self.sweep, self.classes = sweep, classes
         self.uri = tracking_uri(store, sweep.configuration)
         self.artifacts = store.artifacts
-        self.file = sweep.folder / "mlflow.json"
+        self.fonts = store.root / "fonts"
+        self.file = sweep.folder / RUNS
         self.runs: dict[str, str] = read_json(self.file) if self.file.exists() else {}
         self.pending: dict[int, list[tuple[str, float, int, int]]] = {}
         self.flushed: dict[int, float] = {}
@@ -59,10 +66,12 @@ class Tracker:
         self._flush(trial.number)
         number, state, message = str(trial.number), trial.state, trial.said
         self.writer.add(lambda client: _close(client, self.runs[number], state, message))
+        if trial.ended:
+            self.writer.add(lambda client: self._draw(client, trial.number, complete=state == "complete"))
         best = self.sweep.best()
         if best and best.value is not None and trial.state == "complete":
             point = ("best_so_far", best.value, int(time.time() * 1000), trial.number)
-            self.writer.add(lambda client: _log(client, self.runs[PARENT], [point]))
+            self.writer.add(lambda client: log_points(client, self.runs[PARENT], [point]))
 
     def teacher_ready(self, metrics: dict[str, float], seconds: float, asked: str) -> None:
         """What the teacher reached and how it is asked, on the parent."""
@@ -70,7 +79,7 @@ class Tracker:
         now = int(time.time() * 1000)
         self.writer.add(lambda client: client.set_tag(self.runs[PARENT], "teacher", asked))
         points = [(f"teacher/{name}", value, now, 0) for name, value in {**metrics, "seconds": seconds}.items()]
-        self.writer.add(lambda client: _log(client, self.runs[PARENT], points))
+        self.writer.add(lambda client: log_points(client, self.runs[PARENT], points))
 
     def close(self, state: str) -> None:
         """Close the parent run, with the best trial's metrics, and wait until everything is written."""
@@ -82,7 +91,18 @@ class Tracker:
         batch = self.pending.pop(number, [])
         self.flushed[number] = time.monotonic()
         if batch:
-            self.writer.add(lambda client: _log(client, self.runs[str(number)], batch))
+            self.writer.add(lambda client: log_points(client, self.runs[str(number)], batch))
+
+    def _draw(self, client: Any, number: int, complete: bool) -> None:
+        """Draw what the trial left, once, and send all of it together."""
+        figures.settle_cache(self.fonts)
+        drawn = figures.pictures(self.sweep.trial_folder(number), complete, self.classes)
+        if not drawn:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in drawn.items():
+                Path(folder, f"{name}.png").write_bytes(content)
+            client.log_artifacts(self.runs[str(number)], folder, FIGURES)
 
     def _open_parent(self, client: Any) -> None:
         if PARENT in self.runs and not _exists(client, self.runs[PARENT]):
@@ -130,7 +150,7 @@ class Tracker:
         run = self.runs[PARENT]
         if best:
             now = int(time.time() * 1000)
-            _log(client, run, [(f"best/{name}", value, now, 0) for name, value in best.metrics.items()])
+            log_points(client, run, [(f"best/{name}", value, now, 0) for name, value in best.metrics.items()])
             client.set_tag(run, "best.trial", str(best.number))
             client.set_tag(run, "best.run", self.runs.get(str(best.number), ""))
             for name, value in best.params.items():
@@ -181,7 +201,8 @@ def _params(client: Any, run: str, values: dict[str, str]) -> None:
         client.log_batch(run, params=pairs[start : start + 100])
 
 
-def _log(client: Any, run: str, points: list[tuple[str, float, int, int]]) -> None:
+def log_points(client: Any, run: str, points: list[tuple[str, float, int, int]]) -> None:
+    """Metrics of a run: name, value, milliseconds since 1970, step."""
     from mlflow.entities import Metric
 
     metrics = [Metric(*point) for point in points]

@@ -17,7 +17,7 @@ from orchestrator.tracking.tracker import Tracker, flat, tracking_uri
 
 
 def test_writes_are_done_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "_connect", lambda uri: "client")
+    monkeypatch.setattr(writing, "connect", lambda uri: "client")
     done: list[Any] = []
 
     def record(number: int, client: Any) -> None:
@@ -41,7 +41,7 @@ def test_an_outage_loses_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytest
             raise answer
         return "client"
 
-    monkeypatch.setattr(writing, "_connect", connect)
+    monkeypatch.setattr(writing, "connect", connect)
     writer = Writer("http://server")
     writer.add(lambda client: done.append("first"))
     writer.add(lambda client: done.append("second"))
@@ -52,7 +52,7 @@ def test_an_outage_loses_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytest
 def test_a_write_that_is_refused_does_not_block_the_others(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(writing, "_connect", lambda uri: "client")
+    monkeypatch.setattr(writing, "connect", lambda uri: "client")
     done: list[str] = []
 
     def refused(client: Any) -> None:
@@ -89,7 +89,7 @@ def test_a_removed_experiment_and_a_removed_database_are_made_again(tmp_path: Pa
 def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(writing, "DRAIN_S", 0.05)
     hangs = threading.Event()
-    monkeypatch.setattr(writing, "_connect", lambda uri: hangs.wait())
+    monkeypatch.setattr(writing, "connect", lambda uri: hangs.wait())
     writer = Writer("http://server")
     writer.add(lambda client: None)
     assert not writer.close()

@@ -1,0 +1,228 @@
+"""The figures of a trial: what they show of the arrays, and that damage costs a figure and nothing else."""
+
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.numpy import save_file
+
+from orchestrator.config import load
+from orchestrator.records import Sweep, Trial
+from orchestrator.store import Store
+from orchestrator.tracking import figures
+from orchestrator.tracking.tracker import Tracker, tracking_uri
+
+Arrays = dict[str, NDArray[Any]]
+EPOCHS, POINTS = 4, 40
+
+
+def traced(alpha: bool = True) -> Arrays:
+    """A trace of four epochs, as the trainer writes it."""
+    epoch = np.linspace(0.1, EPOCHS, POINTS)
+    arrays: Arrays = {
+        "steps/epoch": epoch,
+        "steps/loss": 3 * np.exp(-epoch),
+        "steps/cross_entropy": 2 * np.exp(-epoch),
+        "steps/distillation": 0.1 * np.exp(-epoch),
+    }
+    if alpha:
+        histogram = np.zeros((EPOCHS, 20))
+        histogram[:, 10] = histogram[:, 11] = 0.5
+        arrays |= {"steps/alpha": np.linspace(0.9, 0.5, POINTS), "steps/cam": np.exp(-epoch), "epochs/alpha_histogram": histogram}
+    return {name: values.astype(np.float32) for name, values in arrays.items()}
+
+
+def said(classes: int, samples: int = 8, reweighted: bool = True) -> Arrays:
+    """Distributions of a few samples and the weights of the classes."""
+    generator = np.random.default_rng(0)
+    names = ("teacher", "student", "reweighted") if reweighted else ("teacher", "student")
+    arrays: Arrays = {name: generator.dirichlet(np.full(classes, 0.3), samples).astype(np.float32) for name in names}
+    weights = np.ones((classes, classes), dtype=np.float32)
+    weights[0, 1] = 1.5
+    return arrays | {"labels": np.arange(samples) % classes, "class_weights": weights}
+
+
+def write(folder: Path, trace: Arrays | None, shown: Arrays | None) -> Path:
+    """A trial's folder with the two files."""
+    checkpoint = folder / "checkpoint"
+    checkpoint.mkdir(parents=True)
+    for name, arrays in ((figures.TRACE, trace), (figures.SHOWN, shown)):
+        if arrays is not None:
+            save_file(arrays, checkpoint / name)
+    return folder
+
+
+def steps(trace: Arrays) -> Arrays:
+    return {name.removeprefix("steps/"): values for name, values in trace.items() if name.startswith("steps/")}
+
+
+def lines(axis: Any) -> dict[str, Any]:
+    return {line.get_label(): line for line in axis.get_lines()}
+
+
+def test_terms_stand_below_alpha_on_the_same_epochs() -> None:
+    given = steps(traced())
+    figure: Any = figures.terms(given)
+    above, below = figure.axes
+    assert above.get_xlim() == below.get_xlim() == (0.0, EPOCHS)
+    assert above.get_ylim()[0] <= 0.0 and above.get_ylim()[1] >= 1.0
+    assert np.allclose(above.get_lines()[0].get_ydata(), given["alpha"])
+    assert set(lines(below)) == {"cross entropy", "distillation", "cam"}  # the loss is their sum
+    assert np.allclose(lines(below)["distillation"].get_ydata(), given["distillation"])
+    assert below.get_yscale() == "log" and below.get_xlabel() == "epoch" and "nats" in below.get_ylabel()
+    colours = {line.get_color() for line in below.get_lines()}
+    assert len(colours) == 3
+
+
+def test_terms_without_alpha_have_one_panel_and_a_narrow_range_a_linear_axis() -> None:
+    given = steps(traced(alpha=False))
+    given["cross_entropy"] = given["distillation"] = np.full(POINTS, 0.5, np.float32)
+    figure: Any = figures.terms(given)
+    assert [axis.get_yscale() for axis in figure.axes] == ["linear"]
+    given["distillation"] = np.where(np.arange(POINTS) == 3, np.nan, 0.0).astype(np.float32)
+    figure = figures.terms(given)
+    assert figure.axes[0].get_yscale() == "linear" and np.isnan(lines(figure.axes[0])["distillation"].get_ydata()[3])
+
+
+@pytest.mark.parametrize("missing", ["epoch", "cross_entropy", "distillation"])
+def test_no_terms_without_what_they_need(missing: str) -> None:
+    given = steps(traced())
+    del given[missing]
+    assert figures.terms(given) is None
+
+
+def test_alpha_per_sample_shows_shares_and_their_mean() -> None:
+    histogram = 300 * traced()["epochs/alpha_histogram"]  # counts are as good as shares
+    figure: Any = figures.alpha_per_sample(histogram)
+    axis = figure.axes[0]
+    assert np.allclose(np.asarray(axis.get_images()[0].get_array()).sum(0), 100.0)
+    mean = lines(axis)["mean"]
+    assert mean.get_xdata().tolist() == [1, 2, 3, 4] and np.allclose(mean.get_ydata(), 0.55)
+    assert axis.get_ylim() == (0, 1) and axis.get_xlim() == (0.5, EPOCHS + 0.5)
+    assert figures.alpha_per_sample(np.zeros((0, 20), np.float32)) is None
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100, 1000])
+def test_class_weights_are_centred_at_one_whatever_their_number(classes: int) -> None:
+    weights = said(classes)["class_weights"]
+    weights[classes - 1, 0] = 0.8
+    figure: Any = figures.class_weights(weights)
+    axis = figure.axes[0]
+    image = axis.get_images()[0]
+    low, high = image.get_clim()
+    assert (low + high) / 2 == pytest.approx(1.0) and high == pytest.approx(1.5)
+    cells = np.asarray(image.get_array())
+    assert len(cells) <= 100 and cells.max() == pytest.approx(1.5) and cells.min() == pytest.approx(0.8)
+    assert len(axis.texts) == (classes**2 if classes <= 12 else 0)
+    assert len(axis.get_xticks()) <= 20
+    if classes <= 12:
+        assert axis.texts[1].get_text() == "1.50"  # row 0, column 1
+
+
+def test_class_names_are_ticks() -> None:
+    figure: Any = figures.class_weights(said(3)["class_weights"], ["cat", "dog", "a very long name of a class"])
+    names = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert names[:2] == ["cat", "dog"] and len(names[2]) <= 12
+
+
+def test_few_classes_are_bars_and_at_most_six_samples() -> None:
+    shown = said(10)
+    figure: Any = figures.distributions(shown)
+    assert len(figure.axes) == 6
+    for place, axis in enumerate(figure.axes):
+        assert axis.get_title() == f"true: {shown['labels'][place]}"
+        heights = [[bar.get_height() for bar in container] for container in axis.containers]
+        expected = [shown[name][place] for name in ("teacher", "reweighted", "student")]
+        assert np.allclose(heights, expected)
+    plain: Any = figures.distributions(said(10, samples=2, reweighted=False))
+    assert [len(axis.containers) for axis in plain.axes] == [2, 2]
+
+
+def test_many_classes_are_lines_over_the_ten_likeliest_with_the_true_one() -> None:
+    shown = said(1000)
+    shown["labels"] = shown["teacher"].argmin(1)  # nobody would choose it
+    figure: Any = figures.distributions(shown)
+    for place, axis in enumerate(figure.axes):
+        assert len(axis.get_lines()) == 3
+        ticks = [int(tick.get_text()) for tick in axis.get_xticklabels()]
+        assert len(ticks) == 10 and shown["labels"][place] in ticks and shown["teacher"][place].argmax() in ticks
+        teacher = lines(axis)["teacher"].get_ydata()
+        assert np.allclose(teacher, shown["teacher"][place][ticks]) and (np.diff(teacher) <= 0).all()
+
+
+def test_a_trial_that_was_stopped_early_has_its_terms_alone(tmp_path: Path) -> None:
+    folder = write(tmp_path, traced(), said(10))
+    assert [name for name, _ in figures.of_trial(folder, complete=False)] == ["terms"]
+    assert [name for name, _ in figures.of_trial(folder, complete=True)] == [
+        "terms",
+        "alpha_per_sample",
+        "class_weights",
+        "distributions",
+    ]
+
+
+@pytest.mark.parametrize("classes", [10, 1000])
+def test_pictures_are_small(tmp_path: Path, classes: int) -> None:
+    drawn = figures.pictures(write(tmp_path, traced(), said(classes)), complete=True)
+    assert len(drawn) == 4
+    for content in drawn.values():
+        image = Image.open(io.BytesIO(content))
+        assert image.width > 400 and len(content) < 60_000 and image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_what_is_damaged_is_no_figure_and_the_others_are_drawn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shown = said(10)
+    shown["teacher"] = shown["teacher"][:, :3]  # of another shape than the student
+    folder = write(tmp_path, traced(), shown)
+    with caplog.at_level(logging.DEBUG, figures.__name__):
+        assert [name for name, _ in figures.of_trial(folder, complete=True)] == ["terms", "alpha_per_sample", "class_weights"]
+    assert "no figure distributions" in caplog.text
+    file = folder / "checkpoint" / figures.TRACE
+    file.write_bytes(file.read_bytes()[:50])
+    assert [name for name, _ in figures.of_trial(folder, complete=True)] == ["class_weights"]
+    assert not list(figures.of_trial(tmp_path / "nothing", complete=True))
+
+
+def test_a_home_that_cannot_be_written_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    monkeypatch.delenv("MPLCONFIGDIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    figures.settle_cache(tmp_path / "fonts")
+    assert "MPLCONFIGDIR" not in os.environ
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nothing")
+    monkeypatch.setattr(os, "access", lambda place, mode: False)
+    figures.settle_cache(tmp_path / "fonts")
+    assert os.environ.pop("MPLCONFIGDIR") == str(tmp_path / "fonts")
+
+
+def test_figures_are_artifacts_of_the_trial_and_damage_loses_no_other_write(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    store = Store.open(tmp_path)
+    sweep = Sweep.create(store.sweep("mine"), load(None, ["project=tests"]), "sweep")
+    tracker = Tracker(store, sweep)
+    for number, state in enumerate(("complete", "stopped_early", "waiting", "complete")):
+        trial = Trial(number, {}, state=state, value=0.5)  # type: ignore[arg-type]
+        folder = sweep.trial_folder(number)
+        write(folder, traced(), said(10))
+        if number == 3:
+            (folder / "checkpoint" / figures.TRACE).write_bytes(b"nothing")
+        tracker.trial_started(trial)
+        tracker.trial_ended(trial)
+    tracker.close("finished")
+    client = MlflowClient(tracking_uri(store, sweep.configuration))
+
+    def drawn(number: int) -> set[str]:
+        return {Path(file.path).stem for file in client.list_artifacts(tracker.runs[str(number)], "figures")}
+
+    four = {"terms", "alpha_per_sample", "class_weights", "distributions"}
+    assert drawn(0) == four and drawn(1) == {"terms"} and drawn(2) == set()
+    assert drawn(3) == {"class_weights", "distributions"}
+    assert client.get_run(tracker.runs["3"]).info.status == "FINISHED"
+    assert client.get_run(tracker.runs["parent"]).data.tags["state"] == "finished"
