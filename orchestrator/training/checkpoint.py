@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from orchestrator.store import replacing
+from orchestrator.trial import CHECKPOINT
 
 State = dict[str, Tensor]
-FOLDER = "checkpoint"
+FOLDER = CHECKPOINT
 log = logging.getLogger(__name__)
 
 

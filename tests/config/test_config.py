@@ -131,7 +131,7 @@ def test_names_that_look_like_numbers_stay_names(text: str) -> None:
         ("search.trials=0", "search.trials", "0"),
         ("search.methods=kd", "search.methods", "'kd'"),
         ("search.reduction_factor=1", "search.reduction_factor", "1"),
-        ("search.scheduler=pbt", "search.scheduler", "'pbt'"),
+        ("search.scheduler=pbtt", "search.scheduler", "'pbtt'"),
         ("search.time_budget=0", "search.time_budget", "0"),
         ("resources.gpus_per_worker=-1", "resources.gpus_per_worker", "-1"),
         ("method=kd", "method", "'kd'"),
