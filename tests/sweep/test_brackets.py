@@ -64,6 +64,23 @@ def test_a_resumed_search_ends_though_some_are_past_the_next_milestones(told: in
     assert all(len(trial.history) == trial.epochs for trial in found.trials.values())
 
 
+def test_trials_that_are_all_past_the_next_milestones_are_compared_there_at_once(tmp_path: Path) -> None:
+    sweep, asking = begin(tmp_path, *HYPERBAND)
+    for number in range(12):
+        asking.suggest(str(number))
+        for epoch in range(1, 6):
+            asking.on_trial_result(str(number), told_of(number, epoch))
+    found, again = resumed(sweep)
+    SimulatedTune(again, Brackets(again.configuration, 2), by_number, 2).run()
+    states = [trial.state for trial in found.trials.values()]
+    assert states[:3] == ["complete"] * 3 and states[3:8].count("complete") == 2
+    assert [found.trials[number].state for number in (8, 9, 10)] == ["stopped_early"] * 3 and states[11] == "complete"
+
+
+def told_of(number: int, epoch: int) -> dict[str, Any]:
+    return {"epoch": epoch, "metrics/validation/accuracy": by_number(number, epoch)}
+
+
 @pytest.mark.parametrize("epochs", [1, 2, 3, 5, 9, 10, 12, 27, 30, 81, 100, 200])
 @pytest.mark.parametrize("factor", [2, 3, 4])
 def test_the_plan_tells_the_brackets_that_ray_builds(epochs: int, factor: int, tmp_path: Path) -> None:

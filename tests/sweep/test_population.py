@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,10 @@ def test_a_taker_goes_on_with_the_settings_in_force(tmp_path: Path) -> None:
 
 
 def test_the_order_of_the_reports_changes_nothing(tmp_path: Path) -> None:
-    played = [play(tmp_path / str(order), order=order, at_once=1 + order)[0] for order in range(5)]
+    played = []
+    for order in range(5):
+        random.seed(order)  # what others draw has nothing to do with it
+        played.append(play(tmp_path / str(order), order=order, at_once=1 + order)[0])
     changes = [[trial.changes for trial in sweep.trials.values()] for sweep in played]
     assert all(each == changes[0] for each in changes) and any(changes[0])
     other, _ = play(tmp_path / "other", "seed=7")
@@ -101,7 +105,7 @@ def test_the_order_of_the_reports_changes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("epoch", [1, 3, 4, 5, 8, 11])
-@pytest.mark.parametrize("number", [1, 2, 5])
+@pytest.mark.parametrize("number", [1, 2, 7])
 def test_a_failed_trial_keeps_nobody_waiting(epoch: int, number: int, tmp_path: Path) -> None:
     def failing(each: int, at: int) -> float | None:
         return None if each == number and at == epoch else better_later(each, at)
@@ -122,9 +126,10 @@ def test_all_but_one_fail(tmp_path: Path) -> None:
 def test_the_death_of_a_stand_in_keeps_nobody_waiting(tmp_path: Path) -> None:
     sweep, asking = begin(tmp_path, *PBT, "search.trials=4")
     tune = SimulatedTune(asking, Population(asking, 4), better_later, 4)
-    while not all(trial.status == "PAUSED" for trial in tune.trials[1:]):
+    while not all(trial.status == "PAUSED" and trial.epoch == 4 for trial in tune.trials[1:]):
         tune.run(1)
         tune.trials[0].epoch = 0  # it is slow
+    assert not sweep.trials[1].changes
     tune.die(tune.trials[0])
     tune.run()
     assert [trial.state for trial in sweep.trials.values()] == ["failed", "complete", "complete", "complete"]
