@@ -46,13 +46,16 @@ def sweep(
     seed: Seed = None,
     trials: Annotated[int | None, typer.Option("--trials", help="How many trials; over search.trials.")] = None,
     time_budget: Annotated[str | None, typer.Option("--time-budget", help="Train no longer than this: 90s, 10m, 2h.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", help="asha, hyperband, median, pbt or none; over search.scheduler.")
+    ] = None,
     resume: Annotated[str | None, typer.Option("--resume", help="Go on with the sweep of this name.")] = None,
     dry_run: DryRun = False,
     debug: Debug = False,
 ) -> None:
     """Search: train many students, stop the poor ones early, keep the best."""
     _call("sweep", debug, config=config, pairs=set_ or [], store=store, name=name, seed=seed, dry_run=dry_run,
-          trials=trials, time_budget=time_budget, resume=resume)  # fmt: skip
+          trials=trials, time_budget=time_budget, resume=resume, scheduler=scheduler)  # fmt: skip
 
 
 @app.command()

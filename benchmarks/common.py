@@ -136,6 +136,9 @@ class Watch:
         """An epoch is through."""
         self.reports.append(Report(time.time(), epoch, dict(metrics)))
 
+    def trial_changed(self, trial: Any) -> None:
+        """Not noted."""
+
     def trial_ended(self, trial: Any) -> None:
         """Not noted."""
 

@@ -1,6 +1,7 @@
 """What can be wrong with a configuration beyond its types: names, settings, needs. Cheap; nothing is started or written."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -8,7 +9,7 @@ from methods import METHODS, SettingsError
 from orchestrator.config import Configuration, Network
 from orchestrator.errors import ConfigurationError, nearest
 from orchestrator.models import build
-from orchestrator.sweep.space import key_value, searched
+from orchestrator.sweep.space import Asking, held, key_value, searched
 from search_spaces import SPACES
 
 BETTER = {  # the metrics of every epoch that can be an objective, with the directions that make sense
@@ -103,8 +104,53 @@ def check_search(configuration: Configuration) -> None:
                 f"search.hold = {key!r} is no key of the configuration: write for example training.learning_rate"
             ) from error
     check_objective(configuration)
-    if search.grace_epochs > configuration.training.epochs and search.scheduler == "asha":
+    if search.scheduler == "pbt":
+        check_population(configuration)
+    if search.grace_epochs > configuration.training.epochs and search.scheduler in ("asha", "median"):
         raise ConfigurationError(
             f"search.grace_epochs = {search.grace_epochs} is more than training.epochs = {configuration.training.epochs}: "
             f"give at most {configuration.training.epochs}"
         )
+
+
+def check_population(configuration: Configuration) -> None:
+    """ConfigurationError when population based training would have nobody to compare, no time to, or nothing to vary."""
+    search, epochs = configuration.search, configuration.training.epochs
+    if search.trials < 2:
+        raise ConfigurationError(
+            f"search.trials = {search.trials} is no population for search.scheduler = 'pbt': give at least 2, better 4 or more"
+        )
+    if search.perturb_epochs >= epochs:
+        raise ConfigurationError(
+            f"search.perturb_epochs = {search.perturb_epochs} leaves no epoch after a comparison, as training.epochs = {epochs}: "
+            + (f"give at most {epochs - 1}" if epochs > 1 else "raise training.epochs")
+        )
+    if not any(varied(configuration, name) for name in searched(configuration)):
+        raise ConfigurationError(
+            "search.scheduler = 'pbt' varies continuous settings, and all of them are held: leave one out of search.hold "
+            "or of the settings under method, or take another scheduler"
+        )
+
+
+def varied(configuration: Configuration, method: str) -> list[str]:
+    """The continuous settings that a search draws for a method, whichever of its branches it takes first."""
+    drawn = _Continuous()
+    SPACES[method].suggest(Asking(drawn, held(configuration, method), ""))
+    return drawn.names
+
+
+class _Continuous:
+    """Answers with the first that is allowed, and notes the names of the continuous ones."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
+        self.names.append(name)
+        return low
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
+        return low
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return choices[0]

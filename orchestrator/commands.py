@@ -33,14 +33,18 @@ def sweep(
     trials: int | None,
     time_budget: str | None,
     resume: str | None,
+    scheduler: str | None = None,
 ) -> int:
     """Search; or go on with a search that was interrupted."""
     changes = [f"search.trials={trials}"] if trials is not None else []
     changes += [f"search.time_budget={seconds(time_budget)}"] if time_budget is not None else []
     if resume is None:
+        changes += [f"search.scheduler={scheduler}"] if scheduler is not None else []
         return _begin(Store.open(store), load(config, pairs + changes, seed=seed), "sweep", name, dry_run, local=False)
-    if name or seed is not None or pairs or dry_run:
-        raise ConfigurationError("--resume goes on as the sweep was configured: leave out --name, --seed, --set and --dry-run")
+    if name or seed is not None or pairs or dry_run or scheduler is not None:
+        raise ConfigurationError(
+            "--resume goes on as the sweep was configured: leave out --name, --seed, --set, --scheduler and --dry-run"
+        )
     return _resume(Store.open(_existing(store).root), resume, trials, changes)
 
 
@@ -177,6 +181,11 @@ def _resume(store: Store, name: str, trials: int | None, changes: list[str]) -> 
     if trials is not None and trials < len(found.trials):
         raise ConfigurationError(
             f"--trials {trials} is less than the {len(found.trials)} trials that {name!r} has: give at least that many"
+        )
+    search = found.configuration.search
+    if search.scheduler == "pbt" and trials not in (None, search.trials):
+        raise ConfigurationError(
+            f"--trials {trials}: the population of {name!r} has {search.trials} trials for its life: leave it out"
         )
     values = found.configuration.plain()
     for change in changes:

@@ -16,6 +16,8 @@ from orchestrator.errors import ConfigurationError, nearest
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Scheduler = Literal["asha", "hyperband", "median", "pbt", "none"]
+PAUSING = ("hyperband", "pbt")  # schedulers under which trials wait for one another
 CHOICES = (["method", "name"], ["student", "name"], ["teacher", "network", "name"])
 
 
@@ -156,10 +158,22 @@ class Search(Section):
     hold: tuple[str, ...] = Field((), description="keys that are not searched although a space would: training.learning_rate")
     trials: Count = 20
     time_budget: Annotated[float, Field(gt=0)] | None = Field(None, description="seconds after which no more is trained")
-    scheduler: Literal["asha", "none"] = "asha"
-    grace_epochs: Count = Field(2, description="asha: no trial is stopped before")
-    reduction_factor: Annotated[int, Field(ge=2)] = Field(3, description="asha: one of so many goes on at each rung")
-    finish_points: bool = Field(True, description="asha: the first points, which are the baselines, train all their epochs")
+    scheduler: Scheduler = Field(
+        "asha",
+        description="asha, median: stop the poor while others train; hyperband: in brackets that wait for one another (a resume "
+        "builds them anew from what is unfinished); pbt: the poor take over from the good; none: train all to the end",
+    )
+    grace_epochs: Count = Field(2, description="asha, median: no trial is stopped before")
+    reduction_factor: Annotated[int, Field(ge=2)] = Field(3, description="asha, hyperband: one of so many goes on at each rung")
+    finish_points: bool = Field(
+        True,
+        description="asha, median: the first points, which are the baselines, train all their epochs; no meaning for the others",
+    )
+    perturb_epochs: Count = Field(5, description="pbt: after every so many epochs the population is compared")
+    quantile: Annotated[float, Field(gt=0, le=0.5)] = Field(0.25, description="pbt: the worst share takes over from the best share")
+    resample_probability: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.25, description="pbt: chance that a continuous setting is drawn anew; else it is multiplied by 0.8 or 1.2"
+    )
     sampler: Literal["tpe", "random"] = "tpe"
     objective: str = Field("validation/accuracy", description="metric of an epoch's report; the last epoch counts")
     direction: Literal["maximize", "minimize"] = "maximize"

@@ -67,6 +67,11 @@ class Display:
             self._say(f"epoch {epoch}: " + ", ".join(f"{name} {metrics[name]:.4f}" for name in shown))
         self._refresh()
 
+    def trial_changed(self, trial: Trial) -> None:
+        """A trial goes on from another one's weights."""
+        change = trial.changes[-1]
+        self._say(f"trial {trial.number} takes over trial {change['source']} after epoch {change['epoch']}: {settings(trial)}")
+
     def trial_ended(self, trial: Trial) -> None:
         """A trial ended: one line elsewhere than in a terminal, with what failed in it."""
         text = f"trial {trial.number} {trial.state} after {trial.epochs} epochs"
@@ -126,8 +131,8 @@ class Display:
 
 
 def settings(trial: Trial) -> str:
-    """The parameters of a trial in one line."""
-    return ", ".join(f"{name}={_short(value)}" for name, value in trial.params.items()) or "the settings given"
+    """The parameters of a trial in one line: those in force."""
+    return ", ".join(f"{name}={_short(value)}" for name, value in trial.settings.items()) or "the settings given"
 
 
 def _short(value: Any) -> str:
@@ -188,7 +193,7 @@ def _shown(sweep: Sweep) -> list[Trial]:
     ranked = sweep.ranked()
     best_of: dict[Any, Trial] = {}
     for trial in ranked:
-        best_of.setdefault(trial.params.get("method.name"), trial)
+        best_of.setdefault(trial.settings.get("method.name"), trial)
     return [trial for place, trial in enumerate(ranked) if place < 5 or trial in best_of.values()]
 
 

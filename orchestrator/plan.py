@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import floor, isfinite
+from math import ceil, floor, isfinite, log
 
 from orchestrator.config import Configuration, Resources, Search
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
@@ -50,7 +50,7 @@ def groups(resources: Resources, available: Mapping[str, float], trials: int) ->
 
 def rungs(search: Search, epochs: int) -> list[int]:
     """The epochs after which ASHA compares trials, the last one included."""
-    if search.scheduler == "none":
+    if search.scheduler != "asha":
         return [epochs]
     steps = []
     epoch = search.grace_epochs
@@ -58,6 +58,38 @@ def rungs(search: Search, epochs: int) -> list[int]:
         steps.append(epoch)
         epoch *= search.reduction_factor
     return [*steps, epochs]
+
+
+def brackets(search: Search, epochs: int) -> list[tuple[int, list[int]]]:
+    """The brackets that Hyperband fills one after the other: the trials of each, and the epochs after which it compares them."""
+    eta = search.reduction_factor
+    most = round(log(epochs) / log(eta)) + 1
+    found = []
+    for halvings in range(most):
+        first = int(epochs * eta ** (-halvings))
+        if first:
+            milestones = [min(first * eta**step, epochs) for step in range(halvings)]
+            found.append((ceil(most / (halvings + 1) * eta**halvings), milestones))
+    return found
+
+
+def comparisons(search: Search, epochs: int) -> str:
+    """When the scheduler compares trials, in words."""
+    if search.scheduler == "asha":
+        return f"asha compares after {', '.join(str(epoch) for epoch in rungs(search, epochs))}"
+    if search.scheduler == "median":
+        return f"median compares after every epoch from {search.grace_epochs} on"
+    if search.scheduler == "pbt":
+        after = ", ".join(str(epoch) for epoch in range(search.perturb_epochs, epochs, search.perturb_epochs))
+        return f"pbt: a population of {search.trials} is compared after {after}, its worst {search.quantile:.0%} take over"
+    if search.scheduler == "hyperband":
+        left, parts = search.trials, []
+        for trials, milestones in brackets(search, epochs):
+            after = f"compared after {', '.join(map(str, milestones))}" if milestones else "trained to the end"
+            parts += [f"{min(trials, left)} {after}"] if left > 0 else []
+            left -= trials
+        return f"hyperband: trials in brackets: {'; '.join(parts)}" + (f"; the other {left} in brackets anew" if left > 0 else "")
+    return "every trial trains them all"
 
 
 def views(configuration: Configuration) -> int:

@@ -9,7 +9,7 @@ from rich.console import Console
 from orchestrator import plan
 from orchestrator.check import check_network, check_search, check_train
 from orchestrator.cluster.resources import cluster_address, local_resources, require_answer
-from orchestrator.config import Configuration
+from orchestrator.config import PAUSING, Configuration
 from orchestrator.data import Dataset, describe, prepare
 from orchestrator.models import build, load_weights
 from orchestrator.store import SPARE_BYTES, Store
@@ -100,7 +100,9 @@ def _check_with_data(
     if configuration.teacher:
         check_network(configuration.teacher.network, "teacher.network", classes, summary["shape"])
     plan.require_batches(configuration, samples)
-    checkpoint_bytes = plan.checkpoint_bytes(parameters, configuration.search.trials if kind == "sweep" else 1)
+    search = configuration.search
+    copies = (3 if search.scheduler in PAUSING else 1) * search.trials if kind == "sweep" else 1  # with two snapshots of each
+    checkpoint_bytes = plan.checkpoint_bytes(parameters, copies)
     store.require_space(checkpoint_bytes + SPARE_BYTES)
     asked = decide(store, configuration, summary, local, checkpoint_bytes + SPARE_BYTES) if configuration.teacher else None
     return asked, checkpoint_bytes
@@ -132,8 +134,7 @@ def _search_lines(configuration: Configuration) -> dict[str, str]:
     search = configuration.search
     methods = ", ".join(search.methods or (configuration.method.name,))
     budget = f", at most {search.time_budget:g} s" if search.time_budget else ""
-    rungs = ", ".join(str(epoch) for epoch in plan.rungs(search, configuration.training.epochs))
     return {
         "trials": f"{search.trials} of {methods}{budget}; {search.direction} {search.objective}",
-        "epochs": f"{configuration.training.epochs}; {search.scheduler} compares after {rungs}",
+        "epochs": f"{configuration.training.epochs}; {plan.comparisons(search, configuration.training.epochs)}",
     }

@@ -22,7 +22,11 @@ FORMAT = 1
 
 @dataclass
 class Trial:
-    """One trial as the sweep knows it; `value` is the objective of its last epoch, `notes` what a person should hear of it."""
+    """One trial as the sweep knows it; `value` is the objective of its last epoch, `notes` what a person should hear of it.
+
+    `params` is what the study drew. `changes` is what the trial took over: after `epoch` epochs the weights of the trial
+    `source`, to go on with `params`.
+    """
 
     number: int
     params: dict[str, Any]
@@ -33,11 +37,23 @@ class Trial:
     history: list[float] = field(default_factory=list)
     message: str = ""
     notes: list[str] = field(default_factory=list)
+    changes: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The parameters in force: those of the last change, or what the study drew."""
+        return dict(self.changes[-1]["params"]) if self.changes else self.params
+
+    @property
+    def taken_over(self) -> str:
+        """Whom it took over from, and when; empty for a trial of its own."""
+        pairs = ", ".join(f"trial {change['source']} after epoch {change['epoch']}" for change in self.changes)
+        return f"took over {pairs}" if pairs else ""
 
     @property
     def said(self) -> str:
         """Why it failed, and what else a person should hear of it, in one line."""
-        return "; ".join([*([self.message] if self.message else []), *self.notes])
+        return "; ".join(text for text in (self.message, self.taken_over, *self.notes) if text)
 
     @property
     def ended(self) -> bool:
@@ -168,4 +184,4 @@ class Sweep:
     @staticmethod
     def _summary(trial: Trial, alive: bool) -> dict[str, Any]:
         state = "waiting" if trial.state == "running" and not alive else trial.state
-        return {key: getattr(trial, key) for key in ("number", "value", "epochs", "params")} | {"state": state}
+        return {key: getattr(trial, key) for key in ("number", "value", "epochs", "params", "settings")} | {"state": state}

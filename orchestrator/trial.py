@@ -10,12 +10,15 @@ from typing import Any, Literal
 
 from orchestrator.config import Configuration, Section, build
 
+CHECKPOINT = "checkpoint"  # in the folder of a trial
+
 
 class TrialSpec(Section):
     """One set of hyper-parameters to train, with the folders that it reads and writes.
 
     `role` is `teacher` for the training of the teacher itself, and `fill` for the filling of its cache with `views` (null:
     the clean one, with its `features` if asked). Without `knowledge`, the folder of the cache, the teacher is asked at every step.
+    After `until` epochs (null: all) the worker gives its group back; the trial is not done and its checkpoint stands in the folder.
     """
 
     name: str
@@ -27,13 +30,16 @@ class TrialSpec(Section):
     knowledge: Path | None = None
     views: tuple[int | None, ...] = ()
     features: bool = False
+    until: int | None = None
 
     @classmethod
-    def numbered(cls, number: int, configuration: Configuration, folders: Mapping[str, Any]) -> "TrialSpec":
+    def numbered(
+        cls, number: int, configuration: Configuration, folders: Mapping[str, Any], until: int | None = None
+    ) -> "TrialSpec":
         """A trial of a sweep; `folders` names those that its trials share: trials, data, teacher, knowledge."""
         shared = {name: folders[name] for name in ("data", "teacher", "knowledge")}
         folder = Path(folders["trials"]) / f"{number:05d}"
-        return cls(name=trial_name(number), configuration=configuration, folder=folder, **shared)
+        return cls(name=trial_name(number), configuration=configuration, folder=folder, until=until, **shared)
 
     def plain(self) -> dict[str, Any]:
         """The specification as JSON values; `TrialSpec.model_validate` reads it back."""

@@ -1,5 +1,6 @@
 """The caller's side of the dispatcher. Imports no torch: a stand-in is a process of its own, and torch costs it two seconds."""
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,16 @@ class Desk:
                 "see the cluster's load, or raise resources.wait_s"
             )
         return record
+
+    def wait_until_released(self, trial: str, wait_s: float) -> None:
+        """Return when no group holds the trial; EnvironmentUnfitError says who still does after `wait_s`."""
+        until = time.monotonic() + wait_s
+        while not self._ask(self.dispatcher.released.remote(trial, min(ASK_S, max(until - time.monotonic(), 0.0)))):
+            if time.monotonic() >= until:
+                raise EnvironmentUnfitError(
+                    f"the trial was not given back within {wait_s:g} s: {self._ask(self.dispatcher.describe.remote(trial))}; "
+                    "see the cluster's load, or raise resources.wait_s"
+                )
 
     def stop(self, trial: str) -> None:
         """End a trial early and free its group."""

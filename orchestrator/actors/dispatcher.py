@@ -4,6 +4,7 @@ One per sweep, as an actor that holds no CPU. Plain asyncio, so it runs in tests
 """
 
 import asyncio
+import contextlib
 import math
 import time
 from collections import deque
@@ -39,10 +40,11 @@ class Dispatcher:
         self.changed = asyncio.Condition()
 
     async def submit(self, name: str, specification: dict[str, Any]) -> None:
-        """Queue a trial; its name may be used again after it ended."""
-        if name in self.trials:
-            self.trials[name].stopped.set()
-        self.trials[name] = _Trial(specification)
+        """Queue a trial; its name may be used again after it ended or, to go on, when it was `released`."""
+        before = self.trials.get(name)
+        if before:
+            before.stopped.set()
+        self.trials[name] = _Trial(specification, failures=before.failures if before and not before.ended else 0)
         if not self.groups:
             self._fail(name, f"no worker group is left: {self.last_error}")
             return
@@ -60,6 +62,7 @@ class Dispatcher:
         if again:
             return again, self.trials[again].specification
         async with self.changed:
+            self.changed.notify_all()  # of what the group may have held
             try:
                 await asyncio.wait_for(
                     self.changed.wait_for(lambda: self.closed or self.waiting or self.turns[group] != turn), wait_s
@@ -96,6 +99,16 @@ class Dispatcher:
             del self.held[group]
         if self.trials[name].ended:
             self.trials[name].stopped.set()  # or `until_stopped` would occupy the actor for ever
+        async with self.changed:
+            self.changed.notify_all()
+
+    async def released(self, name: str, wait_s: float) -> bool:
+        """Whether, within `wait_s`, no group holds the trial any more: nobody reads or writes its folder then."""
+        async with self.changed:
+            with contextlib.suppress(TimeoutError):
+                if name in self.held.values():
+                    await asyncio.wait_for(self.changed.wait_for(lambda: name not in self.held.values()), wait_s)
+        return name not in self.held.values()
 
     async def next_report(self, name: str, silence_s: float, wait_s: float = math.inf) -> Record:
         """The next record, an empty one after `wait_s`, `{"silent": ...}` when nothing was heard of the trial for `silence_s`."""
@@ -136,6 +149,8 @@ class Dispatcher:
         if not self.groups:
             while self.waiting:
                 self._fail(self.waiting.popleft(), f"no worker group is left: {self.last_error}")
+        async with self.changed:
+            self.changed.notify_all()
 
     async def close(self) -> None:
         """Tell every group that there is nothing more."""

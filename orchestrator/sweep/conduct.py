@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from methods import METHODS
-from orchestrator.config import Configuration
+from orchestrator.config import PAUSING, Configuration
 from orchestrator.data import describe
 from orchestrator.data.dataset import read_summary
 from orchestrator.errors import TrialError
@@ -184,6 +184,7 @@ def _search(sweep: Sweep, desk: Any, events: Events, folders: dict[str, Any], at
     from orchestrator.sweep.scheduler import scheduler
     from orchestrator.sweep.stand_in import StandIn
     from orchestrator.sweep.study import StudySearch, open_study, settle
+    from orchestrator.sweep.waiting import AllAtOnce, remove_snapshots
 
     configuration = sweep.configuration
     search = configuration.search
@@ -193,18 +194,22 @@ def _search(sweep: Sweep, desk: Any, events: Events, folders: dict[str, Any], at
     left = search.trials - len(sweep.trials) + len(unfinished)
     if left <= 0:
         return
-    asking = StudySearch(study, configuration, Events(sweep, [*events.listeners, _Release(desk)]), unfinished)
+    waits = search.scheduler in PAUSING
+    told = Events(sweep, [*events.listeners, _Release(desk)])
+    asking = (
+        AllAtOnce(study, configuration, told, unfinished, left) if waits else StudySearch(study, configuration, told, unfinished)
+    )
     place = {"desk": desk.name, "folders": folders, "wait_s": configuration.resources.wait_s, "objective": search.objective}
     keep_none = tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False)  # the workers write their own
     os.environ.update(TUNE)
     tune.Tuner(
         tune.with_resources(tune.with_parameters(StandIn, place=place), STAND_IN),
         tune_config=tune.TuneConfig(
-            num_samples=left,
-            max_concurrent_trials=at_once,
+            num_samples=left + waits,  # that last one is never asked for: see AllAtOnce
+            max_concurrent_trials=None if waits else at_once,  # Tune counts those that wait
             reuse_actors=True,
             search_alg=asking,
-            scheduler=scheduler(configuration, sweep),
+            scheduler=scheduler(asking, sweep, at_once),
             time_budget_s=max(search.time_budget - (time.monotonic() - started), 1.0) if search.time_budget else None,
             trial_dirname_creator=_folder_name,
         ),
@@ -213,6 +218,8 @@ def _search(sweep: Sweep, desk: Any, events: Events, folders: dict[str, Any], at
     for trial in sweep.trials.values():
         if not trial.ended:  # the time budget is spent
             asking.finish(trial, "stopped_early")
+    if waits:
+        remove_snapshots(sweep)
 
 
 def _folder_name(trial: Any) -> str:
@@ -230,6 +237,9 @@ class _Release:
 
     def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
         """It goes on."""
+
+    def trial_changed(self, trial: Trial) -> None:
+        """Its group has given it back."""
 
     def trial_ended(self, trial: Trial) -> None:
         """Nobody wants more of it."""

@@ -15,6 +15,9 @@ class Listener(Protocol):
     def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
         """An epoch is finished."""
 
+    def trial_changed(self, trial: Trial) -> None:
+        """The trial goes on from another one's weights, with other settings: its last change."""
+
     def trial_ended(self, trial: Trial) -> None:
         """The trial is complete, stopped early, failed, or (`waiting`) left for a resume."""
 
@@ -47,6 +50,13 @@ class Events:
         self.sweep.save_trial(trial)
         for listener in self.listeners:
             listener.trial_reported(trial, epoch, metrics)
+
+    def change(self, trial: Trial, epoch: int, source: int, params: dict[str, Any]) -> None:
+        """After `epoch` epochs the trial takes over the weights of the trial `source`, and goes on with `params`."""
+        trial.changes = [*trial.changes, {"epoch": epoch, "source": source, "params": params}]
+        self.sweep.save_trial(trial)
+        for listener in self.listeners:
+            listener.trial_changed(trial)
 
     def end(self, trial: Trial, state: Any, message: str = "") -> None:
         """Nothing more comes of the trial in this run."""

@@ -1,5 +1,6 @@
 """What Tune sees of a trial: a Trainable that trains nothing, holds no CPU, and waits for a worker group's reports."""
 
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -7,11 +8,19 @@ from ray import tune
 from orchestrator.actors.desk import Desk
 from orchestrator.config import Configuration
 from orchestrator.errors import UserError
+from orchestrator.store import read_json, write_json
+from orchestrator.sweep import snapshots
 from orchestrator.trial import TrialSpec, trial_name
+
+POINTER = "pointer.json"  # what Tune keeps for a checkpoint: the folder of a snapshot
 
 
 class StandIn(tune.Trainable):
-    """Reused from trial to trial; every record of a worker is one Tune result with our own `epoch`."""
+    """Reused from trial to trial; every record of a worker is one Tune result with our own `epoch`.
+
+    Keys of Tune's `config`: number; configuration (JSON) or error; until: the epoch after which the worker stops and Tune pauses
+    the trial (none: it trains to its end); snapshot: what a resumed trial begins with, if it is there.
+    """
 
     def setup(self, config: dict[str, Any], place: dict[str, Any]) -> None:
         """`place`: the desk's name, the folders of the sweep, and what every trial has in common."""
@@ -20,13 +29,19 @@ class StandIn(tune.Trainable):
         self.begin(config)
 
     def begin(self, config: dict[str, Any]) -> None:
-        """Hand a trial to the worker groups; one that could not be built is failed at the first step."""
+        """Take a trial; one that could not be built is failed at the first step. Tune may still say where it goes on from."""
         self.error = config.get("error")
         self.trial = trial_name(config["number"])
+        self.submitted, self.known = False, 0
+        self.until: int | None = config.get("until")
+        self.snapshot = self._kept(config.get("snapshot"))
         if not self.error:
             configuration = Configuration.model_validate_json(config["configuration"])
-            specification = TrialSpec.numbered(config["number"], configuration, self.place["folders"])
-            self.desk.submit(self.trial, specification.plain())
+            self.specification = TrialSpec.numbered(config["number"], configuration, self.place["folders"], self.until)
+
+    @staticmethod
+    def _kept(folder: str | None) -> Path | None:
+        return Path(folder) if folder and Path(folder).is_dir() else None
 
     def step(self) -> dict[str, Any]:
         """The next epoch's record; a failure is the last result of its trial, and leaves the stand-in as it is."""
@@ -40,17 +55,48 @@ class StandIn(tune.Trainable):
 
     def _next_record(self) -> dict[str, Any]:
         try:
-            return self.desk.next_report(self.trial, self.place["wait_s"])
+            if not self.submitted:
+                self._submit()
+            record = self.desk.next_report(self.trial, self.place["wait_s"])
+            while record.get("epoch", self.known + 1) <= self.known:  # a training that goes on tells its last epoch again
+                record = self.desk.next_report(self.trial, self.place["wait_s"])
+            if not record.get("failed"):
+                self._reached(record)
+            return record
         except UserError as error:  # raised here it would stand in a log of Ray that nobody reads
             return {"failed": str(error)}
+        except OSError as error:
+            return {"failed": f"the checkpoint could not be copied: {error}"}
+
+    def _submit(self) -> None:
+        """Hand the trial to the worker groups, once nobody works on its folder any more and its checkpoint stands where it must."""
+        if self.snapshot:
+            self.desk.wait_until_released(self.trial, self.place["wait_s"])
+            snapshots.put_back(self.snapshot, self.specification.folder)
+            self.snapshot = None
+        self.desk.submit(self.trial, self.specification.plain())
+        self.submitted = True
+
+    def _reached(self, record: dict[str, Any]) -> None:
+        """Where the worker stopped, the checkpoint is kept; a scheduler that goes on nevertheless goes on to the end."""
+        if self.until is not None and record["epoch"] >= self.until and not record.get("done"):
+            self.known = record["epoch"]
+            self.snapshot = snapshots.keep(self.specification.folder, self.known)
+            self.until, self.submitted = None, False
+            self.specification = self.specification.model_copy(update={"until": None})
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """The next trial."""
+        """The next trial, or the same one with other settings."""
         self.begin(new_config)
         return True
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: the trial's checkpoint is written by its workers, in the trial's own folder."""
+        """Where the trial's snapshot lies. Its weights stay where the workers wrote them."""
+        write_json(Path(checkpoint_dir) / POINTER, {"snapshot": str(self.snapshot) if self.snapshot else None})
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing: the workers go on from the trial's folder."""
+        """The trial goes on from a snapshot, its own or another one's."""
+        kept = read_json(Path(checkpoint) / POINTER)["snapshot"]
+        if kept:
+            self.snapshot = Path(kept)
+            self.known = snapshots.epoch_of(self.snapshot)

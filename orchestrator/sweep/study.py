@@ -6,11 +6,13 @@ RUNNING for ever, and joins any study of the same name; this searcher asks and t
 
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -27,6 +29,7 @@ from orchestrator.sweep.events import Events
 from orchestrator.sweep.space import draw, points
 from orchestrator.trial import apply
 
+Vary = Callable[[dict[str, Any], dict[str, BaseDistribution]], dict[str, Any]]
 METRICS = "metrics/"  # Tune flattens a result with slashes
 STATES: dict[RecordState, TrialState] = {
     "complete": TrialState.COMPLETE,
@@ -95,8 +98,19 @@ class StudySearch(Searcher):
         trial = self.unfinished.pop(0) if self.unfinished else self._ask()
         self.trials[trial_id] = trial
         self.events.start(trial)
+        return self._config(trial)
+
+    def take_over(self, taker: int, donor: int, epoch: int, vary: Vary) -> dict[str, Any]:
+        """The trial `taker` goes on from `donor` after `epoch` epochs; its plain values. `vary`: settings, bounds -> settings."""
+        trial, source = (self.events.sweep.trials[number] for number in (taker, donor))
+        bounds = {name: bound for frozen in self.study.trials for name, bound in frozen.distributions.items()}
+        self.events.change(trial, epoch, donor, vary(source.settings, bounds))
+        self.asked[taker].set_user_attr("changes", trial.changes)  # its value is not that of the parameters that were drawn
+        return self._config(trial)
+
+    def _config(self, trial: Trial) -> dict[str, Any]:
         try:
-            configuration = apply(self.configuration, trial.params)
+            configuration = apply(self.configuration, trial.settings)
             METHODS[configuration.method.name].Settings.build(configuration.method.settings)
         except (ConfigurationError, SettingsError) as error:
             return {"number": trial.number, "error": str(error)}

@@ -22,6 +22,7 @@ CONFIGURATION = "configuration.json"
 RUNS = "mlflow.json"  # in the sweep's folder: the ids of its runs
 FIGURES = "figures"
 SOURCE = {"mlflow.source.name": "run.py", "mlflow.source.type": "LOCAL"}
+Point = tuple[str, float, int, int]  # name, value, milliseconds, step
 FLUSH_S = 1.0  # metrics of a trial are sent together at most so often: 26 ms a batch against 389 ms one by one
 
 
@@ -35,7 +36,7 @@ class Tracker:
         self.fonts = store.root / "fonts"
         self.file = sweep.folder / RUNS
         self.runs: dict[str, str] = read_json(self.file) if self.file.exists() else {}
-        self.pending: dict[int, list[tuple[str, float, int, int]]] = {}
+        self.pending: dict[int, list[Point]] = {}
         self.flushed: dict[int, float] = {}
         self.writer = Writer(self.uri)
         self.writer.add(self._open_parent)
@@ -43,13 +44,14 @@ class Tracker:
 
     def trial_started(self, trial: Trial) -> None:
         """Open the child run, or go on with it."""
-        configuration = apply_or_base(self.sweep.configuration, trial)
+        configuration = apply_or_base(self.sweep.configuration, trial.params)
         params = {name: str(value) for name, value in trial.params.items()}
         params |= {f"training.{name}": str(value) for name, value in configuration.training.model_dump(mode="json").items()}
         method, number = configuration.method.name, trial.number
         tags = {"method": method, "student": configuration.student.name, "data": configuration.data.name, "state": "running"}
-        resolved = configuration.plain()
-        self.writer.add(lambda client: self._open_child(client, f"{number:03d} {method}", str(number), tags))
+        resolved = apply_or_base(self.sweep.configuration, trial.settings).plain()
+        drawn = setting_points(trial.params, 0) if self.sweep.configuration.search.scheduler == "pbt" else []
+        self.writer.add(lambda client: self._open_child(client, f"{number:03d} {method}", str(number), tags, drawn))
         self.writer.add(lambda client: self._describe_child(client, str(number), params, resolved))
 
     def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
@@ -60,6 +62,15 @@ class Tracker:
         batch.extend((name, value, now, epoch) for name, value in metrics.items())
         if time.monotonic() - self.flushed.get(trial.number, 0.0) > FLUSH_S:
             self._flush(trial.number)
+
+    def trial_changed(self, trial: Trial) -> None:
+        """The new settings: numbers as metrics, because a param cannot be written twice, the others as tags."""
+        change, key = trial.changes[-1], str(trial.number)
+        configuration = apply_or_base(self.sweep.configuration, trial.settings)
+        points, resolved = setting_points(change["params"], change["epoch"]), configuration.plain()
+        tags = {f"setting/{name}": str(value) for name, value in change["params"].items() if not isinstance(value, float)}
+        tags |= {"method": configuration.method.name, "taken_over": trial.taken_over[:5000]}
+        self.writer.add(lambda client: self._describe_change(client, key, points, tags, resolved))
 
     def trial_ended(self, trial: Trial) -> None:
         """Close the child run with its state, and draw the best value so far on the parent."""
@@ -129,7 +140,7 @@ class Tracker:
         tags = {"mlflow.experimentKind": "custom_model_development"}  # else the interface opens with its GenAI pages
         return str(client.create_experiment(name, artifact_location=location, tags=tags))
 
-    def _open_child(self, client: Any, name: str, number: str, tags: dict[str, str]) -> None:
+    def _open_child(self, client: Any, name: str, number: str, tags: dict[str, str], drawn: list[Point]) -> None:
         if number in self.runs:
             client.update_run(self.runs[number], status="RUNNING")
             client.set_tag(self.runs[number], "state", "running")
@@ -137,10 +148,20 @@ class Tracker:
         experiment = client.get_run(self.runs[PARENT]).info.experiment_id
         tags = tags | SOURCE | {"mlflow.parentRunId": self.runs[PARENT], "kind": "trial", "sweep": self.sweep.name}
         self._keep(number, client.create_run(experiment, tags=tags, run_name=f"{self.sweep.name}/{name}").info.run_id)
+        if drawn:
+            log_points(client, self.runs[number], drawn)
 
     def _describe_child(self, client: Any, number: str, params: dict[str, str], resolved: dict[str, Any]) -> None:
         _params(client, self.runs[number], params)
         client.log_text(self.runs[number], json.dumps(resolved, indent=1), CONFIGURATION)
+
+    def _describe_change(
+        self, client: Any, number: str, points: list[Point], tags: dict[str, str], resolved: dict[str, Any]
+    ) -> None:
+        for name, value in tags.items():
+            client.set_tag(self.runs[number], name, value)
+        client.log_text(self.runs[number], json.dumps(resolved, indent=1), CONFIGURATION)
+        log_points(client, self.runs[number], points)
 
     def _keep(self, key: str, run: str) -> None:
         self.runs[key] = run
@@ -153,7 +174,7 @@ class Tracker:
             log_points(client, run, [(f"best/{name}", value, now, 0) for name, value in best.metrics.items()])
             client.set_tag(run, "best.trial", str(best.number))
             client.set_tag(run, "best.run", self.runs.get(str(best.number), ""))
-            for name, value in best.params.items():
+            for name, value in best.settings.items():
                 client.set_tag(run, f"best.{name}", str(value))
         client.set_tag(run, "state", state)
         client.set_terminated(run, {"finished": "FINISHED", "failed": "FAILED"}.get(state, "KILLED"))
@@ -185,10 +206,16 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
     return pairs
 
 
-def apply_or_base(configuration: Configuration, trial: Trial) -> Configuration:
+def setting_points(parameters: dict[str, Any], epoch: int) -> list[Point]:
+    """The continuous parameters as metrics after `epoch` epochs."""
+    now = int(time.time() * 1000)
+    return [(f"setting/{name}", value, now, epoch) for name, value in parameters.items() if isinstance(value, float)]
+
+
+def apply_or_base(configuration: Configuration, parameters: dict[str, Any]) -> Configuration:
     """The configuration of a trial; that of the sweep when the trial's own cannot be built, and so fails."""
     try:
-        return apply(configuration, trial.params)
+        return apply(configuration, parameters)
     except ConfigurationError:
         return configuration
 
@@ -201,7 +228,7 @@ def _params(client: Any, run: str, values: dict[str, str]) -> None:
         client.log_batch(run, params=pairs[start : start + 100])
 
 
-def log_points(client: Any, run: str, points: list[tuple[str, float, int, int]]) -> None:
+def log_points(client: Any, run: str, points: list[Point]) -> None:
     """Metrics of a run: name, value, milliseconds since 1970, step."""
     from mlflow.entities import Metric
 

@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from orchestrator.store import replacing
+from orchestrator.trial import CHECKPOINT
 
 State = dict[str, Tensor]
-FOLDER = "checkpoint"
+FOLDER = CHECKPOINT
 WEIGHTS = ("student", "best", "method")
 PICTURED = ("trace", "shown")
 log = logging.getLogger(__name__)

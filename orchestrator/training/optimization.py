@@ -42,3 +42,11 @@ def learning_rate(recipe: Training, progress: float) -> float:
     if recipe.schedule == "multi_step":
         return recipe.learning_rate * recipe.gamma ** sum(progress >= milestone for milestone in recipe.milestones)
     return recipe.learning_rate
+
+
+def restore(fresh: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take over the moments of a saved state, with the settings of the fresh optimiser: a trial may go on with others."""
+    settings = [{name: value for name, value in group.items() if name != "params"} for group in fresh.param_groups]
+    fresh.load_state_dict(state)
+    for group, own in zip(fresh.param_groups, settings, strict=True):
+        group.update(own)

@@ -24,7 +24,7 @@ from orchestrator.training.checkpoint import Checkpoint, State
 from orchestrator.training.clock import Clock
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.learner import Learner, replicate
-from orchestrator.training.optimization import learning_rate, optimizer, set_rates
+from orchestrator.training.optimization import learning_rate, optimizer, restore, set_rates
 from orchestrator.training.showing import shown
 from orchestrator.training.trace import Trace
 from orchestrator.training.workbench import (
@@ -127,11 +127,11 @@ class _Trainer:
         )
 
     def run(self) -> None:
-        """All epochs that are missing; the record of the last finished one is sent again after a resume."""
+        """All epochs that are missing, or those up to `until`; the record of the last finished one is sent again after a resume."""
         record = self._resume()
         if record and self.context.leads:
             self.context.report(record)
-        for epoch in range(record["epoch"] if record else 0, self.recipe.epochs):
+        for epoch in range(record["epoch"] if record else 0, min(self.spec.until or self.recipe.epochs, self.recipe.epochs)):
             if not self._train_epoch(epoch):
                 return
             self._hand_over(self._end_epoch(epoch))
@@ -152,7 +152,7 @@ class _Trainer:
             return None
         self.student.load_state_dict(saved.student)
         self.method.load_state_dict(saved.method)
-        self.optimizer.load_state_dict(saved.optimizer["optimizer"])
+        restore(self.optimizer, saved.optimizer["optimizer"])
         self.scaler.load_state_dict(saved.optimizer["scaler"])
         self.best = _Best(saved.progress["best_value"], saved.progress["best_epoch"], saved.best)
         self.trace, self.shown = Trace(saved.trace), saved.shown

@@ -85,6 +85,26 @@ def test_rungs(grace: int, factor: int, epochs: int, expected: list[int]) -> Non
     assert plan.rungs(search.model_copy(update={"scheduler": "none"}), epochs) == [epochs]
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "said"),
+    [
+        ("none", "every trial trains them all"),
+        ("asha", "asha compares after 2, 6, 12"),
+        ("median", "median compares after every epoch from 2 on"),
+        ("pbt", "pbt: a population of 10 is compared after 5, 10, its worst 25% take over"),
+        ("hyperband", "hyperband: trials in brackets: 3 trained to the end; 5 compared after 4; 2 compared after 1, 3"),
+    ],
+)
+def test_when_trials_are_compared_in_words(scheduler: str, said: str) -> None:
+    search = load(None, [f"search.scheduler={scheduler}", "search.trials=10"]).search
+    assert plan.comparisons(search, 12) == said
+
+
+def test_more_trials_than_one_band_of_brackets_holds() -> None:
+    search = load(None, ["search.scheduler=hyperband", "search.trials=20"]).search
+    assert plan.comparisons(search, 12).endswith("9 compared after 1, 3; the other 3 in brackets anew")
+
+
 @pytest.mark.parametrize(("views", "epochs", "expected"), [("null", 5, 5), ("3", 5, 3), ("9", 5, 5)])
 def test_a_trial_sees_no_more_views_than_it_has_epochs(views: str, epochs: int, expected: int) -> None:
     assert plan.views(load(None, [f"data.views={views}", f"training.epochs={epochs}"])) == expected

@@ -30,6 +30,7 @@ class Watch:
     on_report: Callable[[Trial, int], None] = lambda trial, epoch: None
     steps: list[str] = field(default_factory=list)
     ended: list[tuple[int, str]] = field(default_factory=list)
+    changed: list[int] = field(default_factory=list)
 
     def preparing(self, what: str) -> None:
         self.steps.append(what)
@@ -42,6 +43,9 @@ class Watch:
 
     def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
         self.on_report(trial, epoch)
+
+    def trial_changed(self, trial: Trial) -> None:
+        self.changed.append(trial.number)
 
     def trial_ended(self, trial: Trial) -> None:
         self.ended.append((trial.number, trial.state))

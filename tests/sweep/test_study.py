@@ -12,7 +12,7 @@ from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
 from orchestrator.sweep.events import Events
-from orchestrator.sweep.scheduler import scheduler
+from orchestrator.sweep.scheduler import stopping
 from orchestrator.sweep.stand_in import StandIn
 from orchestrator.sweep.study import StudySearch, open_study, settle
 
@@ -105,7 +105,7 @@ def test_a_resumed_trial_keeps_its_place_in_the_rungs(tmp_path: Path) -> None:
     for epoch, value in enumerate(history, start=1):
         searcher.on_trial_result("a", result(epoch, value))
     found, _ = resumed(sweep)
-    asha = scheduler(found.configuration, found)
+    asha = stopping(found.configuration, found)
     going_on = SimpleNamespace(trial_id="new-id", config={"number": 0})
     fresh = SimpleNamespace(trial_id="fresh", config={"number": 1})
     asha.on_trial_add(None, going_on)
@@ -138,7 +138,7 @@ def test_another_direction_is_refused(tmp_path: Path) -> None:
 
 def test_the_first_points_train_all_their_epochs(tmp_path: Path) -> None:
     sweep, _ = begin(tmp_path, "training.epochs=30", "search.grace_epochs=5")
-    asha = scheduler(sweep.configuration, sweep)
+    asha = stopping(sweep.configuration, sweep)
     decisions = []
     for number, value in [(1, 0.9), (0, 0.1), (2, 0.1)]:  # KD has one point, which is trial 0
         trial = SimpleNamespace(trial_id=f"id-{number}", config={"number": number})

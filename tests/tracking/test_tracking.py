@@ -1,5 +1,6 @@
 """Writing to MLflow: in order, away from the caller, and an outage costs nothing but a warning."""
 
+import json
 import threading
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from orchestrator.config import Configuration, load
 from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store, write_json
+from orchestrator.store import Store, read_json, write_json
 from orchestrator.tracking import client as writing
 from orchestrator.tracking.client import Writer
 from orchestrator.tracking.environment import describe
@@ -123,6 +124,38 @@ def test_a_resumed_sweep_goes_on_with_its_runs(tmp_path: Path) -> None:
     assert child.data.params["temperature"] == "2.0" and child.data.tags["method"] == "kd"
     history = client.get_metric_history(child.info.run_id, "validation/accuracy")
     assert [(point.step, point.value) for point in history] == [(1, 0.5), (2, 1.0)]
+
+
+def test_settings_that_change_are_metrics_with_a_step_and_tags(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    store = Store.open(tmp_path)
+    configuration = load(None, ["project=tests", "search.scheduler=pbt", "search.methods=[kd, ttm]"])
+    sweep = Sweep.create(store.sweep("mine"), configuration, "sweep")
+    trial = Trial(0, {"method.name": "kd", "kd.temperature": 2.0, "training.learning_rate": 0.1}, state="running")
+    sweep.save_trial(trial)
+    for epoch in (5, 10):  # the second time after a resume
+        tracker = Tracker(store, sweep)
+        tracker.trial_started(trial)
+        params = {"method.name": "ttm", "ttm.temperature": 3.0 * epoch, "training.learning_rate": 0.2 * epoch}
+        trial.changes = [*trial.changes, {"epoch": epoch, "source": 3, "params": params}]
+        tracker.trial_changed(trial)
+        tracker.trial_ended(trial)
+        tracker.close("finished")
+    client = MlflowClient(tracking_uri(store, configuration))
+    run = client.get_run(read_json(sweep.folder / "mlflow.json")["0"])
+    for name, points in [
+        ("kd.temperature", [(0, 2.0)]),
+        ("ttm.temperature", [(5, 15.0), (10, 30.0)]),
+        ("training.learning_rate", [(0, 0.1), (5, 1.0), (10, 2.0)]),
+    ]:
+        history = client.get_metric_history(run.info.run_id, f"setting/{name}")
+        assert [(point.step, point.value) for point in history] == points
+    assert run.data.params["training.learning_rate"] == "0.1", "what the study drew"
+    assert run.data.tags["method"] == run.data.tags["setting/method.name"] == "ttm"
+    assert run.data.tags["taken_over"] == "took over trial 3 after epoch 5, trial 3 after epoch 10"
+    text = Path(client.download_artifacts(run.info.run_id, "configuration.json", str(tmp_path))).read_text()
+    assert json.loads(text)["training"]["learning_rate"] == 2.0
 
 
 def test_flat_leaves_nothing_nested() -> None:

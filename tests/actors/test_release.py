@@ -1,0 +1,100 @@
+"""When a trial's folder is free: the dispatcher says when no group holds a trial any more. Without Ray."""
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from orchestrator.actors.desk import Desk
+from orchestrator.actors.dispatcher import Dispatcher
+from orchestrator.errors import EnvironmentUnfitError
+from tests.actors.test_dispatcher import LONG_S, SHORT_S, settle
+
+
+def test_a_trial_that_nobody_holds_is_free() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=1, max_failures=0)
+        assert await desk.released("a", 0.0)
+        await desk.submit("a", {})
+        assert await desk.released("a", 0.0), "nobody has taken it"
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("end", ["given back", "group ended", "given up"])
+def test_whoever_waits_hears_of_the_end_however_it_comes(end: str) -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=2, max_failures=0)
+        await desk.submit("a", {})
+        await desk.take(0, LONG_S)
+        await desk.report("a", {"epoch": 2})
+        assert not await desk.released("a", SHORT_S)
+        waits = asyncio.create_task(desk.released("a", LONG_S))
+        await settle()
+        assert not waits.done()
+        if end == "given back":
+            await desk.give_back(0, "a")
+        elif end == "group ended":
+            await desk.group_ended(0, "out of memory")
+        else:
+            assert await desk.take(0, SHORT_S) is None, "its worker died once too often"
+        assert await waits
+
+    asyncio.run(play())
+
+
+def test_a_trial_that_was_given_back_goes_on_under_its_name() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=2, max_failures=0)
+        await desk.submit("a", {"until": 2})
+        await desk.take(0, LONG_S)
+        told = asyncio.create_task(desk.until_stopped("a"))
+        for epoch in (1, 2):
+            await desk.report("a", {"epoch": epoch})
+        await desk.give_back(0, "a")
+        await settle()
+        assert not told.done(), "it is not stopped"
+        await desk.submit("a", {"until": 4})
+        await told
+        assert await desk.take(1, LONG_S) == ("a", {"until": 4})
+        await desk.report("a", {"epoch": 2})
+        await desk.report("a", {"epoch": 3})
+        assert [(await desk.next_report("a", LONG_S))["epoch"] for _ in range(2)] == [2, 3], (
+            "what is known already, the reader drops"
+        )
+
+    asyncio.run(play())
+
+
+def test_deaths_are_counted_over_the_life_of_a_trial() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=1, max_failures=1)
+        await desk.submit("a", {})
+        for _ in range(2):  # the second one is a death
+            await desk.take(0, LONG_S)
+        await desk.give_back(0, "a")
+        await desk.submit("a", {})
+        await desk.take(0, LONG_S)
+        assert await desk.take(0, SHORT_S) is None
+        assert "its worker died 2 times" in (await desk.next_report("a", LONG_S))["failed"]
+
+    asyncio.run(play())
+
+
+class Remote:
+    """A dispatcher's method as Ray gives it: `remote` is the call."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+
+    def remote(self, *_: Any) -> Any:
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+def test_the_caller_waits_with_a_limit_and_says_who_holds_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.actors.desk.ray.get", lambda answer, timeout: answer)
+    held = cast(Any, type("Held", (), {"released": Remote(False, False, True), "describe": Remote("group 1 holds trial-00003")}))
+    Desk("desk", held()).wait_until_released("trial-00003", 30.0)
+    held.released = Remote(False)
+    with pytest.raises(EnvironmentUnfitError, match=r"not given back within 0\.01 s: group 1 holds trial-00003"):
+        Desk("desk", held()).wait_until_released("trial-00003", 0.01)

@@ -1,0 +1,96 @@
+"""Hyperband without Ray's actors: who is stopped at which milestone, and that nobody waits for ever."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import plan
+from orchestrator.records import Sweep
+from orchestrator.sweep.brackets import Brackets
+from tests.sweep.simulated import SimulatedTune, begin, resumed
+
+HYPERBAND = ("search.scheduler=hyperband", "search.trials=17", "training.epochs=9")
+
+
+def by_number(number: int, epoch: int) -> float:
+    """A later trial is a better one."""
+    return 0.01 * number + 0.001 * epoch
+
+
+def play(folder: Path, *pairs: str, score: Any = by_number, order: int = 0, at_once: int = 2) -> Sweep:
+    sweep, asking = begin(folder, *HYPERBAND, *pairs)
+    tune = SimulatedTune(asking, Brackets(asking.configuration, at_once), score, at_once, order).run()
+    assert tune.most_running == at_once
+    return sweep
+
+
+@pytest.mark.parametrize("order", range(3))
+def test_the_best_of_each_bracket_go_on(order: int, tmp_path: Path) -> None:
+    """With 9 epochs and a factor of 3: three are never compared, five after 3 epochs, nine after 1 and after 3."""
+    sweep = play(tmp_path, order=order)
+    epochs = [trial.epochs for trial in sweep.trials.values()]
+    assert epochs == [9, 9, 9] + [3, 3, 3, 9, 9] + [1] * 6 + [3, 3, 9]
+    assert [number for number, trial in sweep.trials.items() if trial.state == "complete"] == [0, 1, 2, 6, 7, 16]
+    assert all(len(trial.history) == trial.epochs for trial in sweep.trials.values())
+
+
+def test_a_last_milestone_before_the_last_epoch_is_no_end(tmp_path: Path) -> None:
+    """With 10 epochs the milestones of the third bracket are 1, 3 and 9; only the tenth epoch reads the test part."""
+    sweep = play(tmp_path, "training.epochs=10")
+    assert sweep.trials[16].state == "complete" and sweep.trials[16].epochs == 10
+
+
+@pytest.mark.parametrize("number", [0, 4, 7, 15, 16])
+@pytest.mark.parametrize("epoch", [1, 2, 3, 5])
+def test_a_failed_trial_keeps_nobody_waiting(number: int, epoch: int, tmp_path: Path) -> None:
+    def failing(each: int, at: int) -> float | None:
+        return None if each == number and at == epoch else by_number(each, at)
+
+    for order in range(2):
+        sweep = play(tmp_path / str(order), score=failing, order=order)
+        failed = sweep.trials[number]
+        assert failed.state == "failed" or (failed.state == "stopped_early" and failed.epochs < epoch)
+        assert all(trial.ended for trial in sweep.trials.values())
+
+
+@pytest.mark.parametrize("told", [3, 20, 40, 60])
+def test_a_resumed_search_ends_though_some_are_past_the_next_milestones(told: int, tmp_path: Path) -> None:
+    sweep, asking = begin(tmp_path, *HYPERBAND)
+    SimulatedTune(asking, Brackets(asking.configuration, 3), by_number, 3).run(told)
+    found, again = resumed(sweep)
+    SimulatedTune(again, Brackets(again.configuration, 2), by_number, 2).run()
+    assert all(trial.ended for trial in found.trials.values())
+    assert all(len(trial.history) == trial.epochs for trial in found.trials.values())
+
+
+def test_trials_that_are_all_past_the_next_milestones_are_compared_there_at_once(tmp_path: Path) -> None:
+    sweep, asking = begin(tmp_path, *HYPERBAND)
+    for number in range(12):
+        asking.suggest(str(number))
+        for epoch in range(1, 6):
+            asking.on_trial_result(str(number), told_of(number, epoch))
+    found, again = resumed(sweep)
+    SimulatedTune(again, Brackets(again.configuration, 2), by_number, 2).run()
+    states = [trial.state for trial in found.trials.values()]
+    assert states[:3] == ["complete"] * 3 and states[3:8].count("complete") == 2
+    assert [found.trials[number].state for number in (8, 9, 10)] == ["stopped_early"] * 3 and states[11] == "complete"
+
+
+def told_of(number: int, epoch: int) -> dict[str, Any]:
+    return {"epoch": epoch, "metrics/validation/accuracy": by_number(number, epoch)}
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 5, 9, 10, 12, 27, 30, 81, 100, 200])
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_the_plan_tells_the_brackets_that_ray_builds(epochs: int, factor: int, tmp_path: Path) -> None:
+    sweep, asking = begin(tmp_path, f"training.epochs={epochs}", f"search.reduction_factor={factor}", "search.scheduler=hyperband")
+    scheduler = Brackets(asking.configuration, 2)
+    for trials, milestones in plan.brackets(sweep.configuration.search, epochs):
+        bracket = scheduler._create_bracket(len(milestones))
+        assert bracket._n0 == trials
+        found = []
+        while bracket._halves:
+            found.append(bracket._cumul_r)
+            bracket.successive_halving("", 1.0)
+        assert found == milestones

@@ -1,0 +1,183 @@
+"""Population based training without Ray's actors: who takes over what, whatever the order of reports, failures and deaths."""
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from orchestrator import commands
+from orchestrator.errors import ConfigurationError
+from orchestrator.records import Sweep
+from orchestrator.store import Store
+from orchestrator.sweep import snapshots
+from orchestrator.sweep.population import Population, explore
+from tests.sweep.simulated import SimulatedTune, begin, resumed
+
+BOUNDS = {
+    "temperature": FloatDistribution(1.0, 10.0, log=True),
+    "alpha": FloatDistribution(0.1, 0.9),
+    "coarse": FloatDistribution(0.0, 1.0, step=0.25),
+    "depth": IntDistribution(1, 4),
+    "method.name": CategoricalDistribution(("kd", "ttm")),
+}
+SETTINGS: dict[str, Any] = {"temperature": 4.0, "alpha": 0.5, "depth": 2, "method.name": "ttm"}
+PBT = ("search.scheduler=pbt", "training.epochs=12", "search.perturb_epochs=4")
+
+
+def better_later(number: int, epoch: int) -> float:
+    """Trial 2 is the best of all, trial 1 the worst, at every epoch."""
+    return {0: 0.4, 1: 0.1, 2: 0.6}.get(number, 0.3 + 0.01 * number) + 0.01 * epoch
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_continuous_settings_are_multiplied_and_the_others_inherited(seed: int) -> None:
+    varied = explore(SETTINGS, BOUNDS, 0.0, str(seed))
+    assert varied["temperature"] in (pytest.approx(3.2), pytest.approx(4.8))
+    assert varied["alpha"] in (pytest.approx(0.4), pytest.approx(0.6))
+    assert varied["depth"] == 2 and varied["method.name"] == "ttm"
+    assert SETTINGS["temperature"] == 4.0, "the donor keeps its own"
+
+
+@pytest.mark.parametrize("resample", [0.0, 0.5, 1.0])
+def test_no_setting_leaves_its_bounds(resample: float) -> None:
+    for seed in range(200):
+        varied = explore({"temperature": 9.9, "alpha": 0.1, "coarse": 1.0}, BOUNDS, resample, str(seed))
+        assert 1.0 <= varied["temperature"] <= 10.0 and 0.1 <= varied["alpha"] <= 0.9
+        assert varied["coarse"] in (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def test_the_same_seed_varies_the_same_way_and_another_another() -> None:
+    made = [explore(SETTINGS, BOUNDS, 0.5, seed) for seed in ("1 2 3", "1 2 3", "1 2 4")]
+    assert made[0] == made[1] != made[2]
+
+
+def test_what_is_drawn_anew_follows_the_distribution() -> None:
+    drawn = [explore({"temperature": 4.0}, BOUNDS, 1.0, str(seed))["temperature"] for seed in range(400)]
+    assert math.exp(sum(map(math.log, drawn)) / len(drawn)) == pytest.approx(math.sqrt(10.0), rel=0.1)
+
+
+def test_a_setting_of_which_no_bounds_are_known_is_inherited() -> None:
+    assert explore({"given": 0.3}, BOUNDS, 0.0, "1") == {"given": 0.3}
+
+
+def play(folder: Path, *pairs: str, score: Any = better_later, at_once: int = 2, order: int = 0) -> tuple[Sweep, SimulatedTune]:
+    sweep, asking = begin(folder, *PBT, "search.trials=8", *pairs)
+    tune = SimulatedTune(asking, Population(asking, at_once), score, at_once, order).run()
+    return sweep, tune
+
+
+def test_more_trials_than_groups_train_to_the_end_and_the_worst_take_over(tmp_path: Path) -> None:
+    sweep, tune = play(tmp_path)
+    assert {trial.state for trial in sweep.trials.values()} == {"complete"} and tune.most_running == 2
+    assert all(len(trial.history) == 12 for trial in sweep.trials.values()), "no epoch is missing and none is told twice"
+    changes = sweep.trials[1].changes
+    assert [change["epoch"] for change in changes] == [4, 8], "not after the last epoch, when there is nothing left to train"
+    assert all(change["source"] in (2, 0, 7) for change in changes) and not sweep.trials[2].changes
+    assert tune.trials[1].weights[-1] == 1 and tune.trials[1].weights[-2] == changes[-1]["source"]
+    assert sweep.trials[1].params != sweep.trials[1].settings == changes[-1]["params"]
+    frozen = tune.asking.study.trials[1]
+    assert frozen.state == TrialState.COMPLETE and frozen.user_attrs["changes"] == changes
+    assert frozen.params == sweep.trials[1].params and frozen.value == sweep.trials[1].value
+
+
+def test_a_taker_goes_on_with_the_settings_in_force(tmp_path: Path) -> None:
+    sweep, tune = play(tmp_path)
+    told = json.loads(tune.trials[1].config["configuration"])
+    assert tune.trials[1].config["number"] == 1
+    assert told["method"]["temperature"] == sweep.trials[1].settings["temperature"]
+    assert told["training"]["learning_rate"] == sweep.trials[1].settings["training.learning_rate"]
+
+
+def test_the_order_of_the_reports_changes_nothing(tmp_path: Path) -> None:
+    played = []
+    for order in range(5):
+        random.seed(order)  # what others draw has nothing to do with it
+        played.append(play(tmp_path / str(order), order=order, at_once=1 + order)[0])
+    changes = [[trial.changes for trial in sweep.trials.values()] for sweep in played]
+    assert all(each == changes[0] for each in changes) and any(changes[0])
+    other, _ = play(tmp_path / "other", "seed=7")
+    assert [trial.changes for trial in other.trials.values()] != changes[0]
+
+
+@pytest.mark.parametrize("epoch", [1, 3, 4, 5, 8, 11])
+@pytest.mark.parametrize("number", [1, 2, 7])
+def test_a_failed_trial_keeps_nobody_waiting(epoch: int, number: int, tmp_path: Path) -> None:
+    def failing(each: int, at: int) -> float | None:
+        return None if each == number and at == epoch else better_later(each, at)
+
+    for order in range(2):
+        sweep, _ = play(tmp_path / str(order), score=failing, order=order)
+        states = {each: trial.state for each, trial in sweep.trials.items()}
+        assert states.pop(number) == "failed" and set(states.values()) == {"complete"}
+        late = [change for trial in sweep.trials.values() for change in trial.changes if change["epoch"] >= epoch]
+        assert not any(change["source"] == number for change in late), "nobody takes over from it"
+
+
+def test_all_but_one_fail(tmp_path: Path) -> None:
+    sweep, _ = play(tmp_path, score=lambda number, epoch: 0.5 if number == 3 else None)
+    assert [number for number, trial in sweep.trials.items() if trial.state == "complete"] == [3]
+
+
+def test_the_death_of_a_stand_in_keeps_nobody_waiting(tmp_path: Path) -> None:
+    sweep, asking = begin(tmp_path, *PBT, "search.trials=4")
+    tune = SimulatedTune(asking, Population(asking, 4), better_later, 4)
+    while not all(trial.status == "PAUSED" and trial.epoch == 4 for trial in tune.trials[1:]):
+        tune.run(1)
+        tune.trials[0].epoch = 0  # it is slow
+    assert not sweep.trials[1].changes
+    tune.die(tune.trials[0])
+    tune.run()
+    assert [trial.state for trial in sweep.trials.values()] == ["failed", "complete", "complete", "complete"]
+    assert sweep.trials[1].changes
+
+
+@pytest.mark.parametrize("told", [5, 19, 33, 41, 60])
+def test_a_resumed_population_goes_on_with_its_settings_and_meets_again(told: int, tmp_path: Path) -> None:
+    sweep, asking = begin(tmp_path, *PBT, "search.trials=6")
+    SimulatedTune(asking, Population(asking, 2), better_later, 2).run(told)
+    before = {number: trial.changes for number, trial in sweep.trials.items()}
+    slowest = min(trial.epochs for trial in sweep.trials.values() if not trial.ended)
+    found, again = resumed(sweep)
+    scheduler = Population(again, 2)
+    assert scheduler._next_perturbation_sync == (slowest // 4 + 1) * 4
+    tune = SimulatedTune(again, scheduler, better_later, 2)
+    for number, changes in before.items():
+        started = next((trial for trial in tune.trials if trial.config["number"] == number), None)
+        if changes and started:
+            learning_rate = json.loads(started.config["configuration"])["training"]["learning_rate"]
+            assert learning_rate == changes[-1]["params"]["training.learning_rate"]
+    tune.run()
+    assert {trial.state for trial in found.trials.values()} == {"complete"}
+    assert all(len(trial.history) == 12 for trial in found.trials.values())
+
+
+def test_a_take_over_that_the_death_of_the_driver_prevented_is_done_on_resume(tmp_path: Path) -> None:
+    sweep, asking = begin(tmp_path, *PBT, "search.trials=4")
+    SimulatedTune(asking, Population(asking, 4), better_later, 4).run(16)
+    changed = next(trial for trial in sweep.trials.values() if trial.changes)
+    _, again = resumed(sweep)
+    configs = {config["number"]: config for config in (again.suggest(str(number)) for number in range(4))}
+    source = sweep.trial_folder(changed.changes[-1]["source"])
+    assert configs[changed.number]["snapshot"] == str(snapshots.folder(source, 4))
+    assert all("snapshot" not in config for number, config in configs.items() if not sweep.trials[number].changes)
+
+
+def test_a_population_does_not_grow(tmp_path: Path) -> None:
+    sweep, _ = begin(tmp_path, *PBT, "search.trials=6")
+    with pytest.raises(ConfigurationError, match=r"--trials 9: the population of 'mine' has 6 trials"):
+        commands.sweep(Path("none.yaml"), [], tmp_path, None, None, False, 9, None, sweep.name)
+
+
+def test_changes_stand_on_disk_and_in_the_status(tmp_path: Path) -> None:
+    sweep, _ = play(tmp_path)
+    found = Sweep.open(Store(tmp_path), "mine")
+    assert found.trials == sweep.trials
+    summary = found.status()["trials"][1]
+    assert summary["settings"] == sweep.trials[1].settings and summary["params"] == sweep.trials[1].params
+    assert "took over trial " in found.trials[1].said and "after epoch 8" in found.trials[1].said
+    assert found.status()["trials"][2]["settings"] == found.trials[2].params and not found.trials[2].said

@@ -1,0 +1,65 @@
+"""Copies of checkpoints: they stay what they were, only the last two are kept, and another trial may take one over."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from orchestrator.store import replacing
+from orchestrator.sweep import snapshots
+from orchestrator.trial import CHECKPOINT
+
+
+def save(trial: Path, text: str) -> None:
+    """As a worker does it: aside, then renamed."""
+    with replacing(trial / CHECKPOINT) as aside:
+        aside.mkdir()
+        (aside / "student.safetensors").write_text(text)
+        (aside / "progress.json").write_text("{}")
+
+
+def read(folder: Path) -> str:
+    return (folder / "student.safetensors").read_text()
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_snapshot_stays_what_it_was(linked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: object) -> None:
+        raise OSError("this file system knows no links")
+
+    if not linked:
+        monkeypatch.setattr(os, "link", no_links)
+    save(tmp_path / "a", "one")
+    kept = snapshots.keep(tmp_path / "a", 1)
+    assert os.stat(kept / "student.safetensors").st_nlink == (2 if linked else 1)
+    save(tmp_path / "a", "two")
+    assert read(kept) == "one" and read(tmp_path / "a" / CHECKPOINT) == "two"
+    assert kept == snapshots.folder(tmp_path / "a", 1) and snapshots.epoch_of(kept) == 1
+
+
+def test_only_the_last_two_are_kept(tmp_path: Path) -> None:
+    for epoch in (2, 9, 10, 100):
+        save(tmp_path / "a", str(epoch))
+        snapshots.keep(tmp_path / "a", epoch)
+    assert sorted(path.name for path in (tmp_path / "a" / snapshots.SNAPSHOTS).iterdir()) == ["epoch-10", "epoch-100"]
+    snapshots.remove(tmp_path / "a")
+    snapshots.remove(tmp_path / "a")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == [CHECKPOINT]
+
+
+def test_a_trial_takes_over_another_ones_and_leaves_it_whole(tmp_path: Path) -> None:
+    save(tmp_path / "good", "good")
+    save(tmp_path / "poor", "poor")
+    kept = snapshots.keep(tmp_path / "good", 5)
+    snapshots.put_back(kept, tmp_path / "poor")
+    assert read(tmp_path / "poor" / CHECKPOINT) == "good"
+    save(tmp_path / "poor", "poor goes on")
+    assert read(kept) == read(tmp_path / "good" / CHECKPOINT) == "good"
+    assert sorted(path.name for path in (tmp_path / "poor").iterdir()) == [CHECKPOINT], "nothing is left beside it"
+
+
+def test_what_is_gone_replaces_nothing(tmp_path: Path) -> None:
+    save(tmp_path / "poor", "poor")
+    with pytest.raises(OSError):
+        snapshots.put_back(tmp_path / "good" / "epoch-5", tmp_path / "poor")
+    assert read(tmp_path / "poor" / CHECKPOINT) == "poor"

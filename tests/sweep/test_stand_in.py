@@ -1,0 +1,144 @@
+"""The stand-in between Tune and the desk: when it submits, what it tells, and whose checkpoint a trial goes on from."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from orchestrator.config import Configuration
+from orchestrator.errors import EnvironmentUnfitError
+from orchestrator.sweep import snapshots
+from orchestrator.sweep.stand_in import StandIn
+from tests.sweep.test_snapshots import read, save
+
+METRICS = {"validation/accuracy": 0.5}
+
+
+class Workers:
+    """A desk whose one group trains at once what is submitted, up to `until`, from where the checkpoint stands."""
+
+    def __init__(self, epochs: int = 6) -> None:
+        self.epochs = epochs
+        self.done: list[str] = []
+        self.records: list[dict[str, Any]] = []
+        self.busy = False
+
+    def wait_until_released(self, trial: str, wait_s: float) -> None:
+        if self.busy:
+            raise EnvironmentUnfitError(f"{trial} was not given back within {wait_s:g} s")
+        self.done.append(f"released {trial}")
+
+    def submit(self, trial: str, specification: dict[str, Any]) -> None:
+        folder, until = Path(specification["folder"]), specification["until"] or self.epochs
+        self.done.append(f"submit {trial} until {until}")
+        whose, epoch = read(folder / "checkpoint").split() if (folder / "checkpoint").is_dir() else (folder.name, "0")
+        first = max(int(epoch), 1)
+        for each in range(first, min(until, self.epochs) + 1):
+            save(folder, f"{whose} {each}")
+            self.records.append({"epoch": each, "metrics": METRICS, "done": each == self.epochs})
+
+    def next_report(self, trial: str, silence_s: float) -> dict[str, Any]:
+        return self.records.pop(0)
+
+
+@pytest.fixture
+def desk() -> Workers:
+    return Workers()
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, desk: Workers) -> StandIn:
+    made = StandIn.__new__(StandIn)  # as Tune would make it, without an actor
+    folders = {"trials": str(tmp_path), "data": "data", "teacher": None, "knowledge": None}
+    made.place = {"folders": folders, "wait_s": 5.0, "objective": "validation/accuracy"}
+    made.desk = cast(Any, desk)
+    return made
+
+
+def config(number: int, until: int | None = None, **more: Any) -> dict[str, Any]:
+    return {"number": number, "configuration": Configuration().model_dump_json(), "until": until, **more}
+
+
+def epochs(stand_in: StandIn, steps: int) -> list[int]:
+    return [stand_in.step()["epoch"] for _ in range(steps)]
+
+
+def checkpoint(stand_in: StandIn, folder: Path) -> Path:
+    folder.mkdir()
+    stand_in.save_checkpoint(str(folder))
+    return folder
+
+
+def test_nothing_is_submitted_before_the_first_step(stand_in: StandIn, desk: Workers) -> None:
+    assert stand_in.reset_config(config(0)) and not desk.done
+    assert epochs(stand_in, 6) == [1, 2, 3, 4, 5, 6]
+    assert desk.done == ["submit trial-00000 until 6"]
+
+
+def test_a_trial_that_was_paused_goes_on_and_tells_no_epoch_twice(stand_in: StandIn, desk: Workers, tmp_path: Path) -> None:
+    stand_in.begin(config(0, until=2))
+    assert epochs(stand_in, 2) == [1, 2]
+    kept = checkpoint(stand_in, tmp_path / "tune")
+    assert [path.name for path in kept.iterdir()] == ["pointer.json"], "weights stay where they are"
+    stand_in.begin(config(1, until=2))  # the stand-in serves another trial in between
+    assert epochs(stand_in, 2) == [1, 2]
+    stand_in.reset_config(config(0, until=4))
+    stand_in.load_checkpoint(str(kept))
+    assert epochs(stand_in, 2) == [3, 4]
+    assert desk.done[-2:] == ["released trial-00000", "submit trial-00000 until 4"]
+
+
+def test_a_trial_takes_over_another_ones_weights(stand_in: StandIn, desk: Workers, tmp_path: Path) -> None:
+    stand_in.begin(config(0, until=2))
+    epochs(stand_in, 2)
+    kept = checkpoint(stand_in, tmp_path / "tune")
+    stand_in.begin(config(1, until=2))
+    epochs(stand_in, 2)
+    stand_in.reset_config(config(1, until=4))
+    stand_in.load_checkpoint(str(kept))
+    assert epochs(stand_in, 2) == [3, 4]
+    assert read(tmp_path / "00001" / "checkpoint") == "00000 4" and read(tmp_path / "00000" / "checkpoint") == "00000 2"
+    assert sorted(path.name for path in (tmp_path / "00001" / snapshots.SNAPSHOTS).iterdir()) == ["epoch-2", "epoch-4"]
+
+
+def test_the_last_epoch_is_no_pause(stand_in: StandIn, tmp_path: Path) -> None:
+    stand_in.begin(config(0, until=6))
+    assert epochs(stand_in, 5) == [1, 2, 3, 4, 5]
+    assert stand_in.step()["done"] and not (tmp_path / "00000" / snapshots.SNAPSHOTS).exists()
+
+
+def test_whoever_asks_on_after_the_worker_stopped_gets_the_rest(stand_in: StandIn, desk: Workers) -> None:
+    stand_in.begin(config(0, until=2))
+    assert epochs(stand_in, 6) == [1, 2, 3, 4, 5, 6]
+    assert desk.done == ["submit trial-00000 until 2", "released trial-00000", "submit trial-00000 until 6"]
+
+
+def test_a_resumed_trial_tells_its_last_epoch_and_does_the_take_over_that_was_left(stand_in: StandIn, tmp_path: Path) -> None:
+    save(tmp_path / "00003", "00003 2")
+    kept = snapshots.keep(tmp_path / "00003", 2)
+    save(tmp_path / "00000", "00000 2")
+    stand_in.begin(config(0, until=4, snapshot=str(kept)))
+    assert epochs(stand_in, 3) == [2, 3, 4], "the driver may have died before it heard of the second epoch"
+    assert read(tmp_path / "00000" / "checkpoint") == "00003 4"
+
+
+def test_a_resumed_trial_goes_on_from_its_own_where_nothing_is_left(stand_in: StandIn, tmp_path: Path) -> None:
+    save(tmp_path / "00000", "00000 2")
+    stand_in.begin(config(0, until=4, snapshot=str(tmp_path / "00003" / "snapshots" / "epoch-2")))
+    assert epochs(stand_in, 3) == [2, 3, 4]
+    assert read(tmp_path / "00000" / "checkpoint") == "00000 4"
+
+
+@pytest.mark.parametrize(("busy", "said"), [(True, "was not given back within 5 s"), (False, "could not be copied")])
+def test_what_cannot_be_taken_over_fails_the_trial_alone(
+    busy: bool, said: str, stand_in: StandIn, desk: Workers, tmp_path: Path
+) -> None:
+    stand_in.begin(config(0, until=2))
+    epochs(stand_in, 2)
+    kept = checkpoint(stand_in, tmp_path / "tune")
+    snapshots.remove(tmp_path / "00000")
+    desk.busy = busy
+    stand_in.begin(config(0, until=4))
+    stand_in.load_checkpoint(str(kept))
+    result = stand_in.step()
+    assert result["done"] and said in result["failed"]

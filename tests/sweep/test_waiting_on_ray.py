@@ -1,0 +1,48 @@
+"""Sweeps whose trials wait for one another, on Ray: more trials than groups, take-overs, and an end."""
+
+import json
+
+import pytest
+from optuna.trial import TrialState
+
+from orchestrator.sweep import snapshots
+from orchestrator.sweep.study import open_study
+from tests.sweep.conftest import Conduct, Watch
+
+pytestmark = pytest.mark.ray
+
+
+def test_a_population_of_four_on_two_groups(run: Conduct) -> None:
+    from mlflow import MlflowClient
+
+    watch = Watch()
+    given = ("method.name=kd", "search.scheduler=pbt", "search.trials=4", "search.perturb_epochs=3", "resources.groups=2")
+    sweep = run(*given, "training.epochs=7", watch=watch)
+    assert sorted(watch.ended) == [(number, "complete") for number in range(4)]
+    takers = [trial for trial in sweep.trials.values() if trial.changes]
+    assert takers and watch.changed and {change["epoch"] for trial in takers for change in trial.changes} <= {3, 6}
+    ids = json.loads((sweep.folder / "mlflow.json").read_text())
+    client = MlflowClient(f"sqlite:///{sweep.folder.parent.parent / 'mlflow.db'}")
+    study = open_study(sweep.folder, sweep.configuration, resume=True)
+    for number, trial in sweep.trials.items():
+        assert len(trial.history) == 7 and study.trials[number].state == TrialState.COMPLETE
+        assert study.trials[number].user_attrs.get("changes", []) == trial.changes
+        for name, value in trial.params.items():
+            history = client.get_metric_history(ids[str(number)], f"setting/{name}")
+            points = [(0, value), *((change["epoch"], change["params"][name]) for change in trial.changes)]
+            assert [(point.step, point.value) for point in history] == points
+        assert not (sweep.trial_folder(number) / snapshots.SNAPSHOTS).exists()
+    taker = takers[0]
+    progress = json.loads((sweep.trial_folder(taker.number) / "checkpoint" / "progress.json").read_text())
+    assert progress["record"]["epoch"] == 7 and progress["record"]["done"]
+
+
+def test_hyperband_ends(run: Conduct) -> None:
+    given = ("method.name=kd", "search.scheduler=hyperband", "search.trials=9", "search.reduction_factor=3", "resources.groups=2")
+    sweep = run(*given, "training.epochs=9")
+    assert sweep.state == "finished"
+    epochs = {number: trial.epochs for number, trial in sweep.trials.items()}
+    assert [epochs[number] for number in (0, 1, 2)] == [9, 9, 9], "the first bracket has no milestone"
+    assert sorted(epochs[number] for number in range(3, 8)) == [3, 3, 3, 9, 9] and epochs[8] == 9
+    assert all(len(trial.history) == trial.epochs for trial in sweep.trials.values())
+    assert sum(trial.state == "stopped_early" for trial in sweep.trials.values()) == 3

@@ -1,0 +1,58 @@
+"""A training that stops after some epochs and goes on, and one that goes on with other settings. Knows no Ray."""
+
+import copy
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from orchestrator.context import Record, TrialContext
+from orchestrator.training import checkpoint
+from orchestrator.training.checkpoint import FOLDER
+from orchestrator.training.trainer import train
+from orchestrator.trial import TrialSpec
+
+Specify = Callable[..., TrialSpec]
+CPU = torch.device("cpu")
+GIVEN = (
+    "data.limit.train=128", "data.limit.validation=60", "data.limit.test=60", "training.epochs=4", "training.batch_size=32",
+    "student.name=mlp", "student.width=8", "method.name=cross_entropy", "teacher=null",
+)  # fmt: skip
+
+
+def records_of(spec: TrialSpec, until: int | None = None) -> list[Record]:
+    records: list[Record] = []
+    train(spec.model_copy(update={"until": until}), TrialContext(report=lambda record: records.append(copy.deepcopy(record))))
+    return records
+
+
+def test_stops_and_goes_on_as_if_it_had_not_stopped(specify: Specify) -> None:
+    whole = records_of(specify(*GIVEN, folder="whole"))
+    spec = specify(*GIVEN, folder="parts")
+    parts = [records_of(spec, until) for until in (1, 3, 3, None)]
+    assert [[record["epoch"] for record in each] for each in parts] == [[1], [1, 2, 3], [3], [3, 4]]
+    assert [bool(record.get("done")) for each in parts for record in each] == [False] * 6 + [True]
+    assert parts[-1][-1]["metrics"]["test/last/nll"] == whole[-1]["metrics"]["test/last/nll"]
+
+
+@pytest.mark.parametrize("until", [4, 9])
+def test_a_limit_that_is_not_reached_changes_nothing(until: int, specify: Specify) -> None:
+    records = records_of(specify(*GIVEN), until)
+    assert [record["epoch"] for record in records] == [1, 2, 3, 4] and records[-1]["done"]
+
+
+def test_a_taken_over_checkpoint_is_trained_with_the_takers_settings(specify: Specify, tmp_path: Path) -> None:
+    donor = specify(*GIVEN, "training.weight_decay=0.5", folder="donor")
+    records_of(donor, 2)
+    rates = []
+    for name, decay in (("same", 0.5), ("other", 0.0)):
+        taker = specify(*GIVEN, f"training.weight_decay={decay}", folder=name)
+        shutil.copytree(donor.folder / FOLDER, taker.folder / FOLDER)
+        assert [record["epoch"] for record in records_of(taker, 3)] == [2, 3]
+        saved = checkpoint.load(taker.folder, CPU)
+        assert saved is not None
+        rates.append(sum(float(value.norm()) for value in saved.student.values()))
+        assert saved.optimizer["optimizer"]["param_groups"][0]["weight_decay"] == decay
+    assert rates[0] < rates[1], "the donor's weight decay is the donor's"
