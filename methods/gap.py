@@ -79,6 +79,11 @@ class Accuracy(Gap):
         self.value: Tensor
         self.right: Tensor | None = None  # not a buffer: DDP would give every rank that of the first one
 
+    @torch.no_grad()
+    def of(self, batch: Batch, terms: Terms) -> Tensor:
+        """(), not smoothed: it is a mean over an epoch already."""
+        return self.clamped(self.formula(batch, terms))
+
     def formula(self, batch: Batch, terms: Terms) -> Tensor:
         """(), the same all epoch long; counts who is right for the next one."""
         labelled = batch.labels != -1

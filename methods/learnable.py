@@ -12,18 +12,23 @@ from torch import Tensor, nn
 from methods.alpha import Alpha, AlphaSettings, Terms, TermsOf, follow
 from methods.method import Batch, LookAhead
 
+NEAR = 1e-6  # alpha to 0 and 1, where its slope vanishes
+SPAN = 10.0  # of log variances: terms from e^-10 to e^10 nats
+
 
 class Raw(Alpha):
     """alpha = sigmoid(a) under the gradient of the loss itself, dL/da = alpha (1 - alpha) (soft - CE).
 
     Nothing but the clamp keeps it from the smaller of the two terms: the literal reading of a "learnable alpha", degenerate.
-    The clamp is a projection of a before each step, so that alpha can come back from it.
+    The clamp is a projection of a before each step, so that alpha can come back from it; without one alpha ends short of 0 and 1,
+    where it would stay.
     """
 
     def __init__(self, settings: AlphaSettings) -> None:
         super().__init__(settings)
         self.logit = nn.Parameter(torch.zeros(()))
-        self.limits = torch.logit(torch.tensor([settings.alpha_min, settings.alpha_max], dtype=torch.float64)).tolist()
+        ends = torch.tensor([settings.alpha_min, settings.alpha_max], dtype=torch.float64)
+        self.limits = torch.logit(ends, eps=NEAR).tolist()
 
     def of(self, batch: Batch, terms: Terms) -> Tensor:
         """() with a gradient."""
@@ -61,7 +66,8 @@ class Uncertainty(Alpha):
     """e^-s1 CE + e^-s2 soft + s1 + s2 (Kendall & Gal 2018, arXiv 1705.07115), which trains s1 and s2.
 
     The student minimises the same sum over e^-s1 + e^-s2, so that its effective learning rate does not grow as the terms
-    shrink: alpha = e^-s2 / (e^-s1 + e^-s2), at the optimum CE / (CE + soft).
+    shrink: alpha = e^-s2 / (e^-s1 + e^-s2), at the optimum CE / (CE + soft). Before each step s1 and s2 are projected on
+    [-SPAN, SPAN]: a term that is zero for long, as without labels, would else drive its own to minus infinity.
     """
 
     def __init__(self, settings: AlphaSettings) -> None:
@@ -70,7 +76,7 @@ class Uncertainty(Alpha):
 
     def of(self, batch: Batch, terms: Terms) -> Tensor:
         """() without a gradient."""
-        logs = self.log_variances.detach()
+        logs = self.log_variances.detach().clamp_(-SPAN, SPAN)
         return self.clamped(torch.sigmoid(logs[0] - logs[1]))
 
     def own_loss(self, hard: Tensor, soft: Tensor) -> Tensor:
@@ -78,23 +84,19 @@ class Uncertainty(Alpha):
         return (torch.exp(-self.log_variances) * torch.stack([hard, soft]) + self.log_variances).sum()
 
 
-class Bayes(Alpha):
-    """CE + beta soft - d/2 log beta, which trains log beta; optimum beta = d / (2 soft), alpha = beta / (1 + beta).
+class Bayes(Raw):
+    """CE + beta soft - d/2 log beta, which trains log beta = a; optimum beta = d / (2 soft), alpha = beta / (1 + beta).
 
     The student minimises the sum over 1 + beta, which leaves its effective learning rate alone.
     """
 
-    def __init__(self, settings: AlphaSettings) -> None:
-        super().__init__(settings)
-        self.log_beta = nn.Parameter(torch.zeros(()))
-
     def of(self, batch: Batch, terms: Terms) -> Tensor:
         """() without a gradient."""
-        return self.clamped(self.log_beta.detach().sigmoid())
+        return super().of(batch, terms).detach()
 
     def own_loss(self, hard: Tensor, soft: Tensor) -> Tensor:
         """Of log beta alone."""
-        return self.log_beta.exp() * soft - self.settings.alpha_degrees / 2 * self.log_beta
+        return self.logit.exp() * soft - self.settings.alpha_degrees / 2 * self.logit
 
 
 class Bilevel(Raw):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_made import folder
+from data_made import folder, npz, opened
 from PIL import Image
 
 from orchestrator.config import Data
@@ -97,6 +97,61 @@ def test_full_blocks_show_what_training_sees(dataset: Dataset, mix: str, residen
 
 def test_full_blocks_of_a_part_that_goes_up_repeat_nothing(dataset: Dataset) -> None:
     assert indices(list(batches(dataset, 51).full_blocks(None))) == list(range(102))
+
+
+def held_out(dataset: Dataset, epoch: int, count: int, size: int = 16, rank: int = 0, world_size: int = 1) -> list[list[int]]:
+    return [batch.index.tolist() for batch in batches(dataset, size, rank, world_size).held_out(epoch, count)]
+
+
+@pytest.mark.parametrize(("size", "each"), [(4, 4), (16, 16), (60, 18)])
+def test_held_out_batches_are_of_the_validation_part_and_no_larger_than_it(dataset: Dataset, size: int, each: int) -> None:
+    assert len(dataset.validation) == 18
+    taken = list(batches(dataset, size).held_out(0, 7))
+    assert [len(batch.index) for batch in taken] == [each] * 7
+    whole = next(batches(dataset, 18).ordered("validation"))
+    for batch in taken:
+        assert torch.equal(batch.inputs, whole.inputs[batch.index]) and torch.equal(batch.labels, whole.labels[batch.index])
+        assert batch.mix is None
+
+
+@pytest.mark.parametrize("size", [4, 7, 16, 60])
+def test_held_out_batches_begin_anew_when_all_samples_were_seen(dataset: Dataset, size: int) -> None:
+    taken = indices(list(batches(dataset, size).held_out(3, 20)))
+    for first in range(0, len(taken) - 17, 18):
+        assert sorted(taken[first : first + 18]) == list(range(18))
+    rest = taken[len(taken) // 18 * 18 :]
+    assert len(set(rest)) == len(rest)
+    assert taken[:18] != taken[18:36], "in another order"
+
+
+def test_the_held_out_order_depends_on_seed_and_epoch_alone(dataset: Dataset) -> None:
+    assert held_out(dataset, 1, 3) == held_out(dataset, 1, 3) == held_out(dataset, 1, 9)[:3]
+    assert held_out(dataset, 1, 3) != held_out(dataset, 2, 3)
+    other = [batch.index.tolist() for batch in batches(dataset, seed=1).held_out(1, 3)]
+    assert held_out(dataset, 1, 3) != other
+    assert held_out(dataset, 1, 1)[0] != next(iter(batches(dataset).train(1, None))).index.tolist()
+
+
+@pytest.mark.parametrize(("size", "world_size"), [(16, 2), (16, 4), (60, 3), (4, 4)])
+def test_ranks_together_see_each_held_out_batch(dataset: Dataset, size: int, world_size: int) -> None:
+    """So does a single worker, where the ranks can share what there is evenly."""
+    ranks = [held_out(dataset, 2, 5, size, rank, world_size) for rank in range(world_size)]
+    together = [[index for part in parts for index in part] for parts in zip(*ranks, strict=True)]
+    assert together == held_out(dataset, 2, 5, size)
+    assert all(len(set(batch)) == len(batch) for batch in together[:1])
+
+
+def test_a_part_smaller_than_the_ranks_still_gives_each_of_them_a_sample(tmp_path: Path) -> None:
+    small = opened(tmp_path, npz(tmp_path), limit={"validation": 4})
+    assert [[len(batch) for batch in held_out(small, 0, 6, 16, rank, 8)] for rank in range(8)] == [[1] * 6] * 8
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(1, [0]), (2, [0, 17]), (5, [0, 4, 8, 12, 17]), (18, list(range(18))), (99, list(range(18)))]
+)
+def test_some_samples_are_evenly_spaced_whatever_the_rank(dataset: Dataset, count: int, expected: list[int]) -> None:
+    for rank in range(2):
+        assert indices(list(batches(dataset, 8, rank, 2).some("validation", count))) == expected
 
 
 def test_inputs_are_the_normalised_images(dataset: Dataset) -> None:

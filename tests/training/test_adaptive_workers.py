@@ -1,0 +1,148 @@
+"""An alpha that adapts in two processes (gloo): one alpha on both ranks, and that of a single worker. Knows no Ray."""
+
+from multiprocessing import get_context
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+
+from orchestrator.config import load
+from orchestrator.context import Record, TrialContext
+from orchestrator.data import Dataset, prepare
+from orchestrator.models import build, save_weights
+from orchestrator.store import write_json
+from orchestrator.teacher.frozen import CARD, WEIGHTS
+from orchestrator.training import trainer
+from orchestrator.training.learner import Learner, replicate
+from orchestrator.training.trace import Trace
+from orchestrator.training.trainer import train
+from orchestrator.trial import TrialSpec
+
+CPU = torch.device("cpu")
+WORKERS, EPOCHS = 2, 2
+LONGEST_S = 300  # instead of for ever, should the ranks wait for each other
+COMMON = (
+    *(f"training.epochs={EPOCHS}", "training.batch_size=16", "student.name=mlp", "student.width=8", "method.name=akd"),
+    *("data.limit.train=128", "data.limit.validation=40", "data.limit.test=40", "data.augmentation=crop"),
+)
+LEARNABLE = "method.alpha_schedule=learnable"
+TRIALS = {
+    "raw": (LEARNABLE, "method.alpha_learnable=raw"),
+    "entropy": (LEARNABLE, "method.alpha_learnable=entropy"),
+    "uncertainty": (LEARNABLE, "method.alpha_learnable=uncertainty"),
+    "bilevel": (LEARNABLE, "method.alpha_learnable=bilevel", "method.alpha_every=3"),
+    "ratio": ("method.alpha_gap=ratio",),
+    "kl": ("method.alpha_gap=kl",),
+    "acc": ("method.alpha_gap=acc",),
+    "label": ("method.alpha_gap=label",),
+    "cam": ("method.cam=true", "method.cam_width=8", "method.cam_heads=2"),
+    "stopped": ("method.cam=true", "method.cam_width=8", "method.cam_heads=2", LEARNABLE, "method.alpha_learnable=bilevel"),
+}
+CLOSE = [name for name in TRIALS if name != "stopped"]
+
+
+def specification(root: Path, name: str, folder: str = "") -> TrialSpec:
+    configuration = load(None, [*COMMON, *TRIALS[name]])
+    return TrialSpec(
+        name=name,
+        configuration=configuration,
+        folder=root / (folder or name),
+        data=prepare(configuration.data, root, 0),
+        teacher=root / "teacher",
+        knowledge=root / "knowledge",
+    )
+
+
+def worker(rank: int, root: Path) -> None:
+    """One rank: every trial in turn; alpha of every step and the last state of the method are left in a file."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{root}/meeting", rank=rank, world_size=WORKERS)
+    for name in TRIALS:
+        save_file(said(specification(root, name), rank, WORKERS, name == "stopped"), root / f"{name}-{rank}.safetensors")
+    dist.destroy_process_group()
+
+
+def said(spec: TrialSpec, rank: int = 0, world_size: int = 1, stopped: bool = False) -> dict[str, torch.Tensor]:
+    """What a rank has at the end: alpha of its steps, the weights, the method; of a trial that may be stopped and resumed."""
+    learners, alphas, records = list[Learner](), list[torch.Tensor](), list[Record]()
+    original = Trace.step
+
+    def noted(learner: Learner, context: TrialContext) -> torch.nn.Module:
+        learners.append(learner)
+        return replicate(learner, context)
+
+    def step(self: Trace, terms: dict[str, torch.Tensor]) -> None:
+        alphas.append(terms["alpha"].clone())
+        original(self, terms)
+
+    stops = (lambda: len(records) == 1, lambda: False) if stopped else (lambda: False,)
+    with patch.object(trainer, "replicate", noted), patch.object(Trace, "step", step):
+        for asked_to_stop in stops:
+            train(spec, TrialContext(rank, world_size, CPU, records.append, asked_to_stop))
+    last = learners[-1]
+    found = {f"student.{key}": value for key, value in last.student.state_dict().items()}
+    found |= {f"method.{key}": value for key, value in last.method.state_dict().items()}
+    return {key: value.detach().contiguous().clone() for key, value in found.items()} | {"alphas": torch.stack(alphas)}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which two workers have trained all trials."""
+    folder = tmp_path_factory.mktemp("adaptive")
+    dataset = Dataset.open(specification(folder, "raw").data)
+    torch.manual_seed(11)
+    teacher = build("mlp", len(dataset.classes), dataset.shape, {"width": 24})
+    with torch.no_grad():
+        teacher.get_parameter("head.weight").mul_(15)  # far from the student: alpha is not at the end of its clamp
+    save_weights(teacher, folder / "teacher" / WEIGHTS)
+    card = {"weights": "of two workers", "network": {"name": "mlp", "width": 24}}
+    write_json(folder / "teacher" / CARD, card | {"classes": len(dataset.classes), "shape": list(dataset.shape)})
+    processes = [get_context("spawn").Process(target=worker, args=(rank, folder), daemon=True) for rank in range(WORKERS)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(LONGEST_S)
+    assert [process.exitcode for process in processes] == [0] * WORKERS
+    return folder
+
+
+@pytest.mark.parametrize("name", TRIALS)
+def test_both_ranks_have_one_student_one_method_and_one_alpha(name: str, root: Path) -> None:
+    first, second = (load_file(root / f"{name}-{rank}.safetensors") for rank in range(WORKERS))
+    assert set(first) == set(second) and len(first["alphas"]) >= 8 * EPOCHS
+    of_samples = name == "label"
+    for key, value in first.items():
+        if key != "alphas" or not of_samples:
+            torch.testing.assert_close(second[key], value, rtol=0, atol=0, equal_nan=True, msg=key)
+    assert torch.equal(first["alphas"], second["alphas"]) != of_samples
+
+
+@pytest.mark.parametrize("name", CLOSE)
+def test_two_workers_have_the_alpha_and_the_student_of_one(name: str, root: Path) -> None:
+    alone = said(specification(root, name, folder=f"{name}-alone"))
+    ranks = [load_file(root / f"{name}-{rank}.safetensors") for rank in range(WORKERS)]
+    torch.testing.assert_close((ranks[0]["alphas"] + ranks[1]["alphas"]) / 2, alone["alphas"], rtol=1e-3, atol=1e-4)
+    assert alone["alphas"].std() > 1e-4, "alpha moves"
+    for key, value in alone.items():
+        if key.startswith("student."):
+            torch.testing.assert_close(ranks[0][key], value, rtol=1e-3, atol=1e-4, msg=key)
+
+
+def test_the_histogram_is_of_the_samples_of_both_ranks(root: Path) -> None:
+    """That of the checkpoint of two workers is that of one, but for a sample that rounding moves over an edge."""
+    said(specification(root, "label", folder="label-histogram"))
+    both, alone = (load_file(root / folder / "checkpoint" / "trace.safetensors") for folder in ("label", "label-histogram"))
+    rows = both["epochs/alpha_histogram"]
+    torch.testing.assert_close(rows.sum(1), torch.ones(EPOCHS))
+    assert (rows - alone["epochs/alpha_histogram"]).abs().sum(1).max() <= 4 / 128
+
+
+def test_a_look_ahead_and_the_module_resume_in_two_workers_on_both_ranks_alike(root: Path) -> None:
+    """Stopped after its first epoch: the ranks then went on from the state that the first one had saved."""
+    alone = said(specification(root, "stopped", folder="stopped-alone"))
+    ranks = [load_file(root / f"stopped-{rank}.safetensors") for rank in range(WORKERS)]
+    torch.testing.assert_close(ranks[0]["alphas"], alone["alphas"], rtol=1e-3, atol=1e-4)
+    assert torch.equal(ranks[0]["method.alpha.logit"], ranks[1]["method.alpha.logit"])

@@ -1,0 +1,117 @@
+"""What a method sees that looks beyond a step: the student at other parameters, itself untouched. Knows no trial."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from methods import AKD, Batch, Method, Output, Task
+from methods.learnable import held_out_slope
+from orchestrator.data import Inputs
+from orchestrator.models import build
+from orchestrator.training.learner import Learner
+
+SHAPE, CLASSES, RATE = (1, 8, 8), 10, 0.2
+NETWORKS: dict[str, dict[str, Any]] = {"mlp": {"width": 8}, "cnn": {"width": 4}}
+every_network = pytest.mark.parametrize("name", NETWORKS)
+
+
+def learner(name: str, half_type: torch.dtype | None = None, **settings: Any) -> Learner:
+    torch.manual_seed(5)
+    student = build(name, CLASSES, SHAPE, NETWORKS[name]).train()
+    method: Method = AKD(AKD.Settings.build({"alpha_schedule": "learnable", "alpha_learnable": "bilevel", **settings}))
+    method.prepare(None, Task(CLASSES, 64, 3))
+    return Learner(student, method, half_type)
+
+
+def inputs(size: int, seed: int, dtype: torch.dtype = torch.float32) -> Inputs:
+    generator = torch.Generator().manual_seed(seed)
+    pictures = torch.randn(size, *SHAPE, generator=generator, dtype=torch.float64).to(dtype)
+    return Inputs(torch.arange(size), pictures, torch.randint(CLASSES, (size,), generator=generator))
+
+
+def teacher(size: int, dtype: torch.dtype = torch.float32) -> Output:
+    logits = 2 * torch.randn(size, CLASSES, generator=torch.Generator().manual_seed(9), dtype=torch.float64).to(dtype)
+    return Output(logits, logits)
+
+
+def state(module: nn.Module) -> dict[str, Tensor]:
+    return {key: value.detach().clone() for key, value in module.state_dict().items()}
+
+
+@every_network
+@pytest.mark.parametrize("half_type", [None, torch.bfloat16])
+def test_asking_changes_nothing(name: str, half_type: torch.dtype | None) -> None:
+    made = learner(name, half_type)
+    made(inputs(6, 0), teacher(6))[0].backward()
+    before = state(made.student)
+    slopes = [None if one.grad is None else one.grad.clone() for one in made.student.parameters()]
+    places = [one.data_ptr() for one in made.student.parameters()]
+    made.method.look_ahead(made.ahead(inputs(6, 0), teacher(6), inputs(5, 1), RATE))
+    assert float(made.method.alpha.slope) != 0, "it did look"  # type: ignore[arg-type, union-attr]
+    assert all(torch.equal(value, before[key]) for key, value in made.student.state_dict().items())
+    assert [one.data_ptr() for one in made.student.parameters()] == places
+    for parameter, slope in zip(made.student.parameters(), slopes, strict=True):
+        assert parameter.requires_grad and parameter.grad is not None and slope is not None
+        assert torch.equal(parameter.grad, slope)
+
+
+@every_network
+def test_at_its_own_parameters_the_student_says_what_it_says(name: str) -> None:
+    made, batch = learner(name), inputs(6, 0)
+    ahead = made.ahead(batch, teacher(6), inputs(5, 1), RATE)
+    plain = made.seen(batch, teacher(6))
+    seen = ahead.training(ahead.parameters)
+    torch.testing.assert_close(seen.student.logits, plain.student.logits, rtol=0, atol=0)
+    assert torch.equal(seen.labels, batch.labels) and seen.teacher is not None and ahead.learning_rate == RATE
+    moved = {key: value + 0.1 for key, value in ahead.parameters.items()}
+    assert not torch.allclose(ahead.training(moved).student.logits, plain.student.logits)
+
+
+@every_network
+def test_the_held_out_batch_has_labels_and_no_teacher(name: str) -> None:
+    made, apart = learner(name), inputs(5, 1)
+    ahead = made.ahead(inputs(6, 0), teacher(6), apart, RATE)
+    seen = ahead.held_out(ahead.parameters)
+    assert isinstance(seen, Batch) and seen.teacher is None and torch.equal(seen.labels, apart.labels)
+    assert seen.student.logits.shape == (5, CLASSES)
+
+
+@every_network
+@pytest.mark.parametrize("alpha", [0.2, 0.8])
+def test_the_slope_is_that_of_differences_over_real_steps(name: str, alpha: float) -> None:
+    """A copy of the student makes the step with an optimiser, once with a little more alpha and once with less."""
+    made = learner(name).double()
+    batch, apart, says = inputs(12, 0, torch.float64), inputs(9, 1, torch.float64), teacher(12, torch.float64)
+
+    def after(weight: float) -> float:
+        student = copy.deepcopy(made.student)
+        optimizer = torch.optim.SGD(student.parameters(), lr=RATE)
+        logits = student(batch.inputs).logits
+        log_q, log_p = ((one / 4).log_softmax(1) for one in (logits, says.logits))
+        soft = 16 * functional.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+        torch.autograd.backward((1 - weight) * functional.cross_entropy(logits, batch.labels) + weight * soft)
+        optimizer.step()
+        return functional.cross_entropy(student(apart.inputs).logits, apart.labels).item()
+
+    ahead = made.ahead(batch, says, apart, RATE)
+    found = held_out_slope(ahead, made.method._terms, torch.tensor(alpha, dtype=torch.float64), lambda value: value)  # type: ignore[operator, arg-type]
+    expected = (after(alpha + 1e-5) - after(alpha - 1e-5)) / 2e-5
+    # a network with maxima or rectifiers bends: the difference is small, so that no unit changes its sign within it
+    assert abs(expected) > 1e-5 and found.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_dropout_is_drawn_and_then_given_back_to_nobody() -> None:
+    """The random numbers that a look takes are those of the epoch, so that a resumed one takes the same."""
+    torch.manual_seed(5)
+    made = learner("mlp")
+    made.student = build("mlp", CLASSES, SHAPE, {"width": 8, "dropout": 0.5}).train()
+    batch, apart = inputs(12, 0), inputs(9, 1)
+    ahead, found = made.ahead(batch, teacher(12), apart, RATE), list[Tensor]()
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        found.append(ahead.training(ahead.parameters).student.logits.detach())
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])

@@ -1,0 +1,193 @@
+"""What a trial keeps for its pictures: means of its steps, rows of its epochs, and what the finished student shows."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from orchestrator.context import Record, TrialContext
+from orchestrator.data import Dataset
+from orchestrator.training import showing
+from orchestrator.training.checkpoint import FOLDER
+from orchestrator.training.showing import SAMPLES
+from orchestrator.training.trace import POINTS, Trace
+from orchestrator.training.trainer import train
+from orchestrator.trial import TrialSpec
+
+EPOCHS = 3
+SMALL = ("data.limit.train=128", "data.limit.validation=40", "data.limit.test=40", "data.augmentation=none")
+RECIPE = (f"training.epochs={EPOCHS}", "training.batch_size=16", "student.name=mlp", "student.width=8")
+AKD = (*SMALL, *RECIPE, "method.name=akd", "method.alpha_gap=label")
+CAM = (*AKD, "method.cam=true", "method.cam_width=8", "method.cam_heads=2", "method.cam_learning_rate=0.5")
+
+Specify = Callable[..., TrialSpec]
+MakeTeacher = Callable[..., Path]
+
+
+class Interrupted(Exception):
+    """The worker dies after an epoch."""
+
+
+@pytest.fixture
+def distil(specify: Specify, make_teacher: MakeTeacher) -> Specify:
+    """A specification with a teacher."""
+
+    def make(*pairs: str, folder: str = "trial") -> TrialSpec:
+        spec = specify(*pairs, folder=folder)
+        return spec.model_copy(update={"teacher": make_teacher(spec.data, width=32)})
+
+    return make
+
+
+def records_of(spec: TrialSpec, dies_after: int | None = None) -> list[Record]:
+    records: list[Record] = []
+
+    def report(record: Record) -> None:
+        records.append(copy.deepcopy(record))
+        if record["epoch"] == dies_after:
+            raise Interrupted
+
+    if dies_after is None:
+        train(spec, TrialContext(report=report))
+    else:
+        with pytest.raises(Interrupted):
+            train(spec, TrialContext(report=report))
+    return records
+
+
+def pictured(spec: TrialSpec, name: str) -> dict[str, torch.Tensor]:
+    return load_file(spec.folder / FOLDER / f"{name}.safetensors")
+
+
+@pytest.mark.parametrize("steps", [1, 5, POINTS - 1, POINTS, POINTS + 1, 3 * POINTS, 1000])
+def test_thinning_keeps_the_mean_and_the_order(steps: int) -> None:
+    trace, values = Trace(), torch.randn(steps, generator=torch.Generator().manual_seed(0))
+    for value in values:
+        trace.step({"loss": value})
+    assert trace.sums()["loss"].item() == pytest.approx(values.double().sum().item(), abs=1e-3)
+    trace.end_epoch(0, {})
+    kept = trace.state["steps/loss"]
+    sizes = [len(chunk) for chunk in torch.arange(steps).tensor_split(min(POINTS, steps))]
+    assert len(kept) == min(POINTS, steps) and max(sizes) - min(sizes) <= 1
+    assert (kept * torch.tensor(sizes)).sum() / steps == pytest.approx(values.mean().item(), abs=1e-5)
+    assert kept[0] == pytest.approx(values[: sizes[0]].mean().item(), abs=1e-6)
+    assert kept[-1] == pytest.approx(values[-sizes[-1] :].mean().item(), abs=1e-6)
+
+
+def test_epochs_follow_each_other_in_points_between_their_ends() -> None:
+    trace = Trace()
+    for epoch in range(3):
+        for step in range(4):
+            trace.step({"loss": torch.tensor(float(step)), "alpha": torch.tensor(0.5)})
+        trace.end_epoch(epoch, {"row": torch.full((2, 3), float(epoch))})
+    assert set(trace.state) == {"steps/epoch", "steps/loss", "steps/alpha", "epochs/row"}
+    assert trace.state["steps/epoch"].tolist() == [epoch + (point + 0.5) / 4 for epoch in range(3) for point in range(4)]
+    assert trace.state["steps/loss"].tolist() == [0, 1, 2, 3] * 3
+    assert trace.state["epochs/row"].shape == (3, 2, 3) and trace.state["epochs/row"][:, 0, 0].tolist() == [0, 1, 2]
+
+
+def test_an_epoch_that_was_broken_off_leaves_nothing() -> None:
+    trace = Trace({"steps/loss": torch.ones(2)})
+    trace.step({"loss": torch.tensor(9.0)})
+    trace.drop_epoch()
+    trace.step({"loss": torch.tensor(3.0)})
+    assert trace.sums()["loss"] == 3
+    trace.end_epoch(1, {})
+    assert trace.state["steps/loss"].tolist() == [1, 1, 3]
+
+
+def test_a_trace_does_not_change_the_one_that_it_goes_on_from() -> None:
+    begun = {"steps/loss": torch.ones(2)}
+    trace = Trace(begun)
+    trace.step({"loss": torch.tensor(3.0)})
+    trace.end_epoch(1, {"row": torch.zeros(2)})
+    assert set(begun) == {"steps/loss"} and len(begun["steps/loss"]) == 2
+
+
+def test_the_trace_of_a_trial_has_the_means_of_its_records(distil: Specify) -> None:
+    spec = distil(*CAM)
+    records = records_of(spec)
+    trace = pictured(spec, "trace")
+    names = ("loss", "cross_entropy", "distillation", "alpha", "cam")
+    assert set(trace) == {"steps/epoch", "epochs/alpha_histogram", *(f"steps/{name}" for name in names)}
+    assert len(trace["steps/epoch"]) == 8 * EPOCHS, "128 samples are 8 batches of 16"
+    for name in names:
+        assert len(trace[f"steps/{name}"]) == 8 * EPOCHS
+        means = trace[f"steps/{name}"].reshape(EPOCHS, 8).mean(1).tolist()
+        assert means == pytest.approx([record["metrics"][f"train/{name}"] for record in records], rel=1e-5)
+    assert trace["epochs/alpha_histogram"].shape[0] == EPOCHS
+    torch.testing.assert_close(trace["epochs/alpha_histogram"].sum(1), torch.ones(EPOCHS))
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_the_trace_goes_on_after_a_resume(distil: Specify, epoch: int) -> None:
+    whole, broken = (distil(*CAM, folder=folder) for folder in ("whole", "broken"))
+    records_of(whole)
+    records_of(broken, dies_after=epoch)
+    assert len(pictured(broken, "trace")["steps/loss"]) == 8 * epoch
+    records_of(broken)
+    for name in ("trace", "shown"):
+        expected, found = pictured(whole, name), pictured(broken, name)
+        assert set(found) == set(expected)
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_trial_that_is_stopped_within_an_epoch_leaves_no_steps_of_it(distil: Specify) -> None:
+    whole, broken = (distil(*AKD, "training.batch_size=4", folder=folder) for folder in ("whole", "broken"))
+    records_of(whole)
+    asked = iter([False] * 3 + [True])  # 32 steps an epoch are two questions: this is in the middle of the second epoch
+    train(broken, TrialContext(asked_to_stop=lambda: next(asked)))
+    assert len(pictured(broken, "trace")["steps/loss"]) == 32
+    records_of(broken)
+    expected = pictured(whole, "trace")
+    for key, value in pictured(broken, "trace").items():
+        assert torch.equal(value, expected[key]), key
+
+
+def test_a_finished_student_shows_distributions_and_what_the_module_does_to_each_class(distil: Specify) -> None:
+    spec = distil(*CAM)
+    records_of(spec)
+    shown = pictured(spec, "shown")
+    assert set(shown) == {"labels", "teacher", "student", "reweighted", "class_weights"}
+    labels = torch.as_tensor(Dataset.open(spec.data).validation.labels)
+    assert torch.equal(shown["labels"], labels[:SAMPLES])
+    for name in ("teacher", "student", "reweighted"):
+        assert shown[name].shape == (SAMPLES, 10) and (shown[name] >= 0).all()
+        torch.testing.assert_close(shown[name].sum(1), torch.ones(SAMPLES))
+    assert not torch.allclose(shown["reweighted"], shown["teacher"], rtol=0, atol=1e-6), "the module has learned"
+    rows = shown["class_weights"]
+    present = torch.bincount(labels, minlength=10) > 0
+    assert rows.shape == (10, 10) and torch.equal(rows.isfinite().all(1), present)
+    torch.testing.assert_close(rows[present].mean(1), torch.ones(int(present.sum())))
+    assert (rows[present] > 0).all() and rows[present].std() > 1e-5
+
+
+def test_a_class_without_a_sample_has_a_row_of_nan(distil: Specify, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where more classes are than samples are asked: six, evenly spaced over the part."""
+    monkeypatch.setattr(showing, "WEIGHED", 6)
+    spec = distil(*CAM)
+    records_of(spec)
+    labels = torch.as_tensor(Dataset.open(spec.data).validation.labels)[[0, 7, 15, 23, 31, 39]]
+    present = torch.bincount(labels, minlength=10) > 0
+    assert not present.all()
+    rows = pictured(spec, "shown")["class_weights"]
+    assert rows[~present].isnan().all() and rows[present].isfinite().all()
+
+
+def test_without_the_module_nothing_is_said_of_weights(distil: Specify, specify: Specify) -> None:
+    spec = distil(*AKD)
+    records_of(spec)
+    assert set(pictured(spec, "shown")) == {"labels", "teacher", "student"}
+    alone = specify(*SMALL, *RECIPE, "method.name=cross_entropy", "teacher=null", folder="alone")
+    records_of(alone)
+    assert set(pictured(alone, "shown")) == {"labels", "student"}
+
+
+def test_nothing_is_shown_before_the_end(distil: Specify) -> None:
+    spec = distil(*CAM)
+    records_of(spec, dies_after=2)
+    assert not (spec.folder / FOLDER / "shown.safetensors").exists() and (spec.folder / FOLDER / "trace.safetensors").exists()
