@@ -1,0 +1,215 @@
+"""What a training step of AKD costs (ours) over one of plain KD (theirs), both from the cached teacher.
+
+    python benchmarks/akd_step.py [--classes 10,100] [--variants ratio,cam] [--rounds 7] [--json]
+
+All variants are trials of the real `train()` in one process, threads that train an epoch when it is their turn: a machine
+that drifts drifts for all. One thread of torch, resnet20, batch 64, random images of 32x32, channels last. A step is CPU
+seconds from the end of one to the end of the next, with its batch, its teacher's logits and its optimiser; evaluation and
+checkpoint lie outside. Each turn gives the mean over its 20 steps, a round gives every variant a turn and KD one for every
+four of them, and the table has the medians over the rounds after the first, which fills the cache. A variant that costs 5 %
+has the ratio 0.952 and, further down, the cost factor 1.05; how far KD's own turns lie apart says what such a number is
+worth. The aim: ratio with CAM costs at most 1.15 times KD at K = 100.
+
+`CAM alone`: forward and backward of the module as it is at K = 1000 (ours) against attention of all classes to all (theirs).
+"""
+
+import os
+import queue
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script finds its own folder alone
+
+import numpy as np
+import torch
+
+from benchmarks.common import Result, arguments, compared, make_images, make_teacher, noted, show
+from methods import cam
+from orchestrator.config import load
+from orchestrator.context import Record, TrialContext
+from orchestrator.data import prepare
+from orchestrator.environment import allocator
+from orchestrator.training.trainer import train
+from orchestrator.trial import TrialSpec
+
+BATCH = 64
+PERIOD = 20  # steps that a turn is the mean of: two looks of bilevel every 10
+KD_EVERY = 4  # variants between two turns of KD, which every ratio contains
+STEPS = PERIOD + 1  # of an epoch: the first one, with the opening of its view, begins the clock
+FOR_EVER = 10_000  # epochs; whoever has had the last turn is asked to stop
+NETWORK = "resnet20"
+AIM, AIM_CASE = 1.15, ("cam", 100)
+# threads with arenas of their own fault their memory in again, some 500 pages a step and 7 % of it: all take that of a main thread
+ENVIRONMENT = {**allocator(), "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
+
+KD = ("kd", "alpha=0.9")
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "constant": ("alpha_schedule=constant",),
+    "ratio": ("alpha_gap=ratio",),
+    "kl per sample": ("alpha_gap=kl", "alpha_per_sample=true"),
+    "label": ("alpha_gap=label",),
+    "acc": ("alpha_gap=acc",),
+    "raw": ("alpha_schedule=learnable", "alpha_learnable=raw"),
+    "uncertainty": ("alpha_schedule=learnable", "alpha_learnable=uncertainty"),
+    "entropy": ("alpha_schedule=learnable", "alpha_learnable=entropy"),
+    "bayes": ("alpha_schedule=learnable", "alpha_learnable=bayes"),
+    "bilevel every 10": ("alpha_schedule=learnable", "alpha_learnable=bilevel", "alpha_every=10"),
+    "bilevel every 1": ("alpha_schedule=learnable", "alpha_learnable=bilevel", "alpha_every=1"),
+    "cam": ("alpha_gap=ratio", "cam=true", "cam_width=32", "cam_heads=4"),
+    "cam joint": ("alpha_gap=ratio", "cam=true", "cam_width=32", "cam_heads=4", "cam_grad=joint"),
+}
+
+
+class Side(threading.Thread):
+    """A trial that trains an epoch when it is told to; nothing else runs in this process meanwhile."""
+
+    def __init__(self, spec: TrialSpec) -> None:
+        super().__init__(name=spec.name, daemon=True)
+        self.spec, self.ends = spec, False
+        self.go: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self.told: queue.SimpleQueue[float | BaseException | None] = queue.SimpleQueue()
+        self.marks: list[float] = []
+        self.seconds: list[float] = []
+        self.start()
+
+    def run(self) -> None:
+        """All epochs until the end is asked for; `told` hears of each, and of an error."""
+        self.go.get()
+        context = TrialContext(report=self._report, asked_to_stop=lambda: self.ends, alive=self._mark)
+        try:
+            train(self.spec, context)
+            self.told.put(None)
+        except BaseException as error:  # whoever waits for the turn has to hear of it
+            self.told.put(error)
+
+    def turn(self) -> float:
+        """The CPU seconds of a step in the next epoch."""
+        self.go.put(None)
+        told = self.told.get()
+        if isinstance(told, float):
+            return told
+        raise SystemExit(f"{self.name} ended: {told!r}")
+
+    def close(self) -> None:
+        """Let it end: in the first epoch it does so when it is told to, or before it has begun."""
+        self.ends = True
+        self.go.put(None)
+        self.join()
+
+    def _mark(self) -> None:
+        self.marks.append(time.process_time())
+
+    def _report(self, record: Record) -> None:
+        """An epoch is through: a sign of life came after every step, and then from the evaluation."""
+        assert record["epoch"] == 1 or not record["metrics"].get("cache/misses"), "a measured epoch asked the teacher"
+        self.told.put((self.marks[PERIOD] - self.marks[0]) / PERIOD)
+        self.go.get()
+        self.marks = []
+
+
+def specification(folder: Path, name: str, settings: tuple[str, ...]) -> TrialSpec:
+    """The trial of a variant, the method's name first."""
+    pairs = ["data.name=npz", f"data.path={folder / 'data.npz'}", "data.augmentation=crop_flip", "data.views=1"]
+    pairs += [f"student.name={NETWORK}", f"teacher.network.name={NETWORK}", "teacher.mode=cached"]
+    pairs += [f"training.epochs={FOR_EVER}", f"training.batch_size={BATCH}"]
+    pairs += [f"method.name={settings[0]}", *(f"method.{setting}" for setting in settings[1:])]
+    configuration = load(None, pairs)
+    return TrialSpec(
+        name=name,
+        configuration=configuration,
+        folder=folder / name.replace(" ", "-"),
+        data=prepare(configuration.data, folder, configuration.data.seed),
+        teacher=folder / "teacher",
+        knowledge=folder / "knowledge",
+    )
+
+
+def in_turns(folder: Path, classes: int, options: Namespace) -> dict[str, list[float]]:
+    """Seconds of a step in every turn of each variant, and of KD, at so many classes."""
+    folder.mkdir()
+    make_images(folder / "data.npz", STEPS * BATCH, classes, held_out=max(classes, BATCH))
+    with np.load(folder / "data.npz") as arrays:
+        make_teacher(folder / "teacher", NETWORK, arrays["train_images"][:256], classes)
+    wanted = {"kd": KD} | {name: ("akd", *VARIANTS[name]) for name in options.variants}
+    sides = {name: Side(specification(folder, name, settings)) for name, settings in wanted.items()}
+    try:
+        for round_ in range(options.rounds + 1):
+            for number, name in enumerate(options.variants):
+                for side in [sides["kd"], sides[name]] if number % KD_EVERY == 0 else [sides[name]]:
+                    seconds = side.turn()
+                    if round_:
+                        side.seconds.append(seconds)
+            print(f"K = {classes}: round {round_} of {options.rounds}", file=sys.stderr)
+    finally:
+        for side in sides.values():
+            side.close()
+    return {name: side.seconds for name, side in sides.items()}
+
+
+def measure(folder: Path, classes: int, options: Namespace) -> Iterator[Result]:
+    """The variants against KD, then their cost factors."""
+    turns = in_turns(folder / f"{classes}-classes", classes, options)
+    seconds = {name: statistics.median(each) for name, each in turns.items()}
+    kd_s = seconds.pop("kd")
+    for name, variant_s in seconds.items():
+        yield compared(f"K = {classes}, {title(name)}", 1000 * variant_s, 1000 * kd_s, "ms/step")
+    for name, variant_s in seconds.items():
+        aim = f", the aim is {AIM} at most" if (name, classes) == AIM_CASE else ""
+        yield noted(f"K = {classes}, {title(name)}: cost factor", variant_s / kd_s, f"x KD{aim}")
+    lower, upper = np.quantile(turns["kd"], [0.25, 0.75])
+    yield noted(f"K = {classes}, KD: between the quartiles of its turns", 100 * float(upper - lower) / kd_s, "% of its median")
+
+
+def title(name: str) -> str:
+    """What a variant is called in the table."""
+    return name.replace("cam", "ratio + CAM")
+
+
+def alone(classes: int, rounds: int) -> Result:
+    """The module's forward and backward pass, as it is and with full attention, taking turns."""
+    torch.manual_seed(0)
+    teacher, student = torch.randn(2, BATCH, classes).unbind()
+    limit = cam.FULL_ATTENTION
+    try:
+        cam.FULL_ATTENTION = classes
+        full = cam.ContextAware(classes, 32, 4, 4.0)
+    finally:
+        cam.FULL_ATTENTION = limit
+    induced = cam.ContextAware(classes, 32, 4, 4.0)
+    assert induced.induced is not None and full.induced is None
+    sides: list[tuple[Callable[..., Any], list[float]]] = [(induced, []), (full, [])]
+    for _ in range(rounds + 1):
+        for module, seconds in sides:
+            start = time.process_time()
+            module(teacher, student).square().mean().backward()
+            seconds.append(1000 * (time.process_time() - start))
+    ours, theirs = (statistics.median(seconds[1:]) for _, seconds in sides)
+    return compared(f"K = {classes}, CAM alone, induced against full", ours, theirs, "ms")
+
+
+def main() -> None:
+    """All cases, then the table."""
+    if any(os.environ.get(name) != value for name, value in ENVIRONMENT.items()):  # they count from the start of a process on
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ENVIRONMENT})
+    parser = arguments(__doc__)
+    parser.add_argument("--classes", type=lambda text: [int(part) for part in text.split(",")], default=[10, 100])
+    parser.add_argument("--variants", type=lambda text: text.split(","), default=list(VARIANTS), help=f"of {', '.join(VARIANTS)}")
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    if unknown := set(options.variants) - set(VARIANTS):
+        parser.error(f"--variants: there is no {', '.join(sorted(unknown))}; there are {', '.join(VARIANTS)}")
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        results = [result for classes in options.classes for result in measure(Path(name), classes, options)]
+    show([*results, alone(1000, options.rounds)], options.json)
+
+
+if __name__ == "__main__":
+    main()
