@@ -30,6 +30,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script finds its own folder alone
 
+import numpy as np
+from numpy.typing import NDArray
+
 from benchmarks.akd_report import ADAPTIVE, FIXED, RAW, REFERENCE, Trial, collapse, markdown
 from benchmarks.common import ROOT
 from orchestrator.config import Choice, Configuration, load
@@ -44,13 +47,14 @@ PRESETS: dict[str, tuple[Path | None, list[str]]] = {
         None,
         [
             *("data.name=FashionMNIST", "data.download=true", "data.limit.train=5000", "data.limit.validation=2000"),
-            *("teacher.network.name=cnn", "teacher.network.width=32", "teacher.training.epochs=20"),
+            *("teacher.network.name=cnn", "teacher.network.width=32"),
+            *("teacher.training.epochs=30", "teacher.training.learning_rate=0.2"),
             *("student.name=cnn", "student.width=8", "training.epochs=20"),
         ],
     ),
 }
 CURVE = ("epoch", "alpha", "cross_entropy", "distillation")
-POINTS = 150  # of a curve in a line of the results
+POINTS = 60  # of a curve in a line of the results
 
 
 def variants(temperature: float) -> dict[str, Choice]:
@@ -133,8 +137,7 @@ def trained(plain: dict[str, Any]) -> Trial:
     curve = {}
     if spec.name in RAW:
         trace = load_file(spec.folder / "checkpoint" / "trace.safetensors")
-        step = -(-len(trace["steps/epoch"]) // POINTS)
-        curve = {key: [float(f"{value:.4g}") for value in trace[f"steps/{key}"][::step].tolist()] for key in CURVE}
+        curve = {key: means(trace[f"steps/{key}"].numpy()) for key in CURVE}
     return Trial(
         variant=spec.name,
         seed=spec.configuration.seed,
@@ -146,6 +149,11 @@ def trained(plain: dict[str, Any]) -> Trial:
         curve=curve,
         seconds=time.monotonic() - start,
     )
+
+
+def means(values: NDArray[np.float32]) -> list[float]:
+    """Of neighbours, so that a curve has `POINTS` at most."""
+    return [float(f"{chunk.mean():.4g}") for chunk in np.array_split(values, min(POINTS, len(values)))]
 
 
 class Results:

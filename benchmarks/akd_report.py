@@ -134,8 +134,8 @@ def markdown(trials: list[Trial]) -> str:
         f"{seeds[0]} seed{'s' * (seeds[0] > 1)}" if len(seeds) == 1 else f"between {seeds[0]} and {seeds[-1]} seeds (not complete)"
     )
     legend = (
-        f"Over {counted}; ± is the standard error, differences are paired over seeds and in points. p: paired t-test, Holm over the "
-        f"{sum(name in ADAPTIVE for name in order)} alphas that adapt, for each rival apart. The best fixed alpha is chosen by "
+        f"Over {counted}; ± is the standard error, differences are paired over seeds and in points. p: paired t-test, Holm over "
+        f"the {sum(name in ADAPTIVE for name in order)} alphas that adapt, for each rival apart. The best fixed alpha is chosen by "
         "validation accuracy. std over seeds: of the test accuracy, in points; moves per epoch: mean |change| of the validation "
         "accuracy over the last half of the epochs, in points. last alpha: mean over seeds [least, most]."
     )
