@@ -8,8 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from orchestrator.config import Data
 from orchestrator.context import Record, TrialContext
-from orchestrator.data import Dataset
+from orchestrator.data import Batches, Dataset, Views
+from orchestrator.models import build
 from orchestrator.training import showing
 from orchestrator.training.checkpoint import FOLDER
 from orchestrator.training.showing import SAMPLES
@@ -164,6 +166,18 @@ def test_a_finished_student_shows_distributions_and_what_the_module_does_to_each
     assert rows.shape == (10, 10) and torch.equal(rows.isfinite().all(1), present)
     torch.testing.assert_close(rows[present].mean(1), torch.ones(int(present.sum())))
     assert (rows[present] > 0).all() and rows[present].std() > 1e-5
+
+
+def test_what_is_shown_is_what_the_saved_student_says_when_it_is_evaluated(distil: Specify) -> None:
+    spec = distil(*SMALL, "training.epochs=2", "training.batch_size=32", "student.name=cnn", "student.width=4", "method.name=akd")
+    records_of(spec)
+    dataset = Dataset.open(spec.data)
+    student = build("cnn", len(dataset.classes), dataset.shape, {"width": 4}).eval()
+    student.load_state_dict(pictured(spec, "student"))
+    (whole,) = Batches(dataset, Views.of(dataset, Data(), 0), len(dataset.train), 0).ordered("validation")
+    with torch.no_grad():
+        says = (student(whole.inputs).logits / 4).softmax(1)
+    torch.testing.assert_close(pictured(spec, "shown")["student"], says[:SAMPLES], rtol=1e-4, atol=1e-5)
 
 
 def test_a_class_without_a_sample_has_a_row_of_nan(distil: Specify, monkeypatch: pytest.MonkeyPatch) -> None:
