@@ -38,9 +38,5 @@ class Trace:
             self._append(f"epochs/{name}", row.detach().float().cpu()[None])
         self.terms = {}
 
-    def drop_epoch(self) -> None:
-        """Forget the steps of an epoch that was broken off."""
-        self.terms = {}
-
     def _append(self, name: str, values: Tensor) -> None:
         self.state[name] = torch.cat([self.state[name], values]) if name in self.state else values

@@ -175,7 +175,6 @@ class _Trainer:
         held_out = self.batches.held_out(epoch, -(-steps // every)) if every else iter(())
         for step, batch in enumerate(self.clock.iterate("data", self.batches.train(epoch, view))):
             if step % STOP_CHECK_STEPS == 0 and self.context.should_stop():
-                self.trace.drop_epoch()
                 return False
             with self.clock.measure("teacher"):
                 answer = asked.answer(batch) if asked else None
@@ -194,8 +193,8 @@ class _Trainer:
         self.scaler.scale(loss).backward()
         if self.recipe.gradient_clip:
             self.scaler.unscale_(self.optimizer)
-            for part in (self.student, self.method):  # apart: a method's own gradient must not shorten the student's step
-                torch.nn.utils.clip_grad_norm_(list(part.parameters()), self.recipe.gradient_clip)
+            for group in self.optimizer.param_groups:  # apart: a method's own gradient must not shorten the student's step
+                torch.nn.utils.clip_grad_norm_(group["params"], self.recipe.gradient_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.trace.step({"loss": loss.detach(), **terms})

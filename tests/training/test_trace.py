@@ -91,16 +91,6 @@ def test_epochs_follow_each_other_in_points_between_their_ends() -> None:
     assert trace.state["epochs/row"].shape == (3, 2, 3) and trace.state["epochs/row"][:, 0, 0].tolist() == [0, 1, 2]
 
 
-def test_an_epoch_that_was_broken_off_leaves_nothing() -> None:
-    trace = Trace({"steps/loss": torch.ones(2)})
-    trace.step({"loss": torch.tensor(9.0)})
-    trace.drop_epoch()
-    trace.step({"loss": torch.tensor(3.0)})
-    assert trace.sums()["loss"] == 3
-    trace.end_epoch(1, {})
-    assert trace.state["steps/loss"].tolist() == [1, 1, 3]
-
-
 def test_a_trace_does_not_change_the_one_that_it_goes_on_from() -> None:
     begun = {"steps/loss": torch.ones(2)}
     trace = Trace(begun)
