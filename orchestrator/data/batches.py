@@ -78,10 +78,11 @@ class Batches:
     def held_out(self, epoch: int, count: int) -> Iterator[Inputs]:
         """`count` batches of the validation part in an order of (seed, epoch), begun anew at its end; this rank's share of each.
 
-        A part that is smaller than a batch gives smaller ones, of two samples at least: batch norm refuses one.
+        A part that is smaller than a batch gives smaller ones, but never a single sample for lack of others: batch norm
+        refuses one.
         """
         total = len(self.dataset.validation)
-        size = max(min(self.batch_size, total) // self.world_size, 2)
+        size = max(min(self.batch_size, total) // self.world_size, min(2, self.batch_size // self.world_size))
         draw = np.random.default_rng([self.seed, epoch, HELD_OUT])
         rounds = -(-count * size * self.world_size // total)
         order = np.concatenate([draw.permutation(total) for _ in range(rounds)])[: count * size * self.world_size]

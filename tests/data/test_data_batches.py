@@ -141,9 +141,9 @@ def test_ranks_together_see_each_held_out_batch(dataset: Dataset, size: int, wor
     assert all(len(set(batch)) == len(batch) for batch in together[:1])
 
 
-def test_a_part_smaller_than_the_ranks_still_gives_each_of_them_a_sample(tmp_path: Path) -> None:
+def test_a_part_smaller_than_the_ranks_still_gives_each_of_them_two_samples(tmp_path: Path) -> None:
     small = opened(tmp_path, npz(tmp_path), limit={"validation": 4})
-    assert [[len(batch) for batch in held_out(small, 0, 6, 16, rank, 8)] for rank in range(8)] == [[1] * 6] * 8
+    assert [[len(batch) for batch in held_out(small, 0, 6, 16, rank, 8)] for rank in range(8)] == [[2] * 6] * 8
 
 
 @pytest.mark.parametrize(
