@@ -39,9 +39,10 @@ class AKDSettings(AlphaSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.cam_width % self.cam_heads:
+            below = self.cam_width - self.cam_width % self.cam_heads
             raise SettingsError(
-                f"cam_width = {self.cam_width} is not divisible by cam_heads = {self.cam_heads}: give a multiple, such as "
-                f"{max(self.cam_width // self.cam_heads, 1) * self.cam_heads}",
+                f"cam_width = {self.cam_width} is not divisible by cam_heads = {self.cam_heads}: "
+                f"give {f'{below} or ' if below else ''}{below + self.cam_heads}",
                 "cam_width",
             )
 
@@ -77,7 +78,8 @@ class AKD(Weighted):
         log_p, log_mixed = self._teacher(batch)
         followed = log_mixed if self.settings.cam_grad == "joint" else log_mixed.detach()
         divergence = losses.kl_divergence(followed, losses.log_softmax(batch.student.logits, temperature))
-        own = batch.cross_entropy(logits=log_mixed) + self.settings.cam_rho * losses.kl_divergence(log_p, log_mixed).mean()
+        labelled = batch.labelled * batch.cross_entropy(logits=log_mixed)  # both terms are means over all samples
+        own = labelled + self.settings.cam_rho * losses.kl_divergence(log_p, log_mixed).mean()
         return self._scaled(divergence, own)
 
     def parameter_groups(self) -> list[ParameterGroup]:

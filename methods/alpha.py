@@ -80,10 +80,16 @@ TermsOf = Callable[[Batch], Terms]
 
 
 class Weighed(NamedTuple):
-    """The loss, a scalar, and detached scalars to track."""
+    """What the student minimises, what trains alpha beside it (None: nothing), scalars; and detached scalars to track."""
 
     loss: Tensor
+    own: Tensor | None
     tracked: dict[str, Tensor]
+
+    @property
+    def total(self) -> Tensor:
+        """Both together."""
+        return self.loss if self.own is None else self.loss + self.own
 
 
 class Alpha(nn.Module):
@@ -126,7 +132,7 @@ class Alpha(nn.Module):
             loss = (1 - alpha) * terms.hard + alpha * soft
         own = self.own_loss(terms.hard.detach(), soft.detach())
         tracked = alpha.detach().mean() if isinstance(alpha, Tensor) else soft.detach().new_full((), alpha)
-        return Weighed(loss if own is None else loss + own, {"alpha": tracked})
+        return Weighed(loss, own, {"loss": loss.detach(), "alpha": tracked})
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """One at its own rate, if there is anything to learn."""

@@ -86,9 +86,9 @@ class Accuracy(Gap):
 
     def formula(self, batch: Batch, terms: Terms) -> Tensor:
         """(), the same all epoch long; counts who is right for the next one."""
-        labelled = batch.labels != -1
-        says = (batch.teacher_logits, batch.student.logits)
-        right = torch.stack([labelled.sum(), *((logits.argmax(1) == batch.labels).sum() for logits in says)]).float()
+        logits = (batch.teacher_logits, batch.student.logits)
+        counts = [batch.labelled * len(batch.labels), *(_right(each.argmax(dim=1), batch) for each in logits)]
+        right = torch.stack([count.float() for count in counts])
         self.right = right if self.right is None else self.right + right
         return self.value
 
@@ -99,6 +99,14 @@ class Accuracy(Gap):
             self.value.copy_((self.settings.alpha_slope * (teacher - student) / count.clamp(min=1)).sigmoid())
             self.right = None
         return {}
+
+
+def _right(predicted: Tensor, batch: Batch) -> Tensor:
+    """How many of the predicted classes (B,) are the labels, (); those of blended samples count by their shares."""
+    right = (predicted == batch.labels).float()
+    if batch.mix is not None:
+        right = batch.mix.share * right + (1 - batch.mix.share) * (predicted == batch.mix.labels)
+    return right.sum()
 
 
 def _at(values: Tensor, labels: Tensor) -> Tensor:

@@ -127,7 +127,8 @@ class Bilevel(Raw):
         alpha = self.logit.detach().clamp(*self.limits).sigmoid()
         slope = alpha * (1 - alpha) * held_out_slope(ahead, terms, alpha, self.mean)
         follow(self.square, slope**2, 0.9)
-        self.slope.copy_(slope / self.square.sqrt().clamp(min=1e-12))
+        normalised = slope / self.square.sqrt().clamp(min=1e-12)
+        self.slope.copy_(torch.where(slope.isfinite(), normalised, 0.0))  # a virtual step may diverge where the real one does not
 
     def own_loss(self, hard: Tensor, soft: Tensor) -> Tensor:
         """Nothing but the slope: zero, with the slope as its gradient along a."""

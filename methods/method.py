@@ -70,6 +70,14 @@ class Batch:
             return losses.cross_entropy(logits, self.labels, label_smoothing)
         return losses.mixed_cross_entropy(logits, self.labels, self.mix.labels, self.mix.share, label_smoothing)
 
+    @property
+    def labelled(self) -> Tensor:
+        """The share of the samples that have a label, (); of blended ones their shares."""
+        known = (self.labels != -1).float()
+        if self.mix is not None:
+            known = self.mix.share * known + (1 - self.mix.share) * (self.mix.labels != -1)
+        return known.mean()
+
     def cross_entropies(self) -> Tensor:
         """The samples' shares of the student's cross entropy, (B,): their mean is `cross_entropy()`."""
         partners, share = self.mix or (None, None)
@@ -85,7 +93,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Objective:
-    """The scalar to minimise, and detached scalars to track under their names."""
+    """The scalar to minimise, and detached scalars to track under their names.
+
+    A method that trains parameters of its own by more than the student's loss tracks the student's alone as `loss`.
+    """
 
     loss: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)

@@ -66,13 +66,13 @@ class Weighted(Method):
         self.alpha.prepare(task)
 
     def forward(self, batch: Batch) -> Objective:
-        """The weighted sum over the batch; tracked: both terms, alpha, and what the soft term says of itself."""
+        """The weighted sum over the batch; tracked: it alone (`loss`), both terms, alpha, what the soft term says of itself."""
         return self.weigh(batch, batch.cross_entropy(), self.soft(batch))
 
     def weigh(self, batch: Batch, hard: Tensor, soft: Soft) -> Objective:
         """The objective from both terms."""
         weighed = self.alpha(batch, Terms(hard, soft.scale * soft.value, soft.divergence))
-        loss = weighed.loss if soft.loss is None else weighed.loss + soft.loss
+        loss = weighed.total if soft.loss is None else weighed.total + soft.loss
         return Objective(loss, {"cross_entropy": hard.detach(), **soft.terms, **weighed.tracked})
 
     def parameter_groups(self) -> list[ParameterGroup]:

@@ -1,7 +1,6 @@
 """What can be wrong with a configuration beyond its types: names, settings, needs. Cheap; nothing is started or written."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -9,7 +8,8 @@ from methods import METHODS, SettingsError
 from orchestrator.config import Configuration, Network
 from orchestrator.errors import ConfigurationError, nearest
 from orchestrator.models import build
-from orchestrator.sweep.space import Asking, held, key_value, searched
+from orchestrator.sweep.branches import branches
+from orchestrator.sweep.space import held, key_value, searched
 from search_spaces import SPACES
 
 BETTER = {  # the metrics of every epoch that can be an objective, with the directions that make sense
@@ -90,12 +90,6 @@ def check_search(configuration: Configuration) -> None:
             f"the settings under method are those of {chosen.name}, which is not among search.methods = {list(search.methods)}: "
             "add it there, or leave them out"
         )
-    for name in searched(configuration):
-        check_method(configuration, name, "search.methods" if search.methods else "method.name")
-        if name not in SPACES:
-            raise ConfigurationError(f"search.methods = {name!r} has no search space: {nearest(name, SPACES)}")
-    if len(set(search.methods)) != len(search.methods):
-        raise ConfigurationError(f"search.methods = {list(search.methods)} names a method twice: name each once")
     for key in search.hold:
         try:
             key_value(configuration, key)
@@ -103,6 +97,13 @@ def check_search(configuration: Configuration) -> None:
             raise ConfigurationError(
                 f"search.hold = {key!r} is no key of the configuration: write for example training.learning_rate"
             ) from error
+    for name in searched(configuration):
+        check_method(configuration, name, "search.methods" if search.methods else "method.name")
+        if name not in SPACES:
+            raise ConfigurationError(f"search.methods = {name!r} has no search space: {nearest(name, SPACES)}")
+        check_held(configuration, name)
+    if len(set(search.methods)) != len(search.methods):
+        raise ConfigurationError(f"search.methods = {list(search.methods)} names a method twice: name each once")
     check_objective(configuration)
     if search.scheduler == "pbt":
         check_population(configuration)
@@ -125,32 +126,23 @@ def check_population(configuration: Configuration) -> None:
             f"search.perturb_epochs = {search.perturb_epochs} leaves no epoch after a comparison, as training.epochs = {epochs}: "
             + (f"give at most {epochs - 1}" if epochs > 1 else "raise training.epochs")
         )
-    if not any(varied(configuration, name) for name in searched(configuration)):
+    if not any(branch.continuous for name in searched(configuration) for branch in branches(name, held(configuration, name))):
         raise ConfigurationError(
             "search.scheduler = 'pbt' varies continuous settings, and all of them are held: leave one out of search.hold "
             "or of the settings under method, or take another scheduler"
         )
 
 
-def varied(configuration: Configuration, method: str) -> list[str]:
-    """The continuous settings that a search draws for a method, whichever of its branches it takes first."""
-    drawn = _Continuous()
-    SPACES[method].suggest(Asking(drawn, held(configuration, method), ""))
-    return drawn.names
-
-
-class _Continuous:
-    """Answers with the first that is allowed, and notes the names of the continuous ones."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
-        self.names.append(name)
-        return low
-
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
-        return low
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return choices[0]
+def check_held(configuration: Configuration, name: str) -> None:
+    """ConfigurationError when what is held cannot go with something that the search would choose."""
+    kept, keys = held(configuration, name), configuration.search.hold
+    for branch in branches(name, kept):
+        values = kept | branch.values
+        try:
+            METHODS[name].Settings.build({key: values[key] for key in values if "." not in key and key not in keys})
+        except SettingsError as error:
+            chosen = ", ".join(f"{key} = {value}" for key, value in branch.answers.items())
+            raise ConfigurationError(
+                f"method {name}: the search would choose {chosen or 'other settings'} beside what is held, and {error}; "
+                "hold what has to go with it, or leave it to the search"
+            ) from error

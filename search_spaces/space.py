@@ -60,13 +60,21 @@ def suggest_alpha(trial: Trial, schedules: Sequence[str]) -> None:
     if family == "constant":
         trial.suggest_float("alpha", 0.1, 0.99)
     elif family == "learnable":
-        trial.suggest_categorical("alpha_learnable", ("raw", "uncertainty", "entropy", "bayes", "bilevel"))
+        form = trial.suggest_categorical("alpha_learnable", ("raw", "uncertainty", "entropy", "bayes", "bilevel"))
         trial.suggest_float("alpha_learning_rate", 0.005, 0.05, log=True)
+        if form == "entropy":
+            trial.suggest_float("alpha_tau", 0.2, 5.0, log=True)
+        elif form == "bayes":
+            trial.suggest_float("alpha_degrees", 0.2, 20.0, log=True)
+        elif form == "bilevel":
+            trial.suggest_categorical("alpha_every", (5, 10, 20))
     elif family == "gap":
         formula = trial.suggest_categorical("alpha_gap", ("ratio", "kl", "label", "acc"))
-        if formula in ("ratio", "kl"):
+        if formula == "kl":
+            trial.suggest_float("alpha_scale", 0.05, 5.0, log=True)
+        if formula == "ratio" or (formula == "kl" and not trial.suggest_categorical("alpha_per_sample", (False, True))):
             trial.suggest_categorical("alpha_ema", (0.0, 0.9))
-        else:
+        elif formula != "kl":
             trial.suggest_float("alpha_slope", 2.0, 10.0, log=True)
     else:
         trial.suggest_float("alpha_start", 0.1, 0.99)

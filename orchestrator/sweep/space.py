@@ -77,17 +77,49 @@ def draw(trial: Trial, configuration: Configuration) -> Parameters:
 
 
 def points(configuration: Configuration) -> list[Parameters]:
-    """What is tried first: the first point of every method, then their second ones, and so on; none twice."""
+    """What is tried first: the first point of every method, then their second ones, and so on; none twice.
+
+    A point is what the search would ask of it. One that has another choice than what is held is left out.
+    """
     methods = searched(configuration)
     first: list[Parameters] = []
     for method, point in _in_turn({method: SPACES[method].points for method in methods}):
-        keep = held(configuration, method)
         prefix = method if len(methods) > 1 else ""
-        chosen = {"method.name": method} if prefix else {}
-        chosen |= {qualified(name, prefix): value for name, value in point.items() if name not in keep}
+        drawn = _drawn(point, method, held(configuration, method), prefix)
+        if drawn is None:
+            continue
+        chosen = ({"method.name": method} if prefix else {}) | drawn
         if chosen and chosen not in first:
             first.append(chosen)
     return first
+
+
+def _drawn(point: Parameters, method: str, held: Parameters, prefix: str) -> Parameters | None:
+    """What a trial draws that answers as the point does; None where it contradicts what is held, or has no answer."""
+    if any(isinstance(value, str | bool) and held.get(name, value) != value for name, value in point.items()):
+        return None
+    asking = Asking(_Answers({qualified(name, prefix): value for name, value in point.items()}), held, prefix)
+    try:
+        SPACES[method].suggest(asking)
+    except KeyError:
+        return None
+    return asking.drawn
+
+
+class _Answers:
+    """A trial that has its answers; KeyError where it has none."""
+
+    def __init__(self, values: Parameters) -> None:
+        self.values = values
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
+        return float(self.values[name])
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
+        return int(self.values[name])
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self.values[name]
 
 
 def _in_turn(points_of: dict[str, tuple[Parameters, ...]]) -> Iterator[tuple[str, Parameters]]:

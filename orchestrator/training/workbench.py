@@ -37,6 +37,8 @@ def compile_in_place(network: nn.Module) -> None:
     """Compile a network's forward; networks of the same form share what was compiled, within a process."""
     # all networks have one forward, of which Dynamo keeps 8 versions and then stops: a shape takes two or three
     torch._dynamo.config.recompile_limit = 256
+    # a graph that is shared may be asked for its gradient twice, as a look ahead does
+    torch._functorch.config.donated_buffer = False
     network.compile()
 
 

@@ -116,6 +116,23 @@ def test_a_point_leaves_out_what_is_held_and_none_comes_twice() -> None:
 
 
 def test_points_that_become_equal_are_tried_once() -> None:
-    alike = configured("method.name=ttm", "method.alpha=0.5", "method.temperature=2", "search.hold=[training.learning_rate]")
-    assert len(SPACES["ttm"].points) == 2
-    assert points(alike) == [{"form": "convex", "alpha_schedule": "constant"}]
+    alike = configured("method.name=akd", "method.temperature=2", "method.cam_rho=2", "search.hold=[training.learning_rate]")
+    assert len(points(alike)) == len({str(point) for point in points(alike)}) == len(SPACES["akd"].points)
+    ratios = configured("method.name=akd", "method.alpha_schedule=gap", "method.alpha_gap=ratio", "method.alpha_ema=0.0")
+    assert points(ratios) == [
+        {"temperature": 4.0, "cam": False, "training.learning_rate": 0.05},
+        {"temperature": 4.0, "cam": True, "cam_width": 32, "cam_heads": 4, "cam_rho": 4.0, "training.learning_rate": 0.05},
+    ]
+    given = ("method.alpha=0.5", "method.temperature=2", "search.hold=[training.learning_rate]")
+    assert points(configured("search.methods=[kd, ttm]", "method.name=ttm", *given)) == [
+        {"method.name": "kd", "kd.temperature": 4.0, "kd.alpha": 0.9},
+        {"method.name": "ttm"},
+    ], "both points of ttm come to the same"
+
+
+def test_a_point_of_another_choice_than_what_is_held_is_left_out() -> None:
+    fixed = points(configured("method.name=akd", "method.alpha_schedule=constant"))
+    assert fixed == [{"alpha": 0.9, "temperature": 4.0, "cam": False, "training.learning_rate": 0.05}]
+    assert points(configured("method.name=akd", "method.alpha_schedule=linear")) == []
+    assert points(configured("method.name=kd", "method.form=additive")) == []
+    assert all("cam_rho" not in point for point in points(configured("method.name=akd", "method.cam=false")))

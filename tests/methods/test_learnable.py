@@ -35,7 +35,7 @@ def settled(method: Method, make_batch: Any, hard: float, soft: float, steps: in
     for _ in range(steps):
         optimizer.zero_grad()
         weighed = method.alpha(batch, terms)
-        weighed.loss.backward()
+        weighed.total.backward()
         optimizer.step()
     return float(weighed.tracked["alpha"])
 
@@ -93,7 +93,7 @@ def test_what_trains_alpha_is_its_own_loss_whose_slope_is_that_of_differences(na
     with torch.no_grad():
         parameter.copy_(torch.tensor(start).reshape(parameter.shape))
     terms = Terms(torch.tensor(hard).double(), torch.full((4,), soft).double(), torch.ones(4).double())
-    method.alpha(make_batch(method), terms).loss.backward()
+    method.alpha(make_batch(method), terms).total.backward()
     for position, slope in enumerate(parameter.grad.flatten().tolist()):
         up, down = ([v + sign * 1e-5 * (i == position) for i, v in enumerate(start)] for sign in (1, -1))
         assert slope == pytest.approx((published(up) - published(down)) / 2e-5, rel=1e-6)

@@ -1,0 +1,60 @@
+"""Every way through a search space: what is asked after which answers. Knows spaces and held values, no study."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from search_spaces import SPACES
+
+
+@dataclass
+class Branch:
+    """One way through a space, taken as a trial: `answers` to its choices, the other questions as they were asked.
+
+    `values` is what a trial of this branch has at the low end of all its ranges, the held values among them.
+    """
+
+    held: Mapping[str, Any]
+    answers: dict[str, Any] = field(default_factory=dict)
+    choices: dict[str, Sequence[Any]] = field(default_factory=dict)
+    ranges: dict[str, tuple[float, float, bool]] = field(default_factory=dict)
+    continuous: list[str] = field(default_factory=list)
+    values: dict[str, Any] = field(default_factory=dict)
+    others: list[dict[str, Any]] = field(default_factory=list)
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
+        """Note a continuous question."""
+        if name not in self.held:
+            self.continuous.append(name)
+        return float(self._low(name, low, high, log))
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
+        """Note a question about a whole number."""
+        return int(self._low(name, low, high, log))
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """Note a choice, where there is one to make; the answers that are not taken here are branches of their own."""
+        if name not in self.held and len(choices) > 1:
+            self.choices[name] = choices
+            if name not in self.answers:
+                self.others += [{**self.answers, name: choice} for choice in choices[1:]]
+                self.answers[name] = choices[0]
+        self.values[name] = self.held.get(name, self.answers.get(name, choices[0]))
+        return self.values[name]
+
+    def _low(self, name: str, low: float, high: float, log: bool) -> float:
+        if name not in self.held:
+            self.ranges[name] = (low, high, log)
+        self.values[name] = self.held.get(name, low)
+        return float(self.values[name])
+
+
+def branches(method: str, held: Mapping[str, Any]) -> list[Branch]:
+    """All ways through the space of a method, given what is held."""
+    found: list[Branch] = []
+    ahead: list[dict[str, Any]] = [{}]
+    while ahead:
+        found.append(Branch(held, ahead.pop(0)))
+        SPACES[method].suggest(found[-1])
+        ahead += found[-1].others
+    return found
