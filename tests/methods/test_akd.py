@@ -247,3 +247,32 @@ def test_preparing_asks_the_teacher_nothing() -> None:
         raise AssertionError("a pass of the teacher over the training part")
 
     AKD(AKD.Settings.build({"cam": True})).prepare(never, Task(10, 24, 3))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"cam": True}, {"alpha_schedule": "learnable", "alpha_learnable": "uncertainty"}], ids=["cam", "uncertainty"]
+)
+def test_the_tracked_loss_is_the_students_alone(settings: dict[str, Any], prepare: Any, make_batch: Any) -> None:
+    method = prepare("akd", **settings)
+    objective = method(make_batch(method))
+    hard, soft, weight = (objective.terms[name] for name in ("cross_entropy", "distillation", "alpha"))
+    torch.testing.assert_close(objective.terms["loss"], (1 - weight) * hard + weight * soft)
+    assert not torch.equal(objective.loss, objective.terms["loss"])
+
+
+def test_without_all_labels_the_module_still_ends_at_the_corrected_teacher(prepare: Any, make_batch: Any) -> None:
+    """Its objective is a mean of what each sample has: CE + rho D with a label, rho D without one."""
+    method = prepare("akd", cam=True, cam_rho=3.0)
+    batch = make_batch(method)
+    labels = torch.where(torch.arange(len(batch.labels)) % 2 == 0, batch.labels, -1)
+    with torch.no_grad():
+        for parameter in method.context.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+        scores = method.context(batch.teacher.logits, batch.student.logits)
+    log_p = (batch.teacher.logits / 4).log_softmax(1)
+    log_mixed = (batch.teacher.logits / 4 + scores).log_softmax(1)
+    each = [
+        3.0 * (p.exp() * (p - mixed)).sum() - (mixed[label] if label >= 0 else 0.0)
+        for p, mixed, label in zip(log_p, log_mixed, labels.tolist(), strict=True)
+    ]
+    torch.testing.assert_close(method(replace(batch, labels=labels)).terms["cam"], torch.stack(each).mean(), rtol=1e-5, atol=1e-6)

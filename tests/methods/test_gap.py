@@ -188,6 +188,22 @@ def test_samples_without_a_label_do_not_count_for_the_accuracies(gap: Any, make_
     assert float(alpha(method, batch)) == pytest.approx(0.5)
 
 
+def test_blended_samples_count_for_the_accuracies_by_their_shares(gap: Any, make_batch: Any) -> None:
+    method = gap("acc", alpha_slope=2.0)
+    batch = make_batch(method)
+    partners, share = batch.labels.roll(3), torch.linspace(0, 1, len(batch.labels))
+    alpha(method, replace(batch, mix=Mix(partners, share)))
+    method.end_epoch(Progress(1, 3, {}))
+    right = []
+    for logits in (batch.teacher.logits, batch.student.logits):
+        each = [
+            weight * (int(row.argmax()) == own) + (1 - weight) * (int(row.argmax()) == other)
+            for row, own, other, weight in zip(logits, batch.labels.tolist(), partners.tolist(), share.tolist(), strict=True)
+        ]
+        right.append(sum(each) / len(each))
+    assert float(alpha(method, batch)) == pytest.approx(1 / (1 + math.exp(-2 * (right[0] - right[1]))), rel=1e-5)
+
+
 def halves(batch: Batch) -> list[Batch]:
     def part(value: Any, piece: slice) -> Any:
         return Output(*(each[piece] for each in value)) if isinstance(value, Output) else value[piece]

@@ -1,0 +1,72 @@
+"""Every way through a search space is walked: what is asked after which answers, and what held values leave of it."""
+
+import itertools
+
+import pytest
+
+from methods import METHODS
+from orchestrator.check import check_search
+from orchestrator.config import load
+from orchestrator.errors import ConfigurationError
+from orchestrator.sweep.branches import branches
+from search_spaces import SPACES
+
+KD, AKD = ((f"search.methods=[{name}]", f"method.name={name}") for name in ("kd", "akd"))
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_every_branch_is_another_one_that_the_method_accepts(name: str) -> None:
+    found = branches(name, {})
+    assert len({str(branch.answers) for branch in found}) == len(found)
+    for branch in found:
+        METHODS[name].Settings.build({key: value for key, value in branch.values.items() if "." not in key})
+        assert set(branch.answers) == set(branch.choices)
+        assert all(branch.answers[key] in choices for key, choices in branch.choices.items())
+
+
+def test_all_answers_to_choices_that_stand_beside_each_other_are_combined() -> None:
+    fixed = [branch.answers for branch in branches("akd", {"alpha_schedule": "constant"})]
+    off, on = ([answers for answers in fixed if answers["cam"] is value] for value in (False, True))
+    assert off == [{"cam": False}]
+    sizes = {(answers["cam_width"], answers["cam_heads"]) for answers in on}
+    assert sizes == set(itertools.product((16, 32), (1, 2, 4))) and len(on) == 6
+
+
+def test_a_question_comes_in_its_branches_alone() -> None:
+    for branch in branches("akd", {}):
+        learned = branch.answers["alpha_schedule"] == "learnable"
+        assert ("alpha_learning_rate" in branch.continuous) == learned
+        assert ("alpha_tau" in branch.ranges) == (branch.answers.get("alpha_learnable") == "entropy")
+        assert ("cam_rho" in branch.ranges) == branch.answers["cam"]
+
+
+def test_what_is_held_is_not_asked_and_is_among_the_values() -> None:
+    for branch in branches("akd", {"alpha_schedule": "gap", "temperature": 2.5}):
+        assert "alpha_schedule" not in branch.choices and "temperature" not in branch.continuous
+        assert branch.values["alpha_schedule"] == "gap" and branch.values["temperature"] == 2.5
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        (("method.cam=true", "method.cam_heads=32"), ("cam_width = 16", "cam_heads = 32")),
+        (("method.alpha_when=1",), ("alpha_schedule = step", "alpha_when = 1")),
+    ],
+)
+def test_what_is_held_against_what_the_search_would_choose_is_refused(pairs: tuple[str, ...], said: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        check_search(load(None, [*AKD, *pairs]))
+    assert "\n" not in str(raised.value)
+    assert all(part in str(raised.value) for part in ("method akd", *said))
+
+
+def test_a_held_setting_that_goes_with_every_choice_passes() -> None:
+    check_search(load(None, [*AKD, "method.cam=true", "method.cam_heads=32", "method.cam_width=64"]))
+    check_search(load(None, [*AKD, "method.alpha_schedule=linear", "method.alpha_when=1"]))
+
+
+def test_a_population_varies_what_any_branch_leaves_free() -> None:
+    held = ("search.scheduler=pbt", "method.temperature=4", "method.alpha=0.9", "search.hold=[training.learning_rate]")
+    check_search(load(None, [*AKD, *held]))
+    with pytest.raises(ConfigurationError, match="all of them are held"):
+        check_search(load(None, [*KD, *held]))
