@@ -111,19 +111,18 @@ def status(name: str, store: Path, as_json: bool) -> int:
 def importance(name: str, store: Path, epoch: int | None) -> int:
     """Which settings of a sweep mattered: printed, and added to its run in MLflow."""
     from orchestrator.importance_display import importance_tables
+    from orchestrator.sweep.importance import LEAST, pages
     from orchestrator.sweep.importance import importance as evaluate
-    from orchestrator.sweep.importance import pages
     from orchestrator.tracking.additions import add
 
     opened = _existing(store)
     found = Sweep.open(opened, name)
     evaluated = evaluate(found, epoch)
-    importance_tables(evaluated.plain(), console)
-    whole = evaluated.rankings[0]
+    importance_tables(evaluated.plain(), LEAST, console)
     folder = "importance" if epoch is None else f"importance/epoch_{epoch}"
-    metrics = {f"{folder}/{setting}": share for setting, share in whole.ped_anova.items()}
+    metrics = {f"{folder}/{setting}": share for setting, share in evaluated.metrics().items()}
     files = {"importance.json": json.dumps(evaluated.plain(), indent=1), **pages(evaluated)}
-    missed = add(opened, found, metrics, whole.trials, folder, files)
+    missed = add(opened, found, metrics, evaluated.trials, folder, files)
     told = f"not logged: {missed}" if missed else f"logged to the run {name} in MLflow: metrics and artifacts `{folder}/`"
     console.print(told, markup=False, highlight=False, soft_wrap=True)
     return errors.OK

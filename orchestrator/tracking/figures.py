@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.training.checkpoint import FOLDER
+from orchestrator.training.checkpoint import FOLDER, PICTURED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 Drawn = TypeVar("Drawn")
-TRACE, SHOWN = "trace.safetensors", "shown.safetensors"
+TRACE, SHOWN = (f"{name}.safetensors" for name in PICTURED)
 # Okabe & Ito's palette, which colour-blind readers tell apart
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
 COLOURS = {"alpha": BLACK, "cross_entropy": BLUE, "distillation": VERMILLION}
@@ -127,7 +127,7 @@ def terms(steps: Mapping[str, Array]) -> "Figure | None":
     values = values[np.isfinite(values)]
     if len(values) and values.min() > 0 and values.max() > WIDE * values.min():
         below.set_yscale("log")
-    below.set(xlabel="epoch", ylabel="mean per sample (nats)", xlim=_limits(epoch))
+    below.set(xlabel="epoch", ylabel="mean per sample, as tracked", xlim=_limits(epoch))
     below.legend(loc="upper right", frameon=False, fontsize=8, ncols=len(shown) if len(shown) < 5 else 3)
     figure.suptitle("Terms of the loss" + (", and the weight alpha between them" if "alpha" in steps else ""), fontsize=11)
     return figure

@@ -17,13 +17,18 @@ from typer.testing import CliRunner
 import run
 from orchestrator.config import load
 from orchestrator.errors import ConfigurationError, UserError
-from orchestrator.records import Sweep
+from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
 from orchestrator.sweep.importance import importance, pages
 from orchestrator.tracking.tracker import Tracker, tracking_uri
 
 UNIT = FloatDistribution(0.0, 1.0)
-METHODS = CategoricalDistribution(("kd", "ttm"))
+CHOICES = {
+    "method.name": CategoricalDistribution(("kd", "ttm", "akd")),
+    "akd.schedule": CategoricalDistribution(("constant", "gap")),
+    "akd.gap": CategoricalDistribution(("label", "ratio")),
+    "akd.cam": CategoricalDistribution((True, False)),
+}
 Draw = Callable[[np.random.Generator, int], tuple[dict[str, Any], float]]
 
 
@@ -41,20 +46,46 @@ def conditional(generator: np.random.Generator, number: int) -> tuple[dict[str, 
     return {"method.name": "ttm", "rate": rate, "ttm.temperature": inner}, 0.5 + 0.01 * rate
 
 
-def made(root: Path, draw: Draw, trials: int = 40, pruned: int = 0, kind: str = "sweep") -> tuple[Store, Sweep]:
-    """A sweep whose study was written by hand; pruned trials have a value after epoch 1 alone, the others after 1 and 2."""
+def nested(generator: np.random.Generator, number: int) -> tuple[dict[str, Any], float]:
+    """Choices in choices; the rate decides everything."""
+    params: dict[str, Any] = {"method.name": "akd", "rate": generator.random(), "akd.temperature": generator.random()}
+    params |= {"akd.schedule": "constant" if number % 5 == 0 else "gap", "akd.cam": number % 3 == 0}
+    if params["akd.schedule"] == "gap":
+        params |= {"akd.gap": "label" if number % 2 else "ratio"}
+        params |= {"akd.slope" if number % 2 else "akd.ema": generator.random()}
+    if params["akd.cam"]:
+        params["akd.width"] = generator.random()
+    return (params if number % 10 else {"method.name": "kd", "rate": params["rate"]}), params["rate"]
+
+
+def rare(generator: np.random.Generator, number: int) -> tuple[dict[str, Any], float]:
+    """Two trials have a further setting, and values are random."""
+    params, value = flat(generator, number)[0], generator.random()
+    return (params | {"extra": generator.random()} if number in (7, 30) else params), value
+
+
+def made(
+    root: Path, draw: Draw, trials: int = 40, pruned: int = 0, kind: str = "sweep", changed: int = 0, scheduler: str = "none"
+) -> tuple[Store, Sweep]:
+    """A sweep whose study was written by hand; pruned trials have a value after epoch 1 alone, the others after 1 and 2.
+
+    The first `changed` trials took over from trial 0 after epoch 1.
+    """
     store = Store.open(root)
-    sweep = Sweep.create(store.sweep("mine"), load(None, ["project=tests"]), kind)
+    sweep = Sweep.create(store.sweep("mine"), load(None, ["project=tests", f"search.scheduler={scheduler}"]), kind)
     storage = JournalStorage(JournalFileBackend(str(sweep.folder / "study.log")))
     study = optuna.create_study(study_name="mine", storage=storage, direction="maximize")
     generator = np.random.default_rng(0)
     for number in range(trials + pruned):
         params, value = draw(generator, number)
-        distributions = {name: METHODS if name == "method.name" else UNIT for name in params}
+        distributions = {name: CHOICES.get(name, UNIT) for name in params}
         whole = number < trials
         told = {"state": TrialState.COMPLETE, "value": value} if whole else {"state": TrialState.PRUNED}
         between = {1: value, 2: value} if whole else {1: value}
-        study.add_trial(create_trial(params=params, distributions=distributions, intermediate_values=between, **told))
+        attrs = {"changes": [{"epoch": 1, "source": 0, "params": params}]} if number < changed else {}
+        study.add_trial(
+            create_trial(params=params, distributions=distributions, intermediate_values=between, user_attrs=attrs, **told)
+        )
     return store, sweep
 
 
@@ -82,29 +113,108 @@ def test_two_calls_say_the_same(tmp_path: Path) -> None:
 
 def test_branches_of_a_conditional_study(tmp_path: Path) -> None:
     _, sweep = made(tmp_path, conditional)
-    whole, kd, ttm = importance(sweep).rankings
-    assert set(whole.ped_anova) == {"method.name", "rate", "kd.temperature", "kd.alpha", "ttm.temperature"}
-    assert set(whole.fanova) == {"method.name", "rate"}  # what all trials have
-    assert (kd.branch, kd.trials, ttm.branch, ttm.trials) == ("method.name=kd", 20, "method.name=ttm", 20)
-    assert set(kd.fanova) == set(kd.ped_anova) == {"rate", "kd.temperature", "kd.alpha"}
+    found = importance(sweep)
+    whole, kd, ttm = found.rankings
+    assert set(whole.ped_anova) == set(whole.fanova) == {"method.name", "rate"}  # what all trials have
+    assert (kd.branch, kd.trials, kd.path) == ("kd", 20, {"method.name": "kd"})
+    assert set(kd.fanova) == set(kd.ped_anova) == set(kd.chance) == {"rate", "kd.temperature", "kd.alpha"}
     assert next(iter(kd.fanova)) == next(iter(kd.ped_anova)) == "kd.temperature"
-    assert next(iter(ttm.fanova)) == "rate"
+    assert ttm.branch == "ttm" and next(iter(ttm.fanova)) == "rate"
+    assert (found.too_few, found.alike) == ([], [])
 
 
 def test_small_branches_are_named(tmp_path: Path) -> None:
     _, sweep = made(tmp_path, conditional, trials=12)
     found = importance(sweep)
     assert [ranking.branch for ranking in found.rankings] == ["whole study"]
-    assert found.left_out == ["method.name=kd: 6 trials", "method.name=ttm: 6 trials"]
+    assert found.too_few == ["kd (6), ttm (6)"]
 
 
-def test_a_branch_without_a_choice_is_named_by_its_settings(tmp_path: Path) -> None:
-    def optional(generator: np.random.Generator, number: int) -> tuple[dict[str, Any], float]:
-        params, value = flat(generator, number)
-        return (params | {"extra": generator.random()} if number % 2 else params), value
+def test_choices_in_choices_are_branches_in_branches(tmp_path: Path) -> None:
+    _, sweep = made(tmp_path, nested, trials=40)
+    found = importance(sweep)
+    names = {ranking.branch: set(ranking.ped_anova) for ranking in found.rankings}
+    common = {"rate", "akd.temperature"}
+    assert names == {
+        "whole study": {"method.name", "rate"},
+        "akd": common | {"akd.schedule", "akd.cam"},
+        "akd with cam=False": common | {"akd.schedule"},
+        "akd with cam=True": common | {"akd.schedule", "akd.width"},
+        "akd with schedule=gap": common | {"akd.cam", "akd.gap"},
+        "akd with schedule=gap, gap=label": common | {"akd.cam", "akd.slope"},
+        "akd with schedule=gap, gap=ratio": common | {"akd.cam", "akd.ema"},
+    }
+    assert found.too_few == ["akd with schedule=constant (4)", "kd (4)"]
+    metrics = found.metrics()
+    assert set(metrics) == {"method.name", "rate", "akd.rate", "akd.temperature", "akd.schedule", "akd.cam"}
 
-    _, sweep = made(tmp_path, optional)
-    assert [ranking.branch for ranking in importance(sweep).rankings[1:]] == ["with extra", "with no further setting"]
+
+def test_a_sweep_of_one_method_is_split_at_once(tmp_path: Path) -> None:
+    def sole(generator: np.random.Generator, number: int) -> tuple[dict[str, Any], float]:
+        params, value = nested(generator, number + number // 9 + 1)
+        return {name: given for name, given in params.items() if name != "method.name"}, value
+
+    _, sweep = made(tmp_path, sole, trials=36)
+    found = importance(sweep)
+    assert [ranking.branch for ranking in found.rankings][:2] == ["whole study", "akd.cam=False"]
+    assert set(found.metrics()) == {"rate", "akd.temperature", "akd.schedule", "akd.cam"}
+
+
+def test_a_setting_of_few_trials_is_not_ranked(tmp_path: Path) -> None:
+    _, sweep = made(tmp_path, rare, trials=40)
+    found = importance(sweep)
+    (ranking,) = found.rankings
+    assert set(ranking.ped_anova) == set(ranking.fanova) == set(found.metrics()) == {"noise", "rate"}
+
+
+def test_chance_tells_what_decides_from_noise(tmp_path: Path) -> None:
+    (decided,) = importance(made(tmp_path / "flat", flat)[1]).rankings
+    assert decided.chance["rate"] < min(0.05, decided.chance["noise"])
+    (random,) = importance(made(tmp_path / "rare", rare, trials=12)[1]).rankings
+    assert max(random.ped_anova.values()) > 0.6 and min(random.chance.values()) > 0.05
+
+
+def test_trials_that_took_settings_over_do_not_count(tmp_path: Path) -> None:
+    _, sweep = made(tmp_path, flat, trials=20, changed=8, scheduler="pbt")
+    found = importance(sweep)
+    assert (found.trials, found.changed, found.rankings[0].trials) == (12, 8, 12)
+    assert [trial.state.name for trial in found.study.trials] == ["FAIL"] * 8 + ["COMPLETE"] * 12
+    early = importance(sweep, epoch=1)  # until then they trained with what was drawn
+    assert (early.trials, early.changed) == (20, 0)
+    _, output = call("importance", "mine", "--store", str(tmp_path))
+    assert "left out: 8 trials, as population based training gave them other settings" in output
+
+
+def test_changes_in_the_records_count_too(tmp_path: Path) -> None:
+    _, sweep = made(tmp_path, flat, trials=20, scheduler="pbt")
+    sweep.trials[3] = Trial(3, {}, changes=[{"epoch": 1, "source": 0, "params": {}}])
+    assert importance(sweep).changed == 1
+
+
+@pytest.mark.parametrize(("trials", "hint"), [(12, "; compare the 12 trials that reached epoch 1 with --epoch 1"), (7, "")])
+def test_a_population_has_nothing_to_compare(tmp_path: Path, trials: int, hint: str) -> None:
+    made(tmp_path, flat, trials=trials, changed=trials, scheduler="pbt")
+    code, output = call("importance", "mine", "--store", str(tmp_path))
+    why = "population based training changes settings while it trains, so importance has nothing to compare"
+    assert code == 1 and output.count("\n") == 1 and why in output and "--resume" not in output
+    assert output.strip().endswith(f"in {trials} others{hint}"), output
+
+
+def test_a_population_that_cannot_grow_is_not_told_to(tmp_path: Path) -> None:
+    made(tmp_path, flat, trials=6, scheduler="pbt")
+    code, output = call("importance", "mine", "--store", str(tmp_path))
+    assert code == 1 and "--resume" not in output and "cannot grow" in output, output
+
+
+def test_an_epoch_beyond_the_last_is_refused(tmp_path: Path) -> None:
+    _, sweep = made(tmp_path, flat)
+    last = sweep.configuration.training.epochs
+    for epoch in (last + 1, 0):
+        assert call("importance", "mine", "--store", str(tmp_path), "--epoch", str(epoch))[0] == 2
+    with pytest.raises(ConfigurationError, match=f"give 1 to {last}"):
+        importance(sweep, epoch=last + 1)
+    with pytest.raises(UserError, match=f"0 trials that reached epoch {last} .*--resume mine"):
+        importance(sweep, epoch=last)
 
 
 def test_trials_that_were_stopped_early_count_at_an_epoch_that_they_reached(tmp_path: Path) -> None:
@@ -136,6 +246,7 @@ def test_pages_need_no_network_and_no_setting_of_all_trials(tmp_path: Path) -> N
     [
         (lambda generator, number: (flat(generator, number)[0], 0.5), 10, 1, "reached the same validation/accuracy"),
         (lambda generator, number: ({"rate": 0.5}, generator.random()), 10, 1, "have the same settings"),
+        (lambda generator, number: ({"rate": generator.random()}, generator.random()), 10, 1, "differ in two settings"),
         (flat, 7, 1, "has 7 complete trials and at least 8 are needed"),
         (flat, 0, 1, "has 0 complete trials"),
     ],
@@ -172,12 +283,13 @@ def test_it_is_logged_to_the_run_of_the_sweep(tmp_path: Path) -> None:
     assert code == 0 and "not logged: it has no run in MLflow" in output
     Tracker(store, sweep).close("finished")
     code, output = call("importance", "mine", "--store", str(tmp_path))
-    assert code == 0 and "logged to the run mine" in output and "method.name=kd: 20 trials" in output, output
+    assert code == 0 and "logged to the run mine" in output and "kd: 20 trials" in output, output
     client = MlflowClient(tracking_uri(store, sweep.configuration))
     parent = json.loads((sweep.folder / "mlflow.json").read_text())["parent"]
-    whole = importance(sweep).rankings[0]
+    shares = importance(sweep).metrics()
     metrics = client.get_run(parent).data.metrics
-    assert {name: metrics[f"importance/{name}"] for name in whole.ped_anova} == pytest.approx(whole.ped_anova)
+    logged = {name.removeprefix("importance/"): share for name, share in metrics.items() if name.startswith("importance/")}
+    assert logged == pytest.approx(shares) and "kd.temperature" in shares and "kd.rate" in shares
     files = {Path(file.path).name for file in client.list_artifacts(parent, "importance")}
     assert files == {"importance.json", "parallel_coordinate.html", "slice.html"}
     text = next(store.artifacts.rglob("importance.json")).read_text()
