@@ -161,7 +161,7 @@ class Search(Section):
     scheduler: Scheduler = Field(
         "asha",
         description="asha, median: stop the poor while others train; hyperband: in brackets that wait for one another (a resume "
-        "builds them anew from what is unfinished); pbt: the poor take over from the good; none: train all to the end",
+        "builds them anew from what is unfinished); pbt: the poor take over from the good of their own method; none: train all",
     )
     grace_epochs: Count = Field(2, description="asha, median: no trial is stopped before")
     reduction_factor: Annotated[int, Field(ge=2)] = Field(3, description="asha, hyperband: one of so many goes on at each rung")
@@ -170,7 +170,9 @@ class Search(Section):
         description="asha, median: the first points, which are the baselines, train all their epochs; no meaning for the others",
     )
     perturb_epochs: Count = Field(5, description="pbt: after every so many epochs the population is compared")
-    quantile: Annotated[float, Field(gt=0, le=0.5)] = Field(0.25, description="pbt: the worst share takes over from the best share")
+    quantile: Annotated[float, Field(gt=0, le=0.5)] = Field(
+        0.25, description="pbt: the worst share takes over from the best share, each from one of its own method or from nobody"
+    )
     resample_probability: Annotated[float, Field(ge=0, le=1)] = Field(
         0.25, description="pbt: chance that a continuous setting is drawn anew; else it is multiplied by 0.8 or 1.2"
     )

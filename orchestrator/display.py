@@ -8,6 +8,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.config import PAUSING
+from orchestrator.plan import planned_epochs
 from orchestrator.records import Sweep, Trial
 
 COSTS = ("seconds/", "cache/")
@@ -22,6 +24,7 @@ class Display:
         self.start = self.first = time.monotonic()
         self.step = ""
         self.before = sum(trial.ended for trial in sweep.trials.values())  # by an earlier run
+        self.epochs_before = sum(trial.epochs for trial in sweep.trials.values())
         self.best: Trial | None = None
         self.noted = {trial.number: len(trial.notes) for trial in sweep.trials.values()}  # how many notes were shown
         self.costs: dict[str, float] = {}
@@ -114,8 +117,13 @@ class Display:
         elapsed = time.monotonic() - self.start
         ended = sum(trial.ended for trial in self.sweep.trials.values())
         budget = self.sweep.configuration.search.time_budget
-        own = ended - self.before
-        left = (time.monotonic() - self.first) / own * (self.total - ended) if own else None
+        done, total = ended, float(self.total)
+        search, before = self.sweep.configuration.search, self.before
+        if search.scheduler in PAUSING and self.sweep.kind == "sweep":  # they end together
+            done, before = sum(trial.epochs for trial in self.sweep.trials.values()), self.epochs_before
+            total = max(planned_epochs(search, self.sweep.configuration.training.epochs), done)
+        own = done - before
+        left = (time.monotonic() - self.first) / own * (total - done) if own else None
         if left is not None and budget:
             left = min(left, max(budget - elapsed, 0))
         return f"{elapsed:.0f} s elapsed" + (f", about {left:.0f} s left" if left is not None else "")
@@ -160,6 +168,9 @@ def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
     elif best:
         advice = "give it more time, or fewer training.epochs" if sweep.state == "finished" else "resume the sweep"
         console.print(f"no trial has trained all its epochs, so the test part was not read: {advice}", soft_wrap=True)
+    waiting = sum(trial.state == "waiting" for trial in sweep.trials.values())
+    if waiting and sweep.state != "interrupted":
+        console.print(f"{waiting} trials never had a turn: give it more time, or resume the sweep", soft_wrap=True, highlight=False)
     failed = sum(trial.state == "failed" for trial in sweep.trials.values())
     if failed:
         console.print(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil, floor, isfinite, log
 
 from orchestrator.config import Configuration, Resources, Search
@@ -71,6 +72,22 @@ def brackets(search: Search, epochs: int) -> list[tuple[int, list[int]]]:
             milestones = [min(first * eta**step, epochs) for step in range(halvings)]
             found.append((ceil(most / (halvings + 1) * eta**halvings), milestones))
     return found
+
+
+def planned_epochs(search: Search, epochs: int) -> int:
+    """Epochs of all trials together under `pbt` and `hyperband`, which know them beforehand if nothing fails."""
+    if search.scheduler != "hyperband":
+        return search.trials * epochs
+    left, total = search.trials, 0
+    while left > 0:
+        for trials, milestones in brackets(search, epochs):
+            present, keep = min(trials, left), trials
+            left -= present
+            for before, step in pairwise([0, *milestones, epochs]):
+                total += present * (step - before)
+                keep = ceil(keep / search.reduction_factor)  # of a full bracket, however full this one is
+                present = min(present, keep)
+    return total
 
 
 def comparisons(search: Search, epochs: int) -> str:

@@ -24,6 +24,7 @@ FORMAT = 1
 class Trial:
     """One trial as the sweep knows it; `value` is the objective of its last epoch, `notes` what a person should hear of it.
 
+    `history` is the objective of each epoch, null where none was told: a worker may be ahead of a driver that died.
     `params` is what the study drew. `changes` is what the trial took over: after `epoch` epochs the weights of the trial
     `source`, to go on with `params`.
     """
@@ -34,10 +35,15 @@ class Trial:
     value: float | None = None
     epochs: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
-    history: list[float] = field(default_factory=list)
+    history: list[float | None] = field(default_factory=list)
     message: str = ""
     notes: list[str] = field(default_factory=list)
     changes: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def known(self) -> list[tuple[int, float]]:
+        """The epochs whose objective is known, with it."""
+        return [(epoch, value) for epoch, value in enumerate(self.history, start=1) if value is not None]
 
     @property
     def settings(self) -> dict[str, Any]:

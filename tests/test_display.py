@@ -56,6 +56,17 @@ def test_the_expected_time_counts_what_this_run_did(sweep: Sweep, monkeypatch: p
     assert display._times() == "10 s elapsed, about 20 s left"
 
 
+def test_trials_that_wait_for_one_another_are_expected_by_their_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configuration = load(None, ["search.scheduler=pbt", "search.trials=4", "training.epochs=10"])
+    found = Sweep.create(tmp_path / "mine", configuration, "sweep")
+    clock = iter([0.0, 10.0, 20.0])
+    monkeypatch.setattr("orchestrator.display.time.monotonic", lambda: next(clock))
+    display = Display(found, printed())
+    for number, epochs in enumerate((10, 8, 8, 6)):  # one has ended, and the others are nearly there
+        found.trials[number] = Trial(number, {}, "complete" if epochs == 10 else "running", epochs=epochs)
+    assert display._times() == "10 s elapsed, about 5 s left"
+
+
 def test_the_summary_shows_the_best_of_every_method(sweep: Sweep) -> None:
     for number in range(6):
         sweep.trials[number] = trial(number, "complete", 0.9 - 0.01 * number, **{"method.name": "ttm"})

@@ -5,8 +5,7 @@ from typing import Any
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import HyperBandScheduler, TrialScheduler
 
-from orchestrator.config import Configuration
-from orchestrator.sweep.waiting import next_to_run
+from orchestrator.sweep.waiting import AllAtOnce, next_to_run
 
 
 class Brackets(HyperBandScheduler):
@@ -15,17 +14,17 @@ class Brackets(HyperBandScheduler):
     The brackets of a resumed sweep are built anew from its unfinished trials.
     """
 
-    def __init__(self, configuration: Configuration, at_once: int) -> None:
-        search = configuration.search
+    def __init__(self, asking: AllAtOnce, at_once: int) -> None:
+        search = asking.configuration.search
         super().__init__(
             time_attr="epoch",
             metric=search.objective,
             mode=search.direction[:3],
-            max_t=configuration.training.epochs,
+            max_t=asking.configuration.training.epochs,
             reduction_factor=search.reduction_factor,
             stop_last_trials=False,  # a last milestone may lie before the last epoch, and only that one reads the test part
         )
-        self.at_once = at_once
+        self.asking, self.at_once = asking, at_once
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """A trial takes its place in a bracket and waits for a group."""
@@ -35,7 +34,7 @@ class Brackets(HyperBandScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """The next trial of the bracket that is least advanced, with the milestone at which it stops."""
-        trial = next_to_run(super().choose_trial_to_run, self.at_once, tune_controller)
+        trial = next_to_run(super().choose_trial_to_run, self.asking, self.at_once, tune_controller)
         if trial:
             bracket, _ = self._trial_info[trial]
             trial.config["until"] = int(bracket._cumul_r) if bracket._halves else None

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from methods import METHODS
 from orchestrator.config import PAUSING, Configuration
@@ -25,6 +25,9 @@ from orchestrator.teacher.fill import Filling, deal, fill, views_to_fill
 from orchestrator.teacher.mode import Decision
 from orchestrator.teacher.ready import AnyDesk, ready
 from orchestrator.trial import TrialSpec, trial_name
+
+if TYPE_CHECKING:
+    from orchestrator.sweep.study import StudySearch
 
 TUNE = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our records and MLflow hold everything
@@ -195,31 +198,37 @@ def _search(sweep: Sweep, desk: Any, events: Events, folders: dict[str, Any], at
     if left <= 0:
         return
     waits = search.scheduler in PAUSING
-    told = Events(sweep, [*events.listeners, _Release(desk)])
+    told = events.and_tell(_Release(desk))
     asking = (
         AllAtOnce(study, configuration, told, unfinished, left) if waits else StudySearch(study, configuration, told, unfinished)
     )
     place = {"desk": desk.name, "folders": folders, "wait_s": configuration.resources.wait_s, "objective": search.objective}
-    keep_none = tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False)  # the workers write their own
     os.environ.update(TUNE)
-    tune.Tuner(
+    tune.run(  # not a Tuner, whose results cannot be made while a trial has not begun
         tune.with_resources(tune.with_parameters(StandIn, place=place), STAND_IN),
-        tune_config=tune.TuneConfig(
-            num_samples=left + waits,  # that last one is never asked for: see AllAtOnce
-            max_concurrent_trials=None if waits else at_once,  # Tune counts those that wait
-            reuse_actors=True,
-            search_alg=asking,
-            scheduler=scheduler(asking, sweep, at_once),
-            time_budget_s=max(search.time_budget - (time.monotonic() - started), 1.0) if search.time_budget else None,
-            trial_dirname_creator=_folder_name,
-        ),
-        run_config=tune.RunConfig(name="tune", storage_path=str(sweep.folder), verbose=0, checkpoint_config=keep_none),
-    ).fit()
-    for trial in sweep.trials.values():
-        if not trial.ended:  # the time budget is spent
-            asking.finish(trial, "stopped_early")
+        name="tune",
+        storage_path=str(sweep.folder),
+        verbose=0,
+        num_samples=left + waits,  # that last one is never asked for: see AllAtOnce
+        max_concurrent_trials=None if waits else at_once,  # Tune counts those that wait
+        reuse_actors=True,
+        raise_on_failed_trial=False,
+        search_alg=asking,
+        scheduler=scheduler(asking, sweep, at_once),
+        time_budget_s=max(search.time_budget - (time.monotonic() - started), 1.0) if search.time_budget else None,
+        trial_dirname_creator=_folder_name,
+        checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),  # the workers write their own
+    )
+    spend(asking)
     if waits:
         remove_snapshots(sweep)
+
+
+def spend(asking: "StudySearch") -> None:
+    """The time budget is spent: what trained is stopped where it is, and what never had its turn waits for a resume."""
+    for trial in asking.events.sweep.trials.values():
+        if not trial.ended and (trial.epochs or trial.number in asking.events.begun):
+            asking.finish(trial, "stopped_early")
 
 
 def _folder_name(trial: Any) -> str:

@@ -10,7 +10,7 @@ class Listener(Protocol):
     """Hears of every trial in the driver's process; must not raise and must not take long."""
 
     def trial_started(self, trial: Trial) -> None:
-        """A trial begins, or goes on after a resume."""
+        """A trial begins, or goes on after a resume: once in a run, with its first turn."""
 
     def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
         """An epoch is finished."""
@@ -27,13 +27,27 @@ class Events:
 
     def __init__(self, sweep: Sweep, listeners: list[Listener]) -> None:
         self.sweep, self.listeners = sweep, listeners
+        self.begun: set[int] = set()  # in this run
+
+    def and_tell(self, listener: Listener) -> "Events":
+        """The same events, of which one more hears."""
+        more = Events(self.sweep, [*self.listeners, listener])
+        more.begun = self.begun
+        return more
+
+    def wait(self, trial: Trial) -> None:
+        """A trial stands ready for its first turn, or its next one."""
+        trial.state = "waiting"
+        self.sweep.save_trial(trial)
 
     def start(self, trial: Trial) -> None:
-        """A trial is given to Tune."""
+        """A trial has its turn."""
         trial.state = "running"
         self.sweep.save_trial(trial)
-        for listener in self.listeners:
-            listener.trial_started(trial)
+        if trial.number not in self.begun:
+            self.begun.add(trial.number)
+            for listener in self.listeners:
+                listener.trial_started(trial)
 
     def report(self, trial: Trial, record: dict[str, Any]) -> None:
         """A record of a finished epoch; one that was told before, as after a resume, is no news."""
@@ -46,7 +60,7 @@ class Events:
         if value is None or not math.isfinite(value):
             return
         trial.value = value
-        trial.history = [*trial.history[: epoch - 1], value]
+        trial.history = [*trial.history, *[None] * (epoch - 1 - len(trial.history)), value]
         self.sweep.save_trial(trial)
         for listener in self.listeners:
             listener.trial_reported(trial, epoch, metrics)
@@ -59,8 +73,10 @@ class Events:
             listener.trial_changed(trial)
 
     def end(self, trial: Trial, state: Any, message: str = "") -> None:
-        """Nothing more comes of the trial in this run."""
+        """Nothing more comes of the trial in this run; of one that waits and has not begun there is nothing to tell."""
         trial.state, trial.message = state, message
         self.sweep.save_trial(trial)
+        if state == "waiting" and trial.number not in self.begun:
+            return
         for listener in self.listeners:
             listener.trial_ended(trial)

@@ -15,8 +15,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import PopulationBasedTraining
 from ray.tune.schedulers.pbt import _PBTTrialState
 
-from orchestrator.sweep.study import StudySearch
-from orchestrator.sweep.waiting import next_to_run
+from orchestrator.sweep.waiting import AllAtOnce, next_to_run
 
 FACTORS = (0.8, 1.2)
 
@@ -56,7 +55,7 @@ class Population(PopulationBasedTraining):
     After a resume the next comparison is at the next multiple of `perturb_epochs` above what the slowest unfinished trial has.
     """
 
-    def __init__(self, asking: StudySearch, at_once: int) -> None:
+    def __init__(self, asking: AllAtOnce, at_once: int) -> None:
         search = asking.configuration.search
         super().__init__(
             time_attr="epoch",
@@ -82,7 +81,8 @@ class Population(PopulationBasedTraining):
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """A trial that has not trained up to the next comparison, where its worker stops."""
-        trial = next_to_run(super().choose_trial_to_run, self.at_once, _Present(tune_controller, self._trial_state))
+        present = _Present(tune_controller, self._trial_state)
+        trial = next_to_run(super().choose_trial_to_run, self.asking, self.at_once, present)
         if trial:
             trial.config["until"] = self._next_perturbation_sync
         return trial
@@ -115,6 +115,19 @@ class Population(PopulationBasedTraining):
         if times and min(times) >= self._next_perturbation_sync:
             last, state = list(self._trial_state.items())[-1]
             self.on_trial_result(tune_controller, last, state.last_result)
+
+    def _checkpoint_or_exploit(
+        self, trial: Any, tune_controller: Any, upper_quantile: list[Any], lower_quantile: list[Any]
+    ) -> None:
+        """One of the best is kept; one of the worst takes over from one of the best of its own method, or stays as it is."""
+        if trial in lower_quantile:
+            upper_quantile = [other for other in upper_quantile if self._method(other) == self._method(trial)]
+            lower_quantile = lower_quantile if upper_quantile else []
+        super()._checkpoint_or_exploit(trial, tune_controller, upper_quantile, lower_quantile)
+
+    def _method(self, trial: Any) -> Any:
+        """Null where one method alone is searched."""
+        return self.asking.record(trial).settings.get("method.name")
 
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the taker goes on with: the donor's settings, varied. The records and the listeners hear of it."""

@@ -14,17 +14,15 @@ from orchestrator.sweep.brackets import Brackets
 from orchestrator.sweep.population import Population
 from orchestrator.sweep.space import points
 from orchestrator.sweep.study import StudySearch
+from orchestrator.sweep.waiting import AllAtOnce
 
 MEDIAN_OF = 3  # fewer averages make no median that one would stop a trial for
 
 
 def scheduler(asking: StudySearch, sweep: Sweep, at_once: int) -> TrialScheduler:
     """The scheduler of the configuration, knowing what the sweep has seen; `at_once` trials train at a time."""
-    search = asking.configuration.search
-    if search.scheduler == "pbt":
-        return Population(asking, at_once)
-    if search.scheduler == "hyperband":
-        return Brackets(asking.configuration, at_once)
+    if isinstance(asking, AllAtOnce):
+        return Population(asking, at_once) if asking.configuration.search.scheduler == "pbt" else Brackets(asking, at_once)
     return stopping(asking.configuration, sweep)
 
 
@@ -78,7 +76,7 @@ class _RememberingASHA(ASHAScheduler):
         return TrialScheduler.CONTINUE if trial.config["number"] < self.spared else decision
 
     def _replay(self, as_trial: Any, trial: Trial) -> None:
-        for epoch, value in enumerate(trial.history, start=1):
+        for epoch, value in trial.known:
             self.on_trial_result(None, as_trial, {"epoch": epoch, self.metric: value})
 
 
@@ -93,17 +91,17 @@ class _RememberingMedian(MedianStoppingRule):
         self.spared = spared
         self.unfinished = {trial.number: trial for trial in past if not trial.ended}
         for trial in past:
-            if trial.ended and trial.history:
+            if trial.ended and trial.known:
                 self._results[f"past-{trial.number}"] = self._of(trial)
 
     def _of(self, trial: Trial) -> list[dict[str, Any]]:
-        return [{"epoch": epoch, self._metric: value} for epoch, value in enumerate(trial.history, start=1)]
+        return [{"epoch": epoch, self._metric: value} for epoch, value in trial.known]
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """A new trial, or one that goes on."""
         super().on_trial_add(tune_controller, trial)
         begun = self.unfinished.pop(trial.config["number"], None)
-        if begun and begun.history:
+        if begun and begun.known:
             self._results[trial] = self._of(begun)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:

@@ -97,8 +97,11 @@ class StudySearch(Searcher):
         """The next trial as plain values; one that cannot be built travels with its `error` and fails alone."""
         trial = self.unfinished.pop(0) if self.unfinished else self._ask()
         self.trials[trial_id] = trial
-        self.events.start(trial)
+        self._hand_out(trial)
         return self._config(trial)
+
+    def _hand_out(self, trial: Trial) -> None:
+        self.events.start(trial)  # Tune asks when a group is free
 
     def take_over(self, taker: int, donor: int, epoch: int, vary: Vary) -> dict[str, Any]:
         """The trial `taker` goes on from `donor` after `epoch` epochs; its plain values. `vary`: settings, bounds -> settings."""

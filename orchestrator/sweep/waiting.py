@@ -28,6 +28,13 @@ class AllAtOnce(StudySearch):
         super().__init__(study, configuration, events, unfinished)
         self.total = total
 
+    def record(self, trial: Any) -> Trial:
+        """What the sweep knows of a trial of Tune."""
+        return self.events.sweep.trials[trial.config["number"]]
+
+    def _hand_out(self, trial: Trial) -> None:
+        self.events.wait(trial)
+
     def suggest(self, trial_id: str) -> Any:
         """The next trial, None while the last ones train, FINISHED when all have ended."""
         if len(self.trials) == self.total:
@@ -40,11 +47,18 @@ class AllAtOnce(StudySearch):
         return config
 
 
-def next_to_run(ask: Any, at_once: int, controller: Any) -> Any:
-    """The trial that a scheduler chooses by `ask`, if fewer than `at_once` are at work."""
-    if sum(trial.status in BUSY for trial in controller.get_trials()) >= at_once:
+def next_to_run(ask: Any, asking: AllAtOnce, at_once: int, controller: Any) -> Any:
+    """The trial that a scheduler chooses by `ask`, if fewer than `at_once` are at work. The records say whose turn it is."""
+    trials = controller.get_trials()
+    for trial in trials:
+        if trial.status == TuneTrial.PAUSED and asking.record(trial).state == "running":
+            asking.events.wait(asking.record(trial))
+    if sum(trial.status in BUSY for trial in trials) >= at_once:
         return None
-    return ask(controller)
+    chosen = ask(controller)
+    if chosen:
+        asking.events.start(asking.record(chosen))
+    return chosen
 
 
 def remove_snapshots(sweep: Sweep) -> None:

@@ -1,6 +1,7 @@
 """The runs of a sweep in MLflow: a parent for the sweep, a child per trial. Written by the driver's thread alone."""
 
 import json
+import math
 import tempfile
 import time
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ CONFIGURATION = "configuration.json"
 RUNS = "mlflow.json"  # in the sweep's folder: the ids of its runs
 FIGURES = "figures"
 SOURCE = {"mlflow.source.name": "run.py", "mlflow.source.type": "LOCAL"}
+SETTING = "setting/"  # metrics and tags of what a take-over changes
 Point = tuple[str, float, int, int]  # name, value, milliseconds, step
 FLUSH_S = 1.0  # metrics of a trial are sent together at most so often: 26 ms a batch against 389 ms one by one
 
@@ -50,7 +52,9 @@ class Tracker:
         method, number = configuration.method.name, trial.number
         tags = {"method": method, "student": configuration.student.name, "data": configuration.data.name, "state": "running"}
         resolved = apply_or_base(self.sweep.configuration, trial.settings).plain()
-        drawn = setting_points(trial.params, 0) if self.sweep.configuration.search.scheduler == "pbt" else []
+        drawn: list[Point] = []
+        if self.sweep.configuration.search.scheduler == "pbt":
+            drawn, tags = setting_points(trial.params, 0), tags | setting_tags(trial.settings)
         self.writer.add(lambda client: self._open_child(client, f"{number:03d} {method}", str(number), tags, drawn))
         self.writer.add(lambda client: self._describe_child(client, str(number), params, resolved))
 
@@ -64,13 +68,13 @@ class Tracker:
             self._flush(trial.number)
 
     def trial_changed(self, trial: Trial) -> None:
-        """The new settings: numbers as metrics, because a param cannot be written twice, the others as tags."""
+        """The settings in force: numbers as metrics, for a param cannot be written twice, the others as tags. What left is NaN."""
         change, key = trial.changes[-1], str(trial.number)
         configuration = apply_or_base(self.sweep.configuration, trial.settings)
         points, resolved = setting_points(change["params"], change["epoch"]), configuration.plain()
-        tags = {f"setting/{name}": str(value) for name, value in change["params"].items() if not isinstance(value, float)}
+        tags = setting_tags(change["params"])
         tags |= {"method": configuration.method.name, "taken_over": trial.taken_over[:5000]}
-        self.writer.add(lambda client: self._describe_change(client, key, points, tags, resolved))
+        self.writer.add(lambda client: self._describe_change(client, key, points, tags, resolved, change["epoch"]))
 
     def trial_ended(self, trial: Trial) -> None:
         """Close the child run with its state, and draw the best value so far on the parent."""
@@ -156,12 +160,20 @@ class Tracker:
         client.log_text(self.runs[number], json.dumps(resolved, indent=1), CONFIGURATION)
 
     def _describe_change(
-        self, client: Any, number: str, points: list[Point], tags: dict[str, str], resolved: dict[str, Any]
+        self, client: Any, number: str, points: list[Point], tags: dict[str, str], resolved: dict[str, Any], epoch: int
     ) -> None:
+        now = int(time.time() * 1000)
+        run, in_force = self.runs[number], {name for name, *_ in points}
         for name, value in tags.items():
-            client.set_tag(self.runs[number], name, value)
-        client.log_text(self.runs[number], json.dumps(resolved, indent=1), CONFIGURATION)
-        log_points(client, self.runs[number], points)
+            client.set_tag(run, name, value)
+        client.log_text(run, json.dumps(resolved, indent=1), CONFIGURATION)
+        log_points(client, run, points)
+        known = client.get_run(run).data
+        for name in known.tags:
+            if name.startswith(SETTING) and name not in tags:
+                client.delete_tag(run, name)
+        left = [name for name, value in known.metrics.items() if name.startswith(SETTING) and not math.isnan(value)]
+        log_points(client, run, [(name, math.nan, now, epoch) for name in left if name not in in_force])
 
     def _keep(self, key: str, run: str) -> None:
         self.runs[key] = run
@@ -209,7 +221,12 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
 def setting_points(parameters: dict[str, Any], epoch: int) -> list[Point]:
     """The continuous parameters as metrics after `epoch` epochs."""
     now = int(time.time() * 1000)
-    return [(f"setting/{name}", value, now, epoch) for name, value in parameters.items() if isinstance(value, float)]
+    return [(f"{SETTING}{name}", value, now, epoch) for name, value in parameters.items() if isinstance(value, float)]
+
+
+def setting_tags(parameters: dict[str, Any]) -> dict[str, str]:
+    """The other parameters as tags."""
+    return {f"{SETTING}{name}": str(value) for name, value in parameters.items() if not isinstance(value, float)}
 
 
 def apply_or_base(configuration: Configuration, parameters: dict[str, Any]) -> Configuration:

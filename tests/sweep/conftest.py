@@ -31,6 +31,7 @@ class Watch:
     steps: list[str] = field(default_factory=list)
     ended: list[tuple[int, str]] = field(default_factory=list)
     changed: list[int] = field(default_factory=list)
+    started: list[int] = field(default_factory=list)
 
     def preparing(self, what: str) -> None:
         self.steps.append(what)
@@ -39,7 +40,7 @@ class Watch:
         self.steps.append(f"teacher {epoch}")
 
     def trial_started(self, trial: Trial) -> None:
-        pass
+        self.started.append(trial.number)
 
     def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
         self.on_report(trial, epoch)

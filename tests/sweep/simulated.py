@@ -1,7 +1,7 @@
 """A Tune without actors: it runs the trials that a scheduler chooses, in some order, and does what the scheduler decides."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +12,7 @@ from ray.tune.schedulers import TrialScheduler
 from orchestrator.config import load
 from orchestrator.records import Sweep
 from orchestrator.store import Store
-from orchestrator.sweep.events import Events
+from orchestrator.sweep.events import Events, Listener
 from orchestrator.sweep.study import open_study, settle
 from orchestrator.sweep.waiting import AllAtOnce
 
@@ -20,12 +20,12 @@ OBJECTIVE = "validation/accuracy"
 Score = Callable[[int, int], float | None]  # number, epoch -> value; None: the trial fails
 
 
-def begin(folder: Path, *pairs: str) -> tuple[Sweep, AllAtOnce]:
+def begin(folder: Path, *pairs: str, listeners: Sequence[Listener] = ()) -> tuple[Sweep, AllAtOnce]:
     """A new sweep of KD whose trials wait for one another, and its searcher."""
     configuration = load(None, ["method.name=kd", *pairs])
     sweep = Sweep.create(Store.open(folder).sweep("mine"), configuration, "sweep")
     study = open_study(sweep.folder, configuration, resume=False)
-    return sweep, AllAtOnce(study, configuration, Events(sweep, []), [], configuration.search.trials)
+    return sweep, AllAtOnce(study, configuration, Events(sweep, list(listeners)), [], configuration.search.trials)
 
 
 def resumed(sweep: Sweep) -> tuple[Sweep, AllAtOnce]:
@@ -121,6 +121,8 @@ class SimulatedTune:
                 chosen.epoch -= chosen.epoch > 0 and chosen.checkpoint is None
             running = [trial for trial in self.trials if trial.status == TuneTrial.RUNNING]
             assert len(running) <= self.at_once
+            said = {number for number, trial in self.asking.events.sweep.trials.items() if trial.state == "running"}
+            assert said == {trial.config["number"] for trial in running}, "the records say whose turn it is"
             self.most_running = max(self.most_running, len(running))
             if not running:
                 assert all(trial.is_finished() for trial in self.trials), "somebody waits for ever"

@@ -88,6 +88,16 @@ def test_notes_of_an_epoch_without_a_number_are_kept(sweep: Sweep, metrics: dict
     assert read_back(sweep).trials[0].notes == ["of a diverged epoch"]
 
 
+def test_epochs_that_were_never_told_keep_their_place_in_the_history(sweep: Sweep) -> None:
+    """A worker goes on while no driver listens, and tells its last epoch alone."""
+    Events(sweep, []).report(Trial(0, {}), record(1))
+    found = read_back(sweep)
+    for epoch in (4, 5):
+        Events(found, []).report(found.trials[0], record(epoch))
+    again = read_back(sweep).trials[0]
+    assert again.history == [0.5, None, None, 0.5, 0.5] and again.known == [(1, 0.5), (4, 0.5), (5, 0.5)]
+
+
 def test_a_record_of_before_there_were_notes_is_read(sweep: Sweep) -> None:
     sweep.save_trial(Trial(0, {}))
     file = sweep.trial_folder(0) / "trial.json"

@@ -15,7 +15,9 @@ from orchestrator.errors import ConfigurationError
 from orchestrator.records import Sweep
 from orchestrator.store import Store
 from orchestrator.sweep import snapshots
+from orchestrator.sweep.conduct import spend
 from orchestrator.sweep.population import Population, explore
+from tests.sweep.conftest import Watch
 from tests.sweep.simulated import SimulatedTune, begin, resumed
 
 BOUNDS = {
@@ -181,3 +183,55 @@ def test_changes_stand_on_disk_and_in_the_status(tmp_path: Path) -> None:
     assert summary["settings"] == sweep.trials[1].settings and summary["params"] == sweep.trials[1].params
     assert "took over trial " in found.trials[1].said and "after epoch 8" in found.trials[1].said
     assert found.status()["trials"][2]["settings"] == found.trials[2].params and not found.trials[2].said
+
+
+@pytest.mark.parametrize("order", range(3))
+def test_nobody_takes_over_from_another_method(order: int, tmp_path: Path) -> None:
+    """Trials begin with a baseline of each method; the best of all are of one method alone."""
+    methods = ("search.methods=[cross_entropy, kd, ttm]", "search.trials=12", "search.quantile=0.5", "seed=3")
+    best_of = {"kd": 0.5, "cross_entropy": 0.1, "ttm": 0.3}
+    named: dict[int, str] = {}
+
+    def score(number: int, epoch: int) -> float:
+        return best_of[named[number]] + 0.01 * number + 0.001 * epoch
+
+    sweep, asking = begin(tmp_path, *PBT, *methods)
+    tune = SimulatedTune(asking, Population(asking, 3), score, 3, order)
+    named |= {number: trial.params["method.name"] for number, trial in sweep.trials.items()}
+    tune.run()
+    assert set(named.values()) == set(best_of)
+    for trial in sweep.trials.values():
+        assert trial.settings["method.name"] == trial.params["method.name"]
+        assert all(named[change["source"]] == named[trial.number] for change in trial.changes)
+    assert any(trial.changes for trial in sweep.trials.values()), "those that have a better one of their own take over"
+    lone = [trial for trial in sweep.trials.values() if named[trial.number] == "cross_entropy"]
+    assert lone and not any(trial.changes for trial in lone), "none of the best is of its method"
+
+
+def test_a_trial_begins_with_its_first_turn_and_says_when_it_waits(tmp_path: Path) -> None:
+    watch = Watch()
+    _, asking = begin(tmp_path, *PBT, "search.trials=8", listeners=[watch])
+    tune = SimulatedTune(asking, Population(asking, 2), better_later, 2)
+    assert {trial.state for trial in Sweep.open(Store(tmp_path), "mine").trials.values()} == {"waiting"} and not watch.started
+    tune.run(1)
+    assert sorted(watch.started) == [0, 1]
+    assert sum(trial.state == "running" for trial in Sweep.open(Store(tmp_path), "mine").trials.values()) == 2
+    tune.run()
+    assert sorted(watch.started) == list(range(8)), "once each, however many turns it has"
+
+
+def test_what_never_had_a_turn_is_left_for_a_resume_when_the_time_is_spent(tmp_path: Path) -> None:
+    watch = Watch()
+    sweep, asking = begin(tmp_path, *PBT, "search.trials=8", listeners=[watch])
+    SimulatedTune(asking, Population(asking, 2), better_later, 2).run(10)
+    spend(asking)
+    begun = set(watch.started)
+    assert 2 <= len(begun) < 8
+    found = Sweep.open(Store(tmp_path), "mine")
+    assert {number: trial.state for number, trial in found.trials.items()} == {
+        number: "stopped_early" if number in begun else "waiting" for number in range(8)
+    }
+    assert {number for number, _ in watch.ended} == begun
+    again, goes_on = resumed(sweep)
+    SimulatedTune(goes_on, Population(goes_on, 2), better_later, 2).run()
+    assert all(again.trials[number].state == "complete" for number in set(range(8)) - begun)

@@ -37,6 +37,26 @@ def test_a_population_of_four_on_two_groups(run: Conduct) -> None:
     assert progress["record"]["epoch"] == 7 and progress["record"]["done"]
 
 
+@pytest.mark.parametrize("scheduler", ["pbt", "asha"])
+def test_a_time_budget_ends_with_what_there_is(scheduler: str, run: Conduct) -> None:
+    watch = Watch()
+    given = (
+        "method.name=kd",
+        f"search.scheduler={scheduler}",
+        "search.trials=12",
+        "search.perturb_epochs=200",
+        "resources.groups=1",
+    )
+    sweep = run(*given, "student.name=cnn", "training.epochs=400", "search.time_budget=22", watch=watch)
+    assert sweep.state == "finished" and sweep.best() is not None
+    begun = {number for number, trial in sweep.trials.items() if trial.state == "stopped_early"}
+    assert begun and begun == set(watch.started)
+    assert all(trial.state == "waiting" and not trial.epochs for number, trial in sweep.trials.items() if number not in begun)
+    assert scheduler == "asha" or len(sweep.trials) == 12 > len(begun)
+    assert set(json.loads((sweep.folder / "mlflow.json").read_text())) == {"parent", *map(str, begun)}
+    assert not list(sweep.folder.glob(f"trials/*/{snapshots.SNAPSHOTS}"))
+
+
 def test_hyperband_ends(run: Conduct) -> None:
     given = ("method.name=kd", "search.scheduler=hyperband", "search.trials=9", "search.reduction_factor=3", "resources.groups=2")
     sweep = run(*given, "training.epochs=9")

@@ -1,6 +1,7 @@
 """Writing to MLflow: in order, away from the caller, and an outage costs nothing but a warning."""
 
 import json
+import math
 import threading
 from functools import partial
 from pathlib import Path
@@ -145,17 +146,38 @@ def test_settings_that_change_are_metrics_with_a_step_and_tags(tmp_path: Path) -
     client = MlflowClient(tracking_uri(store, configuration))
     run = client.get_run(read_json(sweep.folder / "mlflow.json")["0"])
     for name, points in [
-        ("kd.temperature", [(0, 2.0)]),
+        ("kd.temperature", [(0, 2.0), (5, "nan")]),
         ("ttm.temperature", [(5, 15.0), (10, 30.0)]),
         ("training.learning_rate", [(0, 0.1), (5, 1.0), (10, 2.0)]),
     ]:
         history = client.get_metric_history(run.info.run_id, f"setting/{name}")
-        assert [(point.step, point.value) for point in history] == points
+        assert [(point.step, "nan" if math.isnan(point.value) else point.value) for point in history] == points
     assert run.data.params["training.learning_rate"] == "0.1", "what the study drew"
     assert run.data.tags["method"] == run.data.tags["setting/method.name"] == "ttm"
     assert run.data.tags["taken_over"] == "took over trial 3 after epoch 5, trial 3 after epoch 10"
     text = Path(client.download_artifacts(run.info.run_id, "configuration.json", str(tmp_path))).read_text()
     assert json.loads(text)["training"]["learning_rate"] == 2.0
+
+
+def test_tags_of_the_settings_in_force_are_there_from_the_start_and_go_when_they_leave(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    store = Store.open(tmp_path)
+    configuration = load(None, ["project=tests", "search.scheduler=pbt"])
+    sweep = Sweep.create(store.sweep("mine"), configuration, "sweep")
+    trial = Trial(0, {"depth": 2, "loss": "mse", "alpha": 0.5}, state="running")
+    found = []
+    for changed in (False, True):
+        tracker = Tracker(store, sweep)
+        tracker.trial_started(trial)
+        if changed:
+            trial.changes = [{"epoch": 3, "source": 1, "params": {"depth": 4, "beta": 0.1}}]
+            tracker.trial_changed(trial)
+        tracker.close("finished")
+        run = MlflowClient(tracking_uri(store, configuration)).get_run(read_json(sweep.folder / "mlflow.json")["0"])
+        found.append({name: value for name, value in run.data.tags.items() if name.startswith("setting/")})
+    assert found == [{"setting/depth": "2", "setting/loss": "mse"}, {"setting/depth": "4"}]
+    assert math.isnan(run.data.metrics["setting/alpha"]) and run.data.metrics["setting/beta"] == 0.1
 
 
 def test_flat_leaves_nothing_nested() -> None:
