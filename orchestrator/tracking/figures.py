@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.training.checkpoint import FOLDER, PICTURED
+from orchestrator.training.checkpoint import PICTURED
+from orchestrator.trial import CHECKPOINT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -318,7 +319,7 @@ def _read(folder: Path, name: str) -> dict[str, Array]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    for place in (folder / FOLDER, folder / f"{FOLDER}.old"):
+    for place in (folder / CHECKPOINT, folder / f"{CHECKPOINT}.old"):
         try:
             return dict(load_file(place / name))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:

@@ -20,7 +20,6 @@ from orchestrator.store import replacing
 from orchestrator.trial import CHECKPOINT
 
 State = dict[str, Tensor]
-FOLDER = CHECKPOINT
 WEIGHTS = ("student", "best", "method")
 PICTURED = ("trace", "shown")
 log = logging.getLogger(__name__)
@@ -41,7 +40,7 @@ class Checkpoint:
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
     """Replace the checkpoint of the trial in `folder`."""
-    with replacing(folder / FOLDER) as aside:
+    with replacing(folder / CHECKPOINT) as aside:
         aside.mkdir()
         for name in (*WEIGHTS, *PICTURED):
             state = getattr(checkpoint, name)
@@ -55,7 +54,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
 
 def load(folder: Path, device: torch.device) -> Checkpoint | None:
     """The newest readable checkpoint of the trial in `folder`, or None."""
-    for path in (folder / FOLDER, folder / f"{FOLDER}.old"):
+    for path in (folder / CHECKPOINT, folder / f"{CHECKPOINT}.old"):
         if path.is_dir():
             try:
                 return _read(path, device)

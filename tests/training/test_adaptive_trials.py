@@ -17,10 +17,10 @@ from orchestrator.config import Training
 from orchestrator.context import Record, TrialContext
 from orchestrator.data import Batches
 from orchestrator.training import checkpoint, trainer
-from orchestrator.training.checkpoint import FOLDER, Checkpoint
+from orchestrator.training.checkpoint import Checkpoint
 from orchestrator.training.optimization import optimizer, set_rates
 from orchestrator.training.trainer import train
-from orchestrator.trial import TrialSpec
+from orchestrator.trial import CHECKPOINT, TrialSpec
 
 SMALL = ("data.limit.train=96", "data.limit.validation=40", "data.limit.test=40", "data.augmentation=crop", "data.views=2")
 MLP = (*SMALL, "training.batch_size=16", "student.name=mlp", "student.width=8")
@@ -157,9 +157,9 @@ def test_the_student_that_is_exported_holds_nothing_of_the_method(form: str, dis
     )
     records_of(spec), records_of(plain)
     for file in ("student.safetensors", "best.safetensors"):
-        found, expected = (load_file(one.folder / FOLDER / file) for one in (spec, plain))
+        found, expected = (load_file(one.folder / CHECKPOINT / file) for one in (spec, plain))
         assert {key: value.shape for key, value in found.items()} == {key: value.shape for key, value in expected.items()}
-    own = load_file(spec.folder / FOLDER / "method.safetensors")
+    own = load_file(spec.folder / CHECKPOINT / "method.safetensors")
     assert own and not set(own) & set(found)
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from orchestrator.training import checkpoint
-from orchestrator.training.checkpoint import FOLDER, Checkpoint
+from orchestrator.training.checkpoint import Checkpoint
+from orchestrator.trial import CHECKPOINT
 
 CPU = torch.device("cpu")
 FILES = ("student.safetensors", "best.safetensors", "method.safetensors", "optimizer.pt", "progress.json")
@@ -51,18 +52,18 @@ def test_a_method_without_parameters_has_no_file(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, without)
     loaded = checkpoint.load(tmp_path, CPU)
     assert loaded is not None and loaded.method == {}
-    assert not (tmp_path / FOLDER / "method.safetensors").exists()
+    assert not (tmp_path / CHECKPOINT / "method.safetensors").exists()
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_checkpoint_is_passed_over_for_the_older_one(tmp_path: Path, name: str, damage: str) -> None:
     checkpoint.save(tmp_path, made(1))
-    shutil.copytree(tmp_path / FOLDER, tmp_path / f"{FOLDER}.old")
+    shutil.copytree(tmp_path / CHECKPOINT, tmp_path / f"{CHECKPOINT}.old")
     checkpoint.save(tmp_path / "newer", made(2))
-    shutil.rmtree(tmp_path / FOLDER)
-    shutil.copytree(tmp_path / "newer" / FOLDER, tmp_path / FOLDER)
-    file = tmp_path / FOLDER / name
+    shutil.rmtree(tmp_path / CHECKPOINT)
+    shutil.copytree(tmp_path / "newer" / CHECKPOINT, tmp_path / CHECKPOINT)
+    file = tmp_path / CHECKPOINT / name
     file.write_bytes(DAMAGES[damage](file.read_bytes()))
     loaded = checkpoint.load(tmp_path, CPU)
     assert loaded is not None
@@ -73,13 +74,13 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_older_one(tmp_path: Path, n
 @pytest.mark.parametrize("name", [name for name in FILES if name != "method.safetensors"])
 def test_a_checkpoint_with_a_file_missing_is_none(tmp_path: Path, name: str) -> None:
     checkpoint.save(tmp_path, made(1))
-    (tmp_path / FOLDER / name).unlink()
+    (tmp_path / CHECKPOINT / name).unlink()
     assert checkpoint.load(tmp_path, CPU) is None
 
 
 def test_the_older_one_is_read_when_the_end_came_between_two_renames(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, made(1))
-    (tmp_path / FOLDER).rename(tmp_path / f"{FOLDER}.old")
+    (tmp_path / CHECKPOINT).rename(tmp_path / f"{CHECKPOINT}.old")
     loaded = checkpoint.load(tmp_path, CPU)
     assert loaded is not None and loaded.progress["record"]["epoch"] == 1
 
@@ -93,7 +94,7 @@ def test_saving_that_breaks_off_leaves_the_old_one_and_nothing_else(tmp_path: Pa
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="No space"):
         checkpoint.save(tmp_path, made(2))
-    assert [path.name for path in tmp_path.iterdir()] == [FOLDER]
+    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
     loaded = checkpoint.load(tmp_path, CPU)
     assert loaded is not None and loaded.progress["record"]["epoch"] == 1
 
@@ -104,6 +105,6 @@ def test_an_optimizer_file_that_runs_code_is_passed_over(tmp_path: Path) -> None
             return Path.touch, (tmp_path / "harm",)
 
     checkpoint.save(tmp_path, made(1))
-    torch.save({"optimizer": Harm()}, tmp_path / FOLDER / "optimizer.pt")
+    torch.save({"optimizer": Harm()}, tmp_path / CHECKPOINT / "optimizer.pt")
     assert checkpoint.load(tmp_path, CPU) is None
     assert not (tmp_path / "harm").exists()

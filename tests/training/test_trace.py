@@ -13,11 +13,10 @@ from orchestrator.context import Record, TrialContext
 from orchestrator.data import Batches, Dataset, Views
 from orchestrator.models import build
 from orchestrator.training import showing
-from orchestrator.training.checkpoint import FOLDER
 from orchestrator.training.showing import SAMPLES
 from orchestrator.training.trace import POINTS, Trace
 from orchestrator.training.trainer import train
-from orchestrator.trial import TrialSpec
+from orchestrator.trial import CHECKPOINT, TrialSpec
 
 EPOCHS = 3
 SMALL = ("data.limit.train=128", "data.limit.validation=40", "data.limit.test=40", "data.augmentation=none")
@@ -61,7 +60,7 @@ def records_of(spec: TrialSpec, dies_after: int | None = None) -> list[Record]:
 
 
 def pictured(spec: TrialSpec, name: str) -> dict[str, torch.Tensor]:
-    return load_file(spec.folder / FOLDER / f"{name}.safetensors")
+    return load_file(spec.folder / CHECKPOINT / f"{name}.safetensors")
 
 
 @pytest.mark.parametrize("steps", [1, 5, POINTS - 1, POINTS, POINTS + 1, 3 * POINTS, 1000])
@@ -194,4 +193,6 @@ def test_without_the_module_nothing_is_said_of_weights(distil: Specify, specify:
 def test_nothing_is_shown_before_the_end(distil: Specify) -> None:
     spec = distil(*CAM)
     records_of(spec, dies_after=2)
-    assert not (spec.folder / FOLDER / "shown.safetensors").exists() and (spec.folder / FOLDER / "trace.safetensors").exists()
+    assert (
+        not (spec.folder / CHECKPOINT / "shown.safetensors").exists() and (spec.folder / CHECKPOINT / "trace.safetensors").exists()
+    )

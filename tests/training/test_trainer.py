@@ -20,11 +20,11 @@ from orchestrator.errors import TrialError
 from orchestrator.models import build
 from orchestrator.teacher.knowledge import CachedTeacher
 from orchestrator.training import checkpoint, trainer
-from orchestrator.training.checkpoint import FOLDER, Checkpoint
+from orchestrator.training.checkpoint import Checkpoint
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.learner import Learner, replicate
 from orchestrator.training.trainer import STOP_CHECK_STEPS, train
-from orchestrator.trial import TrialSpec
+from orchestrator.trial import CHECKPOINT, TrialSpec
 
 CPU = torch.device("cpu")
 EPOCHS = 4
@@ -181,14 +181,14 @@ def test_a_request_to_stop_is_heard_within_some_steps(specify: Specify, monkeypa
     records: list[Record] = []
     train(spec, TrialContext(report=records.append, asked_to_stop=asked_to_stop))
     assert steps[0] == questions * STOP_CHECK_STEPS
-    assert not records and not (spec.folder / FOLDER).exists()
+    assert not records and not (spec.folder / CHECKPOINT).exists()
 
 
 def test_a_damaged_checkpoint_begins_anew_and_ends_the_same(specify: Specify) -> None:
     whole, broken = (specify(*PLAIN, folder=folder) for folder in ("whole", "broken"))
     expected = without_time(records_of(whole))
     records_of(broken, dies_after=2)
-    file = broken.folder / FOLDER / "student.safetensors"
+    file = broken.folder / CHECKPOINT / "student.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     assert without_time(records_of(broken)) == expected
     assert_same_bits(saved(broken), saved(whole))
@@ -198,10 +198,10 @@ def test_a_damaged_checkpoint_falls_back_to_the_older_one(specify: Specify) -> N
     whole, broken = (specify(*PLAIN, folder=folder) for folder in ("whole", "broken"))
     expected = without_time(records_of(whole))
     records_of(broken, dies_after=1)
-    shutil.copytree(broken.folder / FOLDER, broken.folder / "kept")
+    shutil.copytree(broken.folder / CHECKPOINT, broken.folder / "kept")
     records_of(broken, dies_after=2)
-    (broken.folder / "kept").rename(broken.folder / f"{FOLDER}.old")
-    (broken.folder / FOLDER / "optimizer.pt").write_bytes(b"")
+    (broken.folder / "kept").rename(broken.folder / f"{CHECKPOINT}.old")
+    (broken.folder / CHECKPOINT / "optimizer.pt").write_bytes(b"")
     assert without_time(records_of(broken)) == expected
     assert_same_bits(saved(broken), saved(whole))
 
@@ -210,7 +210,7 @@ def test_a_checkpoint_holds_the_student_and_no_teacher(specify: Specify, make_te
     spec = specify(*DISTIL, "training.epochs=1")
     spec = spec.model_copy(update={"teacher": make_teacher(spec.data, width=400)})
     records_of(spec)
-    folder = spec.folder / FOLDER
+    folder = spec.folder / CHECKPOINT
     assert {file.name for file in folder.iterdir()} == {
         *("student.safetensors", "best.safetensors", "optimizer.pt", "progress.json"),
         *("trace.safetensors", "shown.safetensors"),
@@ -305,7 +305,7 @@ def test_a_student_learns_the_digits(specify: Specify) -> None:
 def test_given_weights_are_where_the_student_begins(specify: Specify, initial: list[dict[str, Tensor]]) -> None:
     first = specify(*PLAIN, folder="first")
     records_of(first)
-    file = first.folder / FOLDER / "student.safetensors"
+    file = first.folder / CHECKPOINT / "student.safetensors"
     records_of(specify(*PLAIN, f"student.weights={file}", "seed=9", folder="second"))
     trained = saved(first).student
     assert all(torch.equal(value, trained[key]) for key, value in initial[1].items())

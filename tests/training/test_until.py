@@ -10,9 +10,8 @@ import torch
 
 from orchestrator.context import Record, TrialContext
 from orchestrator.training import checkpoint
-from orchestrator.training.checkpoint import FOLDER
 from orchestrator.training.trainer import train
-from orchestrator.trial import TrialSpec
+from orchestrator.trial import CHECKPOINT, TrialSpec
 
 Specify = Callable[..., TrialSpec]
 CPU = torch.device("cpu")
@@ -49,7 +48,7 @@ def test_a_taken_over_checkpoint_is_trained_with_the_takers_settings(specify: Sp
     rates = []
     for name, decay in (("same", 0.5), ("other", 0.0)):
         taker = specify(*GIVEN, f"training.weight_decay={decay}", folder=name)
-        shutil.copytree(donor.folder / FOLDER, taker.folder / FOLDER)
+        shutil.copytree(donor.folder / CHECKPOINT, taker.folder / CHECKPOINT)
         assert [record["epoch"] for record in records_of(taker, 3)] == [2, 3]
         saved = checkpoint.load(taker.folder, CPU)
         assert saved is not None
