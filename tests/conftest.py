@@ -62,3 +62,14 @@ def make_teacher(tmp_path: Path) -> MakeTeacher:
         return folder
 
     return make
+
+
+@pytest.fixture
+def distil(specify: Specify, make_teacher: MakeTeacher) -> Specify:
+    """Builds the specification of a trial on digits with a teacher."""
+
+    def make(*pairs: str, folder: str = "trial") -> TrialSpec:
+        spec = specify(*pairs, folder=folder)
+        return spec.model_copy(update={"teacher": make_teacher(spec.data, width=32)})
+
+    return make

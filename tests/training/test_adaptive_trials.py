@@ -1,6 +1,5 @@
 """Trials whose alpha adapts or whose teacher is reweighted, in one process: they train, and resume to the bit. Knows no Ray."""
 
-import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,16 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from trials_run import records_of, saved
 
 from methods import METHODS, ParameterGroup
 from methods.weighted import Weighted
 from orchestrator.config import Training
-from orchestrator.context import Record, TrialContext
 from orchestrator.data import Batches
-from orchestrator.training import checkpoint, trainer
-from orchestrator.training.checkpoint import Checkpoint
+from orchestrator.training import trainer
 from orchestrator.training.optimization import optimizer, set_rates
-from orchestrator.training.trainer import train
 from orchestrator.trial import CHECKPOINT, TrialSpec
 
 SMALL = ("data.limit.train=96", "data.limit.validation=40", "data.limit.test=40", "data.augmentation=crop", "data.views=2")
@@ -54,43 +51,6 @@ WEIGHTED = [name for name, kind in METHODS.items() if issubclass(kind, Weighted)
 
 Specify = Callable[..., TrialSpec]
 MakeTeacher = Callable[..., Path]
-
-
-class Interrupted(Exception):
-    """The worker dies after an epoch."""
-
-
-@pytest.fixture
-def distil(specify: Specify, make_teacher: MakeTeacher) -> Specify:
-    """A specification with a teacher."""
-
-    def make(*pairs: str, folder: str = "trial") -> TrialSpec:
-        spec = specify(*pairs, folder=folder)
-        return spec.model_copy(update={"teacher": make_teacher(spec.data, width=32)})
-
-    return make
-
-
-def records_of(spec: TrialSpec, dies_after: int | None = None) -> list[Record]:
-    records: list[Record] = []
-
-    def report(record: Record) -> None:
-        records.append(copy.deepcopy(record))
-        if record["epoch"] == dies_after:
-            raise Interrupted
-
-    if dies_after is None:
-        train(spec, TrialContext(report=report))
-    else:
-        with pytest.raises(Interrupted):
-            train(spec, TrialContext(report=report))
-    return records
-
-
-def saved(spec: TrialSpec) -> Checkpoint:
-    loaded = checkpoint.load(spec.folder, torch.device("cpu"))
-    assert loaded is not None
-    return loaded
 
 
 def bits(value: Any, path: str = "") -> dict[str, bytes]:

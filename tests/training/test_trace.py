@@ -1,15 +1,15 @@
 """What a trial keeps for its pictures: means of its steps, rows of its epochs, and what the finished student shows."""
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from trials_run import records_of
 
 from orchestrator.config import Data
-from orchestrator.context import Record, TrialContext
+from orchestrator.context import TrialContext
 from orchestrator.data import Batches, Dataset, Views
 from orchestrator.models import build
 from orchestrator.training import showing
@@ -26,37 +26,6 @@ CAM = (*AKD, "method.cam=true", "method.cam_width=8", "method.cam_heads=2", "met
 
 Specify = Callable[..., TrialSpec]
 MakeTeacher = Callable[..., Path]
-
-
-class Interrupted(Exception):
-    """The worker dies after an epoch."""
-
-
-@pytest.fixture
-def distil(specify: Specify, make_teacher: MakeTeacher) -> Specify:
-    """A specification with a teacher."""
-
-    def make(*pairs: str, folder: str = "trial") -> TrialSpec:
-        spec = specify(*pairs, folder=folder)
-        return spec.model_copy(update={"teacher": make_teacher(spec.data, width=32)})
-
-    return make
-
-
-def records_of(spec: TrialSpec, dies_after: int | None = None) -> list[Record]:
-    records: list[Record] = []
-
-    def report(record: Record) -> None:
-        records.append(copy.deepcopy(record))
-        if record["epoch"] == dies_after:
-            raise Interrupted
-
-    if dies_after is None:
-        train(spec, TrialContext(report=report))
-    else:
-        with pytest.raises(Interrupted):
-            train(spec, TrialContext(report=report))
-    return records
 
 
 def pictured(spec: TrialSpec, name: str) -> dict[str, torch.Tensor]:

@@ -1,6 +1,5 @@
 """The training of a trial in one process: repeatable, resumable to the bit, bounded. Knows no Ray."""
 
-import copy
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -11,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from trials_run import records_of, saved
 
 from methods import Batch, Method, Objective, Settings
 from orchestrator.config import Data
@@ -19,7 +19,7 @@ from orchestrator.data import Batches, Dataset, Inputs, Views
 from orchestrator.errors import TrialError
 from orchestrator.models import build
 from orchestrator.teacher.knowledge import CachedTeacher
-from orchestrator.training import checkpoint, trainer
+from orchestrator.training import trainer
 from orchestrator.training.checkpoint import Checkpoint
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.learner import Learner, replicate
@@ -39,38 +39,12 @@ MakeTeacher = Callable[..., Path]
 Part = Literal["validation", "test"]
 
 
-class Interrupted(Exception):
-    """The worker dies after an epoch."""
-
-
-def records_of(spec: TrialSpec, dies_after: int | None = None) -> list[Record]:
-    records: list[Record] = []
-
-    def report(record: Record) -> None:
-        records.append(copy.deepcopy(record))
-        if record["epoch"] == dies_after:
-            raise Interrupted
-
-    if dies_after is None:
-        train(spec, TrialContext(report=report))
-    else:
-        with pytest.raises(Interrupted):
-            train(spec, TrialContext(report=report))
-    return records
-
-
 def without_time(records: list[Record]) -> list[Record]:
     quiet = []
     for record in records:
         kept = {k: v for k, v in record["metrics"].items() if not k.startswith(("seconds/", "train/images_per_second", "cache/"))}
         quiet.append(record | {"metrics": kept})
     return quiet
-
-
-def saved(spec: TrialSpec) -> Checkpoint:
-    loaded = checkpoint.load(spec.folder, CPU)
-    assert loaded is not None
-    return loaded
 
 
 def tensors(value: Any) -> list[Tensor]:
