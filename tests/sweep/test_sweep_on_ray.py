@@ -22,18 +22,18 @@ STATES = {"complete": TrialState.COMPLETE, "stopped_early": TrialState.PRUNED, "
 
 
 def two_faults(trial: Any) -> None:
-    """A space in which one point diverges and another is no valid setting."""
-    trial.suggest_categorical("temperature", (0.0, 4.0))
+    """A space in which one point diverges and another is no valid setting, which no check can foresee: the range begins well."""
+    trial.suggest_float("alpha", 0.5, 2.0)
     trial.suggest_categorical("training.learning_rate", (1e-5, 2e-5, 0.04, 0.05, 1e12))
 
 
 POINTS = (
-    {"temperature": 4.0, "training.learning_rate": 0.05},
-    {"temperature": 4.0, "training.learning_rate": 1e12},
-    {"temperature": 0.0, "training.learning_rate": 0.05},
-    {"temperature": 4.0, "training.learning_rate": 0.04},
-    {"temperature": 4.0, "training.learning_rate": 1e-5},
-    {"temperature": 4.0, "training.learning_rate": 2e-5},
+    {"alpha": 0.9, "training.learning_rate": 0.05},
+    {"alpha": 0.9, "training.learning_rate": 1e12},
+    {"alpha": 2.0, "training.learning_rate": 0.05},
+    {"alpha": 0.9, "training.learning_rate": 0.04},
+    {"alpha": 0.9, "training.learning_rate": 1e-5},
+    {"alpha": 0.9, "training.learning_rate": 2e-5},
 )
 
 
@@ -46,7 +46,7 @@ def test_a_sweep_with_failures_and_early_stops(run: Conduct, monkeypatch: pytest
     states = {number: trial.state for number, trial in sweep.trials.items()}
     assert Counter(watch.ended) == Counter(states.items())  # each trial ended once
     assert states[1] == states[2] == "failed" and "complete" in (states[0], states[3])
-    assert "not finite" in sweep.trials[1].message and "temperature = 0.0" in sweep.trials[2].message
+    assert "not finite" in sweep.trials[1].message and "alpha = 2.0" in sweep.trials[2].message
     assert states[4] == states[5] == "stopped_early"
     for number in (4, 5):  # the group was freed long before the trial's last epoch
         progress = json.loads((sweep.trial_folder(number) / "checkpoint" / "progress.json").read_text())
@@ -89,7 +89,8 @@ def check_mlflow(sweep: Sweep) -> None:
         assert child.info.status == ("FAILED" if trial.state == "failed" else "FINISHED")
         history = client.get_metric_history(child.info.run_id, "validation/accuracy")
         assert [(point.step, point.value) for point in history] == list(enumerate(trial.history, start=1))
-        assert [file.path for file in client.list_artifacts(child.info.run_id)] == ["configuration.json"]
+        drawn = [] if trial.state == "failed" else ["figures"]
+        assert [file.path for file in client.list_artifacts(child.info.run_id)] == ["configuration.json", *drawn]
         if trial.state == "complete":
             assert {"seconds/data", "seconds/teacher", "seconds/student", "test/last/accuracy"} <= set(child.data.metrics)
 
