@@ -35,9 +35,10 @@ from numpy.typing import NDArray
 
 from benchmarks.akd_report import ADAPTIVE, FIXED, RAW, REFERENCE, Trial, collapse, markdown
 from benchmarks.common import ROOT
-from orchestrator.config import Choice, Configuration, load
+from orchestrator.config import Choice, Configuration
 from orchestrator.context import Record, TrialContext
 from orchestrator.environment import allocator
+from orchestrator.reading import load
 from orchestrator.store import Store, read_json
 from orchestrator.trial import TrialSpec
 

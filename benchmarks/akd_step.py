@@ -32,10 +32,10 @@ import torch
 
 from benchmarks.common import Result, arguments, compared, make_images, make_teacher, noted, show
 from methods import cam
-from orchestrator.config import load
 from orchestrator.context import Record, TrialContext
 from orchestrator.data import prepare
 from orchestrator.environment import allocator
+from orchestrator.reading import load
 from orchestrator.training.trainer import train
 from orchestrator.trial import TrialSpec
 

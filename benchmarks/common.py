@@ -145,8 +145,8 @@ class Watch:
 
 def conducted(folder: Path, settings: list[str], kind: str) -> list[Report]:
     """The reports of a whole `sweep` or `train`, run as the command line runs it, with its store in `folder`."""
-    from orchestrator.config import load
     from orchestrator.preflight import prepared
+    from orchestrator.reading import load
     from orchestrator.records import Sweep
     from orchestrator.store import Store
     from orchestrator.sweep.conduct import conduct

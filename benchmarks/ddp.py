@@ -45,9 +45,9 @@ def theirs(folder: Path, options: Namespace) -> None:
     """In a process that torchrun has started."""
     import torch
 
-    from orchestrator.config import load
     from orchestrator.context import TrialContext
     from orchestrator.data import prepare
+    from orchestrator.reading import load
     from orchestrator.training.trainer import train
     from orchestrator.trial import TrialSpec
 

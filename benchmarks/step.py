@@ -154,8 +154,8 @@ def ours(folder: Path, pair: str, case: str, options: Namespace) -> None:
 
 def specification(folder: Path, pair: str, case: str, options: Namespace) -> Any:
     """The trial of a case."""
-    from orchestrator.config import load
     from orchestrator.data import prepare
+    from orchestrator.reading import load
     from orchestrator.trial import TrialSpec
 
     teacher, student = pair.split("-")

@@ -37,8 +37,8 @@ def theirs(folder: Path, trials: int, at_once: int, started: float) -> dict[str,
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
 
-    from orchestrator.config import load
     from orchestrator.data import prepare
+    from orchestrator.reading import load
 
     configuration = load(None, SETTINGS)
     data = prepare(configuration.data, folder, 0)
@@ -84,8 +84,8 @@ def stock_loop(config: dict[str, Any]) -> None:
     """The same training as ours, in the worker of a TorchTrainer."""
     import ray.train
 
-    from orchestrator.config import build
     from orchestrator.context import TrialContext
+    from orchestrator.reading import build
     from orchestrator.training.trainer import train
     from orchestrator.trial import TrialSpec
 

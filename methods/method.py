@@ -48,7 +48,7 @@ class Batch:
     """Everything a method may look at; what it did not ask for in `needs` is None.
 
     index (B,) int64 positions in the training part; inputs (B, ...) or a dict of tensors; labels (B,) int64, -1
-    where unlabelled; peer_logits (B, K); weights (B,) of mean one over the training part; mix where inputs are blended.
+    where unlabelled; peers gives the `peer_logits`; weights (B,) of mean one over the training part; mix where inputs are blended.
     """
 
     index: Tensor
@@ -56,7 +56,7 @@ class Batch:
     labels: Tensor
     student: Output
     teacher: Output | None = None
-    peer_logits: Tensor | None = None
+    peers: Callable[[], Tensor] | None = None
     weights: Tensor | None = None
     mix: Mix | None = None
 
@@ -82,6 +82,16 @@ class Batch:
         """The samples' shares of the student's cross entropy, (B,): their mean is `cross_entropy()`."""
         partners, share = self.mix or (None, None)
         return losses.cross_entropies(self.student.logits, self.labels, partners, share)
+
+    @property
+    def peer_logits(self) -> Tensor:
+        """What the other students say, (P, B, K) float32 without a gradient, in the order of their letters; ValueError without any.
+
+        They may still be on their way: ask as late as possible.
+        """
+        if self.peers is None:
+            raise ValueError("this method needs a peer, and the student is alone: configure `peers`, or train with kd")
+        return self.peers()
 
     @property
     def teacher_logits(self) -> Tensor:
@@ -284,6 +294,11 @@ class Method(nn.Module):
     def looks_ahead_every(self) -> int:
         """Before every so many steps `look_ahead` is called; 0: never."""
         return 0
+
+    @property
+    def alternates(self) -> bool:
+        """Whether the students step in turn, each hearing what those before it say after their step; else all at once."""
+        return False
 
     def look_ahead(self, ahead: LookAhead) -> None:
         """Before a step: what the method wants to know of the student after it."""

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from orchestrator import errors
-from orchestrator.config import Configuration, Teacher, build, load
+from orchestrator.config import Configuration, Teacher
 from orchestrator.errors import ConfigurationError
+from orchestrator.reading import build, load
 from orchestrator.records import Sweep
 from orchestrator.store import Store
 from orchestrator.sweep.space import searched

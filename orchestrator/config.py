@@ -1,24 +1,19 @@
-"""The configuration of a run: typed, frozen, validated. Knows no torch, ray, mlflow or optuna.
+"""The configuration of a run: typed, frozen, validated. Knows no torch, ray, mlflow or optuna; `reading.py` makes one of a file."""
 
-Defaults < file < `--set key=value`. The resolved form is plain JSON and is stored with every run.
-"""
-
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
-
-from orchestrator.errors import ConfigurationError, nearest
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Optimizer = Literal["sgd", "adamw"]
+Schedule = Literal["constant", "cosine", "multi_step"]
 Scheduler = Literal["asha", "hyperband", "median", "pbt", "none"]
 PAUSING = ("hyperband", "pbt")  # schedulers under which trials wait for one another
-CHOICES = (["method", "name"], ["student", "name"], ["teacher", "network", "name"])
+LETTERS = "abcdefgh"  # of the students of a trial
 
 
 class Section(BaseModel):
@@ -109,12 +104,12 @@ class Training(Section):
 
     epochs: Count = 12
     batch_size: Count = 64
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Optimizer = "sgd"
     learning_rate: Annotated[float, Field(gt=0)] = 0.05
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    schedule: Literal["constant", "cosine", "multi_step"] = "cosine"
+    schedule: Schedule = "cosine"
     milestones: tuple[Count, ...] = Field((), description="multi_step: epochs after which the rate is multiplied by gamma")
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
@@ -130,6 +125,30 @@ class Training(Section):
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs = {self.warmup_epochs} is not allowed: it must be below epochs = {self.epochs}")
         return self
+
+
+class PeerTraining(Section):
+    """Where the recipe of a peer is another one than `training`; null is as there. Epochs and batches are those of all students."""
+
+    optimizer: Optimizer | None = None
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    nesterov: bool | None = None
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    schedule: Schedule | None = None
+    milestones: tuple[Count, ...] | None = None
+    gamma: Annotated[float, Field(gt=0, le=1)] | None = None
+    warmup_epochs: Annotated[float, Field(ge=0)] | None = None
+    gradient_clip: Annotated[float, Field(gt=0)] | None = None
+
+
+class Peer(Section):
+    """A student that is trained beside `student`, on the same batches; what it may hear of the others, the method says."""
+
+    network: Network
+    training: PeerTraining = PeerTraining()
+    cpus_per_worker: Annotated[float, Field(gt=0)] | None = Field(None, description="of its workers; null: as resources has it")
+    gpus_per_worker: Annotated[float, Field(ge=0)] | None = Field(None, description="of its workers; null: as resources has it")
 
 
 class Teacher(Section):
@@ -179,13 +198,23 @@ class Search(Section):
     sampler: Literal["tpe", "random"] = "tpe"
     objective: str = Field("validation/accuracy", description="metric of an epoch's report; the last epoch counts")
     direction: Literal["maximize", "minimize"] = "maximize"
+    objectives: tuple[str, ...] = Field((), description="two or more instead of objective: no best trial then, but a Pareto front")
+    choices: dict[str, tuple[Any, ...]] = Field({}, description="keys to search beside the space, each with its values")
+    students: str = Field(
+        "mean", description="peers: whose metrics are the trial's: mean of the students, min (the worst one), or one by its letter"
+    )
 
 
 class Resources(Section):
     """Where it runs: groups of workers, each of which trains one trial at a time."""
 
     address: str | None = Field(None, description="of a running Ray cluster; null starts Ray here")
-    workers: Count = Field(1, description="DDP workers per group")
+    workers: Count = Field(
+        1, description="of a group, all students together; every student has equally many, which are its replicas"
+    )
+    pair: Literal["actors", "colocated"] | None = Field(
+        None, description="peers: actors, workers of their own; colocated, all in one worker; null: colocated where workers is 1"
+    )
     groups: Count | None = Field(None, description="null: as many as fit")
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     threads_per_worker: Count = Field(
@@ -204,6 +233,13 @@ class Tracking(Section):
     uri: str | None = Field(None, description="an MLflow server; null: SQLite in the store")
 
 
+class Student(NamedTuple):
+    """One of the students of a trial: its network and its recipe."""
+
+    network: Network
+    training: Training
+
+
 class Configuration(Section):
     """Everything that decides a run."""
 
@@ -212,97 +248,52 @@ class Configuration(Section):
     data: Data = Data()
     teacher: Teacher | None = Teacher()
     student: Network = Network.model_validate({"name": "mlp", "width": 16, "depth": 1})
+    peers: dict[str, Peer] = Field({}, description="students beside `student`, which is a, by their letters: b, c, ...")
     method: Choice = Choice(name="kd")
     training: Training = Training()
     search: Search = Search()
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
 
+    @field_validator("peers")
+    @classmethod
+    def _letters_in_order(cls, peers: dict[str, Peer]) -> dict[str, Peer]:
+        wanted = list(LETTERS[1 : len(peers) + 1])
+        if sorted(peers) != wanted:
+            raise ValueError(f"{list(peers)} is not allowed: name the peers of student a in order, {', '.join(wanted) or 'b'}")
+        return dict(sorted(peers.items()))
+
+    @model_validator(mode="after")
+    def _recipes_fit(self) -> "Configuration":
+        for letter in self.peers:
+            try:
+                _ = self.students[letter]
+            except ValidationError as error:
+                message = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+                raise ValueError(f"peers.{letter}.training: {message}") from error
+        return self
+
+    @property
+    def students(self) -> dict[str, Student]:
+        """All students by their letters, each with its own recipe."""
+        found = {"a": Student(self.student, self.training)}
+        for letter, peer in self.peers.items():
+            own = {name: value for name, value in peer.training if value is not None}
+            found[letter] = Student(peer.network, Training.model_validate(self.training.model_dump() | own))
+        return found
+
+    @property
+    def colocated(self) -> bool:
+        """Whether one worker trains several students."""
+        return (
+            bool(self.peers) and (self.resources.pair or ("colocated" if self.resources.workers == 1 else "actors")) == "colocated"
+        )
+
+    @property
+    def replicas(self) -> int:
+        """Workers that train one student together."""
+        return 1 if self.colocated else self.resources.workers // (1 + len(self.peers))
+
     def plain(self) -> dict[str, Any]:
         """The resolved configuration as JSON values."""
         return self.model_dump(mode="json")
-
-
-def load(file: Path | None, overrides: list[str], **top: Any) -> Configuration:
-    """The configuration from a YAML file (None: the defaults), `--set` pairs, and top-level values that are not None."""
-    values = _read(file) if file else {}
-    for pair in sorted(overrides, key=lambda pair: pair.partition("=")[0].split(".") not in CHOICES):  # names come first
-        _apply(values, pair)
-    values.update({key: value for key, value in top.items() if value is not None})
-    return build(values)
-
-
-def build(values: dict[str, Any]) -> Configuration:
-    """A configuration from plain values; ConfigurationError says in one sentence what does not fit."""
-    try:
-        return Configuration.model_validate(values)
-    except ValidationError as error:
-        raise ConfigurationError(_sentence(error)) from error
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 1e-3 is a number: YAML 1.1 reads it as text, and a person means the number."""
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
-
-
-def _parse(text: str) -> Any:
-    """Plain values; yaml.YAMLError or, for a date that does not exist, ValueError."""
-    return _Loader(text).get_single_data()
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        values = _parse(file.read_text())
-    except OSError as error:
-        raise ConfigurationError(f"--config {file} cannot be read ({error.strerror}): give the path of a YAML file") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigurationError(f"--config {file} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict | None):
-        raise ConfigurationError(f"--config {file} holds a {type(values).__name__}: give keys such as `data:` and `method:`")
-    return values or {}
-
-
-def _apply(values: dict[str, Any], pair: str) -> None:
-    key, equals, text = pair.partition("=")
-    path = key.strip().split(".")
-    if not equals or not all(path):
-        raise ConfigurationError(f"--set {pair} is not of the form key=value: write for example --set method.temperature=4")
-    try:
-        value = _parse(text) if text else None
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigurationError(f"--set {pair}: the value is not YAML; quote it") from error
-    for name in path[:-1]:
-        inner = values.get(name)
-        if inner is not None and not isinstance(inner, dict):
-            raise ConfigurationError(f"--set {pair}: {name} is {inner!r}, which has no keys below it")
-        values[name] = inner = {} if inner is None else inner
-        values = inner
-    if path in CHOICES and values.get("name", value) != value:
-        values.clear()  # the settings of the file are those of what it named
-    values[path[-1]] = value
-
-
-def _sentence(error: ValidationError) -> str:
-    """The first thing wrong, as: field = value is not allowed: what is, and the next step."""
-    first = error.errors(include_url=False)[0]
-    path = ".".join(str(part) for part in first["loc"])
-    more = f" ({error.error_count() - 1} more after this one)" if error.error_count() > 1 else ""
-    if first["type"] == "extra_forbidden":
-        return f"there is no key {path!r}: {nearest(str(first['loc'][-1]), _keys(first['loc'][:-1]))}{more}"
-    if first["type"] == "missing":
-        return f"{path} is missing: give it in the file or with --set {path}=...{more}"
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error":
-        return f"{path}: {message}{more}"
-    return f"{path} = {first['input']!r} is not allowed: {message[0].lower()}{message[1:]}{more}"
-
-
-def _keys(location: tuple[int | str, ...]) -> list[str]:
-    section: Any = Configuration
-    for part in location:
-        annotation = section.model_fields[part].annotation if part in section.model_fields else Section
-        choices = [annotation, *getattr(annotation, "__args__", ())]
-        section = next(choice for choice in choices if isinstance(choice, type) and issubclass(choice, BaseModel))
-    return list(section.model_fields)

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from orchestrator.config import Configuration, build
+from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError, nearest
+from orchestrator.reading import build
 from orchestrator.store import Store, read_json, write_json
 
 TrialState = Literal["complete", "stopped_early", "failed", "running", "waiting"]

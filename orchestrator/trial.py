@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.config import Configuration, Section, build
+from orchestrator.config import Configuration, Section
+from orchestrator.reading import build
 
 CHECKPOINT = "checkpoint"  # in the folder of a trial
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.config import Configuration, load
+from orchestrator.config import Configuration
 from orchestrator.data import Dataset, prepare
 from orchestrator.models import build, network_fingerprint, save_weights
+from orchestrator.reading import load
 from orchestrator.store import write_json
 from orchestrator.teacher.frozen import CARD, WEIGHTS
 from orchestrator.trial import TrialSpec

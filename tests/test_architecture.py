@@ -25,7 +25,14 @@ EVERY_FILE = [
     for file in sorted((ROOT / folder).rglob("*.py"))
 ] + [file.name for file in sorted(ROOT.glob("*.py"))]
 HEAVY = ("torch", "ray", "mlflow", "optuna")
-LIGHT = ("orchestrator.config", "orchestrator.errors", "orchestrator.plan", "orchestrator.store", "orchestrator.trial")
+LIGHT = (
+    "orchestrator.config",
+    "orchestrator.errors",
+    "orchestrator.plan",
+    "orchestrator.reading",
+    "orchestrator.store",
+    "orchestrator.trial",
+)
 LONGEST_FILE = 400
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator.config import load
 from orchestrator.display import Display, status_table, summary
+from orchestrator.reading import load
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
 

@@ -6,8 +6,8 @@ import pytest
 
 from methods import METHODS
 from orchestrator.check import check_search
-from orchestrator.config import load
 from orchestrator.errors import ConfigurationError
+from orchestrator.reading import load
 from orchestrator.sweep.branches import branches
 from search_spaces import SPACES
 

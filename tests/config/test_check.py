@@ -3,8 +3,9 @@
 import pytest
 
 from orchestrator.check import BETTER, check_network, check_search, check_train
-from orchestrator.config import Configuration, load
+from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError
+from orchestrator.reading import load
 
 
 def refusal(*pairs: str) -> str:

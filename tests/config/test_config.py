@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from orchestrator.check import check_search, check_train
-from orchestrator.config import Configuration, build, load
+from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError
+from orchestrator.reading import build, load
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml"))

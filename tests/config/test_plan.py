@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from orchestrator import plan
-from orchestrator.config import Resources, Search, load
+from orchestrator.config import Resources, Search
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.reading import load
 
 
 def resources(**values: Any) -> Resources:

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from methods import METHODS
-from orchestrator.config import Configuration, load
+from orchestrator.config import Configuration
+from orchestrator.reading import load
 from orchestrator.sweep.space import draw, points
 from orchestrator.trial import apply
 from search_spaces import SPACES

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config import Configuration, load
+from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError
+from orchestrator.reading import load
 from orchestrator.trial import TrialSpec, apply
 
 

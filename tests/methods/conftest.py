@@ -37,7 +37,7 @@ def make_batch() -> MakeBatch:
             labels=torch.randint(CLASSES, (size,), generator=generator),
             student=_output(student.requires_grad_(), generator),
             teacher=_output(teacher, generator) if method.needs.teacher else None,
-            peer_logits=peer if method.needs.peer else None,
+            peers=(lambda: peer[None]) if method.needs.peer else None,
             weights=weights / weights.mean() if method.needs.weights else None,
         )
 

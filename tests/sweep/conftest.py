@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import load
 from orchestrator.preflight import prepared
+from orchestrator.reading import load
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
 from orchestrator.sweep.conduct import conduct

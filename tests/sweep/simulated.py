@@ -9,7 +9,7 @@ from typing import Any
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 
-from orchestrator.config import load
+from orchestrator.reading import load
 from orchestrator.records import Sweep
 from orchestrator.store import Store
 from orchestrator.sweep.events import Events, Listener

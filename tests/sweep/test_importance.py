@@ -15,8 +15,8 @@ from optuna.trial import TrialState, create_trial
 from typer.testing import CliRunner
 
 import run
-from orchestrator.config import load
 from orchestrator.errors import ConfigurationError, UserError
+from orchestrator.reading import load
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
 from orchestrator.sweep.importance import importance, pages

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import load
+from orchestrator.reading import load
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
 from orchestrator.sweep.scheduler import stopping

@@ -7,8 +7,9 @@ from typing import Any, cast
 import pytest
 from optuna.trial import TrialState
 
-from orchestrator.config import Configuration, load
+from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.reading import load
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
 from orchestrator.sweep.events import Events

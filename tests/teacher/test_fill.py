@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.config import Configuration, load
+from orchestrator.config import Configuration
 from orchestrator.context import Record, TrialContext
 from orchestrator.data import Batches, Dataset, Views
 from orchestrator.errors import EnvironmentUnfitError, TrialError, UserError
+from orchestrator.reading import load
 from orchestrator.teacher.fill import deal, fill, views_to_fill
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.training import filling

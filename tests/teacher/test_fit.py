@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator.config import Data, load
+from orchestrator.config import Data
 from orchestrator.context import Record, TrialContext
 from orchestrator.data import Batches, Dataset, Views, prepare
 from orchestrator.errors import ConfigurationError
 from orchestrator.models import build, network_fingerprint, save_weights
+from orchestrator.reading import load
 from orchestrator.store import Store
 from orchestrator.teacher import fit
 from orchestrator.teacher.frozen import WEIGHTS, FrozenTeacher

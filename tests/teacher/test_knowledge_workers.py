@@ -14,11 +14,11 @@ import torch
 import torch.distributed as dist
 from filelock import FileLock
 
-from orchestrator.config import load
 from orchestrator.context import Stopped, TrialContext
 from orchestrator.data import Batches, Dataset, Views, prepare
 from orchestrator.errors import EnvironmentUnfitError
 from orchestrator.models import build
+from orchestrator.reading import load
 from orchestrator.teacher.cache import Cache
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.knowledge import CachedTeacher

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from orchestrator import plan
-from orchestrator.config import load
 from orchestrator.errors import ConfigurationError
+from orchestrator.reading import load
 from orchestrator.store import SPARE_BYTES, Store
 from orchestrator.teacher.mode import OF_EACH_NODE, Decision, decide
 

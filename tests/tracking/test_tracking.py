@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import Configuration, load
+from orchestrator.config import Configuration
+from orchestrator.reading import load
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store, read_json, write_json
 from orchestrator.tracking import client as writing

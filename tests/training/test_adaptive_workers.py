@@ -9,10 +9,10 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
-from orchestrator.config import load
 from orchestrator.context import Record, TrialContext
 from orchestrator.data import Dataset, prepare
 from orchestrator.models import build, save_weights
+from orchestrator.reading import load
 from orchestrator.store import write_json
 from orchestrator.teacher.frozen import CARD, WEIGHTS
 from orchestrator.training import trainer

@@ -12,11 +12,12 @@ import torch.distributed as dist
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
-from orchestrator.config import Data, load
+from orchestrator.config import Data
 from orchestrator.context import Record, TrialContext
 from orchestrator.data import Batches, Dataset, Views, prepare
 from orchestrator.errors import EnvironmentUnfitError, UserError
 from orchestrator.models import build, save_weights
+from orchestrator.reading import load
 from orchestrator.store import write_json
 from orchestrator.teacher.cache import Cache
 from orchestrator.teacher.frozen import CARD, WEIGHTS, FrozenTeacher
