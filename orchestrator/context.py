@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from orchestrator.errors import EnvironmentUnfitError
+
+if TYPE_CHECKING:
+    from orchestrator.training.exchange import Exchange
 
 Record = dict[str, Any]
 T = TypeVar("T")
@@ -24,7 +27,11 @@ def _ignore(_: Record) -> None:
 
 @dataclass(frozen=True)
 class TrialContext:
-    """One of `world_size` processes that train a trial together; only rank 0 reports and is asked to stop."""
+    """One of `world_size` processes that train a trial together; only rank 0 reports and is asked to stop.
+
+    `group` is who they are where that is not everybody: the processes that train one of several students. `pair` says how so many
+    students, each in processes of its own, hear one another.
+    """
 
     rank: int = 0
     world_size: int = 1
@@ -32,6 +39,8 @@ class TrialContext:
     report: Callable[[Record], None] = _ignore
     asked_to_stop: Callable[[], bool] = lambda: False
     alive: Callable[[], None] = lambda: None
+    group: dist.ProcessGroup | None = None
+    pair: "Callable[[TrialContext, int], Exchange] | None" = None
 
     @property
     def leads(self) -> bool:
@@ -43,13 +52,13 @@ class TrialContext:
         if self.world_size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, source, device=self.device)
+        dist.broadcast_object_list(box, group=self.group, group_src=source, device=self.device)
         return box[0]
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over the ranks, on every rank."""
         if self.world_size > 1:
-            dist.all_reduce(values)
+            dist.all_reduce(values, group=self.group)
         return values
 
     def gather(self, value: Any) -> list[Any]:
@@ -57,7 +66,7 @@ class TrialContext:
         if self.world_size == 1:
             return [value]
         boxes: list[Any] = [None] * self.world_size
-        dist.all_gather_object(boxes, value)
+        dist.all_gather_object(boxes, value, group=self.group)
         return boxes
 
     def together(self, action: Callable[[], T]) -> T:
@@ -77,14 +86,14 @@ class TrialContext:
         if self.world_size == 1:
             return [value]
         values = [torch.empty_like(value) for _ in range(self.world_size)]
-        dist.all_gather(values, value.contiguous())
+        dist.all_gather(values, value.contiguous(), group=self.group)
         return values
 
     def align_buffers(self, module: nn.Module) -> None:
         """Give every rank the buffers of rank 0: running statistics drift apart within an epoch."""
         if self.world_size > 1:
             for buffer in module.buffers():
-                dist.broadcast(buffer, 0)
+                dist.broadcast(buffer, group=self.group, group_src=0)
 
     def require_going_on(self) -> None:
         """Stopped, on every rank, when somebody asked for the end of this trial."""

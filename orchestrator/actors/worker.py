@@ -11,6 +11,7 @@ import torch
 
 from methods import SettingsError
 from orchestrator.actors.dispatcher import CLOSE, Record
+from orchestrator.actors.pair import Pair
 from orchestrator.context import TrialContext
 from orchestrator.errors import EnvironmentUnfitError, TrialError, UserError
 from orchestrator.training.job import work
@@ -48,7 +49,7 @@ def _device() -> torch.device:
 def _train(name: str, specification: dict[str, Any], line: "_Line", idle: TrialContext) -> None:
     """Train one trial; whatever goes wrong in it is its own failure, and the group goes on where it can."""
     line.open(name, idle.leads)
-    context = TrialContext(idle.rank, idle.world_size, idle.device, line.report, line.asked_to_stop, line.alive)
+    context = TrialContext(idle.rank, idle.world_size, idle.device, line.report, line.asked_to_stop, line.alive, pair=Pair)
     try:
         work(TrialSpec.model_validate(specification), context)
     except (UserError, SettingsError) as error:

@@ -94,15 +94,15 @@ class Batches:
         order = np.linspace(0, total - 1, min(count, total)).astype(np.int64)
         return self._pass(split, order, self.batch_size // self.world_size, None)
 
-    def full_blocks(self, view: int | None) -> Iterator[Inputs]:
-        """The training part in order, in blocks of `batch_size` samples whatever the number of ranks, dealt out in turn.
+    def full_blocks(self, view: int | None, rank: int, world_size: int) -> Iterator[Inputs]:
+        """The training part in order, in blocks of `batch_size` samples, dealt out in turn to so many ranks, whoever they are.
 
         Every rank gets equally many: one that has no block left repeats the last one, which is itself filled up with
         samples from the start. Networks then see the shapes of a single worker's step, and give its bits.
         """
         blocks = -(-len(self.dataset.train) // self.batch_size)
-        turns = -(-blocks // self.world_size)
-        mine = np.minimum(np.arange(turns) * self.world_size + self.rank, blocks - 1)
+        turns = -(-blocks // world_size)
+        mine = np.minimum(np.arange(turns) * world_size + rank, blocks - 1)
         order = (mine[:, None] * self.batch_size + np.arange(self.batch_size)) % len(self.dataset.train)
         return self._pass("train", order.ravel(), self.batch_size, view)
 

@@ -70,6 +70,7 @@ def specification(folder: Path, configuration: Configuration, data: Path) -> Tri
             "teacher": None,
             "data": configuration.data.model_copy(update={"views": None}),
             "student": teacher.network,
+            "peers": {},
             "method": Choice(name="cross_entropy"),
             "training": teacher.training,
             "seed": teacher.seed,

@@ -92,7 +92,7 @@ class SharedPass:
         parts, left, failure = Output._fields[: 2 if view is None else 1], self.samples, ""
         with contextlib.ExitStack() as opened:
             pens: dict[str, Writer] = {}
-            for number, batch in enumerate(self.batches.full_blocks(view), 1):
+            for number, batch in enumerate(self.batches.full_blocks(view, self.context.rank, self.context.world_size), 1):
                 output = self.teacher(batch.inputs)
                 blocks = {part: self.context.gather_tensors(getattr(output, part)) for part in parts}
                 rows = {part: torch.cat(each)[:left].cpu().numpy() for part, each in blocks.items()}

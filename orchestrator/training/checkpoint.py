@@ -1,12 +1,15 @@
 """The state of a trial on disk: a folder written aside and renamed. Nothing in it can run code, no teacher is in it.
 
 student.safetensors  best.safetensors  method.safetensors (if it has parameters)  optimizer.pt  progress.json
-For pictures: trace.safetensors, and with the last epoch shown.safetensors.
+For pictures: trace.safetensors, and with the last epoch shown.safetensors. The first student's lie at the top, those of a peer in a
+folder that is named by its letter.
 """
 
+import contextlib
 import json
 import logging
 import pickle
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from orchestrator.config import LETTERS
+from orchestrator.context import TrialContext
 from orchestrator.store import replacing
 from orchestrator.trial import CHECKPOINT
 
@@ -38,29 +43,44 @@ class Checkpoint:
     shown: State = field(default_factory=dict)
 
 
-def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Replace the checkpoint of the trial in `folder`."""
-    with replacing(folder / CHECKPOINT) as aside:
-        aside.mkdir()
-        for name in (*WEIGHTS, *PICTURED):
-            state = getattr(checkpoint, name)
-            if state:
-                save_file(
-                    {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}, aside / f"{name}.safetensors"
-                )
-        torch.save(checkpoint.optimizer, aside / "optimizer.pt")
-        (aside / "progress.json").write_text(json.dumps(checkpoint.progress))
+def place(letter: str) -> str:
+    """The folder of a student in a checkpoint, by its letter."""
+    return "." if letter == LETTERS[0] else letter
 
 
-def load(folder: Path, device: torch.device) -> Checkpoint | None:
-    """The newest readable checkpoint of the trial in `folder`, or None."""
+def save(folder: Path, parts: Mapping[str, Checkpoint], context: TrialContext) -> None:
+    """Replace the checkpoint of the trial in `folder`: one of all students, by letter, each written by who has it.
+
+    All ranks of the trial call this together.
+    """
+    with contextlib.ExitStack() as stack:
+        aside = context.share(stack.enter_context(replacing(folder / CHECKPOINT)) if context.leads else None)
+        for letter, part in parts.items():
+            _write(aside / place(letter), part)
+        context.gather(None)  # all of it is there: rank 0 may rename it
+
+
+def load(folder: Path, letters: Sequence[str], device: torch.device) -> dict[str, Checkpoint] | None:
+    """The newest readable checkpoint of the trial in `folder`, by student, or None."""
     for path in (folder / CHECKPOINT, folder / f"{CHECKPOINT}.old"):
         if path.is_dir():
             try:
-                return _read(path, device)
+                return {letter: _read(path / place(letter), device) for letter in letters}
             except (OSError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
                 log.warning("%s is damaged (%s) and is passed over", path, error)
     return None
+
+
+def _write(path: Path, checkpoint: Checkpoint) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    for name in (*WEIGHTS, *PICTURED):
+        state = getattr(checkpoint, name)
+        if state:
+            save_file(
+                {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}, path / f"{name}.safetensors"
+            )
+    torch.save(checkpoint.optimizer, path / "optimizer.pt")
+    (path / "progress.json").write_text(json.dumps(checkpoint.progress))
 
 
 def _read(path: Path, device: torch.device) -> Checkpoint:

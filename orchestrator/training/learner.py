@@ -1,6 +1,6 @@
 """Student and method as one module, so that DDP reduces the parameters of both. Knows one batch at a time."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import torch
@@ -13,6 +13,10 @@ from orchestrator.context import TrialContext
 from orchestrator.data import Inputs
 from orchestrator.data.memory import sent
 
+Hear = Callable[
+    [Tensor], Callable[[], Tensor]
+]  # what the student says (B, K) -> what the others say (P, B, K), when it is asked for
+
 
 class Learner(nn.Module):
     """The student's forward, under autocast when asked, followed by the method's objective in float32."""
@@ -21,21 +25,29 @@ class Learner(nn.Module):
         super().__init__()
         self.student, self.method, self.half_type = student, method, half_type
 
-    def forward(self, batch: Inputs, teacher: Output | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar loss and the detached terms."""
-        objective = self.method(self.seen(batch, teacher))
+    def forward(
+        self, batch: Inputs, teacher: Output | None, said: Output | None = None, hear: Hear | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar loss and the detached terms. `said`: what the student has said of the batch; `hear`: what others say then."""
+        said = self.speak(batch) if said is None else said
+        objective = self.method(self._batch(batch, teacher, said, hear(said.logits) if hear else None))
         return objective.loss, objective.terms
 
-    def seen(self, batch: Inputs, teacher: Output | None, at: Mapping[str, Tensor] | None = None) -> Batch:
-        """The batch as the method sees it, with what the student says; `at`: with other parameters, and its buffers untouched."""
+    def speak(self, batch: Inputs, at: Mapping[str, Tensor] | None = None) -> Output:
+        """What the student says of a batch; `at`: with other parameters, and its buffers untouched."""
         with torch.autocast(batch.inputs.device.type, self.half_type or torch.bfloat16, enabled=self.half_type is not None):
             if at is None:
-                student = self.student(batch.inputs)
-            else:
-                buffers = {name: buffer.clone() for name, buffer in self.student.named_buffers()}
-                student = functional_call(self.student, {**at, **buffers}, (batch.inputs,))
-        index = sent(batch.index, batch.inputs.device)
-        return Batch(index, batch.inputs, batch.labels, student, teacher, mix=batch.mix)
+                return cast(Output, self.student(batch.inputs))
+            buffers = {name: buffer.clone() for name, buffer in self.student.named_buffers()}
+            return cast(Output, functional_call(self.student, {**at, **buffers}, (batch.inputs,)))
+
+    def seen(self, batch: Inputs, teacher: Output | None, at: Mapping[str, Tensor] | None = None) -> Batch:
+        """The batch as the method sees it, without peers; `at`: with other parameters of the student."""
+        return self._batch(batch, teacher, self.speak(batch, at), None)
+
+    @staticmethod
+    def _batch(batch: Inputs, teacher: Output | None, said: Output, peers: Callable[[], Tensor] | None) -> Batch:
+        return Batch(sent(batch.index, batch.inputs.device), batch.inputs, batch.labels, said, teacher, peers, mix=batch.mix)
 
     def ahead(self, batch: Inputs, teacher: Output | None, held_out: Inputs, rate: float) -> LookAhead:
         """What a method that looks beyond the step on `batch` sees."""
@@ -52,4 +64,4 @@ def replicate(learner: Learner, context: TrialContext) -> nn.Module:
     if context.world_size == 1:
         return learner
     ids = [context.device.index] if context.device.type == "cuda" else None
-    return cast(nn.Module, DistributedDataParallel(learner, device_ids=ids))
+    return cast(nn.Module, DistributedDataParallel(learner, device_ids=ids, process_group=context.group))

@@ -54,9 +54,10 @@ def open_teacher(
 
 
 def open_batches(spec: TrialSpec, context: TrialContext) -> Batches:
-    """The batches of a trial, for this rank."""
+    """The batches of a trial, for this rank; with several students in the layout that any of them gains from."""
     configuration = spec.configuration
     dataset, resident = open_dataset(spec.data), configuration.data.resident
+    networks = [student.network for student in configuration.students.values()]
     return Batches(
         dataset,
         Views.of(dataset, configuration.data, configuration.seed),
@@ -66,7 +67,7 @@ def open_batches(spec: TrialSpec, context: TrialContext) -> Batches:
         world_size=context.world_size,
         device=context.device,
         loader_workers=configuration.data.loader_workers,
-        channels_last=channels_last(configuration.training, configuration.student),
+        channels_last=any(channels_last(configuration.training, network) for network in networks),
         resident=fits_resident(dataset, context.device) if resident is None else resident,
     )
 

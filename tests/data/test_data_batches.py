@@ -73,7 +73,7 @@ def test_training_and_an_ordered_pass_show_the_same_picture_of_a_view(dataset: D
 
 @pytest.mark.parametrize("world_size", [1, 2, 4, 5])
 def test_full_blocks_of_all_ranks_cover_the_training_part_in_order(dataset: Dataset, world_size: int) -> None:
-    ranks = [list(batches(dataset, 20, rank, world_size).full_blocks(5)) for rank in range(world_size)]
+    ranks = [list(batches(dataset, 20).full_blocks(5, rank, world_size)) for rank in range(world_size)]
     assert {len(one) for one in ranks} == {-(-6 // world_size)}, "102 samples are 6 blocks of 20"
     dealt = [block for turn in zip(*ranks, strict=True) for block in turn]
     assert all(len(block.index) == 20 for block in dealt)
@@ -86,7 +86,9 @@ def test_full_blocks_of_all_ranks_cover_the_training_part_in_order(dataset: Data
 def test_full_blocks_show_what_training_sees(dataset: Dataset, mix: str, resident: bool) -> None:
     made = Batches(dataset, Views("crop_flip", 0, 102, 1, mix), 20, 0, 1, 2, resident=resident)
     seen = {
-        index: picture for batch in made.full_blocks(5) for index, picture in zip(batch.index.tolist(), batch.inputs, strict=True)
+        index: picture
+        for batch in made.full_blocks(5, 0, 1)
+        for index, picture in zip(batch.index.tolist(), batch.inputs, strict=True)
     }
     taken = [
         (index, picture) for batch in made.train(1, 5) for index, picture in zip(batch.index.tolist(), batch.inputs, strict=True)
@@ -96,7 +98,7 @@ def test_full_blocks_show_what_training_sees(dataset: Dataset, mix: str, residen
 
 
 def test_full_blocks_of_a_part_that_goes_up_repeat_nothing(dataset: Dataset) -> None:
-    assert indices(list(batches(dataset, 51).full_blocks(None))) == list(range(102))
+    assert indices(list(batches(dataset, 51).full_blocks(None, 0, 1))) == list(range(102))
 
 
 def held_out(dataset: Dataset, epoch: int, count: int, size: int = 16, rank: int = 0, world_size: int = 1) -> list[list[int]]:

@@ -123,7 +123,9 @@ def test_a_mixed_picture_does_not_depend_on_batch_rank_or_layout(
 @pytest.mark.parametrize("mix", MIXES)
 def test_the_clean_view_and_the_other_parts_are_never_mixed(dataset: Dataset, mix: str) -> None:
     def passes(made: Batches) -> Iterator[Inputs]:
-        return chain(made.train(0, None), made.full_blocks(None), *(made.ordered(part) for part in ("train", "validation", "test")))
+        return chain(
+            made.train(0, None), made.full_blocks(None, 0, 1), *(made.ordered(part) for part in ("train", "validation", "test"))
+        )
 
     for mixed, plain in zip(passes(batches(dataset, "crop", mix)), passes(batches(dataset, "none", "none")), strict=True):
         assert mixed.mix is None and torch.equal(mixed.inputs, plain.inputs)

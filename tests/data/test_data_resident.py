@@ -38,7 +38,7 @@ def batches(dataset: Dataset, resident: bool, policy: str = "crop_flip", mix: st
 
 def every_pass(made: Batches) -> Iterator[Inputs]:
     parts = (made.ordered("validation"), made.ordered("test"), made.ordered("train"), made.ordered("train", 2))
-    return chain(made.train(1, 2), made.train(1, None), made.full_blocks(2), *parts)
+    return chain(made.train(1, 2), made.train(1, None), made.full_blocks(2, 0, 1), *parts)
 
 
 def tensors(batch: Inputs) -> list[torch.Tensor]:

@@ -167,7 +167,7 @@ def killed_while_filling(spec: TrialSpec, point: str) -> None:
         source = cached(spec)
         finish = Writer.finish
         if point == "locked":
-            source.batches.full_blocks = lambda view: end()  # type: ignore[method-assign,assignment,return-value]
+            source.batches.full_blocks = lambda *_: end()  # type: ignore[method-assign,assignment,return-value]
         elif point.startswith("block"):
             source.shared_pass.told = lambda samples: end() if samples >= 32 * int(point[-1]) else None
         elif point == "unsealed":

@@ -15,8 +15,8 @@ from methods import METHODS, ParameterGroup
 from methods.weighted import Weighted
 from orchestrator.config import Training
 from orchestrator.data import Batches
-from orchestrator.training import trainer
-from orchestrator.training.optimization import optimizer, set_rates
+from orchestrator.training.optimization import learning_rate, optimizer, set_rates
+from orchestrator.training.student import TrainedStudent
 from orchestrator.trial import CHECKPOINT, TrialSpec
 
 SMALL = ("data.limit.train=96", "data.limit.validation=40", "data.limit.test=40", "data.augmentation=crop", "data.views=2")
@@ -138,19 +138,19 @@ def test_a_look_is_taken_before_every_so_many_steps_of_an_epoch(
 ) -> None:
     taken: list[tuple[int, float]] = []
     steps = [0]
-    look, step = Weighted.look_ahead, trainer._Trainer._step
+    look, step = Weighted.look_ahead, TrainedStudent.step
 
     def looked(self: Weighted, ahead: Any) -> None:
         taken.append((steps[0], ahead.learning_rate))
         look(self, ahead)
 
-    def stepped(self: Any, batch: Any, answer: Any, rate: float) -> None:
-        assert taken[-1][1] == rate or steps[0] % 6 % every
+    def stepped(self: TrainedStudent, batch: Any, answer: Any, progress: float) -> None:
+        assert taken[-1][1] == learning_rate(self.recipe, progress) or steps[0] % 6 % every
         steps[0] += 1
-        step(self, batch, answer, rate)
+        step(self, batch, answer, progress)
 
     monkeypatch.setattr(Weighted, "look_ahead", looked)
-    monkeypatch.setattr(trainer._Trainer, "_step", stepped)
+    monkeypatch.setattr(TrainedStudent, "step", stepped)
     records_of(distil(*MLP, "training.epochs=2", "method.name=akd", *learnable("bilevel"), f"method.alpha_every={every}"))
     assert [at for at, _ in taken] == [epoch * 6 + look * every for epoch in range(2) for look in range(looks)]
 
@@ -168,14 +168,14 @@ def test_alpha_keeps_its_rate_while_the_module_follows_the_schedule(
     schedule: str, distil: Specify, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[float, list[float], list[float]]] = []
-    step = trainer._Trainer._step
+    step = TrainedStudent.step
 
-    def noted(self: Any, batch: Any, answer: Any, rate: float) -> None:
-        step(self, batch, answer, rate)
-        groups = self.optimizer.param_groups
+    def noted(self: TrainedStudent, batch: Any, answer: Any, progress: float) -> None:
+        step(self, batch, answer, progress)
+        rate, groups = learning_rate(self.recipe, progress), self.optimizer.param_groups
         seen.append((rate, [group["lr"] for group in groups], [group["weight_decay"] for group in groups]))
 
-    monkeypatch.setattr(trainer._Trainer, "_step", noted)
+    monkeypatch.setattr(TrainedStudent, "step", noted)
     rates = ("training.learning_rate=0.1", "method.alpha_learning_rate=0.03", "method.cam_learning_rate=0.04")
     recipe = ("training.epochs=2", f"training.schedule={schedule}", "training.weight_decay=0.01")
     records_of(distil(*MLP, *recipe, *rates, "method.name=akd", *CAM, *learnable("raw")))

@@ -15,7 +15,7 @@ from orchestrator.models import build, save_weights
 from orchestrator.reading import load
 from orchestrator.store import write_json
 from orchestrator.teacher.frozen import CARD, WEIGHTS
-from orchestrator.training import trainer
+from orchestrator.training import student
 from orchestrator.training.learner import Learner, replicate
 from orchestrator.training.trace import Trace
 from orchestrator.training.trainer import train
@@ -79,7 +79,7 @@ def said(spec: TrialSpec, rank: int = 0, world_size: int = 1, stopped: bool = Fa
         original(self, terms)
 
     stops = (lambda: len(records) == 1, lambda: False) if stopped else (lambda: False,)
-    with patch.object(trainer, "replicate", noted), patch.object(Trace, "step", step):
+    with patch.object(student, "replicate", noted), patch.object(Trace, "step", step):
         for asked_to_stop in stops:
             train(spec, TrialContext(rank, world_size, CPU, records.append, asked_to_stop))
     last = learners[-1]

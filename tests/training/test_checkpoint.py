@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from orchestrator.context import TrialContext
 from orchestrator.training import checkpoint
 from orchestrator.training.checkpoint import Checkpoint
 from orchestrator.trial import CHECKPOINT
@@ -30,9 +31,18 @@ def made(epoch: int) -> Checkpoint:
     return Checkpoint(state, dict(state), {"alpha": torch.tensor(0.5)}, optimizer, {"record": {"epoch": epoch}})
 
 
+def save(folder: Path, part: Checkpoint) -> None:
+    checkpoint.save(folder, {"a": part}, TrialContext())
+
+
+def load(folder: Path) -> Checkpoint | None:
+    loaded = checkpoint.load(folder, "a", CPU)
+    return loaded["a"] if loaded else None
+
+
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, made(3))
-    loaded = checkpoint.load(tmp_path, CPU)
+    save(tmp_path, made(3))
+    loaded = load(tmp_path)
     assert loaded is not None
     for name in ("student", "best", "method"):
         expected = getattr(made(3), name)
@@ -43,14 +53,14 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
 
 
 def test_nothing_saved_is_nothing_loaded(tmp_path: Path) -> None:
-    assert checkpoint.load(tmp_path, CPU) is None
+    assert load(tmp_path) is None
 
 
 def test_a_method_without_parameters_has_no_file(tmp_path: Path) -> None:
     without = made(1)
     without.method = {}
-    checkpoint.save(tmp_path, without)
-    loaded = checkpoint.load(tmp_path, CPU)
+    save(tmp_path, without)
+    loaded = load(tmp_path)
     assert loaded is not None and loaded.method == {}
     assert not (tmp_path / CHECKPOINT / "method.safetensors").exists()
 
@@ -58,14 +68,14 @@ def test_a_method_without_parameters_has_no_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_checkpoint_is_passed_over_for_the_older_one(tmp_path: Path, name: str, damage: str) -> None:
-    checkpoint.save(tmp_path, made(1))
+    save(tmp_path, made(1))
     shutil.copytree(tmp_path / CHECKPOINT, tmp_path / f"{CHECKPOINT}.old")
-    checkpoint.save(tmp_path / "newer", made(2))
+    save(tmp_path / "newer", made(2))
     shutil.rmtree(tmp_path / CHECKPOINT)
     shutil.copytree(tmp_path / "newer" / CHECKPOINT, tmp_path / CHECKPOINT)
     file = tmp_path / CHECKPOINT / name
     file.write_bytes(DAMAGES[damage](file.read_bytes()))
-    loaded = checkpoint.load(tmp_path, CPU)
+    loaded = load(tmp_path)
     assert loaded is not None
     assert loaded.progress["record"]["epoch"] == 1
     assert torch.equal(loaded.student["weight"], torch.ones(3, 4))
@@ -73,29 +83,29 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_older_one(tmp_path: Path, n
 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "method.safetensors"])
 def test_a_checkpoint_with_a_file_missing_is_none(tmp_path: Path, name: str) -> None:
-    checkpoint.save(tmp_path, made(1))
+    save(tmp_path, made(1))
     (tmp_path / CHECKPOINT / name).unlink()
-    assert checkpoint.load(tmp_path, CPU) is None
+    assert load(tmp_path) is None
 
 
 def test_the_older_one_is_read_when_the_end_came_between_two_renames(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, made(1))
+    save(tmp_path, made(1))
     (tmp_path / CHECKPOINT).rename(tmp_path / f"{CHECKPOINT}.old")
-    loaded = checkpoint.load(tmp_path, CPU)
+    loaded = load(tmp_path)
     assert loaded is not None and loaded.progress["record"]["epoch"] == 1
 
 
 def test_saving_that_breaks_off_leaves_the_old_one_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint.save(tmp_path, made(1))
+    save(tmp_path, made(1))
 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="No space"):
-        checkpoint.save(tmp_path, made(2))
+        save(tmp_path, made(2))
     assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
-    loaded = checkpoint.load(tmp_path, CPU)
+    loaded = load(tmp_path)
     assert loaded is not None and loaded.progress["record"]["epoch"] == 1
 
 
@@ -104,7 +114,32 @@ def test_an_optimizer_file_that_runs_code_is_passed_over(tmp_path: Path) -> None
         def __reduce__(self) -> tuple[Any, ...]:
             return Path.touch, (tmp_path / "harm",)
 
-    checkpoint.save(tmp_path, made(1))
+    save(tmp_path, made(1))
     torch.save({"optimizer": Harm()}, tmp_path / CHECKPOINT / "optimizer.pt")
-    assert checkpoint.load(tmp_path, CPU) is None
+    assert load(tmp_path) is None
     assert not (tmp_path / "harm").exists()
+
+
+def pair(epoch: int) -> dict[str, Checkpoint]:
+    return {"a": made(epoch), "b": made(epoch + 10)}
+
+
+def test_a_pair_is_one_checkpoint_with_the_first_student_at_the_top(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, pair(1), TrialContext())
+    loaded = checkpoint.load(tmp_path, "ab", CPU)
+    assert loaded is not None
+    assert {letter: part.progress["record"]["epoch"] for letter, part in loaded.items()} == {"a": 1, "b": 11}
+    assert load(tmp_path) is not None, "student a stands where a student that is alone does"
+    assert (tmp_path / CHECKPOINT / "b" / "student.safetensors").exists()
+
+
+@pytest.mark.parametrize("file", ["student.safetensors", "b/student.safetensors", "b/progress.json"])
+def test_a_pair_of_which_one_is_damaged_is_passed_over_as_a_whole(tmp_path: Path, file: str) -> None:
+    checkpoint.save(tmp_path, pair(1), TrialContext())
+    shutil.copytree(tmp_path / CHECKPOINT, tmp_path / "kept")
+    checkpoint.save(tmp_path, pair(2), TrialContext())
+    (tmp_path / "kept").rename(tmp_path / f"{CHECKPOINT}.old")
+    (tmp_path / CHECKPOINT / file).write_bytes(b"")
+    loaded = checkpoint.load(tmp_path, "ab", CPU)
+    assert loaded is not None
+    assert {letter: part.progress["record"]["epoch"] for letter, part in loaded.items()} == {"a": 1, "b": 11}

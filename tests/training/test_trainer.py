@@ -19,7 +19,7 @@ from orchestrator.data import Batches, Dataset, Inputs, Views
 from orchestrator.errors import TrialError
 from orchestrator.models import build
 from orchestrator.teacher.knowledge import CachedTeacher
-from orchestrator.training import trainer
+from orchestrator.training import student, trainer
 from orchestrator.training.checkpoint import Checkpoint
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.learner import Learner, replicate
@@ -89,7 +89,7 @@ def initial(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
         begun.append({key: value.detach().clone() for key, value in learner.student.state_dict().items()})
         return replicate(learner, context)
 
-    monkeypatch.setattr(trainer, "replicate", noted)
+    monkeypatch.setattr(student, "replicate", noted)
     return begun
 
 
@@ -212,7 +212,7 @@ def test_the_records_hold_what_is_promised(specify: Specify, make_teacher: MakeT
     records = records_of(spec)
     scores = ("accuracy", "nll", "ece", "entropy")
     train_names = ("loss", "cross_entropy", "distillation", "alpha", "learning_rate", "images_per_second")
-    every = {f"train/{name}" for name in train_names} | {f"validation/{name}" for name in (*scores, "agreement")}
+    every = {"parameters"} | {f"train/{name}" for name in train_names} | {f"validation/{name}" for name in (*scores, "agreement")}
     last = {f"test/{which}/{name}" for which in ("best", "last") for name in scores} | {"best_epoch"}
     assert [record["epoch"] for record in records] == [1, 2, 3, 4]
     assert [record.get("done", False) for record in records] == [False, False, False, True]
@@ -243,11 +243,11 @@ def test_the_scores_are_those_of_the_weights_that_were_saved(specify: Specify, m
 def test_the_test_part_is_evaluated_in_the_last_epoch_alone(specify: Specify, monkeypatch: pytest.MonkeyPatch) -> None:
     parts: list[str] = []
 
-    def noted(learner: Learner, batches: Batches, part: Any, *rest: Any) -> dict[str, float]:
+    def noted(learner: Learner, batches: Batches, part: Any, *rest: Any) -> tuple[dict[str, float], Tensor]:
         parts.append(part)
         return evaluate(learner, batches, part, *rest)
 
-    monkeypatch.setattr(trainer, "evaluate", noted)
+    monkeypatch.setattr(student, "evaluate", noted)
     records_of(specify(*PLAIN))
     assert parts == ["validation"] * EPOCHS + ["test", "test"]
 

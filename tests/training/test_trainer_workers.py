@@ -22,7 +22,7 @@ from orchestrator.store import write_json
 from orchestrator.teacher.cache import Cache
 from orchestrator.teacher.frozen import CARD, WEIGHTS, FrozenTeacher
 from orchestrator.teacher.knowledge import CachedTeacher
-from orchestrator.training import trainer
+from orchestrator.training import student
 from orchestrator.training.learner import Learner, replicate
 from orchestrator.training.metrics import Scores
 from orchestrator.training.trainer import train
@@ -71,7 +71,7 @@ def worker(rank: int, root: Path) -> None:
         learners.append(learner)
         return replicate(learner, context)
 
-    with patch.object(trainer, "replicate", noted):
+    with patch.object(student, "replicate", noted):
         for name in TRIALS:
             records, failure = trained(root, name, rank)
             state = {key: value.detach().contiguous().clone() for key, value in learners[-1].student.state_dict().items()}

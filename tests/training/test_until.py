@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from trials_run import saved
 
 from orchestrator.context import Record, TrialContext
-from orchestrator.training import checkpoint
 from orchestrator.training.trainer import train
 from orchestrator.trial import CHECKPOINT, TrialSpec
 
@@ -50,8 +50,7 @@ def test_a_taken_over_checkpoint_is_trained_with_the_takers_settings(specify: Sp
         taker = specify(*GIVEN, f"training.weight_decay={decay}", folder=name)
         shutil.copytree(donor.folder / CHECKPOINT, taker.folder / CHECKPOINT)
         assert [record["epoch"] for record in records_of(taker, 3)] == [2, 3]
-        saved = checkpoint.load(taker.folder, CPU)
-        assert saved is not None
-        rates.append(sum(float(value.norm()) for value in saved.student.values()))
-        assert saved.optimizer["optimizer"]["param_groups"][0]["weight_decay"] == decay
+        state = saved(taker)
+        rates.append(sum(float(value.norm()) for value in state.student.values()))
+        assert state.optimizer["optimizer"]["param_groups"][0]["weight_decay"] == decay
     assert rates[0] < rates[1], "the donor's weight decay is the donor's"

@@ -33,8 +33,8 @@ def records_of(spec: TrialSpec, dies_after: int | None = None) -> list[Record]:
     return records
 
 
-def saved(spec: TrialSpec) -> Checkpoint:
-    """The trial's checkpoint."""
-    loaded = checkpoint.load(spec.folder, torch.device("cpu"))
+def saved(spec: TrialSpec, letter: str = "a") -> Checkpoint:
+    """The trial's checkpoint of one of its students."""
+    loaded = checkpoint.load(spec.folder, letter, torch.device("cpu"))
     assert loaded is not None
-    return loaded
+    return loaded[letter]

@@ -1,0 +1,49 @@
+"""Random numbers of a training: seeded per purpose and epoch, and apart for each student of a process. Knows torch alone."""
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def seed_everything(*parts: int) -> None:
+    """Seed torch from several numbers."""
+    torch.manual_seed(int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1)
+
+
+class Draws:
+    """The random numbers of one student; `apart` where others of the same process draw between its own."""
+
+    def __init__(self, device: torch.device, apart: bool) -> None:
+        self.device, self.apart = device, apart
+        self.state = self._now()
+
+    def seed(self, *parts: int) -> None:
+        """Begin anew."""
+        seed_everything(*parts)
+        self.state = self._now()
+
+    @contextlib.contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Draw where this student left off, whoever has drawn meanwhile."""
+        if not self.apart:
+            yield
+            return
+        torch.set_rng_state(self.state[0])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(self.state[1], self.device)
+        yield
+        self.state = self._now()
+
+    @contextlib.contextmanager
+    def unnoticed(self) -> Iterator[None]:
+        """Draw without a trace: what comes afterwards is as if nobody had drawn."""
+        with self.going_on(), torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            yield
+
+    def _now(self) -> list[Tensor]:
+        if not self.apart:
+            return []
+        return [torch.get_rng_state(), *([torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else [])]

@@ -1,0 +1,203 @@
+"""One student of a trial while it is trained: network, method, optimiser, best weights, what is drawn. Knows no epoch loop.
+
+Several of them may share a process: nothing here depends on who else is trained, but for what others say of a batch.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from methods import METHODS, Knowledge, Output, Progress, Task
+from orchestrator.config import LETTERS, Configuration
+from orchestrator.context import TrialContext
+from orchestrator.data import Batches, Inputs
+from orchestrator.models import build, load_weights
+from orchestrator.teacher.frozen import FrozenTeacher
+from orchestrator.training.checkpoint import Checkpoint, State
+from orchestrator.training.evaluation import evaluate
+from orchestrator.training.exchange import Exchange
+from orchestrator.training.learner import Hear, Learner, replicate
+from orchestrator.training.optimization import learning_rate, optimizer, restore, set_rates
+from orchestrator.training.randomness import Draws, seed_everything
+from orchestrator.training.showing import shown
+from orchestrator.training.trace import Trace
+from orchestrator.training.workbench import channels_last, compile_in_place, half_type
+
+METHOD, PEER = 1, 2  # keep what a method draws, and the weights of the peers, apart from the weights of student a
+
+
+@dataclass
+class _Best:
+    """The weights that were best on the validation part, and when."""
+
+    value: float = -math.inf
+    epoch: int = 0
+    state: State | None = None
+
+
+class TrainedStudent:
+    """The student at a position of the exchange, in `context`, which is that of its replicas."""
+
+    def __init__(self, position: int, configuration: Configuration, batches: Batches, exchange: Exchange) -> None:
+        self.position, self.letter = position, LETTERS[position]
+        self.configuration, self.batches, self.exchange = configuration, batches, exchange
+        self.context: TrialContext = exchange.context
+        chosen, self.recipe = configuration.students[self.letter]
+        dataset, device = batches.dataset, self.context.device
+        # two students of one form must not begin as one
+        seed_everything(configuration.seed, *((PEER, position) if position else ()))
+        student = build(chosen.name, len(dataset.classes), dataset.shape, chosen.settings)
+        if chosen.weights:
+            load_weights(student, chosen.weights)
+        kind = METHODS[configuration.method.name]
+        method = kind(kind.Settings.build(configuration.method.settings))
+        layout = torch.channels_last if channels_last(self.recipe, chosen) else torch.contiguous_format
+        self.student = student.to(device).to(memory_format=layout)  # type: ignore[call-overload]
+        self.method = method.to(device)
+        if self.recipe.compile:
+            compile_in_place(self.student)
+        self.learner = Learner(self.student, self.method, half_type(self.recipe.precision, device))
+        self.draws = Draws(device, apart=len(exchange.own) > 1)
+        self.best, self.trace, self.shown = _Best(), Trace(), State()
+        self.said: Output | None = None
+
+    def prepare(self, knowledge: Callable[[], Knowledge] | None) -> None:
+        """Everything that needs the teacher, or the method as it will be trained."""
+        seed_everything(self.configuration.seed, METHOD)  # who brought the teacher may have drawn, or found it at hand
+        self.method.prepare(knowledge, self._task())
+        self.method.to(self.context.device)
+        self.module = replicate(self.learner, self.context)
+        self.own_groups = self.method.parameter_groups()
+        self.optimizer = optimizer(self.recipe, self.student, self.own_groups)
+        self.scaler = torch.amp.GradScaler(self.context.device.type, enabled=self.learner.half_type == torch.float16)
+
+    def _task(self) -> Task:
+        dataset, world = self.batches.dataset, self.context.world_size
+        return Task(
+            len(dataset.classes),
+            len(dataset.train),
+            self.recipe.epochs,
+            lambda value: self.context.total(value.clone()) / world if world > 1 else value,
+        )
+
+    @property
+    def parameters(self) -> int:
+        """Of the network, those that are trained."""
+        return sum(parameter.numel() for parameter in self.student.parameters() if parameter.requires_grad)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """What is drawn in an epoch follows from seed, epoch and rank alone, whoever else is trained."""
+        self.draws.seed(self.configuration.seed, epoch, self.context.rank)
+        self.module.train()
+
+    def look_ahead(self, batch: Inputs, answer: Output | None, held_out: Inputs, progress: float) -> None:
+        """Let the method ask what it wants to know before a step."""
+        with self.draws.going_on():
+            self.method.look_ahead(self.learner.ahead(batch, answer, held_out, learning_rate(self.recipe, progress)))
+
+    def speak(self, batch: Inputs) -> None:
+        """Say what is thought of the batch, before any student of this process steps."""
+        with self.draws.going_on():
+            self.said = self.learner.speak(batch)
+        self._tell(self.said.logits)
+
+    def step(self, batch: Inputs, answer: Output | None, progress: float) -> None:
+        """One step on a batch, after `progress` epochs."""
+        set_rates(self.optimizer, self.recipe, self.own_groups, learning_rate(self.recipe, progress))
+        with self.draws.going_on():
+            loss, terms = self.module(batch, answer, self.said, self._hear())
+            self.said = None
+            self.optimizer.zero_grad(set_to_none=True)
+            self.scaler.scale(loss).backward()
+        if self.recipe.gradient_clip:
+            self.scaler.unscale_(self.optimizer)
+            for group in self.optimizer.param_groups:  # apart: a method's own gradient must not shorten the student's step
+                torch.nn.utils.clip_grad_norm_(group["params"], self.recipe.gradient_clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.trace.step({"loss": loss.detach(), **terms})
+        if self.method.needs.peer and self.method.alternates and self.position < self.exchange.count - 1:
+            self._speak_anew(batch)
+
+    def _hear(self) -> Hear | None:
+        if not self.method.needs.peer:
+            return None
+
+        def hear(logits: Tensor) -> Callable[[], Tensor]:
+            if self.said is None:  # else it was told
+                self._tell(logits)
+            return self.exchange.others(self.position)
+
+        return hear
+
+    def _tell(self, logits: Tensor) -> None:
+        self.exchange.tell(self.position, logits.detach().float(), self.method.alternates)
+
+    @torch.no_grad()
+    def _speak_anew(self, batch: Inputs) -> None:
+        """For those after it: with the weights after the step, and without a trace in statistics or random numbers."""
+        with self.draws.unnoticed():
+            said = self.learner.speak(batch, dict(self.student.named_parameters()))
+        self.exchange.tell_anew(self.position, said.logits.float())
+
+    def evaluate(self, teacher: Tensor | None) -> tuple[dict[str, float], Tensor]:
+        """Metrics of the epoch, and the classes that it gives to this rank's share of the validation part.
+
+        `train/...` are means of the terms; `validation/...`, with the agreement where the `teacher`'s classes are given.
+        """
+        steps = self.batches.steps()
+        sums = self.trace.sums()
+        terms = self.context.total(torch.stack(list(sums.values()))) / (steps * self.context.world_size)
+        metrics = {f"train/{name}": value for name, value in zip(sums, terms.tolist(), strict=True)}
+        self.context.align_buffers(self.student)
+        validation, classes = evaluate(self.learner, self.batches, "validation", self.context, teacher)
+        return metrics | {f"validation/{name}": value for name, value in validation.items()}, classes
+
+    def end_epoch(self, epoch: int, validation: dict[str, float]) -> dict[str, float]:
+        """After an epoch, 1 for the first: keep the best weights, let the method move on; the method's numbers."""
+        accuracy = validation["validation/accuracy"]
+        if accuracy > self.best.value:
+            self.best = _Best(accuracy, epoch, {key: value.detach().clone() for key, value in self.student.state_dict().items()})
+        drawn = self.method.end_epoch(self._progress(epoch, validation))
+        self.trace.end_epoch(epoch - 1, {name: value for name, value in drawn.items() if isinstance(value, Tensor)})
+        numbers = {f"method/{name}": value for name, value in drawn.items() if not isinstance(value, Tensor)}
+        return {**numbers, "train/learning_rate": self.optimizer.param_groups[0]["lr"], "parameters": float(self.parameters)}
+
+    def _progress(self, epoch: int, metrics: dict[str, float]) -> Progress:
+        validation = {name: value for name, value in metrics.items() if name.startswith("validation/")}
+        return Progress(epoch, self.recipe.epochs, validation)
+
+    def test(self) -> dict[str, float]:
+        """The test part, read once: with the last weights and with those that were best on the validation part."""
+        assert self.best.state is not None
+        last = {key: value.detach().clone() for key, value in self.student.state_dict().items()}
+        metrics = {"best_epoch": float(self.best.epoch)}
+        for name, state in (("best", self.best.state), ("last", last)):
+            self.student.load_state_dict(state)
+            scores, _ = evaluate(self.learner, self.batches, "test", self.context, None)
+            metrics |= {f"test/{name}/{key}": value for key, value in scores.items()}
+        return metrics
+
+    def show(self, teacher: FrozenTeacher | None) -> None:
+        """Keep what there is to show beside the metrics."""
+        self.shown = shown(self.learner, teacher, self.batches) if self.context.leads else {}
+
+    def state(self, record: dict[str, object]) -> Checkpoint:
+        """Everything that a resume needs, with the record of the last epoch."""
+        progress = {"record": record, "best_value": self.best.value, "best_epoch": self.best.epoch}
+        states = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        student, best = dict(self.student.state_dict()), dict(self.best.state or {})
+        return Checkpoint(student, best, dict(self.method.state_dict()), states, progress, self.trace.state, self.shown)
+
+    def restore(self, saved: Checkpoint, epoch: int, validation: dict[str, float]) -> None:
+        """Stand where the checkpoint was made, after so many epochs with these metrics."""
+        self.student.load_state_dict(saved.student)
+        self.method.load_state_dict(saved.method)
+        restore(self.optimizer, saved.optimizer["optimizer"])
+        self.scaler.load_state_dict(saved.optimizer["scaler"])
+        self.best = _Best(saved.progress["best_value"], saved.progress["best_epoch"], saved.best)
+        self.trace, self.shown = Trace(saved.trace), saved.shown
+        self.method.end_epoch(self._progress(epoch, validation))
