@@ -204,6 +204,12 @@ def another_default(settings: type["Settings"], name: str, default: Any) -> Any:
     return field(default=default, metadata=settings.__dataclass_fields__[name].metadata)
 
 
+def other_words(settings: type["Settings"], name: str, doc: str) -> Any:
+    """A setting as another class has it, documented in other words; default and limits stay."""
+    known = settings.__dataclass_fields__[name]
+    return field(default=known.default, metadata={**known.metadata, "doc": doc})
+
+
 @dataclass(frozen=True)
 class Settings:
     """Hyper-parameters of a method; subclasses are frozen dataclasses whose fields are made by `setting`."""

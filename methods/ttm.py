@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from methods import losses
-from methods.method import Batch, Knowledge, SettingsError, Task, another_default, setting
+from methods.method import Batch, Knowledge, SettingsError, Task, another_default, other_words, setting
 from methods.weighted import Formed, FormedSettings, Soft
 
 # Samples per block of the mean power sum: ImageNet's logits fit in memory once, not several times.
@@ -21,12 +21,14 @@ _BLOCK = 65_536
 class TTMSettings(FormedSettings):
     """Hyper-parameters of TTM; soft is T D in the convex form, D in the additive one, where alone `normalize` counts."""
 
-    form: str = setting(
-        "convex",
+    form: str = other_words(
+        FormedSettings,
+        "form",
         "convex: (1 - alpha) CE + alpha T D, which is beta = alpha T / (1 - alpha) times 1 - alpha; additive: CE + beta D",
-        choices=("convex", "additive"),
     )
-    temperature: float = setting(4.0, "T: divides the logits of the teacher alone, 1/gamma of the paper's tables", above=0)
+    temperature: float = other_words(
+        FormedSettings, "temperature", "T: divides the logits of the teacher alone, 1/gamma of the paper's tables"
+    )
     beta: float = another_default(FormedSettings, "beta", 36.0)
     normalize: bool = setting(
         True,

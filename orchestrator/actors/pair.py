@@ -24,7 +24,7 @@ class Pair:
     def __init__(self, context: TrialContext, count: int) -> None:
         self.count = count
         position = context.rank % count
-        self.own = (position,)
+        self.own: tuple[int, ...] = (position,)
         first = context.rank - position
         self.ranks = [first + other for other in range(count)]
         self.context = replace(

@@ -1,9 +1,7 @@
 """Two workers that share a pass of the teacher (gloo): one set of bits, whatever the workers and their folders. No student."""
 
 import contextlib
-import json
 import os
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -11,7 +9,6 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from filelock import FileLock
 
 from orchestrator.context import Stopped, TrialContext
@@ -22,9 +19,10 @@ from orchestrator.reading import load
 from orchestrator.teacher.cache import Cache
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.knowledge import CachedTeacher
+from tests.process_group import on_every_rank
 
 CPU = torch.device("cpu")
-WORKERS, LONGEST_S, BATCH = 2, 300, 32
+WORKERS, BATCH = 2, 32
 FILES = {"clean.npy", "clean-features.npy", "view-00000.npy"}
 # 35 blocks of 32, which two workers do not share evenly, and the last one is not full
 PAIRS = (
@@ -52,11 +50,9 @@ def fill(asked: CachedTeacher) -> dict[str, float]:
     return asked.counts()
 
 
-def worker(rank: int, root: Path) -> None:
+def worker(rank: int, world_size: int, root: Path) -> dict[str, Any]:
     """One rank: folders that both see, folders of its own, a disk that is full for the first one alone."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{root}/meeting", rank=rank, world_size=WORKERS)
-    context = TrialContext(rank, WORKERS, CPU)
+    context = TrialContext(rank, world_size, CPU)
     told: dict[str, Any] = {"shared": fill(source(root, "shared", context)), "again": fill(source(root, "shared", context))}
     told["own"] = fill(source(root, f"own-{rank}", context))
     own = source(root, f"own-{rank}", context)
@@ -82,38 +78,33 @@ def worker(rank: int, root: Path) -> None:
             except EnvironmentUnfitError as error:
                 told[name] = str(error)
         told[f"after {name}"] = context.gather(f"rank {rank}")
-    stopping = TrialContext(rank, WORKERS, CPU, asked_to_stop=lambda: True)
+    stopping = TrialContext(rank, world_size, CPU, asked_to_stop=lambda: True)
     try:
         source(root, "stopped", stopping).open_view(0)
     except Stopped:
         told["stopped"] = True
-    (root / f"told-{rank}.json").write_text(json.dumps(told))
-    dist.destroy_process_group()
+    return told
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which two workers have filled caches, and one worker one."""
+    """The folder of the caches, one of which a single worker has filled."""
     folder = tmp_path_factory.mktemp("pass")
     fill(source(folder, "alone", TrialContext()))
-    processes = [get_context("spawn").Process(target=worker, args=(rank, folder), daemon=True) for rank in range(WORKERS)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(LONGEST_S)
-    assert [process.exitcode for process in processes] == [0] * WORKERS
     return folder
+
+
+@pytest.fixture(scope="module")
+def told(root: Path) -> list[dict[str, Any]]:
+    """What each of two workers tells, after both have filled the other caches."""
+    return on_every_rank(WORKERS, worker, root)
 
 
 def files(root: Path, folder: str) -> dict[str, Path]:
     return {file.name: file for file in (root / folder).glob("*/*.npy")}
 
 
-def told(root: Path, rank: int) -> dict[str, Any]:
-    said: dict[str, Any] = json.loads((root / f"told-{rank}.json").read_text())
-    return said
-
-
+@pytest.mark.usefixtures("told")
 @pytest.mark.parametrize("folder", ["shared", "own-0", "own-1", "full-0", "full-1"])
 def test_two_workers_give_the_bits_of_one(root: Path, folder: str) -> None:
     alone, other = files(root, "alone"), files(root, folder)
@@ -124,30 +115,32 @@ def test_two_workers_give_the_bits_of_one(root: Path, folder: str) -> None:
 
 
 @pytest.mark.parametrize("rank", range(WORKERS))
-def test_every_rank_counts_what_the_group_found_and_computed(root: Path, rank: int) -> None:
-    said = told(root, rank)
+def test_every_rank_counts_what_the_group_found_and_computed(told: list[dict[str, Any]], rank: int) -> None:
+    said = told[rank]
     assert said["shared"] == said["own"] == said["after"] == {"hits": 0, "misses": 2}
     assert said["again"] == {"hits": 2, "misses": 0}
 
 
 @pytest.mark.parametrize("rank", range(WORKERS))
-def test_a_view_that_one_node_lost_is_computed_by_all_for_that_one(root: Path, rank: int) -> None:
-    assert told(root, rank)["one lost"] == {"hits": 0, "misses": 1}
+def test_a_view_that_one_node_lost_is_computed_by_all_for_that_one(told: list[dict[str, Any]], rank: int) -> None:
+    assert told[rank]["one lost"] == {"hits": 0, "misses": 1}
 
 
 @pytest.mark.parametrize("rank", range(WORKERS))
-def test_all_ranks_hear_of_the_full_disk_of_one(root: Path, rank: int) -> None:
-    assert "No space left" in told(root, rank)["full"] and "teacher.mode=online" in told(root, rank)["full"]
+def test_all_ranks_hear_of_the_full_disk_of_one(told: list[dict[str, Any]], rank: int) -> None:
+    assert "No space left" in told[rank]["full"] and "teacher.mode=online" in told[rank]["full"]
 
 
 @pytest.mark.parametrize("rank", range(WORKERS))
 @pytest.mark.parametrize("name", ["acquire", "open"])
-def test_what_one_rank_alone_meets_is_raised_by_all_and_leaves_them_in_step(root: Path, name: str, rank: int) -> None:
-    said = told(root, rank)
+def test_what_one_rank_alone_meets_is_raised_by_all_and_leaves_them_in_step(
+    told: list[dict[str, Any]], name: str, rank: int
+) -> None:
+    said = told[rank]
     assert "Permission denied" in said[name]
     assert said[f"after {name}"] == ["rank 0", "rank 1"]
 
 
 @pytest.mark.parametrize("rank", range(WORKERS))
-def test_a_stop_is_heard_within_a_pass(root: Path, rank: int) -> None:
-    assert told(root, rank)["stopped"] and not files(root, "stopped")
+def test_a_stop_is_heard_within_a_pass(root: Path, told: list[dict[str, Any]], rank: int) -> None:
+    assert told[rank]["stopped"] and not files(root, "stopped")

@@ -1,7 +1,7 @@
 """Trials whose alpha adapts or whose teacher is reweighted, in one process: they train, and resume to the bit. Knows no Ray."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from trials_run import records_of, saved
 from methods import METHODS, ParameterGroup
 from methods.weighted import Weighted
 from orchestrator.config import Training
-from orchestrator.data import Batches
+from orchestrator.data import Batches, Inputs
 from orchestrator.training.optimization import learning_rate, optimizer, set_rates
 from orchestrator.training.student import TrainedStudent
 from orchestrator.trial import CHECKPOINT, TrialSpec
@@ -155,12 +155,21 @@ def test_a_look_is_taken_before_every_so_many_steps_of_an_epoch(
     assert [at for at, _ in taken] == [epoch * 6 + look * every for epoch in range(2) for look in range(looks)]
 
 
-def test_a_look_needs_nothing_that_others_pay_for(distil: Specify, monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(*_: Any) -> None:
-        raise AssertionError("a batch of the validation part that nobody asked for")
+@pytest.mark.parametrize(("form", "looks"), [("raw", []), ("ratio", []), ("cam", []), ("bilevel-often", [2, 2])])
+def test_a_look_needs_nothing_that_others_pay_for(
+    form: str, looks: list[int], distil: Specify, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial draws as many batches of the validation part in each epoch as its method takes looks, if any."""
+    drawn: list[int] = []
+    held_out = Batches.held_out
 
-    monkeypatch.setattr(Batches, "held_out", never)
-    records_of(distil(*MLP, "training.epochs=1", *STATEFUL["raw"]))
+    def counted(self: Batches, epoch: int, count: int) -> Iterator[Inputs]:
+        drawn.append(count)
+        return held_out(self, epoch, count)
+
+    monkeypatch.setattr(Batches, "held_out", counted)
+    records_of(distil(*MLP, "training.epochs=2", *STATEFUL[form]))
+    assert drawn == looks
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])

@@ -1,29 +1,23 @@
 """An alpha that adapts in two processes (gloo): one alpha on both ranks, and that of a single worker. Knows no Ray."""
 
-from multiprocessing import get_context
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import torch
-import torch.distributed as dist
 from safetensors.torch import load_file, save_file
+from trials_run import add_teacher, specification
 
 from orchestrator.context import Record, TrialContext
-from orchestrator.data import Dataset, prepare
-from orchestrator.models import build, save_weights
-from orchestrator.reading import load
-from orchestrator.store import write_json
-from orchestrator.teacher.frozen import CARD, WEIGHTS
 from orchestrator.training import student
 from orchestrator.training.learner import Learner, replicate
 from orchestrator.training.trace import Trace
 from orchestrator.training.trainer import train
 from orchestrator.trial import TrialSpec
+from tests.process_group import on_every_rank
 
 CPU = torch.device("cpu")
 WORKERS, EPOCHS = 2, 2
-LONGEST_S = 300  # instead of for ever, should the ranks wait for each other
 COMMON = (
     *(f"training.epochs={EPOCHS}", "training.batch_size=16", "student.name=mlp", "student.width=8", "method.name=akd"),
     *("data.limit.train=128", "data.limit.validation=40", "data.limit.test=40", "data.augmentation=crop"),
@@ -44,25 +38,14 @@ TRIALS = {
 CLOSE = [name for name in TRIALS if name != "stopped"]
 
 
-def specification(root: Path, name: str, folder: str = "") -> TrialSpec:
-    configuration = load(None, [*COMMON, *TRIALS[name]])
-    return TrialSpec(
-        name=name,
-        configuration=configuration,
-        folder=root / (folder or name),
-        data=prepare(configuration.data, root, 0),
-        teacher=root / "teacher",
-        knowledge=root / "knowledge",
-    )
+def trial(root: Path, name: str, folder: str = "") -> TrialSpec:
+    return specification(root, folder or name, *COMMON, *TRIALS[name])
 
 
-def worker(rank: int, root: Path) -> None:
+def worker(rank: int, world_size: int, root: Path) -> None:
     """One rank: every trial in turn; alpha of every step and the last state of the method are left in a file."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{root}/meeting", rank=rank, world_size=WORKERS)
     for name in TRIALS:
-        save_file(said(specification(root, name), rank, WORKERS, name == "stopped"), root / f"{name}-{rank}.safetensors")
-    dist.destroy_process_group()
+        save_file(said(trial(root, name), rank, world_size, name == "stopped"), root / f"{name}-{rank}.safetensors")
 
 
 def said(spec: TrialSpec, rank: int = 0, world_size: int = 1, stopped: bool = False) -> dict[str, torch.Tensor]:
@@ -92,20 +75,8 @@ def said(spec: TrialSpec, rank: int = 0, world_size: int = 1, stopped: bool = Fa
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which two workers have trained all trials."""
     folder = tmp_path_factory.mktemp("adaptive")
-    dataset = Dataset.open(specification(folder, "raw").data)
-    torch.manual_seed(11)
-    teacher = build("mlp", len(dataset.classes), dataset.shape, {"width": 24})
-    with torch.no_grad():
-        teacher.get_parameter("head.weight").mul_(15)  # far from the student: alpha is not at the end of its clamp
-    save_weights(teacher, folder / "teacher" / WEIGHTS)
-    card = {"weights": "of two workers", "network": {"name": "mlp", "width": 24}}
-    write_json(folder / "teacher" / CARD, card | {"classes": len(dataset.classes), "shape": list(dataset.shape)})
-    processes = [get_context("spawn").Process(target=worker, args=(rank, folder), daemon=True) for rank in range(WORKERS)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(LONGEST_S)
-    assert [process.exitcode for process in processes] == [0] * WORKERS
+    add_teacher(trial(folder, "raw"), scale=15)  # far from the student: alpha is not at the end of its clamp
+    on_every_rank(WORKERS, worker, folder)
     return folder
 
 
@@ -122,7 +93,7 @@ def test_both_ranks_have_one_student_one_method_and_one_alpha(name: str, root: P
 
 @pytest.mark.parametrize("name", CLOSE)
 def test_two_workers_have_the_alpha_and_the_student_of_one(name: str, root: Path) -> None:
-    alone = said(specification(root, name, folder=f"{name}-alone"))
+    alone = said(trial(root, name, folder=f"{name}-alone"))
     ranks = [load_file(root / f"{name}-{rank}.safetensors") for rank in range(WORKERS)]
     torch.testing.assert_close((ranks[0]["alphas"] + ranks[1]["alphas"]) / 2, alone["alphas"], rtol=1e-3, atol=1e-4)
     assert alone["alphas"].std() > 1e-4, "alpha moves"
@@ -133,7 +104,7 @@ def test_two_workers_have_the_alpha_and_the_student_of_one(name: str, root: Path
 
 def test_the_histogram_is_of_the_samples_of_both_ranks(root: Path) -> None:
     """That of the checkpoint of two workers is that of one, but for a sample that rounding moves over an edge."""
-    said(specification(root, "label", folder="label-histogram"))
+    said(trial(root, "label", folder="label-histogram"))
     both, alone = (load_file(root / folder / "checkpoint" / "trace.safetensors") for folder in ("label", "label-histogram"))
     rows = both["epochs/alpha_histogram"]
     torch.testing.assert_close(rows.sum(1), torch.ones(EPOCHS))
@@ -142,7 +113,7 @@ def test_the_histogram_is_of_the_samples_of_both_ranks(root: Path) -> None:
 
 def test_a_look_ahead_and_the_module_resume_in_two_workers_on_both_ranks_alike(root: Path) -> None:
     """Stopped after its first epoch: the ranks then went on from the state that the first one had saved."""
-    alone = said(specification(root, "stopped", folder="stopped-alone"))
+    alone = said(trial(root, "stopped", folder="stopped-alone"))
     ranks = [load_file(root / f"stopped-{rank}.safetensors") for rank in range(WORKERS)]
     torch.testing.assert_close(ranks[0]["alphas"], alone["alphas"], rtol=1e-3, atol=1e-4)
     assert torch.equal(ranks[0]["method.alpha.logit"], ranks[1]["method.alpha.logit"])

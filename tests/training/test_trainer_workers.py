@@ -1,36 +1,33 @@
 """The training of a trial in two processes (gloo): one student, whatever the count of workers. Knows no Ray."""
 
 import json
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 import torch
-import torch.distributed as dist
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
+from trials_run import add_teacher, specification
 
 from orchestrator.config import Data
 from orchestrator.context import Record, TrialContext
-from orchestrator.data import Batches, Dataset, Views, prepare
+from orchestrator.data import Batches, Dataset, Views
 from orchestrator.errors import EnvironmentUnfitError, UserError
-from orchestrator.models import build, save_weights
-from orchestrator.reading import load
-from orchestrator.store import write_json
+from orchestrator.models import build
 from orchestrator.teacher.cache import Cache
-from orchestrator.teacher.frozen import CARD, WEIGHTS, FrozenTeacher
+from orchestrator.teacher.frozen import WEIGHTS, FrozenTeacher
 from orchestrator.teacher.knowledge import CachedTeacher
 from orchestrator.training import student
 from orchestrator.training.learner import Learner, replicate
 from orchestrator.training.metrics import Scores
 from orchestrator.training.trainer import train
 from orchestrator.trial import TrialSpec
+from tests.process_group import on_every_rank
 
 CPU = torch.device("cpu")
 WORKERS, EPOCHS = 2, 3
-LONGEST_S = 300  # instead of for ever, should the ranks wait for each other
 COMMON = (f"training.epochs={EPOCHS}", "training.batch_size=32", "data.limit.train=256", "data.augmentation=crop")
 # parts that two workers cannot share evenly
 UNEVEN = ("data.limit.validation=61", "data.limit.test=61")
@@ -49,22 +46,12 @@ TRIALS = {
 }
 
 
-def specification(root: Path, name: str, folder: str = "") -> TrialSpec:
-    configuration = load(None, [*COMMON, *UNEVEN, *TRIALS[name]])
-    return TrialSpec(
-        name=name,
-        configuration=configuration,
-        folder=root / (folder or name),
-        data=prepare(configuration.data, root, 0),
-        teacher=root / "teacher",
-        knowledge=root / "knowledge",
-    )
+def trial(root: Path, name: str, folder: str = "") -> TrialSpec:
+    return specification(root, folder or name, *COMMON, *UNEVEN, *TRIALS[name])
 
 
-def worker(rank: int, root: Path) -> None:
+def worker(rank: int, world_size: int, root: Path) -> None:
     """One rank: every trial in turn; its records, its last weights and its failure are left in files."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{root}/meeting", rank=rank, world_size=WORKERS)
     learners: list[Learner] = []
 
     def noted(learner: Learner, context: TrialContext) -> torch.nn.Module:
@@ -73,35 +60,26 @@ def worker(rank: int, root: Path) -> None:
 
     with patch.object(student, "replicate", noted):
         for name in TRIALS:
-            records, failure = trained(root, name, rank)
+            records, failure = trained(root, name, rank, world_size)
             state = {key: value.detach().contiguous().clone() for key, value in learners[-1].student.state_dict().items()}
             save_file(state, root / f"{name}-{rank}.safetensors")
             (root / f"{name}-{rank}.json").write_text(json.dumps({"records": records, "failure": failure}))
-    dist.destroy_process_group()
 
 
-def trained(root: Path, name: str, rank: int) -> tuple[list[Record], str]:
+def trained(root: Path, name: str, rank: int, world_size: int) -> tuple[list[Record], str]:
     """The records of a trial, and what it failed with; one is stopped after its first epoch and then resumed."""
-    spec, records = specification(root, name), list[Record]()
+    spec, records = trial(root, name), list[Record]()
     stops = (lambda: len(records) == 1, lambda: False) if name == "cnn-stopped" else (lambda: False,)
     try:
         for asked_to_stop in stops:
-            train(spec, TrialContext(rank, WORKERS, CPU, records.append, asked_to_stop))
+            train(spec, TrialContext(rank, world_size, CPU, records.append, asked_to_stop))
     except UserError as error:
         return records, f"{type(error).__name__}: {error}"
     return records, ""
 
 
-def add_teacher(root: Path) -> None:
-    dataset = Dataset.open(specification(root, "mlp").data)
-    torch.manual_seed(11)
-    save_weights(build("mlp", len(dataset.classes), dataset.shape, {"width": 24}), root / "teacher" / WEIGHTS)
-    card = {"weights": "of two workers", "network": {"name": "mlp", "width": 24}}
-    write_json(root / "teacher" / CARD, card | {"classes": len(dataset.classes), "shape": list(dataset.shape)})
-
-
 def locked_file(root: Path) -> Path:
-    spec = specification(root, "locked")
+    spec = trial(root, "locked")
     dataset = Dataset.open(spec.data)
     batches = Batches(dataset, Views.of(dataset, spec.configuration.data, spec.configuration.seed), 32, spec.configuration.seed)
     teacher = FrozenTeacher.open(root / "teacher", CPU)
@@ -115,14 +93,9 @@ def locked_file(root: Path) -> Path:
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which two workers have trained all trials."""
     folder = tmp_path_factory.mktemp("workers")
-    add_teacher(folder)
+    add_teacher(trial(folder, "mlp"))
     with FileLock(f"{locked_file(folder)}.lock"):
-        processes = [get_context("spawn").Process(target=worker, args=(rank, folder), daemon=True) for rank in range(WORKERS)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(LONGEST_S)
-        assert [process.exitcode for process in processes] == [0] * WORKERS
+        on_every_rank(WORKERS, worker, folder)
     return folder
 
 
@@ -138,7 +111,7 @@ def without_time(records: list[Record]) -> list[dict[str, Any]]:
 
 def alone(root: Path, name: str) -> tuple[list[Record], dict[str, torch.Tensor]]:
     records: list[Record] = []
-    spec = specification(root, name, folder=f"{name}-alone")
+    spec = trial(root, name, folder=f"{name}-alone")
     train(spec, TrialContext(report=records.append))
     return records, load_file(spec.folder / "checkpoint" / "student.safetensors")
 
@@ -156,7 +129,7 @@ def test_all_ranks_end_with_the_same_weights_and_the_first_alone_reports(root: P
 
 @pytest.mark.parametrize("name", ["cnn", "mlp"])
 def test_the_scores_are_those_of_one_process_on_the_same_weights(root: Path, name: str) -> None:
-    spec = specification(root, name)
+    spec = trial(root, name)
     dataset, student = Dataset.open(spec.data), spec.configuration.student
     networks = {
         "student": build(student.name, len(dataset.classes), dataset.shape, student.settings).eval(),

@@ -1,15 +1,50 @@
-"""Runs a trial in this process, to its end or until its worker dies, and reads what it saved. Knows no test."""
+"""Runs a trial in this process, to its end or until its worker dies, and reads what it saved; what a trial needs. Knows no test."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 
 from orchestrator.context import Record, TrialContext
+from orchestrator.data import Dataset, prepare
+from orchestrator.models import build, save_weights
+from orchestrator.reading import load
+from orchestrator.store import write_json
+from orchestrator.teacher.frozen import CARD, WEIGHTS
 from orchestrator.training import checkpoint
 from orchestrator.training.checkpoint import Checkpoint
 from orchestrator.training.trainer import train
 from orchestrator.trial import TrialSpec
+
+
+def specification(root: Path, name: str, *pairs: str) -> TrialSpec:
+    """A trial on digits from `key=value` pairs; its folder, its data, teacher and knowledge are all below `root`.
+
+    Unlike the fixture `specify` it is the same in every process.
+    """
+    configuration = load(None, list(pairs))
+    return TrialSpec(
+        name=name,
+        configuration=configuration,
+        folder=root / name,
+        data=prepare(configuration.data, root, 0),
+        teacher=root / "teacher",
+        knowledge=root / "knowledge",
+    )
+
+
+def add_teacher(spec: TrialSpec, scale: float = 1.0) -> None:
+    """Leave an untrained teacher, an mlp of width 24, where the trial looks for it; the weights of its head times `scale`."""
+    assert spec.teacher is not None
+    dataset = Dataset.open(spec.data)
+    torch.manual_seed(11)
+    teacher = build("mlp", len(dataset.classes), dataset.shape, {"width": 24})
+    with torch.no_grad():
+        teacher.get_parameter("head.weight").mul_(scale)
+    save_weights(teacher, spec.teacher / WEIGHTS)
+    card = {"weights": "of two workers", "network": {"name": "mlp", "width": 24}}
+    write_json(spec.teacher / CARD, card | {"classes": len(dataset.classes), "shape": list(dataset.shape)})
 
 
 class Interrupted(Exception):
