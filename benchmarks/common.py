@@ -76,12 +76,12 @@ def arguments(documentation: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def make_images(file: Path, train: int, classes: int, held_out: int, side: int = 32) -> None:
-    """Random images (n, side, side, 3) uint8 in an .npz file with MedMNIST's keys, every class in every part."""
+def make_images(file: Path, train: int, classes: int, held_out: int) -> None:
+    """Random images (n, 32, 32, 3) uint8 in an .npz file with MedMNIST's keys, every class in every part."""
     draw = np.random.default_rng(0)
     arrays: dict[str, Any] = {}
     for part, count in {"train": train, "val": held_out, "test": held_out}.items():
-        arrays[f"{part}_images"] = draw.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+        arrays[f"{part}_images"] = draw.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
         arrays[f"{part}_labels"] = np.arange(count, dtype=np.int64) % classes
     np.savez(file, **arrays)
 

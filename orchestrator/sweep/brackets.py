@@ -5,6 +5,7 @@ from typing import Any
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import HyperBandScheduler, TrialScheduler
 
+from orchestrator.sweep.study import objective
 from orchestrator.sweep.waiting import AllAtOnce, next_to_run
 
 
@@ -18,8 +19,7 @@ class Brackets(HyperBandScheduler):
         search = asking.configuration.search
         super().__init__(
             time_attr="epoch",
-            metric=search.objective,
-            mode=search.direction[:3],
+            **objective(search),
             max_t=asking.configuration.training.epochs,
             reduction_factor=search.reduction_factor,
             stop_last_trials=False,  # a last milestone may lie before the last epoch, and only that one reads the test part

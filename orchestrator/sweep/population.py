@@ -15,6 +15,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import PopulationBasedTraining
 from ray.tune.schedulers.pbt import _PBTTrialState
 
+from orchestrator.sweep.study import objective
 from orchestrator.sweep.waiting import AllAtOnce, next_to_run
 
 FACTORS = (0.8, 1.2)
@@ -59,8 +60,7 @@ class Population(PopulationBasedTraining):
         search = asking.configuration.search
         super().__init__(
             time_attr="epoch",
-            metric=search.objective,
-            mode=search.direction[:3],
+            **objective(search),
             perturbation_interval=search.perturb_epochs,
             quantile_fraction=search.quantile,
             resample_probability=search.resample_probability,

@@ -13,7 +13,7 @@ from orchestrator.records import Sweep, Trial
 from orchestrator.sweep.brackets import Brackets
 from orchestrator.sweep.population import Population
 from orchestrator.sweep.space import points
-from orchestrator.sweep.study import StudySearch
+from orchestrator.sweep.study import StudySearch, objective
 from orchestrator.sweep.waiting import AllAtOnce
 
 MEDIAN_OF = 3  # fewer averages make no median that one would stop a trial for
@@ -33,7 +33,7 @@ def stopping(configuration: Configuration, sweep: Sweep) -> TrialScheduler:
         return FIFOScheduler()
     spared = len(points(configuration)) if search.finish_points else 0
     past = [trial for trial in sweep.trials.values() if trial.state != "failed"]
-    common: dict[str, Any] = {"time_attr": "epoch", "metric": search.objective, "mode": search.direction[:3]}
+    common: dict[str, Any] = {"time_attr": "epoch", **objective(search)}
     if search.scheduler == "median":
         return _RememberingMedian(spared, past, grace_period=search.grace_epochs, min_samples_required=MEDIAN_OF, **common)
     return _RememberingASHA(

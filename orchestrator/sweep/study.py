@@ -38,6 +38,11 @@ STATES: dict[RecordState, TrialState] = {
 }
 
 
+def objective(search: Search) -> dict[str, str]:
+    """What Tune compares by, as its searchers and schedulers take it: `metric` and `mode`."""
+    return {"metric": search.objective, "mode": search.direction[:3]}
+
+
 def open_study(folder: Path, configuration: Configuration, resume: bool) -> optuna.Study:
     """The study in the sweep's folder, named after it; a new one begins with the points of its spaces."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -81,7 +86,7 @@ class StudySearch(Searcher):
     """Hands out the unfinished trials of a resumed sweep first, then asks the study; tells it how each one ended."""
 
     def __init__(self, study: optuna.Study, configuration: Configuration, events: Events, unfinished: list[Trial]) -> None:
-        super().__init__(metric=configuration.search.objective, mode=configuration.search.direction[:3])
+        super().__init__(**objective(configuration.search))
         self.study, self.configuration, self.events = study, configuration, events
         self.unfinished = list(unfinished)
         self.trials: dict[str, Trial] = {}

@@ -83,7 +83,6 @@ class SimulatedTune:
     def __init__(self, asking: AllAtOnce, scheduler: Any, score: Score, at_once: int, seed: int = 0) -> None:
         self.asking, self.scheduler, self.score, self.at_once = asking, scheduler, score, at_once
         self.order = random.Random(seed)
-        self.search_alg = None
         self.trials: list[SimulatedTrial] = []
         self.most_running = 0
         for number in range(asking.total):
