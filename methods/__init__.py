@@ -2,6 +2,8 @@
 
 from methods.akd import AKD
 from methods.cross_entropy import CrossEntropy
+from methods.dml import DML
+from methods.dual_student import DualStudent
 from methods.kd import KD
 from methods.method import (
     Batch,
@@ -28,16 +30,20 @@ METHODS: dict[str, type[Method]] = {
     "ttm": TTM,
     "wttm": WTTM,
     "akd": AKD,
+    "dml": DML,
+    "dual_student": DualStudent,
 }
 
 __all__ = [
     "AKD",
+    "DML",
     "KD",
     "METHODS",
     "TTM",
     "WTTM",
     "Batch",
     "CrossEntropy",
+    "DualStudent",
     "Knowledge",
     "LookAhead",
     "Method",

@@ -12,9 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from methods.histogram import Histogram
 from methods.method import Batch, LookAhead, ParameterGroup, Progress, Settings, SettingsError, Task, setting
-
-BINS = 20  # of the distribution of alpha over the samples
 
 
 @dataclass(frozen=True)
@@ -98,12 +97,11 @@ class Alpha(nn.Module):
     In the clamp [alpha_min, alpha_max] unless it is planned.
     """
 
-    histogram: Tensor | None = None
-
     def __init__(self, settings: AlphaSettings) -> None:
         super().__init__()
         self.settings = settings
         self.task: Task | None = None
+        self.histogram = Histogram()
 
     def prepare(self, task: Task) -> None:
         """Once per trial, before the first step."""
@@ -127,7 +125,7 @@ class Alpha(nn.Module):
         alpha, soft = self.of(batch, terms), terms.soft.mean()
         if isinstance(alpha, Tensor) and alpha.ndim:
             loss = ((1 - alpha) * batch.cross_entropies() + alpha * terms.soft).mean()
-            self._count(alpha)
+            self.histogram.count(alpha)
         else:
             loss = (1 - alpha) * terms.hard + alpha * soft
         own = self.own_loss(terms.hard.detach(), soft.detach())
@@ -149,14 +147,8 @@ class Alpha(nn.Module):
 
     def end_epoch(self, progress: Progress) -> dict[str, float | Tensor]:
         """After each epoch and after a resume; the distribution of alpha over the samples, (BINS,) shares that sum to one."""
-        if self.histogram is None:
-            return {}
-        counts, self.histogram = self.mean(self.histogram), None
-        return {"alpha_histogram": counts / counts.sum()}
-
-    def _count(self, alpha: Tensor) -> None:
-        counts = torch.histc(alpha.detach().float(), BINS, 0.0, 1.0)
-        self.histogram = counts if self.histogram is None else self.histogram + counts
+        shares = self.histogram.shares(self.mean)
+        return {} if shares is None else {"alpha_histogram": shares}
 
     def clamped(self, alpha: Tensor) -> Tensor:
         """Alpha within [alpha_min, alpha_max]."""

@@ -5,6 +5,7 @@ Logits are finite: a class masked with -inf gives NaN.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -64,6 +65,16 @@ def power_sum(teacher_logits: Tensor, temperature: float) -> Tensor:
     Between 1 (one-hot p) and K^(1 - 1/T) (uniform p) for T >= 1.
     """
     return (teacher_logits.log_softmax(dim=1) / temperature).logsumexp(dim=1).exp()
+
+
+@_in_full_precision
+def normalized_entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """H(p_T) / log K, (B,) in [0, 1], from logits (B, K) of two classes or more; one less it is D(p_T || uniform) / log K.
+
+    0 where p_T is one-hot, 1 where it is uniform.
+    """
+    log_p = (logits / temperature).log_softmax(dim=1)
+    return (-(log_p.exp() * log_p).sum(dim=1) / math.log(logits.shape[1])).clamp(0, 1)
 
 
 @_in_full_precision

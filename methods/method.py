@@ -91,7 +91,7 @@ class Batch:
         """
         if self.peers is None:
             raise ValueError("this method needs a peer, and the student is alone: configure `peers`, or train with kd")
-        return self.peers()
+        return self.peers().detach()
 
     @property
     def teacher_logits(self) -> Tensor:

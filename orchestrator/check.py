@@ -36,11 +36,16 @@ def check_settings(configuration: Configuration, name: str, field: str) -> None:
 
 
 def check_method(configuration: Configuration, name: str, field: str) -> None:
-    """ConfigurationError when a method that is to be trained does not exist, cannot have its settings, or misses its teacher."""
+    """ConfigurationError when a method that is to be trained does not exist, cannot have its settings, or misses others."""
     check_settings(configuration, name, field)
     needs = METHODS[name].needs
     if configuration.teacher is None and (needs.teacher or needs.features):
         raise ConfigurationError(f"{field} = {name!r} needs a teacher and `teacher` is null: configure one, or take cross_entropy")
+    if needs.peer and not configuration.peers:
+        raise ConfigurationError(
+            f"{field} = {name!r} trains students that hear one another, and there are no peers: configure peers.b.network, "
+            f"or take {'kd' if configuration.teacher else 'cross_entropy'}"
+        )
 
 
 def check_network(network: Network, field: str, classes: int, shape: Sequence[int]) -> int:

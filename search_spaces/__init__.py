@@ -1,6 +1,6 @@
 """Where the search for each method begins and goes: the one list. Knows no method's code and no study."""
 
-from search_spaces import akd, cross_entropy, kd, ttm, wttm
+from search_spaces import akd, cross_entropy, dml, dual_student, kd, ttm, wttm
 from search_spaces.space import Space, Trial
 
 SPACES: dict[str, Space] = {
@@ -9,6 +9,8 @@ SPACES: dict[str, Space] = {
     "ttm": Space(ttm.POINTS, ttm.space),
     "wttm": Space(wttm.POINTS, wttm.space),
     "akd": Space(akd.POINTS, akd.space),
+    "dml": Space(dml.POINTS, dml.space),
+    "dual_student": Space(dual_student.POINTS, dual_student.space),
 }
 
 __all__ = ["SPACES", "Space", "Trial"]

@@ -54,6 +54,13 @@ def suggest_weight(trial: Trial, low: float, high: float) -> None:
         trial.suggest_float("beta", low, high, log=True)
 
 
+def suggest_peers(trial: Trial) -> None:
+    """How students hear one another: softened or not, after a warm-up or not, all at once or in turn."""
+    trial.suggest_float("peer_temperature", 1.0, 4.0, log=True)
+    trial.suggest_float("peer_warmup", 0.0, 0.5)
+    trial.suggest_categorical("update", ("simultaneous", "alternating"))
+
+
 def suggest_alpha(trial: Trial, schedules: Sequence[str]) -> None:
     """Who decides alpha, of `schedules` or as the sweep holds it; then the few numbers of that one."""
     family = trial.suggest_categorical("alpha_schedule", schedules)

@@ -51,6 +51,8 @@ def prepare() -> Prepare:
     def make(name: str, **settings: object) -> Method:
         torch.manual_seed(0)
         kind = METHODS[name]
+        if "peer_warmup" in kind.Settings.__dataclass_fields__:
+            settings = {"peer_warmup": 0.0, **settings}  # else the first epoch would hear nobody
         method = kind(kind.Settings.build(settings))
         method.prepare(_knowledge if kind.needs.teacher or kind.needs.bank else None, TASK)
         return method

@@ -15,6 +15,7 @@ Field = dataclasses.Field[Any]
 
 every_method = pytest.mark.parametrize("name", METHODS)
 every_method_with_a_teacher = pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if kind.needs.teacher])
+every_method_with_peers = pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if kind.needs.peer])
 
 
 def every_setting() -> Iterator[Any]:
@@ -165,6 +166,8 @@ def _reordered(batch: Batch, order: Tensor) -> Batch:
             return Output(value.logits[order], value.features[order])
         if isinstance(value, Mix):
             return Mix(value.labels[order], value.share[order])
+        if callable(value):
+            return lambda: value()[:, order]
         return None if value is None else value[order]
 
     return Batch(**{item.name: move(getattr(batch, item.name)) for item in fields(batch)})
@@ -203,6 +206,28 @@ def test_missing_teacher_is_said(name: str, prepare: Any, make_batch: Any) -> No
     batch = replace(make_batch(method), teacher=None)
     if method.needs.teacher:
         with pytest.raises(ValueError, match="teacher"):
+            method(batch)
+    else:
+        assert method(batch).loss.isfinite()
+
+
+@every_method_with_peers
+def test_peers_get_no_gradient_whoever_gives_them(name: str, prepare: Any, make_batch: Any) -> None:
+    method = prepare(name)
+    batch = make_batch(method)
+    peers = batch.peers().clone().requires_grad_()
+    heard = replace(batch, peers=lambda: 2 * peers)
+    method(heard).loss.backward()
+    assert peers.grad is None
+    assert not torch.equal(method(heard).loss, method(batch).loss), "they are heard"
+
+
+@every_method
+def test_missing_peers_are_said(name: str, prepare: Any, make_batch: Any) -> None:
+    method = prepare(name)
+    batch = replace(make_batch(method), peers=None)
+    if method.needs.peer:
+        with pytest.raises(ValueError, match="peer"):
             method(batch)
     else:
         assert method(batch).loss.isfinite()

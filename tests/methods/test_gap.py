@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from methods import Batch, Method, Mix, Output, Progress, Task
-from methods.alpha import BINS, Terms
+from methods.alpha import Terms
+from methods.histogram import BINS
 from methods.weighted import Weighted
 
 LOW, HIGH = 0.1, 0.7

@@ -1,5 +1,7 @@
 """The divergences against independent computations in float64, and at the ends of their range."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -116,3 +118,29 @@ def test_power_sum_of_float32_keeps_its_precision_at_large_logits() -> None:
     v = logits(11)
     torch.testing.assert_close(losses.power_sum((v + 1000).float(), 10.0).double(), losses.power_sum(v, 10.0), rtol=1e-3, atol=0)
     torch.testing.assert_close(losses.power_sum(v.float(), 10.0).double(), losses.power_sum(v, 10.0), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_normalized_entropy_is_the_shannon_entropy_over_its_largest(temperature: float) -> None:
+    v = logits(12)
+    p = (v / temperature).softmax(1)
+    entropy = -(p * p.log()).sum(1)
+    torch.testing.assert_close(losses.normalized_entropy(v, temperature), entropy / math.log(7))
+
+
+def test_normalized_entropy_has_its_bounds_and_reaches_them() -> None:
+    for classes in (2, 3, 10, 1000):
+        even = losses.normalized_entropy(torch.zeros(1, classes))
+        sure = losses.normalized_entropy(1e4 * torch.eye(classes)[:5])
+        torch.testing.assert_close(even, torch.ones(1), rtol=0, atol=2e-6)
+        assert (sure == 0).all()
+        for scale in (0.0, 1e-4, 1e-2, 1.0, 30.0, 1e6):
+            found = losses.normalized_entropy(scale * torch.randn(500, classes, generator=torch.Generator().manual_seed(classes)))
+            assert ((found >= 0) & (found <= 1)).all()
+
+
+def test_one_less_the_normalized_entropy_is_the_divergence_from_uniform() -> None:
+    v = logits(13)
+    log_uniform = torch.full((5, 7), -math.log(7), dtype=torch.float64)
+    divergence = losses.kl_divergence(v.log_softmax(1), log_uniform)
+    torch.testing.assert_close(1 - losses.normalized_entropy(v), divergence / math.log(7))

@@ -117,6 +117,7 @@ def test_order_of_a_blended_batch_does_not_matter(name: str, prepare: Any, make_
     batch = mixed(make_batch(method), torch.linspace(0, 1, SIZE))
     assert batch.mix is not None
     order = torch.randperm(SIZE, generator=torch.Generator().manual_seed(5))
+    peers = batch.peers and batch.peers()[:, order]
     teacher = batch.teacher and type(batch.teacher)(*(part[order] for part in batch.teacher))
     moved = replace(
         batch,
@@ -125,6 +126,7 @@ def test_order_of_a_blended_batch_does_not_matter(name: str, prepare: Any, make_
         inputs=batch.inputs[order],  # type: ignore[index]
         student=type(batch.student)(*(part[order] for part in batch.student)),
         teacher=teacher,
+        peers=None if peers is None else (lambda: peers),
         mix=Mix(batch.mix.labels[order], batch.mix.share[order]),
     )
     torch.testing.assert_close(prepare(name)(moved).loss, method(batch).loss)

@@ -144,3 +144,29 @@ def test_wttm_asks_what_ttm_asks() -> None:
     SPACES["ttm"].suggest(first)
     SPACES["wttm"].suggest(second)
     assert first.held == second.held
+
+
+def test_dual_students_are_asked_about_certainty_only_where_it_counts() -> None:
+    for seed in range(50):
+        trial = Draw(seed)
+        SPACES["dual_student"].suggest(trial)
+        held = trial.held
+        assert ("w_norm" in held) == (held["certainty"] != "none")
+        assert ("certainty_temperature" in held) == (held["certainty"] != "none" or held["peer_weight"] == "1-w")
+
+
+def test_dual_students_begin_with_the_ablation_of_both_parts_at_weights_that_sum_to_one() -> None:
+    points = SPACES["dual_student"].points
+    cells = {(point["certainty"] != "none", point["lambda_peer"] > 0) for point in points}
+    assert cells == {(False, False), (False, True), (True, False), (True, True)}
+    for point in points:
+        assert point["lambda_ce"] + point["lambda_kd"] + point["lambda_peer"] == pytest.approx(1)
+
+
+def test_all_that_hear_peers_are_asked_the_same_about_them() -> None:
+    asked = []
+    for name in ("dml", "dual_student"):
+        trial = Draw(0)
+        SPACES[name].suggest(trial)
+        asked.append(set(trial.asked) & {"peer_temperature", "peer_warmup", "update", "lambda_peer", "training.learning_rate"})
+    assert len(asked[0]) == 5 and asked[0] == asked[1]

@@ -138,6 +138,6 @@ def test_a_failed_training_says_why(run: Conduct) -> None:
 
 
 def test_every_method_trains(run: Conduct) -> None:
-    for name in METHODS:
+    for name in (name for name, kind in METHODS.items() if not kind.needs.peer):
         sweep = run(f"method.name={name}", "training.epochs=2", kind="train", name=name, local=True)
         assert sweep.trials[0].state == "complete" and "validation/agreement" in sweep.trials[0].metrics

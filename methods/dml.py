@@ -1,0 +1,27 @@
+"""Deep mutual learning: students that have no teacher but one another. Knows one batch at a time."""
+
+from dataclasses import dataclass
+
+from methods.method import Batch, Needs, Objective, another_default
+from methods.peers import Mutual, PeerSettings
+
+
+@dataclass(frozen=True)
+class DMLSettings(PeerSettings):
+    """Hyper-parameters of DML; the defaults are the published ones: weight 1, T_p = 1, no warm-up, turns."""
+
+    update: str = another_default(PeerSettings, "update", "alternating")
+
+
+class DML(Mutual):
+    """CE + lambda_peer T_p^2 D(q_o || q_s), the mean over the other students o."""
+
+    Settings = DMLSettings
+    settings: DMLSettings
+    needs = Needs(peer=True)
+    provenance = "Zhang, Xiang, Hospedales & Lu, CVPR 2018 (arXiv 1706.00384); T_p and the warm-up are additions, off by default"
+
+    def forward(self, batch: Batch) -> Objective:
+        """The objective of one student; tracked: cross entropy, and T_p^2 D (`peer`)."""
+        hard = batch.cross_entropy()
+        return self.joined(batch, hard, {"cross_entropy": hard.detach()})

@@ -1,0 +1,114 @@
+"""Dual students: each learns from labels, from a teacher where that is sure, and from its peers. Knows one batch at a time."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from methods import losses
+from methods.histogram import Histogram
+from methods.method import Batch, Knowledge, Needs, Objective, Progress, SettingsError, Task, another_default, setting
+from methods.peers import Mutual, PeerSettings
+
+LEAST = 1e-6  # mean weight that is still normalised: less is the rounding of float32
+
+
+@dataclass(frozen=True)
+class DualStudentSettings(PeerSettings):
+    """Hyper-parameters of dual students; at weights that sum to one the learning rate means the same as in the convex KD."""
+
+    lambda_ce: float = setting(0.3, "weight of the cross entropy", low=0)
+    lambda_kd: float = setting(0.5, "weight of the teacher's term", low=0)
+    lambda_peer: float = another_default(PeerSettings, "lambda_peer", 0.2)
+    temperature: float = setting(4.0, "T: divides the logits of teacher and student", above=0)
+    certainty: str = setting(
+        "certain",
+        "w, by which a sample's teacher term counts: certain: 1 - H/log K; uncertain: the reverse, H/log K; none: 1",
+        choices=("certain", "uncertain", "none"),
+    )
+    certainty_temperature: float = setting(
+        1.0, "T_w: divides the teacher's logits before their entropy is taken; at 4 hardly any teacher looks certain", above=0
+    )
+    w_norm: str = setting(
+        "none",
+        "mean1: divide w by its mean over the batch of all ranks, so that it chooses samples and leaves the strength of the "
+        "teacher's term alone; none: as it is",
+        choices=("none", "mean1"),
+    )
+    peer_weight: str = setting(
+        "none",
+        "1-w: a sample's peer term counts by H/log K, whatever `certainty` says: the student leans on its peers where the teacher "
+        "is unsure; none: all alike",
+        choices=("none", "1-w"),
+    )
+    peer_warmup: float = another_default(PeerSettings, "peer_warmup", 0.2)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lambda_ce == self.lambda_kd == 0:
+            raise SettingsError(
+                "lambda_kd = 0.0 is not allowed beside lambda_ce = 0.0: peers that hear neither labels nor teacher have nothing to "
+                "tell one another, so give one of the two a weight",
+                "lambda_kd",
+            )
+
+
+class DualStudent(Mutual):
+    """lambda_ce CE + lambda_kd w T^2 D(p_T || q_T) + lambda_peer u T_p^2 D(q_o || q_s), means over batch and peers o.
+
+    H/log K is the entropy of the teacher's p at T_w over its largest; w = 1 - H/log K = D(p || uniform)/log K is 1 for a teacher
+    that is certain (plain KD) and 0 for one that knows nothing. u is 1, or H/log K.
+    """
+
+    Settings = DualStudentSettings
+    settings: DualStudentSettings
+    needs = Needs(teacher=True, peer=True)
+    provenance = (
+        "the idea of arXiv 2511.18826 (2025), of which the abstract and a third party's summary were at hand: w = 1 - H/log K is "
+        "from the summary, the peers' term is that of DML (arXiv 1706.00384); temperatures, weights and the rest are reconstructed"
+    )
+
+    def __init__(self, settings: DualStudentSettings) -> None:
+        super().__init__(settings)
+        self.task: Task | None = None
+        self.histogram = Histogram()
+
+    def prepare(self, knowledge: Callable[[], Knowledge] | None, task: Task) -> None:
+        """Who else trains this student."""
+        self.task = task
+
+    def forward(self, batch: Batch) -> Objective:
+        """One student's; tracked: cross entropy, w T^2 D (`distillation`), T_p^2 D (`peer`), the means of H/log K and w."""
+        chosen = self.settings
+        hard = batch.cross_entropy()
+        uncertainty = losses.normalized_entropy(batch.teacher_logits, chosen.certainty_temperature)  # (B,)
+        self.histogram.count(uncertainty)
+        weight = self._weights(uncertainty)
+        divergence = losses.tempered_kl(batch.teacher_logits, batch.student.logits, chosen.temperature)  # (B,)
+        soft = (weight * chosen.temperature**2 * divergence).mean()
+        terms = {
+            "cross_entropy": hard.detach(),
+            "distillation": soft.detach(),
+            "uncertainty": uncertainty.mean(),
+            "weight": weight.mean(),
+        }
+        alone = chosen.lambda_ce * hard + chosen.lambda_kd * soft
+        return self.joined(batch, alone, terms, uncertainty if chosen.peer_weight == "1-w" else None)
+
+    def end_epoch(self, progress: Progress) -> dict[str, float | Tensor]:
+        """On along the warm-up; and how unsure the teacher was: the shares (BINS,) of the epoch's samples by H/log K."""
+        shares = self.histogram.shares(self._mean)
+        return super().end_epoch(progress) | ({} if shares is None else {"uncertainty_histogram": shares})
+
+    def _weights(self, uncertainty: Tensor) -> Tensor:
+        """w, (B,), from H/log K (B,)."""
+        if self.settings.certainty == "none":
+            return torch.ones_like(uncertainty)
+        weight = 1 - uncertainty if self.settings.certainty == "certain" else uncertainty
+        return weight / self._mean(weight.mean()).clamp(min=LEAST) if self.settings.w_norm == "mean1" else weight
+
+    def _mean(self, values: Tensor) -> Tensor:
+        """The mean over the ranks."""
+        assert self.task is not None, "prepare comes before the first step"
+        return self.task.mean(values)

@@ -1,0 +1,72 @@
+"""What the methods whose students hear one another have in common: how far a student is from its peers, and what that weighs.
+
+Knows one batch at a time; what a student minimises beside it, a method says.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from methods import losses
+from methods.method import Batch, Method, Objective, Progress, Settings, setting
+
+
+@dataclass(frozen=True)
+class PeerSettings(Settings):
+    """Hyper-parameters of hearing one another; the defaults are those of deep mutual learning, less its turns."""
+
+    lambda_peer: float = setting(1.0, "weight of the peers' term; 0: every student trains alone and waits for nobody", low=0)
+    peer_temperature: float = setting(1.0, "T_p: divides the logits of the students where they are compared", above=0)
+    peer_warmup: float = setting(
+        0.0,
+        "share of the epochs over which the weight of the peers' term grows linearly from 0; 0: it is there at once",
+        low=0,
+        high=1,
+    )
+    update: str = setting(
+        "simultaneous",
+        "simultaneous: all students step on what the others said before it; alternating: in turn, each on what those before it say "
+        "after their step, which costs them a further forward",
+        choices=("simultaneous", "alternating"),
+    )
+
+
+class Mutual(Method):
+    """A student's own objective + lambda_peer T_p^2 D(q_o || q_s), the mean over its peers o, who are taken as they are."""
+
+    settings: PeerSettings
+
+    def __init__(self, settings: PeerSettings) -> None:
+        super().__init__(settings)
+        self.weight = self._weight_after(0.0)  # of the peers' term, in this epoch
+
+    @property
+    def alternates(self) -> bool:
+        """As `update` has it; who listens to nobody need not take turns."""
+        return self.settings.update == "alternating" and self.settings.lambda_peer > 0
+
+    def joined(self, batch: Batch, alone: Tensor, terms: Mapping[str, Tensor], shares: Tensor | None = None) -> Objective:
+        """`alone` () and the peers' term, in which samples count by their shares (B,); the tracked `peer` is T_p^2 D without them.
+
+        The peers are asked last, and not at all while they have no weight: then the objective is `alone` to the bit.
+        """
+        if self.weight == 0:
+            return Objective(alone, {**terms, "peer": alone.detach().new_zeros(())})
+        temperature = self.settings.peer_temperature
+        student = batch.student.logits
+        apart = torch.stack([losses.tempered_kl(peer, student, temperature) for peer in batch.peer_logits])  # (P, B)
+        each = temperature**2 * apart.mean(dim=0)
+        counted = each if shares is None else shares * each
+        return Objective(alone + self.weight * counted.mean(), {**terms, "peer": each.detach().mean()})
+
+    def end_epoch(self, progress: Progress) -> dict[str, float | Tensor]:
+        """On along the warm-up; the weight that the peers' term had in this epoch."""
+        self.weight = self._weight_after(progress.epoch / progress.epochs)
+        return {"peer_weight": self._weight_after((progress.epoch - 1) / progress.epochs)}
+
+    def _weight_after(self, share: float) -> float:
+        """Of the peers' term, after a share of the epochs."""
+        warmup = self.settings.peer_warmup
+        return self.settings.lambda_peer * (min(share / warmup, 1.0) if warmup else 1.0)
