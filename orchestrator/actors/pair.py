@@ -35,7 +35,8 @@ class Pair:
         )
         self.nccl = dist.get_backend() == "nccl"
         self.sent: list[tuple[dist.Work, Tensor]] = []
-        self.received: dict[int, tuple[dist.Work, Tensor]] = {}
+        self.received: dict[int, Tensor] = {}
+        self.arriving: list[dist.Work] = []
         self.seconds = 0.0
 
     def tell(self, position: int, logits: Tensor, in_turn: bool) -> None:
@@ -47,8 +48,7 @@ class Pair:
         ops += [dist.P2POp(dist.irecv, box, self.ranks[other]) for other, box in boxes.items()]
         works = self._start(ops)
         self.sent += [(work, logits) for work in works[: len(sends)]]
-        received = works[len(sends) :]
-        self.received = {other: (work, boxes[other]) for other, work in zip(boxes, received, strict=True)}
+        self.received, self.arriving = boxes, works[len(sends) :]
 
     def tell_anew(self, position: int, logits: Tensor) -> None:
         """Send it to those after this student."""
@@ -58,24 +58,31 @@ class Pair:
 
     def others(self, position: int) -> Callable[[], Tensor]:
         """What was received; the first call waits."""
+        boxes = list(self.received.values())
 
         @functools.cache
         def arrived() -> Tensor:
-            start = time.perf_counter()
-            for work, _ in self.received.values():
-                work.wait()
-            self.seconds += time.perf_counter() - start
-            return torch.stack([box for _, box in self.received.values()]).to(self.context.device)
+            self._arrive()
+            return torch.stack(boxes).to(self.context.device)
 
         return arrived
 
     def end_step(self) -> None:
         """Wait for what nobody asked for, and until what was sent may be forgotten."""
+        self._arrive()
+        self._wait([work for work, _ in self.sent])
+        self.sent, self.received = [], {}
+
+    def _arrive(self) -> None:
+        """Once: gloo waits for ever for what has arrived already."""
+        arriving, self.arriving = self.arriving, []
+        self._wait(arriving)
+
+    def _wait(self, works: list[dist.Work]) -> None:
         start = time.perf_counter()
-        for work, _ in (*self.sent, *self.received.values()):
+        for work in works:
             work.wait()
         self.seconds += time.perf_counter() - start
-        self.sent, self.received = [], {}
 
     def waited(self) -> float:
         """Of the host: what NCCL makes the device wait is not seen here."""

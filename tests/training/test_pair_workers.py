@@ -1,0 +1,145 @@
+"""Pairs in processes of their own (gloo): the same students as in one process. Knows no Ray."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from trials_run import add_teacher, specification
+
+from orchestrator.actors.pair import Pair
+from orchestrator.context import Record, TrialContext
+from orchestrator.training.trainer import train
+from tests.process_group import on_every_rank
+
+CPU = torch.device("cpu")
+COMMON = (
+    "data.limit.train=256", "data.limit.validation=61", "data.limit.test=61", "data.augmentation=crop", "data.views=2",
+    "training.batch_size=32", "training.epochs=3", "student.name=mlp", "student.width=8",
+    "peers.b.network.name=cnn", "peers.b.network.width=4", "peers.b.training.learning_rate=0.01",
+)  # fmt: skip
+DUAL = ("method.name=dual_student", "method.lambda_peer=0.3", "method.peer_warmup=0.34")
+TRIALS = {
+    "simultaneous": (*COMMON, *DUAL),
+    "alternating": (*COMMON, *DUAL, "method.update=alternating"),
+    "unheard": (*COMMON, *DUAL, "method.lambda_peer=0", "method.w_norm=mean1"),
+    "online": (*COMMON, *DUAL, "teacher.mode=online"),
+    "apart": (*COMMON, "method.name=kd"),
+    "three": (*COMMON, "method.name=dml", "peers.c.network.name=mlp", "peers.c.network.width=6"),
+    "three-in-turn": (
+        *COMMON,
+        "method.name=dml",
+        "method.update=alternating",
+        "peers.c.network.name=mlp",
+        "peers.c.network.width=6",
+    ),
+}
+TIMED = ("seconds/", "train/images_per_second", "cache/")
+
+
+def trained(rank: int, world_size: int, root: str, name: str, *pairs: str) -> list[Record]:
+    """The records of a trial as one of its ranks reported them; stopped and taken up again where its name says so."""
+    records: list[Record] = []
+    asked = [lambda: len(records) == 1, lambda: False] if "stopped" in name else [lambda: False]
+    for asked_to_stop in asked:
+        context = TrialContext(rank, world_size, CPU, records.append, asked_to_stop, pair=Pair)
+        train(specification(Path(root), name, *pairs), context)
+    return records
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pairs")
+    add_teacher(specification(folder, "teacher", *COMMON))
+    return folder
+
+
+def run(root: Path, name: str, world_size: int, *pairs: str) -> list[Record]:
+    """The records of the trial, trained by so many workers; only the first one reports."""
+    if world_size == 1:
+        return trained(0, 1, str(root), name, *pairs)
+    first, *others = on_every_rank(world_size, trained, str(root), name, *pairs)
+    assert not any(others)
+    return first
+
+
+def metrics(record: Record) -> dict[str, float]:
+    return {key: value for key, value in record["metrics"].items() if not key.startswith(TIMED)}
+
+
+def weights(root: Path, name: str, letter: str) -> dict[str, torch.Tensor]:
+    return load_file(root / name / "checkpoint" / ("" if letter == "a" else letter) / "student.safetensors")
+
+
+@pytest.mark.parametrize("name", TRIALS)
+def test_actors_train_the_students_that_one_process_does(root: Path, name: str) -> None:
+    count = 3 if "three" in name else 2
+    apart, together = (run(root, f"{name}-{world}", world, *TRIALS[name]) for world in (count, 1))
+    for one, other in zip(apart, together, strict=True):
+        assert metrics(one) == pytest.approx(metrics(other), rel=1e-5, abs=1e-6)
+    for letter in "abc"[:count]:
+        ours, theirs = weights(root, f"{name}-{count}", letter), weights(root, f"{name}-1", letter)
+        for key, value in ours.items():
+            torch.testing.assert_close(value, theirs[key], rtol=1e-5, atol=1e-6, msg=f"{letter} {key}")
+
+
+def test_two_pairs_train_the_students_of_one(root: Path) -> None:
+    pairs = (
+        *COMMON,
+        *DUAL,
+        "method.w_norm=mean1",
+        "peers.b.network.name=mlp",
+    )  # batch norm sees less of a batch, the more there are
+    four, one = run(root, "of-four", 4, *pairs), run(root, "of-one", 1, *pairs)
+    for ours, theirs in zip(four, one, strict=True):
+        assert metrics(ours) == pytest.approx(metrics(theirs), rel=2e-3, abs=2e-3)
+    for letter in "ab":
+        for key, value in weights(root, "of-four", letter).items():
+            torch.testing.assert_close(value, weights(root, "of-one", letter)[key], rtol=1e-3, atol=1e-4, msg=f"{letter} {key}")
+
+
+@pytest.mark.parametrize(("world_size", "update"), [(2, "simultaneous"), (2, "alternating"), (4, "simultaneous")])
+def test_a_pair_that_is_stopped_and_taken_up_again_goes_on_to_the_bit(root: Path, world_size: int, update: str) -> None:
+    pairs = (*COMMON, *DUAL, f"method.update={update}")
+    whole, broken = f"whole-{update}-{world_size}", f"stopped-{update}-{world_size}"
+    expected, found = run(root, whole, world_size, *pairs), run(root, broken, world_size, *pairs)
+    assert [record["epoch"] for record in found] == [1, 1, 2, 3]
+    assert [metrics(record) for record in found[1:]] == [metrics(record) for record in expected]
+    for letter in "ab":
+        ours = weights(root, broken, letter)
+        assert all(torch.equal(value, ours[key]) for key, value in weights(root, whole, letter).items())
+
+
+def swapped(rank: int, world_size: int, in_turn: bool) -> list[Any]:
+    """What a rank heard: each says its rank, and 10 more after its step."""
+    pair = Pair(TrialContext(rank, world_size, CPU), 2)
+    position = pair.own[0]
+    heard = []
+    for step in range(3):
+        said = torch.full((4, 3), float(rank + 100 * step))
+        pair.tell(position, said, in_turn)
+        others = pair.others(position)
+        if step != 1:  # in one step nobody asks
+            heard.append(others())
+        if in_turn and position == 0:
+            pair.tell_anew(position, said + 10)
+        pair.end_step()
+    return [
+        heard,
+        pair.context.rank,
+        pair.context.world_size,
+        float(pair.context.total(torch.tensor(float(rank)))),
+        pair.waited() > 0,
+    ]
+
+
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_a_pair_swaps_what_its_two_say_and_its_replicas_reduce_among_themselves(in_turn: bool) -> None:
+    for rank, (heard, place, replicas, total, waited) in enumerate(on_every_rank(4, swapped, in_turn)):
+        other = rank + 1 if rank % 2 == 0 else rank - 1
+        after = 10 if in_turn and rank % 2 else 0
+        assert [box.shape for box in heard] == [(1, 4, 3)] * 2
+        assert [float(box.mean()) for box in heard] == [other + after, other + after + 200]
+        assert (place, replicas) == (rank // 2, 2)
+        assert total == (0 + 2 if rank % 2 == 0 else 1 + 3) and waited
