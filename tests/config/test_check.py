@@ -2,9 +2,10 @@
 
 import pytest
 
-from orchestrator.check import BETTER, check_network, check_search, check_train
+from orchestrator.check import check_network, check_search, check_train
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError
+from orchestrator.objectives import BETTER
 from orchestrator.reading import load
 
 
