@@ -46,6 +46,11 @@ def _check_key(configuration: Configuration, key: str) -> None:
     known = {"student", "training"} | {f"{peer}.{part}" for peer in letters for part in ("network", "training")}
     if section not in known:
         raise ConfigurationError(f"search.choices = {key!r} is no key of the configuration: {EXAMPLE}")
+    letter = "a" if section == "student" else section.split(".")[1] if section.endswith(".network") else ""
+    if letter and configuration.students[letter].network.weights:
+        raise ConfigurationError(
+            f"search.choices = {key!r} would vary a network that begins with given weights: leave out {section}.weights, or the key"
+        )
 
 
 def alone(configuration: Configuration) -> Iterator[Configuration]:

@@ -251,7 +251,8 @@ def _shown(sweep: Sweep) -> list[Trial]:
 def status_table(sweep: Sweep, console: Console) -> None:
     """Every trial of a sweep with its state, and why it failed."""
     found = sweep.status()
-    table = Table(title=f"{sweep.name}: {found['state']}, {found['direction']} {found['objective']}")
+    looked_for = ", ".join(f"{goal.direction} {goal.name}" for goal in goals(sweep.configuration.search))
+    table = Table(title=f"{sweep.name}: {found['state']}, {looked_for}")
     for column in ("trial", "state", "value", "epochs", "settings", "message"):
         table.add_column(column, overflow="fold")
     for summary_ in found["trials"]:
