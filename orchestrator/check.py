@@ -5,21 +5,14 @@ from collections.abc import Sequence
 import torch
 
 from methods import METHODS, SettingsError
+from orchestrator.choices import check_keys, networks
 from orchestrator.config import Configuration, Network
 from orchestrator.errors import ConfigurationError, nearest
 from orchestrator.models import build
+from orchestrator.objectives import BETTER, several, unlettered
 from orchestrator.sweep.branches import branches
-from orchestrator.sweep.space import held, key_value, searched
+from orchestrator.sweep.space import held, key_value, peer_rates, searched
 from search_spaces import SPACES
-
-BETTER = {  # the metrics of every epoch that can be an objective, with the directions that make sense
-    "validation/accuracy": ("maximize",),
-    "validation/agreement": ("maximize",),
-    "validation/nll": ("minimize",),
-    "validation/ece": ("minimize",),
-    "validation/entropy": ("minimize", "maximize"),
-    "train/loss": ("minimize",),
-}
 
 
 def check_settings(configuration: Configuration, name: str, field: str) -> None:
@@ -59,16 +52,26 @@ def check_network(network: Network, field: str, classes: int, shape: Sequence[in
         raise ConfigurationError(f"{field}: {error}") from error
 
 
-def check_networks(configuration: Configuration) -> None:
+def check_students(configuration: Configuration, searched: bool, classes: int, shape: Sequence[int]) -> int:
+    """The parameters of all students together, each the largest that the search may choose; else as `check_network`."""
+    kinds = networks(configuration, searched).values()
+    return sum(max(check_network(network, field, classes, shape) for field, network in kind.items()) for kind in kinds)
+
+
+def check_networks(configuration: Configuration, searched: bool) -> None:
     """ConfigurationError when a network does not exist or cannot have its settings, whatever the data."""
-    check_network(configuration.student, "student", 10, (3, 32, 32))
+    check_students(configuration, searched, 10, (3, 32, 32))
     if configuration.teacher:
         check_network(configuration.teacher.network, "teacher.network", 10, (3, 32, 32))
 
 
 def check_objective(configuration: Configuration) -> None:
-    """ConfigurationError when no epoch reports the objective, or the direction looks for the worst."""
+    """ConfigurationError when no epoch reports an objective, a direction looks for the worst, or nobody is whose it is."""
     search = configuration.search
+    _check_whose(configuration)
+    if search.objectives:
+        _check_objectives(configuration)
+        return
     known = [name for name in BETTER if name != "validation/agreement" or configuration.teacher]
     if search.objective not in known:
         raise ConfigurationError(f"search.objective = {search.objective!r} is not reported: {nearest(search.objective, known)}")
@@ -78,16 +81,44 @@ def check_objective(configuration: Configuration) -> None:
         )
 
 
+def _check_whose(configuration: Configuration) -> None:
+    """ConfigurationError when `search.students` names nobody."""
+    students = configuration.search.students
+    if not configuration.peers and students != "mean":
+        raise ConfigurationError(
+            f"search.students = {students!r} chooses among students, and there is one: leave it at mean, or configure peers"
+        )
+    if students not in ("mean", "min", *configuration.students):
+        letters = ", ".join(configuration.students)
+        raise ConfigurationError(f"search.students = {students!r} is not allowed: give mean, min, or a student ({letters})")
+
+
+def _check_objectives(configuration: Configuration) -> None:
+    """ConfigurationError when several objectives are not several, not reported, or have no direction."""
+    names, known = configuration.search.objectives, several(configuration)
+    if len(set(names)) < max(len(names), 2):
+        raise ConfigurationError(
+            f"search.objectives = {list(names)} is not several: name two or more, each once, or set search.objective for one"
+        )
+    for name in names:
+        if len(BETTER.get(unlettered(name), ())) > 1:
+            raise ConfigurationError(
+                f"search.objectives = {name!r} has no direction that is always the better one: take another, or search.objective "
+                "with search.direction"
+            )
+        if name not in known:
+            raise ConfigurationError(f"search.objectives = {name!r} is not reported: {nearest(name, known)}")
+
+
 def check_train(configuration: Configuration) -> None:
     """Everything about a single training that can be checked without the data."""
-    check_networks(configuration)
+    check_networks(configuration, searched=False)
     check_method(configuration, configuration.method.name, "method.name")
     check_objective(configuration)
 
 
 def check_search(configuration: Configuration) -> None:
-    """Everything about a search that can be checked without the data: methods, held keys, objective, rungs."""
-    check_networks(configuration)
+    """Everything about a search that can be checked without the data: methods, held keys, choices, objectives, rungs."""
     search, chosen = configuration.search, configuration.method
     check_settings(configuration, chosen.name, "method.name")
     if chosen.settings and chosen.name not in searched(configuration):
@@ -109,7 +140,14 @@ def check_search(configuration: Configuration) -> None:
         check_held(configuration, name)
     if len(set(search.methods)) != len(search.methods):
         raise ConfigurationError(f"search.methods = {list(search.methods)} names a method twice: name each once")
+    check_choices(configuration)
+    check_networks(configuration, searched=True)
     check_objective(configuration)
+    if search.objectives and search.scheduler != "none":
+        raise ConfigurationError(
+            f"search.scheduler = {search.scheduler!r} compares trials by one objective, and search.objectives names "
+            f"{len(search.objectives)}: set search.scheduler=none"
+        )
     if search.scheduler == "pbt":
         check_population(configuration)
     if search.grace_epochs > configuration.training.epochs and search.scheduler in ("asha", "median"):
@@ -117,6 +155,15 @@ def check_search(configuration: Configuration) -> None:
             f"search.grace_epochs = {search.grace_epochs} is more than training.epochs = {configuration.training.epochs}: "
             f"give at most {configuration.training.epochs}"
         )
+
+
+def check_choices(configuration: Configuration) -> None:
+    """ConfigurationError when a key of `search.choices` cannot be searched, or one of its values does not fit."""
+    asked = set(peer_rates(configuration))
+    for name in searched(configuration):
+        for branch in branches(name, {}):
+            asked |= {*branch.choices, *branch.ranges}
+    check_keys(configuration, asked)
 
 
 def check_population(configuration: Configuration) -> None:
@@ -131,7 +178,8 @@ def check_population(configuration: Configuration) -> None:
             f"search.perturb_epochs = {search.perturb_epochs} leaves no epoch after a comparison, as training.epochs = {epochs}: "
             + (f"give at most {epochs - 1}" if epochs > 1 else "raise training.epochs")
         )
-    if not any(branch.continuous for name in searched(configuration) for branch in branches(name, held(configuration, name))):
+    ways = [branch for name in searched(configuration) for branch in branches(name, held(configuration, name))]
+    if not peer_rates(configuration) and not any(branch.continuous for branch in ways):
         raise ConfigurationError(
             "search.scheduler = 'pbt' varies continuous settings, and all of them are held: leave one out of search.hold "
             "or of the settings under method, or take another scheduler"

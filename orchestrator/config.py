@@ -1,5 +1,6 @@
 """The configuration of a run: typed, frozen, validated. Knows no torch, ray, mlflow or optuna; `reading.py` makes one of a file."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
@@ -203,6 +204,20 @@ class Search(Section):
     students: str = Field(
         "mean", description="peers: whose metrics are the trial's: mean of the students, min (the worst one), or one by its letter"
     )
+
+    @field_validator("choices", mode="before")
+    @classmethod
+    def _keys_with_dots(cls, value: Any) -> Any:
+        """`--set search.choices.student.width=[8, 16]` makes sections of the key's parts."""
+        return dict(_flat(value)) if isinstance(value, dict) else value
+
+
+def _flat(values: dict[Any, Any], prefix: str = "") -> Iterator[tuple[Any, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield (f"{prefix}{name}" if prefix else name), value
 
 
 class Resources(Section):

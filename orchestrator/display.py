@@ -9,8 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.config import PAUSING
+from orchestrator.gains import baselines, gains
+from orchestrator.objectives import goals, watched
 from orchestrator.plan import planned_epochs
 from orchestrator.records import Sweep, Trial
+from orchestrator.trial import apply
 
 COSTS = ("seconds/", "cache/")
 STATES = ("complete", "running", "stopped_early", "failed")
@@ -78,7 +81,7 @@ class Display:
     def trial_ended(self, trial: Trial) -> None:
         """A trial ended: one line elsewhere than in a terminal, with what failed in it."""
         text = f"trial {trial.number} {trial.state} after {trial.epochs} epochs"
-        text += f", {self.sweep.configuration.search.objective} {trial.value:.4f}" if trial.value is not None else ""
+        text += f", {watched(self.sweep.configuration.search).name} {trial.value:.4f}" if trial.value is not None else ""
         text += f": {trial.message}" if trial.message else ""
         if self.live and trial.message:
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -148,16 +151,21 @@ def _short(value: Any) -> str:
 
 
 def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
-    """The end of a run: the best trials, the test accuracy of the best student, and what to type next."""
-    objective = sweep.configuration.search.objective
+    """The end of a run: the best trials, the Pareto front, the test accuracy of the best students, and what to type next."""
+    objective = watched(sweep.configuration.search).name
     table = Table(title=f"{sweep.name}: {sweep.state} after {sweep.seconds:.0f} s")
     for column in ("trial", "state", objective, "epochs", "settings"):
         table.add_column(column, overflow="fold")
     for trial in _shown(sweep):
         table.add_row(str(trial.number), trial.state, f"{trial.value:.4f}", str(trial.epochs), settings(trial))
     console.print(table)
+    if sweep.configuration.search.objectives and sweep.kind == "sweep":
+        console.print(_front(sweep))
     best = sweep.best()
-    if best and "test/last/accuracy" in best.metrics:
+    if best and best.state == "complete" and sweep.configuration.peers:
+        for line in students(sweep, best):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    elif best and "test/last/accuracy" in best.metrics:
         last, chosen, epoch = (best.metrics[name] for name in ("test/last/accuracy", "test/best/accuracy", "best_epoch"))
         console.print(
             f"best student: trial {best.number}, test accuracy {last:.4f} with its last weights, "
@@ -179,6 +187,38 @@ def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
     for what, command in commands.items():
         if what != "status":
             console.print(f"{what}: {command}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _front(sweep: Sweep) -> Table:
+    objectives = [goal.name for goal in goals(sweep.configuration.search)]
+    table = Table(title="Pareto front")
+    for column in ("trial", *objectives, "settings"):
+        table.add_column(column, overflow="fold")
+    for trial in sweep.front():
+        table.add_row(str(trial.number), *(_reached(value) for value in trial.values or ()), settings(trial))
+    return table
+
+
+def _reached(value: float) -> str:
+    return f"{value:.0f}" if value.is_integer() and abs(value) > 1 else f"{value:.4f}"
+
+
+def students(sweep: Sweep, trial: Trial) -> list[str]:
+    """A line for each student of a complete trial: its test accuracies, and its gain over its own KD where that is known."""
+    gained, configuration = gains(sweep, trial), apply(sweep.configuration, trial.settings)
+    lines = [f"best trial: {trial.number} ({configuration.method.name})"]
+    for letter, student in configuration.students.items():
+        names = ("test/last/accuracy", "test/best/accuracy", "best_epoch")
+        last, chosen, epoch = (trial.metrics[f"{letter}/{name}"] for name in names)
+        gain = gained.get(letter)
+        over = f", {gain.test:+.4f} over its own KD (trial {gain.baseline})," if gain else ""
+        lines.append(
+            f"student {letter} ({student.network.name}): test accuracy {last:.4f}{over} with its last weights, "
+            f"{chosen:.4f} with those of epoch {epoch:.0f}, its best on validation"
+        )
+    if sweep.kind == "sweep" and not baselines(sweep):
+        lines.append("no kd trial is complete, so nothing is said of what the students have of each other: search kd beside it")
+    return lines
 
 
 def costs(display: Display, console: Console) -> None:
@@ -211,7 +251,8 @@ def _shown(sweep: Sweep) -> list[Trial]:
 def status_table(sweep: Sweep, console: Console) -> None:
     """Every trial of a sweep with its state, and why it failed."""
     found = sweep.status()
-    table = Table(title=f"{sweep.name}: {found['state']}, {found['direction']} {found['objective']}")
+    looked_for = ", ".join(f"{goal.direction} {goal.name}" for goal in goals(sweep.configuration.search))
+    table = Table(title=f"{sweep.name}: {found['state']}, {looked_for}")
     for column in ("trial", "state", "value", "epochs", "settings", "message"):
         table.add_column(column, overflow="fold")
     for summary_ in found["trials"]:

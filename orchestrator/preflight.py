@@ -7,11 +7,13 @@ from typing import Any
 from rich.console import Console
 
 from orchestrator import plan
-from orchestrator.check import check_network, check_search, check_train
+from orchestrator.check import check_network, check_search, check_students, check_train
+from orchestrator.choices import alone
 from orchestrator.cluster.resources import cluster_address, local_resources, require_answer
 from orchestrator.config import PAUSING, Configuration
 from orchestrator.data import Dataset, describe, prepare
 from orchestrator.models import build, load_weights
+from orchestrator.objectives import goals
 from orchestrator.store import SPARE_BYTES, Store
 from orchestrator.teacher import fit
 from orchestrator.teacher.mode import Decision, decide
@@ -96,10 +98,11 @@ def _check_with_data(
 ) -> tuple[Decision | None, int]:
     """Networks, batches and free space against the data; how the teacher is asked, and the bytes of the checkpoints."""
     classes, samples = len(summary["classes"]), summary["sizes"]["train"]
-    parameters = check_network(configuration.student, "student", classes, summary["shape"])
+    parameters = check_students(configuration, kind == "sweep", classes, summary["shape"])
     if configuration.teacher:
         check_network(configuration.teacher.network, "teacher.network", classes, summary["shape"])
-    plan.require_batches(configuration, samples)
+    for each in (configuration, *(alone(configuration) if kind == "sweep" else ())):
+        plan.require_batches(each, samples)
     search = configuration.search
     copies = (3 if search.scheduler in PAUSING else 1) * search.trials if kind == "sweep" else 1  # with two snapshots of each
     checkpoint_bytes = plan.checkpoint_bytes(parameters, copies)
@@ -135,6 +138,6 @@ def _search_lines(configuration: Configuration) -> dict[str, str]:
     methods = ", ".join(search.methods or (configuration.method.name,))
     budget = f", at most {search.time_budget:g} s" if search.time_budget else ""
     return {
-        "trials": f"{search.trials} of {methods}{budget}; {search.direction} {search.objective}",
+        "trials": f"{search.trials} of {methods}{budget}; {', '.join(f'{goal.direction} {goal.name}' for goal in goals(search))}",
         "epochs": f"{configuration.training.epochs}; {plan.comparisons(search, configuration.training.epochs)}",
     }

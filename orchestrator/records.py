@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError, nearest
+from orchestrator.objectives import front, goals, watched
 from orchestrator.reading import build
 from orchestrator.store import Store, read_json, write_json
 
@@ -25,6 +26,7 @@ FORMAT = 1
 class Trial:
     """One trial as the sweep knows it; `value` is the objective of its last epoch, `notes` what a person should hear of it.
 
+    `values` is all objectives of its last epoch where there are several; `value` and `history` are of the first one then.
     `history` is the objective of each epoch, null where none was told: a worker may be ahead of a driver that died.
     `params` is what the study drew. `changes` is what the trial took over: after `epoch` epochs the weights of the trial
     `source`, to go on with `params`.
@@ -40,6 +42,7 @@ class Trial:
     message: str = ""
     notes: list[str] = field(default_factory=list)
     changes: list[dict[str, Any]] = field(default_factory=list)
+    values: list[float] | None = None
 
     @property
     def known(self) -> list[tuple[int, float]]:
@@ -131,8 +134,8 @@ class Sweep:
 
     @property
     def maximize(self) -> bool:
-        """Whether a larger objective is better."""
-        return self.configuration.search.direction == "maximize"
+        """Whether a larger value is better."""
+        return watched(self.configuration.search).direction == "maximize"
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
@@ -174,6 +177,11 @@ class Sweep:
         """The best trial; one that was stopped early only where none is complete: values of fewer epochs are another thing."""
         return next(iter(self.ranked()), None)
 
+    def front(self) -> list[Trial]:
+        """Of several objectives: the complete trials that no other one dominates, in order of the first objective."""
+        complete = {trial.number: trial.values for trial in self.ranked() if trial.values and trial.state == "complete"}
+        return [self.trials[number] for number in front(complete, goals(self.configuration.search))]
+
     def status(self) -> dict[str, Any]:
         """The contract of `status --json`."""
         alive = self.alive
@@ -182,13 +190,17 @@ class Sweep:
         return {
             "sweep": self.name,
             "state": "interrupted" if self.state == "running" and not alive else self.state,
-            "objective": self.configuration.search.objective,
-            "direction": self.configuration.search.direction,
+            "objective": watched(self.configuration.search).name,
+            "direction": watched(self.configuration.search).direction,
+            "objectives": [goal._asdict() for goal in goals(self.configuration.search)],
             "trials": trials,
             "best": self._summary(best, alive) if best else None,
+            "front": [self._summary(trial, alive) for trial in self.front()],
         }
 
     @staticmethod
     def _summary(trial: Trial, alive: bool) -> dict[str, Any]:
         state = "waiting" if trial.state == "running" and not alive else trial.state
-        return {key: getattr(trial, key) for key in ("number", "value", "epochs", "params", "settings")} | {"state": state}
+        return {key: getattr(trial, key) for key in ("number", "value", "values", "epochs", "params", "settings")} | {
+            "state": state
+        }

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 # The rate of the published CIFAR recipes (CRD, TTM, mdistiller).
 LEARNING_RATE = 0.05
+LEARNING_RATES = (0.005, 0.5)  # between which it is searched
 SCHEDULES = ("constant", "linear", "cosine", "step", "learnable", "gap")  # of alpha
 
 
@@ -33,7 +34,7 @@ class Space(NamedTuple):
 
 def suggest_recipe(trial: Trial) -> None:
     """The part of the recipe that every method searches, the baseline too: a rate tuned for one alone favours that one."""
-    trial.suggest_float("training.learning_rate", 0.005, 0.5, log=True)
+    trial.suggest_float("training.learning_rate", *LEARNING_RATES, log=True)
 
 
 def suggest_temperature(trial: Trial) -> None:

@@ -10,6 +10,7 @@ from orchestrator.display import Display, status_table, summary
 from orchestrator.reading import load
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
+from tests.pairs import metrics_of, peer_method
 
 
 @pytest.fixture
@@ -95,3 +96,64 @@ def test_the_summary_says_why_there_is_no_test_accuracy(sweep: Sweep) -> None:
     console = printed()
     summary(sweep, console, {})
     assert "the test part was not read: give it more time" in text(console)
+
+
+def ended(configured: tuple[str, ...], folder: Path, kind: str = "sweep", **trials: Trial) -> str:
+    """The summary of a run of pairs, or of several objectives."""
+    made = Sweep.create(folder / "mine", load(None, list(configured)), kind)
+    made.trials, made.state = {each.number: each for each in trials.values()}, "finished"
+    console = printed()
+    summary(made, console, {})
+    return text(console)
+
+
+PAIR = ("student.name=cnn", "peers.b.network.name=mlp", "search.methods=[kd, mutual]")
+ALONE = metrics_of((0.80, 0.90), (0.60, 0.94))
+BETTER_TOGETHER = metrics_of((0.85, 0.895), (0.70, 0.9512), epoch=6.0)
+
+
+def test_the_summary_of_pairs_says_what_each_student_has_of_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    peer_method(monkeypatch)
+    kd = Trial(0, {"method.name": "kd"}, "complete", 0.7, metrics=ALONE)
+    mutual = Trial(1, {"method.name": "mutual"}, "complete", 0.8, metrics=BETTER_TOGETHER)
+    found = ended(PAIR, tmp_path, kd=kd, mutual=mutual).splitlines()[-3:]
+    assert found == [
+        "best trial: 1 (mutual)",
+        "student a (cnn): test accuracy 0.8950, -0.0050 over its own KD (trial 0), with its last weights, 0.8850 with those of "
+        "epoch 6, its best on validation",
+        "student b (mlp): test accuracy 0.9512, +0.0112 over its own KD (trial 0), with its last weights, 0.9412 with those of "
+        "epoch 6, its best on validation",
+    ]
+
+
+def test_without_a_baseline_the_summary_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    peer_method(monkeypatch)
+    mutual = Trial(1, {"method.name": "mutual"}, "complete", 0.8, metrics=BETTER_TOGETHER)
+    stopped = Trial(0, {"method.name": "kd"}, "stopped_early", 0.9, metrics=ALONE)
+    found = ended(PAIR, tmp_path, kd=stopped, mutual=mutual)
+    assert "own KD" not in found and "no kd trial is complete" in found and "student b (mlp): test accuracy 0.9512 with" in found
+    alone = ended(PAIR, tmp_path / "train", kind="train", mutual=Trial(0, {}, "complete", 0.8, metrics=BETTER_TOGETHER))
+    assert "no kd trial" not in alone and "student a (cnn): test accuracy 0.8950 with its last weights" in alone
+
+
+def test_a_best_trial_of_kd_has_no_gain_and_pairs_that_were_stopped_no_test(tmp_path: Path) -> None:
+    kd = Trial(0, {"method.name": "kd"}, "complete", 0.9, metrics=ALONE)
+    found = ended(("peers.b.network.name=mlp", "search.methods=[kd, ttm]"), tmp_path, kd=kd)
+    assert "best trial: 0 (kd)" in found and "over its own" not in found and "no kd trial" not in found
+    stopped = Trial(0, {}, "stopped_early", 0.9, metrics={"a/validation/accuracy": 0.9})
+    assert "the test part was not read" in ended(("peers.b.network.name=mlp",), tmp_path / "stopped", kd=stopped)
+
+
+def test_the_front_stands_below_the_table(tmp_path: Path) -> None:
+    configured = ("search.objectives=[validation/accuracy, parameters]", "search.scheduler=none")
+    found = ended(
+        configured,
+        tmp_path,
+        big=Trial(0, {"n": 1}, "complete", 0.9, values=[0.9, 12345.0]),
+        small=Trial(1, {"n": 2}, "complete", 0.8, values=[0.8, 100.0]),
+        poor=Trial(2, {"n": 3}, "complete", 0.7, values=[0.7, 101.0]),
+    )
+    below = found[found.index("Pareto front") :]
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in below.splitlines() if line.startswith("│")]
+    assert rows == [["0", "0.9000", "12345", "n=1"], ["1", "0.8000", "100", "n=2"]]
+    assert "Pareto" not in ended((), tmp_path / "one", big=Trial(0, {}, "complete", 0.9))

@@ -16,6 +16,7 @@ from orchestrator.data import describe
 from orchestrator.data.dataset import read_summary
 from orchestrator.errors import TrialError
 from orchestrator.interrupt import stoppable
+from orchestrator.objectives import watched
 from orchestrator.plan import groups
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
@@ -202,7 +203,7 @@ def _search(sweep: Sweep, desk: Any, events: Events, folders: dict[str, Any], at
     asking = (
         AllAtOnce(study, configuration, told, unfinished, left) if waits else StudySearch(study, configuration, told, unfinished)
     )
-    place = {"desk": desk.name, "folders": folders, "wait_s": configuration.resources.wait_s, "objective": search.objective}
+    place = {"desk": desk.name, "folders": folders, "wait_s": configuration.resources.wait_s, "objective": watched(search).name}
     os.environ.update(TUNE)
     tune.run(  # not a Tuner, whose results cannot be made while a trial has not begun
         tune.with_resources(tune.with_parameters(StandIn, place=place), STAND_IN),

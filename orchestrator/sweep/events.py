@@ -3,6 +3,7 @@
 import math
 from typing import Any, Protocol
 
+from orchestrator.objectives import goals
 from orchestrator.records import Sweep, Trial
 
 
@@ -56,10 +57,11 @@ class Events:
             return
         trial.epochs, trial.metrics = epoch, {**trial.metrics, **metrics}
         trial.notes = [*trial.notes, *record.get("notes", [])]
-        value = metrics.get(self.sweep.configuration.search.objective)
-        if value is None or not math.isfinite(value):
+        values = [metrics.get(goal.name, math.nan) for goal in goals(self.sweep.configuration.search)]
+        if not all(map(math.isfinite, values)):
             return
-        trial.value = value
+        trial.value = value = values[0]
+        trial.values = values if len(values) > 1 else None
         trial.history = [*trial.history, *[None] * (epoch - 1 - len(trial.history)), value]
         self.sweep.save_trial(trial)
         for listener in self.listeners:

@@ -19,6 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from orchestrator.errors import ConfigurationError, UserError
+from orchestrator.objectives import watched
 from orchestrator.records import Sweep
 
 LEAST = 8  # trials; of fewer, either evaluator describes noise
@@ -94,7 +95,7 @@ def importance(sweep: Sweep, epoch: int | None = None) -> Importance:
     values = _values(trials, epoch, _own_until(sweep, trials))
     if len(values) < LEAST:
         raise UserError(_too_few(sweep, trials, len(values), epoch))
-    objective = sweep.configuration.search.objective
+    objective, direction = watched(sweep.configuration.search)
     if len(set(values.values())) == 1:
         raise UserError(f"all {len(values)} trials of {sweep.name!r} reached the same {objective}, so no setting made a difference")
     used = [trial for trial in trials if trial.number in values]
@@ -117,7 +118,7 @@ def importance(sweep: Sweep, epoch: int | None = None) -> Importance:
         raise UserError(f"no {LEAST} of the {len(values)} trials of {sweep.name!r} differ in two settings that all of them have")
     return Importance(
         objective=objective,
-        direction=sweep.configuration.search.direction,
+        direction=direction,
         epoch=epoch,
         trials=len(values),
         changed=len(_values(trials, epoch)) - len(values),
@@ -144,7 +145,10 @@ def pages(found: Importance) -> dict[str, str]:
 
 
 def _trials(sweep: Sweep) -> list[FrozenTrial]:
-    """The trials of the study's journal as it is now; a driver may write to it meanwhile."""
+    """The trials of the study's journal as it is now; a driver may write to it meanwhile.
+
+    Of several objectives they have the first alone, and its epochs, which Optuna does not keep then, from the records.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     file = sweep.folder / "study.log"
     if not file.exists():
@@ -152,9 +156,14 @@ def _trials(sweep: Sweep) -> list[FrozenTrial]:
     try:
         storage = JournalStorage(JournalFileBackend(str(file)))
         study: optuna.Study = optuna.load_study(study_name=sweep.name, storage=storage)
-        return list(study.trials)
+        found = list(study.trials)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigurationError(f"{file} cannot be read ({error}): the study of {sweep.name!r} is damaged") from error
+    for trial in found if sweep.configuration.search.objectives else ():
+        record = sweep.trials.get(trial.number)
+        trial.intermediate_values = dict(record.known) if record else {}
+        trial.values = trial.values[:1] if trial.values else None
+    return found
 
 
 def _own_until(sweep: Sweep, trials: Sequence[FrozenTrial]) -> dict[int, int]:
@@ -204,7 +213,7 @@ def _too_few(sweep: Sweep, trials: Sequence[FrozenTrial], found: int, epoch: int
 
 def _copy(sweep: Sweep, trials: Sequence[FrozenTrial], values: Values) -> optuna.Study:
     """A study in memory in which the trials that count are complete at their value; the others keep the numbering."""
-    study = optuna.create_study(study_name=sweep.name, direction=sweep.configuration.search.direction)
+    study = optuna.create_study(study_name=sweep.name, direction=watched(sweep.configuration.search).direction)
     for trial in trials:
         value = values.get(trial.number)
         state = TrialState.FAIL if value is None else TrialState.COMPLETE

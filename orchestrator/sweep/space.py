@@ -1,7 +1,8 @@
 """The search space of a sweep: those of its methods, less what the configuration holds. Knows no study.
 
 With one method a parameter has the name that its space gives it; with several, `method.name` comes first and the
-settings of each stand under its name (`kd.temperature`).
+settings of each stand under its name (`kd.temperature`). Beside every space come the keys that all methods have in
+common: the learning rate of each peer, and those of `search.choices`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 from orchestrator.config import Configuration
 from search_spaces import SPACES, Trial
+from search_spaces.space import LEARNING_RATE, LEARNING_RATES
 
 Parameters = dict[str, Any]
 
@@ -72,8 +74,23 @@ def draw(trial: Trial, configuration: Configuration) -> Parameters:
     chosen = {} if len(methods) == 1 else {"method.name": trial.suggest_categorical("method.name", methods)}
     name = chosen.get("method.name", methods[0])
     asking = Asking(trial, held(configuration, name), name if len(methods) > 1 else "")
-    SPACES[name].suggest(asking)
+    _suggest(asking, name, configuration)
     return chosen | asking.drawn
+
+
+def peer_rates(configuration: Configuration) -> list[str]:
+    """The keys of the peers' learning rates that are searched; one that is held without a value is student a's."""
+    keys = [f"peers.{letter}.training.learning_rate" for letter in configuration.peers]
+    return [key for key in keys if key not in configuration.search.hold]
+
+
+def _suggest(trial: Trial, method: str, configuration: Configuration) -> None:
+    """All questions of a trial of a method: those of its space, then those that are common to all methods."""
+    SPACES[method].suggest(trial)
+    for key in peer_rates(configuration):
+        trial.suggest_float(key, *LEARNING_RATES, log=True)
+    for key, values in configuration.search.choices.items():
+        trial.suggest_categorical(key, values)
 
 
 def points(configuration: Configuration) -> list[Parameters]:
@@ -85,7 +102,7 @@ def points(configuration: Configuration) -> list[Parameters]:
     first: list[Parameters] = []
     for method, point in _in_turn({method: SPACES[method].points for method in methods}):
         prefix = method if len(methods) > 1 else ""
-        drawn = _drawn(point, method, held(configuration, method), prefix)
+        drawn = _drawn(point, method, configuration, prefix)
         if drawn is None:
             continue
         chosen = ({"method.name": method} if prefix else {}) | drawn
@@ -94,16 +111,31 @@ def points(configuration: Configuration) -> list[Parameters]:
     return first
 
 
-def _drawn(point: Parameters, method: str, held: Parameters, prefix: str) -> Parameters | None:
+def _drawn(point: Parameters, method: str, configuration: Configuration, prefix: str) -> Parameters | None:
     """What a trial draws that answers as the point does; None where it contradicts what is held, or has no answer."""
-    if any(isinstance(value, str | bool) and held.get(name, value) != value for name, value in point.items()):
+    kept = held(configuration, method)
+    if any(isinstance(value, str | bool) and kept.get(name, value) != value for name, value in point.items()):
         return None
-    asking = Asking(_Answers({qualified(name, prefix): value for name, value in point.items()}), held, prefix)
+    answers = {qualified(name, prefix): value for name, value in point.items()} | _unnamed(point, configuration)
+    asking = Asking(_Answers(answers), kept, prefix)
     try:
-        SPACES[method].suggest(asking)
+        _suggest(asking, method, configuration)
     except KeyError:
         return None
     return asking.drawn
+
+
+def _unnamed(point: Parameters, configuration: Configuration) -> Parameters:
+    """What a point, which knows one student, means for the rest: peers have its learning rate, choices the configured value."""
+    rate = point.get("training.learning_rate", LEARNING_RATE)
+    answers: Parameters = dict.fromkeys(peer_rates(configuration), rate)
+    for key, values in configuration.search.choices.items():
+        try:
+            configured = key_value(configuration, key)
+        except KeyError:  # a setting of a network that is left at its default
+            configured = None
+        answers[key] = configured if configured in values else values[0]
+    return answers
 
 
 class _Answers:

@@ -23,6 +23,7 @@ from ray.tune.utils import flatten_dict
 from methods import METHODS, SettingsError
 from orchestrator.config import Configuration, Search
 from orchestrator.errors import ConfigurationError
+from orchestrator.objectives import goals, watched
 from orchestrator.records import Sweep, Trial
 from orchestrator.records import TrialState as RecordState
 from orchestrator.sweep.events import Events
@@ -40,7 +41,8 @@ STATES: dict[RecordState, TrialState] = {
 
 def objective(search: Search) -> dict[str, str]:
     """What Tune compares by, as its searchers and schedulers take it: `metric` and `mode`."""
-    return {"metric": search.objective, "mode": search.direction[:3]}
+    goal = watched(search)
+    return {"metric": goal.name, "mode": goal.direction[:3]}
 
 
 def open_study(folder: Path, configuration: Configuration, resume: bool) -> optuna.Study:
@@ -51,14 +53,27 @@ def open_study(folder: Path, configuration: Configuration, resume: bool) -> optu
     if resume and folder.name in optuna.get_all_study_names(storage):
         study = optuna.load_study(study_name=folder.name, storage=storage)
         study.sampler = _sampler(search, [configuration.seed, len(study.trials)])  # the seed alone would draw the same again
-        if study.direction.name.lower() != search.direction:
-            raise ConfigurationError(f"search.direction = {search.direction!r}, and the study of {folder.name!r} has the other one")
+        _require_directions(study, search)
         return study
     sampler = _sampler(search, [configuration.seed])
-    study = optuna.create_study(study_name=folder.name, storage=storage, sampler=sampler, direction=search.direction)
+    study = optuna.create_study(
+        study_name=folder.name, storage=storage, sampler=sampler, directions=[goal.direction for goal in goals(search)]
+    )
     for point in points(configuration)[: search.trials]:
         study.enqueue_trial(point)
     return study
+
+
+def _require_directions(study: optuna.Study, search: Search) -> None:
+    known = [direction.name.lower() for direction in study.directions]
+    if known == [goal.direction for goal in goals(search)]:
+        return
+    if search.objectives or len(known) > 1:
+        given = list(search.objectives) or search.objective
+        raise ConfigurationError(
+            f"search.objectives = {given}, and the study of {study.study_name!r} looks for others: {', '.join(known)} of them"
+        )
+    raise ConfigurationError(f"search.direction = {search.direction!r}, and the study of {study.study_name!r} has the other one")
 
 
 def _sampler(search: Search, seeds: list[int]) -> BaseSampler:
@@ -151,9 +166,9 @@ class StudySearch(Searcher):
             self.finish(trial, "complete" if trial.epochs >= epochs else "stopped_early")
 
     def finish(self, trial: Trial, state: RecordState, message: str = "") -> None:
-        """Tell the study and the listeners; a pruned trial keeps the value of its last epoch."""
-        value = trial.value if state == "complete" else None
-        self.study.tell(trial.number, value, state=STATES[state], skip_if_finished=True)
+        """Tell the study and the listeners; a pruned trial keeps the value of its last epoch, where there is one objective."""
+        reached = (trial.values or trial.value) if state == "complete" else None
+        self.study.tell(trial.number, reached, state=STATES[state], skip_if_finished=True)
         self.events.end(trial, state, message)
 
     def _record(self, trial: Trial, result: dict[str, Any]) -> None:
@@ -161,7 +176,7 @@ class StudySearch(Searcher):
             return
         metrics = {key.removeprefix(METRICS): value for key, value in flatten_dict(result).items() if key.startswith(METRICS)}
         self.events.report(trial, {"epoch": result["epoch"], "metrics": metrics, "notes": result.get("notes", [])})
-        if trial.value is not None:
+        if trial.value is not None and trial.values is None:  # Optuna refuses the epochs of several objectives
             self.asked[trial.number].report(trial.value, trial.epochs)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -39,22 +39,25 @@ WIDE = 20.0  # largest over smallest value of a linear axis
 log = logging.getLogger(__name__)
 
 
-def of_trial(folder: Path, complete: bool, classes: Sequence[str] = ()) -> Iterator[tuple[str, "Figure"]]:
+def of_trial(folder: Path, complete: bool, classes: Sequence[str] = (), peer: str = "") -> Iterator[tuple[str, "Figure"]]:
     """Name and figure of all that can be drawn of the trial in `folder`; of one that is not complete the terms alone.
 
+    Of student a, or of the `peer` with that letter, whose files lie in a folder of their own within the checkpoint.
     A file that is missing or damaged, or that holds something else than expected, is no figure and a line in the debug log.
     """
-    trace = _read(folder, TRACE)
+    trace = _read(folder, Path(peer, TRACE))
     steps = {name.removeprefix("steps/"): values for name, values in trace.items() if name.startswith("steps/")}
     figure = _attempt(folder, "terms", lambda: terms(steps))
     if figure:
         yield "terms", figure
     if not complete:
         return
-    shown = _read(folder, SHOWN)
+    shown = _read(folder, Path(peer, SHOWN))
     histogram, weights = trace.get("epochs/alpha_histogram"), shown.get("class_weights")
+    unsure = trace.get("epochs/uncertainty_histogram")
     draws: dict[str, Callable[[], Figure | None]] = {
         "alpha_per_sample": lambda: None if histogram is None else alpha_per_sample(histogram),
+        "uncertainty": lambda: None if unsure is None else uncertainty(unsure),
         "class_weights": lambda: None if weights is None else class_weights(weights, classes),
         "distributions": lambda: distributions(shown, classes),
     }
@@ -64,9 +67,9 @@ def of_trial(folder: Path, complete: bool, classes: Sequence[str] = ()) -> Itera
             yield name, figure
 
 
-def pictures(folder: Path, complete: bool, classes: Sequence[str] = ()) -> dict[str, bytes]:
+def pictures(folder: Path, complete: bool, classes: Sequence[str] = (), peer: str = "") -> dict[str, bytes]:
     """The figures of a trial as PNG files, by name; see `of_trial`."""
-    made = {name: _attempt(folder, name, partial(picture, figure)) for name, figure in of_trial(folder, complete, classes)}
+    made = {name: _attempt(folder, name, partial(picture, figure)) for name, figure in of_trial(folder, complete, classes, peer)}
     return {name: content for name, content in made.items() if content}
 
 
@@ -155,6 +158,48 @@ def alpha_per_sample(histogram: Array) -> "Figure | None":
     axis.legend(loc="best", fontsize=8)
     axis.set_title("Alpha of the samples in each epoch", fontsize=11)
     figure.colorbar(image, ax=axis, label="samples (%)", fraction=0.05, pad=0.02)
+    return figure
+
+
+def uncertainty(histogram: Array) -> "Figure | None":
+    """How unsure the teacher is of the samples, H / log K, in the last epoch of (E, bins) shares per bin of [0, 1].
+
+    None without a sample.
+    """
+    if histogram.ndim != 2 or not histogram.size:
+        return None
+    counts = np.nan_to_num(histogram[-1].astype(np.float64))
+    if not counts.sum() > 0:
+        return None
+    shares, bins = counts / counts.sum(), len(counts)
+    middles = (np.arange(bins) + 0.5) / bins
+    mean = float(shares @ middles)
+    figure, axes = _figure(7.0, 3.4)
+    figure.subplots_adjust(left=0.095, right=0.975, top=0.895, bottom=0.15)
+    (axis,) = axes
+    axis.bar(middles, 100 * shares, 0.92 / bins, color=BLUE, linewidth=0)
+    axis.axvline(mean, color=VERMILLION, linewidth=1.6)
+    axis.set(xlim=(0, 1), xlabel="H / log K of the teacher (0: certain, 1: uniform)", ylabel="samples (%)")
+    axis.set_title(f"The teacher's uncertainty in epoch {len(histogram)}: mean {mean:.3f}", fontsize=11)
+    return figure
+
+
+def pareto_front(points: Mapping[int, Sequence[float]], front: Sequence[int], names: Sequence[str]) -> "Figure":
+    """Trials by number at the first two of their values, those of the `front` labelled and, of two objectives, connected."""
+    figure, axes = _figure(6.4, 4.6)
+    figure.subplots_adjust(left=0.13, right=0.96, top=0.92, bottom=0.115)
+    (axis,) = axes
+    others = np.array([points[number][:2] for number in points if number not in front]).reshape(-1, 2)
+    best = np.array(sorted(tuple(points[number][:2]) for number in front)).reshape(-1, 2)
+    if len(others):
+        axis.plot(*others.T, "o", color=SKY, markersize=5, label="other complete trials")
+    axis.plot(*best.T, "o-" if len(names) == 2 else "o", color=VERMILLION, markersize=6, linewidth=1.4, label="Pareto front")
+    for number in front:
+        axis.annotate(str(number), (points[number][0], points[number][1]), xytext=(5, 5), textcoords="offset points", fontsize=8)
+    axis.set(xlabel=names[0], ylabel=names[1])
+    axis.legend(loc="best", fontsize=8)
+    also = f" (of {len(names)} objectives)" if len(names) > 2 else ""
+    axis.set_title(f"Complete trials and their front{also}", fontsize=11)
     return figure
 
 
@@ -314,7 +359,7 @@ def _limits(epoch: Array) -> tuple[float, float]:
     return (0.0, last) if last > 0 else (-1.0, 1.0)
 
 
-def _read(folder: Path, name: str) -> dict[str, Array]:
+def _read(folder: Path, name: Path) -> dict[str, Array]:
     """The arrays of a file of the checkpoint, or none; `.old` is a checkpoint whose successor takes its place just now."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file

@@ -1,15 +1,21 @@
-"""The runs of a sweep in MLflow: a parent for the sweep, a child per trial. Written by the driver's thread alone."""
+"""The runs of a sweep in MLflow: a parent for the sweep, a child per trial. Written by the driver's thread alone.
+
+Where a trial has several students, its run has a child for each: metrics of one student stand there, under their plain names.
+"""
 
 import json
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError
+from orchestrator.gains import gains
+from orchestrator.objectives import goals
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store, read_json, write_json
 from orchestrator.tracking import figures
@@ -22,6 +28,7 @@ PARENT = "parent"
 CONFIGURATION = "configuration.json"
 RUNS = "mlflow.json"  # in the sweep's folder: the ids of its runs
 FIGURES = "figures"
+FRONT = "pareto_front"
 SOURCE = {"mlflow.source.name": "run.py", "mlflow.source.type": "LOCAL"}
 SETTING = "setting/"  # metrics and tags of what a take-over changes
 Point = tuple[str, float, int, int]  # name, value, milliseconds, step
@@ -38,7 +45,8 @@ class Tracker:
         self.fonts = store.root / "fonts"
         self.file = sweep.folder / RUNS
         self.runs: dict[str, str] = read_json(self.file) if self.file.exists() else {}
-        self.pending: dict[int, list[Point]] = {}
+        self.letters = tuple(sweep.configuration.students) if sweep.configuration.peers else ()
+        self.pending: dict[str, list[Point]] = {}
         self.flushed: dict[int, float] = {}
         self.writer = Writer(self.uri)
         self.writer.add(self._open_parent)
@@ -50,20 +58,28 @@ class Tracker:
         params = {name: str(value) for name, value in trial.params.items()}
         params |= {f"training.{name}": str(value) for name, value in configuration.training.model_dump(mode="json").items()}
         method, number = configuration.method.name, trial.number
-        tags = {"method": method, "student": configuration.student.name, "data": configuration.data.name, "state": "running"}
+        tags = {"method": method, "student": configuration.student.name, "data": configuration.data.name, "kind": "trial"}
         resolved = apply_or_base(self.sweep.configuration, trial.settings).plain()
         drawn: list[Point] = []
         if self.sweep.configuration.search.scheduler == "pbt":
             drawn, tags = setting_points(trial.params, 0), tags | setting_tags(trial.settings)
-        self.writer.add(lambda client: self._open_child(client, f"{number:03d} {method}", str(number), tags, drawn))
-        self.writer.add(lambda client: self._describe_child(client, str(number), params, resolved))
+        name, key = f"{self.sweep.name}/{number:03d} {method}", str(number)
+        self.writer.add(lambda client: self._open_child(client, PARENT, name, key, tags, drawn))
+        self.writer.add(lambda client: self._describe_child(client, key, params, resolved))
+        for letter in self.letters:
+            student = configuration.students[letter]
+            own = tags | {"kind": "student", "letter": letter, "student": student.network.name}
+            parts = {"network": student.network.model_dump(mode="json"), "training": student.training.model_dump(mode="json")}
+            below = f"{number}/{letter}"
+            self.writer.add(partial(self._open_child, above=key, name=f"{name}/{letter}", key=below, tags=own, drawn=[]))
+            self.writer.add(partial(self._describe_student, key=below, params=flat(parts)))
 
     def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
         """Collect the metrics of an epoch."""
         self.writer.begin()
         now = int(time.time() * 1000)
-        batch = self.pending.setdefault(trial.number, [])
-        batch.extend((name, value, now, epoch) for name, value in metrics.items())
+        for key, own in by_run(trial.number, metrics, self.letters).items():
+            self.pending.setdefault(key, []).extend((name, value, now, epoch) for name, value in own.items())
         if time.monotonic() - self.flushed.get(trial.number, 0.0) > FLUSH_S:
             self._flush(trial.number)
 
@@ -79,8 +95,9 @@ class Tracker:
     def trial_ended(self, trial: Trial) -> None:
         """Close the child run with its state, and draw the best value so far on the parent."""
         self._flush(trial.number)
-        number, state, message = str(trial.number), trial.state, trial.said
-        self.writer.add(lambda client: _close(client, self.runs[number], state, message))
+        state, message = trial.state, trial.said
+        for key in self._keys(trial.number):
+            self.writer.add(partial(self._close_child, key=key, state=state, message=message))
         if trial.ended:
             self.writer.add(lambda client: self._draw(client, trial.number, complete=state == "complete"))
         best = self.sweep.best()
@@ -97,27 +114,70 @@ class Tracker:
         self.writer.add(lambda client: log_points(client, self.runs[PARENT], points))
 
     def close(self, state: str) -> None:
-        """Close the parent run, with the best trial's metrics, and wait until everything is written."""
+        """Close the parent run, with the best trial's metrics and the Pareto front, and wait until everything is written."""
         best = self.sweep.best()
+        self.writer.add(self._log_gains)
+        if self.sweep.configuration.search.objectives and self.sweep.kind == "sweep":
+            self.writer.add(self._log_front)
         self.writer.add(lambda client: self._close_parent(client, state, best))
         self.writer.close()
 
+    def _keys(self, number: int) -> list[str]:
+        """Under which the runs of a trial are kept: its own and those of its students."""
+        return [str(number), *(f"{number}/{letter}" for letter in self.letters)]
+
     def _flush(self, number: int) -> None:
-        batch = self.pending.pop(number, [])
         self.flushed[number] = time.monotonic()
-        if batch:
-            self.writer.add(lambda client: log_points(client, self.runs[str(number)], batch))
+        for key in self._keys(number):
+            batch = self.pending.pop(key, [])
+            if batch:
+                self.writer.add(partial(self._log_batch, key=key, batch=batch))
+
+    def _log_batch(self, client: Any, key: str, batch: list[Point]) -> None:
+        log_points(client, self.runs[key], batch)
 
     def _draw(self, client: Any, number: int, complete: bool) -> None:
-        """Draw what the trial left, once, and send all of it together."""
+        """Draw what the trial left, once, and send all of it together: to its students' runs, or to its own."""
         figures.settle_cache(self.fonts)
-        drawn = figures.pictures(self.sweep.trial_folder(number), complete, self.classes)
+        folder = self.sweep.trial_folder(number)
+        for letter in self.letters or ("",):
+            drawn = figures.pictures(folder, complete, self.classes, peer=letter if letter != "a" else "")
+            self._log_figures(client, f"{number}/{letter}" if letter else str(number), drawn)
+
+    def _log_figures(self, client: Any, key: str, drawn: Mapping[str, bytes]) -> None:
         if not drawn:
             return
         with tempfile.TemporaryDirectory() as folder:
             for name, content in drawn.items():
                 Path(folder, f"{name}.png").write_bytes(content)
-            client.log_artifacts(self.runs[str(number)], folder, FIGURES)
+            client.log_artifacts(self.runs[key], folder, FIGURES)
+
+    def _log_gains(self, client: Any) -> None:
+        """What the students of each complete trial have of each other."""
+        now = int(time.time() * 1000)
+        for trial in self.sweep.ranked() if self.letters else ():
+            for letter, gain in gains(self.sweep, trial).items():
+                named = {"gain/validation_accuracy": gain.validation, "gain/test_accuracy": gain.test}
+                log_points(client, self.runs[f"{trial.number}/{letter}"], [(name, value, now, 0) for name, value in named.items()])
+
+    def _log_front(self, client: Any) -> None:
+        """The Pareto front as a file and a picture of the parent, and as a tag of the trials."""
+        objectives, front = goals(self.sweep.configuration.search), self.sweep.front()
+        names = [goal.name for goal in objectives]
+        numbers, points = [trial.number for trial in front], {}
+        for trial in self.sweep.ranked():
+            if trial.state == "complete" and trial.values:
+                points[trial.number] = trial.values
+                client.set_tag(self.runs[str(trial.number)], FRONT, str(trial.number in numbers).lower())
+        members = [
+            {"trial": trial.number, "values": dict(zip(names, trial.values or (), strict=True)), "settings": trial.settings}
+            for trial in front
+        ]
+        plain = {"objectives": [goal._asdict() for goal in objectives], "front": members}
+        client.log_text(self.runs[PARENT], json.dumps(plain, indent=1), f"{FRONT}.json")
+        if front:
+            figures.settle_cache(self.fonts)
+            self._log_figures(client, PARENT, {FRONT: figures.picture(figures.pareto_front(points, numbers, names))})
 
     def _open_parent(self, client: Any) -> None:
         if PARENT in self.runs and not _exists(client, self.runs[PARENT]):
@@ -144,20 +204,27 @@ class Tracker:
         tags = {"mlflow.experimentKind": "custom_model_development"}  # else the interface opens with its GenAI pages
         return str(client.create_experiment(name, artifact_location=location, tags=tags))
 
-    def _open_child(self, client: Any, name: str, number: str, tags: dict[str, str], drawn: list[Point]) -> None:
-        if number in self.runs:
-            client.update_run(self.runs[number], status="RUNNING")
-            client.set_tag(self.runs[number], "state", "running")
+    def _open_child(self, client: Any, above: str, name: str, key: str, tags: dict[str, str], drawn: list[Point]) -> None:
+        """The run of a trial below the parent's, or that of a student below its trial's; `above` and `key` are those of `runs`."""
+        if key in self.runs:
+            client.update_run(self.runs[key], status="RUNNING")
+            client.set_tag(self.runs[key], "state", "running")
             return
         experiment = client.get_run(self.runs[PARENT]).info.experiment_id
-        tags = tags | SOURCE | {"mlflow.parentRunId": self.runs[PARENT], "kind": "trial", "sweep": self.sweep.name}
-        self._keep(number, client.create_run(experiment, tags=tags, run_name=f"{self.sweep.name}/{name}").info.run_id)
+        tags = tags | SOURCE | {"mlflow.parentRunId": self.runs[above], "sweep": self.sweep.name, "state": "running"}
+        self._keep(key, client.create_run(experiment, tags=tags, run_name=name).info.run_id)
         if drawn:
-            log_points(client, self.runs[number], drawn)
+            log_points(client, self.runs[key], drawn)
 
     def _describe_child(self, client: Any, number: str, params: dict[str, str], resolved: dict[str, Any]) -> None:
         _params(client, self.runs[number], params)
         client.log_text(self.runs[number], json.dumps(resolved, indent=1), CONFIGURATION)
+
+    def _describe_student(self, client: Any, key: str, params: dict[str, str]) -> None:
+        _params(client, self.runs[key], params)
+
+    def _close_child(self, client: Any, key: str, state: str, message: str) -> None:
+        _close(client, self.runs[key], state, message)
 
     def _describe_change(
         self, client: Any, number: str, points: list[Point], tags: dict[str, str], resolved: dict[str, Any], epoch: int
@@ -207,6 +274,16 @@ def _exists(client: Any, run: str) -> bool:
 def tracking_uri(store: Store, configuration: Configuration) -> str:
     """Where runs go: the configured server, or SQLite in the store (many writers would get "database is locked")."""
     return configuration.tracking.uri or f"sqlite:///{store.database}"
+
+
+def by_run(number: int, metrics: Mapping[str, float], letters: Sequence[str]) -> dict[str, dict[str, float]]:
+    """The metrics of a trial by the key of the run that has them; those of a student lose its letter."""
+    found: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        first, _, rest = name.partition("/")
+        key, own = (f"{number}/{first}", rest) if first in letters else (str(number), name)
+        found.setdefault(key, {})[own] = value
+    return found
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:

@@ -6,6 +6,7 @@ Every student's stand under its letter (`a/validation/accuracy`); the plain name
 from statistics import fmean
 
 from orchestrator.config import Search
+from orchestrator.objectives import unlettered, watched
 
 Metrics = dict[str, float]
 
@@ -28,8 +29,7 @@ def _counted(of: dict[str, Metrics], search: Search) -> Metrics:
     if search.students in of:
         return of[search.students]
     if search.students == "min":
-        objective = search.objective if search.objective in of["a"] else "validation/accuracy"
-        sign = 1 if search.direction == "maximize" or objective != search.objective else -1
-        return min(of.values(), key=lambda metrics: sign * metrics[objective])
+        goal = watched(search)
+        return max(of.values(), key=lambda metrics: goal.sign * metrics[unlettered(goal.name)])
     common = [name for name in of["a"] if all(name in metrics for metrics in of.values())]
     return {name: fmean(metrics[name] for metrics in of.values()) for name in common}

@@ -2,10 +2,14 @@
 
 import pytest
 
-from orchestrator.check import BETTER, check_network, check_search, check_train
+from orchestrator.check import check_network, check_search, check_train
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError
+from orchestrator.objectives import BETTER
 from orchestrator.reading import load
+
+PEER, NONE = "peers.b.network.name=mlp", "search.scheduler=none"
+HELD = ("search.scheduler=pbt", "search.hold=[training.learning_rate]", "method.temperature=4", "method.alpha=0.9")
 
 
 def refusal(*pairs: str) -> str:
@@ -66,11 +70,33 @@ def test_the_defaults_pass() -> None:
         (("search.scheduler=pbt", "search.trials=1"), ("search.trials = 1", "no population", "at least 2")),
         (("search.scheduler=pbt", "training.epochs=5"), ("search.perturb_epochs = 5", "training.epochs = 5", "at most 4")),
         (
-            ("search.scheduler=pbt", "search.hold=[training.learning_rate]", "method.temperature=4", "method.alpha=0.9"),
+            HELD,
             ("search.scheduler = 'pbt'", "all of them are held", "search.hold"),
         ),
         (("search.scheduler=median", "search.grace_epochs=5", "training.epochs=4"), ("search.grace_epochs = 5", "at most 4")),
         (("search.grace_epochs=5", "training.epochs=4"), ("search.grace_epochs = 5", "training.epochs = 4", "at most 4")),
+        (("search.students=min",), ("search.students = 'min'", "there is one", "mean")),
+        (("search.students=a",), ("search.students = 'a'", "there is one")),
+        ((PEER, "search.students=c"), ("search.students = 'c'", "mean, min", "(a, b)")),
+        ((PEER, "search.students=worst"), ("search.students = 'worst'", "(a, b)")),
+        ((PEER, "search.hold=[peers.c.training.learning_rate]"), ("'peers.c.training.learning_rate' is no key",)),
+        (("search.objectives=[validation/accuracy]", NONE), ("['validation/accuracy'] is not several", "search.objective")),
+        (("search.objectives=[parameters, parameters]", NONE), ("is not several", "each once")),
+        (("search.objectives=[parameters, validation/acc]", NONE), ("'validation/acc'", "did you mean 'validation/accuracy'")),
+        (("search.objectives=[parameters, b/parameters]", NONE), ("'b/parameters' is not reported",)),
+        ((PEER, "search.objectives=[parameters, c/parameters]", NONE), ("'c/parameters' is not reported", "b/parameters")),
+        (("search.objectives=[parameters, validation/entropy]", NONE), ("'validation/entropy'", "direction")),
+        ((PEER, "search.objectives=[parameters, b/validation/entropy]", NONE), ("'b/validation/entropy'", "direction")),
+        (("search.objectives=[parameters, test/last/accuracy]", NONE), ("is not reported",)),
+        (("search.objectives=[parameters, train/loss]",), ("search.scheduler = 'asha'", "names 2", "search.scheduler=none")),
+        (
+            ("search.objectives=[parameters, train/loss]", "search.scheduler=pbt"),
+            ("search.scheduler = 'pbt'", "search.scheduler=none"),
+        ),
+        (
+            ("search.objectives=[parameters, validation/agreement]", NONE, "teacher=null", "method.name=cross_entropy"),
+            ("'validation/agreement' is not reported",),
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_with_field_and_value(pairs: tuple[str, ...], said: tuple[str, ...]) -> None:
@@ -97,6 +123,11 @@ def test_what_cannot_be_is_refused_with_field_and_value(pairs: tuple[str, ...], 
         ("search.scheduler=pbt", "method.temperature=4", "method.alpha=0.9"),
         ("search.scheduler=pbt", "search.methods=[kd, ttm]", "method.temperature=4", "search.hold=[training.learning_rate]"),
         ("search.scheduler=hyperband", "search.grace_epochs=50", "search.trials=1", "training.epochs=1"),
+        ("search.objectives=[validation/accuracy, parameters]", NONE),
+        (PEER, "search.objectives=[a/validation/accuracy, b/validation/nll, train/loss, b/parameters]", NONE),
+        (PEER, "search.students=min"),
+        (PEER, "search.students=b", "search.hold=[peers.b.training.learning_rate]"),
+        (*HELD, PEER),
         ("student.name=resnet110", "teacher.network.name=cnn", "teacher.network.width=8"),
     ],
 )

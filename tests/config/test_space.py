@@ -11,6 +11,7 @@ from orchestrator.reading import load
 from orchestrator.sweep.space import draw, points
 from orchestrator.trial import apply
 from search_spaces import SPACES
+from search_spaces.space import LEARNING_RATES
 
 
 class Low:
@@ -137,3 +138,54 @@ def test_a_point_of_another_choice_than_what_is_held_is_left_out() -> None:
     assert points(configured("method.name=akd", "method.alpha_schedule=linear")) == []
     assert points(configured("method.name=kd", "method.form=additive")) == []
     assert all("cam_rho" not in point for point in points(configured("method.name=akd", "method.cam=false")))
+
+
+PEER, RATE = "peers.b.network.name=mlp", "peers.b.training.learning_rate"
+
+
+def test_the_learning_rates_of_all_students_are_searched_in_the_same_bounds() -> None:
+    trial = Low("ttm")
+    drawn = draw(trial, configured(PEER, "peers.c.network.name=cnn", "search.methods=[kd, ttm]"))
+    assert trial.asked[-2:] == [RATE, RATE.replace(".b.", ".c.")], "keys have no method before them"
+    assert drawn[RATE] == drawn["training.learning_rate"] == LEARNING_RATES[0]
+    assert RATE not in draw(Low(), configured())
+
+
+@pytest.mark.parametrize(("pairs", "rate"), [((), 0.05), ((f"{RATE}=0.3",), 0.3)])
+def test_a_peer_whose_rate_is_held_has_its_own_or_that_of_student_a(pairs: tuple[str, ...], rate: float) -> None:
+    configuration = configured(PEER, f"search.hold=[{RATE}]", *pairs)
+    assert all(RATE not in point for point in points(configuration))
+    drawn = draw(Low(), configuration)
+    assert RATE not in drawn
+    made = apply(configuration, drawn | {"training.learning_rate": 0.05})
+    assert made.students["b"].training.learning_rate == rate
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_point_has_its_rate_at_every_student(several: bool) -> None:
+    configuration = configured(PEER, f"search.methods=[{'kd, ttm' if several else 'ttm'}]", "method.name=ttm", f"{RATE}=0.4")
+    found = points(configuration)
+    assert len({point[RATE] for point in found}) == 2, "the points of ttm have two rates"
+    for point in found:
+        made = apply(configuration, point)
+        rates = {letter: student.training.learning_rate for letter, student in made.students.items()}
+        assert rates == dict.fromkeys("ab", point["training.learning_rate"])
+
+
+def test_choices_are_asked_beside_every_space() -> None:
+    chosen = "search.choices={student.width: [8, 16, 32], peers.b.network.depth: [1, 2], training.batch_size: [32, 128]}"
+    configuration = configured(PEER, chosen, "search.methods=[kd, ttm]", "student.width=16")
+    trial = Low("kd")
+    drawn = draw(trial, configuration)
+    assert trial.asked[-3:] == ["student.width", "peers.b.network.depth", "training.batch_size"]
+    made = apply(configuration, drawn)
+    assert made.student.settings["width"] == 8 and made.peers["b"].network.settings == {"depth": 1}
+    assert made.students["b"].training.batch_size == 32
+    for point in points(configuration):
+        named = (point["student.width"], point["peers.b.network.depth"], point["training.batch_size"])
+        assert named == (16, 1, 32), "the configured value where it is among them, else the first"
+
+
+def test_a_choice_with_null_has_null_where_nothing_is_configured() -> None:
+    configuration = configured("search.choices={training.gradient_clip: [1.0, null]}")
+    assert [point["training.gradient_clip"] for point in points(configuration)] == [None]

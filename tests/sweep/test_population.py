@@ -235,3 +235,22 @@ def test_what_never_had_a_turn_is_left_for_a_resume_when_the_time_is_spent(tmp_p
     again, goes_on = resumed(sweep)
     SimulatedTune(goes_on, Population(goes_on, 2), better_later, 2).run()
     assert all(again.trials[number].state == "complete" for number in set(range(8)) - begun)
+
+
+def test_the_rates_of_all_students_vary_and_a_choice_is_inherited(tmp_path: Path) -> None:
+    pairs = ("peers.b.network.name=mlp", "search.choices={student.width: [8, 16, 32]}", "search.trials=2", *PBT)
+    sweep, asking = begin(tmp_path, *pairs)
+    for name in "xy":
+        asking.suggest(name)
+    rates = ("training.learning_rate", "peers.b.training.learning_rate")
+
+    def vary(settings: dict[str, Any], bounds: dict[str, Any]) -> dict[str, Any]:
+        return explore(settings, bounds, 0.0, "seed")
+
+    taken = json.loads(asking.take_over(1, 0, 4, vary)["configuration"])
+    donor, taker = sweep.trials[0].settings, sweep.trials[1].settings
+    assert set(rates) <= set(taker)
+    assert taken["student"]["width"] == donor["student.width"] == taker["student.width"]
+    assert taken["peers"]["b"]["training"]["learning_rate"] == taker[rates[1]]
+    for rate in rates:
+        assert any(taker[rate] == pytest.approx(factor * donor[rate]) for factor in (0.8, 1.2))

@@ -37,6 +37,14 @@ def traced(alpha: bool = True) -> Arrays:
     return {name: values.astype(np.float32) for name, values in arrays.items()}
 
 
+def unsure() -> Arrays:
+    """What a method with the teacher's uncertainty adds to a trace: of the last epoch four fifths certain, the rest not at all."""
+    histogram = np.zeros((2, 20), np.float32)
+    histogram[0, 5] = 1.0
+    histogram[1, 0], histogram[1, 19] = 0.8, 0.2
+    return {"epochs/uncertainty_histogram": histogram}
+
+
 def said(classes: int, samples: int = 8, reweighted: bool = True) -> Arrays:
     """Distributions of a few samples and the weights of the classes."""
     generator = np.random.default_rng(0)
@@ -226,3 +234,41 @@ def test_figures_are_artifacts_of_the_trial_and_damage_loses_no_other_write(tmp_
     assert drawn(3) == {"class_weights", "distributions"}
     assert client.get_run(tracker.runs["3"]).info.status == "FINISHED"
     assert client.get_run(tracker.runs["parent"]).data.tags["state"] == "finished"
+
+
+def test_uncertainty_is_that_of_the_last_epoch_with_its_mean() -> None:
+    histogram = unsure()["epochs/uncertainty_histogram"]
+    figure: Any = figures.uncertainty(50 * histogram)  # counts are as good as shares
+    (axis,) = figure.axes
+    heights = np.array([bar.get_height() for bar in axis.containers[0]])
+    assert np.flatnonzero(heights).tolist() == [0, 19] and np.allclose(heights[[0, 19]], [80.0, 20.0])
+    assert axis.get_title() == "The teacher's uncertainty in epoch 2: mean 0.215"  # 0.8 * 0.025 + 0.2 * 0.975
+    assert axis.get_xlim() == (0, 1)
+    assert figures.uncertainty(np.zeros((2, 20))) is None and figures.uncertainty(np.zeros((0, 20))) is None
+
+
+@pytest.mark.parametrize("names", [["validation/accuracy", "parameters"], ["validation/accuracy", "parameters", "train/loss"]])
+def test_the_front_is_labelled_and_two_objectives_are_a_line(names: list[str]) -> None:
+    points = {3: [0.9, 90.0, 0.0], 5: [0.5, 10.0, 0.0], 4: [0.7, 40.0, 0.0], 8: [0.4, 20.0, 0.0]}
+    figure: Any = figures.pareto_front({key: values[: len(names)] for key, values in points.items()}, [3, 5, 4], names)
+    (axis,) = figure.axes
+    line = lines(axis)["Pareto front"]
+    assert list(line.get_xdata()) == [0.5, 0.7, 0.9] and list(line.get_ydata()) == [10.0, 40.0, 90.0]
+    assert (line.get_linestyle() == "-") == (len(names) == 2)
+    assert lines(axis)["other complete trials"].get_xdata().tolist() == [0.4]
+    assert {text.get_text(): text.xy for text in axis.texts} == {"3": (0.9, 90.0), "5": (0.5, 10.0), "4": (0.7, 40.0)}
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("validation/accuracy", "parameters")
+    assert Image.open(io.BytesIO(figures.picture(figure))).width > 400
+
+
+def test_a_front_without_others_is_drawn() -> None:
+    figure: Any = figures.pareto_front({0: [0.5, 1.0]}, [0], ["one", "other"])
+    assert set(lines(figure.axes[0])) == {"Pareto front"}
+
+
+def test_a_peers_figures_are_of_its_own_folder(tmp_path: Path) -> None:
+    folder = write(tmp_path, traced(), None)
+    (folder / "checkpoint" / "b").mkdir()
+    save_file(traced(alpha=False) | unsure(), folder / "checkpoint" / "b" / figures.TRACE)
+    assert [name for name, _ in figures.of_trial(folder, complete=True)] == ["terms", "alpha_per_sample"]
+    assert [name for name, _ in figures.of_trial(folder, complete=True, peer="b")] == ["terms", "uncertainty"]

@@ -1,0 +1,61 @@
+"""What a student has of its peer: beside which trial it is judged, and by which numbers."""
+
+from pathlib import Path
+
+import pytest
+
+from methods import METHODS
+from orchestrator.gains import Gain, baselines, gains
+from orchestrator.reading import load
+from orchestrator.records import Sweep, Trial
+from tests.pairs import metrics_of, peer_method
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
+    peer_method(monkeypatch)
+    configuration = load(None, ["peers.b.network.name=mlp", "search.methods=[kd, mutual]"])
+    made = Sweep.create(tmp_path / "mine", configuration, "sweep")
+    for number, (method, state, a, b) in enumerate(
+        [
+            ("kd", "complete", (0.70, 0.60), (0.50, 0.49)),
+            ("kd", "complete", (0.60, 0.99), (0.55, 0.45)),
+            ("kd", "stopped_early", (0.95, 0.0), (0.95, 0.0)),
+            ("mutual", "complete", (0.75, 0.66), (0.54, 0.50)),
+            ("mutual", "stopped_early", (0.99, 0.0), (0.99, 0.0)),
+            ("cross_entropy", "complete", (0.99, 0.99), (0.99, 0.99)),
+        ]
+    ):
+        made.trials[number] = Trial(number, {"method.name": method}, state, sum(a), metrics=metrics_of(a, b))  # type: ignore[arg-type]
+    return made
+
+
+def test_each_student_is_judged_beside_its_own_best_kd_on_validation(sweep: Sweep) -> None:
+    assert {letter: trial.number for letter, trial in baselines(sweep).items()} == {"a": 0, "b": 1}
+    found = gains(sweep, sweep.trials[3])
+    assert found["a"] == pytest.approx(Gain(0, 0.05, 0.06)) and found["b"] == pytest.approx(Gain(1, -0.01, 0.05))
+
+
+def test_a_tie_goes_to_the_first(sweep: Sweep) -> None:
+    sweep.trials[1].metrics["a/validation/accuracy"] = 0.70
+    assert baselines(sweep)["a"].number == 0
+
+
+@pytest.mark.parametrize("number", [0, 2, 4, 5])
+def test_whoever_is_alone_or_not_complete_gains_nothing(sweep: Sweep, number: int) -> None:
+    assert gains(sweep, sweep.trials[number]) == {}
+
+
+def test_nothing_is_gained_without_a_baseline_or_a_peer(sweep: Sweep) -> None:
+    del sweep.trials[0], sweep.trials[1]
+    assert not baselines(sweep) and not gains(sweep, sweep.trials[3])
+    sweep.trials[0] = Trial(0, {"method.name": "kd"}, "complete", 0.5, metrics=metrics_of((0.5, 0.5), (0.5, 0.5)))
+    assert set(baselines(sweep)) == {"a", "b"}
+    sweep.configuration = load(None, [])
+    assert baselines(sweep) == {}
+
+
+def test_a_sweep_of_kd_alone_names_no_method(sweep: Sweep) -> None:
+    sweep.configuration = load(None, ["peers.b.network.name=mlp"])
+    sweep.trials = {7: Trial(7, {"temperature": 2.0}, "complete", 0.5, metrics=metrics_of((0.5, 0.5), (0.5, 0.5)))}
+    assert baselines(sweep)["b"].number == 7 and not METHODS["kd"].needs.peer
