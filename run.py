@@ -120,6 +120,20 @@ def importance(
 
 
 @app.command()
+def export(
+    name: Annotated[str, typer.Argument(help="The name of a sweep or a training.")],
+    student: Annotated[str | None, typer.Option("--student", help="Its letter where several train together; default: a.")] = None,
+    trial: Annotated[int | None, typer.Option("--trial", help="The trial's number; default: the best one.")] = None,
+    weights: Annotated[str, typer.Option("--weights", help="best (on the validation part) or last.")] = "best",
+    to: Annotated[Path | None, typer.Option("--to", help="A folder that is new or empty; default: in the store.")] = None,
+    store: Store = Path("runs"),
+    debug: Debug = False,
+) -> None:
+    """Put a trained student into a folder of its own: weights, settings, a model card."""
+    _call("export", debug, name=name, student=student, trial=trial, weights=weights, to=to, store=store)
+
+
+@app.command()
 def ui(
     store: Store = Path("runs"),
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="On the loopback address.")] = 5000,

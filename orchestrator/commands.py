@@ -14,7 +14,7 @@ from orchestrator.config import Configuration, Teacher
 from orchestrator.errors import ConfigurationError
 from orchestrator.reading import build, load
 from orchestrator.records import Sweep
-from orchestrator.store import Store
+from orchestrator.store import Store, write_json
 from orchestrator.sweep.space import searched
 
 if TYPE_CHECKING:
@@ -129,6 +129,28 @@ def importance(name: str, store: Path, epoch: int | None) -> int:
     return errors.OK
 
 
+def export(name: str, student: str | None, trial: int | None, weights: str, to: Path | None, store: Path) -> int:
+    """One student of a run, in a folder of its own that needs neither the run nor its data."""
+    from orchestrator.export import export as write
+
+    found = write(_existing(store), name, student or "a", trial, weights, to)
+    network, source = found.settings["network"]["name"], found.settings["source"]
+    console.print(
+        f"student {source['student']} ({network}) of trial {source['trial']}, {weights} weights, after epoch {source['epoch']}: "
+        f"{found.folder}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    for key, value in source["metrics"].items():
+        if key.endswith("/accuracy"):
+            console.print(f"  {key} {value:.4f}", highlight=False)
+    if found.others and student is None:
+        others = " or ".join(f"--student {letter}" for letter in found.others)
+        console.print(f"the trial has other students beside a: {others}", highlight=False)
+    return errors.OK
+
+
 def ui(store: Path, port: int) -> int:
     """MLflow's user interface, until it is interrupted."""
     from orchestrator.tracking.ui import serve
@@ -196,10 +218,12 @@ def _resume(store: Store, name: str, trials: int | None, changes: list[str]) -> 
 
 
 def _conduct(store: Store, found: Sweep, begun: "Prepared", local: bool, resume: bool) -> int:
+    from orchestrator.data.dataset import read_summary
     from orchestrator.display import Display, costs, summary
     from orchestrator.sweep.conduct import conduct
 
     where = f" --store {shlex.quote(str(store.root))}" if store.root != Path("runs").resolve() else ""
+    write_json(found.folder / "data.json", read_summary(begun.data))  # an export needs it when the data are gone
     with Display(found, console) as display:
         conduct(found, store, begun.data, begun.asked, display, local, resume)
     commands = {"status": f"python run.py status {found.name}{where}", "open MLflow": f"python run.py ui{where}"}

@@ -70,6 +70,11 @@ class Store:
         """Cached teacher logits, a folder per fingerprint."""
         return self.root / "knowledge"
 
+    @property
+    def exports(self) -> Path:
+        """Exported students, a folder each."""
+        return self.root / "exports"
+
     def sweep(self, name: str) -> Path:
         """The folder of a sweep; ConfigurationError when the name could leave the store."""
         if not NAME.fullmatch(name):

@@ -113,6 +113,7 @@ def test_truncated_data(store: str, tmp_path: Path) -> None:
         (["sweep", "--resume", "mine", "--scheduler", "pbt"], BAD_CONFIGURATION, "--scheduler and --dry-run"),
         (["sweep", "--resume", "nothing"], BAD_CONFIGURATION, "does not exist"),
         (["status", "nothing"], BAD_CONFIGURATION, "does not exist"),
+        (["export", "nothing"], BAD_CONFIGURATION, "does not exist"),
         (["ui"], BAD_CONFIGURATION, "does not exist"),
     ],
 )

@@ -21,6 +21,7 @@ class Builder:
 MODELS: dict[str, Builder] = {
     "mlp": Builder(simple.mlp, simple.MLPSettings),
     "cnn": Builder(simple.cnn, simple.CNNSettings),
+    "separable_cnn": Builder(simple.separable_cnn, simple.SeparableCNNSettings),
     **{name: Builder(make) for name, make in cifar_resnet.BUILDERS.items()},
     **{name: Builder(make) for name, make in torchvision_models.BUILDERS.items()},
 }

@@ -34,6 +34,6 @@ def kaiming(body: nn.Module) -> nn.Module:
     return body
 
 
-def convolution(inputs: int, outputs: int, stride: int = 1, side: int = 3) -> nn.Conv2d:
+def convolution(inputs: int, outputs: int, stride: int = 1, side: int = 3, groups: int = 1) -> nn.Conv2d:
     """A convolution that keeps the size up to its stride, without a bias: batch normalisation follows."""
-    return nn.Conv2d(inputs, outputs, side, stride, side // 2, bias=False)
+    return nn.Conv2d(inputs, outputs, side, stride, side // 2, groups=groups, bias=False)

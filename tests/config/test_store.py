@@ -33,7 +33,7 @@ def test_a_usable_name_is_a_folder_right_below_the_sweeps(tmp_path: Path, name: 
 
 def test_every_place_is_inside_and_different(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    places = [store.database, store.artifacts, store.teachers, store.knowledge, store.sweep("a")]
+    places = [store.database, store.artifacts, store.teachers, store.knowledge, store.exports, store.sweep("a")]
     assert len(set(places)) == len(places) and all(place.is_relative_to(tmp_path) for place in places)
 
 

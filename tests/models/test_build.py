@@ -143,6 +143,29 @@ def test_cnn_has_the_width_that_was_asked_for() -> None:
     assert parameters(network) == 9 * (3 * 4 + 4 * 8 + 8 * 16) + 2 * (4 + 8 + 16) + 16 * 10 + 10
 
 
+@pytest.mark.parametrize(("width", "channels"), [(4, 1), (32, 3)])
+def test_separable_cnn_has_the_size_of_its_design(width: int, channels: int) -> None:
+    network = small("separable_cnn", shape=(channels, 8, 8), width=width)
+    total = 9 * channels * width + 2 * width
+    for inputs, outputs in ((1, 2), (2, 4), (4, 4), (4, 8)):
+        before, after = inputs * width, outputs * width
+        total += 9 * before + 2 * before + before * after + 2 * after  # a filter per channel, then a mixture per output
+    assert parameters(network) == total + 8 * width * 10 + 10
+    assert parameters(small("separable_cnn")) < parameters(small("resnet8"))
+
+
+def test_separable_cnn_filters_every_channel_by_itself() -> None:
+    network = small("separable_cnn", width=4).eval()
+    assert isinstance(network.body, nn.Sequential)
+    deep = [layer for layer in network.body if isinstance(layer, nn.Conv2d)][1::2]
+    assert [layer.stride for layer in deep] == [(1, 1), (2, 2), (1, 1), (2, 2)]
+    for layer in deep:
+        seen = torch.zeros(1, layer.in_channels, 8, 8)
+        seen[:, 1] = 1
+        assert layer(seen).abs().sum((0, 2, 3)).nonzero().flatten().tolist() == [1]
+    assert network.body[:-2](torch.randn(1, 3, 32, 32)).shape[1:] == (32, 8, 8)
+
+
 @pytest.mark.parametrize(("wrong", "meant"), [("resnt20", "resnet20"), ("MLP", "mlp"), ("mobilenet", "mobilenet_v2")])
 def test_unknown_network_is_refused_with_the_known(wrong: str, meant: str) -> None:
     with pytest.raises(ConfigurationError, match=wrong) as caught:
@@ -161,7 +184,14 @@ def test_unknown_setting_is_refused_with_those_there_are(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "key", "value"),
-    [("mlp", "width", 0), ("mlp", "depth", 0), ("mlp", "dropout", 1.0), ("mlp", "width", 1.5), ("cnn", "width", 0)],
+    [
+        ("mlp", "width", 0),
+        ("mlp", "depth", 0),
+        ("mlp", "dropout", 1.0),
+        ("mlp", "width", 1.5),
+        ("cnn", "width", 0),
+        ("separable_cnn", "width", 0),
+    ],
 )
 def test_setting_outside_its_range_is_refused(name: str, key: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=f"network {name}: {key} = {value}.*give a"):

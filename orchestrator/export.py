@@ -1,0 +1,296 @@
+"""A student on its own: its weights, what it takes to use them, and a card, out of what a run left in the store.
+
+Nothing is unpickled, here or by who loads it: weights are safetensors, all else is JSON and text.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from methods import METHODS
+from orchestrator.check import check_settings
+from orchestrator.config import Configuration
+from orchestrator.config import Network as Choice
+from orchestrator.data import describe
+from orchestrator.data.dataset import read_summary
+from orchestrator.data.pictures import CLEAN_SHARE
+from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.model_card import model_card
+from orchestrator.models import MODELS, Network, build, load_weights, network_fingerprint, save_weights
+from orchestrator.records import Sweep, Trial
+from orchestrator.store import Store, replacing, write_json
+from orchestrator.teacher import fit
+from orchestrator.trial import CHECKPOINT, apply
+
+FORMAT = 1
+MODEL, SETTINGS, CARD = "model.safetensors", "settings.json", "README.md"
+Weights = Literal["best", "last"]
+FILES = {"best": "best.safetensors", "last": "student.safetensors"}  # of a checkpoint
+USABLE = ("complete", "stopped_early")
+SAMPLES = 4  # of the random batch that has to give the same logits
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Where an exported student lies, what its settings say, and the letters of the students beside it."""
+
+    folder: Path
+    settings: dict[str, Any]
+    others: tuple[str, ...]
+
+
+def export(
+    store: Store, name: str, letter: str = "a", number: int | None = None, weights: str = "best", to: Path | None = None
+) -> Exported:
+    """Write one student of a trial of the run `name` to a folder of its own, and load it again to see that it says the same.
+
+    `number` None is the best trial; `weights` are those best on the validation part, or the last ones; `to` None is a folder of
+    the store. ConfigurationError: no such run, trial, student or weights, a damaged checkpoint, a folder that is not empty.
+    EnvironmentUnfitError: the folder cannot be written.
+    """
+    if weights not in get_args(Weights):
+        raise ConfigurationError(f"--weights {weights!r} is not allowed: give best or last")
+    sweep = Sweep.open(store, name)
+    trial = _trial(sweep, number)
+    configuration = apply(sweep.configuration, trial.settings)
+    students = configuration.students
+    if letter not in students:
+        raise ConfigurationError(f"--student {letter!r} is no student of {name!r}: give one of {', '.join(students)}")
+    summary = _data(store, sweep)
+    source = {"run": name, "trial": trial.number, "state": trial.state, "student": letter, "weights": weights}
+    source |= {"asked": number is not None, "chosen": _chosen(sweep, number), "taken_over": trial.changes}
+    folder = _checkpoint(sweep, trial, letter)
+    target = (to.expanduser() if to else store.exports / f"{name}-{trial.number}-{letter}").resolve()
+    _require_free(target)
+    network = _network(students[letter].network, summary, folder / FILES[weights], trial)
+    settings = {
+        "format": FORMAT,
+        "name": f"{name}-{trial.number}-{letter}",
+        "network": _resolved(students[letter].network),
+        "fingerprint": network_fingerprint(network.state_dict()),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        **_uses(summary),
+        "source": source | _progress(folder, trial, letter, weights),
+        "method": _method(configuration),
+        "training": students[letter].training.model_dump(mode="json") | _start(students[letter].network),
+        "seed": configuration.seed,
+        "searched": trial.settings,
+        "data": _described(configuration, summary),
+        "teacher": _teacher(store, sweep.configuration, summary) if _listens(configuration) else None,
+        "beside": {other: _resolved(student.network) for other, student in students.items() if other != letter},
+        "hears_others": METHODS[configuration.method.name].needs.peer,
+    }
+    with _writing(target) as aside:
+        save_weights(network, aside / MODEL)
+        write_json(aside / SETTINGS, settings)
+        (aside / CARD).write_text(model_card(settings), encoding="utf-8")
+        _require_same(network, load_exported(aside), summary["shape"], target)
+    return Exported(target, settings, tuple(other for other in students if other != letter))
+
+
+def load_exported(folder: Path | str) -> Network:
+    """The network that was exported to `folder`, on the CPU and in eval mode.
+
+    It takes images (B, C, H, W) float32, prepared as `input` in settings.json and the card say. ConfigurationError: no export,
+    damaged, or written by a newer version.
+    """
+    folder = Path(folder).expanduser()
+    try:
+        settings = json.loads((folder / SETTINGS).read_text())
+        version, network = int(settings["format"]), dict(settings["network"])
+        name, classes, shape = network.pop("name"), len(settings["classes"]), tuple(settings["input"]["shape"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ConfigurationError(
+            f"{folder} is no exported student or damaged ({type(error).__name__}: {error}): write it with `python run.py export`"
+        ) from error
+    if version > FORMAT:
+        raise ConfigurationError(f"{folder} was written by a newer version of this program: update it to load the student")
+    made = build(name, classes, shape, network)
+    load_weights(made, str(folder / MODEL))
+    return made.eval()
+
+
+def _trial(sweep: Sweep, number: int | None) -> Trial:
+    """The trial that is asked for, which has to have ended with something that can be used."""
+    if number is None:
+        best = sweep.best()
+        if best is None:
+            raise ConfigurationError(f"{sweep.name!r} has no trial that ended well: `python run.py status {sweep.name}` says more")
+        return best
+    if number not in sweep.trials:
+        known = ", ".join(str(known) for known in sorted(sweep.trials)) or "none yet"
+        raise ConfigurationError(f"--trial {number} is no trial of {sweep.name!r}: it has {known}")
+    trial = sweep.trials[number]
+    if trial.state not in USABLE:
+        usable = ", ".join(str(other.number) for other in sweep.ranked()) or "none yet"
+        state = f"failed ({' '.join(trial.message.split())})" if trial.state == "failed" else "has not ended"
+        raise ConfigurationError(f"--trial {number} of {sweep.name!r} {state}: those that can be exported are {usable}")
+    return trial
+
+
+def _chosen(sweep: Sweep, number: int | None) -> str:
+    """How the trial was chosen, in words."""
+    search = sweep.configuration.search
+    objective = search.objectives[0] if search.objectives else search.objective
+    many = f"{len(sweep.trials)} trials"
+    if len(sweep.trials) == 1:
+        return "the only one of its run"
+    return f"one of {many}" if number is not None else f"the best of {many} by {objective} of the last epoch"
+
+
+def _checkpoint(sweep: Sweep, trial: Trial, letter: str) -> Path:
+    """The folder with a student's part of the trial's checkpoint."""
+    home = sweep.trial_folder(trial.number)
+    found = [home / name for name in (CHECKPOINT, f"{CHECKPOINT}.old") if (home / name).is_dir()]
+    folder = found[0] / ("" if letter == "a" else letter) if found else home / CHECKPOINT
+    if not folder.is_dir():
+        raise ConfigurationError(f"trial {trial.number} of {sweep.name!r} has no checkpoint at {folder}: give another --trial")
+    return folder
+
+
+def _require_free(target: Path) -> None:
+    """ConfigurationError when something is in the way."""
+    try:
+        free = not target.exists() or (target.is_dir() and not any(target.iterdir()))
+    except OSError as error:
+        raise EnvironmentUnfitError(f"--to {target} cannot be read ({error.strerror}): give another folder") from error
+    if not free:
+        what = "is not empty" if target.is_dir() else "is a file"
+        raise ConfigurationError(f"--to {target} {what}: nothing is replaced, give a folder that is new or empty")
+
+
+@contextlib.contextmanager
+def _writing(target: Path) -> Iterator[Path]:
+    """A folder to write to, which takes the target's place when all went well."""
+    try:
+        with replacing(target) as aside:
+            aside.mkdir()
+            yield aside
+            if target.is_dir():
+                target.rmdir()  # an empty one: else `replacing` would keep it as .old, and remove what has that name
+    except OSError as error:
+        raise EnvironmentUnfitError(f"--to {target} cannot be written ({error.strerror or error}): give another folder") from error
+
+
+def _network(chosen: Choice, summary: dict[str, Any], file: Path, trial: Trial) -> Network:
+    """The student with the weights of a file of its checkpoint."""
+    network = build(chosen.name, len(summary["classes"]), tuple(summary["shape"]), chosen.settings)
+    try:
+        network.load_state_dict(load_file(file))
+    except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: tensors of another network
+        raise _damaged(trial, file, error) from error
+    return network.eval()
+
+
+def _progress(folder: Path, trial: Trial, letter: str, weights: str) -> dict[str, Any]:
+    """After which epoch the weights stood, and what the student reached: by the checkpoint, of which the record may be behind."""
+    file = folder / "progress.json"
+    try:
+        progress = json.loads(file.read_text())
+        record, best_epoch = progress["record"], int(progress["best_epoch"])
+        last = int(record["epoch"])
+        metrics = {"validation/best/accuracy": float(progress["best_value"])}
+        for name, value in _own(record["metrics"], letter).items():
+            if name.startswith("validation/"):
+                metrics[name.replace("validation/", "validation/last/")] = float(value)
+            elif name.startswith("test/"):
+                metrics[name] = float(value)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _damaged(trial, file, error) from error
+    epochs = {"epoch": best_epoch if weights == "best" else last, "best_epoch": best_epoch, "epochs": last}
+    return epochs | {"metrics": dict(sorted(metrics.items()))}
+
+
+def _own(metrics: dict[str, Any], letter: str) -> dict[str, Any]:
+    """A student's own metrics under their plain names: of several they stand under its letter."""
+    mine = f"{letter}/"
+    return {name.removeprefix(mine): value for name, value in metrics.items() if name.startswith(mine)} or metrics
+
+
+def _damaged(trial: Trial, file: Path, error: Exception) -> ConfigurationError:
+    reason = " ".join(str(error).split())
+    return ConfigurationError(
+        f"the checkpoint of trial {trial.number} is damaged, {file} cannot be used ({reason}): give another --trial, or train anew"
+    )
+
+
+def _data(store: Store, sweep: Sweep) -> dict[str, Any]:
+    """What the run knew of its data; of one that kept no copy what its source says now."""
+    if (sweep.folder / "data.json").exists():
+        return read_summary(sweep.folder)
+    data = sweep.configuration.data
+    return describe(data, store.root, data.seed)
+
+
+def _uses(summary: dict[str, Any]) -> dict[str, Any]:
+    """What somebody needs who has an image: the classes, and how it is prepared; `cut` is the share of a file's short side."""
+    prepared = {"shape": summary["shape"], "range": [0, 1], "mean": summary["mean"], "std": summary["std"]}
+    return {"classes": summary["classes"], "input": prepared | {"cut": CLEAN_SHARE if summary["root"] else None}}
+
+
+def _described(configuration: Configuration, summary: dict[str, Any]) -> dict[str, Any]:
+    """The data without the paths of this machine."""
+    kept = {"validation", "limit", "seed", "label_noise", "augmentation", "mix", "mix_alpha", "views"}
+    said = configuration.data.model_dump(mode="json", include=kept)
+    said["augmentation"] = _augmentation(configuration, summary)
+    said["limit"] = {part: limit for part, limit in said["limit"].items() if limit}
+    return {"name": summary["name"], "fingerprint": summary["fingerprint"], "sizes": summary["sizes"]} | said
+
+
+def _augmentation(configuration: Configuration, summary: dict[str, Any]) -> str:
+    chosen = configuration.data.augmentation
+    return str(summary["augmentation"]) if chosen == "auto" else chosen
+
+
+def _method(configuration: Configuration) -> dict[str, Any]:
+    """Name, provenance, and every setting, defaults too."""
+    name = configuration.method.name
+    check_settings(configuration, name, "method.name")
+    kind = METHODS[name]
+    return {"name": name, "provenance": kind.provenance} | {"settings": asdict(kind.Settings.build(configuration.method.settings))}
+
+
+def _listens(configuration: Configuration) -> bool:
+    """Whether the method asked a teacher: cross entropy beside one has nothing of it."""
+    needs = METHODS[configuration.method.name].needs
+    return needs.teacher or needs.features
+
+
+def _resolved(network: Choice) -> dict[str, Any]:
+    """The network by name with every setting, so that a default may change one day."""
+    return {"name": network.name, **asdict(MODELS[network.name].settings.build(network.settings))}
+
+
+def _start(network: Choice) -> dict[str, Any]:
+    """What the training began with, without the folders of this machine."""
+    return {"start": Path(network.weights).name if network.weights else None}
+
+
+def _teacher(store: Store, configuration: Configuration, summary: dict[str, Any]) -> dict[str, Any] | None:
+    """Who taught, and what it reached where the store still knows."""
+    teacher = configuration.teacher
+    if teacher is None:
+        return None
+    place = store.teachers / fit.fingerprint(configuration, summary["fingerprint"], _augmentation(configuration, summary))
+    known = fit.card(place) or {}
+    parts = ("validation/", "test/")
+    metrics = {name: value for name, value in known.get("metrics", {}).items() if name.startswith(parts)}
+    said = {"network": teacher.network.model_dump(mode="json", exclude={"weights"}), **_start(teacher.network), "metrics": metrics}
+    return said | ({} if teacher.network.weights else {"training": teacher.training.model_dump(mode="json")})
+
+
+@torch.no_grad()
+def _require_same(network: Network, loaded: Network, shape: list[int], target: Path) -> None:
+    """What was written and read again says the same to the bit."""
+    batch = torch.randn(SAMPLES, *shape, generator=torch.Generator().manual_seed(0))
+    if not torch.equal(network(batch).logits, loaded(batch).logits):
+        raise EnvironmentUnfitError(
+            f"--to {target}: what was written does not give the logits of the checkpoint when it is read: check that disk"
+        )

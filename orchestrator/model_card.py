@@ -1,0 +1,160 @@
+"""The card of an exported student, as model hubs read it: YAML, then Markdown. Drawn from its settings.json alone."""
+
+from typing import Any
+
+import yaml
+
+Values = dict[str, Any]
+METRICS = ("accuracy", "nll", "ece", "entropy", "agreement")
+
+
+def model_card(settings: Values) -> str:
+    """The text of README.md for what settings.json says."""
+    parts = (_title, _metrics, _loading, _training, _limits)
+    return f"---\n{_front(settings)}---\n\n" + "\n\n".join(part(settings) for part in parts) + "\n"
+
+
+def _front(settings: Values) -> str:
+    data, source = settings["data"], settings["source"]
+    part = "test" if _tested(source) else "validation"
+    value = source["metrics"][f"{part}/{source['weights']}/accuracy"]
+    result = {
+        "task": {"type": "image-classification"},
+        "dataset": {"name": data["name"], "type": data["name"], "split": part},
+        "metrics": [{"type": "accuracy", "name": f"{part} accuracy", "value": value}],
+    }
+    distilled = ["knowledge-distillation"] if settings["teacher"] or settings["hears_others"] else []
+    values = {
+        "tags": ["image-classification", *distilled, settings["method"]["name"], settings["network"]["name"]],
+        "pipeline_tag": "image-classification",
+        "metrics": ["accuracy"],
+        "model-index": [{"name": settings["name"], "results": [result]}],
+    }
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _title(settings: Values) -> str:
+    source, network = settings["source"], settings["network"]
+    teacher = f", distilled from `{settings['teacher']['network']['name']}`" if settings["teacher"] else ""
+    which = "best on the validation part" if source["weights"] == "best" else "of the last epoch"
+    return (
+        f"# {settings['name']}\n\n"
+        f"`{network['name']}` with {settings['parameters']:,} parameters for {len(settings['classes'])} classes of "
+        f"{settings['data']['name']}{teacher}: student {source['student']} of trial {source['trial']} of the run "
+        f"`{source['run']}`, with its weights {which}, after {source['epoch']} of {settings['training']['epochs']} epochs. "
+        f"The trial is {source['chosen']}.{_beside(settings)}"
+    )
+
+
+def _beside(settings: Values) -> str:
+    if not settings["beside"]:
+        return ""
+    others = ", ".join(f"{letter} (`{network['name']}`)" for letter, network in settings["beside"].items())
+    heard = (
+        "learned from each other's answers" if settings["hears_others"] else "saw the same batches and heard nothing of each other"
+    )
+    return f" It was trained beside {others}: they {heard}."
+
+
+def _metrics(settings: Values) -> str:
+    source = settings["source"]
+    columns = [(part, which) for part in ("validation", "test") for which in ("best", "last")]
+    columns = [pair for pair in columns if any(name.startswith("/".join(pair) + "/") for name in source["metrics"])]
+    heads = [f"{part}, {which} weights" for part, which in columns]
+    rows = [f"| | {' | '.join(heads)} |", f"|---|{'---|' * len(columns)}"]
+    for metric in METRICS:
+        values = [source["metrics"].get(f"{part}/{which}/{metric}") for part, which in columns]
+        if any(value is not None for value in values):
+            rows.append(f"| {metric} | {' | '.join('' if value is None else f'{value:.4f}' for value in values)} |")
+    best = f"The best weights are those after epoch {source['best_epoch']}, the last ones those after epoch {source['epochs']}. "
+    meaning = "NLL and entropy are in nats, agreement is with the classes of the run's teacher."
+    return "## Metrics\n\n" + "\n".join(rows) + f"\n\n{best}{meaning} {_test_use(source)}"
+
+
+def _test_use(source: Values) -> str:
+    if not _tested(source):
+        return "The trial did not train all its epochs, so the test part was not read."
+    read = "This trial read the test part once, when its last epoch was over, with both weights; "
+    if source["asked"]:
+        return read + "the epoch of the best weights was not chosen by it, and the trial was asked for by its number."
+    return read + "neither that epoch nor the trial was chosen by it."
+
+
+def _loading(settings: Values) -> str:
+    prepared = settings["input"]
+    channels, height, width = prepared["shape"]
+    middle = ""
+    if prepared["cut"]:
+        middle = (
+            f" They are the middle square, {prepared['cut']:g} of the short side, scaled to {width} x {height} pixels (bilinear)."
+        )
+    return (
+        "## Use\n\n"
+        f"Images are {channels} x {height} x {width}, values in 0..1, less the mean and over the deviation of each channel."
+        f"{middle} Logits are in the order of `classes` in `settings.json`.\n\n"
+        "```python\n"
+        "import torch\n"
+        "from orchestrator.export import load_exported\n\n"
+        'FOLDER = "."  # the folder of this card\n'
+        "network = load_exported(FOLDER)  # on the CPU, in eval mode\n"
+        f"mean = torch.tensor({prepared['mean']}).view(-1, 1, 1)\n"
+        f"deviation = torch.tensor({prepared['std']}).view(-1, 1, 1)\n"
+        f"images = torch.rand(2, {channels}, {height}, {width})  # yours\n"
+        "with torch.no_grad():\n"
+        "    logits = network((images - mean) / deviation).logits\n"
+        "```"
+    )
+
+
+def _training(settings: Values) -> str:
+    data, method, teacher = settings["data"], settings["method"], settings["teacher"]
+    sizes = ", ".join(f"{part} {size}" for part, size in data["sizes"].items())
+    lines = {
+        "data": f"{data['name']}: {sizes}; {_said(_rest(data, 'name', 'sizes', 'fingerprint'))}",
+        "teacher": _teacher(teacher) if teacher else "none that it heard",
+        "method": f"{method['name']} ({method['provenance']}): {_said(method['settings']) or 'no settings'}",
+        "network": f"{settings['network']['name']}: {_said(_rest(settings['network'], 'name')) or 'no settings'}",
+        "recipe": _said(settings["training"]),
+        "searched": _said(settings["searched"]) or "nothing",
+        "seed": str(settings["seed"]),
+    }
+    return "## Training\n\n" + "\n".join(f"- **{name}**: {line}" for name, line in lines.items())
+
+
+def _teacher(teacher: Values) -> str:
+    network = teacher["network"]
+    reached = {"validation": "validation/accuracy", "test": "test/last/accuracy"}
+    metrics = [f"{part} accuracy {teacher['metrics'][name]:.4f}" for part, name in reached.items() if name in teacher["metrics"]]
+    came = [f"weights {teacher['start']}"] if teacher["start"] else []
+    return ", ".join([network["name"], *([_said(_rest(network, "name"))] if len(network) > 1 else []), *came, *metrics])
+
+
+def _limits(settings: Values) -> str:
+    data, source = settings["data"], settings["source"]
+    lines = [
+        f"It has learned from {data['sizes']['train']} images of {data['name']}; of other images, or images prepared in another "
+        "way, nothing is known.",
+        f"One training, with seed {settings['seed']}: how much another seed would differ was not measured.",
+        "The validation accuracy of the best weights is the largest of all epochs, and the trial may be the best of many: a "
+        "little optimistic.",
+    ]
+    if data["label_noise"]:
+        lines.append(f"{data['label_noise']:.0%} of the training labels were made wrong on purpose.")
+    if source["taken_over"]:
+        epochs = ", ".join(f"epoch {change['epoch']} (trial {change['source']})" for change in source["taken_over"])
+        lines.append(f"Weights and settings of other trials were taken over after {epochs}: earlier epochs had other settings.")
+    return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _tested(source: Values) -> bool:
+    return any(name.startswith("test/") for name in source["metrics"])
+
+
+def _rest(values: Values, *without: str) -> Values:
+    return {name: value for name, value in values.items() if name not in without}
+
+
+def _said(values: Values) -> str:
+    """What is set, in one line; nothing of what is null or empty."""
+    shown = {name: value for name, value in values.items() if value not in (None, [], {})}
+    return ", ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in shown.items())
