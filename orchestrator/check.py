@@ -8,6 +8,7 @@ from methods import METHODS, SettingsError
 from orchestrator.config import Configuration, Network
 from orchestrator.errors import ConfigurationError, nearest
 from orchestrator.models import build
+from orchestrator.peers import check_peers
 from orchestrator.sweep.branches import branches
 from orchestrator.sweep.space import held, key_value, searched
 from search_spaces import SPACES
@@ -75,6 +76,7 @@ def check_objective(configuration: Configuration) -> None:
 
 def check_train(configuration: Configuration) -> None:
     """Everything about a single training that can be checked without the data."""
+    check_peers(configuration)
     check_networks(configuration)
     check_method(configuration, configuration.method.name, "method.name")
     check_objective(configuration)
@@ -82,6 +84,7 @@ def check_train(configuration: Configuration) -> None:
 
 def check_search(configuration: Configuration) -> None:
     """Everything about a search that can be checked without the data: methods, held keys, objective, rungs."""
+    check_peers(configuration)
     check_networks(configuration)
     search, chosen = configuration.search, configuration.method
     check_settings(configuration, chosen.name, "method.name")
