@@ -10,6 +10,7 @@ from orchestrator.config import Configuration, Network
 from orchestrator.errors import ConfigurationError, nearest
 from orchestrator.models import build
 from orchestrator.objectives import BETTER, several, unlettered
+from orchestrator.peers import check_peers
 from orchestrator.sweep.branches import branches
 from orchestrator.sweep.space import held, key_value, peer_rates, searched
 from search_spaces import SPACES
@@ -112,6 +113,7 @@ def _check_objectives(configuration: Configuration) -> None:
 
 def check_train(configuration: Configuration) -> None:
     """Everything about a single training that can be checked without the data."""
+    check_peers(configuration)
     check_networks(configuration, searched=False)
     check_method(configuration, configuration.method.name, "method.name")
     check_objective(configuration)
@@ -119,6 +121,7 @@ def check_train(configuration: Configuration) -> None:
 
 def check_search(configuration: Configuration) -> None:
     """Everything about a search that can be checked without the data: methods, held keys, choices, objectives, rungs."""
+    check_peers(configuration)
     search, chosen = configuration.search, configuration.method
     check_settings(configuration, chosen.name, "method.name")
     if chosen.settings and chosen.name not in searched(configuration):

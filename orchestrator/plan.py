@@ -1,52 +1,149 @@
 """The arithmetic of a sweep before it starts: groups, rungs, bytes. Knows no torch and no ray."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import ceil, floor, isfinite, log
+from math import ceil, floor, fsum, log
+from typing import NamedTuple
 
-from orchestrator.config import Configuration, Resources, Search
+from orchestrator.config import Configuration, Search
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 
 BYTES = {"float16": 2, "float32": 4}
+SETTINGS = {"CPU": "cpus_per_worker", "GPU": "gpus_per_worker"}
 
 
 @dataclass(frozen=True)
 class Groups:
-    """How many worker groups run, of how many workers, and what each worker holds."""
+    """How many worker groups run, what the worker of each rank holds (Ray's resources), and the arithmetic in words."""
 
     groups: int
-    workers: int
-    cpus_per_worker: float
-    gpus_per_worker: float
+    bundles: tuple[dict[str, float], ...]
     arithmetic: str
 
     @property
-    def per_worker(self) -> dict[str, float]:
-        """Ray's resources of one worker."""
-        return {"CPU": self.cpus_per_worker} | ({"GPU": self.gpus_per_worker} if self.gpus_per_worker else {})
+    def workers(self) -> int:
+        """Workers of one group."""
+        return len(self.bundles)
+
+    @property
+    def uneven(self) -> bool:
+        """Whether the workers of a group hold different resources."""
+        return any(bundle != self.bundles[0] for bundle in self.bundles)
+
+    @property
+    def whole_gpus(self) -> bool:
+        """Whether every worker has a GPU that it shares with no other."""
+        return all(bundle.get("GPU", 0) >= 1 for bundle in self.bundles)
+
+    @property
+    def mean(self) -> dict[str, float]:
+        """What a worker holds on average; of workers that all hold the same, just that."""
+        if not self.uneven:
+            return dict(self.bundles[0])
+        names = dict.fromkeys(name for bundle in self.bundles for name in bundle)
+        return {name: _total(self.bundles, name) / self.workers for name in names}
 
 
-def groups(resources: Resources, available: Mapping[str, float], trials: int) -> Groups:
-    """As many groups as fit, as were asked for, or as there are trials; EnvironmentUnfitError with the arithmetic."""
-    gpus = resources.gpus_per_worker
-    if gpus is None:
-        gpus = 1.0 if available.get("GPU", 0) >= resources.workers else 0.0
-    needs = {"CPU": resources.cpus_per_worker * resources.workers, "GPU": gpus * resources.workers}
+class Role(NamedTuple):
+    """The workers of one student, or of all students where they share them."""
+
+    letter: str
+    needs: dict[str, float]
+    """What one worker holds, under Ray's names."""
+    fields: dict[str, str]
+    """The key of the configuration that says so."""
+
+
+def roles(configuration: Configuration, available: Mapping[str, float]) -> list[Role]:
+    """Who is in a group; a group is its roles over and over, `configuration.replicas` times, in the order of the ranks."""
+    resources = configuration.resources
+    peers = {} if configuration.colocated else configuration.peers
+    fields: dict[str, dict[str, str]] = {"a": {name: f"resources.{key}" for name, key in SETTINGS.items()}}
+    asked: dict[str, dict[str, float | None]] = {"a": {name: getattr(resources, key) for name, key in SETTINGS.items()}}
+    for letter, peer in peers.items():
+        own = {name: getattr(peer, key) for name, key in SETTINGS.items() if getattr(peer, key) is not None}
+        asked[letter] = asked["a"] | own
+        fields[letter] = fields["a"] | {name: f"peers.{letter}.{SETTINGS[name]}" for name in own}
+    wanted = configuration.replicas * sum(1.0 if values["GPU"] is None else values["GPU"] for values in asked.values())
+    default = 1.0 if available.get("GPU", 0) >= wanted else 0.0  # a GPU each, where a whole group can have them
+    found = []
+    for letter, values in asked.items():
+        held = {name: default if value is None else value for name, value in values.items()}
+        found.append(Role(letter, {name: value for name, value in held.items() if value}, fields[letter]))
+    return found
+
+
+def groups(
+    configuration: Configuration, available: Mapping[str, float], trials: int, nodes: Sequence[Mapping[str, float]] = ()
+) -> Groups:
+    """As many groups as fit, as were asked for, or as there are trials.
+
+    `available` is what is free in the cluster, `nodes` what each node has; without nodes, where a worker goes is not asked.
+    ConfigurationError when a worker fits no node; EnvironmentUnfitError with the arithmetic when the groups do not fit.
+    """
+    each, resources = roles(configuration, available), configuration.resources
+    bundles = tuple(role.needs for _ in range(configuration.replicas) for role in each)
+    if nodes:
+        for role in each:
+            _require_node(role, nodes)
+    needs = {name: _total(bundles, name) for name in SETTINGS if any(name in bundle for bundle in bundles)}
     # rounded: 0.9 / (3 x 0.1) is 2.9999999999999996
-    fits = {name: round(available.get(name, 0) / need, 6) if need else float("inf") for name, need in needs.items()}
-    lines = [f"{available.get(name, 0):g} {name} / {need:g} per group" for name, need in needs.items() if need]
-    most = floor(min(fits.values()))
-    arithmetic = f"floor({' , '.join(lines)}) = {most}"
+    fits = {name: floor(round(available.get(name, 0) / need, 6)) for name, need in needs.items()}
+    lines = [
+        f"{available.get(name, 0):g} {name} / {need:g}{_terms(each, name, configuration.replicas)} per group"
+        for name, need in needs.items()
+    ]
+    sums = min(fits.values())
+    most = _placed(bundles, nodes, sums) if nodes else sums
+    arithmetic = f"floor({' , '.join(lines)}) = {sums}" + (f", {most} on {len(nodes)} nodes" if most < sums else "")
     wanted = resources.groups or 1
     if most < wanted:
-        short = next(name for name, value in fits.items() if isfinite(value) and floor(value) < wanted)
-        raise EnvironmentUnfitError(
-            f"{wanted} x {resources.workers} workers need {wanted * needs[short]:g} {short} and the cluster has "
-            f"{available.get(short, 0):g}: lower resources.workers, resources.groups or resources.{short.lower()}s_per_worker"
-        )
-    number = min(resources.groups or most, max(trials, 1))
-    return Groups(number, resources.workers, resources.cpus_per_worker, gpus, arithmetic)
+        short = next((name for name, value in fits.items() if value < wanted), "CPU")
+        lower = list(dict.fromkeys(["resources.workers", "resources.groups", *(role.fields[short] for role in each)]))
+        reason = f"need {wanted * needs[short]:g} {short} and the cluster has {available.get(short, 0):g}"
+        if sums >= wanted:
+            reason = f"do not fit the {len(nodes)} nodes of the cluster, as none is split over two ({arithmetic})"
+        raise EnvironmentUnfitError(f"{wanted} x {len(bundles)} workers {reason}: lower {', '.join(lower[:-1])} or {lower[-1]}")
+    return Groups(min(resources.groups or most, max(trials, 1)), bundles, arithmetic)
+
+
+def _total(bundles: Sequence[Mapping[str, float]], name: str) -> float:
+    return fsum(bundle.get(name, 0) for bundle in bundles)
+
+
+def _terms(each: list[Role], name: str, replicas: int) -> str:
+    """Where several students need it: who needs how much of the sum."""
+    terms = [f"{replicas} x {role.needs.get(name, 0):g} of {role.letter}" for role in each]
+    return f" ({' + '.join(terms)})" if len(each) > 1 else ""
+
+
+def _require_node(role: Role, nodes: Sequence[Mapping[str, float]]) -> None:
+    if any(_has_room(node, role.needs) for node in nodes):
+        return
+    for name, value in role.needs.items():
+        largest = max(node.get(name, 0) for node in nodes)
+        if value > largest:
+            raise ConfigurationError(f"{role.fields[name]} = {value:g} fits no node (the largest has {largest:g} {name}): lower it")
+    both = " and ".join(f"{role.fields[name]} = {value:g}" for name, value in role.needs.items())
+    raise ConfigurationError(f"{both} fit no node together: lower one of them")
+
+
+def _has_room(left: Mapping[str, float], needs: Mapping[str, float]) -> bool:
+    return all(round(left.get(name, 0), 6) >= value for name, value in needs.items())
+
+
+def _placed(bundles: Sequence[Mapping[str, float]], nodes: Sequence[Mapping[str, float]], most: int) -> int:
+    """Groups that find room, one after another, the largest workers first, each on the first node that has room."""
+    left = [dict(node) for node in nodes]
+    largest = sorted(bundles, key=lambda bundle: (bundle.get("GPU", 0), bundle["CPU"]), reverse=True)
+    for number in range(most):
+        for bundle in largest:
+            node = next((node for node in left if _has_room(node, bundle)), None)
+            if node is None:
+                return number
+            node.update({name: node[name] - value for name, value in bundle.items()})
+    return most
 
 
 def rungs(search: Search, epochs: int) -> list[int]:
@@ -142,18 +239,24 @@ def checkpoint_bytes(parameters: int, trials: int) -> int:
 
 
 def require_batches(configuration: Configuration, samples: int) -> None:
-    """ConfigurationError when the global batch cannot be shared by the workers or filled by the training part."""
-    parts = {"training": configuration.training} | (
-        {"teacher.training": configuration.teacher.training} if configuration.teacher else {}
-    )
-    for name, training in parts.items():
-        size, workers = training.batch_size, configuration.resources.workers
-        if size % workers:
-            raise ConfigurationError(
-                f"{name}.batch_size = {size} cannot be shared by resources.workers = {workers}: give a multiple of {workers}"
-            )
+    """ConfigurationError when a global batch cannot be shared by its workers or filled by the training part.
+
+    A student's batch is shared by the workers of that student, the teacher's by the whole group.
+    """
+    workers, replicas = configuration.resources.workers, configuration.replicas
+    all_of_them = f"resources.workers = {workers}"
+    parts = [("training", configuration.training, replicas, all_of_them)]
+    if configuration.peers:
+        shared = f"the {replicas} workers of each student ({all_of_them} for {len(configuration.students)} students)"
+        parts = [("training", configuration.training, replicas, shared)]
+    if configuration.teacher:
+        parts.append(("teacher.training", configuration.teacher.training, workers, all_of_them))
+    for name, training, sharing, words in parts:
+        size = training.batch_size
+        if size % sharing:
+            raise ConfigurationError(f"{name}.batch_size = {size} cannot be shared by {words}: give a multiple of {sharing}")
         if samples < size:
             raise ConfigurationError(
-                f"the training part has {samples} samples and {name}.batch_size = {size} ({size // workers} for each of {workers} "
-                f"workers): give at most {samples - samples % workers}, or more data"
+                f"the training part has {samples} samples and {name}.batch_size = {size} ({size // sharing} for each of {sharing} "
+                f"workers): give at most {samples - samples % sharing}, or more data"
             )

@@ -12,8 +12,10 @@ from orchestrator.choices import alone
 from orchestrator.cluster.resources import cluster_address, local_resources, require_answer
 from orchestrator.config import PAUSING, Configuration
 from orchestrator.data import Dataset, describe, prepare
+from orchestrator.errors import ConfigurationError
 from orchestrator.models import build, load_weights
 from orchestrator.objectives import goals
+from orchestrator.peers import require_one_process
 from orchestrator.store import SPARE_BYTES, Store
 from orchestrator.teacher import fit
 from orchestrator.teacher.mode import Decision, decide
@@ -39,10 +41,7 @@ def prepared(store: Store, configuration: Configuration, kind: str, local: bool)
     summary = describe(configuration.data, store.root, configuration.data.seed)
     asked, _ = _check_with_data(store, configuration, kind, local, summary)
     check_weights(store, configuration, folder)
-    if configuration.student.weights:
-        dataset = Dataset.open(folder)
-        student = build(configuration.student.name, len(dataset.classes), dataset.shape, configuration.student.settings)
-        load_weights(student, configuration.student.weights)
+    _check_students_weights(configuration, folder)
     if asked and configuration.teacher:
         teacher = configuration.teacher.model_copy(update={"mode": asked.mode})
         configuration = configuration.model_copy(update={"teacher": teacher})
@@ -56,41 +55,68 @@ def show_plan(store: Store, configuration: Configuration, kind: str, local: bool
     asked, checkpoint_bytes = _check_with_data(store, configuration, kind, local, summary)
     lines = {
         "data": _data_line(summary) + (f", {configuration.data.mix}" if configuration.data.mix != "none" else ""),
-        "student": _network_line(configuration.student.model_dump(exclude_none=True)),
-    }
+    } | _student_lines(configuration)
     if asked:
         lines["teacher"] = _teacher_line(store, configuration, summary)
         lines["cache"] = f"the teacher is {asked.words}"
     lines["groups"] = groups
     lines |= _search_lines(configuration) if kind == "sweep" else {"epochs": str(configuration.training.epochs)}
     lines["store"] = f"{store.root}; checkpoints take at most {checkpoint_bytes / 2**20:.1f} MiB"
+    width = max(map(len, lines)) + 2
     for name, line in lines.items():
-        console.print(f"{name:9}{line}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{name:{width}}{line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _check(configuration: Configuration, kind: str, local: bool) -> str:
     """All that needs no data; the arithmetic of the groups in words."""
     check_search(configuration) if kind == "sweep" else check_train(configuration)
     if local:
+        if kind != "teacher":
+            require_one_process(configuration)
         return "none: this process trains"
-    resources = configuration.resources
-    address = cluster_address(resources)
     trials = configuration.search.trials if kind == "sweep" else 1
-    groups = plan.groups(resources, _available(address), trials)
-    return (
-        f"{groups.groups} x {groups.workers} workers of {groups.cpus_per_worker:g} CPU and {groups.gpus_per_worker:g} GPU; "
-        f"{groups.arithmetic} fit, {trials} trials"
-    )
+    available, nodes = _available(cluster_address(configuration.resources))
+    groups = plan.groups(configuration, available, trials, nodes)
+    return f"{groups.groups} x {groups.workers} workers{_held(configuration, available)}; {groups.arithmetic} fit, {trials} trials"
 
 
-def _available(address: str | None) -> dict[str, float]:
+def _held(configuration: Configuration, available: dict[str, float]) -> str:
+    """What a worker holds, and whom it trains where there are several students."""
+    each = {
+        role.letter: f"{role.needs['CPU']:g} CPU and {role.needs.get('GPU', 0):g} GPU"
+        for role in plan.roles(configuration, available)
+    }
+    if len(each) == 1:
+        return f" of {each['a']}" + (f" for students {', '.join(configuration.students)}" if configuration.peers else "")
+    return ", " + ", ".join(f"{configuration.replicas} for student {letter} of {held}" for letter, held in each.items())
+
+
+def _available(address: str | None) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """What is free, and what each node has."""
     if address is None:
-        return local_resources()
-    from orchestrator.cluster.connect import connected
+        return local_resources(), [local_resources()]
+    from orchestrator.cluster.connect import connected, nodes
 
     require_answer(address)
     with connected(address) as available:
-        return dict(available)
+        return dict(available), nodes()
+
+
+def _check_students_weights(configuration: Configuration, data: Path) -> None:
+    """ConfigurationError when weights that a student begins with are not of its network and the classes of the data."""
+    for letter, (network, _) in configuration.students.items():
+        if network.weights:
+            dataset = Dataset.open(data)
+            student = build(network.name, len(dataset.classes), dataset.shape, network.settings)
+            try:
+                load_weights(student, network.weights)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{_field(letter)}.weights: {error}") from error
+
+
+def _field(letter: str) -> str:
+    """The key of a student's network."""
+    return "student" if letter == "a" else f"peers.{letter}.network"
 
 
 def _check_with_data(
@@ -120,6 +146,17 @@ def _data_line(summary: dict[str, Any]) -> str:
 def _network_line(network: dict[str, Any]) -> str:
     settings = ", ".join(f"{key}={value}" for key, value in network.items() if key != "name")
     return str(network["name"]) + (f" ({settings})" if settings else "")
+
+
+def _student_lines(configuration: Configuration) -> dict[str, str]:
+    """Every student's network, and where its recipe is one of its own."""
+    lines = {}
+    for letter, (network, _) in configuration.students.items():
+        own = configuration.peers[letter].training.model_dump(exclude_none=True) if letter in configuration.peers else {}
+        recipe = "".join(f", {key} {value}" for key, value in own.items())
+        name = f"student {letter}" if configuration.peers else "student"
+        lines[name] = _network_line(network.model_dump(exclude_none=True)) + recipe
+    return lines
 
 
 def _teacher_line(store: Store, configuration: Configuration, summary: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from orchestrator.actors.desk import NAMESPACE, Desk
 from orchestrator.actors.dispatcher import Dispatcher
 from orchestrator.actors.worker import serve
+from orchestrator.errors import EnvironmentUnfitError
 from orchestrator.plan import Groups
 
 CLOSE_S = 20.0
@@ -29,7 +30,9 @@ def worker_groups(plan: Groups, folder: Path, max_failures: int, own_cluster: bo
     """Start the groups and leave them warm until the block ends; Ray is connected already.
 
     `own_cluster`: Ray ends with this process, so nobody has to clean up after a group.
+    EnvironmentUnfitError: the workers hold different resources, and the installed Ray cannot give them.
     """
+    _callbacks(plan)  # refused here rather than in the thread of a group
     name = f"dispatcher-{uuid.uuid4().hex[:8]}"
     actor = ray.remote(num_cpus=0, max_concurrency=1000)(Dispatcher)
     dispatcher = actor.options(name=name, namespace=NAMESPACE).remote(plan.groups, max_failures)
@@ -80,19 +83,39 @@ class _LeanestTrainer(_LeanTrainer):
 
 def _trainer(number: int, plan: Groups, name: str, folder: Path, own_cluster: bool) -> TorchTrainer:
     # NCCL refuses two ranks on one GPU ("Duplicate GPU detected")
-    backend = "nccl" if plan.gpus_per_worker >= 1 else "gloo"
+    backend = "nccl" if plan.whole_gpus else "gloo"
     trainer = _LeanestTrainer if own_cluster else _LeanTrainer
     return trainer(
         serve,
         train_loop_config={"group": number, "name": name, "namespace": NAMESPACE},
         torch_config=TorchConfig(backend=backend),
         scaling_config=ScalingConfig(
-            num_workers=plan.workers, use_gpu=plan.gpus_per_worker > 0, resources_per_worker=plan.per_worker
+            num_workers=plan.workers,
+            use_gpu="GPU" in plan.mean,
+            resources_per_worker=plan.mean,
+            placement_strategy="PACK",  # a group is reserved as a whole, its workers on as few nodes as possible
         ),
         run_config=RunConfig(
             name=f"{name}-group-{number}",
             storage_path=str(folder),
             failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=3),
             worker_runtime_env={"env_vars": {"RAY_ADDRESS": os.environ["RAY_ADDRESS"]}},
+            callbacks=_callbacks(plan),
         ),
     )
+
+
+def _callbacks(plan: Groups) -> list[Any]:
+    """What gives each worker its own resources where they differ; Ray is told their mean then, so that its sums are right."""
+    if not plan.uneven:
+        return []
+    try:
+        from orchestrator.actors.uneven import UnevenWorkers, require_hooks
+
+        require_hooks()
+    except (ImportError, EnvironmentUnfitError) as error:
+        raise EnvironmentUnfitError(
+            f"workers of different resources are not possible with Ray {ray.__version__} ({error}): "
+            "install the Ray of constraints.txt, or give all students the same cpus_per_worker and gpus_per_worker"
+        ) from error
+    return [UnevenWorkers(plan.bundles)]

@@ -39,6 +39,8 @@ def serve(settings: dict[str, Any]) -> None:
 
 
 def _device() -> torch.device:
+    if not ray.get_gpu_ids():
+        return torch.device("cpu")  # Ray Train shows it the GPUs of the other workers of its node, and would name the first
     device = ray.train.torch.get_device()
     device = device if isinstance(device, torch.device) else device[0]
     if device.type == "cuda":

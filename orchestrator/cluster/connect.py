@@ -48,6 +48,11 @@ def connected(address: str | None, cpus: int | None = None) -> Iterator[Mapping[
         os.environ.update(before)
 
 
+def nodes() -> list[dict[str, float]]:
+    """What each node that is alive has, free or not, under Ray's names; Ray is connected."""
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
 def _join(address: str) -> None:
     # a cluster that was started here wants its token; Ray's own commands bring it, `ray.init` does not
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)

@@ -108,14 +108,14 @@ def _desk(configuration: Configuration, folder: Path, trials: int, local: bool, 
         yield LocalDesk(), 1
         return
     from orchestrator.actors.groups import worker_groups
-    from orchestrator.cluster.connect import connected
+    from orchestrator.cluster.connect import connected, nodes
     from orchestrator.cluster.resources import cluster_address
 
     resources = configuration.resources
     show.preparing("starting Ray")
     address = cluster_address(resources)
     with connected(address) as available:
-        plan = groups(resources, available, trials)
+        plan = groups(configuration, available, trials, nodes())
         show.preparing(f"starting {plan.groups} worker groups of {plan.workers} workers")
         with worker_groups(plan, folder, resources.max_failures, own_cluster=not address) as desk:
             yield desk, plan.groups

@@ -7,13 +7,18 @@ from typing import Any
 import pytest
 
 from orchestrator import plan
-from orchestrator.config import Resources, Search
+from orchestrator.config import Configuration, Search
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 from orchestrator.reading import load
 
 
-def resources(**values: Any) -> Resources:
-    return Resources.model_validate(values)
+def resources(**values: Any) -> Configuration:
+    return Configuration.model_validate({"resources": values})
+
+
+def pairs(*changes: str, workers: int = 2) -> Configuration:
+    """Students a and b, who have workers of their own unless a change says otherwise."""
+    return load(None, ["peers.b.network.name=cnn", f"resources.workers={workers}", *changes])
 
 
 def counted(cpus: float, gpus: float, workers: int, cpus_each: float, gpus_each: float) -> int:
@@ -43,7 +48,8 @@ def test_as_many_groups_as_fit() -> None:
             with pytest.raises(EnvironmentUnfitError):
                 plan.groups(wanted, machine, trials=1000)
             continue
-        assert plan.groups(wanted, machine, trials=1000).groups == expected, (machine, wanted)
+        for nodes in ((), (machine,)):
+            assert plan.groups(wanted, machine, 1000, nodes).groups == expected, (machine, wanted)
     assert 0 < refused < len(MACHINES)
 
 
@@ -58,8 +64,8 @@ def test_never_more_groups_than_trials_or_than_were_asked_for() -> None:
 @pytest.mark.parametrize(("gpus", "workers", "each"), [(0.0, 1, 0.0), (1.0, 1, 1.0), (1.0, 2, 0.0), (4.0, 2, 1.0)])
 def test_a_worker_gets_a_gpu_where_a_whole_group_can_have_them(gpus: float, workers: int, each: float) -> None:
     made = plan.groups(resources(workers=workers), {"CPU": 16.0, "GPU": gpus}, trials=9)
-    assert made.gpus_per_worker == each
-    assert made.per_worker == {"CPU": 1.0} | ({"GPU": each} if each else {})
+    assert made.bundles == ({"CPU": 1.0} | ({"GPU": each} if each else {}),) * workers
+    assert made.mean == made.bundles[0] and not made.uneven and made.whole_gpus is bool(each)
 
 
 def test_a_refusal_holds_the_arithmetic() -> None:
@@ -74,6 +80,82 @@ def test_a_refusal_holds_the_arithmetic() -> None:
 def test_the_arithmetic_is_told() -> None:
     made = plan.groups(resources(workers=2, gpus_per_worker=0.5), {"CPU": 7.0, "GPU": 2.0}, trials=9)
     assert made.arithmetic == "floor(7 CPU / 2 per group , 2 GPU / 1 per group) = 2"
+
+
+def test_the_students_of_a_pair_take_turns_by_rank_each_with_what_it_was_given() -> None:
+    made = plan.groups(pairs("peers.b.cpus_per_worker=0.5", workers=4), {"CPU": 7.0}, trials=9)
+    assert made.bundles == ({"CPU": 1.0}, {"CPU": 0.5}) * 2 and made.uneven and made.workers == 4
+    assert made.mean == {"CPU": 0.75} and made.groups == 2
+    assert made.arithmetic == "floor(7 CPU / 3 (2 x 1 of a + 2 x 0.5 of b) per group) = 2"
+    three = plan.groups(pairs("peers.c.network.name=mlp", "peers.c.cpus_per_worker=2", workers=3), {"CPU": 4.0}, trials=9)
+    assert [bundle["CPU"] for bundle in three.bundles] == [1, 1, 2]
+
+
+def test_a_peer_that_says_nothing_has_what_resources_say() -> None:
+    made = plan.groups(pairs("resources.cpus_per_worker=2", "resources.gpus_per_worker=0.5"), {"CPU": 8.0, "GPU": 2.0}, trials=9)
+    assert made.bundles == ({"CPU": 2.0, "GPU": 0.5},) * 2 and not made.uneven and made.groups == 2
+
+
+@pytest.mark.parametrize("pair", ["peers.b.network.name=cnn", "resources.pair=colocated"])
+def test_students_in_one_worker_are_one_role(pair: str) -> None:
+    made = plan.groups(pairs(pair, workers=1), {"CPU": 4.0}, trials=9)
+    assert made.bundles == ({"CPU": 1.0},) and made.arithmetic == "floor(4 CPU / 1 per group) = 4"
+
+
+@pytest.mark.parametrize(
+    ("changes", "gpus", "held", "whole"),
+    [
+        ((), 2.0, [1, 1], True),
+        ((), 1.0, [0, 0], False),
+        (("peers.b.gpus_per_worker=0",), 1.0, [1, 0], False),
+        (("peers.b.gpus_per_worker=0.5",), 1.0, [0, 0.5], False),
+        (("peers.b.gpus_per_worker=0.5",), 1.5, [1, 0.5], False),
+        (("resources.gpus_per_worker=1", "peers.b.gpus_per_worker=2"), 3.0, [1, 2], True),
+    ],
+)
+def test_nccl_wants_a_whole_gpu_for_the_workers_of_every_student(
+    changes: tuple[str, ...], gpus: float, held: list[float], whole: bool
+) -> None:
+    made = plan.groups(pairs(*changes), {"CPU": 4.0, "GPU": gpus}, trials=9)
+    assert [bundle.get("GPU", 0) for bundle in made.bundles] == held and made.whole_gpus is whole
+    assert made.mean.get("GPU", 0) * 2 == sum(held), "Ray's own check of the sum is right"
+
+
+SMALL, BIG = {"CPU": 2.0}, {"CPU": 1.0, "GPU": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (("peers.b.cpus_per_worker=8",), r"^peers.b.cpus_per_worker = 8 fits no node \(the largest has 2 CPU\): lower it$"),
+        (("resources.cpus_per_worker=3",), r"^resources.cpus_per_worker = 3 fits no node \(the largest has 2 CPU\)"),
+        (("peers.b.gpus_per_worker=2",), r"^peers.b.gpus_per_worker = 2 fits no node \(the largest has 1 GPU\)"),
+        (
+            ("peers.b.gpus_per_worker=1", "resources.gpus_per_worker=0", "peers.b.cpus_per_worker=2"),
+            r"^peers.b.cpus_per_worker = 2 and peers.b.gpus_per_worker = 1 fit no node together: lower one of them$",
+        ),
+    ],
+)
+def test_a_worker_that_fits_no_node_is_refused(changes: tuple[str, ...], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        plan.groups(pairs(*changes), {"CPU": 30.0, "GPU": 9.0}, 9, [SMALL, BIG])
+
+
+def test_groups_are_counted_on_the_nodes_that_there_are() -> None:
+    """Three nodes of 3 CPUs have 9 together, and yet room for three workers of 2."""
+    wanted, nodes = resources(cpus_per_worker=2), [{"CPU": 3.0}] * 3
+    made = plan.groups(wanted, {"CPU": 9.0}, 9, nodes)
+    assert made.groups == 3 and made.arithmetic == "floor(9 CPU / 2 per group) = 4, 3 on 3 nodes"
+    told = r"4 x 1 workers do not fit the 3 nodes of the cluster, as none is split over two \(.*\): lower resources.workers, "
+    with pytest.raises(EnvironmentUnfitError, match=told):
+        plan.groups(resources(cpus_per_worker=2, groups=4), {"CPU": 9.0}, 9, nodes)
+    assert plan.groups(pairs("peers.b.cpus_per_worker=2"), {"CPU": 9.0}, 9, nodes).groups == 3, "each on a node of its own"
+
+
+def test_a_refusal_names_what_can_be_lowered_for_each_student() -> None:
+    told = r"2 x 2 workers need 6 CPU and the cluster has 4: lower .*, resources.cpus_per_worker or peers.b.cpus_per_worker$"
+    with pytest.raises(EnvironmentUnfitError, match=told):
+        plan.groups(pairs("resources.groups=2", "peers.b.cpus_per_worker=2"), {"CPU": 4.0}, 9, [{"CPU": 4.0}])
 
 
 @pytest.mark.parametrize(
@@ -135,3 +217,14 @@ def test_a_batch_that_the_training_part_cannot_fill_is_refused(part: str) -> Non
     with pytest.raises(ConfigurationError, match=rf"^the training part has 101 samples and {part}.batch_size = 128 .*at most 100"):
         plan.require_batches(configuration, samples=101)
     plan.require_batches(configuration, samples=128)
+
+
+def test_a_batch_is_shared_by_the_workers_of_one_student_and_the_teachers_by_all() -> None:
+    shared = pairs("training.batch_size=6", "teacher.training.batch_size=12", workers=6)
+    plan.require_batches(shared, samples=100)
+    said = r"^training.batch_size = 8 cannot be shared by the 3 workers of each student \(resources.workers = 6 for 2 students\)"
+    with pytest.raises(ConfigurationError, match=said + ": give a multiple of 3$"):
+        plan.require_batches(pairs("training.batch_size=8", "teacher=null", workers=6), samples=100)
+    with pytest.raises(ConfigurationError, match=r"^teacher.training.batch_size = 9 .* by resources.workers = 6: give a"):
+        plan.require_batches(pairs("training.batch_size=6", "teacher.training.batch_size=9", workers=6), samples=100)
+    plan.require_batches(pairs("training.batch_size=7", "teacher=null", workers=1), samples=100)

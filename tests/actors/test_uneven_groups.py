@@ -1,0 +1,139 @@
+"""Groups whose workers hold different resources: which rank holds what, on one node and on several, at a restart too."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import ray.train
+import torch
+from ray._private import ray_constants
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray.cluster_utils import Cluster
+from ray.train.v2._internal.execution.context import DistributedContext
+from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
+
+from orchestrator.actors import groups, worker
+from orchestrator.actors.uneven import ranked
+from orchestrator.cluster.connect import OWN_CLUSTER, connected, nodes
+from orchestrator.errors import EnvironmentUnfitError
+from orchestrator.plan import Groups
+
+A, B = {"CPU": 1.0}, {"CPU": 0.5}
+PAIRS = Groups(1, (A, B, A, B), "")
+
+
+def run_group(monkeypatch: pytest.MonkeyPatch, folder: Path, dies: bool, own_cluster: bool) -> None:
+    """One group whose workers write down what they are, by attempt and rank; `dies`: that of rank 1 at the first attempt."""
+
+    def tell(settings: Mapping[str, Any]) -> None:
+        import torch.distributed as dist
+
+        first = dies and not (folder / "died").exists()
+        rank, here = ray.train.get_context().get_world_rank(), ray.get_runtime_context()
+        said = {"rank": dist.get_rank(), "world_size": dist.get_world_size(), "holds": here.get_assigned_resources()}
+        said |= {"local_rank": ray.train.get_context().get_local_rank(), "node": here.get_node_id()}
+        (folder / f"{'first' if first else 'last'}-{rank}.json").write_text(json.dumps(said))
+        dist.barrier()
+        if first and rank == 1:
+            (folder / "died").touch()
+            os._exit(1)
+        dist.barrier()
+
+    monkeypatch.setattr(groups, "serve", tell)
+    groups._trainer(0, PAIRS, "uneven", folder, own_cluster).fit()
+
+
+def told(folder: Path, attempt: str) -> list[dict[str, Any]]:
+    """What the workers of an attempt wrote, by rank."""
+    return [json.loads((folder / f"{attempt}-{rank}.json").read_text()) for rank in range(PAIRS.workers)]
+
+
+@pytest.mark.ray
+def test_every_rank_holds_what_its_student_was_given_after_a_restart_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with connected(None, cpus=3):  # no more than the sum: a bundle of the mean, or of the largest, would not go
+        run_group(monkeypatch, tmp_path, dies=True, own_cluster=True)
+    for attempt in ("first", "last"):
+        said = told(tmp_path, attempt)
+        assert [worker["holds"] for worker in said] == [A, B, A, B], attempt
+        assert [worker["rank"] for worker in said] == [worker["local_rank"] for worker in said] == [0, 1, 2, 3], attempt
+        assert {worker["world_size"] for worker in said} == {4}
+
+
+@pytest.fixture
+def three_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a cluster of three nodes of one CPU each, on loopback."""
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)
+    with patch.dict(os.environ, OWN_CLUSTER):
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as `ray start` does; who joins brings the token
+        cluster = Cluster()
+        try:
+            for _ in range(3):
+                cluster.add_node(num_cpus=1)
+            yield cluster.address
+        finally:
+            cluster.shutdown()
+
+
+@pytest.mark.ray
+def test_every_rank_holds_what_its_student_was_given_on_several_nodes(
+    three_nodes: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with connected(three_nodes) as available:
+        assert available["CPU"] == 3 and [node["CPU"] for node in nodes()] == [1, 1, 1]
+        run_group(monkeypatch, tmp_path, dies=False, own_cluster=False)
+    said = told(tmp_path, "last")
+    assert [worker["holds"] for worker in said] == [A, B, A, B]
+    # b's two share a node, which Ray would have given ranks in a row
+    assert said[1]["node"] == said[3]["node"] and len({worker["node"] for worker in said}) == 3
+
+
+def test_ranks_follow_the_bundles_and_local_ranks_the_nodes() -> None:
+    """Two nodes on which a's workers have the second GPU, and b's the first: Ray's own order is another."""
+    nodes_of = ["n1", "n2", "n2", "n1"]
+    workers = [
+        SimpleNamespace(
+            placement_group_bundle_index=index,
+            metadata=SimpleNamespace(node_id=node, node_ip=node, accelerator_ids={"GPU": [str(1 - index % 2)]}),
+            distributed_context=DistributedContext(world_rank=0, world_size=2, local_rank=0, local_world_size=2, node_rank=0),
+        )
+        for index, node in enumerate(nodes_of)
+    ]
+    assert WorkerGroup._sort_workers_by_gpu_id_grouped_by_node(workers) != workers
+    placed = [worker.distributed_context for worker in ranked([workers[index] for index in (2, 0, 3, 1)])]
+    assert placed == [worker.distributed_context for worker in workers]
+    assert [place.world_rank for place in placed] == [0, 1, 2, 3]
+    assert [(place.node_rank, place.local_rank) for place in placed] == [(0, 0), (1, 0), (1, 1), (0, 1)]
+    assert {(place.world_size, place.local_world_size) for place in placed} == {(4, 2)}
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(WorkerGroup, "_create_workers"), (WorkerGroup, "_create_placement_group"), (TrainController, "worker_group_cls")],
+)
+def test_a_ray_with_other_steps_is_refused(owner: type, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert groups._callbacks(PAIRS)
+    monkeypatch.delattr(owner, name)
+    said = rf"workers of different resources are not possible with Ray .*{name} .*constraints.txt, or give all students the same"
+    with pytest.raises(EnvironmentUnfitError, match=said), groups.worker_groups(PAIRS, Path("none"), 0, own_cluster=True):
+        pass
+    assert groups._callbacks(Groups(1, (A, A), "")) == [], "equal workers need none of it"
+
+
+def test_a_ray_that_has_another_signature_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WorkerGroup, "_create_workers", lambda self, number: [])
+    with pytest.raises(EnvironmentUnfitError, match="_create_workers is not as in Ray"):
+        groups._callbacks(PAIRS)
+
+
+@pytest.mark.parametrize(("ids", "device"), [([], "cpu"), (["3"], "meta")])
+def test_a_worker_without_a_gpu_does_not_take_that_of_another(ids: list[str], device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Train lets all workers of a node see the GPUs of each, and names the first to one that has none."""
+    monkeypatch.setattr("ray.get_gpu_ids", lambda: ids)
+    monkeypatch.setattr("ray.train.torch.get_device", lambda: torch.device("meta"))
+    assert worker._device() == torch.device(device)

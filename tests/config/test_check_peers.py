@@ -1,0 +1,157 @@
+"""What cannot be of several students is refused before anything starts, in one sentence each; the plan tells of them all."""
+
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from orchestrator import plan, preflight
+from orchestrator.check import check_network, check_search, check_train
+from orchestrator.config import Configuration
+from orchestrator.errors import ConfigurationError
+from orchestrator.models import build, save_weights
+from orchestrator.peers import check_peers, require_one_process
+from orchestrator.preflight import prepared, show_plan
+from orchestrator.reading import load
+from orchestrator.store import Store
+
+PEER = "peers.b.network.name=cnn"
+ACTORS, ONE = "resources.pair=actors", "resources.pair=colocated"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            (PEER, "resources.workers=3"),
+            "resources.workers = 3 cannot be shared by 2 students: give a multiple of 2, "
+            "or resources.pair=colocated with one worker",
+        ),
+        ((PEER, ACTORS), "resources.workers = 1 cannot be shared by 2 students: give a multiple of 2"),
+        ((PEER, "peers.c.network.name=mlp", "resources.workers=4"), "resources.workers = 4 cannot be shared by 3 students"),
+        (
+            (PEER, ONE, "resources.workers=2"),
+            "resources.pair = 'colocated' trains all students in one worker, and resources.workers = 2: "
+            "give 1, or resources.pair=actors",
+        ),
+        ((ACTORS,), "resources.pair = 'actors' has no meaning with one student: leave it out, or give peers.b.network.name"),
+        ((ONE,), "resources.pair = 'colocated' has no meaning with one student"),
+        ((PEER, "peers.b.cpus_per_worker=2"), "peers.b.cpus_per_worker = 2 has no meaning where one worker trains all students"),
+        (
+            (PEER, ONE, "peers.b.gpus_per_worker=0"),
+            "peers.b.gpus_per_worker = 0 has no meaning where one worker trains all students",
+        ),
+    ],
+)
+def test_students_that_cannot_be_given_workers(changes: tuple[str, ...], said: str) -> None:
+    configuration = load(None, list(changes))
+    for check in (check_peers, check_train, check_search):
+        with pytest.raises(ConfigurationError) as raised:
+            check(configuration)
+        assert str(raised.value).startswith(said) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        (),
+        ("resources.workers=3",),
+        (PEER,),
+        (PEER, ONE),
+        (PEER, "resources.workers=2"),
+        (PEER, ACTORS, "resources.workers=4", "peers.b.cpus_per_worker=0.5", "peers.b.gpus_per_worker=0"),
+        (PEER, "peers.c.network.name=mlp", "resources.workers=6"),
+    ],
+)
+def test_students_that_can(changes: tuple[str, ...]) -> None:
+    check_peers(load(None, list(changes)))
+
+
+def test_one_process_trains_one_student_or_all_of_them() -> None:
+    require_one_process(load(None, ["resources.workers=2"]))
+    require_one_process(load(None, [PEER]))
+    with pytest.raises(ConfigurationError, match=r"^--local trains all students in this process, and resources.workers = 2: set"):
+        require_one_process(load(None, [PEER, "resources.workers=2"]))
+
+
+Machine = Callable[..., None]
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """Makes this machine one with so many CPUs."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    def make(cpus: float) -> None:
+        monkeypatch.setattr(preflight, "local_resources", lambda: {"CPU": cpus, "GPU": 0.0})
+
+    return make
+
+
+def shown(store: Path, configuration: Configuration, kind: str = "train", local: bool = False) -> dict[str, str]:
+    """The lines of the plan by their names."""
+    console = Console(file=StringIO(), width=300)
+    show_plan(Store(store), configuration, kind, local, console)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    indent = len(lines[0]) - len(lines[0].removeprefix("data").lstrip())
+    return {line[:indent].strip(): line[indent:] for line in lines}
+
+
+def test_the_plan_tells_of_every_student(digits_store: Path, machine: Machine) -> None:
+    machine(7.0)
+    own = ("peers.b.cpus_per_worker=0.5", "peers.b.training.learning_rate=0.1", "resources.workers=4")
+    lines = shown(digits_store, load(None, [PEER, *own]), "sweep")
+    assert lines["student a"] == "mlp (width=16, depth=1)" and lines["student b"] == "cnn, learning_rate 0.1"
+    assert lines["groups"] == (
+        "2 x 4 workers, 2 for student a of 1 CPU and 0 GPU, 2 for student b of 0.5 CPU and 0 GPU; "
+        "floor(7 CPU / 3 (2 x 1 of a + 2 x 0.5 of b) per group) = 2 fit, 20 trials"
+    )
+    lines = shown(digits_store, load(None, [PEER]))
+    assert lines["groups"].startswith("1 x 1 workers of 1 CPU and 0 GPU for students a, b; floor(7 CPU / 1 per group) = 7 fit")
+    assert shown(digits_store, load(None, []))["student"] == "mlp (width=16, depth=1)"
+
+
+def test_a_worker_that_this_machine_cannot_hold_is_refused(digits_store: Path, machine: Machine) -> None:
+    machine(2.0)
+    configuration = load(None, [PEER, "peers.b.cpus_per_worker=8", "resources.workers=2"])
+    with pytest.raises(ConfigurationError, match=r"^peers.b.cpus_per_worker = 8 fits no node \(the largest has 2 CPU\): lower it$"):
+        prepared(Store(digits_store), configuration, "train", local=False)
+
+
+def test_the_bytes_of_checkpoints_are_those_of_all_students(digits_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def counted(parameters: int, trials: int) -> int:
+        asked.append(parameters)
+        return 0
+
+    monkeypatch.setattr(plan, "checkpoint_bytes", counted)
+    configuration = load(None, [PEER])
+    prepared(Store(digits_store), configuration, "train", local=True)
+    shape = (1, 8, 8)
+    each = [check_network(network, "student", 10, shape) for network, _ in configuration.students.values()]
+    assert asked == [sum(each)] and min(each) > 0
+
+
+def test_a_peer_whose_network_does_not_exist_is_refused(digits_store: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"^peers.b.network: .*'resnet9'"):
+        prepared(Store(digits_store), load(None, ["peers.b.network.name=resnet9"]), "train", local=True)
+
+
+@pytest.mark.parametrize(("field", "weights"), [("student.weights", "student"), ("peers.b.network.weights", "peers.b.network")])
+def test_students_that_do_not_share_the_classes_are_refused(field: str, weights: str, digits_store: Path, tmp_path: Path) -> None:
+    files = {}
+    for classes in (10, 12):
+        torch.manual_seed(classes)
+        files[classes] = tmp_path / f"{classes}.safetensors"
+        save_weights(build("mlp", classes, (1, 8, 8), {"width": 16, "depth": 1}), files[classes])
+    networks = ["student.name=mlp", "student.width=16", "student.depth=1"]
+    networks += ["peers.b.network.name=mlp", "peers.b.network.width=16", "peers.b.network.depth=1"]
+    store = Store(digits_store)
+    prepared(store, load(None, [*networks, f"{weights}.weights={files[10]}"]), "train", local=True)
+    said = rf"^{field}: .*12.safetensors does not fit, head.weight has shape 12x16 where 10x16 is expected: .*10 classes$"
+    with pytest.raises(ConfigurationError, match=said):
+        prepared(store, load(None, [*networks, f"{weights}.weights={files[12]}"]), "train", local=True)
