@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 Drawn = TypeVar("Drawn")
+AGREEMENT = "agreement"  # of all students of a trial, in what student a left
 TRACE, SHOWN = (f"{name}.safetensors" for name in PICTURED)
 # Okabe & Ito's palette, which colour-blind readers tell apart
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
@@ -55,7 +56,9 @@ def of_trial(folder: Path, complete: bool, classes: Sequence[str] = (), peer: st
     shown = _read(folder, Path(peer, SHOWN))
     histogram, weights = trace.get("epochs/alpha_histogram"), shown.get("class_weights")
     unsure = trace.get("epochs/uncertainty_histogram")
+    agreeing = trace.get("epochs/pair/agreement")
     draws: dict[str, Callable[[], Figure | None]] = {
+        AGREEMENT: lambda: None if agreeing is None or peer else agreement(agreeing),
         "alpha_per_sample": lambda: None if histogram is None else alpha_per_sample(histogram),
         "uncertainty": lambda: None if unsure is None else uncertainty(unsure),
         "class_weights": lambda: None if weights is None else class_weights(weights, classes),
@@ -181,6 +184,19 @@ def uncertainty(histogram: Array) -> "Figure | None":
     axis.axvline(mean, color=VERMILLION, linewidth=1.6)
     axis.set(xlim=(0, 1), xlabel="H / log K of the teacher (0: certain, 1: uniform)", ylabel="samples (%)")
     axis.set_title(f"The teacher's uncertainty in epoch {len(histogram)}: mean {mean:.3f}", fontsize=11)
+    return figure
+
+
+def agreement(shares: Array) -> "Figure | None":
+    """The share (E,) of the validation samples of which all students say the same class, over the epochs. None without any."""
+    if shares.ndim != 1 or not len(shares):
+        return None
+    figure, axes = _figure(7.0, 3.4)
+    figure.subplots_adjust(left=0.095, right=0.975, top=0.895, bottom=0.15)
+    (axis,) = axes
+    axis.plot(np.arange(1, len(shares) + 1), 100 * shares, "o-", color=BLUE, markersize=4, linewidth=1.4)
+    axis.set(xlabel="epoch", ylabel="validation samples (%)", ylim=(None, 101))
+    axis.set_title(f"Samples on which all students agree: {shares[-1]:.1%} at the end", fontsize=11)
     return figure
 
 

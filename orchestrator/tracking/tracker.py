@@ -142,6 +142,8 @@ class Tracker:
         folder = self.sweep.trial_folder(number)
         for letter in self.letters or ("",):
             drawn = figures.pictures(folder, complete, self.classes, peer=letter if letter != "a" else "")
+            if figures.AGREEMENT in drawn:
+                self._log_figures(client, str(number), {figures.AGREEMENT: drawn.pop(figures.AGREEMENT)})
             self._log_figures(client, f"{number}/{letter}" if letter else str(number), drawn)
 
     def _log_figures(self, client: Any, key: str, drawn: Mapping[str, bytes]) -> None:

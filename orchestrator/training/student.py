@@ -156,13 +156,17 @@ class TrainedStudent:
         validation, classes = evaluate(self.learner, self.batches, "validation", self.context, teacher)
         return metrics | {f"validation/{name}": value for name, value in validation.items()}, classes
 
-    def end_epoch(self, epoch: int, validation: dict[str, float]) -> dict[str, float]:
-        """After an epoch, 1 for the first: keep the best weights, let the method move on; the method's numbers."""
+    def end_epoch(self, epoch: int, validation: dict[str, float], pair: dict[str, float]) -> dict[str, float]:
+        """After an epoch, 1 for the first: keep the best weights, let the method move on; the method's numbers.
+
+        `pair`: what is known of all students together, kept for the pictures.
+        """
         accuracy = validation["validation/accuracy"]
         if accuracy > self.best.value:
             self.best = _Best(accuracy, epoch, {key: value.detach().clone() for key, value in self.student.state_dict().items()})
         drawn = self.method.end_epoch(self._progress(epoch, validation))
-        self.trace.end_epoch(epoch - 1, {name: value for name, value in drawn.items() if isinstance(value, Tensor)})
+        arrays = {name: value for name, value in drawn.items() if isinstance(value, Tensor)}
+        self.trace.end_epoch(epoch - 1, arrays | {name: torch.tensor(value) for name, value in pair.items()})
         numbers = {f"method/{name}": value for name, value in drawn.items() if not isinstance(value, Tensor)}
         return {**numbers, "train/learning_rate": self.optimizer.param_groups[0]["lr"], "parameters": float(self.parameters)}
 

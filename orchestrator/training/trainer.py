@@ -155,13 +155,13 @@ class _Trainer:
         with self.clock.measure("evaluation"):
             predictions = validation_predictions(self.teacher, self.batches, self.exchange.context) if self.teacher else None
             evaluated = {student.letter: student.evaluate(predictions) for student in self.students}
-        validation, agreement = self._together(evaluated)
+        validation, pair = self._together(evaluated)
         for letter, metrics in validation.items():
             if not all(math.isfinite(value) for value in metrics.values()):
                 whose = f" of student {letter}" if len(validation) > 1 else ""
                 message = f"the loss{whose} is not finite in epoch {epoch + 1}"
                 raise TrialError(f"{message}: lower training.learning_rate, or set training.gradient_clip")
-        own = {student.letter: student.end_epoch(epoch + 1, validation[student.letter]) for student in self.students}
+        own = {student.letter: student.end_epoch(epoch + 1, validation[student.letter], pair) for student in self.students}
         if last:
             with self.clock.measure("evaluation"):
                 for student in self.students:
@@ -169,7 +169,7 @@ class _Trainer:
                     student.show(self.teacher)
         ended = self._of_all(own)
         of = {letter: metrics | ended[letter] for letter, metrics in validation.items()}
-        metrics = trial_metrics(of, self.configuration.search) | agreement | self._costs(steps)
+        metrics = trial_metrics(of, self.configuration.search) | pair | self._costs(steps)
         record: Record = {"epoch": epoch + 1, "metrics": metrics}
         if last:
             record["done"] = True

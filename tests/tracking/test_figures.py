@@ -247,6 +247,19 @@ def test_uncertainty_is_that_of_the_last_epoch_with_its_mean() -> None:
     assert figures.uncertainty(np.zeros((2, 20))) is None and figures.uncertainty(np.zeros((0, 20))) is None
 
 
+def test_the_agreement_is_drawn_once_over_the_epochs(tmp_path: Path) -> None:
+    figure: Any = figures.agreement(np.array([0.5, 0.75, 0.8], np.float32))
+    (axis,) = figure.axes
+    (line,) = axis.lines
+    assert line.get_xdata().tolist() == [1, 2, 3] and np.allclose(line.get_ydata(), [50, 75, 80])
+    assert axis.get_title().endswith("80.0% at the end") and figures.agreement(np.zeros(0)) is None
+    for place in ("checkpoint", "checkpoint/b"):
+        (tmp_path / place).mkdir()
+        save_file({"epochs/pair/agreement": np.array([0.5], np.float32)}, tmp_path / place / figures.TRACE)
+    drawn = {peer: [name for name, _ in figures.of_trial(tmp_path, complete=True, peer=peer)] for peer in ("", "b")}
+    assert drawn == {"": [figures.AGREEMENT], "b": []}
+
+
 @pytest.mark.parametrize("names", [["validation/accuracy", "parameters"], ["validation/accuracy", "parameters", "train/loss"]])
 def test_the_front_is_labelled_and_two_objectives_are_a_line(names: list[str]) -> None:
     points = {3: [0.9, 90.0, 0.0], 5: [0.5, 10.0, 0.0], 4: [0.7, 40.0, 0.0], 8: [0.4, 20.0, 0.0]}

@@ -209,6 +209,9 @@ def test_the_agreement_is_that_of_the_saved_students(distil: Specify) -> None:
             predicted.append(torch.cat([network(batch.inputs).logits.argmax(dim=1) for batch in batches.ordered("validation")]))
     assert len(predicted[0]) == len(part) == 60
     assert agreement == pytest.approx((predicted[0] == predicted[1]).double().mean().item())
+    for letter in "ab":
+        kept = saved(spec, letter).trace["epochs/pair/agreement"]
+        assert kept.shape == (3,) and kept[-1].item() == pytest.approx(agreement)
 
 
 METRICS: dict[str, dict[str, float]] = {
