@@ -2,16 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from orchestrator.errors import EnvironmentUnfitError
-
-if TYPE_CHECKING:
-    from orchestrator.training.exchange import Exchange
 
 Record = dict[str, Any]
 T = TypeVar("T")
@@ -103,3 +100,26 @@ class TrialContext:
     def should_stop(self) -> bool:
         """Whether somebody asked for the end of this trial; the same answer on every rank."""
         return bool(self.share(self.asked_to_stop() if self.leads else None))
+
+
+class Exchange(Protocol):
+    """What a training knows of the students: which are its own, by position, and what the others say."""
+
+    count: int
+    own: tuple[int, ...]
+    context: TrialContext
+
+    def tell(self, position: int, logits: Tensor, in_turn: bool) -> None:
+        """The student says `logits` (B, K) of the batch; `in_turn`: those after it will hear what it says after its step."""
+
+    def tell_anew(self, position: int, logits: Tensor) -> None:
+        """What the student says after its step, for those after it."""
+
+    def others(self, position: int) -> Callable[[], Tensor]:
+        """What the other students say, (P, B, K), in their order: waits for it when it is called, and only then."""
+
+    def end_step(self) -> None:
+        """Nothing of this step is on its way any more."""
+
+    def waited(self) -> float:
+        """Seconds that this process waited for others since the last call."""

@@ -5,35 +5,11 @@ stepped `tells_anew`, and those after it hear that. All students see the same ba
 """
 
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from orchestrator.context import TrialContext
-
-
-class Exchange(Protocol):
-    """What a training knows of the students: which are its own, by position, and what the others say."""
-
-    count: int
-    own: tuple[int, ...]
-    context: TrialContext
-
-    def tell(self, position: int, logits: Tensor, in_turn: bool) -> None:
-        """The student says `logits` (B, K) of the batch; `in_turn`: those after it will hear what it says after its step."""
-
-    def tell_anew(self, position: int, logits: Tensor) -> None:
-        """What the student says after its step, for those after it."""
-
-    def others(self, position: int) -> Callable[[], Tensor]:
-        """What the other students say, (P, B, K), in their order: waits for it when it is called, and only then."""
-
-    def end_step(self) -> None:
-        """Nothing of this step is on its way any more."""
-
-    def waited(self) -> float:
-        """Seconds that this process waited for others since the last call."""
+from orchestrator.context import Exchange, TrialContext
 
 
 class Colocated:

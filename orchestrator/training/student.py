@@ -12,13 +12,12 @@ from torch import Tensor
 
 from methods import METHODS, Knowledge, Output, Progress, Task
 from orchestrator.config import LETTERS, Configuration
-from orchestrator.context import TrialContext
+from orchestrator.context import Exchange, TrialContext
 from orchestrator.data import Batches, Inputs
 from orchestrator.models import build, load_weights
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.training.checkpoint import Checkpoint, State
 from orchestrator.training.evaluation import evaluate
-from orchestrator.training.exchange import Exchange
 from orchestrator.training.learner import Hear, Learner, replicate
 from orchestrator.training.optimization import learning_rate, optimizer, restore, set_rates
 from orchestrator.training.randomness import Draws, seed_everything

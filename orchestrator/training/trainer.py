@@ -13,13 +13,13 @@ from torch import Tensor
 
 from methods import Knowledge, Output
 from orchestrator.config import LETTERS
-from orchestrator.context import Record, Stopped, TrialContext
+from orchestrator.context import Exchange, Record, Stopped, TrialContext
 from orchestrator.data import Batches, Inputs
 from orchestrator.errors import TrialError
 from orchestrator.plan import views
 from orchestrator.training import checkpoint as checkpoints
 from orchestrator.training.clock import Clock
-from orchestrator.training.exchange import Exchange, exchange_of
+from orchestrator.training.exchange import exchange_of
 from orchestrator.training.student import TrainedStudent
 from orchestrator.training.together import Metrics, student_metrics, trial_metrics
 from orchestrator.training.workbench import (
