@@ -1,0 +1,86 @@
+"""Whether two students that weigh their teacher by its certainty and hear one another (ours) are better than plain KD (theirs).
+
+    python benchmarks/dual_quality.py [--preset digits] [--seeds 10] [--noise 0.2] [--out FILE.jsonl]
+    python benchmarks/dual_quality.py --preset fashion --path FOLDER-WITH-THE-FOUR-FILES
+    python benchmarks/dual_quality.py --config FILE [--set data.limit.train=1000 ...]
+
+One recipe, one split, one teacher, two students a and b (`peers.b`); seed s sets their weights, order and views, and every
+variant has the same seeds. KD, + w, + peer and + both are `dual_student`, whose weights of cross entropy, teacher and peer
+always sum to one; DML and cross entropy, which have no teacher, stand beside them. Both students of a trial are trained in one
+process of one thread, without Ray. What is compared is the last epoch's students. `--out` gets a line per trial as it ends; the
+trials that it holds are not trained again, so a run that was interrupted goes on.
+"""
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script finds its own folder alone
+
+from benchmarks import paired
+from benchmarks.common import ROOT
+from benchmarks.dual_report import DUAL, REFERENCES, Trial, markdown
+from orchestrator.config import Choice
+from orchestrator.trial import TrialSpec
+
+PRESETS: dict[str, tuple[Path | None, list[str]]] = {
+    "digits": (ROOT / "configs" / "digits_dual.yaml", []),
+    "fashion": (
+        None,
+        [
+            *("data.name=FashionMNIST", "data.download=true"),
+            *("data.limit.train=5000", "data.limit.validation=2000", "data.limit.test=5000"),
+            *("teacher.network.name=cnn", "teacher.network.width=32"),
+            *("teacher.training.epochs=30", "teacher.training.learning_rate=0.2"),
+            *("student.name=resnet8", "peers.b.network.name=separable_cnn", "peers.b.network.width=8"),
+            "training.epochs=10",
+        ],
+    ),
+}
+ONE_PROCESS = ["resources.workers=1", "resources.pair=colocated"]
+
+
+def variants(temperature: float) -> dict[str, Choice]:
+    """The methods that are compared: the references, then KD and what is added to it."""
+    chosen: dict[str, dict[str, Any]] = {name: {"name": method} for name, method in REFERENCES.items()}
+    chosen |= {name: {"name": "dual_student", "temperature": temperature, **settings} for name, settings in DUAL.items()}
+    return {name: Choice.model_validate(choice) for name, choice in chosen.items()}
+
+
+def trained(plain: dict[str, Any]) -> Trial:
+    """Train a trial, and what is kept of it; runs in a process of the pool."""
+    spec = TrialSpec.model_validate(plain)
+    every, seconds = paired.epochs_of(spec)
+    last = every[-1]
+    names = {f"test/last/{name}": name for name in ("accuracy", "nll", "ece")}
+    names |= {"validation/accuracy": "validation", "train/uncertainty": "uncertainty", "train/weight": "weight"}
+    return Trial(
+        variant=spec.name,
+        seed=spec.configuration.seed,
+        seconds=seconds,
+        students={
+            letter: {kept: last[f"{letter}/{name}"] for name, kept in names.items() if f"{letter}/{name}" in last}
+            for letter in spec.configuration.students
+        },
+        agreement=last["pair/agreement"],
+    )
+
+
+def read_options() -> Namespace:
+    """The command line."""
+    known = list(variants(4.0))
+    return paired.read(paired.arguments(__doc__, PRESETS, known), known)
+
+
+def main() -> None:
+    """The teacher, all trials, then the tables."""
+    options = read_options()
+    options.set += ONE_PROCESS
+    shared, kept = paired.compared(options, PRESETS, variants(options.temperature), trained, Trial)
+    networks = {letter: paired.said(student.network) for letter, student in shared.configuration.students.items()}
+    print(markdown(kept, networks))
+
+
+if __name__ == "__main__":
+    main()

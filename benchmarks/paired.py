@@ -1,0 +1,220 @@
+"""Trials that are compared by their seeds: one recipe, one split, one teacher, and every variant of a method with the same seeds.
+
+Every trial is the real `train()` in a process of its own thread, without Ray; the teacher is asked once per view and seed. A file
+of results gets a line per trial as it ends, and those that it holds are not trained again. Knows no method and no table.
+"""
+
+import argparse
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from benchmarks.paired_report import Trial
+from orchestrator.config import Choice, Configuration, Network
+from orchestrator.context import Record, TrialContext
+from orchestrator.environment import allocator
+from orchestrator.reading import load
+from orchestrator.store import Store, read_json
+from orchestrator.trial import TrialSpec
+
+Presets = Mapping[str, tuple[Path | None, list[str]]]  # a file and what is set over it
+Kept = TypeVar("Kept", bound=Trial)
+
+
+def arguments(documentation: str | None, presets: Presets, variants: list[str]) -> argparse.ArgumentParser:
+    """A parser with the script's first sentence and what all comparisons are asked."""
+    parser = argparse.ArgumentParser(description=(documentation or "").partition("\n")[0])
+    parser.add_argument("--preset", choices=list(presets), default="digits")
+    parser.add_argument("--config", type=Path, help="a configuration instead of a preset")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="over both; repeat it")
+    parser.add_argument("--path", type=Path, help="FashionMNIST's four files somewhere below a folder, or an .npz file")
+    parser.add_argument("--noise", type=float, help="share of training labels that are flipped, for teacher and students")
+    parser.add_argument("--temperature", type=float, default=4.0)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--jobs", type=int, default=2, help="processes, each one thread")
+    parser.add_argument("--variants", type=lambda text: text.split(","), default=variants, help=f"of: {', '.join(variants)}")
+    parser.add_argument("--store", type=Path, help="for data, teacher and cache; default: a temporary folder")
+    parser.add_argument("--out", type=Path, help="a line per trial, JSON; what it holds is not trained again")
+    return parser
+
+
+def read(parser: argparse.ArgumentParser, variants: list[str]) -> Namespace:
+    """The command line, with variants that there are."""
+    options = parser.parse_args()
+    if unknown := set(options.variants) - set(variants):
+        parser.error(f"--variants: there is no {', '.join(sorted(unknown))}; there are {', '.join(variants)}")
+    return options
+
+
+def configured(options: Namespace, presets: Presets, store: Store) -> Configuration:
+    """The recipe that all trials share."""
+    file, pairs = (options.config, []) if options.config else presets[options.preset]
+    pairs = list(pairs)
+    if options.path and options.path.is_file():
+        pairs += ["data.name=npz", f"data.path={options.path.resolve()}", "data.augmentation=crop_flip"]
+    elif options.path:
+        pairs.append("data.name=FashionMNIST")
+        adopt_raw_files(options.path, store.root / "data" / "raw")
+    if options.noise is not None:
+        pairs.append(f"data.label_noise={options.noise}")
+    return load(file, pairs + options.set)
+
+
+def adopt_raw_files(folder: Path, raw: Path) -> None:
+    """Unpack the four files of FashionMNIST below `folder` to where torchvision looks for them; `folder` is only read."""
+    found = sorted(folder.rglob("*-ubyte.gz")) or sorted(folder.rglob("*-ubyte"))
+    if len(found) != 4:
+        raise SystemExit(f"--path {folder} holds {len(found)} files *-ubyte.gz or *-ubyte: give the folder of all four, or an .npz")
+    target = raw / "FashionMNIST" / "raw"
+    target.mkdir(parents=True, exist_ok=True)
+    for file in found:
+        packed = file.read_bytes()
+        (target / file.name.removesuffix(".gz")).write_bytes(gzip.decompress(packed) if file.suffix == ".gz" else packed)
+
+
+def begin(options: Namespace, presets: Presets, store: Store) -> tuple[TrialSpec, dict[str, Any]]:
+    """What all trials have in common, with the teacher in the store, and the teacher's card."""
+    from orchestrator.actors.local import LocalDesk
+    from orchestrator.preflight import prepared
+    from orchestrator.teacher.ready import ready
+
+    begun = prepared(store, configured(options, presets, store), "train", local=True)
+    print("the teacher is being fitted, or found", file=sys.stderr)
+    teacher, card, _ = ready(store, begun.configuration, begun.data, LocalDesk(), lambda *_: None)
+    knowledge = begun.asked.folder if begun.asked else None
+    return TrialSpec(
+        name="shared",
+        configuration=begun.configuration,
+        folder=store.root / "trials",
+        data=begun.data,
+        teacher=teacher,
+        knowledge=knowledge,
+    ), card
+
+
+def trial_of(shared: TrialSpec, name: str, method: Choice, seed: int) -> TrialSpec:
+    """A variant with a seed."""
+    configuration = shared.configuration.model_copy(update={"seed": seed, "method": method})
+    folder = shared.folder / f"{name.replace(' ', '-').replace('/', '-')}-{seed}"
+    return shared.model_copy(update={"name": name, "configuration": configuration, "folder": folder})
+
+
+def epochs_of(spec: TrialSpec) -> tuple[list[dict[str, float]], float]:
+    """Train a trial: the metrics of all its epochs, and how many seconds it took."""
+    from orchestrator.training.trainer import train
+
+    start = time.monotonic()
+    shutil.rmtree(spec.folder, ignore_errors=True)  # a trial that was interrupted begins anew: its epochs were not kept
+    records: list[Record] = []
+    train(spec, TrialContext(report=records.append))
+    return [record["metrics"] for record in records], time.monotonic() - start
+
+
+class Results(Generic[Kept]):
+    """The lines of a file, one a trial, of one setup; what was cut off when its writer was killed is passed over."""
+
+    def __init__(self, file: Path, setup: str, kind: type[Kept]) -> None:
+        self.file, self.setup, self.trials = file, setup, list[Kept]()
+        text = file.read_text() if file.exists() else ""
+        whole = text[: text.rfind("\n") + 1]
+        for line in whole.splitlines():
+            values = json.loads(line)
+            if values.pop("setup") != setup:
+                raise SystemExit(f"--out {file} holds trials of another setup: give another file, or the options of then")
+            self.trials.append(kind(**values))
+        if whole != text:
+            file.write_text(whole)
+
+    def add(self, trial: Kept) -> None:
+        """Keep a trial."""
+        self.trials.append(trial)
+        with self.file.open("a") as stream:
+            stream.write(json.dumps({"setup": self.setup, **trial.plain()}) + "\n")
+
+    def holds(self, name: str, seed: int) -> bool:
+        """Whether a trial is there already."""
+        return any((trial.variant, trial.seed) == (name, seed) for trial in self.trials)
+
+    def asked(self, options: Namespace) -> list[Kept]:
+        """Those that the command line asks for."""
+        return [trial for trial in self.trials if trial.variant in options.variants and trial.seed < options.seeds]
+
+
+def setup_of(shared: TrialSpec, temperature: float) -> str:
+    """What must be equal for trials to be compared: everything but variant and seed."""
+    plain = shared.configuration.plain()
+    keys = ("data", "teacher", "student", "training", *(("peers",) if shared.configuration.peers else ()))
+    decides = {key: plain[key] for key in keys} | {"temperature": temperature}
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def missing(shared: TrialSpec, variants: Mapping[str, Choice], options: Namespace, results: Results[Any]) -> Iterator[TrialSpec]:
+    """The trials to train: as many seeds side by side as there are processes, so that none waits for another's view."""
+    for first in range(0, options.seeds, options.jobs):
+        for name, choice in variants.items():
+            for seed in range(first, min(first + options.jobs, options.seeds)):
+                if name in options.variants and not results.holds(name, seed):
+                    yield trial_of(shared, name, choice, seed)
+
+
+def train_all(specs: list[TrialSpec], trained: Callable[[dict[str, Any]], Kept], jobs: int, results: Results[Kept]) -> None:
+    """Each in a process of the pool; the first that fails ends it, and the others can go on later."""
+    os.environ.update(allocator() | {"OMP_NUM_THREADS": "1"})  # they count from the start of a process on
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(trained, spec.plain()) for spec in specs]
+        try:
+            for number, future in enumerate(as_completed(futures), 1):
+                trial = future.result()
+                results.add(trial)
+                done = f"{trial.variant}, seed {trial.seed}: {trial.outcome} ({trial.seconds:.1f} s)"
+                print(f"{number}/{len(specs)} {done}", file=sys.stderr)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def heading(shared: TrialSpec, card: dict[str, Any], temperature: float) -> str:
+    """What was trained, in a line."""
+    configuration, summary = shared.configuration, read_json(shared.data / "data.json")
+    sizes = ", ".join(f"{size:,} {name}" for name, size in summary["sizes"].items())
+    noise = f", {100 * configuration.data.label_noise:g} % of the training labels wrong" if configuration.data.label_noise else ""
+    taught = f"teacher {card['network']['name']} ({100 * card['metrics']['test/last/accuracy']:.2f} % on test)"
+    several = len(configuration.students) > 1
+    students = [f"student {f'{letter} ' * several}{said(each.network)}" for letter, each in configuration.students.items()]
+    epochs = configuration.training.epochs
+    return f"{summary['name']}: {sizes}{noise}; {taught}, {', '.join(students)}, {epochs} epochs, T = {temperature:g}"
+
+
+def said(network: Network) -> str:
+    """A network with its settings."""
+    return ", ".join(str(value) for value in network.model_dump(exclude_none=True).values())
+
+
+def compared(
+    options: Namespace,
+    presets: Presets,
+    variants: Mapping[str, Choice],
+    trained: Callable[[dict[str, Any]], Kept],
+    kind: type[Kept],
+) -> tuple[TrialSpec, list[Kept]]:
+    """The teacher, then all trials that are asked for, each `trained` in a process of the pool; prints what was trained.
+
+    What all trials have in common, and the trials.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        shared, card = begin(options, presets, Store.open(options.store or Path(name) / "store"))
+        results = Results(options.out or Path(name) / "trials.jsonl", setup_of(shared, options.temperature), kind)
+        train_all(list(missing(shared, variants, options, results)), trained, options.jobs, results)
+        print(f"{heading(shared, card, options.temperature)}\n")
+        return shared, results.asked(options)

@@ -1,0 +1,116 @@
+"""The arithmetic of trials that are compared by their seeds: paired differences with their errors, Holm's correction, Markdown.
+
+Knows no method and trains nothing; a kind of trial says what is kept of one.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A variant with a seed; what else is kept of it, its kind says."""
+
+    variant: str
+    seed: int
+    seconds: float
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+    @property
+    def outcome(self) -> str:
+        """In a few words, for whoever waits."""
+        raise NotImplementedError
+
+
+Kept = TypeVar("Kept", bound=Trial)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean over paired seeds, its standard error, and the p-value of a two-sided paired t-test."""
+
+    mean: float
+    error: float
+    p: float
+
+
+class Table(Generic[Kept]):
+    """The trials by variant and seed."""
+
+    def __init__(self, trials: list[Kept]) -> None:
+        self.rows: dict[str, dict[int, Kept]] = {}
+        for trial in trials:
+            self.rows.setdefault(trial.variant, {})[trial.seed] = trial
+
+    def values(self, variant: str, of: Callable[[Kept], float]) -> Values:
+        """Of every seed."""
+        return np.array([of(trial) for _, trial in sorted(self.rows[variant].items())])
+
+    def difference(self, variant: str, other: str, of: Callable[[Kept], float]) -> Difference:
+        """Of a value, over the seeds that both have."""
+        mine, theirs = self.rows[variant], self.rows[other]
+        each = np.array([of(mine[seed]) - of(theirs[seed]) for seed in sorted(set(mine) & set(theirs))])
+        return Difference(float(each.mean()), error(each), p_value(each))
+
+    def gains(self, rival: str, names: list[str], tested: set[str], of: Callable[[Kept], float]) -> dict[str, str]:
+        """What variants gain over a rival, in points; those that are `tested` with a p-value, corrected for their number."""
+        gains = {name: self.difference(name, rival, of) for name in names if name != rival}
+        corrected = holm({name: gain.p for name, gain in gains.items() if name in tested})
+        said = {name: plus_minus(100 * gain.mean, 100 * gain.error, sign=True) for name, gain in gains.items()}
+        said |= {name: f"{said[name]} (p = {p:.2g})" for name, p in corrected.items() if not math.isnan(p)}
+        return {rival: "0", **said}
+
+    def cell(self, variant: str, of: Callable[[Kept], float], digits: int = 2) -> str:
+        """The mean of a value over the seeds, and its standard error."""
+        values = self.values(variant, of)
+        return plus_minus(float(values.mean()), error(values), digits)
+
+    def counted(self) -> str:
+        """How many seeds there are."""
+        seeds = sorted({len(row) for row in self.rows.values()})
+        if len(seeds) == 1:
+            return f"{seeds[0]} seed{'s' * (seeds[0] > 1)}"
+        return f"between {seeds[0]} and {seeds[-1]} seeds (not complete)"
+
+
+def error(values: Values) -> float:
+    """The standard error of the mean; NaN of one value."""
+    return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def p_value(differences: Values) -> float:
+    """Of a two-sided paired t-test; 1 where all differences are zero, NaN of one."""
+    from scipy.stats import ttest_1samp  # type: ignore[import-untyped]
+
+    if len(differences) < 2:
+        return math.nan
+    return 1.0 if not differences.any() else float(ttest_1samp(differences, 0.0).pvalue)
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Corrected for their number (Holm 1979): the smallest times m, the next times m - 1, ..., never falling, at most 1."""
+    corrected, largest = {}, 0.0
+    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
+        corrected[name] = math.nan if math.isnan(p_values[name]) else largest
+    return corrected
+
+
+def plus_minus(mean: float, deviation: float, digits: int = 2, sign: bool = False) -> str:
+    """A mean and its error, which one seed does not have."""
+    return f"{mean:{'+' * sign}.{digits}f}" + ("" if math.isnan(deviation) else f" ± {deviation:.{digits}f}")
+
+
+def lines(titles: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in (titles, ["---"] * len(titles), *rows))
