@@ -159,6 +159,39 @@ def conducted(folder: Path, settings: list[str], kind: str) -> list[Report]:
     return watch.reports
 
 
+class Side:
+    """A child process that trains an epoch when it is told to: a line `go` on its standard input asks for one.
+
+    It answers with a line of what it `tell`s. Its environment is ours with what is given.
+    """
+
+    def __init__(self, command: list[str], environment: Mapping[str, str]) -> None:
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, **environment}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def epoch(self) -> list[float]:
+        """Let it train an epoch; the seconds that it tells."""
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        for line in self.process.stdout:
+            if line.startswith("epoch "):
+                return [float(word) for word in line.split()[1:]]
+        raise SystemExit(f"a side ended with {self.process.wait()}: {' '.join(map(str, self.process.args))}")  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """Let it end: nobody will tell it any more."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def tell(*seconds: float) -> None:
+    """Hand what an epoch took to the parent."""
+    print("epoch", *seconds, flush=True)
+
+
 def command_line(command: str, store: Path, settings: list[str], *more: str) -> list[str]:
     """`run.py COMMAND` on a store of its own, every setting over the defaults and not over a file."""
     empty = store.parent / "empty.yaml"

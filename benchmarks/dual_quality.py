@@ -30,11 +30,10 @@ PRESETS: dict[str, tuple[Path | None, list[str]]] = {
         None,
         [
             *("data.name=FashionMNIST", "data.download=true"),
-            *("data.limit.train=5000", "data.limit.validation=2000", "data.limit.test=5000"),
-            *("teacher.network.name=cnn", "teacher.network.width=32"),
-            *("teacher.training.epochs=30", "teacher.training.learning_rate=0.2"),
+            *("data.limit.train=4000", "data.limit.validation=1000", "data.limit.test=5000"),
+            *("teacher.network.name=resnet20", "teacher.training.epochs=20", "teacher.training.learning_rate=0.1"),
             *("student.name=resnet8", "peers.b.network.name=separable_cnn", "peers.b.network.width=8"),
-            "training.epochs=10",
+            *("training.epochs=8", "training.batch_size=32"),
         ],
     ),
 }

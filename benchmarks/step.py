@@ -13,9 +13,7 @@ Ours has the allocator settings that our workers have, theirs the environment of
     compiled   cached, with torch.compile; theirs compiles student and teacher
 """
 
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,7 +28,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from benchmarks.common import ROOT, Result, arguments, compared, make_images, make_teacher, show
+from benchmarks.common import Result, Side, arguments, compared, make_images, make_teacher, show, tell
 from orchestrator.environment import ALLOCATOR
 
 CLASSES = 100
@@ -182,39 +180,12 @@ def now(device: str) -> float:
     return time.perf_counter()
 
 
-def tell(seconds: float) -> None:
-    """Hand the seconds of an epoch to the parent."""
-    print(f"epoch {seconds}", flush=True)
-
-
-class Side:
-    """A child process that trains an epoch when it is told to."""
-
-    def __init__(self, side: str, folder: Path, pair: str, case: str, options: Namespace) -> None:
-        command = [sys.executable, __file__, "--side", side, "--folder", str(folder), "--pair", pair, "--cases", case]
-        for name in ("device", "images", "batch_size", "precision", "loader_workers"):
-            command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"} | (ALLOCATOR if side == "ours" else {})
-        self.seconds: list[float] = []
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def epoch(self) -> float:
-        """Let it train an epoch."""
-        assert self.process.stdin and self.process.stdout
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        for line in self.process.stdout:
-            if line.startswith("epoch "):
-                return float(line.split()[1])
-        raise SystemExit(f"a side ended with {self.process.wait()}: {' '.join(map(str, self.process.args))}")  # type: ignore[arg-type]
-
-    def close(self) -> None:
-        """Let it end: nobody will tell it any more."""
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
+def command(side: str, folder: Path, pair: str, case: str, options: Namespace) -> list[str]:
+    """What starts a side of a case."""
+    started = [sys.executable, __file__, "--side", side, "--folder", str(folder), "--pair", pair, "--cases", case]
+    for name in ("device", "images", "batch_size", "precision", "loader_workers"):
+        started += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
+    return started
 
 
 def measure(folder: Path, pair: str, options: Namespace) -> Iterator[Result]:
@@ -223,19 +194,25 @@ def measure(folder: Path, pair: str, options: Namespace) -> Iterator[Result]:
         make_teacher(folder / f"teacher-{pair}", pair.split("-")[0], arrays["train_images"][:256], CLASSES)
     wanted = [("ours", case) for case in options.cases] + [("theirs", "online")]
     wanted += [("theirs", "compiled")] if "compiled" in options.cases else []
-    sides = {(side, case): Side(side, folder, pair, case, options) for side, case in wanted}
+    sides = {
+        (side, case): Side(
+            command(side, folder, pair, case, options), {"OMP_NUM_THREADS": "1"} | (ALLOCATOR if side == "ours" else {})
+        )
+        for side, case in wanted
+    }
+    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in sides}
     try:
         for turn in range(options.rounds + 1):
-            for side in sides.values():
-                seconds = side.epoch()
+            for key, side in sides.items():
+                (epoch_s,) = side.epoch()
                 if turn:
-                    side.seconds.append(seconds)
+                    seconds[key].append(epoch_s)
     finally:
         for side in sides.values():
             side.close()
     for case in options.cases:
-        rival = sides["theirs", "compiled" if case == "compiled" else "online"]
-        yield result(f"{pair} {case}", sides["ours", case].seconds, rival.seconds, options)
+        rival = seconds["theirs", "compiled" if case == "compiled" else "online"]
+        yield result(f"{pair} {case}", seconds["ours", case], rival, options)
 
 
 def result(case: str, ours: list[float], theirs: list[float], options: Namespace) -> Result:
