@@ -63,3 +63,13 @@ def test_what_is_gone_replaces_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         snapshots.put_back(tmp_path / "good" / "epoch-5", tmp_path / "poor")
     assert read(tmp_path / "poor" / CHECKPOINT) == "poor"
+
+
+def test_a_pair_is_kept_and_taken_over_as_a_whole(tmp_path: Path) -> None:
+    for trial in ("good", "poor"):
+        save(tmp_path / trial, trial)
+        peer = tmp_path / trial / CHECKPOINT / "b"
+        peer.mkdir()
+        (peer / "student.safetensors").write_text(f"{trial} b")
+    snapshots.put_back(snapshots.keep(tmp_path / "good", 5), tmp_path / "poor")
+    assert read(tmp_path / "poor" / CHECKPOINT) == "good" and read(tmp_path / "poor" / CHECKPOINT / "b") == "good b"

@@ -138,6 +138,10 @@ def test_a_failed_training_says_why(run: Conduct) -> None:
 
 
 def test_every_method_trains(run: Conduct) -> None:
-    for name in (name for name, kind in METHODS.items() if not kind.needs.peer):
-        sweep = run(f"method.name={name}", "training.epochs=2", kind="train", name=name, local=True)
-        assert sweep.trials[0].state == "complete" and "validation/agreement" in sweep.trials[0].metrics
+    for name, kind in METHODS.items():
+        peers = ("peers.b.network.name=mlp", "search.students=b") if kind.needs.peer else ()
+        sweep = run(f"method.name={name}", "training.epochs=2", *peers, kind="train", name=name, local=True)
+        metrics = sweep.trials[0].metrics
+        assert sweep.trials[0].state == "complete" and "validation/agreement" in metrics
+        assert all((f"{letter}/test/best/accuracy" in metrics) == bool(peers) for letter in "ab")
+        assert not peers or metrics["validation/nll"] == metrics["b/validation/nll"] != metrics["a/validation/nll"]

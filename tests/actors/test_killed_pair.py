@@ -1,0 +1,215 @@
+"""A pair in workers of their own on Ray of which one is killed: whoever dies, and when, the trial ends as if nobody had."""
+
+import functools
+import importlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from ray import cloudpickle
+
+from orchestrator.actors import groups, worker
+from orchestrator.actors.desk import Desk
+from orchestrator.cluster.connect import connected
+from orchestrator.config import Configuration
+from orchestrator.context import Record, TrialContext
+from orchestrator.data import prepare
+from orchestrator.plan import Groups
+from orchestrator.reading import load
+from orchestrator.store import Store
+from orchestrator.teacher import fit
+from orchestrator.teacher.ready import ready
+from orchestrator.training import checkpoint
+from orchestrator.training.job import work
+from orchestrator.trial import CHECKPOINT, TrialSpec
+
+pytestmark = pytest.mark.ray
+EPOCHS, STEPS = 3, 5
+PAIRS = (
+    "data.limit.train=160", "data.limit.validation=61", "data.limit.test=61", "data.augmentation=crop", "data.views=2",
+    f"training.epochs={EPOCHS}", "training.batch_size=32", "teacher.network.width=24", "teacher.training.epochs=2",
+    "teacher.training.batch_size=32", "student.width=8", "method.name=dual_student", "method.lambda_peer=0.3",
+    "method.peer_warmup=0.1", "peers.b.network.name=mlp", "peers.b.network.width=6", "peers.b.training.optimizer=adamw",
+    "peers.b.training.learning_rate=0.01", "resources.workers=2",
+)  # fmt: skip
+TIMED = ("seconds/", "train/images_per_second", "cache/")
+DEATH, DIED = "death.json", "died"
+
+
+class Death(NamedTuple):
+    """A worker's: its rank, and the call of a function, `module:name`, that is the last thing it begins, or does."""
+
+    rank: int
+    function: str
+    call: int
+    resumed: int = 1
+    """The epoch whose checkpoint stands then."""
+    done: bool = True
+    first: str = ""
+    """How the first argument ends, of the calls that count."""
+
+
+EPOCH_TWO = STEPS + 3  # a step amid the second epoch
+DEATHS = {
+    "a-has-spoken": Death(0, "orchestrator.actors.pair:Pair.tell", EPOCH_TWO),
+    "b-is-waited-for": Death(1, "orchestrator.actors.pair:Pair.tell", EPOCH_TWO, done=False),
+    "b-before-any-checkpoint": Death(1, "orchestrator.actors.pair:Pair.end_step", 2, resumed=0),
+    "b-has-written-its-part": Death(1, "orchestrator.training.checkpoint:_write", 2),
+    "a-between-the-renames": Death(0, "orchestrator.store:os.replace", 1, first=f"/{CHECKPOINT}"),
+    "a-has-saved-and-not-reported": Death(0, "orchestrator.training.checkpoint:save", 2, resumed=2),
+}
+
+
+def serve(settings: dict[str, Any]) -> None:
+    """The loop of a worker, which dies where the trial's folder says; who takes it up again says there what was found."""
+
+    def work_until_death(spec: TrialSpec, context: TrialContext) -> None:
+        note = spec.folder / DEATH
+        death = Death(*json.loads(note.read_text())) if note.exists() else None
+        context.gather(None)  # both have looked
+        if death and death.rank == context.rank:
+            _await(death, note)
+        if context.leads and (spec.folder / DIED).exists():
+            found = checkpoint.load(spec.folder, "ab", context.device)
+            (spec.folder / DIED).write_text(str(found["a"].progress["record"]["epoch"] if found else 0))
+        work(spec, context)
+
+    worker.work = work_until_death  # type: ignore[attr-defined]
+    worker.serve(settings)
+
+
+def _await(death: Death, note: Path) -> None:
+    """Let this process end at the call."""
+    module, _, name = death.function.partition(":")
+    *path, name = name.split(".")
+    owner = functools.reduce(getattr, path, importlib.import_module(module))
+    function, calls = getattr(owner, name), 0
+
+    def called(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += str(arguments[0]).endswith(death.first)
+        if calls < death.call:
+            return function(*arguments, **named)
+        note.rename(note.with_name(DIED))
+        if death.done:
+            setattr(owner, name, function)
+            function(*arguments, **named)
+        return os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(owner, name, called)
+
+
+class Place(NamedTuple):
+    """Two warm workers, and what their trials share."""
+
+    desk: Desk
+    root: Path
+    configuration: Configuration
+    data: Path
+    teacher: Path
+    fitted: list[dict[str, float]]
+    """The metrics of the teacher's epochs."""
+    folders: set[str]
+    """What stood in the checkpoints of its fitting beside files."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    root, configuration = tmp_path_factory.mktemp("pair"), load(None, list(PAIRS))
+    store = Store.open(root / "store")
+    data = prepare(configuration.data, store.root, 0)
+    fitted: list[dict[str, float]] = []
+    folders: set[str] = set()
+
+    def told(epoch: int, metrics: dict[str, float]) -> None:
+        fitted.append(metrics)
+        folders.update(path.name for path in store.teachers.glob(f"*.fitting/{CHECKPOINT}/*") if path.is_dir())
+
+    with pytest.MonkeyPatch.context() as patch, connected(None, cpus=2):
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not find this file
+        patch.setattr(groups, "serve", serve)
+        pair = Groups(1, ({"CPU": 1.0}, {"CPU": 1.0}), "")
+        with groups.worker_groups(pair, root / "groups", max_failures=1, own_cluster=True) as desk:
+            teacher, _, _ = ready(store, configuration, data, desk, told)
+            yield Place(desk, root, configuration, data, teacher, fitted, folders)
+
+
+def trained(place: Place, name: str, death: Death | None = None) -> tuple[list[Record], dict[str, checkpoint.Checkpoint]]:
+    """The records of a trial of the pair, and what it saved last."""
+    spec = TrialSpec(
+        name=name,
+        configuration=place.configuration,
+        folder=place.root / name,
+        data=place.data,
+        teacher=place.teacher,
+        knowledge=place.root / name / "knowledge",
+    )
+    spec.folder.mkdir()
+    if death:
+        (spec.folder / DEATH).write_text(json.dumps(death))
+    place.desk.submit(name, spec.plain())
+    records: list[Record] = []
+    while not records or not records[-1].get("done"):
+        records.append(place.desk.next_report(name, 120))
+        assert "failed" not in records[-1], records[-1]
+    if death:
+        assert (spec.folder / DIED).read_text() == str(death.resumed)
+    saved = checkpoint.load(spec.folder, "ab", torch.device("cpu"))
+    assert saved is not None
+    return records, saved
+
+
+@pytest.fixture(scope="module")
+def whole(place: Place) -> tuple[list[Record], dict[str, checkpoint.Checkpoint]]:
+    """The same trial, of which nobody died."""
+    return trained(place, "whole")
+
+
+def untimed(record: Record) -> Record:
+    """Without what is another time another time."""
+    return record | {"metrics": {name: value for name, value in record["metrics"].items() if not name.startswith(TIMED)}}
+
+
+def bits(value: Any) -> Any:
+    """The value with its tensors as bytes, which tell apart what is equal as a number."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype, tuple(value.shape), value.contiguous().numpy().tobytes()
+    if isinstance(value, dict):
+        return {key: bits(one) for key, one in value.items()}
+    return [bits(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+@pytest.mark.parametrize("name", DEATHS)
+def test_a_pair_of_which_one_is_killed_ends_as_if_nobody_had_died(
+    name: str, place: Place, whole: tuple[list[Record], dict[str, checkpoint.Checkpoint]]
+) -> None:
+    (expected, kept), (found, saved) = whole, trained(place, name, DEATHS[name])
+    assert [record["epoch"] for record in found] == list(range(1, EPOCHS + 1))
+    assert [untimed(record) for record in found] == [untimed(record) for record in expected]
+    for letter, part in saved.items():
+        assert part.optimizer["optimizer"]["state"], "no moments were compared"
+        for state in ("student", "best", "method", "optimizer", "trace", "shown"):
+            assert bits(getattr(part, state)) == bits(getattr(kept[letter], state)), f"{state} of {letter}"
+        values = [(each.progress["best_value"], each.progress["best_epoch"]) for each in (part, kept[letter])]
+        assert values[0] == values[1]
+        assert untimed(part.progress["record"]) == untimed(kept[letter].progress["record"]) == untimed(expected[-1])
+
+
+def test_the_workers_of_a_pair_fit_the_teacher_together(place: Place) -> None:
+    """One network, of whose batches each worker has a half: what a single process fits."""
+    assert not place.folders and len(place.fitted) == 2
+    records: list[Record] = []
+    alone = fit.specification(place.root / "alone", place.configuration, place.data)
+    work(alone, TrialContext(report=records.append))
+    for found, expected in zip(place.fitted, records, strict=True):
+        assert {name for name in found if not name.startswith(TIMED)} == {
+            name for name in expected["metrics"] if not name.startswith(TIMED)
+        }
+        for name in ("train/loss", "validation/nll"):
+            assert found[name] == pytest.approx(expected["metrics"][name], rel=1e-3)
