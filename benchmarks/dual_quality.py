@@ -30,7 +30,7 @@ PRESETS: dict[str, tuple[Path | None, list[str]]] = {
         None,
         [
             *("data.name=FashionMNIST", "data.download=true"),
-            *("data.limit.train=4000", "data.limit.validation=1000", "data.limit.test=5000"),
+            *("data.limit.train=5000", "data.limit.validation=1000", "data.limit.test=5000"),
             *("teacher.network.name=resnet20", "teacher.training.epochs=20", "teacher.training.learning_rate=0.1"),
             *("student.name=resnet8", "peers.b.network.name=separable_cnn", "peers.b.network.width=8"),
             *("training.epochs=8", "training.batch_size=32"),
