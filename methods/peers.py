@@ -43,9 +43,14 @@ class Mutual(Method):
         self.weight = self._weight_after(0.0)  # of the peers' term, in this epoch
 
     @property
+    def hears(self) -> bool:
+        """Not without a weight; the same on all workers of a trial, who would else wait for one another in vain."""
+        return self.needs.peer and self.settings.lambda_peer > 0
+
+    @property
     def alternates(self) -> bool:
         """As `update` has it; who listens to nobody need not take turns."""
-        return self.settings.update == "alternating" and self.settings.lambda_peer > 0
+        return self.settings.update == "alternating" and self.hears
 
     def joined(self, batch: Batch, alone: Tensor, terms: Mapping[str, Tensor], shares: Tensor | None = None) -> Objective:
         """`alone` () and the peers' term, in which samples count by their shares (B,); the tracked `peer` is T_p^2 D without them.

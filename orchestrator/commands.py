@@ -15,7 +15,7 @@ from orchestrator.errors import ConfigurationError
 from orchestrator.reading import build, load
 from orchestrator.records import Sweep
 from orchestrator.store import Store, write_json
-from orchestrator.sweep.space import searched
+from orchestrator.sweep.space import searched, with_its_method
 
 if TYPE_CHECKING:
     from orchestrator.preflight import Prepared
@@ -178,6 +178,8 @@ def _begin(store: Store, configuration: Configuration, kind: str, name: str | No
     """A new sweep or training, once everything that can be refused has been looked at."""
     from orchestrator.preflight import prepared, show_plan
 
+    if kind == "sweep":
+        configuration = with_its_method(configuration)
     folder = store.sweep(name or _name(configuration, kind))
     Sweep.require_new(folder)
     if dry_run:
@@ -213,7 +215,7 @@ def _resume(store: Store, name: str, trials: int | None, changes: list[str]) -> 
     for change in changes:
         key, _, value = change.removeprefix("search.").partition("=")
         values["search"][key] = float(value) if key == "time_budget" else int(value)
-    found.configuration = build(values)
+    found.configuration = with_its_method(build(values)) if found.kind == "sweep" else build(values)
     return _conduct(store, found, prepared(store, found.configuration, found.kind, local=False), local=False, resume=True)
 
 

@@ -56,7 +56,10 @@ class Role(NamedTuple):
 
 
 def roles(configuration: Configuration, available: Mapping[str, float]) -> list[Role]:
-    """Who is in a group; a group is its roles over and over, `configuration.replicas` times, in the order of the ranks."""
+    """Who is in a group; a group is its roles over and over, `configuration.replicas` times, in the order of the ranks.
+
+    EnvironmentUnfitError when nothing is said of GPUs and there are some, but fewer than a group has workers.
+    """
     resources = configuration.resources
     peers = {} if configuration.colocated else configuration.peers
     fields: dict[str, dict[str, str]] = {"a": {name: f"resources.{key}" for name, key in SETTINGS.items()}}
@@ -66,7 +69,13 @@ def roles(configuration: Configuration, available: Mapping[str, float]) -> list[
         asked[letter] = asked["a"] | own
         fields[letter] = fields["a"] | {name: f"peers.{letter}.{SETTINGS[name]}" for name in own}
     wanted = configuration.replicas * sum(1.0 if values["GPU"] is None else values["GPU"] for values in asked.values())
-    default = 1.0 if available.get("GPU", 0) >= wanted else 0.0  # a GPU each, where a whole group can have them
+    there = available.get("GPU", 0)
+    if 0 < there < wanted and any(values["GPU"] is None for values in asked.values()):
+        raise EnvironmentUnfitError(
+            f"a group of {resources.workers} workers with a GPU each needs {wanted:g} GPU and the cluster has {there:g}: lower "
+            f"resources.workers, or set resources.gpus_per_worker to {there / resources.workers:.2g} to share, to 0 for CPUs alone"
+        )
+    default = 1.0 if there else 0.0
     found = []
     for letter, values in asked.items():
         held = {name: default if value is None else value for name, value in values.items()}

@@ -8,7 +8,7 @@ common: the learning rate of each peer, and those of `search.choices`.
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from orchestrator.config import Configuration
+from orchestrator.config import Choice, Configuration
 from search_spaces import SPACES, Trial
 from search_spaces.space import LEARNING_RATE, LEARNING_RATES
 
@@ -52,6 +52,14 @@ def qualified(name: str, prefix: str) -> str:
 def searched(configuration: Configuration) -> tuple[str, ...]:
     """The methods of the sweep."""
     return configuration.search.methods or (configuration.method.name,)
+
+
+def with_its_method(configuration: Configuration) -> Configuration:
+    """The configuration of a sweep, in which a single name under `search.methods` is the method; settings of another one stay."""
+    methods, chosen = configuration.search.methods, configuration.method
+    if len(methods) != 1 or methods[0] == chosen.name or chosen.settings:  # those are refused by the check
+        return configuration
+    return configuration.model_copy(update={"method": Choice(name=methods[0])})
 
 
 def held(configuration: Configuration, method: str) -> Parameters:

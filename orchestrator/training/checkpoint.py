@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import pickle
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +62,9 @@ def save(folder: Path, parts: Mapping[str, Checkpoint], context: TrialContext) -
 
 
 def load(folder: Path, letters: Sequence[str], device: torch.device) -> dict[str, Checkpoint] | None:
-    """The newest readable checkpoint of the trial in `folder`, by student, or None."""
+    """The newest readable checkpoint of the trial in `folder`, by student, or None. What a writer that died left aside is removed."""
+    for left in folder.glob(f".{CHECKPOINT}.*"):
+        shutil.rmtree(left, ignore_errors=True)
     for path in (folder / CHECKPOINT, folder / f"{CHECKPOINT}.old"):
         if path.is_dir():
             try:

@@ -118,11 +118,11 @@ class TrainedStudent:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.trace.step({"loss": loss.detach(), **terms})
-        if self.method.needs.peer and self.method.alternates and self.position < self.exchange.count - 1:
+        if self.method.alternates and self.position < self.exchange.count - 1:
             self._speak_anew(batch)
 
     def _hear(self) -> Hear | None:
-        if not self.method.needs.peer:
+        if not self.method.hears:
             return None
 
         def hear(logits: Tensor) -> Callable[[], Tensor]:

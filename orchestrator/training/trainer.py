@@ -98,7 +98,8 @@ class _Trainer:
 
     def _resume(self) -> Record | None:
         letters = LETTERS[: self.exchange.count]
-        saved = checkpoints.load(self.spec.folder, letters, self.context.device) if self.context.leads else None
+        # on the host, where every rank can receive it, whatever device it has
+        saved = checkpoints.load(self.spec.folder, letters, torch.device("cpu")) if self.context.leads else None
         saved = self.context.share(saved)
         if saved is None:
             return None
@@ -140,7 +141,7 @@ class _Trainer:
 
     def _step(self, batch: Inputs, answer: Output | None, progress: float) -> None:
         """A step of every student of this process, in their order; where they hear one another, all have spoken before."""
-        hear = self.method.needs.peer
+        hear = self.method.hears
         if hear and len(self.students) > 1:
             for student in self.students:
                 student.speak(batch)
@@ -156,11 +157,7 @@ class _Trainer:
             predictions = validation_predictions(self.teacher, self.batches, self.exchange.context) if self.teacher else None
             evaluated = {student.letter: student.evaluate(predictions) for student in self.students}
         validation, pair = self._together(evaluated)
-        for letter, metrics in validation.items():
-            if not all(math.isfinite(value) for value in metrics.values()):
-                whose = f" of student {letter}" if len(validation) > 1 else ""
-                message = f"the loss{whose} is not finite in epoch {epoch + 1}"
-                raise TrialError(f"{message}: lower training.learning_rate, or set training.gradient_clip")
+        self._require_finite(epoch, validation)
         own = {student.letter: student.end_epoch(epoch + 1, validation[student.letter], pair) for student in self.students}
         if last:
             with self.clock.measure("evaluation"):
@@ -175,6 +172,16 @@ class _Trainer:
             record["done"] = True
         notes = self.source.notes() if self.source else []
         return record | ({"notes": notes} if notes else {})
+
+    def _require_finite(self, epoch: int, of: dict[str, Metrics]) -> None:
+        lost = [letter for letter, metrics in of.items() if not all(math.isfinite(value) for value in metrics.values())]
+        if lost:
+            whose = f" of student {' and '.join(lost)}" if len(of) > 1 else ""
+            recipes = ["training" if letter == "a" else f"peers.{letter}.training" for letter in lost]
+            advice = " or ".join(f"{recipe}.learning_rate" for recipe in recipes)
+            raise TrialError(
+                f"the loss{whose} is not finite in epoch {epoch + 1}: lower {advice}, or set {recipes[-1]}.gradient_clip"
+            )
 
     def _together(self, evaluated: dict[str, tuple[Metrics, Tensor]]) -> tuple[dict[str, Metrics], Metrics]:
         """Each student's metrics, on every rank; and of several the share of the validation part on which all of them agree."""

@@ -78,7 +78,8 @@ def bring_teacher(spec: TrialSpec, context: TrialContext) -> FrozenTeacher | Non
     if spec.teacher is None or chosen is None:
         return None
     recipe = spec.configuration.training
-    precision = half_type(chosen.precision, context.device)
+    precisions = set(context.gather(half_type(chosen.precision, context.device)))
+    precision = precisions.pop() if len(precisions) == 1 else None  # on unlike devices all hear one teacher
     return open_teacher(spec.teacher, context.device, channels_last(recipe, chosen.network), precision, recipe.compile)
 
 

@@ -61,11 +61,17 @@ def test_never_more_groups_than_trials_or_than_were_asked_for() -> None:
     assert plan.groups(resources(), machine, trials=0).groups == 1
 
 
-@pytest.mark.parametrize(("gpus", "workers", "each"), [(0.0, 1, 0.0), (1.0, 1, 1.0), (1.0, 2, 0.0), (4.0, 2, 1.0)])
+@pytest.mark.parametrize(("gpus", "workers", "each"), [(0.0, 1, 0.0), (1.0, 1, 1.0), (0.0, 2, 0.0), (4.0, 2, 1.0)])
 def test_a_worker_gets_a_gpu_where_a_whole_group_can_have_them(gpus: float, workers: int, each: float) -> None:
     made = plan.groups(resources(workers=workers), {"CPU": 16.0, "GPU": gpus}, trials=9)
     assert made.bundles == ({"CPU": 1.0} | ({"GPU": each} if each else {}),) * workers
     assert made.mean == made.bundles[0] and not made.uneven and made.whole_gpus is bool(each)
+
+
+@pytest.mark.parametrize("peers", [(), ("peers.b.network.name=cnn",), ("peers.b.network.name=cnn", "peers.b.gpus_per_worker=0.5")])
+def test_fewer_gpus_than_workers_are_no_reason_to_train_on_cpus_in_silence(peers: tuple[str, ...]) -> None:
+    with pytest.raises(EnvironmentUnfitError, match=r"the cluster has 1: .*gpus_per_worker to 0.5 to share, to 0 for CPUs alone"):
+        plan.groups(load(None, ["resources.workers=2", *peers]), {"CPU": 16.0, "GPU": 1.0}, trials=9)
 
 
 def test_a_refusal_holds_the_arithmetic() -> None:
@@ -106,9 +112,9 @@ def test_students_in_one_worker_are_one_role(pair: str) -> None:
     ("changes", "gpus", "held", "whole"),
     [
         ((), 2.0, [1, 1], True),
-        ((), 1.0, [0, 0], False),
+        ((), 0.0, [0, 0], False),
         (("peers.b.gpus_per_worker=0",), 1.0, [1, 0], False),
-        (("peers.b.gpus_per_worker=0.5",), 1.0, [0, 0.5], False),
+        (("resources.gpus_per_worker=0", "peers.b.gpus_per_worker=0.5"), 1.0, [0, 0.5], False),
         (("peers.b.gpus_per_worker=0.5",), 1.5, [1, 0.5], False),
         (("resources.gpus_per_worker=1", "peers.b.gpus_per_worker=2"), 3.0, [1, 2], True),
     ],

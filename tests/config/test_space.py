@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+import optuna
 import pytest
 
 from methods import METHODS
 from orchestrator.config import Configuration
 from orchestrator.reading import load
-from orchestrator.sweep.space import draw, points
+from orchestrator.sweep.space import draw, points, searched, with_its_method
 from orchestrator.trial import apply
 from search_spaces import SPACES
 from search_spaces.space import LEARNING_RATES
@@ -189,3 +190,22 @@ def test_choices_are_asked_beside_every_space() -> None:
 def test_a_choice_with_null_has_null_where_nothing_is_configured() -> None:
     configuration = configured("search.choices={training.gradient_clip: [1.0, null]}")
     assert [point["training.gradient_clip"] for point in points(configuration)] == [None]
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_a_single_method_that_is_searched_is_the_one_that_is_trained(name: str) -> None:
+    peers = ["peers.b.network.name=mlp"] if METHODS[name].needs.peer else []
+    configuration = with_its_method(load(None, [f"search.methods=[{name}]", *peers]))
+    drawn = draw(optuna.create_study().ask(), configuration)
+    trained = apply(configuration, drawn)
+    assert trained.method.name == name == searched(configuration)[0]
+    METHODS[name].Settings.build(trained.method.settings)
+
+
+def test_several_methods_and_settings_of_another_one_leave_the_method_alone() -> None:
+    for pairs in (
+        ["search.methods=[wttm, ttm]"],
+        ["search.methods=[wttm]", "method.alpha=0.5"],
+        ["search.methods=[kd]", "method.alpha=0.5"],
+    ):
+        assert with_its_method(load(None, pairs)).method.name == "kd"

@@ -120,6 +120,12 @@ def test_an_optimizer_file_that_runs_code_is_passed_over(tmp_path: Path) -> None
     assert not (tmp_path / "harm").exists()
 
 
+def test_what_a_writer_that_died_left_aside_is_removed(tmp_path: Path) -> None:
+    save(tmp_path, made(1))
+    shutil.copytree(tmp_path / CHECKPOINT, tmp_path / f".{CHECKPOINT}.4711.abcd")
+    assert load(tmp_path) is not None and [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
+
+
 def pair(epoch: int) -> dict[str, Checkpoint]:
     return {"a": made(epoch), "b": made(epoch + 10)}
 

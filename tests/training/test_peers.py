@@ -14,13 +14,18 @@ from trials_run import records_of, saved
 from methods import METHODS, Batch, Needs, Objective
 from methods.dual_student import DualStudent
 from orchestrator.config import Search
+from orchestrator.context import TrialContext
 from orchestrator.data import Batches, Dataset, Views
+from orchestrator.errors import TrialError
 from orchestrator.models import build
 from orchestrator.models.build import MODELS, Builder
 from orchestrator.models.network import Network
+from orchestrator.training.exchange import Colocated
 from orchestrator.training.randomness import seed_everything
 from orchestrator.training.student import PEER
 from orchestrator.training.together import student_metrics, trial_metrics
+from orchestrator.training.trainer import train
+from orchestrator.training.workbench import bring_teacher
 from orchestrator.trial import TrialSpec
 
 Specify = Callable[..., TrialSpec]
@@ -240,3 +245,35 @@ def test_the_trials_metrics_are_those_of_whom_the_search_names(search: dict[str,
 
 def test_a_student_that_is_alone_is_the_trial() -> None:
     assert trial_metrics({"a": METRICS["a"]}, Search()) == METRICS["a"] == student_metrics(METRICS["a"], "a", several=False)
+
+
+@pytest.mark.parametrize(("weight", "told"), [(0.0, 0), (0.3, 2 * 4 * 2)])
+def test_who_listens_to_nobody_says_nothing(distil: Specify, monkeypatch: pytest.MonkeyPatch, weight: float, told: int) -> None:
+    calls: list[int] = []
+    tell = Colocated.tell
+
+    def counted(self: Colocated, position: int, *rest: Any) -> None:
+        calls.append(position)
+        tell(self, position, *rest)
+
+    monkeypatch.setattr(Colocated, "tell", counted)
+    records_of(distil(*SMALL, *A, *B, *DUAL, f"method.lambda_peer={weight}", "training.epochs=2"))
+    assert len(calls) == told
+
+
+def test_a_divergence_names_the_students_and_their_own_recipes(distil: Specify) -> None:
+    with pytest.raises(TrialError, match=r"^the loss of student b is not .* 1: lower peers\.b\.training\.learning_rate, or"):
+        train(distil(*SMALL, *A, *B, "method.name=kd", "peers.b.training.learning_rate=1e30"), TrialContext())
+    both = ("training.learning_rate=1e30", "peers.b.training.learning_rate=1e30")
+    with pytest.raises(TrialError, match=r"student a and b .*: lower training\.learning_rate or peers\.b\.training\.learning_rate"):
+        train(distil(*SMALL, *A, *B, "method.name=kd", *both), TrialContext())
+
+
+@pytest.mark.parametrize(("of_ranks", "precision"), [(("bfloat16", "bfloat16"), "bfloat16"), (("bfloat16", None), "float32")])
+def test_workers_on_unlike_devices_hear_one_teacher(
+    distil: Specify, monkeypatch: pytest.MonkeyPatch, of_ranks: tuple[str | None, ...], precision: str
+) -> None:
+    types = [getattr(torch, name) if name else None for name in of_ranks]
+    monkeypatch.setattr(TrialContext, "gather", lambda self, mine: types)
+    teacher = bring_teacher(distil(*SMALL, *A, *B), TrialContext(0, 2))
+    assert teacher is not None and teacher.precision == precision
