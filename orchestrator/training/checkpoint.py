@@ -62,7 +62,7 @@ def save(folder: Path, parts: Mapping[str, Checkpoint], context: TrialContext) -
 
 
 def load(folder: Path, letters: Sequence[str], device: torch.device) -> dict[str, Checkpoint] | None:
-    """The newest readable checkpoint of the trial in `folder`, by student, or None. What a writer that died left aside is removed."""
+    """The newest readable checkpoint of the trial in `folder`, by student, or None; what a dead writer left is removed."""
     for left in folder.glob(f".{CHECKPOINT}.*"):
         shutil.rmtree(left, ignore_errors=True)
     for path in (folder / CHECKPOINT, folder / f"{CHECKPOINT}.old"):

@@ -21,7 +21,7 @@ from orchestrator.training import checkpoint as checkpoints
 from orchestrator.training.clock import Clock
 from orchestrator.training.exchange import exchange_of
 from orchestrator.training.student import TrainedStudent
-from orchestrator.training.together import Metrics, student_metrics, trial_metrics
+from orchestrator.training.trial_metrics import Metrics, student_metrics, trial_metrics
 from orchestrator.training.workbench import (
     AskedTeacher,
     ask_teacher,

@@ -23,8 +23,8 @@ from orchestrator.models.network import Network
 from orchestrator.training.exchange import Colocated
 from orchestrator.training.randomness import seed_everything
 from orchestrator.training.student import PEER
-from orchestrator.training.together import student_metrics, trial_metrics
 from orchestrator.training.trainer import train
+from orchestrator.training.trial_metrics import student_metrics, trial_metrics
 from orchestrator.training.workbench import bring_teacher
 from orchestrator.trial import TrialSpec
 
