@@ -150,6 +150,7 @@ class Peer(Section):
     training: PeerTraining = PeerTraining()
     cpus_per_worker: Annotated[float, Field(gt=0)] | None = Field(None, description="of its workers; null: as resources has it")
     gpus_per_worker: Annotated[float, Field(ge=0)] | None = Field(None, description="of its workers; null: as resources has it")
+    threads_per_worker: Count | None = Field(None, description="of its workers; null: as resources has it")
 
 
 class Teacher(Section):
@@ -303,6 +304,11 @@ class Configuration(Section):
         return (
             bool(self.peers) and (self.resources.pair or ("colocated" if self.resources.workers == 1 else "actors")) == "colocated"
         )
+
+    def threads(self, letter: str) -> int:
+        """Threads of the workers that train a student; where one trains several, those of student a."""
+        own = self.peers[letter].threads_per_worker if letter in self.peers else None
+        return own or self.resources.threads_per_worker
 
     @property
     def replicas(self) -> int:

@@ -41,8 +41,8 @@ def train(spec: TrialSpec, context: TrialContext) -> None:
     An epoch's record: `epoch` (1-based), `metrics`, `notes` if there is something to say, and with the last one `done`. Raises
     TrialError when the loss is not finite, SettingsError or ConfigurationError when a setting does not fit.
     """
-    torch.set_num_threads(spec.configuration.resources.threads_per_worker)
     exchange = exchange_of(context, len(spec.configuration.students))
+    torch.set_num_threads(spec.configuration.threads(LETTERS[exchange.own[0]]))
     batches = open_batches(spec, exchange.context)
     try:
         _Trainer(spec, context, exchange, batches).run()

@@ -143,3 +143,14 @@ def test_a_pair_swaps_what_its_two_say_and_its_replicas_reduce_among_themselves(
         assert [float(box.mean()) for box in heard] == [other + after, other + after + 200]
         assert (place, replicas) == (rank // 2, 2)
         assert total == (0 + 2 if rank % 2 == 0 else 1 + 3) and waited
+
+
+def threads(rank: int, world_size: int, root: str, *pairs: str) -> int:
+    """Those of a rank after a trial."""
+    trained(rank, world_size, root, "threads", *pairs)
+    return torch.get_num_threads()
+
+
+def test_each_role_has_threads_of_its_own(root: Path) -> None:
+    few = ("training.epochs=1", "peers.b.threads_per_worker=2")
+    assert on_every_rank(2, threads, str(root), *COMMON, *few, "method.name=kd") == [1, 2]
