@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch
 
 from methods import METHODS, SettingsError
+from orchestrator.check_students import check_peers
 from orchestrator.choices import check_keys, networks
 from orchestrator.config import Configuration, Network
 from orchestrator.errors import ConfigurationError, nearest
 from orchestrator.models import build
 from orchestrator.objectives import BETTER, several, unlettered
-from orchestrator.peers import check_peers
 from orchestrator.sweep.branches import branches
 from orchestrator.sweep.space import held, key_value, peer_rates, searched
 from search_spaces import SPACES

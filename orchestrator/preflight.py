@@ -8,6 +8,7 @@ from rich.console import Console
 
 from orchestrator import plan
 from orchestrator.check import check_network, check_search, check_students, check_train
+from orchestrator.check_students import require_one_process
 from orchestrator.choices import alone
 from orchestrator.cluster.resources import cluster_address, local_resources, require_answer
 from orchestrator.config import PAUSING, Configuration
@@ -15,7 +16,6 @@ from orchestrator.data import Dataset, describe, prepare
 from orchestrator.errors import ConfigurationError
 from orchestrator.models import build, load_weights
 from orchestrator.objectives import goals
-from orchestrator.peers import require_one_process
 from orchestrator.store import SPARE_BYTES, Store
 from orchestrator.teacher import fit
 from orchestrator.teacher.mode import Decision, decide

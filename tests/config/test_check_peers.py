@@ -10,10 +10,10 @@ from rich.console import Console
 
 from orchestrator import plan, preflight
 from orchestrator.check import check_network, check_search, check_train
+from orchestrator.check_students import check_peers, require_one_process
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError
 from orchestrator.models import build, save_weights
-from orchestrator.peers import check_peers, require_one_process
 from orchestrator.preflight import prepared, show_plan
 from orchestrator.reading import load
 from orchestrator.store import Store
