@@ -6,7 +6,7 @@ from typing import Any
 
 from orchestrator.config import Configuration, Network
 from orchestrator.errors import ConfigurationError, UserError
-from orchestrator.trial import apply
+from orchestrator.trial import apply, network_key
 
 ONCE = ("data", "teacher", "search", "resources", "tracking", "project", "seed", "method")
 EXAMPLE = "write for example student.width, peers.b.network.width or training.batch_size"
@@ -41,13 +41,12 @@ def _check_key(configuration: Configuration, key: str) -> None:
         )
     if first in ONCE or key == "training.epochs" or rest[-1] in ("cpus_per_worker", "gpus_per_worker", "weights"):
         raise ConfigurationError(f"search.choices = {key!r} must not vary within a sweep, which settles it once: {EXAMPLE}")
-    letters = {f"peers.{letter}" for letter in configuration.peers}
     section = key.rpartition(".")[0]
-    known = {"student", "training"} | {f"{peer}.{part}" for peer in letters for part in ("network", "training")}
-    if section not in known:
+    recipes = ["training", *(f"peers.{letter}.training" for letter in configuration.peers)]
+    if section not in [*recipes, *map(network_key, configuration.students)]:
         raise ConfigurationError(f"search.choices = {key!r} is no key of the configuration: {EXAMPLE}")
-    letter = "a" if section == "student" else section.split(".")[1] if section.endswith(".network") else ""
-    if letter and configuration.students[letter].network.weights:
+    given = [network_key(letter) for letter, student in configuration.students.items() if student.network.weights]
+    if section in given:
         raise ConfigurationError(
             f"search.choices = {key!r} would vary a network that begins with given weights: leave out {section}.weights, or the key"
         )
@@ -64,7 +63,7 @@ def networks(configuration: Configuration, searched: bool) -> dict[str, dict[str
     """Every network that a student may have, by its letter and then by the words for it; without a search the configured one."""
     found = {}
     for letter, student in configuration.students.items():
-        field = "student" if letter == "a" else f"peers.{letter}.network"
+        field = network_key(letter)
         chosen = {key: values for key, values in configuration.search.choices.items() if searched and key.startswith(f"{field}.")}
         found[letter] = {
             _words(field, answers): _with(student.network, field, answers)

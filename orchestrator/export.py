@@ -27,7 +27,7 @@ from orchestrator.models import MODELS, Network, build, load_weights, network_fi
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store, replacing, write_json
 from orchestrator.teacher import fit
-from orchestrator.trial import CHECKPOINT, apply
+from orchestrator.trial import CHECKPOINT, apply, student_folder
 
 FORMAT = 1
 MODEL, SETTINGS, CARD = "model.safetensors", "settings.json", "README.md"
@@ -149,7 +149,7 @@ def _checkpoint(sweep: Sweep, trial: Trial, letter: str) -> Path:
     """The folder with a student's part of the trial's checkpoint."""
     home = sweep.trial_folder(trial.number)
     found = [home / name for name in (CHECKPOINT, f"{CHECKPOINT}.old") if (home / name).is_dir()]
-    folder = found[0] / ("" if letter == "a" else letter) if found else home / CHECKPOINT
+    folder = found[0] / student_folder(letter) if found else home / CHECKPOINT
     if not folder.is_dir():
         raise ConfigurationError(f"trial {trial.number} of {sweep.name!r} has no checkpoint at {folder}: give another --trial")
     return folder

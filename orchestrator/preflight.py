@@ -20,6 +20,7 @@ from orchestrator.store import SPARE_BYTES, Store
 from orchestrator.teacher import fit
 from orchestrator.teacher.mode import Decision, decide
 from orchestrator.teacher.ready import check_weights
+from orchestrator.trial import network_key
 
 
 @dataclass(frozen=True)
@@ -111,12 +112,7 @@ def _check_students_weights(configuration: Configuration, data: Path) -> None:
             try:
                 load_weights(student, network.weights)
             except ConfigurationError as error:
-                raise ConfigurationError(f"{_field(letter)}.weights: {error}") from error
-
-
-def _field(letter: str) -> str:
-    """The key of a student's network."""
-    return "student" if letter == "a" else f"peers.{letter}.network"
+                raise ConfigurationError(f"{network_key(letter)}.weights: {error}") from error
 
 
 def _check_with_data(

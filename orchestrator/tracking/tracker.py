@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import Configuration
+from orchestrator.config import LETTERS, Configuration
 from orchestrator.errors import ConfigurationError
 from orchestrator.gains import gains
 from orchestrator.objectives import goals
@@ -140,11 +140,11 @@ class Tracker:
         """Draw what the trial left, once, and send all of it together: to its students' runs, or to its own."""
         figures.settle_cache(self.fonts)
         folder = self.sweep.trial_folder(number)
-        for letter in self.letters or ("",):
-            drawn = figures.pictures(folder, complete, self.classes, peer=letter if letter != "a" else "")
+        for letter in self.letters or LETTERS[0]:
+            drawn = figures.pictures(folder, complete, self.classes, letter)
             if figures.AGREEMENT in drawn:
                 self._log_figures(client, str(number), {figures.AGREEMENT: drawn.pop(figures.AGREEMENT)})
-            self._log_figures(client, f"{number}/{letter}" if letter else str(number), drawn)
+            self._log_figures(client, f"{number}/{letter}" if self.letters else str(number), drawn)
 
     def _log_figures(self, client: Any, key: str, drawn: Mapping[str, bytes]) -> None:
         if not drawn:
