@@ -302,6 +302,11 @@ class Method(nn.Module):
         return 0
 
     @property
+    def hears(self) -> bool:
+        """Whether the students of a trial hear one another; else each is trained on its own."""
+        return self.needs.peer
+
+    @property
     def alternates(self) -> bool:
         """Whether the students step in turn, each hearing what those before it say after their step; else all at once."""
         return False

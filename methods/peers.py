@@ -43,6 +43,11 @@ class Mutual(Method):
         self.weight = self._weight_after(0.0)  # of the peers' term, in this epoch
 
     @property
+    def hears(self) -> bool:
+        """Whether the students of a trial hear one another; else each is trained on its own."""
+        return self.needs.peer and self.settings.lambda_peer > 0
+
+    @property
     def alternates(self) -> bool:
         """As `update` has it; who listens to nobody need not take turns."""
         return self.settings.update == "alternating" and self.settings.lambda_peer > 0

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.config import PAUSING
-from orchestrator.gains import baselines, gains
+from orchestrator.gains import gains, hears
 from orchestrator.objectives import goals, watched
 from orchestrator.plan import planned_epochs
 from orchestrator.records import Sweep, Trial
@@ -216,8 +216,12 @@ def students(sweep: Sweep, trial: Trial) -> list[str]:
             f"student {letter} ({student.network.name}): test accuracy {last:.4f}{over} with its last weights, "
             f"{chosen:.4f} with those of epoch {epoch:.0f}, its best on validation"
         )
-    if sweep.kind == "sweep" and not baselines(sweep):
-        lines.append("no kd trial is complete, so nothing is said of what the students have of each other: search kd beside it")
+    alone = [letter for letter in configuration.students if letter not in gained]
+    if sweep.kind == "sweep" and alone and hears(sweep, trial):
+        lines.append(
+            f"no kd trial is complete with the network of student {' and '.join(alone)}, so nothing is said of what it has of the "
+            "others: search kd beside it"
+        )
     return lines
 
 

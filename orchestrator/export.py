@@ -22,6 +22,7 @@ from orchestrator.data import describe
 from orchestrator.data.dataset import read_summary
 from orchestrator.data.pictures import CLEAN_SHARE
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.gains import hears
 from orchestrator.model_card import model_card
 from orchestrator.models import MODELS, Network, build, load_weights, network_fingerprint, save_weights
 from orchestrator.records import Sweep, Trial
@@ -85,7 +86,7 @@ def export(
         "data": _described(configuration, summary),
         "teacher": _teacher(store, sweep.configuration, summary) if _listens(configuration) else None,
         "beside": {other: _resolved(student.network) for other, student in students.items() if other != letter},
-        "hears_others": METHODS[configuration.method.name].needs.peer,
+        "hears_others": hears(sweep, trial),
     }
     with _writing(target) as aside:
         save_weights(network, aside / MODEL)

@@ -133,7 +133,11 @@ def test_without_a_baseline_the_summary_says_so(tmp_path: Path, monkeypatch: pyt
     found = ended(PAIR, tmp_path, kd=stopped, mutual=mutual)
     assert "own KD" not in found and "no kd trial is complete" in found and "student b (mlp): test accuracy 0.9512 with" in found
     alone = ended(PAIR, tmp_path / "train", kind="train", mutual=Trial(0, {}, "complete", 0.8, metrics=BETTER_TOGETHER))
-    assert "no kd trial" not in alone and "student a (cnn): test accuracy 0.8950 with its last weights" in alone
+    assert (
+        "with the network of student a and b" in found
+        and "no kd trial" not in alone
+        and "student a (cnn): test accuracy 0.8950 with its last weights" in alone
+    )
 
 
 def test_a_best_trial_of_kd_has_no_gain_and_pairs_that_were_stopped_no_test(tmp_path: Path) -> None:

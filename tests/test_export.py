@@ -189,6 +189,15 @@ def test_a_peer_is_exported_with_its_own_weights_metrics_and_recipe(store: Store
     assert "trained beside a (`cnn`)" in (second.folder / "README.md").read_text()
 
 
+@pytest.mark.parametrize(("weight", "said"), [(0.0, "heard nothing of each other"), (0.2, "learned from each other's answers")])
+def test_the_card_says_who_heard_whom_by_what_was_set(store: Store, weight: float, said: str) -> None:
+    give_peer(store)
+    sweep = Sweep.open(store, "mine")
+    sweep.configuration = configure(sweep.configuration.plain() | {"method": {"name": "dual_student", "lambda_peer": weight}})
+    sweep.save()
+    assert said in (export(store, "mine").folder / "README.md").read_text()
+
+
 def test_the_best_trial_is_taken_with_its_own_parameters(store: Store) -> None:
     add_trial(store, 1, value=2.0, params={"temperature": 5.0, "training.learning_rate": 0.2})
     changes = [{"epoch": 2, "source": 1, "params": {"temperature": 6.0}}]
