@@ -159,18 +159,17 @@ class Tracker:
         now = int(time.time() * 1000)
         for trial in self.sweep.ranked() if self.letters else ():
             for letter, gain in gains(self.sweep, trial).items():
-                named = {"gain/validation_accuracy": gain.validation, "gain/test_accuracy": gain.test}
-                log_points(client, self.runs[f"{trial.number}/{letter}"], [(name, value, now, 0) for name, value in named.items()])
+                run = self.runs.get(f"{trial.number}/{letter}")  # none: MLflow's database was removed after it
+                if run:
+                    named = {"gain/validation_accuracy": gain.validation, "gain/test_accuracy": gain.test}
+                    log_points(client, run, [(name, value, now, 0) for name, value in named.items()])
 
     def _log_front(self, client: Any) -> None:
         """The Pareto front as a file and a picture of the parent, and as a tag of the trials."""
         objectives, front = goals(self.sweep.configuration.search), self.sweep.front()
         names = [goal.name for goal in objectives]
-        numbers, points = [trial.number for trial in front], {}
-        for trial in self.sweep.ranked():
-            if trial.state == "complete" and trial.values:
-                points[trial.number] = trial.values
-                client.set_tag(self.runs[str(trial.number)], FRONT, str(trial.number in numbers).lower())
+        numbers = [trial.number for trial in front]
+        points = {trial.number: trial.values for trial in self.sweep.ranked() if trial.state == "complete" and trial.values}
         members = [
             {"trial": trial.number, "values": dict(zip(names, trial.values or (), strict=True)), "settings": trial.settings}
             for trial in front
@@ -180,6 +179,10 @@ class Tracker:
         if front:
             figures.settle_cache(self.fonts)
             self._log_figures(client, PARENT, {FRONT: figures.picture(figures.pareto_front(points, numbers, names))})
+        for number in points:
+            run = self.runs.get(str(number))  # none: MLflow's database was removed after the trial
+            if run:
+                client.set_tag(run, FRONT, str(number in numbers).lower())
 
     def _open_parent(self, client: Any) -> None:
         if PARENT in self.runs and not _exists(client, self.runs[PARENT]):
