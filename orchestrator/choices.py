@@ -1,6 +1,7 @@
 """The keys of `search.choices`, which are searched beside the space of every method: which may be, and what comes of them."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import product
 from typing import Any
 
@@ -34,6 +35,8 @@ def check_keys(configuration: Configuration, asked: set[str]) -> None:
 
 def _check_key(configuration: Configuration, key: str) -> None:
     first, *rest = key.split(".")
+    if not all((first, *rest)):
+        raise ConfigurationError(f"search.choices = {key!r} is no key of the configuration: {EXAMPLE}")
     if not rest and first not in ONCE:
         raise ConfigurationError(
             f"search.choices = {key!r} is no key with a dot: {EXAMPLE}; settings of a method are searched by its space, "
@@ -50,6 +53,20 @@ def _check_key(configuration: Configuration, key: str) -> None:
         raise ConfigurationError(
             f"search.choices = {key!r} would vary a network that begins with given weights: leave out {section}.weights, or the key"
         )
+
+
+def configured(configuration: Configuration, key: str) -> Any:
+    """The value that a key has without a search: the default of a network's setting, or student a's recipe, where none is given."""
+    from orchestrator.models import MODELS  # torch, which `status` does without
+
+    section, _, name = key.rpartition(".")
+    for letter, (network, training) in configuration.students.items():
+        if section == network_key(letter):
+            known = asdict(MODELS[network.name].settings.build(network.settings))
+            return (known | {"name": network.name}).get(name)  # None: a setting of another network that may be chosen
+        if section == f"peers.{letter}.training":
+            return getattr(training, name)
+    return getattr(configuration.training, name)
 
 
 def alone(configuration: Configuration) -> Iterator[Configuration]:
@@ -78,4 +95,5 @@ def _with(network: Network, field: str, answers: dict[str, Any]) -> Network:
 
 
 def _words(field: str, answers: dict[str, Any]) -> str:
-    return field + (f" with {', '.join(f'{key} = {value!r}' for key, value in answers.items())}" if answers else "")
+    chosen = ", ".join(f"{key} = {value!r}" for key, value in answers.items())
+    return f"search.choices: {field} with {chosen}" if chosen else field

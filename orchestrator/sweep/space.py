@@ -8,6 +8,7 @@ common: the learning rate of each peer, and those of `search.choices`.
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from orchestrator.choices import configured
 from orchestrator.config import Configuration
 from search_spaces import SPACES, Trial
 from search_spaces.space import LEARNING_RATE, LEARNING_RATES
@@ -130,11 +131,8 @@ def _unnamed(point: Parameters, configuration: Configuration) -> Parameters:
     rate = point.get("training.learning_rate", LEARNING_RATE)
     answers: Parameters = dict.fromkeys(peer_rates(configuration), rate)
     for key, values in configuration.search.choices.items():
-        try:
-            configured = key_value(configuration, key)
-        except KeyError:  # a setting of a network that is left at its default
-            configured = None
-        answers[key] = configured if configured in values else values[0]
+        own = configured(configuration, key)
+        answers[key] = own if own in values else values[0]
     return answers
 
 
