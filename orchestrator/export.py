@@ -25,6 +25,7 @@ from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 from orchestrator.gains import hears
 from orchestrator.model_card import model_card
 from orchestrator.models import MODELS, Network, build, load_weights, network_fingerprint, save_weights
+from orchestrator.objectives import in_words, watched
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store, replacing, write_json
 from orchestrator.teacher import fit
@@ -138,12 +139,12 @@ def _trial(sweep: Sweep, number: int | None) -> Trial:
 
 def _chosen(sweep: Sweep, number: int | None) -> str:
     """How the trial was chosen, in words."""
-    search = sweep.configuration.search
-    objective = search.objectives[0] if search.objectives else search.objective
-    many = f"{len(sweep.trials)} trials"
+    search, many = sweep.configuration.search, f"{len(sweep.trials)} trials"
+    first = f", the first of {len(search.objectives)} objectives" if search.objectives else ""
+    by = in_words(sweep.configuration, watched(search).name)
     if len(sweep.trials) == 1:
         return "the only one of its run"
-    return f"one of {many}" if number is not None else f"the best of {many} by {objective} of the last epoch"
+    return f"one of {many}" if number is not None else f"the best of {many} by {by} of the last epoch{first}"
 
 
 def _checkpoint(sweep: Sweep, trial: Trial, letter: str) -> Path:

@@ -15,7 +15,7 @@ from orchestrator.config import PAUSING, Configuration
 from orchestrator.data import Dataset, describe, prepare
 from orchestrator.errors import ConfigurationError
 from orchestrator.models import build, load_weights
-from orchestrator.objectives import goals
+from orchestrator.objectives import goals, in_words
 from orchestrator.store import SPARE_BYTES, Store
 from orchestrator.teacher import fit
 from orchestrator.teacher.mode import Decision, decide
@@ -170,7 +170,8 @@ def _search_lines(configuration: Configuration) -> dict[str, str]:
     search = configuration.search
     methods = ", ".join(search.methods or (configuration.method.name,))
     budget = f", at most {search.time_budget:g} s" if search.time_budget else ""
+    looked_for = ", ".join(f"{goal.direction} {in_words(configuration, goal.name)}" for goal in goals(search))
     return {
-        "trials": f"{search.trials} of {methods}{budget}; {', '.join(f'{goal.direction} {goal.name}' for goal in goals(search))}",
+        "trials": f"{search.trials} of {methods}{budget}; {looked_for}",
         "epochs": f"{configuration.training.epochs}; {plan.comparisons(search, configuration.training.epochs)}",
     }

@@ -15,7 +15,7 @@ from typing import Any
 from orchestrator.config import LETTERS, Configuration
 from orchestrator.errors import ConfigurationError
 from orchestrator.gains import gains
-from orchestrator.objectives import goals
+from orchestrator.objectives import goals, in_words
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store, read_json, write_json
 from orchestrator.tracking import figures
@@ -178,7 +178,8 @@ class Tracker:
         client.log_text(self.runs[PARENT], json.dumps(plain, indent=1), f"{FRONT}.json")
         if front:
             figures.settle_cache(self.fonts)
-            self._log_figures(client, PARENT, {FRONT: figures.picture(figures.pareto_front(points, numbers, names))})
+            words = [in_words(self.sweep.configuration, name) for name in names]
+            self._log_figures(client, PARENT, {FRONT: figures.picture(figures.pareto_front(points, numbers, words))})
         for number in points:
             run = self.runs.get(str(number))  # none: MLflow's database was removed after the trial
             if run:

@@ -109,6 +109,9 @@ def test_the_plan_tells_of_every_student(digits_store: Path, machine: Machine) -
         "2 x 4 workers, 2 for student a of 1 CPU and 0 GPU, 2 for student b of 0.5 CPU and 0 GPU; "
         "floor(7 CPU / 3 (2 x 1 of a + 2 x 0.5 of b) per group) = 2 fit, 20 trials"
     )
+    assert lines["trials"].endswith("maximize validation/accuracy (mean of a, b)")
+    lines = shown(digits_store, load(None, [PEER, "search.students=b"]), "sweep")
+    assert lines["trials"].endswith("maximize validation/accuracy (of b)")
     lines = shown(digits_store, load(None, [PEER]))
     assert lines["groups"].startswith("1 x 1 workers of 1 CPU and 0 GPU for students a, b; floor(7 CPU / 1 per group) = 7 fit")
     assert shown(digits_store, load(None, []))["student"] == "mlp (width=16, depth=1)"
