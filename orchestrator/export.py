@@ -60,7 +60,7 @@ def export(
     if weights not in get_args(Weights):
         raise ConfigurationError(f"--weights {weights!r} is not allowed: give best or last")
     sweep = Sweep.open(store, name)
-    trial = _trial(sweep, number)
+    trial = _trial(store, sweep, number)
     configuration = apply(sweep.configuration, trial.settings)
     students = configuration.students
     if letter not in students:
@@ -119,12 +119,13 @@ def load_exported(folder: Path | str) -> Network:
     return made.eval()
 
 
-def _trial(sweep: Sweep, number: int | None) -> Trial:
+def _trial(store: Store, sweep: Sweep, number: int | None) -> Trial:
     """The trial that is asked for, which has to have ended with something that can be used."""
     if number is None:
         best = sweep.best()
         if best is None:
-            raise ConfigurationError(f"{sweep.name!r} has no trial that ended well: `python run.py status {sweep.name}` says more")
+            command = f"python run.py status {sweep.name}{store.option}"
+            raise ConfigurationError(f"{sweep.name!r} has no trial that ended well: `{command}` says more")
         return best
     if number not in sweep.trials:
         known = ", ".join(str(known) for known in sorted(sweep.trials)) or "none yet"

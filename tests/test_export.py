@@ -361,7 +361,9 @@ def test_bad_arguments_are_one_sentence(store: Store, arguments: list[str], said
 def test_a_run_without_a_usable_trial(store: Store) -> None:
     file = trial_folder(store) / "trial.json"
     write_json(file, read_json(file) | {"state": "failed"})
-    with pytest.raises(ConfigurationError, match="'mine' has no trial that ended well"):
+    with pytest.raises(
+        ConfigurationError, match=rf"no trial that ended well: `python run.py status mine --store {store.root}` says"
+    ):
         export(store, "mine")
 
 
