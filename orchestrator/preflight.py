@@ -17,6 +17,7 @@ from orchestrator.errors import ConfigurationError
 from orchestrator.models import build, load_weights
 from orchestrator.objectives import goals, in_words
 from orchestrator.store import SPARE_BYTES, Store
+from orchestrator.sweep.space import peer_rates
 from orchestrator.teacher import fit
 from orchestrator.teacher.mode import Decision, decide
 from orchestrator.teacher.ready import check_weights
@@ -56,7 +57,7 @@ def show_plan(store: Store, configuration: Configuration, kind: str, local: bool
     asked, checkpoint_bytes = _check_with_data(store, configuration, kind, local, summary)
     lines = {
         "data": _data_line(summary) + (f", {configuration.data.mix}" if configuration.data.mix != "none" else ""),
-    } | _student_lines(configuration)
+    } | _student_lines(configuration, kind)
     if asked:
         lines["teacher"] = _teacher_line(store, configuration, summary)
         lines["cache"] = f"the teacher is {asked.words}"
@@ -144,12 +145,14 @@ def _network_line(network: dict[str, Any]) -> str:
     return str(network["name"]) + (f" ({settings})" if settings else "")
 
 
-def _student_lines(configuration: Configuration) -> dict[str, str]:
-    """Every student's network, and where its recipe is one of its own."""
+def _student_lines(configuration: Configuration, kind: str) -> dict[str, str]:
+    """Every student's network, and where its recipe is one of its own; without what is searched."""
+    searched = {*peer_rates(configuration), *configuration.search.choices} if kind == "sweep" else set()
     lines = {}
     for letter, (network, _) in configuration.students.items():
         own = configuration.peers[letter].training.model_dump(exclude_none=True) if letter in configuration.peers else {}
-        recipe = "".join(f", {key} {value}" for key, value in own.items())
+        held = {key: value for key, value in own.items() if f"peers.{letter}.training.{key}" not in searched}
+        recipe = "".join(f", {key} {value}" for key, value in held.items())
         name = f"student {letter}" if configuration.peers else "student"
         lines[name] = _network_line(network.model_dump(exclude_none=True)) + recipe
     return lines
