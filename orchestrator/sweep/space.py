@@ -81,8 +81,12 @@ def draw(trial: Trial, configuration: Configuration) -> Parameters:
 
 def peer_rates(configuration: Configuration) -> list[str]:
     """The keys of the peers' learning rates that are searched; one that is held without a value is student a's."""
-    keys = [f"peers.{letter}.training.learning_rate" for letter in configuration.peers]
-    return [key for key in keys if key not in configuration.search.hold]
+    return [key for key in map(peer_rate, configuration.peers) if key not in configuration.search.hold]
+
+
+def peer_rate(letter: str) -> str:
+    """The key of a peer's learning rate."""
+    return f"peers.{letter}.training.learning_rate"
 
 
 def _suggest(trial: Trial, method: str, configuration: Configuration) -> None:
