@@ -5,14 +5,15 @@ from collections.abc import Sequence
 import torch
 
 from methods import METHODS, SettingsError
+from orchestrator.check_students import check_peers
 from orchestrator.choices import check_keys, networks
 from orchestrator.config import Configuration, Network
 from orchestrator.errors import ConfigurationError, nearest
 from orchestrator.models import build
-from orchestrator.objectives import BETTER, several, unlettered
-from orchestrator.peers import check_peers
+from orchestrator.objectives import BETTER, PARAMETERS, several, unlettered
 from orchestrator.sweep.branches import branches
-from orchestrator.sweep.space import held, key_value, peer_rates, searched
+from orchestrator.sweep.space import held, key_value, peer_rate, peer_rates, searched
+from orchestrator.trial import network_key
 from search_spaces import SPACES
 
 
@@ -34,7 +35,8 @@ def check_method(configuration: Configuration, name: str, field: str) -> None:
     check_settings(configuration, name, field)
     needs = METHODS[name].needs
     if configuration.teacher is None and (needs.teacher or needs.features):
-        raise ConfigurationError(f"{field} = {name!r} needs a teacher and `teacher` is null: configure one, or take cross_entropy")
+        other = "dml" if needs.peer and configuration.peers else "cross_entropy"
+        raise ConfigurationError(f"{field} = {name!r} needs a teacher and `teacher` is null: configure one, or take {other}")
     if needs.peer and not configuration.peers:
         raise ConfigurationError(
             f"{field} = {name!r} trains students that hear one another, and there are no peers: configure peers.b.network, "
@@ -75,11 +77,22 @@ def check_objective(configuration: Configuration) -> None:
         return
     known = [name for name in BETTER if name != "validation/agreement" or configuration.teacher]
     if search.objective not in known:
-        raise ConfigurationError(f"search.objective = {search.objective!r} is not reported: {nearest(search.objective, known)}")
+        raise ConfigurationError(f"search.objective = {search.objective!r} {_instead(configuration, known)}")
     if search.direction not in BETTER[search.objective]:
         raise ConfigurationError(
             f"search.direction = {search.direction!r} looks for the worst {search.objective}: set {BETTER[search.objective][0]}"
         )
+
+
+def _instead(configuration: Configuration, known: Sequence[str]) -> str:
+    """Why `search.objective` cannot be what it is, and what says the same."""
+    objective = configuration.search.objective
+    name, letter = unlettered(objective), objective.partition("/")[0]
+    if name == PARAMETERS:
+        return f"alone has nothing to be weighed against: name it among search.objectives=[validation/accuracy, {objective}]"
+    if name in known and configuration.peers and letter in configuration.students:
+        return f"is of one student: set search.objective={name} and search.students={letter}"
+    return f"is not reported: {nearest(objective, known)}"
 
 
 def _check_whose(configuration: Configuration) -> None:
@@ -109,6 +122,18 @@ def _check_objectives(configuration: Configuration) -> None:
             )
         if name not in known:
             raise ConfigurationError(f"search.objectives = {name!r} is not reported: {nearest(name, known)}")
+
+
+def _check_sizes(configuration: Configuration) -> None:
+    """ConfigurationError when an objective is the size of networks that do not vary."""
+    for name in configuration.search.objectives:
+        letter = name.partition("/")[0]
+        sections = [network_key(each) for each in configuration.students if letter in (each, PARAMETERS)]
+        if unlettered(name) == PARAMETERS and not any(key.rpartition(".")[0] in sections for key in configuration.search.choices):
+            raise ConfigurationError(
+                f"search.objectives = {name!r} is the same in every trial, as search.choices varies no network that it counts: add "
+                f"for example search.choices.{sections[0]}.width=[8, 16, 32], or leave it out"
+            )
 
 
 def check_train(configuration: Configuration) -> None:
@@ -151,6 +176,7 @@ def check_search(configuration: Configuration) -> None:
             f"search.scheduler = {search.scheduler!r} compares trials by one objective, and search.objectives names "
             f"{len(search.objectives)}: set search.scheduler=none"
         )
+    _check_sizes(configuration)
     if search.scheduler == "pbt":
         check_population(configuration)
     if search.grace_epochs > configuration.training.epochs and search.scheduler in ("asha", "median"):
@@ -161,12 +187,16 @@ def check_search(configuration: Configuration) -> None:
 
 
 def check_choices(configuration: Configuration) -> None:
-    """ConfigurationError when a key of `search.choices` cannot be searched, or one of its values does not fit."""
-    asked = set(peer_rates(configuration))
+    """ConfigurationError when a key of `search.choices` cannot be searched, a value does not fit, or nobody asks what is held."""
+    asked = {peer_rate(letter) for letter in configuration.peers}
     for name in searched(configuration):
         for branch in branches(name, {}):
             asked |= {*branch.choices, *branch.ranges}
     check_keys(configuration, asked)
+    for key in configuration.search.hold:
+        if key not in asked:
+            known = nearest(key, [key for key in asked if "." in key])
+            raise ConfigurationError(f"search.hold = {key!r} is not searched, so there is nothing to hold: leave it out; {known}")
 
 
 def check_population(configuration: Configuration) -> None:

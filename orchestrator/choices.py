@@ -1,12 +1,13 @@
 """The keys of `search.choices`, which are searched beside the space of every method: which may be, and what comes of them."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import product
 from typing import Any
 
 from orchestrator.config import Configuration, Network
 from orchestrator.errors import ConfigurationError, UserError
-from orchestrator.trial import apply
+from orchestrator.trial import apply, network_key
 
 ONCE = ("data", "teacher", "search", "resources", "tracking", "project", "seed", "method")
 EXAMPLE = "write for example student.width, peers.b.network.width or training.batch_size"
@@ -34,6 +35,8 @@ def check_keys(configuration: Configuration, asked: set[str]) -> None:
 
 def _check_key(configuration: Configuration, key: str) -> None:
     first, *rest = key.split(".")
+    if not all((first, *rest)):
+        raise ConfigurationError(f"search.choices = {key!r} is no key of the configuration: {EXAMPLE}")
     if not rest and first not in ONCE:
         raise ConfigurationError(
             f"search.choices = {key!r} is no key with a dot: {EXAMPLE}; settings of a method are searched by its space, "
@@ -41,16 +44,29 @@ def _check_key(configuration: Configuration, key: str) -> None:
         )
     if first in ONCE or key == "training.epochs" or rest[-1] in ("cpus_per_worker", "gpus_per_worker", "weights"):
         raise ConfigurationError(f"search.choices = {key!r} must not vary within a sweep, which settles it once: {EXAMPLE}")
-    letters = {f"peers.{letter}" for letter in configuration.peers}
     section = key.rpartition(".")[0]
-    known = {"student", "training"} | {f"{peer}.{part}" for peer in letters for part in ("network", "training")}
-    if section not in known:
+    recipes = ["training", *(f"peers.{letter}.training" for letter in configuration.peers)]
+    if section not in [*recipes, *map(network_key, configuration.students)]:
         raise ConfigurationError(f"search.choices = {key!r} is no key of the configuration: {EXAMPLE}")
-    letter = "a" if section == "student" else section.split(".")[1] if section.endswith(".network") else ""
-    if letter and configuration.students[letter].network.weights:
+    given = [network_key(letter) for letter, student in configuration.students.items() if student.network.weights]
+    if section in given:
         raise ConfigurationError(
             f"search.choices = {key!r} would vary a network that begins with given weights: leave out {section}.weights, or the key"
         )
+
+
+def configured(configuration: Configuration, key: str) -> Any:
+    """The value that a key has without a search: the default of a network's setting, or student a's recipe, where none is given."""
+    from orchestrator.models import MODELS  # torch, which `status` does without
+
+    section, _, name = key.rpartition(".")
+    for letter, (network, training) in configuration.students.items():
+        if section == network_key(letter):
+            known = asdict(MODELS[network.name].settings.build(network.settings))
+            return (known | {"name": network.name}).get(name)  # None: a setting of another network that may be chosen
+        if section == f"peers.{letter}.training":
+            return getattr(training, name)
+    return getattr(configuration.training, name)
 
 
 def alone(configuration: Configuration) -> Iterator[Configuration]:
@@ -64,7 +80,7 @@ def networks(configuration: Configuration, searched: bool) -> dict[str, dict[str
     """Every network that a student may have, by its letter and then by the words for it; without a search the configured one."""
     found = {}
     for letter, student in configuration.students.items():
-        field = "student" if letter == "a" else f"peers.{letter}.network"
+        field = network_key(letter)
         chosen = {key: values for key, values in configuration.search.choices.items() if searched and key.startswith(f"{field}.")}
         found[letter] = {
             _words(field, answers): _with(student.network, field, answers)
@@ -79,4 +95,5 @@ def _with(network: Network, field: str, answers: dict[str, Any]) -> Network:
 
 
 def _words(field: str, answers: dict[str, Any]) -> str:
-    return field + (f" with {', '.join(f'{key} = {value!r}' for key, value in answers.items())}" if answers else "")
+    chosen = ", ".join(f"{key} = {value!r}" for key, value in answers.items())
+    return f"search.choices: {field} with {chosen}" if chosen else field

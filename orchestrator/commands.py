@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -224,13 +223,12 @@ def _conduct(store: Store, found: Sweep, begun: "Prepared", local: bool, resume:
     from orchestrator.display import Display, costs, summary
     from orchestrator.sweep.conduct import conduct
 
-    where = f" --store {shlex.quote(str(store.root))}" if store.root != Path("runs").resolve() else ""
     write_json(found.folder / "data.json", read_summary(begun.data))  # an export needs it when the data are gone
     with Display(found, console) as display:
         conduct(found, store, begun.data, begun.asked, display, local, resume)
-    commands = {"status": f"python run.py status {found.name}{where}", "open MLflow": f"python run.py ui{where}"}
+    commands = {"status": f"python run.py status {found.name}{store.option}", "open MLflow": f"python run.py ui{store.option}"}
     if found.state == "interrupted":
-        commands["resume"] = f"python run.py sweep --resume {found.name}{where}"
+        commands["resume"] = f"python run.py sweep --resume {found.name}{store.option}"
     if found.kind == "train":
         costs(display, console)
     summary(found, console, commands)

@@ -200,7 +200,9 @@ class Search(Section):
     sampler: Literal["tpe", "random"] = "tpe"
     objective: str = Field("validation/accuracy", description="metric of an epoch's report; the last epoch counts")
     direction: Literal["maximize", "minimize"] = "maximize"
-    objectives: tuple[str, ...] = Field((), description="two or more instead of objective: no best trial then, but a Pareto front")
+    objectives: tuple[str, ...] = Field(
+        (), description="two or more instead of objective: a Pareto front; what is called best is so by the first"
+    )
     choices: dict[str, tuple[Any, ...]] = Field({}, description="keys to search beside the space, each with its values")
     students: str = Field(
         "mean", description="peers: whose metrics are the trial's: mean of the students, min (the worst one), or one by its letter"

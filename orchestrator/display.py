@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.config import PAUSING
-from orchestrator.gains import baselines, gains
-from orchestrator.objectives import goals, watched
+from orchestrator.gains import gains, hears
+from orchestrator.objectives import counted, goals, in_words, watched
 from orchestrator.plan import planned_epochs
 from orchestrator.records import Sweep, Trial
 from orchestrator.trial import apply
@@ -70,7 +70,11 @@ class Display:
                 self.costs[name] = self.costs.get(name, 0.0) + value
         if self.sweep.kind == "train":
             shown = ("train/loss", "validation/accuracy", "validation/nll")
-            self._say(f"epoch {epoch}: " + ", ".join(f"{name} {metrics[name]:.4f}" for name in shown))
+            told = ", ".join(f"{name} {metrics[name]:.4f}" for name in shown)
+            if self.sweep.configuration.peers:
+                own = [f"{letter}/validation/accuracy" for letter in self.sweep.configuration.students]
+                told += f" ({counted(self.sweep.configuration)}); " + ", ".join(f"{name} {metrics[name]:.4f}" for name in own)
+            self._say(f"epoch {epoch}: {told}")
         self._refresh()
 
     def trial_changed(self, trial: Trial) -> None:
@@ -81,7 +85,7 @@ class Display:
     def trial_ended(self, trial: Trial) -> None:
         """A trial ended: one line elsewhere than in a terminal, with what failed in it."""
         text = f"trial {trial.number} {trial.state} after {trial.epochs} epochs"
-        text += f", {watched(self.sweep.configuration.search).name} {trial.value:.4f}" if trial.value is not None else ""
+        text += f", {_watched(self.sweep)} {trial.value:.4f}" if trial.value is not None else ""
         text += f": {trial.message}" if trial.message else ""
         if self.live and trial.message:
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -93,7 +97,7 @@ class Display:
     def _say_best(self) -> None:
         best = self.sweep.best()
         if best is not None and best is not self.best and best.value is not None and self.sweep.kind == "sweep":
-            self._say(f"best so far: trial {best.number} at {best.value:.4f} with {settings(best)}")
+            self._say(f"best so far{_by_first(self.sweep)}: trial {best.number} at {best.value:.4f} with {settings(best)}")
         self.best = best
 
     def _say(self, text: str) -> None:
@@ -137,7 +141,9 @@ class Display:
             text.append(f"\n{self.step}")
         ranked = self.sweep.ranked()
         if ranked and ranked[0].value is not None:
-            text.append(f"\nbest: trial {ranked[0].number} at {ranked[0].value:.4f} with {settings(ranked[0])}")
+            text.append(
+                f"\nbest{_by_first(self.sweep)}: trial {ranked[0].number} at {ranked[0].value:.4f} with {settings(ranked[0])}"
+            )
         return text
 
 
@@ -146,15 +152,24 @@ def settings(trial: Trial) -> str:
     return ", ".join(f"{name}={_short(value)}" for name, value in trial.settings.items()) or "the settings given"
 
 
+def _watched(sweep: Sweep) -> str:
+    """What trials are compared by, in words."""
+    return in_words(sweep.configuration, watched(sweep.configuration.search).name)
+
+
+def _by_first(sweep: Sweep) -> str:
+    """Of several objectives: by which of them a trial is the best."""
+    return f" by {_watched(sweep)}" if sweep.configuration.search.objectives and sweep.kind == "sweep" else ""
+
+
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
     """The end of a run: the best trials, the Pareto front, the test accuracy of the best students, and what to type next."""
-    objective = watched(sweep.configuration.search).name
     table = Table(title=f"{sweep.name}: {sweep.state} after {sweep.seconds:.0f} s")
-    for column in ("trial", "state", objective, "epochs", "settings"):
+    for column in ("trial", "state", _watched(sweep), "epochs", "settings"):
         table.add_column(column, overflow="fold")
     for trial in _shown(sweep):
         table.add_row(str(trial.number), trial.state, f"{trial.value:.4f}", str(trial.epochs), settings(trial))
@@ -168,7 +183,7 @@ def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
     elif best and "test/last/accuracy" in best.metrics:
         last, chosen, epoch = (best.metrics[name] for name in ("test/last/accuracy", "test/best/accuracy", "best_epoch"))
         console.print(
-            f"best student: trial {best.number}, test accuracy {last:.4f} with its last weights, "
+            f"best student{_by_first(sweep)}: trial {best.number}, test accuracy {last:.4f} with its last weights, "
             f"{chosen:.4f} with those of epoch {epoch:.0f}, its best on validation",
             highlight=False,
             soft_wrap=True,
@@ -190,7 +205,7 @@ def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
 
 
 def _front(sweep: Sweep) -> Table:
-    objectives = [goal.name for goal in goals(sweep.configuration.search)]
+    objectives = [in_words(sweep.configuration, goal.name) for goal in goals(sweep.configuration.search)]
     table = Table(title="Pareto front")
     for column in ("trial", *objectives, "settings"):
         table.add_column(column, overflow="fold")
@@ -206,7 +221,7 @@ def _reached(value: float) -> str:
 def students(sweep: Sweep, trial: Trial) -> list[str]:
     """A line for each student of a complete trial: its test accuracies, and its gain over its own KD where that is known."""
     gained, configuration = gains(sweep, trial), apply(sweep.configuration, trial.settings)
-    lines = [f"best trial: {trial.number} ({configuration.method.name})"]
+    lines = [f"best trial{_by_first(sweep)}: {trial.number} ({configuration.method.name})"] if sweep.kind == "sweep" else []
     for letter, student in configuration.students.items():
         names = ("test/last/accuracy", "test/best/accuracy", "best_epoch")
         last, chosen, epoch = (trial.metrics[f"{letter}/{name}"] for name in names)
@@ -216,8 +231,12 @@ def students(sweep: Sweep, trial: Trial) -> list[str]:
             f"student {letter} ({student.network.name}): test accuracy {last:.4f}{over} with its last weights, "
             f"{chosen:.4f} with those of epoch {epoch:.0f}, its best on validation"
         )
-    if sweep.kind == "sweep" and not baselines(sweep):
-        lines.append("no kd trial is complete, so nothing is said of what the students have of each other: search kd beside it")
+    alone = [letter for letter in configuration.students if letter not in gained]
+    if sweep.kind == "sweep" and alone and hears(sweep, trial):
+        lines.append(
+            f"no kd trial is complete with the network of student {' and '.join(alone)}, so nothing is said of what it has of the "
+            "others: search kd beside it"
+        )
     return lines
 
 
@@ -251,7 +270,9 @@ def _shown(sweep: Sweep) -> list[Trial]:
 def status_table(sweep: Sweep, console: Console) -> None:
     """Every trial of a sweep with its state, and why it failed."""
     found = sweep.status()
-    looked_for = ", ".join(f"{goal.direction} {goal.name}" for goal in goals(sweep.configuration.search))
+    looked_for = ", ".join(
+        f"{goal.direction} {in_words(sweep.configuration, goal.name)}" for goal in goals(sweep.configuration.search)
+    )
     table = Table(title=f"{sweep.name}: {found['state']}, {looked_for}")
     for column in ("trial", "state", "value", "epochs", "settings", "message"):
         table.add_column(column, overflow="fold")

@@ -22,12 +22,14 @@ from orchestrator.data import describe
 from orchestrator.data.dataset import read_summary
 from orchestrator.data.pictures import CLEAN_SHARE
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.gains import hears
 from orchestrator.model_card import model_card
 from orchestrator.models import MODELS, Network, build, load_weights, network_fingerprint, save_weights
+from orchestrator.objectives import in_words, watched
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store, replacing, write_json
 from orchestrator.teacher import fit
-from orchestrator.trial import CHECKPOINT, apply
+from orchestrator.trial import CHECKPOINT, apply, student_folder
 
 FORMAT = 1
 MODEL, SETTINGS, CARD = "model.safetensors", "settings.json", "README.md"
@@ -58,7 +60,7 @@ def export(
     if weights not in get_args(Weights):
         raise ConfigurationError(f"--weights {weights!r} is not allowed: give best or last")
     sweep = Sweep.open(store, name)
-    trial = _trial(sweep, number)
+    trial = _trial(store, sweep, number)
     configuration = apply(sweep.configuration, trial.settings)
     students = configuration.students
     if letter not in students:
@@ -85,7 +87,7 @@ def export(
         "data": _described(configuration, summary),
         "teacher": _teacher(store, sweep.configuration, summary) if _listens(configuration) else None,
         "beside": {other: _resolved(student.network) for other, student in students.items() if other != letter},
-        "hears_others": METHODS[configuration.method.name].needs.peer,
+        "hears_others": hears(sweep, trial),
     }
     with _writing(target) as aside:
         save_weights(network, aside / MODEL)
@@ -117,12 +119,13 @@ def load_exported(folder: Path | str) -> Network:
     return made.eval()
 
 
-def _trial(sweep: Sweep, number: int | None) -> Trial:
+def _trial(store: Store, sweep: Sweep, number: int | None) -> Trial:
     """The trial that is asked for, which has to have ended with something that can be used."""
     if number is None:
         best = sweep.best()
         if best is None:
-            raise ConfigurationError(f"{sweep.name!r} has no trial that ended well: `python run.py status {sweep.name}` says more")
+            command = f"python run.py status {sweep.name}{store.option}"
+            raise ConfigurationError(f"{sweep.name!r} has no trial that ended well: `{command}` says more")
         return best
     if number not in sweep.trials:
         known = ", ".join(str(known) for known in sorted(sweep.trials)) or "none yet"
@@ -137,19 +140,19 @@ def _trial(sweep: Sweep, number: int | None) -> Trial:
 
 def _chosen(sweep: Sweep, number: int | None) -> str:
     """How the trial was chosen, in words."""
-    search = sweep.configuration.search
-    objective = search.objectives[0] if search.objectives else search.objective
-    many = f"{len(sweep.trials)} trials"
+    search, many = sweep.configuration.search, f"{len(sweep.trials)} trials"
+    first = f", the first of {len(search.objectives)} objectives" if search.objectives else ""
+    by = in_words(sweep.configuration, watched(search).name)
     if len(sweep.trials) == 1:
         return "the only one of its run"
-    return f"one of {many}" if number is not None else f"the best of {many} by {objective} of the last epoch"
+    return f"one of {many}" if number is not None else f"the best of {many} by {by} of the last epoch{first}"
 
 
 def _checkpoint(sweep: Sweep, trial: Trial, letter: str) -> Path:
     """The folder with a student's part of the trial's checkpoint."""
     home = sweep.trial_folder(trial.number)
     found = [home / name for name in (CHECKPOINT, f"{CHECKPOINT}.old") if (home / name).is_dir()]
-    folder = found[0] / ("" if letter == "a" else letter) if found else home / CHECKPOINT
+    folder = found[0] / student_folder(letter) if found else home / CHECKPOINT
     if not folder.is_dir():
         raise ConfigurationError(f"trial {trial.number} of {sweep.name!r} has no checkpoint at {folder}: give another --trial")
     return folder

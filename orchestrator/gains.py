@@ -1,8 +1,12 @@
-"""What a student has of its peer: its accuracy beside its own in the best single-student KD of its sweep. Knows records alone."""
+"""What a student has of its peers: its accuracy beside that of its own network in single-student KD. Knows records alone.
 
-from typing import NamedTuple
+The baseline is the best of the sweep's KD trials in which the student has the same network: a search may vary that too.
+"""
+
+from typing import Any, NamedTuple
 
 from orchestrator.records import Sweep, Trial
+from orchestrator.trial import apply, network_key
 
 BASELINE = "kd"
 
@@ -15,20 +19,32 @@ class Gain(NamedTuple):
     test: float
 
 
-def baselines(sweep: Sweep) -> dict[str, Trial]:
-    """By letter, the complete KD trial in which that student is the best on validation; empty where KD was not searched."""
-    if not sweep.configuration.peers:
-        return {}
-    trials = [trial for trial in sweep.ranked() if trial.state == "complete" and _method(sweep, trial) == BASELINE]
-    letters = sweep.configuration.students if trials else ()
-    return {letter: max(trials, key=lambda trial: (_validation(trial, letter), -trial.number)) for letter in letters}
+def baselines(sweep: Sweep, trial: Trial) -> dict[str, Trial]:
+    """By letter, the complete KD trial that is the best on validation of those in which the student's network is that of `trial`.
+
+    A student without such a trial has no entry.
+    """
+    complete = [other for other in sweep.ranked() if other.state == "complete" and _method(sweep, other) == BASELINE]
+    found = {}
+    for letter in sweep.configuration.students if sweep.configuration.peers else ():
+        alike = [other for other in complete if _network(other, letter) == _network(trial, letter)]
+        if alike:
+            found[letter] = max(alike, key=lambda other: (_validation(other, letter), -other.number))
+    return found
+
+
+def hears(sweep: Sweep, trial: Trial) -> bool:
+    """Whether the students of a trial heard one another, by its method and what that was set to."""
+    from methods import METHODS  # torch, which `status` does without
+
+    chosen = apply(sweep.configuration, trial.settings).method
+    method = METHODS[chosen.name]
+    return method(method.Settings.build(chosen.settings)).hears
 
 
 def gains(sweep: Sweep, trial: Trial) -> dict[str, Gain]:
-    """By letter, the gain of each student of a complete trial whose students hear one another; empty for any other trial."""
-    from methods import METHODS  # torch, which `status` does without
-
-    if trial.state != "complete" or not METHODS[_method(sweep, trial)].needs.peer:
+    """By letter, the gain of each student that has a baseline, of a complete trial whose students heard one another; else none."""
+    if trial.state != "complete" or not hears(sweep, trial):
         return {}
     return {
         letter: Gain(
@@ -36,12 +52,18 @@ def gains(sweep: Sweep, trial: Trial) -> dict[str, Gain]:
             _validation(trial, letter) - _validation(alone, letter),
             _test(trial, letter) - _test(alone, letter),
         )
-        for letter, alone in baselines(sweep).items()
+        for letter, alone in baselines(sweep, trial).items()
     }
 
 
 def _method(sweep: Sweep, trial: Trial) -> str:
     return str(trial.settings.get("method.name", sweep.configuration.method.name))
+
+
+def _network(trial: Trial, letter: str) -> dict[str, Any]:
+    """What the search chose of a student's network."""
+    section = f"{network_key(letter)}."
+    return {key: value for key, value in trial.settings.items() if key.startswith(section)}
 
 
 def _validation(trial: Trial, letter: str) -> float:

@@ -44,6 +44,20 @@ def watched(search: Search) -> Goal:
     return goals(search)[0]
 
 
+def counted(configuration: Configuration) -> str:
+    """Whose metrics are the trial's, in words: `mean of a, b`; empty of one student."""
+    if not configuration.peers:
+        return ""
+    letters, students = ", ".join(configuration.students), configuration.search.students
+    return {"mean": f"mean of {letters}", "min": f"the worst of {letters}"}.get(students, f"of {students}")
+
+
+def in_words(configuration: Configuration, name: str) -> str:
+    """An objective as a person reads it: `validation/accuracy (mean of a, b)` where there are several students."""
+    how = f"sum of {', '.join(configuration.students)}" if name == PARAMETERS else counted(configuration)
+    return f"{name} ({how})" if configuration.peers and unlettered(name) == name else name
+
+
 def several(configuration: Configuration) -> list[str]:
     """What can be one of several objectives: metrics with one direction, of the trial or of each student, and sizes."""
     names = [name for name, directions in BETTER.items() if len(directions) == 1] + [PARAMETERS]

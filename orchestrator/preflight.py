@@ -8,18 +8,20 @@ from rich.console import Console
 
 from orchestrator import plan
 from orchestrator.check import check_network, check_search, check_students, check_train
+from orchestrator.check_students import require_one_process
 from orchestrator.choices import alone
 from orchestrator.cluster.resources import cluster_address, local_resources, require_answer
 from orchestrator.config import PAUSING, Configuration
 from orchestrator.data import Dataset, describe, prepare
 from orchestrator.errors import ConfigurationError
 from orchestrator.models import build, load_weights
-from orchestrator.objectives import goals
-from orchestrator.peers import require_one_process
+from orchestrator.objectives import goals, in_words
 from orchestrator.store import SPARE_BYTES, Store
+from orchestrator.sweep.space import peer_rates
 from orchestrator.teacher import fit
 from orchestrator.teacher.mode import Decision, decide
 from orchestrator.teacher.ready import check_weights
+from orchestrator.trial import network_key
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def show_plan(store: Store, configuration: Configuration, kind: str, local: bool
     asked, checkpoint_bytes = _check_with_data(store, configuration, kind, local, summary)
     lines = {
         "data": _data_line(summary) + (f", {configuration.data.mix}" if configuration.data.mix != "none" else ""),
-    } | _student_lines(configuration)
+    } | _student_lines(configuration, kind)
     if asked:
         lines["teacher"] = _teacher_line(store, configuration, summary)
         lines["cache"] = f"the teacher is {asked.words}"
@@ -111,12 +113,7 @@ def _check_students_weights(configuration: Configuration, data: Path) -> None:
             try:
                 load_weights(student, network.weights)
             except ConfigurationError as error:
-                raise ConfigurationError(f"{_field(letter)}.weights: {error}") from error
-
-
-def _field(letter: str) -> str:
-    """The key of a student's network."""
-    return "student" if letter == "a" else f"peers.{letter}.network"
+                raise ConfigurationError(f"{network_key(letter)}.weights: {error}") from error
 
 
 def _check_with_data(
@@ -148,12 +145,14 @@ def _network_line(network: dict[str, Any]) -> str:
     return str(network["name"]) + (f" ({settings})" if settings else "")
 
 
-def _student_lines(configuration: Configuration) -> dict[str, str]:
-    """Every student's network, and where its recipe is one of its own."""
+def _student_lines(configuration: Configuration, kind: str) -> dict[str, str]:
+    """Every student's network, and where its recipe is one of its own; without what is searched."""
+    searched = {*peer_rates(configuration), *configuration.search.choices} if kind == "sweep" else set()
     lines = {}
     for letter, (network, _) in configuration.students.items():
         own = configuration.peers[letter].training.model_dump(exclude_none=True) if letter in configuration.peers else {}
-        recipe = "".join(f", {key} {value}" for key, value in own.items())
+        held = {key: value for key, value in own.items() if f"peers.{letter}.training.{key}" not in searched}
+        recipe = "".join(f", {key} {value}" for key, value in held.items())
         name = f"student {letter}" if configuration.peers else "student"
         lines[name] = _network_line(network.model_dump(exclude_none=True)) + recipe
     return lines
@@ -174,7 +173,8 @@ def _search_lines(configuration: Configuration) -> dict[str, str]:
     search = configuration.search
     methods = ", ".join(search.methods or (configuration.method.name,))
     budget = f", at most {search.time_budget:g} s" if search.time_budget else ""
+    looked_for = ", ".join(f"{goal.direction} {in_words(configuration, goal.name)}" for goal in goals(search))
     return {
-        "trials": f"{search.trials} of {methods}{budget}; {', '.join(f'{goal.direction} {goal.name}' for goal in goals(search))}",
+        "trials": f"{search.trials} of {methods}{budget}; {looked_for}",
         "epochs": f"{configuration.training.epochs}; {plan.comparisons(search, configuration.training.epochs)}",
     }

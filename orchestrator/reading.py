@@ -31,6 +31,12 @@ def build(values: dict[str, Any]) -> Configuration:
         raise ConfigurationError(_sentence(error)) from error
 
 
+PLAIN = {  # what the types of Python are in YAML
+    "tuple_type": "give a list, such as [one, another]",
+    "dict_type": "give keys with their values, such as {key: value}, or {} for none",
+}
+
+
 class _Loader(yaml.SafeLoader):
     """Safe YAML in which 1e-3 is a number: YAML 1.1 reads it as text, and a person means the number."""
 
@@ -92,7 +98,11 @@ def _sentence(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
         return f"{path}: {message}{more}" if path else f"{message}{more}"
-    return f"{path} = {first['input']!r} is not allowed: {message[0].lower()}{message[1:]}{more}"
+    if first["type"] == "model_type":
+        message = f"give keys below it, of {', '.join(_keys(first['loc']))}"
+    message = PLAIN.get(first["type"], message)
+    given = "null" if first["input"] is None else repr(first["input"])
+    return f"{path} = {given} is not allowed: {message[0].lower()}{message[1:]}{more}"
 
 
 def _keys(location: tuple[int | str, ...]) -> list[str]:

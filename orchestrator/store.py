@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any
 
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 
+DEFAULT = Path("runs")
 SPARE_BYTES = 200 * 2**20  # checkpoints, journal and MLflow of a small sweep
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -25,6 +27,11 @@ class Store:
     """Paths below one root folder, which is created when first opened."""
 
     root: Path
+
+    @property
+    def option(self) -> str:
+        """What a command needs to find this store, as it is appended: nothing where it is the default one."""
+        return f" --store {shlex.quote(str(self.root))}" if self.root != DEFAULT.resolve() else ""
 
     @classmethod
     def open(cls, root: Path) -> "Store":

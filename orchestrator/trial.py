@@ -8,10 +8,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.config import Configuration, Section
+from orchestrator.config import LETTERS, Configuration, Section
 from orchestrator.reading import build
 
 CHECKPOINT = "checkpoint"  # in the folder of a trial
+
+
+def student_folder(letter: str) -> str:
+    """The folder of a student within a checkpoint, by its letter: the first student's files lie at the top."""
+    return "." if letter == LETTERS[0] else letter
+
+
+def network_key(letter: str) -> str:
+    """The key of a student's network, by its letter."""
+    return "student" if letter == LETTERS[0] else f"peers.{letter}.network"
 
 
 class TrialSpec(Section):

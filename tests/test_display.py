@@ -107,6 +107,45 @@ def ended(configured: tuple[str, ...], folder: Path, kind: str = "sweep", **tria
     return text(console)
 
 
+def test_lines_and_tables_of_pairs_say_whose_metric_counts(tmp_path: Path) -> None:
+    configuration = load(None, ["peers.b.network.name=mlp", "search.students=min"])
+    found, console = Sweep.create(tmp_path / "mine", configuration, "sweep"), printed()
+    found.trials[0] = trial(0, "stopped_early", 0.5)
+    with Display(found, console) as display:
+        display.trial_ended(found.trials[0])
+    summary(found, console, {})
+    status_table(found, console)
+    line, told = text(console).splitlines()[0], text(console)
+    assert line.startswith("trial 0 stopped_early after 3 epochs, validation/accuracy (the worst of a, b) 0.5000 [")
+    assert told.count("validation/accuracy (the worst of a, b)") == 3 and "maximize validation/accuracy (the worst of a, b)" in told
+
+
+def test_a_training_of_pairs_says_each_epoch_how_good_everybody_is(tmp_path: Path) -> None:
+    found, console = Sweep.create(tmp_path / "mine", load(None, ["peers.b.network.name=mlp"]), "train"), printed()
+    shared = {"train/loss": 0.5, "validation/accuracy": 0.75, "validation/nll": 0.25}
+    with Display(found, console) as display:
+        display.trial_reported(trial(0, "running", 0.5), 2, shared | {"a/validation/accuracy": 0.7, "b/validation/accuracy": 0.8})
+    assert text(console) == (
+        "epoch 2: train/loss 0.5000, validation/accuracy 0.7500, validation/nll 0.2500 (mean of a, b); "
+        "a/validation/accuracy 0.7000, b/validation/accuracy 0.8000\n"
+    )
+
+
+def test_of_several_objectives_the_best_is_so_by_the_first(tmp_path: Path) -> None:
+    several = ("search.objectives=[validation/nll, parameters]", "search.scheduler=none")
+    tested = {"test/last/accuracy": 0.8, "test/best/accuracy": 0.7, "best_epoch": 2.0}
+    made = Trial(0, {}, "complete", 0.5, metrics=tested, values=[0.5, 9.0])
+    assert "best student by validation/nll: trial 0, test accuracy" in ended(several, tmp_path / "one", made=made)
+    pair = Trial(0, {}, "complete", 0.5, metrics=ALONE, values=[0.5, 9.0])
+    told = ended((*several, "peers.b.network.name=mlp"), tmp_path / "two", made=pair)
+    assert "best trial by validation/nll (mean of a, b): 0 (kd)" in told and "parameters (sum of a, b)" in told
+    found, console = Sweep.create(tmp_path / "three", load(None, list(several)), "sweep"), printed()
+    found.trials[0] = made
+    with Display(found, console) as display:
+        display.trial_ended(made)
+    assert "best so far by validation/nll: trial 0 at 0.5000" in text(console)
+
+
 PAIR = ("student.name=cnn", "peers.b.network.name=mlp", "search.methods=[kd, mutual]")
 ALONE = metrics_of((0.80, 0.90), (0.60, 0.94))
 BETTER_TOGETHER = metrics_of((0.85, 0.895), (0.70, 0.9512), epoch=6.0)
@@ -133,7 +172,12 @@ def test_without_a_baseline_the_summary_says_so(tmp_path: Path, monkeypatch: pyt
     found = ended(PAIR, tmp_path, kd=stopped, mutual=mutual)
     assert "own KD" not in found and "no kd trial is complete" in found and "student b (mlp): test accuracy 0.9512 with" in found
     alone = ended(PAIR, tmp_path / "train", kind="train", mutual=Trial(0, {}, "complete", 0.8, metrics=BETTER_TOGETHER))
-    assert "no kd trial" not in alone and "student a (cnn): test accuracy 0.8950 with its last weights" in alone
+    assert (
+        "with the network of student a and b" in found
+        and "no kd trial" not in alone
+        and "best trial" not in alone
+        and "student a (cnn): test accuracy 0.8950 with its last weights" in alone
+    )
 
 
 def test_a_best_trial_of_kd_has_no_gain_and_pairs_that_were_stopped_no_test(tmp_path: Path) -> None:

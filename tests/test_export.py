@@ -189,6 +189,28 @@ def test_a_peer_is_exported_with_its_own_weights_metrics_and_recipe(store: Store
     assert "trained beside a (`cnn`)" in (second.folder / "README.md").read_text()
 
 
+def test_the_card_says_by_whose_metric_the_trial_was_the_best(store: Store) -> None:
+    give_peer(store)
+    add_trial(store, 1, value=0.0)
+    sweep = Sweep.open(store, "mine")
+    chosen = export(store, "mine", "b").settings["source"]["chosen"]
+    assert chosen == "the best of 2 trials by validation/accuracy (mean of a, b) of the last epoch"
+    objectives = {"objectives": ["b/validation/nll", "parameters"], "direction": "maximize"}
+    sweep.configuration = configure(sweep.configuration.plain() | {"search": objectives})
+    sweep.save()
+    chosen = export(store, "mine", "b", to=store.root / "first").settings["source"]["chosen"]
+    assert chosen == "the best of 2 trials by b/validation/nll of the last epoch, the first of 2 objectives"
+
+
+@pytest.mark.parametrize(("weight", "said"), [(0.0, "heard nothing of each other"), (0.2, "learned from each other's answers")])
+def test_the_card_says_who_heard_whom_by_what_was_set(store: Store, weight: float, said: str) -> None:
+    give_peer(store)
+    sweep = Sweep.open(store, "mine")
+    sweep.configuration = configure(sweep.configuration.plain() | {"method": {"name": "dual_student", "lambda_peer": weight}})
+    sweep.save()
+    assert said in (export(store, "mine").folder / "README.md").read_text()
+
+
 def test_the_best_trial_is_taken_with_its_own_parameters(store: Store) -> None:
     add_trial(store, 1, value=2.0, params={"temperature": 5.0, "training.learning_rate": 0.2})
     changes = [{"epoch": 2, "source": 1, "params": {"temperature": 6.0}}]
@@ -339,7 +361,9 @@ def test_bad_arguments_are_one_sentence(store: Store, arguments: list[str], said
 def test_a_run_without_a_usable_trial(store: Store) -> None:
     file = trial_folder(store) / "trial.json"
     write_json(file, read_json(file) | {"state": "failed"})
-    with pytest.raises(ConfigurationError, match="'mine' has no trial that ended well"):
+    with pytest.raises(
+        ConfigurationError, match=rf"no trial that ended well: `python run.py status mine --store {store.root}` says"
+    ):
         export(store, "mine")
 
 

@@ -8,6 +8,7 @@ common: the learning rate of each peer, and those of `search.choices`.
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from orchestrator.choices import configured
 from orchestrator.config import Choice, Configuration
 from search_spaces import SPACES, Trial
 from search_spaces.space import LEARNING_RATE, LEARNING_RATES
@@ -88,8 +89,12 @@ def draw(trial: Trial, configuration: Configuration) -> Parameters:
 
 def peer_rates(configuration: Configuration) -> list[str]:
     """The keys of the peers' learning rates that are searched; one that is held without a value is student a's."""
-    keys = [f"peers.{letter}.training.learning_rate" for letter in configuration.peers]
-    return [key for key in keys if key not in configuration.search.hold]
+    return [key for key in map(peer_rate, configuration.peers) if key not in configuration.search.hold]
+
+
+def peer_rate(letter: str) -> str:
+    """The key of a peer's learning rate."""
+    return f"peers.{letter}.training.learning_rate"
 
 
 def _suggest(trial: Trial, method: str, configuration: Configuration) -> None:
@@ -138,11 +143,8 @@ def _unnamed(point: Parameters, configuration: Configuration) -> Parameters:
     rate = point.get("training.learning_rate", LEARNING_RATE)
     answers: Parameters = dict.fromkeys(peer_rates(configuration), rate)
     for key, values in configuration.search.choices.items():
-        try:
-            configured = key_value(configuration, key)
-        except KeyError:  # a setting of a network that is left at its default
-            configured = None
-        answers[key] = configured if configured in values else values[0]
+        own = configured(configuration, key)
+        answers[key] = own if own in values else values[0]
     return answers
 
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.config import LETTERS
 from orchestrator.training.checkpoint import PICTURED
-from orchestrator.trial import CHECKPOINT
+from orchestrator.trial import CHECKPOINT, student_folder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,25 +41,25 @@ WIDE = 20.0  # largest over smallest value of a linear axis
 log = logging.getLogger(__name__)
 
 
-def of_trial(folder: Path, complete: bool, classes: Sequence[str] = (), peer: str = "") -> Iterator[tuple[str, "Figure"]]:
+def of_trial(folder: Path, complete: bool, classes: Sequence[str] = (), letter: str = LETTERS[0]) -> Iterator[tuple[str, "Figure"]]:
     """Name and figure of all that can be drawn of the trial in `folder`; of one that is not complete the terms alone.
 
-    Of student a, or of the `peer` with that letter, whose files lie in a folder of their own within the checkpoint.
+    Of the student with that letter; what is of all of them together is student a's.
     A file that is missing or damaged, or that holds something else than expected, is no figure and a line in the debug log.
     """
-    trace = _read(folder, Path(peer, TRACE))
+    trace = _read(folder, Path(student_folder(letter), TRACE))
     steps = {name.removeprefix("steps/"): values for name, values in trace.items() if name.startswith("steps/")}
     figure = _attempt(folder, "terms", lambda: terms(steps))
     if figure:
         yield "terms", figure
     if not complete:
         return
-    shown = _read(folder, Path(peer, SHOWN))
+    shown = _read(folder, Path(student_folder(letter), SHOWN))
     histogram, weights = trace.get("epochs/alpha_histogram"), shown.get("class_weights")
     unsure = trace.get("epochs/uncertainty_histogram")
     agreeing = trace.get("epochs/pair/agreement")
     draws: dict[str, Callable[[], Figure | None]] = {
-        AGREEMENT: lambda: None if agreeing is None or peer else agreement(agreeing),
+        AGREEMENT: lambda: None if agreeing is None or letter != LETTERS[0] else agreement(agreeing),
         "alpha_per_sample": lambda: None if histogram is None else alpha_per_sample(histogram),
         "uncertainty": lambda: None if unsure is None else uncertainty(unsure),
         "class_weights": lambda: None if weights is None else class_weights(weights, classes),
@@ -70,9 +71,9 @@ def of_trial(folder: Path, complete: bool, classes: Sequence[str] = (), peer: st
             yield name, figure
 
 
-def pictures(folder: Path, complete: bool, classes: Sequence[str] = (), peer: str = "") -> dict[str, bytes]:
+def pictures(folder: Path, complete: bool, classes: Sequence[str] = (), letter: str = LETTERS[0]) -> dict[str, bytes]:
     """The figures of a trial as PNG files, by name; see `of_trial`."""
-    made = {name: _attempt(folder, name, partial(picture, figure)) for name, figure in of_trial(folder, complete, classes, peer)}
+    made = {name: _attempt(folder, name, partial(picture, figure)) for name, figure in of_trial(folder, complete, classes, letter)}
     return {name: content for name, content in made.items() if content}
 
 
@@ -380,9 +381,9 @@ def _read(folder: Path, name: Path) -> dict[str, Array]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    for place in (folder / CHECKPOINT, folder / f"{CHECKPOINT}.old"):
+    for home in (folder / CHECKPOINT, folder / f"{CHECKPOINT}.old"):
         try:
-            return dict(load_file(place / name))
+            return dict(load_file(home / name))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-            log.debug("%s cannot be drawn: %r", place / name, error)
+            log.debug("%s cannot be drawn: %r", home / name, error)
     return {}

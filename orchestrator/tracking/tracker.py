@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import Configuration
+from orchestrator.config import LETTERS, Configuration
 from orchestrator.errors import ConfigurationError
 from orchestrator.gains import gains
-from orchestrator.objectives import goals
+from orchestrator.objectives import goals, in_words
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store, read_json, write_json
 from orchestrator.tracking import figures
@@ -140,11 +140,11 @@ class Tracker:
         """Draw what the trial left, once, and send all of it together: to its students' runs, or to its own."""
         figures.settle_cache(self.fonts)
         folder = self.sweep.trial_folder(number)
-        for letter in self.letters or ("",):
-            drawn = figures.pictures(folder, complete, self.classes, peer=letter if letter != "a" else "")
+        for letter in self.letters or LETTERS[0]:
+            drawn = figures.pictures(folder, complete, self.classes, letter)
             if figures.AGREEMENT in drawn:
                 self._log_figures(client, str(number), {figures.AGREEMENT: drawn.pop(figures.AGREEMENT)})
-            self._log_figures(client, f"{number}/{letter}" if letter else str(number), drawn)
+            self._log_figures(client, f"{number}/{letter}" if self.letters else str(number), drawn)
 
     def _log_figures(self, client: Any, key: str, drawn: Mapping[str, bytes]) -> None:
         if not drawn:
@@ -159,18 +159,17 @@ class Tracker:
         now = int(time.time() * 1000)
         for trial in self.sweep.ranked() if self.letters else ():
             for letter, gain in gains(self.sweep, trial).items():
-                named = {"gain/validation_accuracy": gain.validation, "gain/test_accuracy": gain.test}
-                log_points(client, self.runs[f"{trial.number}/{letter}"], [(name, value, now, 0) for name, value in named.items()])
+                run = self.runs.get(f"{trial.number}/{letter}")  # none: MLflow's database was removed after it
+                if run:
+                    named = {"gain/validation_accuracy": gain.validation, "gain/test_accuracy": gain.test}
+                    log_points(client, run, [(name, value, now, 0) for name, value in named.items()])
 
     def _log_front(self, client: Any) -> None:
         """The Pareto front as a file and a picture of the parent, and as a tag of the trials."""
         objectives, front = goals(self.sweep.configuration.search), self.sweep.front()
         names = [goal.name for goal in objectives]
-        numbers, points = [trial.number for trial in front], {}
-        for trial in self.sweep.ranked():
-            if trial.state == "complete" and trial.values:
-                points[trial.number] = trial.values
-                client.set_tag(self.runs[str(trial.number)], FRONT, str(trial.number in numbers).lower())
+        numbers = [trial.number for trial in front]
+        points = {trial.number: trial.values for trial in self.sweep.ranked() if trial.state == "complete" and trial.values}
         members = [
             {"trial": trial.number, "values": dict(zip(names, trial.values or (), strict=True)), "settings": trial.settings}
             for trial in front
@@ -179,7 +178,12 @@ class Tracker:
         client.log_text(self.runs[PARENT], json.dumps(plain, indent=1), f"{FRONT}.json")
         if front:
             figures.settle_cache(self.fonts)
-            self._log_figures(client, PARENT, {FRONT: figures.picture(figures.pareto_front(points, numbers, names))})
+            words = [in_words(self.sweep.configuration, name) for name in names]
+            self._log_figures(client, PARENT, {FRONT: figures.picture(figures.pareto_front(points, numbers, words))})
+        for number in points:
+            run = self.runs.get(str(number))  # none: MLflow's database was removed after the trial
+            if run:
+                client.set_tag(run, FRONT, str(number in numbers).lower())
 
     def _open_parent(self, client: Any) -> None:
         if PARENT in self.runs and not _exists(client, self.runs[PARENT]):

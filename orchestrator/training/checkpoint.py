@@ -20,10 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from orchestrator.config import LETTERS
 from orchestrator.context import TrialContext
 from orchestrator.store import replacing
-from orchestrator.trial import CHECKPOINT
+from orchestrator.trial import CHECKPOINT, student_folder
 
 State = dict[str, Tensor]
 WEIGHTS = ("student", "best", "method")
@@ -44,11 +43,6 @@ class Checkpoint:
     shown: State = field(default_factory=dict)
 
 
-def place(letter: str) -> str:
-    """The folder of a student in a checkpoint, by its letter."""
-    return "." if letter == LETTERS[0] else letter
-
-
 def save(folder: Path, parts: Mapping[str, Checkpoint], context: TrialContext) -> None:
     """Replace the checkpoint of the trial in `folder`: one of all students, by letter, each written by who has it.
 
@@ -57,7 +51,7 @@ def save(folder: Path, parts: Mapping[str, Checkpoint], context: TrialContext) -
     with contextlib.ExitStack() as stack:
         aside = context.share(stack.enter_context(replacing(folder / CHECKPOINT)) if context.leads else None)
         for letter, part in parts.items():
-            _write(aside / place(letter), part)
+            _write(aside / student_folder(letter), part)
         context.gather(None)  # all of it is there: rank 0 may rename it
 
 
@@ -68,7 +62,7 @@ def load(folder: Path, letters: Sequence[str], device: torch.device) -> dict[str
     for path in (folder / CHECKPOINT, folder / f"{CHECKPOINT}.old"):
         if path.is_dir():
             try:
-                return {letter: _read(path / place(letter), device) for letter in letters}
+                return {letter: _read(path / student_folder(letter), device) for letter in letters}
             except (OSError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
                 log.warning("%s is damaged (%s) and is passed over", path, error)
     return None

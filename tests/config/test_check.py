@@ -9,6 +9,7 @@ from orchestrator.objectives import BETTER
 from orchestrator.reading import load
 
 PEER, NONE = "peers.b.network.name=mlp", "search.scheduler=none"
+RATE = "peers.b.training.learning_rate"
 HELD = ("search.scheduler=pbt", "search.hold=[training.learning_rate]", "method.temperature=4", "method.alpha=0.9")
 
 
@@ -56,7 +57,7 @@ def test_the_defaults_pass() -> None:
         (("method.name=dml", "teacher=null"), ("method.name = 'dml'", "no peers", "peers.b.network", "or take cross_entropy")),
         (
             ("method.name=dual_student", "teacher=null", "peers.b.network.name=mlp"),
-            ("method.name = 'dual_student' needs a teacher",),
+            ("method.name = 'dual_student' needs a teacher", "or take dml"),
         ),
         (("search.methods=[kd, dml]",), ("search.methods = 'dml'", "no peers", "peers.b.network")),
         (("search.hold=[training.rate]",), ("search.hold = 'training.rate' is no key",)),
@@ -64,6 +65,19 @@ def test_the_defaults_pass() -> None:
         (("search.hold=[seed.low]",), ("search.hold = 'seed.low' is no key",)),
         (("search.objective=accuracy",), ("search.objective = 'accuracy'", "did you mean 'validation/accuracy'?")),
         (("search.objective=test/last/accuracy",), ("search.objective = 'test/last/accuracy' is not reported",)),
+        ((PEER, "search.objective=b/validation/nll"), ("set search.objective=validation/nll and search.students=b",)),
+        (("search.objective=a/validation/accuracy",), ("is not reported: did you mean 'validation/accuracy'",)),
+        (("search.objective=parameters",), ("search.objective = 'parameters' alone", "search.objectives=[validation/accuracy, ")),
+        ((PEER, "search.hold=[peers.b.network]"), ("search.hold = 'peers.b.network' is not searched", "leave it out", RATE)),
+        (("search.hold=[seed]",), ("search.hold = 'seed' is not searched", "known: training.learning_rate")),
+        (
+            ("search.objectives=[validation/accuracy, parameters]", NONE, "search.choices={training.momentum: [0.5, 0.9]}"),
+            ("search.objectives = 'parameters' is the same in every trial", "search.choices.student.width=[8, 16, 32]"),
+        ),
+        (
+            (PEER, "search.objectives=[train/loss, b/parameters]", NONE, "search.choices={student.width: [8, 16]}"),
+            ("search.objectives = 'b/parameters' is the same", "search.choices.peers.b.network.width=[8, 16, 32]"),
+        ),
         (("search.direction=minimize",), ("search.direction = 'minimize'", "set maximize")),
         (("search.objective=validation/nll",), ("search.direction = 'maximize'", "set minimize")),
         (("search.objective=validation/agreement", "teacher=null", "method.name=cross_entropy"), ("is not reported",)),
@@ -115,7 +129,7 @@ def test_what_cannot_be_is_refused_with_field_and_value(pairs: tuple[str, ...], 
         ("search.methods=[kd, dual_student, dml]", "peers.b.network.name=mlp", "peers.c.network.name=cnn"),
         ("method.name=ttm", "method.form=additive", "method.beta=0"),
         ("search.methods=[kd, ttm, wttm, cross_entropy]", "method.temperature=3"),
-        ("search.hold=[training.learning_rate, seed, data.limit.train]",),
+        ("search.hold=[training.learning_rate]", "search.methods=[cross_entropy, akd]"),
         ("search.objective=validation/entropy", "search.direction=minimize"),
         ("search.objective=validation/entropy", "search.direction=maximize"),
         ("search.grace_epochs=5", "training.epochs=4", "search.scheduler=none"),
@@ -123,8 +137,14 @@ def test_what_cannot_be_is_refused_with_field_and_value(pairs: tuple[str, ...], 
         ("search.scheduler=pbt", "method.temperature=4", "method.alpha=0.9"),
         ("search.scheduler=pbt", "search.methods=[kd, ttm]", "method.temperature=4", "search.hold=[training.learning_rate]"),
         ("search.scheduler=hyperband", "search.grace_epochs=50", "search.trials=1", "training.epochs=1"),
-        ("search.objectives=[validation/accuracy, parameters]", NONE),
-        (PEER, "search.objectives=[a/validation/accuracy, b/validation/nll, train/loss, b/parameters]", NONE),
+        ("search.objectives=[validation/accuracy, parameters]", NONE, "search.choices={student.width: [8, 16]}"),
+        (PEER, "search.objectives=[train/loss, parameters]", NONE, "search.choices={peers.b.network.width: [8, 16]}"),
+        (
+            PEER,
+            NONE,
+            "search.choices={peers.b.network.width: [8, 16]}",
+            "search.objectives=[a/validation/accuracy, b/validation/nll, train/loss, b/parameters]",
+        ),
         (PEER, "search.students=min"),
         (PEER, "search.students=b", "search.hold=[peers.b.training.learning_rate]"),
         (*HELD, PEER),

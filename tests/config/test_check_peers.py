@@ -10,10 +10,10 @@ from rich.console import Console
 
 from orchestrator import plan, preflight
 from orchestrator.check import check_network, check_search, check_train
+from orchestrator.check_students import check_peers, require_one_process
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError
 from orchestrator.models import build, save_weights
-from orchestrator.peers import check_peers, require_one_process
 from orchestrator.preflight import prepared, show_plan
 from orchestrator.reading import load
 from orchestrator.store import Store
@@ -104,11 +104,18 @@ def test_the_plan_tells_of_every_student(digits_store: Path, machine: Machine) -
     machine(7.0)
     own = ("peers.b.cpus_per_worker=0.5", "peers.b.training.learning_rate=0.1", "resources.workers=4")
     lines = shown(digits_store, load(None, [PEER, *own]), "sweep")
-    assert lines["student a"] == "mlp (width=16, depth=1)" and lines["student b"] == "cnn, learning_rate 0.1"
+    assert lines["student a"] == "mlp (width=16, depth=1)" and lines["student b"] == "cnn", "its rate is searched"
     assert lines["groups"] == (
         "2 x 4 workers, 2 for student a of 1 CPU and 0 GPU, 2 for student b of 0.5 CPU and 0 GPU; "
         "floor(7 CPU / 3 (2 x 1 of a + 2 x 0.5 of b) per group) = 2 fit, 20 trials"
     )
+    assert lines["trials"].endswith("maximize validation/accuracy (mean of a, b)")
+    assert shown(digits_store, load(None, [PEER, *own]), "train")["student b"] == "cnn, learning_rate 0.1"
+    held = ("search.hold=[peers.b.training.learning_rate]", "peers.b.training.momentum=0.5")
+    chosen = "search.choices={peers.b.training.momentum: [0.5, 0.9]}"
+    assert shown(digits_store, load(None, [PEER, *own, *held, chosen]), "sweep")["student b"] == "cnn, learning_rate 0.1"
+    lines = shown(digits_store, load(None, [PEER, "search.students=b"]), "sweep")
+    assert lines["trials"].endswith("maximize validation/accuracy (of b)")
     lines = shown(digits_store, load(None, [PEER]))
     assert lines["groups"].startswith("1 x 1 workers of 1 CPU and 0 GPU for students a, b; floor(7 CPU / 1 per group) = 7 fit")
     assert shown(digits_store, load(None, []))["student"] == "mlp (width=16, depth=1)"

@@ -23,6 +23,9 @@ PEER = "peers.b.network.name=mlp"
         ("student.width: [8, [16]]", ("student.width = [16] is not allowed", "numbers, texts")),
         ("student.width: [8, 0]", ("student with student.width = 0", "network mlp: width = 0")),
         ("student.wide: [8, 16]", ("student with student.wide = 8", "'wide'", "width")),
+        ("student.width: [4, big]", ("search.choices: student with student.width = 'big': network mlp: width = 'big'",)),
+        ("student.: [mlp, cnn]", ("search.choices = 'student.' is no key of the configuration: write for example",)),
+        (".width: [4, 8]", ("search.choices = '.width' is no key",)),
         ("student.name: [mlp, resnet2]", ("student with student.name = 'resnet2'", "did you mean 'resnet")),
         ("peers.b.network.width: [8, 0]", ("peers.b.network with peers.b.network.width = 0",)),
         ("peers.c.network.width: [8, 16]", ("'peers.c.network.width' is no key",)),
@@ -45,14 +48,18 @@ PEER = "peers.b.network.name=mlp"
         ("student.weights: [one, other]", ("'student.weights' must not vary",)),
         ("training.learning_rate: [0.1, 0.2]", ("'training.learning_rate' is searched already",)),
         ("peers.b.training.learning_rate: [0.1, 0.2]", ("'peers.b.training.learning_rate' is searched already",)),
-        ("training.momentum: [0.1, 0.2]", ("'training.momentum' is in search.hold too",)),
     ],
 )
 def test_what_cannot_be_chosen_is_refused_in_a_sentence(choices: str, said: tuple[str, ...]) -> None:
     with pytest.raises(ConfigurationError) as raised:
-        check_search(load(None, [PEER, "search.hold=[training.momentum]", f"search.choices={{{choices}}}"]))
+        check_search(load(None, [PEER, f"search.choices={{{choices}}}"]))
     sentence = str(raised.value)
     assert "\n" not in sentence and all(part in sentence for part in said), sentence
+
+
+def test_what_is_held_is_not_chosen() -> None:
+    with pytest.raises(ConfigurationError, match=r"'training.momentum' is in search.hold too: leave it out of one of them"):
+        check_search(load(None, ["search.hold=[training.momentum]", "search.choices={training.momentum: [0.1, 0.2]}"]))
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_names_that_look_like_numbers_stay_names(text: str) -> None:
         ("training.epochs=2.5", "training.epochs", "2.5"),
         ("training.epochs='3'", "training.epochs", "'3'"),
         ("training.epochs=true", "training.epochs", "True"),
-        ("training.epochs=", "training.epochs", "None"),
+        ("training.epochs=", "training.epochs", "null"),
         ("training.epochs=[1]", "training.epochs", "[1]"),
         ("training.learning_rate=0", "training.learning_rate", "0"),
         ("training.learning_rate=-0.1", "training.learning_rate", "-0.1"),
@@ -166,6 +166,9 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(pair: str, said: str) ->
     [
         (("training.schedule=multi_step",), "milestones = [] is not allowed"),
         (("training.warmup_epochs=4", "training.epochs=4"), "warmup_epochs = 4.0 is not allowed: it must be below epochs = 4"),
+        (("peers.b=cnn",), "peers.b = 'cnn' is not allowed: give keys below it, of network, training, cpus_per_worker, gpus_per"),
+        (("peers=null",), "peers = null is not allowed: give keys with their values, such as {key: value}, or {} for none"),
+        (("search.choices={student.width: 4}",), "search.choices.student.width = 4 is not allowed: give a list, such as [one, "),
         (("training",), "--set training is not of the form key=value"),
         (("=3",), "--set =3 is not of the form key=value"),
         (("training..epochs=3",), "is not of the form key=value"),

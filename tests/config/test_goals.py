@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from orchestrator.objectives import BETTER, Goal, front, goals, several, watched
+from orchestrator.objectives import BETTER, PARAMETERS, Goal, front, goals, in_words, several, watched
 from orchestrator.reading import load
 
 
@@ -26,6 +26,15 @@ def test_what_can_be_one_of_several() -> None:
     assert set(alone) == set(BETTER) - {"validation/entropy"} | {"parameters"}
     pair = several(load(None, ["peers.b.network.name=mlp", "teacher=null"]))
     assert set(pair) == {f"{whose}{name}" for whose in ("", "a/", "b/") for name in set(alone) - {"validation/agreement"}}
+
+
+@pytest.mark.parametrize(("students", "whose"), [("mean", "mean of a, b"), ("min", "the worst of a, b"), ("b", "of b")])
+def test_an_objective_is_told_with_whose_it_is(students: str, whose: str) -> None:
+    pair = load(None, ["peers.b.network.name=mlp", f"search.students={students}"])
+    assert in_words(pair, "validation/accuracy") == f"validation/accuracy ({whose})"
+    assert in_words(pair, PARAMETERS) == "parameters (sum of a, b)", "whoever counts"
+    assert in_words(pair, "b/validation/accuracy") == "b/validation/accuracy"
+    assert in_words(load(None, []), "validation/accuracy") == "validation/accuracy"
 
 
 def brute_force(points: dict[int, list[float]], directions: list[str]) -> set[int]:

@@ -184,7 +184,24 @@ def test_choices_are_asked_beside_every_space() -> None:
     assert made.students["b"].training.batch_size == 32
     for point in points(configuration):
         named = (point["student.width"], point["peers.b.network.depth"], point["training.batch_size"])
-        assert named == (16, 1, 32), "the configured value where it is among them, else the first"
+        assert named == (16, 2, 32), "the configured value, or the network's default, where it is among them, else the first"
+
+
+@pytest.mark.parametrize(
+    ("choice", "begun"),
+    [
+        ("student.width: [8, 32]", 32),  # the default of a cnn
+        ("student.name: [mlp, cnn]", "cnn"),
+        ("student.depth: [1, 2]", 1),  # of another network
+        ("peers.b.training.weight_decay: [0.001, 0.0005]", 0.0005),  # as student a has it
+        ("peers.b.training.momentum: [0.9, 0.5]", 0.5),
+        ("training.momentum: [0.5, 0.9]", 0.9),
+    ],
+)
+def test_a_choice_begins_with_what_holds_without_it(choice: str, begun: object) -> None:
+    configuration = configured("student.name=cnn", PEER, "peers.b.training.momentum=0.5", f"search.choices={{{choice}}}")
+    key = choice.partition(":")[0]
+    assert {point[key] for point in points(configuration)} == {begun}
 
 
 def test_a_choice_with_null_has_null_where_nothing_is_configured() -> None:

@@ -61,6 +61,12 @@ def test_a_full_disk_is_refused_with_the_arithmetic(tmp_path: Path, monkeypatch:
         store.require_space(300 * 2**20)
 
 
+def test_a_command_names_the_store_unless_it_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Store.open(Path("runs")).option == ""
+    assert Store.open(Path("my runs")).option == f" --store '{tmp_path.resolve()}/my runs'"
+
+
 def test_sweeps_are_those_with_a_record(tmp_path: Path) -> None:
     store = Store(tmp_path)
     assert store.sweeps() == []

@@ -8,7 +8,8 @@ import pytest
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError
 from orchestrator.reading import load
-from orchestrator.trial import TrialSpec, apply
+from orchestrator.sweep.space import key_value
+from orchestrator.trial import TrialSpec, apply, network_key, student_folder
 
 
 def test_a_bare_name_is_a_setting_of_the_method_and_a_dotted_one_a_key() -> None:
@@ -62,3 +63,9 @@ def test_a_specification_travels_as_json() -> None:
         teacher=Path("/some/teacher"),
     )
     assert TrialSpec.model_validate(json.loads(json.dumps(spec.plain()))) == spec
+
+
+def test_a_student_has_one_place_in_a_checkpoint_and_one_key_of_its_network() -> None:
+    configuration = load(None, ["peers.b.network.name=cnn"])
+    assert [student_folder(letter) for letter in configuration.students] == [".", "b"]
+    assert [key_value(configuration, network_key(letter))["name"] for letter in configuration.students] == ["mlp", "cnn"]

@@ -256,8 +256,8 @@ def test_the_agreement_is_drawn_once_over_the_epochs(tmp_path: Path) -> None:
     for place in ("checkpoint", "checkpoint/b"):
         (tmp_path / place).mkdir()
         save_file({"epochs/pair/agreement": np.array([0.5], np.float32)}, tmp_path / place / figures.TRACE)
-    drawn = {peer: [name for name, _ in figures.of_trial(tmp_path, complete=True, peer=peer)] for peer in ("", "b")}
-    assert drawn == {"": [figures.AGREEMENT], "b": []}
+    drawn = {letter: [name for name, _ in figures.of_trial(tmp_path, complete=True, letter=letter)] for letter in "ab"}
+    assert drawn == {"a": [figures.AGREEMENT], "b": []}
 
 
 @pytest.mark.parametrize("names", [["validation/accuracy", "parameters"], ["validation/accuracy", "parameters", "train/loss"]])
@@ -284,4 +284,4 @@ def test_a_peers_figures_are_of_its_own_folder(tmp_path: Path) -> None:
     (folder / "checkpoint" / "b").mkdir()
     save_file(traced(alpha=False) | unsure(), folder / "checkpoint" / "b" / figures.TRACE)
     assert [name for name, _ in figures.of_trial(folder, complete=True)] == ["terms", "alpha_per_sample"]
-    assert [name for name, _ in figures.of_trial(folder, complete=True, peer="b")] == ["terms", "uncertainty"]
+    assert [name for name, _ in figures.of_trial(folder, complete=True, letter="b")] == ["terms", "uncertainty"]

@@ -153,3 +153,22 @@ def test_the_front_is_a_file_a_picture_and_a_tag_which_a_later_trial_may_take_aw
     tracked(sweep, Trial(4, {}, "complete", 0.6, values=[0.6, 10.0]))
     later = {key: run.data.tags.get("pareto_front") for key, run in runs_of(sweep).items()}
     assert later["1"] == "false" and later["4"] == later["0"] == "true" and [each["trial"] for each in told()["front"]] == [0, 4]
+
+
+def test_what_is_of_trials_whose_runs_were_removed_is_still_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    peer_method(monkeypatch)
+    objectives = ("search.objectives=[validation/accuracy, parameters]", "search.scheduler=none", "search.methods=[kd, mutual]")
+    sweep, same = begin(tmp_path, *objectives), metrics_of((0.5, 0.5), (0.5, 0.5))
+
+    def made(number: int, method: str, size: float) -> Trial:
+        return Trial(number, {"method.name": method}, "complete", 0.5, metrics=same, values=[0.5, size])
+
+    tracked(sweep, made(0, "kd", 9.0), made(1, "mutual", 5.0), ended="interrupted")
+    elsewhere = sweep.configuration.tracking.model_copy(update={"uri": f"sqlite:///{tmp_path}/new.db"})
+    sweep.configuration = sweep.configuration.model_copy(update={"tracking": elsewhere})  # where none of the runs is known
+    tracked(sweep, made(2, "mutual", 7.0))
+    client, runs = client_of(sweep), runs_of(sweep)
+    assert set(runs) == {"parent", "2", "2/a", "2/b"} and runs["2"].data.tags["pareto_front"] == "false"
+    assert "gain/test_accuracy" in runs["2/a"].data.metrics and "gain/test_accuracy" in runs["2/b"].data.metrics
+    files = {file.path for folder in (None, "figures") for file in client.list_artifacts(runs["parent"].info.run_id, folder)}
+    assert {"pareto_front.json", "figures/pareto_front.png"} <= files

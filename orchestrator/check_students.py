@@ -40,7 +40,7 @@ def require_one_process(configuration: Configuration) -> None:
 def _require_shared_resources(configuration: Configuration) -> None:
     students = len(configuration.students)
     for letter, peer in configuration.peers.items():
-        for key in SETTINGS.values():
+        for key in (*SETTINGS.values(), "threads_per_worker"):
             if getattr(peer, key) is not None:
                 raise ConfigurationError(
                     f"peers.{letter}.{key} = {getattr(peer, key):g} has no meaning where one worker trains all students: give "
