@@ -13,28 +13,16 @@ from orchestrator.reading import load
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store, read_json, write_json
 from orchestrator.sweep.conduct import spend
-from orchestrator.sweep.events import Events
 from orchestrator.sweep.importance import importance
-from orchestrator.sweep.study import StudySearch, open_study, settle
+from orchestrator.sweep.study import StudySearch, open_study
+from tests.sweep import studies
+from tests.sweep.studies import resumed
 
 TWO = ("search.objectives=[validation/nll, b/validation/accuracy]", "search.scheduler=none", "peers.b.network.name=mlp")
 
 
 def begin(folder: Path, *pairs: str) -> tuple[Sweep, StudySearch]:
-    """A new sweep of KD and its searcher."""
-    configuration = load(None, ["method.name=kd", "training.epochs=2", *(pairs or TWO)])
-    sweep = Sweep.create(Store.open(folder).sweep("mine"), configuration, "sweep")
-    study = open_study(sweep.folder, configuration, resume=False)
-    return sweep, StudySearch(study, configuration, Events(sweep, []), [])
-
-
-def resumed(sweep: Sweep) -> tuple[Sweep, StudySearch]:
-    """The sweep as another process finds it."""
-    found = Sweep.open(Store(sweep.folder.parent.parent), sweep.name)
-    study = open_study(found.folder, found.configuration, resume=True)
-    settle(study, found)
-    unfinished = [trial for trial in found.trials.values() if not trial.ended]
-    return found, StudySearch(study, found.configuration, Events(found, []), unfinished)
+    return studies.begin(folder, "training.epochs=2", *(pairs or TWO))
 
 
 def result(epoch: int, nll: float, accuracy: float | None, **more: Any) -> dict[str, Any]:

@@ -12,27 +12,15 @@ from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 from orchestrator.reading import load
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
-from orchestrator.sweep.events import Events
 from orchestrator.sweep.scheduler import stopping
 from orchestrator.sweep.stand_in import StandIn
-from orchestrator.sweep.study import StudySearch, open_study, settle
+from orchestrator.sweep.study import StudySearch, open_study
+from tests.sweep import studies
+from tests.sweep.studies import resumed
 
 
 def begin(folder: Path, *pairs: str) -> tuple[Sweep, StudySearch]:
-    """A new sweep of KD and its searcher."""
-    configuration = load(None, ["method.name=kd", "training.epochs=4", *pairs])
-    sweep = Sweep.create(Store.open(folder).sweep("mine"), configuration, "sweep")
-    study = open_study(sweep.folder, configuration, resume=False)
-    return sweep, StudySearch(study, configuration, Events(sweep, []), [])
-
-
-def resumed(sweep: Sweep) -> tuple[Sweep, StudySearch]:
-    """The sweep as another process finds it."""
-    found = Sweep.open(Store(sweep.folder.parent.parent), sweep.name)
-    study = open_study(found.folder, found.configuration, resume=True)
-    settle(study, found)
-    unfinished = [trial for trial in found.trials.values() if not trial.ended]
-    return found, StudySearch(study, found.configuration, Events(found, []), unfinished)
+    return studies.begin(folder, "training.epochs=4", *pairs)
 
 
 def result(epoch: int, value: float, **more: Any) -> dict[str, Any]:

@@ -1,0 +1,26 @@
+"""A sweep with its study and its searcher, new or as a resume finds it. Without Ray."""
+
+from pathlib import Path
+
+from orchestrator.reading import load
+from orchestrator.records import Sweep
+from orchestrator.store import Store
+from orchestrator.sweep.events import Events
+from orchestrator.sweep.study import StudySearch, open_study, settle
+
+
+def begin(folder: Path, *pairs: str) -> tuple[Sweep, StudySearch]:
+    """A new sweep of KD and its searcher."""
+    configuration = load(None, ["method.name=kd", *pairs])
+    sweep = Sweep.create(Store.open(folder).sweep("mine"), configuration, "sweep")
+    study = open_study(sweep.folder, configuration, resume=False)
+    return sweep, StudySearch(study, configuration, Events(sweep, []), [])
+
+
+def resumed(sweep: Sweep) -> tuple[Sweep, StudySearch]:
+    """The sweep as another process finds it."""
+    found = Sweep.open(Store(sweep.folder.parent.parent), sweep.name)
+    study = open_study(found.folder, found.configuration, resume=True)
+    settle(study, found)
+    unfinished = [trial for trial in found.trials.values() if not trial.ended]
+    return found, StudySearch(study, found.configuration, Events(found, []), unfinished)
