@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from rich.console import Console
 from orchestrator import errors
 from orchestrator.config import Configuration, Teacher
 from orchestrator.errors import ConfigurationError
+from orchestrator.objectives import in_words
 from orchestrator.reading import build, load
 from orchestrator.records import Sweep
 from orchestrator.store import Store, write_json
@@ -118,13 +120,14 @@ def importance(name: str, store: Path, epoch: int | None) -> int:
     opened = _existing(store)
     found = Sweep.open(opened, name)
     evaluated = evaluate(found, epoch)
-    importance_tables(evaluated.plain(), LEAST, console)
+    told = replace(evaluated, objective=in_words(found.configuration, evaluated.objective))
+    importance_tables(told.plain(), LEAST, console)
     folder = "importance" if epoch is None else f"importance/epoch_{epoch}"
     metrics = {f"{folder}/{setting}": share for setting, share in evaluated.metrics().items()}
-    files = {"importance.json": json.dumps(evaluated.plain(), indent=1), **pages(evaluated)}
+    files = {"importance.json": json.dumps(evaluated.plain(), indent=1), **pages(told)}
     missed = add(opened, found, metrics, evaluated.trials, folder, files)
-    told = f"not logged: {missed}" if missed else f"logged to the run {name} in MLflow: metrics and artifacts `{folder}/`"
-    console.print(told, markup=False, highlight=False, soft_wrap=True)
+    logged = f"not logged: {missed}" if missed else f"logged to the run {name} in MLflow: metrics and artifacts `{folder}/`"
+    console.print(logged, markup=False, highlight=False, soft_wrap=True)
     return errors.OK
 
 

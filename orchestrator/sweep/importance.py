@@ -19,7 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from orchestrator.errors import ConfigurationError, UserError
-from orchestrator.objectives import in_words, watched
+from orchestrator.objectives import watched
 from orchestrator.records import Sweep
 
 LEAST = 8  # trials; of fewer, either evaluator describes noise
@@ -95,8 +95,7 @@ def importance(sweep: Sweep, epoch: int | None = None) -> Importance:
     values = _values(trials, epoch, _own_until(sweep, trials))
     if len(values) < LEAST:
         raise UserError(_too_few(sweep, trials, len(values), epoch))
-    goal = watched(sweep.configuration.search)
-    objective = in_words(sweep.configuration, goal.name)
+    objective, direction = watched(sweep.configuration.search)
     if len(set(values.values())) == 1:
         raise UserError(f"all {len(values)} trials of {sweep.name!r} reached the same {objective}, so no setting made a difference")
     used = [trial for trial in trials if trial.number in values]
@@ -119,7 +118,7 @@ def importance(sweep: Sweep, epoch: int | None = None) -> Importance:
         raise UserError(f"no {LEAST} of the {len(values)} trials of {sweep.name!r} differ in two settings that all of them have")
     return Importance(
         objective=objective,
-        direction=goal.direction,
+        direction=direction,
         epoch=epoch,
         trials=len(values),
         changed=len(_values(trials, epoch)) - len(values),
