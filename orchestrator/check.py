@@ -187,16 +187,12 @@ def check_search(configuration: Configuration) -> None:
 
 
 def check_choices(configuration: Configuration) -> None:
-    """ConfigurationError when a key of `search.choices` cannot be searched, a value does not fit, or nobody asks what is held."""
+    """ConfigurationError when a key of `search.choices` cannot be searched, or a value does not fit."""
     asked = {peer_rate(letter) for letter in configuration.peers}
     for name in searched(configuration):
         for branch in branches(name, {}):
             asked |= {*branch.choices, *branch.ranges}
     check_keys(configuration, asked)
-    for key in configuration.search.hold:
-        if key not in asked:
-            known = nearest(key, [key for key in asked if "." in key])
-            raise ConfigurationError(f"search.hold = {key!r} is not searched, so there is nothing to hold: leave it out; {known}")
 
 
 def check_population(configuration: Configuration) -> None:

@@ -9,7 +9,6 @@ from orchestrator.objectives import BETTER
 from orchestrator.reading import load
 
 PEER, NONE = "peers.b.network.name=mlp", "search.scheduler=none"
-RATE = "peers.b.training.learning_rate"
 HELD = ("search.scheduler=pbt", "search.hold=[training.learning_rate]", "method.temperature=4", "method.alpha=0.9")
 
 
@@ -68,8 +67,6 @@ def test_the_defaults_pass() -> None:
         ((PEER, "search.objective=b/validation/nll"), ("set search.objective=validation/nll and search.students=b",)),
         (("search.objective=a/validation/accuracy",), ("is not reported: did you mean 'validation/accuracy'",)),
         (("search.objective=parameters",), ("search.objective = 'parameters' alone", "search.objectives=[validation/accuracy, ")),
-        ((PEER, "search.hold=[peers.b.network]"), ("search.hold = 'peers.b.network' is not searched", "leave it out", RATE)),
-        (("search.hold=[seed]",), ("search.hold = 'seed' is not searched", "known: training.learning_rate")),
         (
             ("search.objectives=[validation/accuracy, parameters]", NONE, "search.choices={training.momentum: [0.5, 0.9]}"),
             ("search.objectives = 'parameters' is the same in every trial", "search.choices.student.width=[8, 16, 32]"),
@@ -129,6 +126,7 @@ def test_what_cannot_be_is_refused_with_field_and_value(pairs: tuple[str, ...], 
         ("search.methods=[kd, dual_student, dml]", "peers.b.network.name=mlp", "peers.c.network.name=cnn"),
         ("method.name=ttm", "method.form=additive", "method.beta=0"),
         ("search.methods=[kd, ttm, wttm, cross_entropy]", "method.temperature=3"),
+        ("search.hold=[training.learning_rate, seed, data.limit.train]",),
         ("search.hold=[training.learning_rate]", "search.methods=[cross_entropy, akd]"),
         ("search.objective=validation/entropy", "search.direction=minimize"),
         ("search.objective=validation/entropy", "search.direction=maximize"),
