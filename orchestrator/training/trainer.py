@@ -176,7 +176,7 @@ class _Trainer:
     def _require_finite(self, epoch: int, of: dict[str, Metrics]) -> None:
         lost = [letter for letter, metrics in of.items() if not all(math.isfinite(value) for value in metrics.values())]
         if lost:
-            whose = f" of student {' and '.join(lost)}" if len(of) > 1 else ""
+            whose = f" of student{'s' * (len(lost) > 1)} {' and '.join(lost)}" if len(of) > 1 else ""
             recipes = ["training" if letter == "a" else f"peers.{letter}.training" for letter in lost]
             advice = " or ".join(f"{recipe}.learning_rate" for recipe in recipes)
             raise TrialError(

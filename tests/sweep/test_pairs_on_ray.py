@@ -50,7 +50,7 @@ def test_a_sweep_of_pairs_over_methods_that_hear_one_another_and_one_that_does_n
     assert sweep.state == "finished" and sorted(watch.ended) == [(n, trial.state) for n, trial in sweep.trials.items()]
     assert [trial.params["method.name"] for trial in sweep.trials.values()] == ["kd", "dual_student", "dml"] * 2
     assert sweep.trials[0].state == "complete" and sweep.trials[4].state == "failed"
-    assert "the loss of student a is not finite" in sweep.trials[4].message
+    assert "the loss of students a and b is not finite" in sweep.trials[4].message, "b heard what a said"
     assert sweep.trials[5].epochs >= 2, "the pair whose loss was not finite left a group that goes on"
     for number in (2, 3):  # the only group was freed long before the trial's last epoch
         assert sweep.trials[number].state == "stopped_early"
