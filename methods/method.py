@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 from torch import Tensor, nn
 
 from methods import losses
+from methods.weighing import Weighing
 
 
 class SettingsError(ValueError):
@@ -114,13 +115,17 @@ class Objective:
 
 @dataclass(frozen=True)
 class Needs:
-    """What the training loop has to bring; it computes nothing that nobody needs."""
+    """What the training loop has to bring; it computes nothing that nobody needs.
+
+    `weights`: of the training samples, found as `Method.weighing` says. `labels`: every sample has one, the others are left out.
+    """
 
     teacher: bool = False
     features: bool = False
     bank: bool = False
     peer: bool = False
     weights: bool = False
+    labels: bool = False
 
 
 @dataclass(frozen=True)
@@ -313,6 +318,23 @@ class Method(nn.Module):
 
     def look_ahead(self, ahead: LookAhead) -> None:
         """Before a step: what the method wants to know of the student after it."""
+
+    @property
+    def weighing(self) -> Weighing | None:
+        """How the weights of the samples are found, once prepared; None: nobody asks, and `Batch.weights` is None."""
+        return None
+
+    @property
+    def teaches(self) -> bool:
+        """Whether the teacher is trained too, for an epoch whenever new weights come into force."""
+        return False
+
+    def teach(self, batch: Batch, progress: float) -> Tensor:
+        """What the teacher minimises on a batch, a scalar; `progress`: by how much the student's loss on its labels fell meanwhile.
+
+        `batch.student` is what the teacher says while it is trained, `batch.teacher` what it said before.
+        """
+        raise NotImplementedError
 
     def end_epoch(self, progress: Progress) -> dict[str, float | Tensor]:
         """After each epoch and after a resume, the same on all ranks: move schedules on; return what to draw, by name.

@@ -78,6 +78,16 @@ class Data(Section):
     limit: Limit = Limit()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="of the split, the limits and the label noise")
     label_noise: Share = Field(0.0, description="share of training labels flipped to another class, seeded")
+    labelled: Count | None = Field(
+        None, description="training samples that keep their label, stratified; the others are unlabelled. null: all"
+    )
+    labelled_share: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.25, description="labelled: share of every batch that has labels, drawn again and again; no meaning where all have"
+    )
+    validation_in_training: bool = Field(
+        False,
+        description="train on the validation part too: the baseline that has the labels which others weigh by; not for sweeps",
+    )
     augmentation: Literal["auto", "none", "crop", "crop_flip", "resized_crop_flip"] = Field(
         "auto", description="auto takes what is usual for the data set"
     )
@@ -239,6 +249,18 @@ class Resources(Section):
         1, description="threads of torch; more than a worker's share of the cores makes all of them slow"
     )
     gpus_per_worker: Annotated[float, Field(ge=0)] | None = Field(None, description="null: one where the cluster has GPUs")
+    influence: Literal["actor", "inline"] = Field(
+        "actor",
+        description="who computes the weights of samples, if the method has any: an actor beside the trainer, or the worker itself",
+    )
+    influence_cpus: Annotated[float, Field(gt=0)] = Field(1.0, description="of the influence actor of each student")
+    influence_gpus: Annotated[float, Field(ge=0)] = Field(0.0, description="of the influence actor; a part of one will do")
+    influence_gib: Annotated[float, Field(gt=0)] = Field(
+        2.0, description="memory that finding the weights may take beside data and network"
+    )
+    influence_wait_s: Annotated[float, Field(gt=0)] = Field(
+        300.0, description="longest wait for weights that are late; then the worker computes them itself"
+    )
     max_failures: Annotated[int, Field(ge=0)] = Field(2, description="worker deaths after which a trial is given up")
     wait_s: Annotated[float, Field(gt=0)] = Field(
         600.0, description="longest wait for a report, a group or a file before giving up"

@@ -18,6 +18,19 @@ class Stopped(Exception):
     """Somebody asked for the end of the trial; raised on all ranks."""
 
 
+class Aide(Protocol):
+    """Somebody beside the trainer who computes one thing at a time while training goes on."""
+
+    def send(self, job: Any) -> None:
+        """Begin with this; what was sent before is not wanted any more."""
+
+    def receive(self, wait_s: float, alive: Callable[[], None]) -> Any:
+        """What came of the last job, None where it is not there within `wait_s`; `alive` is called while waiting."""
+
+    def notes(self) -> list[str]:
+        """What a person should hear since the last call."""
+
+
 def _ignore(_: Record) -> None:
     """A report that nobody reads."""
 
@@ -27,7 +40,7 @@ class TrialContext:
     """One of `world_size` processes that train a trial together; only rank 0 reports and is asked to stop.
 
     `group` is who they are where that is not everybody: the processes that train one of several students. `pair` says how so many
-    students, each in processes of its own, hear one another.
+    students, each in processes of its own, hear one another. `aide` finds somebody who computes beside this process, if any.
     """
 
     rank: int = 0
@@ -38,6 +51,7 @@ class TrialContext:
     alive: Callable[[], None] = lambda: None
     group: dist.ProcessGroup | None = None
     pair: "Callable[[TrialContext, int], Exchange] | None" = None
+    aide: Callable[[], Aide] | None = None
 
     @property
     def leads(self) -> bool:
