@@ -319,15 +319,17 @@ class Method(nn.Module):
     def look_ahead(self, ahead: LookAhead) -> None:
         """Before a step: what the method wants to know of the student after it."""
 
-    @property
-    def weighing(self) -> Weighing | None:
-        """How the weights of the samples are found, once prepared; None: nobody asks, and `Batch.weights` is None."""
+    def weighing(self, epochs: int) -> Weighing | None:
+        """How the weights of the samples are found in a trial of so many epochs; None: nobody asks, and `Batch.weights` is None.
+
+        SettingsError when none would ever come into force.
+        """
         return None
 
     @property
-    def teaches(self) -> bool:
-        """Whether the teacher is trained too, for an epoch whenever new weights come into force."""
-        return False
+    def teaching_rate(self) -> float:
+        """The learning rate at which the teacher is trained for an epoch whenever new weights come into force; 0: it stays."""
+        return 0.0
 
     def teach(self, batch: Batch, progress: float) -> Tensor:
         """What the teacher minimises on a batch, a scalar; `progress`: by how much the student's loss on its labels fell meanwhile.

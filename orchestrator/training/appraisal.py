@@ -3,12 +3,26 @@
 Knows torch, the data and the method; not who asks, nor when the weights come into force.
 """
 
-from collections.abc import Callable
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from methods import METHODS, Method, Output
+from methods.weighing import Part, Survey, Surveyed
+from orchestrator.context import TrialContext
+from orchestrator.data import Batches
+from orchestrator.errors import TrialError
+from orchestrator.models import build, network_fingerprint
+from orchestrator.teacher.frozen import FrozenTeacher
+from orchestrator.teacher.knowledge import OnlineTeacher
+from orchestrator.training.workbench import ask_teacher, bring_teacher, channels_last, clean_knowledge, open_batches
+from orchestrator.trial import TrialSpec
 
 State = dict[str, Tensor]
 
@@ -17,7 +31,8 @@ State = dict[str, Tensor]
 class Snapshot:
     """A student after `epoch` finished epochs, as it travels: tensors on the CPU, the specification as JSON values.
 
-    `teacher` is the state of one that the trial has changed, else None; `weights` (n,) are those in force.
+    `teacher` is the state of one that the trial has changed, else empty; `weights` (n,) are those in force; `before` is what the
+    last appraisal noted.
     """
 
     spec: dict[str, Any]
@@ -25,23 +40,106 @@ class Snapshot:
     epoch: int
     student: State
     weights: Tensor
-    teacher: State | None = None
+    teacher: State = field(default_factory=dict)
     before: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Appraised:
-    """The answer: weights and scores (n,) float32 on the CPU, what is noted and tracked, and what it cost."""
+    """The answer: weights and scores (n,) float32 on the CPU, what is noted for the next one, what is tracked, and what it cost."""
 
-    epoch: int
     weights: Tensor
     scores: Tensor
     noted: dict[str, float]
     tracked: dict[str, float]
-    seconds: float
-    cpu_seconds: float
+    costs: dict[str, float]
 
 
 def appraise(snapshot: Snapshot, device: torch.device, alive: Callable[[], None] = lambda: None) -> Appraised:
-    """Survey the student of the snapshot and let its method weigh the samples."""
-    raise NotImplementedError
+    """Survey the student of the snapshot and let its method weigh the samples; TrialError where an estimator does not converge."""
+    started, cpu_started = time.perf_counter(), time.process_time()
+    spec = TrialSpec.model_validate(snapshot.spec)
+    configuration, context = spec.configuration, TrialContext(device=device, alive=alive)
+    weighing = _method(spec).weighing(configuration.training.epochs)
+    assert weighing is not None, "nobody sends a snapshot for a method that weighs nothing"
+    batches = open_batches(spec, context)
+    try:
+        student = _student(snapshot, spec, batches, device)
+        teacher = _teacher_logits(snapshot, spec, batches, context)
+        network = _surveyed(student, batches, alive)
+        survey = Survey(
+            training=_part(network, student, batches, "train"),
+            held_out=_part(network, student, batches, "validation"),
+            teacher=teacher,
+            weights=snapshot.weights.to(device),
+            network=network,
+            limit_bytes=round(configuration.resources.influence_gib * 2**30),
+            seed=configuration.seed,
+            before=snapshot.before,
+        )
+        found = weighing.weigh(survey)
+    except ArithmeticError as error:
+        raise TrialError(f"the weights of the samples after epoch {snapshot.epoch}: {error}") from error
+    finally:
+        batches.close()
+    weights, scores = found.weights.cpu(), found.scores.cpu()  # waits for the device
+    costs = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu_started}
+    if device.type == "cuda":
+        costs["gpu_seconds"] = costs["seconds"]
+    return Appraised(weights, scores, found.noted, found.tracked, costs)
+
+
+def _method(spec: TrialSpec) -> Method:
+    chosen = spec.configuration.method
+    kind = METHODS[chosen.name]
+    return kind(kind.Settings.build(chosen.settings))
+
+
+def changed_teacher(teacher: FrozenTeacher, state: State) -> FrozenTeacher:
+    """A teacher with other weights; the one that is given belongs to everybody, and stays."""
+    network = copy.deepcopy(teacher.network)
+    network.load_state_dict(state)
+    return FrozenTeacher(network, network_fingerprint(network.state_dict()), teacher.half_type)
+
+
+def _student(snapshot: Snapshot, spec: TrialSpec, batches: Batches, device: torch.device) -> nn.Module:
+    network, recipe = spec.configuration.students[snapshot.letter]
+    dataset = batches.dataset
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # within a worker nobody may notice it
+        student = build(network.name, len(dataset.classes), dataset.shape, network.settings)
+    student.load_state_dict(snapshot.student)
+    layout = torch.channels_last if channels_last(recipe, network) else torch.contiguous_format
+    return student.to(device).to(memory_format=layout).eval()  # type: ignore[call-overload,no-any-return]
+
+
+def _teacher_logits(snapshot: Snapshot, spec: TrialSpec, batches: Batches, context: TrialContext) -> Tensor | None:
+    teacher = bring_teacher(spec, context)
+    if teacher is None:
+        return None
+    if snapshot.teacher:  # nobody else will ask for what it says, so it is not kept
+        source = OnlineTeacher(changed_teacher(teacher, snapshot.teacher))
+        return clean_knowledge(source, batches, context, features=False).logits
+    return clean_knowledge(ask_teacher(spec, teacher, batches, context), batches, context, features=False).logits
+
+
+def _surveyed(student: nn.Module, batches: Batches, alive: Callable[[], None]) -> Surveyed:
+    buffers = dict(student.named_buffers())
+
+    def logits(parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        output: Output = functional_call(student, {**parameters, **buffers}, (inputs,))
+        return output.logits
+
+    def blocks(part: Literal["train", "validation"]) -> Iterator[Tensor]:
+        for batch in batches.ordered(part):
+            alive()
+            yield batch.inputs
+
+    parameters = {name: value.detach() for name, value in student.named_parameters()}
+    return Surveyed(parameters, logits, lambda: blocks("train"), lambda: blocks("validation"))
+
+
+def _part(network: Surveyed, student: nn.Module, batches: Batches, part: Literal["train", "validation"]) -> Part:
+    with torch.no_grad():
+        said = [Output(*student(inputs)) for inputs in (network.training() if part == "train" else network.held_out())]
+    labels = torch.as_tensor(batches.dataset.split(part).labels).to(batches.device)
+    return Part(*(torch.cat([getattr(each, name).float() for each in said]) for name in Output._fields), labels)

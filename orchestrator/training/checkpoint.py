@@ -1,6 +1,7 @@
-"""The state of a trial on disk: a folder written aside and renamed. Nothing in it can run code, no teacher is in it.
+"""The state of a trial on disk: a folder written aside and renamed. Nothing in it can run code; a teacher is in it where the trial has changed it.
 
 student.safetensors  best.safetensors  method.safetensors (if it has parameters)  optimizer.pt  progress.json
+Where samples are weighed weights.safetensors, and teacher.safetensors where the trial has changed its teacher.
 For pictures: trace.safetensors, and with the last epoch shown.safetensors. The first student's lie at the top, those of a peer in a
 folder that is named by its letter.
 """
@@ -25,7 +26,7 @@ from orchestrator.store import replacing
 from orchestrator.trial import CHECKPOINT, student_folder
 
 State = dict[str, Tensor]
-WEIGHTS = ("student", "best", "method")
+WEIGHTS = ("student", "best", "method", "weights", "teacher")
 PICTURED = ("trace", "shown")
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ class Checkpoint:
     progress: dict[str, Any]
     trace: State = field(default_factory=dict)
     shown: State = field(default_factory=dict)
+    weights: State = field(default_factory=dict)
+    teacher: State = field(default_factory=dict)
 
 
 def save(folder: Path, parts: Mapping[str, Checkpoint], context: TrialContext) -> None:

@@ -24,13 +24,15 @@ class Learner(nn.Module):
     def __init__(self, student: nn.Module, method: Method, half_type: torch.dtype | None) -> None:
         super().__init__()
         self.student, self.method, self.half_type = student, method, half_type
+        self.weigh: Callable[[Tensor], Tensor] | None = None  # training samples (B,) -> their weights (B,)
 
     def forward(
         self, batch: Inputs, teacher: Output | None, said: Output | None = None, hear: Hear | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar loss and the detached terms. `said`: what the student has said of the batch; `hear`: what others say then."""
         said = self.speak(batch) if said is None else said
-        objective = self.method(self._batch(batch, teacher, said, hear(said.logits) if hear else None))
+        weights = self.weigh(batch.index) if self.weigh else None
+        objective = self.method(self._batch(batch, teacher, said, hear(said.logits) if hear else None, weights))
         return objective.loss, objective.terms
 
     def speak(self, batch: Inputs, at: Mapping[str, Tensor] | None = None) -> Output:
@@ -42,12 +44,19 @@ class Learner(nn.Module):
             return cast(Output, functional_call(self.student, {**at, **buffers}, (batch.inputs,)))
 
     def seen(self, batch: Inputs, teacher: Output | None, at: Mapping[str, Tensor] | None = None) -> Batch:
-        """The batch as the method sees it, without peers; `at`: with other parameters of the student."""
+        """The batch as the method sees it, without peers and weights; `at`: with other parameters of the student."""
         return self._batch(batch, teacher, self.speak(batch, at), None)
 
-    @staticmethod
-    def _batch(batch: Inputs, teacher: Output | None, said: Output, peers: Callable[[], Tensor] | None) -> Batch:
-        return Batch(sent(batch.index, batch.inputs.device), batch.inputs, batch.labels, said, teacher, peers, mix=batch.mix)
+    def _batch(
+        self,
+        batch: Inputs,
+        teacher: Output | None,
+        said: Output,
+        peers: Callable[[], Tensor] | None,
+        weights: Tensor | None = None,
+    ) -> Batch:
+        index = sent(batch.index, batch.inputs.device)
+        return Batch(index, batch.inputs, batch.labels, said, teacher, peers, weights, batch.mix)
 
     def ahead(self, batch: Inputs, teacher: Output | None, held_out: Inputs, rate: float) -> LookAhead:
         """What a method that looks beyond the step on `batch` sees."""

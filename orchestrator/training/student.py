@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from methods import METHODS, Knowledge, Output, Progress, Task
-from orchestrator.config import LETTERS, Configuration
+from orchestrator.config import LETTERS
 from orchestrator.context import Exchange, TrialContext
 from orchestrator.data import Batches, Inputs
 from orchestrator.models import build, load_weights
@@ -23,7 +23,9 @@ from orchestrator.training.optimization import learning_rate, optimizer, restore
 from orchestrator.training.randomness import Draws, seed_everything
 from orchestrator.training.showing import shown
 from orchestrator.training.trace import Trace
+from orchestrator.training.weights import SampleWeights
 from orchestrator.training.workbench import channels_last, compile_in_place, half_type
+from orchestrator.trial import TrialSpec
 
 METHOD, PEER = 1, 2  # keep what a method draws, and the weights of the peers, apart from the weights of student a
 
@@ -40,17 +42,13 @@ class _Best:
 class TrainedStudent:
     """The student at a position of the exchange, in `context`, which is that of its replicas."""
 
-    def __init__(self, position: int, configuration: Configuration, batches: Batches, exchange: Exchange) -> None:
+    def __init__(self, position: int, spec: TrialSpec, batches: Batches, exchange: Exchange) -> None:
+        configuration = spec.configuration
         self.position, self.letter = position, LETTERS[position]
         self.configuration, self.batches, self.exchange = configuration, batches, exchange
         self.context: TrialContext = exchange.context
         chosen, self.recipe = configuration.students[self.letter]
-        dataset, device = batches.dataset, self.context.device
-        # two students of one form must not begin as one
-        seed_everything(configuration.seed, *((PEER, position) if position else ()))
-        student = build(chosen.name, len(dataset.classes), dataset.shape, chosen.settings)
-        if chosen.weights:
-            load_weights(student, chosen.weights)
+        device, student = self.context.device, self._fresh()
         kind = METHODS[configuration.method.name]
         method = kind(kind.Settings.build(configuration.method.settings))
         layout = torch.channels_last if channels_last(self.recipe, chosen) else torch.contiguous_format
@@ -59,9 +57,23 @@ class TrainedStudent:
         if self.recipe.compile:
             compile_in_place(self.student)
         self.learner = Learner(self.student, self.method, half_type(self.recipe.precision, device))
+        self.weights: SampleWeights | None = None
+        weighing = self.method.weighing(self.recipe.epochs)
+        if weighing is not None:
+            self.weights = SampleWeights(spec, self.letter, weighing, batches.dataset, self.context)
+            self.learner.weigh = self.weights.of
         self.draws = Draws(device, apart=len(exchange.own) > 1)
         self.best, self.trace, self.shown = _Best(), Trace(), State()
         self.said: Output | None = None
+
+    def _fresh(self) -> nn.Module:
+        """The network as it begins; two students of one form must not begin as one."""
+        chosen, dataset = self.configuration.students[self.letter].network, self.batches.dataset
+        seed_everything(self.configuration.seed, *((PEER, self.position) if self.position else ()))
+        student = build(chosen.name, len(dataset.classes), dataset.shape, chosen.settings)
+        if chosen.weights:
+            load_weights(student, chosen.weights)
+        return student
 
     def prepare(self, knowledge: Callable[[], Knowledge] | None) -> None:
         """Everything that needs the teacher, or the method as it will be trained."""
@@ -70,6 +82,9 @@ class TrainedStudent:
         self.method.to(self.context.device)
         self.module = replicate(self.learner, self.context)
         self.own_groups = self.method.parameter_groups()
+        self._begin()
+
+    def _begin(self) -> None:
         self.optimizer = optimizer(self.recipe, self.student, self.own_groups)
         self.scaler = torch.amp.GradScaler(self.context.device.type, enabled=self.learner.half_type == torch.float16)
 
@@ -88,14 +103,21 @@ class TrainedStudent:
         return sum(parameter.numel() for parameter in self.student.parameters() if parameter.requires_grad)
 
     def begin_epoch(self, epoch: int) -> None:
-        """What is drawn in an epoch follows from seed, epoch and rank alone, whoever else is trained."""
+        """What is drawn in an epoch follows from seed, epoch and rank alone, whoever else is trained.
+
+        Where the weights of the samples ask for it, the student begins anew with this epoch.
+        """
+        if self.weights and epoch == self.weights.weighing.begins_anew_after:
+            self.student.load_state_dict(self._fresh().state_dict())
+            self.best = _Best()
+            self._begin()
         self.draws.seed(self.configuration.seed, epoch, self.context.rank)
         self.module.train()
 
     def look_ahead(self, batch: Inputs, answer: Output | None, held_out: Inputs, progress: float) -> None:
         """Let the method ask what it wants to know before a step."""
         with self.draws.going_on():
-            self.method.look_ahead(self.learner.ahead(batch, answer, held_out, learning_rate(self.recipe, progress)))
+            self.method.look_ahead(self.learner.ahead(batch, answer, held_out, self._rate(progress)))
 
     def speak(self, batch: Inputs) -> None:
         """Say what is thought of the batch, before any student of this process steps."""
@@ -105,7 +127,7 @@ class TrainedStudent:
 
     def step(self, batch: Inputs, answer: Output | None, progress: float) -> None:
         """One step on a batch, after `progress` epochs."""
-        set_rates(self.optimizer, self.recipe, self.own_groups, learning_rate(self.recipe, progress))
+        set_rates(self.optimizer, self.recipe, self.own_groups, self._rate(progress))
         with self.draws.going_on():
             loss, terms = self.module(batch, answer, self.said, self._hear())
             self.said = None
@@ -120,6 +142,14 @@ class TrainedStudent:
         self.trace.step({"loss": loss.detach(), **terms})
         if self.method.alternates and self.position < self.exchange.count - 1:
             self._speak_anew(batch)
+
+    def _rate(self, progress: float) -> float:
+        """The learning rate after so many epochs; of a student that begins anew the whole schedule before that, and again after it."""
+        anew, epochs = self.weights.weighing.begins_anew_after if self.weights else None, self.recipe.epochs
+        if anew is not None:
+            first, last = (0, anew) if progress < anew else (anew, epochs)
+            progress = (progress - first) * epochs / (last - first)
+        return learning_rate(self.recipe, progress)
 
     def _hear(self) -> Hear | None:
         if not self.method.hears:
@@ -165,9 +195,18 @@ class TrainedStudent:
             self.best = _Best(accuracy, epoch, {key: value.detach().clone() for key, value in self.student.state_dict().items()})
         drawn = self.method.end_epoch(self._progress(epoch, validation))
         arrays = {name: value for name, value in drawn.items() if isinstance(value, Tensor)}
+        arrays |= self.weights.drawn() if self.weights else {}
         self.trace.end_epoch(epoch - 1, arrays | {name: torch.tensor(value) for name, value in pair.items()})
         numbers = {f"method/{name}": value for name, value in drawn.items() if not isinstance(value, Tensor)}
+        numbers |= self.weights.metrics() if self.weights else {}
         return {**numbers, "train/learning_rate": self.optimizer.param_groups[0]["lr"], "parameters": float(self.parameters)}
+
+    def weigh(self, epoch: int, teacher: Callable[[], State]) -> dict[str, float] | None:
+        """After an epoch: see to the weights of the samples; what came, or None where no new ones came into force.
+
+        `teacher` gives the state of a teacher that the trial has changed.
+        """
+        return self.weights.end_epoch(epoch, self.student.state_dict, teacher) if self.weights else None
 
     def _progress(self, epoch: int, metrics: dict[str, float]) -> Progress:
         validation = {name: value for name, value in metrics.items() if name.startswith("validation/")}
@@ -186,14 +225,16 @@ class TrainedStudent:
 
     def show(self, teacher: FrozenTeacher | None) -> None:
         """Keep what there is to show beside the metrics."""
-        self.shown = shown(self.learner, teacher, self.batches) if self.context.leads else {}
+        if self.context.leads:
+            self.shown = shown(self.learner, teacher, self.batches) | (self.weights.shown() if self.weights else {})
 
     def state(self, record: dict[str, object]) -> Checkpoint:
         """Everything that a resume needs, with the record of the last epoch."""
         progress = {"record": record, "best_value": self.best.value, "best_epoch": self.best.epoch}
+        weights, progress["weights"] = self.weights.state() if self.weights else ({}, {})
         states = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
         student, best = dict(self.student.state_dict()), dict(self.best.state or {})
-        return Checkpoint(student, best, dict(self.method.state_dict()), states, progress, self.trace.state, self.shown)
+        return Checkpoint(student, best, dict(self.method.state_dict()), states, progress, self.trace.state, self.shown, weights)
 
     def restore(self, saved: Checkpoint, epoch: int, validation: dict[str, float]) -> None:
         """Stand where the checkpoint was made, after so many epochs with these metrics."""
@@ -203,4 +244,6 @@ class TrainedStudent:
         self.scaler.load_state_dict(saved.optimizer["scaler"])
         self.best = _Best(saved.progress["best_value"], saved.progress["best_epoch"], saved.best)
         self.trace, self.shown = Trace(saved.trace), saved.shown
+        if self.weights:
+            self.weights.restore(saved.weights, saved.progress["weights"])
         self.method.end_epoch(self._progress(epoch, validation))

@@ -17,10 +17,15 @@ from orchestrator.context import Exchange, Record, Stopped, TrialContext
 from orchestrator.data import Batches, Inputs
 from orchestrator.errors import TrialError
 from orchestrator.plan import views
+from orchestrator.teacher.frozen import FrozenTeacher
+from orchestrator.teacher.knowledge import OnlineTeacher
 from orchestrator.training import checkpoint as checkpoints
+from orchestrator.training.appraisal import changed_teacher
+from orchestrator.training.checkpoint import State
 from orchestrator.training.clock import Clock
 from orchestrator.training.exchange import exchange_of
 from orchestrator.training.student import TrainedStudent
+from orchestrator.training.teaching import teach
 from orchestrator.training.trial_metrics import Metrics, student_metrics, trial_metrics
 from orchestrator.training.workbench import (
     AskedTeacher,
@@ -61,9 +66,10 @@ class _Trainer:
         self.epochs = spec.configuration.training.epochs
         self.clock = Clock(context.device)
         with self.clock.measure("setup"):
-            self.students = [TrainedStudent(position, self.configuration, batches, exchange) for position in exchange.own]
+            self.students = [TrainedStudent(position, spec, batches, exchange) for position in exchange.own]
             self.teacher = bring_teacher(spec, context)
         self.method = self.students[0].method  # of its kind is every student's
+        self.taught = False  # whether the teacher is one of this trial's own
         self.source: AskedTeacher | None = None
         if self.teacher:
             self.source = ask_teacher(spec, self.teacher, batches, context, self.method.needs.features)
@@ -90,6 +96,8 @@ class _Trainer:
         """Save, then report; the time that it takes is told with the next epoch."""
         start = time.perf_counter()
         parts = {student.letter: student.state(record) for student in self.students if student.context.leads}
+        for part in parts.values():
+            part.teacher = self._teacher_state()
         checkpoints.save(self.spec.folder, parts, self.context)
         if self.context.leads:
             self.context.report(record)
@@ -107,7 +115,39 @@ class _Trainer:
         for student in self.students:
             metrics = student_metrics(record["metrics"], student.letter, self.exchange.count > 1)
             student.restore(saved[student.letter], record["epoch"], metrics)
+        if self.teacher and saved["a"].teacher:
+            self._change_teacher(changed_teacher(self.teacher, saved["a"].teacher))
         return record
+
+    def _teacher_state(self) -> State:
+        """Of a teacher that this trial has changed, else nothing: the others stand in the store."""
+        return dict(self.teacher.network.state_dict()) if self.teacher and self.taught else {}
+
+    def _change_teacher(self, teacher: FrozenTeacher) -> None:
+        """Hear another teacher from now on: of views that come back its knowledge is cached anew, else it is asked at every step."""
+        self.teacher, self.taught = teacher, True
+        if self.batches.views.varies and views(self.configuration) >= self.epochs:
+            self.source = OnlineTeacher(teacher)
+        else:
+            self.source = ask_teacher(self.spec, teacher, self.batches, self.context, self.method.needs.features)
+
+    def _weigh(self, epoch: int) -> dict[str, Metrics]:
+        """See to the weights of the samples after so many epochs; what came of it, for each student of this process that has new ones."""
+        came: dict[str, Metrics] = {}
+        for student in self.students:
+            with self.clock.measure("influence"):
+                found = student.weigh(epoch, self._teacher_state)
+            if found is not None:
+                came[student.letter] = found
+                if student.method.teaching_rate:
+                    with self.clock.measure("teaching"):
+                        self._teach(student, epoch)
+        return came
+
+    def _teach(self, student: TrainedStudent, epoch: int) -> None:
+        assert self.teacher is not None and student.weights is not None, "checked before"
+        view = epoch % views(self.configuration) if self.batches.views.varies else None
+        self._change_teacher(teach(self.teacher, student.method, student.weights, self.batches, student.context, epoch, view))
 
     def _train_epoch(self, epoch: int) -> bool:
         """One epoch; False when it was broken off because somebody asked for the end."""
@@ -159,6 +199,8 @@ class _Trainer:
         validation, pair = self._together(evaluated)
         self._require_finite(epoch, validation)
         own = {student.letter: student.end_epoch(epoch + 1, validation[student.letter], pair) for student in self.students}
+        for letter, came in self._weigh(epoch + 1).items():
+            own[letter] |= came
         if last:
             with self.clock.measure("evaluation"):
                 for student in self.students:
@@ -170,8 +212,14 @@ class _Trainer:
         record: Record = {"epoch": epoch + 1, "metrics": metrics}
         if last:
             record["done"] = True
-        notes = self.source.notes() if self.source else []
+        notes = (self.source.notes() if self.source else []) + self._notes_on_weights()
         return record | ({"notes": notes} if notes else {})
+
+    def _notes_on_weights(self) -> list[str]:
+        if not self.method.needs.weights:
+            return []
+        own = [note for student in self.students if student.weights for note in student.weights.notes()]
+        return [note for notes in self.context.gather(own) for note in notes]
 
     def _require_finite(self, epoch: int, of: dict[str, Metrics]) -> None:
         lost = [letter for letter, metrics in of.items() if not all(math.isfinite(value) for value in metrics.values())]

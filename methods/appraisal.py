@@ -1,0 +1,183 @@
+"""What the training samples are worth to a student: when that is asked, by which score, and the weights that follow.
+
+Knows a survey of the student; the estimators are in `influence.py`, the maps in `sample_weights.py`.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from methods import influence, losses
+from methods.influence import Losses
+from methods.influence_network import WholeNetwork
+from methods.method import Settings, SettingsError, setting
+from methods.sample_weights import MAPS, to_weights
+from methods.weighing import Part, Survey, Weighed
+
+UPDATES = ("iterative", "static", "teacher_only", "both", "ssl")
+ESTIMATORS = ("last_layer", "kfac", "cg", "lissa", "identity", "exact")
+
+
+@dataclass(frozen=True)
+class AppraisalSettings(Settings):
+    """When samples are weighed, by what, and how weights are made of it."""
+
+    update: str = setting(
+        "iterative",
+        "iterative: every few epochs, the student goes on; static: once, halfway, and the student begins anew; teacher_only: the "
+        "weights are the teacher's; both: teacher and student learn with them; ssl: of the unlabelled samples",
+        choices=UPDATES,
+    )
+    weigh_by: str = setting(
+        "influence",
+        "influence: on the loss of the validation part; loss: the sample's own loss; random: influence's weights, shuffled. The last "
+        "two are baselines",
+        choices=("influence", "loss", "random"),
+    )
+    estimator: str = setting(
+        "last_layer",
+        "of the influence; last_layer: of the classifier, in closed form; of the whole network kfac, cg, lissa, exact (few "
+        "parameters), identity (inner products of gradients)",
+        choices=ESTIMATORS,
+    )
+    damping: float = setting(0.01, "lambda, added to the curvature's diagonal", above=0)
+    weight_map: str = setting("sigmoid", "from influence to weights; hard: 1 where it is not harmful, else 0", choices=MAPS)
+    sharpness: float = setting(10.0, "k of the sigmoid: the range of the influence is mapped to k", above=0)
+    clip: float = setting(0.01, "share of the influences that is cut off at each end before the map; 0: none", low=0, high=0.25)
+    sign: str = setting(
+        "correct",
+        "correct: harmful samples count less; released: more, as in the released code, for comparison",
+        choices=("correct", "released"),
+    )
+    warmup: float = setting(0.25, "share of the epochs after which samples are first weighed", low=0, high=1)
+    every: int = setting(2, "R: epochs from one weighing to the next", low=1)
+    lag: int = setting(1, "epochs that are trained while weights are computed; 0: the trainer waits", low=0)
+    momentum: float = setting(0.5, "share of the weights in force that new ones keep (no meaning for static)", low=0, high=0.99)
+    clean_samples: int = setting(0, "samples of the validation part by which the others are weighed; 0: all", low=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lag > self.every and self.update != "static":
+            raise SettingsError(
+                f"lag = {self.lag} is more than every = {self.every}: weights would be asked for before the last ones are in force, so "
+                f"give a lag of at most {self.every}, or raise every",
+                "lag",
+            )
+
+
+class Weighable(NamedTuple):
+    """What is really minimised, without weights, as a sum of tempered cross entropies of each sample; and whom weights multiply (n,)."""
+
+    objective: Losses
+    counted: Tensor
+
+
+class Appraisal:
+    """The `Weighing` of a method, which says of a survey what it minimises."""
+
+    def __init__(self, settings: AppraisalSettings, epochs: int, minimised: Callable[[Survey], Weighable]) -> None:
+        self.settings, self.epochs, self.minimised = settings, epochs, minimised
+        if settings.update == "static":
+            self.first, self.lag, self.begins_anew_after = epochs // 2, 0, epochs // 2 or None
+        else:
+            self.first, self.lag, self.begins_anew_after = max(round(settings.warmup * epochs), 1), settings.lag, None
+        if not self.due(self.first):
+            least = 2 if settings.update == "static" else 1 + settings.lag + self.first
+            raise SettingsError(
+                f"update = {settings.update!r} weighs after epoch {self.first} and trains with the weights {self.lag} epochs later, and "
+                f"there are {epochs} epochs: give {least} or more, or lower warmup or lag",
+                "update",
+            )
+
+    def due(self, epoch: int) -> bool:
+        """Once halfway, or every R epochs, as long as an epoch is left for the weights."""
+        if self.settings.update == "static":
+            return 0 < epoch == self.first
+        return epoch >= self.first and (epoch - self.first) % self.settings.every == 0 and epoch + self.lag < self.epochs
+
+    def required_bytes(self, samples: int, classes: int, features: int, parameters: int) -> int:
+        """Of the estimator that was chosen."""
+        return influence.required_bytes(self.settings.estimator, samples, classes, features, parameters)
+
+    def weigh(self, survey: Survey) -> Weighed:
+        """Scores of the samples, mapped, shuffled where that is the baseline, and mixed with the weights in force.
+
+        ArithmeticError where an estimator does not converge.
+        """
+        chosen, tracked = self.settings, dict[str, float]()
+        objective, counted = self.minimised(survey)
+        if chosen.weigh_by == "loss":
+            scores = _own_losses(survey.training, objective)
+            scores -= scores[counted].mean()
+        else:
+            solved = self._influence(survey, objective)
+            scores, tracked = solved.scores, {"iterations": float(solved.iterations), "residual": solved.residual}
+        scores = torch.where(counted, scores, math.nan).float()
+        new = to_weights(scores, chosen.weight_map, sharpness=chosen.sharpness, clip=chosen.clip, sign=chosen.sign)
+        if chosen.weigh_by == "random":
+            new = _shuffled(new, counted, survey.seed)
+        kept = 0.0 if chosen.update == "static" else chosen.momentum
+        weights = kept * survey.weights + (1 - kept) * new
+        weights = torch.where(counted, weights / weights[counted].mean(), 1.0)
+        loss = _labelled_loss(survey.training)
+        noted = {"labelled_loss": loss, "progress": survey.before.get("labelled_loss", loss) - loss}
+        return Weighed(weights.float(), scores, noted, tracked | {"labelled_loss": loss})
+
+    def _influence(self, survey: Survey, objective: Losses) -> influence.Solved:
+        chosen = self.settings
+        held_out, kept = self._clean(survey)
+        if chosen.estimator == "last_layer":
+            problem: influence.Problem = influence.LastLayer(
+                survey.training, objective, held_out, survey.weights, survey.limit_bytes
+            )
+        else:
+            blocks = _kept(survey.network.held_out, kept)
+            problem = WholeNetwork(replace(survey.network, held_out=blocks), objective, held_out.labels, survey.weights, survey.seed)
+        return influence.scores(problem, chosen.estimator, chosen.damping)
+
+    def _clean(self, survey: Survey) -> tuple[Part, Tensor]:
+        """The validation samples by which the others are weighed, and which they are (m,)."""
+        part, most = survey.held_out, self.settings.clean_samples
+        kept = torch.ones_like(part.labels).bool()
+        if 0 < most < len(part.labels):
+            order = torch.randperm(len(part.labels), generator=torch.Generator().manual_seed(survey.seed))
+            kept[order[most:].to(kept.device)] = False
+        return Part(*(each[kept] for each in part)), kept
+
+
+def _shuffled(weights: Tensor, counted: Tensor, seed: int) -> Tensor:
+    """The same weights, each at another of the samples that are weighed."""
+    order = torch.randperm(int(counted.sum()), generator=torch.Generator().manual_seed(seed)).to(weights.device)
+    shuffled = weights.clone()
+    shuffled[counted] = weights[counted][order]
+    return shuffled
+
+
+def _own_losses(part: Part, objective: Losses) -> Tensor:
+    """The cross entropy of each sample with its label, of an unlabelled one with whatever it is trained on, (n,)."""
+    labelled = functional.cross_entropy(part.logits, part.labels, ignore_index=-1, reduction="none")
+    return torch.where(part.labels != -1, labelled, objective.values(part.logits, slice(None)))
+
+
+def _labelled_loss(part: Part) -> float:
+    """The mean cross entropy over the labelled samples of a part, in nats."""
+    return float(losses.cross_entropy(part.logits, part.labels))
+
+
+def _kept(blocks: Callable[[], Iterator[Tensor]], kept: Tensor) -> Callable[[], Iterator[Tensor]]:
+    """The inputs of the samples that are kept, block by block."""
+
+    def chosen() -> Iterator[Tensor]:
+        first = 0
+        for block in blocks():
+            mask = kept[first : first + len(block)]
+            first += len(block)
+            if mask.any():
+                yield block[mask]
+
+    return chosen

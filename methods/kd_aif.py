@@ -1,0 +1,137 @@
+"""KD-AIF: distillation in which every training sample has a weight, by what it does to the loss on clean samples.
+
+Knows one batch at a time; how the weights are found is in `appraisal.py`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from methods import losses
+from methods.appraisal import Appraisal, AppraisalSettings, Weighable
+from methods.influence import Losses, Term
+from methods.method import Batch, Method, Needs, Objective, setting
+from methods.weighing import Survey
+
+TEACHING = ("teacher_only", "both")  # updates in which the teacher learns with the weights
+
+
+@dataclass(frozen=True)
+class KDAIFSettings(AppraisalSettings):
+    """Hyper-parameters of KD-AIF; with all weights 1 it is KD in its convex form, `update: ssl` aside."""
+
+    alpha: float = setting(0.9, "weight of the teacher; cross entropy has 1 - alpha (no meaning for update = ssl)", low=0, high=1)
+    temperature: float = setting(4.0, "T: divides the logits of teacher and student", above=0)
+    teacher_learning_rate: float = setting(
+        0.01, "of the epoch that the teacher is trained for whenever new weights come (teacher_only, both; ssl with feedback)", above=0
+    )
+    unlabelled_weight: float = setting(1.0, "mu: weight of the unlabelled samples' term beside the cross entropy (ssl)", low=0)
+    pseudo: str = setting(
+        "soft",
+        "ssl: soft: the teacher's softened distribution; hard: its class where it is sure of it, else nothing",
+        choices=("soft", "hard"),
+    )
+    threshold: float = setting(0.95, "ssl, pseudo = hard: probability from which the teacher is sure", low=0, high=1)
+
+    feedback: float = setting(
+        0.0, "eta: how much the teacher is moved by what its pseudo-labels did to the student's loss on labels; 0: not (ssl)", low=0
+    )
+
+
+class KDAIF(Method):
+    """Mean of w_i [(1 - alpha) CE_i + alpha T^2 D(p_T || q_T)_i]; under `ssl` CE on labels + mu, mean over unlabelled u of w_u D_u.
+
+    D_u is T^2 D(p_T || q_T) with soft targets, and the cross entropy with the teacher's class where it is sure of it with hard ones.
+    """
+
+    Settings = KDAIFSettings
+    settings: KDAIFSettings
+    needs = Needs(teacher=True, weights=True)
+    provenance = (
+        "arXiv 2501.02705 (2025), of which the abstract and the released code were at hand: the recipe and the map `exp` are from the code, "
+        "whose sign up-weights harmful samples and is corrected here (`sign: released` keeps it); estimators, maps, updates and the "
+        "semi-supervised form are reconstructed, and no number of the paper is claimed"
+    )
+
+    def weighing(self, epochs: int) -> Appraisal:
+        """The weights by influence on the validation part."""
+        return Appraisal(self.settings, epochs, self.minimised)
+
+    @property
+    def teaching_rate(self) -> float:
+        """Of the updates that train the teacher."""
+        chosen = self.settings
+        teaches = chosen.update in TEACHING or (chosen.update == "ssl" and chosen.feedback > 0)
+        return chosen.teacher_learning_rate if teaches else 0.0
+
+    def forward(self, batch: Batch) -> Objective:
+        """The weighed objective; tracked: cross entropy and distillation without weights, and the mean weight of the batch."""
+        assert batch.weights is not None, "the loop brings weights to whoever needs them"
+        weights = torch.ones_like(batch.weights) if self.settings.update == "teacher_only" else batch.weights
+        return self._semi_supervised(batch, weights) if self.settings.update == "ssl" else self._supervised(batch, weights)
+
+    def minimised(self, survey: Survey) -> Weighable:
+        """The objective of `forward` over the whole training part, of which (1/n) the sum is taken."""
+        chosen, (logits, _, labels) = self.settings, survey.training
+        assert survey.teacher is not None, "the loop brings a teacher to whoever needs one"
+        labelled = labels != -1
+        share = len(labels) / labelled.sum().clamp(min=1)  # the mean over the labelled, as one over all
+        truth = _one_hot(labels.clamp(min=0), logits)
+        soft = losses.log_softmax(survey.teacher, chosen.temperature).exp()
+        if chosen.update != "ssl":
+            terms = (
+                Term((1 - chosen.alpha) * share * labelled, 1.0, truth),
+                Term(torch.full_like(share, chosen.alpha).expand(len(labels)), chosen.temperature, soft),
+            )
+            return Weighable(Losses(terms), torch.ones_like(labelled))
+        strength = chosen.unlabelled_weight * len(labels) / (~labelled).sum().clamp(min=1) * ~labelled
+        pseudo = Term(strength, chosen.temperature, soft)
+        if chosen.pseudo == "hard":
+            sure, classes = losses.log_softmax(survey.teacher).exp().max(dim=1)
+            pseudo = Term(strength * (sure >= chosen.threshold), 1.0, _one_hot(classes, logits))
+        return Weighable(Losses((Term(share * labelled, 1.0, truth), pseudo)), ~labelled)
+
+    def teach(self, batch: Batch, progress: float) -> Tensor:
+        """Weighed cross entropy; under `ssl` cross entropy on labels + eta progress CE(pseudo-labels), as in Meta Pseudo Labels.
+
+        Pham et al. 2021 (arXiv 2003.10580), their scalar feedback: pseudo-labels that helped the student are repeated, others unlearned.
+        """
+        if self.settings.update != "ssl":
+            assert batch.weights is not None, "the loop brings weights to whoever needs them"
+            return (batch.weights * batch.cross_entropies()).mean()
+        unlabelled = batch.labels == -1
+        pseudo = torch.where(unlabelled, batch.teacher_logits.argmax(dim=1), -1)
+        return batch.cross_entropy() + self.settings.feedback * progress * losses.cross_entropy(batch.student.logits, pseudo)
+
+    def _supervised(self, batch: Batch, weights: Tensor) -> Objective:
+        alpha, temperature = self.settings.alpha, self.settings.temperature
+        hard = batch.cross_entropies()  # (B,)
+        soft = temperature**2 * losses.tempered_kl(batch.teacher_logits, batch.student.logits, temperature)  # (B,)
+        loss = (weights * ((1 - alpha) * hard + alpha * soft)).mean()
+        return Objective(loss, self._tracked(hard.mean(), soft.mean(), weights))
+
+    def _semi_supervised(self, batch: Batch, weights: Tensor) -> Objective:
+        hard, unlabelled = batch.cross_entropy(), batch.labels == -1
+        each = self._pseudo(batch) * unlabelled  # (B,)
+        count = unlabelled.sum().clamp(min=1)
+        loss = hard + self.settings.unlabelled_weight * (weights * each).sum() / count
+        return Objective(loss, self._tracked(hard, each.sum() / count, weights))
+
+    def _pseudo(self, batch: Batch) -> Tensor:
+        """The loss of each sample with its pseudo-target, (B,)."""
+        chosen, teacher = self.settings, batch.teacher_logits
+        if chosen.pseudo == "soft":
+            return chosen.temperature**2 * losses.tempered_kl(teacher, batch.student.logits, chosen.temperature)
+        sure, classes = losses.log_softmax(teacher).exp().max(dim=1)
+        return losses.cross_entropies(batch.student.logits, classes) * (sure >= chosen.threshold)
+
+    @staticmethod
+    def _tracked(hard: Tensor, soft: Tensor, weights: Tensor) -> dict[str, Tensor]:
+        return {"cross_entropy": hard.detach(), "distillation": soft.detach(), "weight": weights.mean()}
+
+
+def _one_hot(classes: Tensor, logits: Tensor) -> Tensor:
+    """(n, K) in the type of the logits."""
+    return functional.one_hot(classes, logits.shape[1]).to(logits.dtype)
