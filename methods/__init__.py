@@ -5,6 +5,7 @@ from methods.cross_entropy import CrossEntropy
 from methods.dml import DML
 from methods.dual_student import DualStudent
 from methods.kd import KD
+from methods.kd_aif import KDAIF
 from methods.method import (
     Batch,
     Knowledge,
@@ -32,12 +33,14 @@ METHODS: dict[str, type[Method]] = {
     "akd": AKD,
     "dml": DML,
     "dual_student": DualStudent,
+    "kd_aif": KDAIF,
 }
 
 __all__ = [
     "AKD",
     "DML",
     "KD",
+    "KDAIF",
     "METHODS",
     "TTM",
     "WTTM",

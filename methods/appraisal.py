@@ -14,13 +14,18 @@ from torch.nn import functional
 
 from methods import influence, losses
 from methods.influence import Losses
-from methods.influence_network import WholeNetwork
 from methods.method import Settings, SettingsError, setting
-from methods.sample_weights import MAPS, to_weights
+from methods.sample_weights import CLIPPED_SHARE, MAPS, SIGNS, sample_weights
 from methods.weighing import Part, Survey, Weighed
 
 UPDATES = ("iterative", "static", "teacher_only", "both", "ssl")
-ESTIMATORS = ("last_layer", "kfac", "cg", "lissa", "identity", "exact")
+ESTIMATORS: dict[str, influence.Estimator] = {
+    "last_layer": influence.last_layer,
+    "cg": influence.cg,
+    "lissa": influence.lissa,
+    "identity": influence.identity,
+    "exact": influence.exact,
+}
 
 
 @dataclass(frozen=True)
@@ -35,24 +40,26 @@ class AppraisalSettings(Settings):
     )
     weigh_by: str = setting(
         "influence",
-        "influence: on the loss of the validation part; loss: the sample's own loss; random: influence's weights, shuffled. The last "
-        "two are baselines",
+        "influence: on the loss of the validation part; as baselines loss: the sample's own loss, and random: influence's weights, "
+        "shuffled",
         choices=("influence", "loss", "random"),
     )
     estimator: str = setting(
         "last_layer",
         "of the influence; last_layer: of the classifier, in closed form; of the whole network kfac, cg, lissa, exact (few "
         "parameters), identity (inner products of gradients)",
-        choices=ESTIMATORS,
+        choices=tuple(ESTIMATORS),
     )
     damping: float = setting(0.01, "lambda, added to the curvature's diagonal", above=0)
-    weight_map: str = setting("sigmoid", "from influence to weights; hard: 1 where it is not harmful, else 0", choices=MAPS)
+    weight_map: str = setting("sigmoid", "from influence to weights; hard: 1 where it is not harmful, else 0", choices=tuple(MAPS))
     sharpness: float = setting(10.0, "k of the sigmoid: the range of the influence is mapped to k", above=0)
-    clip: float = setting(0.01, "share of the influences that is cut off at each end before the map; 0: none", low=0, high=0.25)
+    clip: float = setting(
+        CLIPPED_SHARE, "share of the influences that is cut off at each end before the map; 0: none", low=0, high=0.25
+    )
     sign: str = setting(
         "correct",
         "correct: harmful samples count less; released: more, as in the released code, for comparison",
-        choices=("correct", "released"),
+        choices=SIGNS,
     )
     warmup: float = setting(0.25, "share of the epochs after which samples are first weighed", low=0, high=1)
     every: int = setting(2, "R: epochs from one weighing to the next", low=1)
@@ -64,14 +71,14 @@ class AppraisalSettings(Settings):
         super().__post_init__()
         if self.lag > self.every and self.update != "static":
             raise SettingsError(
-                f"lag = {self.lag} is more than every = {self.every}: weights would be asked for before the last ones are in force, so "
-                f"give a lag of at most {self.every}, or raise every",
+                f"lag = {self.lag} is more than every = {self.every}, so weights would be asked for before the last ones came: give a "
+                f"lag of at most {self.every}, or raise every",
                 "lag",
             )
 
 
 class Weighable(NamedTuple):
-    """What is really minimised, without weights, as a sum of tempered cross entropies of each sample; and whom weights multiply (n,)."""
+    """What is really minimised, without weights, as tempered cross entropies of each sample; and which samples are weighed (n,)."""
 
     objective: Losses
     counted: Tensor
@@ -89,8 +96,8 @@ class Appraisal:
         if not self.due(self.first):
             least = 2 if settings.update == "static" else 1 + settings.lag + self.first
             raise SettingsError(
-                f"update = {settings.update!r} weighs after epoch {self.first} and trains with the weights {self.lag} epochs later, and "
-                f"there are {epochs} epochs: give {least} or more, or lower warmup or lag",
+                f"update = {settings.update!r} weighs after epoch {self.first} and trains with the weights {self.lag} epochs later, of "
+                f"which there are {epochs}: give training.epochs of {least} or more, or lower warmup or lag",
                 "update",
             )
 
@@ -102,7 +109,8 @@ class Appraisal:
 
     def required_bytes(self, samples: int, classes: int, features: int, parameters: int) -> int:
         """Of the estimator that was chosen."""
-        return influence.required_bytes(self.settings.estimator, samples, classes, features, parameters)
+        looked_at = classes * (features + 1) if self.settings.estimator == "last_layer" else parameters
+        return influence.needed_bytes(self.settings.estimator, samples, classes, features, looked_at)
 
     def weigh(self, survey: Survey) -> Weighed:
         """Scores of the samples, mapped, shuffled where that is the baseline, and mixed with the weights in force.
@@ -116,9 +124,9 @@ class Appraisal:
             scores -= scores[counted].mean()
         else:
             solved = self._influence(survey, objective)
-            scores, tracked = solved.scores, {"iterations": float(solved.iterations), "residual": solved.residual}
+            scores, tracked = solved.phi, _tracked(solved)
         scores = torch.where(counted, scores, math.nan).float()
-        new = to_weights(scores, chosen.weight_map, sharpness=chosen.sharpness, clip=chosen.clip, sign=chosen.sign)
+        new = sample_weights(scores, chosen.weight_map, chosen.sharpness, chosen.sign, counted, chosen.clip)
         if chosen.weigh_by == "random":
             new = _shuffled(new, counted, survey.seed)
         kept = 0.0 if chosen.update == "static" else chosen.momentum
@@ -136,9 +144,13 @@ class Appraisal:
                 survey.training, objective, held_out, survey.weights, survey.limit_bytes
             )
         else:
+            from methods.influence_network import WholeNetwork
+
             blocks = _kept(survey.network.held_out, kept)
-            problem = WholeNetwork(replace(survey.network, held_out=blocks), objective, held_out.labels, survey.weights, survey.seed)
-        return influence.scores(problem, chosen.estimator, chosen.damping)
+            problem = WholeNetwork(
+                replace(survey.network, held_out=blocks), objective, held_out.labels, survey.weights, survey.seed
+            )
+        return influence.scores(problem, ESTIMATORS[chosen.estimator], chosen.damping)
 
     def _clean(self, survey: Survey) -> tuple[Part, Tensor]:
         """The validation samples by which the others are weighed, and which they are (m,)."""
@@ -148,6 +160,11 @@ class Appraisal:
             order = torch.randperm(len(part.labels), generator=torch.Generator().manual_seed(survey.seed))
             kept[order[most:].to(kept.device)] = False
         return Part(*(each[kept] for each in part)), kept
+
+
+def _tracked(solved: influence.Solved) -> dict[str, float]:
+    residual = {} if solved.residual is None else {"residual": solved.residual}
+    return {"iterations": float(solved.iterations), **residual}
 
 
 def _shuffled(weights: Tensor, counted: Tensor, seed: int) -> Tensor:

@@ -25,7 +25,9 @@ class KDAIFSettings(AppraisalSettings):
     alpha: float = setting(0.9, "weight of the teacher; cross entropy has 1 - alpha (no meaning for update = ssl)", low=0, high=1)
     temperature: float = setting(4.0, "T: divides the logits of teacher and student", above=0)
     teacher_learning_rate: float = setting(
-        0.01, "of the epoch that the teacher is trained for whenever new weights come (teacher_only, both; ssl with feedback)", above=0
+        0.01,
+        "of the epoch that the teacher is trained for whenever new weights come (teacher_only, both; ssl with feedback)",
+        above=0,
     )
     unlabelled_weight: float = setting(1.0, "mu: weight of the unlabelled samples' term beside the cross entropy (ssl)", low=0)
     pseudo: str = setting(
@@ -43,16 +45,16 @@ class KDAIFSettings(AppraisalSettings):
 class KDAIF(Method):
     """Mean of w_i [(1 - alpha) CE_i + alpha T^2 D(p_T || q_T)_i]; under `ssl` CE on labels + mu, mean over unlabelled u of w_u D_u.
 
-    D_u is T^2 D(p_T || q_T) with soft targets, and the cross entropy with the teacher's class where it is sure of it with hard ones.
+    D_u is T^2 D(p_T || q_T) with soft targets; with hard ones the cross entropy with the teacher's class where it is sure of it.
     """
 
     Settings = KDAIFSettings
     settings: KDAIFSettings
     needs = Needs(teacher=True, weights=True)
     provenance = (
-        "arXiv 2501.02705 (2025), of which the abstract and the released code were at hand: the recipe and the map `exp` are from the code, "
-        "whose sign up-weights harmful samples and is corrected here (`sign: released` keeps it); estimators, maps, updates and the "
-        "semi-supervised form are reconstructed, and no number of the paper is claimed"
+        "arXiv 2501.02705 (2025), of which the abstract and the released code were at hand: recipe and the map `exp` are from the "
+        "code, whose sign up-weights harmful samples and is corrected here (`sign: released` keeps it); estimators, other maps, "
+        "updates and the semi-supervised form are reconstructed, and no number of the paper is claimed"
     )
 
     def weighing(self, epochs: int) -> Appraisal:
@@ -71,6 +73,11 @@ class KDAIF(Method):
         assert batch.weights is not None, "the loop brings weights to whoever needs them"
         weights = torch.ones_like(batch.weights) if self.settings.update == "teacher_only" else batch.weights
         return self._semi_supervised(batch, weights) if self.settings.update == "ssl" else self._supervised(batch, weights)
+
+    @property
+    def needs_unlabelled(self) -> bool:
+        """For the semi-supervised form."""
+        return self.settings.update == "ssl"
 
     def minimised(self, survey: Survey) -> Weighable:
         """The objective of `forward` over the whole training part, of which (1/n) the sum is taken."""
@@ -94,9 +101,10 @@ class KDAIF(Method):
         return Weighable(Losses((Term(share * labelled, 1.0, truth), pseudo)), ~labelled)
 
     def teach(self, batch: Batch, progress: float) -> Tensor:
-        """Weighed cross entropy; under `ssl` cross entropy on labels + eta progress CE(pseudo-labels), as in Meta Pseudo Labels.
+        """Weighed cross entropy; under `ssl` cross entropy on labels + eta progress CE(pseudo-labels).
 
-        Pham et al. 2021 (arXiv 2003.10580), their scalar feedback: pseudo-labels that helped the student are repeated, others unlearned.
+        That is the scalar feedback of Meta Pseudo Labels (Pham et al. 2021, arXiv 2003.10580): pseudo-labels that helped the
+        student are repeated, others unlearned.
         """
         if self.settings.update != "ssl":
             assert batch.weights is not None, "the loop brings weights to whoever needs them"

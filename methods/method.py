@@ -327,6 +327,11 @@ class Method(nn.Module):
         return None
 
     @property
+    def needs_unlabelled(self) -> bool:
+        """Whether it has a meaning only where some of the training samples have no label."""
+        return False
+
+    @property
     def teaching_rate(self) -> float:
         """The learning rate at which the teacher is trained for an epoch whenever new weights come into force; 0: it stays."""
         return 0.0

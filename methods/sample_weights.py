@@ -40,12 +40,17 @@ MAPS: dict[str, Callable[[Tensor, float], Tensor]] = {
 
 
 def sample_weights(
-    scores: Tensor, by: str = "sigmoid", sharpness: float = 10.0, sign: str = "correct", weighed: Tensor | None = None
+    scores: Tensor,
+    by: str = "sigmoid",
+    sharpness: float = 10.0,
+    sign: str = "correct",
+    weighed: Tensor | None = None,
+    clip: float = CLIPPED_SHARE,
 ) -> Tensor:
     """Weights (n,) float32 from scores (n,): mean one over the samples that are weighed, 1 for the others.
 
-    `weighed` (n,) bool leaves samples out; so does a score that is not finite. The scores phi are clipped to their 1 and 99 %
-    quantiles first, because a few outliers would decide the range. `by` is one of `MAPS`, all decreasing in phi:
+    `weighed` (n,) bool leaves samples out; so does a score that is not finite. The scores phi are first clipped to the quantiles
+    `clip` and 1 - `clip`, because a few outliers would decide the range. `by` is one of `MAPS`, all decreasing in phi:
 
     - sigmoid: sigmoid(-k phi / (max - min)), with k the sharpness (Wang et al., AAAI 2020, released code);
     - sigmoid_std: sigmoid(-phi / std);
@@ -58,7 +63,7 @@ def sample_weights(
     """
     counted = scores.isfinite() if weighed is None else weighed & scores.isfinite()
     weights = torch.ones_like(scores, dtype=torch.float32)
-    known = clipped(scores[counted].double())
+    known = clipped(scores[counted].double(), clip)
     if not len(known) or known.min() == known.max():
         return weights
     logs = MAPS[by](known if sign == "correct" else -known, sharpness)

@@ -6,6 +6,7 @@ import torch
 
 from methods import METHODS, SettingsError
 from orchestrator.check_students import check_peers
+from orchestrator.check_weights import check_weighing
 from orchestrator.choices import check_keys, networks
 from orchestrator.config import Configuration, Network
 from orchestrator.errors import ConfigurationError, nearest
@@ -141,6 +142,7 @@ def check_train(configuration: Configuration) -> None:
     check_peers(configuration)
     check_networks(configuration, searched=False)
     check_method(configuration, configuration.method.name, "method.name")
+    check_weighing(configuration, configuration.method.name, searching=False)
     check_objective(configuration)
 
 
@@ -166,6 +168,7 @@ def check_search(configuration: Configuration) -> None:
         if name not in SPACES:
             raise ConfigurationError(f"search.methods = {name!r} has no search space: {nearest(name, SPACES)}")
         check_held(configuration, name)
+        check_weighing(configuration, name, searching=True)
     if len(set(search.methods)) != len(search.methods):
         raise ConfigurationError(f"search.methods = {list(search.methods)} names a method twice: name each once")
     check_choices(configuration)

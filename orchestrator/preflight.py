@@ -9,6 +9,7 @@ from rich.console import Console
 from orchestrator import plan
 from orchestrator.check import check_network, check_search, check_students, check_train
 from orchestrator.check_students import require_one_process
+from orchestrator.check_weights import check_memory
 from orchestrator.choices import alone
 from orchestrator.cluster.resources import cluster_address, local_resources, require_answer
 from orchestrator.config import PAUSING, Configuration
@@ -126,6 +127,7 @@ def _check_with_data(
         check_network(configuration.teacher.network, "teacher.network", classes, summary["shape"])
     for each in (configuration, *(alone(configuration) if kind == "sweep" else ())):
         plan.require_batches(each, samples)
+    check_memory(configuration, kind == "sweep", samples, classes, summary["shape"])
     search = configuration.search
     copies = (3 if search.scheduler in PAUSING else 1) * search.trials if kind == "sweep" else 1  # with two snapshots of each
     checkpoint_bytes = plan.checkpoint_bytes(parameters, copies)

@@ -1,6 +1,6 @@
 """Where the search for each method begins and goes: the one list. Knows no method's code and no study."""
 
-from search_spaces import akd, cross_entropy, dml, dual_student, kd, ttm, wttm
+from search_spaces import akd, cross_entropy, dml, dual_student, kd, kd_aif, ttm, wttm
 from search_spaces.space import Space, Trial
 
 SPACES: dict[str, Space] = {
@@ -11,6 +11,7 @@ SPACES: dict[str, Space] = {
     "akd": Space(akd.POINTS, akd.space),
     "dml": Space(dml.POINTS, dml.space),
     "dual_student": Space(dual_student.POINTS, dual_student.space),
+    "kd_aif": Space(kd_aif.POINTS, kd_aif.space),
 }
 
 __all__ = ["SPACES", "Space", "Trial"]

@@ -142,4 +142,4 @@ def _part(network: Surveyed, student: nn.Module, batches: Batches, part: Literal
     with torch.no_grad():
         said = [Output(*student(inputs)) for inputs in (network.training() if part == "train" else network.held_out())]
     labels = torch.as_tensor(batches.dataset.split(part).labels).to(batches.device)
-    return Part(*(torch.cat([getattr(each, name).float() for each in said]) for name in Output._fields), labels)
+    return Part(torch.cat([each.logits.float() for each in said]), torch.cat([each.features.float() for each in said]), labels)

@@ -1,7 +1,7 @@
-"""The state of a trial on disk: a folder written aside and renamed. Nothing in it can run code; a teacher is in it where the trial has changed it.
+"""The state of a trial on disk: a folder written aside and renamed. Nothing in it can run code.
 
 student.safetensors  best.safetensors  method.safetensors (if it has parameters)  optimizer.pt  progress.json
-Where samples are weighed weights.safetensors, and teacher.safetensors where the trial has changed its teacher.
+Where samples are weighed weights.safetensors, and teacher.safetensors where the trial has changed its teacher: no other is in it.
 For pictures: trace.safetensors, and with the last epoch shown.safetensors. The first student's lie at the top, those of a peer in a
 folder that is named by its letter.
 """

@@ -144,7 +144,7 @@ class TrainedStudent:
             self._speak_anew(batch)
 
     def _rate(self, progress: float) -> float:
-        """The learning rate after so many epochs; of a student that begins anew the whole schedule before that, and again after it."""
+        """The learning rate after so many epochs; of a student that begins anew the whole schedule before that and again after."""
         anew, epochs = self.weights.weighing.begins_anew_after if self.weights else None, self.recipe.epochs
         if anew is not None:
             first, last = (0, anew) if progress < anew else (anew, epochs)

@@ -24,7 +24,13 @@ MOMENTUM = 0.9
 
 
 def teach(
-    teacher: FrozenTeacher, method: Method, weights: SampleWeights, batches: Batches, context: TrialContext, epoch: int, view: int | None
+    teacher: FrozenTeacher,
+    method: Method,
+    weights: SampleWeights,
+    batches: Batches,
+    context: TrialContext,
+    epoch: int,
+    view: int | None,
 ) -> FrozenTeacher:
     """Another teacher: this one after an epoch of `Method.teach` on a view, by SGD at `Method.teaching_rate`, in float32.
 
@@ -42,7 +48,7 @@ def teach(
         index = sent(inputs.index, inputs.inputs.device)
         batch = Batch(index, inputs.inputs, inputs.labels, said, before, weights=weights.of(index))
         optimizer.zero_grad(set_to_none=True)
-        method.teach(batch, weights.noted["progress"]).backward()
+        method.teach(batch, weights.noted["progress"]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         context.alive()
     context.align_buffers(network)

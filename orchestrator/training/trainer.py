@@ -124,7 +124,7 @@ class _Trainer:
         return dict(self.teacher.network.state_dict()) if self.teacher and self.taught else {}
 
     def _change_teacher(self, teacher: FrozenTeacher) -> None:
-        """Hear another teacher from now on: of views that come back its knowledge is cached anew, else it is asked at every step."""
+        """Hear another teacher from now on: its knowledge of views that come back is cached anew, else it is asked each step."""
         self.teacher, self.taught = teacher, True
         if self.batches.views.varies and views(self.configuration) >= self.epochs:
             self.source = OnlineTeacher(teacher)
@@ -132,7 +132,7 @@ class _Trainer:
             self.source = ask_teacher(self.spec, teacher, self.batches, self.context, self.method.needs.features)
 
     def _weigh(self, epoch: int) -> dict[str, Metrics]:
-        """See to the weights of the samples after so many epochs; what came of it, for each student of this process that has new ones."""
+        """See to the weights of the samples after so many epochs; what came, by student of this process that has new ones."""
         came: dict[str, Metrics] = {}
         for student in self.students:
             with self.clock.measure("influence"):

@@ -17,7 +17,6 @@ from torch import Tensor
 from methods.histogram import BINS, WEIGHT_RANGE
 from methods.sample_weights import auc
 from methods.weighing import Weighing
-from orchestrator.config import Configuration
 from orchestrator.context import Aide, TrialContext
 from orchestrator.data import Dataset, pictures
 from orchestrator.training.appraisal import Appraised, Snapshot, State, appraise
@@ -64,7 +63,7 @@ class SampleWeights:
         return found
 
     def metrics(self) -> Metrics:
-        """Of the weights in force: their spread, and the means over samples with wrong and with right labels where some are wrong."""
+        """Of the weights in force: their spread; where labels are wrong the means over samples with wrong and with right ones."""
         weights = self.in_force.cpu()
         found = {"influence/weight_std": float(weights.std(correction=0))}
         if self.wrong.any():

@@ -1,0 +1,66 @@
+"""What can be wrong with the weights of samples, before anything starts: when they come, what they are of, whether they fit."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from methods import METHODS, Method, SettingsError
+from orchestrator import plan
+from orchestrator.choices import networks
+from orchestrator.config import Configuration
+from orchestrator.errors import ConfigurationError
+from orchestrator.models import build
+from orchestrator.sweep.branches import branches
+from orchestrator.sweep.space import held, searched
+
+
+def check_weighing(configuration: Configuration, name: str, searching: bool) -> None:
+    """ConfigurationError when a method that weighs samples would never do so, or has nothing to weigh."""
+    for method in _forms(configuration, name, searching):
+        try:
+            weighing = method.weighing(configuration.training.epochs)
+        except SettingsError as error:
+            raise ConfigurationError(f"method {name}: {error}") from error
+        if method.needs_unlabelled and configuration.data.labelled is None:
+            raise ConfigurationError(
+                f"method {name} with these settings learns from unlabelled samples too, and all have labels: set data.labelled to how "
+                "many keep theirs, or take another method.update"
+            )
+        if weighing and method.teaching_rate and configuration.peers:
+            raise ConfigurationError(
+                f"method {name} with these settings trains the teacher by what one student needs, and there are peers, who share it: "
+                "leave the peers out, or take method.update=iterative"
+            )
+
+
+def check_memory(configuration: Configuration, searching: bool, samples: int, classes: int, shape: Sequence[int]) -> None:
+    """ConfigurationError when finding the weights would take more than `resources.influence_gib`."""
+    limit_gib = configuration.resources.influence_gib
+    channels, height, width = shape
+    for name in searched(configuration) if searching else (configuration.method.name,):
+        found = [method.weighing(configuration.training.epochs) for method in _forms(configuration, name, searching)]
+        for weighing in filter(None, found):
+            for kinds in networks(configuration, searching).values():
+                for field, network in kinds.items():
+                    with torch.device("meta"):  # shapes alone, no memory
+                        student = build(network.name, classes, (channels, height, width), network.settings)
+                    parameters = sum(value.numel() for value in student.parameters())
+                    needed = weighing.required_bytes(samples, classes, student.head.in_features, parameters)
+                    if needed > limit_gib * 2**30:
+                        raise ConfigurationError(
+                            f"method {name} would take {plan.size(needed)} to weigh {samples} samples by the {parameters} parameters of "
+                            f"{field}, and resources.influence_gib = {limit_gib:g}: raise it, or take method.estimator=last_layer"
+                        )
+
+
+def _forms(configuration: Configuration, name: str, searching: bool) -> Iterator[Method]:
+    """The method as it may be trained: as configured, or with every choice of its search."""
+    kind = METHODS[name]
+    if not kind.needs.weights:
+        return
+    settings = [configuration.method.settings]
+    if searching:
+        kept = held(configuration, name)
+        settings = [kept | branch.values for branch in branches(name, kept)]
+    for values in settings:
+        yield kind(kind.Settings.build({key: value for key, value in values.items() if "." not in key}))
