@@ -71,6 +71,27 @@ class Losses:
             total = total + weight[rows, None] * (along - q * along.sum(dim=1, keepdim=True))
         return total
 
+    def curvature_sum(self, logits: Tensor, weights: Tensor, rows: slice) -> Tensor:
+        """The sum of weights (B,) times d2 l_i / dz2, (K, K)."""
+        total = logits.new_zeros(logits.shape[1], logits.shape[1])
+        for weight, temperature, _ in self.terms:
+            q = (logits / temperature).softmax(dim=1)
+            weighted = q * (weights * weight[rows])[:, None]
+            total += weighted.sum(dim=0).diag() - q.T @ weighted
+        return total
+
+    def drawn_gradients(self, logits: Tensor, rows: slice, generator: torch.Generator) -> Tensor:
+        """Drawn, (B, K): of mean 0, and their covariance is d2 l_i / dz2. The sum of sqrt(weight) (e_y - q_T), y drawn from q_T.
+
+        As K-FAC draws labels from the model (arXiv 1503.05671, section 5), here a label for every term.
+        """
+        total = torch.zeros_like(logits)
+        for weight, temperature, _ in self.terms:
+            q = (logits / temperature).softmax(dim=1)
+            drawn = functional.one_hot(q.multinomial(1, generator=generator)[:, 0], q.shape[1])
+            total += weight[rows, None].sqrt() * (drawn - q)
+        return total
+
 
 class Problem(Protocol):
     """What an estimator sees of the objective and the held-out loss, at the parameters of a student, as vectors (p,)."""
@@ -175,11 +196,8 @@ class LastLayer(Problem):
         like = self.weights
         bent, inputs = like.new_zeros(classes, classes), like.new_zeros(width, width)
         for rows in self._blocks(6 * classes + 2 * width):
-            logits, with_one = self.training.logits[rows], self._with_one(rows)
-            for chosen in range(classes):
-                direction = torch.zeros_like(logits)
-                direction[:, chosen] = self.weights[rows]
-                bent[chosen] += self.losses.curvature(logits, direction, rows).sum(dim=0)
+            bent += self.losses.curvature_sum(self.training.logits[rows], self.weights[rows], rows)
+            with_one = self._with_one(rows)
             inputs += with_one.T @ with_one
         inverse = Kronecker(bent / self.samples, inputs / self.samples, damping)
         return lambda vector: inverse.solve(vector.view(classes, width)).flatten()
@@ -338,7 +356,7 @@ def needed_bytes(estimator: str, samples: int, classes: int, features: int, para
     """What an estimator by name holds in memory at once, beside the student, its logits and features, and a block of samples.
 
     samples n, classes K, features D, parameters p of what is looked at: K (D + 1) for a last layer. `kfac` depends on the
-    shapes of the layers: `influence_network.factor_bytes`.
+    shapes of the layers: `kfac.factor_bytes`.
     """
     if estimator == "last_layer":
         estimator = "exact" if parameters <= EXACT_UP_TO else "preconditioned"
