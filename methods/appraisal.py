@@ -4,8 +4,8 @@ Knows a survey of the student; the estimators are in `influence.py`, the maps in
 """
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from methods import influence, losses
 from methods.influence import Losses
+from methods.influence_network import WholeNetwork
 from methods.method import Settings, SettingsError, setting
 from methods.sample_weights import CLIPPED_SHARE, MAPS, SIGNS, sample_weights
 from methods.weighing import Part, Survey, Weighed
@@ -71,8 +72,8 @@ class AppraisalSettings(Settings):
         super().__post_init__()
         if self.lag > self.every and self.update != "static":
             raise SettingsError(
-                f"lag = {self.lag} is more than every = {self.every}, so weights would be asked for before the last ones came: give a "
-                f"lag of at most {self.every}, or raise every",
+                f"lag = {self.lag} is more than every = {self.every}, so weights would be asked for before the last ones came: "
+                f"give a lag of at most {self.every}, or raise every",
                 "lag",
             )
 
@@ -96,8 +97,8 @@ class Appraisal:
         if not self.due(self.first):
             least = 2 if settings.update == "static" else 1 + settings.lag + self.first
             raise SettingsError(
-                f"update = {settings.update!r} weighs after epoch {self.first} and trains with the weights {self.lag} epochs later, of "
-                f"which there are {epochs}: give training.epochs of {least} or more, or lower warmup or lag",
+                f"update = {settings.update!r} weighs after epoch {self.first} and trains with the weights {self.lag} epochs later, "
+                f"of which there are {epochs}: give training.epochs of {least} or more, or lower warmup or lag",
                 "update",
             )
 
@@ -137,29 +138,21 @@ class Appraisal:
         return Weighed(weights.float(), scores, noted, tracked | {"labelled_loss": loss})
 
     def _influence(self, survey: Survey, objective: Losses) -> influence.Solved:
-        chosen = self.settings
-        held_out, kept = self._clean(survey)
+        chosen, held_out = self.settings, self._clean(survey)
+        problem: influence.Problem
         if chosen.estimator == "last_layer":
-            problem: influence.Problem = influence.LastLayer(
-                survey.training, objective, held_out, survey.weights, survey.limit_bytes
-            )
+            problem = influence.LastLayer(survey.training, objective, held_out, survey.weights, survey.limit_bytes)
         else:
-            from methods.influence_network import WholeNetwork
-
-            blocks = _kept(survey.network.held_out, kept)
-            problem = WholeNetwork(
-                replace(survey.network, held_out=blocks), objective, held_out.labels, survey.weights, survey.seed
-            )
+            problem = WholeNetwork(survey.network, objective, held_out.labels, survey.weights)
         return influence.scores(problem, ESTIMATORS[chosen.estimator], chosen.damping)
 
-    def _clean(self, survey: Survey) -> tuple[Part, Tensor]:
-        """The validation samples by which the others are weighed, and which they are (m,)."""
+    def _clean(self, survey: Survey) -> Part:
+        """The validation part, without the labels of the samples that are not to be used."""
         part, most = survey.held_out, self.settings.clean_samples
-        kept = torch.ones_like(part.labels).bool()
-        if 0 < most < len(part.labels):
-            order = torch.randperm(len(part.labels), generator=torch.Generator().manual_seed(survey.seed))
-            kept[order[most:].to(kept.device)] = False
-        return Part(*(each[kept] for each in part)), kept
+        if not 0 < most < len(part.labels):
+            return part
+        order = torch.randperm(len(part.labels), generator=torch.Generator().manual_seed(survey.seed))
+        return part._replace(labels=part.labels.index_fill(0, order[most:].to(part.labels.device), -1))
 
 
 def _tracked(solved: influence.Solved) -> dict[str, float]:
@@ -184,17 +177,3 @@ def _own_losses(part: Part, objective: Losses) -> Tensor:
 def _labelled_loss(part: Part) -> float:
     """The mean cross entropy over the labelled samples of a part, in nats."""
     return float(losses.cross_entropy(part.logits, part.labels))
-
-
-def _kept(blocks: Callable[[], Iterator[Tensor]], kept: Tensor) -> Callable[[], Iterator[Tensor]]:
-    """The inputs of the samples that are kept, block by block."""
-
-    def chosen() -> Iterator[Tensor]:
-        first = 0
-        for block in blocks():
-            mask = kept[first : first + len(block)]
-            first += len(block)
-            if mask.any():
-                yield block[mask]
-
-    return chosen

@@ -23,13 +23,13 @@ def check_weighing(configuration: Configuration, name: str, searching: bool) -> 
             raise ConfigurationError(f"method {name}: {error}") from error
         if method.needs_unlabelled and configuration.data.labelled is None:
             raise ConfigurationError(
-                f"method {name} with these settings learns from unlabelled samples too, and all have labels: set data.labelled to how "
-                "many keep theirs, or take another method.update"
+                f"method {name} with these settings learns from unlabelled samples too, and all have labels: set data.labelled to "
+                "how many keep theirs, or take another method.update"
             )
         if weighing and method.teaching_rate and configuration.peers:
             raise ConfigurationError(
-                f"method {name} with these settings trains the teacher by what one student needs, and there are peers, who share it: "
-                "leave the peers out, or take method.update=iterative"
+                f"method {name} with these settings trains the teacher by what one student needs, and there are peers, who share "
+                "it: leave the peers out, or take method.update=iterative"
             )
 
 
@@ -48,8 +48,8 @@ def check_memory(configuration: Configuration, searching: bool, samples: int, cl
                     needed = weighing.required_bytes(samples, classes, student.head.in_features, parameters)
                     if needed > limit_gib * 2**30:
                         raise ConfigurationError(
-                            f"method {name} would take {plan.size(needed)} to weigh {samples} samples by the {parameters} parameters of "
-                            f"{field}, and resources.influence_gib = {limit_gib:g}: raise it, or take method.estimator=last_layer"
+                            f"method {name} would take {plan.size(needed)} to weigh {samples} samples by the {parameters} "
+                            f"parameters of {field}, and resources.influence_gib = {limit_gib:g}: raise it, or take method.estimator=last_layer"
                         )
 
 
