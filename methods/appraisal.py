@@ -97,8 +97,8 @@ class Appraisal:
         if not self.due(self.first):
             least = 2 if settings.update == "static" else 1 + settings.lag + self.first
             raise SettingsError(
-                f"update = {settings.update!r} weighs after epoch {self.first} and trains with the weights {self.lag} epochs later, "
-                f"of which there are {epochs}: give training.epochs of {least} or more, or lower warmup or lag",
+                f"update = {settings.update!r} weighs after epoch {self.first} and trains with the weights {self.lag} epochs "
+                f"later, of which there are {epochs}: give training.epochs of {least} or more, or lower warmup or lag",
                 "update",
             )
 

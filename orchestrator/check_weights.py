@@ -49,7 +49,8 @@ def check_memory(configuration: Configuration, searching: bool, samples: int, cl
                     if needed > limit_gib * 2**30:
                         raise ConfigurationError(
                             f"method {name} would take {plan.size(needed)} to weigh {samples} samples by the {parameters} "
-                            f"parameters of {field}, and resources.influence_gib = {limit_gib:g}: raise it, or take method.estimator=last_layer"
+                            f"parameters of {field}, and resources.influence_gib = {limit_gib:g}: raise it, "
+                            "or take method.estimator=last_layer"
                         )
 
 

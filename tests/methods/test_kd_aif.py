@@ -1,0 +1,284 @@
+"""KD-AIF against KD, autograd and counting by hand: its losses, what it says that it minimises, when and how it weighs."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from methods import METHODS, Batch, Output, SettingsError
+from methods.appraisal import Appraisal
+from methods.kd_aif import KDAIF
+from methods.weighing import Part, Survey, Surveyed
+
+SAMPLES, CLASSES, FEATURES, HELD_OUT = 40, 4, 5, 24
+
+
+def method(**settings: Any) -> KDAIF:
+    return KDAIF(KDAIF.Settings.build(settings))
+
+
+def batch(seed: int = 0, unlabelled: bool = False) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    student, teacher = (2 * torch.randn(SAMPLES, CLASSES, generator=generator, dtype=torch.float64) for _ in range(2))
+    labels = torch.randint(CLASSES, (SAMPLES,), generator=generator)
+    if unlabelled:
+        labels[::3] = -1
+    features = torch.randn(SAMPLES, FEATURES, generator=generator, dtype=torch.float64)
+    weights = torch.rand(SAMPLES, generator=generator, dtype=torch.float64) + 0.1
+    return Batch(
+        torch.arange(SAMPLES),
+        features,
+        labels,
+        Output(student.requires_grad_(), features),
+        Output(teacher, features),
+        weights=weights / weights.mean(),
+    )
+
+
+def survey(batch: Batch, weights: Tensor | None = None, before: dict[str, float] | None = None) -> Survey:
+    """What a survey of the student would say, were the batch the whole training part."""
+    generator = torch.Generator().manual_seed(9)
+    said = torch.randn(HELD_OUT, CLASSES, generator=generator, dtype=torch.float64)
+    held_out = Part(
+        said, torch.randn(HELD_OUT, FEATURES, generator=generator, dtype=torch.float64), torch.arange(HELD_OUT) % CLASSES
+    )
+    assert batch.teacher is not None
+    return Survey(
+        training=Part(batch.student.logits.detach(), batch.student.features, batch.labels),
+        held_out=held_out,
+        teacher=batch.teacher.logits,
+        weights=torch.ones(SAMPLES) if weights is None else weights,
+        network=Surveyed({}, lambda parameters, inputs: inputs, lambda: iter(()), lambda: iter(())),
+        limit_bytes=2**20,
+        seed=3,
+        before=before or {},
+    )
+
+
+@pytest.mark.parametrize("unlabelled", [False, True])
+def test_with_equal_weights_it_is_kd(unlabelled: bool) -> None:
+    seen = batch(unlabelled=unlabelled)
+    ours = method(alpha=0.7, temperature=3.0)(replace(seen, weights=torch.ones(SAMPLES, dtype=torch.float64)))
+    kind = METHODS["kd"]
+    theirs = kind(kind.Settings.build({"alpha": 0.7, "temperature": 3.0}))
+    theirs.train()
+    reference = theirs(seen)
+    torch.testing.assert_close(ours.loss, reference.loss)
+    torch.testing.assert_close(ours.terms["cross_entropy"], reference.terms["cross_entropy"])
+    torch.testing.assert_close(ours.terms["distillation"], reference.terms["distillation"])
+
+
+def test_a_weight_multiplies_its_sample() -> None:
+    seen = batch()
+    whole = method(alpha=0.6, temperature=2.0)(seen).loss
+    alone = 0.0
+    for i in range(SAMPLES):
+        z, v = seen.student.logits[i], seen.teacher_logits[i]
+        p, q = (v / 2).softmax(0), (z / 2).softmax(0)
+        divergence = (p * (p.log() - q.log())).sum()
+        assert seen.weights is not None
+        alone += seen.weights[i] * (0.4 * -z.log_softmax(0)[seen.labels[i]] + 0.6 * 4 * divergence) / SAMPLES
+    torch.testing.assert_close(whole, alone)
+
+
+def test_teacher_only_leaves_the_student_its_equal_weights() -> None:
+    seen = batch()
+    equal = replace(seen, weights=torch.ones(SAMPLES, dtype=torch.float64))
+    torch.testing.assert_close(method(update="teacher_only")(seen).loss, method()(equal).loss)
+    assert method(update="teacher_only").teaching_rate == method(update="both").teaching_rate == 0.01
+    assert method().teaching_rate == method(update="ssl").teaching_rate == 0
+    assert method(update="ssl", feedback=0.5, teacher_learning_rate=0.2).teaching_rate == 0.2
+
+
+@pytest.mark.parametrize("unlabelled", [False, True])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"alpha": 0.7, "temperature": 3.0},
+        {"update": "ssl", "unlabelled_weight": 2.0},
+        {"update": "ssl", "pseudo": "hard", "threshold": 0.6, "unlabelled_weight": 0.5},
+    ],
+    ids=["supervised", "soft", "hard"],
+)
+def test_what_it_says_it_minimises_is_what_it_does(settings: dict[str, Any], unlabelled: bool) -> None:
+    """The gradient of the weighed mean, in closed form, against autograd through the loss of a step."""
+    seen, tested = batch(unlabelled=unlabelled), method(**settings)
+    assert seen.weights is not None
+    objective, counted = tested.minimised(survey(seen))
+    weights = torch.where(counted, seen.weights, 1.0)
+    (found,) = torch.autograd.grad(tested(replace(seen, weights=weights)).loss, seen.student.logits)
+    closed = weights[:, None] * objective.gradients(seen.student.logits.detach(), slice(None)) / SAMPLES
+    torch.testing.assert_close(closed, found)
+
+
+def test_semi_supervised_weighs_the_unlabelled_alone() -> None:
+    seen = batch(unlabelled=True)
+    tested = method(update="ssl", temperature=2.0, unlabelled_weight=3.0)
+    assert seen.weights is not None
+    unlabelled = seen.labels == -1
+    log_p, log_q = (each.div(2).log_softmax(1) for each in (seen.teacher_logits, seen.student.logits))
+    divergence = 4 * functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
+    weighed = (seen.weights * divergence)[unlabelled].mean()
+    labelled = functional.cross_entropy(seen.student.logits[~unlabelled], seen.labels[~unlabelled])
+    torch.testing.assert_close(tested(seen).loss, labelled + 3 * weighed)
+    changed = torch.where(unlabelled, seen.weights, 100 * seen.weights)
+    torch.testing.assert_close(tested(replace(seen, weights=changed)).loss, tested(seen).loss)
+
+
+def test_hard_pseudo_labels_count_where_the_teacher_is_sure() -> None:
+    seen = batch(unlabelled=True)
+    sure, classes = seen.teacher_logits.softmax(1).max(1)
+    unlabelled = seen.labels == -1
+    used = unlabelled & (sure >= 0.6)
+    assert 0 < used.sum() < unlabelled.sum()
+    equal = torch.ones(SAMPLES, dtype=torch.float64)
+    found = method(update="ssl", pseudo="hard", threshold=0.6)(replace(seen, weights=equal)).loss
+    each = functional.cross_entropy(seen.student.logits[used], classes[used], reduction="sum") / unlabelled.sum()
+    torch.testing.assert_close(found, each + functional.cross_entropy(seen.student.logits, seen.labels, ignore_index=-1))
+
+
+def test_the_teacher_learns_with_the_weights() -> None:
+    seen = batch()
+    assert seen.weights is not None
+    each = functional.cross_entropy(seen.student.logits, seen.labels, reduction="none")
+    torch.testing.assert_close(method(update="both").teach(seen, 0.3), (seen.weights * each).mean())
+
+
+def test_feedback_repeats_pseudo_labels_that_helped() -> None:
+    """Along its gradient the teacher becomes surer of what it said when the student made progress, and less sure when it lost."""
+    seen = batch(unlabelled=True)
+    unlabelled, pseudo = seen.labels == -1, seen.teacher_logits.argmax(1)
+    tested = method(update="ssl", feedback=2.0)
+    for progress in (0.5, -0.5):
+        loss = tested.teach(seen, progress)
+        hard = functional.cross_entropy(seen.student.logits, seen.labels, ignore_index=-1)
+        torch.testing.assert_close(
+            loss, hard + 2 * progress * functional.cross_entropy(seen.student.logits[unlabelled], pseudo[unlabelled])
+        )
+        (slope,) = torch.autograd.grad(loss, seen.student.logits)
+        assert (torch.sign(slope[unlabelled, pseudo[unlabelled]]) == -torch.sign(torch.tensor(progress))).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "epochs", "due"),
+    [
+        ({"warmup": 0.25, "every": 2, "lag": 1}, 12, [3, 5, 7, 9]),
+        ({"warmup": 0.25, "every": 2, "lag": 0}, 12, [3, 5, 7, 9, 11]),
+        ({"warmup": 0.0, "every": 3, "lag": 3}, 12, [1, 4, 7]),
+        ({"update": "static", "lag": 1}, 9, [4]),
+        ({"update": "both", "every": 5}, 10, [2, 7]),
+    ],
+)
+def test_samples_are_weighed_while_an_epoch_is_left(settings: dict[str, Any], epochs: int, due: list[int]) -> None:
+    weighing = method(**settings).weighing(epochs)
+    assert [epoch for epoch in range(epochs + 1) if weighing.due(epoch)] == due
+    assert weighing.begins_anew_after == (due[0] if settings.get("update") == "static" else None)
+    assert weighing.lag == (0 if settings.get("update") == "static" else settings.get("lag", 1))
+
+
+@pytest.mark.parametrize(("settings", "epochs"), [({"update": "static"}, 1), ({"lag": 2}, 3), ({"warmup": 1.0}, 20)])
+def test_weights_that_would_never_come_are_refused(settings: dict[str, Any], epochs: int) -> None:
+    with pytest.raises(SettingsError, match=r"training\.epochs of"):
+        method(**settings).weighing(epochs)
+
+
+def test_a_lag_beyond_the_next_weighing_is_refused() -> None:
+    with pytest.raises(SettingsError, match="lag = 3 is more than every = 2"):
+        method(lag=3, every=2)
+
+
+def appraisal(**settings: Any) -> Appraisal:
+    return method(**settings).weighing(20)
+
+
+@pytest.mark.parametrize("by", ["influence", "loss", "random"])
+@pytest.mark.parametrize("unlabelled", [False, True])
+def test_weights_have_mean_one_and_keep_a_share_of_those_in_force(by: str, unlabelled: bool) -> None:
+    seen = batch(unlabelled=True)
+    update = "ssl" if unlabelled else "iterative"
+    counted = seen.labels == -1 if unlabelled else torch.ones(SAMPLES, dtype=torch.bool)
+    in_force = torch.where(counted, torch.linspace(0.5, 1.5, SAMPLES), 1.0)
+    in_force[counted] /= in_force[counted].mean()
+    new = appraisal(update=update, weigh_by=by, momentum=0.0).weigh(survey(seen, in_force)).weights
+    mixed = appraisal(update=update, weigh_by=by, momentum=0.8).weigh(survey(seen, in_force)).weights
+    torch.testing.assert_close(mixed, (0.8 * in_force + 0.2 * new).float())
+    assert new[counted].mean() == pytest.approx(1) and new.dtype == torch.float32
+    assert (new[~counted] == 1).all() and new[counted].std() > 0.01
+    static = appraisal(update="static", weigh_by=by, momentum=0.8)
+    if not unlabelled:
+        torch.testing.assert_close(static.weigh(survey(seen, in_force)).weights, new)
+
+
+def test_random_weights_are_those_of_influence_shuffled() -> None:
+    seen = batch()
+    by = {name: appraisal(weigh_by=name, momentum=0.0).weigh(survey(seen)) for name in ("influence", "random")}
+    torch.testing.assert_close(by["influence"].weights.sort().values, by["random"].weights.sort().values)
+    assert (by["influence"].weights != by["random"].weights).float().mean() > 0.5
+    again = appraisal(weigh_by="random", momentum=0.0).weigh(survey(seen))
+    torch.testing.assert_close(again.weights, by["random"].weights)
+
+
+def test_by_loss_a_sample_counts_less_the_worse_it_is_explained() -> None:
+    seen = batch()
+    weighed = appraisal(weigh_by="loss", momentum=0.0, clip=0.0).weigh(survey(seen))
+    each = functional.cross_entropy(seen.student.logits, seen.labels, reduction="none").detach()
+    assert (weighed.weights[each.argsort()].diff() <= 0).all()
+    assert weighed.weights[each.argmax()] < weighed.weights[each.argmin()]
+
+
+def test_influence_lowers_the_loss_of_the_clean_samples() -> None:
+    """A step of the last layer on the weighed objective, from where it is stationary, lowers the held-out loss: phi has its sign."""
+    generator = torch.Generator().manual_seed(4)
+    features = torch.randn(200, FEATURES, generator=generator, dtype=torch.float64)
+    truth = torch.randn(FEATURES + 1, CLASSES, generator=generator, dtype=torch.float64)
+    padded = functional.pad(features, (0, 1), value=1.0)
+    labels = (2 * padded @ truth).argmax(1)
+    noisy = labels.clone()
+    noisy[:40] = (noisy[:40] + 1) % CLASSES
+    layer = torch.zeros(FEATURES + 1, CLASSES, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([layer], max_iter=200, tolerance_grad=1e-10)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(padded[:120] @ layer, noisy[:120]) + 0.005 * layer.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    said = (padded @ layer).detach()
+    network = Surveyed({}, lambda parameters, inputs: inputs, lambda: iter(()), lambda: iter(()))
+    parts = Part(said[:120], features[:120], noisy[:120]), Part(said[120:], features[120:], labels[120:])
+    seen = Survey(*parts, said[:120], torch.ones(120), network, 2**20, 0)
+    weights = appraisal(alpha=0.0, momentum=0.0).weigh(seen).weights
+    assert weights[:40].mean() < 0.8 * weights[40:].mean()
+    released = appraisal(alpha=0.0, momentum=0.0, sign="released").weigh(seen).weights
+    assert released[:40].mean() > released[40:].mean()
+
+    def after(weights: Tensor) -> float:
+        (slope,) = torch.autograd.grad(
+            (weights * functional.cross_entropy(padded[:120] @ layer, noisy[:120], reduction="none")).mean(), layer
+        )
+        stepped = layer.detach() - 0.5 * (slope + 0.01 * layer.detach())
+        return float(functional.cross_entropy(padded[120:] @ stepped, labels[120:]))
+
+    assert after(weights.double()) < after(torch.ones(120, dtype=torch.float64)) < after(released.double())
+
+
+def test_few_clean_samples_are_few() -> None:
+    seen = survey(batch())
+    few = appraisal(clean_samples=8)._clean(seen)
+    assert (few.labels != -1).sum() == 8 and ((few.labels == -1) | (few.labels == seen.held_out.labels)).all()
+    assert appraisal(clean_samples=0)._clean(seen) is seen.held_out
+    assert appraisal(clean_samples=HELD_OUT)._clean(seen) is seen.held_out
+
+
+def test_progress_is_the_fall_of_the_loss_on_labels() -> None:
+    seen = batch()
+    loss = float(functional.cross_entropy(seen.student.logits, seen.labels))
+    first = appraisal().weigh(survey(seen))
+    assert first.noted == pytest.approx({"labelled_loss": loss, "progress": 0.0})
+    second = appraisal().weigh(survey(seen, before={"labelled_loss": loss + 0.25}))
+    assert second.noted["progress"] == pytest.approx(0.25)
