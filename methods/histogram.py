@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 BINS = 20  # equal ones over [0, 1]
+WEIGHT_RANGE = 4.0  # those of a histogram of weights are equal ones over [0, this]; the last one has all above too
 
 
 class Histogram:

@@ -52,6 +52,14 @@ def dots(values: Array) -> dict[str, Any]:
     return {"marker": "o", "markersize": 4} if len(values) == 1 else {}
 
 
+def epochs_along(axis: "Axes", epochs: int) -> None:
+    """The epochs 1, 2, ... along the axis, of which a single one has its tick too."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_xlim(0.5, epochs + 0.5)
+    axis.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+
+
 def limits(epoch: Array) -> tuple[float, float]:
     last = float(np.nanmax(epoch))
     return (0.0, last) if last > 0 else (-1.0, 1.0)

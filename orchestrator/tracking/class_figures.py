@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orchestrator.tracking.canvas import BLUE, ORANGE, VERMILLION, Array, blank, finite, named
+from orchestrator.tracking.canvas import BLACK, BLUE, ORANGE, SKY, VERMILLION, Array, blank, dots, epochs_along, finite, named
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,6 +15,8 @@ SPEAKERS = {"teacher": BLUE, "reweighted": ORANGE, "student": VERMILLION}
 FEW = 12  # classes whose numbers and bars can be read one by one
 TOP = 10  # classes of a distribution over many
 SAMPLES = 6
+BARS = 20  # classes that a list of names has room for
+NAMED = 3  # at each end, of more than these
 CELLS = 100  # of a heat map along an axis; more could not be told apart and would make a file of a megabyte
 
 
@@ -134,3 +136,60 @@ def _strongest(weights: Array, side: int) -> Array:
     tiles = padded.reshape(blocks, side, blocks, side).swapaxes(1, 2).reshape(blocks, blocks, -1)
     farthest = np.abs(tiles - 1).argmax(-1)
     return np.take_along_axis(tiles, farthest[..., None], -1)[..., 0]
+
+
+def class_accuracy(accuracy: Array, classes: Sequence[str] = ()) -> "Figure | None":
+    """The validation accuracy (E, K) of each class: sorted after the last epoch, and the worst, mean and best over the epochs.
+
+    NaN: a class without a sample, or an epoch that was not evaluated. None without a number.
+    """
+    if accuracy.ndim != 2 or not np.isfinite(accuracy).any():
+        return None
+    known = 100 * finite(accuracy)
+    evaluated = np.flatnonzero(np.isfinite(known).any(1))
+    last = known[evaluated[-1]]
+    order = np.array([number for number in np.argsort(last, kind="stable") if np.isfinite(last[number])])
+    many = len(order)
+    figure, axes = blank(11.0, max(3.8, 1.2 + 0.2 * many) if many <= BARS else 4.2, columns=2)
+    names = [named(number, classes) for number in order]
+    left = 0.035 + 0.0075 * max(map(len, names)) if many <= BARS else 0.065
+    figure.subplots_adjust(left=left, right=0.985, top=0.87, bottom=0.14 if many <= BARS else 0.24)
+    draw = _sorted_bars if many <= BARS else _sorted_curve
+    draw(axes[0], last[order], names)
+    _over_epochs(axes[1], evaluated + 1, known[evaluated])
+    epochs_along(axes[1], len(known))
+    low, high = last[order[0]], last[order[-1]]
+    after = f"Validation accuracy of the classes after epoch {evaluated[-1] + 1}"
+    figure.suptitle(
+        f"{after}: worst {names[0]} ({low:.1f} %), best {names[-1]} ({high:.1f} %), gap {high - low:.1f} points", fontsize=11
+    )
+    return figure
+
+
+def _sorted_bars(axis: "Axes", values: Array, names: Sequence[str]) -> None:
+    places = np.arange(len(values))
+    colours = [VERMILLION, *[SKY] * (len(values) - 2), BLUE][: len(values)]
+    bars = axis.barh(places, values, 0.8, color=colours, linewidth=0)
+    axis.bar_label(bars, [f"{value:.1f}" for value in values], padding=3, fontsize=8)
+    axis.set_yticks(places, names)
+    axis.set(xlim=(0, 110), xlabel="accuracy (%)", xticks=range(0, 101, 20))
+
+
+def _sorted_curve(axis: "Axes", values: Array, names: Sequence[str]) -> None:
+    axis.plot(np.arange(1, len(values) + 1), values, color=BLACK, linewidth=1.6)
+    axis.fill_between(np.arange(1, len(values) + 1), values, color=SKY, alpha=0.4, linewidth=0)
+    ends = {"worst": range(NAMED), "best": range(len(values) - 1, len(values) - 1 - NAMED, -1)}
+    said = [f"{end}: " + ", ".join(f"{names[place]} {values[place]:.1f} %" for place in places) for end, places in ends.items()]
+    axis.set(xlim=(1, len(values)), ylim=(0, 101), ylabel="accuracy (%)")
+    axis.set_xlabel("\n".join([f"the {len(values)} classes, from the worst to the best", *said]), fontsize=9)
+
+
+def _over_epochs(axis: "Axes", epochs: Array, values: Array) -> None:
+    """The worst, mean and best of the values (E, K), each epoch for itself."""
+    ends = np.nanmin(values, 1), np.nanmax(values, 1)
+    axis.fill_between(epochs, *ends, color=SKY, alpha=0.25, linewidth=0)
+    drawn = (("best class", ends[1], BLUE, "-."), ("mean of the classes", np.nanmean(values, 1), BLACK, "-"))
+    for name, line, colour, style in (*drawn, ("worst class", ends[0], VERMILLION, "--")):
+        axis.plot(epochs, line, color=colour, linestyle=style, linewidth=1.6, label=name, **dots(epochs))
+    axis.set(ylim=(0, 101), xlabel="epoch", ylabel="accuracy (%)")
+    axis.legend(loc="best", fontsize=8)

@@ -16,8 +16,9 @@ import numpy as np
 
 from orchestrator.config import LETTERS
 from orchestrator.tracking.canvas import SKY, VERMILLION, Array, blank
-from orchestrator.tracking.class_figures import class_weights, distributions
-from orchestrator.tracking.epoch_figures import agreement, alpha_per_sample, terms, uncertainty
+from orchestrator.tracking.class_figures import class_accuracy, class_weights, distributions
+from orchestrator.tracking.epoch_figures import agreement, alpha_per_sample, terms, uncertainty, weights
+from orchestrator.tracking.sample_figures import influence
 from orchestrator.training.checkpoint import PICTURED
 from orchestrator.trial import CHECKPOINT, student_folder
 
@@ -44,14 +45,20 @@ def of_trial(folder: Path, complete: bool, classes: Sequence[str] = (), letter: 
     if not complete:
         return
     shown = _read(folder, Path(student_folder(letter), SHOWN))
-    histogram, weights = trace.get("epochs/alpha_histogram"), shown.get("class_weights")
-    unsure = trace.get("epochs/uncertainty_histogram")
-    agreeing = trace.get("epochs/pair/agreement")
+    epochs = {name.removeprefix("epochs/"): values for name, values in trace.items() if name.startswith("epochs/")}
+
+    def of(arrays: Mapping[str, Array], name: str, draw: "Callable[[Array], Figure | None]") -> "Callable[[], Figure | None]":
+        return lambda: draw(arrays[name]) if name in arrays else None
+
+    noisy, clean = epochs.get("weight_noisy"), epochs.get("weight_clean")
     draws: dict[str, Callable[[], Figure | None]] = {
-        AGREEMENT: lambda: None if agreeing is None or letter != LETTERS[0] else agreement(agreeing),
-        "alpha_per_sample": lambda: None if histogram is None else alpha_per_sample(histogram),
-        "uncertainty": lambda: None if unsure is None else uncertainty(unsure),
-        "class_weights": lambda: None if weights is None else class_weights(weights, classes),
+        AGREEMENT: of(epochs if letter == LETTERS[0] else {}, "pair/agreement", agreement),
+        "alpha_per_sample": of(epochs, "alpha_histogram", alpha_per_sample),
+        "uncertainty": of(epochs, "uncertainty_histogram", uncertainty),
+        "weights": of(epochs, "weight_histogram", lambda histogram: weights(histogram, noisy, clean)),
+        "influence": lambda: influence(shown, classes),
+        "class_accuracy": of(epochs, "class_accuracy", lambda accuracy: class_accuracy(accuracy, classes)),
+        "class_weights": of(shown, "class_weights", lambda means: class_weights(means, classes)),
         "distributions": lambda: distributions(shown, classes),
     }
     for name, draw in draws.items():
@@ -75,12 +82,14 @@ def _attempt(folder: Path, name: str, draw: Callable[[], Drawn | None]) -> Drawn
 
 
 def picture(figure: "Figure") -> bytes:
-    """The figure as PNG of 128 colours, a quarter of the size of one with all."""
+    """The figure as PNG of 128 colours, a quarter of the size of one with all; of 256 where it shows colour images."""
     from PIL import Image
 
     figure.canvas.draw()
     pixels = np.asarray(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
-    image = Image.fromarray(pixels[..., :3]).quantize(128, Image.Quantize.FASTOCTREE)
+    colourful = any(np.asarray(image.get_array()).ndim == 3 for axis in figure.axes for image in axis.images)
+    number, by = (256, Image.Quantize.MEDIANCUT) if colourful else (128, Image.Quantize.FASTOCTREE)
+    image = Image.fromarray(pixels[..., :3]).quantize(number, by)
     colours, ground = image.getpalette() or [], int(pixels[0, 0, 0])
     corner = int(np.asarray(image)[0, 0])
     colours[3 * corner : 3 * corner + 3] = [ground] * 3  # reducing the colours makes white a light grey
