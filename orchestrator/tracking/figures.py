@@ -1,6 +1,6 @@
 """Draws what a trial left in its checkpoint folder: arrays in, pictures out. Knows no MLflow; the driver's writer calls it.
 
-Nothing here is imported by a worker. With a warm font cache a trial costs 0.08 s (`terms` alone) to 0.65 s (all four) of one core,
+Nothing here is imported by a worker. With a warm font cache a trial costs 0.09 s (`terms` alone) to 1.3 s (all eight) of one core,
 and 0.5 s once for the import.
 """
 
