@@ -74,7 +74,7 @@ def test_with_equal_weights_it_is_kd(unlabelled: bool) -> None:
 def test_a_weight_multiplies_its_sample() -> None:
     seen = batch()
     whole = method(alpha=0.6, temperature=2.0)(seen).loss
-    alone = 0.0
+    alone = torch.zeros((), dtype=torch.float64)
     for i in range(SAMPLES):
         z, v = seen.student.logits[i], seen.teacher_logits[i]
         p, q = (v / 2).softmax(0), (z / 2).softmax(0)
@@ -230,7 +230,7 @@ def test_by_loss_a_sample_counts_less_the_worse_it_is_explained() -> None:
 
 
 def test_influence_lowers_the_loss_of_the_clean_samples() -> None:
-    """A step of the last layer on the weighed objective, from where it is stationary, lowers the held-out loss: phi has its sign."""
+    """A step on the weighed objective, from where it is stationary without weights, lowers the held-out loss: phi has its sign."""
     generator = torch.Generator().manual_seed(4)
     features = torch.randn(200, FEATURES, generator=generator, dtype=torch.float64)
     truth = torch.randn(FEATURES + 1, CLASSES, generator=generator, dtype=torch.float64)
@@ -277,7 +277,7 @@ def test_few_clean_samples_are_few() -> None:
 
 def test_progress_is_the_fall_of_the_loss_on_labels() -> None:
     seen = batch()
-    loss = float(functional.cross_entropy(seen.student.logits, seen.labels))
+    loss = float(functional.cross_entropy(seen.student.logits.detach(), seen.labels))
     first = appraisal().weigh(survey(seen))
     assert first.noted == pytest.approx({"labelled_loss": loss, "progress": 0.0})
     second = appraisal().weigh(survey(seen, before={"labelled_loss": loss + 0.25}))
