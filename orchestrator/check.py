@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from methods import METHODS, SettingsError
+from orchestrator.check_data import check_data, check_searched_data
 from orchestrator.check_students import check_peers
 from orchestrator.choices import check_keys, networks
 from orchestrator.config import Configuration, Network
@@ -141,6 +142,7 @@ def check_train(configuration: Configuration) -> None:
     check_peers(configuration)
     check_networks(configuration, searched=False)
     check_method(configuration, configuration.method.name, "method.name")
+    check_data(configuration, [configuration.method.name])
     check_objective(configuration)
 
 
@@ -166,6 +168,8 @@ def check_search(configuration: Configuration) -> None:
         if name not in SPACES:
             raise ConfigurationError(f"search.methods = {name!r} has no search space: {nearest(name, SPACES)}")
         check_held(configuration, name)
+    check_searched_data(configuration)
+    check_data(configuration, searched(configuration))
     if len(set(search.methods)) != len(search.methods):
         raise ConfigurationError(f"search.methods = {list(search.methods)} names a method twice: name each once")
     check_choices(configuration)
