@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from methods.method import Batch, Method, Objective, Settings, setting
+from methods.method import Batch, Method, Needs, Objective, Settings, setting
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class CrossEntropy(Method):
 
     Settings = CrossEntropySettings
     settings: CrossEntropySettings
+    needs = Needs(labels=True)
     provenance = "Standard; label smoothing as in Szegedy et al. 2016 (arXiv 1512.00567)"
 
     def forward(self, batch: Batch) -> Objective:

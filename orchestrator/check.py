@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from methods import METHODS, SettingsError
+from orchestrator.check_data import check_data, check_searched_data
 from orchestrator.check_students import check_peers
 from orchestrator.check_weights import check_weighing
 from orchestrator.choices import check_keys, networks
@@ -143,6 +144,7 @@ def check_train(configuration: Configuration) -> None:
     check_networks(configuration, searched=False)
     check_method(configuration, configuration.method.name, "method.name")
     check_weighing(configuration, configuration.method.name, searching=False)
+    check_data(configuration, [configuration.method.name])
     check_objective(configuration)
 
 
@@ -169,6 +171,8 @@ def check_search(configuration: Configuration) -> None:
             raise ConfigurationError(f"search.methods = {name!r} has no search space: {nearest(name, SPACES)}")
         check_held(configuration, name)
         check_weighing(configuration, name, searching=True)
+    check_searched_data(configuration)
+    check_data(configuration, searched(configuration))
     if len(set(search.methods)) != len(search.methods):
         raise ConfigurationError(f"search.methods = {list(search.methods)} names a method twice: name each once")
     check_choices(configuration)

@@ -241,10 +241,14 @@ def _uses(summary: dict[str, Any]) -> dict[str, Any]:
 def _described(configuration: Configuration, summary: dict[str, Any]) -> dict[str, Any]:
     """The data without the paths of this machine."""
     kept = {"validation", "limit", "seed", "label_noise", "augmentation", "mix", "mix_alpha", "views"}
+    kept |= {name for name in ("labelled", "validation_in_training") if getattr(configuration.data, name)}
     said = configuration.data.model_dump(mode="json", include=kept)
     said["augmentation"] = _augmentation(configuration, summary)
     said["limit"] = {part: limit for part, limit in said["limit"].items() if limit}
-    return {"name": summary["name"], "fingerprint": summary["fingerprint"], "sizes": summary["sizes"]} | said
+    sizes = summary["sizes"]
+    if METHODS[configuration.method.name].needs.labels:  # the others were not learned from
+        sizes = sizes | {"train": summary.get("labelled", sizes["train"])}
+    return {"name": summary["name"], "fingerprint": summary["fingerprint"], "sizes": sizes} | said
 
 
 def _augmentation(configuration: Configuration, summary: dict[str, Any]) -> str:

@@ -138,6 +138,10 @@ def _limits(settings: Values) -> str:
         "The validation accuracy of the best weights is the largest of all epochs, and the trial may be the best of many: a "
         "little optimistic.",
     ]
+    if "labelled" in data:
+        lines.append(f"Only {data['labelled']} of the training images had a label.")
+    if "validation_in_training" in data:
+        lines.append("It was trained on the validation part too: its validation metrics say nothing of other images.")
     if data["label_noise"]:
         lines.append(f"{data['label_noise']:.0%} of the training labels were made wrong on purpose.")
     if source["taken_over"]:

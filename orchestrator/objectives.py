@@ -12,6 +12,8 @@ Direction = Literal["maximize", "minimize"]
 PARAMETERS = "parameters"
 BETTER: Mapping[str, tuple[Direction, ...]] = {  # the metrics of every epoch, with the directions that make sense
     "validation/accuracy": ("maximize",),
+    "validation/worst_class_accuracy": ("maximize",),
+    "validation/class_gap": ("minimize",),
     "validation/agreement": ("maximize",),
     "validation/nll": ("minimize",),
     "validation/ece": ("minimize",),

@@ -247,25 +247,25 @@ def checkpoint_bytes(parameters: int, trials: int) -> int:
     return 4 * 4 * parameters * trials
 
 
-def require_batches(configuration: Configuration, samples: int) -> None:
+def require_batches(configuration: Configuration, samples: int, labelled: int | None = None, labelled_alone: bool = False) -> None:
     """ConfigurationError when a global batch cannot be shared by its workers or filled by the training part.
 
-    A student's batch is shared by the workers of that student, the teacher's by the whole group.
+    A student's batch is shared by the workers of that student, the teacher's by the whole group. The teacher learns from the
+    `labelled` samples (null: all are), and so does a student where `labelled_alone`.
     """
     workers, replicas = configuration.resources.workers, configuration.replicas
     all_of_them = f"resources.workers = {workers}"
-    parts = [("training", configuration.training, replicas, all_of_them)]
-    if configuration.peers:
-        shared = f"the {replicas} workers of each student ({all_of_them} for {len(configuration.students)} students)"
-        parts = [("training", configuration.training, replicas, shared)]
+    shared = f"the {replicas} workers of each student ({all_of_them} for {len(configuration.students)} students)"
+    parts = [("training", configuration.training, replicas, shared if configuration.peers else all_of_them, labelled_alone)]
     if configuration.teacher:
-        parts.append(("teacher.training", configuration.teacher.training, workers, all_of_them))
-    for name, training, sharing, words in parts:
+        parts.append(("teacher.training", configuration.teacher.training, workers, all_of_them, True))
+    for name, training, sharing, words, alone in parts:
+        there, kind = (labelled, "labelled samples") if alone and labelled is not None else (samples, "samples")
         size = training.batch_size
         if size % sharing:
             raise ConfigurationError(f"{name}.batch_size = {size} cannot be shared by {words}: give a multiple of {sharing}")
-        if samples < size:
+        if there < size:
             raise ConfigurationError(
-                f"the training part has {samples} samples and {name}.batch_size = {size} ({size // sharing} for each of {sharing} "
-                f"workers): give at most {samples - samples % sharing}, or more data"
+                f"the training part has {there} {kind} and {name}.batch_size = {size} ({size // sharing} for each of {sharing} "
+                f"workers): give at most {there - there % sharing}, or more data"
             )

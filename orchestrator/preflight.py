@@ -8,6 +8,7 @@ from rich.console import Console
 
 from orchestrator import plan
 from orchestrator.check import check_network, check_search, check_students, check_train
+from orchestrator.check_data import check_batches
 from orchestrator.check_students import require_one_process
 from orchestrator.check_weights import check_memory
 from orchestrator.choices import alone
@@ -18,7 +19,7 @@ from orchestrator.errors import ConfigurationError
 from orchestrator.models import build, load_weights
 from orchestrator.objectives import goals, in_words
 from orchestrator.store import SPARE_BYTES, Store
-from orchestrator.sweep.space import peer_rates
+from orchestrator.sweep.space import peer_rates, searched
 from orchestrator.teacher import fit
 from orchestrator.teacher.mode import Decision, decide
 from orchestrator.teacher.ready import check_weights
@@ -121,12 +122,13 @@ def _check_with_data(
     store: Store, configuration: Configuration, kind: str, local: bool, summary: dict[str, Any]
 ) -> tuple[Decision | None, int]:
     """Networks, batches and free space against the data; how the teacher is asked, and the bytes of the checkpoints."""
-    classes, samples = len(summary["classes"]), summary["sizes"]["train"]
+    classes = len(summary["classes"])
     parameters = check_students(configuration, kind == "sweep", classes, summary["shape"])
     if configuration.teacher:
         check_network(configuration.teacher.network, "teacher.network", classes, summary["shape"])
+    methods = searched(configuration) if kind == "sweep" else [configuration.method.name]
     for each in (configuration, *(alone(configuration) if kind == "sweep" else ())):
-        plan.require_batches(each, samples)
+        check_batches(each, methods, summary)
     check_memory(configuration, kind == "sweep", samples, classes, summary["shape"])
     search = configuration.search
     copies = (3 if search.scheduler in PAUSING else 1) * search.trials if kind == "sweep" else 1  # with two snapshots of each
@@ -137,7 +139,12 @@ def _check_with_data(
 
 
 def _data_line(summary: dict[str, Any]) -> str:
-    sizes = ", ".join(f"{name} {size}" for name, size in summary["sizes"].items())
+    said = {name: str(size) for name, size in summary["sizes"].items()}
+    if "labelled" in summary:
+        said["train"] = f"{summary['labelled']} labelled of {said['train']}"
+    if "validation_in_training" in summary:
+        said["train"] += " with the validation part"
+    sizes = ", ".join(f"{name} {size}" for name, size in said.items())
     shape = "x".join(str(side) for side in summary["shape"])
     return f"{summary['name']}: {sizes}; {len(summary['classes'])} classes, {shape}, augmentation {summary['augmentation']}"
 

@@ -9,12 +9,14 @@ import torch
 from numpy.typing import NDArray
 
 from orchestrator.data.dataset import Dataset
+from orchestrator.data.parts import UNLABELLED
 from orchestrator.data.passes import CPU, Inputs, Pass, Place
 from orchestrator.data.views import Views
 from orchestrator.errors import ConfigurationError
 
-HELD_OUT = 2  # and both of them from the order of the held-out samples
 ORDER = 1  # keeps the order of epoch e apart from the crops of view e, which are drawn from (seed, e)
+HELD_OUT = 2  # and both of them from the order of the held-out samples
+LABELLED = 3  # and from that of the labelled ones, where others are not
 Part = Literal["train", "validation", "test"]
 
 
@@ -22,8 +24,9 @@ class Batches:
     """This rank's share of every global batch of `batch_size` samples.
 
     `loader_workers` processes decode the images of folder data; arrays need none. `resident` keeps arrays in the memory
-    of the device, where a step then neither copies nor waits; folder data ignore it. Raises ConfigurationError when
-    `batch_size` is no multiple of `world_size`, or more than there are training samples.
+    of the device, where a step then neither copies nor waits; folder data ignore it. Where some training samples are
+    unlabelled, every batch of an epoch has `labelled_share` labelled ones; None: they come as they come. Raises ConfigurationError
+    when `batch_size` is no multiple of `world_size`, more than there are training samples, or has no room for both kinds.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class Batches:
         loader_workers: int = 0,
         channels_last: bool = False,
         resident: bool = False,
+        labelled_share: float | None = None,
     ) -> None:
         assert 0 <= rank < world_size and views.count == len(dataset.train)
         _require_batch(len(dataset.train), batch_size, world_size)
@@ -45,6 +49,10 @@ class Batches:
         self.rank, self.world_size, self.device = rank, world_size, device
         layout = torch.channels_last if channels_last else torch.contiguous_format
         self.place = Place(device, resident, layout, loader_workers)
+        known = dataset.train.labels != UNLABELLED
+        self._known, self._hidden = np.flatnonzero(known), np.flatnonzero(~known)
+        mixed = labelled_share is not None and len(self._hidden)
+        self.labelled = labelled_in(batch_size, labelled_share or 0, world_size, len(self._hidden)) if mixed else 0
         self._open: weakref.WeakSet[Generator[Inputs, None, None]] = weakref.WeakSet()
 
     @property
@@ -53,18 +61,35 @@ class Batches:
         return self.place.resident and self.dataset.root is None
 
     def steps(self) -> int:
-        """Batches in a training epoch; the last incomplete one is dropped."""
-        return len(self.dataset.train) // self.batch_size
+        """Batches in a training epoch, which takes every (unlabelled) sample once; the last incomplete one is dropped."""
+        return len(self._hidden if self.labelled else self.dataset.train) // (self.batch_size - self.labelled)
 
     def train(self, epoch: int, view: int | None) -> Iterator[Inputs]:
         """The batches of an epoch, from 0, in a view; None is the clean one.
 
         The order is drawn from (seed, epoch), the same on all ranks, and each global batch is split into `world_size`
-        contiguous parts.
+        contiguous parts; where labelled samples have a share, these and the others each for themselves.
         """
-        order = np.random.default_rng([self.seed, epoch, ORDER]).permutation(len(self.dataset.train))
-        mine = order[: self.steps() * self.batch_size].reshape(self.steps(), self.world_size, -1)[:, self.rank]
+        draw = np.random.default_rng([self.seed, epoch, ORDER])
+        if self.labelled:
+            known = self._dealt(self._again(epoch), self.labelled)
+            hidden = self._dealt(draw.permutation(self._hidden), self.batch_size - self.labelled)
+            mine = np.concatenate([known, hidden], axis=1)
+        else:
+            mine = self._dealt(draw.permutation(len(self.dataset.train)), self.batch_size)
         return self._pass("train", mine.ravel(), self.batch_size // self.world_size, view)
+
+    def _dealt(self, order: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+        """(steps, size / world_size) this rank's share of global batches of `size` in an order."""
+        return order[: self.steps() * size].reshape(self.steps(), self.world_size, -1)[:, self.rank]
+
+    def _again(self, epoch: int) -> NDArray[np.int64]:
+        """The labelled samples of an epoch: all of them in one order after another, on from where the epoch before ended."""
+        count, total = self.steps() * self.labelled, len(self._known)
+        first, skipped = divmod(epoch * count, total)
+        rounds = range(first, first + -(-(skipped + count) // total))
+        orders = [np.random.default_rng([self.seed, each, LABELLED]).permutation(self._known) for each in rounds]
+        return np.concatenate(orders)[skipped : skipped + count]
 
     def ordered(self, split: Part, view: int | None = None) -> Iterator[Inputs]:
         """Every sample of this rank's contiguous block of a split once, in order; the last batch may be short.
@@ -131,3 +156,23 @@ def _require_batch(samples: int, batch_size: int, world_size: int) -> None:
             f"the training part has {samples} samples, fewer than one batch of {batch_size // world_size} for each of {world_size} "
             f"workers ({world_size} x {batch_size // world_size} = {batch_size}): lower training.batch_size or give more data"
         )
+
+
+def labelled_in(batch_size: int, share: float, world_size: int, unlabelled: int) -> int:
+    """Labelled samples in a global batch: a share, rounded so that all ranks have equally many, at least one and never all.
+
+    ConfigurationError when a rank's part has no room for both kinds, or the `unlabelled` samples fill no batch.
+    """
+    each = batch_size // world_size
+    if each < 2:
+        raise ConfigurationError(
+            f"training.batch_size = {batch_size} gives each of {world_size} workers {each} sample, and with data.labelled it takes "
+            f"a labelled and an unlabelled one: give at least {2 * world_size}"
+        )
+    labelled = world_size * min(max(round(share * each), 1), each - 1)
+    if unlabelled < batch_size - labelled:
+        raise ConfigurationError(
+            f"data.labelled leaves {unlabelled} training samples unlabelled, fewer than the {batch_size - labelled} of a batch "
+            f"(training.batch_size = {batch_size}, data.labelled_share = {share:g}): lower training.batch_size or data.labelled"
+        )
+    return labelled

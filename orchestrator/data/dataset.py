@@ -4,19 +4,20 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.data.parts import UNLABELLED
 from orchestrator.errors import ConfigurationError
 
 
 @dataclass(frozen=True)
 class Split:
-    """Samples and labels (n,) int64.
+    """Samples and labels (n,) int64, -1 where a training sample is unlabelled.
 
     `inputs` is memory-mapped: (n, H, W, C) uint8, or (n,) bytes for folder data, `os.fsdecode`d paths below `Dataset.root`.
     """
@@ -33,7 +34,8 @@ class Dataset:
     """One prepared data set. `shape` is (C, H, W); `mean` and `std` are of each channel, in 0..1; `augmentation` is what is usual.
 
     `fingerprint` is of where they come from and how they were cut, `content` of the training images and their normalisation.
-    `clean_labels` (n,) are the training labels before label noise; `root` is the folder of images of folder data, else None.
+    `clean_labels` (n,) are the true labels of the training samples, before noise and hiding; `root` is the folder of images of
+    folder data, else None.
     """
 
     name: str
@@ -74,6 +76,22 @@ class Dataset:
         """`train`, `validation` or `test`."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
+    def labelled(self) -> "Dataset":
+        """The data without the unlabelled training samples, whose inputs are then in memory; itself where all are labelled.
+
+        `fingerprint` and `content` are of its own: its samples have other places.
+        """
+        kept = np.flatnonzero(self.train.labels != UNLABELLED)
+        if len(kept) == len(self.train):
+            return self
+        return replace(
+            self,
+            fingerprint=_of_part(self.fingerprint, kept),
+            content=_of_part(self.content, kept),
+            train=Split(np.asarray(self.train.inputs[kept]), self.train.labels[kept]),
+            clean_labels=self.clean_labels[kept],
+        )
+
 
 def read_summary(folder: Path) -> dict[str, Any]:
     """What `data.json` in `folder` says; ConfigurationError when it is missing or damaged."""
@@ -89,6 +107,10 @@ def _content(summary: dict[str, Any]) -> str:
     decides = [summary["sha256"]["train_inputs.npy"], summary["shape"], summary["mean"], summary["std"]]
     decides += [summary["fingerprint"]] if summary["root"] else []
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
+
+
+def _of_part(whole: str, kept: NDArray[np.int64]) -> str:
+    return hashlib.sha256(whole.encode() + kept.tobytes()).hexdigest()[:16]
 
 
 def _open_split(folder: Path, name: str, size: int) -> Split:

@@ -43,7 +43,8 @@ def require_images(parts: Parts) -> None:
     """
     root = parts.root
     assert root is not None
-    paths = [root / os.fsdecode(bytes(path)) for part in parts.splits().values() for path in part.inputs]
+    named = dict.fromkeys(bytes(path) for part in parts.splits().values() for path in part.inputs)  # once, if in two parts
+    paths = [root / os.fsdecode(path) for path in named]
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     with ThreadPoolExecutor(THREADS) as pool:
         damaged = [found for chunk in pool.map(_damaged, chunks) for found in chunk]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 Labels = NDArray[np.int64]
 CHUNK = 4096  # images: bounds what the statistics hold in memory
+UNLABELLED = -1
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class Part:
     def take(self, index: Labels) -> "Part":
         """The samples at `index`, in that order."""
         return Part(self.inputs[index], self.labels[index])
+
+    def followed_by(self, other: "Part") -> "Part":
+        """Its samples, then those of another part."""
+        return Part(np.concatenate([self.inputs, other.inputs]), np.concatenate([self.labels, other.labels]))
 
 
 @dataclass(frozen=True)
@@ -77,11 +82,16 @@ def cut(part: Part, total: int, generator: np.random.Generator) -> tuple[Part, P
 
 
 def flip(labels: Labels, share: float, classes: int, generator: np.random.Generator) -> Labels:
-    """A copy in which exactly round(share * n) labels are another class, each other class equally likely."""
-    noisy = labels.copy()
-    chosen = generator.permutation(len(labels))[: round(share * len(labels))]
+    """A copy in which exactly round(share * n) of the n known labels are another class, each other class equally likely."""
+    noisy, known = labels.copy(), np.flatnonzero(labels != UNLABELLED)
+    chosen = known[generator.permutation(len(known))[: round(share * len(known))]]
     noisy[chosen] = (noisy[chosen] + generator.integers(1, classes, size=len(chosen))) % classes
     return noisy
+
+
+def hide(labels: Labels, shown: NDArray[np.bool_]) -> Labels:
+    """A copy in which those that are not `shown` (n,) are UNLABELLED."""
+    return np.where(shown, labels, UNLABELLED)
 
 
 def statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:

@@ -12,12 +12,12 @@ import numpy as np
 from orchestrator.config import Data
 from orchestrator.data import checks, datasets, folder
 from orchestrator.data.dataset import read_summary
-from orchestrator.data.parts import Labels, Part, Parts, cut, flip, statistics
+from orchestrator.data.parts import UNLABELLED, Labels, Part, Parts, cut, flip, hide, statistics, stratified
 from orchestrator.data.writing import write
 from orchestrator.errors import ConfigurationError
 
 FORMAT = 2  # raised when what is written changes, so that older folders are not reused
-CUT, NOISE, LIMITS = 1, 2, {"train": 3, "validation": 4, "test": 5}  # one stream of random numbers for each purpose
+CUT, NOISE, LIMITS, LABELLED = 1, 2, {"train": 3, "validation": 4, "test": 5}, 6  # one stream of random numbers for each purpose
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # folder: what pretrained weights expect, without decoding everything
 
 
@@ -39,7 +39,8 @@ def prepare(config: Data, store: Path, seed: int) -> Path:
 def describe(config: Data, store: Path, seed: int) -> dict[str, Any]:
     """What `data.json` says or would say, the hashes aside: name, classes, shape [C, H, W], mean, std, sizes, ...
 
-    `augmentation` is that of `config`, auto resolved. Writes and downloads nothing; raises as `prepare` does.
+    `labelled`, how many training samples are, where not all are; `validation_in_training` where they hold the validation
+    part too. `augmentation` is that of `config`, auto resolved. Writes and downloads nothing; raises as `prepare` does.
     """
     summary = _described(config, store, seed)
     return summary if config.augmentation == "auto" else summary | {"augmentation": config.augmentation}
@@ -66,23 +67,27 @@ def _folder(config: Data, store: Path, seed: int) -> Path:
         "source": source.identity(config),
         "seed": seed,
         **config.model_dump(mode="json", include={"validation", "limit", "label_noise", "size"}),
+        **config.model_dump(mode="json", include={"labelled", "validation_in_training"}, exclude_defaults=True),
     }
     text = json.dumps(decides, sort_keys=True)
     return store / "data" / hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _build(config: Data, store: Path, seed: int) -> tuple[Parts, Labels]:
-    """The parts as they are learned from, and the training labels before noise."""
+    """The parts as they are learned from, and the true label of every training sample."""
     where = f"data.name = {config.name}" + (f" at {config.path}" if config.path else "")
     parts = datasets.find(config).load(config, store / "data" / "raw")
     checks.consistent(where, parts)
     if parts.validation is None:
         parts = _with_validation(where, parts, config, seed)
     kept = {name: _kept(where, name, part, parts.classes, config, seed) for name, part in parts.splits().items()}
-    clean = kept["train"].labels
-    noisy = flip(clean, config.label_noise, len(parts.classes), np.random.default_rng([seed, NOISE]))
-    kept["train"] = Part(kept["train"].inputs, noisy)
-    return Parts(kept["train"], kept["validation"], kept["test"], parts.classes, parts.root), clean
+    clean = kept["train"]
+    known = _labelled(clean.labels, parts.classes, config, seed)
+    noisy = flip(known, config.label_noise, len(parts.classes), np.random.default_rng([seed, NOISE]))
+    train = Part(clean.inputs, noisy)
+    if config.validation_in_training:
+        train, clean = train.followed_by(kept["validation"]), clean.followed_by(kept["validation"])
+    return Parts(train, kept["validation"], kept["test"], parts.classes, parts.root), clean.labels
 
 
 def _with_validation(where: str, parts: Parts, config: Data, seed: int) -> Parts:
@@ -108,6 +113,20 @@ def _kept(where: str, name: str, part: Part, classes: tuple[str, ...], config: D
     return cut(part, limit, np.random.default_rng([seed, LIMITS[name]]))[1]
 
 
+def _labelled(labels: Labels, classes: tuple[str, ...], config: Data, seed: int) -> Labels:
+    """The training labels of which all but `data.labelled` are hidden, every class still among the others."""
+    wanted, samples = config.labelled, len(labels)
+    if wanted is None:
+        return labels
+    if wanted >= samples:
+        raise ConfigurationError(
+            f"data.labelled = {wanted} of {samples} training samples leaves none unlabelled: give fewer, or leave it out"
+        )
+    if wanted < len(classes):
+        raise ConfigurationError(f"data.labelled = {wanted} is not allowed: give at least {len(classes)}, one for each class")
+    return hide(labels, stratified(labels, wanted, np.random.default_rng([seed, LABELLED])))
+
+
 def _summary(config: Data, parts: Parts, fingerprint: str) -> dict[str, Any]:
     if parts.root is None:
         height, width, channels = parts.train.inputs.shape[1:]
@@ -116,6 +135,7 @@ def _summary(config: Data, parts: Parts, fingerprint: str) -> dict[str, Any]:
         assert config.size is not None
         height, width, channels = config.size, config.size, 3
         mean, std = IMAGENET
+    labelled = int(np.count_nonzero(parts.train.labels != UNLABELLED))
     return {
         "name": config.name,
         "classes": list(parts.classes),
@@ -124,7 +144,9 @@ def _summary(config: Data, parts: Parts, fingerprint: str) -> dict[str, Any]:
         "std": std,
         "sizes": {name: len(part) for name, part in parts.splits().items()},
         "augmentation": datasets.find(config).augmentation,
+        **({"labelled": labelled} if labelled < len(parts.train) else {}),
         "label_noise": config.label_noise,
+        **({"validation_in_training": True} if config.validation_in_training else {}),
         "root": str(parts.root) if parts.root else None,
         "fingerprint": fingerprint,
     }

@@ -1,6 +1,6 @@
 """The quality of the student on one part, the same number for any count of workers. Knows one network and its batches."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,17 +11,22 @@ from orchestrator.training.learner import Learner
 from orchestrator.training.metrics import Scores
 
 
+class Evaluated(NamedTuple):
+    """Metrics by name, the predicted `classes` of this rank's share, and the accuracy in each class (K,), NaN without samples."""
+
+    metrics: dict[str, float]
+    classes: Tensor
+    class_accuracies: Tensor
+
+
 @torch.no_grad()
 def evaluate(
     learner: Learner, batches: Batches, part: Literal["train", "validation", "test"], context: TrialContext, teacher: Tensor | None
-) -> tuple[dict[str, float], Tensor]:
-    """Metrics of the student in eval mode, and its classes for this rank's share of the part.
-
-    `teacher`: its classes for that share, for the agreement.
-    """
+) -> Evaluated:
+    """The quality of the student in eval mode; `teacher`: its classes for this rank's share of the part, for the agreement."""
     training = learner.training
     learner.eval()
-    scores, seen, classes = Scores(context.device), 0, list[Tensor]()
+    scores, seen, classes = Scores(len(batches.dataset.classes), context.device), 0, list[Tensor]()
     for batch in batches.ordered(part):
         with torch.autocast(context.device.type, learner.half_type or torch.bfloat16, enabled=learner.half_type is not None):
             logits = learner.student(batch.inputs).logits
@@ -31,4 +36,4 @@ def evaluate(
         context.alive()
     context.total(scores.sums)
     learner.train(training)
-    return scores.metrics(agreement=teacher is not None), torch.cat(classes)
+    return Evaluated(scores.metrics(agreement=teacher is not None), torch.cat(classes), scores.class_accuracies())

@@ -65,6 +65,7 @@ class TrainedStudent:
         self.draws = Draws(device, apart=len(exchange.own) > 1)
         self.best, self.trace, self.shown = _Best(), Trace(), State()
         self.said: Output | None = None
+        self.class_accuracies = torch.full((len(dataset.classes),), math.nan)  # of the last evaluation on the validation part
 
     def _fresh(self) -> nn.Module:
         """The network as it begins; two students of one form must not begin as one."""
@@ -182,13 +183,14 @@ class TrainedStudent:
         terms = self.context.total(torch.stack(list(sums.values()))) / (steps * self.context.world_size)
         metrics = {f"train/{name}": value for name, value in zip(sums, terms.tolist(), strict=True)}
         self.context.align_buffers(self.student)
-        validation, classes = evaluate(self.learner, self.batches, "validation", self.context, teacher)
-        return metrics | {f"validation/{name}": value for name, value in validation.items()}, classes
+        found = evaluate(self.learner, self.batches, "validation", self.context, teacher)
+        self.class_accuracies = found.class_accuracies
+        return metrics | {f"validation/{name}": value for name, value in found.metrics.items()}, found.classes
 
     def end_epoch(self, epoch: int, validation: dict[str, float], pair: dict[str, float]) -> dict[str, float]:
         """After an epoch, 1 for the first: keep the best weights, let the method move on; the method's numbers.
 
-        `pair`: what is known of all students together, kept for the pictures.
+        `pair`: what is known of all students together, kept for the pictures beside the accuracy in each class.
         """
         accuracy = validation["validation/accuracy"]
         if accuracy > self.best.value:
@@ -196,7 +198,8 @@ class TrainedStudent:
         drawn = self.method.end_epoch(self._progress(epoch, validation))
         arrays = {name: value for name, value in drawn.items() if isinstance(value, Tensor)}
         arrays |= self.weights.drawn() if self.weights else {}
-        self.trace.end_epoch(epoch - 1, arrays | {name: torch.tensor(value) for name, value in pair.items()})
+        arrays |= {"class_accuracy": self.class_accuracies} | {name: torch.tensor(value) for name, value in pair.items()}
+        self.trace.end_epoch(epoch - 1, arrays)
         numbers = {f"method/{name}": value for name, value in drawn.items() if not isinstance(value, Tensor)}
         numbers |= self.weights.metrics() if self.weights else {}
         return {**numbers, "train/learning_rate": self.optimizer.param_groups[0]["lr"], "parameters": float(self.parameters)}
@@ -219,8 +222,8 @@ class TrainedStudent:
         metrics = {"best_epoch": float(self.best.epoch)}
         for name, state in (("best", self.best.state), ("last", last)):
             self.student.load_state_dict(state)
-            scores, _ = evaluate(self.learner, self.batches, "test", self.context, None)
-            metrics |= {f"test/{name}/{key}": value for key, value in scores.items()}
+            found = evaluate(self.learner, self.batches, "test", self.context, None)
+            metrics |= {f"test/{name}/{key}": value for key, value in found.metrics.items()}
         return metrics
 
     def show(self, teacher: FrozenTeacher | None) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from methods import Knowledge, Output
+from methods import METHODS, Knowledge, Output
 from orchestrator.config import Network, Training
 from orchestrator.context import TrialContext
 from orchestrator.data import Batches, Dataset, Views, fits_resident
@@ -18,6 +18,14 @@ from orchestrator.trial import TrialSpec
 AskedTeacher = OnlineTeacher | CachedTeacher
 
 open_dataset = lru_cache(maxsize=2)(Dataset.open)
+
+
+@lru_cache(maxsize=2)
+def open_labelled(folder: Path) -> Dataset:
+    """The labelled part of the data in a folder."""
+    return open_dataset(folder).labelled()
+
+
 _predictions: dict[tuple[str, str, str, int, int], Tensor] = {}
 
 
@@ -54,9 +62,13 @@ def open_teacher(
 
 
 def open_batches(spec: TrialSpec, context: TrialContext) -> Batches:
-    """The batches of a trial, for this rank; with several students in the layout that any of them gains from."""
-    configuration = spec.configuration
-    dataset, resident = open_dataset(spec.data), configuration.data.resident
+    """The batches of a trial, for this rank; with several students in the layout that any of them gains from.
+
+    A method that needs labels learns from the labelled samples alone; the cache is filled for those that take all.
+    """
+    configuration, filling = spec.configuration, spec.role == "fill"
+    labels = METHODS[configuration.method.name].needs.labels and not filling
+    dataset, resident = (open_labelled if labels else open_dataset)(spec.data), configuration.data.resident
     networks = [student.network for student in configuration.students.values()]
     return Batches(
         dataset,
@@ -69,6 +81,7 @@ def open_batches(spec: TrialSpec, context: TrialContext) -> Batches:
         loader_workers=configuration.data.loader_workers,
         channels_last=any(channels_last(configuration.training, network) for network in networks),
         resident=fits_resident(dataset, context.device) if resident is None else resident,
+        labelled_share=None if filling else configuration.data.labelled_share,
     )
 
 

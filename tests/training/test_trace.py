@@ -72,7 +72,7 @@ def test_the_trace_of_a_trial_has_the_means_of_its_records(distil: Specify) -> N
     records = records_of(spec)
     trace = pictured(spec, "trace")
     names = ("loss", "cross_entropy", "distillation", "alpha", "cam")
-    assert set(trace) == {"steps/epoch", "epochs/alpha_histogram", *(f"steps/{name}" for name in names)}
+    assert set(trace) == {"steps/epoch", "epochs/alpha_histogram", "epochs/class_accuracy", *(f"steps/{name}" for name in names)}
     assert len(trace["steps/epoch"]) == 8 * EPOCHS, "128 samples are 8 batches of 16"
     for name in names:
         assert len(trace[f"steps/{name}"]) == 8 * EPOCHS
@@ -106,6 +106,22 @@ def test_a_trial_that_is_stopped_within_an_epoch_leaves_no_steps_of_it(distil: S
     expected = pictured(whole, "trace")
     for key, value in pictured(broken, "trace").items():
         assert torch.equal(value, expected[key]), key
+
+
+def test_the_accuracy_in_each_class_has_a_row_for_every_epoch(specify: Specify) -> None:
+    spec = specify(*SMALL, *RECIPE, "method.name=cross_entropy", "teacher=null")
+    records, dataset = records_of(spec), Dataset.open(spec.data)
+    rows = pictured(spec, "trace")["epochs/class_accuracy"]
+    student = build("mlp", len(dataset.classes), dataset.shape, {"width": 8}).eval()
+    student.load_state_dict(pictured(spec, "student"))
+    (whole,) = Batches(dataset, Views.of(dataset, Data(), 0), len(dataset.train), 0).ordered("validation")
+    right = student(whole.inputs).logits.argmax(dim=1) == whole.labels
+    last = [right[whole.labels == label].double().mean().item() for label in range(len(dataset.classes))]
+    assert rows.shape == (EPOCHS, 10) and rows[-1].tolist() == pytest.approx(last)
+    for row, record in zip(rows, records, strict=True):
+        metrics = record["metrics"]
+        assert metrics["validation/worst_class_accuracy"] == pytest.approx(row.min().item())
+        assert metrics["validation/class_gap"] == pytest.approx((row.max() - row.min()).item())
 
 
 def test_a_finished_student_shows_distributions_and_what_the_module_does_to_each_class(distil: Specify) -> None:

@@ -21,7 +21,7 @@ from orchestrator.models import build
 from orchestrator.teacher.knowledge import CachedTeacher
 from orchestrator.training import student, trainer
 from orchestrator.training.checkpoint import Checkpoint
-from orchestrator.training.evaluation import evaluate
+from orchestrator.training.evaluation import Evaluated, evaluate
 from orchestrator.training.learner import Learner, replicate
 from orchestrator.training.trainer import STOP_CHECK_STEPS, train
 from orchestrator.trial import CHECKPOINT, TrialSpec
@@ -210,7 +210,7 @@ def test_the_records_hold_what_is_promised(specify: Specify, make_teacher: MakeT
     spec = specify(*DISTIL)
     spec = spec.model_copy(update={"teacher": make_teacher(spec.data, width=32)})
     records = records_of(spec)
-    scores = ("accuracy", "nll", "ece", "entropy")
+    scores = ("accuracy", "worst_class_accuracy", "class_gap", "nll", "ece", "entropy")
     train_names = ("loss", "cross_entropy", "distillation", "alpha", "learning_rate", "images_per_second")
     every = {"parameters"} | {f"train/{name}" for name in train_names} | {f"validation/{name}" for name in (*scores, "agreement")}
     last = {f"test/{which}/{name}" for which in ("best", "last") for name in scores} | {"best_epoch"}
@@ -243,7 +243,7 @@ def test_the_scores_are_those_of_the_weights_that_were_saved(specify: Specify, m
 def test_the_test_part_is_evaluated_in_the_last_epoch_alone(specify: Specify, monkeypatch: pytest.MonkeyPatch) -> None:
     parts: list[str] = []
 
-    def noted(learner: Learner, batches: Batches, part: Any, *rest: Any) -> tuple[dict[str, float], Tensor]:
+    def noted(learner: Learner, batches: Batches, part: Any, *rest: Any) -> Evaluated:
         parts.append(part)
         return evaluate(learner, batches, part, *rest)
 

@@ -138,7 +138,7 @@ def test_the_scores_are_those_of_one_process_on_the_same_weights(root: Path, nam
     networks["student"].load_state_dict(load_file(spec.folder / "checkpoint" / "student.safetensors"))
     networks["teacher"].load_state_dict(load_file(root / "teacher" / WEIGHTS))
     (whole,) = Batches(dataset, Views.of(dataset, Data(), 0), 256, 0).ordered("validation")
-    scores = Scores(CPU)
+    scores = Scores(len(dataset.classes), CPU)
     with torch.no_grad():
         student_logits, teacher_logits = (networks[who](whole.inputs).logits for who in ("student", "teacher"))
     scores.add(student_logits, whole.labels, teacher_logits.argmax(dim=1))

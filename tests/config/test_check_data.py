@@ -1,0 +1,144 @@
+"""Data that do not go with a method, a search or a batch are refused in a sentence; the plan says how many are labelled."""
+
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from methods import METHODS, Needs
+from methods.kd import KD
+from orchestrator import plan
+from orchestrator.check import check_search, check_train
+from orchestrator.check_data import check_batches
+from orchestrator.config import Configuration
+from orchestrator.errors import ConfigurationError
+from orchestrator.preflight import show_plan
+from orchestrator.reading import load
+from orchestrator.store import Store
+from search_spaces import SPACES
+
+FEW = ("data.limit.train=400", "data.labelled=40")
+SUMMARY: dict[str, Any] = {"sizes": {"train": 400}, "labelled": 40}
+
+
+class Weighing(KD):
+    """KD that is said to weigh its samples."""
+
+    needs = Needs(teacher=True, weights=True)
+
+
+@pytest.fixture(autouse=True)
+def weighing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "weighing", Weighing)
+    monkeypatch.setitem(SPACES, "weighing", SPACES["kd"])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("data.mix=cutmix", "data.mix = 'cutmix' blends two samples in a picture, and method weighing weighs each of them: set "),
+        (
+            "data.validation_in_training=true",
+            "data.validation_in_training = true trains on the labels that the weights of method weighing come from: leave it out",
+        ),
+    ],
+)
+def test_data_that_cannot_be_weighed(change: str, said: str) -> None:
+    with pytest.raises(ConfigurationError) as told:
+        check_train(load(None, ["method.name=weighing", change]))
+    assert str(told.value).startswith(said) and "\n" not in str(told.value)
+    check_train(load(None, ["method.name=weighing"]))
+    check_train(load(None, ["method.name=kd", change]))
+
+
+def test_one_of_several_searched_methods_may_weigh() -> None:
+    several = ("method.name=kd", "search.methods=[kd, weighing]")
+    check_search(load(None, [*several]))
+    with pytest.raises(ConfigurationError, match=r"^data.mix = 'mixup' blends .* method weighing"):
+        check_search(load(None, [*several, "data.mix=mixup"]))
+
+
+def test_no_sweep_over_samples_that_were_trained_on() -> None:
+    joined = load(None, ["data.validation_in_training=true"])
+    said = r"^data.validation_in_training = true is not for a sweep: search.objective would be .*`python run.py train`"
+    with pytest.raises(ConfigurationError, match=said):
+        check_search(joined)
+    check_train(joined)
+
+
+def data_line(store: Path, *pairs: str) -> str:
+    console = Console(file=StringIO(), width=300)
+    show_plan(Store(store), load(None, list(pairs)), "train", True, console)
+    return str(console.file.getvalue().splitlines()[0])  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ((), "digits: train 400, validation 216, test 359; "),
+        (FEW[1:], "digits: train 40 labelled of 400, validation 216, test 359; "),
+        (("data.validation_in_training=true",), "digits: train 616 with the validation part, validation 216, test 359; "),
+        (
+            (FEW[1], "data.validation_in_training=true"),
+            "digits: train 256 labelled of 616 with the validation part, validation 216",
+        ),
+    ],
+)
+def test_the_plan_says_how_many_are_labelled(digits_store: Path, change: tuple[str, ...], said: str) -> None:
+    small = ("training.batch_size=32", "teacher.training.batch_size=32")
+    assert said in data_line(digits_store, FEW[0], *small, *change)
+
+
+def test_a_plan_whose_labelled_samples_fill_no_batch_is_refused(digits_store: Path) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"^the training part has 40 labelled samples and teacher.training.batch_size = 64"
+    ):
+        data_line(digits_store, *FEW)
+
+
+def batched(name: str, size: int, teacher: int = 32, *pairs: str) -> Configuration:
+    sizes = (f"training.batch_size={size}", f"teacher.training.batch_size={teacher}")
+    return load(None, [f"method.name={name}", *sizes, *pairs])
+
+
+@pytest.mark.parametrize(
+    ("configuration", "methods", "said"),
+    [
+        (batched("kd", 64), ["kd"], None),
+        (
+            batched("kd", 64, 48),
+            ["kd"],
+            r"^the training part has 40 labelled samples and teacher.training.batch_size = 48 .*at most 40",
+        ),
+        (batched("cross_entropy", 40), ["cross_entropy"], None),
+        (
+            batched("cross_entropy", 64),
+            ["cross_entropy"],
+            "^the training part has 40 labelled samples and training.batch_size = 64",
+        ),
+        (batched("kd", 64), ["kd", "cross_entropy"], "^the training part has 40 labelled samples and training.batch_size = 64"),
+        (batched("kd", 64, 32, "teacher=null"), ["kd"], None),
+        (batched("kd", 401), ["kd"], r"^the training part has 400 samples and training.batch_size = 401 .*at most 400"),
+        (batched("kd", 400, 32, "data.labelled_share=0.05"), ["kd"], "^data.labelled leaves 360 .* fewer than the 380 of a batch"),
+        (batched("kd", 2, 32, "resources.workers=2"), ["kd"], "^training.batch_size = 2 gives each of 2 workers 1 sample"),
+        (batched("cross_entropy", 2, 32, "resources.workers=2"), ["cross_entropy"], None),
+    ],
+)
+def test_batches_are_counted_over_those_who_are_learned_from(
+    configuration: Configuration, methods: list[str], said: str | None
+) -> None:
+    if said is None:
+        check_batches(configuration, methods, SUMMARY)
+        return
+    with pytest.raises(ConfigurationError, match=said):
+        check_batches(configuration, methods, SUMMARY)
+
+
+def test_where_all_are_labelled_every_method_learns_from_all() -> None:
+    whole = {"sizes": {"train": 64}}
+    check_batches(load(None, []), ["kd", "cross_entropy"], whole)
+    with pytest.raises(ConfigurationError, match=r"^the training part has 63 samples and training.batch_size = 64"):
+        check_batches(load(None, []), ["cross_entropy"], {"sizes": {"train": 63}})
+    plan.require_batches(load(None, []), 64)
