@@ -80,9 +80,11 @@ class RayAide:
 
     def __init__(self, beside: Beside, max_failures: int) -> None:
         self.beside, self.max_failures = beside, max_failures
-        self.said: list[str] = []
-        self.actor: Any = None
+        self.actor = beside.actor()  # it starts while the student has its first epochs
+        self.snapshot: Any = None
         self.answer: Any = None
+        self.epoch = self.deaths = 0
+        self.said: list[str] = []
 
     def send(self, job: Snapshot) -> None:
         """Begin with this; what was sent before is broken off."""

@@ -24,7 +24,7 @@ from orchestrator.reading import load
 from orchestrator.training.appraisal import Appraised, Snapshot
 from orchestrator.trial import TrialSpec
 
-LONG_S = 120.0
+LONG_S = 60.0
 Specify = Callable[..., TrialSpec]
 
 
@@ -40,7 +40,7 @@ def compute(snapshot: Snapshot, device: torch.device, alive: Callable[[], None])
         raise SettingsError("damping = 0 is not allowed: give more", "damping")
     if order == "break":
         raise ValueError("two words\nand a line")
-    facts = {"pid": os.getpid(), "threads": torch.get_num_threads(), "cpu": device.type == "cpu"}
+    facts: dict[str, float] = {"pid": os.getpid(), "threads": torch.get_num_threads(), "cpu": device.type == "cpu"}
     return Appraised(snapshot.epoch, snapshot.weights * 2, -snapshot.weights, {}, facts, 0.0, 0.0)
 
 
@@ -166,7 +166,7 @@ def test_an_error_of_the_computation_is_the_trials(aide: RayAide) -> None:
 
 
 def serve(settings: dict[str, Any]) -> None:
-    """The loop of a worker whose trials ask their aide once, leave it at work, and tell who is who."""
+    """The loop of a worker whose trials ask their aide once, leave it at work, and tell who is who; `busy` waits for it."""
 
     def work(spec: TrialSpec, context: TrialContext) -> None:
         assert context.aide is not None
@@ -175,9 +175,11 @@ def serve(settings: dict[str, Any]) -> None:
         found = aide.receive(LONG_S, context.alive)
         aide.send(snapshot(4, "wait"))  # the end of the trial breaks it off
         context.report({"epoch": 1, "metrics": {"actor": found.tracked["pid"], "worker": os.getpid()}, "done": True})
+        if spec.name == "busy":
+            aide.receive(LONG_S, context.alive)
 
     worker.work = work  # type: ignore[attr-defined]
-    influence.appraise = compute
+    setattr(influence, "appraise", compute)  # noqa: B010
     worker.serve(settings)
 
 
@@ -197,11 +199,11 @@ def test_an_actor_stays_for_the_life_of_its_worker_and_no_longer(
     spec = TrialSpec(name="one", configuration=load(None, []), folder=tmp_path, data=tmp_path)
     monkeypatch.setattr(groups, "serve", serve)
     with groups.worker_groups(Groups(1, ({"CPU": 1.0},), ""), tmp_path / "groups", 1, own_cluster=True) as desk:
-        first, second = told(desk, "one", spec), told(desk, "two", spec)
+        first, second = told(desk, "one", spec), told(desk, "busy", spec)
         assert first == second and first["actor"] != first["worker"]
-        first["worker"].kill()
-        first["actor"].wait(LONG_S)
-        third = told(desk, "three", spec)
+        second["worker"].kill()
+        second["actor"].wait(LONG_S)
+        third = told(desk, "last", spec)
         assert third["actor"] != first["actor"] and third["worker"] != first["worker"]
     third["actor"].wait(LONG_S)
 
