@@ -1,7 +1,8 @@
 """The arithmetic of a sweep before it starts: groups, rungs, bytes. Knows no torch and no ray."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from math import ceil, floor, fsum, log
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 
 BYTES = {"float16": 2, "float32": 4}
 SETTINGS = {"CPU": "cpus_per_worker", "GPU": "gpus_per_worker"}
+INLINE = "resources.influence=inline"
 
 
 @dataclass(frozen=True)
@@ -83,59 +85,150 @@ def roles(configuration: Configuration, available: Mapping[str, float]) -> list[
     return found
 
 
+def influence_actors(configuration: Configuration) -> int:
+    """Influence actors of a group whose samples are weighed: one for each student that has workers of its own, else one.
+
+    None where the workers compute the weights themselves.
+    """
+    if configuration.resources.influence == "inline":
+        return 0
+    return 1 if configuration.colocated else len(configuration.students)
+
+
 def groups(
-    configuration: Configuration, available: Mapping[str, float], trials: int, nodes: Sequence[Mapping[str, float]] = ()
+    configuration: Configuration,
+    available: Mapping[str, float],
+    trials: int,
+    nodes: Sequence[Mapping[str, float]] = (),
+    aides: int = 0,
 ) -> Groups:
-    """As many groups as fit, as were asked for, or as there are trials.
+    """As many groups as fit, each with so many influence actors (`aides`) beside it; as were asked for, or as there are trials.
 
     `available` is what is free in the cluster, `nodes` what each node has; without nodes, where a worker goes is not asked.
-    ConfigurationError when a worker fits no node; EnvironmentUnfitError with the arithmetic when the groups do not fit.
+    ConfigurationError when a worker or an influence actor fits no node, or the groups would fit without their influence actors;
+    EnvironmentUnfitError with the arithmetic when they would not.
     """
     each, resources = roles(configuration, available), configuration.resources
     bundles = tuple(role.needs for _ in range(configuration.replicas) for role in each)
-    if nodes:
-        for role in each:
-            _require_node(role, nodes)
+    for role in each:
+        _require_node(role, nodes)
+    fit = _fit(bundles, available, nodes, lambda name: _terms(each, name, configuration.replicas))
+    wanted = resources.groups or 1
+    if fit.most < wanted:
+        short = fit.short(wanted)
+        lower = list(dict.fromkeys(["resources.workers", "resources.groups", *(role.fields[short] for role in each)]))
+        reason = fit.reason(wanted, available, len(nodes))
+        raise EnvironmentUnfitError(f"{wanted} x {len(bundles)} workers {reason}: lower {', '.join(lower[:-1])} or {lower[-1]}")
+    if aides:
+        fit = _fit_beside(configuration, each, bundles, aides, available, nodes)
+    return Groups(min(resources.groups or fit.most, max(trials, 1)), bundles, fit.arithmetic)
+
+
+class _Fit(NamedTuple):
+    """What a group needs of each resource, how many groups each allows, the fewest of these, and how many find room on nodes."""
+
+    needs: dict[str, float]
+    fits: dict[str, int]
+    sums: int
+    most: int
+    arithmetic: str
+
+    def short(self, wanted: int) -> str:
+        """The resource of which there is too little for so many groups."""
+        return next((name for name, value in self.fits.items() if value < wanted), "CPU")
+
+    def reason(self, wanted: int, available: Mapping[str, float], nodes: int) -> str:
+        """Why so many groups do not fit, in words."""
+        if self.sums >= wanted:
+            return f"do not fit the {nodes} nodes of the cluster, as none is split over two ({self.arithmetic})"
+        short = self.short(wanted)
+        return f"need {wanted * self.needs[short]:g} {short} and the cluster has {available.get(short, 0):g}"
+
+
+def _fit(
+    bundles: Sequence[Mapping[str, float]],
+    available: Mapping[str, float],
+    nodes: Sequence[Mapping[str, float]],
+    terms: Callable[[str], str],
+) -> _Fit:
     needs = {name: _total(bundles, name) for name in SETTINGS if any(name in bundle for bundle in bundles)}
     # rounded: 0.9 / (3 x 0.1) is 2.9999999999999996
     fits = {name: floor(round(available.get(name, 0) / need, 6)) for name, need in needs.items()}
-    lines = [
-        f"{available.get(name, 0):g} {name} / {need:g}{_terms(each, name, configuration.replicas)} per group"
-        for name, need in needs.items()
-    ]
+    lines = [f"{available.get(name, 0):g} {name} / {need:g}{terms(name)} per group" for name, need in needs.items()]
     sums = min(fits.values())
     most = _placed(bundles, nodes, sums) if nodes else sums
     arithmetic = f"floor({' , '.join(lines)}) = {sums}" + (f", {most} on {len(nodes)} nodes" if most < sums else "")
+    return _Fit(needs, fits, sums, most, arithmetic)
+
+
+def _fit_beside(
+    configuration: Configuration,
+    each: list[Role],
+    bundles: tuple[dict[str, float], ...],
+    aides: int,
+    available: Mapping[str, float],
+    nodes: Sequence[Mapping[str, float]],
+) -> _Fit:
+    """The groups, which fit without them, with their influence actors; ConfigurationError when there is no room for these."""
+    beside, resources = _beside(configuration), configuration.resources
+    _require_node(beside, nodes, f", or set {INLINE}")
+    terms = partial(_terms, each, replicas=configuration.replicas, aides=aides, beside=beside)
+    fit = _fit((*bundles, *[beside.needs] * aides), available, nodes, terms)
     wanted = resources.groups or 1
-    if most < wanted:
-        short = next((name for name, value in fits.items() if value < wanted), "CPU")
-        lower = list(dict.fromkeys(["resources.workers", "resources.groups", *(role.fields[short] for role in each)]))
-        reason = f"need {wanted * needs[short]:g} {short} and the cluster has {available.get(short, 0):g}"
-        if sums >= wanted:
-            reason = f"do not fit the {len(nodes)} nodes of the cluster, as none is split over two ({arithmetic})"
-        raise EnvironmentUnfitError(f"{wanted} x {len(bundles)} workers {reason}: lower {', '.join(lower[:-1])} or {lower[-1]}")
-    return Groups(min(resources.groups or most, max(trials, 1)), bundles, arithmetic)
+    if fit.most < wanted:
+        short = fit.short(wanted)
+        counts = {"resources.workers": resources.workers, "resources.groups": wanted}
+        can = [name for name, count in counts.items() if count > 1]
+        lower = list(dict.fromkeys(["it", *can, *(role.fields[short] for role in each)]))
+        raise ConfigurationError(
+            f"{beside.fields[short]} = {beside.needs.get(short, 0):g}: {wanted} x {len(bundles)} workers, each group with "
+            f"{_actors(aides)} beside it, {fit.reason(wanted, available, len(nodes))}: "
+            f"lower {', '.join(lower[:-1])} or {lower[-1]}, or set {INLINE}"
+        )
+    return fit
+
+
+def _beside(configuration: Configuration) -> Role:
+    """The influence actor of a student; ConfigurationError for more than one GPU and a part of another, which Ray has not."""
+    resources = configuration.resources
+    if resources.influence_gpus > 1 and resources.influence_gpus % 1:
+        raise ConfigurationError(
+            f"resources.influence_gpus = {resources.influence_gpus:g} is not allowed: give a part of one GPU, or whole ones"
+        )
+    fields = {"CPU": "influence_cpus", "GPU": "influence_gpus"}
+    held = {name: getattr(resources, key) for name, key in fields.items()}
+    needs = {name: value for name, value in held.items() if value}
+    return Role("influence", needs, {name: f"resources.{key}" for name, key in fields.items()})
+
+
+def _actors(count: int) -> str:
+    return "an influence actor" if count == 1 else f"{count} influence actors"
 
 
 def _total(bundles: Sequence[Mapping[str, float]], name: str) -> float:
     return fsum(bundle.get(name, 0) for bundle in bundles)
 
 
-def _terms(each: list[Role], name: str, replicas: int) -> str:
-    """Where several students need it: who needs how much of the sum."""
-    terms = [f"{replicas} x {role.needs.get(name, 0):g} of {role.letter}" for role in each]
-    return f" ({' + '.join(terms)})" if len(each) > 1 else ""
+def _terms(each: list[Role], name: str, replicas: int, aides: int = 0, beside: Role | None = None) -> str:
+    """Where not the workers of one role alone need it: who needs how much of the sum."""
+    whose = [role.letter if len(each) > 1 else "the workers" for role in each]
+    terms = [f"{replicas} x {role.needs.get(name, 0):g} of {who}" for role, who in zip(each, whose, strict=True)]
+    if beside and name in beside.needs:
+        terms.append(f"{_actors(aides)} of {beside.needs[name]:g} {name}")
+    return f" ({' + '.join(terms)})" if len(terms) > 1 else ""
 
 
-def _require_node(role: Role, nodes: Sequence[Mapping[str, float]]) -> None:
-    if any(_has_room(node, role.needs) for node in nodes):
+def _require_node(role: Role, nodes: Sequence[Mapping[str, float]], otherwise: str = "") -> None:
+    """ConfigurationError when a worker of the role is larger than every node; without nodes nobody knows."""
+    if not nodes or any(_has_room(node, role.needs) for node in nodes):
         return
     for name, value in role.needs.items():
         largest = max(node.get(name, 0) for node in nodes)
         if value > largest:
-            raise ConfigurationError(f"{role.fields[name]} = {value:g} fits no node (the largest has {largest:g} {name}): lower it")
+            told = f"{role.fields[name]} = {value:g} fits no node (the largest has {largest:g} {name}): lower it{otherwise}"
+            raise ConfigurationError(told)
     both = " and ".join(f"{role.fields[name]} = {value:g}" for name, value in role.needs.items())
-    raise ConfigurationError(f"{both} fit no node together: lower one of them")
+    raise ConfigurationError(f"{both} fit no node together: lower one of them{otherwise}")
 
 
 def _has_room(left: Mapping[str, float], needs: Mapping[str, float]) -> bool:

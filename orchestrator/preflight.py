@@ -19,6 +19,7 @@ from orchestrator.errors import ConfigurationError
 from orchestrator.models import build, load_weights
 from orchestrator.objectives import goals, in_words
 from orchestrator.store import SPARE_BYTES, Store
+from orchestrator.sweep.aides import aides
 from orchestrator.sweep.space import peer_rates, searched
 from orchestrator.teacher import fit
 from orchestrator.teacher.mode import Decision, decide
@@ -80,7 +81,7 @@ def _check(configuration: Configuration, kind: str, local: bool) -> str:
         return "none: this process trains"
     trials = configuration.search.trials if kind == "sweep" else 1
     available, nodes = _available(cluster_address(configuration.resources))
-    groups = plan.groups(configuration, available, trials, nodes)
+    groups = plan.groups(configuration, available, trials, nodes, aides(configuration, kind))
     return f"{groups.groups} x {groups.workers} workers{_held(configuration, available)}; {groups.arithmetic} fit, {trials} trials"
 
 

@@ -1,4 +1,4 @@
-"""What tests of records, display and tracking share of pairs: metrics as a trial of two students reports them, and a method."""
+"""What tests of records, display, tracking and plans share: metrics as a trial of two students reports them, and methods."""
 
 import pytest
 
@@ -27,3 +27,15 @@ def peer_method(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put a method `mutual` into the lists for as long as a test."""
     monkeypatch.setitem(METHODS, "mutual", Mutual)
     monkeypatch.setitem(SPACES, "mutual", SPACES["kd"])
+
+
+class Weighing(KD):
+    """KD whose samples are said to have weights."""
+
+    needs = Needs(teacher=True, weights=True)
+
+
+def weighing_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a method `weighing` into the lists for as long as a test."""
+    monkeypatch.setitem(METHODS, "weighing", Weighing)
+    monkeypatch.setitem(SPACES, "weighing", SPACES["kd"])

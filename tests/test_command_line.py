@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 import run
+from tests.pairs import weighing_method
 
 ROOT = Path(__file__).parent.parent
 OK, NO_USABLE_TRIAL, BAD_CONFIGURATION, UNFIT = 0, 1, 2, 3
@@ -165,6 +166,30 @@ def test_the_plan(store: str) -> None:
     ):
         assert said in output, output
     assert not list(Path(store).iterdir())
+
+
+@pytest.mark.parametrize("command", ["sweep", "train"])
+def test_the_plan_of_a_method_that_weighs_samples(command: str, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    weighing_method(monkeypatch)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("orchestrator.preflight.local_resources", lambda: {"CPU": 2.0, "GPU": 0.0})
+
+    def planned(*pairs: str) -> tuple[int, str]:
+        given = ["method.name=weighing", "search.methods=[]", *pairs]
+        return call(command, "--store", store, "--dry-run", *(part for pair in given for part in ("--set", pair)))
+
+    code, output = planned()
+    assert code == OK and "floor(2 CPU / 2 (1 x 1 of the workers + an influence actor of 1 CPU) per group) = 1 fit" in output, (
+        output
+    )
+    code, output = planned("resources.influence=inline")
+    assert code == OK and "floor(2 CPU / 1 per group) = 2 fit" in output, output
+    for setting, said in {
+        "resources.influence_cpus=1.5": "need 2.5 CPU and the cluster has 2: lower it or resources.cpus_per_worker, or set",
+        "resources.influence_gpus=0.5": "resources.influence_gpus = 0.5 fits no node (the largest has 0 GPU): lower it, or set",
+    }.items():
+        code, output = planned(setting)
+        assert (code, output.count("\n")) == (BAD_CONFIGURATION, 1) and f"{said} resources.influence=inline" in output, output
 
 
 def test_the_teacher_alone(store: str) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -11,6 +12,7 @@ import torch
 
 from methods import SettingsError
 from orchestrator.actors.dispatcher import CLOSE, Record
+from orchestrator.actors.influence import aides
 from orchestrator.actors.pair import Pair
 from orchestrator.context import TrialContext
 from orchestrator.errors import EnvironmentUnfitError, TrialError, UserError
@@ -53,7 +55,9 @@ def _train(name: str, specification: dict[str, Any], line: "_Line", idle: TrialC
     line.open(name, idle.leads)
     context = TrialContext(idle.rank, idle.world_size, idle.device, line.report, line.asked_to_stop, line.alive, pair=Pair)
     try:
-        work(TrialSpec.model_validate(specification), context)
+        spec = TrialSpec.model_validate(specification)
+        with aides(spec) as aide:
+            work(spec, replace(context, aide=aide))
     except (UserError, SettingsError) as error:
         line.report({"failed": str(error)})
         if idle.world_size > 1 and not isinstance(error, TOGETHER):

@@ -20,6 +20,7 @@ from orchestrator.objectives import watched
 from orchestrator.plan import groups
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
+from orchestrator.sweep.aides import aides
 from orchestrator.sweep.events import Events, Listener
 from orchestrator.sweep.space import searched
 from orchestrator.teacher.fill import Filling, deal, fill, views_to_fill
@@ -79,7 +80,8 @@ def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, sho
         trials = 1 if sweep.kind == "train" else configuration.search.trials
         methods = ", ".join(searched(configuration)) if sweep.kind == "sweep" else configuration.method.name
         show.preparing(f"{sweep.name}: {trials} x {configuration.training.epochs} epochs of {methods} on {configuration.data.name}")
-        with stoppable(), _desk(configuration, sweep.folder / "groups", trials, local, show) as (desk, number), stoppable():
+        beside = aides(configuration, sweep.kind)
+        with stoppable(), _desk(configuration, sweep.folder / "groups", trials, local, show, beside) as (desk, number), stoppable():
             folders = _folders(sweep, store, data, asked, desk, show, tracker)
             if sweep.kind == "train":
                 _train_one(sweep, desk, events, folders)
@@ -100,8 +102,13 @@ def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, sho
 
 
 @contextlib.contextmanager
-def _desk(configuration: Configuration, folder: Path, trials: int, local: bool, show: Steps) -> Iterator[tuple[Any, int]]:
-    """Who trains, and how many trials at a time. Ray sets signal handlers of its own: whoever enters sets theirs again."""
+def _desk(
+    configuration: Configuration, folder: Path, trials: int, local: bool, show: Steps, beside: int = 0
+) -> Iterator[tuple[Any, int]]:
+    """Who trains, `beside` influence actors in each group, and how many trials at a time.
+
+    Ray sets signal handlers of its own: whoever enters sets theirs again.
+    """
     if local:
         from orchestrator.actors.local import LocalDesk
 
@@ -115,7 +122,7 @@ def _desk(configuration: Configuration, folder: Path, trials: int, local: bool, 
     show.preparing("starting Ray")
     address = cluster_address(resources)
     with connected(address) as available:
-        plan = groups(configuration, available, trials, nodes())
+        plan = groups(configuration, available, trials, nodes(), beside)
         show.preparing(f"starting {plan.groups} worker groups of {plan.workers} workers")
         with worker_groups(plan, folder, resources.max_failures, own_cluster=not address) as desk:
             yield desk, plan.groups

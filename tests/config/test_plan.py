@@ -1,4 +1,4 @@
-"""The arithmetic of a plan against counting one by one. Knows no Ray."""
+"""The arithmetic of a plan against counting one by one, with influence actors and without. Knows no Ray."""
 
 import itertools
 from fractions import Fraction
@@ -10,6 +10,8 @@ from orchestrator import plan
 from orchestrator.config import Configuration, Search
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 from orchestrator.reading import load
+from orchestrator.sweep.aides import aides
+from tests.pairs import weighing_method
 
 
 def resources(**values: Any) -> Configuration:
@@ -162,6 +164,120 @@ def test_a_refusal_names_what_can_be_lowered_for_each_student() -> None:
     told = r"2 x 2 workers need 6 CPU and the cluster has 4: lower .*, resources.cpus_per_worker or peers.b.cpus_per_worker$"
     with pytest.raises(EnvironmentUnfitError, match=told):
         plan.groups(pairs("resources.groups=2", "peers.b.cpus_per_worker=2"), {"CPU": 4.0}, 9, [{"CPU": 4.0}])
+
+
+def test_groups_have_room_for_their_influence_actors() -> None:
+    for cpus, workers, cpus_each, actor_cpus in itertools.product((1.0, 2.0, 7.0, 16.0), (1, 2), (0.5, 1.0), (0.1, 1.0, 2.0)):
+        wanted = resources(workers=workers, cpus_per_worker=cpus_each, influence_cpus=actor_cpus)
+        need = workers * Fraction(str(cpus_each)) + Fraction(str(actor_cpus))
+        expected, fits = int(Fraction(str(cpus)) / need), cpus >= workers * cpus_each
+        if expected:
+            for nodes in ((), ({"CPU": cpus},)):
+                assert plan.groups(wanted, {"CPU": cpus}, 1000, nodes, aides=1).groups == expected
+        else:
+            with pytest.raises(ConfigurationError if fits else EnvironmentUnfitError):
+                plan.groups(wanted, {"CPU": cpus}, 1000, aides=1)
+
+
+def test_the_arithmetic_tells_of_influence_actors() -> None:
+    made = plan.groups(resources(), {"CPU": 2.0}, trials=9, aides=1)
+    assert made.groups == 1 and made.bundles == ({"CPU": 1.0},)
+    assert made.arithmetic == "floor(2 CPU / 2 (1 x 1 of the workers + an influence actor of 1 CPU) per group) = 1"
+    of_pairs = plan.groups(pairs("resources.influence_cpus=0.5"), {"CPU": 7.0}, trials=9, aides=2)
+    assert of_pairs.arithmetic == "floor(7 CPU / 3 (1 x 1 of a + 1 x 1 of b + 2 influence actors of 0.5 CPU) per group) = 2"
+    shared = resources(gpus_per_worker=0.5, influence_gpus=0.25)
+    assert plan.groups(shared, {"CPU": 8.0, "GPU": 1.5}, trials=9, aides=1).groups == 2
+    assert plan.groups(resources(influence_gpus=0.5), {"CPU": 8.0, "GPU": 1.5}, trials=9, aides=1).bundles == (
+        {"CPU": 1.0, "GPU": 1.0},
+    )
+
+
+def test_without_anybody_who_weighs_the_plan_knows_no_influence_actor() -> None:
+    held = resources(influence_cpus=99, influence_gpus=99)
+    assert plan.groups(held, {"CPU": 2.0}, 9, [{"CPU": 2.0}]).arithmetic == "floor(2 CPU / 1 per group) = 2"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ((), 1),
+        (("peers.b.network.name=mlp",), 1),
+        (("peers.b.network.name=mlp", "resources.workers=4"), 2),
+        (("resources.workers=4",), 1),
+        (("resources.influence=inline", "peers.b.network.name=mlp", "resources.workers=4"), 0),
+    ],
+)
+def test_one_influence_actor_for_each_student_with_workers_of_its_own(changes: tuple[str, ...], expected: int) -> None:
+    assert plan.influence_actors(load(None, list(changes))) == expected
+
+
+OR_INLINE = r", or set resources.influence=inline$"
+
+
+@pytest.mark.parametrize(
+    ("changes", "nodes", "said"),
+    [
+        (
+            (),
+            [{"CPU": 1.0}],
+            r"^resources.influence_cpus = 1: 1 x 1 workers, each group with an influence actor beside it, need 2 CPU and the "
+            r"cluster has 1: lower it or resources.cpus_per_worker" + OR_INLINE,
+        ),
+        (
+            ("resources.groups=2", "resources.workers=2"),
+            [{"CPU": 5.0}],
+            r"need 6 CPU and the cluster has 5: lower it, resources.workers, resources.groups or resources.cpus_per_worker"
+            + OR_INLINE,
+        ),
+        (
+            ("resources.influence_gpus=0.25",),
+            [{"CPU": 5.0, "GPU": 1.0}],
+            r"^resources.influence_gpus = 0.25: .*need 1.25 GPU and the cluster has 1: lower it or resources.gpus_per_worker"
+            + OR_INLINE,
+        ),
+        (
+            ("resources.influence_cpus=2", "resources.cpus_per_worker=2"),
+            [{"CPU": 3.0}, {"CPU": 1.0}],
+            r"do not fit the 2 nodes of the cluster, as none is split over two \(.*\): lower it or .*" + OR_INLINE,
+        ),
+        (
+            ("resources.influence_cpus=4",),
+            [{"CPU": 3.0}] * 2,
+            r"^resources.influence_cpus = 4 fits no node \(the largest has 3 CPU\): lower it" + OR_INLINE,
+        ),
+        (
+            ("resources.influence_gpus=1", "resources.influence_cpus=3"),
+            [{"CPU": 3.0}, {"CPU": 1.0, "GPU": 2.0}],
+            r"^resources.influence_cpus = 3 and resources.influence_gpus = 1 fit no node together: lower one of them" + OR_INLINE,
+        ),
+        (
+            ("resources.influence_gpus=1.5",),
+            [{"CPU": 9.0, "GPU": 9.0}],
+            r"^resources.influence_gpus = 1.5 is not allowed: give a part",
+        ),
+    ],
+)
+def test_an_influence_actor_that_cannot_be_placed_is_refused(
+    changes: tuple[str, ...], nodes: list[dict[str, float]], said: str
+) -> None:
+    total = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
+    wanted = load(None, list(changes))
+    with pytest.raises(ConfigurationError, match=said):
+        plan.groups(wanted, total, 9, nodes, aides=1)
+    if "resources.influence_gpus=1.5" not in changes:
+        assert plan.groups(wanted, total, 9, nodes).groups, "the groups alone fit"
+
+
+def test_who_has_influence_actors(monkeypatch: pytest.MonkeyPatch) -> None:
+    weighing_method(monkeypatch)
+
+    def found(kind: str, *changes: str) -> int:
+        return aides(load(None, list(changes)), kind)
+
+    among = "search.methods=[kd,weighing]"
+    assert found("sweep", among) == 1 and found("train", among) == 0 and found("teacher", "method.name=weighing") == 0
+    assert found("sweep", "method.name=weighing") == found("train", "method.name=weighing") == 1
+    assert found("sweep", among, "resources.influence=inline") == found("sweep", "method.name=kd") == 0
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,244 @@
+"""The influence actor: its answer, its death, its lateness, its errors, and that it ends with the worker that made it."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from ray import cloudpickle
+
+from methods import SettingsError
+from orchestrator.actors import groups, influence, worker
+from orchestrator.actors.desk import Desk
+from orchestrator.actors.influence import Beside, RayAide
+from orchestrator.cluster.connect import connected
+from orchestrator.context import TrialContext
+from orchestrator.errors import TrialError
+from orchestrator.plan import Groups
+from orchestrator.reading import load
+from orchestrator.training.appraisal import Appraised, Snapshot
+from orchestrator.trial import TrialSpec
+
+LONG_S = 60.0
+Specify = Callable[..., TrialSpec]
+
+
+def compute(snapshot: Snapshot, device: torch.device, alive: Callable[[], None]) -> Appraised:
+    """In place of the appraisal: does what the specification of the snapshot says."""
+    order, folder = snapshot.spec.get("order", ""), Path(snapshot.spec.get("folder", ""))
+    if order == "die" or (order == "die once" and not (folder / "died").exists()):
+        (folder / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    while order == "wait":
+        alive()
+    if order == "refuse":
+        raise SettingsError("damping = 0 is not allowed: give more", "damping")
+    if order == "break":
+        raise ValueError("two words\nand a line")
+    facts: dict[str, float] = {"pid": os.getpid(), "threads": torch.get_num_threads(), "cpu": device.type == "cpu"}
+    return Appraised(snapshot.epoch, snapshot.weights * 2, -snapshot.weights, {}, facts, 0.0, 0.0)
+
+
+def snapshot(epoch: int = 3, order: str = "", folder: Path | None = None) -> Snapshot:
+    weights = torch.tensor([0.5, 1.5])
+    return Snapshot({"order": order, "folder": str(folder or "")}, "a", epoch, {"weight": torch.ones(2)}, weights)
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    """Ray with room for a worker and two influence actors."""
+    with connected(None, cpus=4):
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not find this file
+        yield
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture(scope="module")
+def beside(ray_here: None) -> Beside:
+    """An influence actor with two CPUs, which is this process's own."""
+    return Beside(2.0, 0.0, compute)
+
+
+@pytest.fixture
+def aide(beside: Beside) -> Iterator[RayAide]:
+    made = RayAide(beside, max_failures=2)
+    yield made
+    made.drop()
+
+
+def answered(aide: RayAide, alive: Callable[[], None] = lambda: None) -> Appraised:
+    found = aide.receive(LONG_S, alive)
+    assert found is not None
+    return found
+
+
+@pytest.mark.ray
+def test_the_answer_is_that_of_the_last_snapshot_and_comes_once(aide: RayAide) -> None:
+    assert aide.receive(LONG_S, lambda: None) is None, "nothing was asked"
+    aide.send(snapshot(1, "wait"))
+    aide.send(snapshot(2))
+    signs: list[None] = []
+    found = answered(aide, lambda: signs.append(None))
+    assert found.epoch == 2 and found.weights.tolist() == [1.0, 3.0] and found.scores.tolist() == [-0.5, -1.5]
+    assert signs and found.tracked["threads"] == 2 and found.tracked["cpu"] and found.tracked["pid"] != os.getpid()
+    assert aide.receive(LONG_S, lambda: None) is None and aide.notes() == []
+
+
+@pytest.mark.ray
+def test_an_actor_that_is_killed_at_work_is_started_again_and_sent_the_snapshot(aide: RayAide, tmp_path: Path) -> None:
+    aide.send(snapshot(1))
+    before = answered(aide).tracked["pid"]
+    aide.send(snapshot(3, "die once", tmp_path))
+    after = answered(aide)
+    assert after.epoch == 3 and after.weights.tolist() == [1.0, 3.0] and after.tracked["pid"] != before
+    assert aide.notes() == ["the influence actor died and was started again; the snapshot of epoch 3 was sent again"]
+    assert aide.notes() == []
+
+
+@pytest.mark.ray
+def test_an_actor_that_died_unasked_is_started_for_the_next_snapshot(aide: RayAide) -> None:
+    aide.send(snapshot(1))
+    process = psutil.Process(int(answered(aide).tracked["pid"]))
+    process.kill()
+    process.wait(LONG_S)
+    aide.send(snapshot(2))
+    assert answered(aide).tracked["pid"] != process.pid and len(aide.notes()) == 1
+
+
+@pytest.mark.ray
+def test_a_snapshot_that_kills_every_actor_is_given_up(beside: Beside, tmp_path: Path) -> None:
+    aide = RayAide(beside, max_failures=1)
+    aide.send(snapshot(4, "die", tmp_path))
+    assert aide.receive(LONG_S, lambda: None) is None
+    again, given_up = aide.notes()
+    assert "snapshot of epoch 4 was sent again" in again
+    assert given_up == ("the influence actor died 2 times (resources.max_failures = 1): the snapshot of epoch 4 was not sent again")
+    aide.send(snapshot(5))
+    assert answered(aide).epoch == 5
+
+
+@pytest.mark.ray
+def test_a_late_answer_is_none_and_the_next_snapshot_does_not_wait_for_it(aide: RayAide) -> None:
+    aide.send(snapshot(1, "wait"))
+    assert aide.receive(0.0, lambda: None) is None
+    assert aide.receive(0.0, lambda: None) is None and aide.notes() == []
+    aide.send(snapshot(2))
+    assert answered(aide).epoch == 2
+
+
+@pytest.mark.ray
+def test_students_that_share_an_actor_each_get_their_answer(beside: Beside, tmp_path: Path) -> None:
+    first, second = RayAide(beside, 2), RayAide(beside, 2)
+    first.send(snapshot(1, "die once", tmp_path))
+    second.send(snapshot(2))
+    found = [answered(first), answered(second)]
+    assert [each.epoch for each in found] == [1, 2] and found[0].tracked["pid"] == found[1].tracked["pid"]
+
+
+@pytest.mark.ray
+def test_an_actor_that_ray_cannot_place_is_late(ray_here: None) -> None:
+    aide = RayAide(Beside(64.0, 0.0, compute), max_failures=2)
+    aide.send(snapshot())
+    assert aide.receive(0.0, lambda: None) is None and aide.notes() == []
+    aide.drop()
+
+
+@pytest.mark.ray
+def test_an_error_of_the_computation_is_the_trials(aide: RayAide) -> None:
+    aide.send(snapshot())
+    pid = answered(aide).tracked["pid"]
+    aide.send(snapshot(order="refuse"))
+    with pytest.raises(TrialError, match=r"^damping = 0 is not allowed: give more$"):
+        aide.receive(LONG_S, lambda: None)
+    aide.send(snapshot())
+    assert answered(aide).tracked["pid"] == pid, "a refusal costs no process"
+    aide.send(snapshot(order="break"))
+    with pytest.raises(TrialError, match=r"could not be computed \(ValueError: two words and a line\)$"):
+        aide.receive(LONG_S, lambda: None)
+    aide.send(snapshot())
+    assert answered(aide).tracked["pid"] != pid, "nobody knows what it left"
+    assert aide.notes() == []
+
+
+def serve(settings: dict[str, Any]) -> None:
+    """The loop of a worker whose trials ask their aide once, leave it at work, and tell who is who; `busy` waits for it."""
+
+    def work(spec: TrialSpec, context: TrialContext) -> None:
+        assert context.aide is not None
+        aide = context.aide()
+        aide.send(snapshot())
+        found = aide.receive(LONG_S, context.alive)
+        aide.send(snapshot(4, "wait"))  # the end of the trial breaks it off
+        context.report({"epoch": 1, "metrics": {"actor": found.tracked["pid"], "worker": os.getpid()}, "done": True})
+        if spec.name == "busy":
+            aide.receive(LONG_S, context.alive)
+
+    worker.work = work  # type: ignore[attr-defined]
+    setattr(influence, "appraise", compute)  # noqa: B010
+    worker.serve(settings)
+
+
+def told(desk: Desk, name: str, spec: TrialSpec) -> dict[str, psutil.Process]:
+    """The processes that a trial names."""
+    desk.submit(name, spec.model_copy(update={"name": name}).plain())
+    record = desk.next_report(name, LONG_S)
+    assert "metrics" in record, record
+    return {who: psutil.Process(int(pid)) for who, pid in record["metrics"].items()}
+
+
+@pytest.mark.ray
+def test_an_actor_stays_for_the_life_of_its_worker_and_no_longer(
+    ray_here: None, beside: Beside, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its CPU is beside the worker's bundle, which has one and gives none away."""
+    spec = TrialSpec(name="one", configuration=load(None, []), folder=tmp_path, data=tmp_path)
+    monkeypatch.setattr(groups, "serve", serve)
+    with groups.worker_groups(Groups(1, ({"CPU": 1.0},), ""), tmp_path / "groups", 1, own_cluster=True) as desk:
+        first, second = told(desk, "one", spec), told(desk, "busy", spec)
+        assert first == second and first["actor"] != first["worker"]
+        second["worker"].kill()
+        second["actor"].wait(LONG_S)
+        third = told(desk, "last", spec)
+        assert third["actor"] != first["actor"] and third["worker"] != first["worker"]
+    third["actor"].wait(LONG_S)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "role", "has_one"),
+    [
+        ((), "student", True),
+        (("resources.influence=inline",), "student", False),
+        ((), "teacher", False),
+        ((), "fill", False),
+    ],
+)
+def test_who_has_an_aide(pairs: tuple[str, ...], role: str, has_one: bool, tmp_path: Path) -> None:
+    spec = TrialSpec.model_validate(
+        {"name": "one", "role": role, "configuration": load(None, list(pairs)), "folder": tmp_path, "data": tmp_path}
+    )
+    with influence.aides(spec) as aide:
+        assert (aide is not None) is has_one
+
+
+def test_a_worker_gives_its_trial_the_aide(monkeypatch: pytest.MonkeyPatch, specify: Specify) -> None:
+    """Which is found when it is asked for: no Ray runs here."""
+    contexts: list[TrialContext] = []
+    monkeypatch.setattr(worker, "work", lambda spec, context: contexts.append(context))
+    for pairs in ((), ("resources.influence=inline",)):
+        line: Any = worker._Line(None, 0)
+        line.open = line.report = lambda *values: None
+        line.give_back = lambda: None
+        worker._train("trial", specify("teacher=null", "method.name=cross_entropy", *pairs).plain(), line, TrialContext())
+    assert [context.aide is not None for context in contexts] == [True, False]
+
+
+@pytest.mark.parametrize(("ids", "device"), [([], "cpu"), (["3"], "cuda:0")])
+def test_an_actor_without_a_gpu_is_on_the_cpu(ids: list[str], device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.get_gpu_ids", lambda: ids)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert influence._device() == torch.device(device)
