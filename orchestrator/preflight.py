@@ -130,7 +130,7 @@ def _check_with_data(
     methods = searched(configuration) if kind == "sweep" else [configuration.method.name]
     for each in (configuration, *(alone(configuration) if kind == "sweep" else ())):
         check_batches(each, methods, summary)
-    check_memory(configuration, kind == "sweep", samples, classes, summary["shape"])
+    check_memory(configuration, kind == "sweep", summary["sizes"]["train"], classes, summary["shape"])
     search = configuration.search
     copies = (3 if search.scheduler in PAUSING else 1) * search.trials if kind == "sweep" else 1  # with two snapshots of each
     checkpoint_bytes = plan.checkpoint_bytes(parameters, copies)

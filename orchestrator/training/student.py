@@ -65,7 +65,9 @@ class TrainedStudent:
         self.draws = Draws(device, apart=len(exchange.own) > 1)
         self.best, self.trace, self.shown = _Best(), Trace(), State()
         self.said: Output | None = None
-        self.class_accuracies = torch.full((len(dataset.classes),), math.nan)  # of the last evaluation on the validation part
+        self.class_accuracies = torch.full(
+            (len(batches.dataset.classes),), math.nan
+        )  # of the last evaluation on the validation part
 
     def _fresh(self) -> nn.Module:
         """The network as it begins; two students of one form must not begin as one."""

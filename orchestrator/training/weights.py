@@ -19,6 +19,7 @@ from methods.sample_weights import auc
 from methods.weighing import Weighing
 from orchestrator.context import Aide, TrialContext
 from orchestrator.data import Dataset, pictures
+from orchestrator.errors import TrialError
 from orchestrator.training.appraisal import Appraised, Snapshot, State, appraise
 from orchestrator.trial import TrialSpec
 
@@ -138,7 +139,9 @@ class SampleWeights:
         """The weights that were asked for come into force."""
         assert self.pending is not None
         started = time.perf_counter()
-        appraised: Appraised = self.context.share(self._receive() if self.context.leads else None)
+        appraised, failure = self.context.share(self._received() if self.context.leads else None)
+        if failure:
+            raise TrialError(failure)
         waited = time.perf_counter() - started
         self.in_force, self.scores = appraised.weights.to(self.context.device), appraised.scores
         self.noted, self.pending = appraised.noted, None
@@ -147,6 +150,13 @@ class SampleWeights:
             labelled = self.wrong | self.right
             numbers["auc_noisy"] = auc(self.scores[labelled], self.wrong[labelled])
         return {f"influence/{name}": value for name, value in numbers.items()}
+
+    def _received(self) -> tuple[Appraised | None, str]:
+        """The answer, or what went wrong: that is raised by all ranks or by none."""
+        try:
+            return self._receive(), ""
+        except TrialError as error:
+            return None, str(error)
 
     def _receive(self) -> Appraised:
         assert self.pending is not None

@@ -41,7 +41,7 @@ def compute(snapshot: Snapshot, device: torch.device, alive: Callable[[], None])
     if order == "break":
         raise ValueError("two words\nand a line")
     facts: dict[str, float] = {"pid": os.getpid(), "threads": torch.get_num_threads(), "cpu": device.type == "cpu"}
-    return Appraised(snapshot.epoch, snapshot.weights * 2, -snapshot.weights, {}, facts, 0.0, 0.0)
+    return Appraised(snapshot.weights * 2, -snapshot.weights, {"epoch": snapshot.epoch}, facts, {})
 
 
 def snapshot(epoch: int = 3, order: str = "", folder: Path | None = None) -> Snapshot:
@@ -84,7 +84,7 @@ def test_the_answer_is_that_of_the_last_snapshot_and_comes_once(aide: RayAide) -
     aide.send(snapshot(2))
     signs: list[None] = []
     found = answered(aide, lambda: signs.append(None))
-    assert found.epoch == 2 and found.weights.tolist() == [1.0, 3.0] and found.scores.tolist() == [-0.5, -1.5]
+    assert found.noted["epoch"] == 2 and found.weights.tolist() == [1.0, 3.0] and found.scores.tolist() == [-0.5, -1.5]
     assert signs and found.tracked["threads"] == 2 and found.tracked["cpu"] and found.tracked["pid"] != os.getpid()
     assert aide.receive(LONG_S, lambda: None) is None and aide.notes() == []
 
@@ -95,7 +95,7 @@ def test_an_actor_that_is_killed_at_work_is_started_again_and_sent_the_snapshot(
     before = answered(aide).tracked["pid"]
     aide.send(snapshot(3, "die once", tmp_path))
     after = answered(aide)
-    assert after.epoch == 3 and after.weights.tolist() == [1.0, 3.0] and after.tracked["pid"] != before
+    assert after.noted["epoch"] == 3 and after.weights.tolist() == [1.0, 3.0] and after.tracked["pid"] != before
     assert aide.notes() == ["the influence actor died and was started again; the snapshot of epoch 3 was sent again"]
     assert aide.notes() == []
 
@@ -119,7 +119,7 @@ def test_a_snapshot_that_kills_every_actor_is_given_up(beside: Beside, tmp_path:
     assert "snapshot of epoch 4 was sent again" in again
     assert given_up == ("the influence actor died 2 times (resources.max_failures = 1): the snapshot of epoch 4 was not sent again")
     aide.send(snapshot(5))
-    assert answered(aide).epoch == 5
+    assert answered(aide).noted["epoch"] == 5
 
 
 @pytest.mark.ray
@@ -128,7 +128,7 @@ def test_a_late_answer_is_none_and_the_next_snapshot_does_not_wait_for_it(aide: 
     assert aide.receive(0.0, lambda: None) is None
     assert aide.receive(0.0, lambda: None) is None and aide.notes() == []
     aide.send(snapshot(2))
-    assert answered(aide).epoch == 2
+    assert answered(aide).noted["epoch"] == 2
 
 
 @pytest.mark.ray
@@ -137,7 +137,7 @@ def test_students_that_share_an_actor_each_get_their_answer(beside: Beside, tmp_
     first.send(snapshot(1, "die once", tmp_path))
     second.send(snapshot(2))
     found = [answered(first), answered(second)]
-    assert [each.epoch for each in found] == [1, 2] and found[0].tracked["pid"] == found[1].tracked["pid"]
+    assert [each.noted["epoch"] for each in found] == [1, 2] and found[0].tracked["pid"] == found[1].tracked["pid"]
 
 
 @pytest.mark.ray
