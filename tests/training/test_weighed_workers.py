@@ -17,7 +17,8 @@ from tests.process_group import on_every_rank
 CPU = torch.device("cpu")
 COMMON = (
     "method.name=kd_aif", "method.warmup=0.2", "data.limit.train=256", "data.limit.validation=61",
-    "data.limit.test=61", "data.label_noise=0.25", "data.augmentation=crop", "data.views=2", "training.batch_size=32", "training.epochs=5",
+    "data.limit.test=61", "data.label_noise=0.25", "data.augmentation=crop", "data.views=2",
+    "training.batch_size=32", "training.epochs=5",
     "student.width=8",
 )  # fmt: skip
 TRIALS = {
