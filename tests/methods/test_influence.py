@@ -119,6 +119,8 @@ def test_the_sum_of_curvatures_is_that_of_single_ones(small: Small) -> None:
         for unit in torch.eye(CLASSES, dtype=torch.float64)
     ]
     torch.testing.assert_close(small.losses.curvature_sum(logits, small.weights, ALL), torch.stack(columns))
+    weighted = (small.losses.curvature_traces(logits, ALL) * small.weights).sum()
+    torch.testing.assert_close(weighted, torch.stack(columns).trace())
 
 
 def test_drawn_gradients_have_the_covariance_of_the_curvature() -> None:
