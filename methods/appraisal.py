@@ -94,8 +94,12 @@ class Appraisal:
             self.first, self.lag, self.begins_anew_after = epochs // 2, 0, epochs // 2 or None
         else:
             self.first, self.lag, self.begins_anew_after = max(round(settings.warmup * epochs), 1), settings.lag, None
+        if settings.update == "static" and epochs < 2:
+            raise SettingsError(
+                f"update = 'static' trains twice, and there is {epochs} epoch: give training.epochs of 2 or more", "update"
+            )
         if not self.due(self.first):
-            least = 2 if settings.update == "static" else 1 + settings.lag + self.first
+            least = 1 + settings.lag + self.first
             raise SettingsError(
                 f"update = {settings.update!r} weighs after epoch {self.first} and trains with the weights {self.lag} epochs "
                 f"later, of which there are {epochs}: give training.epochs of {least} or more, or lower warmup or lag",
