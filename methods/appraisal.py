@@ -4,7 +4,7 @@ Knows a survey of the student; the estimators are in `influence.py`, the maps in
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from torch.nn import functional
 from methods import influence, losses
 from methods.influence import Losses
 from methods.influence_network import WholeNetwork
+from methods.kfac import factor_bytes, kfac
 from methods.method import Settings, SettingsError, setting
 from methods.sample_weights import CLIPPED_SHARE, MAPS, SIGNS, sample_weights
 from methods.weighing import Part, Survey, Weighed
@@ -22,6 +23,7 @@ from methods.weighing import Part, Survey, Weighed
 UPDATES = ("iterative", "static", "teacher_only", "both", "ssl")
 ESTIMATORS: dict[str, influence.Estimator] = {
     "last_layer": influence.last_layer,
+    "kfac": kfac,
     "cg": influence.cg,
     "lissa": influence.lissa,
     "identity": influence.identity,
@@ -112,10 +114,19 @@ class Appraisal:
             return 0 < epoch == self.first
         return epoch >= self.first and (epoch - self.first) % self.settings.every == 0 and epoch + self.lag < self.epochs
 
-    def required_bytes(self, samples: int, classes: int, features: int, parameters: int) -> int:
-        """Of the estimator that was chosen."""
-        looked_at = classes * (features + 1) if self.settings.estimator == "last_layer" else parameters
-        return influence.needed_bytes(self.settings.estimator, samples, classes, features, looked_at)
+    def required_bytes(self, samples: int, classes: int, features: int, parameters: Mapping[str, Tensor]) -> int:
+        """What the survey holds, and the estimator that was chosen."""
+        surveyed = 4 * samples * (features + 4 * classes)  # logits and targets of student, teacher and labels
+        return surveyed + self._estimator_bytes(samples, classes, features, parameters)
+
+    def _estimator_bytes(self, samples: int, classes: int, features: int, parameters: Mapping[str, Tensor]) -> int:
+        chosen, size = self.settings, sum(tensor.numel() for tensor in parameters.values())
+        if chosen.weigh_by == "loss":
+            return 0
+        if chosen.estimator == "kfac":
+            return factor_bytes(parameters) + influence.needed_bytes("identity", samples, classes, features, size)
+        looked_at = classes * (features + 1) if chosen.estimator == "last_layer" else size
+        return influence.needed_bytes(chosen.estimator, samples, classes, features, looked_at)
 
     def weigh(self, survey: Survey) -> Weighed:
         """Scores of the samples, mapped, shuffled where that is the baseline, and mixed with the weights in force.
