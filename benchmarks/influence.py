@@ -185,7 +185,7 @@ def last_layer(options: Namespace) -> Iterator[Result]:
                     case += f" (theirs: {gradients / GIB:.1f} GiB of gradients)"
                 else:
                     rival = measured("theirs", samples, classes, Path(folder) / "theirs.pt", options)
-                    agree(torch.load(Path(folder) / "ours.pt"), torch.load(Path(folder) / "theirs.pt"))
+                    agree(*(torch.load(Path(folder) / f"{name}.pt", weights_only=True) for name in ("ours", "theirs")))
             seconds[samples] = mine["seconds"]
             yield from rows(case, mine, rival)
         fewest, most = min(seconds), max(seconds)
