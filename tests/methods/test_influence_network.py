@@ -180,6 +180,22 @@ def test_the_factors_of_convolutions_are_those_of_patches_and_slopes() -> None:
     torch.testing.assert_close(layer.outputs, expected)
 
 
+def test_the_factors_over_places_are_the_sum_of_inputs_and_the_mean_of_slopes() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(2, 4, 1), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, CLASSES))
+    found = problem_of(network, size=SAMPLES)
+    layer = factors_of(found, 3)["0.weight"]
+    inputs = torch.cat(list(found.network.training())).flatten(2)  # (n, 2, 25)
+    kernel, last = found.parameters["0.weight"].flatten(1), found.parameters["4.weight"]
+    active = (kernel @ inputs + found.parameters["0.bias"][:, None] > 0).double()
+    logits = found.network.logits(found.parameters, inputs.view(SAMPLES, 2, 5, 5))
+    drawn = found.losses.drawn_gradients(logits, slice(0, SAMPLES), torch.Generator().manual_seed(3))
+    slopes = (drawn * found.weights[:, None].sqrt() @ last)[:, :, None] * active / 25
+    torch.testing.assert_close(layer.outputs[0], torch.einsum("nit,njt->ij", slopes, slopes) / 25)
+    with_one = functional.pad(inputs, (0, 0, 0, 1), value=1.0)
+    torch.testing.assert_close(layer.inputs[0], torch.einsum("nit,njt->ij", with_one, with_one))
+
+
 def test_patches_are_what_a_kernel_meets(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gradient of a kernel is the sum of slope (x) patch over places; a few samples at once change nothing."""
     from methods import kfac as module
