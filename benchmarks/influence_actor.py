@@ -58,6 +58,11 @@ def measured(name: str, folder: Path, options: Namespace) -> list[float]:
     return found
 
 
+def longer(one: list[float], plain: list[float]) -> float:
+    """By how many percent an epoch is longer than the plain one."""
+    return 100 * (one[0] - plain[0]) / plain[0]
+
+
 def main() -> None:
     """Measure the three sides and print what the trainer loses."""
     parser = arguments(__doc__)
@@ -67,27 +72,23 @@ def main() -> None:
     for hidden in ("--side", "--folder", "--answer"):
         parser.add_argument(hidden, help=SUPPRESS)
     options = parser.parse_args()
-    if options.epochs < FIRST + 1:
-        parser.error(
-            f"--epochs {options.epochs} is not allowed: give {FIRST + 1} or more, the first {FIRST - 1} and the last are not measured"
-        )
+    if options.epochs <= FIRST:
+        parser.error(f"--epochs {options.epochs} is not allowed: give {FIRST + 1} or more, the first two and the last do not count")
     if options.side:
         side(options.side, Path(options.folder), options)
         return
+    show(lost(options), options.json)
+
+
+def lost(options: Namespace) -> list[Result]:
+    """Measure the three sides: shares of KD's epoch in percent, and the seconds behind them."""
     with tempfile.TemporaryDirectory() as name:
         make_images(Path(name) / "data.npz", options.images, CLASSES, 256)
         actor, inline, plain = (measured(each, Path(name), options) for each in SIDES)
-    show(results(options, actor, inline, plain), options.json)
-
-
-def results(options: Namespace, actor: list[float], inline: list[float], plain: list[float]) -> list[Result]:
-    """Shares of KD's epoch in percent, and the seconds behind them."""
     where = f"{options.student}, {options.images} images"
-    longer = [100 * (each[0] - plain[0]) / plain[0] for each in (actor, inline)]
-    waiting = [100 * each[1] / each[0] for each in (actor, inline)]
     return [
-        compared(f"epoch longer than KD's, {where}", *longer, "%"),
-        compared(f"waiting, {where}", *waiting, "% of an epoch"),
+        compared(f"epoch longer than KD's, {where}", longer(actor, plain), longer(inline, plain), "%"),
+        compared(f"waiting, {where}", 100 * actor[1] / actor[0], 100 * inline[1] / inline[0], "% of an epoch"),
         noted("epoch of KD", plain[0], "s"),
         noted("epoch", actor[0], "s", inline[0]),
         noted("finding the weights once", actor[2], "s", inline[2]),
