@@ -2,8 +2,9 @@
 
     python benchmarks/influence_actor.py [--student resnet8] [--images 2048] [--epochs 10] [--json]
 
-KD-AIF weighs after every epoch from the second on, by the last layer, as `run.py train` does it with Ray. Each side is a process
-of its own with a Ray of its own, one after the other, and so is KD, which weighs nothing. Medians over the epochs from the third on.
+KD-AIF weighs after every epoch from the second on, by the last layer, as `run.py train` does it with Ray. Each side is a
+process of its own with a Ray of its own, one after the other, and so is KD, which weighs nothing. Medians over the epochs from
+the third on.
 
     epoch    by how much an epoch is longer than KD's: forward passes over training and validation part, curvature, solution, and
              what two busy processes take from each other
