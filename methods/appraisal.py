@@ -66,7 +66,9 @@ class AppraisalSettings(Settings):
     )
     warmup: float = setting(0.25, "share of the epochs after which samples are first weighed", low=0, high=1)
     every: int = setting(2, "R: epochs from one weighing to the next", low=1)
-    lag: int = setting(1, "epochs that are trained while weights are computed; 0: the trainer waits", low=0)
+    lag: int = setting(
+        1, "epochs that are trained while weights are computed, fewer if none would be left; 0: the trainer waits", low=0
+    )
     momentum: float = setting(0.5, "share of the weights in force that new ones keep (no meaning for static)", low=0, high=0.99)
     clean_samples: int = setting(0, "samples of the validation part by which the others are weighed; 0: all", low=0)
 
@@ -92,19 +94,16 @@ class Appraisal:
 
     def __init__(self, settings: AppraisalSettings, epochs: int, minimised: Callable[[Survey], Weighable]) -> None:
         self.settings, self.epochs, self.minimised = settings, epochs, minimised
+        self.begins_anew_after: int | None = None
         if settings.update == "static":
-            self.first, self.lag, self.begins_anew_after = epochs // 2, 0, epochs // 2 or None
+            self.first, self.lag, self.begins_anew_after = epochs // 2, 0, epochs // 2
         else:
-            self.first, self.lag, self.begins_anew_after = max(round(settings.warmup * epochs), 1), settings.lag, None
-        if settings.update == "static" and epochs < 2:
+            self.first = max(round(settings.warmup * epochs), 1)
+            self.lag = max(min(settings.lag, epochs - 1 - self.first), 0)
+        if not 0 < self.first < epochs:
             raise SettingsError(
-                f"update = 'static' trains twice, and there is {epochs} epoch: give training.epochs of 2 or more", "update"
-            )
-        if not self.due(self.first):
-            least = 1 + settings.lag + self.first
-            raise SettingsError(
-                f"update = {settings.update!r} weighs after epoch {self.first} and trains with the weights {self.lag} epochs "
-                f"later, of which there are {epochs}: give training.epochs of {least} or more, or lower warmup or lag",
+                f"update = {settings.update!r} trains before it weighs and after that, which {epochs} epochs do not leave room for: "
+                "give training.epochs of 2 or more, and a warmup below 1",
                 "update",
             )
 

@@ -19,8 +19,8 @@ def configured(*pairs: str) -> Configuration:
     ("pairs", "sentence"),
     [
         (["method.update=ssl"], r"learns from unlabelled samples too, and all have labels: set data\.labelled"),
-        (["method.update=static", "training.epochs=1"], r"trains twice, and there is 1 epoch: give training\.epochs of 2"),
-        (["training.epochs=2", "method.warmup=1.0"], r"of which there are 2: give training\.epochs of 4 or more"),
+        (["method.update=static", "training.epochs=1"], r"which 1 epochs do not leave room for: give training\.epochs of 2"),
+        (["method.warmup=1.0"], "and a warmup below 1"),
         (["method.update=both", "peers.b.network.name=cnn"], "trains the teacher by what one student needs, and there are peers"),
         (["data.mix=mixup"], "blends two samples in a picture"),
         (["data.validation_in_training=true"], "trains on the labels that the weights of method kd_aif come from"),
