@@ -67,7 +67,7 @@ class AppraisalSettings(Settings):
     warmup: float = setting(0.25, "share of the epochs after which samples are first weighed", low=0, high=1)
     every: int = setting(2, "R: epochs from one weighing to the next", low=1)
     lag: int = setting(
-        1, "epochs that are trained while weights are computed, fewer if none would be left; 0: the trainer waits", low=0
+        1, "epochs that are trained while weights are computed, fewer if none were left then; 0: the trainer waits", low=0
     )
     momentum: float = setting(0.5, "share of the weights in force that new ones keep (no meaning for static)", low=0, high=0.99)
     clean_samples: int = setting(0, "samples of the validation part by which the others are weighed; 0: all", low=0)
@@ -102,7 +102,7 @@ class Appraisal:
             self.lag = max(min(settings.lag, epochs - 1 - self.first), 0)
         if not 0 < self.first < epochs:
             raise SettingsError(
-                f"update = {settings.update!r} trains before it weighs and after that, which {epochs} epochs do not leave room for: "
+                f"update = {settings.update!r} trains before it weighs and after it, for which {epochs} epochs leave no room: "
                 "give training.epochs of 2 or more, and a warmup below 1",
                 "update",
             )

@@ -19,7 +19,7 @@ def configured(*pairs: str) -> Configuration:
     ("pairs", "sentence"),
     [
         (["method.update=ssl"], r"learns from unlabelled samples too, and all have labels: set data\.labelled"),
-        (["method.update=static", "training.epochs=1"], r"which 1 epochs do not leave room for: give training\.epochs of 2"),
+        (["method.update=static", "training.epochs=1"], r"for which 1 epochs leave no room: give training\.epochs of 2"),
         (["method.warmup=1.0"], "and a warmup below 1"),
         (["method.update=both", "peers.b.network.name=cnn"], "trains the teacher by what one student needs, and there are peers"),
         (["data.mix=mixup"], "blends two samples in a picture"),
