@@ -54,6 +54,14 @@ class Losses:
             total = total - temperature**2 * weight[rows] * (targets[rows] * log_q).sum(dim=1)
         return total
 
+    def least(self) -> Tensor:
+        """The least value that l_i can have, (n,): the entropies of its targets."""
+        entropies = [
+            -(weight * temperature**2) * torch.special.xlogy(targets, targets).sum(dim=1)
+            for weight, temperature, targets in self.terms
+        ]
+        return torch.stack(entropies).sum(dim=0)
+
     def gradients(self, logits: Tensor, rows: slice) -> Tensor:
         """dl_i / dz, (B, K): the sum of weight T (q_T - targets)."""
         total = torch.zeros_like(logits)
@@ -122,9 +130,13 @@ class Problem(Protocol):
 
     def matrix(self) -> Tensor:
         """H, (p, p) float64: by p products where there is no better way."""
-        like = self.held_out_gradient()
-        columns = [self.product(column) for column in torch.eye(self.size, dtype=like.dtype, device=like.device)]
-        return torch.stack(columns, dim=1).double()
+        unit = torch.zeros_like(self.held_out_gradient())
+        found = torch.empty(self.size, self.size, dtype=torch.float64, device=unit.device)
+        for place in range(self.size):
+            unit[place] = 1
+            found[place] = self.product(unit)  # a row, as H is symmetric
+            unit[place] = 0
+        return found
 
 
 class LastLayer(Problem):
@@ -132,13 +144,21 @@ class LastLayer(Problem):
 
     With h~ = [h; 1] a sample's gradient is (dl/dz) (x) h~ and its curvature (d2l/dz2) (x) h~ h~^T: the Gauss-Newton block of the
     whole network is the Hessian of this layer. `weights` (n,) are the w_i in force. Samples are taken in blocks, whose memory
-    stays below `limit_bytes`.
+    stays below `limit_bytes`; `alive` is called before each.
     """
 
-    def __init__(self, training: Part, losses: Losses, held_out: Part, weights: Tensor, limit_bytes: int) -> None:
+    def __init__(
+        self,
+        training: Part,
+        losses: Losses,
+        held_out: Part,
+        weights: Tensor,
+        limit_bytes: int,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
         self.training, self.losses, self.held_out = training, losses, held_out
         self.weights = weights.to(training.features)
-        self.limit_bytes = limit_bytes
+        self.limit_bytes, self.alive = limit_bytes, alive
 
     @property
     def size(self) -> int:
@@ -214,7 +234,9 @@ class LastLayer(Problem):
         """Rows of the training part, as many at once as may be held at so many elements each."""
         row_bytes = row_elements * self.weights.element_size()
         at_once = max(1, min(ROWS_AT_ONCE, self.limit_bytes // row_bytes))
-        return (slice(start, min(start + at_once, self.samples)) for start in range(0, self.samples, at_once))
+        for start in range(0, self.samples, at_once):
+            self.alive()
+            yield slice(start, min(start + at_once, self.samples))
 
     def _logits_along(self, layer: Tensor, rows: slice) -> Tensor:
         """What the logits change by along a layer (K, D + 1): (B, K)."""
@@ -269,7 +291,8 @@ def cg(
 ) -> Solution:
     """By conjugate gradients, until the relative residual is at most `tolerance` or after `largest` iterations.
 
-    Diverged where the damped curvature is not positive along a direction. (Hestenes and Stiefel 1952; Martens 2010 for networks.)
+    What is left then, the residual tells. Diverged where the damped curvature is not positive along a direction. (Hestenes and
+    Stiefel 1952; Martens 2010 for networks.)
     """
     enough = tolerance * gradient.norm()
     direction, residual = torch.zeros_like(gradient), gradient.clone()
