@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from methods import influence, losses
-from methods.influence import Losses
 from methods.influence_network import WholeNetwork
 from methods.kfac import factor_bytes, kfac
 from methods.method import Settings, SettingsError, setting
 from methods.sample_weights import CLIPPED_SHARE, MAPS, SIGNS, sample_weights
+from methods.tempered import Losses
 from methods.weighing import Part, Survey, Weighed
 
 UPDATES = ("iterative", "static", "teacher_only", "both", "ssl")

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from methods import losses
 from methods.appraisal import Appraisal, AppraisalSettings, Weighable
-from methods.influence import Losses, Term
 from methods.method import Batch, Method, Needs, Objective, setting
+from methods.tempered import Losses, Term
 from methods.weighing import Survey
 
 TEACHING = ("teacher_only", "both")  # updates in which the teacher learns with the weights
