@@ -4,6 +4,7 @@ import pytest
 
 from methods import METHODS, Needs
 from methods.kd import KD
+from methods.kd_aif import KDAIF
 from search_spaces import SPACES
 
 
@@ -29,13 +30,11 @@ def peer_method(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SPACES, "mutual", SPACES["kd"])
 
 
-class Weighing(KD):
-    """KD whose samples are said to have weights."""
-
-    needs = Needs(teacher=True, weights=True)
+class Weighing(KDAIF):
+    """KD-AIF under another name: what the plan says of it is said of whoever weighs samples."""
 
 
 def weighing_method(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put a method `weighing` into the lists for as long as a test."""
     monkeypatch.setitem(METHODS, "weighing", Weighing)
-    monkeypatch.setitem(SPACES, "weighing", SPACES["kd"])
+    monkeypatch.setitem(SPACES, "weighing", SPACES["kd_aif"])

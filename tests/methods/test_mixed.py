@@ -66,8 +66,8 @@ def test_the_loss_is_linear_in_the_share(name: str, share: float, prepare: Any, 
 @every_method
 def test_each_sample_has_a_share_of_its_own(name: str, prepare: Any, make_batch: Any) -> None:
     """The hard term of a blend is the mean over the hard terms of its samples alone."""
-    method = with_fixed_weights(name, prepare)
-    batch, share = make_batch(method), torch.linspace(0, 1, SIZE)
+    method, share = with_fixed_weights(name, prepare), torch.linspace(0, 1, SIZE)
+    batch = replace(make_batch(method), weights=torch.ones(SIZE))  # of a method that weighs samples: the mean is a weighed one
     one_by_one = [
         losses.cross_entropy(batch.student.logits[[i]], labels[[i]]) * weight[i]
         for labels, weight in ((batch.labels, share), (batch.labels[PARTNERS], 1 - share))
@@ -127,6 +127,7 @@ def test_order_of_a_blended_batch_does_not_matter(name: str, prepare: Any, make_
         student=type(batch.student)(*(part[order] for part in batch.student)),
         teacher=teacher,
         peers=None if peers is None else (lambda: peers),
+        weights=None if batch.weights is None else batch.weights[order],
         mix=Mix(batch.mix.labels[order], batch.mix.share[order]),
     )
     torch.testing.assert_close(prepare(name)(moved).loss, method(batch).loss)
