@@ -353,12 +353,14 @@ def require_batches(configuration: Configuration, samples: int, labelled: int | 
     if configuration.teacher:
         parts.append(("teacher.training", configuration.teacher.training, workers, all_of_them, True))
     for name, training, sharing, words, alone in parts:
-        there, kind = (labelled, "labelled samples") if alone and labelled is not None else (samples, "samples")
+        there, kind, more = samples, "samples", "more data"
+        if alone and labelled is not None:
+            there, kind, more = labelled, "labelled samples", "more of them (data.labelled)"
         size = training.batch_size
         if size % sharing:
             raise ConfigurationError(f"{name}.batch_size = {size} cannot be shared by {words}: give a multiple of {sharing}")
         if there < size:
             raise ConfigurationError(
                 f"the training part has {there} {kind} and {name}.batch_size = {size} ({size // sharing} for each of {sharing} "
-                f"workers): give at most {there - there % sharing}, or more data"
+                f"workers): give at most {there - there % sharing}, or {more}"
             )

@@ -144,6 +144,21 @@ def test_settings_say_what_was_trained(store: Store) -> None:
     assert export(store, "mine", weights="last", to=store.root / "last").settings["source"]["epoch"] == 3
 
 
+def test_a_card_says_how_many_images_had_a_label_and_of_which_was_learned(store: Store) -> None:
+    sweep, file = Sweep.open(store, "mine"), store.sweep("mine") / "data.json"
+    write_json(file, read_json(file) | {"labelled": 30})
+    plain = sweep.configuration.plain()
+    samples = read_json(file)["sizes"]["train"]
+    for method, learned in (("kd", samples), ("cross_entropy", 30)):
+        data = plain["data"] | {"labelled": 30, "validation_in_training": True}
+        sweep.configuration = configure(plain | {"data": data, "method": {"name": method}})
+        sweep.save()
+        found = export(store, "mine", to=store.root / method)
+        card = (found.folder / "README.md").read_text()
+        assert f"learned from {learned} images" in card and "Only 30 of the training images had a label." in card
+        assert "trained on the validation part too" in card and found.settings["data"]["sizes"]["train"] == learned
+
+
 def test_an_export_names_no_path_of_this_machine(store: Store) -> None:
     sweep = Sweep.open(store, "mine")
     weights = {"student": {"name": "cnn", "width": 4, "weights": "/home/somebody/start.safetensors"}}

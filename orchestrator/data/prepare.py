@@ -130,7 +130,8 @@ def _labelled(labels: Labels, classes: tuple[str, ...], config: Data, seed: int)
 def _summary(config: Data, parts: Parts, fingerprint: str) -> dict[str, Any]:
     if parts.root is None:
         height, width, channels = parts.train.inputs.shape[1:]
-        mean, std = statistics(parts.train.inputs)
+        own = len(parts.train) - (len(parts.splits()["validation"]) if config.validation_in_training else 0)
+        mean, std = statistics(parts.train.inputs[:own])  # the same pictures, whoever else is trained on
     else:
         assert config.size is not None
         height, width, channels = config.size, config.size, 3

@@ -8,6 +8,7 @@ import functools
 import math
 import time
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -141,13 +142,18 @@ class _Trainer:
                 came[student.letter] = found
                 if student.method.teaching_rate:
                     with self.clock.measure("teaching"):
-                        self._teach(student, epoch)
+                        found |= self._teach(student, epoch)
         return came
 
-    def _teach(self, student: TrainedStudent, epoch: int) -> None:
+    def _teach(self, student: TrainedStudent, epoch: int) -> Metrics:
+        """The teacher learns for an epoch; its accuracy on the validation part after that."""
         assert self.teacher is not None and student.weights is not None, "checked before"
         view = epoch % views(self.configuration) if self.batches.views.varies else None
         self._change_teacher(teach(self.teacher, student.method, student.weights, self.batches, student.context, epoch, view))
+        predictions = validation_predictions(self.teacher, self.batches, student.context)
+        labels = np.array_split(self.batches.dataset.validation.labels, student.context.world_size)[student.context.rank]
+        correct = student.context.total((predictions.cpu() == torch.from_numpy(labels)).double().sum().to(student.context.device))
+        return {"influence/teacher_accuracy": float(correct) / len(self.batches.dataset.validation)}
 
     def _train_epoch(self, epoch: int) -> bool:
         """One epoch; False when it was broken off because somebody asked for the end."""

@@ -110,7 +110,7 @@ def batched(name: str, size: int, teacher: int = 32, *pairs: str) -> Configurati
         (
             batched("kd", 64, 48),
             ["kd"],
-            r"^the training part has 40 labelled samples and teacher.training.batch_size = 48 .*at most 40",
+            r"^the training part has 40 labelled .* = 48 .*at most 40, or more of them \(data.labelled\)$",
         ),
         (batched("cross_entropy", 40), ["cross_entropy"], None),
         (

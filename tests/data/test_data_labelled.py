@@ -161,6 +161,7 @@ def test_the_validation_part_in_training_is_clean_labelled_and_comes_last(tmp_pa
     assert np.array_equal(joined.train.labels[SAMPLES:], apart.validation.labels)
     assert np.array_equal(joined.clean_labels, np.concatenate([apart.clean_labels, apart.validation.labels]))
     assert joined.content != apart.content and len(joined.validation) == 18
+    assert (joined.mean, joined.std) == (apart.mean, apart.std), "a student sees the pictures that it would see without"
 
 
 def test_files_of_the_validation_part_in_training_are_opened_once(tmp_path: Path) -> None:

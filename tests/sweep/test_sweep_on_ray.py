@@ -124,9 +124,11 @@ def test_two_workers_survive_the_death_of_one(run: Conduct) -> None:
     assert [trial.history for trial in again.trials.values()] == [trial.history for trial in sweep.trials.values()]
 
 
-def test_train_on_ray_and_in_this_process_agree(run: Conduct) -> None:
-    local = run("method.name=wttm", kind="train", name="local", local=True)
-    on_ray = run("method.name=wttm", kind="train", name="on-ray")
+@pytest.mark.parametrize("settings", [("method.name=wttm",), ("method.name=kd_aif", "data.label_noise=0.3")])
+def test_train_on_ray_and_in_this_process_agree(settings: tuple[str, ...], run: Conduct) -> None:
+    """Where samples are weighed, by an actor and by the worker itself."""
+    local = run(*settings, kind="train", name="local", local=True)
+    on_ray = run(*settings, kind="train", name="on-ray")
     assert local.state == on_ray.state == "finished"
     assert local.trials[0].history == on_ray.trials[0].history
     assert local.trials[0].metrics["test/last/nll"] == on_ray.trials[0].metrics["test/last/nll"]

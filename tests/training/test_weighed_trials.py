@@ -1,0 +1,272 @@
+"""Trials whose samples are weighed, in one process: when weights count, by whom they are found, and that a resume has the bits."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from trials_run import Interrupted, add_teacher, records_of, saved, specification
+
+from orchestrator.context import Record, TrialContext
+from orchestrator.data import Dataset
+from orchestrator.errors import TrialError
+from orchestrator.training import weights as sample_weights
+from orchestrator.training.appraisal import Appraised, Snapshot, appraise
+from orchestrator.training.trainer import train
+from orchestrator.trial import TrialSpec
+
+SMALL = (
+    "method.name=kd_aif", "data.limit.train=160", "data.limit.validation=60", "data.limit.test=40", "data.label_noise=0.25",
+    "data.augmentation=crop", "data.views=2", "training.batch_size=32", "training.epochs=6", "student.width=8", "method.warmup=0.2",
+)  # fmt: skip
+FEW = ("data.labelled=60", "data.label_noise=0", "method.update=ssl")
+FORMS: dict[str, tuple[str, ...]] = {
+    "iterative": (),
+    "waiting": ("method.lag=0", "method.every=1"),
+    "two-behind": ("method.lag=2", "method.every=3"),
+    "static": ("method.update=static",),
+    "both": ("method.update=both", "method.teacher_learning_rate=0.1"),
+    "both-online": ("method.update=both", "data.views=6"),
+    "teacher-only": ("method.update=teacher_only",),
+    "ssl": FEW,
+    "ssl-hard": (*FEW, "method.pseudo=hard", "method.threshold=0.2"),
+    "ssl-feedback": (*FEW, "method.feedback=1.0"),
+    "whole-network": ("method.estimator=cg", "method.damping=0.1"),
+}
+TIMED = ("seconds/", "train/images_per_second", "cache/", "influence/seconds", "influence/cpu_seconds", "influence/waited")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("weighed")
+    add_teacher(specification(folder, "teacher", *SMALL))
+    return folder
+
+
+@pytest.fixture
+def weighed(root: Path, request: pytest.FixtureRequest) -> Callable[..., TrialSpec]:
+    def make(form: str, *pairs: str, name: str = "") -> TrialSpec:
+        return specification(root, f"{request.node.name}-{name}".replace("/", "-"), *SMALL, *FORMS[form], *pairs)
+
+    return make
+
+
+def metrics(record: Record) -> dict[str, float]:
+    return {key: value for key, value in record["metrics"].items() if not key.startswith(TIMED)}
+
+
+def state(spec: TrialSpec) -> dict[str, Tensor]:
+    """Every tensor that the trial left, by file and name."""
+    files = sorted((spec.folder / "checkpoint").glob("*.safetensors"))
+    return {f"{file.name}/{name}": value for file in files for name, value in load_file(file).items()}
+
+
+def require_same(one: TrialSpec, other: TrialSpec) -> None:
+    first, second = state(one), state(other)
+    assert list(first) == list(second)
+    for name, value in first.items():
+        assert value.equal(second[name]) or (value.isnan() == second[name].isnan()).all(), name
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dies_after", [1, 2, 3, 4])
+def test_a_resume_has_the_bits(weighed: Callable[..., TrialSpec], form: str, dies_after: int) -> None:
+    whole, broken = weighed(form, name="whole"), weighed(form, name="broken")
+    expected = records_of(whole)
+    before = records_of(broken, dies_after=dies_after)
+    after = records_of(broken)
+    assert [metrics(each) for each in (*before, *after[1:])] == [metrics(each) for each in expected]
+    require_same(whole, broken)
+
+
+@pytest.mark.parametrize(
+    ("form", "in_force"), [("waiting", 1), ("iterative", 2), ("two-behind", 3), ("static", 3)], ids=lambda value: str(value)
+)
+def test_weights_count_when_their_time_has_come(weighed: Callable[..., TrialSpec], form: str, in_force: int) -> None:
+    """First weighed after epoch 1 (static: 3); the first epoch that is trained with the weights comes `lag` later."""
+    spec = weighed(form)
+    records = records_of(spec)
+    spread = [record["metrics"]["influence/weight_std"] for record in records]
+    assert [value > 0 for value in spread] == [epoch > in_force for epoch in range(1, 7)]
+    drawn = saved(spec).trace
+    histogram = drawn["epochs/weight_histogram"]
+    assert histogram.shape[0] == 6 and torch.allclose(histogram.sum(1), torch.ones(6))
+    assert (histogram[:in_force].max(1).values == 1).all() and (histogram[in_force:].max(1).values < 1).all()
+    assert drawn["epochs/weight_noisy"].tolist() == pytest.approx([each["metrics"]["influence/weight_noisy"] for each in records])
+
+
+def test_samples_with_wrong_labels_count_less(weighed: Callable[..., TrialSpec]) -> None:
+    spec = weighed("iterative")
+    last = records_of(spec)[-1]["metrics"]
+    assert last["influence/weight_noisy"] < 0.9 < 1 < last["influence/weight_clean"]
+    dataset, left = Dataset.open(spec.data), saved(spec).weights
+    wrong = torch.from_numpy(dataset.train.labels != dataset.clean_labels)
+    assert wrong.sum() == 40
+    assert float(left["weights"][wrong].mean()) == pytest.approx(last["influence/weight_noisy"])
+    assert float(left["weights"].mean()) == pytest.approx(1)
+
+
+def test_what_did_most_harm_is_shown(weighed: Callable[..., TrialSpec]) -> None:
+    spec = weighed("iterative")
+    auc = [each["metrics"].get("influence/auc_noisy") for each in records_of(spec)]
+    left, dataset = saved(spec), Dataset.open(spec.data)
+    scores, shown = left.weights["scores"], left.shown
+    assert shown["harmful_scores"].tolist() == scores.sort(descending=True).values[:8].tolist()
+    assert shown["helpful_scores"].tolist() == scores.sort().values[:8].tolist()
+    index = shown["harmful"].numpy()
+    assert shown["harmful_images"].numpy().tobytes() == dataset.train.inputs[index].tobytes()
+    assert shown["harmful_labels"].tolist() == dataset.train.labels[index].tolist()
+    assert shown["harmful_truths"].tolist() == dataset.clean_labels[index].tolist()
+    wrong = dataset.train.labels != dataset.clean_labels
+    pairs = [(scores[i] > scores[j]).float() for i in wrong.nonzero()[0] for j in (~wrong).nonzero()[0]]
+    assert [each for each in auc if each is not None][-1] == pytest.approx(float(torch.stack(pairs).mean()))
+
+
+def test_a_static_student_begins_anew(weighed: Callable[..., TrialSpec], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With weights that are all one, the second half of eight epochs is a training of its own: it does not depend on the first."""
+
+    def equal(snapshot: Snapshot, device: torch.device, alive: Callable[[], None]) -> Appraised:
+        return Appraised(torch.ones_like(snapshot.weights), -snapshot.weights, {}, {}, {})
+
+    monkeypatch.setattr(sample_weights, "appraise", equal)
+    eight = ("training.epochs=8", "data.views=1")
+    records = records_of(weighed("static", *eight, name="one"))
+    rates = [record["metrics"]["train/learning_rate"] for record in records]
+    assert rates[:4] == pytest.approx(rates[4:]) and rates[0] > rates[3]
+    assert records[-1]["metrics"]["best_epoch"] > 4
+    fresh = saved(weighed("static", *eight, name="one"))
+    half = weighed("static", *eight, name="half")
+    with pytest.raises(Interrupted):
+        train(half, TrialContext(report=_dies_after(4)))
+    damaged = half.folder / "checkpoint" / "student.safetensors"
+    _overwrite(damaged)  # whatever it had learnt
+    records_of(half)
+    assert all(value.equal(fresh.student[name]) for name, value in saved(half).student.items())
+
+
+def _dies_after(epoch: int) -> Callable[[Record], None]:
+    def report(record: Record) -> None:
+        if record["epoch"] == epoch:
+            raise Interrupted
+
+    return report
+
+
+def _overwrite(file: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: torch.zeros_like(value) for name, value in load_file(file).items()}, file)
+
+
+@pytest.mark.parametrize("form", ["both", "both-online", "ssl-feedback", "teacher-only"])
+def test_a_teacher_that_learns_is_the_trials_own(weighed: Callable[..., TrialSpec], form: str) -> None:
+    spec = weighed(form)
+    assert spec.teacher is not None
+    stored = load_file(spec.teacher / "weights.safetensors")
+    records = records_of(spec)
+    own = saved(spec).teacher
+    assert set(own) == set(stored) and any(not own[name].equal(stored[name]) for name in own)
+    assert all(value.equal(load_file(spec.teacher / "weights.safetensors")[name]) for name, value in stored.items())
+    told = [record["metrics"].get("influence/teacher_accuracy") for record in records]
+    assert [value is not None for value in told] == [epoch in (2, 4) for epoch in range(1, 7)]
+    other = weighed("iterative", name="after")
+    records_of(other)
+    assert not saved(other).teacher  # the teacher that everybody shares is as it was
+
+
+def test_the_student_hears_the_teacher_that_learnt(weighed: Callable[..., TrialSpec]) -> None:
+    """The teacher's weights are the only thing that `teacher_only` changes for the student."""
+    taught, plain = weighed("teacher-only", "method.teacher_learning_rate=0.3", name="taught"), weighed("iterative", name="plain")
+    same = weighed("teacher-only", "method.teacher_learning_rate=1e-12", name="same")
+    taught_records, same_records = records_of(taught), records_of(same)
+    kd = plain.model_copy(
+        update={"configuration": specification(taught.folder.parent, "kd", *SMALL[1:-1], "method.name=kd").configuration}
+    )
+    unweighted = records_of(kd)
+    losses = [[record["metrics"]["train/distillation"] for record in each] for each in (taught_records, same_records, unweighted)]
+    assert losses[1] == pytest.approx(losses[2], rel=1e-4)
+    assert losses[0][:2] == pytest.approx(losses[2][:2], rel=1e-4) and losses[0][3] != pytest.approx(losses[2][3], rel=1e-2)
+
+
+class Helper:
+    """An aide in this process; it answers after so many questions, or never."""
+
+    def __init__(self, late: bool = False, fails: str = "") -> None:
+        self.late, self.fails = late, fails
+        self.jobs: list[Snapshot] = []
+
+    def send(self, job: Any) -> None:
+        self.jobs.append(job)
+
+    def receive(self, wait_s: float, alive: Callable[[], None]) -> Any:
+        alive()
+        if self.fails:
+            raise TrialError(self.fails)
+        return None if self.late else appraise(self.jobs[-1], torch.device("cpu"))
+
+    def notes(self) -> list[str]:
+        return [f"sent {len(self.jobs)}"] if self.jobs else []
+
+
+def with_helper(spec: TrialSpec, helper: Helper) -> list[Record]:
+    records: list[Record] = []
+    train(spec, TrialContext(report=records.append, aide=lambda: helper))
+    return records
+
+
+@pytest.mark.parametrize("form", ["iterative", "waiting", "both", "ssl"])
+@pytest.mark.parametrize("late", [False, True])
+def test_beside_the_trainer_and_within_it_the_numbers_are_the_same(
+    weighed: Callable[..., TrialSpec], form: str, late: bool
+) -> None:
+    inline, beside, helper = weighed(form, name="inline"), weighed(form, name="beside"), Helper(late=late)
+    expected, found = records_of(inline), with_helper(beside, helper)
+    assert [metrics(each) for each in found] == [metrics(each) for each in expected]
+    require_same(inline, beside)
+    assert len(helper.jobs) == (5 if form == "waiting" else 2)
+    assert {job.epoch for job in helper.jobs} == ({1, 2, 3, 4, 5} if form == "waiting" else {1, 3})
+    notes = [note for record in found for note in record.get("notes", [])]
+    assert any("the worker computed them itself" in note and "resources.influence_wait_s" in note for note in notes) == late
+    assert notes[-1] == f"sent {len(helper.jobs)}"
+
+
+def test_what_goes_wrong_beside_the_trainer_fails_the_trial(weighed: Callable[..., TrialSpec]) -> None:
+    with pytest.raises(TrialError, match="the sentence of the actor"):
+        with_helper(weighed("iterative"), Helper(fails="the sentence of the actor"))
+
+
+def test_an_estimator_that_diverges_says_so(weighed: Callable[..., TrialSpec], monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverged(*_: Any, **__: Any) -> Any:
+        raise ArithmeticError("choose a larger damping")
+
+    monkeypatch.setattr("methods.influence.scores", diverged)
+    with pytest.raises(TrialError, match="the weights of the samples after epoch 1: choose a larger damping"):
+        records_of(weighed("iterative"))
+
+
+def test_a_snapshot_on_its_way_is_sent_again_after_a_resume(weighed: Callable[..., TrialSpec]) -> None:
+    spec, first, second = weighed("two-behind"), Helper(), Helper()
+    with pytest.raises(Interrupted):
+        train(spec, TrialContext(report=_dies_after(2), aide=lambda: first))
+    with_helper(spec, second)
+    again = second.jobs[0]
+    assert first.jobs[0].epoch == again.epoch == 1
+    assert all(value.equal(again.student[name]) for name, value in first.jobs[0].student.items())
+    assert replace(again, student={}).before == first.jobs[0].before
+
+
+def test_students_of_one_worker_have_weights_of_their_own(weighed: Callable[..., TrialSpec]) -> None:
+    spec = weighed("iterative", "peers.b.network.name=cnn", "peers.b.network.width=4")
+    last = records_of(spec)[-1]["metrics"]
+    assert last["a/influence/weight_noisy"] != last["b/influence/weight_noisy"]
+    alone = weighed("iterative", name="alone")
+    records_of(alone)
+    assert saved(spec).weights["weights"].equal(saved(alone).weights["weights"])
+    own = load_file(spec.folder / "checkpoint" / "b" / "weights.safetensors")
+    assert not own["weights"].equal(saved(alone).weights["weights"])
+    assert math.isclose(float(own["weights"].mean()), 1, rel_tol=1e-5)

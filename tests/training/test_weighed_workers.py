@@ -1,0 +1,95 @@
+"""Trials whose samples are weighed, by two workers (gloo): both have the weights that one worker finds. Knows no Ray."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from trials_run import add_teacher, specification
+
+from orchestrator.actors.pair import Pair
+from orchestrator.context import Record, TrialContext
+from orchestrator.errors import TrialError
+from orchestrator.training.appraisal import Snapshot
+from orchestrator.training.trainer import train
+from tests.process_group import on_every_rank
+
+CPU = torch.device("cpu")
+COMMON = (
+    "method.name=kd_aif", "method.warmup=0.2", "data.limit.train=256", "data.limit.validation=61",
+    "data.limit.test=61", "data.label_noise=0.25", "data.augmentation=crop", "data.views=2",
+    "training.batch_size=32", "training.epochs=5",
+    "student.width=8",
+)  # fmt: skip
+TRIALS = {
+    "iterative": COMMON,
+    "both": (*COMMON, "method.update=both", "method.teacher_learning_rate=0.1"),
+    "ssl": (*COMMON, "method.update=ssl", "data.labelled=80", "data.label_noise=0"),
+}
+OTHER = ("seconds/", "train/images_per_second", "cache/", "influence/seconds", "influence/cpu_seconds", "influence/waited")
+
+
+class Failing:
+    """An aide that fails, at the only rank that asks."""
+
+    def send(self, job: Snapshot) -> None:
+        """It will not get far."""
+
+    def receive(self, wait_s: float, alive: object) -> None:
+        raise TrialError("the sentence of the actor")
+
+    def notes(self) -> list[str]:
+        return []
+
+
+def trained(rank: int, world_size: int, root: str, name: str, *pairs: str) -> list[Record]:
+    records: list[Record] = []
+    train(specification(Path(root), name, *pairs), TrialContext(rank, world_size, CPU, records.append, pair=Pair))
+    return records
+
+
+def failed(rank: int, world_size: int, root: str, name: str, *pairs: str) -> str:
+    context = TrialContext(rank, world_size, CPU, pair=Pair, aide=Failing)
+    with pytest.raises(TrialError) as error:
+        train(specification(Path(root), name, *pairs), context)
+    return str(error.value)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("weighed-workers")
+    add_teacher(specification(folder, "teacher", *COMMON))
+    return folder
+
+
+def metrics(record: Record) -> dict[str, float]:
+    return {key: value for key, value in record["metrics"].items() if not any(part in key for part in OTHER)}
+
+
+@pytest.mark.parametrize("name", TRIALS)
+def test_two_workers_train_with_the_weights_of_one(root: Path, name: str) -> None:
+    alone = trained(0, 1, str(root), f"{name}-1", *TRIALS[name])
+    together, silent = on_every_rank(2, trained, str(root), f"{name}-2", *TRIALS[name])
+    assert not silent
+    if name == "ssl":  # each worker has labelled samples of its own in its part of a batch: another order
+        assert together[-1]["metrics"]["influence/weight_std"] > 0
+    else:
+        for one, other in zip(together, alone, strict=True):
+            assert metrics(one) == pytest.approx(metrics(other), rel=1e-3, abs=1e-4)
+    left = load_file(root / f"{name}-2" / "checkpoint" / "weights.safetensors")
+    assert float(left["weights"].mean()) == pytest.approx(1, rel=1e-5) and left["weights"].std() > 0.05
+
+
+def test_a_pair_has_two_sets_of_weights(root: Path) -> None:
+    pairs = (*COMMON, "peers.b.network.name=mlp", "peers.b.network.width=6")
+    together = trained(0, 1, str(root), "pair-1", *pairs)
+    apart, silent = on_every_rank(2, trained, str(root), "pair-2", *pairs)
+    assert not silent
+    for one, other in zip(apart, together, strict=True):
+        assert metrics(one) == pytest.approx(metrics(other), rel=1e-4, abs=1e-5)
+    own = [load_file(root / "pair-2" / "checkpoint" / letter / "weights.safetensors")["weights"] for letter in (".", "b")]
+    assert not own[0].equal(own[1])
+
+
+def test_what_goes_wrong_at_one_worker_is_raised_by_both(root: Path) -> None:
+    assert on_every_rank(2, failed, str(root), "failed", *COMMON) == ["the sentence of the actor"] * 2
