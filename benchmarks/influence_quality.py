@@ -32,10 +32,10 @@ from orchestrator.trial import TrialSpec
 FASHION = [
     *("data.name=FashionMNIST", "data.download=true", "data.augmentation=none", "data.limit.train=5000"),
     *("teacher.network.name=cnn", "teacher.network.width=16", "teacher.training.learning_rate=0.1"),
-    *("student.name=mlp", "student.width=64", "training.epochs=20"),
+    *("student.name=mlp", "student.width=64", "training.epochs=20", "training.learning_rate=0.1"),
 ]
 PRESETS: dict[str, tuple[Path | None, list[str]]] = {
-    "digits": (ROOT / "configs" / "digits.yaml", []),
+    "digits": (ROOT / "configs" / "digits.yaml", ["training.epochs=60"]),
     "fashion": (None, [*FASHION, "data.limit.validation=500", "teacher.training.epochs=15"]),
     "few": (None, [*FASHION, "data.labelled=400", "data.limit.validation=200", "teacher.training.epochs=100"]),
 }
@@ -75,7 +75,7 @@ def read_options() -> tuple[Namespace, Study]:
     names = list(dict.fromkeys(name for study in STUDIES.values() for name in study.variants))
     parser = paired.arguments(__doc__, PRESETS, names)
     parser.add_argument("study", choices=list(STUDIES))
-    parser.add_argument("--alpha", type=float, default=0.9, help="weight of the teacher, for all that have labels for all")
+    parser.add_argument("--alpha", type=float, default=0.5, help="weight of the teacher where all have labels")
     parser.add_argument("--weighing", type=json.loads, default={}, help="JSON: settings of kd_aif for all that weigh samples")
     options = paired.read(parser, names)
     study = STUDIES[options.study]
