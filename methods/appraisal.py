@@ -4,7 +4,7 @@ Knows a survey of the student; the estimators are in `influence.py`, the maps in
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from torch.nn import functional
 from methods import influence, losses
 from methods.influence import Losses
 from methods.influence_network import WholeNetwork
+from methods.kfac import factor_bytes, kfac
 from methods.method import Settings, SettingsError, setting
 from methods.sample_weights import CLIPPED_SHARE, MAPS, SIGNS, sample_weights
 from methods.weighing import Part, Survey, Weighed
@@ -22,6 +23,7 @@ from methods.weighing import Part, Survey, Weighed
 UPDATES = ("iterative", "static", "teacher_only", "both", "ssl")
 ESTIMATORS: dict[str, influence.Estimator] = {
     "last_layer": influence.last_layer,
+    "kfac": kfac,
     "cg": influence.cg,
     "lissa": influence.lissa,
     "identity": influence.identity,
@@ -64,7 +66,9 @@ class AppraisalSettings(Settings):
     )
     warmup: float = setting(0.25, "share of the epochs after which samples are first weighed", low=0, high=1)
     every: int = setting(2, "R: epochs from one weighing to the next", low=1)
-    lag: int = setting(1, "epochs that are trained while weights are computed; 0: the trainer waits", low=0)
+    lag: int = setting(
+        1, "epochs that are trained while weights are computed, fewer if none were left then; 0: the trainer waits", low=0
+    )
     momentum: float = setting(0.5, "share of the weights in force that new ones keep (no meaning for static)", low=0, high=0.99)
     clean_samples: int = setting(0, "samples of the validation part by which the others are weighed; 0: all", low=0)
 
@@ -90,15 +94,16 @@ class Appraisal:
 
     def __init__(self, settings: AppraisalSettings, epochs: int, minimised: Callable[[Survey], Weighable]) -> None:
         self.settings, self.epochs, self.minimised = settings, epochs, minimised
+        self.begins_anew_after: int | None = None
         if settings.update == "static":
-            self.first, self.lag, self.begins_anew_after = epochs // 2, 0, epochs // 2 or None
+            self.first, self.lag, self.begins_anew_after = epochs // 2, 0, epochs // 2
         else:
-            self.first, self.lag, self.begins_anew_after = max(round(settings.warmup * epochs), 1), settings.lag, None
-        if not self.due(self.first):
-            least = 2 if settings.update == "static" else 1 + settings.lag + self.first
+            self.first = max(round(settings.warmup * epochs), 1)
+            self.lag = max(min(settings.lag, epochs - 1 - self.first), 0)
+        if not 0 < self.first < epochs:
             raise SettingsError(
-                f"update = {settings.update!r} weighs after epoch {self.first} and trains with the weights {self.lag} epochs "
-                f"later, of which there are {epochs}: give training.epochs of {least} or more, or lower warmup or lag",
+                f"update = {settings.update!r} trains before it weighs and after it, for which {epochs} epochs leave no room: "
+                "give training.epochs of 2 or more, and a warmup below 1",
                 "update",
             )
 
@@ -108,10 +113,19 @@ class Appraisal:
             return 0 < epoch == self.first
         return epoch >= self.first and (epoch - self.first) % self.settings.every == 0 and epoch + self.lag < self.epochs
 
-    def required_bytes(self, samples: int, classes: int, features: int, parameters: int) -> int:
-        """Of the estimator that was chosen."""
-        looked_at = classes * (features + 1) if self.settings.estimator == "last_layer" else parameters
-        return influence.needed_bytes(self.settings.estimator, samples, classes, features, looked_at)
+    def required_bytes(self, samples: int, classes: int, features: int, parameters: Mapping[str, Tensor]) -> int:
+        """What the survey holds, and the estimator that was chosen."""
+        surveyed = 4 * samples * (features + 4 * classes)  # logits and targets of student, teacher and labels
+        return surveyed + self._estimator_bytes(samples, classes, features, parameters)
+
+    def _estimator_bytes(self, samples: int, classes: int, features: int, parameters: Mapping[str, Tensor]) -> int:
+        chosen, size = self.settings, sum(tensor.numel() for tensor in parameters.values())
+        if chosen.weigh_by == "loss":
+            return 0
+        if chosen.estimator == "kfac":
+            return factor_bytes(parameters) + influence.needed_bytes("identity", samples, classes, features, size)
+        looked_at = classes * (features + 1) if chosen.estimator == "last_layer" else size
+        return influence.needed_bytes(chosen.estimator, samples, classes, features, looked_at)
 
     def weigh(self, survey: Survey) -> Weighed:
         """Scores of the samples, mapped, shuffled where that is the baseline, and mixed with the weights in force.

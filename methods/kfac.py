@@ -47,8 +47,6 @@ def kfac(problem: WholeNetwork, gradient: Tensor, damping: float, seed: int = 0)
     projections) are left out: the direction is 0 there. ValueError where the network calls no such layer.
     """
     factors = factors_of(problem, seed)
-    if not factors:
-        raise ValueError("kfac found no linear or convolutional layer in this network: choose last_layer or cg")
     wanted, found = problem.shaped(gradient), problem.shaped(torch.zeros_like(gradient))
     for name, layer in factors.items():
         inverse = Kronecker(layer.outputs / problem.samples, layer.inputs / problem.samples, damping)
@@ -73,6 +71,8 @@ def factors_of(problem: WholeNetwork, seed: int) -> dict[str, Factors]:
     for rows, inputs in problem.blocks():
         with torch.enable_grad(), _Watch(names) as watch:
             logits = problem.network.logits(parameters, inputs)
+        if not watch.calls:
+            raise ValueError("kfac found no linear or convolutional layer in this network: choose last_layer or cg")
         drawn = problem.losses.drawn_gradients(logits.detach(), rows, generator)
         drawn *= problem.weights[rows, None].sqrt()
         slopes = torch.autograd.grad(logits, [output for _, output in watch.calls], drawn, allow_unused=True)

@@ -76,8 +76,8 @@ class Weighing(Protocol):
     def due(self, epoch: int) -> bool:
         """Whether weights are to be found after so many finished epochs."""
 
-    def required_bytes(self, samples: int, classes: int, features: int, parameters: int) -> int:
-        """What `weigh` would hold beside data and network, for n samples, K classes, D features and so many parameters in all."""
+    def required_bytes(self, samples: int, classes: int, features: int, parameters: Mapping[str, Tensor]) -> int:
+        """What `weigh` would hold beside data and network, for n samples, K classes, D features and a student of these shapes."""
 
     def weigh(self, survey: Survey) -> Weighed:
         """The weights that follow from a survey."""

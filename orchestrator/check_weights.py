@@ -10,6 +10,7 @@ from orchestrator.choices import networks
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError
 from orchestrator.models import build
+from orchestrator.models.network import Network
 from orchestrator.sweep.branches import branches
 from orchestrator.sweep.space import held, searched
 
@@ -36,22 +37,27 @@ def check_weighing(configuration: Configuration, name: str, searching: bool) -> 
 def check_memory(configuration: Configuration, searching: bool, samples: int, classes: int, shape: Sequence[int]) -> None:
     """ConfigurationError when finding the weights would take more than `resources.influence_gib`."""
     limit_gib = configuration.resources.influence_gib
-    channels, height, width = shape
     for name in searched(configuration) if searching else (configuration.method.name,):
         found = [method.weighing(configuration.training.epochs) for method in _forms(configuration, name, searching)]
-        for weighing in filter(None, found):
-            for kinds in networks(configuration, searching).values():
-                for field, network in kinds.items():
-                    with torch.device("meta"):  # shapes alone, no memory
-                        student = build(network.name, classes, (channels, height, width), network.settings)
-                    parameters = sum(value.numel() for value in student.parameters())
-                    needed = weighing.required_bytes(samples, classes, student.head.in_features, parameters)
-                    if needed > limit_gib * 2**30:
-                        raise ConfigurationError(
-                            f"method {name} would take {plan.size(needed)} to weigh {samples} samples by the {parameters} "
-                            f"parameters of {field}, and resources.influence_gib = {limit_gib:g}: raise it, "
-                            "or take method.estimator=last_layer"
-                        )
+        for field, student in _students(configuration, searching, classes, shape) if found else ():
+            shapes = dict(student.named_parameters())
+            needed = max(each.required_bytes(samples, classes, student.head.in_features, shapes) for each in found if each)
+            if needed > limit_gib * 2**30:
+                raise ConfigurationError(
+                    f"method {name} would take {plan.size(needed)} of memory to weigh {samples} samples for {field}, and "
+                    f"resources.influence_gib = {limit_gib:g}: raise it, or take a method.estimator that holds less, such as "
+                    "last_layer"
+                )
+
+
+def _students(configuration: Configuration, searching: bool, classes: int, shape: Sequence[int]) -> Iterator[tuple[str, Network]]:
+    """Every network that a student may have, by the words for it; shapes alone, no memory."""
+    channels, height, width = shape
+    for kinds in networks(configuration, searching).values():
+        for field, network in kinds.items():
+            with torch.device("meta"):
+                student = build(network.name, classes, (channels, height, width), network.settings)
+            yield field, student
 
 
 def _forms(configuration: Configuration, name: str, searching: bool) -> Iterator[Method]:

@@ -52,7 +52,7 @@ class SampleWeights:
         `student` gives its state, `teacher` that of a teacher that the trial has changed. What came is tracked, with what it cost.
         """
         found = None
-        if self.pending is not None and epoch == self.pending.epoch + self.weighing.lag:
+        if self.pending is not None and epoch >= self.pending.epoch + self.weighing.lag:
             found = self._take()
         if self.weighing.due(epoch):
             self.pending = Snapshot(self.spec.plain(), self.letter, epoch, {}, self.in_force.cpu(), before=self.noted)

@@ -26,6 +26,7 @@ def open_labelled(folder: Path) -> Dataset:
     return open_dataset(folder).labelled()
 
 
+PREDICTIONS = 8  # teachers and parts of which they are kept
 _predictions: dict[tuple[str, str, str, int, int], Tensor] = {}
 
 
@@ -139,5 +140,7 @@ def validation_predictions(teacher: FrozenTeacher, batches: Batches, context: Tr
         for batch in batches.ordered("validation"):
             classes.append(teacher(batch.inputs).logits.argmax(dim=1))
             context.alive()
+        while len(_predictions) >= PREDICTIONS:  # trials may train teachers of their own
+            del _predictions[next(iter(_predictions))]
         _predictions[key] = torch.cat(classes)
     return _predictions[key]

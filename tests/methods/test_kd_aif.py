@@ -170,6 +170,7 @@ def test_feedback_repeats_pseudo_labels_that_helped() -> None:
         ({"warmup": 0.0, "every": 3, "lag": 3}, 12, [1, 4, 7]),
         ({"update": "static", "lag": 1}, 9, [4]),
         ({"update": "both", "every": 5}, 10, [2, 7]),
+        ({"warmup": 0.5, "lag": 0}, 2, [1]),
     ],
 )
 def test_samples_are_weighed_while_an_epoch_is_left(settings: dict[str, Any], epochs: int, due: list[int]) -> None:
@@ -179,10 +180,16 @@ def test_samples_are_weighed_while_an_epoch_is_left(settings: dict[str, Any], ep
     assert weighing.lag == (0 if settings.get("update") == "static" else settings.get("lag", 1))
 
 
-@pytest.mark.parametrize(("settings", "epochs"), [({"update": "static"}, 1), ({"lag": 2}, 3), ({"warmup": 1.0}, 20)])
+@pytest.mark.parametrize(("settings", "epochs"), [({"update": "static"}, 1), ({}, 1), ({"warmup": 1.0}, 20)])
 def test_weights_that_would_never_come_are_refused(settings: dict[str, Any], epochs: int) -> None:
-    with pytest.raises(SettingsError, match=r"training\.epochs of"):
+    with pytest.raises(SettingsError, match=r"give training\.epochs of 2 or more, and a warmup below 1"):
         method(**settings).weighing(epochs)
+
+
+@pytest.mark.parametrize(("epochs", "lag"), [(2, 0), (3, 1), (4, 2), (9, 2)])
+def test_a_lag_leaves_an_epoch_for_the_weights(epochs: int, lag: int) -> None:
+    weighing = method(warmup=0.1, lag=2).weighing(epochs)
+    assert weighing.lag == lag and weighing.due(1) and not weighing.due(epochs)
 
 
 def test_a_lag_beyond_the_next_weighing_is_refused() -> None:

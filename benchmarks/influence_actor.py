@@ -1,0 +1,100 @@
+"""What a trainer loses to weighing its samples: an influence actor beside it (ours), against the worker itself (theirs).
+
+    python benchmarks/influence_actor.py [--student resnet8] [--images 2048] [--epochs 10] [--json]
+
+KD-AIF weighs after every epoch from the second on, by the last layer, as `run.py train` does it with Ray. Each side is a
+process of its own with a Ray of its own, one after the other, and so is KD, which weighs nothing. Medians over the epochs from
+the third on.
+
+    epoch    by how much an epoch is longer than KD's: forward passes over training and validation part, curvature, solution, and
+             what two busy processes take from each other
+    waiting  the share of an epoch in which the trainer does nothing but see to the weights: copy a snapshot, wait for an answer
+
+Needs two cores that nobody else uses; for a quick look: --images 256 --epochs 4.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from argparse import SUPPRESS, Namespace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script finds its own folder alone
+
+from benchmarks.common import ROOT, Result, arguments, compared, conducted, make_images, noted, show
+from orchestrator.environment import ALLOCATOR
+
+CLASSES = 10
+SIDES = {
+    "actor": ["method.name=kd_aif", "resources.influence=actor"],
+    "inline": ["method.name=kd_aif", "resources.influence=inline"],
+    "kd": ["method.name=kd"],
+}
+WEIGHED = ["method.warmup=0.0", "method.every=1", "method.lag=1"]
+FIRST = 3  # epoch that is measured: the first one fills the cache, the actor starts while the second one is trained
+ENVIRONMENT = {**ALLOCATOR, "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}  # no side gives way to another
+
+
+def side(name: str, folder: Path, options: Namespace) -> None:
+    """A child's part: train, and print the seconds of every epoch and those in which the trainer saw to the weights."""
+    settings = [f"data.path={folder / 'data.npz'}", "data.name=npz", "data.augmentation=none", f"student.name={options.student}"]
+    settings += ["teacher.network.name=cnn", "teacher.network.width=8", "teacher.training.epochs=1", "teacher.mode=cached"]
+    settings += [f"training.epochs={options.epochs}", "resources.groups=1", *SIDES[name], *(WEIGHED if name != "kd" else ())]
+    reports = conducted(folder / name, settings, "train")
+    measured = [report.metrics for report in reports if report.epoch >= FIRST and report.epoch < options.epochs]
+    taken = [(each["seconds/epoch"], each.get("seconds/influence", 0.0), each.get("influence/seconds", 0.0)) for each in measured]
+    Path(options.answer).write_text(json.dumps([statistics.median(column) for column in zip(*taken, strict=True)]))
+
+
+def measured(name: str, folder: Path, options: Namespace) -> list[float]:
+    """Medians of a side, in a process of its own: seconds of an epoch, of the trainer on the weights, of finding them."""
+    answer = folder / f"{name}.json"
+    command = [sys.executable, __file__, "--side", name, "--folder", str(folder), "--answer", str(answer)]
+    command += ["--student", options.student, "--images", str(options.images), "--epochs", str(options.epochs)]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, **ENVIRONMENT}, check=True, stdout=subprocess.DEVNULL)
+    found: list[float] = json.loads(answer.read_text())
+    return found
+
+
+def longer(one: list[float], plain: list[float]) -> float:
+    """By how many percent an epoch is longer than the plain one."""
+    return 100 * (one[0] - plain[0]) / plain[0]
+
+
+def main() -> None:
+    """Measure the three sides and print what the trainer loses."""
+    parser = arguments(__doc__)
+    parser.add_argument("--student", default="resnet8")
+    parser.add_argument("--images", type=int, default=2048)
+    parser.add_argument("--epochs", type=int, default=10)
+    for hidden in ("--side", "--folder", "--answer"):
+        parser.add_argument(hidden, help=SUPPRESS)
+    options = parser.parse_args()
+    if options.epochs <= FIRST:
+        parser.error(f"--epochs {options.epochs} is not allowed: give {FIRST + 1} or more, the first two and the last do not count")
+    if options.side:
+        side(options.side, Path(options.folder), options)
+        return
+    show(lost(options), options.json)
+
+
+def lost(options: Namespace) -> list[Result]:
+    """Measure the three sides: shares of KD's epoch in percent, and the seconds behind them."""
+    with tempfile.TemporaryDirectory() as name:
+        make_images(Path(name) / "data.npz", options.images, CLASSES, 256)
+        actor, inline, plain = (measured(each, Path(name), options) for each in SIDES)
+    where = f"{options.student}, {options.images} images"
+    return [
+        compared(f"epoch longer than KD's, {where}", longer(actor, plain), longer(inline, plain), "%"),
+        compared(f"waiting, {where}", 100 * actor[1] / actor[0], 100 * inline[1] / inline[0], "% of an epoch"),
+        noted("epoch of KD", plain[0], "s"),
+        noted("epoch", actor[0], "s", inline[0]),
+        noted("finding the weights once", actor[2], "s", inline[2]),
+    ]
+
+
+if __name__ == "__main__":
+    main()
