@@ -32,12 +32,14 @@ from orchestrator.trial import TrialSpec
 FASHION = [
     *("data.name=FashionMNIST", "data.download=true", "data.augmentation=none", "data.limit.train=5000"),
     *("teacher.network.name=cnn", "teacher.network.width=16", "teacher.training.learning_rate=0.1"),
-    *("student.name=mlp", "student.width=64", "training.epochs=20", "training.learning_rate=0.1"),
+    *("student.name=mlp", "student.width=64", "training.epochs=20"),
 ]
+NOISY = ["data.limit.validation=500", "teacher.training.epochs=15", "training.learning_rate=0.1"]
+FEW = ["data.limit.validation=200", "data.labelled=400", "teacher.training.epochs=100", "training.learning_rate=0.02"]
 PRESETS: dict[str, tuple[Path | None, list[str]]] = {
     "digits": (ROOT / "configs" / "digits.yaml", ["training.epochs=60"]),
-    "fashion": (None, [*FASHION, "data.limit.validation=500", "teacher.training.epochs=15"]),
-    "few": (None, [*FASHION, "data.labelled=400", "data.limit.validation=200", "teacher.training.epochs=100"]),
+    "fashion": (None, FASHION + NOISY),
+    "few": (None, FASHION + FEW),
 }
 
 
