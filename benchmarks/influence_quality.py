@@ -31,11 +31,16 @@ from orchestrator.trial import TrialSpec
 
 FASHION = [
     *("data.name=FashionMNIST", "data.download=true", "data.augmentation=none", "data.limit.train=5000"),
-    *("teacher.network.name=cnn", "teacher.network.width=16", "teacher.training.learning_rate=0.1"),
     *("student.name=mlp", "student.width=64", "training.epochs=20"),
 ]
-NOISY = ["data.limit.validation=500", "teacher.training.epochs=15", "training.learning_rate=0.1"]
-FEW = ["data.limit.validation=200", "data.labelled=400", "teacher.training.epochs=100", "training.learning_rate=0.02"]
+NOISY = [
+    *("data.limit.validation=500", "training.learning_rate=0.1", "teacher.network.name=cnn", "teacher.network.width=16"),
+    *("teacher.training.epochs=15", "teacher.training.learning_rate=0.1"),
+]
+FEW = [  # a teacher that knows more than the student would learn from the labels alone, which a cnn does not
+    *("data.limit.validation=200", "data.labelled=400", "training.learning_rate=0.02", "teacher.network.name=mlp"),
+    *("teacher.network.width=512", "teacher.training.epochs=100", "teacher.training.learning_rate=0.05"),
+]
 PRESETS: dict[str, tuple[Path | None, list[str]]] = {
     "digits": (ROOT / "configs" / "digits.yaml", ["training.epochs=60"]),
     "fashion": (None, FASHION + NOISY),

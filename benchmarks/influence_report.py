@@ -16,6 +16,8 @@ WITH_HELD_OUT = ("data.validation_in_training=true",)
 ONCE = {"warmup": 0.9, "every": 1000, "lag": 0}  # one weighing, after nine tenths of the epochs
 EQUAL = {"sharpness": 1e-6}  # of the sigmoid: all weights are 1
 KD, KD_TWICE, KD_HELD_OUT = "KD", "KD, twice the epochs", "KD, validation labels in training"
+BY_LOSS, RANDOM = "weighed by loss", "random weights"
+LABELS, LABELS_HELD_OUT = "labels only", "labels only, with the validation labels"
 PLAIN = "pseudo-labels, all weights 1"
 PLAIN_HARD = "pseudo-labels, all weights 1, hard"
 
@@ -36,11 +38,11 @@ def weighed(**settings: Any) -> Variant:
 
 @dataclass(frozen=True)
 class Study:
-    """A question: its variants by row, which of them are tested, the rivals, and the metrics that its table has."""
+    """A question: its variants by row, which of them are tested, the rivals with their titles, and the metrics of its table."""
 
     variants: dict[str, Variant]
     tested: tuple[str, ...]
-    rivals: tuple[str, ...]
+    rivals: dict[str, str]
     columns: tuple[str, ...]
 
 
@@ -51,12 +53,12 @@ NOISE = Study(
         KD_HELD_OUT: Variant("kd", {}, Change(sets=WITH_HELD_OUT)),
         "KD-AIF, iterative": weighed(update="iterative"),
         "KD-AIF, static": weighed(update="static"),
-        "weighed by loss": weighed(update="iterative", weigh_by="loss"),
-        "random weights": weighed(update="iterative", weigh_by="random"),
+        BY_LOSS: weighed(update="iterative", weigh_by="loss"),
+        RANDOM: weighed(update="iterative", weigh_by="random"),
         "cross entropy": Variant("cross_entropy", {}),
     },
     ("KD-AIF, iterative", "KD-AIF, static"),
-    (KD, KD_TWICE, KD_HELD_OUT),
+    {KD: "KD", KD_TWICE: "KD, twice", KD_HELD_OUT: "KD with V", BY_LOSS: "by loss"},
     ("weight_noisy", "weight_clean", "auc_noisy"),
 )
 DETECTION = Study(
@@ -69,13 +71,13 @@ DETECTION = Study(
         "the sample's loss": weighed(weigh_by="loss", **ONCE),
     },
     (),
-    (),
+    {},
     ("auc_noisy", "seconds"),
 )
 FEW = Study(
     {
-        "labels only": Variant("cross_entropy", {}, Change(epochs=16)),
-        "labels only, with the validation labels": Variant("cross_entropy", {}, Change(epochs=10.5, sets=WITH_HELD_OUT)),
+        LABELS: Variant("cross_entropy", {}, Change(epochs=16)),
+        LABELS_HELD_OUT: Variant("cross_entropy", {}, Change(epochs=10.5, sets=WITH_HELD_OUT)),
         PLAIN: weighed(update="ssl", **EQUAL),
         PLAIN_HARD: weighed(update="ssl", pseudo="hard", **EQUAL),
         "KD, teacher and student with the validation labels": Variant(
@@ -87,7 +89,7 @@ FEW = Study(
         "random weights, soft": weighed(update="ssl", weigh_by="random"),
     },
     ("KD-AIF, soft", "KD-AIF, hard", "KD-AIF, soft, with feedback"),
-    (PLAIN, PLAIN_HARD, "labels only, with the validation labels"),
+    {PLAIN: "soft, w = 1", PLAIN_HARD: "hard, w = 1", LABELS: "labels", LABELS_HELD_OUT: "labels with V"},
     ("weight_std",),
 )
 STUDIES = {"noise": NOISE, "detection": DETECTION, "few": FEW}
@@ -138,7 +140,7 @@ def markdown(trials: list[Trial], study: Study) -> str:
         legend += (
             " Accuracies are those of the last weights, differences are paired over seeds and in points. p: paired t-test, Holm "
             f"over the {len(set(study.tested) & set(order))} rows that are tested, for each rival apart. better: seeds in which "
-            "the row's test accuracy is above its rival's."
+            "the row's test accuracy is above its rival's. V: the labels of the validation part."
         )
     rows = [[name, *cells.get(name, []), *(tracked(table, name, key) for key in study.columns)] for name in order]
     return f"{lines(titles, rows)}\n\n{legend}"
@@ -148,19 +150,19 @@ def compared(table: Table[Trial], study: Study, order: list[str]) -> tuple[list[
     """What is known of the students, by title and by row, with the paired differences from each rival."""
     rivals = [name for name in study.rivals if name in table.rows]
     gains = {rival: table.gains(rival, order, set(study.tested), tested) for rival in rivals}
-    titles = ["test %", *(f"− {rival}" for rival in rivals), *(f"better than {rival}" for rival in rivals[:1])]
+    titles = ["test %", *(f"− {study.rivals[rival]}" for rival in rivals)]
+    titles += [f"better than {study.rivals[rival]}" for rival in rivals[:1]]
     cells = {
         name: [
             table.cell(name, lambda trial: 100 * trial.accuracy),
             *(gains[rival][name] for rival in rivals),
             *(better(table, name, rival) for rival in rivals[:1]),
-            table.cell(name, lambda trial: 100 * trial.validation),
             table.cell(name, lambda trial: trial.nll, 3),
             table.cell(name, lambda trial: trial.ece, 3),
         ]
         for name in order
     }
-    return [*titles, "validation %", "NLL", "ECE"], cells
+    return [*titles, "NLL", "ECE"], cells
 
 
 def better(table: Table[Trial], name: str, rival: str) -> str:
