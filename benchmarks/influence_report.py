@@ -15,11 +15,11 @@ ALIKE, TWICE = Change(), Change(epochs=2)
 WITH_HELD_OUT = ("data.validation_in_training=true",)
 ONCE = {"warmup": 0.9, "every": 1000, "lag": 0}  # one weighing, after nine tenths of the epochs
 EQUAL = {"sharpness": 1e-6}  # of the sigmoid: all weights are 1
-KD, KD_TWICE, KD_HELD_OUT = "KD", "KD, twice the epochs", "KD, validation labels in training"
+KD, KD_TWICE, KD_HELD_OUT = "KD", "KD twice the epochs", "KD with V"
 BY_LOSS, RANDOM = "weighed by loss", "random weights"
-LABELS, LABELS_HELD_OUT = "labels only", "labels only, with the validation labels"
-PLAIN = "pseudo-labels, all weights 1"
-PLAIN_HARD = "pseudo-labels, all weights 1, hard"
+LABELS, LABELS_HELD_OUT = "labels only", "labels only with V"
+PLAIN = "pseudo-labels soft"
+PLAIN_HARD = "pseudo-labels hard"
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ NOISE = Study(
         KD: Variant("kd", {}),
         KD_TWICE: Variant("kd", {}, TWICE),
         KD_HELD_OUT: Variant("kd", {}, Change(sets=WITH_HELD_OUT)),
-        "KD-AIF, iterative": weighed(update="iterative"),
-        "KD-AIF, static": weighed(update="static"),
+        "KD-AIF iterative": weighed(update="iterative"),
+        "KD-AIF static": weighed(update="static"),
         BY_LOSS: weighed(update="iterative", weigh_by="loss"),
         RANDOM: weighed(update="iterative", weigh_by="random"),
         "cross entropy": Variant("cross_entropy", {}),
     },
-    ("KD-AIF, iterative", "KD-AIF, static"),
-    {KD: "KD", KD_TWICE: "KD, twice", KD_HELD_OUT: "KD with V", BY_LOSS: "by loss"},
+    ("KD-AIF iterative", "KD-AIF static"),
+    {KD: "KD", KD_TWICE: "KD twice", KD_HELD_OUT: "KD with V", BY_LOSS: "by loss"},
     ("weight_noisy", "weight_clean", "auc_noisy"),
 )
 DETECTION = Study(
@@ -80,16 +80,14 @@ FEW = Study(
         LABELS_HELD_OUT: Variant("cross_entropy", {}, Change(epochs=10.5, sets=WITH_HELD_OUT)),
         PLAIN: weighed(update="ssl", **EQUAL),
         PLAIN_HARD: weighed(update="ssl", pseudo="hard", **EQUAL),
-        "KD, teacher and student with the validation labels": Variant(
-            "kd", {"form": "additive", "beta": 1.0}, Change(sets=WITH_HELD_OUT)
-        ),
-        "KD-AIF, soft": weighed(update="ssl"),
-        "KD-AIF, hard": weighed(update="ssl", pseudo="hard"),
-        "KD-AIF, soft, with feedback": weighed(update="ssl", feedback=1.0),
-        "random weights, soft": weighed(update="ssl", weigh_by="random"),
+        KD_HELD_OUT: Variant("kd", {"form": "additive", "beta": 1.0}, Change(sets=WITH_HELD_OUT)),
+        "KD-AIF soft": weighed(update="ssl"),
+        "KD-AIF hard": weighed(update="ssl", pseudo="hard"),
+        "KD-AIF soft with feedback": weighed(update="ssl", feedback=1.0),
+        "random weights soft": weighed(update="ssl", weigh_by="random"),
     },
-    ("KD-AIF, soft", "KD-AIF, hard", "KD-AIF, soft, with feedback"),
-    {PLAIN: "soft, w = 1", PLAIN_HARD: "hard, w = 1", LABELS: "labels", LABELS_HELD_OUT: "labels with V"},
+    ("KD-AIF soft", "KD-AIF hard", "KD-AIF soft with feedback"),
+    {PLAIN: "soft", PLAIN_HARD: "hard", LABELS: "labels", LABELS_HELD_OUT: "labels with V"},
     ("weight_std",),
 )
 STUDIES = {"noise": NOISE, "detection": DETECTION, "few": FEW}
@@ -140,7 +138,7 @@ def markdown(trials: list[Trial], study: Study) -> str:
         legend += (
             " Accuracies are those of the last weights, differences are paired over seeds and in points. p: paired t-test, Holm "
             f"over the {len(set(study.tested) & set(order))} rows that are tested, for each rival apart. better: seeds in which "
-            "the row's test accuracy is above its rival's. V: the labels of the validation part."
+            "the row's test accuracy is above its rival's. with V: teacher and student are trained on the validation labels too."
         )
     rows = [[name, *cells.get(name, []), *(tracked(table, name, key) for key in study.columns)] for name in order]
     return f"{lines(titles, rows)}\n\n{legend}"
