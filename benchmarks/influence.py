@@ -31,7 +31,8 @@ from torch.nn import functional
 
 from benchmarks.common import ROOT, Result, arguments, compared, noted, show
 from methods import influence
-from methods.influence import LastLayer, Losses, Term
+from methods.influence import LastLayer
+from methods.tempered import Losses, Term
 from methods.weighing import Part
 
 FEATURES, HELD_OUT, TEMPERATURE, SOFT = 512, 1000, 4.0, 0.9

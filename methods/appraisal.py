@@ -13,14 +13,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from methods import influence, losses
-from methods.influence import Losses
 from methods.influence_network import WholeNetwork
 from methods.kfac import factor_bytes, kfac
 from methods.method import Settings, SettingsError, setting
 from methods.sample_weights import CLIPPED_SHARE, MAPS, SIGNS, sample_weights
+from methods.tempered import Losses
 from methods.weighing import Part, Survey, Weighed
 
 UPDATES = ("iterative", "static", "teacher_only", "both", "ssl")
+SOLVED = 1e-2  # largest relative residual of an answer that is taken without a word
 ESTIMATORS: dict[str, influence.Estimator] = {
     "last_layer": influence.last_layer,
     "kfac": kfac,
@@ -43,9 +44,9 @@ class AppraisalSettings(Settings):
     )
     weigh_by: str = setting(
         "influence",
-        "influence: on the loss of the validation part; as baselines loss: the sample's own loss, and random: influence's weights, "
-        "shuffled",
-        choices=("influence", "loss", "random"),
+        "influence: on the loss of the validation part; as baselines loss: the sample's own loss, random: influence's weights, "
+        "shuffled, and none: all alike",
+        choices=("influence", "loss", "random", "none"),
     )
     estimator: str = setting(
         "last_layer",
@@ -83,9 +84,12 @@ class AppraisalSettings(Settings):
 
 
 class Weighable(NamedTuple):
-    """What is really minimised, without weights, as tempered cross entropies of each sample; and which samples are weighed (n,)."""
+    """What is really minimised: tempered cross entropies of each sample, the weights by which they are multiplied now, and which
+    samples have a weight of their own (n,).
+    """
 
     objective: Losses
+    weights: Tensor
     counted: Tensor
 
 
@@ -120,7 +124,7 @@ class Appraisal:
 
     def _estimator_bytes(self, samples: int, classes: int, features: int, parameters: Mapping[str, Tensor]) -> int:
         chosen, size = self.settings, sum(tensor.numel() for tensor in parameters.values())
-        if chosen.weigh_by == "loss":
+        if chosen.weigh_by in ("loss", "none"):
             return 0
         if chosen.estimator == "kfac":
             return factor_bytes(parameters) + influence.needed_bytes("identity", samples, classes, features, size)
@@ -130,34 +134,44 @@ class Appraisal:
     def weigh(self, survey: Survey) -> Weighed:
         """Scores of the samples, mapped, shuffled where that is the baseline, and mixed with the weights in force.
 
-        ArithmeticError where an estimator does not converge.
+        ArithmeticError where an estimator diverges; where one does not come to an end, a note says so.
         """
-        chosen, tracked = self.settings, dict[str, float]()
-        objective, counted = self.minimised(survey)
-        if chosen.weigh_by == "loss":
-            scores = _own_losses(survey.training, objective)
-            scores -= scores[counted].mean()
-        else:
-            solved = self._influence(survey, objective)
-            scores, tracked = solved.phi, _tracked(solved)
-        scores = torch.where(counted, scores, math.nan).float()
-        new = sample_weights(scores, chosen.weight_map, chosen.sharpness, chosen.sign, counted, chosen.clip)
+        chosen = self.settings
+        weighable = self.minimised(survey)
+        counted, notes = weighable.counted, list[str]()
+        loss = _labelled_loss(survey.training)
+        tracked = {"labelled_loss": loss, "weighed": float(counted.sum())}
+        noted = {"labelled_loss": loss, "progress": survey.before.get("labelled_loss", loss) - loss}
+        if not counted.any():
+            notes.append(
+                "there is nothing to weigh, as the teacher is sure of no sample: lower method.threshold, or train it longer"
+            )
+        scores, new = torch.full_like(survey.weights, math.nan), torch.ones_like(survey.weights)
+        if chosen.weigh_by != "none" and counted.any():
+            if chosen.weigh_by == "loss":
+                scores = _own_losses(survey.training, weighable.objective)
+                scores -= scores[counted].mean()
+            else:
+                solved = self._influence(survey, weighable)
+                scores, tracked, notes = solved.phi, tracked | _tracked(solved), notes + _doubts(solved)
+            scores = torch.where(counted, scores, math.nan).float()
+            new = sample_weights(scores, chosen.weight_map, chosen.sharpness, chosen.sign, counted, chosen.clip)
         if chosen.weigh_by == "random":
             new = _shuffled(new, counted, survey.seed)
         kept = 0.0 if chosen.update == "static" else chosen.momentum
-        weights = kept * survey.weights + (1 - kept) * new
-        weights = torch.where(counted, weights / weights[counted].mean(), 1.0)
-        loss = _labelled_loss(survey.training)
-        noted = {"labelled_loss": loss, "progress": survey.before.get("labelled_loss", loss) - loss}
-        return Weighed(weights.float(), scores, noted, tracked | {"labelled_loss": loss})
+        weights = torch.where(counted, kept * survey.weights + (1 - kept) * new, 1.0)
+        mean = (survey.rates * weights * counted).sum() / (survey.rates * counted).sum().clamp(min=1e-12)
+        weights = torch.where(counted, weights / mean, 1.0)
+        return Weighed(weights.float(), scores, noted, tracked, tuple(notes))
 
-    def _influence(self, survey: Survey, objective: Losses) -> influence.Solved:
+    def _influence(self, survey: Survey, weighable: Weighable) -> influence.Solved:
         chosen, held_out = self.settings, self._clean(survey)
+        objective, weights, _ = weighable
         problem: influence.Problem
         if chosen.estimator == "last_layer":
-            problem = influence.LastLayer(survey.training, objective, held_out, survey.weights, survey.limit_bytes)
+            problem = influence.LastLayer(survey.training, objective, held_out, weights, survey.limit_bytes, survey.alive)
         else:
-            problem = WholeNetwork(survey.network, objective, held_out.labels, survey.weights)
+            problem = WholeNetwork(survey.network, objective, held_out.labels, weights)
         return influence.scores(problem, ESTIMATORS[chosen.estimator], chosen.damping)
 
     def _clean(self, survey: Survey) -> Part:
@@ -174,6 +188,15 @@ def _tracked(solved: influence.Solved) -> dict[str, float]:
     return {"iterations": float(solved.iterations), **residual}
 
 
+def _doubts(solved: influence.Solved) -> list[str]:
+    if solved.residual is None or solved.residual < SOLVED:
+        return []
+    return [
+        f"the influence was solved up to a relative residual of {solved.residual:.2g} only, after {solved.iterations} iterations: "
+        "raise method.damping, or take another method.estimator"
+    ]
+
+
 def _shuffled(weights: Tensor, counted: Tensor, seed: int) -> Tensor:
     """The same weights, each at another of the samples that are weighed."""
     order = torch.randperm(int(counted.sum()), generator=torch.Generator().manual_seed(seed)).to(weights.device)
@@ -183,9 +206,9 @@ def _shuffled(weights: Tensor, counted: Tensor, seed: int) -> Tensor:
 
 
 def _own_losses(part: Part, objective: Losses) -> Tensor:
-    """The cross entropy of each sample with its label, of an unlabelled one with whatever it is trained on, (n,)."""
+    """The cross entropy of each sample with its label, of an unlabelled one what is minimised, less what cannot be helped; (n,)."""
     labelled = functional.cross_entropy(part.logits, part.labels, ignore_index=-1, reduction="none")
-    return torch.where(part.labels != -1, labelled, objective.values(part.logits, slice(None)))
+    return torch.where(part.labels != -1, labelled, objective.values(part.logits, slice(None)) - objective.least())
 
 
 def _labelled_loss(part: Part) -> float:

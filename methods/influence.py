@@ -1,4 +1,4 @@
-"""Influence of training samples on the loss of a held-out part: the objective's terms, its last layer, and estimators of H^-1 g.
+"""Influence of training samples on the loss of a held-out part: of the last layer, and estimators of H^-1 g for any parameters.
 
 Knows torch alone: nothing of who trains, what becomes of the scores, or how a network is built (`influence_network.py`).
 
@@ -7,7 +7,7 @@ is n dL_V / dw_i at the minimum: phi_i = - g_V^T (H + damping I)^-1 grad l_i (Ko
 Negative: a larger weight of the sample lowers the held-out loss. The damping is that of an L2 term (damping / 2) |theta|^2.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from methods.kronecker import Kronecker
+from methods.tempered import Losses
 from methods.weighing import Part
 
 EXACT_UP_TO = 1000  # parameters of a last layer that is solved by Cholesky
@@ -23,81 +24,6 @@ ROWS_AT_ONCE = 8192
 
 class Diverged(ArithmeticError):
     """An estimator did not approach a solution; the sentence says what to change."""
-
-
-class Term(NamedTuple):
-    """weight T^2 H(targets, softmax(z / T)) of every sample, which is weight T^2 D(targets || q_T) up to a constant.
-
-    weight (n,) non-negative; targets (n, K) probabilities, one-hot for a hard label. Cross entropy has temperature 1.
-    A sample without the term has weight 0 and any finite targets.
-    """
-
-    weight: Tensor
-    temperature: float
-    targets: Tensor
-
-
-class Losses:
-    """The per-sample loss l_i, the sum of its terms, and its derivatives in the logits z.
-
-    `rows` says which samples the logits (B, K) are of. Differentiable, and fit for the transforms of torch.func.
-    """
-
-    def __init__(self, terms: Sequence[Term]) -> None:
-        self.terms = tuple(terms)
-
-    def values(self, logits: Tensor, rows: slice) -> Tensor:
-        """l_i, (B,)."""
-        total = torch.zeros_like(logits[:, 0])
-        for weight, temperature, targets in self.terms:
-            log_q = (logits / temperature).log_softmax(dim=1)
-            total = total - temperature**2 * weight[rows] * (targets[rows] * log_q).sum(dim=1)
-        return total
-
-    def gradients(self, logits: Tensor, rows: slice) -> Tensor:
-        """dl_i / dz, (B, K): the sum of weight T (q_T - targets)."""
-        total = torch.zeros_like(logits)
-        for weight, temperature, targets in self.terms:
-            q = (logits / temperature).softmax(dim=1)
-            total = total + temperature * weight[rows, None] * (q - targets[rows])
-        return total
-
-    def curvature(self, logits: Tensor, directions: Tensor, rows: slice) -> Tensor:
-        """(d2 l_i / dz2) times directions (B, K): (B, K), the sum of weight (diag(q_T) - q_T q_T^T) applied; T^2 cancels."""
-        total = torch.zeros_like(directions)
-        for weight, temperature, _ in self.terms:
-            q = (logits / temperature).softmax(dim=1)
-            along = q * directions
-            total = total + weight[rows, None] * (along - q * along.sum(dim=1, keepdim=True))
-        return total
-
-    def curvature_sum(self, logits: Tensor, weights: Tensor, rows: slice) -> Tensor:
-        """The sum of weights (B,) times d2 l_i / dz2, (K, K)."""
-        total = logits.new_zeros(logits.shape[1], logits.shape[1])
-        for weight, temperature, _ in self.terms:
-            q = (logits / temperature).softmax(dim=1)
-            weighted = q * (weights * weight[rows])[:, None]
-            total += weighted.sum(dim=0).diag() - q.T @ weighted
-        return total
-
-    def curvature_traces(self, logits: Tensor, rows: slice) -> Tensor:
-        """The trace of every d2 l_i / dz2, (B,): the sum of weight (1 - |q_T|^2)."""
-        total = torch.zeros_like(logits[:, 0])
-        for weight, temperature, _ in self.terms:
-            total = total + weight[rows] * (1 - (logits / temperature).softmax(dim=1).square().sum(dim=1))
-        return total
-
-    def drawn_gradients(self, logits: Tensor, rows: slice, generator: torch.Generator) -> Tensor:
-        """Drawn, (B, K): of mean 0, and their covariance is d2 l_i / dz2. The sum of sqrt(weight) (e_y - q_T), y drawn from q_T.
-
-        As K-FAC draws labels from the model (arXiv 1503.05671, section 5), here a label for every term.
-        """
-        total = torch.zeros_like(logits)
-        for weight, temperature, _ in self.terms:
-            q = (logits / temperature).softmax(dim=1)
-            drawn = functional.one_hot(q.multinomial(1, generator=generator)[:, 0], q.shape[1])
-            total += weight[rows, None].sqrt() * (drawn - q)
-        return total
 
 
 class Problem(Protocol):
@@ -122,9 +48,13 @@ class Problem(Protocol):
 
     def matrix(self) -> Tensor:
         """H, (p, p) float64: by p products where there is no better way."""
-        like = self.held_out_gradient()
-        columns = [self.product(column) for column in torch.eye(self.size, dtype=like.dtype, device=like.device)]
-        return torch.stack(columns, dim=1).double()
+        unit = torch.zeros_like(self.held_out_gradient())
+        found = torch.empty(self.size, self.size, dtype=torch.float64, device=unit.device)
+        for place in range(self.size):
+            unit[place] = 1
+            found[place] = self.product(unit)  # a row, as H is symmetric
+            unit[place] = 0
+        return found
 
 
 class LastLayer(Problem):
@@ -132,13 +62,21 @@ class LastLayer(Problem):
 
     With h~ = [h; 1] a sample's gradient is (dl/dz) (x) h~ and its curvature (d2l/dz2) (x) h~ h~^T: the Gauss-Newton block of the
     whole network is the Hessian of this layer. `weights` (n,) are the w_i in force. Samples are taken in blocks, whose memory
-    stays below `limit_bytes`.
+    stays below `limit_bytes`; `alive` is called before each.
     """
 
-    def __init__(self, training: Part, losses: Losses, held_out: Part, weights: Tensor, limit_bytes: int) -> None:
+    def __init__(
+        self,
+        training: Part,
+        losses: Losses,
+        held_out: Part,
+        weights: Tensor,
+        limit_bytes: int,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
         self.training, self.losses, self.held_out = training, losses, held_out
         self.weights = weights.to(training.features)
-        self.limit_bytes = limit_bytes
+        self.limit_bytes, self.alive = limit_bytes, alive
 
     @property
     def size(self) -> int:
@@ -214,7 +152,9 @@ class LastLayer(Problem):
         """Rows of the training part, as many at once as may be held at so many elements each."""
         row_bytes = row_elements * self.weights.element_size()
         at_once = max(1, min(ROWS_AT_ONCE, self.limit_bytes // row_bytes))
-        return (slice(start, min(start + at_once, self.samples)) for start in range(0, self.samples, at_once))
+        for start in range(0, self.samples, at_once):
+            self.alive()
+            yield slice(start, min(start + at_once, self.samples))
 
     def _logits_along(self, layer: Tensor, rows: slice) -> Tensor:
         """What the logits change by along a layer (K, D + 1): (B, K)."""
@@ -269,7 +209,8 @@ def cg(
 ) -> Solution:
     """By conjugate gradients, until the relative residual is at most `tolerance` or after `largest` iterations.
 
-    Diverged where the damped curvature is not positive along a direction. (Hestenes and Stiefel 1952; Martens 2010 for networks.)
+    What is left then, the residual tells. Diverged where the damped curvature is not positive along a direction. (Hestenes and
+    Stiefel 1952; Martens 2010 for networks.)
     """
     enough = tolerance * gradient.norm()
     direction, residual = torch.zeros_like(gradient), gradient.clone()

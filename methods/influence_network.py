@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from methods.influence import Losses, Problem
+from methods.influence import Problem
+from methods.tempered import Losses
 from methods.weighing import Surveyed
 
 

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from methods import losses
 from methods.appraisal import Appraisal, AppraisalSettings, Weighable
-from methods.influence import Losses, Term
 from methods.method import Batch, Method, Needs, Objective, setting
+from methods.tempered import Losses, Term
 from methods.weighing import Survey
 
 TEACHING = ("teacher_only", "both")  # updates in which the teacher learns with the weights
@@ -90,15 +90,16 @@ class KDAIF(Method):
         if chosen.update != "ssl":
             terms = (
                 Term((1 - chosen.alpha) * share * labelled, 1.0, truth),
-                Term(torch.full_like(share, chosen.alpha).expand(len(labels)), chosen.temperature, soft),
+                Term(chosen.alpha * survey.rates, chosen.temperature, soft),
             )
-            return Weighable(Losses(terms), torch.ones_like(labelled))
-        strength = chosen.unlabelled_weight * len(labels) / (~labelled).sum().clamp(min=1) * ~labelled
+            weights = torch.ones_like(survey.weights) if chosen.update == "teacher_only" else survey.weights
+            return Weighable(Losses(terms), weights, torch.ones_like(labelled))
+        used, classes = self._used(survey.teacher, labels)
+        strength = chosen.unlabelled_weight * len(labels) / (~labelled).sum().clamp(min=1) * used
         pseudo = Term(strength, chosen.temperature, soft)
         if chosen.pseudo == "hard":
-            sure, classes = losses.log_softmax(survey.teacher).exp().max(dim=1)
-            pseudo = Term(strength * (sure >= chosen.threshold), 1.0, _one_hot(classes, logits))
-        return Weighable(Losses((Term(share * labelled, 1.0, truth), pseudo)), ~labelled)
+            pseudo = Term(strength, 1.0, _one_hot(classes, logits))
+        return Weighable(Losses((Term(share * labelled, 1.0, truth), pseudo)), survey.weights, used)
 
     def teach(self, batch: Batch, progress: float) -> Tensor:
         """Weighed cross entropy; under `ssl` cross entropy on labels + eta progress CE(pseudo-labels).
@@ -109,8 +110,8 @@ class KDAIF(Method):
         if self.settings.update != "ssl":
             assert batch.weights is not None, "the loop brings weights to whoever needs them"
             return (batch.weights * batch.cross_entropies()).mean()
-        unlabelled = batch.labels == -1
-        pseudo = torch.where(unlabelled, batch.teacher_logits.argmax(dim=1), -1)
+        used, classes = self._used(batch.teacher_logits, batch.labels)
+        pseudo = torch.where(used, classes, -1)
         return batch.cross_entropy() + self.settings.feedback * progress * losses.cross_entropy(batch.student.logits, pseudo)
 
     def _supervised(self, batch: Batch, weights: Tensor) -> Objective:
@@ -121,19 +122,22 @@ class KDAIF(Method):
         return Objective(loss, self._tracked(hard.mean(), soft.mean(), weights))
 
     def _semi_supervised(self, batch: Batch, weights: Tensor) -> Objective:
-        hard, unlabelled = batch.cross_entropy(), batch.labels == -1
-        each = self._pseudo(batch) * unlabelled  # (B,)
-        count = unlabelled.sum().clamp(min=1)
+        chosen, hard, teacher = self.settings, batch.cross_entropy(), batch.teacher_logits
+        used, classes = self._used(teacher, batch.labels)
+        if chosen.pseudo == "soft":
+            each = chosen.temperature**2 * losses.tempered_kl(teacher, batch.student.logits, chosen.temperature)  # (B,)
+        else:
+            each = losses.cross_entropies(batch.student.logits, classes)
+        each = each * used
+        count = (batch.labels == -1).sum().clamp(min=1)
         loss = hard + self.settings.unlabelled_weight * (weights * each).sum() / count
         return Objective(loss, self._tracked(hard, each.sum() / count, weights))
 
-    def _pseudo(self, batch: Batch) -> Tensor:
-        """The loss of each sample with its pseudo-target, (B,)."""
-        chosen, teacher = self.settings, batch.teacher_logits
-        if chosen.pseudo == "soft":
-            return chosen.temperature**2 * losses.tempered_kl(teacher, batch.student.logits, chosen.temperature)
+    def _used(self, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Which samples are learnt without a label, (B,): all, or those that the teacher is sure of; and its class of each."""
         sure, classes = losses.log_softmax(teacher).exp().max(dim=1)
-        return losses.cross_entropies(batch.student.logits, classes) * (sure >= chosen.threshold)
+        unlabelled = labels == -1
+        return (unlabelled if self.settings.pseudo == "soft" else unlabelled & (sure >= self.settings.threshold)), classes
 
     @staticmethod
     def _tracked(hard: Tensor, soft: Tensor, weights: Tensor) -> dict[str, Tensor]:

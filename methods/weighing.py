@@ -37,29 +37,34 @@ class Survey:
     """A student between two epochs, before the clean view of the whole training part and the validation part.
 
     `teacher` (n, K) logits of the teacher in force, or None; `weights` (n,) those in force; `network` the student itself;
-    `limit_bytes` what may be held beside these; `seed` for what is drawn; `before` what the survey before this one noted.
+    `rates` (n,) of mean one how often each sample is drawn; `limit_bytes` what may be held beside these; `seed` for what is drawn;
+    `before` what the survey before this one noted; `alive` is called now and then while something is computed, and may raise.
     """
 
     training: Part
     held_out: Part
     teacher: Tensor | None
     weights: Tensor
+    rates: Tensor
     network: Surveyed
     limit_bytes: int
     seed: int
     before: Mapping[str, float] = field(default_factory=dict)
+    alive: Callable[[], None] = lambda: None
 
 
 class Weighed(NamedTuple):
     """New weights (n,) float32 of mean one over the samples that are weighed, 1 for the others; what they came of, (n,).
 
-    A score above 0 is of a sample that does harm; NaN: it was not scored. `noted` is for the next survey, `tracked` for a person.
+    A score above 0 is of a sample that does harm; NaN: it was not scored. `noted` is for the next survey; `tracked` and `notes`,
+    sentences, are for a person.
     """
 
     weights: Tensor
     scores: Tensor
     noted: dict[str, float]
     tracked: dict[str, float]
+    notes: tuple[str, ...] = ()
 
 
 class Weighing(Protocol):

@@ -45,8 +45,8 @@ def check_memory(configuration: Configuration, searching: bool, samples: int, cl
             if needed > limit_gib * 2**30:
                 raise ConfigurationError(
                     f"method {name} would take {plan.size(needed)} of memory to weigh {samples} samples for {field}, and "
-                    f"resources.influence_gib = {limit_gib:g}: raise it, or take a method.estimator that holds less, such as "
-                    "last_layer"
+                    f"resources.influence_gib = {limit_gib:g}: raise it, or take less, such as method.estimator=last_layer or a "
+                    "smaller data.limit.train"
                 )
 
 

@@ -27,6 +27,9 @@ class Aide(Protocol):
     def receive(self, wait_s: float, alive: Callable[[], None]) -> Any:
         """What came of the last job, None where it is not there within `wait_s`; `alive` is called while waiting."""
 
+    def drop(self) -> None:
+        """Nobody wants what comes of the last job."""
+
     def notes(self) -> list[str]:
         """What a person should hear since the last call."""
 

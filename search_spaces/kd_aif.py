@@ -17,7 +17,8 @@ def space(trial: Trial) -> None:
     """Temperature and alpha, when and how samples are weighed, damping, learning rate.
 
     The baselines of `weigh_by`, the estimators and the updates that train the teacher are held by whoever wants to compare them;
-    so is `ssl`, which data with unlabelled samples need.
+    so is `ssl`, which data with unlabelled samples need. `static` trains twice in the same epochs, which a scheduler that compares early
+    does not do justice.
     """
     suggest_temperature(trial)
     update = trial.suggest_categorical("update", ("iterative", "static"))

@@ -91,14 +91,23 @@ class Batches:
         orders = [np.random.default_rng([self.seed, each, LABELLED]).permutation(self._known) for each in rounds]
         return np.concatenate(orders)[skipped : skipped + count]
 
-    def ordered(self, split: Part, view: int | None = None) -> Iterator[Inputs]:
+    def ordered(self, split: Part, view: int | None = None, size: int | None = None) -> Iterator[Inputs]:
         """Every sample of this rank's contiguous block of a split once, in order; the last batch may be short.
 
-        Only the training part has views.
+        Only the training part has views. `size` of the batches; None: as in training.
         """
         assert view is None or split == "train", "views are of the training part"
         block = np.array_split(np.arange(len(self.dataset.split(split))), self.world_size)[self.rank]
-        return self._pass(split, block, self.batch_size // self.world_size, view)
+        return self._pass(split, block, size or self.batch_size // self.world_size, view)
+
+    def rates(self) -> NDArray[np.float32]:
+        """How often each training sample is drawn, (n,), of mean one: labelled ones more often where they have a share."""
+        rates = np.ones(len(self.dataset.train), dtype=np.float32)
+        if self.labelled:
+            share = self.labelled / self.batch_size
+            rates[self._known] = share * len(rates) / len(self._known)
+            rates[self._hidden] = (1 - share) * len(rates) / len(self._hidden)
+        return rates
 
     def held_out(self, epoch: int, count: int) -> Iterator[Inputs]:
         """`count` batches of the validation part in an order of (seed, epoch), begun anew at its end; this rank's share of each.

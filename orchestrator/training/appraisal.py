@@ -4,6 +4,7 @@ Knows torch, the data and the method; not who asks, nor when the weights come in
 """
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from orchestrator.training.workbench import ask_teacher, bring_teacher, channels
 from orchestrator.trial import TrialSpec
 
 State = dict[str, Tensor]
+BLOCK_ELEMENTS = 1 << 22  # of the inputs that are looked at together: more of them do not make it faster
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,14 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Appraised:
-    """The answer: weights and scores (n,) float32 on the CPU, what is noted for the next one, what is tracked, and what it cost."""
+    """The answer: weights and scores (n,) float32 on the CPU, what is noted for the next one; what is tracked, cost and said."""
 
     weights: Tensor
     scores: Tensor
     noted: dict[str, float]
     tracked: dict[str, float]
     costs: dict[str, float]
+    notes: tuple[str, ...] = ()
 
 
 def appraise(snapshot: Snapshot, device: torch.device, alive: Callable[[], None] = lambda: None) -> Appraised:
@@ -72,10 +75,12 @@ def appraise(snapshot: Snapshot, device: torch.device, alive: Callable[[], None]
             held_out=_part(network, student, batches, "validation"),
             teacher=teacher,
             weights=snapshot.weights.to(device),
+            rates=torch.from_numpy(batches.rates()).to(device),
             network=network,
             limit_bytes=round(configuration.resources.influence_gib * 2**30),
             seed=configuration.seed,
             before=snapshot.before,
+            alive=alive,
         )
         found = weighing.weigh(survey)
     except ArithmeticError as error:
@@ -86,7 +91,8 @@ def appraise(snapshot: Snapshot, device: torch.device, alive: Callable[[], None]
     costs = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu_started}
     if device.type == "cuda":
         costs["gpu_seconds"] = costs["seconds"]
-    return Appraised(weights, scores, found.noted, found.tracked, costs)
+    notes = tuple(f"the weights of the samples after epoch {snapshot.epoch}: {note}" for note in found.notes)
+    return Appraised(weights, scores, found.noted, found.tracked, costs, notes)
 
 
 def _method(spec: TrialSpec) -> Method:
@@ -129,8 +135,10 @@ def _surveyed(student: nn.Module, batches: Batches, alive: Callable[[], None]) -
         output: Output = functional_call(student, {**parameters, **buffers}, (inputs,))
         return output.logits
 
+    size = min(max(BLOCK_ELEMENTS // math.prod(batches.dataset.shape), 16), 1024)
+
     def blocks(part: Literal["train", "validation"]) -> Iterator[Tensor]:
-        for batch in batches.ordered(part):
+        for batch in batches.ordered(part, size=size):
             alive()
             yield batch.inputs
 

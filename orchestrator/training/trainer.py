@@ -6,6 +6,7 @@ and the learning rate follows from the progress, so a trial that is resumed goes
 
 import functools
 import math
+import shutil
 import time
 
 import numpy as np
@@ -38,6 +39,7 @@ from orchestrator.training.workbench import (
 )
 from orchestrator.trial import TrialSpec
 
+KNOWLEDGE = "knowledge"  # in the folder of a trial: the cache of a teacher of its own
 STOP_CHECK_STEPS = 16  # a stopped trial frees its group within so many steps
 
 
@@ -92,6 +94,8 @@ class _Trainer:
             if not self._train_epoch(epoch):
                 return
             self._hand_over(self._end_epoch(epoch))
+        if self.taught:
+            self._forget()
 
     def _hand_over(self, record: Record) -> None:
         """Save, then report; the time that it takes is told with the next epoch."""
@@ -125,12 +129,21 @@ class _Trainer:
         return dict(self.teacher.network.state_dict()) if self.teacher and self.taught else {}
 
     def _change_teacher(self, teacher: FrozenTeacher) -> None:
-        """Hear another teacher from now on: its knowledge of views that come back is cached anew, else it is asked each step."""
+        """Hear another teacher from now on: its knowledge of views that come back is cached, for this trial alone."""
         self.teacher, self.taught = teacher, True
+        self._forget()
         if self.batches.views.varies and views(self.configuration) >= self.epochs:
             self.source = OnlineTeacher(teacher)
         else:
-            self.source = ask_teacher(self.spec, teacher, self.batches, self.context, self.method.needs.features)
+            spec = self.spec.model_copy(update={"knowledge": self.spec.knowledge and self.spec.folder / KNOWLEDGE})
+            self.source = ask_teacher(spec, teacher, self.batches, self.context, self.method.needs.features)
+
+    def _forget(self) -> None:
+        """What teachers of this trial alone have said is of no use to anybody else."""
+        self.context.gather(None)  # nobody reads it any more
+        if self.context.leads:
+            shutil.rmtree(self.spec.folder / KNOWLEDGE, ignore_errors=True)
+        self.context.gather(None)
 
     def _weigh(self, epoch: int) -> dict[str, Metrics]:
         """See to the weights of the samples after so many epochs; what came, by student of this process that has new ones."""

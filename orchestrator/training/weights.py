@@ -17,7 +17,7 @@ from torch import Tensor
 from methods.histogram import BINS, WEIGHT_RANGE
 from methods.sample_weights import auc
 from methods.weighing import Weighing
-from orchestrator.context import Aide, TrialContext
+from orchestrator.context import Aide, Stopped, TrialContext
 from orchestrator.data import Dataset, pictures
 from orchestrator.errors import TrialError
 from orchestrator.training.appraisal import Appraised, Snapshot, State, appraise
@@ -140,38 +140,45 @@ class SampleWeights:
         assert self.pending is not None
         started = time.perf_counter()
         appraised, failure = self.context.share(self._received() if self.context.leads else None)
-        if failure:
-            raise TrialError(failure)
+        if failure is not None:
+            raise failure
         waited = time.perf_counter() - started
         self.in_force, self.scores = appraised.weights.to(self.context.device), appraised.scores
         self.noted, self.pending = appraised.noted, None
+        self.said += appraised.notes
         numbers = appraised.tracked | appraised.costs | {"waited": waited}
         if self.wrong.any() and self.scores[self.wrong].isfinite().all():
             labelled = self.wrong | self.right
             numbers["auc_noisy"] = auc(self.scores[labelled], self.wrong[labelled])
         return {f"influence/{name}": value for name, value in numbers.items()}
 
-    def _received(self) -> tuple[Appraised | None, str]:
+    def _received(self) -> tuple[Appraised | None, Exception | None]:
         """The answer, or what went wrong: that is raised by all ranks or by none."""
         try:
-            return self._receive(), ""
-        except TrialError as error:
-            return None, str(error)
+            return self._receive(), None
+        except (TrialError, Stopped) as error:
+            return None, error
 
     def _receive(self) -> Appraised:
         assert self.pending is not None
         if self.aide is not None:
             wait_s, started = self.spec.configuration.resources.influence_wait_s, time.monotonic()
-            answer: Appraised | None = self.aide.receive(wait_s, self.context.alive)
+            answer: Appraised | None = self.aide.receive(wait_s, self._alive)
             waited, what = time.monotonic() - started, f"the weights of the samples after epoch {self.pending.epoch}"
             if answer is not None:
                 if self.weighing.lag and waited > LATE_S:
                     self.said.append(f"{what} were late: the trainer waited {waited:.1f} s")
                 return answer
-            self.said.append(
-                f"{what} were not there within {wait_s:g} s (resources.influence_wait_s), so the worker computed them itself"
-            )
-        return appraise(self.pending, self.context.device, self.context.alive)
+            self.aide.drop()
+            limit = f" within {wait_s:g} s (resources.influence_wait_s)" if waited >= wait_s else ""
+            self.said.append(f"{what} did not come{limit}, so the worker computed them itself")
+        return appraise(self.pending, self.context.device, self._alive)
+
+    def _alive(self) -> None:
+        """A sign of life; Stopped where somebody asked for the end of the trial meanwhile."""
+        self.context.alive()
+        if self.context.asked_to_stop():
+            raise Stopped
 
 
 def _below(prefix: str, tensors: State) -> State:

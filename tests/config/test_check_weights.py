@@ -66,7 +66,7 @@ def test_what_fits_is_not_refused(estimator: str) -> None:
 )
 def test_what_does_not_fit_is_refused_with_the_estimate(pairs: list[str], samples: int, needed: str) -> None:
     configuration = configured(*pairs)
-    with pytest.raises(ConfigurationError, match=f"{needed} of memory .* resources.influence_gib = 2: raise it, or take"):
+    with pytest.raises(ConfigurationError, match=f"{needed} of memory .* resources.influence_gib = 2: raise it, or take less"):
         check_memory(configuration, False, samples, *DIGITS[1:])
     more = configured(*pairs, "resources.influence_gib=100")
     check_memory(more, False, samples, *DIGITS[1:])

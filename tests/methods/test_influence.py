@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from methods import influence
-from methods.influence import Diverged, LastLayer, Losses, Problem, Solution, Term
+from methods.influence import Diverged, LastLayer, Problem, Solution
+from methods.tempered import Losses, Term
 from methods.weighing import Part
 
 SAMPLES, HELD_OUT, CLASSES, FEATURES = 60, 20, 4, 6

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from methods import influence
-from methods.influence import Losses, Term
 from methods.influence_network import WholeNetwork
 from methods.kfac import factor_bytes, factors_of, kfac
 from methods.kronecker import Kronecker
+from methods.tempered import Losses, Term
 from methods.weighing import Part, Surveyed
 
 SAMPLES, HELD_OUT, CLASSES = 12, 7, 3

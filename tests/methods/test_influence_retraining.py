@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from methods import influence
-from methods.influence import LastLayer, Losses, Term
+from methods.influence import LastLayer
 from methods.sample_weights import auc, sample_weights
+from methods.tempered import Losses, Term
 from methods.weighing import Part
 
 CLASSES, SAMPLES, DECAY = 5, 300, 1e-2

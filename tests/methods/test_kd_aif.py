@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from methods import METHODS, Batch, Output, SettingsError
-from methods.appraisal import Appraisal
+from methods.appraisal import ESTIMATORS, Appraisal
+from methods.influence import Solution
 from methods.kd_aif import KDAIF
 from methods.weighing import Part, Survey, Surveyed
 
@@ -51,6 +52,7 @@ def survey(batch: Batch, weights: Tensor | None = None, before: dict[str, float]
         held_out=held_out,
         teacher=batch.teacher.logits,
         weights=torch.ones(SAMPLES) if weights is None else weights,
+        rates=torch.ones(SAMPLES),
         network=Surveyed({}, lambda parameters, inputs: inputs, lambda: iter(()), lambda: iter(())),
         limit_bytes=2**20,
         seed=3,
@@ -107,7 +109,7 @@ def test_what_it_says_it_minimises_is_what_it_does(settings: dict[str, Any], unl
     """The gradient of the weighed mean, in closed form, against autograd through the loss of a step."""
     seen, tested = batch(unlabelled=unlabelled), method(**settings)
     assert seen.weights is not None
-    objective, counted = tested.minimised(survey(seen))
+    objective, _, counted = tested.minimised(survey(seen))
     weights = torch.where(counted, seen.weights, 1.0)
     (found,) = torch.autograd.grad(tested(replace(seen, weights=weights)).loss, seen.student.logits)
     closed = weights[:, None] * objective.gradients(seen.student.logits.detach(), slice(None)) / SAMPLES
@@ -147,11 +149,13 @@ def test_the_teacher_learns_with_the_weights() -> None:
     torch.testing.assert_close(method(update="both").teach(seen, 0.3), (seen.weights * each).mean())
 
 
-def test_feedback_repeats_pseudo_labels_that_helped() -> None:
+@pytest.mark.parametrize("threshold", [0.0, 0.6])
+def test_feedback_repeats_pseudo_labels_that_helped(threshold: float) -> None:
     """Along its gradient the teacher becomes surer of what it said when the student made progress, and less sure when it lost."""
     seen = batch(unlabelled=True)
-    unlabelled, pseudo = seen.labels == -1, seen.teacher_logits.argmax(1)
-    tested = method(update="ssl", feedback=2.0)
+    sure, pseudo = seen.teacher_logits.softmax(1).max(1)
+    unlabelled = (seen.labels == -1) & (sure >= threshold)
+    tested = method(update="ssl", feedback=2.0, pseudo="hard" if threshold else "soft", threshold=threshold or 0.95)
     for progress in (0.5, -0.5):
         loss = tested.teach(seen, progress)
         hard = functional.cross_entropy(seen.student.logits, seen.labels, ignore_index=-1)
@@ -258,7 +262,7 @@ def test_influence_lowers_the_loss_of_the_clean_samples() -> None:
     said = (padded @ layer).detach()
     network = Surveyed({}, lambda parameters, inputs: inputs, lambda: iter(()), lambda: iter(()))
     parts = Part(said[:120], features[:120], noisy[:120]), Part(said[120:], features[120:], labels[120:])
-    seen = Survey(*parts, said[:120], torch.ones(120), network, 2**20, 0)
+    seen = Survey(*parts, said[:120], torch.ones(120), torch.ones(120), network, 2**20, 0)
     weights = appraisal(alpha=0.0, momentum=0.0).weigh(seen).weights
     assert weights[:40].mean() < 0.8 * weights[40:].mean()
     released = appraisal(alpha=0.0, momentum=0.0, sign="released").weigh(seen).weights
@@ -272,6 +276,70 @@ def test_influence_lowers_the_loss_of_the_clean_samples() -> None:
         return float(functional.cross_entropy(padded[120:] @ stepped, labels[120:]))
 
     assert after(weights.double()) < after(torch.ones(120, dtype=torch.float64)) < after(released.double())
+
+
+def test_all_alike_is_a_baseline_too() -> None:
+    seen = batch()
+    weighed = appraisal(weigh_by="none", momentum=0.0).weigh(survey(seen, torch.linspace(0.5, 1.5, SAMPLES)))
+    assert (weighed.weights == 1).all() and weighed.scores.isnan().all() and not weighed.notes
+
+
+def test_an_unlabelled_sample_counts_by_what_the_student_has_yet_to_learn_of_it() -> None:
+    seen = batch(unlabelled=True)
+    unlabelled = seen.labels == -1
+    scores = appraisal(update="ssl", weigh_by="loss", temperature=2.0).weigh(survey(seen)).scores[unlabelled]
+    log_p, log_q = (each.detach().div(2).log_softmax(1) for each in (seen.teacher_logits, seen.student.logits))
+    divergence = functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)[unlabelled]
+    torch.testing.assert_close(scores / scores.std(), ((divergence - divergence.mean()) / divergence.std()).float())
+
+
+def test_weights_of_hard_pseudo_labels_have_mean_one_over_those_that_are_used() -> None:
+    seen = batch(unlabelled=True)
+    used = (seen.labels == -1) & (seen.teacher_logits.softmax(1).max(1).values >= 0.6)
+    weighed = appraisal(update="ssl", pseudo="hard", threshold=0.6, momentum=0.0).weigh(survey(seen))
+    assert weighed.weights[used].mean() == pytest.approx(1) and (weighed.weights[~used] == 1).all()
+    assert weighed.tracked["weighed"] == used.sum() and weighed.scores[~used].isnan().all()
+
+
+def test_a_teacher_that_is_never_sure_is_told() -> None:
+    weighed = appraisal(update="ssl", pseudo="hard", threshold=1.0).weigh(survey(batch(unlabelled=True)))
+    assert (weighed.weights == 1).all() and "sure of no sample" in weighed.notes[0]
+
+
+def test_an_influence_that_was_not_solved_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ESTIMATORS, "last_layer", lambda problem, gradient, damping: Solution(gradient, 7, 0.3))
+    (note,) = appraisal().weigh(survey(batch())).notes
+    assert "residual of 0.3 only, after 7 iterations: raise method.damping" in note
+
+
+def test_samples_that_are_drawn_more_often_have_more_of_the_objective() -> None:
+    """Over an epoch in which every labelled sample comes three times, the mean of the losses of its batches."""
+    seen, tested = batch(unlabelled=True), method(alpha=0.7, temperature=3.0)
+    labelled = (seen.labels != -1).nonzero().flatten()
+    index = torch.cat([torch.arange(SAMPLES), labelled, labelled])
+    assert seen.teacher is not None and seen.weights is not None
+    epoch = replace(
+        seen,
+        index=index,
+        labels=seen.labels[index],
+        student=Output(seen.student.logits[index], seen.student.features[index]),
+        teacher=Output(seen.teacher.logits[index], seen.teacher.features[index]),
+        weights=seen.weights[index],
+    )
+    rates = torch.where(seen.labels != -1, 3.0, 1.0).double()
+    rates /= rates.mean()
+    objective, weights, _ = tested.minimised(replace(survey(seen, seen.weights), rates=rates))
+    (found,) = torch.autograd.grad(tested(epoch).loss, seen.student.logits)
+    closed = weights[:, None] * objective.gradients(seen.student.logits.detach(), slice(None)) / SAMPLES
+    torch.testing.assert_close(closed, found)
+    mean = appraisal().weigh(replace(survey(seen), rates=rates)).weights
+    assert float((rates * mean).sum() / rates.sum()) == pytest.approx(1)
+
+
+def test_the_student_of_a_teacher_that_is_weighed_has_equal_weights() -> None:
+    seen = survey(batch(), torch.linspace(0.5, 1.5, SAMPLES))
+    assert (method(update="teacher_only").minimised(seen).weights == 1).all()
+    assert method(update="both").minimised(seen).weights is seen.weights
 
 
 def test_few_clean_samples_are_few() -> None:

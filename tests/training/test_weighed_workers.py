@@ -38,6 +38,9 @@ class Failing:
     def receive(self, wait_s: float, alive: object) -> None:
         raise TrialError("the sentence of the actor")
 
+    def drop(self) -> None:
+        """Nothing runs."""
+
     def notes(self) -> list[str]:
         return []
 
