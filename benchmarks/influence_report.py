@@ -14,7 +14,7 @@ from benchmarks.paired_report import Table, lines
 ALIKE, TWICE = Change(), Change(epochs=2)
 WITH_HELD_OUT = ("data.validation_in_training=true",)
 ONCE = {"warmup": 0.9, "every": 1000, "lag": 0}  # one weighing, after nine tenths of the epochs
-EQUAL = {"sharpness": 1e-6}  # of the sigmoid: all weights are 1
+EQUAL = {"weigh_by": "none"}
 KD, KD_TWICE, KD_HELD_OUT = "KD", "KD twice the epochs", "KD with V"
 BY_LOSS, RANDOM = "weighed by loss", "random weights"
 LABELS, LABELS_HELD_OUT = "labels only", "labels only with V"
