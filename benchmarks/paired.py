@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from benchmarks.paired_report import Trial
 from orchestrator.config import Choice, Configuration, Network
@@ -30,6 +30,13 @@ from orchestrator.trial import TrialSpec
 
 Presets = Mapping[str, tuple[Path | None, list[str]]]  # a file and what is set over it
 Kept = TypeVar("Kept", bound=Trial)
+
+
+class Change(NamedTuple):
+    """How the recipe of a variant differs from that of the others: `epochs` times as many; `sets` of data or teacher."""
+
+    epochs: float = 1.0
+    sets: tuple[str, ...] = ()
 
 
 def arguments(documentation: str | None, presets: Presets, variants: list[str]) -> argparse.ArgumentParser:
@@ -57,8 +64,8 @@ def read(parser: argparse.ArgumentParser, variants: list[str]) -> Namespace:
     return options
 
 
-def configured(options: Namespace, presets: Presets, store: Store) -> Configuration:
-    """The recipe that all trials share."""
+def configured(options: Namespace, presets: Presets, store: Store, sets: tuple[str, ...] = ()) -> Configuration:
+    """The recipe that all trials share, or those that set something more."""
     file, pairs = (options.config, []) if options.config else presets[options.preset]
     pairs = list(pairs)
     if options.path and options.path.is_file():
@@ -68,7 +75,7 @@ def configured(options: Namespace, presets: Presets, store: Store) -> Configurat
         adopt_raw_files(options.path, store.root / "data" / "raw")
     if options.noise is not None:
         pairs.append(f"data.label_noise={options.noise}")
-    return load(file, pairs + options.set)
+    return load(file, [*pairs, *options.set, *sets])
 
 
 def adopt_raw_files(folder: Path, raw: Path) -> None:
@@ -83,13 +90,13 @@ def adopt_raw_files(folder: Path, raw: Path) -> None:
         (target / file.name.removesuffix(".gz")).write_bytes(gzip.decompress(packed) if file.suffix == ".gz" else packed)
 
 
-def begin(options: Namespace, presets: Presets, store: Store) -> tuple[TrialSpec, dict[str, Any]]:
+def begin(options: Namespace, presets: Presets, store: Store, sets: tuple[str, ...] = ()) -> tuple[TrialSpec, dict[str, Any]]:
     """What all trials have in common, with the teacher in the store, and the teacher's card."""
     from orchestrator.actors.local import LocalDesk
     from orchestrator.preflight import prepared
     from orchestrator.teacher.ready import ready
 
-    begun = prepared(store, configured(options, presets, store), "train", local=True)
+    begun = prepared(store, configured(options, presets, store, sets), "train", local=True)
     print("the teacher is being fitted, or found", file=sys.stderr)
     teacher, card, _ = ready(store, begun.configuration, begun.data, LocalDesk(), lambda *_: None)
     knowledge = begun.asked.folder if begun.asked else None
@@ -103,9 +110,11 @@ def begin(options: Namespace, presets: Presets, store: Store) -> tuple[TrialSpec
     ), card
 
 
-def trial_of(shared: TrialSpec, name: str, method: Choice, seed: int) -> TrialSpec:
-    """A variant with a seed."""
-    configuration = shared.configuration.model_copy(update={"seed": seed, "method": method})
+def trial_of(shared: TrialSpec, name: str, method: Choice, seed: int, epochs: float = 1.0) -> TrialSpec:
+    """A variant with a seed, and so many times the epochs."""
+    training = shared.configuration.training
+    training = training.model_copy(update={"epochs": round(epochs * training.epochs)})
+    configuration = shared.configuration.model_copy(update={"seed": seed, "method": method, "training": training})
     folder = shared.folder / f"{name.replace(' ', '-').replace('/', '-')}-{seed}"
     return shared.model_copy(update={"name": name, "configuration": configuration, "folder": folder})
 
@@ -151,21 +160,28 @@ class Results(Generic[Kept]):
         return [trial for trial in self.trials if trial.variant in options.variants and trial.seed < options.seeds]
 
 
-def setup_of(shared: TrialSpec, temperature: float) -> str:
-    """What must be equal for trials to be compared: everything but variant and seed."""
+def setup_of(shared: TrialSpec, temperature: float, settings: Mapping[str, Any]) -> str:
+    """What must be equal for trials to be compared: everything but variant and seed, `settings` of the methods too."""
     plain = shared.configuration.plain()
     keys = ("data", "teacher", "student", "training", *(("peers",) if shared.configuration.peers else ()))
-    decides = {key: plain[key] for key in keys} | {"temperature": temperature}
+    decides = {key: plain[key] for key in keys} | {"temperature": temperature, **settings}
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def missing(shared: TrialSpec, variants: Mapping[str, Choice], options: Namespace, results: Results[Any]) -> Iterator[TrialSpec]:
+def missing(
+    shared: Mapping[tuple[str, ...], TrialSpec],
+    variants: Mapping[str, Choice],
+    changes: Mapping[str, Change],
+    options: Namespace,
+    results: Results[Any],
+) -> Iterator[TrialSpec]:
     """The trials to train: as many seeds side by side as there are processes, so that none waits for another's view."""
     for first in range(0, options.seeds, options.jobs):
         for name, choice in variants.items():
             for seed in range(first, min(first + options.jobs, options.seeds)):
                 if name in options.variants and not results.holds(name, seed):
-                    yield trial_of(shared, name, choice, seed)
+                    change = changes.get(name, Change())
+                    yield trial_of(shared[change.sets], name, choice, seed, change.epochs)
 
 
 def train_all(specs: list[TrialSpec], trained: Callable[[dict[str, Any]], Kept], jobs: int, results: Results[Kept]) -> None:
@@ -207,14 +223,21 @@ def compared(
     variants: Mapping[str, Choice],
     trained: Callable[[dict[str, Any]], Kept],
     kind: type[Kept],
+    changes: Mapping[str, Change] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> tuple[TrialSpec, list[Kept]]:
     """The teacher, then all trials that are asked for, each `trained` in a process of the pool; prints what was trained.
 
-    What all trials have in common, and the trials.
+    `changes` says which variants have another recipe, `settings` what all methods have in common beside the temperature. What
+    the others have in common, and the trials.
     """
+    changes = changes or {}
     with tempfile.TemporaryDirectory() as name:
-        shared, card = begin(options, presets, Store.open(options.store or Path(name) / "store"))
-        results = Results(options.out or Path(name) / "trials.jsonl", setup_of(shared, options.temperature), kind)
-        train_all(list(missing(shared, variants, options, results)), trained, options.jobs, results)
+        store = Store.open(options.store or Path(name) / "store")
+        shared, card = begin(options, presets, store)
+        kinds = {change.sets for variant, change in changes.items() if variant in options.variants} - {()}
+        alike = {(): shared} | {sets: begin(options, presets, store, sets)[0] for sets in sorted(kinds)}
+        results = Results(options.out or Path(name) / "trials.jsonl", setup_of(shared, options.temperature, settings or {}), kind)
+        train_all(list(missing(alike, variants, changes, options, results)), trained, options.jobs, results)
         print(f"{heading(shared, card, options.temperature)}\n")
         return shared, results.asked(options)

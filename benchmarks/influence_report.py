@@ -1,0 +1,177 @@
+"""Says what `influence_quality.py` found: per question a Markdown table of paired differences with their errors. Trains nothing.
+
+The variants go by the names of their rows; who asks for an estimator or a baseline is `kd_aif` with other settings.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks import paired_report
+from benchmarks.paired import Change
+from benchmarks.paired_report import Table, lines
+
+ALIKE, TWICE = Change(), Change(epochs=2)
+WITH_HELD_OUT = ("data.validation_in_training=true",)
+ONCE = {"warmup": 0.9, "every": 1000, "lag": 0}  # one weighing, after nine tenths of the epochs
+EQUAL = {"weigh_by": "none"}
+KD, KD_TWICE, KD_HELD_OUT = "KD", "KD twice the epochs", "KD with V"
+BY_LOSS, RANDOM = "weighed by loss", "random weights"
+LABELS, LABELS_HELD_OUT = "labels only", "labels only with V"
+PLAIN = "pseudo-labels soft"
+PLAIN_HARD = "pseudo-labels hard"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method with settings beside those that the command line gives all of its kind, and where its recipe differs."""
+
+    method: str
+    settings: dict[str, Any]
+    change: Change = ALIKE
+
+
+def weighed(**settings: Any) -> Variant:
+    """KD-AIF; a static student begins anew halfway, so it has twice the epochs: its second half is then the others' recipe."""
+    return Variant("kd_aif", settings, TWICE if settings.get("update") == "static" else ALIKE)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question: its variants by row, which of them are tested, the rivals with their titles, and the metrics of its table."""
+
+    variants: dict[str, Variant]
+    tested: tuple[str, ...]
+    rivals: dict[str, str]
+    columns: tuple[str, ...]
+
+
+NOISE = Study(
+    {
+        KD: Variant("kd", {}),
+        KD_TWICE: Variant("kd", {}, TWICE),
+        KD_HELD_OUT: Variant("kd", {}, Change(sets=WITH_HELD_OUT)),
+        "KD-AIF iterative": weighed(update="iterative"),
+        "KD-AIF static": weighed(update="static"),
+        BY_LOSS: weighed(update="iterative", weigh_by="loss"),
+        RANDOM: weighed(update="iterative", weigh_by="random"),
+        "cross entropy": Variant("cross_entropy", {}),
+    },
+    ("KD-AIF iterative", "KD-AIF static"),
+    {KD: "KD", KD_TWICE: "KD twice", KD_HELD_OUT: "KD with V", BY_LOSS: "by loss"},
+    ("weight_noisy", "weight_clean", "auc_noisy"),
+)
+DETECTION = Study(
+    {
+        "last_layer": weighed(estimator="last_layer", **ONCE),
+        "kfac": weighed(estimator="kfac", **ONCE),
+        "cg": weighed(estimator="cg", **ONCE),
+        "lissa": weighed(estimator="lissa", **ONCE),
+        "identity": weighed(estimator="identity", **ONCE),
+        "the sample's loss": weighed(weigh_by="loss", **ONCE),
+    },
+    (),
+    {},
+    ("auc_noisy", "seconds"),
+)
+FEW = Study(
+    {
+        LABELS: Variant("cross_entropy", {}, Change(epochs=16)),
+        LABELS_HELD_OUT: Variant("cross_entropy", {}, Change(epochs=10.5, sets=WITH_HELD_OUT)),
+        PLAIN: weighed(update="ssl", **EQUAL),
+        PLAIN_HARD: weighed(update="ssl", pseudo="hard", **EQUAL),
+        KD_HELD_OUT: Variant("kd", {"form": "additive", "beta": 1.0}, Change(sets=WITH_HELD_OUT)),
+        "KD-AIF soft": weighed(update="ssl"),
+        "KD-AIF hard": weighed(update="ssl", pseudo="hard"),
+        "KD-AIF soft with feedback": weighed(update="ssl", feedback=1.0),
+        "random weights soft": weighed(update="ssl", weigh_by="random"),
+    },
+    ("KD-AIF soft", "KD-AIF hard", "KD-AIF soft with feedback"),
+    {PLAIN: "soft", PLAIN_HARD: "hard", LABELS: "labels", LABELS_HELD_OUT: "labels with V"},
+    ("weight_std",),
+)
+STUDIES = {"noise": NOISE, "detection": DETECTION, "few": FEW}
+COLUMNS = {  # metrics of the sample weights: how they are called in a table, and with how many digits
+    "weight_noisy": ("w, wrong labels", 3),
+    "weight_clean": ("w, right labels", 3),
+    "weight_std": ("std of w", 3),
+    "auc_noisy": ("AUC", 3),
+    "seconds": ("seconds a weighing", 2),
+}
+
+
+@dataclass(frozen=True)
+class Trial(paired_report.Trial):
+    """The student of the last epoch on the test part: accuracy, nll, ece; its accuracy on the validation part.
+
+    `influence`: of the weights, the last value of each metric, `auc_noisy` of the scores behind them.
+    """
+
+    accuracy: float
+    nll: float
+    ece: float
+    validation: float
+    influence: dict[str, float]
+
+    @property
+    def outcome(self) -> str:
+        """Its accuracy, and how well its scores found the wrong labels."""
+        found = self.influence.get("auc_noisy")
+        return f"{self.accuracy:.4f}" + ("" if found is None else f", AUC {found:.3f}")
+
+
+def tested(trial: Trial) -> float:
+    """The test accuracy of the last epoch."""
+    return trial.accuracy
+
+
+def markdown(trials: list[Trial], study: Study) -> str:
+    """The table, and below it how to read it; where nothing is compared with a rival, of the weights alone."""
+    table = Table(trials)
+    order = [name for name in study.variants if name in table.rows]
+    titles = ["", *(COLUMNS[key][0] for key in study.columns)]
+    cells: dict[str, list[str]] = {}
+    legend = f"Over {table.counted()}; ± is the standard error."
+    if study.rivals:
+        accuracies, cells = compared(table, study, order)
+        titles = ["", *accuracies, *titles[1:]]
+        legend += (
+            " Accuracies are those of the last weights, differences are paired over seeds and in points. p: paired t-test, Holm "
+            f"over the {len(set(study.tested) & set(order))} rows that are tested, for each rival apart. better: seeds in which "
+            "the row's test accuracy is above its rival's. with V: teacher and student are trained on the validation labels too."
+        )
+    rows = [[name, *cells.get(name, []), *(tracked(table, name, key) for key in study.columns)] for name in order]
+    return f"{lines(titles, rows)}\n\n{legend}"
+
+
+def compared(table: Table[Trial], study: Study, order: list[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """What is known of the students, by title and by row, with the paired differences from each rival."""
+    rivals = [name for name in study.rivals if name in table.rows]
+    gains = {rival: table.gains(rival, order, set(study.tested), tested) for rival in rivals}
+    titles = ["test %", *(f"− {study.rivals[rival]}" for rival in rivals)]
+    titles += [f"better than {study.rivals[rival]}" for rival in rivals[:1]]
+    cells = {
+        name: [
+            table.cell(name, lambda trial: 100 * trial.accuracy),
+            *(gains[rival][name] for rival in rivals),
+            *(better(table, name, rival) for rival in rivals[:1]),
+            table.cell(name, lambda trial: trial.nll, 3),
+            table.cell(name, lambda trial: trial.ece, 3),
+        ]
+        for name in order
+    }
+    return [*titles, "NLL", "ECE"], cells
+
+
+def better(table: Table[Trial], name: str, rival: str) -> str:
+    """In how many of the seeds that both have a variant is above its rival."""
+    mine, theirs = table.rows[name], table.rows[rival]
+    seeds = set(mine) & set(theirs)
+    return "-" if name == rival else f"{sum(mine[seed].accuracy > theirs[seed].accuracy for seed in seeds)} of {len(seeds)}"
+
+
+def tracked(table: Table[Trial], name: str, key: str) -> str:
+    """A metric of the weights, where the variant has any."""
+    value: Callable[[Trial], float] = lambda trial: trial.influence[key]  # noqa: E731
+    has = all(key in trial.influence for trial in table.rows[name].values())
+    return table.cell(name, value, COLUMNS[key][1]) if has else "-"
