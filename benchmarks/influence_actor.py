@@ -1,16 +1,16 @@
 """What a trainer loses to weighing its samples: an influence actor beside it (ours), against the worker itself (theirs).
 
-    python benchmarks/influence_actor.py [--student resnet8] [--images 2048] [--epochs 10] [--json]
+    python benchmarks/influence_actor.py [--student resnet8] [--images 2048] [--epochs 10] [--rounds 3] [--json]
 
 KD-AIF weighs after every epoch from the second on, by the last layer, as `run.py train` does it with Ray. Each side is a
-process of its own with a Ray of its own, one after the other, and so is KD, which weighs nothing. Medians over the epochs from
-the third on.
+process of its own with a Ray of its own, one after the other, and so is KD, which weighs nothing; in every round each has its
+turn. Medians over the epochs of all rounds, from the third on.
 
     epoch    by how much an epoch is longer than KD's: forward passes over training and validation part, curvature, solution, and
              what two busy processes take from each other
     waiting  the share of an epoch in which the trainer does nothing but see to the weights: copy a snapshot, wait for an answer
 
-Needs two cores that nobody else uses; for a quick look: --images 256 --epochs 4.
+Needs two cores that nobody else uses; for a quick look: --images 256 --epochs 4 --rounds 1.
 """
 
 import json
@@ -40,22 +40,27 @@ ENVIRONMENT = {**ALLOCATOR, "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"} 
 
 def side(name: str, folder: Path, options: Namespace) -> None:
     """A child's part: train, and print the seconds of every epoch and those in which the trainer saw to the weights."""
-    settings = [f"data.path={folder / 'data.npz'}", "data.name=npz", "data.augmentation=none", f"student.name={options.student}"]
+    settings = [
+        f"data.path={folder.parent / 'data.npz'}",
+        "data.name=npz",
+        "data.augmentation=none",
+        f"student.name={options.student}",
+    ]
     settings += ["teacher.network.name=cnn", "teacher.network.width=8", "teacher.training.epochs=1", "teacher.mode=cached"]
     settings += [f"training.epochs={options.epochs}", "resources.groups=1", *SIDES[name], *(WEIGHED if name != "kd" else ())]
     reports = conducted(folder / name, settings, "train")
     measured = [report.metrics for report in reports if report.epoch >= FIRST and report.epoch < options.epochs]
     taken = [(each["seconds/epoch"], each.get("seconds/influence", 0.0), each.get("influence/seconds", 0.0)) for each in measured]
-    Path(options.answer).write_text(json.dumps([statistics.median(column) for column in zip(*taken, strict=True)]))
+    Path(options.answer).write_text(json.dumps(taken))
 
 
-def measured(name: str, folder: Path, options: Namespace) -> list[float]:
-    """Medians of a side, in a process of its own: seconds of an epoch, of the trainer on the weights, of finding them."""
+def measured(name: str, folder: Path, options: Namespace) -> list[list[float]]:
+    """A side in a process of its own; for each epoch the seconds that it took, of the trainer on the weights, of finding them."""
     answer = folder / f"{name}.json"
     command = [sys.executable, __file__, "--side", name, "--folder", str(folder), "--answer", str(answer)]
     command += ["--student", options.student, "--images", str(options.images), "--epochs", str(options.epochs)]
     subprocess.run(command, cwd=ROOT, env={**os.environ, **ENVIRONMENT}, check=True, stdout=subprocess.DEVNULL)
-    found: list[float] = json.loads(answer.read_text())
+    found: list[list[float]] = json.loads(answer.read_text())
     return found
 
 
@@ -70,6 +75,7 @@ def main() -> None:
     parser.add_argument("--student", default="resnet8")
     parser.add_argument("--images", type=int, default=2048)
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=3)
     for hidden in ("--side", "--folder", "--answer"):
         parser.add_argument(hidden, help=SUPPRESS)
     options = parser.parse_args()
@@ -85,13 +91,19 @@ def lost(options: Namespace) -> list[Result]:
     """Measure the three sides: shares of KD's epoch in percent, and the seconds behind them."""
     with tempfile.TemporaryDirectory() as name:
         make_images(Path(name) / "data.npz", options.images, CLASSES, 256)
-        actor, inline, plain = (measured(each, Path(name), options) for each in SIDES)
+        epochs: dict[str, list[list[float]]] = {each: [] for each in SIDES}
+        for number in range(options.rounds):
+            folder = Path(name) / str(number)
+            folder.mkdir()
+            for each, found in epochs.items():
+                found += measured(each, folder, options)
+    actor, inline, plain = ([statistics.median(column) for column in zip(*found, strict=True)] for found in epochs.values())
     where = f"{options.student}, {options.images} images"
     return [
-        compared(f"epoch longer than KD's, {where}", longer(actor, plain), longer(inline, plain), "%"),
-        compared(f"waiting, {where}", 100 * actor[1] / actor[0], 100 * inline[1] / inline[0], "% of an epoch"),
+        compared(f"epoch, {where}", actor[0], inline[0], "s"),
         noted("epoch of KD", plain[0], "s"),
-        noted("epoch", actor[0], "s", inline[0]),
+        noted("epoch longer than KD's", longer(actor, plain), "%", longer(inline, plain)),
+        compared("waiting", 100 * actor[1] / actor[0], 100 * inline[1] / inline[0], "% of an epoch"),
         noted("finding the weights once", actor[2], "s", inline[2]),
     ]
 
