@@ -12,6 +12,8 @@ from typing import Any, ClassVar, NamedTuple, Self
 from torch import Tensor, nn
 
 from methods import losses
+from methods.banking import Banking
+from methods.retrieval import Neighbours, nearest
 from methods.weighing import Weighing
 
 
@@ -117,7 +119,7 @@ class Objective:
 class Needs:
     """What the training loop has to bring; it computes nothing that nobody needs.
 
-    `weights`: of the training samples, found as `Method.weighing` says. `labels`: every sample has one, the others are left out.
+    `bank`: features of the whole training part with its knowledge, out of which samples are retrieved. `weights`: of the training samples, found as `Method.weighing` says. `labels`: every sample has one, the others are left out.
     """
 
     teacher: bool = False
@@ -130,14 +132,24 @@ class Needs:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What the teacher says about the clean view of the training part, in its order.
+    """What the teacher says about the clean view of the training part, in its order; or what fills a bank in its place.
 
-    logits (n, K) float32, features (n, D) or None, labels (n,) int64.
+    logits (n, K) float32, features (n, D) in any type and place, or None, labels (n,) int64, -1 = without label. `members` (n,)
+    bool: the samples that can be retrieved, None = all. `find` retrieves in another way, such as from a cache.
     """
 
     logits: Tensor
     features: Tensor | None
     labels: Tensor
+    members: Tensor | None = None
+    find: Callable[["Knowledge", int, int], Neighbours] | None = None
+
+    def neighbours(self, positives: int, negatives: int) -> Neighbours:
+        """So many nearest samples of each sample's class and of the others, on the device of the logits."""
+        if self.find is not None:
+            return self.find(self, positives, negatives)
+        assert self.features is not None, "who retrieves says so by `Needs.bank`"
+        return nearest(self.features.to(self.labels.device), self.labels, positives, negatives, self.members)
 
 
 def _alone(value: Tensor) -> Tensor:
@@ -276,11 +288,12 @@ AnySettings = Settings
 class Method(nn.Module):
     """What a student minimises. Its own parameters, if any, are trained beside the student's and reduced by DDP.
 
-    A subclass sets `Settings`, `needs` and `provenance` (paper, and how much of it is certain), and writes `forward`.
+    A subclass sets `Settings`, `needs` and `provenance` (paper, and how much of it is certain), and writes `forward`. Where the
+    needs follow from the settings an instance has its own, and the class those of the default settings.
     """
 
     Settings: ClassVar[type[AnySettings]] = Settings
-    needs: ClassVar[Needs] = Needs()
+    needs: Needs = Needs()
     provenance: ClassVar[str] = ""
 
     def __init__(self, settings: AnySettings) -> None:
@@ -324,6 +337,21 @@ class Method(nn.Module):
 
         SettingsError when none would ever come into force.
         """
+        return None
+
+    def banking(self, epochs: int) -> Banking | None:
+        """How students fill a bank in a trial of so many epochs; None: they fill none.
+
+        SettingsError when none would ever come into force.
+        """
+        return None
+
+    def refresh(self, knowledge: Knowledge) -> None:
+        """A bank that students filled comes into force, as `banking` says; after a resume, too."""
+
+    @property
+    def neighbours(self) -> Neighbours | None:
+        """What was retrieved for the training part and is in force, for whoever looks at it."""
         return None
 
     @property

@@ -54,7 +54,7 @@ def prepare() -> Prepare:
         if "peer_warmup" in kind.Settings.__dataclass_fields__:
             settings = {"peer_warmup": 0.0, **settings}  # else the first epoch would hear nobody
         method = kind(kind.Settings.build(settings))
-        method.prepare(_knowledge if kind.needs.teacher or kind.needs.bank else None, TASK)
+        method.prepare(_knowledge if method.needs.teacher or method.needs.bank else None, TASK)
         return method
 
     return make
