@@ -119,7 +119,8 @@ class Objective:
 class Needs:
     """What the training loop has to bring; it computes nothing that nobody needs.
 
-    `bank`: features of the whole training part with its knowledge, out of which samples are retrieved. `weights`: of the training samples, found as `Method.weighing` says. `labels`: every sample has one, the others are left out.
+    `bank`: features of the whole training part with its knowledge, out of which samples are retrieved. `weights`: of the training
+    samples, found as `Method.weighing` says. `labels`: every sample has one, the others are left out.
     """
 
     teacher: bool = False
