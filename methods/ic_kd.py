@@ -171,8 +171,8 @@ class ICKD(Method):
     def _take(self, knowledge: Knowledge, shape: tuple[int, ...]) -> None:
         if tuple(knowledge.logits.shape) != shape:
             raise SettingsError(
-                f"the bank has {tuple(knowledge.logits.shape)} samples and classes, and the task {shape}: it is of other data or of "
-                "another teacher; fit the teacher on this data"
+                f"the bank has {tuple(knowledge.logits.shape)} samples and classes, and the task {shape}: it is of other data or "
+                "of another teacher; fit the teacher on this data"
             )
         chosen = self.settings
         wants_target = chosen.alpha * chosen.picd > 0 or (
