@@ -88,7 +88,7 @@ def test_the_whole_objective_against_a_loop(knowledge: Knowledge, aggregate: str
         own, retrieved = (temperature**2 * float(kl((v / temperature).softmax(0), q)) for v in (logits[i], u))
 
         def c(x: Tensor) -> Tensor:
-            return (x - x.mean()) / (x - x.mean()).norm()
+            return functional.normalize(x - x.mean(), dim=0)
 
         right = math.exp(float(c(z[row]) @ c(u)) / cosine)
         wrong = sum(math.exp(float(c(z[row]) @ c(logits[j])) / cosine) for j in negatives_by_hand(knowledge, i, 4))
@@ -150,7 +150,8 @@ def test_it_is_a_learned_label_smoothing(knowledge: Knowledge) -> None:
 def nicd(z: Tensor, known: Knowledge, temperature: float = 0.5) -> Tensor:
     chosen = method(known, alpha=0.0, nicd=1.0, nicd_temperature=temperature, negatives=6)
     seen = batch(known, student=Output(z, z))
-    return chosen(seen).loss - seen.cross_entropy()
+    value: Tensor = chosen(seen).loss - seen.cross_entropy()
+    return value
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.5, 2.0])
