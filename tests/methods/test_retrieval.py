@@ -135,7 +135,8 @@ def test_of_equally_similar_samples_the_lower_positions_come_first(
 
 def test_a_wide_bank_in_groups_finds_what_a_sort_finds() -> None:
     torch.manual_seed(3)
-    features, labels = torch.randn(4003, 5), torch.randint(2, (4003,))
+    features, labels = torch.randn(4003, 5), (torch.arange(4003) >= 2000).long()
+    features[-3:] = features[0] + 0.05 * torch.randn(3, 5)  # the columns of the second class that fill no group
     queries = torch.arange(0, 4003, 97)
     found = nearest(features, labels, 8, 20, queries=queries)
     unit = features.double() / features.double().norm(dim=1, keepdim=True)
