@@ -122,13 +122,3 @@ def test_several_workers_resume_to_the_bit(of_two: list[dict[str, list[Any]]], n
         assert all(same(one, other) for one, other in zip(broken[1], [whole[1][place] for place in (0, 1, 1, 2)], strict=True))
     found, expected = (of_two[0][each][0] for each in (name, name.removeprefix("stopped-")))
     assert [numbers(each) for each in found[:2] + found[3:]] == [numbers(each) for each in expected]
-
-
-def test_two_pairs_have_the_banks_of_one(root: str) -> None:
-    """The replicas of each student share its bank, and the pairs what its peer says."""
-    four = on_every_rank(4, trials, root, ["peers-momentum"])
-    together = of_one(root, *PEERS)["peers-momentum"][1]
-    for rank, of_rank in enumerate(four):
-        for place, one in enumerate(of_rank["peers-momentum"][1]):
-            assert same(one, four[rank % 2]["peers-momentum"][1][place])
-            torch.testing.assert_close(one["logits"], together[2 * place + rank % 2]["logits"], rtol=1e-3, atol=1e-3)
