@@ -94,7 +94,7 @@ def markdown(trials: list[Trial], study: str) -> str:
     legend = (
         f"Over {table.counted()}; ± is the standard error. Accuracies are those of the last weights, differences are paired over "
         f"seeds and in points. p: paired t-test, Holm over the {len(tested)} rows that add something to the first, for each rival "
-        "apart. positives right: retrieved positives that the bank gives their label; entropies in nats at T, of what the bank says "
-        "of the samples and of the targets made of their positives."
+        "apart. positives right: retrieved positives that the bank gives their label; entropies in nats at T, of what the bank "
+        "says of the samples and of the targets made of their positives."
     )
     return f"{lines(titles, rows)}\n\n{legend}"

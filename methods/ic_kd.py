@@ -184,7 +184,7 @@ class ICKD(Method):
                 chosen.positives if wants_target else None,
                 chosen.negatives if chosen.nicd > 0 else 0,
                 chosen.retrieval_temperature,
-                chosen.aggregate,
+                chosen.aggregate,  # type: ignore[arg-type]
                 chosen.temperature,
             ),
         )
