@@ -1,4 +1,4 @@
-"""What is refused of a method that retrieves, in whatever form it may be trained; what the plan says of it; what the cache holds."""
+"""What is refused of a method that retrieves, in every form that may be trained; what the plan says; what the cache holds."""
 
 from io import StringIO
 from pathlib import Path
