@@ -21,7 +21,6 @@ from orchestrator.preflight import show_plan
 from orchestrator.reading import load
 from orchestrator.store import Store
 from orchestrator.sweep.forms import all_forms, forms
-from orchestrator.teacher import approximate
 from tests.retrieving import retrieving_method
 
 PEER = "peers.b.network.name=cnn"
@@ -160,7 +159,7 @@ def test_an_approximate_search_needs_its_library(
     configuration = configured(f"resources.retrieval={chosen}", f"method.paradigm={paradigm}", "method.negatives=9")
     summary = SUMMARY | {"class_sizes": [samples - 20, 10, 10]}
     check_retrieval(configuration, False, summary, gpu)
-    monkeypatch.setattr(approximate.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr("orchestrator.teacher.approximate.importlib.util.find_spec", lambda _: None)
     if refused is None:
         check_retrieval(configuration, False, summary, gpu)
         return

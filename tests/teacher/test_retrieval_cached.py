@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from methods import Knowledge, Task
-from methods.retrieval import Neighbours
+from methods.retrieval import Neighbours, nearest
 from orchestrator.context import Stopped, TrialContext
 from orchestrator.data import Batches, Dataset, Views
 from orchestrator.errors import EnvironmentUnfitError
@@ -30,7 +30,6 @@ from tests.retrieving import Retrieving, retrieving_method
 CPU = torch.device("cpu")
 SMALL = ("data.limit.train=101", "data.limit.validation=40", "data.limit.test=40")
 POSITIVES, NEGATIVES = 3, 5
-ABOUT = {"teacher": "one", "data": "these"}
 
 Specify = Callable[..., TrialSpec]
 MakeTeacher = Callable[..., Path]
@@ -61,19 +60,18 @@ def by_hand(knowledge: Knowledge, positives: int, negatives: int) -> tuple[list[
     return found
 
 
-def kept(root: Path, context: TrialContext | None = None, wait_s: float = 5, **about: str) -> Retrieval:
+def kept(root: Path, context: TrialContext | None = None, wait_s: float = 5, teacher: str = "one") -> Retrieval:
     context = context or TrialContext()
-    return Retrieval(context, False, Sharing(Cache(root, 2**24), context, wait_s), ABOUT | about)
+    return Retrieval(context, False, Sharing(Cache(root, 2**24), context, wait_s), {"teacher": teacher, "data": "these"})
 
 
 def searches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many queries each exact search had, from now on."""
     asked: list[int] = []
-    real = retrieval.nearest
 
     def counted(*arguments: object, **named: Tensor) -> Neighbours:
         asked.append(len(named["queries"]))
-        return real(*arguments, **named)  # type: ignore[arg-type]
+        return nearest(*arguments, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(retrieval, "nearest", counted)
     return asked
@@ -115,7 +113,7 @@ def test_the_next_student_of_a_trial_searches_nothing(monkeypatch: pytest.Monkey
 def test_whatever_decides_the_neighbours_has_a_folder_of_its_own(tmp_path: Path, change: str) -> None:
     knowledge = knowledge_of()
     kept(tmp_path)(knowledge, POSITIVES, NEGATIVES)
-    find = kept(tmp_path, **({"teacher": "another"} if change == "teacher" else {}))
+    find = kept(tmp_path, teacher="another" if change == "teacher" else "one")
     find.approximate = change == "approximate"
     if change == "labels":
         knowledge.labels[10] = (knowledge.labels[10] + 1) % 3

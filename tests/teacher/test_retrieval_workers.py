@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from methods import Knowledge
+from methods.retrieval import nearest
 from orchestrator.context import Stopped, TrialContext
 from orchestrator.errors import EnvironmentUnfitError
 from orchestrator.teacher import retrieval
@@ -36,7 +37,7 @@ def worker(rank: int, world_size: int, root: Path) -> dict[str, Any]:
     """One rank: folders that both see, folders of its own, none, an index, a full disk of the other, a stop."""
     context = TrialContext(rank, world_size, CPU)
     told: dict[str, Any] = {}
-    with patch.object(retrieval, "QUERIES", 50), patch.object(retrieval, "nearest", wraps=retrieval.nearest) as search:
+    with patch.object(retrieval, "QUERIES", 50), patch.object(retrieval, "nearest", wraps=nearest) as search:
         told["shared"] = found(context, root / "shared")
         told["searches"] = search.call_count
         told["again"] = found(context, root / "shared")
