@@ -12,7 +12,7 @@ from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 
 BYTES = {"float16": 2, "float32": 4}
 SETTINGS = {"CPU": "cpus_per_worker", "GPU": "gpus_per_worker"}
-EXACT_SAMPLES = 200_000  # so many take some minutes of exact search on a CPU
+EXACT_SAMPLES = 200_000  # the most that `auto` searches exactly on a CPU
 INLINE = "resources.influence=inline"
 
 
