@@ -1,5 +1,8 @@
 """What a student can minimise: the one list of methods, and the contract they keep. Knows no trainer and no data."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from methods.akd import AKD
 from methods.cross_entropy import CrossEntropy
 from methods.dml import DML
@@ -40,6 +43,13 @@ METHODS: dict[str, type[Method]] = {
     "tf_kd": TfKD,
 }
 
+
+def made(name: str, settings: Mapping[str, Any]) -> Method:
+    """The method of that name with these settings, the others at their defaults; SettingsError when it cannot have them."""
+    kind = METHODS[name]
+    return kind(kind.Settings.build(settings))
+
+
 __all__ = [
     "AKD",
     "DML",
@@ -66,5 +76,6 @@ __all__ = [
     "Task",
     "TfKD",
     "allowed",
+    "made",
     "setting",
 ]

@@ -351,6 +351,11 @@ class Method(nn.Module):
         """A bank that students filled comes into force, as `banking` says; after a resume, too."""
 
     @property
+    def retrieves(self) -> tuple[int, int]:
+        """How many samples of its class, and how many of others, it looks up for each sample: its `positives`, `negatives`."""
+        return 0, 0
+
+    @property
     def neighbours(self) -> Neighbours | None:
         """What was retrieved for the training part and is in force, for whoever looks at it."""
         return None

@@ -6,6 +6,8 @@ import torch
 
 from methods import METHODS, SettingsError
 from orchestrator.check_data import check_data, check_searched_data
+from orchestrator.check_needs import check_needs
+from orchestrator.check_retrieval import check_banking
 from orchestrator.check_students import check_peers
 from orchestrator.check_weights import check_weighing
 from orchestrator.choices import check_keys, networks
@@ -32,20 +34,6 @@ def check_settings(configuration: Configuration, name: str, field: str) -> None:
         raise ConfigurationError(f"method {name}: {error}{known}; see `python run.py methods`") from error
 
 
-def check_method(configuration: Configuration, name: str, field: str) -> None:
-    """ConfigurationError when a method that is to be trained does not exist, cannot have its settings, or misses others."""
-    check_settings(configuration, name, field)
-    needs = METHODS[name].needs
-    if configuration.teacher is None and (needs.teacher or needs.features):
-        other = "dml" if needs.peer and configuration.peers else "cross_entropy"
-        raise ConfigurationError(f"{field} = {name!r} needs a teacher and `teacher` is null: configure one, or take {other}")
-    if needs.peer and not configuration.peers:
-        raise ConfigurationError(
-            f"{field} = {name!r} trains students that hear one another, and there are no peers: configure peers.b.network, "
-            f"or take {'kd' if configuration.teacher else 'cross_entropy'}"
-        )
-
-
 def check_network(network: Network, field: str, classes: int, shape: Sequence[int]) -> int:
     """The parameters of a network; ConfigurationError when it does not exist or cannot have its settings."""
     channels, height, width = shape
@@ -55,6 +43,13 @@ def check_network(network: Network, field: str, classes: int, shape: Sequence[in
             return sum(value.numel() for value in built.state_dict().values())
     except ConfigurationError as error:
         raise ConfigurationError(f"{field}: {error}") from error
+
+
+def feature_width(network: Network, classes: int, shape: Sequence[int]) -> int:
+    """D, the length of the features of a network that was checked."""
+    channels, height, width = shape
+    with torch.device("meta"):
+        return build(network.name, classes, (channels, height, width), network.settings).head.in_features
 
 
 def check_students(configuration: Configuration, searched: bool, classes: int, shape: Sequence[int]) -> int:
@@ -142,9 +137,12 @@ def check_train(configuration: Configuration) -> None:
     """Everything about a single training that can be checked without the data."""
     check_peers(configuration)
     check_networks(configuration, searched=False)
-    check_method(configuration, configuration.method.name, "method.name")
-    check_weighing(configuration, configuration.method.name, searching=False)
-    check_data(configuration, [configuration.method.name])
+    name = configuration.method.name
+    check_settings(configuration, name, "method.name")
+    check_needs(configuration, name, "method.name", searching=False)
+    check_weighing(configuration, name, searching=False)
+    check_banking(configuration, name, searching=False)
+    check_data(configuration, searching=False)
     check_objective(configuration)
 
 
@@ -166,13 +164,16 @@ def check_search(configuration: Configuration) -> None:
                 f"search.hold = {key!r} is no key of the configuration: write for example training.learning_rate"
             ) from error
     for name in searched(configuration):
-        check_method(configuration, name, "search.methods" if search.methods else "method.name")
+        field = "search.methods" if search.methods else "method.name"
+        check_settings(configuration, name, field)
         if name not in SPACES:
             raise ConfigurationError(f"search.methods = {name!r} has no search space: {nearest(name, SPACES)}")
         check_held(configuration, name)
+        check_needs(configuration, name, field, searching=True)
         check_weighing(configuration, name, searching=True)
+        check_banking(configuration, name, searching=True)
     check_searched_data(configuration)
-    check_data(configuration, searched(configuration))
+    check_data(configuration, searching=True)
     if len(set(search.methods)) != len(search.methods):
         raise ConfigurationError(f"search.methods = {list(search.methods)} names a method twice: name each once")
     check_choices(configuration)

@@ -1,20 +1,20 @@
 """What can be wrong with data beyond their types: for the methods that learn from them, and for their batches. Starts nothing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from methods import METHODS
 from orchestrator.config import Configuration
 from orchestrator.data.batches import labelled_in
 from orchestrator.errors import ConfigurationError
 from orchestrator.plan import require_batches
+from orchestrator.sweep.forms import all_forms, forms, trained
 
 
-def check_data(configuration: Configuration, names: Sequence[str]) -> None:
+def check_data(configuration: Configuration, searching: bool) -> None:
     """ConfigurationError when one of the methods, which exist, cannot learn from data as they are configured."""
     data = configuration.data
-    for name in names:
-        if not METHODS[name].needs.weights:
+    for name in trained(configuration, searching):
+        if not any(method.needs.weights for method in forms(configuration, name, searching)):
             continue
         if data.mix != "none":
             raise ConfigurationError(
@@ -37,13 +37,13 @@ def check_searched_data(configuration: Configuration) -> None:
         )
 
 
-def check_batches(configuration: Configuration, names: Sequence[str], summary: Mapping[str, Any]) -> None:
+def check_batches(configuration: Configuration, searching: bool, summary: Mapping[str, Any]) -> None:
     """ConfigurationError when a batch of one of the methods, or of the teacher, cannot be shared or filled.
 
     `summary` is what `describe` says of the data.
     """
     samples, labelled = summary["sizes"]["train"], summary.get("labelled")
-    alone = [METHODS[name].needs.labels for name in names]
+    alone = {method.needs.labels for method in all_forms(configuration, searching)}
     require_batches(configuration, samples, labelled, any(alone))
     if labelled is not None and not all(alone):
         share, size = configuration.data.labelled_share, configuration.training.batch_size

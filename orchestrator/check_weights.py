@@ -4,20 +4,19 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from methods import METHODS, Method, SettingsError
+from methods import SettingsError
 from orchestrator import plan
 from orchestrator.choices import networks
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError
 from orchestrator.models import build
 from orchestrator.models.network import Network
-from orchestrator.sweep.branches import branches
-from orchestrator.sweep.space import held, searched
+from orchestrator.sweep.forms import forms, trained
 
 
 def check_weighing(configuration: Configuration, name: str, searching: bool) -> None:
     """ConfigurationError when a method that weighs samples would never do so, or has nothing to weigh."""
-    for method in _forms(configuration, name, searching):
+    for method in forms(configuration, name, searching):
         try:
             weighing = method.weighing(configuration.training.epochs)
         except SettingsError as error:
@@ -37,11 +36,12 @@ def check_weighing(configuration: Configuration, name: str, searching: bool) -> 
 def check_memory(configuration: Configuration, searching: bool, samples: int, classes: int, shape: Sequence[int]) -> None:
     """ConfigurationError when finding the weights would take more than `resources.influence_gib`."""
     limit_gib = configuration.resources.influence_gib
-    for name in searched(configuration) if searching else (configuration.method.name,):
-        found = [method.weighing(configuration.training.epochs) for method in _forms(configuration, name, searching)]
+    for name in trained(configuration, searching):
+        every = [method.weighing(configuration.training.epochs) for method in forms(configuration, name, searching)]
+        found = [each for each in every if each]
         for field, student in _students(configuration, searching, classes, shape) if found else ():
             shapes = dict(student.named_parameters())
-            needed = max(each.required_bytes(samples, classes, student.head.in_features, shapes) for each in found if each)
+            needed = max(each.required_bytes(samples, classes, student.head.in_features, shapes) for each in found)
             if needed > limit_gib * 2**30:
                 raise ConfigurationError(
                     f"method {name} would take {plan.size(needed)} of memory to weigh {samples} samples for {field}, and "
@@ -58,16 +58,3 @@ def _students(configuration: Configuration, searching: bool, classes: int, shape
             with torch.device("meta"):
                 student = build(network.name, classes, (channels, height, width), network.settings)
             yield field, student
-
-
-def _forms(configuration: Configuration, name: str, searching: bool) -> Iterator[Method]:
-    """The method as it may be trained: as configured, or with every choice of its search."""
-    kind = METHODS[name]
-    if not kind.needs.weights:
-        return
-    settings = [configuration.method.settings]
-    if searching:
-        kept = held(configuration, name)
-        settings = [kept | branch.values for branch in branches(name, kept)]
-    for values in settings:
-        yield kind(kind.Settings.build({key: value for key, value in values.items() if "." not in key}))

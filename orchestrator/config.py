@@ -261,6 +261,11 @@ class Resources(Section):
     influence_wait_s: Annotated[float, Field(gt=0)] = Field(
         300.0, description="longest wait for weights that are late; then the worker computes them itself"
     )
+    retrieval: Literal["auto", "exact", "approximate"] = Field(
+        "auto",
+        description="how similar samples are found by what a teacher says, where a method retrieves any: exact; approximate, by "
+        "faiss; auto: exact up to 200,000 samples, and on a GPU",
+    )
     max_failures: Annotated[int, Field(ge=0)] = Field(2, description="worker deaths after which a trial is given up")
     wait_s: Annotated[float, Field(gt=0)] = Field(
         600.0, description="longest wait for a report, a group or a file before giving up"

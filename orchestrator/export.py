@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from methods import METHODS
+from methods import METHODS, Needs, made
 from orchestrator.check import check_settings
 from orchestrator.config import Configuration
 from orchestrator.config import Network as Choice
@@ -246,7 +246,7 @@ def _described(configuration: Configuration, summary: dict[str, Any]) -> dict[st
     said["augmentation"] = _augmentation(configuration, summary)
     said["limit"] = {part: limit for part, limit in said["limit"].items() if limit}
     sizes = summary["sizes"]
-    if METHODS[configuration.method.name].needs.labels:  # the others were not learned from
+    if _needs(configuration).labels:  # the others were not learned from
         sizes = sizes | {"train": summary.get("labelled", sizes["train"])}
     return {"name": summary["name"], "fingerprint": summary["fingerprint"], "sizes": sizes} | said
 
@@ -266,8 +266,12 @@ def _method(configuration: Configuration) -> dict[str, Any]:
 
 def _listens(configuration: Configuration) -> bool:
     """Whether the method asked a teacher: cross entropy beside one has nothing of it."""
-    needs = METHODS[configuration.method.name].needs
+    needs = _needs(configuration)
     return needs.teacher or needs.features
+
+
+def _needs(configuration: Configuration) -> Needs:
+    return made(configuration.method.name, configuration.method.settings).needs
 
 
 def _resolved(network: Choice) -> dict[str, Any]:

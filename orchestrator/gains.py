@@ -35,11 +35,10 @@ def baselines(sweep: Sweep, trial: Trial) -> dict[str, Trial]:
 
 def hears(sweep: Sweep, trial: Trial) -> bool:
     """Whether the students of a trial heard one another, by its method and what that was set to."""
-    from methods import METHODS  # torch, which `status` does without
+    from methods import made  # torch, which `status` does without
 
     chosen = apply(sweep.configuration, trial.settings).method
-    method = METHODS[chosen.name]
-    return method(method.Settings.build(chosen.settings)).hears
+    return made(chosen.name, chosen.settings).hears
 
 
 def gains(sweep: Sweep, trial: Trial) -> dict[str, Gain]:

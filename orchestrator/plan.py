@@ -7,11 +7,12 @@ from itertools import pairwise
 from math import ceil, floor, fsum, log
 from typing import NamedTuple
 
-from orchestrator.config import Configuration, Search
+from orchestrator.config import Configuration, Resources, Search
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 
 BYTES = {"float16": 2, "float32": 4}
 SETTINGS = {"CPU": "cpus_per_worker", "GPU": "gpus_per_worker"}
+EXACT_SAMPLES = 200_000  # the most that `auto` searches exactly on a CPU
 INLINE = "resources.influence=inline"
 
 
@@ -324,6 +325,16 @@ def cache_bytes(configuration: Configuration, samples: int, classes: int, augmen
         return 0
     files = views(configuration) + 1 if varies(configuration, augmentation) else 1
     return files * samples * classes * BYTES[configuration.teacher.dtype]
+
+
+def approximate(resources: Resources, samples: int, gpu: bool) -> bool:
+    """Whether neighbours among so many labelled samples are looked for approximately."""
+    return resources.retrieval == "approximate" or (resources.retrieval == "auto" and samples > EXACT_SAMPLES and not gpu)
+
+
+def neighbours_bytes(samples: int, neighbours: int) -> int:
+    """Bytes of what is retrieved for each of the samples, on disk: positions int32 and similarities float32."""
+    return samples * neighbours * (4 + 4)
 
 
 def size(count: float) -> str:

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from orchestrator import plan
-from orchestrator.check import check_network, check_search, check_students, check_train
+from orchestrator.check import check_network, check_search, check_students, check_train, feature_width
 from orchestrator.check_data import check_batches
+from orchestrator.check_retrieval import check_retrieval, clean_bytes, retrieval_line
 from orchestrator.check_students import require_one_process
 from orchestrator.check_weights import check_memory
 from orchestrator.choices import alone
@@ -20,7 +22,7 @@ from orchestrator.models import build, load_weights
 from orchestrator.objectives import goals, in_words
 from orchestrator.store import SPARE_BYTES, Store
 from orchestrator.sweep.aides import aides
-from orchestrator.sweep.space import peer_rates, searched
+from orchestrator.sweep.space import peer_rates
 from orchestrator.teacher import fit
 from orchestrator.teacher.mode import Decision, decide
 from orchestrator.teacher.ready import check_weights
@@ -41,10 +43,10 @@ def prepared(store: Store, configuration: Configuration, kind: str, local: bool)
 
     The configuration has the teacher's mode that `auto` came to, so that a resume does not decide anew.
     """
-    _check(configuration, kind, local)
+    _, gpu = _check(configuration, kind, local)
     folder = prepare(configuration.data, store.root, configuration.data.seed)
     summary = describe(configuration.data, store.root, configuration.data.seed)
-    asked, _ = _check_with_data(store, configuration, kind, local, summary)
+    asked, _ = _check_with_data(store, configuration, kind, local, summary, gpu)
     check_weights(store, configuration, folder)
     _check_students_weights(configuration, folder)
     if asked and configuration.teacher:
@@ -55,15 +57,18 @@ def prepared(store: Store, configuration: Configuration, kind: str, local: bool)
 
 def show_plan(store: Store, configuration: Configuration, kind: str, local: bool, console: Console) -> None:
     """Print what would run: data, teacher, groups with the arithmetic, trials, rungs, bytes. Nothing is prepared."""
-    groups = _check(configuration, kind, local)
+    groups, gpu = _check(configuration, kind, local)
     summary = describe(configuration.data, store.root, configuration.data.seed)
-    asked, checkpoint_bytes = _check_with_data(store, configuration, kind, local, summary)
+    asked, checkpoint_bytes = _check_with_data(store, configuration, kind, local, summary, gpu)
     lines = {
         "data": _data_line(summary) + (f", {configuration.data.mix}" if configuration.data.mix != "none" else ""),
     } | _student_lines(configuration, kind)
     if asked:
         lines["teacher"] = _teacher_line(store, configuration, summary)
         lines["cache"] = f"the teacher is {asked.words}"
+    cached = asked is not None and asked.folder is not None
+    if kind != "teacher" and (retrieval := retrieval_line(configuration, kind == "sweep", summary, gpu, cached)):
+        lines["retrieval"] = retrieval
     lines["groups"] = groups
     lines |= _search_lines(configuration) if kind == "sweep" else {"epochs": str(configuration.training.epochs)}
     lines["store"] = f"{store.root}; checkpoints take at most {checkpoint_bytes / 2**20:.1f} MiB"
@@ -72,17 +77,18 @@ def show_plan(store: Store, configuration: Configuration, kind: str, local: bool
         console.print(f"{name:{width}}{line}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _check(configuration: Configuration, kind: str, local: bool) -> str:
-    """All that needs no data; the arithmetic of the groups in words."""
+def _check(configuration: Configuration, kind: str, local: bool) -> tuple[str, bool]:
+    """All that needs no data; the arithmetic of the groups in words, and whether their first worker has a GPU."""
     check_search(configuration) if kind == "sweep" else check_train(configuration)
     if local:
         if kind != "teacher":
             require_one_process(configuration)
-        return "none: this process trains"
+        return "none: this process trains", torch.cuda.is_available()
     trials = configuration.search.trials if kind == "sweep" else 1
     available, nodes = _available(cluster_address(configuration.resources))
     groups = plan.groups(configuration, available, trials, nodes, aides(configuration, kind))
-    return f"{groups.groups} x {groups.workers} workers{_held(configuration, available)}; {groups.arithmetic} fit, {trials} trials"
+    words = f"{groups.groups} x {groups.workers} workers{_held(configuration, available)}; {groups.arithmetic} fit, {trials} trials"
+    return words, groups.bundles[0].get("GPU", 0) > 0
 
 
 def _held(configuration: Configuration, available: dict[str, float]) -> str:
@@ -120,22 +126,27 @@ def _check_students_weights(configuration: Configuration, data: Path) -> None:
 
 
 def _check_with_data(
-    store: Store, configuration: Configuration, kind: str, local: bool, summary: dict[str, Any]
+    store: Store, configuration: Configuration, kind: str, local: bool, summary: dict[str, Any], gpu: bool
 ) -> tuple[Decision | None, int]:
     """Networks, batches and free space against the data; how the teacher is asked, and the bytes of the checkpoints."""
-    classes = len(summary["classes"])
-    parameters = check_students(configuration, kind == "sweep", classes, summary["shape"])
+    classes, searching, samples = len(summary["classes"]), kind == "sweep", summary["sizes"]["train"]
+    parameters = check_students(configuration, searching, classes, summary["shape"])
+    beside = 0
     if configuration.teacher:
         check_network(configuration.teacher.network, "teacher.network", classes, summary["shape"])
-    methods = searched(configuration) if kind == "sweep" else [configuration.method.name]
-    for each in (configuration, *(alone(configuration) if kind == "sweep" else ())):
-        check_batches(each, methods, summary)
-    check_memory(configuration, kind == "sweep", summary["sizes"]["train"], classes, summary["shape"])
+        width = feature_width(configuration.teacher.network, classes, summary["shape"])
+        beside = clean_bytes(configuration, searching, samples, width)
+    for each in (configuration, *(alone(configuration) if searching else ())):
+        check_batches(each, searching, summary)
+    check_memory(configuration, searching, samples, classes, summary["shape"])
+    if kind != "teacher":
+        check_retrieval(configuration, searching, summary, gpu)
     search = configuration.search
-    copies = (3 if search.scheduler in PAUSING else 1) * search.trials if kind == "sweep" else 1  # with two snapshots of each
+    copies = (3 if search.scheduler in PAUSING else 1) * search.trials if searching else 1  # with two snapshots of each
     checkpoint_bytes = plan.checkpoint_bytes(parameters, copies)
     store.require_space(checkpoint_bytes + SPARE_BYTES)
-    asked = decide(store, configuration, summary, local, checkpoint_bytes + SPARE_BYTES) if configuration.teacher else None
+    reserved = checkpoint_bytes + SPARE_BYTES
+    asked = decide(store, configuration, summary, local, reserved, beside) if configuration.teacher else None
     return asked, checkpoint_bytes
 
 

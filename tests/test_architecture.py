@@ -114,6 +114,7 @@ def test_nobody_below_imports_the_orchestrator_and_nobody_imports_the_command_li
         ("ray.tune", ("orchestrator.sweep",)),
         ("mlflow", ("orchestrator.tracking",)),
         ("optuna", ("orchestrator.sweep", "orchestrator.tracking")),
+        ("faiss", ("orchestrator.teacher.approximate",)),
     ],
 )
 def test_a_library_has_its_home(library: str, homes: tuple[str, ...]) -> None:

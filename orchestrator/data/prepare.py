@@ -40,7 +40,8 @@ def describe(config: Data, store: Path, seed: int) -> dict[str, Any]:
     """What `data.json` says or would say, the hashes aside: name, classes, shape [C, H, W], mean, std, sizes, ...
 
     `labelled`, how many training samples are, where not all are; `validation_in_training` where they hold the validation
-    part too. `augmentation` is that of `config`, auto resolved. Writes and downloads nothing; raises as `prepare` does.
+    part too; `class_sizes`, how many have each label. `augmentation` is that of `config`, auto resolved. Writes and downloads
+    nothing; raises as `prepare` does.
     """
     summary = _described(config, store, seed)
     return summary if config.augmentation == "auto" else summary | {"augmentation": config.augmentation}
@@ -49,7 +50,8 @@ def describe(config: Data, store: Path, seed: int) -> dict[str, Any]:
 def _described(config: Data, store: Path, seed: int) -> dict[str, Any]:
     target = _folder(config, store, seed)
     if os.path.isfile(target / "data.json"):
-        return {key: value for key, value in read_summary(target).items() if key != "sha256"}
+        summary = {key: value for key, value in read_summary(target).items() if key != "sha256"}
+        return {"class_sizes": _class_sizes(np.load(target / "train_labels.npy"), len(summary["classes"])), **summary}
     try:
         parts, _ = _build(config.model_copy(update={"download": False}), store, seed)
     except ConfigurationError as error:
@@ -127,6 +129,11 @@ def _labelled(labels: Labels, classes: tuple[str, ...], config: Data, seed: int)
     return hide(labels, stratified(labels, wanted, np.random.default_rng([seed, LABELLED])))
 
 
+def _class_sizes(labels: Labels, classes: int) -> list[int]:
+    """How many training samples are labelled as each class."""
+    return [int(count) for count in np.bincount(labels[labels != UNLABELLED], minlength=classes)]
+
+
 def _summary(config: Data, parts: Parts, fingerprint: str) -> dict[str, Any]:
     if parts.root is None:
         height, width, channels = parts.train.inputs.shape[1:]
@@ -144,6 +151,7 @@ def _summary(config: Data, parts: Parts, fingerprint: str) -> dict[str, Any]:
         "mean": mean,
         "std": std,
         "sizes": {name: len(part) for name, part in parts.splits().items()},
+        "class_sizes": _class_sizes(parts.train.labels, len(parts.classes)),
         "augmentation": datasets.find(config).augmentation,
         **({"labelled": labelled} if labelled < len(parts.train) else {}),
         "label_noise": config.label_noise,

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from methods import METHODS
 from orchestrator.config import PAUSING, Configuration
 from orchestrator.data import describe
 from orchestrator.data.dataset import read_summary
@@ -22,6 +21,7 @@ from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
 from orchestrator.sweep.aides import aides
 from orchestrator.sweep.events import Events, Listener
+from orchestrator.sweep.forms import all_forms
 from orchestrator.sweep.space import searched
 from orchestrator.teacher.fill import Filling, deal, fill, views_to_fill
 from orchestrator.teacher.mode import Decision
@@ -149,7 +149,7 @@ def bring_teacher(
         if filling:
             assert cache is not None and cache.folder is not None, "who asks at every step is refused before"
             folders = {"folder": store.teachers / "groups", "data": data, "teacher": found[0], "knowledge": cache.folder}
-            features = any(METHODS[name].needs.bank for name in searched(configuration))
+            features = any(method.needs.bank for method in all_forms(configuration, searching=True))
             shares = deal(views, number, everywhere=cache.of_each_node)
             show.preparing(f"filling {len(views)} views in {cache.folder}")
             filling.begin(sum(map(len, shares)), summary["sizes"]["train"])

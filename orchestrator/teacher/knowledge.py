@@ -3,7 +3,7 @@
 Knows the teacher, the views and the cache; not who trains on it.
 """
 
-import time
+import warnings
 from collections import Counter
 from typing import Any
 
@@ -15,12 +15,10 @@ from methods import Output
 from orchestrator.context import TrialContext
 from orchestrator.data import Batches, Inputs
 from orchestrator.data.memory import sent
-from orchestrator.errors import EnvironmentUnfitError
 from orchestrator.teacher.cache import Array, Cache
 from orchestrator.teacher.frozen import FrozenTeacher
-from orchestrator.teacher.shared_pass import Files, SharedPass
-
-ATTEMPTS = 6  # a view may be removed between its pass and its use when the limit is small
+from orchestrator.teacher.shared_pass import SharedPass
+from orchestrator.teacher.sharing import Files, Sharing
 
 
 class OnlineTeacher:
@@ -56,7 +54,8 @@ class CachedTeacher:
         self, teacher: FrozenTeacher, batches: Batches, cache: Cache, dtype: str, context: TrialContext, wait_s: float
     ) -> None:
         self.batches, self.cache, self.context = batches, cache, context
-        self.shared_pass = SharedPass(teacher, batches, cache, dtype, context, wait_s)
+        self.sharing = Sharing(cache, context, wait_s)
+        self.shared_pass = SharedPass(teacher, batches, dtype, self.sharing)
         about = {"teacher": teacher.fingerprint, "precision": teacher.precision, "dtype": dtype, "data": batches.dataset.content}
         self.about: dict[bool, dict[str, Any]] = {
             True: about,
@@ -73,15 +72,9 @@ class CachedTeacher:
         a sign of life, or the cache cannot be used; Stopped when somebody asks for the end meanwhile.
         """
         assert view is None or not features, "features are of the clean view"
-        files = self.files(view, features)
         self.arrays, self.resident = {}, {}
-        for attempt in range(ATTEMPTS):
-            self._wait_for_others(attempt)
-            if self._mapped(files):
-                self.found["hits"] += attempt == 0
-                return
-            self.found["misses" if self.shared_pass.fill(view, files) else "hits"] += 1
-        raise EnvironmentUnfitError(f"{next(iter(files.values()))} was removed as soon as it was there: raise teacher.cache_gib")
+        self.arrays, asked = self.shared_pass.open(view, self.files(view, features))
+        self.found["misses" if asked else "hits"] += 1
 
     def answer(self, batch: Inputs) -> Output:
         """Logits (B, K) of the view that is open, float32, and its features (B, D), empty if they were not asked for."""
@@ -90,10 +83,10 @@ class CachedTeacher:
         return Output(logits, features)
 
     def everything(self) -> tuple[Tensor, Tensor | None]:
-        """Logits (n, K) and features (n, D), if they were asked for, of the view that is open, float32, on the CPU."""
+        """Of the view that is open, on the CPU: logits (n, K) float32; features (n, D), if asked for, mapped and not read."""
         logits = torch.from_numpy(self.arrays["logits"].astype(np.float32))
         features = self.arrays.get("features")
-        return logits, None if features is None else torch.from_numpy(features.astype(np.float32))
+        return logits, None if features is None else mapped(features)
 
     def counts(self) -> dict[str, float]:
         """Views found and views computed since the last call: `hits`, `misses`."""
@@ -112,25 +105,17 @@ class CachedTeacher:
             return {"logits": folder / f"view-{view:05d}.npy"}
         return {"logits": folder / "clean.npy"} | ({"features": folder / "clean-features.npy"} if features else {})
 
-    def _wait_for_others(self, attempt: int) -> None:
-        """A folder that nodes share may show a new file late."""
-        for _ in range(2**attempt if attempt > 1 else 0):
-            time.sleep(1)
-            self.context.alive()
-
-    def _mapped(self, files: Files) -> bool:
-        """Whether every rank could map every file."""
-        arrays = self.context.together(lambda: self.cache.read_all(files))
-        if not all(self.context.gather(len(arrays) == len(files))):
-            return False
-        self.arrays = arrays
-        if self.batches.resident:
-            device = self.batches.device
-            self.resident = {part: torch.from_numpy(np.array(array)).to(device) for part, array in arrays.items()}
-        return True
-
     def _rows(self, part: str, batch: Inputs) -> Tensor:
-        if part in self.resident:
+        if self.batches.resident:
+            if part not in self.resident:
+                self.resident[part] = torch.from_numpy(np.array(self.arrays[part])).to(self.batches.device)
             return self.resident[part].index_select(0, batch.index).float()
         rows = torch.from_numpy(self.arrays[part][batch.index.numpy()])
         return sent(rows, batch.inputs.device).float()
+
+
+def mapped(array: Array) -> Tensor:
+    """An array that must not be written to, as a tensor of the same memory."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)

@@ -32,18 +32,24 @@ class Decision:
 
 
 def decide(
-    store: Store, configuration: Configuration, data: Mapping[str, Any], local: bool, reserve_bytes: int = SPARE_BYTES
+    store: Store,
+    configuration: Configuration,
+    data: Mapping[str, Any],
+    local: bool,
+    reserve_bytes: int = SPARE_BYTES,
+    clean_bytes: int = 0,
 ) -> Decision:
     """Cached, or online where that was asked for or `auto` finds no room; `data` is what `describe` says of them.
 
     Decided once per run, before Ray is started: afterwards every process has the address of a cluster. `local` runs without
-    Ray; `reserve_bytes` are those that something else takes of the disk. ConfigurationError when the cache is asked for and
+    Ray; `reserve_bytes` are those that something else takes of the disk, `clean_bytes` those of the cache that are no logits:
+    features of the clean view, and what is retrieved by them. ConfigurationError when the cache is asked for and
     larger than its limit or the disk, or its folder cannot be used.
     """
     teacher = configuration.teacher
     assert teacher is not None
     cluster = not local and cluster_address(configuration.resources) is not None
-    needed = plan.cache_bytes(configuration, data["sizes"]["train"], len(data["classes"]), data["augmentation"])
+    needed = plan.cache_bytes(configuration, data["sizes"]["train"], len(data["classes"]), data["augmentation"]) + clean_bytes
     views = plan.views(configuration) if plan.varies(configuration, data["augmentation"]) else 0
     size = plan.size(needed) + (f" for {views} views and the clean one" if views else "")
     if teacher.mode == "online":

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from methods import METHODS, Method, Output
+from methods import Output, made
 from methods.weighing import Part, Survey, Surveyed
 from orchestrator.context import TrialContext
 from orchestrator.data import Batches
@@ -63,7 +63,7 @@ def appraise(snapshot: Snapshot, device: torch.device, alive: Callable[[], None]
     started, cpu_started = time.perf_counter(), time.process_time()
     spec = TrialSpec.model_validate(snapshot.spec)
     configuration, context = spec.configuration, TrialContext(device=device, alive=alive)
-    weighing = _method(spec).weighing(configuration.training.epochs)
+    weighing = made(configuration.method.name, configuration.method.settings).weighing(configuration.training.epochs)
     assert weighing is not None, "nobody sends a snapshot for a method that weighs nothing"
     batches = open_batches(spec, context)
     try:
@@ -93,12 +93,6 @@ def appraise(snapshot: Snapshot, device: torch.device, alive: Callable[[], None]
         costs["gpu_seconds"] = costs["seconds"]
     notes = tuple(f"the weights of the samples after epoch {snapshot.epoch}: {note}" for note in found.notes)
     return Appraised(weights, scores, found.noted, found.tracked, costs, notes)
-
-
-def _method(spec: TrialSpec) -> Method:
-    chosen = spec.configuration.method
-    kind = METHODS[chosen.name]
-    return kind(kind.Settings.build(chosen.settings))
 
 
 def changed_teacher(teacher: FrozenTeacher, state: State) -> FrozenTeacher:

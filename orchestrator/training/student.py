@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from methods import METHODS, Knowledge, Output, Progress, Task
+from methods import Knowledge, Output, Progress, Task, made
 from orchestrator.config import LETTERS
 from orchestrator.context import Exchange, TrialContext
 from orchestrator.data import Batches, Inputs
@@ -50,8 +50,7 @@ class TrainedStudent:
         self.context: TrialContext = exchange.context
         chosen, self.recipe = configuration.students[self.letter]
         device, student = self.context.device, self._fresh()
-        kind = METHODS[configuration.method.name]
-        method = kind(kind.Settings.build(configuration.method.settings))
+        method = made(configuration.method.name, configuration.method.settings)
         layout = torch.channels_last if channels_last(self.recipe, chosen) else torch.contiguous_format
         self.student = student.to(device).to(memory_format=layout)  # type: ignore[call-overload]
         self.method = method.to(device)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from methods import Knowledge, Output
+from methods.retrieval import Neighbours
 from orchestrator.config import LETTERS
 from orchestrator.context import Exchange, Record, Stopped, TrialContext
 from orchestrator.data import Batches, Inputs
@@ -36,6 +37,7 @@ from orchestrator.training.workbench import (
     bring_teacher,
     clean_knowledge,
     open_batches,
+    retrieval,
     validation_predictions,
 )
 from orchestrator.trial import TrialSpec
@@ -77,6 +79,7 @@ class _Trainer:
         self.source: AskedTeacher | None = None
         if self.teacher:
             self.source = ask_teacher(spec, self.teacher, batches, context, self.method.needs.features)
+        self.retrieval = retrieval(spec, self.source, batches, context) if self.source and self.method.needs.bank else None
         knowledge = functools.cache(self._knowledge) if self.source else None
         for student in self.students:
             student.prepare(knowledge)
@@ -84,7 +87,13 @@ class _Trainer:
     def _knowledge(self) -> Knowledge:
         assert self.source is not None
         with self.clock.measure("teacher"):
-            return clean_knowledge(self.source, self.batches, self.exchange.context, self.method.needs.bank)
+            bank = self.method.needs.bank
+            return clean_knowledge(self.source, self.batches, self.exchange.context, bank, self._find if bank else None)
+
+    def _find(self, knowledge: Knowledge, positives: int, negatives: int) -> Neighbours:
+        assert self.retrieval is not None
+        with self.clock.measure("retrieval"):
+            return self.retrieval(knowledge, positives, negatives)
 
     def run(self) -> None:
         """All epochs that are missing, or those up to `until`; the record of the last finished one is sent again after a resume."""

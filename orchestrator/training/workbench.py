@@ -1,21 +1,26 @@
 """What a process pays for once and every trial after that finds ready: data, teacher, its predictions."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from methods import METHODS, Knowledge, Output
+from methods import Knowledge, Output, made
+from methods.retrieval import Neighbours
 from orchestrator.config import Network, Training
 from orchestrator.context import TrialContext
 from orchestrator.data import Batches, Dataset, Views, fits_resident
+from orchestrator.plan import approximate
 from orchestrator.teacher.cache import Cache
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.knowledge import CachedTeacher, OnlineTeacher
+from orchestrator.teacher.retrieval import Retrieval
 from orchestrator.trial import TrialSpec
 
 AskedTeacher = OnlineTeacher | CachedTeacher
+Find = Callable[[Knowledge, int, int], Neighbours]
 
 open_dataset = lru_cache(maxsize=2)(Dataset.open)
 
@@ -68,7 +73,7 @@ def open_batches(spec: TrialSpec, context: TrialContext) -> Batches:
     A method that needs labels learns from the labelled samples alone; the cache is filled for those that take all.
     """
     configuration, filling = spec.configuration, spec.role == "fill"
-    labels = METHODS[configuration.method.name].needs.labels and not filling
+    labels = not filling and made(configuration.method.name, configuration.method.settings).needs.labels
     dataset, resident = (open_labelled if labels else open_dataset)(spec.data), configuration.data.resident
     networks = [student.network for student in configuration.students.values()]
     return Batches(
@@ -109,14 +114,26 @@ def ask_teacher(
     return CachedTeacher(teacher, batches, cache, chosen.dtype, context, spec.configuration.resources.wait_s)
 
 
-def clean_knowledge(source: AskedTeacher, batches: Batches, context: TrialContext, features: bool) -> Knowledge:
-    """What the teacher says about the whole clean training part, in its order; all ranks call this together."""
+def retrieval(spec: TrialSpec, source: AskedTeacher, batches: Batches, context: TrialContext) -> Retrieval:
+    """How the samples are found that the teacher finds similar: once for all trials where its knowledge is cached."""
+    known = int((batches.dataset.train.labels >= 0).sum())
+    nearly = context.share(approximate(spec.configuration.resources, known, context.device.type == "cuda"))
+    if isinstance(source, CachedTeacher):
+        return Retrieval(context, nearly, source.sharing, source.about[True])
+    return Retrieval(context, nearly)
+
+
+def clean_knowledge(
+    source: AskedTeacher, batches: Batches, context: TrialContext, features: bool, find: Find | None = None
+) -> Knowledge:
+    """What the teacher says about the whole clean training part, in its order; all ranks call this together.
+
+    Features stay on the host, from the cache mapped and in its type; `find` is how samples are retrieved by them.
+    """
     source.open_view(None, features)
     labels = torch.as_tensor(batches.dataset.train.labels).to(context.device)
     tables = source.everything() if isinstance(source, CachedTeacher) else _asked_now(source, batches, context, features)
-    logits, bank = (None if table is None else table.to(context.device) for table in tables)
-    assert logits is not None
-    return Knowledge(logits, bank, labels)
+    return Knowledge(tables[0].to(context.device), tables[1], labels, find=find)
 
 
 def _asked_now(source: OnlineTeacher, batches: Batches, context: TrialContext, features: bool) -> tuple[Tensor, Tensor | None]:

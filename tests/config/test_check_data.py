@@ -103,6 +103,11 @@ def batched(name: str, size: int, teacher: int = 32, *pairs: str) -> Configurati
     return load(None, [f"method.name={name}", *sizes, *pairs])
 
 
+def searching(configuration: Configuration, *methods: str) -> Configuration:
+    """The configuration of a search over these methods."""
+    return configuration.model_copy(update={"search": configuration.search.model_copy(update={"methods": methods})})
+
+
 @pytest.mark.parametrize(
     ("configuration", "methods", "said"),
     [
@@ -130,15 +135,15 @@ def test_batches_are_counted_over_those_who_are_learned_from(
     configuration: Configuration, methods: list[str], said: str | None
 ) -> None:
     if said is None:
-        check_batches(configuration, methods, SUMMARY)
+        check_batches(searching(configuration, *methods), True, SUMMARY)
         return
     with pytest.raises(ConfigurationError, match=said):
-        check_batches(configuration, methods, SUMMARY)
+        check_batches(searching(configuration, *methods), True, SUMMARY)
 
 
 def test_where_all_are_labelled_every_method_learns_from_all() -> None:
     whole = {"sizes": {"train": 64}}
-    check_batches(load(None, []), ["kd", "cross_entropy"], whole)
+    check_batches(searching(load(None, []), "kd", "cross_entropy"), True, whole)
     with pytest.raises(ConfigurationError, match=r"^the training part has 63 samples and training.batch_size = 64"):
-        check_batches(load(None, []), ["cross_entropy"], {"sizes": {"train": 63}})
+        check_batches(load(None, ["method.name=cross_entropy"]), False, {"sizes": {"train": 63}})
     plan.require_batches(load(None, []), 64)

@@ -119,5 +119,5 @@ def test_every_batch_size_is_held_against_the_data(tmp_path: Path) -> None:
     summary = {"classes": ["a", "b"], "sizes": {"train": 100}, "shape": [1, 8, 8], "augmentation": "none", "name": "digits"}
     configuration = load(None, ["search.choices={training.batch_size: [32, 200]}", "teacher=null", "method.name=cross_entropy"])
     with pytest.raises(ConfigurationError, match=r"100 samples and training.batch_size = 200"):
-        _check_with_data(store, configuration, "sweep", True, summary)
-    assert _check_with_data(store, configuration, "train", True, summary)[0] is None
+        _check_with_data(store, configuration, "sweep", True, summary, gpu=False)
+    assert _check_with_data(store, configuration, "train", True, summary, gpu=False)[0] is None

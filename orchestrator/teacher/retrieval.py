@@ -1,0 +1,117 @@
+"""The nearest samples of every training sample, found once for everybody who asks afterwards. Knows no method and no trial."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from methods import Knowledge
+from methods.retrieval import Neighbours, nearest
+from orchestrator.context import TrialContext
+from orchestrator.teacher.approximate import IDENTITY, Approximate
+from orchestrator.teacher.cache import Lock
+from orchestrator.teacher.knowledge import mapped
+from orchestrator.teacher.sharing import Files, Sharing
+
+QUERIES = 2048  # of a rank, between two times that it hears of a stop
+TABLES = {
+    "positives": torch.int32,
+    "negatives": torch.int32,
+    "positive_similarity": torch.float32,
+    "negative_similarity": torch.float32,
+}
+
+
+class Retrieval:
+    """Finds neighbours on the device of the context, its ranks sharing the work: a `Knowledge.find`. All ranks call it together.
+
+    With `sharing` they are kept in the cache, in a folder that `about`, what the features are of, decides with the labels and the
+    numbers of neighbours: a file for each table, and one of the recall. What was found is at hand for the next student.
+    """
+
+    def __init__(
+        self, context: TrialContext, approximate: bool, sharing: Sharing | None = None, about: dict[str, Any] | None = None
+    ) -> None:
+        self.context, self.approximate, self.sharing, self.about = context, approximate, sharing, about or {}
+        self.found: dict[tuple[int, int], Neighbours] = {}
+
+    def __call__(self, knowledge: Knowledge, positives: int, negatives: int) -> Neighbours:
+        """So many of each sample's class, and of others; EnvironmentUnfitError and Stopped as `Sharing.open` raises them."""
+        assert knowledge.members is None, "of a bank that changes nothing is kept"
+        asked = (positives, negatives)
+        if asked not in self.found:
+            find = self._search if self.sharing is None else partial(self._cached, self.sharing)
+            self.found[asked] = find(knowledge, *asked)
+        return self.found[asked]
+
+    def _cached(self, sharing: Sharing, knowledge: Knowledge, positives: int, negatives: int) -> Neighbours:
+        files = self._files(sharing, knowledge.labels, positives, negatives)
+        arrays, _ = sharing.open(files, partial(self._make, sharing, knowledge, positives, negatives))
+        tables = {
+            name: mapped(arrays[name]).to(self.context.device)
+            if name in arrays
+            else torch.empty(len(knowledge.labels), 0, dtype=kind, device=self.context.device)
+            for name, kind in TABLES.items()
+        }
+        return Neighbours(**tables, recall=float(arrays["recall"][0, 0]))
+
+    def _files(self, sharing: Sharing, labels: Tensor, positives: int, negatives: int) -> Files:
+        """Where the tables lie that have columns, and the recall."""
+        folder = sharing.cache.folder(
+            {
+                **self.about,
+                "labels": hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest(),
+                "positives": positives,
+                "negatives": negatives,
+                "retrieval": IDENTITY if self.approximate else "exact",
+            }
+        )
+        names = [name for name in TABLES if (positives if name.startswith("positive") else negatives)]
+        return {name: folder / f"{name}.npy" for name in (*names, "recall")}
+
+    def _make(
+        self, sharing: Sharing, knowledge: Knowledge, positives: int, negatives: int, missing: Files, locks: list[Lock]
+    ) -> None:
+        found = self._search(knowledge, positives, negatives, locks)
+        self.context.together(partial(_write, sharing, missing, found))
+
+    def _search(self, knowledge: Knowledge, positives: int, negatives: int, locks: Sequence[Lock] = ()) -> Neighbours:
+        """What every rank found, on every rank; the queries are dealt out in the order of their classes."""
+        context, labels = self.context, knowledge.labels.to(self.context.device)
+        assert knowledge.features is not None, "who retrieves says so by `Needs.bank`"
+        features = knowledge.features.to(context.device)
+
+        def alive() -> None:
+            context.alive()
+            for lock in locks:
+                lock.show_life()
+
+        seek: Callable[..., Neighbours] = partial(nearest, features, labels, positives, negatives, alive=alive)
+        if self.approximate and negatives:
+            seek = Approximate(features, labels, positives, negatives, alive)
+        order = labels.argsort(stable=True)
+        size = min(QUERIES, -(-len(order) // context.world_size))
+        blocks: dict[str, list[Tensor]] = {name: [] for name in TABLES}
+        recall = 1.0
+        for start in range(context.rank * size, len(order) + context.rank * size, size * context.world_size):
+            places = torch.arange(start, start + size, device=context.device).clamp(max=len(order) - 1)
+            found = seek(queries=order[places])
+            for name, block in blocks.items():
+                block += context.gather_tensors(getattr(found, name).to(context.device))
+            recall = found.recall
+            context.require_going_on()
+        tables = {name: torch.cat(block)[: len(order)] for name, block in blocks.items()}
+        in_place = {name: torch.empty_like(table).index_copy_(0, order, table) for name, table in tables.items()}
+        return Neighbours(**in_place, recall=min(context.gather(recall)))
+
+
+def _write(sharing: Sharing, missing: Files, found: Neighbours) -> None:
+    tables = {**found._asdict(), "recall": torch.tensor([[found.recall]])}
+    for name, file in missing.items():
+        rows = tables[name].cpu().numpy()
+        with sharing.cache.writer(file, len(rows), rows.shape[1], str(rows.dtype)) as pen:
+            pen.add(rows)
+            pen.finish()

@@ -1,0 +1,62 @@
+"""A method that retrieves, for tests of checks and plans: what it needs follows from who fills its bank."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from methods import METHODS, Batch, Method, Needs, Objective, Settings, SettingsError, setting
+from methods.banking import Banking
+from search_spaces import SPACES
+from search_spaces.space import Space, Trial
+
+
+@dataclass(frozen=True)
+class RetrievingSettings(Settings):
+    """Who fills the bank, and how many are retrieved."""
+
+    paradigm: str = setting("offline", "who fills the bank", choices=("offline", "online", "teacher_free"))
+    positives: int = setting(8, "of the same class", low=0)
+    negatives: int = setting(32, "of others", low=0)
+    first: int = setting(1, "epochs before the first bank", low=1)
+
+
+class Retrieving(Method):
+    """Cross entropy that says that it retrieves."""
+
+    Settings = RetrievingSettings
+    settings: RetrievingSettings
+    needs = Needs(teacher=True, bank=True)
+
+    def __init__(self, settings: RetrievingSettings) -> None:
+        super().__init__(settings)
+        needs = {"offline": Needs(teacher=True, bank=True), "online": Needs(peer=True), "teacher_free": Needs()}
+        self.needs = needs[settings.paradigm]
+
+    def banking(self, epochs: int) -> Banking | None:
+        """A bank of the students' own, but for a frozen teacher."""
+        if self.needs.bank:
+            return None
+        if self.settings.first >= epochs:
+            raise SettingsError(f"first = {self.settings.first} leaves no epoch of {epochs} with a bank: lower it", "first")
+        return Banking("peers" if self.needs.peer else "own", "epoch", 0.0, 0, self.settings.first)
+
+    @property
+    def retrieves(self) -> tuple[int, int]:
+        """As set."""
+        return self.settings.positives, self.settings.negatives
+
+    def forward(self, batch: Batch) -> Objective:
+        """What matters is not here."""
+        return Objective(batch.cross_entropy())
+
+
+def _space(trial: Trial) -> None:
+    trial.suggest_categorical("paradigm", ["offline", "online", "teacher_free"])
+    trial.suggest_categorical("positives", [4, 8])
+    trial.suggest_categorical("negatives", [32])
+
+
+def retrieving_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a method `retrieving` into the lists for as long as a test."""
+    monkeypatch.setitem(METHODS, "retrieving", Retrieving)
+    monkeypatch.setitem(SPACES, "retrieving", Space((), _space))

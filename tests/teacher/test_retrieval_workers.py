@@ -1,0 +1,95 @@
+"""Two workers that share a search (gloo) find what one does, with a cache that both see, one each, and none. Knows no method."""
+
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch import Tensor
+
+from methods import Knowledge
+from methods.retrieval import nearest
+from orchestrator.context import Stopped, TrialContext
+from orchestrator.errors import EnvironmentUnfitError
+from orchestrator.teacher import retrieval
+from orchestrator.teacher.cache import Cache
+from orchestrator.teacher.retrieval import Retrieval
+from orchestrator.teacher.sharing import Sharing
+from tests.process_group import on_every_rank
+
+CPU = torch.device("cpu")
+WORKERS, ASKED = 2, (3, 5)
+
+
+def knowledge() -> Knowledge:
+    generator = torch.Generator().manual_seed(4)
+    labels = torch.randint(-1, 4, (321,), generator=generator)
+    return Knowledge(torch.zeros(321, 4), torch.randn(321, 8, generator=generator), labels)
+
+
+def found(context: TrialContext, root: Path | None = None, approximate: bool = False) -> dict[str, Any]:
+    sharing = root and Sharing(Cache(root, 2**24), context, 20)
+    return Retrieval(context, approximate, sharing or None, {"data": "these"})(knowledge(), *ASKED)._asdict()
+
+
+def worker(rank: int, world_size: int, root: Path) -> dict[str, Any]:
+    """One rank: folders that both see, folders of its own, none, an index, a full disk of the other, a stop."""
+    context = TrialContext(rank, world_size, CPU)
+    told: dict[str, Any] = {}
+    with patch.object(retrieval, "QUERIES", 50), patch.object(retrieval, "nearest", wraps=nearest) as search:
+        told["shared"] = found(context, root / "shared")
+        told["searches"] = search.call_count
+        told["again"] = found(context, root / "shared")
+        told["searches again"] = search.call_count - told["searches"]
+        told["own"] = found(context, root / f"own-{rank}")
+        told["none"] = found(context)
+        told["approximate"] = found(context, approximate=True)
+        full = OSError(28, "No space left on device")
+        with patch("os.posix_fallocate", side_effect=full if rank == 1 else None):
+            try:
+                found(context, root / f"full-{rank}")
+            except EnvironmentUnfitError as error:
+                told["full"] = str(error)
+        try:
+            found(TrialContext(rank, world_size, CPU, asked_to_stop=lambda: True), root / "stopped")
+        except Stopped:
+            told["stopped"] = True
+    return told
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("neighbours")
+
+
+@pytest.fixture(scope="module")
+def told(root: Path) -> list[dict[str, Any]]:
+    return on_every_rank(WORKERS, worker, root)
+
+
+@pytest.mark.parametrize("rank", range(WORKERS))
+@pytest.mark.parametrize("where", ["shared", "again", "own", "none"])
+def test_two_workers_find_what_one_does(told: list[dict[str, Any]], where: str, rank: int) -> None:
+    alone, both = found(TrialContext()), told[rank][where]
+    for name, value in alone.items():
+        if isinstance(value, Tensor):
+            torch.testing.assert_close(both[name], value)
+    assert both["recall"] == 1.0
+
+
+@pytest.mark.parametrize("rank", range(WORKERS))
+def test_each_searches_its_share_once(told: list[dict[str, Any]], rank: int) -> None:
+    assert told[rank]["searches"] == 4, "321 queries, 50 at a time of each worker"
+    assert told[rank]["searches again"] == 0
+
+
+def test_two_workers_say_the_same_of_an_index(told: list[dict[str, Any]]) -> None:
+    first, second = (told[rank]["approximate"] for rank in range(WORKERS))
+    assert torch.equal(first["negatives"], second["negatives"]) and first["recall"] == second["recall"] >= 0.95
+
+
+@pytest.mark.parametrize("rank", range(WORKERS))
+def test_the_full_disk_of_one_and_a_stop_are_heard_by_both(root: Path, told: list[dict[str, Any]], rank: int) -> None:
+    assert "No space left" in told[rank]["full"] and told[rank]["stopped"]
+    assert not list(root.glob("stopped/*/*.npy"))
