@@ -272,6 +272,20 @@ def test_who_takes_over_the_checkpoint_of_another_trial_has_its_bank(specify: Sp
         assert Remembering.refreshed[0].logits.isfinite().all()
 
 
+@pytest.mark.parametrize("fill", ["ema", "momentum"])
+def test_a_checkpoint_without_what_a_bank_is_made_of_begins_it_with_its_weights(specify: Specify, fill: str) -> None:
+    donor = specify(*SMALL, *STUDENTS["own"], folder="donor")
+    records_of(donor, dies_after=2)
+    heir = specify(*SMALL, *STUDENTS["own"], f"method.fill={fill}", folder="heir")
+    shutil.copytree(donor.folder / "checkpoint", heir.folder / "checkpoint")
+    Remembering.refreshed.clear()
+    expected = fresh(heir, [saved(donor).student])[0]
+    records_of(heir)
+    first = Remembering.refreshed[0]
+    assert first.features is not None
+    close(Output(first.logits, first.features), expected)
+
+
 def test_a_trial_that_is_stopped_leaves_the_pass(specify: Specify, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(banks, "STOP_CHECK_BLOCKS", 2)
     spec, whole = (specify(*SMALL, *STUDENTS["own"], folder=name) for name in ("stopped", "whole"))
