@@ -18,7 +18,7 @@ from orchestrator.config import LETTERS
 from orchestrator.tracking.canvas import SKY, VERMILLION, Array, blank
 from orchestrator.tracking.class_figures import class_accuracy, class_weights, distributions
 from orchestrator.tracking.epoch_figures import agreement, alpha_per_sample, terms, uncertainty, weights
-from orchestrator.tracking.sample_figures import influence
+from orchestrator.tracking.sample_figures import influence, retrieved
 from orchestrator.training.checkpoint import PICTURED
 from orchestrator.trial import CHECKPOINT, student_folder
 
@@ -57,6 +57,7 @@ def of_trial(folder: Path, complete: bool, classes: Sequence[str] = (), letter: 
         "uncertainty": of(epochs, "uncertainty_histogram", uncertainty),
         "weights": of(epochs, "weight_histogram", lambda histogram: weights(histogram, noisy, clean)),
         "influence": lambda: influence(shown, classes),
+        "retrieved": lambda: retrieved(shown, classes),
         "class_accuracy": of(epochs, "class_accuracy", lambda accuracy: class_accuracy(accuracy, classes)),
         "class_weights": of(shown, "class_weights", lambda means: class_weights(means, classes)),
         "distributions": lambda: distributions(shown, classes),
