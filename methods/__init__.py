@@ -4,6 +4,7 @@ from methods.akd import AKD
 from methods.cross_entropy import CrossEntropy
 from methods.dml import DML
 from methods.dual_student import DualStudent
+from methods.ic_kd import ICKD
 from methods.kd import KD
 from methods.kd_aif import KDAIF
 from methods.method import (
@@ -23,6 +24,7 @@ from methods.method import (
     allowed,
     setting,
 )
+from methods.tf_kd import TfKD
 from methods.ttm import TTM, WTTM
 
 METHODS: dict[str, type[Method]] = {
@@ -34,11 +36,14 @@ METHODS: dict[str, type[Method]] = {
     "dml": DML,
     "dual_student": DualStudent,
     "kd_aif": KDAIF,
+    "ic_kd": ICKD,
+    "tf_kd": TfKD,
 }
 
 __all__ = [
     "AKD",
     "DML",
+    "ICKD",
     "KD",
     "KDAIF",
     "METHODS",
@@ -59,6 +64,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "Task",
+    "TfKD",
     "allowed",
     "setting",
 ]

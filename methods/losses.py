@@ -16,7 +16,7 @@ from torch.nn import functional
 _Loss = TypeVar("_Loss", bound=Callable[..., Tensor])
 
 
-def _in_full_precision(loss: _Loss) -> _Loss:
+def in_full_precision(loss: _Loss) -> _Loss:
     """The loss with autocast off, on tensors whose half types were made float32; the first argument says the device."""
 
     @functools.wraps(loss)
@@ -32,33 +32,33 @@ def _upcast(value: Any) -> Any:
     return value.float() if is_half else value
 
 
-@_in_full_precision
+@in_full_precision
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     """D(p || q) in nats, (B,), from log-probabilities (B, K) each."""
     return (log_p.exp() * (log_p - log_q)).sum(dim=1)
 
 
-@_in_full_precision
+@in_full_precision
 def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """log p_T, (B, K), from logits (B, K)."""
     return (logits / temperature).log_softmax(dim=1)
 
 
-@_in_full_precision
+@in_full_precision
 def tempered_kl(teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> Tensor:
     """D(p_T || q_T), (B,), from logits (B, K), both softened; Hinton's term is T^2 times this (arXiv 1503.02531)."""
     log_p = (teacher_logits / temperature).log_softmax(dim=1)
     return kl_divergence(log_p, (student_logits / temperature).log_softmax(dim=1))
 
 
-@_in_full_precision
+@in_full_precision
 def transformed_teacher_kl(teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> Tensor:
     """D(p_T || q), (B,), from logits (B, K), the teacher alone softened (arXiv 2402.11148, equation 2)."""
     log_p = (teacher_logits / temperature).log_softmax(dim=1)
     return kl_divergence(log_p, student_logits.log_softmax(dim=1))
 
 
-@_in_full_precision
+@in_full_precision
 def power_sum(teacher_logits: Tensor, temperature: float) -> Tensor:
     """U_{1/T}(p) = sum of p^(1/T), (B,), of the untempered p from logits (B, K) (arXiv 2402.11148, equation 22).
 
@@ -67,7 +67,7 @@ def power_sum(teacher_logits: Tensor, temperature: float) -> Tensor:
     return (teacher_logits.log_softmax(dim=1) / temperature).logsumexp(dim=1).exp()
 
 
-@_in_full_precision
+@in_full_precision
 def normalized_entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """H(p_T) / log K, (B,) in [0, 1], from logits (B, K) of two classes or more; one less it is D(p_T || uniform) / log K.
 
@@ -77,7 +77,7 @@ def normalized_entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     return (-(log_p.exp() * log_p).sum(dim=1) / math.log(logits.shape[1])).clamp(0, 1)
 
 
-@_in_full_precision
+@in_full_precision
 def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Mean of H((1 - s) e_y + s / K, q) over the labelled samples: a scalar, from logits (B, K) and labels (B,).
 
@@ -87,7 +87,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) 
     return total / (labels != -1).sum().clamp(min=1)
 
 
-@_in_full_precision
+@in_full_precision
 def cross_entropies(logits: Tensor, labels: Tensor, partners: Tensor | None = None, share: Tensor | None = None) -> Tensor:
     """The samples' shares of `cross_entropy` or, with partners, of `mixed_cross_entropy`: (B,), whose mean is that loss."""
     own = labels != -1  # (B,)
@@ -100,7 +100,7 @@ def cross_entropies(logits: Tensor, labels: Tensor, partners: Tensor | None = No
     return blended * (len(own) / (counted + (counted == 0)))
 
 
-@_in_full_precision
+@in_full_precision
 def mixed_cross_entropy(logits: Tensor, labels: Tensor, partners: Tensor, share: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Mean of share H(y, q) + (1 - share) H(y', q): a scalar, from logits (B, K), labels y and partners y' (B,), share (B,).
 

@@ -1,6 +1,6 @@
 """Where the search for each method begins and goes: the one list. Knows no method's code and no study."""
 
-from search_spaces import akd, cross_entropy, dml, dual_student, kd, kd_aif, ttm, wttm
+from search_spaces import akd, cross_entropy, dml, dual_student, ic_kd, kd, kd_aif, tf_kd, ttm, wttm
 from search_spaces.space import Space, Trial
 
 SPACES: dict[str, Space] = {
@@ -12,6 +12,8 @@ SPACES: dict[str, Space] = {
     "dml": Space(dml.POINTS, dml.space),
     "dual_student": Space(dual_student.POINTS, dual_student.space),
     "kd_aif": Space(kd_aif.POINTS, kd_aif.space),
+    "ic_kd": Space(ic_kd.POINTS, ic_kd.space),
+    "tf_kd": Space(tf_kd.POINTS, tf_kd.space),
 }
 
 __all__ = ["SPACES", "Space", "Trial"]

@@ -1,0 +1,102 @@
+"""A memory bank that is in force: what it says of each training sample and of those that were retrieved for it.
+
+Knows knowledge and retrieval; not who filled it, nor what is minimised.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from methods import losses
+from methods.contrast import centred
+from methods.method import Knowledge
+from methods.retrieval import Neighbours, aggregated, class_aggregated
+
+TABLE_BYTES = 2**31  # what one table of (n, K) may take that is computed once; a larger one is looked up batch by batch
+
+
+@dataclass(frozen=True)
+class Looking:
+    """What is looked up: so many `positives`, of which a target is made (None: no target; 0: the whole class), and `negatives`.
+
+    A target is the mean over the positives with the weights softmax(similarity / retrieval_temperature): of their logits
+    (`logit`), or of their distributions at `temperature` (`prob`).
+    """
+
+    positives: int | None
+    negatives: int
+    retrieval_temperature: float
+    aggregate: str
+    temperature: float
+
+
+class Bank:
+    """Made once from the knowledge of n samples, on its device, without a gradient. `neighbours` are what was retrieved."""
+
+    @torch.no_grad()
+    def __init__(self, knowledge: Knowledge, looking: Looking) -> None:
+        self.knowledge, self.looking = knowledge, looking
+        self.neighbours: Neighbours = knowledge.neighbours(looking.positives or 0, looking.negatives)
+        logits = knowledge.logits
+        fits = logits.numel() * 4 <= TABLE_BYTES
+        self.targets = None if looking.positives is None else self._whole_class() if looking.positives == 0 else None
+        if looking.positives and fits:
+            self.targets = self._of_positives()
+        self.directions = centred(logits) if looking.negatives and fits else None
+        self.numbers = self._numbers()
+
+    def logits(self, index: Tensor) -> Tensor:
+        """What the bank says of the samples themselves, (B, K)."""
+        return self.knowledge.logits.index_select(0, index)
+
+    def target(self, index: Tensor) -> Tensor:
+        """What it says of their positives: logits (B, K), at `temperature` the target; the samples' own where there are none."""
+        return self._of_positives(index) if self.targets is None else self.targets.index_select(0, index)
+
+    def negatives(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Directions (B, N, K) of the samples' negatives, and which of them are there, (B, N)."""
+        positions = self.neighbours.negatives.index_select(0, index)  # (B, N)
+        present = positions >= 0
+        chosen = positions.clamp(min=0).flatten()
+        if self.directions is not None:
+            found = self.directions.index_select(0, chosen)
+        else:
+            found = centred(self.knowledge.logits.index_select(0, chosen))
+        return found.view(*positions.shape, -1), present
+
+    def _of_positives(self, rows: Tensor | None = None) -> Tensor:
+        chosen = self.looking
+        logits, found = self.knowledge.logits, self.neighbours
+        return aggregated(logits, found, chosen.retrieval_temperature, chosen.aggregate, chosen.temperature, rows)
+
+    def _whole_class(self) -> Tensor:
+        chosen, known = self.looking, self.knowledge
+        assert known.features is not None, "who retrieves says so by `Needs.bank`"
+        features = known.features.to(known.labels.device)
+        tau, how = chosen.retrieval_temperature, chosen.aggregate
+        return class_aggregated(features, known.logits, known.labels, tau, how, chosen.temperature, known.members)
+
+    def _numbers(self) -> dict[str, float]:
+        """How good the positives are and what aggregation does, over the labelled samples; and what an index missed."""
+        found, known = self.neighbours, self.knowledge
+        numbers: dict[str, float] = {}
+        if found.positives.shape[1]:
+            right = known.logits.argmax(dim=1) == known.labels
+            there = found.positives >= 0
+            numbers["retrieved_right"] = float(
+                (right[found.positives.clamp(min=0).long()] & there).sum() / there.sum().clamp(min=1)
+            )
+        if self.targets is not None:
+            numbers["target_entropy"] = _entropy(self.targets, self.looking.temperature)
+            numbers["own_entropy"] = _entropy(known.logits, self.looking.temperature)
+        return numbers | ({"recall": found.recall} if found.negatives.shape[1] else {})
+
+
+def _entropy(logits: Tensor, temperature: float) -> float:
+    """The mean entropy in nats of distributions from logits (n, K)."""
+    total = torch.zeros((), dtype=torch.float64, device=logits.device)
+    for block in torch.split(logits, 65_536):
+        log_p = losses.log_softmax(block, temperature)
+        total -= (log_p.exp() * log_p).sum().double()
+    return float(total) / len(logits)

@@ -1,0 +1,221 @@
+"""IC-KD: distillation in which a sample hears what is said of similar ones, too. Knows one batch at a time, and a bank.
+
+How samples are retrieved is in `retrieval.py`, how a bank is filled while students are trained in `banking.py`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from methods import contrast, losses
+from methods.bank import Bank, Looking
+from methods.banking import Banking
+from methods.method import Batch, Knowledge, Method, Needs, Objective, Progress, Settings, SettingsError, Task, setting
+from methods.retrieval import Neighbours
+
+
+@dataclass(frozen=True)
+class ICKDSettings(Settings):
+    """Hyper-parameters of IC-KD; with picd = nicd = 0 it is KD in its convex form (offline), or mutual learning (online)."""
+
+    paradigm: str = setting(
+        "offline",
+        "who fills the bank: offline: a frozen teacher, once; online: the peers, while they are trained; teacher_free: the student "
+        "itself",
+        choices=("offline", "online", "teacher_free"),
+    )
+    alpha: float = setting(
+        0.9,
+        "weight of the teacher, or of who stands in its place; cross entropy has 1 - alpha; 0 until there is a bank (teacher_free)",
+        low=0,
+        high=1,
+    )
+    temperature: float = setting(4.0, "T: divides the logits of student and target", above=0)
+    picd: float = setting(
+        0.5, "pi: share of alpha that goes to the target made of positives; the sample's own target has 1 - pi", low=0, high=1
+    )
+    nicd: float = setting(0.2, "nu: weight of the contrast with the negatives", low=0)
+    positives: int = setting(8, "k_p: most similar samples of the same class that a target is made of; 0: the whole class", low=0)
+    negatives: int = setting(32, "k_n: most similar samples of other classes", low=1)
+    retrieval_temperature: float = setting(
+        0.1, "tau_r: divides the similarities that weigh the positives: 0.01 is the nearest one, 100 all alike", above=0
+    )
+    aggregate: str = setting(
+        "logit",
+        "what the positives' mean is taken of: their logits, which is the geometric mean of their distributions, or these",
+        choices=("logit", "prob"),
+    )
+    nicd_loss: str = setting(
+        "info_nce", "contrast: InfoNCE with a positive, or the mean hinge of the negatives alone", choices=("info_nce", "hinge")
+    )
+    nicd_pos: str = setting(
+        "bank",
+        "positive of InfoNCE: what the bank says of the positives, or what is said of the sample itself",
+        choices=("bank", "own"),
+    )
+    nicd_temperature: float = setting(0.5, "tau: divides the cosines of InfoNCE", above=0)
+    nicd_margin: float = setting(0.0, "cosine from which the hinge counts", low=-1, high=1)
+    bank: str = setting(
+        "epoch",
+        "what students fill it with: epoch: a pass over the clean view after each epoch; ema: the same by the average of their "
+        "weights; momentum: what they say in training, blended, without a pass (online, teacher_free)",
+        choices=("epoch", "ema", "momentum"),
+    )
+    bank_momentum: float = setting(
+        0.9, "what stays at a blend: of an entry once an epoch (momentum), of the weights once a step (ema)", low=0, high=1
+    )
+    queue: int = setting(
+        16_384, "only the samples that were drawn last can be retrieved, so many; 0: all (online, teacher_free)", low=0
+    )
+    warmup: float = setting(0.1, "share of the epochs, one at least, before the first bank (online, teacher_free)", low=0, high=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.paradigm == "teacher_free" and self.alpha == self.nicd == 0:
+            raise SettingsError(
+                "alpha = 0.0 is not allowed beside nicd = 0.0: the bank would say nothing; give one of the two a weight", "alpha"
+            )
+
+
+class ICKD(Method):
+    """(1 - alpha) CE + alpha [(1 - pi) KD + pi PICD] + nu NICD, means over the batch.
+
+    PICD_i = T^2 D(softmax(u_i / T) || q_T) with u_i made of the bank's logits of the positives of i; NICD_i is InfoNCE, or a hinge,
+    between the directions of the student's logits and of the bank's for the negatives of i. KD is T^2 D of the teacher's logits
+    (offline), the mean over the peers' at this step (online), or the bank's own of the same sample (teacher_free), where at
+    picd = 1 there is none.
+    """
+
+    Settings = ICKDSettings
+    settings: ICKDSettings
+    needs = Needs(teacher=True, bank=True)
+    provenance = (
+        "the idea of arXiv 2501.07040 (2025), of which the abstract alone was at hand: a bank, retrieval, the terms PICD and NICD "
+        "in logit space and the three paradigms are from it; every formula and number is a reconstruction"
+    )
+
+    def __init__(self, settings: ICKDSettings) -> None:
+        super().__init__(settings)
+        self.needs = {
+            "offline": Needs(teacher=True, bank=self._looks),
+            "online": Needs(peer=True),
+            "teacher_free": Needs(),
+        }[settings.paradigm]
+        self.bank: Bank | None = None
+
+    @property
+    def _looks(self) -> bool:
+        """Whether positives or negatives have a weight."""
+        chosen = self.settings
+        return chosen.nicd > 0 or chosen.alpha * chosen.picd > 0
+
+    def prepare(self, knowledge: Callable[[], Knowledge] | None, task: Task) -> None:
+        """Offline: the bank of the teacher; SettingsError when it is not of these samples and classes, or there is no teacher."""
+        if not self.needs.bank:
+            return
+        if knowledge is None:
+            raise SettingsError(
+                "paradigm = 'offline' needs a teacher that fills the bank: set `teacher`, or another paradigm", "paradigm"
+            )
+        self._take(knowledge(), (task.samples, task.classes))
+
+    def banking(self, epochs: int) -> Banking | None:
+        """After the warm-up anew after every epoch; SettingsError when no epoch is left to use it."""
+        chosen = self.settings
+        if chosen.paradigm == "offline" or (chosen.paradigm == "online" and not self._looks):
+            return None
+        first = max(round(chosen.warmup * epochs), 1)
+        if first >= epochs:
+            raise SettingsError(
+                f"warmup = {chosen.warmup} leaves none of {epochs} epochs with a bank: lower it, or give at least two epochs",
+                "warmup",
+            )
+        source = "peers" if chosen.paradigm == "online" else "own"
+        return Banking(source, chosen.bank, chosen.bank_momentum, chosen.queue, first)  # type: ignore[arg-type]
+
+    def refresh(self, knowledge: Knowledge) -> None:
+        """The bank that students filled."""
+        self._take(knowledge, tuple(knowledge.logits.shape))
+
+    @property
+    def neighbours(self) -> Neighbours | None:
+        """What was retrieved from the bank in force."""
+        return self.bank.neighbours if self.bank else None
+
+    def forward(self, batch: Batch) -> Objective:
+        """The objective; tracked: cross entropy, and the other terms without their weights (`distillation`, `picd`, `nicd`)."""
+        chosen, hard = self.settings, batch.cross_entropy()
+        terms = {"cross_entropy": hard.detach()}
+        if chosen.paradigm == "teacher_free" and self.bank is None:
+            return Objective(hard, terms)
+        share = chosen.picd if self.bank else 0.0
+        soft = hard.new_zeros(())
+        for name, weight, term in (("distillation", 1 - share, self._own), ("picd", share, self._picd)):
+            if weight > 0 and chosen.alpha > 0:
+                value = term(batch).mean()
+                soft = soft + weight * value
+                terms[name] = value.detach()
+        loss = (1 - chosen.alpha) * hard + chosen.alpha * soft
+        if chosen.nicd > 0 and self.bank:
+            value = self._nicd(batch, self.bank).mean()
+            loss = loss + chosen.nicd * value
+            terms["nicd"] = value.detach()
+        return Objective(loss, terms)
+
+    def end_epoch(self, progress: Progress) -> dict[str, float | Tensor]:
+        """What the bank in force is like."""
+        return dict(self.bank.numbers) if self.bank else {}
+
+    def _take(self, knowledge: Knowledge, shape: tuple[int, ...]) -> None:
+        if tuple(knowledge.logits.shape) != shape:
+            raise SettingsError(
+                f"the bank has {tuple(knowledge.logits.shape)} samples and classes, and the task {shape}: it is of other data or of "
+                "another teacher; fit the teacher on this data"
+            )
+        chosen = self.settings
+        wants_target = chosen.alpha * chosen.picd > 0 or (
+            chosen.nicd > 0 and chosen.nicd_loss == "info_nce" and chosen.nicd_pos == "bank"
+        )
+        self.bank = Bank(
+            knowledge,
+            Looking(
+                chosen.positives if wants_target else None,
+                chosen.negatives if chosen.nicd > 0 else 0,
+                chosen.retrieval_temperature,
+                chosen.aggregate,
+                chosen.temperature,
+            ),
+        )
+
+    def _own(self, batch: Batch) -> Tensor:
+        """KD's term, (B,)."""
+        if self.settings.paradigm == "online":
+            apart = torch.stack([self._divergence(peer, batch) for peer in batch.peer_logits])  # (P, B)
+            return apart.mean(dim=0)
+        return self._divergence(self._said(batch), batch)
+
+    def _picd(self, batch: Batch) -> Tensor:
+        assert self.bank is not None
+        return self._divergence(self.bank.target(batch.index), batch)
+
+    def _nicd(self, batch: Batch, bank: Bank) -> Tensor:
+        chosen = self.settings
+        negatives, present = bank.negatives(batch.index)
+        if chosen.nicd_loss == "hinge":
+            return contrast.hinge(batch.student.logits, negatives, present, chosen.nicd_margin)
+        positive = bank.target(batch.index) if chosen.nicd_pos == "bank" else self._said(batch)
+        return contrast.info_nce(batch.student.logits, positive, negatives, present, chosen.nicd_temperature)
+
+    def _said(self, batch: Batch) -> Tensor:
+        """What the teacher, or who stands in its place, says of the samples themselves, (B, K)."""
+        if self.settings.paradigm == "offline":
+            return batch.teacher_logits
+        assert self.bank is not None
+        return self.bank.logits(batch.index)
+
+    def _divergence(self, target: Tensor, batch: Batch) -> Tensor:
+        """T^2 D, (B,), from target logits (B, K)."""
+        temperature = self.settings.temperature
+        return temperature**2 * losses.tempered_kl(target, batch.student.logits, temperature)

@@ -1,0 +1,46 @@
+"""Where the search for IC-KD begins and goes. Knows the names of its settings, nothing else."""
+
+from typing import Any
+
+from search_spaces.space import LEARNING_RATE, Trial, suggest_recipe, suggest_temperature
+
+_COMMON: dict[str, Any] = {
+    "alpha": 0.9,
+    "temperature": 4.0,
+    "positives": 8,
+    "negatives": 32,
+    "retrieval_temperature": 0.1,
+    "aggregate": "logit",
+    "nicd_temperature": 0.5,
+    "training.learning_rate": LEARNING_RATE,
+}
+# Both terms, and each nearly alone; without a teacher the bank is made after each epoch, and the sample's own target has no share.
+POINTS: tuple[dict[str, Any], ...] = (
+    {**_COMMON, "paradigm": "offline", "picd": 0.5, "nicd": 0.2},
+    {**_COMMON, "paradigm": "offline", "picd": 0.25, "nicd": 0.05},
+    {**_COMMON, "paradigm": "online", "picd": 0.5, "nicd": 0.2, "bank": "epoch", "warmup": 0.1},
+    {**_COMMON, "paradigm": "teacher_free", "alpha": 0.5, "picd": 1.0, "nicd": 0.2, "bank": "epoch", "warmup": 0.1},
+)
+
+
+def space(trial: Trial) -> None:
+    """What is retrieved, how it is aggregated, what both terms weigh, learning rate; and how students fill the bank, where they do.
+
+    The paradigm is offline unless the sweep holds another one: the others need peers, or no teacher. Numbers of neighbours are
+    few choices, so that many trials look up the same table.
+    """
+    paradigm = trial.suggest_categorical("paradigm", ("offline",))
+    suggest_temperature(trial)
+    trial.suggest_float("alpha", 0.1, 0.99)
+    trial.suggest_float("picd", 0.0, 1.0)
+    trial.suggest_float("nicd", 0.01, 0.5, log=True)
+    trial.suggest_categorical("positives", (8, 1, 4, 16))
+    trial.suggest_categorical("negatives", (32, 8, 4))
+    trial.suggest_float("retrieval_temperature", 0.05, 10.0, log=True)
+    trial.suggest_categorical("aggregate", ("logit", "prob"))
+    trial.suggest_float("nicd_temperature", 0.1, 1.0, log=True)
+    if paradigm != "offline":
+        if trial.suggest_categorical("bank", ("epoch", "momentum", "ema")) != "epoch":
+            trial.suggest_float("bank_momentum", 0.5, 0.99)
+        trial.suggest_float("warmup", 0.05, 0.3)
+    suggest_recipe(trial)
