@@ -1,7 +1,7 @@
 """Draws what a trial left in its checkpoint folder: arrays in, pictures out. Knows no MLflow; the driver's writer calls it.
 
-Nothing here is imported by a worker. With a warm font cache a trial costs 0.09 s (`terms` alone) to 1.3 s (eight of them) of one core,
-`retrieved` 0.2 s with small grey images to 0.8 s with large ones more, and 0.5 s once for the import.
+Nothing here is imported by a worker. With a warm font cache a trial costs 0.09 s (`terms` alone) to 1.3 s (eight of them) of one
+core, `retrieved` 0.2 s with small grey images to 0.8 s with large ones more, and 0.5 s once for the import.
 """
 
 import io
