@@ -22,7 +22,7 @@ BELOW = (
     "Below: its score (above 0: harm) and # its place in the training part."
 )
 RETRIEVED_BELOW = (
-    "Above an image: its label as given, and the true one where it differs. Positives are of the query's class.\n"
+    "Above an image: its label as given, and the true one where it differs. Positives have the query's label, negatives another.\n"
     "Below: cosine similarity to the query, # its place in the training part, after T the teacher's class (red: not the label)."
 )
 
