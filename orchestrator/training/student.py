@@ -233,7 +233,8 @@ class TrainedStudent:
         if self.context.leads:
             self.shown = shown(self.learner, teacher, self.batches) | (self.weights.shown() if self.weights else {})
             if self.method.neighbours is not None:
-                self.shown |= retrieved(self.method.neighbours, teacher, self.batches)
+                heard = teacher if self.method.needs.teacher else None  # else the bank is not the teacher's
+                self.shown |= retrieved(self.method.neighbours, heard, self.batches)
 
     def state(self, record: dict[str, object]) -> Checkpoint:
         """Everything that a resume needs, with the record of the last epoch."""

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from trials_run import records_of
 
 from methods import METHODS
+from methods.cross_entropy import CrossEntropy
 from methods.kd import KD
 from methods.retrieval import Neighbours
 from orchestrator.config import Data
@@ -69,6 +70,23 @@ def test_a_finished_trial_keeps_the_most_similar_of_evenly_spaced_samples(distil
     with torch.no_grad():
         classes = teacher(whole.inputs).logits.argmax(dim=1)
     assert found["retrieved_classes"].tolist() == classes[places].tolist()
+
+
+class Unheard(CrossEntropy):
+    """Plain training that says what was retrieved: the bank cannot be the teacher's."""
+
+    @property
+    def neighbours(self) -> Neighbours | None:
+        """Drawn."""
+        return drawn(96)
+
+
+def test_a_teacher_that_nobody_hears_says_nothing_of_what_was_retrieved(distil: Specify, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "cross_entropy", Unheard)
+    spec = distil(*SMALL, "method.name=cross_entropy", "training.epochs=1", "training.batch_size=32", "student.width=8")
+    records_of(spec)
+    found = load_file(spec.folder / CHECKPOINT / "shown.safetensors")
+    assert "retrieved" in found and "retrieved_classes" not in found
 
 
 def test_queries_are_samples_for_which_something_was_retrieved(specify: Specify) -> None:
