@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from methods import losses
+from methods.aggregation import How, aggregated, class_aggregated, rightly_retrieved, target_entropy
 from methods.contrast import centred
 from methods.method import Knowledge
-from methods.retrieval import Neighbours, aggregated, class_aggregated
+from methods.retrieval import Neighbours
 
 TABLE_BYTES = 2**31  # what one table of (n, K) may take that is computed once; a larger one is looked up batch by batch
 
@@ -27,7 +27,7 @@ class Looking:
     positives: int | None
     negatives: int
     retrieval_temperature: float
-    aggregate: str
+    aggregate: How
     temperature: float
 
 
@@ -79,24 +79,11 @@ class Bank:
 
     def _numbers(self) -> dict[str, float]:
         """How good the positives are and what aggregation does, over the labelled samples; and what an index missed."""
-        found, known = self.neighbours, self.knowledge
+        found, known, temperature = self.neighbours, self.knowledge, self.looking.temperature
         numbers: dict[str, float] = {}
-        if found.positives.shape[1]:
-            right = known.logits.argmax(dim=1) == known.labels
-            there = found.positives >= 0
-            numbers["retrieved_right"] = float(
-                (right[found.positives.clamp(min=0).long()] & there).sum() / there.sum().clamp(min=1)
-            )
+        if (found.positives != -1).any():
+            numbers["retrieved_right"] = rightly_retrieved(known.logits, known.labels, found)
         if self.targets is not None:
-            numbers["target_entropy"] = _entropy(self.targets, self.looking.temperature)
-            numbers["own_entropy"] = _entropy(known.logits, self.looking.temperature)
+            numbers["target_entropy"] = target_entropy(self.targets, temperature)
+            numbers["own_entropy"] = target_entropy(known.logits, temperature)
         return numbers | ({"recall": found.recall} if found.negatives.shape[1] else {})
-
-
-def _entropy(logits: Tensor, temperature: float) -> float:
-    """The mean entropy in nats of distributions from logits (n, K)."""
-    total = torch.zeros((), dtype=torch.float64, device=logits.device)
-    for block in torch.split(logits, 65_536):
-        log_p = losses.log_softmax(block, temperature)
-        total -= (log_p.exp() * log_p).sum().double()
-    return float(total) / len(logits)

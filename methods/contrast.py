@@ -17,7 +17,8 @@ LEAST_NORM = 0.1
 def centred(logits: Tensor) -> Tensor:
     """c(x), (..., K): logits (..., K) less their mean, of length one; the same for a x + b, a > 0, above `LEAST_NORM`."""
     apart = logits - logits.mean(dim=-1, keepdim=True)
-    return apart / torch.linalg.vector_norm(apart, dim=-1, keepdim=True).clamp(min=LEAST_NORM)
+    lengths: Tensor = torch.linalg.vector_norm(apart, dim=-1, keepdim=True)
+    return apart / lengths.clamp(min=LEAST_NORM)
 
 
 @in_full_precision

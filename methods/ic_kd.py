@@ -171,8 +171,8 @@ class ICKD(Method):
     def _take(self, knowledge: Knowledge, shape: tuple[int, ...]) -> None:
         if tuple(knowledge.logits.shape) != shape:
             raise SettingsError(
-                f"the bank has {tuple(knowledge.logits.shape)} samples and classes, and the task {shape}: it is of other data or of "
-                "another teacher; fit the teacher on this data"
+                f"the bank has {tuple(knowledge.logits.shape)} samples and classes, and the task {shape}: it is of other data or "
+                "of another teacher; fit the teacher on this data"
             )
         chosen = self.settings
         wants_target = chosen.alpha * chosen.picd > 0 or (
@@ -184,7 +184,7 @@ class ICKD(Method):
                 chosen.positives if wants_target else None,
                 chosen.negatives if chosen.nicd > 0 else 0,
                 chosen.retrieval_temperature,
-                chosen.aggregate,
+                chosen.aggregate,  # type: ignore[arg-type]
                 chosen.temperature,
             ),
         )

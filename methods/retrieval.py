@@ -1,12 +1,18 @@
 """Which samples are similar: exact retrieval of the nearest samples of the same class and of the nearest ones of other classes.
 
-Pure torch. Knows features, labels and logits; no method, no cache and no training loop.
+Pure torch. Knows features and labels; no logits, no method, no cache and no training loop.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+BLOCK_BYTES = 1 << 25  # of similarities at once
+BANK_BYTES = 1 << 28  # of unit features in float32 at once
+LEAST_ROWS = 128  # of queries at once, where there are so many: a wider bank is met part by part
+GROUP = 16  # columns, of which the largest is looked at first
 
 
 class Neighbours(NamedTuple):
@@ -24,6 +30,7 @@ class Neighbours(NamedTuple):
     recall: float = 1.0
 
 
+@torch.no_grad()
 def nearest(
     features: Tensor,
     labels: Tensor,
@@ -36,5 +43,139 @@ def nearest(
     """The exact neighbours among features (n, D) with labels (n,), -1 = without label, by cosine similarity.
 
     `members` (n,) bool: those that can be retrieved, None = all; `queries` (m,): whose neighbours are wanted, None = all's.
+    Features of any type; of length zero they are similar to nothing (0). Of equally similar samples the one with the lower
+    position comes first. Positives alone cost O(n^2 / K) for K classes. `alive` is called before each block of queries.
     """
-    raise NotImplementedError
+    bank = ByClass(features, labels, members)
+    queries = torch.arange(len(labels), device=labels.device) if queries is None else queries
+    found = []
+    for width in (positives, negatives):
+        found.append(torch.full((len(queries), width), -1, dtype=torch.int32, device=labels.device))
+        found.append(torch.zeros(len(queries), width, device=labels.device))
+    for chosen, start, stop in bank.blocks(queries, len(bank.order) if negatives else None):
+        alive()
+        for (places, similarity), ranges in ((found[:2], [(start, stop)]), (found[2:], [(0, start), (stop, len(bank.order))])):
+            if places.shape[1]:
+                _store(chosen, _best(bank, queries[chosen], ranges, places.shape[1]), places, similarity)
+    return Neighbours(found[0], found[2], found[1], found[3])
+
+
+def recall(found: Tensor, exact: Tensor) -> float:
+    """The share of the exact neighbours (n, k) that are among those found (n, k'); positions, -1 = none. 1 where there are none."""
+    rows = max(1, BLOCK_BYTES // max(1, found.shape[1] * exact.shape[1]))
+    hits = [
+        ((some[:, None, :] == wanted[:, :, None]).any(2) & (wanted != -1)).sum()
+        for some, wanted in zip(torch.split(found, rows), torch.split(exact, rows), strict=True)
+    ]
+    known = int((exact != -1).sum())
+    return int(torch.stack(hits).sum()) / known if known else 1.0
+
+
+class ByClass:
+    """The labelled members of a bank in the order of their classes, so that a class is a range of columns.
+
+    `order` (members,): the position of each column.
+    """
+
+    def __init__(self, features: Tensor, labels: Tensor, members: Tensor | None = None) -> None:
+        self.features, self.labels = features, labels
+        kept = (labels != -1 if members is None else members & (labels != -1)).nonzero().squeeze(1)
+        self.order = kept[labels[kept].argsort(stable=True)]
+        self._column = torch.full_like(labels, -1)
+        self._column[self.order] = torch.arange(len(self.order), device=labels.device)
+        wide = 4 * max(1, features.shape[1])
+        self._columns = max(1, min(BLOCK_BYTES // (4 * LEAST_ROWS), BANK_BYTES // wide))
+        self._unit = self._units(self.order) if len(self.order) * wide <= BANK_BYTES else None
+
+    def blocks(self, queries: Tensor, columns: int | None = None) -> Iterator[tuple[Tensor, int, int]]:
+        """Labelled queries (m,) of one class, by blocks: which of the m they are, and the range (start, stop) of their class.
+
+        Each will meet so many columns, None: those of its class.
+        """
+        labels, sorted_labels = self.labels[queries], self.labels[self.order]
+        asked = (labels != -1).nonzero().squeeze(1)
+        asked = asked[labels[asked].argsort(stable=True)]
+        classes, counts = torch.unique_consecutive(labels[asked], return_counts=True)
+        starts = torch.searchsorted(sorted_labels, classes).tolist()
+        stops = torch.searchsorted(sorted_labels, classes, right=True).tolist()
+        for of_class, start, stop in zip(torch.split(asked, counts.tolist()), starts, stops, strict=True):
+            wide = stop - start if columns is None else columns
+            for chosen in torch.split(of_class, max(LEAST_ROWS, BLOCK_BYTES // (4 * max(1, wide)))):
+                yield chosen, start, stop
+
+    def similarities(self, queries: Tensor, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Queries (R,) against a range of columns, by parts: their positions (C,) and the cosines (R, C), -inf with itself."""
+        ours, column = self._units(queries), self._column[queries]
+        for left in range(start, stop, self._columns):
+            right = min(left + self._columns, stop)
+            places = self.order[left:right]
+            theirs = self._units(places) if self._unit is None else self._unit[left:right]
+            with torch.autocast(ours.device.type, enabled=False):
+                cosines = ours @ theirs.T
+            itself = ((column >= left) & (column < right)).nonzero().squeeze(1)
+            cosines[itself, column[itself] - left] = -torch.inf
+            yield places, cosines
+
+    def _units(self, places: Tensor) -> Tensor:
+        features = self.features[places].float()
+        return features.div_(torch.linalg.vector_norm(features, dim=1, keepdim=True).clamp_(min=1e-12))
+
+
+def _store(chosen: Tensor, best: tuple[Tensor, Tensor] | None, places: Tensor, similarity: Tensor) -> None:
+    if best is None:
+        return
+    cosines, positions = best
+    there, width = cosines != -torch.inf, cosines.shape[1]
+    places[chosen, :width] = torch.where(there, positions, -1).to(places.dtype)
+    similarity[chosen, :width] = torch.where(there, cosines, 0).clamp_(-1, 1)
+
+
+def _best(bank: ByClass, queries: Tensor, ranges: list[tuple[int, int]], count: int) -> tuple[Tensor, Tensor] | None:
+    """The similarities (R, k) and positions of the k <= count nearest in all ranges, None where the ranges are empty."""
+    best: tuple[Tensor, Tensor] | None = None
+    for start, stop in ranges:
+        for places, cosines in bank.similarities(queries, start, stop):
+            columns = _leading(cosines, places, count)
+            found = cosines.gather(1, columns), places[columns]
+            if best is not None:
+                found = torch.cat([best[0], found[0]], 1), torch.cat([best[1], found[1]], 1)
+            best = _ranked(*found, count)
+    return best
+
+
+def _ranked(values: Tensor, places: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` first columns of each row by falling value, then by rising place."""
+    by_place = places.argsort(1)
+    values, by_value = values.gather(1, by_place).sort(dim=1, descending=True, stable=True)
+    return values[:, :count], places.gather(1, by_place.gather(1, by_value))[:, :count]
+
+
+def _leading(values: Tensor, places: Tensor, count: int) -> Tensor:
+    """The columns of the `count` largest of each row (R, C), of equal ones those with the lowest places (C,), in no order."""
+    if count >= values.shape[1]:
+        return torch.arange(values.shape[1], device=values.device).expand(values.shape)
+    columns = _largest(values, count + 1)
+    held = values.gather(1, columns)
+    columns, edge = columns[:, :-1].contiguous(), held[:, -2:-1]
+    tied = (edge == held[:, -1:]).squeeze(1).nonzero().squeeze(1)
+    if len(tied):
+        some, edge = values[tied], edge[tied]
+        rank = torch.where(some == edge, -places.to(torch.int32), torch.iinfo(torch.int32).min)
+        columns[tied] = _largest(rank.masked_fill_(some > edge, 1), count)
+    return columns
+
+
+def _largest(values: Tensor, count: int) -> Tensor:
+    """The columns of the `count` largest of each row (R, C), largest first.
+
+    They lie in the `count` groups of columns that have the largest maxima, or in the few columns that fill no group.
+    """
+    groups, rest = divmod(values.shape[1], GROUP)
+    if groups < 4 * count:
+        return values.topk(count, 1).indices
+    grouped = values[:, : groups * GROUP].view(-1, GROUP, groups)
+    best = grouped.amax(1).topk(count, 1, sorted=False).indices
+    columns = (best[:, :, None] + torch.arange(0, groups * GROUP, groups, device=values.device)).flatten(1)
+    tail = torch.arange(groups * GROUP, groups * GROUP + rest, device=values.device)
+    columns = torch.cat([columns, tail.expand(len(values), -1)], 1)
+    return columns.gather(1, values.gather(1, columns).topk(count, 1).indices)

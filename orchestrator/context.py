@@ -103,11 +103,16 @@ class TrialContext:
         dist.all_gather(values, value.contiguous(), group=self.group)
         return values
 
+    def hand_out(self, value: Tensor, source: int = 0) -> Tensor:
+        """The tensor of one rank, on every rank, in the place of the one of the same shape and type that each of them gives."""
+        if self.world_size > 1:
+            dist.broadcast(value, group=self.group, group_src=source)
+        return value
+
     def align_buffers(self, module: nn.Module) -> None:
         """Give every rank the buffers of rank 0: running statistics drift apart within an epoch."""
-        if self.world_size > 1:
-            for buffer in module.buffers():
-                dist.broadcast(buffer, group=self.group, group_src=0)
+        for buffer in module.buffers():
+            self.hand_out(buffer)
 
     def require_going_on(self) -> None:
         """Stopped, on every rank, when somebody asked for the end of this trial."""

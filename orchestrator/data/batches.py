@@ -70,18 +70,22 @@ class Batches:
         The order is drawn from (seed, epoch), the same on all ranks, and each global batch is split into `world_size`
         contiguous parts; where labelled samples have a share, these and the others each for themselves.
         """
+        dealt = [part.reshape(self.steps(), self.world_size, -1)[:, self.rank] for part in self._drawn(epoch)]
+        return self._pass("train", np.concatenate(dealt, axis=1).ravel(), self.batch_size // self.world_size, view)
+
+    def drawn_last(self, epoch: int, count: int) -> NDArray[np.int64]:
+        """The `count` samples that all ranks together drew last in an epoch, the latest first; fewer where no more were drawn."""
+        latest = np.concatenate(self._drawn(epoch), axis=1).ravel()[::-1]
+        return latest[np.sort(np.unique(latest, return_index=True)[1])[:count]]
+
+    def _drawn(self, epoch: int) -> list[NDArray[np.int64]]:
+        """The samples of every global batch of an epoch, (steps, batch_size); labelled ones apart where they have a share."""
         draw = np.random.default_rng([self.seed, epoch, ORDER])
         if self.labelled:
-            known = self._dealt(self._again(epoch), self.labelled)
-            hidden = self._dealt(draw.permutation(self._hidden), self.batch_size - self.labelled)
-            mine = np.concatenate([known, hidden], axis=1)
+            orders = [(self._again(epoch), self.labelled), (draw.permutation(self._hidden), self.batch_size - self.labelled)]
         else:
-            mine = self._dealt(draw.permutation(len(self.dataset.train)), self.batch_size)
-        return self._pass("train", mine.ravel(), self.batch_size // self.world_size, view)
-
-    def _dealt(self, order: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-        """(steps, size / world_size) this rank's share of global batches of `size` in an order."""
-        return order[: self.steps() * size].reshape(self.steps(), self.world_size, -1)[:, self.rank]
+            orders = [(draw.permutation(len(self.dataset.train)), self.batch_size)]
+        return [order[: self.steps() * size].reshape(self.steps(), size) for order, size in orders]
 
     def _again(self, epoch: int) -> NDArray[np.int64]:
         """The labelled samples of an epoch: all of them in one order after another, on from where the epoch before ended."""

@@ -1,7 +1,8 @@
 """The state of a trial on disk: a folder written aside and renamed. Nothing in it can run code.
 
 student.safetensors  best.safetensors  method.safetensors (if it has parameters)  optimizer.pt  progress.json
-Where samples are weighed weights.safetensors, and teacher.safetensors where the trial has changed its teacher: no other is in it.
+Where samples are weighed weights.safetensors; bank.safetensors where a bank keeps more than the weights know; and
+teacher.safetensors where the trial has changed its teacher: no other is in it.
 For pictures: trace.safetensors, and with the last epoch shown.safetensors. The first student's lie at the top, those of a peer in a
 folder that is named by its letter.
 """
@@ -26,7 +27,7 @@ from orchestrator.store import replacing
 from orchestrator.trial import CHECKPOINT, student_folder
 
 State = dict[str, Tensor]
-WEIGHTS = ("student", "best", "method", "weights", "teacher")
+WEIGHTS = ("student", "best", "method", "weights", "bank", "teacher")
 PICTURED = ("trace", "shown")
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class Checkpoint:
     trace: State = field(default_factory=dict)
     shown: State = field(default_factory=dict)
     weights: State = field(default_factory=dict)
+    bank: State = field(default_factory=dict)
     teacher: State = field(default_factory=dict)
 
 

@@ -25,12 +25,15 @@ class Learner(nn.Module):
         super().__init__()
         self.student, self.method, self.half_type = student, method, half_type
         self.weigh: Callable[[Tensor], Tensor] | None = None  # training samples (B,) -> their weights (B,)
+        self.record: Callable[[Tensor, Output], None] | None = None  # keeps what is said of training samples (B,)
 
     def forward(
         self, batch: Inputs, teacher: Output | None, said: Output | None = None, hear: Hear | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar loss and the detached terms. `said`: what the student has said of the batch; `hear`: what others say then."""
         said = self.speak(batch) if said is None else said
+        if self.record:
+            self.record(batch.index, said)
         weights = self.weigh(batch.index) if self.weigh else None
         objective = self.method(self._batch(batch, teacher, said, hear(said.logits) if hear else None, weights))
         return objective.loss, objective.terms

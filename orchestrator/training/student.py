@@ -4,7 +4,7 @@ Several of them may share a process: nothing here depends on who else is trained
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from orchestrator.context import Exchange, TrialContext
 from orchestrator.data import Batches, Inputs
 from orchestrator.models import build, load_weights
 from orchestrator.teacher.frozen import FrozenTeacher
+from orchestrator.training.bank import StudentBank
 from orchestrator.training.checkpoint import Checkpoint, State
 from orchestrator.training.evaluation import evaluate
 from orchestrator.training.learner import Hear, Learner, replicate
@@ -62,6 +63,7 @@ class TrainedStudent:
         if weighing is not None:
             self.weights = SampleWeights(spec, self.letter, weighing, batches.dataset, self.context)
             self.learner.weigh = self.weights.of
+        self.bank: StudentBank | None = None
         self.draws = Draws(device, apart=len(exchange.own) > 1)
         self.best, self.trace, self.shown = _Best(), Trace(), State()
         self.said: Output | None = None
@@ -90,6 +92,9 @@ class TrainedStudent:
     def _begin(self) -> None:
         self.optimizer = optimizer(self.recipe, self.student, self.own_groups)
         self.scaler = torch.amp.GradScaler(self.context.device.type, enabled=self.learner.half_type == torch.float16)
+        banking = self.method.banking(self.recipe.epochs)
+        if banking is not None:
+            self.bank = StudentBank(banking, self.learner, self.batches, self.context)
 
     def _task(self) -> Task:
         dataset, world = self.batches.dataset, self.context.world_size
@@ -142,6 +147,8 @@ class TrainedStudent:
                 torch.nn.utils.clip_grad_norm_(group["params"], self.recipe.gradient_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.bank:
+            self.bank.step()
         self.trace.step({"loss": loss.detach(), **terms})
         if self.method.alternates and self.position < self.exchange.count - 1:
             self._speak_anew(batch)
@@ -213,6 +220,13 @@ class TrainedStudent:
         """
         return self.weights.end_epoch(epoch, self.student.state_dict, teacher) if self.weights else None
 
+    def refresh(self, epoch: int, said: Mapping[int, Output]) -> None:
+        """After so many finished epochs a bank comes into force: of what this student says, or the others, by their positions."""
+        assert self.bank is not None, "checked before"
+        own = self.bank.banking.source == "own"
+        wanted = [tables for position, tables in sorted(said.items()) if (position == self.position) == own]
+        self.method.refresh(self.bank.knowledge(wanted, epoch))
+
     def _progress(self, epoch: int, metrics: dict[str, float]) -> Progress:
         validation = {name: value for name, value in metrics.items() if name.startswith("validation/")}
         return Progress(epoch, self.recipe.epochs, validation)
@@ -242,7 +256,8 @@ class TrainedStudent:
         weights, progress["weights"] = self.weights.state() if self.weights else ({}, {})
         states = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
         student, best = dict(self.student.state_dict()), dict(self.best.state or {})
-        return Checkpoint(student, best, dict(self.method.state_dict()), states, progress, self.trace.state, self.shown, weights)
+        method, bank = dict(self.method.state_dict()), self.bank.state() if self.bank else {}
+        return Checkpoint(student, best, method, states, progress, self.trace.state, self.shown, weights, bank)
 
     def restore(self, saved: Checkpoint, epoch: int, validation: dict[str, float]) -> None:
         """Stand where the checkpoint was made, after so many epochs with these metrics."""
@@ -254,4 +269,6 @@ class TrainedStudent:
         self.trace, self.shown = Trace(saved.trace), saved.shown
         if self.weights:
             self.weights.restore(saved.weights, saved.progress["weights"])
+        if self.bank:
+            self.bank.restore(saved.bank)
         self.method.end_epoch(self._progress(epoch, validation))

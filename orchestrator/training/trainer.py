@@ -23,6 +23,7 @@ from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.knowledge import OnlineTeacher
 from orchestrator.training import checkpoint as checkpoints
 from orchestrator.training.appraisal import changed_teacher
+from orchestrator.training.bank import everybodys
 from orchestrator.training.checkpoint import State
 from orchestrator.training.clock import Clock
 from orchestrator.training.exchange import exchange_of
@@ -122,6 +123,7 @@ class _Trainer:
             student.restore(saved[student.letter], record["epoch"], metrics)
         if self.teacher and saved["a"].teacher:
             self._change_teacher(changed_teacher(self.teacher, saved["a"].teacher))
+        self._refresh(record["epoch"])
         return record
 
     def _teacher_state(self) -> State:
@@ -144,6 +146,18 @@ class _Trainer:
         if self.context.leads:
             shutil.rmtree(self.spec.folder / KNOWLEDGE, ignore_errors=True)
         self.context.gather(None)
+
+    def _refresh(self, epoch: int) -> None:
+        """The banks that are due after so many epochs come into force, in all students at once."""
+        banks = {student.position: student.bank for student in self.students if student.bank}
+        banking = self.method.banking(self.epochs)
+        if banking is None or not banking.due(epoch, self.epochs):
+            return
+        with self.clock.measure("bank"):
+            said = {position: bank.filled(self.context.require_going_on) for position, bank in banks.items()}
+            said = everybodys(said, self.context) if banking.source == "peers" else said
+            for student in self.students:
+                student.refresh(epoch, said)
 
     def _weigh(self, epoch: int) -> dict[str, Metrics]:
         """See to the weights of the samples after so many epochs; what came, by student of this process that has new ones."""
@@ -220,6 +234,11 @@ class _Trainer:
         own = {student.letter: student.end_epoch(epoch + 1, validation[student.letter], pair) for student in self.students}
         for letter, came in self._weigh(epoch + 1).items():
             own[letter] |= came
+        for student in self.students:
+            if student.bank:
+                with self.clock.measure("bank"):
+                    student.bank.end_epoch(last)
+        self._refresh(epoch + 1)
         if last:
             with self.clock.measure("evaluation"):
                 for student in self.students:

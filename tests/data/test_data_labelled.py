@@ -278,3 +278,18 @@ def test_batches_that_have_no_room_for_both_kinds(tmp_path: Path, size: int, wor
         batches(most, size, 0, world)
     assert str(told.value).startswith(said) and "\n" not in str(told.value)
     batches(most, size, 0, world, share=None)
+
+
+@pytest.mark.parametrize("share", [None, 0.25])
+@pytest.mark.parametrize("count", [1, 7, 40, SAMPLES])
+def test_who_was_drawn_last_is_the_end_of_what_all_ranks_drew(few: Dataset, share: float | None, count: int) -> None:
+    """Each of them once, whoever came again; fewer where no more were drawn."""
+    alone, ranks = batches(few, share=share), [batches(few, rank=rank, world=2, share=share) for rank in (0, 1)]
+    for epoch in (0, 3):
+        last: list[int] = []
+        for sample in order(alone, epoch).ravel()[::-1].tolist():
+            if sample not in last:
+                last.append(sample)
+        for made in (alone, *ranks):
+            assert made.drawn_last(epoch, count).tolist() == last[:count]
+        assert set(last) == {sample for made in ranks for sample in order(made, epoch).ravel().tolist()}

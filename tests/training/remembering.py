@@ -1,0 +1,118 @@
+"""A method that hears of its bank and little else, trials with it, and what the banks should hold. Knows no test."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from methods import METHODS, Batch, Knowledge, Method, Needs, Objective, Output, Settings, setting
+from methods.banking import Banking
+from methods.retrieval import Neighbours
+from orchestrator.config import LETTERS
+from orchestrator.data import Batches, Dataset, Views
+from orchestrator.models import build
+from orchestrator.trial import TrialSpec
+
+SMALL = (
+    "method.name=remembering", "data.limit.train=140", "data.limit.validation=40", "data.limit.test=40", "training.batch_size=32",
+    "data.augmentation=crop", "data.views=2", "training.epochs=4",
+)  # fmt: skip
+STUDENTS = {
+    "own": ("student.name=cnn", "student.width=4", "method.source=own"),
+    "peers": (
+        "student.name=cnn", "student.width=4", "method.source=peers",
+        "peers.b.network.name=mlp", "peers.b.network.width=6", "peers.c.network.name=mlp", "peers.c.network.width=5",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RememberingSettings(Settings):
+    """Those of the banking."""
+
+    source: str = setting("own", "who is remembered", choices=("own", "peers"))
+    fill: str = setting("epoch", "how", choices=("epoch", "ema", "momentum"))
+    momentum: float = setting(0.5, "what stays", low=0, high=1)
+    queue: int = setting(0, "how many", low=0)
+    first: int = setting(1, "from when on", low=1)
+
+
+class Remembering(Method):
+    """Cross entropy, and the squared distance from what the bank says: logits, features and members, none of which may be wrong."""
+
+    Settings = RememberingSettings
+    settings: RememberingSettings
+    refreshed: ClassVar[list[Knowledge]] = []
+
+    def __init__(self, settings: RememberingSettings) -> None:
+        super().__init__(settings)
+        self.needs = Needs(peer=settings.source == "peers")
+        self.knowledge: Knowledge | None = None
+
+    def banking(self, epochs: int) -> Banking | None:
+        chosen = self.settings
+        return Banking(chosen.source, chosen.fill, chosen.momentum, chosen.queue, chosen.first)  # type: ignore[arg-type]
+
+    def refresh(self, knowledge: Knowledge) -> None:
+        self.knowledge = knowledge
+        Remembering.refreshed.append(knowledge)
+
+    def forward(self, batch: Batch) -> Objective:
+        loss = batch.cross_entropy()
+        if self.knowledge is None:
+            return Objective(loss, {"remembered": loss.new_zeros(())})
+        said, features, _, members, _ = (getattr(self.knowledge, name) for name in self.knowledge.__dataclass_fields__)
+        target = said[batch.index] + features[batch.index].mean(dim=1, keepdim=True)
+        if members is not None:
+            target = target + members[batch.index, None]
+        remembered = (batch.student.logits - target).square().mean()
+        return Objective(loss + 0.1 * remembered, {"remembered": remembered.detach()})
+
+
+METHODS_WITH_IT: dict[str, type[Method]] = {**METHODS, "remembering": Remembering}
+
+
+def clean(spec: TrialSpec) -> Tensor:
+    """The pictures (n, C, H, W) of the training part, as networks get them."""
+    dataset, configuration = Dataset.open(spec.data), spec.configuration
+    (whole,) = Batches(dataset, Views.of(dataset, configuration.data, 0), len(dataset.train), 0).ordered("train")
+    return whole.inputs
+
+
+def network(spec: TrialSpec, letter: str, state: dict[str, Tensor]) -> nn.Module:
+    """A student with these weights, in eval mode."""
+    dataset, chosen = Dataset.open(spec.data), spec.configuration.students[letter].network
+    made = build(chosen.name, len(dataset.classes), dataset.shape, chosen.settings)
+    made.load_state_dict(state)
+    return made.eval()
+
+
+@torch.no_grad()
+def fresh(spec: TrialSpec, states: list[dict[str, Tensor]]) -> list[Output]:
+    """What the students say of the clean training part with these weights."""
+    return [network(spec, LETTERS[place], state)(clean(spec)) for place, state in enumerate(states)]
+
+
+def brute_force(
+    features: Tensor,
+    labels: Tensor,
+    positives: int,
+    negatives: int,
+    members: Tensor | None,
+    queries: Tensor | None = None,
+    **_: object,
+) -> Neighbours:
+    """The nearest ones by a double loop over samples: what `nearest` promises, slowly."""
+    classes, able = labels.tolist(), [True] * len(labels) if members is None else members.tolist()
+    tables: list[list[list[float]]] = [[], [], [], []]
+    for query in range(len(labels)) if queries is None else queries.tolist():
+        similarity = torch.cosine_similarity(features[query][None], features, dim=1).tolist()
+        order = sorted(range(len(labels)), key=similarity.__getitem__, reverse=True)
+        for place, (same, asked) in enumerate(((True, positives), (False, negatives))):
+            fit = [each for each in order if able[each] and each != query and (classes[each] == classes[query]) == same][:asked]
+            missing = asked - len(fit)
+            tables[place].append([*fit, *[-1] * missing])
+            tables[place + 2].append([*(similarity[other] for other in fit), *[0.0] * missing])
+    found = [torch.tensor(table) for table in tables]
+    return Neighbours(found[0].int(), found[1].int(), found[2], found[3])

@@ -1,0 +1,124 @@
+"""Banks that several processes fill (gloo): all have the same, and it is what one process has. Knows no Ray."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from remembering import METHODS_WITH_IT, SMALL, Remembering, brute_force
+from torch import Tensor
+from trials_run import specification
+
+from methods import METHODS, Knowledge
+from orchestrator.actors.pair import Pair
+from orchestrator.context import Record, TrialContext
+from orchestrator.training import bank
+from orchestrator.training.trainer import train
+from tests.process_group import on_every_rank
+
+CPU = torch.device("cpu")
+COMMON = (*SMALL, "data.limit.train=141", "student.name=mlp", "student.width=8", "method.queue=70")  # the ranks cannot share 141
+PEER = ("method.source=peers", "peers.b.network.name=mlp", "peers.b.network.width=6")
+FILLS = ("epoch", "ema", "momentum")
+LABELLED = ("data.labelled=40", "data.labelled_share=0.5", "method.fill=momentum")
+OWN = {fill: (*COMMON, f"method.fill={fill}") for fill in FILLS}
+PEERS = {f"peers-{fill}": (*COMMON, *PEER, f"method.fill={fill}") for fill in FILLS}
+STOPPED = {f"stopped-{name}": {**OWN, **PEERS}[name] for name in ("momentum", "peers-ema")}
+TRIALS = {**OWN, **PEERS, **STOPPED, "labelled": (*COMMON, *LABELLED)}
+TIMED = ("seconds/", "train/images_per_second")
+
+
+def trials(rank: int, world_size: int, root: str, names: list[str]) -> dict[str, list[Any]]:
+    """For each trial its metrics, and all that its methods were told at this rank; one is stopped and taken up again."""
+    found = {}
+    with patch.dict(METHODS, METHODS_WITH_IT), patch.object(bank, "nearest", brute_force):
+        for name in names:
+            records: list[Record] = []
+            Remembering.refreshed.clear()
+            spec = specification(Path(root), f"{name}-{world_size}", *TRIALS[name]).model_copy(update={"teacher": None})
+            for asked in (lambda done=records: len(done) == 2, lambda: False) if "stopped" in name else (lambda: False,):
+                train(spec, TrialContext(rank, world_size, CPU, records.append, asked, pair=Pair))
+            found[name] = [[record["metrics"] for record in records], [told(each) for each in Remembering.refreshed]]
+    return found
+
+
+def told(knowledge: Knowledge) -> dict[str, Tensor]:
+    """What a method can learn of the bank."""
+    assert knowledge.features is not None and knowledge.members is not None
+    neighbours = knowledge.neighbours(2, 3)._asdict()
+    tables = {name: value for name, value in neighbours.items() if isinstance(value, Tensor)}
+    return {"logits": knowledge.logits, "features": knowledge.features, "members": knowledge.members, **tables}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("banks")
+    for pairs in (COMMON, TRIALS["labelled"]):
+        specification(folder, "prepared", *pairs)
+    return str(folder)
+
+
+@cache
+def of_one(root: str, *names: str) -> dict[str, list[Any]]:
+    return trials(0, 1, root, list(names))
+
+
+@pytest.fixture(scope="module")
+def of_two(root: str) -> list[dict[str, list[Any]]]:
+    """Of two workers, all trials."""
+    return on_every_rank(2, trials, root, list(TRIALS))
+
+
+def numbers(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if not any(part in name for part in TIMED)}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize("name", [*OWN, "labelled"])
+def test_all_replicas_have_the_same_to_the_bit(of_two: list[dict[str, list[Any]]], name: str) -> None:
+    first, second = (of_rank[name][1] for of_rank in of_two)
+    assert len(first) == 3 and all(same(one, other) for one, other in zip(first, second, strict=True))
+    assert len({float(one["logits"].sum()) for one in first}) == 3, "a new one after each epoch"
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_two_workers_have_the_bank_of_one(root: str, of_two: list[dict[str, list[Any]]], name: str) -> None:
+    (theirs, banks), (ours, told_two) = of_one(root, *OWN)[name], of_two[0][name]
+    for one, other in zip(told_two, banks, strict=True):
+        assert torch.equal(one["members"], other["members"])
+        torch.testing.assert_close(one["logits"], other["logits"], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(one["features"], other["features"], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(one["negative_similarity"], other["negative_similarity"], rtol=1e-4, atol=1e-4)
+    assert len(ours) == 4
+    for mine, one_has in zip(ours, theirs, strict=True):
+        assert numbers(mine) == pytest.approx(numbers(one_has), rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_students_in_workers_of_their_own_have_the_banks_of_colocated_ones(
+    root: str, of_two: list[dict[str, list[Any]]], name: str
+) -> None:
+    together = of_one(root, *PEERS)[name][1]
+    for position, of_rank in enumerate(of_two):
+        apart = of_rank[name][1]
+        assert len(apart) == 3
+        assert apart[0]["features"].shape[1] == (6 if position == 0 else 8), "of the other one"
+        for one, other in zip(apart, together[position::2], strict=True):
+            assert torch.equal(one["members"], other["members"])
+            for table in ("logits", "features", "positive_similarity"):
+                torch.testing.assert_close(one[table], other[table], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", STOPPED)
+def test_several_workers_resume_to_the_bit(of_two: list[dict[str, list[Any]]], name: str) -> None:
+    """Stopped in the third epoch: the bank after the second is told again."""
+    for of_rank in of_two:
+        broken, whole = of_rank[name], of_rank[name.removeprefix("stopped-")]
+        assert all(same(one, other) for one, other in zip(broken[1], [whole[1][place] for place in (0, 1, 1, 2)], strict=True))
+    found, expected = (of_two[0][each][0] for each in (name, name.removeprefix("stopped-")))
+    assert [numbers(each) for each in found[:2] + found[3:]] == [numbers(each) for each in expected]
