@@ -28,7 +28,8 @@ class ICKDSettings(Settings):
     )
     alpha: float = setting(
         0.9,
-        "weight of the teacher, or of who stands in its place; cross entropy has 1 - alpha; 0 until there is a bank (teacher_free)",
+        "weight of the teacher, or of who stands in its place, where less is better (0.1 to 0.5, online and teacher_free); cross "
+        "entropy has 1 - alpha; 0 until there is a bank (teacher_free)",
         low=0,
         high=1,
     )
@@ -104,6 +105,11 @@ class ICKD(Method):
             "teacher_free": Needs(),
         }[settings.paradigm]
         self.bank: Bank | None = None
+
+    @property
+    def retrieves(self) -> tuple[int, int]:
+        """`positives` and `negatives`, where either has a weight."""
+        return (self.settings.positives, self.settings.negatives) if self._looks else (0, 0)
 
     @property
     def _looks(self) -> bool:

@@ -14,12 +14,21 @@ _COMMON: dict[str, Any] = {
     "nicd_temperature": 0.5,
     "training.learning_rate": LEARNING_RATE,
 }
-# Both terms, and each nearly alone; without a teacher the bank is made after each epoch, and the sample's own target has no share.
+# Both terms, and little of either; without a teacher what stands in its place knows no more than the student, and has less weight.
 POINTS: tuple[dict[str, Any], ...] = (
     {**_COMMON, "paradigm": "offline", "picd": 0.5, "nicd": 0.2},
     {**_COMMON, "paradigm": "offline", "picd": 0.25, "nicd": 0.05},
-    {**_COMMON, "paradigm": "online", "picd": 0.5, "nicd": 0.2, "bank": "epoch", "warmup": 0.1},
-    {**_COMMON, "paradigm": "teacher_free", "alpha": 0.5, "picd": 1.0, "nicd": 0.2, "bank": "epoch", "warmup": 0.1},
+    {**_COMMON, "paradigm": "online", "alpha": 0.3, "temperature": 1.0, "picd": 0.5, "nicd": 0.2, "bank": "epoch", "warmup": 0.1},
+    {
+        **_COMMON,
+        "paradigm": "teacher_free",
+        "alpha": 0.1,
+        "temperature": 1.0,
+        "picd": 1.0,
+        "nicd": 0.2,
+        "bank": "epoch",
+        "warmup": 0.1,
+    },
 )
 
 
@@ -31,7 +40,7 @@ def space(trial: Trial) -> None:
     """
     paradigm = trial.suggest_categorical("paradigm", ("offline",))
     suggest_temperature(trial)
-    trial.suggest_float("alpha", 0.1, 0.99)
+    trial.suggest_float("alpha", *((0.1, 0.99) if paradigm == "offline" else (0.01, 0.6)))
     trial.suggest_float("picd", 0.0, 1.0)
     trial.suggest_float("nicd", 0.01, 0.5, log=True)
     trial.suggest_categorical("positives", (8, 1, 4, 16))

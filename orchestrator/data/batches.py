@@ -129,8 +129,11 @@ class Batches:
     def some(self, split: Part, count: int) -> Iterator[Inputs]:
         """At most `count` samples of a split, evenly spaced over it, whatever the rank."""
         total = len(self.dataset.split(split))
-        order = np.linspace(0, total - 1, min(count, total)).astype(np.int64)
-        return self._pass(split, order, self.batch_size // self.world_size, None)
+        return self.chosen(split, np.linspace(0, total - 1, min(count, total)).astype(np.int64))
+
+    def chosen(self, split: Part, places: NDArray[np.int64]) -> Iterator[Inputs]:
+        """The samples of a split at these places, in that order and in the clean view, whatever the rank."""
+        return self._pass(split, places, self.batch_size // self.world_size, None)
 
     def full_blocks(self, view: int | None, rank: int, world_size: int) -> Iterator[Inputs]:
         """The training part in order, in blocks of `batch_size` samples, dealt out in turn to so many ranks, whoever they are.

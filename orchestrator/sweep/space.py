@@ -130,7 +130,7 @@ def _drawn(point: Parameters, method: str, configuration: Configuration, prefix:
     if any(isinstance(value, str | bool) and kept.get(name, value) != value for name, value in point.items()):
         return None
     answers = {qualified(name, prefix): value for name, value in point.items()} | _unnamed(point, configuration)
-    asking = Asking(_Answers(answers), kept, prefix)
+    asking = _Following(_Answers(answers), kept, prefix)
     try:
         _suggest(asking, method, configuration)
     except KeyError:
@@ -146,6 +146,16 @@ def _unnamed(point: Parameters, configuration: Configuration) -> Parameters:
         own = configured(configuration, key)
         answers[key] = own if own in values else values[0]
     return answers
+
+
+class _Following(Asking):
+    """What a point draws; KeyError where the only choice that there is, is another than its own."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        own = self.trial.values.get(qualified(name, self.prefix), choices[0])  # type: ignore[attr-defined]
+        if name not in self.held and len(choices) == 1 and own != choices[0]:
+            raise KeyError(name)
+        return super().suggest_categorical(name, choices)
 
 
 class _Answers:

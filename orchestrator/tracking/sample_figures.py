@@ -1,4 +1,4 @@
-"""Pictures of single training samples: which did most harm, and which most good. Arrays in, figures out; knows no files."""
+"""Pictures of single training samples: which did most harm or good, which were retrieved. Arrays in, figures out, no files."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,9 +14,16 @@ if TYPE_CHECKING:
 SIDES = ("harmful", "helpful")
 SAMPLES = 8  # of a side
 LINE = 16  # letters above an image
+# Of what was retrieved: a cell in inches, and in cells the longer side of an image, the room for its words, and between two groups.
+INCHES, IMAGE, CAPTION, GAP = 1.1, 0.84, 0.5, 0.3
+NARROWEST = 6.5  # cells across: room for what stands below
 BELOW = (
     "Above an image: its label as given, and the true one where it differs. "
     "Below: its score (above 0: harm) and # its place in the training part."
+)
+RETRIEVED_BELOW = (
+    "Above an image: its label as given, and the true one where it differs. Positives have the query's label, negatives another.\n"
+    "Below: cosine similarity to the query, # its place in the training part, after T the teacher's class (red: not the label)."
 )
 
 
@@ -63,13 +70,79 @@ def _samples(shown: Mapping[str, Array], side: str) -> list[_Sample]:
 
 
 def _draw(axis: "Axes", sample: _Sample, classes: Sequence[str]) -> None:
-    grey = sample.image.shape[-1] == 1
-    axis.imshow(sample.image[..., 0] if grey else sample.image, cmap="gray" if grey else None, vmin=0, vmax=255)
+    _picture(axis, sample.image)
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
-    differs = sample.label != sample.truth
-    label = "unlabelled" if sample.label < 0 else named(sample.label, classes)
-    truth = f"(is {named(sample.truth, classes)})" if differs else ""
-    apart = "\n" if len(label) + len(truth) >= LINE else " "
-    axis.set_title(f"{label}{apart}{truth}".rstrip(), fontsize=8, color=VERMILLION if differs and sample.label >= 0 else BLACK)
+    caption, colour = _caption(sample.label, sample.truth, classes)
+    axis.set_title(caption, fontsize=8, color=colour)
     axis.set_xlabel(f"{sample.score:+.3g}\n#{sample.place}", fontsize=8)
+
+
+def _picture(axis: "Axes", image: Array, extent: tuple[float, float, float, float] | None = None) -> None:
+    """An image (H, W, C) of one channel or three; at an extent (left, right, bottom, top) among others."""
+    grey = image.shape[-1] == 1
+    axis.imshow(image[..., 0] if grey else image, cmap="gray" if grey else None, vmin=0, vmax=255, extent=extent)
+
+
+def _caption(label: int, truth: int, classes: Sequence[str]) -> tuple[str, str]:
+    """The label as given, and the true one where it differs: the words, in two lines where they are long, and their colour."""
+    differs = label != truth
+    given = "unlabelled" if label < 0 else named(label, classes)
+    true = f"(is {named(truth, classes)})" if differs else ""
+    apart = "\n" if len(given) + len(true) >= LINE else " "
+    return f"{given}{apart}{true}".rstrip(), VERMILLION if differs and label >= 0 else BLACK
+
+
+def retrieved(shown: Mapping[str, Array], classes: Sequence[str] = ()) -> "Figure | None":
+    """A few training samples, a row each, beside those of their class that were retrieved for them, and those of other classes.
+
+    `queries` (Q,), `positives` (Q, P) and `negatives` (Q, N) are places in the training part, most similar first, -1 = none;
+    `positive_similarity` and `negative_similarity` go with them. `retrieved` (S,) has each of these places once, with
+    `retrieved_images` (S, H, W, C) uint8 of one channel or three, `retrieved_labels` (S,) as given, -1 for none,
+    `retrieved_truths` (S,) before any noise, and `retrieved_classes` (S,) that the teacher gives, if there is one. None without
+    queries; ValueError where a place is not among them.
+    """
+    if not len(shown.get("queries", ())):
+        return None
+    groups = {"query": (shown["queries"][:, None], None)} | {
+        f"{side}s": (shown[f"{side}s"], shown[f"{side}_similarity"])
+        for side in ("positive", "negative")
+        if shown[f"{side}s"].shape[1]
+    }
+    across = max(sum(places.shape[1] + GAP for places, _ in groups.values()) - GAP, NARROWEST)
+    down = len(shown["queries"]) * (1 + CAPTION)
+    width, height = INCHES * across + 0.3, INCHES * down + 1.0
+    figure, (axis,) = blank(width, height)
+    figure.subplots_adjust(left=0.15 / width, right=1 - 0.15 / width, top=1 - 0.6 / height, bottom=0.4 / height)
+    left = 0.0
+    for title, (places, similarity) in groups.items():
+        axis.text(left + places.shape[1] / 2, 0.0, title, fontsize=9.5, ha="center", va="bottom")
+        for row, column in np.argwhere(places >= 0):
+            middle = left + column + 0.5, -(row + 0.5) * (1 + CAPTION)
+            likeness = "" if similarity is None else f"{similarity[row, column]:.2f}  "
+            _draw_retrieved(axis, shown, places[row, column], likeness, middle, classes)
+        left += places.shape[1] + GAP
+    axis.set(xlim=(0, across), ylim=(-down, 0), xticks=[], yticks=[], aspect="auto")
+    axis.spines[:].set_visible(False)
+    figure.suptitle("What was retrieved for a few training samples", fontsize=11, y=1 - 0.08 / height)
+    figure.supxlabel(RETRIEVED_BELOW, fontsize=7.5, y=0.08 / height)
+    return figure
+
+
+def _draw_retrieved(
+    axis: "Axes", shown: Mapping[str, Array], place: int, likeness: str, middle: tuple[float, float], classes: Sequence[str]
+) -> None:
+    """One of the `retrieved` samples around the middle (x, y) of its cell, which is as wide as 1."""
+    (index,) = np.flatnonzero(shown["retrieved"] == place)
+    image, label, truth = (shown[f"retrieved_{part}"][index] for part in ("images", "labels", "truths"))
+    high, wide = IMAGE * np.array(image.shape[:2]) / max(image.shape[:2])
+    x, y = middle
+    _picture(axis, image, (x - wide / 2, x + wide / 2, y - high / 2, y + high / 2))
+    caption, colour = _caption(label, truth, classes)
+    axis.text(x, y + high / 2 + 0.03, caption, fontsize=7.5, color=colour, ha="center", va="bottom")
+    below = y - high / 2 - 0.03
+    axis.text(x, below, f"{likeness}#{place}", fontsize=7.5, ha="center", va="top")
+    if "retrieved_classes" in shown:
+        said = shown["retrieved_classes"][index]
+        red = VERMILLION if said != label and label >= 0 else BLACK
+        axis.text(x, below - 0.14, f"T: {named(said, classes)}", fontsize=7.5, color=red, ha="center", va="top")

@@ -22,7 +22,7 @@ from orchestrator.training.evaluation import evaluate
 from orchestrator.training.learner import Hear, Learner, replicate
 from orchestrator.training.optimization import learning_rate, optimizer, restore, set_rates
 from orchestrator.training.randomness import Draws, seed_everything
-from orchestrator.training.showing import shown
+from orchestrator.training.showing import retrieved, shown
 from orchestrator.training.trace import Trace
 from orchestrator.training.weights import SampleWeights
 from orchestrator.training.workbench import channels_last, compile_in_place, half_type
@@ -245,6 +245,9 @@ class TrainedStudent:
         """Keep what there is to show beside the metrics."""
         if self.context.leads:
             self.shown = shown(self.learner, teacher, self.batches) | (self.weights.shown() if self.weights else {})
+            if self.method.neighbours is not None:
+                heard = teacher if self.method.needs.teacher else None  # else the bank is not the teacher's
+                self.shown |= retrieved(self.method.neighbours, heard, self.batches)
 
     def state(self, record: dict[str, object]) -> Checkpoint:
         """Everything that a resume needs, with the record of the last epoch."""

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from methods.histogram import BINS, WEIGHT_RANGE
 from methods.sample_weights import auc
 from methods.weighing import Weighing
 from orchestrator.context import Aide, Stopped, TrialContext
-from orchestrator.data import Dataset, pictures
+from orchestrator.data import Dataset
 from orchestrator.errors import TrialError
 from orchestrator.training.appraisal import Appraised, Snapshot, State, appraise
+from orchestrator.training.showing import samples
 from orchestrator.trial import TrialSpec
 
 SHOWN = 8  # samples of each kind that a person is shown
@@ -86,18 +86,8 @@ class SampleWeights:
         found: State = {}
         for name, index in (("harmful", order.flip(0)[:SHOWN]), ("helpful", order[:SHOWN])):
             if len(index):
-                samples, train = index.numpy(), self.dataset.train
-                found |= {name: index, f"{name}_scores": self.scores[index], f"{name}_images": self._images(samples)}
-                found |= {f"{name}_labels": torch.from_numpy(np.asarray(train.labels)[samples])}
-                found |= {f"{name}_truths": torch.from_numpy(np.asarray(self.dataset.clean_labels)[samples])}
+                found |= samples(self.dataset, name, index) | {f"{name}_scores": self.scores[index]}
         return found
-
-    def _images(self, samples: NDArray[np.int64]) -> Tensor:
-        """The clean pictures of training samples, (S, H, W, C) uint8."""
-        inputs, root = self.dataset.train.inputs, self.dataset.root
-        if root is None:
-            return torch.from_numpy(np.asarray(inputs)[samples])
-        return next(pictures.decode(root, inputs, [samples], self.dataset.shape[1], None, 0, False))
 
     def notes(self) -> list[str]:
         """What a person should hear since the last call."""

@@ -16,6 +16,7 @@ from orchestrator.reading import load
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
 from orchestrator.tracking import class_figures, epoch_figures, figures, sample_figures
+from orchestrator.tracking.canvas import VERMILLION
 from orchestrator.tracking.tracker import Tracker, tracking_uri
 from tests.tracking.test_figures import lines, traced, write
 
@@ -44,6 +45,27 @@ def picked(channels: int = 1, size: int = 8, harmful: int = 8, helpful: int = 8)
         found: Arrays = {"images": images, "scores": scores, "labels": labels, "truths": truths}
         arrays |= {side: 100 + np.arange(many)} | {f"{side}_{name}": values for name, values in found.items()}
     return arrays
+
+
+def neighbourhood(size: tuple[int, int, int] = (8, 8, 1), positives: int = 5, negatives: int = 4, queries: int = 2) -> Arrays:
+    """What was retrieved for some samples: the first query has a wrong label and one positive alone, the second none."""
+    generator, many = np.random.default_rng(0), queries * (1 + positives + negatives)
+    places = generator.permutation(5000)[:many]
+    parts = np.split(places, [queries, queries * (1 + positives)])
+    arrays: Arrays = {"queries": parts[0], "positives": parts[1].reshape(queries, -1), "negatives": parts[2].reshape(queries, -1)}
+    arrays["positives"][0, 1:] = -1
+    for side in ("positive", "negative"):
+        arrays[f"{side}_similarity"] = np.sort(generator.random(arrays[f"{side}s"].shape).astype(np.float32))[:, ::-1]
+    truths = generator.integers(0, 10, many)
+    labels = truths.copy()
+    labels[:2] = (truths[0] + 1) % 10, -1
+    images = generator.integers(0, 256, (many, *size)).astype(np.uint8)
+    arrays |= {"retrieved": places, "retrieved_images": images, "retrieved_labels": labels, "retrieved_truths": truths}
+    return arrays | {"retrieved_classes": truths}
+
+
+def words(axis: Any) -> list[str]:
+    return [text.get_text() for text in axis.texts]
 
 
 def seen(figure: Any) -> list[Any]:
@@ -143,6 +165,55 @@ def test_names_of_classes_are_shortened_and_a_long_title_has_two_lines() -> None
     assert figure.axes[0].get_title() == "dog (is cat)"
 
 
+@pytest.mark.parametrize("size", [(8, 8, 1), (12, 6, 3)])
+def test_a_query_stands_left_of_what_was_retrieved_for_it(size: tuple[int, int, int]) -> None:
+    shown = neighbourhood(size)
+    figure: Any = sample_figures.retrieved(shown)
+    (axis,) = figure.axes
+    drawn = axis.get_images()
+    expected = [*shown["queries"], shown["positives"][0, 0], *shown["positives"][1], *shown["negatives"].flatten()]
+    assert len(drawn) == len(expected) == 2 + 6 + 8, "what is not there is left out"
+    for image, place in zip(drawn, expected, strict=True):
+        pixels = shown["retrieved_images"][shown["retrieved"] == place][0]
+        assert np.array_equal(image.get_array(), pixels[..., 0] if size[2] == 1 else pixels)
+        left, right, bottom, top = image.get_extent()
+        assert (right - left) / (top - bottom) == pytest.approx(size[1] / size[0])
+    corners = np.array([image.get_extent() for image in drawn])
+    rows = [0, 1, 0, *[1] * 5, *[0] * 4, *[1] * 4]
+    for row in (0, 1):
+        lefts, tops = corners[np.array(rows) == row][:, [0, 3]].T
+        assert (np.diff(lefts) > 0.99).all() and np.ptp(tops) == 0, "from left to right, most similar first"
+    assert corners[0, 3] > corners[1, 3]
+    assert corners[:, 1].max() <= axis.get_xlim()[1] and axis.get_ylim()[0] <= corners[:, 2].min()
+
+
+def test_each_of_the_retrieved_has_labels_similarity_place_and_the_class_of_the_teacher() -> None:
+    shown = neighbourhood()
+    truths = shown["retrieved_truths"]
+    figure: Any = sample_figures.retrieved(shown)
+    told = words(figure.axes[0])
+    assert told[:4] == ["query", f"{(truths[0] + 1) % 10} (is {truths[0]})", f"#{shown['queries'][0]}", f"T: {truths[0]}"]
+    assert told[4] == f"unlabelled\n(is {truths[1]})" and told[7] == "positives" and "negatives" in told
+    place, likeness = shown["positives"][0, 0], shown["positive_similarity"][0, 0]
+    assert told[8:11] == [str(truths[2]), f"{likeness:.2f}  #{place}", f"T: {truths[2]}"]
+    red = [text.get_text() for text in figure.axes[0].texts if text.get_color() == VERMILLION]
+    assert red == [told[1], told[3]], "a wrong label, and the teacher gives another class"
+    del shown["retrieved_classes"]
+    figure = sample_figures.retrieved(shown, ["a class"] * 10)
+    told = words(figure.axes[0])
+    assert not any(text.startswith("T:") for text in told) and "a class\n(is a class)" in told
+
+
+def test_nothing_retrieved_is_no_figure_and_a_side_without_width_no_group() -> None:
+    assert sample_figures.retrieved({}) is None and sample_figures.retrieved({"queries": np.zeros(0, np.int64)}) is None
+    shown = neighbourhood(negatives=0)
+    figure: Any = sample_figures.retrieved(shown)
+    assert "positives" in words(figure.axes[0]) and "negatives" not in words(figure.axes[0])
+    shown["retrieved"] = shown["retrieved"][1:]
+    with pytest.raises(ValueError):
+        sample_figures.retrieved(shown)
+
+
 def test_few_classes_are_sorted_bars_and_the_gap_is_the_title() -> None:
     accuracy = np.array([[0.1, 0.1, 0.2, np.nan], [0.9, 0.25, 0.5, np.nan]], np.float32)
     figure: Any = class_figures.class_accuracy(accuracy, ["ant", "bee", "cat", "dog"])
@@ -188,13 +259,14 @@ def test_pictures_and_metrics_of_weighed_samples_are_in_the_run_of_the_trial(tmp
     spent = {"influence/weight_noisy": 0.5, "influence/auc_noisy": 0.875, "influence/seconds": 2.0, "seconds/influence": 0.25}
     for number, state in enumerate(("complete", "stopped_early")):
         trial = Trial(number, {}, state=state, value=0.5)  # type: ignore[arg-type]
-        write(sweep.trial_folder(number), traced(alpha=False) | weighed() | accuracy, picked(channels=3, size=32))
+        shown = picked(channels=3, size=32) | neighbourhood()
+        write(sweep.trial_folder(number), traced(alpha=False) | weighed() | accuracy, shown)
         tracker.trial_started(trial)
         tracker.trial_reported(trial, 1, spent)
         tracker.trial_ended(trial)
     tracker.close("finished")
     client = MlflowClient(tracking_uri(store, sweep.configuration))
-    for number, expected in enumerate(({"terms", "weights", "influence", "class_accuracy"}, {"terms"})):
+    for number, expected in enumerate(({"terms", "weights", "influence", "retrieved", "class_accuracy"}, {"terms"})):
         run = tracker.runs[str(number)]
         assert {Path(file.path).stem for file in client.list_artifacts(run, "figures")} == expected
         assert client.get_run(run).data.metrics.items() >= spent.items()
