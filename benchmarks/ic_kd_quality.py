@@ -2,7 +2,7 @@
 
     python benchmarks/ic_kd_quality.py offline [--preset digits] [--seeds 10] [--noise 0.2] [--out FILE.jsonl]
     python benchmarks/ic_kd_quality.py online --preset fashion --path FOLDER-WITH-THE-FOUR-FILES
-    python benchmarks/ic_kd_quality.py teacher_free --preset fashion --path FOLDER-WITH-THE-FOUR-FILES --alpha 0.3
+    python benchmarks/ic_kd_quality.py teacher_free --preset fashion --path FOLDER-WITH-THE-FOUR-FILES --alpha 0.3 --temperature 4
 
 `offline`: KD, and KD that shares its budget with PICD, has NICD beside it, or both. `online`: the same without a teacher, for two
 students of one form that learn from one another, whose mean is compared. `teacher_free`: cross entropy, to which the student's
@@ -39,6 +39,7 @@ PRESETS: dict[str, tuple[Path | None, list[str]]] = {
         ],
     ),
 }
+SOFT = {"offline": (0.5, 4.0), "online": (0.3, 1.0), "teacher_free": (0.1, 1.0)}  # alpha and T; the latter two by a pilot on digits
 TWO_STUDENTS = ["peers.b.network.name=mlp", "peers.b.network.width=64", "resources.workers=1", "resources.pair=colocated"]
 
 
@@ -74,8 +75,14 @@ def read_options() -> Namespace:
     names = list(dict.fromkeys(name for study in STUDIES.values() for name in study))
     parser = paired.arguments(__doc__, PRESETS, names)
     parser.add_argument("study", choices=list(STUDIES))
-    parser.add_argument("--alpha", type=float, default=0.9, help="weight of the soft targets of IC-KD")
+    parser.add_argument(
+        "--alpha", type=float, help="weight of the soft targets of IC-KD; default: 0.5, 0.3 (online), 0.1 (teacher_free)"
+    )
+    parser.set_defaults(temperature=None)
     options = paired.read(parser, names)
+    alpha, temperature = SOFT[options.study]
+    options.alpha = alpha if options.alpha is None else options.alpha
+    options.temperature = temperature if options.temperature is None else options.temperature
     options.variants = [name for name in options.variants if name in STUDIES[options.study]]
     return options
 

@@ -87,7 +87,7 @@ def target_entropy(targets: Tensor, temperature: float = 1.0) -> float:
 
 
 def rightly_retrieved(logits: Tensor, labels: Tensor, neighbours: Neighbours) -> float:
-    """The share of the retrieved positives whose own logits (n, K) are largest at their label (n,); NaN where there are none."""
+    """The share of the retrieved positives whose own logits (n, K) are largest at their label (n,), as given; NaN without any."""
     right = logits.argmax(1) == labels
     places = neighbours.positives[neighbours.positives != -1].long()
     return float(right[places].float().mean())

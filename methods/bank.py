@@ -14,6 +14,7 @@ from methods.method import Knowledge
 from methods.retrieval import Neighbours
 
 TABLE_BYTES = 2**31  # what one table of (n, K) may take that is computed once; a larger one is looked up batch by batch
+LOOKED_AT = 16_384  # samples whose entropies are tracked, at most
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,21 @@ class Bank:
         return class_aggregated(features, known.logits, known.labels, tau, how, chosen.temperature, known.members)
 
     def _numbers(self) -> dict[str, float]:
-        """How good the positives are and what aggregation does, over the labelled samples; and what an index missed."""
+        """How good the positives are by the labels as given; what aggregation does to labelled samples; what an index missed."""
         found, known, temperature = self.neighbours, self.knowledge, self.looking.temperature
         numbers: dict[str, float] = {}
         if (found.positives != -1).any():
             numbers["retrieved_right"] = rightly_retrieved(known.logits, known.labels, found)
-        if self.targets is not None:
-            numbers["target_entropy"] = target_entropy(self.targets, temperature)
-            numbers["own_entropy"] = target_entropy(known.logits, temperature)
+        some = self._looked_at() if self.looking.positives is not None else known.labels[:0]
+        if len(some):
+            numbers["target_entropy"] = target_entropy(self.target(some), temperature)
+            numbers["own_entropy"] = target_entropy(self.logits(some), temperature)
         return numbers | ({"recall": found.recall} if found.negatives.shape[1] else {})
+
+    def _looked_at(self) -> Tensor:
+        """Samples with a label, evenly spaced, at most `LOOKED_AT` of them."""
+        labelled = torch.nonzero(self.knowledge.labels != -1).flatten()
+        if not len(labelled):
+            return labelled
+        count = min(len(labelled), LOOKED_AT)
+        return labelled[torch.linspace(0, len(labelled) - 1, count, device=labelled.device).round().long()]

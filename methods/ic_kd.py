@@ -41,7 +41,7 @@ class ICKDSettings(Settings):
     positives: int = setting(8, "k_p: most similar samples of the same class that a target is made of; 0: the whole class", low=0)
     negatives: int = setting(32, "k_n: most similar samples of other classes", low=1)
     retrieval_temperature: float = setting(
-        0.1, "tau_r: divides the similarities that weigh the positives: 0.01 is the nearest one, 100 all alike", above=0
+        0.1, "tau_r: divides the similarities that weigh the positives: 0.01 is the nearest one, 100 all alike", low=1e-4
     )
     aggregate: str = setting(
         "logit",
@@ -100,7 +100,7 @@ class ICKD(Method):
     def __init__(self, settings: ICKDSettings) -> None:
         super().__init__(settings)
         self.needs = {
-            "offline": Needs(teacher=True, bank=self._looks),
+            "offline": Needs(teacher=True, bank=self._aims or settings.nicd > 0),
             "online": Needs(peer=True),
             "teacher_free": Needs(),
         }[settings.paradigm]
@@ -108,14 +108,16 @@ class ICKD(Method):
 
     @property
     def retrieves(self) -> tuple[int, int]:
-        """`positives` and `negatives`, where either has a weight."""
-        return (self.settings.positives, self.settings.negatives) if self._looks else (0, 0)
+        """`positives` where a target is made of them, `negatives` where they have a weight."""
+        chosen = self.settings
+        return chosen.positives if self._aims else 0, chosen.negatives if chosen.nicd > 0 else 0
 
     @property
-    def _looks(self) -> bool:
-        """Whether positives or negatives have a weight."""
+    def _aims(self) -> bool:
+        """Whether a target made of positives has a weight."""
         chosen = self.settings
-        return chosen.nicd > 0 or chosen.alpha * chosen.picd > 0
+        contrasted = chosen.nicd > 0 and chosen.nicd_loss == "info_nce" and chosen.nicd_pos == "bank"
+        return contrasted or chosen.alpha * chosen.picd > 0
 
     def prepare(self, knowledge: Callable[[], Knowledge] | None, task: Task) -> None:
         """Offline: the bank of the teacher; SettingsError when it is not of these samples and classes, or there is no teacher."""
@@ -130,7 +132,7 @@ class ICKD(Method):
     def banking(self, epochs: int) -> Banking | None:
         """After the warm-up anew after every epoch; SettingsError when no epoch is left to use it."""
         chosen = self.settings
-        if chosen.paradigm == "offline" or (chosen.paradigm == "online" and not self._looks):
+        if chosen.paradigm == "offline" or (chosen.paradigm == "online" and not self._aims and chosen.nicd == 0):
             return None
         first = max(round(chosen.warmup * epochs), 1)
         if first >= epochs:
@@ -180,15 +182,13 @@ class ICKD(Method):
                 f"the bank has {tuple(knowledge.logits.shape)} samples and classes, and the task {shape}: it is of other data or "
                 "of another teacher; fit the teacher on this data"
             )
-        chosen = self.settings
-        wants_target = chosen.alpha * chosen.picd > 0 or (
-            chosen.nicd > 0 and chosen.nicd_loss == "info_nce" and chosen.nicd_pos == "bank"
-        )
+        chosen, (positives, negatives) = self.settings, self.retrieves
+        self.bank = None  # two of them need not fit
         self.bank = Bank(
             knowledge,
             Looking(
-                chosen.positives if wants_target else None,
-                chosen.negatives if chosen.nicd > 0 else 0,
+                positives if self._aims else None,
+                negatives,
                 chosen.retrieval_temperature,
                 chosen.aggregate,  # type: ignore[arg-type]
                 chosen.temperature,
