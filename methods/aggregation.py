@@ -3,7 +3,6 @@
 Pure torch. Knows logits, and who was retrieved; no method and no training loop.
 """
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -51,17 +50,15 @@ def class_aggregated(
     how: How,
     temperature: float,
     members: Tensor | None = None,
-    alive: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """`aggregated` (n, K) where the positives of a sample are all other members of its class, by cosines of features (n, D).
 
     Labels (n,), -1 = without label, and `members` (n,) bool as in `nearest`. The softmax is summed up part by part, as it is in
-    2205.14135. `alive` is called before each block of samples.
+    2205.14135.
     """
     bank = ByClass(features, labels, members)
     result = logits.to(torch.float32, copy=True)
     for chosen, start, stop in bank.blocks(torch.arange(len(labels), device=labels.device)):
-        alive()
         highest = logits.new_full((len(chosen), 1), -1 / retrieval_temperature, dtype=torch.float32)
         total, together = torch.zeros_like(highest), result.new_zeros(len(chosen), logits.shape[1])
         for places, cosines in bank.similarities(chosen, start, stop):

@@ -30,7 +30,6 @@ class Neighbours(NamedTuple):
     recall: float = 1.0
 
 
-@torch.no_grad()
 def nearest(
     features: Tensor,
     labels: Tensor,
@@ -46,18 +45,7 @@ def nearest(
     Features of any type; of length zero they are similar to nothing (0). Of equally similar samples the one with the lower
     position comes first. Positives alone cost O(n^2 / K) for K classes. `alive` is called before each block of queries.
     """
-    bank = ByClass(features, labels, members)
-    queries = torch.arange(len(labels), device=labels.device) if queries is None else queries
-    found = []
-    for width in (positives, negatives):
-        found.append(torch.full((len(queries), width), -1, dtype=torch.int32, device=labels.device))
-        found.append(torch.zeros(len(queries), width, device=labels.device))
-    for chosen, start, stop in bank.blocks(queries, len(bank.order) if negatives else None):
-        alive()
-        for (places, similarity), ranges in ((found[:2], [(start, stop)]), (found[2:], [(0, start), (stop, len(bank.order))])):
-            if places.shape[1]:
-                _store(chosen, _best(bank, queries[chosen], ranges, places.shape[1]), places, similarity)
-    return Neighbours(found[0], found[2], found[1], found[3])
+    return ByClass(features, labels, members).nearest(positives, negatives, queries, alive)
 
 
 def recall(found: Tensor, exact: Tensor) -> float:
@@ -77,6 +65,7 @@ class ByClass:
     `order` (members,): the position of each column.
     """
 
+    @torch.no_grad()
     def __init__(self, features: Tensor, labels: Tensor, members: Tensor | None = None) -> None:
         self.features, self.labels = features, labels
         kept = (labels != -1 if members is None else members & (labels != -1)).nonzero().squeeze(1)
@@ -86,6 +75,24 @@ class ByClass:
         wide = 4 * max(1, features.shape[1])
         self._columns = max(1, min(BLOCK_BYTES // (4 * LEAST_ROWS), BANK_BYTES // wide))
         self._unit = self._units(self.order) if len(self.order) * wide <= BANK_BYTES else None
+
+    @torch.no_grad()
+    def nearest(
+        self, positives: int, negatives: int, queries: Tensor | None = None, alive: Callable[[], None] = lambda: None
+    ) -> Neighbours:
+        """The exact neighbours in this bank, as the function of this name finds them; for whoever asks block by block."""
+        labels = self.labels
+        queries = torch.arange(len(labels), device=labels.device) if queries is None else queries
+        found = []
+        for width in (positives, negatives):
+            found.append(torch.full((len(queries), width), -1, dtype=torch.int32, device=labels.device))
+            found.append(torch.zeros(len(queries), width, device=labels.device))
+        for chosen, start, stop in self.blocks(queries, len(self.order) if negatives else None):
+            alive()
+            for (places, similarity), ranges in ((found[:2], [(start, stop)]), (found[2:], [(0, start), (stop, len(self.order))])):
+                if places.shape[1]:
+                    _store(chosen, _best(self, queries[chosen], ranges, places.shape[1]), places, similarity)
+        return Neighbours(found[0], found[2], found[1], found[3])
 
     def blocks(self, queries: Tensor, columns: int | None = None) -> Iterator[tuple[Tensor, int, int]]:
         """Labelled queries (m,) of one class, by blocks: which of the m they are, and the range (start, stop) of their class.

@@ -7,7 +7,7 @@ from typing import Any
 from methods import Method, Needs, SettingsError
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError
-from orchestrator.sweep.forms import forms
+from orchestrator.sweep.forms import forms, named
 
 
 def check_needs(configuration: Configuration, name: str, field: str, searching: bool) -> None:
@@ -16,6 +16,7 @@ def check_needs(configuration: Configuration, name: str, field: str, searching: 
         if not _missed(configuration, method.needs):
             continue
         wanted, (setting, other) = _missed(configuration, method.needs), _cause(configuration, method)
+        other += named(configuration, name, searching) if other else ""
         who = f"method {name} with {setting} = {getattr(method.settings, setting)}" if setting else f"{field} = {name!r}"
         if wanted == "teacher":
             instead = other or ("dml" if method.needs.peer and configuration.peers else "cross_entropy")

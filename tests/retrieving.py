@@ -18,6 +18,7 @@ class RetrievingSettings(Settings):
     positives: int = setting(8, "of the same class", low=0)
     negatives: int = setting(32, "of others", low=0)
     first: int = setting(1, "epochs before the first bank", low=1)
+    queue: int = setting(0, "samples that can be retrieved", low=0)
 
 
 class Retrieving(Method):
@@ -38,7 +39,7 @@ class Retrieving(Method):
             return None
         if self.settings.first >= epochs:
             raise SettingsError(f"first = {self.settings.first} leaves no epoch of {epochs} with a bank: lower it", "first")
-        return Banking("peers" if self.needs.peer else "own", "epoch", 0.0, 0, self.settings.first)
+        return Banking("peers" if self.needs.peer else "own", "epoch", 0.0, self.settings.queue, self.settings.first)
 
     @property
     def retrieves(self) -> tuple[int, int]:

@@ -21,6 +21,12 @@ def forms(configuration: Configuration, name: str, searching: bool) -> Iterator[
         yield made(name, {key: value for key, value in values.items() if "." not in key and key not in configuration.search.hold})
 
 
+def named(configuration: Configuration, name: str, searching: bool) -> str:
+    """What else has to be given for `method.` settings to be those of this method, to end a sentence that advises some."""
+    theirs = name == configuration.method.name and not (searching and configuration.search.methods)
+    return "" if theirs else f" with method.name={name}"
+
+
 def trained(configuration: Configuration, searching: bool) -> tuple[str, ...]:
     """The methods that a sweep searches over, or the one of a training."""
     return searched(configuration) if searching else (configuration.method.name,)

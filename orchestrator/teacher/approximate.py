@@ -5,7 +5,6 @@ The only user of faiss, which is optional: it is imported when an index is made.
 
 import importlib.util
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from methods.retrieval import Neighbours, nearest
+from methods.retrieval import ByClass, Neighbours, recall
 from orchestrator.errors import EnvironmentUnfitError
 
 INSTALL = "install faiss-cpu (`pip install '.[approximate]'`), or set resources.retrieval=exact"
@@ -36,8 +35,8 @@ class Approximate:
     """Neighbours of queries among features (n, D) with labels (n,) of at least two classes: positives exact, negatives nearly.
 
     2 sqrt(n) cells; a query looks into so many of them that RECALL of the nearest negatives of SAMPLE queries are found, which is
-    measured against an exact search: `recall`. Takes 4 n D bytes. The query's class is excluded as a range of ids, which are places
-    in the order of the classes. EnvironmentUnfitError without faiss.
+    measured against an exact search: `recall`. Takes 4 n D bytes beside an exact search's. The query's class is excluded as a range
+    of ids, which are places in the order of the classes. EnvironmentUnfitError without faiss.
     """
 
     def __init__(
@@ -50,8 +49,7 @@ class Approximate:
         self.faiss: Any = faiss
         faiss.omp_set_num_threads(torch.get_num_threads())
         self.features, self.labels, self.negatives, self.alive = features, labels.cpu(), negatives, alive
-        self.exact = partial(nearest, features, labels, alive=alive)
-        self.positives = positives
+        self.bank, self.positives = ByClass(features, labels), positives
         known = torch.nonzero(self.labels >= 0).flatten()
         self.order = known[self.labels[known].argsort(stable=True)]
         self.counts = torch.bincount(self.labels[known])
@@ -62,7 +60,7 @@ class Approximate:
 
     def __call__(self, queries: Tensor) -> Neighbours:
         """Those of the samples at `queries` (m,), on the CPU."""
-        found = self.exact(self.positives, 0, queries=queries)
+        found = self.bank.nearest(self.positives, 0, queries, self.alive)
         negatives, similarity = self._negatives(queries.cpu(), self.looks)
         return Neighbours(found.positives.cpu(), negatives, found.positive_similarity.cpu(), similarity, self.recall)
 
@@ -84,12 +82,11 @@ class Approximate:
     def _tuned(self) -> tuple[int, float]:
         """Into how many cells a query looks, and the share of the nearest negatives that is found so."""
         sample, looks = _spread(self.order, SAMPLE), 4
-        truth = self.exact(0, self.negatives, queries=sample.to(self.features.device)).negatives.cpu()
+        truth = self.bank.nearest(0, self.negatives, sample.to(self.features.device), self.alive).negatives.cpu()
         while True:
             looks = min(2 * looks, self.cells)
             found, _ = self._negatives(sample, looks)
-            hits = (found[:, :, None] == truth[:, None, :]) & (truth[:, None, :] >= 0)
-            share = hits.any(dim=1).sum().item() / max((truth >= 0).sum().item(), 1)
+            share = recall(found, truth)
             if share >= RECALL or looks == self.cells:
                 return looks, share
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from methods import Knowledge
-from methods.retrieval import Neighbours, nearest
+from methods.retrieval import ByClass, Neighbours
 from orchestrator.context import TrialContext
 from orchestrator.teacher.approximate import IDENTITY, Approximate
 from orchestrator.teacher.cache import Lock
@@ -89,9 +89,11 @@ class Retrieval:
             for lock in locks:
                 lock.show_life()
 
-        seek: Callable[..., Neighbours] = partial(nearest, features, labels, positives, negatives, alive=alive)
+        seek: Callable[..., Neighbours]
         if self.approximate and negatives:
             seek = Approximate(features, labels, positives, negatives, alive)
+        else:
+            seek = partial(ByClass(features, labels).nearest, positives, negatives, alive=alive)
         order = labels.argsort(stable=True)
         size = min(QUERIES, -(-len(order) // context.world_size))
         blocks: dict[str, list[Tensor]] = {name: [] for name in TABLES}

@@ -118,9 +118,16 @@ def test_the_forms_of_a_method_are_as_configured_or_all_choices_of_its_search() 
         ),
         (
             ["method.negatives=23"],
-            r"negatives = 23 .* the largest class leaves 22 of others .*: give method\.negatives of at most 22",
+            r"negatives = 23 .* the largest class leaves 22 of other classes with a label: give "
+            r"method\.negatives of at most 22, or more data$",
         ),
-        (["method.paradigm=teacher_free", "method.positives=20"], r"positives = 20 is more"),
+        (["method.paradigm=teacher_free", "method.positives=20", "method.negatives=1"], r"positives = 20 is more"),
+        (
+            ["method.positives=20", "method.negatives=23"],
+            r"^method retrieving: positives = 20 and negatives = 23 are more than the training part has, where the largest class "
+            r"has 19 others and leaves 22 of other classes with a label: give method\.positives of at most 19 and "
+            r"method\.negatives of at most 22, or more data$",
+        ),
     ],
 )
 def test_more_than_there_are_cannot_be_retrieved(pairs: list[str], sentence: str) -> None:
@@ -133,6 +140,111 @@ def test_as_many_as_there_are_can_be_retrieved() -> None:
     check_retrieval(load(None, ["method.name=kd"]), False, {}, gpu=False)
     with pytest.raises(ConfigurationError, match="negatives = 32"):
         check_retrieval(configured("method.paradigm=offline"), True, SUMMARY, gpu=False)
+
+
+FEW: dict[str, Any] = SUMMARY | {"class_sizes": [7, 6, 5]}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said", "advice"),
+    [
+        (
+            [],
+            "positives = 8 and negatives = 32 are",
+            "hold method.positives of at most 6 and method.negatives of at most 11, or give",
+        ),
+        (["method.positives=3"], "negatives = 32 is", "hold method.negatives of at most 11, or give"),
+        (["method.negatives=9"], "positives = 8 is", "hold method.positives of at most 6, or give"),
+        (
+            ["method.positives=9", "method.negatives=12"],
+            "positives = 9 and negatives = 12 are",
+            "give method.positives of at most 6 and method.negatives of at most 11, or",
+        ),
+    ],
+)
+@pytest.mark.parametrize("methods", ["[retrieving]", "[kd, retrieving]", ""])
+def test_a_search_is_told_what_to_hold_and_under_which_name(pairs: list[str], said: str, advice: str, methods: str) -> None:
+    given = [PEER, *pairs, *([f"search.methods={methods}"] if methods else [])]
+    ending = advice.replace(", or", (" with method.name=retrieving" if methods else "") + ", or")
+    with pytest.raises(ConfigurationError) as told:
+        check_retrieval(configured(*given), True, FEW, gpu=False)
+    assert str(told.value).startswith(f"method retrieving: {said} more than") and str(told.value).endswith(f": {ending} more data")
+
+
+def test_what_a_sentence_advises_is_accepted_next() -> None:
+    """A search over several methods whose `method.name` is another one."""
+    several = ["search.methods=[kd, retrieving]", PEER]
+    with pytest.raises(ConfigurationError, match=r"of at most 11 with method\.name=retrieving, or give more data$"):
+        check_retrieval(load(None, ["method.name=kd", *several]), True, FEW, gpu=False)
+    taken = configured(*several, "method.positives=6", "method.negatives=11")
+    check_search(taken)
+    check_retrieval(taken, True, FEW, gpu=False)
+
+    alone = ["search.methods=[cross_entropy, retrieving]", "teacher=null"]
+    with pytest.raises(ConfigurationError, match=r"or take method\.paradigm=teacher_free with method\.name=retrieving$"):
+        check_search(load(None, ["method.name=cross_entropy", *alone]))
+    check_search(configured(*alone, "method.paradigm=teacher_free"))
+    with pytest.raises(ConfigurationError, match=r"or take cross_entropy$"):
+        check_search(load(None, ["search.methods=[cross_entropy, kd]", "teacher=null"]))
+
+
+QUEUED = ["method.paradigm=teacher_free", "method.positives=8", "method.negatives=32"]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "sentence"),
+    [
+        (
+            ["method.queue=31"],
+            "method retrieving: queue = 31 is fewer samples than negatives = 32: give method.queue of at least 32, or 0 for all",
+        ),
+        (
+            ["method.queue=8", "method.negatives=0"],
+            "method retrieving: queue = 8 is fewer samples than positives = 8 and the sample itself: give method.queue of at least "
+            "9, or 0 for all",
+        ),
+        (
+            ["method.queue=1"],
+            "method retrieving: queue = 1 is fewer samples than positives = 8 and the sample itself, and than negatives = 32: give "
+            "method.queue of at least 32, or 0 for all",
+        ),
+        (["method.queue=32"], ""),
+        (["method.queue=9", "method.negatives=0"], ""),
+        (["method.queue=1", "method.positives=0", "method.negatives=0"], ""),
+        (["method.queue=2", "method.positives=0", "method.negatives=2"], ""),
+        (["method.queue=0"], ""),
+        (["method.queue=1", "method.paradigm=offline"], ""),
+    ],
+)
+def test_a_queue_holds_what_is_retrieved_from_it(pairs: list[str], sentence: str) -> None:
+    if not sentence:
+        check_train(configured(*QUEUED, *pairs))
+        return
+    with pytest.raises(ConfigurationError) as told:
+        check_train(configured(*QUEUED, *pairs))
+    assert str(told.value) == sentence
+
+
+def test_a_queue_holds_the_most_that_a_search_retrieves() -> None:
+    given = ["search.methods=[cross_entropy, retrieving]", "method.paradigm=teacher_free", "method.negatives=3"]
+    with pytest.raises(
+        ConfigurationError, match=r"queue = 4 .* positives = 8 .*at least 9, or 0 for all with method\.name=retrieving$"
+    ):
+        check_search(configured(*given, "method.queue=4"))
+    check_search(configured(*given, "method.queue=9"))
+
+
+@pytest.mark.parametrize("wanted", [0, 9])
+def test_an_index_is_for_negatives_alone(monkeypatch: pytest.MonkeyPatch, wanted: int) -> None:
+    monkeypatch.setattr("orchestrator.teacher.approximate.importlib.util.find_spec", lambda _: None)
+    configuration = configured("resources.retrieval=approximate", f"method.negatives={wanted}")
+    said = retrieval_line(configuration, False, SUMMARY, False, True)
+    assert said.startswith("approximate, by faiss" if wanted else "exact, among 42 samples: 8 + 0 of")
+    if wanted:
+        with pytest.raises(ConfigurationError, match="for which faiss is missing"):
+            check_retrieval(configuration, False, SUMMARY, False)
+    else:
+        check_retrieval(configuration, False, SUMMARY, False)
 
 
 @pytest.mark.parametrize(
@@ -185,6 +297,8 @@ def test_the_plan_says_how_samples_are_retrieved() -> None:
     assert said(cached=False).endswith("; by every trial anew")
     assert said("resources.retrieval=approximate").startswith("approximate, by faiss, among 42 samples")
     assert said("method.paradigm=teacher_free") == "exact, among at most 42 samples, in each bank that students fill"
+    assert "among at most 40 samples" in said("method.paradigm=teacher_free", "method.queue=40")
+    assert "among at most 42 samples" in said("method.paradigm=teacher_free", "method.queue=43")
     every = said(PEER, searching=True)
     assert "4 + 32, 8 + 32 of" in every and every.endswith("students fill")
     assert retrieval_line(load(None, ["method.name=kd"]), True, SUMMARY, False, True) == ""

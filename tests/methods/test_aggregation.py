@@ -96,9 +96,9 @@ def test_the_whole_class_says_what_all_of_its_members_say(
 @HOWS
 @pytest.mark.usefixtures("small_blocks")
 def test_blocks_of_any_size_say_the_same(features: Tensor, logits: Tensor, labels: Tensor, how: How) -> None:
-    calls: list[None] = []
-    whole = class_aggregated(features, logits, labels, TAU, how, TEMPERATURE, alive=lambda: calls.append(None))
-    assert len(calls) == 10 + 10 + 1  # 28 and 29 of the large classes, three at once
+    blocks = list(retrieval.ByClass(features, labels).blocks(torch.arange(SAMPLES)))
+    assert len(blocks) == 10 + 10 + 1  # 28 and 29 of the large classes, three at once
+    whole = class_aggregated(features, logits, labels, TAU, how, TEMPERATURE)
     neighbours = nearest(features, labels, SAMPLES, 0)
     listed = aggregated(logits, neighbours, TAU, how, TEMPERATURE)
     similarity = neighbours.positive_similarity.tolist()

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from methods.retrieval import ByClass
 from orchestrator.errors import EnvironmentUnfitError
 from orchestrator.teacher import approximate
 from orchestrator.teacher.approximate import Approximate
@@ -50,6 +51,32 @@ def test_positives_are_exact_and_negatives_nearly(bank: tuple[Tensor, Tensor]) -
     cosine = (unit[known, None] * unit[found.negatives[known].long()]).sum(dim=2)
     torch.testing.assert_close(found.negative_similarity[known], cosine)
     assert signs, "long work shows life"
+
+
+def test_the_bank_of_an_exact_search_is_sorted_once(bank: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    banks: list[int] = []
+
+    def counted(features: Tensor, labels: Tensor) -> ByClass:
+        banks.append(len(labels))
+        return ByClass(features, labels)
+
+    monkeypatch.setattr(approximate, "ByClass", counted)
+    seek = Approximate(*bank, POSITIVES, NEGATIVES)
+    for first in (0, 500):
+        seek(torch.arange(first, first + 500))
+    assert banks == [SAMPLES]
+
+
+def test_the_recall_is_that_of_the_queries_that_were_tried(bank: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are tried, and the share is counted from the lists of both searches."""
+    monkeypatch.setattr(approximate, "RECALL", 0.0)
+    monkeypatch.setattr(approximate, "SAMPLE", SAMPLES)
+    seek = Approximate(*bank, 0, NEGATIVES)
+    found, exact = seek(torch.arange(SAMPLES)).negatives.tolist(), truth(bank, False, NEGATIVES)
+    assert seek.recall < 1
+    assert seek.recall == pytest.approx(
+        sum(len(set(row) & wanted) for row, wanted in zip(found, exact, strict=True)) / sum(map(len, exact))
+    )
 
 
 def test_cells_are_added_until_enough_is_found(bank: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from methods import Knowledge, Task
-from methods.retrieval import Neighbours, nearest
+from methods.retrieval import ByClass, Neighbours
 from orchestrator.context import Stopped, TrialContext
 from orchestrator.data import Batches, Dataset, Views
 from orchestrator.errors import EnvironmentUnfitError
@@ -67,13 +67,13 @@ def kept(root: Path, context: TrialContext | None = None, wait_s: float = 5, tea
 
 def searches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many queries each exact search had, from now on."""
-    asked: list[int] = []
+    asked, exact = list[int](), ByClass.nearest
 
-    def counted(*arguments: object, **named: Tensor) -> Neighbours:
-        asked.append(len(named["queries"]))
-        return nearest(*arguments, **named)  # type: ignore[arg-type]
+    def counted(bank: ByClass, positives: int, negatives: int, queries: Tensor, alive: Callable[[], None]) -> Neighbours:
+        asked.append(len(queries))
+        return exact(bank, positives, negatives, queries, alive)
 
-    monkeypatch.setattr(retrieval, "nearest", counted)
+    monkeypatch.setattr(ByClass, "nearest", counted)
     return asked
 
 
@@ -101,6 +101,19 @@ def test_a_second_user_searches_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     again = kept(tmp_path)(knowledge, POSITIVES, NEGATIVES)
     assert asked == [60]
     assert all(torch.equal(torch.as_tensor(one), torch.as_tensor(other)) for one, other in zip(first, again, strict=True))
+
+
+def test_the_bank_is_sorted_once_however_many_blocks_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrieval, "QUERIES", 7)
+    asked, sorted_banks = searches(monkeypatch), list[int]()
+
+    def counted(features: Tensor, labels: Tensor) -> ByClass:
+        sorted_banks.append(len(labels))
+        return ByClass(features, labels)
+
+    monkeypatch.setattr(retrieval, "ByClass", counted)
+    Retrieval(TrialContext(), False)(knowledge_of(), POSITIVES, NEGATIVES)
+    assert asked == [7] * 9 and sorted_banks == [60], "the last block repeats the last sample"
 
 
 def test_the_next_student_of_a_trial_searches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

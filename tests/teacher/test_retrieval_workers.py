@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from methods import Knowledge
-from methods.retrieval import nearest
+from methods.retrieval import ByClass
 from orchestrator.context import Stopped, TrialContext
 from orchestrator.errors import EnvironmentUnfitError
 from orchestrator.teacher import retrieval
@@ -37,7 +37,8 @@ def worker(rank: int, world_size: int, root: Path) -> dict[str, Any]:
     """One rank: folders that both see, folders of its own, none, an index, a full disk of the other, a stop."""
     context = TrialContext(rank, world_size, CPU)
     told: dict[str, Any] = {}
-    with patch.object(retrieval, "QUERIES", 50), patch.object(retrieval, "nearest", wraps=nearest) as search:
+    exact = patch.object(ByClass, "nearest", autospec=True, side_effect=ByClass.nearest)
+    with patch.object(retrieval, "QUERIES", 50), exact as search:
         told["shared"] = found(context, root / "shared")
         told["searches"] = search.call_count
         told["again"] = found(context, root / "shared")
