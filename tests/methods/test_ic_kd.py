@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from methods import METHODS, Batch, Knowledge, Method, Output, SettingsError, Task, bank, contrast
+from methods import METHODS, Batch, Knowledge, Output, SettingsError, Task, bank, contrast
 from methods.ic_kd import ICKD
+from methods.retrieval import Neighbours, nearest
 
 CLASSES, SAMPLES, FEATURES, SIZE = 5, 30, 4, 8
 TASK = Task(classes=CLASSES, samples=SAMPLES, epochs=10)
@@ -306,7 +307,9 @@ def test_who_looks_nothing_up_fills_no_bank() -> None:
     assert method(paradigm="teacher_free", picd=0.0, nicd=0.0).banking(10) is not None  # its own target comes from the bank
 
 
-@pytest.mark.parametrize(("warmup", "epochs", "first"), [(0.0, 10, 1), (0.1, 10, 1), (0.3, 10, 3), (0.1, 2, 1)])
+@pytest.mark.parametrize(
+    ("warmup", "epochs", "first"), [(0.0, 10, 1), (0.1, 10, 1), (0.3, 10, 3), (0.27, 10, 3), (0.23, 10, 2), (0.1, 2, 1)]
+)
 def test_banks_are_made_after_the_warmup(warmup: float, epochs: int, first: int) -> None:
     found = method(paradigm="online", warmup=warmup).banking(epochs)
     assert found is not None and found.source == "peers"
@@ -319,23 +322,57 @@ def test_a_warmup_that_never_ends_is_refused(warmup: float, epochs: int) -> None
         method(paradigm="teacher_free", warmup=warmup).banking(epochs)
 
 
-def virtual(alpha: float, correct: float, temperature: float) -> Method:
-    kind = METHODS["tf_kd"]
-    return kind(kind.Settings.build({"alpha": alpha, "correct": correct, "temperature": temperature}))
+# What is retrieved, and what of it is tracked
 
 
-@pytest.mark.parametrize("temperature", [1.0, 4.0, 20.0])
-def test_the_virtual_teacher_is_right_about_every_label(knowledge: Knowledge, temperature: float) -> None:
-    seen, correct = batch(knowledge), 0.95
-    p = torch.full((SIZE, CLASSES), (1 - correct) / (CLASSES - 1)).scatter(1, seen.labels[:, None], correct)
-    expected = kd_of(replace(seen, teacher=Output(p.log(), p)), alpha=0.4, temperature=temperature)
-    torch.testing.assert_close(virtual(0.4, correct, temperature)(seen).loss, expected, rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("paradigm", ["offline", "online", "teacher_free"])
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({}, (8, 32)),
+        ({"nicd": 0.0}, (8, 0)),
+        ({"positives": 0}, (0, 32)),
+        ({"picd": 0.0}, (8, 32)),  # InfoNCE has the target as its positive
+        ({"picd": 0.0, "nicd_loss": "hinge"}, (0, 32)),
+        ({"picd": 0.0, "nicd_pos": "own"}, (0, 32)),
+        ({"alpha": 0.0, "nicd_pos": "own"}, (0, 32)),
+        ({"picd": 0.0, "nicd": 0.0}, (0, 0)),
+    ],
+)
+def test_only_what_counts_is_retrieved(
+    knowledge: Knowledge, paradigm: str, settings: dict[str, Any], wanted: tuple[int, int]
+) -> None:
+    asked = []
+
+    def find(known: Knowledge, positives: int, negatives: int) -> Neighbours:
+        assert known.features is not None
+        asked.append((positives, negatives))
+        return nearest(known.features, known.labels, positives, negatives)
+
+    watched = replace(knowledge, find=find)
+    chosen = method(watched, paradigm=paradigm, **settings)
+    if chosen.banking(10) is not None:
+        chosen.refresh(watched)
+    assert chosen.retrieves == wanted
+    assert asked == [wanted] or (asked == [] and wanted == (0, 0) and paradigm != "teacher_free")
+    assert chosen(heard(knowledge)[0] if paradigm == "online" else batch(knowledge)).loss.isfinite()
 
 
-def test_the_virtual_teacher_at_temperature_one_is_label_smoothing(knowledge: Knowledge) -> None:
-    seen, alpha, correct = batch(knowledge), 0.4, 0.9
-    (found,) = torch.autograd.grad(virtual(alpha, correct, 1.0)(seen).loss, seen.student.logits)
-    share = alpha * CLASSES * (1 - correct) / (CLASSES - 1)
-    smoothed = functional.cross_entropy(seen.student.logits, seen.labels, label_smoothing=share)
-    (expected,) = torch.autograd.grad(smoothed, seen.student.logits)
-    torch.testing.assert_close(found, expected, **EXACT)
+@pytest.mark.parametrize("limit", [SAMPLES, 4])
+def test_entropies_are_those_of_labelled_samples_at_the_temperature(
+    knowledge: Knowledge, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bank, "LOOKED_AT", limit)
+    temperature, tau = 2.5, 0.2
+    known = replace(knowledge, labels=knowledge.labels.where(torch.arange(SAMPLES) % 4 > 0, -1))
+    labelled = [i for i in range(SAMPLES) if i % 4]
+    some = labelled if limit == SAMPLES else [labelled[place] for place in (0, 7, 14, 21)]
+    expected = {"target_entropy": 0.0, "own_entropy": 0.0}
+    for i in some:
+        best, weights = by_hand(known, i, 3, tau)
+        target = [sum(a * float(known.logits[j, k]) for a, j in zip(weights, best, strict=True)) for k in range(CLASSES)]
+        for name, said in (("target_entropy", target), ("own_entropy", known.logits[i].tolist())):
+            powers = [math.exp(each / temperature) for each in said]
+            expected[name] -= sum(p / sum(powers) * math.log(p / sum(powers)) for p in powers) / len(some)
+    found = method(known, positives=3, temperature=temperature, retrieval_temperature=tau).end_epoch(None)  # type: ignore[arg-type]
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)

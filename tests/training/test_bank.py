@@ -9,7 +9,7 @@ import torch
 from remembering import METHODS_WITH_IT, SMALL, STUDENTS, Remembering, clean, fresh, network
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from trials_run import records_of, saved
+from trials_run import left, records_of, saved, untimed
 
 from methods import METHODS, Knowledge, Output
 from methods.banking import Banking
@@ -24,7 +24,6 @@ from orchestrator.training.trainer import train
 from orchestrator.trial import TrialSpec
 
 Specify = Callable[..., TrialSpec]
-TIMED = ("seconds/", "train/images_per_second")
 CLASSES, SAMPLES, SIZE = 10, 140, 32
 
 
@@ -36,17 +35,7 @@ def remembering(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def metrics(records: list[Record]) -> list[dict[str, float]]:
-    return [{key: value for key, value in each["metrics"].items() if not key.startswith(TIMED)} for each in records]
-
-
-def left(spec: TrialSpec) -> dict[str, Tensor]:
-    """Every tensor that the trial left, by file and name."""
-    folder = spec.folder / "checkpoint"
-    return {
-        f"{file.relative_to(folder)}/{name}": value
-        for file in sorted(folder.glob("**/*.safetensors"))
-        for name, value in load_file(file).items()
-    }
+    return [untimed(each["metrics"]) for each in records]
 
 
 def after_each_epoch(spec: TrialSpec, students: int = 1) -> list[list[dict[str, Tensor]]]:

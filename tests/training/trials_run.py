@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 from orchestrator.context import Record, TrialContext
 from orchestrator.data import Dataset, prepare
@@ -16,6 +18,8 @@ from orchestrator.training import checkpoint
 from orchestrator.training.checkpoint import Checkpoint
 from orchestrator.training.trainer import train
 from orchestrator.trial import TrialSpec
+
+TIMED = ("seconds/", "train/images_per_second", "cache/")
 
 
 def specification(root: Path, name: str, *pairs: str) -> TrialSpec:
@@ -73,3 +77,18 @@ def saved(spec: TrialSpec, letter: str = "a") -> Checkpoint:
     loaded = checkpoint.load(spec.folder, letter, torch.device("cpu"))
     assert loaded is not None
     return loaded[letter]
+
+
+def left(spec: TrialSpec) -> dict[str, Tensor]:
+    """Every tensor that the trial left, by file and name."""
+    folder = spec.folder / "checkpoint"
+    return {
+        f"{file.relative_to(folder)}/{name}": value
+        for file in sorted(folder.glob("**/*.safetensors"))
+        for name, value in load_file(file).items()
+    }
+
+
+def untimed(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics that do not depend on how fast a trial was, or on what the cache held; of one student or several."""
+    return {name: value for name, value in metrics.items() if not any(part in name for part in TIMED)}

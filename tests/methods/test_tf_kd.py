@@ -1,0 +1,59 @@
+"""Tf-KD against KD with its virtual teacher written out, and against label smoothing."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from methods import METHODS, Batch, Method, Output, Task
+
+CLASSES, SIZE = 5, 8
+EXACT: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}
+
+
+@pytest.fixture
+def seen() -> Batch:
+    generator = torch.Generator().manual_seed(4)
+    logits = (2 * torch.randn(SIZE, CLASSES, generator=generator)).requires_grad_()
+    labels = torch.randint(CLASSES, (SIZE,), generator=generator)
+    return Batch(torch.arange(SIZE), logits.detach(), labels, Output(logits, logits.detach()))
+
+
+def kd_of(seen: Batch, **settings: Any) -> Tensor:
+    kind = METHODS["kd"]
+    found = kind(kind.Settings.build(settings))
+    found.prepare(None, Task(classes=CLASSES, samples=SIZE, epochs=1))
+    return found(seen).loss  # type: ignore[no-any-return]
+
+
+def virtual(alpha: float, correct: float, temperature: float) -> Method:
+    kind = METHODS["tf_kd"]
+    return kind(kind.Settings.build({"alpha": alpha, "correct": correct, "temperature": temperature}))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0, 20.0])
+def test_the_virtual_teacher_is_right_about_every_label(seen: Batch, temperature: float) -> None:
+    correct = 0.95
+    p = torch.full((SIZE, CLASSES), (1 - correct) / (CLASSES - 1)).scatter(1, seen.labels[:, None], correct)
+    expected = kd_of(replace(seen, teacher=Output(p.log(), p)), alpha=0.4, temperature=temperature)
+    torch.testing.assert_close(virtual(0.4, correct, temperature)(seen).loss, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_virtual_teacher_at_temperature_one_is_label_smoothing(seen: Batch) -> None:
+    alpha, correct = 0.4, 0.9
+    (found,) = torch.autograd.grad(virtual(alpha, correct, 1.0)(seen).loss, seen.student.logits)
+    share = alpha * CLASSES * (1 - correct) / (CLASSES - 1)
+    smoothed = functional.cross_entropy(seen.student.logits, seen.labels, label_smoothing=share)
+    (expected,) = torch.autograd.grad(smoothed, seen.student.logits)
+    torch.testing.assert_close(found, expected, **EXACT)
+
+
+def test_the_virtual_teacher_says_nothing_of_a_sample_without_a_label(seen: Batch) -> None:
+    chosen, half = virtual(0.4, 0.95, 4.0), torch.arange(SIZE) < SIZE // 2
+    nobody = chosen(replace(seen, labels=torch.full((SIZE,), -1)))
+    assert [float(value) for value in (nobody.loss.detach(), *nobody.terms.values())] == pytest.approx([0, 0, 0], abs=1e-6)
+    alone = Batch(seen.index[half], seen.inputs, seen.labels[half], Output(*(each[half] for each in seen.student)))
+    torch.testing.assert_close(chosen(replace(seen, labels=seen.labels.where(half, -1))).loss, chosen(alone).loss, **EXACT)
