@@ -17,7 +17,8 @@ sweep: $(STAMP)
 	$(BIN)/python run.py sweep
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray" -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -m ray
 
 check: $(STAMP)
 	$(BIN)/ruff check .
