@@ -1,9 +1,10 @@
-# make sweep: a first sweep. make test: the tests. make check: linters. Each installs into .venv when that is missing.
+# make sweep: a first sweep. make test: the tests. make faults: a sweep that is broken on purpose.
+# make check: linters. Each installs into .venv when that is missing.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: install sweep test check format
+.PHONY: install sweep test faults check format
 
 install: $(STAMP)
 
@@ -17,8 +18,11 @@ sweep: $(STAMP)
 	$(BIN)/python run.py sweep
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray" -n auto --maxprocesses 4
-	$(BIN)/python -m pytest -m ray
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray and not faults" -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -m "ray and not faults"
+
+faults: $(STAMP)
+	$(BIN)/python -m pytest -m faults tests/faults -s
 
 check: $(STAMP)
 	$(BIN)/ruff check .

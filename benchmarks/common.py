@@ -142,6 +142,9 @@ class Watch:
     def trial_ended(self, trial: Any) -> None:
         """Not noted."""
 
+    def note(self, text: str) -> None:
+        """Not noted."""
+
 
 def conducted(folder: Path, settings: list[str], kind: str) -> list[Report]:
     """The reports of a whole `sweep` or `train`, run as the command line runs it, with its store in `folder`."""

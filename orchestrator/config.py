@@ -196,6 +196,12 @@ class Search(Section):
     )
     grace_epochs: Count = Field(2, description="asha, median: no trial is stopped before")
     reduction_factor: Annotated[int, Field(ge=2)] = Field(3, description="asha, hyperband: one of so many goes on at each rung")
+    keep_checkpoints: Count = Field(
+        5,
+        description="so many best trials keep their weights, as does what is on a Pareto front or may be gone on with; "
+        "the others lose theirs as the sweep goes",
+    )
+    max_failed_trials: Count | None = Field(5, description="failed trials in a row after which the sweep ends; null: it never does")
     finish_points: bool = Field(
         True,
         description="asha, median: the first points, which are the baselines, train all their epochs; no meaning for the others",
@@ -266,9 +272,15 @@ class Resources(Section):
         description="how similar samples are found by what a teacher says, where a method retrieves any: exact; approximate, by "
         "faiss; auto: exact up to 200,000 samples, and on a GPU",
     )
-    max_failures: Annotated[int, Field(ge=0)] = Field(2, description="worker deaths after which a trial is given up")
+    max_failures: Annotated[int, Field(ge=0)] = Field(
+        2, description="deaths of a worker, a group or a node that a trial outlives; with the next one it has failed"
+    )
+    silence_s: Annotated[float, Field(gt=0)] = Field(
+        120.0, description="seconds without a sign of life of a trial after which it is said what it waits for"
+    )
     wait_s: Annotated[float, Field(gt=0)] = Field(
-        600.0, description="longest wait for a report, a group or a file before giving up"
+        600.0,
+        description="longest wait for a sign of life, a group or a file: then the trial's group is replaced, or the wait given up",
     )
 
 

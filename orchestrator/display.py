@@ -1,6 +1,7 @@
 """What a person sees: live progress in a terminal, plain lines elsewhere, tables at the end. Knows records, not Ray."""
 
 import time
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +17,7 @@ from orchestrator.records import Sweep, Trial
 from orchestrator.trial import apply
 
 COSTS = ("seconds/", "cache/")
+NOTES = 10  # of a sweep, the newest
 STATES = ("complete", "running", "stopped_early", "failed")
 
 
@@ -53,6 +55,10 @@ class Display:
         assert self.sweep.configuration.teacher is not None
         if self.live or epoch == self.sweep.configuration.teacher.training.epochs:
             self._say(self.step)
+
+    def note(self, text: str) -> None:
+        """What a person should know of the run as a whole."""
+        self.console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
 
     def trial_started(self, trial: Trial) -> None:
         """A trial begins."""
@@ -281,3 +287,7 @@ def status_table(sweep: Sweep, console: Console) -> None:
         value = f"{trial.value:.4f}" if trial.value is not None else ""
         table.add_row(str(trial.number), summary_["state"], value, str(trial.epochs), settings(trial), Text(trial.said))
     console.print(table)
+    for note in sweep.notes[-NOTES:]:
+        console.print(
+            f"{datetime.fromtimestamp(note['time']):%Y-%m-%d %H:%M} {note['text']}", markup=False, highlight=False, soft_wrap=True
+        )

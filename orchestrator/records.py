@@ -73,7 +73,7 @@ class Trial:
 
 @dataclass
 class Sweep:
-    """The sweep in a folder of the store, with all its trials."""
+    """The sweep in a folder of the store, with all its trials. `notes`: what a person should know of it, `time` (s) and `text`."""
 
     folder: Path
     configuration: Configuration
@@ -81,6 +81,7 @@ class Sweep:
     state: str = "running"
     started: float = field(default_factory=time.time)
     seconds: float = 0.0
+    notes: list[dict[str, Any]] = field(default_factory=list)
     trials: dict[int, Trial] = field(default_factory=dict)
 
     @classmethod
@@ -196,6 +197,7 @@ class Sweep:
             "trials": trials,
             "best": self._summary(best, alive) if best else None,
             "front": [self._summary(trial, alive) for trial in self.front()],
+            "notes": self.notes,
         }
 
     @staticmethod

@@ -23,6 +23,10 @@ class TeacherDisplay:
         """A step."""
         self._say(what)
 
+    def note(self, text: str) -> None:
+        """What a person should know of the run as a whole."""
+        self._say(f"note: {text}")
+
     def teacher_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """An epoch of the fitting."""
         self._say(f"epoch {epoch}: validation accuracy {metrics['validation/accuracy']:.4f}")

@@ -138,13 +138,22 @@ class Dispatcher:
         """Returns when the trial is stopped, or was replaced by another of its name."""
         await self.trials[name].stopped.wait()
 
-    async def group_ended(self, group: int, error: str) -> None:
-        """A group is gone for good; when it was the last one, nothing that waits can run any more."""
+    async def add_group(self, group: int) -> None:
+        """One more group takes trials from now on."""
+        self.groups.add(group)
+
+    async def group_ended(self, group: int, error: str, lost: bool = False) -> None:
+        """A group is gone for good; when it was the last one, nothing that waits can run any more.
+
+        `lost`: with its node, which is no fault of the trial: another group takes that up, at most `max_failures` times.
+        """
         self.groups.discard(group)
         self.turns[group] = self.turns.get(group, 0) + 1  # what it still asks for would be lost
         self.last_error = error or self.last_error
         name = self.held.pop(group, None)
-        if name:
+        if name and lost:
+            self._queue_again(name, error)
+        elif name:
             self._fail(name, f"its worker group ended: {error}")
         if not self.groups:
             while self.waiting:
@@ -184,6 +193,16 @@ class Dispatcher:
             del self.held[group]
             return None
         return name
+
+    def _queue_again(self, name: str, error: str) -> None:
+        """The trial goes on with whichever group is free first, if it has not lost too many."""
+        trial = self.trials[name]
+        trial.failures += 1
+        trial.heard = time.monotonic()
+        if trial.failures > self.max_failures:
+            self._fail(name, f"it lost its group {trial.failures} times (resources.max_failures = {self.max_failures}): {error}")
+        elif not trial.ended and not trial.stopped.is_set():
+            self.waiting.appendleft(name)
 
     def _fail(self, name: str, message: str) -> None:
         trial = self.trials[name]

@@ -50,6 +50,9 @@ class Steps(Protocol):
     def teacher_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """The teacher's fitting goes on."""
 
+    def note(self, text: str) -> None:
+        """What a person should know of the run as a whole; may come from any thread."""
+
 
 class Show(Listener, Steps, Protocol):
     """What a person sees of a run."""
@@ -261,3 +264,6 @@ class _Release:
     def trial_ended(self, trial: Trial) -> None:
         """Nobody wants more of it."""
         self.desk.stop(trial_name(trial.number))
+
+    def note(self, text: str) -> None:
+        """Not for the worker groups."""

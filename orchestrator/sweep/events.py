@@ -1,10 +1,13 @@
 """What happens in a sweep, told to whoever listens: records, tracking, display, the dispatcher."""
 
 import math
+import time
 from typing import Any, Protocol
 
 from orchestrator.objectives import goals
 from orchestrator.records import Sweep, Trial
+
+NOTES = 100  # of the newest are kept in the record
 
 
 class Listener(Protocol):
@@ -22,6 +25,9 @@ class Listener(Protocol):
     def trial_ended(self, trial: Trial) -> None:
         """The trial is complete, stopped early, failed, or (`waiting`) left for a resume."""
 
+    def note(self, text: str) -> None:
+        """What a person should know of the run as a whole; may come from any thread."""
+
 
 class Events:
     """Keeps the trials of the sweep up to date, then tells the listeners."""
@@ -35,6 +41,13 @@ class Events:
         more = Events(self.sweep, [*self.listeners, listener])
         more.begun = self.begun
         return more
+
+    def note(self, text: str) -> None:
+        """Something that a person should know now, and who looks later too: what a trial waits for, a full disk, a lost node."""
+        self.sweep.notes = [*self.sweep.notes, {"time": time.time(), "text": text}][-NOTES:]
+        self.sweep.save()
+        for listener in self.listeners:
+            listener.note(text)
 
     def wait(self, trial: Trial) -> None:
         """A trial stands ready for its first turn, or its next one."""

@@ -105,6 +105,9 @@ class Tracker:
             point = ("best_so_far", best.value, int(time.time() * 1000), trial.number)
             self.writer.add(lambda client: log_points(client, self.runs[PARENT], [point]))
 
+    def note(self, text: str) -> None:
+        """The record of the sweep keeps it."""
+
     def teacher_ready(self, metrics: dict[str, float], seconds: float, asked: str) -> None:
         """What the teacher reached and how it is asked, on the parent."""
         self.writer.begin()

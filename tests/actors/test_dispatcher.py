@@ -346,3 +346,19 @@ def test_a_trial_that_waits_its_turn_lives_as_long_as_the_one_before_it() -> Non
         assert "no group holds b" in (await desk.next_report("b", LONG_S, SHORT_S))["silent"]
 
     asyncio.run(play())
+
+
+def test_a_trial_outlives_the_nodes_of_its_groups() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=2, max_failures=1)
+        await desk.submit("a", {})
+        await desk.submit("b", {})
+        await desk.take(0, LONG_S)
+        await desk.group_ended(0, "node lost", lost=True)
+        assert await desk.take(1, LONG_S) == ("a", {}), "before those that wait"
+        await desk.add_group(2)
+        await desk.group_ended(1, "node lost", lost=True)
+        assert "lost its group 2 times" in (await desk.next_report("a", LONG_S))["failed"]
+        assert await desk.take(2, LONG_S) == ("b", {})
+
+    asyncio.run(play())

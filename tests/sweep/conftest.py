@@ -32,12 +32,16 @@ class Watch:
     ended: list[tuple[int, str]] = field(default_factory=list)
     changed: list[int] = field(default_factory=list)
     started: list[int] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def preparing(self, what: str) -> None:
         self.steps.append(what)
 
     def teacher_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         self.steps.append(f"teacher {epoch}")
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def trial_started(self, trial: Trial) -> None:
         self.started.append(trial.number)
