@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from orchestrator.address import require_tracking
+
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -285,9 +287,20 @@ class Resources(Section):
 
 
 class Tracking(Section):
-    """Where runs are written."""
+    """Where runs are written; never with a secret, for the configuration is stored with every run."""
 
-    uri: str | None = Field(None, description="an MLflow server; null: SQLite in the store")
+    uri: str | None = Field(
+        None,
+        description="an MLflow server or database, without credentials: those come from MLFLOW_TRACKING_USERNAME and "
+        "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN; null: SQLite in the store",
+    )
+
+    @field_validator("uri")
+    @classmethod
+    def _an_address_without_secrets(cls, uri: str | None) -> str | None:
+        if uri is not None:
+            require_tracking(uri)
+        return uri
 
 
 class Student(NamedTuple):

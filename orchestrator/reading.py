@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError, nearest
+from orchestrator.redact import redacted
 
 
 def load(file: Path | None, overrides: list[str], **top: Any) -> Configuration:
@@ -55,7 +56,7 @@ def _read(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigurationError(f"--config {file} cannot be read ({error.strerror}): give the path of a YAML file") from error
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigurationError(f"--config {file} is not YAML: {' '.join(str(error).split())}") from error
+        raise ConfigurationError(f"--config {file} is not YAML: {redacted(' '.join(str(error).split()))}") from error
     if not isinstance(values, dict | None):
         raise ConfigurationError(f"--config {file} holds a {type(values).__name__}: give keys such as `data:` and `method:`")
     return values or {}
@@ -65,15 +66,17 @@ def _apply(values: dict[str, Any], pair: str) -> None:
     key, equals, text = pair.partition("=")
     path = key.strip().split(".")
     if not equals or not all(path):
-        raise ConfigurationError(f"--set {pair} is not of the form key=value: write for example --set method.temperature=4")
+        raise ConfigurationError(
+            f"--set {redacted(pair)} is not of the form key=value: write for example --set method.temperature=4"
+        )
     try:
         value = _parse(text) if text else None
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigurationError(f"--set {pair}: the value is not YAML; quote it") from error
+        raise ConfigurationError(f"--set {redacted(pair)}: the value is not YAML; quote it") from error
     for name in path[:-1]:
         inner = values.get(name)
         if inner is not None and not isinstance(inner, dict):
-            raise ConfigurationError(f"--set {pair}: {name} is {inner!r}, which has no keys below it")
+            raise ConfigurationError(f"--set {redacted(pair)}: {name} is {redacted(repr(inner))}, which has no keys below it")
         values[name] = inner = {} if inner is None else inner
         values = inner
     if _names(path) and values.get("name", value) != value:
@@ -101,7 +104,7 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] == "model_type":
         message = f"give keys below it, of {', '.join(_keys(first['loc']))}"
     message = PLAIN.get(first["type"], message)
-    given = "null" if first["input"] is None else repr(first["input"])
+    given = "null" if first["input"] is None else redacted(repr(first["input"]))
     return f"{path} = {given} is not allowed: {message[0].lower()}{message[1:]}{more}"
 
 
