@@ -76,9 +76,9 @@ class Events:
         trial.value = value = values[0]
         trial.values = values if len(values) > 1 else None
         trial.history = [*trial.history, *[None] * (epoch - 1 - len(trial.history)), value]
-        self.sweep.save_trial(trial)
-        for listener in self.listeners:
+        for listener in self.listeners:  # before the record: an epoch that it knows is not told again after a kill
             listener.trial_reported(trial, epoch, metrics)
+        self.sweep.save_trial(trial)
 
     def change(self, trial: Trial, epoch: int, source: int, params: dict[str, Any]) -> None:
         """After `epoch` epochs the trial takes over the weights of the trial `source`, and goes on with `params`."""

@@ -1,14 +1,13 @@
 """What is added to the run of a sweep after it was written: metrics and files. An MLflow that is away is told, not raised."""
 
-import os
 import time
 from collections.abc import Mapping
 
 from orchestrator.records import Sweep
+from orchestrator.redact import redacted
 from orchestrator.store import Store, read_json
-from orchestrator.tracking.tracker import PARENT, RUNS, log_points, tracking_uri
-
-PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}  # MLflow would try for minutes
+from orchestrator.tracking.client import connect, short
+from orchestrator.tracking.runs import PARENT, RUNS, log_points, tracking_uri
 
 
 def add(store: Store, sweep: Sweep, metrics: Mapping[str, float], step: int, folder: str, files: Mapping[str, str]) -> str:
@@ -16,15 +15,11 @@ def add(store: Store, sweep: Sweep, metrics: Mapping[str, float], step: int, fol
 
     Returns "" when that is done, else why it is not, as the end of a sentence.
     """
-    uri = tracking_uri(store, sweep.configuration)
-    if not (sweep.folder / RUNS).exists() or (uri.startswith("sqlite") and not store.database.exists()):
+    uri, here = tracking_uri(store, sweep.configuration), sweep.configuration.tracking.uri is None
+    if not (sweep.folder / RUNS).exists() or (here and not store.database.exists()):
         return (
             f"the run of {sweep.name!r} is not in MLflow any more" if (sweep.folder / RUNS).exists() else "it has no run in MLflow"
         )
-    for name, value in PATIENCE.items():
-        os.environ.setdefault(name, value)
-    from orchestrator.tracking.client import connect
-
     now = int(time.time() * 1000)
     try:
         client, run = connect(uri), read_json(sweep.folder / RUNS)[PARENT]
@@ -32,5 +27,5 @@ def add(store: Store, sweep: Sweep, metrics: Mapping[str, float], step: int, fol
         for name, text in files.items():
             client.log_text(run, text, f"{folder}/{name}")
     except Exception as error:  # MLflow raises what its store, its server or the network raise
-        return f"MLflow at {uri}: {' '.join(str(error).split())[:300]}"
+        return f"MLflow at {redacted(uri)}: {short(error)}"
     return ""

@@ -20,7 +20,8 @@ from orchestrator.reading import load
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
 from orchestrator.sweep.importance import importance, pages
-from orchestrator.tracking.tracker import Tracker, tracking_uri
+from orchestrator.tracking.runs import tracking_uri
+from orchestrator.tracking.tracker import Tracker
 
 UNIT = FloatDistribution(0.0, 1.0)
 CHOICES = {

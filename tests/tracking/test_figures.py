@@ -13,9 +13,10 @@ from safetensors.numpy import save_file
 
 from orchestrator.reading import load
 from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store
+from orchestrator.store import Store, read_json
 from orchestrator.tracking import class_figures, epoch_figures, figures
-from orchestrator.tracking.tracker import Tracker, tracking_uri
+from orchestrator.tracking.runs import tracking_uri
+from orchestrator.tracking.tracker import Tracker
 
 Arrays = dict[str, NDArray[Any]]
 EPOCHS, POINTS = 4, 40
@@ -227,13 +228,15 @@ def test_figures_are_artifacts_of_the_trial_and_damage_loses_no_other_write(tmp_
     client = MlflowClient(tracking_uri(store, sweep.configuration))
 
     def drawn(number: int) -> set[str]:
-        return {Path(file.path).stem for file in client.list_artifacts(tracker.runs[str(number)], "figures")}
+        return {
+            Path(file.path).stem for file in client.list_artifacts(read_json(sweep.folder / "mlflow.json")[str(number)], "figures")
+        }
 
     four = {"terms", "alpha_per_sample", "class_weights", "distributions"}
     assert drawn(0) == four and drawn(1) == {"terms"} and drawn(2) == set()
     assert drawn(3) == {"class_weights", "distributions"}
-    assert client.get_run(tracker.runs["3"]).info.status == "FINISHED"
-    assert client.get_run(tracker.runs["parent"]).data.tags["state"] == "finished"
+    assert client.get_run(read_json(sweep.folder / "mlflow.json")["3"]).info.status == "FINISHED"
+    assert client.get_run(read_json(sweep.folder / "mlflow.json")["parent"]).data.tags["state"] == "finished"
 
 
 def test_uncertainty_is_that_of_the_last_epoch_with_its_mean() -> None:

@@ -14,10 +14,11 @@ from safetensors.numpy import save_file
 from methods.histogram import WEIGHT_RANGE
 from orchestrator.reading import load
 from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store
+from orchestrator.store import Store, read_json
 from orchestrator.tracking import class_figures, epoch_figures, figures, sample_figures
 from orchestrator.tracking.canvas import VERMILLION
-from orchestrator.tracking.tracker import Tracker, tracking_uri
+from orchestrator.tracking.runs import tracking_uri
+from orchestrator.tracking.tracker import Tracker
 from tests.tracking.test_figures import lines, traced, write
 
 Arrays = dict[str, NDArray[Any]]
@@ -267,7 +268,7 @@ def test_pictures_and_metrics_of_weighed_samples_are_in_the_run_of_the_trial(tmp
     tracker.close("finished")
     client = MlflowClient(tracking_uri(store, sweep.configuration))
     for number, expected in enumerate(({"terms", "weights", "influence", "retrieved", "class_accuracy"}, {"terms"})):
-        run = tracker.runs[str(number)]
+        run = read_json(sweep.folder / "mlflow.json")[str(number)]
         assert {Path(file.path).stem for file in client.list_artifacts(run, "figures")} == expected
         assert client.get_run(run).data.metrics.items() >= spent.items()
 

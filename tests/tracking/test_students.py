@@ -11,7 +11,8 @@ from orchestrator.reading import load
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store, read_json
 from orchestrator.tracking import figures
-from orchestrator.tracking.tracker import Tracker, by_run, tracking_uri
+from orchestrator.tracking.runs import tracking_uri
+from orchestrator.tracking.tracker import Tracker, by_run
 from tests.pairs import metrics_of, peer_method
 from tests.tracking.test_figures import said, traced, unsure, write
 

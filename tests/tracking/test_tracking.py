@@ -1,70 +1,16 @@
-"""Writing to MLflow: in order, away from the caller, and an outage costs nothing but a warning."""
+"""The runs of a sweep in MLflow, also after a resume and where somebody removed them: a real client on a database."""
 
 import json
 import math
-import threading
-from functools import partial
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from orchestrator.config import Configuration
 from orchestrator.reading import load
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store, read_json, write_json
-from orchestrator.tracking import client as writing
-from orchestrator.tracking.client import Writer
 from orchestrator.tracking.environment import describe
-from orchestrator.tracking.tracker import Tracker, flat, tracking_uri
-
-
-def test_writes_are_done_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "connect", lambda uri: "client")
-    done: list[Any] = []
-
-    def record(number: int, client: Any) -> None:
-        done.append((client, number))
-
-    writer = Writer("anywhere")
-    for number in range(50):
-        writer.add(partial(record, number))
-    assert writer.close()
-    assert done == [("client", number) for number in range(50)]
-
-
-def test_an_outage_loses_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(writing, "RETRY_S", 0.0)
-    answers = iter([ConnectionError("down"), ConnectionError("down"), None])
-    done: list[str] = []
-
-    def connect(uri: str) -> str:
-        answer = next(answers)
-        if answer:
-            raise answer
-        return "client"
-
-    monkeypatch.setattr(writing, "connect", connect)
-    writer = Writer("http://server")
-    writer.add(lambda client: done.append("first"))
-    writer.add(lambda client: done.append("second"))
-    assert writer.close() and done == ["first", "second"]
-    assert len([record for record in caplog.records if "training goes on" in record.message]) == 1
-
-
-def test_a_write_that_is_refused_does_not_block_the_others(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(writing, "connect", lambda uri: "client")
-    done: list[str] = []
-
-    def refused(client: Any) -> None:
-        raise KeyError("no such run")
-
-    writer = Writer("anywhere")
-    writer.add(refused)
-    writer.add(lambda client: done.append("next"))
-    assert writer.close() and done == ["next"] and "this write is left out" in caplog.text
+from orchestrator.tracking.runs import tracking_uri
+from orchestrator.tracking.tracker import Tracker, flat
 
 
 def test_a_removed_experiment_and_a_removed_database_are_made_again(tmp_path: Path) -> None:
@@ -87,17 +33,6 @@ def test_a_removed_experiment_and_a_removed_database_are_made_again(tmp_path: Pa
         else:  # as a sweep finds it whose database was removed
             client.delete_experiment(experiment.experiment_id)
             write_json(sweep.folder / "mlflow.json", {"parent": "0" * 32, "0": "1" * 32})
-
-
-def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(writing, "DRAIN_S", 0.05)
-    hangs = threading.Event()
-    monkeypatch.setattr(writing, "connect", lambda uri: hangs.wait())
-    writer = Writer("http://server")
-    writer.add(lambda client: None)
-    assert not writer.close()
-    assert "were not sent" in caplog.text
-    hangs.set()
 
 
 def test_a_resumed_sweep_goes_on_with_its_runs(tmp_path: Path) -> None:

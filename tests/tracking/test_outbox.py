@@ -1,0 +1,118 @@
+"""Writes in a file: in order, known again after a kill at any byte, and no more of them in memory than asked for."""
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.tracking import outbox as module
+from orchestrator.tracking.outbox import HEAD, Outbox, Write
+
+
+def write(number: int, **more: object) -> Write:
+    return {"do": "tags", "run": "0", "number": number, **more}
+
+
+def numbers(outbox: Outbox) -> list[Any]:
+    """Of all that is unsent, read as the sender does."""
+    found: list[Any] = []
+    while several := outbox.peek():
+        found += [given and given["number"] for _, given in several]
+        outbox.sent(several[-1][0], len(several))
+    return found
+
+
+def test_writes_come_back_in_order_until_they_are_sent(tmp_path: Path) -> None:
+    box = Outbox(tmp_path / "a" / "outbox.jsonl")
+    assert box.new and box.peek() == [] and box.unsent == 0
+    for number in range(5):
+        box.append(write(number))
+    first, second, *_ = box.peek()
+    assert (first[1], second[1]) == (write(0), write(1)) and box.unsent == 5
+    box.sent(second[0], 2)
+    again = Outbox(box.file)  # the process was killed
+    assert not again.new and again.unsent == 3 and numbers(again) == [2, 3, 4]
+    assert Outbox(box.file).unsent == 0
+    assert box.file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_kill_at_any_byte_loses_the_last_write_at_most(tmp_path: Path) -> None:
+    whole = Outbox(tmp_path / "whole")
+    for number in range(3):
+        whole.append(write(number, text="ä\n" * 3))
+    whole.sent(whole.peek()[0][0], 1)
+    content = whole.file.read_bytes()
+    ends = [end for end, byte in enumerate(content, start=1) if byte == ord("\n")][1:]
+    for size in range(len(content) + 1):
+        file = tmp_path / "cut"
+        file.write_bytes(content[:size])
+        cut = Outbox(file)
+        expected = [number for number, end in enumerate(ends) if end <= size and number >= 1]
+        cut.append(write(7))
+        assert numbers(cut) == [*expected, 7], size
+
+
+def test_a_damaged_line_and_a_damaged_head_cost_nothing_else(tmp_path: Path) -> None:
+    box = Outbox(tmp_path / "outbox.jsonl")
+    for number in range(3):
+        box.append(write(number))
+    content = bytearray(box.file.read_bytes())
+    content[HEAD + 3] = ord("\x00")
+    box.file.write_bytes(content)
+    assert numbers(Outbox(box.file)) == [None, 1, 2]
+    content[:HEAD] = b"x" * (HEAD - 1) + b"\n"
+    box.file.write_bytes(content)
+    assert numbers(Outbox(box.file)) == [None, 1, 2], "sent once more"
+
+
+def test_long_lines_and_many_of_them_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK", 100)
+    box = Outbox(tmp_path / "outbox.jsonl")
+    for number in range(50):
+        box.append(write(number, text="x" * (7 * number)))
+    assert len(box.peek()) < 5
+    assert numbers(Outbox(box.file)) == list(range(50))
+
+
+def test_what_was_told_outlives_the_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LARGE", 3000)
+    box = Outbox(tmp_path / "outbox.jsonl")
+    for number in range(100):
+        box.append(write(number, told={"epoch": number, f"{number % 2}": True}))
+    box.append({"do": "close", "run": "1", "number": 100, "told": {"state": "complete"}})
+    told = {"0": {"epoch": 99, "0": True, "1": True}, "1": {"state": "complete"}}
+    assert box.told == told and box.file.stat().st_size > 3000
+    assert numbers(box) == list(range(101))
+    assert box.file.stat().st_size < 300, "nothing of it is needed any more"
+    box.append(write(101))
+    again = Outbox(box.file)
+    assert again.told == told and numbers(again) == [101]
+    assert again.close() == 0 and Outbox(box.file).told == told
+    again.append(write(102))
+    again.sent(0, 1)
+    assert again.peek() == [] and numbers(Outbox(box.file)) == [], "it is closed"
+
+
+def test_a_full_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    box = Outbox(tmp_path / "outbox.jsonl")
+    box.append(write(0))
+    real, room = os.pwrite, [7]
+
+    def pwrite(descriptor: int, content: bytes, where: int) -> int:
+        if where == 0 or len(content) <= room[0]:
+            return real(descriptor, content, where)
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(descriptor, content[: room[0]], where)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    box.append(write(1))
+    room[0] = 0
+    box.append(write(2))
+    assert [given for _, given in box.peek()] == [write(0)] and box.unsent == 3
+    assert json.loads(box.file.read_bytes().splitlines()[-1]) == write(0), "no part of a line"
+    room[0] = 1000
+    assert numbers(box) == [0, 1, 2] and box.unsent == 0

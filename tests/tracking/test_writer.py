@@ -1,0 +1,268 @@
+"""The thread that writes to MLflow, on a made-up one that fails as asked: order, outages, refusals, kills, the end."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.tracking import client as writing
+from orchestrator.tracking.client import REFUSED, Writer, verdict
+from orchestrator.tracking.outbox import Write
+
+
+class Answer(Exception):
+    """What MLflow raises for an HTTP status."""
+
+    def __init__(self, status: int, error_code: str = "") -> None:
+        super().__init__(f"status {status}, password=abc")
+        self.status, self.error_code = status, error_code
+
+    def get_http_status_code(self) -> int:
+        return self.status
+
+
+class Server:
+    """Keeps what it takes; `fails` says what it answers to a write, None: it takes it."""
+
+    def __init__(self, fails: Callable[[Write], Exception | None] = lambda write: None) -> None:
+        self.fails, self.up = fails, True
+        self.taken: list[Write] = []
+        self.again: list[bool] = []
+
+    def perform(self, client: Any, writes: Sequence[Write], again: bool) -> None:
+        if not self.up:
+            raise ConnectionError("down")
+        for write in writes:
+            error = self.fails(write)
+            if error:
+                raise error
+        self.taken += writes
+        self.again += [again] * len(writes)
+
+    def search_experiments(self, max_results: int) -> list[Any]:
+        if not self.up:
+            raise ConnectionError("down")
+        return []
+
+    @property
+    def numbers(self) -> list[int]:
+        return [write["number"] for write in self.taken]
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RETRY_S", "LONGEST_RETRY_S", "FLUSH_S", "STALL_S", "INTERRUPTED_STALL_S"):
+        monkeypatch.setattr(writing, name, 0.0)
+
+
+@pytest.fixture
+def writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[Writer, list[str]]]]:
+    made: list[Writer] = []
+
+    def make(server: Server, uri: str = "http://server") -> tuple[Writer, list[str]]:
+        monkeypatch.setattr(writing, "connect", lambda uri: server)
+        found = Writer(uri, tmp_path / "mine", server.perform)
+        said: list[str] = []
+        found.say = said.append
+        made.append(found)
+        return found, said
+
+    yield make
+    for each in made:
+        each.close(timeout=0.0)
+
+
+def write(number: int, **more: Any) -> Write:
+    return {"do": "tags", "run": "0", "number": number, **more}
+
+
+def points(number: int) -> Write:
+    return write(number) | {"do": "points"}
+
+
+def hand_over(writer: Writer, *writes: Write) -> None:
+    for each in writes:
+        writer.add(each)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for another thread, ten seconds at most."""
+    turn = threading.Event()
+    for _ in range(1000):
+        if condition():
+            return
+        turn.wait(0.01)
+    raise AssertionError("it did not come to pass")
+
+
+def test_writes_are_done_in_order_and_points_together(writer: Any) -> None:
+    calls: list[int] = []
+    server = Server()
+    found, said = writer(server)
+
+    def perform(client: Any, writes: Sequence[Write], again: bool) -> None:
+        calls.append(len(writes))
+        server.perform(client, writes, again)
+
+    found.perform = perform
+    hand_over(found, *(points(number) if number % 10 else write(number) for number in range(50)))
+    assert server.numbers == [], "it has not begun"
+    assert found.close() == 0 and said == []
+    assert server.numbers == list(range(50)) and not any(server.again)
+    assert calls == [1, 9] * 5
+
+
+def test_an_outage_loses_nothing_and_is_said_once(writer: Any) -> None:
+    server = Server()
+    server.up = False
+    found, said = writer(server, uri="http://ann:secret@server")
+    hand_over(found, write(0), write(1))
+    found.begin()
+    until(lambda: found.writes.tries > 20)
+    assert len(said) == 1 and "trials go on" in said[0] and "secret" not in said[0] and server.taken == []
+    server.up = True
+    hand_over(found, write(2))
+    assert found.close() == 0 and server.numbers == [0, 1, 2]
+    assert server.again == [True, False, False], "nobody knows what became of the first one"
+    assert len(said) == 2 and "answers again" in said[1]
+
+
+def test_files_alone_that_cannot_be_sent_hold_nothing_else_up(writer: Any) -> None:
+    server = Server(lambda given: PermissionError("/srv") if "file" in given else None)
+    found, said = writer(server)
+    found.add(write(0, file="a"), files=True)
+    hand_over(found, write(1), write(2))
+    found.begin()
+    until(lambda: server.numbers == [1, 2] and found.files.tries > 1)
+    assert len(said) == 1 and said[0].startswith("files cannot be sent")
+    server.fails = lambda given: None
+    assert found.close() == 0 and server.numbers == [1, 2, 0]
+
+
+def test_a_file_waits_until_its_run_was_opened(writer: Any) -> None:
+    server = Server()
+    found, _ = writer(server)
+    found.knows = lambda given: "0" in {taken["run"] for taken in server.taken}
+    found.add(write(9), files=True)
+    hand_over(found, write(0), write(1))
+    assert found.close() == 0 and server.numbers[0] == 0
+
+
+def test_what_is_refused_is_set_aside_and_the_others_go_on(writer: Any) -> None:
+    server = Server(lambda given: Answer(400) if given["number"] in (0, 4) else None)
+    found, said = writer(server)
+    hand_over(found, write(0), write(1), *(points(number) for number in range(2, 7)), write(7))
+    assert found.close() == 0 and server.numbers == [1, 2, 3, 5, 6, 7]
+    assert len(said) == 1 and "does not take" in said[0] and "abc" not in said[0]
+    kept = [json.loads(line) for line in (found.folder / REFUSED).read_text().splitlines()]
+    assert [each["write"]["number"] for each in kept] == [0, 4] and "status 400" in kept[0]["error"]
+    assert (found.folder / REFUSED).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_write_that_fails_for_ever_on_a_server_that_answers_is_set_aside(writer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "STUBBORN", 3)
+    server = Server(lambda given: Answer(500) if given["number"] == 1 else None)
+    found, said = writer(server)
+    hand_over(found, points(0), points(1), points(2))
+    found.begin()
+    until(lambda: server.numbers == [0, 2])
+    assert found.close() == 0 and any("does not take" in text for text in said)
+
+
+def test_a_refusal_of_who_answers_nothing_is_an_outage(writer: Any) -> None:
+    server = Server(lambda given: Answer(400))  # as a proxy says it
+    server.search_experiments = lambda max_results: (_ for _ in ()).throw(Answer(400))  # type: ignore[method-assign]
+    found, _ = writer(server)
+    hand_over(found, write(0))
+    assert found.close() == 1 and not (found.folder / REFUSED).exists()
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_wrong_credentials_are_said_once_and_the_writes_kept(status: int, writer: Any) -> None:
+    server = Server(lambda given: Answer(status))
+    found, said = writer(server)
+    hand_over(found, write(0), write(1))
+    assert found.close() == 2 and server.taken == []
+    assert sum("MLFLOW_TRACKING_USERNAME" in text for text in said) == 1 and "abc" not in "".join(said)
+    assert "2 writes to MLflow were not sent" in said[-1] and "sweep --resume mine" in said[-1]
+    server.fails = lambda given: None
+    again, said = writer(server)
+    assert again.close() == 0 and server.numbers == [0, 1] and said == [] and server.again == [True, True]
+
+
+def test_a_kill_at_any_write_loses_none_and_repeats_one_at_most(writer: Any) -> None:
+    server = Server()
+    for killed in range(6):
+        server.taken, server.again = [], []
+        found, _ = writer(server)
+        hand_over(found, *map(write, range(6)))
+
+        def perform(client: Any, writes: Sequence[Write], again: bool, at: int = killed, found: Writer = found) -> None:
+            server.perform(client, writes, again)
+            if writes[0]["number"] == at:  # MLflow has it, and the process ends before it knows
+                found.given_up.set()
+                found.writes.outbox.close()
+
+        found.perform = perform
+        found.begin()
+        found.thread.join(10)
+        again, _ = writer(server)
+        assert again.unsent == 6 - killed and again.close() == 0
+        assert server.numbers == [*range(killed + 1), *range(killed, 6)], killed
+        assert server.again[killed], "the one that nobody knows of is looked for"
+
+
+def test_a_server_that_never_answers_is_given_up(writer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "INTERRUPTED_S", 0.3)
+    monkeypatch.setattr(writing, "NOTICE_S", 0.0)
+    hangs = threading.Event()
+    server = Server()
+    found, said = writer(server)
+    found.perform = lambda client, writes, again: hangs.wait(20)
+    hand_over(found, write(0), write(1))
+    assert found.close(hurried=True) == 2
+    assert said[0] == "waiting for MLflow: 2 writes unsent" and said[1].startswith("2 writes to MLflow were not sent")
+    hangs.set()
+    found.thread.join(10)
+    again, _ = writer(server)
+    assert again.close() == 0 and server.numbers == [0, 1], "what an abandoned thread did is not believed"
+
+
+def test_nothing_to_send_starts_nothing(writer: Any) -> None:
+    found, said = writer(Server())
+    assert found.close() == 0 and not found.started and said == []
+
+
+def test_errors_are_told_apart() -> None:
+    from mlflow.exceptions import MlflowException, RestException
+    from requests import HTTPError, Response
+    from requests.exceptions import ConnectionError as Refused
+
+    response = Response()
+    response.status_code = 403
+    expected = {
+        "away": [
+            ConnectionError(), TimeoutError(), Refused(), OSError(28, "full"), Answer(503), Answer(429), MlflowException("any"),
+            Answer(404, "ENDPOINT_NOT_FOUND"),
+        ],
+        "denied": [Answer(401), HTTPError(response=response), RestException({"error_code": "PERMISSION_DENIED"})],
+        "refused": [
+            KeyError("run"), RestException({"error_code": "INVALID_PARAMETER_VALUE"}), Answer(404, "RESOURCE_DOES_NOT_EXIST"),
+        ],
+    }  # fmt: skip
+    for found, errors in expected.items():
+        assert {verdict(error) for error in errors} == {found}, found
+
+
+def test_the_client_gives_up_soon_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import os
+
+    for name in writing.PATIENCE:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
+    writing.connect("http://127.0.0.1:1")
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77" and os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
