@@ -134,6 +134,19 @@ def export(
 
 
 @app.command()
+def doctor(
+    config: Config = DEFAULT,
+    set_: Set = None,
+    store: Store = Path("runs"),
+    address: Annotated[str | None, typer.Option("--address", help="Of a running Ray cluster; over resources.address.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out what takes long: two workers that are started.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Look whether this machine, or a cluster, is fit for a run."""
+    _call("doctor", debug, config=config, pairs=set_ or [], store=store, address=address, quick=quick)
+
+
+@app.command()
 def ui(
     store: Store = Path("runs"),
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="On the loopback address.")] = 5000,

@@ -153,6 +153,18 @@ def export(name: str, student: str | None, trial: int | None, weights: str, to: 
     return errors.OK
 
 
+def doctor(config: Path, pairs: list[str], store: Path, address: str | None, quick: bool) -> int:
+    """What is fit for a run and what is not, a line each."""
+    from orchestrator.doctor import Conditions, examine
+
+    configuration = load(config, pairs + ([f"resources.address={address}"] if address is not None else []))
+    fit = True
+    for name, finding in examine(Conditions(store, configuration, quick)):
+        console.print(f"{name:13}{finding.fitness:6}{finding.said}", markup=False, highlight=False, soft_wrap=True)
+        fit = fit and finding.fitness != "bad"
+    return errors.OK if fit else errors.UNFIT_ENVIRONMENT
+
+
 def ui(store: Path, port: int) -> int:
     """MLflow's user interface, until it is interrupted."""
     from orchestrator.tracking.ui import serve
