@@ -23,18 +23,23 @@ Local = Annotated[bool, typer.Option("--local", help="In this process, without R
 
 def _call(function: str, debug: bool, **arguments: Any) -> None:
     """Run a command; what a person can mend is printed as its sentence, and the exit code says its kind."""
-    from orchestrator import commands
-    from orchestrator.errors import INTERRUPTED, UserError
+    import traceback
 
-    try:
-        sys.exit(getattr(commands, function)(**arguments))
-    except UserError as error:
-        if debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    from orchestrator import commands
+    from orchestrator.errors import INTERRUPTED, UNEXPECTED, UserError
+    from orchestrator.private import private, said
+
+    with private():
+        try:
+            sys.exit(getattr(commands, function)(**arguments))
+        except UserError as error:
+            print(said(traceback.format_exc() if debug else f"error: {error}"), file=sys.stderr)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+        except Exception:
+            print(said(traceback.format_exc()), file=sys.stderr)
+            sys.exit(UNEXPECTED)
 
 
 @app.command()

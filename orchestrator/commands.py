@@ -13,6 +13,7 @@ from orchestrator import errors
 from orchestrator.config import Configuration, Teacher
 from orchestrator.errors import ConfigurationError
 from orchestrator.objectives import in_words
+from orchestrator.private import said
 from orchestrator.reading import build, load
 from orchestrator.records import Sweep
 from orchestrator.store import Store, write_json
@@ -160,7 +161,7 @@ def doctor(config: Path, pairs: list[str], store: Path, address: str | None, qui
     configuration = load(config, pairs + ([f"resources.address={address}"] if address is not None else []))
     fit = True
     for name, finding in examine(Conditions(store, configuration, quick)):
-        console.print(f"{name:13}{finding.fitness:6}{finding.said}", markup=False, highlight=False, soft_wrap=True)
+        console.print(said(f"{name:13}{finding.fitness:6}{finding.said}"), markup=False, highlight=False, soft_wrap=True)
         fit = fit and finding.fitness != "bad"
     return errors.OK if fit else errors.UNFIT_ENVIRONMENT
 

@@ -13,6 +13,7 @@ import torch.distributed
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from orchestrator.actors.groups import _LeanTrainer as LeanTrainer
 from orchestrator.errors import EnvironmentUnfitError
 
 WORKERS = 2
@@ -66,15 +67,8 @@ def _work(settings: dict[str, Any]) -> None:
     add_up(place.get_world_rank(), place.get_world_size())
 
 
-class _BareTrainer(TorchTrainer):
-    """A TorchTrainer without the actors that watch over data sets and placement groups: each costs the start a second or two."""
-
-    def _create_default_callbacks(self) -> list[Any]:
-        return []
-
-
 def _trainer(folder: Path) -> TorchTrainer:
-    return _BareTrainer(
+    return LeanTrainer(
         _work,
         train_loop_config={},
         torch_config=TorchConfig(backend="gloo"),

@@ -1,5 +1,6 @@
 """Weights that torchvision publishes, brought into a network of ours. Knows torchvision's names, and no file of our own."""
 
+import pickle
 from typing import Any
 
 from torch import Tensor
@@ -53,10 +54,10 @@ def _member(network: str, weights: str) -> Any:
 
 
 def _download(member: Any) -> dict[str, Tensor]:
-    # urllib's errors are OSErrors; a file that arrives damaged is a RuntimeError (hash) or an EOFError.
+    # urllib's errors are OSErrors; a file that arrives damaged is a RuntimeError (hash), an EOFError or no pickle of weights.
     try:
-        state: dict[str, Tensor] = member.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError, EOFError) as error:
+        state: dict[str, Tensor] = member.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         message = f"the weights {member} could not be downloaded from {member.url} ({error})"
         raise ConfigurationError(f"{message}: allow the connection, or give a .safetensors file") from error
     return state
