@@ -181,7 +181,7 @@ def _no_cuda() -> str:
             f"there is an NVIDIA driver, and torch {torch.__version__} is a build without CUDA: install the one of constraints.txt"
         )
     try:
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         return f"torch {torch.__version__} for CUDA {torch.version.cuda} cannot use the NVIDIA driver ({reason}): renew the driver"
