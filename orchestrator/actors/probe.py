@@ -11,9 +11,9 @@ import ray.train
 import torch
 import torch.distributed
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
 
 from orchestrator.actors.groups import _LeanTrainer as LeanTrainer
+from orchestrator.actors.rendezvous import torch_config
 from orchestrator.errors import EnvironmentUnfitError
 
 WORKERS = 2
@@ -67,11 +67,11 @@ def _work(settings: dict[str, Any]) -> None:
     add_up(place.get_world_rank(), place.get_world_size())
 
 
-def _trainer(folder: Path) -> TorchTrainer:
+def _trainer(folder: Path) -> LeanTrainer:
     return LeanTrainer(
         _work,
         train_loop_config={},
-        torch_config=TorchConfig(backend="gloo"),
+        torch_config=torch_config("gloo", folder),
         scaling_config=ScalingConfig(num_workers=WORKERS, resources_per_worker=HELD),
         run_config=RunConfig(
             name=f"probe-{uuid.uuid4().hex[:8]}",

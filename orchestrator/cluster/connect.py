@@ -26,6 +26,8 @@ OWN_CLUSTER = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 LOOPBACK = "127.0.0.1"
+LOOPBACK_INTERFACES = ("lo", "lo0")  # on Linux, on macOS
+BETWEEN_WORKERS = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")  # else they take the network that the host's name belongs to
 
 
 @contextlib.contextmanager
@@ -72,7 +74,9 @@ def _start(cpus: int | None) -> None:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         port = probe.getsockname()[1]
-    os.environ.update(OWN_CLUSTER | {"RAY_GCS_SERVER_PORT": str(port)})
+    interface = next((name for _, name in socket.if_nameindex() if name in LOOPBACK_INTERFACES), None)
+    between = {name: os.environ.get(name, interface) for name in BETWEEN_WORKERS} if interface else {}
+    os.environ.update(OWN_CLUSTER | between | {"RAY_GCS_SERVER_PORT": str(port)})
     ray_constants.ENABLE_RAY_CLUSTER = False
     os.environ["RAY_ADDRESS"] = f"{LOOPBACK}:{port}"
     try:
