@@ -247,7 +247,7 @@ def tracking(conditions: Conditions) -> Finding:
     """Whether runs can be written: SQLite in the store, or the server that is configured, with the environment's credentials."""
     uri = conditions.configuration.tracking.uri
     if uri is not None:
-        from orchestrator.tracking.reach import refusal
+        from orchestrator.tracking.access import refusal
 
         reason = refusal(uri)
         return Finding("bad", reason) if reason else Finding("ok", f"{uri} answers")
