@@ -23,18 +23,23 @@ Local = Annotated[bool, typer.Option("--local", help="In this process, without R
 
 def _call(function: str, debug: bool, **arguments: Any) -> None:
     """Run a command; what a person can mend is printed as its sentence, and the exit code says its kind."""
-    from orchestrator import commands
-    from orchestrator.errors import INTERRUPTED, UserError
+    import traceback
 
-    try:
-        sys.exit(getattr(commands, function)(**arguments))
-    except UserError as error:
-        if debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    from orchestrator import commands
+    from orchestrator.errors import INTERRUPTED, UNEXPECTED, UserError
+    from orchestrator.private import private, said
+
+    with private():
+        try:
+            sys.exit(getattr(commands, function)(**arguments))
+        except UserError as error:
+            print(said(traceback.format_exc() if debug else f"error: {error}"), file=sys.stderr)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+        except Exception:
+            print(said(traceback.format_exc()), file=sys.stderr)
+            sys.exit(UNEXPECTED)
 
 
 @app.command()
@@ -131,6 +136,19 @@ def export(
 ) -> None:
     """Put a trained student into a folder of its own: weights, settings, a model card."""
     _call("export", debug, name=name, student=student, trial=trial, weights=weights, to=to, store=store)
+
+
+@app.command()
+def doctor(
+    config: Config = DEFAULT,
+    set_: Set = None,
+    store: Store = Path("runs"),
+    address: Annotated[str | None, typer.Option("--address", help="Of a running Ray cluster; over resources.address.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out what takes long: two workers that are started.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Look whether this machine, or a cluster, is fit for a run."""
+    _call("doctor", debug, config=config, pairs=set_ or [], store=store, address=address, quick=quick)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from orchestrator import errors
 from orchestrator.config import Configuration, Teacher
 from orchestrator.errors import ConfigurationError
 from orchestrator.objectives import in_words
+from orchestrator.private import said
 from orchestrator.reading import build, load
 from orchestrator.records import Sweep
 from orchestrator.store import Store, write_json
@@ -151,6 +152,18 @@ def export(name: str, student: str | None, trial: int | None, weights: str, to: 
         others = " or ".join(f"--student {letter}" for letter in found.others)
         console.print(f"the trial has other students beside a: {others}", highlight=False)
     return errors.OK
+
+
+def doctor(config: Path, pairs: list[str], store: Path, address: str | None, quick: bool) -> int:
+    """What is fit for a run and what is not, a line each."""
+    from orchestrator.doctor import Conditions, examine
+
+    configuration = load(config, pairs + ([f"resources.address={address}"] if address is not None else []))
+    fit = True
+    for name, finding in examine(Conditions(store, configuration, quick)):
+        console.print(said(f"{name:13}{finding.fitness:6}{finding.said}"), markup=False, highlight=False, soft_wrap=True)
+        fit = fit and finding.fitness != "bad"
+    return errors.OK if fit else errors.UNFIT_ENVIRONMENT
 
 
 def ui(store: Path, port: int) -> int:

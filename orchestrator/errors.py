@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable
 
 OK, NO_USABLE_TRIAL, BAD_CONFIGURATION, UNFIT_ENVIRONMENT, INTERRUPTED = 0, 1, 2, 3, 130
+UNEXPECTED = 1  # an error of the program itself, as Python has it
 
 
 class UserError(Exception):

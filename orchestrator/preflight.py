@@ -20,6 +20,7 @@ from orchestrator.data import Dataset, describe, prepare
 from orchestrator.errors import ConfigurationError
 from orchestrator.models import build, load_weights
 from orchestrator.objectives import goals, in_words
+from orchestrator.private import said
 from orchestrator.store import SPARE_BYTES, Store
 from orchestrator.sweep.aides import aides
 from orchestrator.sweep.space import peer_rates
@@ -74,7 +75,7 @@ def show_plan(store: Store, configuration: Configuration, kind: str, local: bool
     lines["store"] = f"{store.root}; checkpoints take at most {checkpoint_bytes / 2**20:.1f} MiB"
     width = max(map(len, lines)) + 2
     for name, line in lines.items():
-        console.print(f"{name:{width}}{line}", markup=False, highlight=False, soft_wrap=True)
+        console.print(said(f"{name:{width}}{line}"), markup=False, highlight=False, soft_wrap=True)
 
 
 def _check(configuration: Configuration, kind: str, local: bool) -> tuple[str, bool]:

@@ -204,18 +204,90 @@ def test_a_file_says_what_it_is_and_is_not_too_long(name: str) -> None:
     assert text.count("\n") <= LONGEST_FILE
 
 
+def runs_code(call: ast.Call) -> bool:
+    """Whether a call could run what it reads: an unpickler, YAML with objects, a shell, a compiler."""
+    function = dotted(call.func)
+    package, _, name = function.rpartition(".")
+    given = {word.arg: word.value.value if isinstance(word.value, ast.Constant) else word.value for word in call.keywords}
+    if given.get("shell", False) is not False or given.get("allow_pickle", False) is not False:
+        return True
+    if function == "torch.load" or name in ("get_state_dict", "load_state_dict_from_url"):
+        return given.get("weights_only") is not True
+    if package in ("pickle", "cloudpickle", "dill", "joblib", "marshal"):
+        return name in ("load", "loads", "Unpickler")
+    if package == "yaml":
+        return (name.endswith("load") and name != "safe_load") or name.endswith("load_all")
+    return function in ("eval", "exec", "compile", "__import__", "os.system", "os.popen", "torch.hub.load")
+
+
 @pytest.mark.parametrize("name", EVERY_FILE)
 def test_nothing_that_is_read_can_run_code(name: str) -> None:
-    for call in calls(name):
-        function = dotted(call.func)
-        given = {word.arg: word.value for word in call.keywords}
-        if function == "torch.load":
-            safe = given.get("weights_only")
-            assert isinstance(safe, ast.Constant) and safe.value is True, f"line {call.lineno}"
-        if function.endswith("np.load") or function == "numpy.load":
-            allowed = given.get("allow_pickle")
-            assert allowed is None or (isinstance(allowed, ast.Constant) and allowed.value is False), f"line {call.lineno}"
-        assert function not in ("pickle.load", "pickle.loads", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec")
+    assert not [call.lineno for call in calls(name) if runs_code(call)]
+
+
+def test_images_are_of_formats_that_are_named() -> None:
+    """One of Pillow's many, EPS, is drawn by Ghostscript, whatever the file is called."""
+    opened = [call for file in MODULES.values() for call in calls(str(file)) if dotted(call.func) == "Image.open"]
+    assert opened and all("formats" in {word.arg for word in call.keywords} for call in opened)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "torch.load(file)",
+        "torch.load(file, weights_only=False)",
+        "np.load(file, allow_pickle=True)",
+        "np.load(file, allow_pickle=chosen)",
+        "member.get_state_dict(check_hash=True)",
+        "pickle.loads(text)",
+        "pickle.Unpickler(file)",
+        "joblib.load(file)",
+        "yaml.load(text, Loader=yaml.Loader)",
+        "yaml.unsafe_load(text)",
+        "eval(text)",
+        "exec(text)",
+        "os.system(text)",
+        "subprocess.run(text, shell=True)",
+    ],
+)
+def test_a_call_that_runs_code_would_be_found(source: str) -> None:
+    (call,) = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    assert runs_code(call)
+
+
+def set_values(file: Path) -> Iterator[tuple[str, ast.expr]]:
+    """Names and values of what is set: keys of dicts, subscripts, keywords, and arguments that follow a name (`setdefault`)."""
+    for node in ast.walk(tree(file)):
+        pairs: list[tuple[ast.expr | None, ast.expr]] = []
+        if isinstance(node, ast.Dict):
+            pairs = list(zip(node.keys, node.values, strict=True))
+        elif isinstance(node, ast.Assign):
+            pairs = [(target.slice, node.value) for target in node.targets if isinstance(target, ast.Subscript)]
+        elif isinstance(node, ast.Call) and not dotted(node.func).endswith(".get"):
+            pairs = list(zip(node.args, node.args[1:], strict=False))
+            yield from ((word.arg, word.value) for word in node.keywords if word.arg)
+        yield from ((key.value, value) for key, value in pairs if isinstance(key, ast.Constant) and isinstance(key.value, str))
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY_FILE if not name.startswith("tests/test_doctor")])
+def test_what_protects_is_nowhere_turned_off(name: str) -> None:
+    protection = {"RAY_AUTH_MODE": "token", "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false"}
+    for key, value in set_values(ROOT / name):
+        if key in protection:
+            assert isinstance(value, ast.Constant) and value.value == protection[key], f"line {value.lineno}"
+
+
+def test_what_is_turned_off_would_be_found(tmp_path: Path) -> None:
+    sources = (
+        "{'RAY_AUTH_MODE': 'disabled'}",
+        "env['RAY_AUTH_MODE'] = 'x'",
+        "dict(RAY_AUTH_MODE='x')",
+        "set('RAY_AUTH_MODE', 'x')",
+    )
+    for number, source in enumerate(sources):
+        file = tmp_path / f"{number}.py"
+        file.write_text(source)
+        assert [key for key, _ in set_values(file)] == ["RAY_AUTH_MODE"], source
 
 
 @pytest.mark.parametrize("name", EVERY_FILE)

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from typer.testing import CliRunner
 
 import run
 from tests.pairs import weighing_method
+from tests.seen import open_to_others, sockets
 
 ROOT = Path(__file__).parent.parent
 OK, NO_USABLE_TRIAL, BAD_CONFIGURATION, UNFIT = 0, 1, 2, 3
@@ -243,10 +245,13 @@ def test_a_sweep_that_is_ended_goes_on(tmp_path: Path) -> None:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("trial 0 complete"):
+                listening = sockets(psutil.Process(process.pid))
                 process.send_signal(signal.SIGTERM)
                 break
         rest = process.stdout.read()
     assert process.returncode == 130, rest
+    assert len(listening) > 3 and all(listening.values()), "nothing of a cluster of our own is reached from another machine"
+    assert not open_to_others(tmp_path / "store"), "what Ray and the workers wrote, too"
     assert f"resume: python run.py sweep --resume mine --store {store}" in rest
     code, output = call("status", "mine", "--store", store, "--json")
     before = json.loads(output)

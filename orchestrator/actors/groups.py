@@ -13,10 +13,11 @@ from typing import Any
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 from orchestrator.actors.desk import NAMESPACE, Desk
 from orchestrator.actors.dispatcher import Dispatcher
+from orchestrator.actors.rendezvous import torch_config
 from orchestrator.actors.worker import serve
 from orchestrator.errors import EnvironmentUnfitError
 from orchestrator.plan import Groups
@@ -88,7 +89,7 @@ def _trainer(number: int, plan: Groups, name: str, folder: Path, own_cluster: bo
     return trainer(
         serve,
         train_loop_config={"group": number, "name": name, "namespace": NAMESPACE},
-        torch_config=TorchConfig(backend=backend),
+        torch_config=torch_config(backend, folder),
         scaling_config=ScalingConfig(
             num_workers=plan.workers,
             use_gpu="GPU" in plan.mean,

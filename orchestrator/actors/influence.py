@@ -19,6 +19,7 @@ from methods import SettingsError
 from orchestrator.actors.desk import NAMESPACE
 from orchestrator.context import Aide, Stopped
 from orchestrator.errors import TrialError, UserError
+from orchestrator.private import keep_private
 from orchestrator.training.appraisal import Appraised, Snapshot, appraise
 from orchestrator.trial import TrialSpec
 
@@ -31,6 +32,7 @@ class InfluenceActor:
     """Appraises one snapshot after another, on what Ray gave it; what it opened for one trial it has for the next."""
 
     def __init__(self, compute: Compute, threads: int) -> None:
+        keep_private()
         torch.set_num_threads(threads)
         self.compute, self.device = compute, _device()
 

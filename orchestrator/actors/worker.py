@@ -16,6 +16,7 @@ from orchestrator.actors.influence import aides
 from orchestrator.actors.pair import Pair
 from orchestrator.context import TrialContext
 from orchestrator.errors import EnvironmentUnfitError, TrialError, UserError
+from orchestrator.private import keep_private
 from orchestrator.training.job import work
 from orchestrator.trial import TrialSpec
 
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 def serve(settings: dict[str, Any]) -> None:
     """The loop of a Ray Train worker; ends when the dispatcher closes. `settings`: group; name and namespace of the dispatcher."""
+    keep_private()
     place = ray.train.get_context()
     idle = TrialContext(place.get_world_rank(), place.get_world_size(), _device())
     line = _Line(ray.get_actor(settings["name"], namespace=settings["namespace"]), settings["group"])

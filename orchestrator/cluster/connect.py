@@ -26,6 +26,8 @@ OWN_CLUSTER = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 LOOPBACK = "127.0.0.1"
+LOOPBACK_INTERFACES = ("lo", "lo0")  # on Linux, on macOS
+BETWEEN_WORKERS = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")  # else they take the network that the host's name belongs to
 
 
 @contextlib.contextmanager
@@ -68,11 +70,18 @@ def _join(address: str) -> None:
     os.environ["RAY_ADDRESS"] = context.address_info["gcs_address"]
 
 
+def _alone() -> dict[str, str]:
+    """What keeps a cluster of our own on this machine; what the user has set stays."""
+    interface = next((name for _, name in socket.if_nameindex() if name in LOOPBACK_INTERFACES), None)
+    wanted = {name: interface for name in BETWEEN_WORKERS if interface} | {"RAY_USAGE_STATS_ENABLED": "0"}  # else Ray reports home
+    return {name: os.environ.get(name, value) for name, value in wanted.items()}
+
+
 def _start(cpus: int | None) -> None:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         port = probe.getsockname()[1]
-    os.environ.update(OWN_CLUSTER | {"RAY_GCS_SERVER_PORT": str(port)})
+    os.environ.update(OWN_CLUSTER | _alone() | {"RAY_GCS_SERVER_PORT": str(port)})
     ray_constants.ENABLE_RAY_CLUSTER = False
     os.environ["RAY_ADDRESS"] = f"{LOOPBACK}:{port}"
     try:

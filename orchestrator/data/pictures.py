@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch.utils import data
 
 from orchestrator.data.augmentation import SMALLEST_AREA_FOLDER, boxes, flipped
+from orchestrator.data.folder import FORMATS
 from orchestrator.errors import ConfigurationError
 
 CLEAN_SHARE = 224 / 256  # the clean view: the middle, as wide as 224 pixels of a short side of 256
@@ -57,7 +58,7 @@ class _Pictures(data.Dataset[torch.Tensor | str]):
         path = self.root / os.fsdecode(bytes(self.paths[index]))
         numbers = None if self.numbers is None else self.numbers[[index]]
         try:
-            with Image.open(path) as opened:
+            with Image.open(path, formats=FORMATS) as opened:
                 image = opened.convert("RGB")
         except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
             return f"{path} cannot be decoded ({error}): replace or remove this image, then start again"

@@ -1,8 +1,10 @@
 """Weights that torchvision publishes, brought into a network of ours. Knows torchvision's names, and no file of our own."""
 
+import pickle
+from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, hub
 
 from orchestrator.errors import ConfigurationError, nearest
 from orchestrator.models.network import Network
@@ -55,7 +57,10 @@ def _member(network: str, weights: str) -> Any:
 def _download(member: Any) -> dict[str, Tensor]:
     # urllib's errors are OSErrors; a file that arrives damaged is a RuntimeError (hash) or an EOFError.
     try:
-        state: dict[str, Tensor] = member.get_state_dict(progress=False, check_hash=True)
+        state: dict[str, Tensor] = member.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except pickle.UnpicklingError as error:
+        file = Path(hub.get_dir(), "checkpoints", Path(member.url).name)
+        raise ConfigurationError(f"{file} holds more than weights: remove it, so that it is downloaded anew") from error
     except (OSError, RuntimeError, EOFError) as error:
         message = f"the weights {member} could not be downloaded from {member.url} ({error})"
         raise ConfigurationError(f"{message}: allow the connection, or give a .safetensors file") from error

@@ -5,6 +5,7 @@ import time
 from typing import Any, Protocol
 
 from orchestrator.objectives import goals
+from orchestrator.private import said
 from orchestrator.records import Sweep, Trial
 
 NOTES = 100  # of the newest are kept in the record
@@ -44,6 +45,7 @@ class Events:
 
     def note(self, text: str) -> None:
         """Something that a person should know now, and who looks later too: what a trial waits for, a full disk, a lost node."""
+        text = said(text)
         self.sweep.notes = [*self.sweep.notes, {"time": time.time(), "text": text}][-NOTES:]
         self.sweep.save()
         for listener in self.listeners:
@@ -69,7 +71,7 @@ class Events:
         if epoch <= trial.epochs:
             return
         trial.epochs, trial.metrics = epoch, {**trial.metrics, **metrics}
-        trial.notes = [*trial.notes, *record.get("notes", [])]
+        trial.notes = [*trial.notes, *map(said, record.get("notes", []))]
         values = [metrics.get(goal.name, math.nan) for goal in goals(self.sweep.configuration.search)]
         if not all(map(math.isfinite, values)):
             return
@@ -89,7 +91,7 @@ class Events:
 
     def end(self, trial: Trial, state: Any, message: str = "") -> None:
         """Nothing more comes of the trial in this run; of one that waits and has not begun there is nothing to tell."""
-        trial.state, trial.message = state, message
+        trial.state, trial.message = state, said(message)
         self.sweep.save_trial(trial)
         if state == "waiting" and trial.number not in self.begun:
             return

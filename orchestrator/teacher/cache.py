@@ -24,12 +24,18 @@ from orchestrator.errors import EnvironmentUnfitError
 from orchestrator.store import aside_of, write_json
 
 FORMAT = 2  # raised when what is written changes, so that older files are not read
+NAME_LENGTH, ABOUT = 16, "about.json"  # of a folder: hexadecimal digits, and the file that says what it holds
 SEAL_BYTES = hashlib.sha256().digest_size
 BLOCK_BYTES = 2**22
 POLL_S = 1.0
 LIMIT_S = 60.0  # who holds this lock removes a few files, no more
 Array = NDArray[Any]
 _checked: set[tuple[Path, bytes]] = set()
+
+
+def folders(root: Path) -> list[Path]:
+    """The folders of a cache; what else lies in `root`, which a user may have named, is not ours to count or to remove."""
+    return [folder for folder in root.glob("[0-9a-f]" * NAME_LENGTH) if (folder / ABOUT).is_file()]
 
 
 class Cache:
@@ -43,15 +49,15 @@ class Cache:
     def folder(self, about: dict[str, Any]) -> Path:
         """The folder for everything that `about`, JSON values, decides; `make` makes it, and it says so in a file."""
         text = json.dumps({"format": FORMAT, **about}, sort_keys=True)
-        folder = self.root / hashlib.sha256(text.encode()).hexdigest()[:16]
+        folder = self.root / hashlib.sha256(text.encode()).hexdigest()[:NAME_LENGTH]
         self.about[folder] = text
         return folder
 
     def make(self, folder: Path) -> None:
         """Make a folder that may not be there yet."""
-        if not (folder / "about.json").exists():
+        if not (folder / ABOUT).exists():
             with told(folder):
-                write_json(folder / "about.json", json.loads(self.about[folder]))
+                write_json(folder / ABOUT, json.loads(self.about[folder]))
 
     def read_all(self, files: dict[str, Path]) -> dict[str, Array]:
         """Those of the arrays that are there."""
@@ -83,9 +89,10 @@ class Cache:
 
     def _make_room(self, needed: int) -> None:
         """Remove what was left by the dead, then what was not used for longest."""
-        for aside in self.root.glob("*/.*.npy.*"):
+        ours = folders(self.root)
+        for aside in (aside for folder in ours for aside in folder.glob(".*.npy.*")):
             _remove_if_dead(aside)
-        found = [(file, status) for file in self.root.glob("*/*.npy*") if (status := _status(file))]
+        found = [(file, status) for folder in ours for file in folder.glob("*.npy*") if (status := _status(file))]
         # bytes that are too many: for the limit, or for the disk
         over = max(
             sum(status.st_size for _, status in found) + needed - self.limit_bytes, needed - shutil.disk_usage(self.root).free

@@ -13,6 +13,7 @@ from orchestrator.cluster.resources import cluster_address
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError
 from orchestrator.store import SPARE_BYTES, Store
+from orchestrator.teacher.cache import folders
 
 OF_EACH_NODE = Path("~/.cache/distillation-orchestrator/knowledge")  # `~` is that of the worker
 
@@ -108,7 +109,7 @@ def _short(needed: int, limit_gib: float, folder: Path | None, reserve_bytes: in
 def _held_bytes(folder: Path) -> int:
     """What the cache holds already: it is what is needed, or makes room for it."""
     held = 0
-    for file in folder.glob("*/*.npy"):
+    for file in (file for each in folders(folder) for file in each.glob("*.npy")):
         with contextlib.suppress(FileNotFoundError):  # another sweep makes room in this moment
             held += file.stat().st_size
     return held

@@ -14,6 +14,8 @@ from orchestrator.interrupt import stoppable
 from orchestrator.store import Store
 
 LOOPBACK = "127.0.0.1"
+# MLflow's own default lets names such as 10.example.org in, so a page there could read the runs by rebinding its name to loopback
+ALLOWED_HOSTS = "localhost,localhost:*,127.0.0.1,127.0.0.1:*"
 
 
 def serve(store: Store, port: int, console: Console) -> int:
@@ -23,7 +25,8 @@ def serve(store: Store, port: int, console: Console) -> int:
     require_free(port)
     console.print(f"MLflow on http://{LOOPBACK}:{port} (Ctrl-C ends it)", highlight=False)
     backend = ["--backend-store-uri", f"sqlite:///{store.database}", "--default-artifact-root", store.artifacts.as_uri()]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1", *backend]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1"]
+    command += ["--allowed-hosts", ALLOWED_HOSTS, *backend]
     server = subprocess.Popen(command, start_new_session=True)
     try:
         with stoppable():

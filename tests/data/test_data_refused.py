@@ -10,6 +10,7 @@ from data_made import arrays, folder, images, npz
 
 from orchestrator.config import Data, Limit
 from orchestrator.data import describe, prepare
+from orchestrator.data.pictures import decode
 from orchestrator.errors import ConfigurationError
 
 LABELS = np.arange(120) % 4
@@ -166,3 +167,20 @@ def test_images_that_cannot_be_opened_are_counted_before_any_training(tmp_path: 
         prepare(config, tmp_path / "store", 0)
     assert "\n" not in str(told.value) and not (tmp_path / "store").exists()
     assert describe(config, tmp_path / "store", 0)["sizes"]["test"] == 12, "a dry run lists and opens nothing"
+
+
+def test_a_picture_that_a_program_would_draw_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow goes by the content, and has EPS drawn by Ghostscript."""
+    from PIL import EpsImagePlugin
+
+    def draw(*_: object) -> None:
+        raise AssertionError("Ghostscript would be started")
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", draw)
+    root = folder(tmp_path / "images")
+    text = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n%%EOF\n"
+    (root / "train" / "cat" / "0.png").write_bytes(text)
+    with pytest.raises(ConfigurationError, match=r"1 of 24 images .* cannot be opened, the first is .*train/cat/0\.png"):
+        prepare(Data(name="folder", path=root, size=16), tmp_path, 0)
+    with pytest.raises(ConfigurationError, match=r"cat/0\.png cannot be decoded"):
+        list(decode(root, np.array([b"train/cat/0.png"]), [np.array([0])], 16, None, 0, False))

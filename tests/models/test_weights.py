@@ -199,3 +199,24 @@ def test_failed_download_is_said(monkeypatch: pytest.MonkeyPatch, error: Excepti
     said = refusal(network("resnet18"), "IMAGENET1K_V1")
     assert "could not be downloaded" in said
     assert "give a .safetensors file" in said
+
+
+class Harmful:
+    """What an unpickler would run."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.target,)
+
+
+def test_a_download_cannot_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"  # as torch keeps IMAGENET1K_V1
+    file.parent.mkdir(parents=True)
+    torch.save({"fc.weight": Harmful(tmp_path / "ran")}, file)
+    assert (
+        refusal(network("resnet18"), "IMAGENET1K_V1") == f"{file} holds more than weights: remove it, so that it is downloaded anew"
+    )
+    assert not (tmp_path / "ran").exists()

@@ -113,6 +113,18 @@ def test_a_plain_array_of_numpy_is_no_file_of_the_cache(cache: Cache) -> None:
     assert cache.read(file) is None and cache.take_notes()
 
 
+@pytest.mark.parametrize("name", ["photographs", "0123456789abcdef"])
+def test_what_somebody_else_keeps_in_the_folder_is_not_counted_and_not_removed(tmp_path: Path, name: str) -> None:
+    theirs = tmp_path / name / "mine.npy"
+    theirs.parent.mkdir()
+    theirs.write_bytes(b"0" * 10 * FILE_BYTES)
+    os.utime(theirs, (0, 0))  # unused for longest
+    small = Cache(tmp_path, FILE_BYTES)
+    first, second = written(small, "view-00000"), written(small, "view-00001")
+    assert theirs.exists() and second.exists() and not first.exists()
+    assert not any("larger than teacher.cache_gib" in note for note in small.take_notes())
+
+
 def test_a_writer_that_breaks_off_leaves_nothing(cache: Cache) -> None:
     file = made(cache) / "view-00000.npy"
     with pytest.raises(KeyboardInterrupt), cache.writer(file, ROWS, COLUMNS, "float32") as writer:

@@ -96,7 +96,9 @@ def test_a_disk_has_to_hold_the_cache_and_the_rest_of_a_sweep(store: Store, monk
 
 @pytest.mark.parametrize("more", [0, -1])
 def test_what_is_in_the_cache_already_counts_as_free(store: Store, monkeypatch: pytest.MonkeyPatch, more: int) -> None:
-    for name, size in {"one/view-00000.npy": 700, "two/clean.npy": 300, "one/about.json": 5000, "stray.npy": 5000}.items():
+    one, two, strange = "1" * 16, "2" * 16, "3" * 16
+    sizes = {f"{one}/view-00000.npy": 700, f"{two}/clean.npy": 300, f"{one}/about.json": 5000, f"{two}/about.json": 5000}
+    for name, size in {**sizes, "stray.npy": 5000, f"{strange}/not_ours.npy": 5000}.items():
         file = store.knowledge / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"0" * size)
@@ -191,6 +193,8 @@ def test_a_folder_that_cannot_be_one_is_refused(store: Store, tmp_path: Path) ->
 
 def test_a_file_that_goes_while_it_is_counted_is_no_error(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     disk(monkeypatch, LOTS)
-    (store.knowledge / "one").mkdir(parents=True)
-    (store.knowledge / "one" / "gone.npy").symlink_to("nowhere")  # listed, and not there when it is looked at
+    folder = store.knowledge / ("1" * 16)
+    folder.mkdir(parents=True)
+    (folder / "about.json").touch()
+    (folder / "gone.npy").symlink_to("nowhere")  # listed, and not there when it is looked at
     assert said(store).folder == store.knowledge

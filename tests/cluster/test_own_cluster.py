@@ -1,0 +1,56 @@
+"""A cluster of our own stays on this machine: what Ray is started with. Ray itself is not started here."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.train.torch import TorchConfig
+
+from orchestrator.actors.rendezvous import ByFile, torch_config
+from orchestrator.cluster.connect import connected
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The environment at the moment of `ray.init`."""
+    seen: dict[str, str] = {}
+
+    def init(**given: Any) -> None:
+        seen.update(os.environ, dashboard=str(given["include_dashboard"]))
+
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "RAY_USAGE_STATS_ENABLED", "RAY_AUTH_MODE", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    return seen
+
+
+def test_it_keeps_to_loopback_and_keeps_its_authentication(started: dict[str, str]) -> None:
+    before = dict(os.environ)
+    with connected(None):
+        pass
+    assert started["RAY_ADDRESS"].startswith("127.0.0.1:") and started["dashboard"] == "False"
+    assert started["GLOO_SOCKET_IFNAME"] == started["NCCL_SOCKET_IFNAME"]
+    assert socket.if_nametoindex(started["GLOO_SOCKET_IFNAME"]) and started["GLOO_SOCKET_IFNAME"].startswith("lo")
+    assert started["RAY_USAGE_STATS_ENABLED"] == "0" and "RAY_AUTH_MODE" not in started
+    assert dict(os.environ) == before
+
+
+def test_what_the_user_has_set_stays(started: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth0")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
+    with connected(None):
+        pass
+    assert started["NCCL_SOCKET_IFNAME"] == "eth0" and started["RAY_USAGE_STATS_ENABLED"] == "1"
+
+
+def test_workers_of_one_machine_meet_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    here = torch_config("gloo", tmp_path)
+    assert isinstance(here, ByFile) and (here.backend, here.folder) == ("gloo", str(tmp_path))
+    for address in ("10.0.0.1:6379", "head.cluster:6379"):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        assert type(torch_config("nccl", tmp_path)) is TorchConfig

@@ -1,0 +1,186 @@
+"""What a run keeps to itself: its files, what it prints and logs, and the folders that names could lead to."""
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import run
+from orchestrator import commands
+from orchestrator.errors import ConfigurationError
+from orchestrator.private import keep_private, private, said
+from orchestrator.reading import build
+from tests.seen import open_to_others
+
+OK, UNEXPECTED, BAD_CONFIGURATION = 0, 1, 2
+SECRET = "hunter2hunter2"
+ADDRESS = f"https://me:{SECRET}@tracking.example.org"
+AWAY = ["..", "../out", "/tmp/out", "a/../../out", "a/b", "a\\b", "~", ".hidden", "a\n", ""]
+
+
+def call(*arguments: str) -> tuple[int, str]:
+    """Exit code and everything that was printed."""
+    result = CliRunner().invoke(run.app, list(arguments))
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def open_mask() -> Iterator[None]:
+    """A user whose files everybody may read."""
+    before = os.umask(0)
+    yield
+    assert os.umask(before) == 0, "a command gives the mask back"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which a run of our own was trained and exported, by a user whose files everybody may read."""
+    root = tmp_path_factory.mktemp("parent") / "store"
+    settings = ["training.epochs=1", "teacher.training.epochs=1", "method.name=kd", "project=../../out", "data.limit.train=200"]
+    before = os.umask(0)
+    try:
+        arguments = [part for pair in settings for part in ("--set", pair)]
+        code, output = call("train", "--local", "--store", str(root), "--name", "mine", *arguments)
+        assert code == OK, output
+        code, output = call("export", "mine", "--store", str(root))
+        assert code == OK, output
+    finally:
+        os.umask(before)
+    return root
+
+
+def test_files_are_their_owners_alone(store: Path) -> None:
+    names = {path.name for path in store.rglob("*")}
+    assert {"mlflow.db", "sweep.json", "optimizer.pt", "student.safetensors", "model.safetensors", "driver.lock"} <= names
+    assert {"train_inputs.npy", "configuration.json", "README.md"} <= names
+    assert any(path.suffix == ".npy" for path in (store / "knowledge").rglob("*")), "the cache is looked at too"
+    assert not open_to_others(store)
+
+
+def test_nothing_was_written_beside_the_store(store: Path) -> None:
+    assert [path.name for path in store.parent.iterdir()] == ["store"], "whatever the project is called"
+
+
+def test_an_export_elsewhere_is_its_owners_alone(store: Path, tmp_path: Path, open_mask: None) -> None:
+    code, output = call("export", "mine", "--store", str(store), "--to", str(tmp_path / "a" / "student"))
+    assert code == OK, output
+    assert not open_to_others(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", AWAY)
+@pytest.mark.parametrize("command", ["status", "importance", "export", "resume", "name"])
+def test_a_name_leads_nowhere_else(command: str, name: str, store: Path) -> None:
+    before = sorted(store.parent.rglob("*"))
+    arguments = {"resume": ["sweep", "--resume", name], "name": ["train", "--name", name or ".", "--dry-run"]}
+    code, output = call(*arguments.get(command, [command, name]), "--store", str(store))
+    assert code == BAD_CONFIGURATION and "is not allowed: give letters, digits" in output, output
+    assert sorted(store.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"data": {"name": "../out"}},
+        {"data": {"name": "__class__"}},
+        {"method": {"name": "../kd"}},
+        {"student": {"name": "../mlp"}},
+        {"student": {"name": "mlp", "weights": "../out"}},
+        {"peers": {"../b": {"network": {"name": "cnn"}}}},
+    ],
+)
+def test_a_setting_that_names_something_leads_nowhere_else(values: dict[str, Any], tmp_path: Path) -> None:
+    from orchestrator.preflight import prepared
+    from orchestrator.store import Store
+
+    with pytest.raises(ConfigurationError):
+        prepared(Store(tmp_path), build({"teacher": None, "method": {"name": "cross_entropy"}} | values), "train", local=True)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.parent.name != "data"]
+
+
+def test_a_process_of_ray_keeps_to_itself() -> None:
+    before, factory = os.umask(0), logging.getLogRecordFactory()
+    try:
+        keep_private()
+        once = logging.getLogRecordFactory()
+        keep_private()
+        assert logging.getLogRecordFactory() is once is not factory, "once in the life of a process"
+        assert os.umask(0) == 0o077
+    finally:
+        os.umask(before)
+        logging.setLogRecordFactory(factory)
+
+
+def test_a_log_names_no_secret(caplog: pytest.LogCaptureFixture) -> None:
+    factory = logging.getLogRecordFactory()
+    with private():
+        logging.getLogger("somebody").warning("MLflow at %s is away", ADDRESS)
+        try:
+            raise ConnectionError(f"no answer from {ADDRESS}")
+        except ConnectionError:
+            logging.getLogger("somebody").exception("it failed")
+    assert logging.getLogRecordFactory() is factory
+    assert SECRET not in caplog.text
+    assert "MLflow at https://***@tracking.example.org is away" in caplog.text
+    assert "ConnectionError: no answer from" in caplog.text and "Traceback" in caplog.text
+
+
+@pytest.mark.parametrize("debug", [[], ["--debug"]])
+def test_an_error_names_no_secret(debug: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> int:
+        raise ConfigurationError(f"{ADDRESS} is not allowed, \x1b[31mgive another")
+
+    monkeypatch.setattr(commands, "methods", fail)
+    code, output = call("methods", *debug)
+    assert code == BAD_CONFIGURATION and SECRET not in output
+    assert r"@tracking.example.org is not allowed, \x1b[31mgive another" in output
+    assert ("Traceback" in output) == bool(debug)
+
+
+def test_an_error_of_the_program_itself_names_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> int:
+        raise RuntimeError(f"server {ADDRESS} says {os.environ['MY_API_TOKEN']}")
+
+    monkeypatch.setenv("MY_API_TOKEN", "abcdefghijkl")
+    monkeypatch.setattr(commands, "methods", fail)
+    code, output = call("methods")
+    assert code == UNEXPECTED and "RuntimeError: server" in output and "in fail" in output
+    assert SECRET not in output and "abcdefghijkl" not in output
+
+
+def test_a_record_names_no_secret(tmp_path: Path) -> None:
+    from orchestrator.records import Sweep, Trial
+    from orchestrator.store import Store
+    from orchestrator.sweep.events import Events
+
+    sweep = Sweep.create(Store(tmp_path).sweep("mine"), build({}), "sweep")
+    events, trial = Events(sweep, []), Trial(0, {})
+    events.note(f"waiting for {ADDRESS}")
+    events.start(trial)
+    events.report(trial, {"epoch": 1, "metrics": {"validation/accuracy": 0.5}, "notes": [f"asked {ADDRESS}"]})
+    events.end(trial, "failed", f"no answer from {ADDRESS}")
+    written = "".join(file.read_text() for file in sweep.folder.rglob("*.json"))
+    assert SECRET not in written and written.count("tracking.example.org") == 3
+
+
+def test_what_is_said_stays_readable() -> None:
+    assert said("größer als 3 µs: “yes”, 図\n\tnext") == "größer als 3 µs: “yes”, 図\n\tnext"
+    assert said("a\x1b]0;title\x07\r\x9b") == r"a\x1b]0;title\x07\r\x9b"
+
+
+def test_no_setting_is_a_place_for_a_secret() -> None:
+    """What stands in a configuration is stored with every run."""
+    assert not [
+        name for name in keys(build({}).model_json_schema()) if any(word in name for word in ("token", "password", "secret"))
+    ]
+
+
+def keys(schema: Any) -> Iterator[str]:
+    """The names of all settings of a schema."""
+    if isinstance(schema, dict):
+        yield from schema.get("properties", {})
+        for value in schema.values():
+            yield from keys(value)

@@ -1,0 +1,56 @@
+"""MLflow's interface: on loopback, for requests of this machine. A fake process stands for the server."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from orchestrator.store import Store
+from orchestrator.tracking import ui
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The options that the server is started with."""
+    started: list[list[str]] = []
+
+    class Server:
+        pid = 2**30  # nobody's
+
+        def __init__(self, command: list[str], **_: Any) -> None:
+            started.append(command)
+
+        def wait(self, timeout: float | None = None) -> int:
+            return 0
+
+    (tmp_path / "mlflow.db").touch()
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "Popen", Server)
+        patched.setattr(ui, "require_free", lambda port: None)
+        assert ui.serve(Store(tmp_path), 5000, Console(quiet=True)) == 0
+    ((python, *words),) = started
+    assert python == sys.executable and words[:3] == ["-m", "mlflow", "server"]
+    return dict(zip(words[3::2], words[4::2], strict=True))
+
+
+def test_it_listens_on_loopback_alone(command: dict[str, str]) -> None:
+    assert command["--host"] == "127.0.0.1" and command["--port"] == "5000"
+
+
+@pytest.mark.parametrize("host", ["localhost:5000", "127.0.0.1:5000", "localhost", "127.0.0.1:8080"])
+def test_this_machine_is_let_in_by_whatever_tunnel(command: dict[str, str], host: str) -> None:
+    assert allowed(command, host)
+
+
+@pytest.mark.parametrize("host", ["10.example.org:5000", "192.168.example.org", "localhost.example.org:5000", "example.org", ""])
+def test_a_page_elsewhere_is_not(command: dict[str, str], host: str) -> None:
+    assert not allowed(command, host)
+
+
+def allowed(command: dict[str, str], host: str) -> bool:
+    from mlflow.server.security_utils import is_allowed_host_header
+
+    return bool(is_allowed_host_header(command["--allowed-hosts"].split(","), host))
