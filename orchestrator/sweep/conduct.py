@@ -22,6 +22,7 @@ from orchestrator.store import Store
 from orchestrator.sweep.aides import aides
 from orchestrator.sweep.events import Events, Listener
 from orchestrator.sweep.forms import all_forms
+from orchestrator.sweep.keep import Keeper, remove_losers
 from orchestrator.sweep.space import searched
 from orchestrator.teacher.fill import Filling, deal, fill, views_to_fill
 from orchestrator.teacher.mode import Decision
@@ -99,6 +100,8 @@ def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, sho
                 sweep.save_trial(trial)  # the end may have come between the study and the record
             else:
                 events.end(trial, "waiting")
+        if sweep.kind == "sweep":
+            remove_losers(sweep)
         sweep.state, sweep.seconds = state, sweep.seconds + time.monotonic() - started
         sweep.save()
         tracker.close(state)
@@ -209,7 +212,7 @@ def _search(sweep: Sweep, desk: Any, events: Events, folders: dict[str, Any], at
     if left <= 0:
         return
     waits = search.scheduler in PAUSING
-    told = events.and_tell(_Release(desk))
+    told = events.and_tell(_Release(desk)).and_tell(Keeper(sweep, lambda number: desk.released(trial_name(number))))
     asking = (
         AllAtOnce(study, configuration, told, unfinished, left) if waits else StudySearch(study, configuration, told, unfinished)
     )

@@ -8,9 +8,8 @@ import shutil
 from pathlib import Path
 
 from orchestrator.store import replacing
-from orchestrator.trial import CHECKPOINT
+from orchestrator.trial import CHECKPOINT, SNAPSHOTS
 
-SNAPSHOTS = "snapshots"
 KEPT = 2  # a trial reaches its next snapshot while others still wait to take over the last one, and never the one after it
 
 
