@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from methods import METHODS, Needs, made
 from orchestrator.check import check_settings
+from orchestrator.checkpoint_place import Folder
 from orchestrator.config import Configuration
 from orchestrator.config import Network as Choice
 from orchestrator.data import describe
@@ -26,7 +27,6 @@ from orchestrator.gains import hears
 from orchestrator.model_card import model_card
 from orchestrator.models import MODELS, Network, build, load_weights, network_fingerprint, save_weights
 from orchestrator.objectives import in_words, watched
-from orchestrator.places import Folder
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store, replacing, write_json
 from orchestrator.sweep.keep import kept

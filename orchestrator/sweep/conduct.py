@@ -18,6 +18,7 @@ from orchestrator.interrupt import stoppable
 from orchestrator.objectives import watched
 from orchestrator.plan import groups
 from orchestrator.records import Sweep, Trial
+from orchestrator.space import telling
 from orchestrator.store import Store
 from orchestrator.sweep.aides import aides
 from orchestrator.sweep.events import Events, Listener
@@ -66,7 +67,7 @@ def conduct(
 
     States: finished, failed, interrupted.
     """
-    with sweep.hold():
+    with sweep.hold(), telling(show.note):
         _conduct(sweep, store, data, asked, show, local, resume)
 
 
@@ -85,7 +86,12 @@ def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, sho
         methods = ", ".join(searched(configuration)) if sweep.kind == "sweep" else configuration.method.name
         show.preparing(f"{sweep.name}: {trials} x {configuration.training.epochs} epochs of {methods} on {configuration.data.name}")
         beside = aides(configuration, sweep.kind)
-        with stoppable(), _desk(configuration, sweep.folder / "groups", trials, local, show, beside) as (desk, number), stoppable():
+        with (
+            telling(events.note),
+            stoppable(),
+            _desk(configuration, sweep.folder / "groups", trials, local, show, beside) as (desk, number),
+            stoppable(),
+        ):
             folders = _folders(sweep, store, data, asked, desk, show, tracker)
             if sweep.kind == "train":
                 _train_one(sweep, desk, events, folders)
@@ -147,6 +153,7 @@ def bring_teacher(
     summary = describe(configuration.data, store.root, configuration.data.seed)
     views = views_to_fill(configuration, summary["augmentation"]) if filling else []
     with (
+        telling(show.note),
         stoppable(),
         _desk(configuration, store.teachers / "groups", max(len(views), 1), local, show) as (desk, number),
         stoppable(),

@@ -5,8 +5,8 @@ The ranking of what has ended does not change by what ends later, and what is do
 
 from collections.abc import Callable
 
+from orchestrator.checkpoint_place import Folder
 from orchestrator.config import PAUSING, Search
-from orchestrator.places import Folder
 from orchestrator.records import Sweep, Trial
 
 

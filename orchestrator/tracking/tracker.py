@@ -17,7 +17,7 @@ from orchestrator.errors import ConfigurationError
 from orchestrator.gains import gains
 from orchestrator.objectives import goals, in_words
 from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store, read_json, write_json
+from orchestrator.store import Store, keep_json, read_json
 from orchestrator.tracking import figures
 from orchestrator.tracking.client import Writer
 from orchestrator.tracking.environment import describe
@@ -253,7 +253,7 @@ class Tracker:
 
     def _keep(self, key: str, run: str) -> None:
         self.runs[key] = run
-        write_json(self.file, self.runs)
+        keep_json(self.file, self.runs)
 
     def _close_parent(self, client: Any, state: str, best: Trial | None) -> None:
         run = self.runs[PARENT]

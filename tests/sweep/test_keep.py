@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from orchestrator.checkpoint_place import LIGHT, Folder
 from orchestrator.config import Search
 from orchestrator.errors import ConfigurationError
 from orchestrator.export import export
-from orchestrator.places import LIGHT, Folder
 from orchestrator.reading import load
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store, write_json
