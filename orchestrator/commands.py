@@ -16,7 +16,7 @@ from orchestrator.objectives import in_words
 from orchestrator.private import said
 from orchestrator.reading import build, load
 from orchestrator.records import Sweep
-from orchestrator.store import Store, write_json
+from orchestrator.store import Store, keep_json
 from orchestrator.sweep.space import searched, with_its_method
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ def _conduct(store: Store, found: Sweep, begun: "Prepared", local: bool, resume:
     from orchestrator.display import Display, costs, summary
     from orchestrator.sweep.conduct import conduct
 
-    write_json(found.folder / "data.json", read_summary(begun.data))  # an export needs it when the data are gone
+    keep_json(found.folder / "data.json", read_summary(begun.data))  # an export needs it when the data are gone
     with Display(found, console) as display:
         conduct(found, store, begun.data, begun.asked, display, local, resume)
     commands = {"status": f"python run.py status {found.name}{store.option}", "open MLflow": f"python run.py ui{store.option}"}

@@ -44,6 +44,7 @@ class TrialContext:
 
     `group` is who they are where that is not everybody: the processes that train one of several students. `pair` says how so many
     students, each in processes of its own, hear one another. `aide` finds somebody who computes beside this process, if any.
+    `note` tells a person what they should know now.
     """
 
     rank: int = 0
@@ -55,6 +56,7 @@ class TrialContext:
     group: dist.ProcessGroup | None = None
     pair: "Callable[[TrialContext, int], Exchange] | None" = None
     aide: Callable[[], Aide] | None = None
+    note: Callable[[str], None] = lambda text: None
 
     @property
     def leads(self) -> bool:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from methods import METHODS, Needs, made
 from orchestrator.check import check_settings
+from orchestrator.checkpoint_place import Folder
 from orchestrator.config import Configuration
 from orchestrator.config import Network as Choice
 from orchestrator.data import describe
@@ -28,6 +29,7 @@ from orchestrator.models import MODELS, Network, build, load_weights, network_fi
 from orchestrator.objectives import in_words, watched
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store, replacing, write_json
+from orchestrator.sweep.keep import kept
 from orchestrator.teacher import fit
 from orchestrator.trial import CHECKPOINT, apply, student_folder
 
@@ -150,11 +152,17 @@ def _chosen(sweep: Sweep, number: int | None) -> str:
 
 def _checkpoint(sweep: Sweep, trial: Trial, letter: str) -> Path:
     """The folder with a student's part of the trial's checkpoint."""
-    home = sweep.trial_folder(trial.number)
-    found = [home / name for name in (CHECKPOINT, f"{CHECKPOINT}.old") if (home / name).is_dir()]
-    folder = found[0] / student_folder(letter) if found else home / CHECKPOINT
+    home = Folder(sweep.trial_folder(trial.number))
+    folder = (home.found or [home.trial / CHECKPOINT])[0] / student_folder(letter)
     if not folder.is_dir():
         raise ConfigurationError(f"trial {trial.number} of {sweep.name!r} has no checkpoint at {folder}: give another --trial")
+    if not any((folder / file).exists() for file in FILES.values()):
+        there = ", ".join(str(number) for number in sorted(kept(sweep) & {other.number for other in sweep.ranked()}))
+        raise ConfigurationError(
+            f"the weights of trial {trial.number} of {sweep.name!r} were removed, because it is not among its best "
+            f"(search.keep_checkpoints = {sweep.configuration.search.keep_checkpoints}): give one of {there}, or train "
+            f"it again: its settings are in {home.trial / 'trial.json'}"
+        )
     return folder
 
 

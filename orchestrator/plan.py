@@ -346,9 +346,9 @@ def size(count: float) -> str:
     return f"{count:.3g} GiB"
 
 
-def checkpoint_bytes(parameters: int, trials: int) -> int:
-    """Bytes of all checkpoints: last and best weights, and up to two moments of the optimiser, in float32."""
-    return 4 * 4 * parameters * trials
+def checkpoint_bytes(parameters: int, copies: int) -> int:
+    """Bytes of so many checkpoints: last and best weights, and up to two moments of the optimiser, in float32."""
+    return 4 * 4 * parameters * copies
 
 
 def require_batches(configuration: Configuration, samples: int, labelled: int | None = None, labelled_alone: bool = False) -> None:

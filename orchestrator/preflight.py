@@ -15,7 +15,7 @@ from orchestrator.check_students import require_one_process
 from orchestrator.check_weights import check_memory
 from orchestrator.choices import alone
 from orchestrator.cluster.resources import cluster_address, local_resources, require_answer
-from orchestrator.config import PAUSING, Configuration
+from orchestrator.config import Configuration
 from orchestrator.data import Dataset, describe, prepare
 from orchestrator.errors import ConfigurationError
 from orchestrator.models import build, load_weights
@@ -23,6 +23,7 @@ from orchestrator.objectives import goals, in_words
 from orchestrator.private import said
 from orchestrator.store import SPARE_BYTES, Store
 from orchestrator.sweep.aides import aides
+from orchestrator.sweep.keep import checkpoints
 from orchestrator.sweep.space import peer_rates
 from orchestrator.teacher import fit
 from orchestrator.teacher.mode import Decision, decide
@@ -44,10 +45,10 @@ def prepared(store: Store, configuration: Configuration, kind: str, local: bool)
 
     The configuration has the teacher's mode that `auto` came to, so that a resume does not decide anew.
     """
-    _, gpu = _check(configuration, kind, local)
+    _, gpu, groups = _check(configuration, kind, local)
     folder = prepare(configuration.data, store.root, configuration.data.seed)
     summary = describe(configuration.data, store.root, configuration.data.seed)
-    asked, _ = _check_with_data(store, configuration, kind, local, summary, gpu)
+    asked, _, _ = _check_with_data(store, configuration, kind, local, summary, gpu, groups)
     check_weights(store, configuration, folder)
     _check_students_weights(configuration, folder)
     if asked and configuration.teacher:
@@ -58,9 +59,9 @@ def prepared(store: Store, configuration: Configuration, kind: str, local: bool)
 
 def show_plan(store: Store, configuration: Configuration, kind: str, local: bool, console: Console) -> None:
     """Print what would run: data, teacher, groups with the arithmetic, trials, rungs, bytes. Nothing is prepared."""
-    groups, gpu = _check(configuration, kind, local)
+    words, gpu, groups = _check(configuration, kind, local)
     summary = describe(configuration.data, store.root, configuration.data.seed)
-    asked, checkpoint_bytes = _check_with_data(store, configuration, kind, local, summary, gpu)
+    asked, checkpoint_bytes, whose = _check_with_data(store, configuration, kind, local, summary, gpu, groups)
     lines = {
         "data": _data_line(summary) + (f", {configuration.data.mix}" if configuration.data.mix != "none" else ""),
     } | _student_lines(configuration, kind)
@@ -70,26 +71,26 @@ def show_plan(store: Store, configuration: Configuration, kind: str, local: bool
     cached = asked is not None and asked.folder is not None
     if kind != "teacher" and (retrieval := retrieval_line(configuration, kind == "sweep", summary, gpu, cached)):
         lines["retrieval"] = retrieval
-    lines["groups"] = groups
+    lines["groups"] = words
     lines |= _search_lines(configuration) if kind == "sweep" else {"epochs": str(configuration.training.epochs)}
-    lines["store"] = f"{store.root}; checkpoints take at most {checkpoint_bytes / 2**20:.1f} MiB"
+    lines["store"] = f"{store.root}; checkpoints take at most {checkpoint_bytes / 2**20:.1f} MiB: {whose}"
     width = max(map(len, lines)) + 2
     for name, line in lines.items():
         console.print(said(f"{name:{width}}{line}"), markup=False, highlight=False, soft_wrap=True)
 
 
-def _check(configuration: Configuration, kind: str, local: bool) -> tuple[str, bool]:
-    """All that needs no data; the arithmetic of the groups in words, and whether their first worker has a GPU."""
+def _check(configuration: Configuration, kind: str, local: bool) -> tuple[str, bool, int]:
+    """All that needs no data; the groups: their arithmetic in words, whether their first worker has a GPU, and their number."""
     check_search(configuration) if kind == "sweep" else check_train(configuration)
     if local:
         if kind != "teacher":
             require_one_process(configuration)
-        return "none: this process trains", torch.cuda.is_available()
+        return "none: this process trains", torch.cuda.is_available(), 1
     trials = configuration.search.trials if kind == "sweep" else 1
     available, nodes = _available(cluster_address(configuration.resources))
     groups = plan.groups(configuration, available, trials, nodes, aides(configuration, kind))
     words = f"{groups.groups} x {groups.workers} workers{_held(configuration, available)}; {groups.arithmetic} fit, {trials} trials"
-    return words, groups.bundles[0].get("GPU", 0) > 0
+    return words, groups.bundles[0].get("GPU", 0) > 0, groups.groups
 
 
 def _held(configuration: Configuration, available: dict[str, float]) -> str:
@@ -127,9 +128,9 @@ def _check_students_weights(configuration: Configuration, data: Path) -> None:
 
 
 def _check_with_data(
-    store: Store, configuration: Configuration, kind: str, local: bool, summary: dict[str, Any], gpu: bool
-) -> tuple[Decision | None, int]:
-    """Networks, batches and free space against the data; how the teacher is asked, and the bytes of the checkpoints."""
+    store: Store, configuration: Configuration, kind: str, local: bool, summary: dict[str, Any], gpu: bool, groups: int = 1
+) -> tuple[Decision | None, int, str]:
+    """Networks, batches and free space against the data; how the teacher is asked, the bytes of the checkpoints, and of whom."""
     classes, searching, samples = len(summary["classes"]), kind == "sweep", summary["sizes"]["train"]
     parameters = check_students(configuration, searching, classes, summary["shape"])
     beside = 0
@@ -142,13 +143,12 @@ def _check_with_data(
     check_memory(configuration, searching, samples, classes, summary["shape"])
     if kind != "teacher":
         check_retrieval(configuration, searching, summary, gpu)
-    search = configuration.search
-    copies = (3 if search.scheduler in PAUSING else 1) * search.trials if searching else 1  # with two snapshots of each
+    copies, whose = checkpoints(configuration.search, groups) if searching else (2, "of one training, and the one before")
     checkpoint_bytes = plan.checkpoint_bytes(parameters, copies)
     store.require_space(checkpoint_bytes + SPARE_BYTES)
     reserved = checkpoint_bytes + SPARE_BYTES
     asked = decide(store, configuration, summary, local, reserved, beside) if configuration.teacher else None
-    return asked, checkpoint_bytes
+    return asked, checkpoint_bytes, whose
 
 
 def _data_line(summary: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError, nearest
 from orchestrator.objectives import front, goals, watched
 from orchestrator.reading import build
-from orchestrator.store import Store, read_json, write_json
+from orchestrator.store import Store, keep_json, read_json
 
 TrialState = Literal["complete", "stopped_early", "failed", "running", "waiting"]
 FORMAT = 1
@@ -155,7 +155,7 @@ class Sweep:
     def save(self) -> None:
         """Write the sweep's own file."""
         values = {key: value for key, value in vars(self).items() if key not in ("folder", "trials", "configuration")}
-        write_json(self.folder / "sweep.json", {"format": FORMAT, **values, "configuration": self.configuration.plain()})
+        keep_json(self.folder / "sweep.json", {"format": FORMAT, **values, "configuration": self.configuration.plain()})
 
     def trial_folder(self, number: int) -> Path:
         """Where a trial keeps its record and its checkpoint."""
@@ -164,7 +164,7 @@ class Sweep:
     def save_trial(self, trial: Trial) -> None:
         """Write one trial's file."""
         self.trials[trial.number] = trial
-        write_json(self.trial_folder(trial.number) / "trial.json", asdict(trial))
+        keep_json(self.trial_folder(trial.number) / "trial.json", asdict(trial))
 
     def ranked(self) -> list[Trial]:
         """Trials that can be used, the best first: those that trained all their epochs, then those that were stopped early."""

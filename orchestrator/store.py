@@ -5,6 +5,7 @@ Knows paths and bytes alone. A file is written aside, then renamed: a reader see
 
 import contextlib
 import json
+import logging
 import os
 import re
 import shlex
@@ -15,10 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator import space
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 
 DEFAULT = Path("runs")
 SPARE_BYTES = 200 * 2**20  # checkpoints, journal and MLflow of a small sweep
+log = logging.getLogger(__name__)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -128,8 +131,19 @@ def _take_place(aside: Path, target: Path) -> None:
 
 def write_json(file: Path, value: Any) -> None:
     """Write JSON so that a reader never sees a part of it."""
+    text = json.dumps(value, indent=1)
     with replacing(file) as aside:
-        aside.write_text(json.dumps(value, indent=1))
+        aside.write_text(text)
+
+
+def keep_json(file: Path, value: Any) -> None:
+    """Write JSON as soon as there is room on the disk; after a signal nobody waits for that, and the old file stays."""
+    try:
+        space.patiently(lambda: write_json(file, value), file)
+    except OSError as error:
+        if not space.is_full(error):
+            raise
+        log.warning("%s was not written: the disk is full, and somebody asked for the end", file)
 
 
 def read_json(file: Path) -> Any:

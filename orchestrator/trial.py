@@ -12,6 +12,8 @@ from orchestrator.config import LETTERS, Configuration, Section
 from orchestrator.reading import build
 
 CHECKPOINT = "checkpoint"  # in the folder of a trial
+SNAPSHOTS = "snapshots"  # beside it, where trials wait for one another: copies of it
+KNOWLEDGE = "knowledge"  # beside it: the cache of a teacher of its own
 
 
 def student_folder(letter: str) -> str:

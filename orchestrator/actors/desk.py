@@ -51,6 +51,10 @@ class Desk:
                     "see the cluster's load, or raise resources.wait_s"
                 )
 
+    def released(self, trial: str) -> bool:
+        """Whether no group holds the trial at this moment."""
+        return bool(self._ask(self.dispatcher.released.remote(trial, 0.0)))
+
     def stop(self, trial: str) -> None:
         """End a trial early and free its group."""
         self._ask(self.dispatcher.stop.remote(trial))

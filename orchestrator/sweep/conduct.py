@@ -18,10 +18,12 @@ from orchestrator.interrupt import stoppable
 from orchestrator.objectives import watched
 from orchestrator.plan import groups
 from orchestrator.records import Sweep, Trial
+from orchestrator.space import telling
 from orchestrator.store import Store
 from orchestrator.sweep.aides import aides
 from orchestrator.sweep.events import Events, Listener
 from orchestrator.sweep.forms import all_forms
+from orchestrator.sweep.keep import Keeper, remove_losers
 from orchestrator.sweep.space import searched
 from orchestrator.teacher.fill import Filling, deal, fill, views_to_fill
 from orchestrator.teacher.mode import Decision
@@ -65,7 +67,7 @@ def conduct(
 
     States: finished, failed, interrupted.
     """
-    with sweep.hold():
+    with sweep.hold(), telling(show.note):
         _conduct(sweep, store, data, asked, show, local, resume)
 
 
@@ -84,7 +86,12 @@ def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, sho
         methods = ", ".join(searched(configuration)) if sweep.kind == "sweep" else configuration.method.name
         show.preparing(f"{sweep.name}: {trials} x {configuration.training.epochs} epochs of {methods} on {configuration.data.name}")
         beside = aides(configuration, sweep.kind)
-        with stoppable(), _desk(configuration, sweep.folder / "groups", trials, local, show, beside) as (desk, number), stoppable():
+        with (
+            telling(events.note),
+            stoppable(),
+            _desk(configuration, sweep.folder / "groups", trials, local, show, beside) as (desk, number),
+            stoppable(),
+        ):
             folders = _folders(sweep, store, data, asked, desk, show, tracker)
             if sweep.kind == "train":
                 _train_one(sweep, desk, events, folders)
@@ -99,6 +106,8 @@ def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, sho
                 sweep.save_trial(trial)  # the end may have come between the study and the record
             else:
                 events.end(trial, "waiting")
+        if sweep.kind == "sweep":
+            remove_losers(sweep)
         sweep.state, sweep.seconds = state, sweep.seconds + time.monotonic() - started
         sweep.save()
         tracker.close(state)
@@ -144,6 +153,7 @@ def bring_teacher(
     summary = describe(configuration.data, store.root, configuration.data.seed)
     views = views_to_fill(configuration, summary["augmentation"]) if filling else []
     with (
+        telling(show.note),
         stoppable(),
         _desk(configuration, store.teachers / "groups", max(len(views), 1), local, show) as (desk, number),
         stoppable(),
@@ -209,7 +219,7 @@ def _search(sweep: Sweep, desk: Any, events: Events, folders: dict[str, Any], at
     if left <= 0:
         return
     waits = search.scheduler in PAUSING
-    told = events.and_tell(_Release(desk))
+    told = events.and_tell(_Release(desk)).and_tell(Keeper(sweep, lambda number: desk.released(trial_name(number))))
     asking = (
         AllAtOnce(study, configuration, told, unfinished, left) if waits else StudySearch(study, configuration, told, unfinished)
     )

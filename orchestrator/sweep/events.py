@@ -46,10 +46,12 @@ class Events:
     def note(self, text: str) -> None:
         """Something that a person should know now, and who looks later too: what a trial waits for, a full disk, a lost node."""
         text = said(text)
+        if self.sweep.notes and self.sweep.notes[-1]["text"] == text:
+            return  # said by another group, of the same thing
         self.sweep.notes = [*self.sweep.notes, {"time": time.time(), "text": text}][-NOTES:]
-        self.sweep.save()
         for listener in self.listeners:
             listener.note(text)
+        self.sweep.save()
 
     def wait(self, trial: Trial) -> None:
         """A trial stands ready for its first turn, or its next one."""

@@ -7,10 +7,10 @@ import os
 import shutil
 from pathlib import Path
 
+from orchestrator import space
 from orchestrator.store import replacing
-from orchestrator.trial import CHECKPOINT
+from orchestrator.trial import CHECKPOINT, SNAPSHOTS
 
-SNAPSHOTS = "snapshots"
 KEPT = 2  # a trial reaches its next snapshot while others still wait to take over the last one, and never the one after it
 
 
@@ -45,6 +45,10 @@ def remove(trial: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
+    space.patiently(lambda: _copy_now(source, target), target)
+
+
+def _copy_now(source: Path, target: Path) -> None:
     with replacing(target) as aside:
         shutil.copytree(source, aside, copy_function=_link)
 

@@ -8,7 +8,7 @@ from ray import tune
 from orchestrator.actors.desk import Desk
 from orchestrator.config import Configuration
 from orchestrator.errors import UserError
-from orchestrator.store import read_json, write_json
+from orchestrator.store import keep_json, read_json
 from orchestrator.sweep import snapshots
 from orchestrator.trial import TrialSpec, trial_name
 
@@ -92,7 +92,7 @@ class StandIn(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Where the trial's snapshot lies. Its weights stay where the workers wrote them."""
-        write_json(Path(checkpoint_dir) / POINTER, {"snapshot": str(self.snapshot) if self.snapshot else None})
+        keep_json(Path(checkpoint_dir) / POINTER, {"snapshot": str(self.snapshot) if self.snapshot else None})
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """The trial goes on from a snapshot, its own or another one's."""

@@ -15,7 +15,6 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 from ray.tune.utils import flatten_dict
@@ -28,6 +27,7 @@ from orchestrator.records import Sweep, Trial
 from orchestrator.records import TrialState as RecordState
 from orchestrator.sweep.events import Events
 from orchestrator.sweep.space import draw, points
+from orchestrator.sweep.study_file import StudyFile
 from orchestrator.trial import apply
 
 Vary = Callable[[dict[str, Any], dict[str, BaseDistribution]], dict[str, Any]]
@@ -49,7 +49,7 @@ def open_study(folder: Path, configuration: Configuration, resume: bool) -> optu
     """The study in the sweep's folder, named after it; a new one begins with the points of its spaces."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     search = configuration.search
-    storage = JournalStorage(JournalFileBackend(str(folder / "study.log")))
+    storage = JournalStorage(StudyFile(str(folder / "study.log")))
     if resume and folder.name in optuna.get_all_study_names(storage):
         study = optuna.load_study(study_name=folder.name, storage=storage)
         study.sampler = _sampler(search, [configuration.seed, len(study.trials)])  # the seed alone would draw the same again

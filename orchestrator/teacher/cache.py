@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from orchestrator import space
 from orchestrator.errors import EnvironmentUnfitError
 from orchestrator.store import aside_of, write_json
 
@@ -85,6 +85,7 @@ class Cache:
             for left in file.parent.glob(f".{file.name}.*"):  # by one who held this lock before, and died
                 left.unlink()
             self._make_room(size)
+            space.require(self.root, size)
             return Writer(file, header, size)
 
     def _make_room(self, needed: int) -> None:
@@ -93,10 +94,8 @@ class Cache:
         for aside in (aside for folder in ours for aside in folder.glob(".*.npy.*")):
             _remove_if_dead(aside)
         found = [(file, status) for folder in ours for file in folder.glob("*.npy*") if (status := _status(file))]
-        # bytes that are too many: for the limit, or for the disk
-        over = max(
-            sum(status.st_size for _, status in found) + needed - self.limit_bytes, needed - shutil.disk_usage(self.root).free
-        )
+        held, short = sum(status.st_size for _, status in found), space.RESERVE_BYTES - space.free_bytes(self.root)
+        over = needed + max(held - self.limit_bytes, short)
         removed = 0
         for file, status in sorted(found, key=lambda pair: pair[1].st_mtime_ns):
             if over > 0 and file.suffix == ".npy":

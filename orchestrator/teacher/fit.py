@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from orchestrator import space
 from orchestrator.config import Choice, Configuration, Teacher
 from orchestrator.data import Dataset, Views
 from orchestrator.errors import ConfigurationError
@@ -85,12 +86,17 @@ def adopt_fitted(folder: Path, configuration: Configuration, data: Path, metrics
     trained = _fitting(folder) / "checkpoint" / "student.safetensors"
     if not trained.exists():
         raise ConfigurationError(f"the teacher's weights are not in {trained}: the store must be a folder that all nodes share")
+    weights = network_fingerprint(load_file(trained))
+    said = _card(folder.name, weights, configuration.teacher, Dataset.open(data), metrics)
+    space.patiently(lambda: _take(trained, said, folder), folder)
+    shutil.rmtree(_fitting(folder), ignore_errors=True)
+
+
+def _take(trained: Path, said: dict[str, Any], folder: Path) -> None:
     with replacing(folder) as aside:
         aside.mkdir(parents=True)
         shutil.copyfile(trained, aside / WEIGHTS)
-        weights = network_fingerprint(load_file(trained))
-        write_json(aside / CARD, _card(folder.name, weights, configuration.teacher, Dataset.open(data), metrics))
-    shutil.rmtree(_fitting(folder), ignore_errors=True)
+        write_json(aside / CARD, said)
 
 
 def _fitting(folder: Path) -> Path:

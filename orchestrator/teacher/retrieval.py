@@ -10,6 +10,7 @@ from torch import Tensor
 
 from methods import Knowledge
 from methods.retrieval import ByClass, Neighbours
+from orchestrator import space
 from orchestrator.context import TrialContext
 from orchestrator.teacher.approximate import IDENTITY, Approximate
 from orchestrator.teacher.cache import Lock
@@ -76,7 +77,7 @@ class Retrieval:
         self, sharing: Sharing, knowledge: Knowledge, positives: int, negatives: int, missing: Files, locks: list[Lock]
     ) -> None:
         found = self._search(knowledge, positives, negatives, locks)
-        self.context.together(partial(_write, sharing, missing, found))
+        space.together(self.context, partial(_write, sharing, missing, found), sharing.cache.root, partial(_show_life, locks))
 
     def _search(self, knowledge: Knowledge, positives: int, negatives: int, locks: Sequence[Lock] = ()) -> Neighbours:
         """What every rank found, on every rank; the queries are dealt out in the order of their classes."""
@@ -108,6 +109,11 @@ class Retrieval:
         tables = {name: torch.cat(block)[: len(order)] for name, block in blocks.items()}
         in_place = {name: torch.empty_like(table).index_copy_(0, order, table) for name, table in tables.items()}
         return Neighbours(**in_place, recall=min(context.gather(recall)))
+
+
+def _show_life(locks: list[Lock]) -> None:
+    for lock in locks:
+        lock.show_life()
 
 
 def _write(sharing: Sharing, missing: Files, found: Neighbours) -> None:

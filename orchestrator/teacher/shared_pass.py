@@ -3,11 +3,13 @@
 import contextlib
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from methods import Output
+from orchestrator import space
 from orchestrator.data import Batches
 from orchestrator.errors import EnvironmentUnfitError
 from orchestrator.teacher.cache import Array, Lock, Writer
@@ -41,28 +43,42 @@ class SharedPass:
         parts, left, failure = Output._fields[: 2 if view is None else 1], self.samples, ""
         with contextlib.ExitStack() as opened:
             pens: dict[str, Writer] = {}
+
+            def alive() -> None:
+                for lock in locks:
+                    lock.show_life()
+
             for number, batch in enumerate(self.batches.full_blocks(view, self.context.rank, self.context.world_size), 1):
                 output = self.teacher(batch.inputs)
                 blocks = {part: self.context.gather_tensors(getattr(output, part)) for part in parts}
                 rows = {part: torch.cat(each)[:left].cpu().numpy() for part, each in blocks.items()}
                 left -= len(rows["logits"])
-                failure = failure or self._write(missing, rows, pens, opened)
-                for lock in locks:
-                    lock.show_life()
+                if number == 1:  # a full disk is waited for here, and not after a long pass
+                    space.together(self.context, partial(self._open, missing, rows, pens, opened), self.sharing.cache.root, alive)
+                failure = failure or self._write(rows, pens)
+                alive()
                 self.told(self.samples - left)
                 self.context.alive()
                 if number % STOP_CHECK_BLOCKS == 0:
                     self.context.require_going_on()
             self.context.together(lambda: _finish(pens, failure))
 
-    def _write(self, missing: Files, rows: dict[str, Array], pens: dict[str, Writer], opened: contextlib.ExitStack) -> str:
+    def _open(self, missing: Files, rows: dict[str, Array], pens: dict[str, Writer], opened: contextlib.ExitStack) -> None:
+        """Take the space of what is missing, unless that is done."""
+        if not pens:
+            with contextlib.ExitStack() as begun:
+                found = {part: begun.enter_context(self._writer(file, rows[part])) for part, file in missing.items()}
+                opened.push(begun.pop_all())
+            pens |= found
+
+    def _writer(self, file: Path, rows: Array) -> Writer:
+        return self.sharing.cache.writer(file, self.samples, rows.shape[1], self.dtype)
+
+    def _write(self, rows: dict[str, Array], pens: dict[str, Writer]) -> str:
         """Write the rows; what went wrong in words, for the others are in the middle of the pass."""
         try:
-            for part, file in missing.items():
-                if part not in pens:
-                    writer = self.sharing.cache.writer(file, self.samples, rows[part].shape[1], self.dtype)
-                    pens[part] = opened.enter_context(writer)
-                pens[part].add(self._cast(part, rows[part]))
+            for part, pen in pens.items():
+                pen.add(self._cast(part, rows[part]))
         except EnvironmentUnfitError as error:
             return str(error)
         return ""

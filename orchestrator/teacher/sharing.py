@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from orchestrator import space
 from orchestrator.context import TrialContext
 from orchestrator.errors import EnvironmentUnfitError
 from orchestrator.teacher.cache import Array, Cache, Lock, told
@@ -55,7 +56,7 @@ class Sharing:
     def _fill(self, files: Files, make: Make) -> bool:
         """Make what is missing, under the locks of the files; False when another process did it meanwhile."""
         folder = next(iter(files.values())).parent
-        self.context.together(lambda: self.cache.make(folder))
+        space.together(self.context, lambda: self.cache.make(folder), folder)
         self.writers = self.writers or writers(folder, self.context)
         mine = self.context.rank in self.writers
         with self._locked(list(files.values())) as locks:

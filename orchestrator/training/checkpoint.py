@@ -11,7 +11,6 @@ import contextlib
 import json
 import logging
 import pickle
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from orchestrator import space
+from orchestrator.checkpoint_place import Folder
 from orchestrator.context import TrialContext
 from orchestrator.store import replacing
 from orchestrator.trial import CHECKPOINT, student_folder
@@ -51,26 +52,49 @@ class Checkpoint:
 def save(folder: Path, parts: Mapping[str, Checkpoint], context: TrialContext) -> None:
     """Replace the checkpoint of the trial in `folder`: one of all students, by letter, each written by who has it.
 
-    All ranks of the trial call this together.
+    All ranks of the trial call this together; on a full disk all of them wait. Stopped when somebody asks for the end meanwhile.
     """
     with contextlib.ExitStack() as stack:
         aside = context.share(stack.enter_context(replacing(folder / CHECKPOINT)) if context.leads else None)
-        for letter, part in parts.items():
-            _write(aside / student_folder(letter), part)
-        context.gather(None)  # all of it is there: rank 0 may rename it
+        space.together(context, lambda: _write_all(aside, parts), folder)  # all of it is there: rank 0 may rename it
 
 
 def load(folder: Path, letters: Sequence[str], device: torch.device) -> dict[str, Checkpoint] | None:
     """The newest readable checkpoint of the trial in `folder`, by student, or None; what a dead writer left is removed."""
-    for left in folder.glob(f".{CHECKPOINT}.*"):
-        shutil.rmtree(left, ignore_errors=True)
-    for path in (folder / CHECKPOINT, folder / f"{CHECKPOINT}.old"):
-        if path.is_dir():
-            try:
-                return {letter: _read(path / student_folder(letter), device) for letter in letters}
-            except (OSError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
-                log.warning("%s is damaged (%s) and is passed over", path, error)
+    home = Folder(folder)
+    home.remove_asides()
+    for path in home.found:
+        try:
+            return {letter: _read(path / student_folder(letter), device) for letter in letters}
+        except (OSError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
+            log.warning("%s is damaged (%s) and is passed over", path, error)
     return None
+
+
+def _write_all(aside: Path, parts: Mapping[str, Checkpoint]) -> None:
+    space.require(aside, sum(_bytes(vars(part)) for part in parts.values()))
+    try:
+        for letter, part in parts.items():
+            _write(aside / student_folder(letter), part)
+    except Exception as error:
+        if space.is_full(error):  # what is half there takes the room that others need meanwhile
+            for letter in parts:
+                _empty(aside / student_folder(letter))
+        raise
+
+
+def _empty(path: Path) -> None:
+    for file in path.glob("*.*"):
+        file.unlink(missing_ok=True)
+
+
+def _bytes(value: Any) -> int:
+    """Those of all tensors within."""
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, dict):
+        return sum(map(_bytes, value.values()))
+    return sum(map(_bytes, value)) if isinstance(value, list | tuple) else 0
 
 
 def _write(path: Path, checkpoint: Checkpoint) -> None:
@@ -81,7 +105,8 @@ def _write(path: Path, checkpoint: Checkpoint) -> None:
             save_file(
                 {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}, path / f"{name}.safetensors"
             )
-    torch.save(checkpoint.optimizer, path / "optimizer.pt")
+    with (path / "optimizer.pt").open("wb") as stream:  # opened here: torch alone would not say that the disk is full
+        torch.save(checkpoint.optimizer, stream)
     (path / "progress.json").write_text(json.dumps(checkpoint.progress))
 
 

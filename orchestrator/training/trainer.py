@@ -40,9 +40,8 @@ from orchestrator.training.workbench import (
     retrieval,
     validation_predictions,
 )
-from orchestrator.trial import TrialSpec
+from orchestrator.trial import KNOWLEDGE, TrialSpec
 
-KNOWLEDGE = "knowledge"  # in the folder of a trial: the cache of a teacher of its own
 STOP_CHECK_STEPS = 16  # a stopped trial frees its group within so many steps
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.store import replacing
 from orchestrator.sweep import snapshots
-from orchestrator.trial import CHECKPOINT
+from orchestrator.trial import CHECKPOINT, SNAPSHOTS
 
 
 def save(trial: Path, text: str) -> None:
@@ -41,7 +41,7 @@ def test_only_the_last_two_are_kept(tmp_path: Path) -> None:
     for epoch in (2, 9, 10, 100):
         save(tmp_path / "a", str(epoch))
         snapshots.keep(tmp_path / "a", epoch)
-    assert sorted(path.name for path in (tmp_path / "a" / snapshots.SNAPSHOTS).iterdir()) == ["epoch-10", "epoch-100"]
+    assert sorted(path.name for path in (tmp_path / "a" / SNAPSHOTS).iterdir()) == ["epoch-10", "epoch-100"]
     snapshots.remove(tmp_path / "a")
     snapshots.remove(tmp_path / "a")
     assert [path.name for path in (tmp_path / "a").iterdir()] == [CHECKPOINT]

@@ -9,6 +9,7 @@ from orchestrator.config import Configuration
 from orchestrator.errors import EnvironmentUnfitError
 from orchestrator.sweep import snapshots
 from orchestrator.sweep.stand_in import StandIn
+from orchestrator.trial import SNAPSHOTS
 from tests.sweep.test_snapshots import read, save
 
 METRICS = {"validation/accuracy": 0.5}
@@ -98,13 +99,13 @@ def test_a_trial_takes_over_another_ones_weights(stand_in: StandIn, desk: Worker
     stand_in.load_checkpoint(str(kept))
     assert epochs(stand_in, 2) == [3, 4]
     assert read(tmp_path / "00001" / "checkpoint") == "00000 4" and read(tmp_path / "00000" / "checkpoint") == "00000 2"
-    assert sorted(path.name for path in (tmp_path / "00001" / snapshots.SNAPSHOTS).iterdir()) == ["epoch-2", "epoch-4"]
+    assert sorted(path.name for path in (tmp_path / "00001" / SNAPSHOTS).iterdir()) == ["epoch-2", "epoch-4"]
 
 
 def test_the_last_epoch_is_no_pause(stand_in: StandIn, tmp_path: Path) -> None:
     stand_in.begin(config(0, until=6))
     assert epochs(stand_in, 5) == [1, 2, 3, 4, 5]
-    assert stand_in.step()["done"] and not (tmp_path / "00000" / snapshots.SNAPSHOTS).exists()
+    assert stand_in.step()["done"] and not (tmp_path / "00000" / SNAPSHOTS).exists()
 
 
 def test_whoever_asks_on_after_the_worker_stopped_gets_the_rest(stand_in: StandIn, desk: Workers) -> None:

@@ -5,8 +5,8 @@ import json
 import pytest
 from optuna.trial import TrialState
 
-from orchestrator.sweep import snapshots
 from orchestrator.sweep.study import open_study
+from orchestrator.trial import SNAPSHOTS
 from tests.sweep.conftest import Conduct, Watch
 
 pytestmark = pytest.mark.ray
@@ -31,7 +31,7 @@ def test_a_population_of_four_on_two_groups(run: Conduct) -> None:
             history = client.get_metric_history(ids[str(number)], f"setting/{name}")
             points = [(0, value), *((change["epoch"], change["params"][name]) for change in trial.changes)]
             assert [(point.step, point.value) for point in history] == points
-        assert not (sweep.trial_folder(number) / snapshots.SNAPSHOTS).exists()
+        assert not (sweep.trial_folder(number) / SNAPSHOTS).exists()
     taker = takers[0]
     progress = json.loads((sweep.trial_folder(taker.number) / "checkpoint" / "progress.json").read_text())
     assert progress["record"]["epoch"] == 7 and progress["record"]["done"]
@@ -54,7 +54,7 @@ def test_a_time_budget_ends_with_what_there_is(scheduler: str, run: Conduct) -> 
     assert all(trial.state == "waiting" and not trial.epochs for number, trial in sweep.trials.items() if number not in begun)
     assert scheduler == "asha" or len(sweep.trials) == 12 > len(begun)
     assert set(json.loads((sweep.folder / "mlflow.json").read_text())) == {"parent", *map(str, begun)}
-    assert not list(sweep.folder.glob(f"trials/*/{snapshots.SNAPSHOTS}"))
+    assert not list(sweep.folder.glob(f"trials/*/{SNAPSHOTS}"))
 
 
 def test_hyperband_ends(run: Conduct) -> None:

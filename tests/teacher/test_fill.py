@@ -279,8 +279,8 @@ def test_a_job_that_fails_stops_the_others(spec: TrialSpec, failure: Record | Us
 def test_a_teacher_that_cannot_be_kept_fails_the_filling_with_its_sentence(
     spec: TrialSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("os.posix_fallocate", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(TrialError, match=r"could not be filled: .*No space left on device.*teacher\.mode=online") as raised:
+    monkeypatch.setattr("os.posix_fallocate", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    with pytest.raises(TrialError, match=r"could not be filled: .*Input/output error.*teacher\.mode=online") as raised:
         filled(spec, 2)
     assert "\n" not in str(raised.value) and not cache_of(spec)
 

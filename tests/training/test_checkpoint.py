@@ -98,11 +98,11 @@ def test_the_older_one_is_read_when_the_end_came_between_two_renames(tmp_path: P
 def test_saving_that_breaks_off_leaves_the_old_one_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, made(1))
 
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
+    def broken(*_: Any) -> None:
+        raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(torch, "save", broken)
+    with pytest.raises(OSError, match="Input/output"):
         save(tmp_path, made(2))
     assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
     loaded = load(tmp_path)

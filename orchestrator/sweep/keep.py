@@ -1,0 +1,90 @@
+"""Which trials keep their weights: the best ones, those on a Pareto front, and those that may be gone on with. Trains nothing.
+
+The ranking of what has ended does not change by what ends later, and what is dominated stays so: nobody wants removed weights back.
+"""
+
+from collections.abc import Callable
+
+from orchestrator.checkpoint_place import Folder
+from orchestrator.config import PAUSING, Search
+from orchestrator.records import Sweep, Trial
+
+
+class Keeper:
+    """Listens to a sweep, from before its first trial on, and removes the weights of its losers.
+
+    `released` says whether no group works on a trial any more: who was stopped or lost may just write a checkpoint.
+    """
+
+    def __init__(self, sweep: Sweep, released: Callable[[int], bool]) -> None:
+        self.sweep, self.released = sweep, released
+        self.heavy = {trial.number for trial in sweep.trials.values() if trial.ended}  # those that may have their weights
+        self.due: set[int] = set()  # losers that were not released yet
+        self._remove(self.heavy - kept(sweep))
+
+    def tidy(self) -> None:
+        """Remove the weights that nobody wants, and that nobody writes at this moment."""
+        losers = self.heavy - kept(self.sweep)
+        self._remove({number for number in losers if self.sweep.trials[number].state == "complete" or self.released(number)})
+        self.due = losers & self.heavy
+
+    def _remove(self, numbers: set[int]) -> None:
+        for number in numbers:
+            Folder(self.sweep.trial_folder(number)).strip()
+        self.heavy -= numbers
+
+    def trial_started(self, trial: Trial) -> None:
+        """A group was free: it may have held one that was stopped."""
+        if self.due:
+            self.tidy()
+
+    def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
+        """Time has passed."""
+        if self.due:
+            self.tidy()
+
+    def trial_changed(self, trial: Trial) -> None:
+        """What it takes over is still wanted."""
+
+    def trial_ended(self, trial: Trial) -> None:
+        """One more that may be a loser, or make one of another."""
+        if trial.ended:
+            self.heavy.add(trial.number)
+            self.tidy()
+
+    def note(self, text: str) -> None:
+        """Not about weights."""
+
+
+def remove_losers(sweep: Sweep) -> None:
+    """Remove the weights that nobody wants, of all trials. No group works on any."""
+    Keeper(sweep, lambda _: True)
+
+
+def kept(sweep: Sweep) -> set[int]:
+    """The trials whose weights stay."""
+    trials, search = sweep.trials.values(), sweep.configuration.search
+    best = sweep.ranked()[: search.keep_checkpoints]
+    front = sweep.front() if search.objectives else []
+    return {trial.number for trial in (*best, *front, *(trial for trial in trials if not trial.ended))} | _donors(sweep)
+
+
+def _donors(sweep: Sweep) -> set[int]:
+    """Those whose snapshot somebody has still to take over."""
+    unfinished = [trial for trial in sweep.trials.values() if trial.changes and not trial.ended]
+    return {trial.changes[-1]["source"] for trial in unfinished if trial.changes[-1]["epoch"] >= trial.epochs}
+
+
+def checkpoints(search: Search, groups: int) -> tuple[int, str]:
+    """How many checkpoints of a sweep are there at a time, at most, and whose they are in words.
+
+    Those that are kept, that of each group with the one it is writing, and that of a trial which has just ended.
+    """
+    if search.scheduler in PAUSING:
+        return 3 * search.trials, "of every trial, with two snapshots each, until it is through"
+    if search.objectives:
+        return search.trials + groups, "of every trial: any may be on the Pareto front"
+    there = search.keep_checkpoints + 2 * groups + 1
+    if there < search.trials + groups:
+        return there, f"of the best {search.keep_checkpoints}, and of those that train"
+    return search.trials + groups, "of every trial"

@@ -1,0 +1,199 @@
+"""Whose weights stay: the best, the front, who goes on and who is still taken over from; pictures of the others too. No Ray."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.checkpoint_place import LIGHT, Folder
+from orchestrator.config import Search
+from orchestrator.errors import ConfigurationError
+from orchestrator.export import export
+from orchestrator.reading import load
+from orchestrator.records import Sweep, Trial
+from orchestrator.store import Store, write_json
+from orchestrator.sweep import snapshots
+from orchestrator.sweep.events import Events
+from orchestrator.sweep.keep import Keeper, checkpoints, kept, remove_losers
+from orchestrator.sweep.population import Population
+from orchestrator.trial import CHECKPOINT, KNOWLEDGE
+from tests.sweep.simulated import SimulatedTune, begin
+from tests.sweep.test_population import PBT, better_later
+
+FILES = ("student.safetensors", "best.safetensors", "method.safetensors", "optimizer.pt", *LIGHT)
+
+
+def write(folder: Path) -> None:
+    for part in (folder / CHECKPOINT, folder / CHECKPOINT / "b"):
+        part.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            (part / name).write_text(name)
+
+
+def weights(sweep: Sweep) -> set[int]:
+    """The trials that have theirs, all of them; the pictures of every trial are there."""
+    found = set()
+    for number in sweep.trials:
+        checkpoint = sweep.trial_folder(number) / CHECKPOINT
+        for part in (checkpoint, checkpoint / "b"):
+            assert {file.name for file in part.iterdir() if file.is_file()} in (set(FILES), set(LIGHT))
+            found |= {(number, part.name)} if (part / "student.safetensors").exists() else set()
+    assert len(found) == 2 * len({number for number, _ in found}), "a student has them and its peer has not"
+    return {number for number, _ in found}
+
+
+def made(folder: Path, *pairs: str) -> Sweep:
+    return Sweep.create(Store.open(folder).sweep("mine"), load(None, ["method.name=kd", *pairs]), "sweep")
+
+
+def add(sweep: Sweep, number: int, **values: Any) -> Trial:
+    trial = Trial(number, {}, **{"state": "running", **values})
+    sweep.save_trial(trial)
+    write(sweep.trial_folder(number))
+    return trial
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_best_and_the_unfinished_have_their_weights_at_every_moment(tmp_path: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    sweep = made(tmp_path, "search.keep_checkpoints=3")
+    events = Events(sweep, [Keeper(sweep, lambda _: True)])
+    trials = [add(sweep, number) for number in range(12)]
+    draw.shuffle(trials)
+    for trial in trials:
+        state = draw.choice(["complete", "complete", "stopped_early", "failed"])
+        trial.value = None if state == "failed" else draw.random()
+        events.end(trial, state)
+        best = sorted(
+            (other for other in sweep.trials.values() if other.ended and other.state != "failed"),
+            key=lambda other: (other.state == "complete", other.value),
+            reverse=True,
+        )
+        assert weights(sweep) == {t.number for t in best[:3]} | {t.number for t in trials if not t.ended}
+
+
+def test_a_front_keeps_more_than_the_best(tmp_path: Path) -> None:
+    sweep = made(
+        tmp_path, "search.keep_checkpoints=1", "search.scheduler=none", "search.objectives=[validation/accuracy, train/loss]"
+    )
+    events = Events(sweep, [Keeper(sweep, lambda _: True)])
+    points = [(0.9, 1.0), (0.5, 0.1), (0.4, 0.5), (0.7, 0.5)]
+    for number, point in enumerate(points):
+        trial = add(sweep, number, value=point[0], values=list(point))
+        events.end(trial, "complete")
+    assert [trial.number for trial in sweep.front()] == [0, 3, 1] and weights(sweep) == {0, 1, 3}
+
+
+def test_a_group_that_may_still_write_is_waited_for(tmp_path: Path) -> None:
+    sweep, held = made(tmp_path, "search.keep_checkpoints=1"), {1}
+    events = Events(sweep, [Keeper(sweep, lambda number: number not in held)])
+    first, second, third = (add(sweep, number) for number in range(3))
+    first.value = 0.9
+    events.end(first, "complete")
+    second.value = 0.1
+    events.end(second, "stopped_early")
+    assert weights(sweep) == {0, 1, 2}
+    write(sweep.trial_folder(1))  # its last checkpoint
+    held.clear()
+    events.report(third, {"epoch": 1, "metrics": {"validation/accuracy": 0.2}})
+    assert weights(sweep) == {0, 2}
+
+
+def test_a_resume_removes_what_is_left_and_goes_on_with_more_kept(tmp_path: Path) -> None:
+    sweep = made(tmp_path, "search.keep_checkpoints=1")
+    for number, value in enumerate((0.1, 0.9, 0.5, 0.7)):
+        add(sweep, number, value=value, state="complete")
+    add(sweep, 4, state="waiting")
+    remove_losers(sweep)
+    assert weights(sweep) == {1, 4}
+    search = sweep.configuration.search.model_copy(update={"keep_checkpoints": 3})
+    sweep.configuration = sweep.configuration.model_copy(update={"search": search})
+    Keeper(sweep, lambda _: True)
+    assert kept(sweep) == {1, 2, 3, 4} and weights(sweep) == {1, 4}, "what was removed does not come back"
+
+
+def test_whatever_a_death_left_is_removed_with_the_weights(tmp_path: Path) -> None:
+    write(tmp_path)
+    for name in (f".{CHECKPOINT}.4711.abcd", f"{CHECKPOINT}.old", KNOWLEDGE, "snapshots"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "trial.json").touch()
+    Folder(tmp_path).strip()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [CHECKPOINT, "trial.json"]
+
+
+def test_pictures_stay_where_the_end_came_between_two_renames(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / CHECKPOINT).rename(tmp_path / f"{CHECKPOINT}.old")
+    Folder(tmp_path).strip()
+    assert {path.name for path in (tmp_path / f"{CHECKPOINT}.old").iterdir() if path.is_file()} == set(LIGHT)
+
+
+def test_nobody_strips_what_has_no_checkpoint(tmp_path: Path) -> None:
+    Folder(tmp_path / "none").strip()
+    assert not (tmp_path / "none").exists()
+
+
+class Disk:
+    """Writes what workers and stand-ins write of a population, and looks for what a take-over needs."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep, self.taken_over, self.donors_that_had_ended = sweep, 0, 0
+
+    def trial_started(self, trial: Trial) -> None:
+        """Nothing is written."""
+
+    def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
+        change = trial.changes[-1] if trial.changes else {}
+        if change and change["epoch"] == epoch - 1:
+            source = self.sweep.trials[change["source"]]
+            assert (snapshots.folder(self.sweep.trial_folder(source.number), epoch - 1) / "student.safetensors").exists()
+            self.taken_over += 1
+            self.donors_that_had_ended += source.ended
+        write(self.sweep.trial_folder(trial.number))
+        if epoch % 4 == 0 and epoch < 12:
+            snapshots.keep(self.sweep.trial_folder(trial.number), epoch)
+
+    def trial_changed(self, trial: Trial) -> None:
+        """Its snapshot is looked for when it trains again."""
+
+    def trial_ended(self, trial: Trial) -> None:
+        """It stays as it is."""
+
+    def note(self, text: str) -> None:
+        """Nothing is said."""
+
+
+@pytest.mark.parametrize("order", range(3))
+def test_donors_keep_their_snapshots_until_they_were_taken_over(tmp_path: Path, order: int) -> None:
+    sweep, asking = begin(tmp_path, *PBT, "search.trials=8", "search.keep_checkpoints=1")
+    disk = Disk(sweep)
+    asking.events.listeners.extend([disk, Keeper(sweep, lambda _: True)])
+    SimulatedTune(asking, Population(asking, 1), better_later, 1, order).run()
+    assert disk.taken_over and disk.donors_that_had_ended, "one group: a donor may be through before its taker has its turn"
+    assert weights(sweep) == {sweep.best().number}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("values", "groups", "copies", "said"),
+    [
+        ({"trials": 100, "keep_checkpoints": 5, "scheduler": "asha"}, 4, 5 + 8 + 1, "of the best 5"),
+        ({"trials": 6, "keep_checkpoints": 5, "scheduler": "asha"}, 2, 8, "of every trial"),
+        ({"trials": 100, "keep_checkpoints": 5, "scheduler": "pbt"}, 2, 300, "snapshots"),
+        ({"trials": 10, "scheduler": "none", "objectives": ("validation/accuracy", "train/loss")}, 2, 12, "Pareto front"),
+    ],
+)
+def test_the_space_that_is_asked_for(values: dict[str, Any], groups: int, copies: int, said: str) -> None:
+    number, words = checkpoints(Search(**values), groups)
+    assert number == copies and said in words
+
+
+def test_an_export_of_what_was_removed_says_what_there_is(tmp_path: Path) -> None:
+    sweep = made(tmp_path, "search.keep_checkpoints=1")
+    for number, value in enumerate((0.1, 0.9)):
+        add(sweep, number, value=value, state="complete")
+    remove_losers(sweep)
+    write_json(sweep.folder / "data.json", {"classes": ["a"]})
+    store = Store(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"weights of trial 0 of 'mine' were removed.*keep_checkpoints = 1.*one of 1,"):
+        export(store, "mine", number=0)

@@ -1,0 +1,237 @@
+"""A full disk: who writes waits, says so once, and what is there stays whole. On a small tmpfs, or with injected errors."""
+
+import contextlib
+import errno
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+from optuna.storages.journal import JournalFileBackend
+
+from orchestrator import interrupt, space
+from orchestrator.config import Configuration
+from orchestrator.context import Stopped, TrialContext
+from orchestrator.errors import EnvironmentUnfitError
+from orchestrator.records import Sweep, Trial
+from orchestrator.store import keep_json, read_json
+from orchestrator.sweep.events import Events
+from orchestrator.sweep.study_file import StudyFile
+from orchestrator.training import checkpoint
+from orchestrator.trial import CHECKPOINT
+from tests.sweep.conftest import Watch
+
+LONG_S = 60.0
+MIB = 2**20
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(space, "POLL_S", 0.001)
+    monkeypatch.setattr(space, "RESERVE_BYTES", 2**16)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 8 MiB."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"a disk of a known size cannot be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def made(epoch: int, values: int = 1) -> checkpoint.Checkpoint:
+    """A checkpoint with so many weights."""
+    state = {"weight": torch.full((values,), float(epoch))}
+    return checkpoint.Checkpoint(state, {"weight": torch.ones(1)}, {}, {"state": torch.ones(1)}, {"record": {"epoch": epoch}})
+
+
+def load(folder: Path) -> checkpoint.Checkpoint | None:
+    loaded = checkpoint.load(folder, "a", torch.device("cpu"))
+    return loaded["a"] if loaded else None
+
+
+def fill_up(folder: Path, left: int = 0) -> Path:
+    """A file that takes all room but so many bytes."""
+    ballast = folder / "ballast"
+    with ballast.open("wb") as stream:
+        os.posix_fallocate(stream.fileno(), 0, space.free_bytes(folder) - left)
+    return ballast
+
+
+@contextlib.contextmanager
+def freed_when(said: list[str], ballast: Path) -> Iterator[None]:
+    """Somebody who makes room once they have heard of it."""
+
+    def free() -> None:
+        until = time.monotonic() + LONG_S
+        while not said and time.monotonic() < until:
+            time.sleep(0.001)
+        ballast.unlink()
+
+    thread = threading.Thread(target=free)
+    thread.start()
+    yield
+    thread.join()
+
+
+@pytest.mark.parametrize("left", [0, 4096, 2**16 + 4096])
+def test_a_checkpoint_waits_for_room_and_is_whole(tiny: Path, left: int) -> None:
+    large = made(2, MIB // 4)
+    checkpoint.save(tiny, {"a": made(1)}, TrialContext())
+    said: list[str] = []
+    signs: list[int] = []
+    context = TrialContext(note=said.append, alive=lambda: signs.append(1))
+    with freed_when(said, fill_up(tiny, left)):
+        checkpoint.save(tiny, {"a": large}, context)
+    loaded = load(tiny)
+    assert loaded is not None and loaded.progress["record"]["epoch"] == 2
+    assert sorted(path.name for path in tiny.iterdir()) == [CHECKPOINT]
+    assert len(said) == 2 and f"the disk of {tiny} is full" in said[0] and "room again" in said[1] and signs
+    assert all("\n" not in text for text in said)
+
+
+def test_a_checkpoint_that_stays_half_leaves_the_old_one_and_the_room(tiny: Path) -> None:
+    """Free space is a promise that somebody else may take: what was begun is removed while it waits."""
+    checkpoint.save(tiny, {"a": made(1)}, TrialContext())
+    fill_up(tiny, MIB)
+    large = made(2, MIB)  # 4 MiB
+    rounds: list[int] = []
+    stopping = TrialContext(asked_to_stop=lambda: len(rounds) > 2, alive=lambda: rounds.append(space.free_bytes(tiny)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(space, "require", lambda *_: None)
+        with pytest.raises(Stopped):
+            checkpoint.save(tiny, {"a": large}, stopping)
+    assert min(rounds) > MIB // 2
+    loaded = load(tiny)
+    assert loaded is not None and loaded.progress["record"]["epoch"] == 1
+
+
+def test_records_are_written_into_the_reserve(tiny: Path) -> None:
+    fill_up(tiny, 2**15)
+    with pytest.raises(OSError, match="No space left"):
+        space.require(tiny, 0)
+    keep_json(tiny / "record.json", {"a": 1})
+    assert read_json(tiny / "record.json") == {"a": 1}
+
+
+def test_the_record_of_a_sweep_waits_on_a_disk_without_any_room(tiny: Path) -> None:
+    sweep = Sweep.create(tiny / "mine", Configuration(), "sweep")
+    watch = Watch()
+    events = Events(sweep, [watch])
+    with space.telling(events.note), freed_when(watch.notes, fill_up(tiny)):
+        events.start(Trial(0, {"alpha": 0.5}))
+    assert read_json(sweep.trial_folder(0) / "trial.json")["state"] == "running"
+    texts = [note["text"] for note in read_json(sweep.folder / "sweep.json")["notes"]]
+    assert watch.notes == texts and len(texts) == 2 and "is full" in texts[0] and "room again" in texts[1]
+
+
+def test_a_line_of_the_study_is_there_as_a_whole_or_not_at_all(tiny: Path) -> None:
+    file, said = tiny / "study.log", []  # type: ignore[var-annotated]
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(storage=optuna.storages.JournalStorage(StudyFile(str(file))), study_name="mine")
+    study.set_user_attr("first", 1)
+    before = file.read_bytes()
+    ballast = fill_up(tiny, 4096 - len(before) % 4096 if len(before) % 4096 else 0)
+
+    def look(text: str) -> None:
+        if "is full" in text:
+            assert file.read_bytes() == before, "nothing of a line that did not fit"
+        said.append(text)
+
+    with space.telling(look), freed_when(said, ballast):
+        study.set_user_attr("second", "x" * 10_000)
+    assert len(said) == 2
+    again = optuna.load_study(study_name="mine", storage=optuna.storages.JournalStorage(JournalFileBackend(str(file))))
+    assert again.user_attrs == {"first": 1, "second": "x" * 10_000}
+
+
+def test_after_a_signal_nobody_waits_and_the_old_record_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_json(tmp_path / "record.json", {"a": 1})
+    monkeypatch.setattr(space, "left", lambda most_s: min(most_s, 3.0))
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.EDQUOT, "Disk quota exceeded")))
+    keep_json(tmp_path / "record.json", {"a": 2})
+    assert read_json(tmp_path / "record.json") == {"a": 1} and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_signal_ends_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(interrupt, "_came", [])
+
+    def signalled(text: str) -> None:
+        said.append(text)
+        os.kill(os.getpid(), 15)
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(KeyboardInterrupt), interrupt.stoppable(), space.telling(signalled):
+        space.patiently(full, tmp_path)
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_quota_counts_as_a_full_disk_where_space_is_shown(tmp_path: Path, code: int) -> None:
+    refusals, said = iter(range(3)), []  # type: ignore[var-annotated]
+
+    def write() -> str:
+        if next(refusals, None) is not None:
+            raise OSError(code, os.strerror(code))
+        return "written"
+
+    with space.telling(said.append):
+        assert space.patiently(write, tmp_path / "not" / "there") == "written"
+    assert len(said) == 2 and "or a quota" in said[0]
+
+
+def test_what_is_no_full_disk_is_raised_at_once(tmp_path: Path) -> None:
+    for error in (OSError(errno.EIO, "Input/output error"), ValueError("no"), EnvironmentUnfitError("no")):
+
+        def fail(error: Exception = error) -> None:
+            raise error
+
+        with pytest.raises(type(error)):
+            space.patiently(fail, tmp_path)
+        with pytest.raises(type(error)):
+            space.together(TrialContext(), fail, tmp_path)
+
+
+def test_a_trial_that_is_stopped_waits_no_more(tmp_path: Path) -> None:
+    asked = iter([False, False, True])
+    context = TrialContext(asked_to_stop=lambda: next(asked))
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(Stopped):
+        space.together(context, full, tmp_path)
+    assert next(asked, None) is None
+
+
+@pytest.mark.parametrize("write", ["torch", "safetensors", "numpy"])
+def test_a_full_disk_is_recognised_whatever_a_library_makes_of_it(tiny: Path, write: str) -> None:
+    import numpy as np
+    from safetensors.torch import save_file
+
+    values = torch.zeros(4 * MIB)
+    with pytest.raises(Exception) as raised:
+        if write == "torch":
+            with (tiny / "file").open("wb") as stream:
+                torch.save(values, stream)
+        elif write == "safetensors":
+            save_file({"values": values}, tiny / "file")
+        else:
+            np.save(tiny / "file.npy", values.numpy())
+    assert space.is_full(raised.value)
