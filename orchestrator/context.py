@@ -62,7 +62,6 @@ class TrialContext:
     group: dist.ProcessGroup | None = None
     pair: "Callable[[TrialContext, int], Exchange] | None" = None
     aide: Callable[[], Aide] | None = None
-    note: Callable[[str], None] = lambda text: None
 
     @property
     def leads(self) -> bool:
