@@ -1,0 +1,56 @@
+"""Takes secrets out of text that leaves the program: log lines, notes, error sentences, plans. Knows no library and no setting.
+
+A secret is what stands where one stands (before the @ of an address, after `password=`, behind `Authorization:`), and the value
+of an environment variable whose name says so. It errs towards hiding too much.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from urllib.parse import quote, unquote
+
+HIDDEN = "***"
+SHORTEST = 6  # characters of a value that is looked for everywhere: shorter ones are words such as `true`
+_WORD = r"(?:token|secret|passw(?:or)?d|pwd|passphrase|credentials?|api_?key|access_?key|private_?key|signature|sas)"
+_NAME = rf"(?:[A-Za-z0-9]+[_.-])*{_WORD}(?:[_.-][A-Za-z0-9]+)*"
+_VALUE = r"""(?:"[^"]*"|'[^']*'|[^\s"'&;,)\]}]+)"""
+_PAIR = re.compile(rf"(?:(?<![A-Za-z0-9])|(?<=%3B)|(?<=%26))({_NAME}\s*(?:=|%3D)\s*){_VALUE}", re.IGNORECASE)
+_ENTRY = re.compile(rf"""(["']{_NAME}["']\s*[:=]\s*){_VALUE}""", re.IGNORECASE)
+_QUERY = re.compile(r"([?&](?:key|auth|pass|sig|code)=)[^\s&#\"']+", re.IGNORECASE)
+_HEADER = re.compile(r"""(\bauthorization["']?\s*[:=]\s*["']?(?:basic|bearer)?\s*|\bbearer\s+(?=\S{16}))[^\s"',]+""", re.IGNORECASE)
+_USER = re.compile(r"""([A-Za-z][A-Za-z0-9+.-]*://)(?!/)[^\s"'<>]*@""")
+_SECRET_NAME = re.compile(
+    r"(?<![A-Z])(TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|API_?KEY|(?<!PUBLIC_)KEY)S?(?![A-Z])", re.IGNORECASE
+)
+_NO_SECRET = re.compile(r"_(PATH|FILE|DIR|URI|URL|MODE|NAME|TIMEOUT|TYPE|ID|ENABLED|SOCK)$", re.IGNORECASE)
+
+
+def redacted(text: str, environment: Mapping[str, str] | None = None) -> str:
+    """The text without its secrets, `***` in their place; `environment` is that of this process unless another one is given."""
+    for value in _values(os.environ if environment is None else environment):
+        text = text.replace(value, HIDDEN)
+    text = _USER.sub(rf"\1{HIDDEN}@", text)
+    for pattern in (_HEADER, _ENTRY, _PAIR, _QUERY):
+        text = pattern.sub(rf"\1{HIDDEN}", text)
+    return text
+
+
+def _values(environment: Mapping[str, str]) -> list[str]:
+    """Values that are secret by the names of their variables, longest first, also as they stand in an address."""
+    found = {value for name, value in environment.items() if _SECRET_NAME.search(name) and not _NO_SECRET.search(name)}
+    found = {value.strip() for value in found if len(value.strip()) >= SHORTEST}
+    return sorted(found | {quote(value, safe="") for value in found}, key=len, reverse=True)
+
+
+def secret_in(address: str) -> str:
+    """What in an address is a secret, in words such as "a password before the @", or "" where there is none.
+
+    Of a database the user name alone is none. Everything before the last @ counts, for a password may hold any sign.
+    """
+    scheme, _, rest = address.partition("://")
+    before, at, _ = rest.rpartition("@")
+    web = scheme.lower() in ("http", "https")
+    if at and rest[:1] != "/" and (web or ":" in before):
+        return "a user name or a password before the @" if web else "a password before the @"
+    behind = "".join(re.findall(r"[?#].*", unquote(address)))
+    return "a secret behind the ?" if redacted(behind, {}) != behind else ""
