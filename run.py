@@ -1,6 +1,7 @@
 """The command line: a function per command, no logic. Everything heavy is imported by the command that needs it."""
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,21 +18,24 @@ Store = Annotated[Path, typer.Option("--store", help="The folder that holds ever
 Name = Annotated[str | None, typer.Option("--name", help="The run's name; default: its method and the time.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of weights, order of samples, views and search.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and exit.")]
+JobServer = Annotated[
+    str | None,
+    typer.Option("--address", help="HOST:PORT of a cluster's dashboard; default: RAY_API_SERVER_ADDRESS, or 127.0.0.1:8265."),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 Local = Annotated[bool, typer.Option("--local", help="In this process, without Ray.")]
 
 
-def _call(function: str, debug: bool, **arguments: Any) -> None:
+def _call(function: str, debug: bool, module: str = "commands", **arguments: Any) -> None:
     """Run a command; what a person can mend is printed as its sentence, and the exit code says its kind."""
     import traceback
 
-    from orchestrator import commands
     from orchestrator.errors import INTERRUPTED, UNEXPECTED, UserError
     from orchestrator.private import private, said
 
     with private():
         try:
-            sys.exit(getattr(commands, function)(**arguments))
+            sys.exit(getattr(import_module(f"orchestrator.{module}"), function)(**arguments))
         except UserError as error:
             print(said(traceback.format_exc() if debug else f"error: {error}"), file=sys.stderr)
             sys.exit(error.exit_code)
@@ -101,13 +105,38 @@ def methods(debug: Debug = False) -> None:
 
 @app.command()
 def status(
-    name: Annotated[str, typer.Argument(help="The name of a sweep.")],
+    name: Annotated[str | None, typer.Argument(help="The name of a sweep; or with --address that of a job.")] = None,
     store: Store = Path("runs"),
+    address: JobServer = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Of a job: its whole log, until it ends.")] = False,
     json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Show the state of a sweep."""
-    _call("status", debug, name=name, store=store, as_json=json)
+    """Show the state of a sweep, of a job on a cluster, or, without a name, of all jobs there."""
+    _call("status", debug, name=name, store=store, address=address, follow=follow, as_json=json)
+
+
+@app.command(context_settings={"allow_interspersed_args": False})
+def submit(
+    command: Annotated[list[str], typer.Argument(help="-- and what is to run there: sweep, train or teacher with their options.")],
+    address: JobServer = None,
+    name: Annotated[str | None, typer.Option("--name", help="The job's name; default: its run's, and the time.")] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option("--exclude", help="Files that stay here, as in .gitignore; repeat it.")
+    ] = None,
+    limit_mib: Annotated[float, typer.Option("--limit-mib", min=0, help="The largest package that is sent.")] = 100.0,
+    detach: Annotated[bool, typer.Option("--detach", help="Do not follow its log.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Send the project and a command line to a running cluster, and follow it there to its end."""
+    _call("submit", debug, "cluster_commands", group=typer.main.get_command(app), words=command, address=address, name=name,
+          excludes=exclude or [], limit_mib=limit_mib, detach=detach)  # fmt: skip
+
+
+@app.command()
+def stop(name: Annotated[str, typer.Argument(help="The name of a job.")], address: JobServer = None, debug: Debug = False) -> None:
+    """Stop a job on a cluster; its run can be resumed."""
+    _call("stop", debug, "cluster_commands", name=name, address=address)
 
 
 @app.command()

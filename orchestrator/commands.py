@@ -39,16 +39,21 @@ def sweep(
     scheduler: str | None = None,
 ) -> int:
     """Search; or go on with a search that was interrupted."""
-    changes = [f"search.trials={trials}"] if trials is not None else []
-    changes += [f"search.time_budget={seconds(time_budget)}"] if time_budget is not None else []
+    changes = search_changes(trials, time_budget, scheduler)
     if resume is None:
-        changes += [f"search.scheduler={scheduler}"] if scheduler is not None else []
         return _begin(Store.open(store), load(config, pairs + changes, seed=seed), "sweep", name, dry_run, local=False)
     if name or seed is not None or pairs or dry_run or scheduler is not None:
         raise ConfigurationError(
             "--resume goes on as the sweep was configured: leave out --name, --seed, --set, --scheduler and --dry-run"
         )
     return _resume(Store.open(_existing(store).root), resume, trials, changes)
+
+
+def search_changes(trials: int | None, time_budget: str | None, scheduler: str | None) -> list[str]:
+    """What these options of a sweep are as `--set` pairs."""
+    changes = [f"search.trials={trials}"] if trials is not None else []
+    changes += [f"search.time_budget={seconds(time_budget)}"] if time_budget is not None else []
+    return changes + ([f"search.scheduler={scheduler}"] if scheduler is not None else [])
 
 
 def train(config: Path, pairs: list[str], store: Path, name: str | None, seed: int | None, dry_run: bool, local: bool) -> int:
@@ -99,8 +104,14 @@ def methods() -> int:
     return errors.OK
 
 
-def status(name: str, store: Path, as_json: bool) -> int:
-    """The state of a sweep, as a table or as JSON."""
+def status(name: str | None, store: Path, as_json: bool, address: str | None = None, follow: bool = False) -> int:
+    """The state of a sweep, as a table or as JSON; with an address that of a job there, and without a name all jobs."""
+    if name is None or address is not None or follow:
+        from orchestrator import cluster_commands
+
+        if follow and name is None:
+            raise ConfigurationError("--follow needs the name of a job: `python run.py status --address HOST:PORT` lists them")
+        return cluster_commands.job(name, address, as_json, follow) if name else cluster_commands.jobs(address, as_json)
     from orchestrator.display import status_table
 
     found = Sweep.open(_existing(store), name)
@@ -195,7 +206,7 @@ def _begin(store: Store, configuration: Configuration, kind: str, name: str | No
 
     if kind == "sweep":
         configuration = with_its_method(configuration)
-    folder = store.sweep(name or _name(configuration, kind))
+    folder = store.sweep(name or new_name(configuration, kind))
     Sweep.require_new(folder)
     if dry_run:
         show_plan(store, configuration, kind, local, console)
@@ -204,7 +215,7 @@ def _begin(store: Store, configuration: Configuration, kind: str, name: str | No
     return _conduct(store, Sweep.create(folder, begun.configuration, kind), begun, local, resume=False)
 
 
-def _name(configuration: Configuration, kind: str) -> str:
+def new_name(configuration: Configuration, kind: str) -> str:
     """What is trained, and when; a search over several methods goes by its project."""
     methods = searched(configuration) if kind == "sweep" else (configuration.method.name,)
     what = methods[0] if len(methods) == 1 else re.sub(r"[^A-Za-z0-9]+", "-", configuration.project).strip("-") or "sweep"

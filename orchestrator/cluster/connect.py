@@ -55,10 +55,14 @@ def nodes() -> list[dict[str, float]]:
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
-def _join(address: str) -> None:
-    # a cluster that was started here wants its token; Ray's own commands bring it, `ray.init` does not
+def bring_token() -> None:
+    """Show a running cluster our token, if there is one: Ray's own commands do so, `ray.init` and the job client do not."""
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+
+
+def _join(address: str) -> None:
+    bring_token()
     try:
         context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, runtime_env={"env_vars": allocator()})
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:

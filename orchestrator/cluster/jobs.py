@@ -1,0 +1,259 @@
+"""Jobs of a running cluster, through its job server: sent, followed, stopped. Knows neither sweeps nor what is packed.
+
+Authentication is Ray's own (RAY_AUTH_MODE with RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token): no token passes
+through here. Every request is bounded in time.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobSubmissionClient
+
+from orchestrator import errors
+from orchestrator.cluster.connect import bring_token
+from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+
+SERVER = "RAY_API_SERVER_ADDRESS"
+HERE = "http://127.0.0.1:8265"
+ANSWER_S, WORK_S = 5.0, 60.0  # for somebody to answer at all, and for the answer
+STOP_S = 30  # a run that is stopped may finish what it writes; Ray would kill it after 3 s
+KILLED_S = 30.0  # for Ray to notice that a job has gone
+SILENT_S = 60.0  # without an answer, after which a job is not followed any more
+POLL_S = 0.5
+OVER = ("succeeded", "failed", "stopped")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the cluster says of a job; `state` is pending, running, succeeded, failed or stopped."""
+
+    name: str
+    state: str
+    entrypoint: str
+    started: datetime | None = None
+    ended: datetime | None = None
+    returned: int | None = None
+    message: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, in whatever way."""
+        return self.state in OVER
+
+    @property
+    def exit_code(self) -> int:
+        """What the command line ends with that waited for it: the program's own code where there is one."""
+        if self.state == "stopped":
+            return errors.INTERRUPTED
+        if self.state == "succeeded":
+            return errors.OK
+        return self.returned if self.returned and self.returned > 0 else errors.NO_USABLE_TRIAL
+
+
+def server_address(address: str | None) -> str:
+    """The job server's URL: the one given, that of the environment, or this machine's; ConfigurationError where it is none."""
+    field = "--address"
+    if not address:
+        field = SERVER if os.environ.get(SERVER) else "RAY_ADDRESS"
+        address = os.environ.get(field, "")
+        if field == "RAY_ADDRESS" and not address.startswith(("http://", "https://")):
+            address = HERE  # that one names the cluster's own port, which is no job server's
+    url = address if "://" in address else f"http://{address}"
+    try:
+        parts = urlsplit(url)
+        named = parts.scheme in ("http", "https") and parts.hostname and (parts.port or "://" in address)
+    except ValueError:  # a port that is no number
+        parts, named = urlsplit(""), None
+    if parts.username or parts.password:
+        raise ConfigurationError(f"{field} holds a user or a password: leave them out; Ray's token comes from RAY_AUTH_TOKEN_PATH")
+    if not named:
+        raise ConfigurationError(
+            f"{field} = {address!r} is no address of a job server: give HOST:PORT of the head's dashboard, such as 127.0.0.1:8265"
+        )
+    return url.rstrip("/")
+
+
+class Cluster:
+    """The job server at an address; EnvironmentUnfitError when nobody answers there, or wants another token."""
+
+    def __init__(self, address: str | None = None) -> None:
+        self.address = server_address(address)
+        bring_token()
+        for talkative in ("dashboard_sdk", "job.sdk"):
+            logging.getLogger(f"ray.dashboard.modules.{talkative}").setLevel(logging.ERROR)
+        with self._asked():
+            try:
+                self._client = _client(self.address)
+            except (RuntimeError, ValueError, KeyError) as error:  # somebody answers, and is not Ray
+                raise ConnectionError(str(error)) from error
+
+    def submit(self, name: str, entrypoint: str, archive: Path, labels: dict[str, str]) -> None:
+        """Begin a job: the files of `archive` are its working folder on every node."""
+        environment = {"working_dir": str(archive), "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)}}
+        with self._asked(name):
+            self._client.submit_job(entrypoint=entrypoint, submission_id=name, runtime_env=environment, metadata=labels)
+
+    def jobs(self) -> list[Job]:
+        """All that were ever submitted, the oldest first."""
+        with self._asked():
+            found = [_job(details) for details in self._client.list_jobs() if details.submission_id]
+        return sorted(found, key=lambda job: (job.started is not None, job.started, job.name))
+
+    def job(self, name: str) -> Job:
+        """One of them; ConfigurationError when there is none of this name."""
+        with self._asked(name):
+            return _job(self._client.get_job_info(name))
+
+    def log(self, name: str) -> str:
+        """What it has printed so far."""
+        with self._asked(name):
+            return str(self._client.get_job_logs(name))
+
+    def follow(self, name: str, write: Callable[[str], None]) -> Job:
+        """Write what it prints, from its beginning to its end, and return it then. A connection that breaks is taken up again."""
+        written, answered = _Written(write), time.monotonic()
+        while True:
+            at = 0
+            for text in self._pieces(name):
+                written.add(at, text)
+                at += len(text)
+            try:
+                job, answered = self.job(name), time.monotonic()
+            except EnvironmentUnfitError:
+                if time.monotonic() - answered > SILENT_S:
+                    raise
+            else:
+                if job.over:
+                    written.add(0, self.log(name))
+                    return job
+            time.sleep(POLL_S)
+
+    def stop(self, name: str) -> tuple[Job, bool]:
+        """End a job, and wait for its end; and whether it was running until now."""
+        job = self.job(name)
+        if job.over:
+            return job, False
+        with self._asked(name):
+            self._client.stop_job(name)
+        until = time.monotonic() + STOP_S + KILLED_S
+        while not (job := self.job(name)).over:
+            if time.monotonic() > until:
+                raise EnvironmentUnfitError(
+                    f"{name} was told to stop and has not ended after {STOP_S + KILLED_S:.0f} s: "
+                    f"look again with `python run.py status {name} --address {self.address}`"
+                )
+            time.sleep(POLL_S)
+        return job, True
+
+    def _pieces(self, name: str) -> Iterator[str]:
+        """The log from its beginning, until it ends or its connection breaks: which of them, the job's state says."""
+        pieces = self._client.tail_job_logs(name)
+
+        async def following() -> str | None:
+            return await anext(pieces, None)
+
+        with asyncio.Runner() as runner:
+            while True:
+                try:
+                    text = runner.run(following())
+                except Exception:
+                    return
+                if text is None:
+                    return
+                yield text
+
+    @contextlib.contextmanager
+    def _asked(self, name: str = "") -> Iterator[None]:
+        """What goes wrong with a request, in a sentence."""
+        try:
+            yield
+        except AuthenticationError as error:
+            refused = "refuses the token it was given" if "failed" in str(error) else "wants a token and there is none here"
+            raise EnvironmentUnfitError(
+                f"--address {self.address}: the cluster {refused}: put the cluster's token into ~/.ray/auth_token or where "
+                "RAY_AUTH_TOKEN_PATH says, and set RAY_AUTH_MODE=token (`ray get-auth-token` prints it on the head)"
+            ) from error
+        except OSError as error:  # of Python and of requests
+            raise EnvironmentUnfitError(
+                f"--address {self.address}: no job server of Ray answers there: give HOST:PORT of the head's dashboard, usually "
+                "port 8265, or open a tunnel to it with `ssh -L 8265:127.0.0.1:8265 HEAD`"
+            ) from error
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise self._refusal(name, error) from error
+
+    def _refusal(self, name: str, error: Exception) -> errors.UserError:
+        said = str(error)
+        if name and "does not exist" in said and "404" in said:
+            return ConfigurationError(
+                f"the cluster at {self.address} has no job {name!r}: `python run.py status --address {self.address}` lists its jobs"
+            )
+        if name and "already exists" in said:
+            return ConfigurationError(f"--name {name!r} is a job of {self.address} already: give another name, or leave it out")
+        return EnvironmentUnfitError(
+            f"--address {self.address}: its job server cannot do that ({_short(error)}): look at the head's logs"
+        )
+
+
+class _Written:
+    """Writes a text that arrives in pieces, and begins anew after each break, once."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write, self._end = write, 0
+
+    def add(self, at: int, text: str) -> None:
+        """A piece that begins at character `at`; only what is new is written."""
+        new = text[max(self._end - at, 0) :]
+        if new:
+            self._write(new)
+            self._end = at + len(text)
+
+
+class _Client(JobSubmissionClient):  # type: ignore[misc]
+    """Ray's client, whose requests would wait for ever."""
+
+    def _do_request(self, method: str, endpoint: str, **arguments: Any) -> Any:
+        return super()._do_request(method, endpoint, **{"timeout": (ANSWER_S, WORK_S)} | arguments)
+
+
+def _client(address: str) -> JobSubmissionClient:
+    before = os.environ.get(SERVER)
+    os.environ[SERVER] = address  # it is asked before what the client is given
+    try:
+        return _Client(address)
+    finally:
+        if before is None:
+            del os.environ[SERVER]
+        else:
+            os.environ[SERVER] = before
+
+
+def _job(details: Any) -> Job:
+    return Job(
+        name=details.submission_id,
+        state=str(details.status.value).lower(),
+        entrypoint=details.entrypoint,
+        started=_time(details.start_time),
+        ended=_time(details.end_time),
+        returned=details.driver_exit_code,
+        message=details.message or "",
+        labels=details.metadata or {},
+    )
+
+
+def _time(milliseconds: int | None) -> datetime | None:
+    return datetime.fromtimestamp(milliseconds / 1000) if milliseconds else None
+
+
+def _short(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]

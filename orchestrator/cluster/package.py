@@ -1,0 +1,91 @@
+"""What travels to a cluster: the files of the project, listed, measured and put into one archive. Knows nothing of Ray's jobs.
+
+The program's own folders travel and nothing else: no data, no results, no hidden file, nothing that a link fetches from elsewhere.
+"""
+
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray._private.thirdparty.pathspec import PathSpec
+
+from orchestrator.errors import ConfigurationError
+
+PARTS = ("run.py", "orchestrator", "methods", "search_spaces", "configs", "pyproject.toml", "constraints.txt")
+NEVER = (".*", "__pycache__/", "*.pyc", "*.egg-info/")
+MIB = 2**20
+LARGEST = 3  # files that are named where a package is too large
+WRITTEN = (1980, 1, 1, 0, 0, 0)  # in every archive, so that equal files make equal archives, which are sent once
+
+
+@dataclass(frozen=True)
+class Package:
+    """Files by their names in the archive."""
+
+    files: Mapping[str, Path]
+
+    @property
+    def bytes(self) -> int:
+        """What the files take, unpacked."""
+        return sum(self._sizes().values())
+
+    def require_at_most(self, limit_mib: float) -> None:
+        """ConfigurationError, which names the largest files, when they take more together."""
+        if self.bytes <= limit_mib * MIB:
+            return
+        largest = sorted(self._sizes().items(), key=lambda item: -item[1])[:LARGEST]
+        named = ", ".join(f"{name} ({in_words(size)})" for name, size in largest)
+        raise ConfigurationError(
+            f"--limit-mib {limit_mib:g}: the project's {len(self.files)} files take {in_words(self.bytes)}, above all {named}: "
+            "leave some out with --exclude, or raise the limit"
+        )
+
+    def write(self, archive: Path) -> int:
+        """A zip file of them; its bytes. The same files make the same archive."""
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as written:
+            for name, file in sorted(self.files.items()):
+                entry = zipfile.ZipInfo(name, WRITTEN)
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                entry.external_attr = 0o644 << 16
+                written.writestr(entry, file.read_bytes())
+        return archive.stat().st_size
+
+    def _sizes(self) -> dict[str, int]:
+        return {name: file.stat().st_size for name, file in self.files.items()}
+
+
+def collect(root: Path, excludes: Iterable[str] = (), beside: Mapping[str, Path] | None = None) -> Package:
+    """The project at `root` without what `excludes` (patterns as in .gitignore) or its .gitignore name; files `beside` it by name.
+
+    ConfigurationError for a link that leads out of the project, and for a project that is none.
+    """
+    root = root.resolve()
+    ignored = root / ".gitignore"
+    patterns = [*NEVER, *(ignored.read_text().splitlines() if ignored.is_file() else ()), *excludes]
+    left_out = PathSpec.from_lines("gitwildmatch", patterns)
+    files = {file.relative_to(root).as_posix(): file for part in PARTS for file in _files(root / part, root, left_out)}
+    if "run.py" not in files:
+        raise ConfigurationError(f"--exclude: {root}/run.py does not travel then, and nothing can run without it: leave it in")
+    return Package(files | dict(beside or {}))
+
+
+def _files(path: Path, root: Path, left_out: PathSpec) -> Iterator[Path]:
+    """The files at and below a path; what is left out is not looked into."""
+    name = path.relative_to(root).as_posix()
+    if left_out.match_file(name) or (path.is_dir() and left_out.match_file(f"{name}/")):
+        return
+    if path.is_symlink() and (path.is_dir() or not path.resolve().is_relative_to(root)):
+        raise ConfigurationError(
+            f"{name} is a link to {path.resolve()}, which does not travel: put a copy there, or --exclude {name}"
+        )
+    if path.is_dir():
+        for inner in sorted(path.iterdir()):
+            yield from _files(inner, root, left_out)
+    elif path.is_file():
+        yield path
+
+
+def in_words(size: int) -> str:
+    """Bytes as a person reads them."""
+    return f"{size / MIB:.1f} MiB" if size >= MIB else f"{size / 2**10:.0f} KiB"
