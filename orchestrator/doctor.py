@@ -79,8 +79,9 @@ def examine(conditions: Conditions) -> Iterator[tuple[str, Finding]]:
                 yield name, check(conditions)
             except UserError as error:
                 yield name, Finding("bad", str(error))
-            except (OSError, RuntimeError, ImportError) as error:
-                yield name, Finding("bad", f"{type(error).__name__}: {error}: see whether the lines above say why")
+            except Exception as error:  # what a library that is broken raises is what is looked for
+                reason = " ".join(str(error).split())[:500]
+                yield name, Finding("bad", f"{type(error).__name__}: {reason}: see whether another line says why")
 
 
 def python(conditions: Conditions) -> Finding:
