@@ -30,7 +30,7 @@ PROJECT = Path(__file__).parents[1]
 TOKEN = Path("~/.ray/auth_token")
 DRIVER = Path("/proc/driver/nvidia/version")
 SHARED_MEMORY = Path("/dev/shm")
-GROUP_S = 90.0
+GROUP_S = 120.0
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 COMFORT_BYTES = 2 * 2**30  # below it, a run of more than the digits may fill the disk
 RAY_FULL = 0.95  # of a disk, from which on Ray refuses to write objects to it
@@ -221,13 +221,13 @@ def store(conditions: Conditions) -> Finding:
 
 def space(conditions: Conditions) -> Finding:
     """Free space where the store is, where Ray keeps its session, and in shared memory."""
-    temporary = Path(tempfile.gettempdir())
+    temporary = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     free, disk = shutil.disk_usage(conditions.place).free, shutil.disk_usage(temporary)
     said = [f"store {_size(free)} free", f"{temporary} {_size(disk.free)} free"]
     if free < SPARE_BYTES:
         return Finding("bad", f"{said[0]}, {_size(SPARE_BYTES)} are needed: free some space, or give another --store")
     if disk.free < SPARE_BYTES:
-        step = "free some space, or set TMPDIR and RAY_TMPDIR to a folder that has some"
+        step = "free some space, or set RAY_TMPDIR to a folder that has some"
         return Finding("bad", f"{said[1]}, {_size(SPARE_BYTES)} are needed by Ray: {step}")
     remarks = []
     if free < COMFORT_BYTES:
