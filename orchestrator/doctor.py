@@ -60,9 +60,14 @@ class Conditions:
         return cluster_address(self.configuration.resources)
 
     @property
+    def root(self) -> Path:
+        """The folder of the store, whether it is there or not."""
+        return self.store.expanduser().resolve()
+
+    @property
     def place(self) -> Path:
         """The store, or what there is of the way to it."""
-        folder = self.store.expanduser().resolve()
+        folder = self.root
         while not os.path.lexists(folder):
             folder = folder.parent
         return folder
@@ -191,7 +196,7 @@ def _no_cuda() -> str:
 
 def store(conditions: Conditions) -> Finding:
     """Whether the store can be written and locked, and who else may read it."""
-    root, place = conditions.store.expanduser().resolve(), conditions.place
+    root, place = conditions.root, conditions.place
     if not place.is_dir():
         return Finding("bad", f"{place} is no folder: give another --store")
     try:
@@ -252,7 +257,7 @@ def tracking(conditions: Conditions) -> Finding:
 
         reason = refusal(uri)
         return Finding("bad", reason) if reason else Finding("ok", f"{uri} answers")
-    database = conditions.store.expanduser().resolve() / "mlflow.db"
+    database = conditions.root / "mlflow.db"
     try:
         if database.exists():
             with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True, timeout=5)) as known:
