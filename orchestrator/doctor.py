@@ -30,7 +30,7 @@ PROJECT = Path(__file__).parents[1]
 TOKEN = Path("~/.ray/auth_token")
 DRIVER = Path("/proc/driver/nvidia/version")
 SHARED_MEMORY = Path("/dev/shm")
-GROUP_S = 90.0
+GROUP_S = 120.0
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 COMFORT_BYTES = 2 * 2**30  # below it, a run of more than the digits may fill the disk
 RAY_FULL = 0.95  # of a disk, from which on Ray refuses to write objects to it
@@ -60,9 +60,14 @@ class Conditions:
         return cluster_address(self.configuration.resources)
 
     @property
+    def root(self) -> Path:
+        """The folder of the store, whether it is there or not."""
+        return self.store.expanduser().resolve()
+
+    @property
     def place(self) -> Path:
         """The store, or what there is of the way to it."""
-        folder = self.store.expanduser().resolve()
+        folder = self.root
         while not os.path.lexists(folder):
             folder = folder.parent
         return folder
@@ -79,8 +84,9 @@ def examine(conditions: Conditions) -> Iterator[tuple[str, Finding]]:
                 yield name, check(conditions)
             except UserError as error:
                 yield name, Finding("bad", str(error))
-            except (OSError, RuntimeError, ImportError) as error:
-                yield name, Finding("bad", f"{type(error).__name__}: {error}: see whether the lines above say why")
+            except Exception as error:  # what a library that is broken raises is what is looked for
+                reason = " ".join(str(error).split())[:500]
+                yield name, Finding("bad", f"{type(error).__name__}: {reason}: see whether another line says why")
 
 
 def python(conditions: Conditions) -> Finding:
@@ -190,7 +196,7 @@ def _no_cuda() -> str:
 
 def store(conditions: Conditions) -> Finding:
     """Whether the store can be written and locked, and who else may read it."""
-    root, place = conditions.store.expanduser().resolve(), conditions.place
+    root, place = conditions.root, conditions.place
     if not place.is_dir():
         return Finding("bad", f"{place} is no folder: give another --store")
     try:
@@ -220,13 +226,13 @@ def store(conditions: Conditions) -> Finding:
 
 def space(conditions: Conditions) -> Finding:
     """Free space where the store is, where Ray keeps its session, and in shared memory."""
-    temporary = Path(tempfile.gettempdir())
+    temporary = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     free, disk = shutil.disk_usage(conditions.place).free, shutil.disk_usage(temporary)
     said = [f"store {_size(free)} free", f"{temporary} {_size(disk.free)} free"]
     if free < SPARE_BYTES:
         return Finding("bad", f"{said[0]}, {_size(SPARE_BYTES)} are needed: free some space, or give another --store")
     if disk.free < SPARE_BYTES:
-        step = "free some space, or set TMPDIR and RAY_TMPDIR to a folder that has some"
+        step = "free some space, or set RAY_TMPDIR to a folder that has some"
         return Finding("bad", f"{said[1]}, {_size(SPARE_BYTES)} are needed by Ray: {step}")
     remarks = []
     if free < COMFORT_BYTES:
@@ -251,7 +257,7 @@ def tracking(conditions: Conditions) -> Finding:
 
         reason = refusal(uri)
         return Finding("bad", reason) if reason else Finding("ok", f"{uri} answers")
-    database = conditions.store.expanduser().resolve() / "mlflow.db"
+    database = conditions.root / "mlflow.db"
     try:
         if database.exists():
             with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True, timeout=5)) as known:

@@ -46,7 +46,9 @@ class _Redacting:
     def __call__(self, *arguments: Any, **words: Any) -> logging.LogRecord:
         record: logging.LogRecord = self.make(*arguments, **words)
         with contextlib.suppress(TypeError, ValueError):  # arguments that do not fit: `logging` says so itself
-            record.msg, record.args = said(record.getMessage()), None
+            text = record.getMessage()
+            if said(text) != text:  # else it stays as it is: some formatters want its arguments
+                record.msg, record.args = said(text), None
         if record.exc_info and record.exc_info[0]:
             record.exc_text = said("".join(traceback.format_exception(*record.exc_info)).rstrip("\n"))
         return record

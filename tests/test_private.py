@@ -184,3 +184,10 @@ def keys(schema: Any) -> Iterator[str]:
         yield from schema.get("properties", {})
         for value in schema.values():
             yield from keys(value)
+
+
+def test_a_plan_names_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_API_TOKEN", "abcdefghijkl")
+    code, output = call("train", "--local", "--dry-run", "--store", str(tmp_path / "abcdefghijkl"), "--set", "teacher=null",
+                        "--set", "method.name=cross_entropy")  # fmt: skip
+    assert code == OK and f"{tmp_path}/***; checkpoints take" in output and "abcdefghijkl" not in output
