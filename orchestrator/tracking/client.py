@@ -26,6 +26,7 @@ NOTICE_S = 5.0  # of waiting at the end, after which that is said
 QUIET_S = 600.0  # between two notes of an outage
 STUBBORN = 15  # failures of one write, while the server does answer, after which it is set aside
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}  # MLflow would try for minutes
+OUTBOX, FILES = "outbox.jsonl", "outbox-files.jsonl"  # in the folder of the sweep
 REFUSED = "outbox-refused.jsonl"  # beside the queues: what MLflow does not take, for a person to look at
 log = logging.getLogger(__name__)
 Perform = Callable[[Any, Sequence[Write], bool], None]
@@ -55,7 +56,7 @@ class Writer:
         self.uri, self.perform, self.knows = uri, perform, knows
         self.say: Callable[[str], None] = log.warning
         self.folder = folder
-        self.writes, self.files = Lane(Outbox(folder / "outbox.jsonl")), Lane(Outbox(folder / "outbox-files.jsonl"), files=True)
+        self.writes, self.files = Lane(Outbox(folder / OUTBOX)), Lane(Outbox(folder / FILES), files=True)
         self.client: Any = None
         self.wake, self.closing, self.given_up = threading.Event(), threading.Event(), threading.Event()
         self.progress = time.monotonic()
@@ -91,6 +92,7 @@ class Writer:
         `hurried`: somebody wants the end, so an MLflow that does not answer is left alone after a few seconds.
         """
         longest, stall = (INTERRUPTED_S, INTERRUPTED_STALL_S) if hurried else (DRAIN_S, STALL_S)
+        longest = longest if timeout is None else timeout
         began = self.progress = time.monotonic()
         if self.unsent:
             self.begin()
