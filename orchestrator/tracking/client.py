@@ -136,7 +136,7 @@ class Writer:
         if not ready:
             return False
         first = ready[0][1]
-        if lane.files and first and self.writes.outbox.unsent and not self.knows(first):
+        if lane.files and (self.writes.tries or (first and self.writes.outbox.unsent and not self.knows(first))):
             return False
         group = 1
         if not lane.alone and first and first["do"] == "points":
@@ -261,6 +261,6 @@ def connect(uri: str) -> Any:
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    logging.getLogger("alembic").setLevel(logging.ERROR)
+    for name in ("mlflow", "alembic", "urllib3.connectionpool"):  # which tell of each attempt
+        logging.getLogger(name).setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=uri)
