@@ -7,6 +7,7 @@ queue of their own: where they alone cannot be sent, metrics go on. Knows no kin
 import json
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from orchestrator.tracking.outbox import Outbox, Write
 
 RETRY_S, LONGEST_RETRY_S = 2.0, 30.0
 FLUSH_S = 1.0  # points alone are sent together at most so often: 26 ms a batch against 389 ms one by one
-DRAIN_S, STALL_S = 120.0, 20.0  # without a write that succeeded: the longest wait at a normal end, and where writes have failed
+DRAIN_S, STALL_S = 120.0, 10.0  # without a write that succeeded: the longest wait at a normal end, and where writes have failed
 INTERRUPTED_S, INTERRUPTED_STALL_S = 10.0, 3.0  # the same where somebody wants the end
 NOTICE_S = 5.0  # of waiting at the end, after which that is said
 QUIET_S = 600.0  # between two notes of an outage
@@ -28,6 +29,7 @@ STUBBORN = 15  # failures of one write, while the server does answer, after whic
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}  # MLflow would try for minutes
 OUTBOX, FILES = "outbox.jsonl", "outbox-files.jsonl"  # in the folder of the sweep
 REFUSED = "outbox-refused.jsonl"  # beside the queues: what MLflow does not take, for a person to look at
+REASON = re.compile(r"\[Errno -?\d+\] [^'\")>]+|timed out|too many \d+ error responses|certificate verify failed[^'\")>]*")
 log = logging.getLogger(__name__)
 Perform = Callable[[Any, Sequence[Write], bool], None]
 Verdict = Literal["away", "denied", "refused"]
@@ -251,8 +253,10 @@ def verdict(error: Exception) -> Verdict:
 
 
 def short(error: Exception) -> str:
-    """What an error says, in one line that may be printed."""
-    return redacted(" ".join(str(error).split()))[:200] or type(error).__name__
+    """What an error says, in one line that may be printed; of a request that failed the reason alone."""
+    said = redacted(" ".join(str(error).split())) or type(error).__name__
+    reason = REASON.search(said) if "API request" in said else None
+    return reason[0] if reason else said[:200]
 
 
 def connect(uri: str) -> Any:

@@ -257,6 +257,19 @@ def test_errors_are_told_apart() -> None:
         assert {verdict(error) for error in errors} == {found}, found
 
 
+def test_of_a_request_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "sesame-42")
+    pool = "API request to http://h/api failed with exception HTTPConnectionPool(host='h'): Max retries exceeded with url: /api/"
+    for caused, expected in {
+        "(Caused by NewConnectionError('<x at 0x1>: Failed: [Errno 111] Connection refused'))": "[Errno 111] Connection refused",
+        "(Caused by ResponseError('too many 503 error responses'))": "too many 503 error responses",
+        "Read timed out. (read timeout=10)": "timed out",
+    }.items():
+        assert writing.short(OSError(f"{pool} {caused}")) == expected
+    assert writing.short(ValueError("sesame-42 is\nwrong")) == "*** is wrong"
+    assert writing.short(ValueError()) == "ValueError" and len(writing.short(ValueError("x" * 1000))) == 200
+
+
 def test_the_client_gives_up_soon_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import os
 
