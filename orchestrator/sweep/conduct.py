@@ -68,10 +68,30 @@ def conduct(
     States: finished, failed, interrupted.
     """
     with sweep.hold(), telling(show.note):
-        _conduct(sweep, store, data, asked, show, local, resume)
+        if resume and over(sweep):
+            send(sweep, store, data, show)
+        else:
+            _conduct(sweep, store, data, asked, show, local, resume)
+
+
+def over(sweep: Sweep) -> bool:
+    """Whether the sweep has ended, and there is no trial left to train: it may still have to be written to MLflow."""
+    trials = 1 if sweep.kind == "train" else sweep.configuration.search.trials
+    return sweep.state in ("finished", "failed") and len(sweep.trials) >= trials and all(t.ended for t in sweep.trials.values())
+
+
+def send(sweep: Sweep, store: Store, data: Path, show: Show) -> None:
+    """Send to MLflow what it does not have of a sweep that is over."""
+    from orchestrator.tracking.tracker import Tracker
+
+    tracker, state = Tracker(store, sweep, read_summary(data)["classes"]), sweep.state
+    tracker.listen(Events(sweep, [show]).note)
+    with stoppable():
+        tracker.close(state)
 
 
 def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, show: Show, local: bool, resume: bool) -> None:
+    from orchestrator.tracking.reach import unanswered
     from orchestrator.tracking.tracker import Tracker
 
     started = time.monotonic()
@@ -79,12 +99,15 @@ def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, sho
     sweep.save()
     tracker = Tracker(store, sweep, read_summary(data)["classes"])
     events = Events(sweep, [tracker, show])
+    tracker.listen(events.note)
     state = "failed"
     try:
         configuration = sweep.configuration
         trials = 1 if sweep.kind == "train" else configuration.search.trials
         methods = ", ".join(searched(configuration)) if sweep.kind == "sweep" else configuration.method.name
         show.preparing(f"{sweep.name}: {trials} x {configuration.training.epochs} epochs of {methods} on {configuration.data.name}")
+        if missed := unanswered(configuration.tracking.uri):
+            events.note(missed)
         beside = aides(configuration, sweep.kind)
         begun = _desk(configuration, sweep.folder / "groups", trials, local, show, events.note, beside)
         ended = ""

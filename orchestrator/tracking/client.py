@@ -7,6 +7,7 @@ queue of their own: where they alone cannot be sent, metrics go on. Knows no kin
 import json
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,13 +21,15 @@ from orchestrator.tracking.outbox import Outbox, Write
 
 RETRY_S, LONGEST_RETRY_S = 2.0, 30.0
 FLUSH_S = 1.0  # points alone are sent together at most so often: 26 ms a batch against 389 ms one by one
-DRAIN_S, STALL_S = 120.0, 20.0  # without a write that succeeded: the longest wait at a normal end, and where writes have failed
+DRAIN_S, STALL_S = 120.0, 10.0  # without a write that succeeded: the longest wait at a normal end, and where writes have failed
 INTERRUPTED_S, INTERRUPTED_STALL_S = 10.0, 3.0  # the same where somebody wants the end
 NOTICE_S = 5.0  # of waiting at the end, after which that is said
 QUIET_S = 600.0  # between two notes of an outage
 STUBBORN = 15  # failures of one write, while the server does answer, after which it is set aside
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}  # MLflow would try for minutes
+OUTBOX, FILES = "outbox.jsonl", "outbox-files.jsonl"  # in the folder of the sweep
 REFUSED = "outbox-refused.jsonl"  # beside the queues: what MLflow does not take, for a person to look at
+REASON = re.compile(r"\[Errno -?\d+\] [^'\")>]+|timed out|too many \d+ error responses|certificate verify failed[^'\")>]*")
 log = logging.getLogger(__name__)
 Perform = Callable[[Any, Sequence[Write], bool], None]
 Verdict = Literal["away", "denied", "refused"]
@@ -55,7 +58,7 @@ class Writer:
         self.uri, self.perform, self.knows = uri, perform, knows
         self.say: Callable[[str], None] = log.warning
         self.folder = folder
-        self.writes, self.files = Lane(Outbox(folder / "outbox.jsonl")), Lane(Outbox(folder / "outbox-files.jsonl"), files=True)
+        self.writes, self.files = Lane(Outbox(folder / OUTBOX)), Lane(Outbox(folder / FILES), files=True)
         self.client: Any = None
         self.wake, self.closing, self.given_up = threading.Event(), threading.Event(), threading.Event()
         self.progress = time.monotonic()
@@ -91,6 +94,7 @@ class Writer:
         `hurried`: somebody wants the end, so an MLflow that does not answer is left alone after a few seconds.
         """
         longest, stall = (INTERRUPTED_S, INTERRUPTED_STALL_S) if hurried else (DRAIN_S, STALL_S)
+        longest = longest if timeout is None else timeout
         began = self.progress = time.monotonic()
         if self.unsent:
             self.begin()
@@ -134,7 +138,7 @@ class Writer:
         if not ready:
             return False
         first = ready[0][1]
-        if lane.files and first and self.writes.outbox.unsent and not self.knows(first):
+        if lane.files and (self.writes.tries or (first and self.writes.outbox.unsent and not self.knows(first))):
             return False
         group = 1
         if not lane.alone and first and first["do"] == "points":
@@ -249,8 +253,10 @@ def verdict(error: Exception) -> Verdict:
 
 
 def short(error: Exception) -> str:
-    """What an error says, in one line that may be printed."""
-    return redacted(" ".join(str(error).split()))[:200] or type(error).__name__
+    """What an error says, in one line that may be printed; of a request that failed the reason alone."""
+    said = redacted(" ".join(str(error).split())) or type(error).__name__
+    reason = REASON.search(said) if "API request" in said else None
+    return reason[0] if reason else said[:200]
 
 
 def connect(uri: str) -> Any:
@@ -259,6 +265,6 @@ def connect(uri: str) -> Any:
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    logging.getLogger("alembic").setLevel(logging.ERROR)
+    for name in ("mlflow", "alembic", "urllib3.connectionpool"):  # which tell of each attempt
+        logging.getLogger(name).setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=uri)

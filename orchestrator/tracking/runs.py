@@ -17,7 +17,7 @@ from orchestrator.errors import ConfigurationError
 from orchestrator.records import Sweep
 from orchestrator.store import Store, read_json, write_json
 from orchestrator.tracking import figures
-from orchestrator.tracking.client import status_of
+from orchestrator.tracking.client import OUTBOX, status_of
 from orchestrator.tracking.outbox import Write
 
 PARENT = "parent"
@@ -40,8 +40,8 @@ class Runs:
         self.owner = f"{sweep.name} {sweep.started!r}"
         self.experiment = ""
         self.looked = False
-        self.doubtful = False  # whether there may be runs whose ids are not known here
         self.ids: dict[str, str] = {}
+        self.doubtful = not self.file.exists() and (sweep.folder / OUTBOX).exists()  # there may be runs whose ids are not known
         if self.file.exists():
             try:
                 self.ids = dict(read_json(self.file))

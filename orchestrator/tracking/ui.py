@@ -9,9 +9,11 @@ import sys
 
 from rich.console import Console
 
+from orchestrator.address import WEB, scheme_of
 from orchestrator.errors import OK, ConfigurationError, EnvironmentUnfitError
 from orchestrator.interrupt import stoppable
 from orchestrator.store import Store
+from orchestrator.tracking.reach import elsewhere
 
 LOOPBACK = "127.0.0.1"
 # MLflow's own default lets names such as 10.example.org in, so a page there could read the runs by rebinding its name to loopback
@@ -19,15 +21,25 @@ ALLOWED_HOSTS = "localhost,localhost:*,127.0.0.1,127.0.0.1:*"
 
 
 def serve(store: Store, port: int, console: Console) -> int:
-    """Run the server until it is interrupted; EnvironmentUnfitError when the port is taken."""
+    """Run the server until it is interrupted; EnvironmentUnfitError when the port is taken.
+
+    Runs that a sweep wrote to a server of its own are not here: it is said where they are.
+    """
+    for uri in elsewhere(store):
+        look = (
+            "open it in a browser" if scheme_of(uri) in WEB else "`mlflow server --backend-store-uri` with that address shows them"
+        )
+        console.print(f"sweeps of this store were written to {uri}: {look}", markup=False, highlight=False, soft_wrap=True)
     if not store.database.exists():
+        if elsewhere(store):
+            return OK
         raise ConfigurationError(f"--store {store.root} holds no runs yet: start one with `python run.py sweep`")
     require_free(port)
     console.print(f"MLflow on http://{LOOPBACK}:{port} (Ctrl-C ends it)", highlight=False)
     backend = ["--backend-store-uri", f"sqlite:///{store.database}", "--default-artifact-root", store.artifacts.as_uri()]
     command = [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1"]
     command += ["--allowed-hosts", ALLOWED_HOSTS, *backend]
-    server = subprocess.Popen(command, start_new_session=True)
+    server = subprocess.Popen(command, start_new_session=True, env={"MLFLOW_DISABLE_TELEMETRY": "true"} | os.environ)
     try:
         with stoppable():
             return server.wait()

@@ -32,7 +32,7 @@ def tracked(sweep: Sweep, *trials: Trial, ended: str = "finished") -> None:
         if trial.metrics:
             tracker.trial_reported(trial, trial.epochs, trial.metrics)
         tracker.trial_ended(trial)
-    tracker.close(ended)
+    tracker.close(ended, timeout=60)
 
 
 def client_of(sweep: Sweep) -> Any:

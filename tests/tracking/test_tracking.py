@@ -13,16 +13,16 @@ from orchestrator.tracking.runs import tracking_uri
 from orchestrator.tracking.tracker import Tracker, flat
 
 
-def test_a_removed_experiment_and_a_removed_database_are_made_again(tmp_path: Path) -> None:
+def test_a_removed_experiment_and_a_removed_database_are_made_again(tracked_store: Store) -> None:
+    store = tracked_store
     from mlflow import MlflowClient
 
-    store = Store.open(tmp_path)
     sweep = Sweep.create(store.sweep("mine"), load(None, ["project=tests"]), "sweep")
     for step in ("first", "deleted", "gone"):
         tracker = Tracker(store, sweep)
         tracker.trial_started(Trial(0, {}, state="running"))
         tracker.trial_ended(Trial(0, {}, state="waiting"))
-        tracker.close("interrupted")
+        tracker.close("interrupted", timeout=60)
         client = MlflowClient(tracking_uri(store, sweep.configuration))
         experiment = client.get_experiment_by_name("tests")
         assert experiment is not None and experiment.lifecycle_stage == "active", step
@@ -35,10 +35,10 @@ def test_a_removed_experiment_and_a_removed_database_are_made_again(tmp_path: Pa
             write_json(sweep.folder / "mlflow.json", {"parent": "0" * 32, "0": "1" * 32})
 
 
-def test_a_resumed_sweep_goes_on_with_its_runs(tmp_path: Path) -> None:
+def test_a_resumed_sweep_goes_on_with_its_runs(tracked_store: Store) -> None:
+    store = tracked_store
     from mlflow import MlflowClient
 
-    store = Store.open(tmp_path)
     sweep = Sweep.create(store.sweep("mine"), load(None, ["project=tests"]), "sweep")
     trial = Trial(0, {"temperature": 2.0}, state="running")
     sweep.save_trial(trial)
@@ -49,7 +49,7 @@ def test_a_resumed_sweep_goes_on_with_its_runs(tmp_path: Path) -> None:
         tracker.trial_reported(trial, epoch, {"validation/accuracy": 0.5 * epoch})
         trial.state = state  # type: ignore[assignment]
         tracker.trial_ended(trial)
-        tracker.close(ended)
+        tracker.close(ended, timeout=60)
         client = MlflowClient(tracking_uri(store, sweep.configuration))
         experiment = client.get_experiment_by_name("tests")
         assert experiment is not None
@@ -63,10 +63,10 @@ def test_a_resumed_sweep_goes_on_with_its_runs(tmp_path: Path) -> None:
     assert [(point.step, point.value) for point in history] == [(1, 0.5), (2, 1.0)]
 
 
-def test_settings_that_change_are_metrics_with_a_step_and_tags(tmp_path: Path) -> None:
+def test_settings_that_change_are_metrics_with_a_step_and_tags(tracked_store: Store) -> None:
+    store = tracked_store
     from mlflow import MlflowClient
 
-    store = Store.open(tmp_path)
     configuration = load(None, ["project=tests", "search.scheduler=pbt", "search.methods=[kd, ttm]"])
     sweep = Sweep.create(store.sweep("mine"), configuration, "sweep")
     trial = Trial(0, {"method.name": "kd", "kd.temperature": 2.0, "training.learning_rate": 0.1}, state="running")
@@ -91,14 +91,14 @@ def test_settings_that_change_are_metrics_with_a_step_and_tags(tmp_path: Path) -
     assert run.data.params["training.learning_rate"] == "0.1", "what the study drew"
     assert run.data.tags["method"] == run.data.tags["setting/method.name"] == "ttm"
     assert run.data.tags["taken_over"] == "took over trial 3 after epoch 5, trial 3 after epoch 10"
-    text = Path(client.download_artifacts(run.info.run_id, "configuration.json", str(tmp_path))).read_text()
+    text = Path(client.download_artifacts(run.info.run_id, "configuration.json", str(store.root))).read_text()
     assert json.loads(text)["training"]["learning_rate"] == 2.0
 
 
-def test_tags_of_the_settings_in_force_are_there_from_the_start_and_go_when_they_leave(tmp_path: Path) -> None:
+def test_tags_of_the_settings_in_force_are_there_from_the_start_and_go_when_they_leave(tracked_store: Store) -> None:
+    store = tracked_store
     from mlflow import MlflowClient
 
-    store = Store.open(tmp_path)
     configuration = load(None, ["project=tests", "search.scheduler=pbt"])
     sweep = Sweep.create(store.sweep("mine"), configuration, "sweep")
     trial = Trial(0, {"depth": 2, "loss": "mse", "alpha": 0.5}, state="running")
@@ -125,3 +125,90 @@ def test_flat_leaves_nothing_nested() -> None:
 def test_the_environment_is_described() -> None:
     tags = describe()
     assert tags["version.torch"] and tags["git.dirty"] in ("true", "false", "unknown")
+
+
+def history(store: Store, sweep: Sweep, key: str, name: str) -> list[tuple[int, float]]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri(store, sweep.configuration))
+    found = client.get_metric_history(read_json(sweep.folder / "mlflow.json")[key], name)
+    return [(point.step, point.value) for point in found]
+
+
+def all_runs(store: Store, sweep: Sweep) -> list[tuple[str, str]]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri(store, sweep.configuration))
+    experiment = client.get_experiment_by_name("tests")
+    assert experiment is not None
+    return sorted((run.info.run_name, run.info.status) for run in client.search_runs([experiment.experiment_id]))
+
+
+def die(tracker: Tracker) -> None:
+    """The process ends here: nothing more is sent, nothing more is written."""
+    tracker.writer.given_up.set()
+    tracker.writer.wake.set()
+    tracker.writer.writes.outbox.close()
+    tracker.writer.files.outbox.close()
+    if tracker.writer.started:
+        tracker.writer.thread.join(30)
+
+
+def test_what_a_killed_driver_left_is_written_once_and_in_order(tracked_store: Store) -> None:
+    """Killed at four moments: before anything is sent, with ids lost, between record and tracker, and with the parent running."""
+    store = tracked_store
+    sweep = Sweep.create(store.sweep("mine"), load(None, ["project=tests"]), "sweep")
+    trial, other = Trial(0, {"temperature": 2.0}), Trial(1, {"temperature": 3.0})
+
+    def driver(*epochs: int) -> Tracker:
+        tracker = Tracker(store, sweep)
+        trial.state = "running"
+        tracker.trial_started(trial)
+        for epoch in epochs:
+            tracker.trial_reported(trial, epoch, {"validation/accuracy": epoch / 10})
+        return tracker
+
+    tracker = Tracker(store, sweep)
+    tracker.trial_started(trial)
+    die(tracker)
+    die(driver(1, 2))
+    tracker = driver(2, 3)  # epoch 2 is told again: the record did not have it
+    tracker.close("interrupted", timeout=60)
+    assert history(store, sweep, "0", "validation/accuracy") == [(1, 0.1), (2, 0.2), (3, 0.3)]
+    (sweep.folder / "mlflow.json").write_text('{"parent": "0')  # in the middle of a write
+    die(driver(4))
+    (sweep.folder / "mlflow.json").unlink()
+    for each, state in ((trial, "complete"), (other, "failed")):
+        each.state, each.value, each.epochs = state, 0.4, 4  # type: ignore[assignment]
+        sweep.save_trial(each)  # and the process was killed before the tracker heard of it; of the other one it never did
+    Tracker(store, sweep).close("finished")
+    assert all_runs(store, sweep) == [("mine", "FINISHED"), ("mine/000 kd", "FINISHED"), ("mine/001 kd", "FAILED")]
+    assert history(store, sweep, "0", "validation/accuracy") == [(1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4)]
+    best = history(store, sweep, "parent", "best_so_far")
+    Tracker(store, sweep).close("finished")
+    assert best == history(store, sweep, "parent", "best_so_far") == [(0, 0.4)], "and nothing is told twice"
+    sweep.state = "finished"
+    quiet = Tracker(store, sweep)
+    assert quiet.writer.unsent == 0 and quiet.close("finished") == 0 and not quiet.writer.started
+
+
+def test_a_database_that_is_removed_while_writes_wait(tracked_store: Store) -> None:
+    store = tracked_store
+    sweep = Sweep.create(store.sweep("mine"), load(None, ["project=tests"]), "sweep")
+    trial = Trial(0, {}, state="running")
+    tracker = Tracker(store, sweep)
+    tracker.trial_started(trial)
+    tracker.trial_reported(trial, 1, {"validation/accuracy": 0.1})
+    tracker.close("interrupted", timeout=60)
+    tracker = Tracker(store, sweep)
+    tracker.writer.begin = lambda: None  # type: ignore[method-assign]
+    tracker.trial_reported(trial, 2, {"validation/accuracy": 0.2})
+    die(tracker)
+    write_json(sweep.folder / "mlflow.json", {"parent": "0" * 32, "0": "1" * 32})  # as those of a database that is gone
+    again = Tracker(store, sweep)
+    assert again.writer.unsent
+    trial.state = "complete"
+    again.trial_ended(trial)
+    assert again.close("finished") == 0
+    assert history(store, sweep, "0", "validation/accuracy")[-1] == (2, 0.2)
+    assert not (sweep.folder / "outbox-refused.jsonl").exists()

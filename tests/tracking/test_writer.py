@@ -212,7 +212,7 @@ def test_a_kill_at_any_write_loses_none_and_repeats_one_at_most(writer: Any) -> 
         again, _ = writer(server)
         assert again.unsent == 6 - killed and again.close() == 0
         assert server.numbers == [*range(killed + 1), *range(killed, 6)], killed
-        assert server.again[killed], "the one that nobody knows of is looked for"
+        assert server.again[killed + 1], "the one that nobody knows of is looked for"
 
 
 def test_a_server_that_never_answers_is_given_up(writer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,6 +255,19 @@ def test_errors_are_told_apart() -> None:
     }  # fmt: skip
     for found, errors in expected.items():
         assert {verdict(error) for error in errors} == {found}, found
+
+
+def test_of_a_request_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "sesame-42")
+    pool = "API request to http://h/api failed with exception HTTPConnectionPool(host='h'): Max retries exceeded with url: /api/"
+    for caused, expected in {
+        "(Caused by NewConnectionError('<x at 0x1>: Failed: [Errno 111] Connection refused'))": "[Errno 111] Connection refused",
+        "(Caused by ResponseError('too many 503 error responses'))": "too many 503 error responses",
+        "Read timed out. (read timeout=10)": "timed out",
+    }.items():
+        assert writing.short(OSError(f"{pool} {caused}")) == expected
+    assert writing.short(ValueError("sesame-42 is\nwrong")) == "*** is wrong"
+    assert writing.short(ValueError()) == "ValueError" and len(writing.short(ValueError("x" * 1000))) == 200
 
 
 def test_the_client_gives_up_soon_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,0 +1,66 @@
+"""Whether MLflow answers, asked without it, and where the runs of a store are."""
+
+import http.server
+import io
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from orchestrator.errors import OK
+from orchestrator.reading import load
+from orchestrator.records import Sweep
+from orchestrator.store import Store
+from orchestrator.tracking import reach
+from orchestrator.tracking.reach import unanswered
+from orchestrator.tracking.ui import serve
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(401)
+        self.end_headers()
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[int]:
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as made:
+        threading.Thread(target=made.serve_forever, daemon=True).start()
+        yield made.server_address[1]
+        made.shutdown()
+
+
+def test_any_answer_will_do(server: int) -> None:
+    for uri in (f"http://127.0.0.1:{server}/mlflow", f"https://127.0.0.1:{server}", f"postgresql://ann@127.0.0.1:{server}/runs"):
+        assert unanswered(uri) == "", uri
+
+
+@pytest.mark.parametrize("uri", [None, "sqlite:///mlflow.db", "databricks", "mysql:///runs"])
+def test_where_nobody_can_be_asked_nobody_is(uri: str | None) -> None:
+    assert unanswered(uri) == ""
+
+
+def test_silence_is_said_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reach, "PATIENCE_S", 0.1)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(1)  # and never answers
+        port = silent.getsockname()[1]
+        assert f"nobody answers at tracking.uri http://127.0.0.1:{port} (timed out)" in unanswered(f"http://127.0.0.1:{port}")
+    for uri in (f"http://127.0.0.1:{port}", f"postgresql://127.0.0.1:{port}/runs"):
+        assert "trials go on without it" in unanswered(uri)
+
+
+def test_ui_says_where_runs_are_that_are_not_here(tmp_path: Path) -> None:
+    store, output = Store.open(tmp_path), io.StringIO()
+    for name, uri in (("a", "http://127.0.0.1:7000"), ("b", "postgresql://ann@db/runs")):
+        Sweep.create(store.sweep(name), load(None, [f"tracking.uri={uri}"]), "sweep")
+    assert serve(store, 5000, Console(file=output)) == OK
+    assert "written to http://127.0.0.1:7000: open it in a browser" in output.getvalue()
+    assert "written to postgresql://***@db/runs: `mlflow server --backend-store-uri`" in output.getvalue()

@@ -1,0 +1,58 @@
+"""A sweep that is over and of which MLflow does not have everything: a resume sends it, and starts nothing else."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.data import prepare
+from orchestrator.reading import load
+from orchestrator.records import Sweep, Trial
+from orchestrator.store import Store
+from orchestrator.sweep import conduct as module
+from orchestrator.sweep.conduct import conduct, over
+from orchestrator.tracking import client as writing
+from orchestrator.tracking.tracker import Tracker
+from tests.sweep.conftest import Watch
+
+
+def test_a_resume_of_a_finished_sweep_sends_what_is_unsent(
+    tracked_store: Store, digits_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configuration = load(None, ["project=tests", "search.trials=1", "data.name=digits"])
+    data = prepare(configuration.data, digits_store, 0)
+    sweep = Sweep.create(tracked_store.sweep("mine"), configuration, "sweep")
+    trial = Trial(0, {"temperature": 2.0}, state="running")
+    for name in ("RETRY_S", "STALL_S"):
+        monkeypatch.setattr(writing, name, 0.0)
+    connect = writing.connect
+
+    def away(uri: str) -> Any:
+        raise ConnectionError("down")
+
+    monkeypatch.setattr(writing, "connect", away)
+    tracker, said = Tracker(tracked_store, sweep), Watch()
+    tracker.listen(said.note)
+    tracker.trial_started(trial)
+    tracker.trial_reported(trial, 1, {"validation/accuracy": 0.1})
+    trial.state, trial.value = "complete", 0.1
+    sweep.save_trial(trial)
+    assert not over(sweep), "it runs"
+    sweep.state = "finished"
+    tracker.trial_ended(trial)
+    unsent = tracker.close("finished")
+    assert unsent > 5 and f"{unsent} writes to MLflow were not sent" in said.notes[-1]
+    assert over(sweep)
+
+    monkeypatch.setattr(writing, "connect", connect)
+    monkeypatch.setattr(module, "_desk", lambda *given: pytest.fail("nothing is to be trained"))
+    show = Watch()
+    conduct(sweep, tracked_store, data, None, show, resume=True)
+    assert show.notes == [] and sweep.state == "finished"
+    client = connect(f"sqlite:///{tracked_store.database}")
+    experiment = client.get_experiment_by_name("tests")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert {name: run.info.status for name, run in runs.items()} == {"mine": "FINISHED", "mine/000 kd": "FINISHED"}
+    assert runs["mine/000 kd"].data.metrics == {"validation/accuracy": 0.1}
+    sweep.configuration = load(None, ["search.trials=2"])
+    assert not over(sweep), "there is another trial to train"
