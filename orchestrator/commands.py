@@ -1,9 +1,7 @@
 """What each command does, step by step: read, check, plan, run, show. Returns the exit code."""
 
 import json
-import re
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,17 +11,17 @@ from orchestrator import errors
 from orchestrator.config import Configuration, Teacher
 from orchestrator.errors import ConfigurationError
 from orchestrator.objectives import in_words
+from orchestrator.options import new_name, search_changes
 from orchestrator.private import said
 from orchestrator.reading import build, load
 from orchestrator.records import Sweep
 from orchestrator.store import Store, keep_json
-from orchestrator.sweep.space import searched, with_its_method
+from orchestrator.sweep.space import with_its_method
 
 if TYPE_CHECKING:
     from orchestrator.preflight import Prepared
 
 console = Console()
-UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
 def sweep(
@@ -47,13 +45,6 @@ def sweep(
             "--resume goes on as the sweep was configured: leave out --name, --seed, --set, --scheduler and --dry-run"
         )
     return _resume(Store.open(_existing(store).root), resume, trials, changes)
-
-
-def search_changes(trials: int | None, time_budget: str | None, scheduler: str | None) -> list[str]:
-    """What these options of a sweep are as `--set` pairs."""
-    changes = [f"search.trials={trials}"] if trials is not None else []
-    changes += [f"search.time_budget={seconds(time_budget)}"] if time_budget is not None else []
-    return changes + ([f"search.scheduler={scheduler}"] if scheduler is not None else [])
 
 
 def train(config: Path, pairs: list[str], store: Path, name: str | None, seed: int | None, dry_run: bool, local: bool) -> int:
@@ -184,14 +175,6 @@ def ui(store: Path, port: int) -> int:
     return serve(_existing(store), port, console)
 
 
-def seconds(text: str) -> float:
-    """Seconds of `90s`, `10m`, `2h` or `90`; ConfigurationError otherwise."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
-    if not match or float(match[1]) == 0:
-        raise ConfigurationError(f"--time-budget {text!r} is not a time: write 90s, 10m or 2h")
-    return float(match[1]) * UNITS[match[2]]
-
-
 def _existing(root: Path) -> Store:
     if not root.is_dir():
         raise ConfigurationError(
@@ -213,13 +196,6 @@ def _begin(store: Store, configuration: Configuration, kind: str, name: str | No
         return errors.OK
     begun = prepared(store, configuration, kind, local)
     return _conduct(store, Sweep.create(folder, begun.configuration, kind), begun, local, resume=False)
-
-
-def new_name(configuration: Configuration, kind: str) -> str:
-    """What is trained, and when; a search over several methods goes by its project."""
-    methods = searched(configuration) if kind == "sweep" else (configuration.method.name,)
-    what = methods[0] if len(methods) == 1 else re.sub(r"[^A-Za-z0-9]+", "-", configuration.project).strip("-") or "sweep"
-    return f"{what}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _resume(store: Store, name: str, trials: int | None, changes: list[str]) -> int:

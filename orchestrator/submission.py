@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from orchestrator.check import check_search, check_train
-from orchestrator.commands import new_name, search_changes
 from orchestrator.config import Configuration
 from orchestrator.data.datasets import find
 from orchestrator.errors import ConfigurationError, nearest
+from orchestrator.options import new_name, search_changes
 from orchestrator.reading import load
 from orchestrator.redact import redacted
 from orchestrator.store import NAME
@@ -82,7 +82,14 @@ def _read(group: Any, words: Sequence[str]) -> tuple[str, dict[str, Any], dict[s
         raise ConfigurationError(
             f"{command!r} is not for a cluster: {nearest(command, COMMANDS)}; write `python run.py submit -- sweep ...`"
         )
-    context = group.commands[command].make_context(command, list(words[1:]))
+    try:
+        context = group.commands[command].make_context(command, list(words[1:]), help_option_names=[])
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # of the command line's library, which has one of several names
+            raise
+        raise ConfigurationError(
+            f"{error.format_message().rstrip('.')}: `python run.py {command} --help` lists what it takes"
+        ) from error
     given = {key: value for key, value in context.params.items() if context.get_parameter_source(key).name == "COMMANDLINE"}
     return command, given, dict(context.params)
 

@@ -1,0 +1,271 @@
+"""Jobs of a cluster, against a job server that a test plays: what is asked of it, and what is said when it refuses."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import run
+from orchestrator.cluster import jobs
+from orchestrator.cluster.jobs import Cluster, Job, server_address
+from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+
+Answer = tuple[int, Any]
+VERSION: dict[str, list[Answer]] = {
+    "/api/version": [(200, {"version": "4", "ray_version": "2.60.0", "ray_commit": "", "session_name": ""})]
+}
+
+
+def details(name: str, status: str, **more: Any) -> dict[str, Any]:
+    """A job as the server describes it."""
+    return {"type": "SUBMISSION", "submission_id": name, "status": status, "entrypoint": "python run.py sweep"} | more
+
+
+@contextmanager
+def server(answers: dict[str, list[Answer]]) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
+    """A job server that gives the answers of each path in turn, the last one again and again; its address, and what was asked."""
+    asked: list[tuple[str, bytes]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def _answer(self) -> None:
+            asked.append((f"{self.command} {self.path}", self.rfile.read(int(self.headers.get("Content-Length", 0)))))
+            left = answers.get(self.path, [(200 if self.command == "PUT" else 404, "not found")])
+            status, body = left.pop(0) if len(left) > 1 else left[0]
+            text = (body if isinstance(body, str) else json.dumps(body)).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        do_GET = do_POST = do_PUT = _answer
+
+        def log_message(self, *_: Any) -> None:
+            """Quiet."""
+
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"127.0.0.1:{listening.server_address[1]}", asked
+    finally:
+        listening.shutdown()
+        thread.join()
+        listening.server_close()
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No token and no address of the machine that runs the tests; nothing is waited for."""
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(jobs, "bring_token", lambda: None)
+    monkeypatch.setattr(jobs, "POLL_S", 0.0)
+
+
+def call(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(run.app, list(arguments))
+    return result.exit_code, result.output
+
+
+def test_whose_address_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert server_address(None) == "http://127.0.0.1:8265"
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # the cluster's own port
+    assert server_address(None) == "http://127.0.0.1:8265"
+    monkeypatch.setenv("RAY_ADDRESS", "http://10.0.0.1:8265")
+    assert server_address(None) == "http://10.0.0.1:8265"
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "https://ray.example/")
+    assert server_address(None) == "https://ray.example"
+    assert server_address("head:8265") == "http://head:8265"
+
+
+@pytest.mark.parametrize("address", ["head", "ray://head:10001", "head:port", "auto", "http://", ":8265"])
+def test_an_address_that_is_none(address: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"is no address of a job server: give HOST:PORT"):
+        server_address(address)
+
+
+def test_an_address_with_a_password_is_not_repeated() -> None:
+    with pytest.raises(ConfigurationError) as told:
+        server_address("http://me:hunter22@head:8265")
+    assert "hunter22" not in str(told.value)
+
+
+def test_an_address_nobody_answers() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        for command in (["status"], ["status", "mine"], ["stop", "mine"], ["submit", "--detach"]):
+            words = ["--", "teacher", "--store", "/s"] if command[0] == "submit" else []
+            code, output = call(*command, "--address", address, *words)
+            assert (code, output.count("\n")) == (3, 1) and f"http://{address}: no job server of Ray answers there" in output
+
+
+def test_somebody_who_listens_and_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "WORK_S", 0.01)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        with pytest.raises(EnvironmentUnfitError, match="no job server of Ray answers there"):
+            Cluster(f"127.0.0.1:{silent.getsockname()[1]}")
+
+
+@pytest.mark.parametrize("answer", [(404, "no such page"), (200, "<html>"), (200, {"other": "server"}), (500, "broken")])
+def test_a_server_that_is_not_ray(answer: Answer) -> None:
+    said = "no job server of Ray answers there"
+    with server({"/api/version": [answer]}) as (address, _), pytest.raises(EnvironmentUnfitError, match=said):
+        Cluster(address)
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(401, "the cluster wants a token and there is none here"), (403, "the cluster refuses the token")]
+)
+def test_a_token_that_is_missing_or_wrong(status: int, said: str) -> None:
+    with server({"/api/version": [(status, "Unauthorized")]}) as (address, _):
+        code, output = call("status", "--address", address)
+        assert (code, output.count("\n")) == (3, 1) and said in output and "RAY_AUTH_TOKEN_PATH" in output
+
+
+def test_the_package_and_the_job_are_sent() -> None:
+    package = "/api/packages/gcs/_ray_pkg_"
+    with server(VERSION | {"/api/jobs/": [(200, {"submission_id": "mine", "job_id": "mine"})]}) as (address, asked):
+        code, output = call("submit", "--address", address, "--detach", "--name", "mine", "--", "teacher", "--store", "/s")
+    assert code == 0, output
+    assert f"python run.py status mine --address http://{address} --follow" in output
+    assert f"python run.py stop mine --address http://{address}" in output
+    sent = {line: body for line, body in asked if not line.startswith("GET")}
+    (archive,) = [body for line, body in sent.items() if line.startswith(f"PUT {package}")]
+    assert archive[:2] == b"PK" and b"orchestrator/submission.py" in archive
+    request = json.loads(sent["POST /api/jobs/"])
+    assert request["entrypoint"] == "python run.py teacher --store /s" and request["submission_id"] == "mine"
+    assert request["runtime_env"]["working_dir"].startswith("gcs://_ray_pkg_")
+    assert request["runtime_env"]["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "30"}
+    assert request["metadata"] == {"command": "teacher", "store": "/s"}
+
+
+def test_a_package_over_the_limit_is_not_sent() -> None:
+    with server(VERSION) as (address, asked):
+        code, output = call("submit", "--address", address, "--limit-mib", "0.1", "--", "teacher", "--store", "/s")
+    assert (code, output.count("\n"), asked) == (2, 1, []) and "--limit-mib 0.1: the project's" in output
+
+
+def test_a_name_that_is_taken() -> None:
+    refused = "ValueError: Job with submission_id mine already exists. Please use a different submission_id."
+    with server(VERSION | {"/api/jobs/": [(400, refused)]}) as (address, _):
+        code, output = call("submit", "--address", address, "--name", "mine", "--", "teacher", "--store", "/s")
+    assert code == 2 and "--name 'mine' is a job of http" in output
+
+
+def test_jobs_are_listed_without_secrets() -> None:
+    found = [
+        details("late", "RUNNING", start_time=2_000_000, entrypoint="python run.py sweep --set password=hunter22"),
+        details("early", "FAILED", start_time=1_000_000, end_time=1_500_000, driver_exit_code=2),
+        details("x", "RUNNING", type="DRIVER", submission_id=None, job_id="01"),  # somebody who came without a job
+    ]
+    with server(VERSION | {"/api/jobs/": [(200, found)]}) as (address, _):
+        code, output = call("status", "--address", address)
+        assert code == 0 and [line.split()[0] for line in output.splitlines()] == ["job", "early", "late"]
+        code, text = call("status", "--address", address, "--json")
+    assert "hunter22" not in output + text and json.loads(text)[0]["returned"] == 2
+
+
+def test_one_job_and_the_end_of_its_log() -> None:
+    log = "\n".join(f"line {number}" for number in range(100))
+    answers: dict[str, list[Answer]] = VERSION | {
+        "/api/jobs/mine": [(200, details("mine", "RUNNING"))],
+        "/api/jobs/mine/logs": [(200, {"logs": log})],
+        "/api/jobs/other": [(404, "Job other does not exist")],
+    }
+    with server(answers) as (address, _):
+        code, output = call("status", "mine", "--address", address)
+        assert code == 0 and "mine: running" in output and "line 80\n" in output and "line 79\n" not in output
+        code, output = call("status", "other", "--address", address)
+        assert code == 2 and f"the cluster at http://{address} has no job 'other'" in output
+
+
+@pytest.mark.parametrize(
+    ("status", "returned", "code", "resume"),
+    [
+        ("SUCCEEDED", 0, 0, False),
+        ("FAILED", 2, 2, False),
+        ("FAILED", 130, 130, True),
+        ("FAILED", -9, 1, True),
+        ("FAILED", None, 1, True),
+        ("STOPPED", None, 130, True),
+    ],
+)
+def test_a_job_is_followed_and_its_status_returned(status: str, returned: int | None, code: int, resume: bool) -> None:
+    """The log arrives whole and once although the connection for it never comes about."""
+    labels = {"run": "kd", "store": "/my store"}
+    end = details("mine", status, driver_exit_code=returned, metadata=labels, message="it went wrong")
+    answers: dict[str, list[Answer]] = VERSION | {
+        "/api/jobs/mine": [(200, details("mine", "RUNNING")), (500, "for a moment"), (200, end)],
+        "/api/jobs/mine/logs": [(200, {"logs": "one\ntwo\n"})],
+    }
+    with server(answers) as (address, _):
+        found, output = call("status", "mine", "--address", address, "--follow")
+    assert found == code and output.startswith(f"one\ntwo\nmine: {status.lower()}")
+    assert (f"submit --address http://{address} -- sweep --resume kd --store '/my store'" in output) == resume
+
+
+def test_a_cluster_that_falls_silent_is_not_followed_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "SILENT_S", 0.0)
+    answers: dict[str, list[Answer]] = VERSION | {"/api/jobs/mine": [(500, "gone")]}
+    with server(answers) as (address, _), pytest.raises(EnvironmentUnfitError, match="its job server cannot do that"):
+        Cluster(address).follow("mine", print)
+
+
+def test_a_log_that_breaks_off_is_written_once() -> None:
+    heard: list[str] = []
+    written = jobs._Written(heard.append)
+    for at, text in [(0, "abc"), (3, "def"), (0, "abcd"), (4, "efgh"), (0, "abcdefghi"), (0, "")]:
+        written.add(at, text)
+    assert heard == ["abc", "def", "gh", "i"]
+
+
+def test_a_job_is_stopped_and_waited_for() -> None:
+    labels = {"run": "kd", "store": "/s"}
+    answers: dict[str, list[Answer]] = VERSION | {
+        "/api/jobs/mine": [(200, details("mine", status, metadata=labels)) for status in ("RUNNING", "RUNNING", "STOPPED")],
+        "/api/jobs/mine/stop": [(200, {"stopped": True})],
+    }
+    with server(answers) as (address, asked):
+        code, output = call("stop", "mine", "--address", address)
+        assert code == 0 and output.splitlines() == [
+            "mine: stopped",
+            f"  resume: python run.py submit --address http://{address} -- sweep --resume kd --store /s",
+        ]
+        before = len(asked)
+        code, output = call("stop", "mine", "--address", address)
+        assert code == 0 and "mine: stopped, before it was told to stop" in output
+    assert not [line for line, _ in asked[before:] if line.startswith("POST")]
+
+
+def test_a_job_that_does_not_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "STOP_S", 0)
+    monkeypatch.setattr(jobs, "KILLED_S", 0.0)
+    answers: dict[str, list[Answer]] = VERSION | {
+        "/api/jobs/mine": [(200, details("mine", "RUNNING"))],
+        "/api/jobs/mine/stop": [(200, {"stopped": True})],
+    }
+    with server(answers) as (address, _), pytest.raises(EnvironmentUnfitError, match="was told to stop and has not ended"):
+        Cluster(address).stop("mine")
+
+
+def test_an_exit_code_of_its_own() -> None:
+    assert [Job("a", state, "", returned=code).exit_code for state, code in [("failed", 3), ("failed", -15), ("succeeded", 0)]] == [
+        3,
+        1,
+        0,
+    ]
+    assert not Job("a", "pending", "").over
+
+
+def test_follow_needs_a_name() -> None:
+    code, output = call("status", "--follow")
+    assert code == 2 and "--follow needs the name of a job" in output

@@ -1,0 +1,129 @@
+"""What travels to a cluster: the program and nothing beside it, within a limit, the same bytes for the same files."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cluster.package import MIB, collect, in_words
+from orchestrator.errors import ConfigurationError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder like a checkout that somebody works in."""
+    root = tmp_path / "project"
+    for name in (
+        "run.py",
+        "pyproject.toml",
+        "orchestrator/plan.py",
+        "orchestrator/__pycache__/plan.cpython-311.pyc",
+        "orchestrator/.secret",
+        "methods/kd.py",
+        "search_spaces/kd.py",
+        "configs/digits.yaml",
+        "configs/private.yaml",
+        ".git/config",
+        ".env",
+        ".venv/bin/python",
+        "runs/mlflow.db",
+        "data/train.npz",
+        "tests/test_plan.py",
+        "docs/log.md",
+        "benchmarks/cache.py",
+        "project.egg-info/PKG-INFO",
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    (root / ".gitignore").write_text("/configs/private.yaml\n/runs/\n")
+    return root
+
+
+def test_the_program_travels_and_nothing_else(project: Path) -> None:
+    assert sorted(collect(project).files) == [
+        "configs/digits.yaml",
+        "methods/kd.py",
+        "orchestrator/plan.py",
+        "pyproject.toml",
+        "run.py",
+        "search_spaces/kd.py",
+    ]
+
+
+def test_what_is_excluded_stays_and_what_is_beside_travels(project: Path, tmp_path: Path) -> None:
+    beside = tmp_path / "mine.yaml"
+    beside.write_text("seed: 1")
+    packed = collect(
+        project, ["*.toml", "/configs"], {"submitted/mine.yaml": beside, "configs/digits.yaml": project / "configs/digits.yaml"}
+    )
+    assert sorted(packed.files) == [
+        "configs/digits.yaml",  # the one that is asked for
+        "methods/kd.py",
+        "orchestrator/plan.py",
+        "run.py",
+        "search_spaces/kd.py",
+        "submitted/mine.yaml",
+    ]
+    with pytest.raises(ConfigurationError, match="nothing can run without it"):
+        collect(project, ["run.py"])
+
+
+def test_this_project_has_all_that_it_imports() -> None:
+    packed = set(collect(ROOT).files)
+    for package in ("orchestrator", "methods", "search_spaces"):
+        sources = {file.relative_to(ROOT).as_posix() for file in (ROOT / package).rglob("*.py")}
+        assert sources and sources <= packed
+    assert {"run.py", "configs/digits.yaml"} <= packed
+    assert not [name for name in packed if name.startswith(("tests", "docs", "benchmarks", "."))]
+
+
+@pytest.mark.parametrize("target", ["file", "folder", "root of the project"])
+def test_a_link_does_not_leave_the_project(project: Path, tmp_path: Path, target: str) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "key").write_text("secret")
+    places = {"file": tmp_path / "outside" / "key", "folder": tmp_path / "outside", "root of the project": project}
+    (project / "methods" / "link").symlink_to(places[target])
+    with pytest.raises(ConfigurationError, match=r"methods/link is a link to .*: put a copy there, or --exclude methods/link"):
+        collect(project)
+    assert "methods/link" not in collect(project, ["methods/link"]).files
+
+
+def test_a_link_within_the_project_travels_as_a_file(project: Path, tmp_path: Path) -> None:
+    (project / "methods" / "link.py").symlink_to(project / "methods" / "kd.py")
+    archive = tmp_path / "archive.zip"
+    collect(project).write(archive)
+    with zipfile.ZipFile(archive) as written:
+        assert written.read("methods/link.py") == b"methods/kd.py"
+        assert not any(entry.external_attr >> 28 == 0xA for entry in written.infolist())  # a link of the archive
+
+
+def test_the_limit_names_the_largest_files(project: Path) -> None:
+    (project / "configs" / "large.yaml").write_bytes(bytes(3 * MIB))
+    (project / "methods" / "larger.py").write_bytes(bytes(4 * MIB))
+    packed = collect(project)
+    packed.require_at_most(7.1)
+    with pytest.raises(ConfigurationError) as told:
+        packed.require_at_most(7)
+    said = str(told.value)
+    assert said.startswith("--limit-mib 7: the project's 8 files take 7.0 MiB")
+    assert said.index("methods/larger.py (4.0 MiB)") < said.index("configs/large.yaml (3.0 MiB)") < said.index("--exclude")
+
+
+def test_equal_files_make_equal_archives(project: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.zip", tmp_path / "second.zip"
+    size = collect(project).write(first)
+    assert size == first.stat().st_size
+    (project / "run.py").touch()
+    collect(project).write(second)
+    assert first.read_bytes() == second.read_bytes()
+    (project / "run.py").write_text("other")
+    collect(project).write(second)
+    assert first.read_bytes() != second.read_bytes()
+    with zipfile.ZipFile(second) as written:
+        assert written.read("run.py") == b"other" and set(written.namelist()) == set(collect(project).files)
+
+
+def test_bytes_in_words() -> None:
+    assert (in_words(2**10 * 3), in_words(MIB), in_words(MIB * 5 // 2)) == ("3 KiB", "1.0 MiB", "2.5 MiB")
