@@ -1,6 +1,7 @@
 """The caller's side of the dispatcher. Imports no torch: a stand-in is a process of its own, and torch costs it two seconds."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ class Desk:
 
     name: str
     dispatcher: Any
+    at_once: Callable[[], int] = lambda: 0
+    """How many trials train at a time; the driver knows."""
 
     @classmethod
     def find(cls, name: str) -> "Desk":

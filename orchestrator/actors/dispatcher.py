@@ -35,7 +35,7 @@ class Dispatcher:
         self.waiting: deque[str] = deque()
         self.held: dict[int, str] = {}
         self.turns: dict[int, int] = {}
-        self.closed = False
+        self.closed = self.hopeless = False
         self.last_error = ""
         self.changed = asyncio.Condition()
 
@@ -45,7 +45,7 @@ class Dispatcher:
         if before:
             before.stopped.set()
         self.trials[name] = _Trial(specification, failures=before.failures if before and not before.ended else 0)
-        if not self.groups:
+        if self.hopeless:
             self._fail(name, f"no worker group is left: {self.last_error}")
             return
         async with self.changed:
@@ -141,12 +141,21 @@ class Dispatcher:
     async def add_group(self, group: int) -> None:
         """One more group takes trials from now on."""
         self.groups.add(group)
+        self.hopeless = False
+        for name in self.waiting:
+            self.trials[name].heard = time.monotonic()  # they begin to wait for it
 
-    async def group_ended(self, group: int, error: str, lost: bool = False) -> None:
-        """A group is gone for good; when it was the last one, nothing that waits can run any more.
+    async def serving(self) -> list[int]:
+        """The groups whose workers have asked for a trial."""
+        return [group for group in self.groups if group in self.turns]
 
-        `lost`: with its node, which is no fault of the trial: another group takes that up, at most `max_failures` times.
+    async def group_ended(self, group: int, error: str, lost: bool = False) -> bool:
+        """A group is gone for good; when it was the last one, nothing that waits can run any more. Whether it ever asked for one.
+
+        `lost`: with its node, which is no fault of the trial: another group takes that up, at most `max_failures` times; and when
+        there is none, trials wait for whoever starts groups to find a place for one.
         """
+        served = group in self.turns
         self.groups.discard(group)
         self.turns[group] = self.turns.get(group, 0) + 1  # what it still asks for would be lost
         self.last_error = error or self.last_error
@@ -155,11 +164,13 @@ class Dispatcher:
             self._queue_again(name, error)
         elif name:
             self._fail(name, f"its worker group ended: {error}")
-        if not self.groups:
+        if not self.groups and not lost:
+            self.hopeless = True
             while self.waiting:
                 self._fail(self.waiting.popleft(), f"no worker group is left: {self.last_error}")
         async with self.changed:
             self.changed.notify_all()
+        return served
 
     async def close(self) -> None:
         """Tell every group that there is nothing more."""
@@ -170,7 +181,12 @@ class Dispatcher:
             self.changed.notify_all()
 
     def _heard(self, name: str) -> float:
-        """When there was last a sign of life; a trial that waits its turn lives as long as those before it do."""
+        """When there was last a sign of life; a trial that waits its turn lives as long as those before it do.
+
+        While there is no group nobody is silent: who starts groups counts that time.
+        """
+        if not self.groups:
+            return time.monotonic()
         before = list(self.held.values()) if name in self.waiting else []
         return max(self.trials[each].heard for each in (name, *before))
 

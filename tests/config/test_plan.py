@@ -163,7 +163,9 @@ def test_groups_are_counted_on_the_nodes_that_there_are() -> None:
     wanted, nodes = resources(cpus_per_worker=2), [{"CPU": 3.0}] * 3
     made = plan.groups(wanted, {"CPU": 9.0}, 9, nodes)
     assert made.groups == 3 and made.arithmetic == "floor(9 CPU / 2 per group) = 4, 3 on 3 nodes"
-    told = r"4 x 1 workers do not fit the 3 nodes of the cluster, as none is split over two, nor a part of a GPU \(.*\): lower resources.workers, "
+    told = (
+        r"4 x 1 workers do not fit the 3 nodes of the cluster, as none is split over two, nor .* \(.*\): lower resources.workers, "
+    )
     with pytest.raises(EnvironmentUnfitError, match=told):
         plan.groups(resources(cpus_per_worker=2, groups=4), {"CPU": 9.0}, 9, nodes)
     assert plan.groups(pairs("peers.b.cpus_per_worker=2"), {"CPU": 9.0}, 9, nodes).groups == 3, "each on a node of its own"
@@ -247,7 +249,8 @@ OR_INLINE = r", or set resources.influence=inline$"
         (
             ("resources.influence_cpus=2", "resources.cpus_per_worker=2"),
             [{"CPU": 3.0}, {"CPU": 1.0}],
-            r"do not fit the 2 nodes of the cluster, as none is split over two, nor a part of a GPU \(.*\): lower it or .*" + OR_INLINE,
+            r"do not fit the 2 nodes of the cluster, as none is split over two, nor a part of a GPU \(.*\): lower it or .*"
+            + OR_INLINE,
         ),
         (
             ("resources.influence_cpus=4",),
