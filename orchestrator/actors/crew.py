@@ -103,6 +103,8 @@ class Crew:
         """A group is no more. `served`: it had taken a trial once; `placed`: it had a place in the cluster before it failed."""
         with self.lock:
             self.live.discard(number)
+            if served:
+                self.alone = self.noted = self.clock()
             if error:
                 self.gone.append(" ".join(error.split())[:200])
                 self.error = error if placed else self.error
@@ -188,10 +190,10 @@ class Crew:
     def _lacks(self, seen: Seen) -> str:
         """What a group needs, and what there is."""
         needs = _sum((*self.plan.bundles, *self.plan.beside))
-        nodes = f"{len(seen.nodes)} node{'s' * (len(seen.nodes) != 1)}"
+        nodes = "1 node has" if len(seen.nodes) == 1 else f"{len(seen.nodes)} nodes have"
         free = _sum(seen.free)
         has = ", ".join(f"{free.get(name, 0):g} {name}" for name in needs)
-        return f"a group needs {', '.join(f'{value:g} {name}' for name, value in needs.items())}; {nodes} have {has} free"
+        return f"a group needs {', '.join(f'{value:g} {name}' for name, value in needs.items())}; {nodes} {has} free"
 
     def _groups(self) -> str:
         count = len(self.live)
