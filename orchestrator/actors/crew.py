@@ -97,7 +97,7 @@ class Crew:
             try:
                 self.step()
             except Exception:  # a cluster in trouble fails in many ways; the next look tells more
-                log.warning("the cluster could not be looked at", exc_info=True)
+                log.info("the cluster could not be looked at", exc_info=True)
 
     def ended(self, number: int, error: str, served: bool, placed: bool = True) -> None:
         """A group is no more. `served`: it had taken a trial once; `placed`: it had a place in the cluster before it failed."""
@@ -185,7 +185,8 @@ class Crew:
             self._give_up(f"no worker group had a place for {self.rules.wait_s:g} s (resources.wait_s): {self._lacks(seen)}")
         elif now - self.noted >= self.rules.silence_s:
             self.noted = now
-            self._tell(f"trials wait, as no worker group has a place: {self._lacks(seen)}")
+            why = "the worker groups have not begun yet" if self.live else "no worker group has a place"
+            self._tell(f"trials wait, as {why}: {self._lacks(seen)}")
 
     def _lacks(self, seen: Seen) -> str:
         """What a group needs, and what there is."""

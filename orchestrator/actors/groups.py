@@ -88,8 +88,10 @@ class _Running:
         return Seen(alive_nodes(), free_nodes(), running_actors(InfluenceActor.__name__) if self.plan.beside else 0)
 
     def serving(self) -> set[int]:
-        """Groups that have asked for a trial."""
-        return set(ray.get(self.dispatcher.serving.remote(), timeout=ASK_S))
+        """Groups that have asked for a trial, as far as is known within `ASK_S`."""
+        with contextlib.suppress(ray.exceptions.RayError):
+            return set(ray.get(self.dispatcher.serving.remote(), timeout=ASK_S))
+        return set()
 
     def add_group(self, number: int) -> None:
         """Start one, in a thread of its own."""
