@@ -20,8 +20,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.actors.crew import Crew, Rules, Seen
-from orchestrator.actors.desk import NAMESPACE, Desk
-from orchestrator.actors.dispatcher import Dispatcher
+from orchestrator.actors.desk import NAMESPACE, Desk, DispatcherActor
 from orchestrator.actors.influence import InfluenceActor
 from orchestrator.actors.reserved import Reserved, forget, free
 from orchestrator.actors.worker import serve
@@ -47,7 +46,7 @@ def worker_groups(plan: Groups, folder: Path, max_failures: int, own_cluster: bo
     rules = rules or Rules(plan.groups, lambda: plan.groups, lambda text: None)
     rules = replace(rules, most=plan.groups) if own_cluster else rules
     name = f"dispatcher-{uuid.uuid4().hex[:8]}"
-    actor = ray.remote(num_cpus=0, max_concurrency=1000)(Dispatcher)
+    actor = ray.remote(num_cpus=0, max_concurrency=1000, max_restarts=-1)(DispatcherActor)
     here = NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )  # it ends with the driver's node alone
@@ -58,7 +57,7 @@ def worker_groups(plan: Groups, folder: Path, max_failures: int, own_cluster: bo
     crew.begin()
     threading.Thread(target=crew.watch, name="groups", daemon=True).start()
     try:
-        yield Desk(name, dispatcher, crew.at_once)
+        yield Desk(name, dispatcher, at_once=crew.at_once)
     except KeyboardInterrupt:
         crew.raise_reason()
         raise
@@ -124,9 +123,8 @@ class _Running:
                 free(run)
         served = False
         forget(run)
-        with contextlib.suppress(ray.exceptions.RayError):
-            told = self.dispatcher.group_ended.remote(number, error or "it was closed", lost=bool(error))
-            served = ray.get(told, timeout=REPLY_S)
+        with contextlib.suppress(ray.exceptions.RayError, EnvironmentUnfitError):
+            served = Desk(self.name, self.dispatcher).group_ended(number, error or "it was closed", lost=bool(error))
         self.crew.ended(number, error, served, placed)
 
 

@@ -90,17 +90,21 @@ def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, sho
         begun = _desk(
             configuration, sweep.folder / "groups", trials, local, show, events.note, partial(_left, sweep, trials), beside
         )
+        ended = ""
         with stoppable(), begun as (desk, at_once), stoppable():
             folders = _folders(sweep, store, data, asked, desk, show, tracker)
             if sweep.kind == "train":
                 _train_one(sweep, desk, events, folders)
             else:
-                _search(sweep, desk, events, folders, at_once, resume, started)
-        state = "finished" if sweep.ranked() else "failed"
+                ended = _search(sweep, desk, events, folders, at_once, resume, started)
+        if ended:
+            events.note(f"the sweep ended before its last trial: {ended}")
+        state = "finished" if sweep.ranked() and not ended else "failed"
     except KeyboardInterrupt:
         state = "interrupted"
-    except EnvironmentUnfitError:
+    except EnvironmentUnfitError as error:
         state = "interrupted"  # nothing is wrong with the trials: they go on when the cluster, or this machine, is fit
+        Events(sweep, []).note(str(error))  # whoever started it hears it as an error
         raise
     finally:
         for trial in sweep.trials.values():
@@ -129,19 +133,22 @@ def _desk(
     left: Callable[[], int],
     beside: int = 0,
 ) -> Iterator[tuple[Any, Callable[[], int]]]:
-    """Who trains, `beside` influence actors in each group, and how many trials at a time, of those that are `left`.
+    """Who trains, `beside` influence actors in each group, and how many trials at a time.
+
+    `left`: trials that have not ended; `note`: hears of trouble, from any thread.
 
     Ray sets signal handlers of its own: whoever enters sets theirs again.
     """
     if local:
         from orchestrator.actors.local import LocalDesk
 
-        yield LocalDesk(), lambda: 1
+        yield LocalDesk(note), lambda: 1
         return
     from orchestrator.actors.crew import Rules
     from orchestrator.actors.groups import worker_groups
     from orchestrator.cluster.connect import connected, free_nodes, nodes
     from orchestrator.cluster.resources import cluster_address
+    from orchestrator.sweep.watchdog import watched as looked_after
 
     resources = configuration.resources
     show.preparing("starting Ray")
@@ -150,7 +157,10 @@ def _desk(
         plan = groups(configuration, available, trials, nodes(), beside, free_nodes())
         show.preparing(f"starting {plan.groups} worker groups of {plan.workers} workers")
         rules = Rules(resources.groups or trials, left, note, resources.silence_s, resources.wait_s)
-        with worker_groups(plan, folder, resources.max_failures, own_cluster=not address, rules=rules) as desk:
+        with (
+            worker_groups(plan, folder, resources.max_failures, own_cluster=not address, rules=rules) as desk,
+            looked_after(desk, resources, note),
+        ):
             yield desk, desk.at_once
 
 
@@ -218,9 +228,15 @@ def _train_one(sweep: Sweep, desk: AnyDesk, events: Events, folders: dict[str, A
 
 def _search(
     sweep: Sweep, desk: Any, events: Events, folders: dict[str, Any], at_once: Callable[[], int], resume: bool, started: float
-) -> None:
+) -> str:
+    """All trials that are left; why the search ended before them, if it did.
+
+    EnvironmentUnfitError: nobody can train them for now.
+    """
     from ray import get_runtime_context, tune
 
+    from orchestrator.sweep.ending import Ending
+    from orchestrator.sweep.failures import FailuresInARow
     from orchestrator.sweep.scheduler import scheduler
     from orchestrator.sweep.stand_in import StandIn
     from orchestrator.sweep.study import StudySearch, open_study, settle
@@ -233,9 +249,10 @@ def _search(
     unfinished = [trial for trial in sweep.trials.values() if not trial.ended]
     left = search.trials - len(sweep.trials) + len(unfinished)
     if left <= 0:
-        return
+        return ""
     waits = search.scheduler in PAUSING
-    told = events.and_tell(_Release(desk))
+    failures = FailuresInARow(search.max_failed_trials, sweep.trials)
+    ending, told = Ending(failures), events.and_tell(_Release(desk)).and_tell(failures)
     asking = (
         AllAtOnce(study, configuration, told, unfinished, left)
         if waits
@@ -253,15 +270,21 @@ def _search(
         num_samples=left + waits,  # that last one is never asked for: see AllAtOnce
         reuse_actors=True,
         raise_on_failed_trial=False,
+        stop=ending,
         search_alg=asking,
         scheduler=scheduler(asking, sweep, at_once),
         time_budget_s=max(search.time_budget - (time.monotonic() - started), 1.0) if search.time_budget else None,
         trial_dirname_creator=_folder_name,
         checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),  # the workers write their own
     )
+    if ending.unfit:
+        raise EnvironmentUnfitError(f"{ending.unfit}; when that is mended, go on with `sweep --resume {sweep.name}`")
+    if failures.reason:
+        return failures.reason
     spend(asking)
     if waits:
         remove_snapshots(sweep)
+    return ""
 
 
 def spend(asking: "StudySearch") -> None:
