@@ -61,10 +61,11 @@ class Role(NamedTuple):
     """The key of the configuration that says so."""
 
 
-def roles(configuration: Configuration, available: Mapping[str, float]) -> list[Role]:
+def roles(configuration: Configuration, available: Mapping[str, float], nodes: Sequence[Mapping[str, float]] = ()) -> list[Role]:
     """Who is in a group; a group is its roles over and over, `configuration.replicas` times, in the order of the ranks.
 
-    EnvironmentUnfitError when nothing is said of GPUs and there are some, but fewer than a group has workers.
+    GPUs that `nodes` have, and others hold now, are not replaced by CPUs. EnvironmentUnfitError when nothing is said of GPUs and
+    there are some, but fewer than a group has workers.
     """
     resources = configuration.resources
     peers = {} if configuration.colocated else configuration.peers
@@ -75,7 +76,7 @@ def roles(configuration: Configuration, available: Mapping[str, float]) -> list[
         asked[letter] = asked["a"] | own
         fields[letter] = fields["a"] | {name: f"peers.{letter}.{SETTINGS[name]}" for name in own}
     wanted = configuration.replicas * sum(1.0 if values["GPU"] is None else values["GPU"] for values in asked.values())
-    there = available.get("GPU", 0)
+    there = max(available.get("GPU", 0), _total(nodes, "GPU"))
     if 0 < there < wanted and any(values["GPU"] is None for values in asked.values()):
         raise EnvironmentUnfitError(
             f"a group of {resources.workers} workers with a GPU each needs {wanted:g} GPU and the cluster has {there:g}: lower "
@@ -106,31 +107,33 @@ def groups(
     nodes: Sequence[Mapping[str, float]] = (),
     aides: int = 0,
     free: Sequence[Mapping[str, float]] | None = None,
+    elastic: bool = False,
 ) -> Groups:
     """As many groups as fit, each with so many influence actors (`aides`) beside it; as were asked for, or as there are trials.
 
     `available` is what is free in the cluster, `nodes` what each node has; without nodes, where a worker goes is not asked.
-    `free` is what each node has free; None: all of it.
+    `free` is what each node has free; None: all of it. `elastic`: where there is room for one, fewer than were asked for may begin.
     ConfigurationError when a worker or an influence actor fits no node, or the groups would fit without their influence actors;
     EnvironmentUnfitError with the arithmetic when they would not.
     """
-    each, resources = roles(configuration, available), configuration.resources
+    each, resources = roles(configuration, available, nodes), configuration.resources
     bundles = tuple(role.needs for _ in range(configuration.replicas) for role in each)
     for role in each:
         _require_node(role, nodes)
     free = nodes if free is None else free
     fit = _fit(bundles, available, free, lambda name: _terms(each, name, configuration.replicas))
-    wanted = resources.groups or 1
+    wanted = 1 if elastic else resources.groups or 1
     if fit.most < wanted:
         short = fit.short(wanted)
         lower = list(dict.fromkeys(["resources.workers", "resources.groups", *(role.fields[short] for role in each)]))
-        reason = fit.reason(wanted, available, len(nodes))
+        reason = fit.reason(wanted, available, nodes)
         raise EnvironmentUnfitError(f"{wanted} x {len(bundles)} workers {reason}: lower {', '.join(lower[:-1])} or {lower[-1]}")
     beside: tuple[dict[str, float], ...] = ()
     if aides:
         beside = (_beside(configuration, nodes).needs,) * aides
-        fit = _fit_beside(configuration, each, bundles, aides, available, free)
-    return Groups(min(resources.groups or fit.most, max(trials, 1)), bundles, fit.arithmetic, beside)
+        fit = _fit_beside(configuration, each, bundles, aides, available, free, wanted)
+    most = min(resources.groups or fit.most, fit.most)
+    return Groups(min(most, max(trials, 1)), bundles, fit.arithmetic, beside)
 
 
 class _Fit(NamedTuple):
@@ -146,13 +149,15 @@ class _Fit(NamedTuple):
         """The resource of which there is too little for so many groups."""
         return next((name for name, value in self.fits.items() if value < wanted), "CPU")
 
-    def reason(self, wanted: int, available: Mapping[str, float], nodes: int) -> str:
+    def reason(self, wanted: int, available: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> str:
         """Why so many groups do not fit, in words."""
         if self.sums >= wanted:
-            where = "the node" if nodes == 1 else f"the {nodes} nodes"
+            where = "the node" if len(nodes) == 1 else f"the {len(nodes)} nodes"
             return f"do not fit {where} of the cluster, as none is split over two, nor a part of a GPU ({self.arithmetic})"
         short = self.short(wanted)
-        return f"need {wanted * self.needs[short]:g} {short} and the cluster has {available.get(short, 0):g}"
+        free, whole = available.get(short, 0), _total(nodes, short)
+        has = f"{free:g}" if whole <= free else f"{free:g} of {whole:g} free"
+        return f"need {wanted * self.needs[short]:g} {short} and the cluster has {has}"
 
 
 def _fit(
@@ -179,12 +184,12 @@ def _fit_beside(
     aides: int,
     available: Mapping[str, float],
     nodes: Sequence[Mapping[str, float]],
+    wanted: int,
 ) -> _Fit:
     """The groups, which fit without them, with their influence actors; ConfigurationError when there is no room for these."""
     beside, resources = _beside(configuration), configuration.resources
     terms = partial(_terms, each, replicas=configuration.replicas, aides=aides, beside=beside)
     fit = _fit((*bundles, *[beside.needs] * aides), available, nodes, terms)
-    wanted = resources.groups or 1
     if fit.most < wanted:
         short = fit.short(wanted)
         counts = {"resources.workers": resources.workers, "resources.groups": wanted}
@@ -192,7 +197,7 @@ def _fit_beside(
         lower = list(dict.fromkeys(["it", *can, *(role.fields[short] for role in each)]))
         raise ConfigurationError(
             f"{beside.fields[short]} = {beside.needs.get(short, 0):g}: {wanted} x {len(bundles)} workers, each group with "
-            f"{_actors(aides)} beside it, {fit.reason(wanted, available, len(nodes))}: "
+            f"{_actors(aides)} beside it, {fit.reason(wanted, available, nodes)}: "
             f"lower {', '.join(lower[:-1])} or {lower[-1]}, or set {INLINE}"
         )
     return fit

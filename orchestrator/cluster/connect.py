@@ -22,7 +22,7 @@ from orchestrator.cluster.resources import found, listens, local_resources
 from orchestrator.environment import allocator
 from orchestrator.errors import EnvironmentUnfitError
 
-TRAIN = {
+TRAIN = {  # what the user has set stays
     # Ray Train asks its workers how they are; a group ends within this, not within 2 s
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     # a group that finds no place ends after this, not after a minute, and another one takes up its trial
@@ -42,7 +42,7 @@ PACKAGES = [str(Path(__file__).parents[2] / name) for name in ("orchestrator", "
 def connected(address: str | None, cpus: int | None = None) -> Iterator[Mapping[str, float]]:
     """Ray's free resources, while connected; `address` None: of a cluster of our own."""
     before, clusters = dict(os.environ), ray_constants.ENABLE_RAY_CLUSTER
-    os.environ.update(allocator() | TRAIN)
+    os.environ.update(allocator() | {name: os.environ.get(name, value) for name, value in TRAIN.items()})
     try:
         if address:
             _join(address)

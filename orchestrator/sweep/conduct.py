@@ -154,7 +154,7 @@ def _desk(
     show.preparing("starting Ray")
     address = cluster_address(resources)
     with connected(address) as available:
-        plan = groups(configuration, available, trials, nodes(), beside, free_nodes())
+        plan = groups(configuration, available, trials, nodes(), beside, free_nodes(), elastic=bool(address))
         show.preparing(f"starting {plan.groups} worker groups of {plan.workers} workers")
         rules = Rules(resources.groups or trials, left, note, resources.silence_s, resources.wait_s)
         with (

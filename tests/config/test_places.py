@@ -46,3 +46,21 @@ def test_the_plan_knows_what_stands_beside_a_group() -> None:
     wanted = load(None, ["resources.influence_cpus=0.5"])
     assert plan.groups(wanted, {"CPU": 3.0}, 9, [{"CPU": 3.0}], aides=1).beside == ({"CPU": 0.5},)
     assert plan.groups(wanted, {"CPU": 3.0}, 9, [{"CPU": 3.0}]).beside == ()
+
+
+def test_on_a_running_cluster_fewer_groups_than_were_asked_for_may_begin() -> None:
+    wanted = load(None, ["resources.groups=3"])
+    nodes = [{"CPU": 1.0}] * 2
+    assert plan.groups(wanted, {"CPU": 2.0}, 9, nodes, elastic=True).groups == 2
+    assert plan.groups(load(None, ["resources.groups=1"]), {"CPU": 2.0}, 9, nodes, elastic=True).groups == 1
+    with pytest.raises(EnvironmentUnfitError, match="3 x 1 workers need 3 CPU and the cluster has 2:"):
+        plan.groups(wanted, {"CPU": 2.0}, 9, nodes)
+    with pytest.raises(EnvironmentUnfitError, match=r"1 x 1 workers need 1 CPU and the cluster has 0\.5 of 2 free:"):
+        plan.groups(wanted, {"CPU": 0.5}, 9, nodes, free=[{"CPU": 0.5}, {}], elastic=True)
+
+
+def test_gpus_that_others_hold_are_not_replaced_by_cpus() -> None:
+    nodes, free = [{"CPU": 4.0, "GPU": 2.0}], [{"CPU": 4.0}]
+    with pytest.raises(EnvironmentUnfitError, match="need 1 GPU and the cluster has 0 of 2 free"):
+        plan.groups(load(None, []), {"CPU": 4.0}, 9, nodes, free=free)
+    assert plan.groups(load(None, ["resources.gpus_per_worker=0"]), {"CPU": 4.0}, 9, nodes, free=free).groups == 4
