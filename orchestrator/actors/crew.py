@@ -15,7 +15,8 @@ from orchestrator.places import Resources, placed
 from orchestrator.plan import Groups
 
 LOOK_S = 2.0
-HEAD_S = 12.0  # Ray itself ends the driver a minute after its head is gone
+HEAD_S = 30.0  # a head may be started again; Ray itself ends the driver a minute after it is gone
+HEADLESS = "the head of the Ray cluster does not answer any more"
 LATELY_S = 60.0  # a node that left so long ago is not why a group ends
 BARREN = 3  # groups that end one after another before they take a trial: something is wrong with all of them
 log = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ class Crew:
 
     def __post_init__(self) -> None:
         self.begun = self.barren = self.room = 0
+        self.told = False
         self.gone: list[str] = []  # errors of groups that ended since the last look
         self.error = ""
         self.served: set[int] = set()
@@ -140,11 +142,14 @@ class Crew:
 
     def _headless(self, now: float) -> bool:
         if self.cluster.answers():
-            self.heard = now
+            self.heard, self.told = now, False
             return False
         if now - self.heard >= HEAD_S:
             self.headless = True
-            self._give_up("the head of the Ray cluster does not answer any more")
+            self._give_up(HEADLESS)
+        elif now - self.heard >= HEAD_S / 3 and not self.told:
+            self.told = True
+            self._tell(f"{HEADLESS}: if it does not come back within {HEAD_S:g} s, the run ends, to be gone on with later")
         return True
 
     def _compare(self, seen: Seen, now: float) -> None:
@@ -212,7 +217,9 @@ class Crew:
             self.stop()
 
     def raise_reason(self) -> None:
-        """EnvironmentUnfitError when the run was ended from here."""
+        """EnvironmentUnfitError when the run was ended from here, or fails as the head is gone."""
+        if not self.reason and not self.cluster.answers():
+            self.reason, self.headless = HEADLESS, True
         if self.reason:
             raise EnvironmentUnfitError(
                 f"{self.reason}: what was not finished waits; go on with `--resume` when the cluster is fit again"

@@ -58,7 +58,7 @@ def worker_groups(plan: Groups, folder: Path, max_failures: int, own_cluster: bo
     threading.Thread(target=crew.watch, name="groups", daemon=True).start()
     try:
         yield Desk(name, dispatcher, at_once=crew.at_once)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ray.exceptions.RayError):
         crew.raise_reason()
         raise
     finally:

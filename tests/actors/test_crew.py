@@ -208,6 +208,7 @@ def test_a_head_that_is_gone_ends_the_run_and_one_that_comes_back_does_not() -> 
     ray.head = False
     ray.step(int(HEAD_S / LOOK) - 1)
     assert not ray.stopped and not crew.headless
+    assert len(ray.notes) == 2 and all(f"does not come back within {HEAD_S:g} s" in note for note in ray.notes), "once each time"
     ray.step(2)
     assert len(ray.stopped) == 1 and crew.headless
     with pytest.raises(EnvironmentUnfitError, match="the head of the Ray cluster does not answer any more"):
@@ -222,4 +223,15 @@ def test_a_run_that_is_over_is_left_alone() -> None:
     ray.head = False
     ray.step(100)
     assert crew.begun == 1 and not ray.stopped and ray.notes == []
+    ray.head = True
     crew.raise_reason()
+
+
+def test_an_error_of_a_cluster_without_a_head_is_told_as_such() -> None:
+    ray = Ray({"a": 1})
+    crew = ray.crew(1)
+    crew.raise_reason()
+    ray.head = False
+    with pytest.raises(EnvironmentUnfitError, match="the head of the Ray cluster does not answer any more"):
+        crew.raise_reason()
+    assert crew.headless
