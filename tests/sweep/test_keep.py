@@ -169,7 +169,7 @@ def test_donors_keep_their_snapshots_until_they_were_taken_over(tmp_path: Path, 
     sweep, asking = begin(tmp_path, *PBT, "search.trials=8", "search.keep_checkpoints=1")
     disk = Disk(sweep)
     asking.events.listeners.extend([disk, Keeper(sweep, lambda _: True)])
-    SimulatedTune(asking, Population(asking, 1), better_later, 1, order).run()
+    SimulatedTune(asking, Population(asking, lambda: 1), better_later, 1, order).run()
     assert disk.taken_over and disk.donors_that_had_ended, "one group: a donor may be through before its taker has its turn"
     assert weights(sweep) == {sweep.best().number}  # type: ignore[union-attr]
 
