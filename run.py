@@ -13,7 +13,7 @@ app = typer.Typer(
 DEFAULT = Path(__file__).parent / "configs" / "digits.yaml"
 Config = Annotated[Path, typer.Option("--config", help="The experiment, a YAML file.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="key=value over the file, with dotted keys; repeat it.")]
-Store = Annotated[Path, typer.Option("--store", help="The folder that holds everything written.")]
+Store = Annotated[str, typer.Option("--store", help="The folder that holds everything written, or s3://, gs:// or file://.")]
 Name = Annotated[str | None, typer.Option("--name", help="The run's name; default: its method and the time.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of weights, order of samples, views and search.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and exit.")]
@@ -41,7 +41,7 @@ def _call(function: str, debug: bool, **arguments: Any) -> None:
 def sweep(
     config: Config = DEFAULT,
     set_: Set = None,
-    store: Store = Path("runs"),
+    store: Store = "runs",
     name: Name = None,
     seed: Seed = None,
     trials: Annotated[int | None, typer.Option("--trials", help="How many trials; over search.trials.")] = None,
@@ -62,7 +62,7 @@ def sweep(
 def train(
     config: Config = DEFAULT,
     set_: Set = None,
-    store: Store = Path("runs"),
+    store: Store = "runs",
     name: Name = None,
     seed: Seed = None,
     local: Local = False,
@@ -77,7 +77,7 @@ def train(
 def teacher(
     config: Config = DEFAULT,
     set_: Set = None,
-    store: Store = Path("runs"),
+    store: Store = "runs",
     seed: Seed = None,
     fill: Annotated[bool, typer.Option("--fill", help="Then fill the cache with its logits of all views.")] = False,
     local: Local = False,
@@ -97,7 +97,7 @@ def methods(debug: Debug = False) -> None:
 @app.command()
 def status(
     name: Annotated[str, typer.Argument(help="The name of a sweep.")],
-    store: Store = Path("runs"),
+    store: Store = "runs",
     json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -108,7 +108,7 @@ def status(
 @app.command()
 def importance(
     name: Annotated[str, typer.Argument(help="The name of a sweep.")],
-    store: Store = Path("runs"),
+    store: Store = "runs",
     epoch: Annotated[
         int | None,
         typer.Option("--epoch", min=1, help="Compare all trials by their value after this epoch; default: complete ones."),
@@ -126,7 +126,7 @@ def export(
     trial: Annotated[int | None, typer.Option("--trial", help="The trial's number; default: the best one.")] = None,
     weights: Annotated[str, typer.Option("--weights", help="best (on the validation part) or last.")] = "best",
     to: Annotated[Path | None, typer.Option("--to", help="A folder that is new or empty; default: in the store.")] = None,
-    store: Store = Path("runs"),
+    store: Store = "runs",
     debug: Debug = False,
 ) -> None:
     """Put a trained student into a folder of its own: weights, settings, a model card."""
@@ -135,7 +135,7 @@ def export(
 
 @app.command()
 def ui(
-    store: Store = Path("runs"),
+    store: Store = "runs",
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="On the loopback address.")] = 5000,
     debug: Debug = False,
 ) -> None:

@@ -28,7 +28,7 @@ UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 def sweep(
     config: Path,
     pairs: list[str],
-    store: Path,
+    store: Path | str,
     name: str | None,
     seed: int | None,
     dry_run: bool,
@@ -47,15 +47,16 @@ def sweep(
         raise ConfigurationError(
             "--resume goes on as the sweep was configured: leave out --name, --seed, --set, --scheduler and --dry-run"
         )
-    return _resume(Store.open(_existing(store).root), resume, trials, changes)
+    _existing(store)
+    return _resume(Store.open(store), resume, trials, changes)
 
 
-def train(config: Path, pairs: list[str], store: Path, name: str | None, seed: int | None, dry_run: bool, local: bool) -> int:
+def train(config: Path, pairs: list[str], store: Path | str, name: str | None, seed: int | None, dry_run: bool, local: bool) -> int:
     """One trial with the settings given."""
     return _begin(Store.open(store), load(config, pairs, seed=seed), "train", name, dry_run, local)
 
 
-def teacher(config: Path, pairs: list[str], store: Path, seed: int | None, fill: bool, local: bool, dry_run: bool) -> int:
+def teacher(config: Path, pairs: list[str], store: Path | str, seed: int | None, fill: bool, local: bool, dry_run: bool) -> int:
     """Fit the teacher, or load and check the one that was given; then fill its cache, if asked."""
     from orchestrator.preflight import prepared, show_plan
     from orchestrator.sweep.conduct import bring_teacher
@@ -98,7 +99,7 @@ def methods() -> int:
     return errors.OK
 
 
-def status(name: str, store: Path, as_json: bool) -> int:
+def status(name: str, store: Path | str, as_json: bool) -> int:
     """The state of a sweep, as a table or as JSON."""
     from orchestrator.display import status_table
 
@@ -110,7 +111,7 @@ def status(name: str, store: Path, as_json: bool) -> int:
     return errors.OK
 
 
-def importance(name: str, store: Path, epoch: int | None) -> int:
+def importance(name: str, store: Path | str, epoch: int | None) -> int:
     """Which settings of a sweep mattered: printed, and added to its run in MLflow."""
     from orchestrator.importance_display import importance_tables
     from orchestrator.sweep.importance import LEAST, pages
@@ -131,7 +132,7 @@ def importance(name: str, store: Path, epoch: int | None) -> int:
     return errors.OK
 
 
-def export(name: str, student: str | None, trial: int | None, weights: str, to: Path | None, store: Path) -> int:
+def export(name: str, student: str | None, trial: int | None, weights: str, to: Path | None, store: Path | str) -> int:
     """One student of a run, in a folder of its own that needs neither the run nor its data."""
     from orchestrator.export import export as write
 
@@ -153,7 +154,7 @@ def export(name: str, student: str | None, trial: int | None, weights: str, to: 
     return errors.OK
 
 
-def ui(store: Path, port: int) -> int:
+def ui(store: Path | str, port: int) -> int:
     """MLflow's user interface, until it is interrupted."""
     from orchestrator.tracking.ui import serve
 
@@ -168,12 +169,12 @@ def seconds(text: str) -> float:
     return float(match[1]) * UNITS[match[2]]
 
 
-def _existing(root: Path) -> Store:
-    if not root.is_dir():
-        raise ConfigurationError(
-            f"--store {root} does not exist: give the folder of an earlier run, or start with `python run.py sweep`"
-        )
-    return Store(root.resolve())
+def _existing(name: Path | str) -> Store:
+    store = Store.named(name)
+    if not store.root.is_dir():
+        where = f"{store.uri} has no runs that were started on this machine" if store.uri else f"{name} does not exist"
+        raise ConfigurationError(f"--store {where}: give that of an earlier run, or start with `python run.py sweep`")
+    return store
 
 
 def _begin(store: Store, configuration: Configuration, kind: str, name: str | None, dry_run: bool, local: bool) -> int:

@@ -96,7 +96,7 @@ def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, sho
             if sweep.kind == "train":
                 _train_one(sweep, desk, events, folders)
             else:
-                _search(sweep, desk, events, folders, number, resume, started)
+                _search(store, sweep, desk, events, folders, number, resume, started)
         state = "finished" if sweep.ranked() else "failed"
     except KeyboardInterrupt:
         state = "interrupted"
@@ -107,7 +107,7 @@ def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, sho
             else:
                 events.end(trial, "waiting")
         if sweep.kind == "sweep":
-            remove_losers(sweep)
+            remove_losers(store, sweep)
         sweep.state, sweep.seconds = state, sweep.seconds + time.monotonic() - started
         sweep.save()
         tracker.close(state)
@@ -161,7 +161,12 @@ def bring_teacher(
         found = ready(store, configuration, data, desk, show.teacher_epoch)
         if filling:
             assert cache is not None and cache.folder is not None, "who asks at every step is refused before"
-            folders = {"folder": store.teachers / "groups", "data": data, "teacher": found[0], "knowledge": cache.folder}
+            folders = store.shared | {
+                "folder": store.teachers / "groups",
+                "data": data,
+                "teacher": found[0],
+                "knowledge": cache.folder,
+            }
             features = any(method.needs.bank for method in all_forms(configuration, searching=True))
             shares = deal(views, number, everywhere=cache.of_each_node)
             show.preparing(f"filling {len(views)} views in {cache.folder}")
@@ -175,6 +180,7 @@ def _folders(
 ) -> dict[str, Any]:
     """The folders that every trial reads."""
     folders: dict[str, Any] = {"trials": str(sweep.folder / "trials"), "data": str(data), "teacher": None, "knowledge": None}
+    folders |= store.shared
     if sweep.configuration.teacher:
         show.preparing("bringing the teacher")
         folder, card, seconds = ready(store, sweep.configuration, data, desk, show.teacher_epoch)
@@ -202,7 +208,9 @@ def _train_one(sweep: Sweep, desk: AnyDesk, events: Events, folders: dict[str, A
             events.end(trial, "complete")
 
 
-def _search(sweep: Sweep, desk: Any, events: Events, folders: dict[str, Any], at_once: int, resume: bool, started: float) -> None:
+def _search(
+    store: Store, sweep: Sweep, desk: Any, events: Events, folders: dict[str, Any], at_once: int, resume: bool, started: float
+) -> None:
     from ray import tune
 
     from orchestrator.sweep.scheduler import scheduler
@@ -219,7 +227,7 @@ def _search(sweep: Sweep, desk: Any, events: Events, folders: dict[str, Any], at
     if left <= 0:
         return
     waits = search.scheduler in PAUSING
-    told = events.and_tell(_Release(desk)).and_tell(Keeper(sweep, lambda number: desk.released(trial_name(number))))
+    told = events.and_tell(_Release(desk)).and_tell(Keeper(store, sweep, lambda number: desk.released(trial_name(number))))
     asking = (
         AllAtOnce(study, configuration, told, unfinished, left) if waits else StudySearch(study, configuration, told, unfinished)
     )

@@ -3,6 +3,7 @@
 Where a trial has several students, its run has a child for each: metrics of one student stand there, under their plain names.
 """
 
+import contextlib
 import json
 import math
 import tempfile
@@ -12,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from orchestrator.checkpoint_place import LIGHT, place
 from orchestrator.config import LETTERS, Configuration
 from orchestrator.errors import ConfigurationError
 from orchestrator.gains import gains
@@ -39,7 +41,7 @@ class Tracker:
     """Listens to a sweep. Run ids are kept in the sweep's folder, so that a resume goes on with the same runs."""
 
     def __init__(self, store: Store, sweep: Sweep, classes: Sequence[str] = ()) -> None:
-        self.sweep, self.classes = sweep, classes
+        self.store, self.sweep, self.classes = store, sweep, classes
         self.uri = tracking_uri(store, sweep.configuration)
         self.artifacts = store.artifacts
         self.fonts = store.root / "fonts"
@@ -143,6 +145,8 @@ class Tracker:
         """Draw what the trial left, once, and send all of it together: to its students' runs, or to its own."""
         figures.settle_cache(self.fonts)
         folder = self.sweep.trial_folder(number)
+        with contextlib.suppress(OSError):  # a store that does not answer: there is nothing to draw then
+            place(self.store, folder).bring(LIGHT)
         for letter in self.letters or LETTERS[0]:
             drawn = figures.pictures(folder, complete, self.classes, letter)
             if figures.AGREEMENT in drawn:
