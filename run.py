@@ -14,7 +14,7 @@ app = typer.Typer(
 DEFAULT = Path(__file__).parent / "configs" / "digits.yaml"
 Config = Annotated[Path, typer.Option("--config", help="The experiment, a YAML file.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="key=value over the file, with dotted keys; repeat it.")]
-Store = Annotated[Path, typer.Option("--store", help="The folder that holds everything written.")]
+Store = Annotated[str, typer.Option("--store", help="The folder that holds everything written, or s3://, gs:// or file://.")]
 Name = Annotated[str | None, typer.Option("--name", help="The run's name; default: its method and the time.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of weights, order of samples, views and search.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and exit.")]
@@ -54,7 +54,7 @@ def _call(function: str, debug: bool, module: str = "commands", **arguments: Any
 def sweep(
     config: Config = DEFAULT,
     set_: Set = None,
-    store: Store = Path("runs"),
+    store: Store = "runs",
     name: Name = None,
     seed: Seed = None,
     trials: Annotated[int | None, typer.Option("--trials", help="How many trials; over search.trials.")] = None,
@@ -76,7 +76,7 @@ def sweep(
 def train(
     config: Config = DEFAULT,
     set_: Set = None,
-    store: Store = Path("runs"),
+    store: Store = "runs",
     name: Name = None,
     seed: Seed = None,
     local: Local = False,
@@ -93,7 +93,7 @@ def train(
 def teacher(
     config: Config = DEFAULT,
     set_: Set = None,
-    store: Store = Path("runs"),
+    store: Store = "runs",
     seed: Seed = None,
     fill: Annotated[bool, typer.Option("--fill", help="Then fill the cache with its logits of all views.")] = False,
     local: Local = False,
@@ -115,7 +115,7 @@ def methods(debug: Debug = False) -> None:
 @app.command()
 def status(
     name: Annotated[str | None, typer.Argument(help="The name of a sweep; or with --address that of a job.")] = None,
-    store: Store = Path("runs"),
+    store: Store = "runs",
     address: JobServer = None,
     follow: Annotated[bool, typer.Option("--follow", help="Of a job: its whole log, until it ends.")] = False,
     json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
@@ -151,7 +151,7 @@ def stop(name: Annotated[str, typer.Argument(help="The name of a job.")], addres
 @app.command()
 def importance(
     name: Annotated[str, typer.Argument(help="The name of a sweep.")],
-    store: Store = Path("runs"),
+    store: Store = "runs",
     epoch: Annotated[
         int | None,
         typer.Option("--epoch", min=1, help="Compare all trials by their value after this epoch; default: complete ones."),
@@ -169,7 +169,7 @@ def export(
     trial: Annotated[int | None, typer.Option("--trial", help="The trial's number; default: the best one.")] = None,
     weights: Annotated[str, typer.Option("--weights", help="best (on the validation part) or last.")] = "best",
     to: Annotated[Path | None, typer.Option("--to", help="A folder that is new or empty; default: in the store.")] = None,
-    store: Store = Path("runs"),
+    store: Store = "runs",
     debug: Debug = False,
 ) -> None:
     """Put a trained student into a folder of its own: weights, settings, a model card."""
@@ -180,7 +180,7 @@ def export(
 def doctor(
     config: Config = DEFAULT,
     set_: Set = None,
-    store: Store = Path("runs"),
+    store: Store = "runs",
     address: Annotated[str | None, typer.Option("--address", help="Of a running Ray cluster; over resources.address.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Leave out what takes long: two workers that are started.")] = False,
     debug: Debug = False,
@@ -191,7 +191,7 @@ def doctor(
 
 @app.command()
 def ui(
-    store: Store = Path("runs"),
+    store: Store = "runs",
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="On the loopback address.")] = 5000,
     debug: Debug = False,
 ) -> None:

@@ -27,7 +27,7 @@ console = Console()
 def sweep(
     config: Path,
     pairs: list[str],
-    store: Path,
+    store: Path | str,
     name: str | None,
     seed: int | None,
     dry_run: bool,
@@ -46,7 +46,8 @@ def sweep(
         raise ConfigurationError(
             "--resume goes on as the sweep was configured: leave out --name, --seed, --set, --scheduler and --dry-run"
         )
-    return _resume(Store.open(_existing(store).root), resume, trials, changes, address)
+    _existing(store)
+    return _resume(Store.open(store), resume, trials, changes, address)
 
 
 def _at(address: str | None, local: bool = False) -> list[str]:
@@ -59,7 +60,7 @@ def _at(address: str | None, local: bool = False) -> list[str]:
 def train(
     config: Path,
     pairs: list[str],
-    store: Path,
+    store: Path | str,
     name: str | None,
     seed: int | None,
     dry_run: bool,
@@ -73,7 +74,7 @@ def train(
 def teacher(
     config: Path,
     pairs: list[str],
-    store: Path,
+    store: Path | str,
     seed: int | None,
     fill: bool,
     local: bool,
@@ -122,7 +123,7 @@ def methods() -> int:
     return errors.OK
 
 
-def status(name: str | None, store: Path, as_json: bool, address: str | None = None, follow: bool = False) -> int:
+def status(name: str | None, store: Path | str, as_json: bool, address: str | None = None, follow: bool = False) -> int:
     """The state of a sweep, as a table or as JSON; with an address that of a job there, and without a name all jobs."""
     if name is None or address is not None or follow:
         from orchestrator import cluster_commands
@@ -140,7 +141,7 @@ def status(name: str | None, store: Path, as_json: bool, address: str | None = N
     return errors.OK
 
 
-def importance(name: str, store: Path, epoch: int | None) -> int:
+def importance(name: str, store: Path | str, epoch: int | None) -> int:
     """Which settings of a sweep mattered: printed, and added to its run in MLflow."""
     from orchestrator.importance_display import importance_tables
     from orchestrator.sweep.importance import LEAST, pages
@@ -161,7 +162,7 @@ def importance(name: str, store: Path, epoch: int | None) -> int:
     return errors.OK
 
 
-def export(name: str, student: str | None, trial: int | None, weights: str, to: Path | None, store: Path) -> int:
+def export(name: str, student: str | None, trial: int | None, weights: str, to: Path | None, store: Path | str) -> int:
     """One student of a run, in a folder of its own that needs neither the run nor its data."""
     from orchestrator.export import export as write
 
@@ -183,31 +184,31 @@ def export(name: str, student: str | None, trial: int | None, weights: str, to: 
     return errors.OK
 
 
-def doctor(config: Path, pairs: list[str], store: Path, address: str | None, quick: bool) -> int:
+def doctor(config: Path, pairs: list[str], store: Path | str, address: str | None, quick: bool) -> int:
     """What is fit for a run and what is not, a line each."""
     from orchestrator.doctor import Conditions, examine
 
     configuration = load(config, pairs + ([f"resources.address={address}"] if address is not None else []))
-    fit = True
-    for name, finding in examine(Conditions(store, configuration, quick)):
+    named, fit = Store.named(store), True
+    for name, finding in examine(Conditions(named.root, configuration, quick, named.uri)):
         console.print(said(f"{name:13}{finding.fitness:6}{finding.said}"), markup=False, highlight=False, soft_wrap=True)
         fit = fit and finding.fitness != "bad"
     return errors.OK if fit else errors.UNFIT_ENVIRONMENT
 
 
-def ui(store: Path, port: int) -> int:
+def ui(store: Path | str, port: int) -> int:
     """MLflow's user interface, until it is interrupted."""
     from orchestrator.tracking.ui import serve
 
     return serve(_existing(store), port, console)
 
 
-def _existing(root: Path) -> Store:
-    if not root.is_dir():
-        raise ConfigurationError(
-            f"--store {root} does not exist: give the folder of an earlier run, or start with `python run.py sweep`"
-        )
-    return Store(root.resolve())
+def _existing(name: Path | str) -> Store:
+    store = Store.named(name)
+    if not store.root.is_dir():
+        where = f"{store.uri} has no runs that were started on this machine" if store.uri else f"{name} does not exist"
+        raise ConfigurationError(f"--store {where}: give that of an earlier run, or start with `python run.py sweep`")
+    return store
 
 
 def _begin(store: Store, configuration: Configuration, kind: str, name: str | None, dry_run: bool, local: bool) -> int:

@@ -24,6 +24,7 @@ from packaging.specifiers import SpecifierSet
 
 from orchestrator.config import Configuration
 from orchestrator.errors import UserError
+from orchestrator.remote import Remote
 from orchestrator.store import SPARE_BYTES
 
 PROJECT = Path(__file__).parents[1]
@@ -46,11 +47,15 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Conditions:
-    """What is looked at: the store, the settings that a run would have, and whether nothing that takes long is tried."""
+    """What is looked at: the store, the settings that a run would have, and whether nothing that takes long is tried.
+
+    Of a store that is named by a `uri`, `store` is the driver's folder.
+    """
 
     store: Path
     configuration: Configuration
     quick: bool = False
+    uri: str = ""
 
     @property
     def address(self) -> str | None:
@@ -195,10 +200,15 @@ def _no_cuda() -> str:
 
 
 def store(conditions: Conditions) -> Finding:
-    """Whether the store can be written and locked, and who else may read it."""
+    """Whether the store can be written and locked, and who else may read it.
+
+    EnvironmentUnfitError when there is no answer from its URI.
+    """
     root, place = conditions.root, conditions.place
     if not place.is_dir():
         return Finding("bad", f"{place} is no folder: give another --store")
+    if conditions.uri:
+        Remote.open(conditions.uri)
     try:
         with _probe(place) as folder:
             os.replace(_written(folder / "one"), folder / "two")

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from methods import METHODS, Needs, made
 from orchestrator.check import check_settings
-from orchestrator.checkpoint_place import Folder
+from orchestrator.checkpoint_place import place
 from orchestrator.config import Configuration
 from orchestrator.config import Network as Choice
 from orchestrator.data import describe
@@ -70,7 +70,7 @@ def export(
     summary = _data(store, sweep)
     source = {"run": name, "trial": trial.number, "state": trial.state, "student": letter, "weights": weights}
     source |= {"asked": number is not None, "chosen": _chosen(sweep, number), "taken_over": trial.changes}
-    folder = _checkpoint(sweep, trial, letter)
+    folder = _checkpoint(store, sweep, trial, letter)
     target = (to.expanduser() if to else store.exports / f"{name}-{trial.number}-{letter}").resolve()
     _require_free(target)
     network = _network(students[letter].network, summary, folder / FILES[weights], trial)
@@ -150,9 +150,16 @@ def _chosen(sweep: Sweep, number: int | None) -> str:
     return f"one of {many}" if number is not None else f"the best of {many} by {by} of the last epoch{first}"
 
 
-def _checkpoint(sweep: Sweep, trial: Trial, letter: str) -> Path:
+def _checkpoint(store: Store, sweep: Sweep, trial: Trial, letter: str) -> Path:
     """The folder with a student's part of the trial's checkpoint."""
-    home = Folder(sweep.trial_folder(trial.number))
+    home = place(store, sweep.trial_folder(trial.number))
+    try:
+        home.bring()
+    except OSError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise EnvironmentUnfitError(
+            f"the checkpoint of trial {trial.number} cannot be fetched from {store.uri} ({reason})"
+        ) from error
     folder = (home.found or [home.trial / CHECKPOINT])[0] / student_folder(letter)
     if not folder.is_dir():
         raise ConfigurationError(f"trial {trial.number} of {sweep.name!r} has no checkpoint at {folder}: give another --trial")

@@ -15,10 +15,11 @@ from orchestrator.check_students import require_one_process
 from orchestrator.check_weights import check_memory
 from orchestrator.choices import alone
 from orchestrator.cluster.resources import cluster_address, local_resources, require_answer
-from orchestrator.config import Configuration
+from orchestrator.config import PAUSING, Configuration
 from orchestrator.data import Dataset, describe, prepare
 from orchestrator.errors import ConfigurationError
 from orchestrator.models import build, load_weights
+from orchestrator.nodes import publish
 from orchestrator.objectives import goals, in_words
 from orchestrator.private import said
 from orchestrator.store import SPARE_BYTES, Store
@@ -45,11 +46,13 @@ def prepared(store: Store, configuration: Configuration, kind: str, local: bool)
 
     The configuration has the teacher's mode that `auto` came to, so that a resume does not decide anew.
     """
+    _require_copies(store, configuration, kind)
     _, gpu, groups = _check(configuration, kind, local)
     folder = prepare(configuration.data, store.root, configuration.data.seed)
     summary = describe(configuration.data, store.root, configuration.data.seed)
     asked, _, _ = _check_with_data(store, configuration, kind, local, summary, gpu, groups)
     check_weights(store, configuration, folder)
+    publish(store, folder, "data.json")
     _check_students_weights(configuration, folder)
     if asked and configuration.teacher:
         teacher = configuration.teacher.model_copy(update={"mode": asked.mode})
@@ -59,6 +62,7 @@ def prepared(store: Store, configuration: Configuration, kind: str, local: bool)
 
 def show_plan(store: Store, configuration: Configuration, kind: str, local: bool, console: Console) -> None:
     """Print what would run: data, teacher, groups with the arithmetic, trials, rungs, bytes. Nothing is prepared."""
+    _require_copies(store, configuration, kind)
     words, gpu, groups = _check(configuration, kind, local)
     summary = describe(configuration.data, store.root, configuration.data.seed)
     asked, checkpoint_bytes, whose = _check_with_data(store, configuration, kind, local, summary, gpu, groups)
@@ -73,10 +77,20 @@ def show_plan(store: Store, configuration: Configuration, kind: str, local: bool
         lines["retrieval"] = retrieval
     lines["groups"] = words
     lines |= _search_lines(configuration) if kind == "sweep" else {"epochs": str(configuration.training.epochs)}
-    lines["store"] = f"{store.root}; checkpoints take at most {checkpoint_bytes / 2**20:.1f} MiB: {whose}"
+    lines["store"] = f"{store.uri or store.root}; checkpoints take at most {checkpoint_bytes / 2**20:.1f} MiB: {whose}"
     width = max(map(len, lines)) + 2
     for name, line in lines.items():
         console.print(said(f"{name:{width}}{line}"), markup=False, highlight=False, soft_wrap=True)
+
+
+def _require_copies(store: Store, configuration: Configuration, kind: str) -> None:
+    """ConfigurationError where trials take over checkpoints of others, which are copies of a folder, and there is none."""
+    scheduler = configuration.search.scheduler
+    if store.uri and kind == "sweep" and scheduler in PAUSING:
+        raise ConfigurationError(
+            f"search.scheduler = {scheduler!r} copies checkpoints within a folder, and --store is a URI: give a folder that all "
+            "nodes share, or take asha, median or none"
+        )
 
 
 def _check(configuration: Configuration, kind: str, local: bool) -> tuple[str, bool, int]:

@@ -70,32 +70,33 @@ def require(where: Path, needed_bytes: int) -> None:
 
 
 class Pause:
-    """A wait for room on the disk of `where`: `note` hears once that it begins, and once that it is over."""
+    """A wait for room on the disk of `where`, or for a store that is away; `note` hears once that it begins and that it ends."""
 
     def __init__(self, where: Path, note: Note | None = None) -> None:
-        self.where, self.note, self.disk = where, note, 0
+        self.where, self.note, self.disk, self.end = where, note, 0, ""
 
-    def wait(self) -> None:
-        """A step of it."""
-        if not self.disk:
+    def wait(self, away: str = "") -> None:
+        """A step of it; `away` says who does not answer, and why, where it is no disk that is full."""
+        if not self.end:
             place = _existing(self.where)
             self.disk = place.stat().st_dev
             while not os.path.ismount(place):
                 place = place.parent
-            self.place = place
-            free = free_bytes(place) / 2**20
-            self._say(
-                f"the disk of {place} is full, or a quota on it ({free:.0f} MiB free): who writes there waits; "
-                "free some space, and it goes on by itself: nothing is lost",
-                begins=True,
+            begin = (
+                f"the disk of {place} is full, or a quota on it ({free_bytes(place) / 2**20:.0f} MiB free): who writes there "
+                "waits; free some space, and it goes on by itself: nothing is lost"
             )
+            self.end = f"there is room again on the disk of {place}: going on"
+            if away:
+                begin, self.end = f"{away}: who needs it waits, and goes on by itself", "the store answers again: going on"
+            self._say(begin, begins=True)
         time.sleep(POLL_S)
 
     def over(self) -> None:
-        """There was room, or nobody waits any more."""
-        if self.disk:
-            self._say(f"there is room again on the disk of {self.place}: going on", begins=False)
-            self.disk = 0
+        """Nobody waits any more."""
+        if self.end:
+            self._say(self.end, begins=False)
+            self.end = ""
 
     def _say(self, text: str, begins: bool) -> None:
         if self.note:
@@ -126,32 +127,42 @@ def patiently(action: Callable[[], T], where: Path) -> T:
             raise
 
 
-def together(context: "TrialContext", action: Callable[[], T], where: Path, alive: Callable[[], None] = lambda: None) -> T:
+def together(
+    context: "TrialContext", action: Callable[[], T], where: Path, alive: Callable[[], None] = lambda: None, away: str = ""
+) -> T:
     """What the action gives on this rank; while the disk of any rank is full, all of them wait and try again.
 
-    All ranks call this together. Who waits shows that it is `alive`; the first rank says why. An EnvironmentUnfitError of any rank
-    is raised on all of them, as is Stopped when somebody asks for the end of the trial.
+    So they do while the store of the URI `away`, if any, does not answer one of them. All ranks call this together. Who waits shows
+    that it is `alive`; the first rank says why. An EnvironmentUnfitError of any rank is raised on all of them, as is Stopped when
+    somebody asks for the end of the trial.
     """
     pause = Pause(where, context.note if context.leads else lambda text: None)
     while True:
-        value, full, failure = None, False, ""
+        value, kind, text = None, "", ""
         try:
             value = action()
         except Exception as error:
-            full = is_full(error)
-            if not full and not isinstance(error, EnvironmentUnfitError):
+            kind, text = _kind(error, away), " ".join(str(error).split())[:300]
+            if not kind:
                 raise
-            failure = str(error)
-        said = context.gather((full, failure))
-        if unfit := [text for was_full, text in said if text and not was_full]:
-            raise EnvironmentUnfitError(unfit[0])
-        if not any(was_full for was_full, _ in said):
+        said = {kind: text for kind, text in reversed(context.gather((kind, text))) if kind}
+        if "unfit" in said:
+            raise EnvironmentUnfitError(said["unfit"])
+        if not said:
             pause.over()
             return cast(T, value)
-        pause.wait()
+        pause.wait("" if "full" in said else f"the store {away} does not answer ({said['away']})")
         alive()
         context.alive()
         context.require_going_on()
+
+
+def _kind(error: Exception, away: str) -> str:
+    if is_full(error):
+        return "full"
+    if isinstance(error, EnvironmentUnfitError):
+        return "unfit"
+    return "away" if away and isinstance(error, OSError) else ""
 
 
 def _existing(where: Path) -> Path:

@@ -18,6 +18,7 @@ from typing import Any
 
 from orchestrator import space
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.remote import Remote, checked, is_uri, local_folder
 
 DEFAULT = Path("runs")
 SPARE_BYTES = 200 * 2**20  # checkpoints, journal and MLflow of a small sweep
@@ -27,19 +28,32 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True)
 class Store:
-    """Paths below one root folder, which is created when first opened."""
+    """Paths below one root folder, which is created when first opened.
+
+    Of a store that is named by a `uri` it is the driver's: records, study and MLflow lie there, and at the URI what nodes share.
+    """
 
     root: Path
+    uri: str = ""
 
     @property
     def option(self) -> str:
         """What a command needs to find this store, as it is appended: nothing where it is the default one."""
-        return f" --store {shlex.quote(str(self.root))}" if self.root != DEFAULT.resolve() else ""
+        return f" --store {shlex.quote(self.uri or str(self.root))}" if self.root != DEFAULT.resolve() else ""
 
     @classmethod
-    def open(cls, root: Path) -> "Store":
-        """The store at `root`; EnvironmentUnfitError when it cannot be written or has no space."""
-        root = root.expanduser().resolve()
+    def named(cls, name: Path | str) -> "Store":
+        """The store in a folder, or of a URI: ConfigurationError when that is none that can be used."""
+        if is_uri(str(name)):
+            uri = checked(str(name))
+            return cls(local_folder(uri), uri)
+        return cls(Path(name).expanduser().resolve())
+
+    @classmethod
+    def open(cls, name: Path | str) -> "Store":
+        """The store of that name; EnvironmentUnfitError when it cannot be written or has no space."""
+        store = cls.named(name)
+        root = store.root
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=root) as probe:
@@ -47,9 +61,15 @@ class Store:
         except OSError as error:
             reason = error.strerror or str(error)
             raise EnvironmentUnfitError(f"--store {root} cannot be written ({reason}): give a folder that you may write") from error
-        store = cls(root)
+        if store.uri:
+            Remote.open(store.uri)
         store.require_space(SPARE_BYTES)
         return store
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What a specification says of a store that is named by a URI."""
+        return {"uri": self.uri, "root": str(self.root)} if self.uri else {}
 
     def require_space(self, needed_bytes: int) -> None:
         """EnvironmentUnfitError with the arithmetic when fewer bytes are free."""

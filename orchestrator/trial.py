@@ -31,6 +31,7 @@ class TrialSpec(Section):
 
     `role` is `teacher` for the training of the teacher itself, and `fill` for the filling of its cache with `views` (null:
     the clean one, with its `features` if asked). Without `knowledge`, the folder of the cache, the teacher is asked at every step.
+    Where the store is a URI, `uri`, the folders lie below its folder `root` on the node that wrote this.
     After `until` epochs (null: all) the worker gives its group back; the trial is not done and its checkpoint stands in the folder.
     """
 
@@ -44,6 +45,8 @@ class TrialSpec(Section):
     views: tuple[int | None, ...] = ()
     features: bool = False
     until: int | None = None
+    uri: str = ""
+    root: Path | None = None
 
     @classmethod
     def numbered(
@@ -51,6 +54,7 @@ class TrialSpec(Section):
     ) -> "TrialSpec":
         """A trial of a sweep; `folders` names those that its trials share: trials, data, teacher, knowledge."""
         shared = {name: folders[name] for name in ("data", "teacher", "knowledge")}
+        shared |= {name: folders[name] for name in ("uri", "root") if name in folders}
         folder = Path(folders["trials"]) / f"{number:05d}"
         return cls(name=trial_name(number), configuration=configuration, folder=folder, until=until, **shared)
 

@@ -121,7 +121,7 @@ def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, sho
             if sweep.kind == "train":
                 _train_one(sweep, desk, events, folders)
             else:
-                ended = _search(sweep, desk, events, folders, at_once, resume, started)
+                ended = _search(store, sweep, desk, events, folders, at_once, resume, started)
         if ended:
             events.note(f"the sweep ended before its last trial: {ended}")
         state = "finished" if sweep.ranked() and not ended else "failed"
@@ -138,7 +138,7 @@ def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, sho
             else:
                 events.end(trial, "waiting")
         if sweep.kind == "sweep":
-            remove_losers(sweep)
+            remove_losers(store, sweep)
         sweep.state, sweep.seconds = state, sweep.seconds + time.monotonic() - started
         sweep.save()
         tracker.close(state)
@@ -213,7 +213,12 @@ def bring_teacher(
         found = ready(store, configuration, data, desk, show.teacher_epoch)
         if filling:
             assert cache is not None and cache.folder is not None, "who asks at every step is refused before"
-            folders = {"folder": store.teachers / "groups", "data": data, "teacher": found[0], "knowledge": cache.folder}
+            folders = store.shared | {
+                "folder": store.teachers / "groups",
+                "data": data,
+                "teacher": found[0],
+                "knowledge": cache.folder,
+            }
             features = any(method.needs.bank for method in all_forms(configuration, searching=True))
             shares = deal(views, max(at_once(), 1), everywhere=cache.of_each_node)
             show.preparing(f"filling {len(views)} views in {cache.folder}")
@@ -227,6 +232,7 @@ def _folders(
 ) -> dict[str, Any]:
     """The folders that every trial reads."""
     folders: dict[str, Any] = {"trials": str(sweep.folder / "trials"), "data": str(data), "teacher": None, "knowledge": None}
+    folders |= store.shared
     if sweep.configuration.teacher:
         show.preparing("bringing the teacher")
         folder, card, seconds = ready(store, sweep.configuration, data, desk, show.teacher_epoch)
@@ -255,7 +261,14 @@ def _train_one(sweep: Sweep, desk: AnyDesk, events: Events, folders: dict[str, A
 
 
 def _search(
-    sweep: Sweep, desk: Any, events: Events, folders: dict[str, Any], at_once: Callable[[], int], resume: bool, started: float
+    store: Store,
+    sweep: Sweep,
+    desk: Any,
+    events: Events,
+    folders: dict[str, Any],
+    at_once: Callable[[], int],
+    resume: bool,
+    started: float,
 ) -> str:
     """All trials that are left; why the search ended before them, if it did.
 
@@ -280,7 +293,7 @@ def _search(
         return ""
     waits = search.scheduler in PAUSING
     failures = FailuresInARow(search.max_failed_trials, sweep.trials)
-    keeper = Keeper(sweep, lambda number: desk.released(trial_name(number)))
+    keeper = Keeper(store, sweep, lambda number: desk.released(trial_name(number)))
     ending, told = Ending(failures), events.and_tell(_Release(desk)).and_tell(keeper).and_tell(failures)
     asking = (
         AllAtOnce(study, configuration, told, unfinished, left)

@@ -3,11 +3,15 @@
 The ranking of what has ended does not change by what ends later, and what is dominated stays so: nobody wants removed weights back.
 """
 
+import logging
 from collections.abc import Callable
 
-from orchestrator.checkpoint_place import Folder
+from orchestrator.checkpoint_place import place
 from orchestrator.config import PAUSING, Search
 from orchestrator.records import Sweep, Trial
+from orchestrator.store import Store
+
+log = logging.getLogger(__name__)
 
 
 class Keeper:
@@ -16,8 +20,8 @@ class Keeper:
     `released` says whether no group works on a trial any more: who was stopped or lost may just write a checkpoint.
     """
 
-    def __init__(self, sweep: Sweep, released: Callable[[int], bool]) -> None:
-        self.sweep, self.released = sweep, released
+    def __init__(self, store: Store, sweep: Sweep, released: Callable[[int], bool]) -> None:
+        self.store, self.sweep, self.released = store, sweep, released
         self.heavy = {trial.number for trial in sweep.trials.values() if trial.ended}  # those that may have their weights
         self.due: set[int] = set()  # losers that were not released yet
         self._remove(self.heavy - kept(sweep))
@@ -30,8 +34,11 @@ class Keeper:
 
     def _remove(self, numbers: set[int]) -> None:
         for number in numbers:
-            Folder(self.sweep.trial_folder(number)).strip()
-        self.heavy -= numbers
+            try:
+                place(self.store, self.sweep.trial_folder(number)).strip()
+                self.heavy.discard(number)
+            except OSError as error:  # of a store that does not answer
+                log.warning("the weights of trial %d are not removed yet: %s", number, error)
 
     def trial_started(self, trial: Trial) -> None:
         """A group was free: it may have held one that was stopped."""
@@ -56,9 +63,9 @@ class Keeper:
         """Not about weights."""
 
 
-def remove_losers(sweep: Sweep) -> None:
+def remove_losers(store: Store, sweep: Sweep) -> None:
     """Remove the weights that nobody wants, of all trials. No group works on any."""
-    Keeper(sweep, lambda _: True)
+    Keeper(store, sweep, lambda _: True)
 
 
 def kept(sweep: Sweep) -> set[int]:

@@ -7,10 +7,13 @@ from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
+from orchestrator.checkpoint_place import place
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.nodes import publish
 from orchestrator.store import Store
 from orchestrator.teacher import fit
+from orchestrator.teacher.frozen import CARD
 
 Told = Callable[[int, dict[str, float]], None]
 
@@ -48,18 +51,20 @@ def ready(store: Store, configuration: Configuration, data: Path, desk: AnyDesk,
         try:
             with lock.acquire(timeout=wait_s):
                 if not fit.card(folder):
-                    _fit(folder, configuration, data, desk, told)
+                    _fit(store, folder, configuration, data, desk, told)
         except Timeout as error:
             raise EnvironmentUnfitError(
                 f"waited {wait_s:g} s for another run to fit the teacher: see what holds {folder}.lock"
             ) from error
+    publish(store, folder, CARD)
     card = fit.card(folder)
     assert card is not None
     return folder, card, time.monotonic() - start
 
 
-def _fit(folder: Path, configuration: Configuration, data: Path, desk: AnyDesk, told: Told) -> None:
-    specification = fit.specification(folder, configuration, data)
+def _fit(store: Store, folder: Path, configuration: Configuration, data: Path, desk: AnyDesk, told: Told) -> None:
+    specification = fit.specification(folder, configuration, data).model_copy(update=store.shared)
+    home = place(store, specification.folder)
     desk.submit(specification.name, specification.plain())
     while True:
         record = desk.next_report(specification.name, configuration.resources.wait_s)
@@ -69,5 +74,7 @@ def _fit(folder: Path, configuration: Configuration, data: Path, desk: AnyDesk, 
             )
         told(record["epoch"], record["metrics"])
         if record.get("done"):
+            home.bring()
             fit.adopt_fitted(folder, configuration, data, record["metrics"])
+            home.remove()
             return

@@ -4,6 +4,7 @@ A run goes by its key: `parent`, `7` of a trial, `7/b` of a student of it. Its i
 whose it is: a run that was made before the process died is found again. Every write may be done twice and leaves the same.
 """
 
+import contextlib
 import json
 import tempfile
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.address import scheme_of
+from orchestrator.checkpoint_place import LIGHT, place
 from orchestrator.config import LETTERS, Configuration
 from orchestrator.errors import ConfigurationError
 from orchestrator.records import Sweep
@@ -33,7 +35,7 @@ class Runs:
     """Does writes. Each has `do`, its kind, and `run`, the key of its run; `existing`: a run that is gone is not made for it."""
 
     def __init__(self, store: Store, sweep: Sweep, classes: Sequence[str] = ()) -> None:
-        self.sweep, self.classes = sweep, classes
+        self.store, self.sweep, self.classes = store, sweep, classes
         self.artifacts = store.artifacts if scheme_of(tracking_uri(store, sweep.configuration)) in DATABASES else None
         self.fonts = store.root / "fonts"
         self.file = sweep.folder / RUNS
@@ -198,6 +200,8 @@ class Runs:
         figures.settle_cache(self.fonts)
         key, letters = write["run"], write["letters"]
         folder = self.sweep.trial_folder(int(key))
+        with contextlib.suppress(OSError):  # a store that does not answer: there is nothing to draw then
+            place(self.store, folder).bring(LIGHT)
         for letter in letters or LETTERS[0]:
             drawn = figures.pictures(folder, write["complete"], self.classes, letter)
             if figures.AGREEMENT in drawn:

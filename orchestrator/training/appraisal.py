@@ -20,6 +20,7 @@ from orchestrator.context import TrialContext
 from orchestrator.data import Batches
 from orchestrator.errors import TrialError
 from orchestrator.models import build, network_fingerprint
+from orchestrator.nodes import on_this_node
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.knowledge import OnlineTeacher
 from orchestrator.training.workbench import ask_teacher, bring_teacher, channels_last, clean_knowledge, open_batches
@@ -61,8 +62,9 @@ class Appraised:
 def appraise(snapshot: Snapshot, device: torch.device, alive: Callable[[], None] = lambda: None) -> Appraised:
     """Survey the student of the snapshot and let its method weigh the samples; TrialError where an estimator does not converge."""
     started, cpu_started = time.perf_counter(), time.process_time()
-    spec = TrialSpec.model_validate(snapshot.spec)
-    configuration, context = spec.configuration, TrialContext(device=device, alive=alive)
+    context = TrialContext(device=device, alive=alive)
+    spec = on_this_node(TrialSpec.model_validate(snapshot.spec), context)
+    configuration = spec.configuration
     weighing = made(configuration.method.name, configuration.method.settings).weighing(configuration.training.epochs)
     assert weighing is not None, "nobody sends a snapshot for a method that weighs nothing"
     batches = open_batches(spec, context)

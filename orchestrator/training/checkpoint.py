@@ -7,11 +7,10 @@ For pictures: trace.safetensors, and with the last epoch shown.safetensors. The 
 folder that is named by its letter.
 """
 
-import contextlib
 import json
 import logging
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from orchestrator import space
-from orchestrator.checkpoint_place import Folder
+from orchestrator.checkpoint_place import Folder, Place
 from orchestrator.context import TrialContext
-from orchestrator.store import replacing
-from orchestrator.trial import CHECKPOINT, student_folder
+from orchestrator.trial import student_folder
 
 State = dict[str, Tensor]
 WEIGHTS = ("student", "best", "method", "weights", "bank", "teacher")
@@ -49,26 +47,31 @@ class Checkpoint:
     teacher: State = field(default_factory=dict)
 
 
-def save(folder: Path, parts: Mapping[str, Checkpoint], context: TrialContext) -> None:
-    """Replace the checkpoint of the trial in `folder`: one of all students, by letter, each written by who has it.
+def save(where: Path | Place, parts: Mapping[str, Checkpoint], context: TrialContext) -> None:
+    """Replace the checkpoint of a trial: one of all students, by letter, each written by who has it.
 
     All ranks of the trial call this together; on a full disk all of them wait. Stopped when somebody asks for the end meanwhile.
     """
-    with contextlib.ExitStack() as stack:
-        aside = context.share(stack.enter_context(replacing(folder / CHECKPOINT)) if context.leads else None)
-        space.together(context, lambda: _write_all(aside, parts), folder)  # all of it is there: rank 0 may rename it
+    home = _place(where)
+    epoch = next((int(part.progress["record"]["epoch"]) for part in parts.values()), 0)
+    with home.writing(context, epoch) as aside:
+        space.together(context, lambda: _write_all(aside, parts), home.trial)  # all of it is there: rank 0 may rename it
 
 
-def load(folder: Path, letters: Sequence[str], device: torch.device) -> dict[str, Checkpoint] | None:
-    """The newest readable checkpoint of the trial in `folder`, by student, or None; what a dead writer left is removed."""
-    home = Folder(folder)
-    home.remove_asides()
-    for path in home.found:
+def load(
+    where: Path | Place, letters: Sequence[str], device: torch.device, alive: Callable[[], None] = lambda: None
+) -> dict[str, Checkpoint] | None:
+    """The newest readable checkpoint of a trial, by student, or None; what a dead writer left is removed."""
+    for path in _place(where).newest_first(alive):
         try:
             return {letter: _read(path / student_folder(letter), device) for letter in letters}
         except (OSError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
             log.warning("%s is damaged (%s) and is passed over", path, error)
     return None
+
+
+def _place(where: Path | Place) -> Place:
+    return Folder(where) if isinstance(where, Path) else where
 
 
 def _write_all(aside: Path, parts: Mapping[str, Checkpoint]) -> None:

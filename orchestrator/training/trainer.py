@@ -15,6 +15,7 @@ from torch import Tensor
 
 from methods import Knowledge, Output
 from methods.retrieval import Neighbours
+from orchestrator.checkpoint_place import place_of
 from orchestrator.config import LETTERS
 from orchestrator.context import Exchange, Record, Stopped, TrialContext
 from orchestrator.data import Batches, Inputs
@@ -68,7 +69,7 @@ class _Trainer:
 
     def __init__(self, spec: TrialSpec, context: TrialContext, exchange: Exchange, batches: Batches) -> None:
         self.spec, self.context, self.exchange, self.batches = spec, context, exchange, batches
-        self.configuration = spec.configuration
+        self.configuration, self.place = spec.configuration, place_of(spec)
         self.epochs = spec.configuration.training.epochs
         self.clock = Clock(context.device)
         with self.clock.measure("setup"):
@@ -115,7 +116,7 @@ class _Trainer:
         parts = {student.letter: student.state(record) for student in self.students if student.context.leads}
         for part in parts.values():
             part.teacher = self._teacher_state()
-        checkpoints.save(self.spec.folder, parts, self.context)
+        checkpoints.save(self.place, parts, self.context)
         if self.context.leads:
             self.context.report(record)
         self.clock.restart()
@@ -124,8 +125,8 @@ class _Trainer:
     def _resume(self) -> Record | None:
         letters = LETTERS[: self.exchange.count]
         # on the host, where every rank can receive it, whatever device it has
-        saved = checkpoints.load(self.spec.folder, letters, torch.device("cpu")) if self.context.leads else None
-        saved = self.context.share(saved)
+        load = functools.partial(checkpoints.load, self.place, letters, torch.device("cpu"), self.context.alive)
+        saved = self.context.share(self.place.together(self.context, lambda: load() if self.context.leads else None))
         if saved is None:
             return None
         record: Record = saved["a"].progress["record"]

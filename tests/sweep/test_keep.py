@@ -58,7 +58,7 @@ def add(sweep: Sweep, number: int, **values: Any) -> Trial:
 def test_the_best_and_the_unfinished_have_their_weights_at_every_moment(tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)
     sweep = made(tmp_path, "search.keep_checkpoints=3")
-    events = Events(sweep, [Keeper(sweep, lambda _: True)])
+    events = Events(sweep, [Keeper(Store(tmp_path), sweep, lambda _: True)])
     trials = [add(sweep, number) for number in range(12)]
     draw.shuffle(trials)
     for trial in trials:
@@ -77,7 +77,7 @@ def test_a_front_keeps_more_than_the_best(tmp_path: Path) -> None:
     sweep = made(
         tmp_path, "search.keep_checkpoints=1", "search.scheduler=none", "search.objectives=[validation/accuracy, train/loss]"
     )
-    events = Events(sweep, [Keeper(sweep, lambda _: True)])
+    events = Events(sweep, [Keeper(Store(tmp_path), sweep, lambda _: True)])
     points = [(0.9, 1.0), (0.5, 0.1), (0.4, 0.5), (0.7, 0.5)]
     for number, point in enumerate(points):
         trial = add(sweep, number, value=point[0], values=list(point))
@@ -87,7 +87,7 @@ def test_a_front_keeps_more_than_the_best(tmp_path: Path) -> None:
 
 def test_a_group_that_may_still_write_is_waited_for(tmp_path: Path) -> None:
     sweep, held = made(tmp_path, "search.keep_checkpoints=1"), {1}
-    events = Events(sweep, [Keeper(sweep, lambda number: number not in held)])
+    events = Events(sweep, [Keeper(Store(tmp_path), sweep, lambda number: number not in held)])
     first, second, third = (add(sweep, number) for number in range(3))
     first.value = 0.9
     events.end(first, "complete")
@@ -105,11 +105,11 @@ def test_a_resume_removes_what_is_left_and_goes_on_with_more_kept(tmp_path: Path
     for number, value in enumerate((0.1, 0.9, 0.5, 0.7)):
         add(sweep, number, value=value, state="complete")
     add(sweep, 4, state="waiting")
-    remove_losers(sweep)
+    remove_losers(Store(tmp_path), sweep)
     assert weights(sweep) == {1, 4}
     search = sweep.configuration.search.model_copy(update={"keep_checkpoints": 3})
     sweep.configuration = sweep.configuration.model_copy(update={"search": search})
-    Keeper(sweep, lambda _: True)
+    Keeper(Store(tmp_path), sweep, lambda _: True)
     assert kept(sweep) == {1, 2, 3, 4} and weights(sweep) == {1, 4}, "what was removed does not come back"
 
 
@@ -168,7 +168,7 @@ class Disk:
 def test_donors_keep_their_snapshots_until_they_were_taken_over(tmp_path: Path, order: int) -> None:
     sweep, asking = begin(tmp_path, *PBT, "search.trials=8", "search.keep_checkpoints=1")
     disk = Disk(sweep)
-    asking.events.listeners.extend([disk, Keeper(sweep, lambda _: True)])
+    asking.events.listeners.extend([disk, Keeper(Store(tmp_path), sweep, lambda _: True)])
     SimulatedTune(asking, Population(asking, lambda: 1), better_later, 1, order).run()
     assert disk.taken_over and disk.donors_that_had_ended, "one group: a donor may be through before its taker has its turn"
     assert weights(sweep) == {sweep.best().number}  # type: ignore[union-attr]
@@ -192,7 +192,7 @@ def test_an_export_of_what_was_removed_says_what_there_is(tmp_path: Path) -> Non
     sweep = made(tmp_path, "search.keep_checkpoints=1")
     for number, value in enumerate((0.1, 0.9)):
         add(sweep, number, value=value, state="complete")
-    remove_losers(sweep)
+    remove_losers(Store(tmp_path), sweep)
     write_json(sweep.folder / "data.json", {"classes": ["a"]})
     store = Store(tmp_path)
     with pytest.raises(ConfigurationError, match=r"weights of trial 0 of 'mine' were removed.*keep_checkpoints = 1.*one of 1,"):
