@@ -53,7 +53,9 @@ class _ByFileBackend(_TorchBackend):
 
     def on_shutdown(self, worker_group: Any, backend_config: ByFile) -> None:
         """The file goes with the group."""
-        super().on_shutdown(worker_group, backend_config)
-        if self.file:
-            with contextlib.suppress(OSError):
-                self.file.unlink(missing_ok=True)
+        try:
+            super().on_shutdown(worker_group, backend_config)
+        finally:
+            if self.file:
+                with contextlib.suppress(OSError):
+                    self.file.unlink(missing_ok=True)
