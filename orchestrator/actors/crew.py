@@ -134,7 +134,7 @@ class Crew:
         seen = self.cluster.look()
         self._compare(seen, now)
         if gone:
-            cause = "a node left" if now - self.left < LATELY_S else f"a worker group ended ({gone[-1]})"
+            cause = "a node left" if now - self.left < LATELY_S else f"a worker group ended, as {gone[-1]}"
             self._tell(f"{cause}: {self._groups()}")
         if missing > 0:
             self._grow(seen, missing, now)

@@ -119,7 +119,8 @@ class _Running:
             _trainer(number, self.plan, self.name, self.folder).fit()
         except Exception as failure:  # Ray Train wraps what its workers raise in types of its own
             error = " ".join(str(failure).split())[:500] or type(failure).__name__
-            placed = "WorkerGroupStartupTimeoutError" not in type(getattr(failure, "controller_failure", None)).__name__
+            if type(getattr(failure, "controller_failure", None)).__name__ == "WorkerGroupStartupTimeoutError":
+                error, placed = "its workers found no place in the cluster", False
             if isinstance(failure, ray.exceptions.RayActorError):
                 free(run)
         served = False

@@ -112,7 +112,7 @@ def test_no_more_groups_than_are_wanted_or_trials_left() -> None:
     few.trials = 1
     few.end(0, "its node fell")
     few.step(5)
-    assert crew.at_once() == 1 and few.notes[-1] == "a worker group ended (its node fell): 1 worker group now"
+    assert crew.at_once() == 1 and few.notes[-1] == "a worker group ended, as its node fell: 1 worker group now"
 
 
 def test_a_group_that_has_not_begun_counts_as_if_it_held_its_place() -> None:

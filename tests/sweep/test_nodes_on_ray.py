@@ -58,8 +58,8 @@ class Changing(Watch):
         self.seen |= {trial.number} if epoch > 1 else set()
         if self.step == 0 and len(self.seen) == 2:
             self.step = 1
-            self.cluster.remove_node(next(iter(self.cluster.worker_nodes)), allow_graceful=False)
-        elif self.step == 1 and "a node left: 1 worker group now" in self.notes:
+            self.cluster.remove_node(next(iter(self.cluster.worker_nodes)))
+        elif self.step == 1 and any(note.endswith(": 1 worker group now") for note in self.notes):
             self.step = 2
             self.cluster.add_node(num_cpus=1)
         self.goal()
