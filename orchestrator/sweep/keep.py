@@ -4,13 +4,16 @@ The ranking of what has ended does not change by what ends later, and what is do
 """
 
 import logging
+import threading
 from collections.abc import Callable
 
 from orchestrator.checkpoint_place import place
 from orchestrator.config import PAUSING, Search
+from orchestrator.interrupt import left
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
 
+LONGEST_S = 60.0  # for a store that does not answer; what is left goes with a resume
 log = logging.getLogger(__name__)
 
 
@@ -23,7 +26,8 @@ class Keeper:
     def __init__(self, store: Store, sweep: Sweep, released: Callable[[int], bool]) -> None:
         self.store, self.sweep, self.released = store, sweep, released
         self.heavy = {trial.number for trial in sweep.trials.values() if trial.ended}  # those that may have their weights
-        self.due: set[int] = set()  # losers that were not released yet
+        self.due: set[int] = set()  # losers that were not released yet, or not removed
+        self.removing = threading.Thread()
         self._remove(self.heavy - kept(sweep))
 
     def tidy(self) -> None:
@@ -33,7 +37,15 @@ class Keeper:
         self.due = losers & self.heavy
 
     def _remove(self, numbers: set[int]) -> None:
-        for number in numbers:
+        """Where the store is a URI beside everything else: it may not answer for minutes. What is left is due another time."""
+        if numbers and self.store.uri and not self.removing.is_alive():
+            self.removing = threading.Thread(target=self._strip, args=(numbers,), daemon=True)
+            self.removing.start()
+        elif not self.store.uri:
+            self._strip(numbers)
+
+    def _strip(self, numbers: set[int]) -> None:
+        for number in sorted(numbers):
             try:
                 place(self.store, self.sweep.trial_folder(number)).strip()
                 self.heavy.discard(number)
@@ -65,7 +77,9 @@ class Keeper:
 
 def remove_losers(store: Store, sweep: Sweep) -> None:
     """Remove the weights that nobody wants, of all trials. No group works on any."""
-    Keeper(store, sweep, lambda _: True)
+    removing = Keeper(store, sweep, lambda _: True).removing
+    if removing.ident is not None:
+        removing.join(left(LONGEST_S, spare_s=10.0))
 
 
 def kept(sweep: Sweep) -> set[int]:

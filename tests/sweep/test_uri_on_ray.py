@@ -1,0 +1,40 @@
+"""A sweep on Ray whose store is a URI: weights lie there, those of losers go, and pictures and exports come from there."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from orchestrator.checkpoint_place import place
+from orchestrator.export import export
+from orchestrator.preflight import prepared
+from orchestrator.reading import load
+from orchestrator.records import Sweep
+from orchestrator.store import Store
+from orchestrator.sweep.conduct import conduct
+from tests.sweep.conftest import SMALL, Watch
+
+pytestmark = pytest.mark.ray
+
+
+def test_a_sweep_with_a_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    store = Store.open((tmp_path / "shared").as_uri())
+    pairs = ("method.name=kd", "training.epochs=3", "search.trials=4", "search.keep_checkpoints=1", "search.scheduler=none")
+    configuration = load(None, [*SMALL, *pairs])
+    begun = prepared(store, configuration, "sweep", local=False)
+    sweep = Sweep.create(store.sweep("mine"), begun.configuration, "sweep")
+    conduct(sweep, store, begun.data, begun.asked, Watch())
+    assert sweep.state == "finished" and len(sweep.ranked()) == 4
+    best = sweep.best()
+    assert best is not None
+    with_weights = {path.parts[-3] for path in (tmp_path / "shared/sweeps/mine/trials").glob("*/*/student.safetensors")}
+    assert with_weights == {f"{best.number:05d}"}
+    assert not list(sweep.folder.rglob("student.safetensors"))
+    for number in sweep.trials:
+        here = place(store, sweep.trial_folder(number))
+        here.bring()
+        assert json.loads((here.found[0] / "progress.json").read_text())["record"]["epoch"] == 3
+    drawn = list(store.artifacts.glob("**/figures/terms.png"))
+    assert len(drawn) == 4
+    assert (export(store, "mine").folder / "model.safetensors").exists()
