@@ -14,7 +14,7 @@ from orchestrator.errors import ConfigurationError
 from orchestrator.reading import build, load
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml"))
+CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").glob("*.yaml"))
 
 
 def written(folder: Path, text: str) -> Path:

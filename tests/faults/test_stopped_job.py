@@ -1,0 +1,51 @@
+"""A submitted sweep that is stopped in the middle ends in order, and a job that resumes it brings it to its end."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.running_head import head
+
+SETTINGS = ["search.methods=[]", "method.name=kd", "training.epochs=40", "search.scheduler=none", "teacher.training.epochs=2"]
+DEADLINE_S = 120.0
+
+
+def states(store: Path) -> list[dict[str, Any]]:
+    """The trials' records, by their numbers."""
+    files = sorted((store / "sweeps/mine/trials").glob("*/trial.json"), key=lambda file: int(file.parent.name))
+    return [json.loads(file.read_text()) for file in files]
+
+
+@pytest.mark.faults
+def test_a_stopped_job_is_resumed_by_another_one(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with head() as cluster:
+        address = ["--address", cluster.address]
+        command = ["sweep", "--store", str(store), "--name", "mine", "--trials", "6"]
+        command += [part for pair in SETTINGS for part in ("--set", pair)]
+        code, output = cluster.call("submit", *address, "--detach", "--name", "first", "--", *command, cwd=tmp_path)
+        assert code == 0 and f"python run.py stop first --address http://{cluster.address}" in output
+        until = time.monotonic() + DEADLINE_S
+        while not any(trial["state"] == "complete" for trial in states(store)):
+            assert time.monotonic() < until, cluster.call("status", "first", *address, cwd=tmp_path)[1]
+            time.sleep(0.2)
+        code, output = cluster.call("stop", "first", *address, cwd=tmp_path)
+        assert code == 0 and output.startswith("first: stopped"), output
+        resume = f"submit --address http://{cluster.address} -- sweep --resume mine --store {store}"
+        assert f"resume: python run.py {resume}" in output
+        assert json.loads((store / "sweeps/mine/sweep.json").read_text())["state"] == "interrupted"
+        before = {trial["number"]: trial for trial in states(store)}
+        assert any(trial["state"] != "complete" for trial in before.values()) or len(before) < 6
+        code, output = cluster.call(*resume.split(), cwd=tmp_path)
+        assert code == 0, output
+        code, output = cluster.call("status", "first", *address, cwd=tmp_path)
+        assert code == 0 and "interrupted after" in output and "resume: python run.py sweep --resume mine" in output
+    after = states(store)
+    assert [trial["number"] for trial in after] == list(range(6))
+    assert all((trial["state"], trial["epochs"]) == ("complete", 40) for trial in after)
+    for trial in after:
+        old = before.get(trial["number"], {"state": "waiting"})
+        assert old["state"] != "complete" or trial == old
