@@ -25,9 +25,12 @@ def _call(function: str, debug: bool, **arguments: Any) -> None:
     """Run a command; what a person can mend is printed as its sentence, and the exit code says its kind."""
     from orchestrator import commands
     from orchestrator.errors import INTERRUPTED, UserError
+    from orchestrator.interrupt import stoppable
 
     try:
-        sys.exit(getattr(commands, function)(**arguments))
+        with stoppable():
+            code = getattr(commands, function)(**arguments)
+        sys.exit(code)
     except UserError as error:
         if debug:
             raise
@@ -39,7 +42,12 @@ def _call(function: str, debug: bool, **arguments: Any) -> None:
 
 @app.command()
 def sweep(
-    config: Config = DEFAULT,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", show_default="configs/digits.yaml", help="The experiment, a YAML file; with --resume: to compare."
+        ),
+    ] = None,
     set_: Set = None,
     store: Store = Path("runs"),
     name: Name = None,
@@ -55,7 +63,7 @@ def sweep(
 ) -> None:
     """Search: train many students, stop the poor ones early, keep the best."""
     _call("sweep", debug, config=config, pairs=set_ or [], store=store, name=name, seed=seed, dry_run=dry_run,
-          trials=trials, time_budget=time_budget, resume=resume, scheduler=scheduler)  # fmt: skip
+          trials=trials, time_budget=time_budget, resume=resume, scheduler=scheduler, default=DEFAULT)  # fmt: skip
 
 
 @app.command()

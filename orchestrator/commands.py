@@ -13,7 +13,7 @@ from orchestrator import errors
 from orchestrator.config import Configuration, Teacher
 from orchestrator.errors import ConfigurationError
 from orchestrator.objectives import in_words
-from orchestrator.reading import build, load
+from orchestrator.reading import load
 from orchestrator.records import Sweep
 from orchestrator.store import Store, write_json
 from orchestrator.sweep.space import searched, with_its_method
@@ -26,7 +26,7 @@ UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
 def sweep(
-    config: Path,
+    config: Path | None,
     pairs: list[str],
     store: Path,
     name: str | None,
@@ -36,18 +36,20 @@ def sweep(
     time_budget: str | None,
     resume: str | None,
     scheduler: str | None = None,
+    default: Path | None = None,
 ) -> int:
-    """Search; or go on with a search that was interrupted."""
-    changes = [f"search.trials={trials}"] if trials is not None else []
-    changes += [f"search.time_budget={seconds(time_budget)}"] if time_budget is not None else []
+    """Search; or go on with a search that was interrupted. Without a `config` a new one takes that of `default`."""
+    budget = seconds(time_budget) if time_budget is not None else None
     if resume is None:
-        changes += [f"search.scheduler={scheduler}"] if scheduler is not None else []
-        return _begin(Store.open(store), load(config, pairs + changes, seed=seed), "sweep", name, dry_run, local=False)
+        given = {"trials": trials, "time_budget": budget, "scheduler": scheduler}
+        changes = [f"search.{key}={value}" for key, value in given.items() if value is not None]
+        configuration = load(config or default, pairs + changes, seed=seed)
+        return _begin(Store.open(store), configuration, "sweep", name, dry_run, local=False)
     if name or seed is not None or pairs or dry_run or scheduler is not None:
         raise ConfigurationError(
             "--resume goes on as the sweep was configured: leave out --name, --seed, --set, --scheduler and --dry-run"
         )
-    return _resume(Store.open(_existing(store).root), resume, trials, changes)
+    return _resume(Store.open(_existing(store).root), resume, trials, budget, config)
 
 
 def train(config: Path, pairs: list[str], store: Path, name: str | None, seed: int | None, dry_run: bool, local: bool) -> int:
@@ -179,6 +181,7 @@ def _existing(root: Path) -> Store:
 def _begin(store: Store, configuration: Configuration, kind: str, name: str | None, dry_run: bool, local: bool) -> int:
     """A new sweep or training, once everything that can be refused has been looked at."""
     from orchestrator.preflight import prepared, show_plan
+    from orchestrator.sweep.described import described
 
     if kind == "sweep":
         configuration = with_its_method(configuration)
@@ -187,8 +190,13 @@ def _begin(store: Store, configuration: Configuration, kind: str, name: str | No
     if dry_run:
         show_plan(store, configuration, kind, local, console)
         return errors.OK
-    begun = prepared(store, configuration, kind, local)
-    return _conduct(store, Sweep.create(folder, begun.configuration, kind), begun, local, resume=False)
+    found = None
+    try:
+        begun = prepared(store, configuration, kind, local)
+        found = Sweep.create(folder, begun.configuration, kind, described(begun.configuration, kind, begun.data))
+    except KeyboardInterrupt:
+        return _interrupted(store, found)
+    return _conduct(store, found, begun, local, resume=False)
 
 
 def _name(configuration: Configuration, kind: str) -> str:
@@ -198,27 +206,33 @@ def _name(configuration: Configuration, kind: str) -> str:
     return f"{what}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _resume(store: Store, name: str, trials: int | None, changes: list[str]) -> int:
+def _resume(store: Store, name: str, trials: int | None, time_budget_s: float | None, file: Path | None) -> int:
     from orchestrator.preflight import prepared
+    from orchestrator.resume import changed, require_same
+    from orchestrator.sweep.described import described, described_space
 
     found = Sweep.open(store, name)
-    if found.alive:
-        raise ConfigurationError(f"--resume {name}: another process runs it at this moment: wait for it, or end it first")
-    if trials is not None and trials < len(found.trials):
-        raise ConfigurationError(
-            f"--trials {trials} is less than the {len(found.trials)} trials that {name!r} has: give at least that many"
-        )
-    search = found.configuration.search
-    if search.scheduler == "pbt" and trials not in (None, search.trials):
-        raise ConfigurationError(
-            f"--trials {trials}: the population of {name!r} has {search.trials} trials for its life: leave it out"
-        )
-    values = found.configuration.plain()
-    for change in changes:
-        key, _, value = change.removeprefix("search.").partition("=")
-        values["search"][key] = float(value) if key == "time_budget" else int(value)
-    found.configuration = with_its_method(build(values)) if found.kind == "sweep" else build(values)
-    return _conduct(store, found, prepared(store, found.configuration, found.kind, local=False), local=False, resume=True)
+    found.configuration = changed(found, trials, time_budget_s, file)
+    require_same(found, described_space(found.configuration, found.kind))
+    try:
+        begun = prepared(store, found.configuration, found.kind, local=False)
+        now = described(begun.configuration, found.kind, begun.data)
+        require_same(found, now)
+    except KeyboardInterrupt:
+        return _interrupted(store, found)
+    found.described = found.described or now
+    return _conduct(store, found, begun, local=False, resume=True)
+
+
+def _interrupted(store: Store, found: Sweep | None) -> int:
+    """Say how to go on, when nothing else could any more."""
+    console.print()
+    if found is None:
+        console.print("interrupted before the sweep began: there is nothing to go on with, start it again", highlight=False)
+    else:
+        resume = f"python run.py sweep --resume {found.name}{store.option}"
+        console.print(f"interrupted; resume: {resume}", markup=False, highlight=False, soft_wrap=True)
+    return errors.INTERRUPTED
 
 
 def _conduct(store: Store, found: Sweep, begun: "Prepared", local: bool, resume: bool) -> int:
@@ -226,9 +240,12 @@ def _conduct(store: Store, found: Sweep, begun: "Prepared", local: bool, resume:
     from orchestrator.display import Display, costs, summary
     from orchestrator.sweep.conduct import conduct
 
-    write_json(found.folder / "data.json", read_summary(begun.data))  # an export needs it when the data are gone
-    with Display(found, console) as display:
-        conduct(found, store, begun.data, begun.asked, display, local, resume)
+    try:
+        write_json(found.folder / "data.json", read_summary(begun.data))  # an export needs it when the data are gone
+        with Display(found, console) as display:
+            conduct(found, store, begun.data, begun.asked, display, local, resume)
+    except KeyboardInterrupt:  # before it had begun, or after its end
+        return _interrupted(store, found)
     commands = {"status": f"python run.py status {found.name}{store.option}", "open MLflow": f"python run.py ui{store.option}"}
     if found.state == "interrupted":
         commands["resume"] = f"python run.py sweep --resume {found.name}{store.option}"

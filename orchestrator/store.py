@@ -92,7 +92,7 @@ class Store:
 
     def sweeps(self) -> list[str]:
         """The names of the sweeps that stand in the store."""
-        return sorted(path.parent.name for path in (self.root / "sweeps").glob("*/sweep.json"))
+        return sorted({path.parent.name for path in (self.root / "sweeps").glob("*/sweep*.json")})
 
 
 @contextlib.contextmanager
@@ -126,10 +126,14 @@ def _take_place(aside: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def write_json(file: Path, value: Any) -> None:
-    """Write JSON so that a reader never sees a part of it."""
-    with replacing(file) as aside:
-        aside.write_text(json.dumps(value, indent=1))
+def write_json(file: Path, value: Any, lasting: bool = True) -> None:
+    """Write JSON so that a reader never sees a part of it; `lasting`: also not after the power failed, which takes milliseconds."""
+    text = json.dumps(value, indent=1)
+    with replacing(file) as aside, aside.open("w") as stream:
+        stream.write(text)
+        stream.flush()
+        if lasting:
+            os.fsync(stream.fileno())  # or the new name may be on the disk before the content is
 
 
 def read_json(file: Path) -> Any:

@@ -30,6 +30,7 @@ class TrialSpec(Section):
     `role` is `teacher` for the training of the teacher itself, and `fill` for the filling of its cache with `views` (null:
     the clean one, with its `features` if asked). Without `knowledge`, the folder of the cache, the teacher is asked at every step.
     After `until` epochs (null: all) the worker gives its group back; the trial is not done and its checkpoint stands in the folder.
+    Of `known` epochs the driver has the records; a checkpoint that is ahead of that tells the others first.
     """
 
     name: str
@@ -42,15 +43,16 @@ class TrialSpec(Section):
     views: tuple[int | None, ...] = ()
     features: bool = False
     until: int | None = None
+    known: int = 0
 
     @classmethod
     def numbered(
-        cls, number: int, configuration: Configuration, folders: Mapping[str, Any], until: int | None = None
+        cls, number: int, configuration: Configuration, folders: Mapping[str, Any], until: int | None = None, known: int = 0
     ) -> "TrialSpec":
         """A trial of a sweep; `folders` names those that its trials share: trials, data, teacher, knowledge."""
         shared = {name: folders[name] for name in ("data", "teacher", "knowledge")}
         folder = Path(folders["trials"]) / f"{number:05d}"
-        return cls(name=trial_name(number), configuration=configuration, folder=folder, until=until, **shared)
+        return cls(name=trial_name(number), configuration=configuration, folder=folder, until=until, known=known, **shared)
 
     def plain(self) -> dict[str, Any]:
         """The specification as JSON values; `TrialSpec.model_validate` reads it back."""

@@ -19,9 +19,11 @@ from orchestrator.actors.desk import NAMESPACE, Desk
 from orchestrator.actors.dispatcher import Dispatcher
 from orchestrator.actors.worker import serve
 from orchestrator.errors import EnvironmentUnfitError
+from orchestrator.interrupt import left
 from orchestrator.plan import Groups
 
 CLOSE_S = 20.0
+SPARE_S = 8.0  # of an interruption, for Ray and MLflow after the groups
 RESTARTS = 100  # of one group over its life; what one trial may cost is `resources.max_failures`
 
 
@@ -48,9 +50,9 @@ def worker_groups(plan: Groups, folder: Path, max_failures: int, own_cluster: bo
         yield Desk(name, dispatcher)
     finally:
         with contextlib.suppress(ray.exceptions.RayError):
-            ray.get(dispatcher.close.remote(), timeout=CLOSE_S)
+            ray.get(dispatcher.close.remote(), timeout=left(CLOSE_S, SPARE_S))
         for thread in threads:
-            thread.join(CLOSE_S)
+            thread.join(left(CLOSE_S, SPARE_S))
 
 
 def _run_group(number: int, plan: Groups, name: str, dispatcher: Any, folder: Path, own_cluster: bool) -> None:

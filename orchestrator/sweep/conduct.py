@@ -14,7 +14,7 @@ from orchestrator.config import PAUSING, Configuration
 from orchestrator.data import describe
 from orchestrator.data.dataset import read_summary
 from orchestrator.errors import TrialError
-from orchestrator.interrupt import stoppable
+from orchestrator.interrupt import reclaim, stoppable
 from orchestrator.objectives import watched
 from orchestrator.plan import groups
 from orchestrator.records import Sweep, Trial
@@ -65,7 +65,7 @@ def conduct(
 
     States: finished, failed, interrupted.
     """
-    with sweep.hold():
+    with stoppable(), sweep.hold():
         _conduct(sweep, store, data, asked, show, local, resume)
 
 
@@ -84,7 +84,7 @@ def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, sho
         methods = ", ".join(searched(configuration)) if sweep.kind == "sweep" else configuration.method.name
         show.preparing(f"{sweep.name}: {trials} x {configuration.training.epochs} epochs of {methods} on {configuration.data.name}")
         beside = aides(configuration, sweep.kind)
-        with stoppable(), _desk(configuration, sweep.folder / "groups", trials, local, show, beside) as (desk, number), stoppable():
+        with stoppable(), _desk(configuration, sweep.folder / "groups", trials, local, show, beside) as (desk, number):
             folders = _folders(sweep, store, data, asked, desk, show, tracker)
             if sweep.kind == "train":
                 _train_one(sweep, desk, events, folders)
@@ -95,10 +95,10 @@ def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, sho
         state = "interrupted"
     finally:
         for trial in sweep.trials.values():
-            if trial.ended:
-                sweep.save_trial(trial)  # the end may have come between the study and the record
-            else:
+            if not trial.ended:
                 events.end(trial, "waiting")
+            elif not sweep.saved(trial):
+                sweep.save_trial(trial)  # the end may have come between the study and the record
         sweep.state, sweep.seconds = state, sweep.seconds + time.monotonic() - started
         sweep.save()
         tracker.close(state)
@@ -108,10 +108,7 @@ def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, sho
 def _desk(
     configuration: Configuration, folder: Path, trials: int, local: bool, show: Steps, beside: int = 0
 ) -> Iterator[tuple[Any, int]]:
-    """Who trains, `beside` influence actors in each group, and how many trials at a time.
-
-    Ray sets signal handlers of its own: whoever enters sets theirs again.
-    """
+    """Who trains, `beside` influence actors in each group, and how many trials at a time; within `stoppable`."""
     if local:
         from orchestrator.actors.local import LocalDesk
 
@@ -125,9 +122,11 @@ def _desk(
     show.preparing("starting Ray")
     address = cluster_address(resources)
     with connected(address) as available:
+        reclaim()  # Ray has set signal handlers of its own
         plan = groups(configuration, available, trials, nodes(), beside)
         show.preparing(f"starting {plan.groups} worker groups of {plan.workers} workers")
         with worker_groups(plan, folder, resources.max_failures, own_cluster=not address) as desk:
+            reclaim()
             yield desk, plan.groups
 
 
@@ -146,7 +145,6 @@ def bring_teacher(
     with (
         stoppable(),
         _desk(configuration, store.teachers / "groups", max(len(views), 1), local, show) as (desk, number),
-        stoppable(),
     ):
         found = ready(store, configuration, data, desk, show.teacher_epoch)
         if filling:
@@ -179,7 +177,7 @@ def _train_one(sweep: Sweep, desk: AnyDesk, events: Events, folders: dict[str, A
     trial = sweep.trials.get(0) or Trial(0, {})
     if trial.ended:
         return
-    specification = TrialSpec.numbered(0, sweep.configuration, folders)
+    specification = TrialSpec.numbered(0, sweep.configuration, folders, known=trial.epochs)
     events.start(trial)
     desk.submit(specification.name, specification.plain())
     while not trial.ended:
@@ -196,8 +194,9 @@ def _search(sweep: Sweep, desk: Any, events: Events, folders: dict[str, Any], at
     from ray import tune
 
     from orchestrator.sweep.scheduler import scheduler
+    from orchestrator.sweep.settling import settle
     from orchestrator.sweep.stand_in import StandIn
-    from orchestrator.sweep.study import StudySearch, open_study, settle
+    from orchestrator.sweep.study import StudySearch, open_study
     from orchestrator.sweep.waiting import AllAtOnce, remove_snapshots
 
     configuration = sweep.configuration
