@@ -37,8 +37,6 @@ def stoppable() -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    if _state.depth == 0:
-        _state.came = None
     _state.depth += 1
     reclaim()
     try:
@@ -50,6 +48,7 @@ def stoppable() -> Iterator[None]:
         raise KeyboardInterrupt from error
     finally:
         _state.depth -= 1
+        _state.came = _state.came if _state.depth else None
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 

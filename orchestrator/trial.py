@@ -30,7 +30,8 @@ class TrialSpec(Section):
     `role` is `teacher` for the training of the teacher itself, and `fill` for the filling of its cache with `views` (null:
     the clean one, with its `features` if asked). Without `knowledge`, the folder of the cache, the teacher is asked at every step.
     After `until` epochs (null: all) the worker gives its group back; the trial is not done and its checkpoint stands in the folder.
-    Of `known` epochs the driver has the records; a checkpoint that is ahead of that tells the others first.
+    Of `known` epochs the driver has the records: where the checkpoint is ahead, the others are told first. Without it, or where
+    nothing is missing, the last one is told again.
     """
 
     name: str
@@ -43,11 +44,16 @@ class TrialSpec(Section):
     views: tuple[int | None, ...] = ()
     features: bool = False
     until: int | None = None
-    known: int = 0
+    known: int | None = None
 
     @classmethod
     def numbered(
-        cls, number: int, configuration: Configuration, folders: Mapping[str, Any], until: int | None = None, known: int = 0
+        cls,
+        number: int,
+        configuration: Configuration,
+        folders: Mapping[str, Any],
+        until: int | None = None,
+        known: int | None = None,
     ) -> "TrialSpec":
         """A trial of a sweep; `folders` names those that its trials share: trials, data, teacher, knowledge."""
         shared = {name: folders[name] for name in ("data", "teacher", "knowledge")}

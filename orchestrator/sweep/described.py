@@ -85,16 +85,20 @@ def _range(low: float, high: float, log: bool) -> str:
 
 
 def _of_method(prefix: str, before: list[Described], now: list[Described]) -> list[str]:
-    found: list[str] = []
-    then = {str(way["when"]): way["asks"] for way in before}
-    today = {str(way["when"]): way["asks"] for way in now}
-    for when, asks in then.items():
-        if when in today:
-            found += _changed(prefix, asks, today[when])
-    if not found and set(then) != set(today):
-        ways = sorted(set(then) ^ set(today))
-        found.append(f"the space of {prefix.rstrip('.') or 'the method'} has other branches: {', '.join(ways)}")
+    found = _changed(prefix, _questions(before), _questions(now))
+    if not found and before != now:
+        ways = [str(way["when"]) for way in [*before, *now] if way not in before or way not in now]
+        found.append(f"the space of {prefix.rstrip('.') or 'the method'} asks otherwise under {', '.join(dict.fromkeys(ways))}")
     return found
+
+
+def _questions(ways: list[Described]) -> dict[str, str]:
+    """Every parameter in words, whatever it depends on."""
+    found: dict[str, dict[str, None]] = {}
+    for way in ways:
+        for name, text in way["asks"].items():
+            found.setdefault(name, {})[text] = None
+    return {name: " or ".join(sorted(texts)) for name, texts in found.items()}
 
 
 def _changed(prefix: str, before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

@@ -100,7 +100,8 @@ class _Trainer:
     def run(self) -> None:
         """All epochs that are missing, or those up to `until`; after a resume what nobody heard is told, or the last one again."""
         self._resume()
-        unheard = [record for record in self.records if record["epoch"] > self.spec.known] or self.records[-1:]
+        known = self.epochs if self.spec.known is None else self.spec.known
+        unheard = [record for record in self.records if record["epoch"] > known] or self.records[-1:]
         for record in unheard if self.context.leads else ():
             self.context.report(record if record is unheard[-1] else record | {"behind": True})
         for epoch in range(self.records[-1]["epoch"] if self.records else 0, min(self.spec.until or self.epochs, self.epochs)):
