@@ -14,7 +14,7 @@ from orchestrator.config import PAUSING, Configuration
 from orchestrator.data import describe
 from orchestrator.data.dataset import read_summary
 from orchestrator.errors import TrialError
-from orchestrator.interrupt import reclaim, stoppable
+from orchestrator.interrupt import left, reclaim, stoppable
 from orchestrator.objectives import watched
 from orchestrator.plan import groups
 from orchestrator.records import Sweep, Trial
@@ -38,6 +38,7 @@ TUNE = {
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # the study and the records are what a resume reads
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+LOCAL_S = 8.0  # for the step that this process is at
 STAND_IN = {"memory": 50 * 2**20}  # Tune wants a resource; CPU 0 is refused, and a CPU held by who waits is a deadlock
 
 
@@ -112,7 +113,11 @@ def _desk(
     if local:
         from orchestrator.actors.local import LocalDesk
 
-        yield LocalDesk(), 1
+        here = LocalDesk()
+        try:
+            yield here, 1
+        finally:
+            here.close(left(LOCAL_S))
         return
     from orchestrator.actors.groups import worker_groups
     from orchestrator.cluster.connect import connected, nodes
@@ -204,13 +209,13 @@ def _search(sweep: Sweep, desk: Any, events: Events, folders: dict[str, Any], at
     study = open_study(sweep.folder, configuration, resume)
     settle(study, sweep)
     unfinished = [trial for trial in sweep.trials.values() if not trial.ended]
-    left = search.trials - len(sweep.trials) + len(unfinished)
-    if left <= 0:
+    missing = search.trials - len(sweep.trials) + len(unfinished)
+    if missing <= 0:
         return
     waits = search.scheduler in PAUSING
     told = events.and_tell(_Release(desk))
     asking = (
-        AllAtOnce(study, configuration, told, unfinished, left) if waits else StudySearch(study, configuration, told, unfinished)
+        AllAtOnce(study, configuration, told, unfinished, missing) if waits else StudySearch(study, configuration, told, unfinished)
     )
     place = {"desk": desk.name, "folders": folders, "wait_s": configuration.resources.wait_s, "objective": watched(search).name}
     os.environ.update(TUNE)
@@ -219,7 +224,7 @@ def _search(sweep: Sweep, desk: Any, events: Events, folders: dict[str, Any], at
         name="tune",
         storage_path=str(sweep.folder),
         verbose=0,
-        num_samples=left + waits,  # that last one is never asked for: see AllAtOnce
+        num_samples=missing + waits,  # that last one is never asked for: see AllAtOnce
         max_concurrent_trials=None if waits else at_once,  # Tune counts those that wait
         reuse_actors=True,
         raise_on_failed_trial=False,

@@ -67,9 +67,9 @@ class Events:
         epoch, metrics = record["epoch"], record["metrics"]
         if epoch <= trial.epochs or not trial.hear(record, [goal.name for goal in goals(self.sweep.configuration.search)]):
             return
-        self.sweep.save_trial(trial)
-        for listener in self.listeners:
+        for listener in self.listeners:  # before the record: an epoch that it knows is not told again after a kill
             listener.trial_reported(trial, epoch, metrics)
+        self.sweep.save_trial(trial)
 
     def change(self, trial: Trial, epoch: int, source: int, params: dict[str, Any]) -> None:
         """After `epoch` epochs the trial takes over the weights of the trial `source`, and goes on with `params`."""

@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from orchestrator.interrupt import left
-
 RETRY_S = 2.0
 DRAIN_S = 60.0
 log = logging.getLogger(__name__)
@@ -47,7 +45,7 @@ class Writer:
         """Wait, for a bounded time, until everything is written; False when something could not be."""
         self.begin()
         self.writes.put(None)
-        self.thread.join(left(DRAIN_S))
+        self.thread.join(DRAIN_S)
         self.given_up.set()
         unsent = max(self.writes.qsize() - 1, 0) + self.thread.is_alive()
         if unsent:
