@@ -35,11 +35,14 @@ def _call(function: str, debug: bool, module: str = "commands", **arguments: Any
     import traceback
 
     from orchestrator.errors import INTERRUPTED, UNEXPECTED, UserError
+    from orchestrator.interrupt import stoppable
     from orchestrator.private import private, said
 
     with private():
         try:
-            sys.exit(getattr(import_module(f"orchestrator.{module}"), function)(**arguments))
+            with stoppable():
+                code = getattr(import_module(f"orchestrator.{module}"), function)(**arguments)
+            sys.exit(code)
         except UserError as error:
             print(said(traceback.format_exc() if debug else f"error: {error}"), file=sys.stderr)
             sys.exit(error.exit_code)
@@ -52,7 +55,12 @@ def _call(function: str, debug: bool, module: str = "commands", **arguments: Any
 
 @app.command()
 def sweep(
-    config: Config = DEFAULT,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", show_default="configs/digits.yaml", help="The experiment, a YAML file; with --resume: to compare."
+        ),
+    ] = None,
     set_: Set = None,
     store: Store = "runs",
     name: Name = None,
@@ -69,7 +77,7 @@ def sweep(
 ) -> None:
     """Search: train many students, stop the poor ones early, keep the best."""
     _call("sweep", debug, config=config, pairs=set_ or [], store=store, name=name, seed=seed, dry_run=dry_run,
-          trials=trials, time_budget=time_budget, resume=resume, scheduler=scheduler, address=address)  # fmt: skip
+          trials=trials, time_budget=time_budget, resume=resume, scheduler=scheduler, address=address, default=DEFAULT)  # fmt: skip
 
 
 @app.command()

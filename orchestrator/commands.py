@@ -11,9 +11,9 @@ from orchestrator import errors
 from orchestrator.config import Configuration, Teacher
 from orchestrator.errors import ConfigurationError
 from orchestrator.objectives import in_words
-from orchestrator.options import new_name, search_changes
+from orchestrator.options import new_name, search_changes, seconds
 from orchestrator.private import said
-from orchestrator.reading import build, load
+from orchestrator.reading import load
 from orchestrator.records import Sweep
 from orchestrator.store import Store, keep_json
 from orchestrator.sweep.space import with_its_method
@@ -25,7 +25,7 @@ console = Console()
 
 
 def sweep(
-    config: Path,
+    config: Path | None,
     pairs: list[str],
     store: Path | str,
     name: str | None,
@@ -36,18 +36,19 @@ def sweep(
     resume: str | None,
     scheduler: str | None = None,
     address: str | None = None,
+    default: Path | None = None,
 ) -> int:
-    """Search; or go on with a search that was interrupted."""
-    changes = search_changes(trials, time_budget, scheduler)
+    """Search; or go on with a search that was interrupted. Without a `config` a new one takes that of `default`."""
     if resume is None:
-        pairs = pairs + changes + _at(address)
-        return _begin(Store.open(store), load(config, pairs, seed=seed), "sweep", name, dry_run, local=False)
+        changes = search_changes(trials, time_budget, scheduler) + _at(address)
+        return _begin(Store.open(store), load(config or default, pairs + changes, seed=seed), "sweep", name, dry_run, local=False)
     if name or seed is not None or pairs or dry_run or scheduler is not None:
         raise ConfigurationError(
             "--resume goes on as the sweep was configured: leave out --name, --seed, --set, --scheduler and --dry-run"
         )
     _existing(store)
-    return _resume(Store.open(store), resume, trials, changes, address)
+    budget = seconds(time_budget) if time_budget is not None else None
+    return _resume(Store.open(store), resume, trials, budget, config, address)
 
 
 def _at(address: str | None, local: bool = False) -> list[str]:
@@ -214,6 +215,7 @@ def _existing(name: Path | str) -> Store:
 def _begin(store: Store, configuration: Configuration, kind: str, name: str | None, dry_run: bool, local: bool) -> int:
     """A new sweep or training, once everything that can be refused has been looked at."""
     from orchestrator.preflight import prepared, show_plan
+    from orchestrator.sweep.described import described
 
     if kind == "sweep":
         configuration = with_its_method(configuration)
@@ -222,32 +224,44 @@ def _begin(store: Store, configuration: Configuration, kind: str, name: str | No
     if dry_run:
         show_plan(store, configuration, kind, local, console)
         return errors.OK
-    begun = prepared(store, configuration, kind, local)
-    return _conduct(store, Sweep.create(folder, begun.configuration, kind), begun, local, resume=False)
+    found = None
+    try:
+        begun = prepared(store, configuration, kind, local)
+        found = Sweep.create(folder, begun.configuration, kind, described(begun.configuration, kind, begun.data))
+    except KeyboardInterrupt:
+        return _interrupted(store, found)
+    return _conduct(store, found, begun, local, resume=False)
 
 
-def _resume(store: Store, name: str, trials: int | None, changes: list[str], address: str | None = None) -> int:
+def _resume(
+    store: Store, name: str, trials: int | None, time_budget_s: float | None, file: Path | None, address: str | None = None
+) -> int:
     from orchestrator.preflight import prepared
+    from orchestrator.resume import changed, require_same
+    from orchestrator.sweep.described import described, described_space
 
     found = Sweep.open(store, name)
-    if found.alive:
-        raise ConfigurationError(f"--resume {name}: another process runs it at this moment: wait for it, or end it first")
-    if trials is not None and trials < len(found.trials):
-        raise ConfigurationError(
-            f"--trials {trials} is less than the {len(found.trials)} trials that {name!r} has: give at least that many"
-        )
-    search = found.configuration.search
-    if search.scheduler == "pbt" and trials not in (None, search.trials):
-        raise ConfigurationError(
-            f"--trials {trials}: the population of {name!r} has {search.trials} trials for its life: leave it out"
-        )
-    values = found.configuration.plain()
-    for change in changes:
-        key, _, value = change.removeprefix("search.").partition("=")
-        values["search"][key] = float(value) if key == "time_budget" else int(value)
-    values["resources"]["address"] = address or values["resources"].get("address")
-    found.configuration = with_its_method(build(values)) if found.kind == "sweep" else build(values)
-    return _conduct(store, found, prepared(store, found.configuration, found.kind, local=False), local=False, resume=True)
+    found.configuration = changed(found, trials, time_budget_s, file, address)
+    require_same(found, described_space(found.configuration, found.kind))
+    try:
+        begun = prepared(store, found.configuration, found.kind, local=False)
+        now = described(begun.configuration, found.kind, begun.data)
+        require_same(found, now)
+    except KeyboardInterrupt:
+        return _interrupted(store, found)
+    found.described = found.described or now
+    return _conduct(store, found, begun, local=False, resume=True)
+
+
+def _interrupted(store: Store, found: Sweep | None) -> int:
+    """Say how to go on, when nothing else could any more."""
+    console.print()
+    if found is None:
+        console.print("interrupted before the sweep began: there is nothing to go on with, start it again", highlight=False)
+    else:
+        resume = f"python run.py sweep --resume {found.name}{store.option}"
+        console.print(f"interrupted; resume: {resume}", markup=False, highlight=False, soft_wrap=True)
+    return errors.INTERRUPTED
 
 
 def _conduct(store: Store, found: Sweep, begun: "Prepared", local: bool, resume: bool) -> int:
@@ -255,9 +269,12 @@ def _conduct(store: Store, found: Sweep, begun: "Prepared", local: bool, resume:
     from orchestrator.display import Display, costs, summary
     from orchestrator.sweep.conduct import conduct
 
-    keep_json(found.folder / "data.json", read_summary(begun.data))  # an export needs it when the data are gone
-    with Display(found, console) as display:
-        conduct(found, store, begun.data, begun.asked, display, local, resume)
+    try:
+        keep_json(found.folder / "data.json", read_summary(begun.data))  # an export needs it when the data are gone
+        with Display(found, console) as display:
+            conduct(found, store, begun.data, begun.asked, display, local, resume)
+    except KeyboardInterrupt:  # before it had begun, or after its end
+        return _interrupted(store, found)
     commands = {"status": f"python run.py status {found.name}{store.option}", "open MLflow": f"python run.py ui{store.option}"}
     if found.state == "interrupted" or (found.state == "failed" and _left(found)):
         commands["resume"] = f"python run.py sweep --resume {found.name}{store.option}"

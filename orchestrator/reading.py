@@ -24,6 +24,11 @@ def load(file: Path | None, overrides: list[str], **top: Any) -> Configuration:
     return build(values)
 
 
+def given(file: Path) -> tuple[Configuration, dict[str, Any]]:
+    """The configuration of a YAML file, and the values that stand in it."""
+    return load(file, []), _read(file)
+
+
 def build(values: dict[str, Any]) -> Configuration:
     """A configuration from plain values; ConfigurationError says in one sentence what does not fit."""
     try:

@@ -3,15 +3,15 @@
 The driver alone writes. `status` and a resume read them; the study holds the same values for the sampler.
 """
 
-import contextlib
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
-
+from orchestrator import owner
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError, nearest
 from orchestrator.objectives import front, goals, watched
@@ -19,7 +19,8 @@ from orchestrator.reading import build
 from orchestrator.store import Store, keep_json, read_json
 
 TrialState = Literal["complete", "stopped_early", "failed", "running", "waiting"]
-FORMAT = 1
+FORMAT = 2  # raised when an older version would not understand what is written
+FILE, COPY = "sweep.json", "sweep.copy.json"  # the same twice, for damage to one of them
 
 
 @dataclass
@@ -43,6 +44,19 @@ class Trial:
     notes: list[str] = field(default_factory=list)
     changes: list[dict[str, Any]] = field(default_factory=list)
     values: list[float] | None = None
+
+    def hear(self, record: dict[str, Any], names: Sequence[str]) -> bool:
+        """Take an epoch's record, `names` being the objectives; whether all of these are finite, so that the epoch counts."""
+        epoch, metrics = record["epoch"], record["metrics"]
+        self.epochs, self.metrics = epoch, {**self.metrics, **metrics}
+        self.notes = [*self.notes, *record.get("notes", [])]
+        values = [metrics.get(name, math.nan) for name in names]
+        if not all(map(math.isfinite, values)):
+            return False
+        self.value = values[0]
+        self.values = values if len(values) > 1 else None
+        self.history = [*self.history, *[None] * (epoch - 1 - len(self.history)), self.value]
+        return True
 
     @property
     def known(self) -> list[tuple[int, float]]:
@@ -73,7 +87,11 @@ class Trial:
 
 @dataclass
 class Sweep:
-    """The sweep in a folder of the store, with all its trials. `notes`: what a person should know of it, `time` (s) and `text`."""
+    """The sweep in a folder of the store, with all its trials. `notes`: what a person should know of it, `time` (s) and `text`.
+
+    `described` is what it searched and trained on when it began, in words, for a resume to compare with. `damaged` are the
+    numbers of trials whose record cannot be read.
+    """
 
     folder: Path
     configuration: Configuration
@@ -82,21 +100,25 @@ class Sweep:
     started: float = field(default_factory=time.time)
     seconds: float = 0.0
     notes: list[dict[str, Any]] = field(default_factory=list)
+    described: dict[str, Any] = field(default_factory=dict)
     trials: dict[int, Trial] = field(default_factory=dict)
+    damaged: list[int] = field(default_factory=list)
 
     @classmethod
-    def create(cls, folder: Path, configuration: Configuration, kind: str) -> "Sweep":
+    def create(cls, folder: Path, configuration: Configuration, kind: str, described: dict[str, Any] | None = None) -> "Sweep":
         """A new sweep; ConfigurationError when the name is taken."""
         cls.require_new(folder)
-        folder.mkdir(parents=True)
-        sweep = cls(folder, configuration, kind)
-        sweep.save()
+        folder.mkdir(parents=True, exist_ok=True)  # who was killed right here left an empty one
+        with owner.only_one(folder):
+            cls.require_new(folder)
+            sweep = cls(folder, configuration, kind, described=described or {})
+            sweep.save()
         return sweep
 
     @staticmethod
     def require_new(folder: Path) -> None:
         """ConfigurationError when there is a sweep in the folder."""
-        if folder.exists():
+        if any((folder / name).exists() for name in (FILE, COPY)):
             raise ConfigurationError(
                 f"--name {folder.name!r} exists already in this store: give another, or go on with `sweep --resume {folder.name}`"
             )
@@ -105,16 +127,21 @@ class Sweep:
     def open(cls, store: Store, name: str) -> "Sweep":
         """A sweep that stands in the store; ConfigurationError names those that do."""
         folder = store.sweep(name)
-        if not (folder / "sweep.json").exists():
+        if not any((folder / name).exists() for name in (FILE, COPY)):
             names = store.sweeps()
             known = nearest(name, names) if names else "there is none yet"
             raise ConfigurationError(f"there is no sweep {name!r} in {store.root}: {known}")
-        values = read_json(folder / "sweep.json")
-        if values.pop("format") > FORMAT:
-            raise ConfigurationError(f"{folder} was written by a newer version of this program: update it to read the sweep")
-        sweep = cls(folder, build(values.pop("configuration")), **values)
-        trials = (Trial(**read_json(file)) for file in sorted(folder.glob("trials/*/trial.json")))
-        sweep.trials = {trial.number: trial for trial in trials}
+        values = _own_file(folder)
+        try:
+            sweep = cls(folder, build(values.pop("configuration")), **values)
+        except (LookupError, TypeError, AttributeError) as error:
+            raise ConfigurationError(f"{folder / FILE} is no record of a sweep ({error}): put it back from a backup") from error
+        for file in sorted(folder.glob("trials/*/trial.json")):
+            try:
+                trial = Trial(**read_json(file))
+                sweep.trials[trial.number] = trial
+            except (ConfigurationError, TypeError):
+                sweep.damaged.append(int(file.parent.name))
         return sweep
 
     @property
@@ -125,46 +152,39 @@ class Sweep:
     @property
     def alive(self) -> bool:
         """Whether a driver runs it, on whatever node: it holds the lock for its life, however it ends."""
-        if self.state != "running":
-            return False
-        try:
-            with self._lock().acquire(timeout=0):
-                return False
-        except Timeout:
-            return True
+        return self.state == "running" and owner.running(self.folder)
 
     @property
     def maximize(self) -> bool:
         """Whether a larger value is better."""
         return watched(self.configuration.search).direction == "maximize"
 
-    @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
-        """Be the one driver of this sweep; ConfigurationError when another one is."""
-        try:
-            with self._lock().acquire(timeout=0):
-                yield
-        except Timeout as error:
-            raise ConfigurationError(
-                f"sweep {self.name!r} is run by another process at this moment: wait for it, or end it"
-            ) from error
-
-    def _lock(self) -> FileLock:
-        return FileLock(self.folder / "driver.lock")
+    def hold(self) -> AbstractContextManager[None]:
+        """Be the one driver of this sweep; ConfigurationError says who else is."""
+        return owner.held(self.folder)
 
     def save(self) -> None:
-        """Write the sweep's own file."""
-        values = {key: value for key, value in vars(self).items() if key not in ("folder", "trials", "configuration")}
-        keep_json(self.folder / "sweep.json", {"format": FORMAT, **values, "configuration": self.configuration.plain()})
+        """Write the sweep's own file, and its copy when that is done."""
+        own = {key: value for key, value in vars(self).items() if key not in ("folder", "trials", "damaged", "configuration")}
+        values = {"format": FORMAT, **own, "configuration": self.configuration.plain()}
+        for name in (FILE, COPY):
+            keep_json(self.folder / name, values)
 
     def trial_folder(self, number: int) -> Path:
         """Where a trial keeps its record and its checkpoint."""
         return self.folder / "trials" / f"{number:05d}"
 
     def save_trial(self, trial: Trial) -> None:
-        """Write one trial's file."""
+        """Write one trial's file; while it goes on, the study and the checkpoint know as much."""
         self.trials[trial.number] = trial
-        keep_json(self.trial_folder(trial.number) / "trial.json", asdict(trial))
+        keep_json(self.trial_folder(trial.number) / "trial.json", asdict(trial), lasting=trial.ended)
+
+    def saved(self, trial: Trial) -> bool:
+        """Whether the trial's file says what is known of it."""
+        try:
+            return bool(read_json(self.trial_folder(trial.number) / "trial.json") == asdict(trial))
+        except ConfigurationError:
+            return False
 
     def ranked(self) -> list[Trial]:
         """Trials that can be used, the best first: those that trained all their epochs, then those that were stopped early."""
@@ -197,8 +217,12 @@ class Sweep:
             "trials": trials,
             "best": self._summary(best, alive) if best else None,
             "front": [self._summary(trial, alive) for trial in self.front()],
-            "notes": self.notes,
+            "notes": self.notes + [{"time": time.time(), "text": text} for text in self._damage()],
         }
+
+    def _damage(self) -> list[str]:
+        again = f"`sweep --resume {self.name}` makes it anew of the study and the checkpoint"
+        return [f"the record of trial {number} is damaged: {again}" for number in self.damaged]
 
     @staticmethod
     def _summary(trial: Trial, alive: bool) -> dict[str, Any]:
@@ -206,3 +230,23 @@ class Sweep:
         return {key: getattr(trial, key) for key in ("number", "value", "values", "epochs", "params", "settings")} | {
             "state": state
         }
+
+
+def _own_file(folder: Path) -> dict[str, Any]:
+    """The sweep's own file, or its copy; ConfigurationError when neither can be read, or a newer version wrote them."""
+    found: dict[str, Any] | None = None
+    for name in (FILE, COPY):
+        try:
+            values = read_json(folder / name)
+            if isinstance(values, dict) and isinstance(values.get("format"), int):
+                found = values
+                break
+        except ConfigurationError:
+            continue
+    if found is None:
+        raise ConfigurationError(
+            f"{folder / FILE} and its copy {COPY} are damaged: put one of them back from a backup, or give another --name"
+        )
+    if found.pop("format") > FORMAT:
+        raise ConfigurationError(f"{folder} was written by a newer version of this program: update it to read the sweep")
+    return found

@@ -115,7 +115,7 @@ class Store:
 
     def sweeps(self) -> list[str]:
         """The names of the sweeps that stand in the store."""
-        return sorted(path.parent.name for path in (self.root / "sweeps").glob("*/sweep.json"))
+        return sorted({path.parent.name for path in (self.root / "sweeps").glob("*/sweep*.json")})
 
 
 @contextlib.contextmanager
@@ -149,17 +149,20 @@ def _take_place(aside: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def write_json(file: Path, value: Any) -> None:
-    """Write JSON so that a reader never sees a part of it."""
+def write_json(file: Path, value: Any, lasting: bool = True) -> None:
+    """Write JSON so that a reader never sees a part of it; `lasting`: also not after the power failed, which takes milliseconds."""
     text = json.dumps(value, indent=1)
-    with replacing(file) as aside:
-        aside.write_text(text)
+    with replacing(file) as aside, aside.open("w") as stream:
+        stream.write(text)
+        stream.flush()
+        if lasting:
+            os.fsync(stream.fileno())  # or the new name may be on the disk before the content is
 
 
-def keep_json(file: Path, value: Any) -> None:
+def keep_json(file: Path, value: Any, lasting: bool = True) -> None:
     """Write JSON as soon as there is room on the disk; after a signal nobody waits for that, and the old file stays."""
     try:
-        space.patiently(lambda: write_json(file, value), file)
+        space.patiently(lambda: write_json(file, value, lasting), file)
     except OSError as error:
         if not space.is_full(error):
             raise

@@ -33,6 +33,8 @@ class TrialSpec(Section):
     the clean one, with its `features` if asked). Without `knowledge`, the folder of the cache, the teacher is asked at every step.
     Where the store is a URI, `uri`, the folders lie below its folder `root` on the node that wrote this.
     After `until` epochs (null: all) the worker gives its group back; the trial is not done and its checkpoint stands in the folder.
+    Of `known` epochs the driver has the records: where the checkpoint is ahead, the others are told first. Without it, or where
+    nothing is missing, the last one is told again.
     """
 
     name: str
@@ -47,16 +49,22 @@ class TrialSpec(Section):
     until: int | None = None
     uri: str = ""
     root: Path | None = None
+    known: int | None = None
 
     @classmethod
     def numbered(
-        cls, number: int, configuration: Configuration, folders: Mapping[str, Any], until: int | None = None
+        cls,
+        number: int,
+        configuration: Configuration,
+        folders: Mapping[str, Any],
+        until: int | None = None,
+        known: int | None = None,
     ) -> "TrialSpec":
         """A trial of a sweep; `folders` names those that its trials share: trials, data, teacher, knowledge."""
         shared = {name: folders[name] for name in ("data", "teacher", "knowledge")}
         shared |= {name: folders[name] for name in ("uri", "root") if name in folders}
         folder = Path(folders["trials"]) / f"{number:05d}"
-        return cls(name=trial_name(number), configuration=configuration, folder=folder, until=until, **shared)
+        return cls(name=trial_name(number), configuration=configuration, folder=folder, until=until, known=known, **shared)
 
     def plain(self) -> dict[str, Any]:
         """The specification as JSON values; `TrialSpec.model_validate` reads it back."""

@@ -27,11 +27,13 @@ from orchestrator.actors.reserved import Reserved, forget, free
 from orchestrator.actors.worker import serve
 from orchestrator.cluster.connect import alive_nodes, answers, free_nodes, running_actors
 from orchestrator.errors import EnvironmentUnfitError
+from orchestrator.interrupt import left
 from orchestrator.plan import Groups
 
 CLOSE_S = 20.0
 ASK_S = 10.0
 REPLY_S = 60.0
+SPARE_S = 8.0  # of an interruption, for Ray and MLflow after the groups
 RESTARTS = 100  # of one group over its life; what one trial may cost is `resources.max_failures`
 
 
@@ -101,10 +103,10 @@ class _Running:
         thread.start()
 
     def close(self) -> None:
-        """Let all groups end, within `CLOSE_S` together."""
-        until = time.monotonic() + CLOSE_S
+        """Let all groups end, within `CLOSE_S` together, and sooner after an interruption."""
+        until = time.monotonic() + left(CLOSE_S, SPARE_S)
         with contextlib.suppress(ray.exceptions.RayError):
-            ray.get(self.dispatcher.close.remote(), timeout=CLOSE_S)
+            ray.get(self.dispatcher.close.remote(), timeout=left(CLOSE_S, SPARE_S))
         for thread in self.threads:
             thread.join(max(until - time.monotonic(), 0.0))
 

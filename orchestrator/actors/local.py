@@ -26,13 +26,15 @@ class LocalDesk:
         self.records: queue.Queue[Record] = queue.Queue()
         self.stopped = threading.Event()
         self.heard, self.doing, self.note = time.monotonic(), "its start", note
+        self.thread: threading.Thread | None = None
         self.device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
     def submit(self, trial: str, specification: dict[str, Any]) -> None:
         """Start to train."""
         self.stopped.clear()
         self.phase("its start")
-        threading.Thread(target=self._train, args=(specification,), name=trial, daemon=True).start()
+        self.thread = threading.Thread(target=self._train, args=(specification,), name=trial, daemon=True)
+        self.thread.start()
 
     def next_report(self, trial: str, wait_s: float) -> Record:
         """The next record; EnvironmentUnfitError when nothing was heard for so long, or this machine is not fit for the trial."""
@@ -54,6 +56,12 @@ class LocalDesk:
     def stop(self, trial: str) -> None:
         """End the training early."""
         self.stopped.set()
+
+    def close(self, wait_s: float) -> None:
+        """Wait so long for the training to end; a process that goes while it computes is aborted."""
+        self.stopped.set()
+        if self.thread:
+            self.thread.join(wait_s)
 
     def alive(self) -> None:
         """A sign of life between reports."""

@@ -15,7 +15,7 @@ from orchestrator.config import PAUSING, Configuration
 from orchestrator.data import describe
 from orchestrator.data.dataset import read_summary
 from orchestrator.errors import EnvironmentUnfitError, TrialError
-from orchestrator.interrupt import stoppable
+from orchestrator.interrupt import left, reclaim, stoppable
 from orchestrator.objectives import watched
 from orchestrator.plan import groups
 from orchestrator.records import Sweep, Trial
@@ -43,6 +43,7 @@ TUNE = {
     "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # how many train at a time is what the searcher says
 }
 NODE = "ray.io/node-id"
+LOCAL_S = 8.0  # for the step that this process is at
 STAND_IN = {"memory": 50 * 2**20}  # Tune wants a resource; CPU 0 is refused, and a CPU held by who waits is a deadlock
 
 
@@ -70,7 +71,7 @@ def conduct(
 
     States: finished, failed, interrupted.
     """
-    with sweep.hold(), telling(show.note):
+    with stoppable(), sweep.hold(), telling(show.note):
         if resume and over(sweep):
             send(sweep, store, data, show)
         else:
@@ -116,7 +117,7 @@ def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, sho
             configuration, sweep.folder / "groups", trials, local, show, events.note, partial(_left, sweep, trials), beside
         )
         ended = ""
-        with telling(events.note), stoppable(), begun as (desk, at_once), stoppable():
+        with telling(events.note), stoppable(), begun as (desk, at_once):
             folders = _folders(sweep, store, data, asked, desk, show, tracker)
             if sweep.kind == "train":
                 _train_one(sweep, desk, events, folders)
@@ -133,10 +134,10 @@ def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, sho
         raise
     finally:
         for trial in sweep.trials.values():
-            if trial.ended:
-                sweep.save_trial(trial)  # the end may have come between the study and the record
-            else:
+            if not trial.ended:
                 events.end(trial, "waiting")
+            elif not sweep.saved(trial):
+                sweep.save_trial(trial)  # the end may have come between the study and the record
         if sweep.kind == "sweep":
             remove_losers(store, sweep)
         sweep.state, sweep.seconds = state, sweep.seconds + time.monotonic() - started
@@ -157,19 +158,21 @@ def _desk(
     local: bool,
     show: Steps,
     note: Callable[[str], None],
-    left: Callable[[], int],
+    unended: Callable[[], int],
     beside: int = 0,
 ) -> Iterator[tuple[Any, Callable[[], int]]]:
-    """Who trains, `beside` influence actors in each group, and how many trials at a time.
+    """Who trains, `beside` influence actors in each group, and how many trials at a time; within `stoppable`.
 
-    `left`: trials that have not ended; `note`: hears of trouble, from any thread.
-
-    Ray sets signal handlers of its own: whoever enters sets theirs again.
+    `unended`: trials that have not ended; `note`: hears of trouble, from any thread.
     """
     if local:
         from orchestrator.actors.local import LocalDesk
 
-        yield LocalDesk(note), lambda: 1
+        here = LocalDesk(note)
+        try:
+            yield here, lambda: 1
+        finally:
+            here.close(left(LOCAL_S))
         return
     from orchestrator.actors.crew import Rules
     from orchestrator.actors.groups import worker_groups
@@ -181,13 +184,15 @@ def _desk(
     show.preparing("starting Ray")
     address = cluster_address(resources)
     with connected(address) as available:
+        reclaim()  # Ray has set signal handlers of its own
         plan = groups(configuration, available, trials, nodes(), beside, free_nodes(), elastic=bool(address))
         show.preparing(f"starting {plan.groups} worker groups of {plan.workers} workers")
-        rules = Rules(resources.groups or trials, left, note, resources.silence_s, resources.wait_s)
+        rules = Rules(resources.groups or trials, unended, note, resources.silence_s, resources.wait_s)
         with (
             worker_groups(plan, folder, resources.max_failures, own_cluster=not address, rules=rules) as desk,
             looked_after(desk, resources, note),
         ):
+            reclaim()
             yield desk, desk.at_once
 
 
@@ -208,7 +213,6 @@ def bring_teacher(
         telling(show.note),
         stoppable(),
         _desk(configuration, store.teachers / "groups", jobs, local, show, show.note, lambda: jobs) as (desk, at_once),
-        stoppable(),
     ):
         found = ready(store, configuration, data, desk, show.teacher_epoch)
         if filling:
@@ -247,7 +251,7 @@ def _train_one(sweep: Sweep, desk: AnyDesk, events: Events, folders: dict[str, A
     trial = sweep.trials.get(0) or Trial(0, {})
     if trial.ended:
         return
-    specification = TrialSpec.numbered(0, sweep.configuration, folders)
+    specification = TrialSpec.numbered(0, sweep.configuration, folders, known=trial.epochs)
     events.start(trial)
     desk.submit(specification.name, specification.plain())
     while not trial.ended:
@@ -279,8 +283,9 @@ def _search(
     from orchestrator.sweep.ending import Ending
     from orchestrator.sweep.failures import FailuresInARow
     from orchestrator.sweep.scheduler import scheduler
+    from orchestrator.sweep.settling import settle
     from orchestrator.sweep.stand_in import StandIn
-    from orchestrator.sweep.study import StudySearch, open_study, settle
+    from orchestrator.sweep.study import StudySearch, open_study
     from orchestrator.sweep.waiting import AllAtOnce, remove_snapshots
 
     configuration = sweep.configuration
@@ -288,15 +293,15 @@ def _search(
     study = open_study(sweep.folder, configuration, resume)
     settle(study, sweep)
     unfinished = [trial for trial in sweep.trials.values() if not trial.ended]
-    left = search.trials - len(sweep.trials) + len(unfinished)
-    if left <= 0:
+    missing = search.trials - len(sweep.trials) + len(unfinished)
+    if missing <= 0:
         return ""
     waits = search.scheduler in PAUSING
     failures = FailuresInARow(search.max_failed_trials, sweep.trials)
     keeper = Keeper(store, sweep, lambda number: desk.released(trial_name(number)))
     ending, told = Ending(failures), events.and_tell(_Release(desk)).and_tell(keeper).and_tell(failures)
     asking = (
-        AllAtOnce(study, configuration, told, unfinished, left)
+        AllAtOnce(study, configuration, told, unfinished, missing)
         if waits
         else StudySearch(study, configuration, told, unfinished, at_once)
     )
@@ -309,7 +314,7 @@ def _search(
         name="tune",
         storage_path=str(sweep.folder),
         verbose=0,
-        num_samples=left + waits,  # that last one is never asked for: see AllAtOnce
+        num_samples=missing + waits,  # that last one is never asked for: see AllAtOnce
         reuse_actors=True,
         raise_on_failed_trial=False,
         stop=ending,

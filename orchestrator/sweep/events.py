@@ -1,6 +1,5 @@
 """What happens in a sweep, told to whoever listens: records, tracking, display, the dispatcher."""
 
-import math
 import time
 from typing import Any, Protocol
 
@@ -70,16 +69,9 @@ class Events:
     def report(self, trial: Trial, record: dict[str, Any]) -> None:
         """A record of a finished epoch; one that was told before, as after a resume, is no news."""
         epoch, metrics = record["epoch"], record["metrics"]
-        if epoch <= trial.epochs:
+        if epoch <= trial.epochs or not trial.hear(record, [goal.name for goal in goals(self.sweep.configuration.search)]):
             return
-        trial.epochs, trial.metrics = epoch, {**trial.metrics, **metrics}
-        trial.notes = [*trial.notes, *map(said, record.get("notes", []))]
-        values = [metrics.get(goal.name, math.nan) for goal in goals(self.sweep.configuration.search)]
-        if not all(map(math.isfinite, values)):
-            return
-        trial.value = value = values[0]
-        trial.values = values if len(values) > 1 else None
-        trial.history = [*trial.history, *[None] * (epoch - 1 - len(trial.history)), value]
+        trial.notes = [*map(said, trial.notes)]
         for listener in self.listeners:  # before the record: an epoch that it knows is not told again after a kill
             listener.trial_reported(trial, epoch, metrics)
         self.sweep.save_trial(trial)

@@ -20,7 +20,8 @@ class StandIn(tune.Trainable):
     """Reused from trial to trial; every record of a worker is one Tune result with our own `epoch`.
 
     Keys of Tune's `config`: number; configuration (JSON) or error; until: the epoch after which the worker stops and Tune pauses
-    the trial (none: it trains to its end); snapshot: what a resumed trial begins with, if it is there.
+    the trial (none: it trains to its end); snapshot: what a resumed trial begins with, if it is there; known: the last epoch that
+    the driver heard of.
     """
 
     def setup(self, config: dict[str, Any], place: dict[str, Any]) -> None:
@@ -34,6 +35,7 @@ class StandIn(tune.Trainable):
         self.error = config.get("error")
         self.trial = trial_name(config["number"])
         self.submitted, self.known = False, 0
+        self.heard: int = config.get("known", 0)  # by the driver, which may have died before it heard of the last ones
         self.until: int | None = config.get("until")
         self.snapshot = self._kept(config.get("snapshot"))
         if not self.error:
@@ -55,19 +57,24 @@ class StandIn(tune.Trainable):
                 return {end: record[end], "done": True}
         objective = self.place["objective"]
         value = {objective: record["metrics"][objective]} if objective in record["metrics"] else {}
-        told = {"notes": record["notes"]} if record.get("notes") else {}
+        told = {key: record[key] for key in ("notes", "missed") if record.get(key)}
         return {"epoch": record["epoch"], "metrics": record["metrics"], "done": bool(record.get("done")), **value, **told}
 
     def _next_record(self) -> dict[str, Any]:
         try:
             if not self.submitted:
                 self._submit()
-            record = self.desk.next_report(self.trial, self.place["wait_s"])
-            while record.get("epoch", self.known + 1) <= self.known:  # a training that goes on tells its last epoch again
+            missed = []
+            while True:
                 record = self.desk.next_report(self.trial, self.place["wait_s"])
+                if record.get("epoch", self.known + 1) <= self.known:  # a training that goes on tells its last epoch again
+                    continue
+                if not record.pop("behind", False) or self.until is None:
+                    break
+                missed.append(record)  # trials that wait for one another are compared by the epoch at which they stand
             if not record.get("failed"):
                 self._reached(record)
-            return record
+            return record | ({"missed": missed} if missed else {})
         except EnvironmentUnfitError as error:
             return {"unfit": str(error)}
         except UserError as error:  # raised here it would stand in a log of Ray that nobody reads
@@ -81,7 +88,7 @@ class StandIn(tune.Trainable):
             self.desk.wait_until_released(self.trial, RELEASES * self.place["wait_s"])
             snapshots.put_back(self.snapshot, self.specification.folder)
             self.snapshot = None
-        self.desk.submit(self.trial, self.specification.plain())
+        self.desk.submit(self.trial, self.specification.model_copy(update={"known": max(self.heard, self.known)}).plain())
         self.submitted = True
 
     def _reached(self, record: dict[str, Any]) -> None:

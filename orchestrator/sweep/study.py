@@ -6,38 +6,33 @@ RUNNING for ever, and joins any study of the same name; this searcher asks and t
 
 import json
 import math
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
-from optuna.trial import TrialState
 from ray.tune.search import Searcher
 from ray.tune.utils import flatten_dict
 
 from methods import METHODS, SettingsError
 from orchestrator.config import Configuration, Search
 from orchestrator.errors import ConfigurationError
+from orchestrator.interrupt import unbroken
 from orchestrator.objectives import goals, watched
-from orchestrator.records import Sweep, Trial
+from orchestrator.records import Trial
 from orchestrator.records import TrialState as RecordState
 from orchestrator.sweep.events import Events
-from orchestrator.sweep.space import draw, points
+from orchestrator.sweep.journal import JOURNAL, repair
+from orchestrator.sweep.sampling import ForgetfulSampler
+from orchestrator.sweep.settling import STATES, ask, taken_up
+from orchestrator.sweep.space import points
 from orchestrator.sweep.study_file import StudyFile
 from orchestrator.trial import apply
 
 Vary = Callable[[dict[str, Any], dict[str, BaseDistribution]], dict[str, Any]]
 METRICS = "metrics/"  # Tune flattens a result with slashes
-STATES: dict[RecordState, TrialState] = {
-    "complete": TrialState.COMPLETE,
-    "stopped_early": TrialState.PRUNED,
-    "failed": TrialState.FAIL,
-}
 
 
 def objective(search: Search) -> dict[str, str]:
@@ -47,21 +42,22 @@ def objective(search: Search) -> dict[str, str]:
 
 
 def open_study(folder: Path, configuration: Configuration, resume: bool) -> optuna.Study:
-    """The study in the sweep's folder, named after it; a new one begins with the points of its spaces."""
+    """The study in the sweep's folder, named after it; it begins with the points of its spaces.
+
+    ConfigurationError when it is damaged, or looks for something else. Only for whoever holds the sweep.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    search = configuration.search
-    storage = JournalStorage(StudyFile(str(folder / "study.log")))
+    search, file = configuration.search, folder / JOURNAL
+    repair(file)
+    storage, sampler = JournalStorage(StudyFile(str(file))), ForgetfulSampler(search, configuration.seed)
     if resume and folder.name in optuna.get_all_study_names(storage):
-        study = optuna.load_study(study_name=folder.name, storage=storage)
-        study.sampler = _sampler(search, [configuration.seed, len(study.trials)])  # the seed alone would draw the same again
+        study = optuna.load_study(study_name=folder.name, storage=storage, sampler=sampler)
         _require_directions(study, search)
-        return study
-    sampler = _sampler(search, [configuration.seed])
-    study = optuna.create_study(
-        study_name=folder.name, storage=storage, sampler=sampler, directions=[goal.direction for goal in goals(search)]
-    )
-    for point in points(configuration)[: search.trials]:
-        study.enqueue_trial(point)
+    else:
+        directions = [goal.direction for goal in goals(search)]
+        study = optuna.create_study(study_name=folder.name, storage=storage, sampler=sampler, directions=directions)
+    for point in points(configuration)[len(study.get_trials(deepcopy=False)) : search.trials]:
+        study.enqueue_trial(point)  # numbers before the last point are points, also when the driver died in between
     return study
 
 
@@ -75,27 +71,6 @@ def _require_directions(study: optuna.Study, search: Search) -> None:
             f"search.objectives = {given}, and the study of {study.study_name!r} looks for others: {', '.join(known)} of them"
         )
     raise ConfigurationError(f"search.direction = {search.direction!r}, and the study of {study.study_name!r} has the other one")
-
-
-def _sampler(search: Search, seeds: list[int]) -> BaseSampler:
-    seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if search.sampler == "random":
-            return RandomSampler(seed=seed)
-        return TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
-
-
-def settle(study: optuna.Study, sweep: Sweep) -> None:
-    """After a driver's death: what the study knows to be ended is ended in the records, and what it began in vain has failed."""
-    names = {state: name for name, state in STATES.items()}
-    for frozen in study.trials:
-        trial = sweep.trials.get(frozen.number)
-        if trial is None and frozen.state == TrialState.RUNNING:
-            study.tell(frozen.number, state=TrialState.FAIL)  # killed between the question and the record
-        elif trial and not trial.ended and frozen.state in names:
-            trial.state = names[frozen.state]
-            sweep.save_trial(trial)
 
 
 class StudySearch(Searcher):
@@ -119,7 +94,7 @@ class StudySearch(Searcher):
         self.trials: dict[str, Trial] = {}
         self.asked: dict[int, optuna.Trial] = {}
         for trial in unfinished:
-            self.asked[trial.number] = optuna.Trial(study, study.trials[trial.number]._trial_id)
+            self.asked[trial.number] = taken_up(study, trial.number)
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         """Metric and mode are those of the configuration."""
@@ -129,10 +104,11 @@ class StudySearch(Searcher):
         """The next trial as plain values, None while enough are at work; one that cannot be built travels with its `error`."""
         if len(self.running) >= self.at_once():
             return None
-        self.running.add(trial_id)
-        trial = self.unfinished.pop(0) if self.unfinished else self._ask()
-        self.trials[trial_id] = trial
-        self._hand_out(trial)
+        with unbroken():
+            self.running.add(trial_id)
+            trial = self.unfinished.pop(0) if self.unfinished else self._ask()
+            self.trials[trial_id] = trial
+            self._hand_out(trial)
         return self._config(trial)
 
     def _hand_out(self, trial: Trial) -> None:
@@ -142,8 +118,9 @@ class StudySearch(Searcher):
         """The trial `taker` goes on from `donor` after `epoch` epochs; its plain values. `vary`: settings, bounds -> settings."""
         trial, source = (self.events.sweep.trials[number] for number in (taker, donor))
         bounds = {name: bound for frozen in self.study.trials for name, bound in frozen.distributions.items()}
-        self.events.change(trial, epoch, donor, vary(source.settings, bounds))
-        self.asked[taker].set_user_attr("changes", trial.changes)  # its value is not that of the parameters that were drawn
+        with unbroken():
+            self.events.change(trial, epoch, donor, vary(source.settings, bounds))
+            self.asked[taker].set_user_attr("changes", trial.changes)  # its value is not that of the parameters that were drawn
         return self._config(trial)
 
     def _config(self, trial: Trial) -> dict[str, Any]:
@@ -153,18 +130,17 @@ class StudySearch(Searcher):
         except (ConfigurationError, SettingsError) as error:
             return {"number": trial.number, "error": str(error)}
         # text: Tune flattens what is nested, and names folders after it
-        return {"number": trial.number, "configuration": json.dumps(configuration.plain())}
+        return {"number": trial.number, "configuration": json.dumps(configuration.plain()), "known": trial.epochs}
 
     def _ask(self) -> Trial:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            asked = self.study.ask()
-            self.asked[asked.number] = asked
-            return Trial(asked.number, draw(asked, self.configuration))
+        asked = ask(self.study, self.configuration)
+        self.asked[asked.number] = asked
+        return Trial(asked.number, asked.params)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A finished epoch, which is not the trial's last result."""
-        self._record(self.trials[trial_id], result)
+        with unbroken():
+            self._record(self.trials[trial_id], result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The end of a trial: its last epoch, a stop by the scheduler, or a failure; nothing where nobody can train it for now."""
@@ -173,13 +149,14 @@ class StudySearch(Searcher):
         result = result or {}
         if trial.ended or result.get("unfit"):
             return
-        self._record(trial, result)
         epochs = self.configuration.training.epochs
-        if error or result.get("failed") or trial.value is None:
-            message = result.get("failed") or "its stand-in failed; see the log of Ray"
-            self.finish(trial, "failed", message)
-        else:
-            self.finish(trial, "complete" if trial.epochs >= epochs else "stopped_early")
+        with unbroken():
+            self._record(trial, result)
+            if error or result.get("failed") or trial.value is None:
+                message = result.get("failed") or "its stand-in failed; see the log of Ray"
+                self.finish(trial, "failed", message)
+            else:
+                self.finish(trial, "complete" if trial.epochs >= epochs else "stopped_early")
 
     def finish(self, trial: Trial, state: RecordState, message: str = "") -> None:
         """Tell the study and the listeners; a pruned trial keeps the value of its last epoch, where there is one objective."""
@@ -191,9 +168,13 @@ class StudySearch(Searcher):
         if result.get("epoch", 0) <= trial.epochs:
             return
         metrics = {key.removeprefix(METRICS): value for key, value in flatten_dict(result).items() if key.startswith(METRICS)}
-        self.events.report(trial, {"epoch": result["epoch"], "metrics": metrics, "notes": result.get("notes", [])})
-        if trial.value is not None and trial.values is None:  # Optuna refuses the epochs of several objectives
-            self.asked[trial.number].report(trial.value, trial.epochs)
+        last = {"epoch": result["epoch"], "metrics": metrics, "notes": result.get("notes", [])}
+        for record in (*result.get("missed", ()), last):
+            if record["epoch"] <= trial.epochs:
+                continue
+            self.events.report(trial, record)
+            if trial.value is not None and trial.values is None:  # Optuna refuses the epochs of several objectives
+                self.asked[trial.number].report(trial.value, trial.epochs)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune keeps a pickle of its searcher for a restore of its own, which nobody does."""

@@ -50,8 +50,9 @@ STOP_CHECK_STEPS = 16  # a stopped trial frees its group within so many steps
 def train(spec: TrialSpec, context: TrialContext) -> None:
     """Train a trial to its end, or until somebody asks it to stop; reports after every epoch.
 
-    An epoch's record: `epoch` (1-based), `metrics`, `notes` if there is something to say, and with the last one `done`. Raises
-    TrialError when the loss is not finite, SettingsError or ConfigurationError when a setting does not fit.
+    An epoch's record: `epoch` (1-based), `metrics`, `notes` if there is something to say, and with the last one `done`. After a
+    resume those that nobody heard come first, `behind` where another one follows at once. Raises TrialError when the loss is not
+    finite, SettingsError or ConfigurationError when a setting does not fit.
     """
     exchange = exchange_of(context, len(spec.configuration.students))
     torch.set_num_threads(spec.configuration.threads(LETTERS[exchange.own[0]]))
@@ -71,6 +72,7 @@ class _Trainer:
         self.spec, self.context, self.exchange, self.batches = spec, context, exchange, batches
         self.configuration, self.place = spec.configuration, place_of(spec)
         self.epochs = spec.configuration.training.epochs
+        self.records: list[Record] = []  # of all epochs
         self.clock = Clock(context.device)
         with self.clock.measure("setup"):
             self.students = [TrainedStudent(position, spec, batches, exchange) for position in exchange.own]
@@ -98,11 +100,13 @@ class _Trainer:
             return self.retrieval(knowledge, positives, negatives)
 
     def run(self) -> None:
-        """All epochs that are missing, or those up to `until`; the record of the last finished one is sent again after a resume."""
-        record = self._resume()
-        if record and self.context.leads:
-            self.context.report(record)
-        for epoch in range(record["epoch"] if record else 0, min(self.spec.until or self.epochs, self.epochs)):
+        """All epochs that are missing, or those up to `until`; after a resume what nobody heard is told, or the last one again."""
+        self._resume()
+        known = self.epochs if self.spec.known is None else self.spec.known
+        unheard = [record for record in self.records if record["epoch"] > known] or self.records[-1:]
+        for record in unheard if self.context.leads else ():
+            self.context.report(record if record is unheard[-1] else record | {"behind": True})
+        for epoch in range(self.records[-1]["epoch"] if self.records else 0, min(self.spec.until or self.epochs, self.epochs)):
             if not self._train_epoch(epoch):
                 return
             self._hand_over(self._end_epoch(epoch))
@@ -113,7 +117,10 @@ class _Trainer:
         """Save, then report; the time that it takes is told with the next epoch."""
         start = time.perf_counter()
         self.context.phase("its checkpoint")
+        self.records.append(record)
         parts = {student.letter: student.state(record) for student in self.students if student.context.leads}
+        if self.context.leads:
+            parts[LETTERS[0]].progress["records"] = self.records
         for part in parts.values():
             part.teacher = self._teacher_state()
         checkpoints.save(self.place, parts, self.context)
@@ -122,21 +129,22 @@ class _Trainer:
         self.clock.restart()
         self.clock.add("report", time.perf_counter() - start)
 
-    def _resume(self) -> Record | None:
+    def _resume(self) -> None:
+        """Stand where the checkpoint was made, if there is one."""
         letters = LETTERS[: self.exchange.count]
         # on the host, where every rank can receive it, whatever device it has
         load = functools.partial(checkpoints.load, self.place, letters, torch.device("cpu"), self.context.alive)
         saved = self.context.share(self.place.together(self.context, lambda: load() if self.context.leads else None))
         if saved is None:
-            return None
+            return
         record: Record = saved["a"].progress["record"]
+        self.records = saved["a"].progress.get("records", [record])  # older checkpoints have the last one alone
         for student in self.students:
             metrics = student_metrics(record["metrics"], student.letter, self.exchange.count > 1)
             student.restore(saved[student.letter], record["epoch"], metrics)
         if self.teacher and saved["a"].teacher:
             self._change_teacher(changed_teacher(self.teacher, saved["a"].teacher))
         self._refresh(record["epoch"])
-        return record
 
     def _teacher_state(self) -> State:
         """Of a teacher that this trial has changed, else nothing: the others stand in the store."""

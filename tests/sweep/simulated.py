@@ -13,7 +13,8 @@ from orchestrator.reading import load
 from orchestrator.records import Sweep
 from orchestrator.store import Store
 from orchestrator.sweep.events import Events, Listener
-from orchestrator.sweep.study import open_study, settle
+from orchestrator.sweep.settling import settle
+from orchestrator.sweep.study import open_study
 from orchestrator.sweep.waiting import AllAtOnce
 
 OBJECTIVE = "validation/accuracy"

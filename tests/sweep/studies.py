@@ -6,7 +6,8 @@ from orchestrator.reading import load
 from orchestrator.records import Sweep
 from orchestrator.store import Store
 from orchestrator.sweep.events import Events
-from orchestrator.sweep.study import StudySearch, open_study, settle
+from orchestrator.sweep.settling import settle
+from orchestrator.sweep.study import StudySearch, open_study
 
 
 def begin(folder: Path, *pairs: str) -> tuple[Sweep, StudySearch]:

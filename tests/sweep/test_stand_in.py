@@ -34,7 +34,9 @@ class Workers:
         self.done.append(f"submit {trial} until {until}")
         whose, epoch = read(folder / "checkpoint").split() if (folder / "checkpoint").is_dir() else (folder.name, "0")
         first = max(int(epoch), 1)
-        for each in range(first, min(until, self.epochs) + 1):
+        for each in range(specification["known"] + 1, first):  # which nobody heard
+            self.records.append({"epoch": each, "metrics": METRICS, "done": False, "behind": True})
+        for each in range(first, max(min(until, self.epochs), int(epoch)) + 1):
             save(folder, f"{whose} {each}")
             self.records.append({"epoch": each, "metrics": METRICS, "done": each == self.epochs})
 
@@ -118,16 +120,34 @@ def test_a_resumed_trial_tells_its_last_epoch_and_does_the_take_over_that_was_le
     save(tmp_path / "00003", "00003 2")
     kept = snapshots.keep(tmp_path / "00003", 2)
     save(tmp_path / "00000", "00000 2")
-    stand_in.begin(config(0, until=4, snapshot=str(kept)))
+    stand_in.begin(config(0, until=4, snapshot=str(kept), known=1))
     assert epochs(stand_in, 3) == [2, 3, 4], "the driver may have died before it heard of the second epoch"
     assert read(tmp_path / "00000" / "checkpoint") == "00003 4"
 
 
 def test_a_resumed_trial_goes_on_from_its_own_where_nothing_is_left(stand_in: StandIn, tmp_path: Path) -> None:
     save(tmp_path / "00000", "00000 2")
-    stand_in.begin(config(0, until=4, snapshot=str(tmp_path / "00003" / "snapshots" / "epoch-2")))
+    stand_in.begin(config(0, until=4, snapshot=str(tmp_path / "00003" / "snapshots" / "epoch-2"), known=2))
     assert epochs(stand_in, 3) == [2, 3, 4]
     assert read(tmp_path / "00000" / "checkpoint") == "00000 4"
+
+
+def test_epochs_that_a_dead_driver_did_not_hear_are_told_one_by_one(stand_in: StandIn, desk: Workers, tmp_path: Path) -> None:
+    save(tmp_path / "00000", "00000 4")
+    stand_in.begin(config(0, known=1))
+    assert epochs(stand_in, 5) == [2, 3, 4, 5, 6]
+
+
+def test_where_trials_wait_for_one_another_they_are_told_with_the_epoch_at_which_it_stands(
+    stand_in: StandIn, desk: Workers, tmp_path: Path
+) -> None:
+    save(tmp_path / "00000", "00000 4")
+    stand_in.begin(config(0, until=2, known=1))
+    told = stand_in.step()
+    assert told["epoch"] == 4 and [record["epoch"] for record in told["missed"]] == [2, 3]
+    assert not any("behind" in record for record in (told, *told["missed"]))
+    assert (tmp_path / "00000" / SNAPSHOTS / "epoch-4").is_dir(), "where it stands is kept, and nothing else"
+    assert "missed" not in stand_in.step()
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,19 @@ def test_a_trial_that_is_resumed_goes_on_to_the_bit(
     assert_same_bits(saved(broken), saved(whole))
 
 
+@pytest.mark.parametrize("known", range(4))
+def test_a_resume_tells_what_nobody_heard(specify: Specify, known: int) -> None:
+    whole, broken = (specify(*PLAIN, folder=folder) for folder in ("whole", "broken"))
+    expected = without_time(records_of(whole))
+    before = records_of(broken, dies_after=3)
+    after = records_of(broken.model_copy(update={"known": known}))
+    missed = 3 - min(known, 2)  # where all was heard, the last epoch is told again
+    assert [record.pop("behind", False) for record in after] == [True] * (missed - 1) + [False] * (EPOCHS - 2)
+    assert after[:missed] == before[3 - missed :], "as it was told then, with the seconds that it took"
+    assert without_time(after) == expected[3 - missed :]
+    assert [record["epoch"] for record in saved(broken).progress["records"]] == [1, 2, 3, 4]
+
+
 def test_dropout_and_clipping_resume_to_the_bit(specify: Specify) -> None:
     pairs = (*PLAIN, "student.dropout=0.3", "training.gradient_clip=0.5", "training.warmup_epochs=1.5")
     whole, broken = (specify(*pairs, folder=folder) for folder in ("whole", "broken"))

@@ -1,0 +1,85 @@
+"""What may be another thing when a sweep is gone on with, and what may not: a refusal names each difference."""
+
+from pathlib import Path
+from typing import Any
+
+from orchestrator import owner
+from orchestrator.config import Configuration
+from orchestrator.errors import ConfigurationError
+from orchestrator.reading import build, given
+from orchestrator.records import Sweep
+from orchestrator.sweep.described import Described, differences
+from orchestrator.sweep.space import with_its_method
+
+GROWING = {"search": ("trials", "time_budget")}  # `--trials` and `--time-budget` say these
+NAMED = 5  # differences in one sentence
+
+
+def changed(
+    found: Sweep, trials: int | None, time_budget_s: float | None, file: Path | None, address: str | None = None
+) -> Configuration:
+    """The configuration to go on with; ConfigurationError when that would be another sweep, or somebody runs this one."""
+    if found.alive:
+        raise ConfigurationError(f"--resume {found.name}: {owner.taken(found.folder)}")
+    if found.kind == "train" and (trials, time_budget_s) != (None, None):
+        raise ConfigurationError(f"--resume {found.name}: it is a single training: leave out --trials and --time-budget")
+    search = found.configuration.search
+    if trials is not None:
+        _require_growth(found, trials)
+    if file is not None:
+        _require_same_file(found, file)
+    values = found.configuration.plain()
+    values["search"]["trials"] = search.trials if trials is None else trials
+    values["search"]["time_budget"] = search.time_budget if time_budget_s is None else time_budget_s
+    values["resources"]["address"] = address or found.configuration.resources.address
+    return with_its_method(build(values)) if found.kind == "sweep" else build(values)
+
+
+def require_same(found: Sweep, now: Described) -> None:
+    """ConfigurationError names what the sweep searched or trained on when it began, and does not any more."""
+    different = differences(found.described, now)
+    if different:
+        raise ConfigurationError(
+            f"--resume {found.name}: {_listed(different)}: put back what it was, or begin another sweep under a new --name"
+        )
+
+
+def _require_growth(found: Sweep, trials: int) -> None:
+    search = found.configuration.search
+    if search.scheduler == "pbt" and trials != search.trials:
+        raise ConfigurationError(
+            f"--trials {trials}: the population of {found.name!r} has {search.trials} trials for its life: leave it out"
+        )
+    has = max(search.trials, len(found.trials))
+    if trials < has:
+        raise ConfigurationError(
+            f"--trials {trials} is less than the {has} trials that {found.name!r} has: give at least that many"
+        )
+
+
+def _require_same_file(found: Sweep, file: Path) -> None:
+    """What the file gives has to be what the sweep has; what it leaves to the defaults, the sweep knows."""
+    said, asked = given(file)
+    different = list(_different(asked, said.plain(), found.configuration.plain(), ""))
+    if different:
+        raise ConfigurationError(
+            f"--config {file}: {_listed(different)}: leave --config out, for a sweep goes on as it began, or begin another one"
+        )
+
+
+def _different(asked: dict[str, Any], said: Any, has: Any, path: str) -> list[str]:
+    found: list[str] = []
+    for key, inner in asked.items():
+        if path + key in [f"{section}.{name}" for section, names in GROWING.items() for name in names]:
+            continue
+        one, other = said.get(key), has.get(key)
+        if isinstance(inner, dict) and isinstance(one, dict) and isinstance(other, dict) and set(inner) <= set(one):
+            found += _different(inner, one, other, f"{path}{key}.")
+        elif one != other and (path + key, one) != ("teacher.mode", "auto"):  # which was decided when it began
+            found.append(f"{path}{key} = {one}, and the sweep has {other}")
+    return found
+
+
+def _listed(different: list[str]) -> str:
+    more = f"; and {len(different) - NAMED} more" if len(different) > NAMED else ""
+    return "; ".join(different[:NAMED]) + more

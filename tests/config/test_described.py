@@ -1,0 +1,193 @@
+"""What a sweep searched and trained on is compared with today's: each difference has a name. Knows no study."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.torch import save_file
+from torch import zeros
+
+import search_spaces
+from orchestrator import resume
+from orchestrator.data import prepare
+from orchestrator.errors import ConfigurationError
+from orchestrator.reading import load
+from orchestrator.records import Sweep, Trial
+from orchestrator.store import Store
+from orchestrator.sweep.described import described_data, described_space, differences
+from search_spaces.space import Space
+from search_spaces.space import Trial as Asked
+
+KD = search_spaces.SPACES["kd"]
+
+
+def space_now(*pairs: str) -> dict[str, Any]:
+    return described_space(load(None, ["method.name=kd", *pairs]), "sweep")
+
+
+def other(points: tuple[dict[str, Any], ...] = KD.points, **changes: Any) -> Space:
+    """KD's space as somebody has edited it."""
+
+    def suggest(trial: Asked) -> None:
+        trial.suggest_float("temperature", *changes.get("temperature", (1.0, 10.0)), log=changes.get("log", True))
+        if trial.suggest_categorical("alpha_schedule", changes.get("schedules", ("constant", "linear"))) == "constant":
+            trial.suggest_float("alpha", *changes.get("alpha", (0.1, 1.0)))
+        for name in changes.get("more", ()):
+            trial.suggest_int(name, 1, 5)
+
+    return Space(points, suggest)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, []),
+        ({"temperature": (1.0, 8.0)}, ["temperature was 1 to 10, logarithmic, is 1 to 8, logarithmic"]),
+        ({"log": False}, ["temperature was 1 to 10, logarithmic, is 1 to 10"]),
+        ({"alpha": (0.2, 1.0)}, ["alpha was 0.1 to 1, is 0.2 to 1"]),
+        (
+            {"schedules": ("constant", "linear", "gap")},
+            ["alpha_schedule was one of constant, linear, is one of constant, linear, gap"],
+        ),
+        ({"more": ("depth",)}, ["depth was not searched, is 1 to 5, whole numbers"]),
+        ({"schedules": ("constant",)}, ["alpha_schedule was one of constant, linear, is always constant"]),
+        (
+            {"points": ({"temperature": 2.0, "alpha": 0.5, "alpha_schedule": "constant"},)},
+            [
+                "point 1, which is tried first, was temperature = 4.0, alpha_schedule = constant, alpha = 0.9, "
+                "is temperature = 2.0, alpha_schedule = constant, alpha = 0.5"
+            ],
+        ),
+    ],
+)
+def test_a_space_that_was_edited(changes: dict[str, Any], said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    published = ({"temperature": 4.0, "alpha": 0.9, "alpha_schedule": "constant"},)
+    monkeypatch.setitem(search_spaces.SPACES, "kd", other(published))
+    before = space_now()
+    monkeypatch.setitem(search_spaces.SPACES, "kd", other(**({"points": published} | changes)))
+    told = differences(before, space_now())
+    assert told[: len(said)] == said and bool(told) == bool(said)
+    assert all(text.startswith("point 1") for text in told[len(said) :]), "what is tried first follows"
+
+
+def test_the_same_questions_under_other_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for names in (("one", "two"), ("two", "one")):
+        monkeypatch.setitem(search_spaces.SPACES, "kd", Space((), partial(suggest_otherwise, names=names)))
+        found.append(space_now())
+    assert differences(*found) == ["the space of the method asks otherwise under {'form': 'one'}, {'form': 'two'}"]
+
+
+def suggest_otherwise(trial: Asked, names: tuple[str, str]) -> None:
+    form = trial.suggest_categorical("form", ("one", "two"))
+    trial.suggest_float("temperature", 1.0, 8.0 if form == names[0] else 10.0)
+
+
+def test_of_several_methods_each_says_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = space_now("search.methods=[kd, ttm]")
+    monkeypatch.setitem(search_spaces.SPACES, "kd", other(temperature=(1.0, 8.0)))
+    told = differences(before, space_now("search.methods=[kd, ttm]"))
+    assert "kd.temperature was 1 to 10, logarithmic, is 1 to 8, logarithmic" in told
+    assert not [text for text in told if text.startswith("ttm.")]
+
+
+def test_every_space_is_what_it_was() -> None:
+    for name in search_spaces.SPACES:
+        peers = ["peers.b.network.name=mlp"]
+        found = described_space(load(None, [f"method.name={name}", *peers]), "sweep")
+        assert found["space"][name] and found["rates"] and differences(found, found) == []
+    assert described_space(load(None, ["method.name=kd"]), "train") == {}
+    assert differences({}, space_now()) == [], "an older sweep describes nothing"
+
+
+def test_data_that_were_changed(tmp_path: Path) -> None:
+    file = tmp_path / "data.npz"
+
+    def now(samples: int, seed: int = 0) -> dict[str, Any]:
+        draw, labels = np.random.default_rng(seed), np.arange(samples) % 3
+        images = draw.integers(0, 255, (samples, 8, 8), dtype=np.uint8)
+        tested = images[:30], labels[:30]
+        np.savez(file, train_images=images, train_labels=labels, test_images=tested[0], test_labels=tested[1])
+        configuration = load(None, ["data.name=npz", f"data.path={file}", "teacher=null", "method.name=cross_entropy"])
+        return described_data(configuration, prepare(configuration.data, tmp_path / "store", 0))
+
+    first = now(1200)
+    assert differences(first, now(1200)) == [], "it was written again, and is the same"
+    assert differences(first, now(1200, seed=1)) == [f"{file} has changed: as many samples, and not the same ones"]
+    assert differences(first, now(1170)) == [f"{file} has changed: 1,200 samples were 1,230"]
+
+
+def test_a_teacher_that_was_changed(tmp_path: Path, digits_store: Path) -> None:
+    file = tmp_path / "teacher.safetensors"
+    told = []
+    for size in (3, 4):
+        save_file({"weight": zeros(size)}, file)
+        configuration = load(None, [f"teacher.network.weights={file}"])
+        told.append(described_data(configuration, prepare(configuration.data, digits_store, 0)))
+    assert differences(told[0], told[0]) == []
+    assert differences(*told) == [f"teacher.network.weights = {file} has changed"]
+
+
+def sweep(tmp_path: Path, *pairs: str, kind: str = "sweep") -> Sweep:
+    configuration = load(None, ["method.name=kd", "search.trials=6", *pairs])
+    made = Sweep.create(Store.open(tmp_path).sweep("mine"), configuration, kind, described_space(configuration, kind))
+    made.save_trial(Trial(0, {}))
+    return made
+
+
+def test_a_changed_space_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Sweep.open(Store(sweep(tmp_path).folder.parent.parent), "mine")
+    resume.require_same(found, space_now())
+    monkeypatch.setitem(search_spaces.SPACES, "kd", other(temperature=(1.0, 8.0), more="abcdefg"))
+    with pytest.raises(ConfigurationError) as told:
+        resume.require_same(found, space_now())
+    assert "--resume mine: temperature was 1 to 10, logarithmic, is 1 to 8, logarithmic; " in str(told.value)
+    assert "more: put back what it was, or begin another sweep" in str(told.value) and "\n" not in str(told.value)
+
+
+def test_trials_may_only_grow_and_the_budget_is_free(tmp_path: Path) -> None:
+    found = sweep(tmp_path)
+    assert resume.changed(found, None, None, None) == found.configuration
+    grown = resume.changed(found, 9, 60.0, None).search
+    assert (grown.trials, grown.time_budget) == (9, 60.0)
+    with pytest.raises(ConfigurationError, match="--trials 5 is less than the 6 trials that 'mine' has"):
+        resume.changed(found, 5, None, None)
+
+
+def test_a_training_has_no_trials_to_add(tmp_path: Path) -> None:
+    found = sweep(tmp_path, kind="train")
+    assert resume.changed(found, None, None, None) == found.configuration
+    for trials, budget in ((2, None), (None, 60.0)):
+        with pytest.raises(ConfigurationError, match="--resume mine: it is a single training"):
+            resume.changed(found, trials, budget, None)
+
+
+def test_a_sweep_that_is_run_is_left_alone(tmp_path: Path) -> None:
+    found = sweep(tmp_path)
+    with found.hold(), pytest.raises(ConfigurationError, match=r"--resume mine: sweep 'mine' is run by process \d+ on"):
+        resume.changed(found, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", ""),
+        ("method: {name: kd}\nteacher: {mode: auto}\ntraining: {epochs: 7}\nsearch: {trials: 20, time_budget: 9}", ""),
+        ("training: {epochs: 9}", "training.epochs = 9, and the sweep has 7"),
+        ("method: {name: ttm}\nseed: 3", "method.name = ttm, and the sweep has kd; seed = 3, and the sweep has 0"),
+        ("method: {name: kd, temperature: 3.0}", "method.temperature = 3.0, and the sweep has None"),
+        ("search: {choices: {student.width: [8, 16]}}", "search.choices.student.width = [8, 16], and the sweep has None"),
+    ],
+)
+def test_a_file_that_is_given_beside_it(text: str, said: str, tmp_path: Path) -> None:
+    found = sweep(tmp_path, "teacher.mode=online", "training.epochs=7")
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    if not said:
+        assert resume.changed(found, None, None, file) == found.configuration
+        return
+    with pytest.raises(ConfigurationError) as told:
+        resume.changed(found, None, None, file)
+    assert f"--config {file}: {said}: leave --config out" in str(told.value)

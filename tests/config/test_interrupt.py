@@ -1,0 +1,94 @@
+"""Signals: the first one ends in order and waits a bounded time, what is being written is finished, the second one ends at once."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from orchestrator import interrupt
+from orchestrator.interrupt import left, reclaim, stoppable, unbroken
+
+SECOND = """
+import os, signal, sys
+from orchestrator import interrupt
+interrupt.TWICE_S = 0.0
+with interrupt.stoppable():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+        print("never")
+"""
+
+
+def kill(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_interrupts_and_handlers_are_put_back(number: int) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), stoppable(), stoppable():
+        kill(number)
+    assert signal.getsignal(number) == before
+
+
+def test_what_is_being_written_is_finished() -> None:
+    written = []
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        with unbroken():
+            kill(signal.SIGTERM)
+            with unbroken():
+                written.append("within")
+            written.append("whole")
+        written.append("never")
+    assert written == ["within", "whole"]
+    with stoppable(), unbroken():
+        written.append("another run")
+    assert written[-1] == "another run"
+
+
+def test_one_signal_that_arrives_twice_is_one() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        try:
+            kill(signal.SIGINT)
+        finally:
+            kill(signal.SIGTERM)  # of the parent, which heard Ctrl-C too
+            done.append("the orderly end")
+    assert done
+
+
+def test_the_second_signal_ends_at_once() -> None:
+    process = subprocess.run([sys.executable, "-c", SECOND], capture_output=True, text=True)
+    assert (process.returncode, process.stdout) == (130, "") and "ended at once" in process.stderr
+
+
+def test_the_end_that_ray_makes_of_sigterm() -> None:
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+        kill(signal.SIGTERM)
+    with pytest.raises(SystemExit), stoppable():
+        sys.exit(2)
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(3))
+        reclaim()
+        kill(signal.SIGTERM)
+
+
+def test_waits_share_what_is_left_of_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    assert left(60.0, 8.0) == 60.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        try:
+            kill(signal.SIGINT)
+        finally:
+            now += 3.0
+            assert left(60.0) == interrupt.END_S - 3.0 and left(60.0, spare_s=8.0) == interrupt.END_S - 11.0
+            assert left(2.0) == 2.0
+            now += 60.0
+            assert left(60.0) == 0.0

@@ -1,0 +1,165 @@
+"""Damage to what a sweep left: what can be made anew is, what cannot is said in a sentence. Without Ray."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.errors import ConfigurationError
+from orchestrator.records import COPY, FILE, FORMAT, Sweep
+from orchestrator.store import Store, read_json, write_json
+from orchestrator.sweep.journal import repair
+from orchestrator.sweep.study import StudySearch
+from orchestrator.trial import CHECKPOINT
+from tests.sweep.studies import begin, resumed
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda _: b"",
+    "half": lambda content: content[: len(content) // 2],
+    "zeros": lambda content: bytes(len(content)),
+    "another thing": lambda _: b"[1, 2]",
+}
+
+
+def result(epoch: int, value: float, **more: Any) -> dict[str, Any]:
+    return {"epoch": epoch, "metrics/validation/accuracy": value, "metrics/seconds/data": 0.1, **more}
+
+
+def played(folder: Path) -> tuple[Sweep, StudySearch]:
+    """Four trials: complete, stopped early, failed, and one that trains; each with its worker's records in the store."""
+    sweep, searcher = begin(folder, "training.epochs=3")
+    for number in range(4):
+        searcher.suggest(str(number))
+        records = [record(epoch, number) for epoch in range(1, 4)]
+        place = sweep.trial_folder(number) / CHECKPOINT
+        place.mkdir(parents=True)
+        (place / "progress.json").write_text(json.dumps({"record": records[-1], "records": records}))
+    for epoch, name in ((1, "0"), (2, "0"), (1, "3"), (2, "3")):
+        searcher.on_trial_result(name, result(epoch, 0.1 * epoch + 0.01 * int(name)))
+    searcher.on_trial_complete("0", result(3, 0.3))
+    searcher.on_trial_complete("1", result(1, 0.11))
+    searcher.on_trial_complete("2", {"failed": "it diverged"})
+    return sweep, searcher
+
+
+def record(epoch: int, number: int) -> dict[str, Any]:
+    return {"epoch": epoch, "metrics": {"validation/accuracy": 0.1 * epoch + 0.01 * number, "seconds/data": 0.1}}
+
+
+def damage(file: Path, how: str) -> None:
+    file.write_bytes(DAMAGES[how](file.read_bytes()))
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_trial_is_made_anew(how: str, tmp_path: Path) -> None:
+    sweep, _ = played(tmp_path)
+    for number in range(4):
+        damage(sweep.trial_folder(number) / "trial.json", how)
+    found = Sweep.open(Store(tmp_path), "mine")
+    assert sorted(found.damaged) == [0, 1, 2, 3]
+    assert "the record of trial 0 is damaged: `sweep --resume mine` makes it anew" in found.status()["notes"][0]["text"]
+    found, _ = resumed(sweep)
+    for number, trial in found.trials.items():
+        old = sweep.trials[number]
+        assert trial.state == {"running": "waiting"}.get(old.state, old.state)
+        for name in ("params", "value", "history", "epochs", "metrics"):
+            assert getattr(trial, name) == getattr(old, name), (number, name)
+        assert "made anew" in trial.said and found.saved(trial)
+    assert not found.damaged
+
+
+def test_a_record_and_its_checkpoint_may_both_be_lost(tmp_path: Path) -> None:
+    sweep, _ = played(tmp_path)
+    (sweep.trial_folder(0) / CHECKPOINT / "progress.json").write_text("{")
+    (sweep.trial_folder(0) / "trial.json").unlink()
+    found, _ = resumed(sweep)
+    assert (found.trials[0].state, found.trials[0].value, found.trials[0].history) == ("complete", 0.3, [0.1, 0.2, 0.3])
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("name", [FILE, COPY])
+def test_one_of_the_two_files_of_a_sweep_is_enough(name: str, how: str, tmp_path: Path) -> None:
+    sweep, _ = played(tmp_path)
+    damage(sweep.folder / name, how)
+    found = Sweep.open(Store(tmp_path), "mine")
+    assert found.configuration == sweep.configuration and found.started == sweep.started
+    with pytest.raises(ConfigurationError, match="exists already"):
+        Sweep.require_new(sweep.folder)
+    found.save()
+    assert read_json(sweep.folder / FILE) == read_json(sweep.folder / COPY)
+    (sweep.folder / FILE).unlink()
+    assert Store(tmp_path).sweeps() == ["mine"] and Sweep.open(Store(tmp_path), "mine").kind == "sweep"
+
+
+def test_both_of_them_damaged_is_said(tmp_path: Path) -> None:
+    sweep, _ = begin(tmp_path)
+    for name in (FILE, COPY):
+        damage(sweep.folder / name, "half")
+    with pytest.raises(ConfigurationError, match=r"sweep.json and its copy sweep.copy.json are damaged: put one of them back"):
+        Sweep.open(Store(tmp_path), "mine")
+
+
+def test_a_newer_version_is_said(tmp_path: Path) -> None:
+    sweep, _ = begin(tmp_path)
+    for name in (FILE, COPY):
+        write_json(sweep.folder / name, read_json(sweep.folder / name) | {"format": FORMAT + 1, "unheard": "of"})
+    with pytest.raises(ConfigurationError, match="written by a newer version of this program: update it"):
+        Sweep.open(Store(tmp_path), "mine")
+
+
+def test_an_older_version_is_read(tmp_path: Path) -> None:
+    sweep, _ = begin(tmp_path)
+    values = {key: value for key, value in read_json(sweep.folder / FILE).items() if key != "described"}
+    (sweep.folder / COPY).unlink()
+    write_json(sweep.folder / FILE, values | {"format": 1})
+    assert Sweep.open(Store(tmp_path), "mine").described == {}
+
+
+def test_who_died_before_the_first_file_left_no_name_behind(tmp_path: Path) -> None:
+    (tmp_path / "sweeps" / "mine").mkdir(parents=True)
+    sweep, _ = begin(tmp_path)
+    assert Sweep.open(Store(tmp_path), "mine").configuration == sweep.configuration
+
+
+@pytest.mark.parametrize("left", [0, 1, 20, -1])
+def test_a_line_that_was_being_written_goes(left: int, tmp_path: Path) -> None:
+    file = tmp_path / "study.log"
+    whole = b'{"op_code":0,"study_name":"mine"}\n' * 2
+    file.write_bytes(whole + whole[:left] if left > 0 else whole[:left] if left else whole)
+    repair(file)
+    assert file.read_bytes() == (whole if left >= 0 else whole[: len(whole) // 2])
+    repair(tmp_path / "none.log")
+
+
+def test_a_damaged_last_line_goes_though_it_ends(tmp_path: Path) -> None:
+    file = tmp_path / "study.log"
+    file.write_bytes(b'{"op_code":0}\n\x00\x00\x00\n')
+    repair(file)
+    assert file.read_bytes() == b'{"op_code":0}\n'
+
+
+def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
+    sweep, _ = played(tmp_path)
+    file = sweep.folder / "study.log"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join([*lines[:4], lines[4][:9] + b"\n", *lines[5:]]))
+    with pytest.raises(
+        ConfigurationError, match=r"study.log: line 5 is damaged: put the file back from a backup, or remove it"
+    ) as told:
+        resumed(sweep)
+    assert "\n" not in str(told.value)
+    file.unlink()
+    found, searcher = resumed(sweep)
+    assert [trial.state for trial in found.trials.values()] == ["complete", "stopped_early", "failed", "running"]
+    assert searcher.study.trials[0].params == sweep.trials[0].params
+
+
+def test_nobody_waits_for_the_lock_of_a_dead_writer(tmp_path: Path) -> None:
+    sweep, _ = begin(tmp_path)
+    lock = sweep.folder / "study.log.lock"
+    os.symlink(sweep.folder / "study.log", lock)
+    _, searcher = resumed(sweep)
+    assert not os.path.lexists(lock) and searcher.suggest("a")["number"] == 0

@@ -1,0 +1,147 @@
+"""What a person sees of a run that is interrupted, at whatever moment, or gone on with when something has changed. Without Ray."""
+
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import run
+from orchestrator.records import Sweep
+from orchestrator.store import Store
+from orchestrator.tracking import tracker
+
+BAD_CONFIGURATION, INTERRUPTED = 2, 130
+PLAIN = (
+    "teacher=null",
+    "method.name=cross_entropy",
+    "training.epochs=2",
+    "search.methods=[]",
+    "search.trials=2",
+    "search.grace_epochs=1",
+)
+
+
+def call(*arguments: str) -> tuple[int, str]:
+    """Exit code and everything that was printed."""
+    result = CliRunner().invoke(run.app, list(arguments))
+    return result.exit_code, result.output
+
+
+def settings(*pairs: str) -> list[str]:
+    return [part for pair in pairs for part in ("--set", pair)]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    return str(tmp_path / "store")
+
+
+@pytest.fixture(autouse=True)
+def closed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """How runs were closed; nothing goes to MLflow."""
+    states: list[str] = []
+
+    class Deaf:
+        """A tracker that notes the end."""
+
+        def __init__(self, *_: Any) -> None:
+            pass
+
+        def __getattr__(self, name: str) -> Callable[..., None]:
+            return lambda *given, **_: states.append(f"{name} {given[0].state}") if name == "trial_ended" else None
+
+        def close(self, state: str, *_: Any) -> None:
+            states.append(f"close {state}")
+
+    monkeypatch.setattr(tracker, "Tracker", Deaf)
+    return states
+
+
+def ends(number: int) -> Callable[..., Any]:
+    """A step in the middle of which a signal comes."""
+
+    def step(*_: Any, **__: Any) -> Any:
+        os.kill(os.getpid(), number)
+
+    return step
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", ["sweep", "train"])
+def test_before_the_sweep_exists(command: str, number: int, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.preflight.prepare", ends(number))
+    code, output = call(command, "--store", store, "--name", "mine", *settings(*PLAIN))
+    assert code == INTERRUPTED and "interrupted before the sweep began: there is nothing to go on with" in output
+    assert "--resume" not in output and not Path(store, "sweeps").exists()
+
+
+@pytest.mark.parametrize("where", ["orchestrator.store.write_json", "orchestrator.commands.write_json"])
+def test_when_it_has_just_come_into_being(where: str, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Path] = []
+
+    def write(file: Path, value: Any, lasting: bool = True) -> None:
+        written.append(file)
+        if file.name == "data.json":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    if where.startswith("orchestrator.store"):
+        monkeypatch.setattr("orchestrator.display.Display.__enter__", ends(signal.SIGTERM))
+    else:
+        monkeypatch.setattr(where, write)
+    code, output = call("sweep", "--store", store, "--name", "mine", *settings(*PLAIN))
+    assert code == INTERRUPTED and f"resume: python run.py sweep --resume mine --store {store}" in output
+    found = Sweep.open(Store(Path(store)), "mine")
+    assert found.status()["state"] == "interrupted" and not found.trials
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_while_workers_start(number: int, store: str, closed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.cluster.connect.connected", ends(number))
+    code, output = call("sweep", "--store", store, "--name", "mine", *settings(*PLAIN))
+    assert code == INTERRUPTED and f"resume: python run.py sweep --resume mine --store {store}" in output
+    assert closed == ["close interrupted"]
+    assert Sweep.open(Store(Path(store)), "mine").state == "interrupted"
+
+
+def test_while_a_student_is_trained(store: str, closed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.display.Display.trial_reported", ends(signal.SIGTERM))
+    code, output = call("train", "--local", "--store", store, "--name", "mine", *settings(*PLAIN, "training.epochs=300"))
+    assert code == INTERRUPTED and f"resume: python run.py sweep --resume mine --store {store}" in output
+    assert closed == ["trial_ended waiting", "close interrupted"], "its run is marked KILLED"
+    found = Sweep.open(Store(Path(store)), "mine")
+    assert found.trials[0].state == "waiting" and found.status()["state"] == "interrupted"
+
+
+def array_file(folder: Path, samples: int) -> str:
+    """Noise in three classes."""
+    generator, file = np.random.default_rng(0), folder / "data.npz"
+    images = generator.integers(0, 255, (samples, 8, 8), dtype=np.uint8)
+    labels = np.arange(samples) % 3
+    np.savez(file, train_images=images, train_labels=labels, test_images=images[:30], test_labels=labels[:30])
+    return str(file)
+
+
+def test_data_and_settings_that_have_changed_are_named(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = array_file(tmp_path, 240)
+    with monkeypatch.context() as patch:
+        patch.setattr("orchestrator.cluster.connect.connected", ends(signal.SIGTERM))
+        pairs = settings(*PLAIN, "data.name=npz", f"data.path={data}")
+        assert call("sweep", "--store", store, "--name", "mine", *pairs)[0] == INTERRUPTED
+    (tmp_path / "other.yaml").write_text("method: {name: kd}\n")
+    for arguments, said in {
+        ("--config", str(tmp_path / "other.yaml")): r"other.yaml: method.name = kd, and the sweep has cross_entropy: leave",
+        ("--trials", "1"): r"--trials 1 is less than the 2 trials",
+        ("--set", "seed=1"): r"leave out --name, --seed, --set",
+    }.items():
+        code, output = call("sweep", "--resume", "mine", "--store", store, *arguments)
+        assert (code, output.count("\n")) == (BAD_CONFIGURATION, 1) and re.search(said, output), output
+    array_file(tmp_path, 300)
+    code, output = call("sweep", "--resume", "mine", "--store", store)
+    assert (code, output.count("\n")) == (BAD_CONFIGURATION, 1), output
+    assert f"--resume mine: {data} has changed: 330 samples were 270: put back" in output
