@@ -114,7 +114,7 @@ def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, sho
             events.note(missed)
         beside = aides(configuration, sweep.kind)
         begun = _desk(
-            configuration, sweep.folder / "groups", trials, local, show, events.note, partial(_left, sweep, trials), beside
+            configuration, sweep.folder / "groups", trials, local, show, events.note, partial(_unended, sweep, trials), beside
         )
         ended = ""
         with telling(events.note), stoppable(), begun as (desk, at_once):
@@ -145,7 +145,7 @@ def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, sho
         tracker.close(state)
 
 
-def _left(sweep: Sweep, trials: int) -> int:
+def _unended(sweep: Sweep, trials: int) -> int:
     """Trials that have not ended."""
     return trials - sum(trial.ended for trial in list(sweep.trials.values()))
 
@@ -163,7 +163,7 @@ def _desk(
 ) -> Iterator[tuple[Any, Callable[[], int]]]:
     """Who trains, `beside` influence actors in each group, and how many trials at a time; within `stoppable`.
 
-    `unended`: trials that have not ended; `note`: hears of trouble, from any thread.
+    `unended`: how many trials are to go on; `note`: hears of trouble, from any thread.
     """
     if local:
         from orchestrator.actors.local import LocalDesk

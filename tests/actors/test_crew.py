@@ -174,6 +174,23 @@ def test_a_place_that_arithmetic_sees_and_ray_does_not_is_no_place() -> None:
         ray.at_once = False
         ray.step()
     assert len(ray.stopped) == 1 and "had a place" in crew.reason
+    assert crew.begun == 2, "not at every look"
+
+
+def test_a_place_that_was_none_is_tried_again_after_a_while_or_on_a_new_node() -> None:
+    ray = Ray({"a": 2})
+    crew = ray.crew(1, most=2)
+    ray.step(2)
+    assert crew.at_once() == 2
+    ray.end(1, "no place", placed=False)
+    ray.step(int(30 / LOOK) - 1)
+    assert crew.at_once() == 1
+    ray.step(2)
+    assert crew.at_once() == 2
+    ray.end(2, "no place", placed=False)
+    ray.nodes |= {"b": 1}
+    ray.step(2)
+    assert crew.at_once() == 2
 
 
 def test_groups_that_end_before_they_serve_are_not_started_for_ever() -> None:
