@@ -145,7 +145,7 @@ class Objects(Folder):
         kept = [name, *before][:KEPT]
         self.remote.write_json(f"{self.name}/{LATEST}", kept)
         for old in there - set(kept):
-            if _epoch(old):
+            if 0 < _epoch(old) <= _epoch(name):  # of later ones another group may be the writer: it has taken this trial over
                 self.remote.remove(f"{self.name}/{old}")
 
     @contextlib.contextmanager

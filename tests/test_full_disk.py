@@ -8,11 +8,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 import torch
 from optuna.storages.journal import JournalFileBackend
+from safetensors.torch import load_file
 
 from orchestrator import interrupt, space
 from orchestrator.config import Configuration
@@ -23,7 +25,9 @@ from orchestrator.store import keep_json, read_json
 from orchestrator.sweep.events import Events
 from orchestrator.sweep.study_file import StudyFile
 from orchestrator.training import checkpoint
+from orchestrator.training.trainer import train
 from orchestrator.trial import CHECKPOINT
+from tests.conftest import Specify
 from tests.sweep.conftest import Watch
 
 LONG_S = 60.0
@@ -235,3 +239,26 @@ def test_a_full_disk_is_recognised_whatever_a_library_makes_of_it(tiny: Path, wr
         else:
             np.save(tiny / "file.npy", values.numpy())
     assert space.is_full(raised.value)
+
+
+def test_a_training_that_was_paused_is_the_one_that_was_not(tiny: Path, specify: Specify) -> None:
+    spec = specify("training.epochs=3", "method.name=cross_entropy", "student.name=mlp", "teacher=null", "data.limit.train=128")
+    train(spec, TrialContext())
+    said: list[str] = []
+    records: list[dict[str, Any]] = []
+    ballast: list[Path] = []
+
+    def report(record: dict[str, Any]) -> None:
+        records.append(record)
+        if record["epoch"] == 1:
+            ballast.append(fill_up(tiny, 2**16))
+
+    def note(text: str) -> None:
+        said.append(text)
+        if "is full" in text:
+            ballast[0].unlink()
+
+    train(spec.model_copy(update={"folder": tiny / "trial"}), TrialContext(report=report, note=note))
+    assert [record["epoch"] for record in records] == [1, 2, 3] and len(said) == 2
+    paused, other = (load_file(folder / CHECKPOINT / "student.safetensors") for folder in (tiny / "trial", spec.folder))
+    assert all(torch.equal(paused[name], other[name]) for name in other)

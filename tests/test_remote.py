@@ -18,8 +18,11 @@ from orchestrator.checkpoint_place import LIGHT, Objects, place
 from orchestrator.context import TrialContext
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 from orchestrator.nodes import fetched, on_this_node, publish
+from orchestrator.reading import load
+from orchestrator.records import Sweep, Trial
 from orchestrator.remote import Remote, checked, local_folder
 from orchestrator.store import Store, write_json
+from orchestrator.sweep.keep import remove_losers
 from orchestrator.training import checkpoint
 from orchestrator.trial import CHECKPOINT, TrialSpec
 from tests.process_group import on_every_rank
@@ -161,6 +164,28 @@ def test_a_loser_keeps_what_pictures_are_drawn_from(tmp_path: Path, uri: str) ->
     assert json.loads((trial.trial / CHECKPOINT / "progress.json").read_text()) == {"record": {"epoch": 2}}
     trial.remove()
     assert not list((tmp_path / "shared/trials").rglob("*.*"))
+
+
+def test_objects_of_losers_are_removed_and_an_outage_leaves_them_for_later(
+    tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.open(uri)
+    sweep = Sweep.create(store.sweep("mine"), load(None, ["search.keep_checkpoints=1"]), "sweep")
+    for number in range(3):
+        sweep.save_trial(Trial(number, {}, state="complete", value=0.1 * number))
+        trial = place(store, sweep.trial_folder(number))
+        assert isinstance(trial, Objects)
+        save(trial, 1)
+
+    def with_weights() -> list[str]:
+        return sorted(path.parts[-3] for path in (tmp_path / "shared").rglob("student.safetensors"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Remote, "remove_file", lambda *_: (_ for _ in ()).throw(OSError("Could not connect to the endpoint")))
+        remove_losers(store, sweep)
+    assert with_weights() == ["00000", "00001", "00002"]
+    remove_losers(store, sweep)
+    assert with_weights() == ["00002"]
 
 
 def pair(rank: int, world_size: int, uri: str, home: str) -> tuple[int, list[str]]:
