@@ -362,7 +362,8 @@ def test_settings_are_read_as_by_every_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-def test_two_workers_on_ray(tmp_path: Path) -> None:
+def test_two_workers_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "GROUP_S", 250.0)  # on a machine that is busy with other things
     code, output = call("--store", str(tmp_path / "store"))
     assert code == OK, output
     assert [line.split("  ")[0] for line in output.splitlines()] == list(CHECKS)

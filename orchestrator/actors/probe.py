@@ -44,8 +44,8 @@ def two_workers(folder: Path, timeout_s: float) -> None:
         waited_s += POLL_S
     if thread.is_alive():
         raise EnvironmentUnfitError(
-            f"two workers did not answer within {timeout_s:g} s: see what the cluster is busy with (`ray status`), or which of its "
-            "ports a firewall closes"
+            f"two workers did not answer within {timeout_s:g} s: see what keeps the machine or the cluster busy (`ray status`), "
+            "or which ports a firewall closes"
         )
     if failures:
         raise EnvironmentUnfitError(f"two workers could not add up a tensor: {' '.join(str(failures[0]).split())[:500]}")
