@@ -71,6 +71,8 @@ def test_a_configuration_from_elsewhere_travels(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(ROOT / "configs")
     job = made("sweep", "--store", "/s", "--config", "digits_dual.yaml")
     assert "--config configs/digits_dual.yaml" in job.entrypoint
+    resumed = made("sweep", "--resume", "mine", "--store", "/s", "--config", "digits_dual.yaml")
+    assert resumed.beside == job.beside and "--config configs/digits_dual.yaml" in resumed.entrypoint
     assert job.beside == {"configs/digits_dual.yaml": ROOT / "configs/digits_dual.yaml"}
 
 
