@@ -130,7 +130,10 @@ def status(
     debug: Debug = False,
 ) -> None:
     """Show the state of a sweep, of a job on a cluster, or, without a name, of all jobs there."""
-    _call("status", debug, name=name, store=store, address=address, follow=follow, as_json=json)
+    if name is None or address is not None or follow:
+        _call("status", debug, "cluster_commands", name=name, address=address, follow=follow, as_json=json)
+    else:
+        _call("status", debug, name=name, store=store, as_json=json)
 
 
 @app.command(context_settings={"allow_interspersed_args": False})

@@ -12,6 +12,7 @@ from rich.console import Console
 from orchestrator import errors
 from orchestrator.cluster.jobs import Cluster, Job
 from orchestrator.cluster.package import collect, in_words
+from orchestrator.errors import ConfigurationError
 from orchestrator.redact import redacted
 from orchestrator.submission import submission
 
@@ -51,35 +52,17 @@ def submit(
     return _follow(cluster, wanted.name)
 
 
-def jobs(address: str | None, as_json: bool) -> int:
-    """The jobs that were submitted to a cluster: a line each, or JSON."""
+def status(name: str | None, address: str | None, as_json: bool, follow: bool) -> int:
+    """What a cluster knows: of a job its state and the end of its log, or the log until it ends; without a name all jobs."""
+    if follow and name is None:
+        raise ConfigurationError("--follow needs the name of a job: `python run.py status --address HOST:PORT` lists them")
     cluster = Cluster(address)
-    found = cluster.jobs()
-    if as_json:
-        print(json.dumps([_plain(job) for job in found], indent=1))
+    if name is None:
+        _list(cluster, as_json)
         return errors.OK
-    rows = [("job", "state", "started", "command"), *((job.name, job.state, _when(job), redacted(job.entrypoint)) for job in found)]
-    widths = [max(len(row[column]) for row in rows) + 2 for column in range(3)]
-    for *fields, command in rows:
-        _say("".join(f"{text:{width}}" for text, width in zip(fields, widths, strict=True)) + command)
-    if not found:
-        _say(f"nothing was submitted to {cluster.address} yet")
-    return errors.OK
-
-
-def job(name: str, address: str | None, as_json: bool, follow: bool) -> int:
-    """One job: its state and the end of its log; or its whole log, until it ends."""
-    cluster = Cluster(address)
     if follow:
         return _follow(cluster, name)
-    found = cluster.job(name)
-    if as_json:
-        print(json.dumps(_plain(found), indent=1))
-        return errors.OK
-    ended = f", ended {found.ended:%Y-%m-%d %H:%M:%S}" if found.ended else ""
-    _say(f"{found.name}: {found.state}, started {_when(found)}{ended}: {redacted(found.entrypoint)}")
-    for line in cluster.log(name).splitlines()[-LAST_LINES:]:
-        _say(f"  {line}")
+    _show(cluster, cluster.job(name), as_json)
     return errors.OK
 
 
@@ -90,6 +73,29 @@ def stop(name: str, address: str | None) -> int:
     _say(f"{name}: {found.state}" + ("" if was_running else ", before it was told to stop"))
     _resume(cluster, found)
     return errors.OK
+
+
+def _list(cluster: Cluster, as_json: bool) -> None:
+    found = cluster.jobs()
+    if as_json:
+        print(json.dumps([_plain(job) for job in found], indent=1))
+        return
+    rows = [("job", "state", "started", "command"), *((job.name, job.state, _when(job), redacted(job.entrypoint)) for job in found)]
+    widths = [max(len(row[column]) for row in rows) + 2 for column in range(3)]
+    for *fields, command in rows:
+        _say("".join(f"{text:{width}}" for text, width in zip(fields, widths, strict=True)) + command)
+    if not found:
+        _say(f"nothing was submitted to {cluster.address} yet")
+
+
+def _show(cluster: Cluster, job: Job, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(_plain(job), indent=1))
+        return
+    ended = f", ended {job.ended:%Y-%m-%d %H:%M:%S}" if job.ended else ""
+    _say(f"{job.name}: {job.state}, started {_when(job)}{ended}: {redacted(job.entrypoint)}")
+    for line in cluster.log(job.name).splitlines()[-LAST_LINES:]:
+        _say(f"  {line}")
 
 
 def _follow(cluster: Cluster, name: str) -> int:

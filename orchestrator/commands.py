@@ -1,7 +1,9 @@
 """What each command does, step by step: read, check, plan, run, show. Returns the exit code."""
 
 import json
+import re
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,17 +13,17 @@ from orchestrator import errors
 from orchestrator.config import Configuration, Teacher
 from orchestrator.errors import ConfigurationError
 from orchestrator.objectives import in_words
-from orchestrator.options import new_name, search_changes, seconds
 from orchestrator.private import said
 from orchestrator.reading import load
 from orchestrator.records import Sweep
 from orchestrator.store import Store, keep_json
-from orchestrator.sweep.space import with_its_method
+from orchestrator.sweep.space import searched, with_its_method
 
 if TYPE_CHECKING:
     from orchestrator.preflight import Prepared
 
 console = Console()
+UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
 def sweep(
@@ -39,15 +41,16 @@ def sweep(
     default: Path | None = None,
 ) -> int:
     """Search; or go on with a search that was interrupted. Without a `config` a new one takes that of `default`."""
+    budget = seconds(time_budget) if time_budget is not None else None
     if resume is None:
-        changes = search_changes(trials, time_budget, scheduler) + _at(address)
+        given = {"trials": trials, "time_budget": budget, "scheduler": scheduler}
+        changes = [f"search.{key}={value}" for key, value in given.items() if value is not None] + _at(address)
         return _begin(Store.open(store), load(config or default, pairs + changes, seed=seed), "sweep", name, dry_run, local=False)
     if name or seed is not None or pairs or dry_run or scheduler is not None:
         raise ConfigurationError(
             "--resume goes on as the sweep was configured: leave out --name, --seed, --set, --scheduler and --dry-run"
         )
     _existing(store)
-    budget = seconds(time_budget) if time_budget is not None else None
     return _resume(Store.open(store), resume, trials, budget, config, address)
 
 
@@ -124,14 +127,8 @@ def methods() -> int:
     return errors.OK
 
 
-def status(name: str | None, store: Path | str, as_json: bool, address: str | None = None, follow: bool = False) -> int:
-    """The state of a sweep, as a table or as JSON; with an address that of a job there, and without a name all jobs."""
-    if name is None or address is not None or follow:
-        from orchestrator import cluster_commands
-
-        if follow and name is None:
-            raise ConfigurationError("--follow needs the name of a job: `python run.py status --address HOST:PORT` lists them")
-        return cluster_commands.job(name, address, as_json, follow) if name else cluster_commands.jobs(address, as_json)
+def status(name: str, store: Path | str, as_json: bool) -> int:
+    """The state of a sweep, as a table or as JSON."""
     from orchestrator.display import status_table
 
     found = Sweep.open(_existing(store), name)
@@ -204,6 +201,14 @@ def ui(store: Path | str, port: int) -> int:
     return serve(_existing(store), port, console)
 
 
+def seconds(text: str) -> float:
+    """Seconds of `90s`, `10m`, `2h` or `90`; ConfigurationError otherwise."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    if not match or float(match[1]) == 0:
+        raise ConfigurationError(f"--time-budget {text!r} is not a time: write 90s, 10m or 2h")
+    return float(match[1]) * UNITS[match[2]]
+
+
 def _existing(name: Path | str) -> Store:
     store = Store.named(name)
     if not store.root.is_dir():
@@ -231,6 +236,13 @@ def _begin(store: Store, configuration: Configuration, kind: str, name: str | No
     except KeyboardInterrupt:
         return _interrupted(store, found)
     return _conduct(store, found, begun, local, resume=False)
+
+
+def new_name(configuration: Configuration, kind: str) -> str:
+    """What is trained, and when; a search over several methods goes by its project."""
+    methods = searched(configuration) if kind == "sweep" else (configuration.method.name,)
+    what = methods[0] if len(methods) == 1 else re.sub(r"[^A-Za-z0-9]+", "-", configuration.project).strip("-") or "sweep"
+    return f"{what}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _resume(

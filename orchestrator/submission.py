@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from orchestrator.check import check_search, check_train
+from orchestrator.commands import new_name, seconds
 from orchestrator.config import Configuration
 from orchestrator.data.datasets import find
 from orchestrator.errors import ConfigurationError, nearest
-from orchestrator.options import new_name, search_changes
 from orchestrator.reading import load
 from orchestrator.redact import redacted
 from orchestrator.store import NAME
@@ -25,7 +25,8 @@ NOT_THERE = {  # options that mean this machine
     "local": "--local trains in one process of this machine: leave it out, or run the command here",
     "address": "--address is that of `submit` itself: give it before the --",
 }
-RESUMED = {"resume", "store", "trials", "time_budget", "debug"}  # options that go with --resume
+RESUMED = {"resume", "config", "store", "trials", "time_budget", "debug"}  # options that go with --resume
+DEFAULT = "configs/digits.yaml"
 OUTSIDE = "submitted"  # the folder in the package for a configuration from elsewhere
 
 
@@ -50,17 +51,18 @@ def submission(group: Any, words: Sequence[str], name: str | None, root: Path, n
         if given.get(option):
             raise ConfigurationError(sentence)
     store, run, beside = _lasting(str(options["store"]) if "store" in given else None), options.get("resume"), {}
-    if run is None:
-        config = Path(options["config"])
+    others = set(given) - RESUMED
+    if run is not None and others:
+        flags = ", ".join(f"--{other.strip('_').replace('_', '-')}" for other in sorted(others))
+        raise ConfigurationError(f"--resume goes on as the sweep was configured: leave out {flags}")
+    if run is None or "config" in given:
+        config = Path(options["config"] or root / DEFAULT)
         configuration = _checked(command, options, config)
         packed = _packed(config, root)
         beside = {packed: config.resolve()}
         given = {key: packed if key == "config" else value for key, value in given.items()}
-        if command != "teacher":
+        if run is None and command != "teacher":
             run = given["name"] = options["name"] or new_name(configuration, command)
-    elif others := set(given) - RESUMED:
-        words = ", ".join(f"--{other.strip('_').replace('_', '-')}" for other in sorted(others))
-        raise ConfigurationError(f"--resume goes on as the sweep was configured: leave out {words}")
     _require_name(run, "--resume" if options.get("resume") else "--name")
     entrypoint = shlex.join(["python", "run.py", command, *_written(group.commands[command], given)])
     if redacted(entrypoint) != entrypoint:
@@ -110,9 +112,9 @@ def _written(command: Any, given: dict[str, Any]) -> Iterator[str]:
 
 def _checked(command: str, options: dict[str, Any], config: Path) -> Configuration:
     """The configuration, after every check that needs neither data nor cluster."""
-    changes = []
-    if command == "sweep":
-        changes = search_changes(options["trials"], options["time_budget"], options["scheduler"])
+    budget = options.get("time_budget")
+    over = {key: options.get(key) for key in ("trials", "scheduler")} | {"time_budget": seconds(budget) if budget else None}
+    changes = [f"search.{key}={value}" for key, value in over.items() if value is not None]
     configuration = load(config, [*(options["set_"] or ()), *changes], seed=options["seed"])
     find(configuration.data)
     if command == "sweep":

@@ -22,6 +22,7 @@ from ray.job_submission import JobSubmissionClient
 from orchestrator import errors
 from orchestrator.cluster.connect import bring_token
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.store import NAME
 
 SERVER = "RAY_API_SERVER_ADDRESS"
 HERE = "http://127.0.0.1:8265"
@@ -175,7 +176,9 @@ class Cluster:
 
     @contextlib.contextmanager
     def _asked(self, name: str = "") -> Iterator[None]:
-        """What goes wrong with a request, in a sentence."""
+        """What goes wrong with a request, in a sentence; the name of a job is a part of its address."""
+        if name and not NAME.fullmatch(name):
+            raise ConfigurationError(f"{name!r} is no name of a job: give letters, digits, '.', '_' or '-'")
         try:
             yield
         except AuthenticationError as error:
@@ -240,7 +243,7 @@ def _client(address: str) -> JobSubmissionClient:
 
 def _job(details: Any) -> Job:
     return Job(
-        name=details.submission_id,
+        name=details.submission_id or details.job_id,
         state=str(details.status.value).lower(),
         entrypoint=details.entrypoint,
         started=_time(details.start_time),

@@ -213,6 +213,33 @@ def test_a_job_is_followed_and_its_status_returned(status: str, returned: int | 
     assert (f"submit --address http://{address} -- sweep --resume kd --store '/my store'" in output) == resume
 
 
+def test_the_following_is_ended_and_the_job_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> Job:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Cluster, "follow", interrupted)
+    with server(VERSION | {"/api/jobs/": [(200, {"submission_id": "mine", "job_id": "mine"})]}) as (address, asked):
+        code, output = call("submit", "--address", address, "--name", "mine", "--", "teacher", "--store", "/s")
+    assert code == 130 and "mine goes on without you" in output
+    assert output.count(f"mine --address http://{address}") == 2  # how to follow it, and how to stop it
+    assert not [line for line, _ in asked if line.endswith("/stop")]
+
+
+def test_a_head_without_python_is_told_of() -> None:
+    answers = VERSION | {"/api/jobs/mine": [(200, details("mine", "FAILED", driver_exit_code=127))]}
+    with server(answers | {"/api/jobs/mine/logs": [(200, {"logs": ""})]}) as (address, _):
+        code, output = call("status", "mine", "--address", address, "--follow")
+    assert code == 127 and "the head found no `python`" in output
+
+
+@pytest.mark.parametrize("command", ["status", "stop"])
+def test_a_name_that_would_be_another_address(command: str) -> None:
+    with server(VERSION) as (address, asked):
+        code, output = call(command, "../nodes?view=summary", "--address", address)
+    assert code == 2 and "is no name of a job" in output
+    assert {line for line, _ in asked} == {"GET /api/version"}
+
+
 def test_a_cluster_that_falls_silent_is_not_followed_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "SILENT_S", 0.0)
     answers: dict[str, list[Answer]] = VERSION | {"/api/jobs/mine": [(500, "gone")]}

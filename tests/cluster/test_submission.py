@@ -9,7 +9,7 @@ import typer
 
 import run
 from orchestrator.errors import ConfigurationError
-from orchestrator.submission import Submission, submission
+from orchestrator.submission import Submission, _lasting, submission
 
 ROOT = Path(__file__).parents[2]
 NOW = datetime(2026, 1, 2, 3, 4, 5)
@@ -71,6 +71,8 @@ def test_a_configuration_from_elsewhere_travels(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(ROOT / "configs")
     job = made("sweep", "--store", "/s", "--config", "digits_dual.yaml")
     assert "--config configs/digits_dual.yaml" in job.entrypoint
+    resumed = made("sweep", "--resume", "mine", "--store", "/s", "--config", "digits_dual.yaml")
+    assert resumed.beside == job.beside and "--config configs/digits_dual.yaml" in resumed.entrypoint
     assert job.beside == {"configs/digits_dual.yaml": ROOT / "configs/digits_dual.yaml"}
 
 
@@ -112,6 +114,10 @@ def test_what_would_fail_there_fails_here(words: list[str], said: str) -> None:
         made(*words)
     assert said in str(told.value) and "\n" not in str(told.value)
     assert "hunter22" not in str(told.value)
+
+
+def test_a_store_may_be_an_address() -> None:
+    assert _lasting("s3://bucket/runs") == "s3://bucket/runs"
 
 
 def test_a_job_with_a_name_that_is_none() -> None:
