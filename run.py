@@ -37,6 +37,7 @@ def _call(function: str, debug: bool, **arguments: Any) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
 
 
