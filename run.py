@@ -47,6 +47,7 @@ def _call(function: str, debug: bool, module: str = "commands", **arguments: Any
             print(said(traceback.format_exc() if debug else f"error: {error}"), file=sys.stderr)
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
             sys.exit(INTERRUPTED)
         except Exception:
             print(said(traceback.format_exc()), file=sys.stderr)

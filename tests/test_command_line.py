@@ -17,6 +17,8 @@ import pytest
 from typer.testing import CliRunner
 
 import run
+from orchestrator.records import Sweep
+from orchestrator.store import Store
 from tests.pairs import weighing_method
 from tests.seen import open_to_others, sockets
 
@@ -262,6 +264,8 @@ def test_a_sweep_that_is_ended_goes_on(tmp_path: Path) -> None:
     after = json.loads(call("status", "mine", "--store", store, "--json")[1])
     assert [trial["number"] for trial in after["trials"]] == [0, 1, 2, 3]
     assert all((trial["state"], trial["epochs"]) == ("complete", 60) for trial in after["trials"])
+    histories = [trial.history for trial in Sweep.open(Store(Path(store)), "mine").trials.values()]
+    assert all(len(history) == 60 and None not in history for history in histories), "no epoch is missing"
     for old in before["trials"]:  # what was finished, and what had begun, is the same trial
         new = after["trials"][old["number"]]
         assert new["params"] == old["params"] and (old["state"] != "complete" or new == old)

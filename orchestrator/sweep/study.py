@@ -161,8 +161,9 @@ class StudySearch(Searcher):
     def finish(self, trial: Trial, state: RecordState, message: str = "") -> None:
         """Tell the study and the listeners; a pruned trial keeps the value of its last epoch, where there is one objective."""
         reached = (trial.values or trial.value) if state == "complete" else None
-        self.study.tell(trial.number, reached, state=STATES[state], skip_if_finished=True)
-        self.events.end(trial, state, message)
+        with unbroken():
+            self.study.tell(trial.number, reached, state=STATES[state], skip_if_finished=True)
+            self.events.end(trial, state, message)
 
     def _record(self, trial: Trial, result: dict[str, Any]) -> None:
         if result.get("epoch", 0) <= trial.epochs:

@@ -1,5 +1,6 @@
 """What a sweep searched and trained on is compared with today's: each difference has a name. Knows no study."""
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,8 @@ def test_every_space_is_what_it_was() -> None:
     for name in search_spaces.SPACES:
         peers = ["peers.b.network.name=mlp"]
         found = described_space(load(None, [f"method.name={name}", *peers]), "sweep")
-        assert found["space"][name] and found["rates"] and differences(found, found) == []
+        read = json.loads(json.dumps(found))
+        assert found["space"][name] and found["rates"] and differences(read, found) == [] == differences(found, read)
     assert described_space(load(None, ["method.name=kd"]), "train") == {}
     assert differences({}, space_now()) == [], "an older sweep describes nothing"
 
