@@ -28,7 +28,7 @@ SETTINGS = (
 )  # fmt: skip
 TIMED = ("seconds/", "train/images_per_second", "cache/")  # what is another time another time
 LIFE_S = 280.0  # of a process that is waited for: many times what it takes on a machine that nobody else uses
-LEFT_S = 30.0  # after which what a dead driver leaves is gone
+LEFT_S = 120.0  # after which what a dead driver leaves is gone: agents of Ray look for a head that is dead for a while
 
 
 class Life:

@@ -6,9 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.records import Sweep
-from tests.faults.broken import Life, begun, check_all, reached, resumed
+from orchestrator.preflight import prepared
+from orchestrator.records import Sweep, Trial
+from orchestrator.store import Store
+from orchestrator.sweep.conduct import conduct
+from orchestrator.sweep.space import draw
+from orchestrator.sweep.study import open_study
+from orchestrator.trial import apply
+from tests.faults.broken import Life, begun, check_all, check_runs, check_study, reached, record, resumed, untimed
 from tests.faults.conftest import WHOLE, Tell
+from tests.sweep.conftest import Watch
 
 KILLS = 10
 STEPS = ("starting Ray", "worker groups", "bringing the teacher")
@@ -24,19 +31,57 @@ def a_moment(life: Life, seconds: float) -> None:
 @pytest.mark.parametrize("seed", [0])
 def test_a_sweep_whose_driver_is_killed_ten_times(seed: int, whole: Sweep, tmp_path: Path, tell: Tell) -> None:
     """Twice while it starts and eight times while trials train, each a random moment after an epoch was recorded."""
-    draw, store = random.Random(seed), tmp_path / "store"
+    chance, store = random.Random(seed), tmp_path / "store"
     total = sum(trial.epochs for trial in whole.trials.values())
     with begun(store, *WHOLE) as life:
-        step = draw.choice(STEPS)
+        step = chance.choice(STEPS)
         life.until(lambda: step in life.said, step)
-        a_moment(life, draw.uniform(0.0, 2.0))
+        a_moment(life, chance.uniform(0.0, 2.0))
         life.kill()
-    for count in [0, *sorted(draw.sample(range(1, total - total // 8), KILLS - 2))]:
+    for count in [0, *sorted(chance.sample(range(1, total - total // 8), KILLS - 2))]:
         with resumed(store) as life:
             life.until(reached(store, count), f"epoch {count}")
-            a_moment(life, draw.uniform(0.0, 0.3 if count else 8.0))
+            a_moment(life, chance.uniform(0.0, 0.3 if count else 8.0))
             life.kill()
     with resumed(store) as life:
         assert life.ended() == 0, life.said
     check_all(store, whole)
     tell("SIGKILL of the driver, then `--resume`", f"{KILLS} times in one sweep", len(whole.trials))
+
+
+@pytest.mark.ray
+def test_a_killed_sweep_goes_on_as_if_nothing_had_been(tmp_path: Path, tell: Tell) -> None:
+    """Every trial has the parameters that a study alone gives, and the results of a training alone in this process."""
+    store, trials, each = tmp_path / "store", 6, 4
+    with begun(store, f"search.trials={trials}", f"training.epochs={each}") as life:
+        life.until(reached(store, each + 2), "second trial")
+        life.kill()
+    with resumed(store) as life:
+        assert life.ended() == 0, life.said
+    found = record(store)
+    assert found is not None and found.state == "finished" and sorted(found.trials) == list(range(trials))
+    (tmp_path / found.name).mkdir()
+    study = open_study(tmp_path / found.name, found.configuration, resume=False)
+    for number in range(trials):
+        mine, params = found.trials[number], draw(study.ask(), found.configuration)
+        assert mine.params == params and mine.state == "complete" and len(mine.history) == each
+        if number < 3:  # ended, unfinished and not begun when the driver died
+            assert results(mine) == results(alone(found, number)), f"trial {number}"
+    check_study(found)
+    check_runs(found)
+    tell("SIGKILL of the driver, then `--resume` (in `make test`)", "once, in the second trial", trials)
+
+
+def alone(sweep: Sweep, number: int) -> Trial:
+    """The same trial, trained in this process."""
+    store = Store(sweep.folder.parents[1])
+    configuration = apply(sweep.configuration, sweep.trials[number].params)
+    ready = prepared(store, configuration, "train", local=True)
+    training = Sweep.create(store.sweep(f"alone-{number}"), ready.configuration, "train")
+    conduct(training, store, ready.data, ready.asked, Watch(), local=True)
+    return training.trials[0]
+
+
+def results(trial: Trial) -> dict[str, object]:
+    """What must be the same to the bit."""
+    return {"value": trial.value, "history": trial.history, "metrics": untimed(trial.metrics)}
