@@ -3,6 +3,7 @@
 Knows the command line, processes and what stands in a store; nothing of how a sweep is made.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -11,8 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 
@@ -28,16 +28,17 @@ SETTINGS = (
 )  # fmt: skip
 TIMED = ("seconds/", "train/images_per_second", "cache/")  # what is another time another time
 LIFE_S = 280.0  # of a process that is waited for: many times what it takes on a machine that nobody else uses
-LEFT_S = 120.0  # after which what a dead driver leaves is gone: agents of Ray look for a head that is dead for a while
+LEFT_S = 120.0  # after which what a dead driver leaves is gone: for a minute Ray's agents still look for their head
 
 
 class Life:
-    """One process of `run.py`, its output in a file, and whatever it starts; leaving the block ends all of it."""
+    """One process of `run.py`, its output in a file; leaving the block ends it. `seen` is whatever any of them started."""
+
+    seen: ClassVar[set[psutil.Process]] = set()
 
     def __init__(self, store: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
         store.parent.mkdir(parents=True, exist_ok=True)
         self.printed = store.parent / f"printed-{len(list(store.parent.glob('printed-*')))}.txt"
-        self.seen: set[psutil.Process] = set()
         command = [sys.executable, "run.py", *arguments, "--store", str(store)]
         with open(self.printed, "w") as printed:
             self.process = subprocess.Popen(
@@ -52,11 +53,9 @@ class Life:
     def __enter__(self) -> "Life":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.kill()
-        left = self.end_what_is_left()
-        assert kind or not left, f"the driver is gone, and {LEFT_S:g} s later these are not: {left}"
 
     @property
     def said(self) -> str:
@@ -106,17 +105,17 @@ class Life:
             time.sleep(0.1)
         return int(self.process.returncode)
 
-    def end_what_is_left(self) -> list[str]:
-        """Ray ends with its driver; what does not is ended here and named."""
-        _, left = psutil.wait_procs(self.seen, timeout=LEFT_S)
-        names = []
-        for process in left:
-            try:
-                names.append(" ".join(process.cmdline())[:100])
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
-        return names
+
+def end_what_is_left() -> list[str]:
+    """Ray ends with its driver; what of all lives so far does not is ended here and named."""
+    _, left = psutil.wait_procs(Life.seen, timeout=LEFT_S)
+    Life.seen.clear()
+    names = []
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            names.append(" ".join(process.cmdline())[:100])
+            process.kill()
+    return names
 
 
 def begun(store: Path, *pairs: str, environment: Mapping[str, str] | None = None) -> Life:

@@ -1,13 +1,13 @@
 """What the tests that break sweeps share: the sweep that nobody broke, and the table of what was made and what was lost."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 from orchestrator.records import Sweep
-from tests.faults.broken import begun, check_all, record
+from tests.faults.broken import LEFT_S, begun, check_all, end_what_is_left, record
 
 Row = tuple[str, str, int, str]
 Tell = Callable[..., None]
@@ -37,6 +37,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 WHOLE = ("training.epochs=12", "search.trials=6")
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs_on() -> Iterator[None]:
+    """Whatever was killed, Ray is gone with it: not at once, so that a resume has met what was left."""
+    yield
+    left = end_what_is_left()
+    assert not left, f"their driver is gone, and {LEFT_S:g} s later these are not: {left}"
 
 
 @pytest.fixture(scope="session")
