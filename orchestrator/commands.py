@@ -230,11 +230,17 @@ def _conduct(store: Store, found: Sweep, begun: "Prepared", local: bool, resume:
     with Display(found, console) as display:
         conduct(found, store, begun.data, begun.asked, display, local, resume)
     commands = {"status": f"python run.py status {found.name}{store.option}", "open MLflow": f"python run.py ui{store.option}"}
-    if found.state == "interrupted":
+    if found.state == "interrupted" or (found.state == "failed" and _left(found)):
         commands["resume"] = f"python run.py sweep --resume {found.name}{store.option}"
     if found.kind == "train":
         costs(display, console)
     summary(found, console, commands)
     if found.state == "interrupted":
         return errors.INTERRUPTED
-    return errors.OK if found.ranked() else errors.NO_USABLE_TRIAL
+    return errors.OK if found.state == "finished" else errors.NO_USABLE_TRIAL
+
+
+def _left(found: Sweep) -> bool:
+    """Whether a sweep has trials that have not ended."""
+    ended = sum(trial.ended for trial in found.trials.values())
+    return found.kind == "sweep" and ended < found.configuration.search.trials

@@ -18,6 +18,10 @@ class Stopped(Exception):
     """Somebody asked for the end of the trial; raised on all ranks."""
 
 
+def _unsaid(_: str) -> None:
+    """A sentence that nobody hears."""
+
+
 class Aide(Protocol):
     """Somebody beside the trainer who computes one thing at a time while training goes on."""
 
@@ -44,6 +48,7 @@ class TrialContext:
 
     `group` is who they are where that is not everybody: the processes that train one of several students. `pair` says how so many
     students, each in processes of its own, hear one another. `aide` finds somebody who computes beside this process, if any.
+    `note` tells the person who looks after the run; `phase` says what this process does from now on, should nothing be heard of it.
     """
 
     rank: int = 0
@@ -52,6 +57,8 @@ class TrialContext:
     report: Callable[[Record], None] = _ignore
     asked_to_stop: Callable[[], bool] = lambda: False
     alive: Callable[[], None] = lambda: None
+    note: Callable[[str], None] = _unsaid
+    phase: Callable[[str], None] = _unsaid
     group: dist.ProcessGroup | None = None
     pair: "Callable[[TrialContext, int], Exchange] | None" = None
     aide: Callable[[], Aide] | None = None

@@ -24,6 +24,10 @@ class EnvironmentUnfitError(UserError):
     exit_code = UNFIT_ENVIRONMENT
 
 
+class UnansweredError(EnvironmentUnfitError):
+    """Who hands out trials does not answer: Ray, or the node that it was on, is not well."""
+
+
 class TrialError(UserError):
     """One trial cannot go on (diverged, bad setting); the sweep does."""
 

@@ -1,16 +1,56 @@
-"""The caller's side of the dispatcher. Imports no torch: a stand-in is a process of its own, and torch costs it two seconds."""
+"""The caller's side of the dispatcher. Imports no torch: a stand-in is a process of its own, and torch costs it two seconds.
+
+Whoever asks outlives a death of the dispatcher: Ray starts it again, and a trial that it does not know any more is submitted anew.
+"""
 
 import time
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 
-from orchestrator.errors import EnvironmentUnfitError
+from orchestrator.actors.dispatcher import Dispatcher
+from orchestrator.errors import EnvironmentUnfitError, UnansweredError
 
 NAMESPACE = "distillation"
 ASK_S = 30.0  # the dispatcher is asked anew so often, so that no call waits without a limit
-REPLY_S = 60.0
+REPLY_S = 30.0  # it answers within milliseconds; longer means that it, its node or the driver is gone
+PATIENCE_S = 120.0  # for as long it is asked again
+PAUSE_S = 0.5
+
+
+def answered(call: Callable[[], Any], reply_s: float = REPLY_S, patience_s: float = PATIENCE_S) -> Any:
+    """What the dispatcher answers to a call that may be made again; UnansweredError when it has not for `patience_s`."""
+    begun = time.monotonic()
+    while True:
+        try:
+            return ray.get(call(), timeout=reply_s)
+        except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as error:
+            if time.monotonic() - begun >= patience_s:
+                raise UnansweredError(
+                    f"the dispatcher, which hands out trials, has not answered for {patience_s:g} s ({type(error).__name__}): "
+                    "see whether Ray is well"
+                ) from error
+            time.sleep(PAUSE_S)
+
+
+class DispatcherActor(Dispatcher):
+    """The dispatcher as an actor, which knows whether it had died."""
+
+    def __init__(self, groups: int, max_failures: int) -> None:
+        super().__init__(groups, max_failures, again=ray.get_runtime_context().was_current_actor_reconstructed)
+
+
+@dataclass
+class _Sent:
+    """What was submitted, and how much of it was told: by this dispatcher (`received`), and on the whole."""
+
+    specification: dict[str, Any]
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
+    received: int = 0
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -19,6 +59,7 @@ class Desk:
 
     name: str
     dispatcher: Any
+    sent: dict[str, _Sent] = field(default_factory=dict, compare=False)
 
     @classmethod
     def find(cls, name: str) -> "Desk":
@@ -27,39 +68,71 @@ class Desk:
 
     def submit(self, trial: str, specification: dict[str, Any]) -> None:
         """Queue a trial."""
-        self._ask(self.dispatcher.submit.remote(trial, specification))
+        self.sent[trial] = _Sent(specification)
+        self._send(trial)
 
-    def next_report(self, trial: str, silence_s: float) -> dict[str, Any]:
-        """The next record of the trial; EnvironmentUnfitError says what it waited for when nothing was heard of it."""
-        record: dict[str, Any] = {}
-        while not record:
-            record = self._ask(self.dispatcher.next_report.remote(trial, silence_s, ASK_S))
-        if "silent" in record:
-            raise EnvironmentUnfitError(
-                f"nothing was heard for {silence_s:g} s while waiting for a report: {record['silent']}; "
-                "see the cluster's load, or raise resources.wait_s"
-            )
-        return record
+    def next_report(self, trial: str, wait_s: float) -> dict[str, Any]:
+        """The next record of the trial, however long it takes: the watchdog looks after those of which nothing is heard.
+
+        EnvironmentUnfitError when there is nobody to train it any more, or the dispatcher has not answered for `wait_s`.
+        """
+        sent = self.sent[trial]
+        while True:
+            record = answered(lambda: self.dispatcher.next_report.remote(trial, ASK_S, sent.received), ASK_S + REPLY_S, wait_s)
+            if "unfit" in record:
+                raise EnvironmentUnfitError(record["unfit"])
+            if "unknown" in record:
+                sent.received = 0
+                if "known" in sent.specification:  # epochs of which the worker need not tell
+                    sent.specification = {**sent.specification, "known": max(sent.epoch, sent.specification["known"])}
+                self._send(trial)
+            elif record:
+                sent.received += 1
+                if record.get("epoch", sent.epoch + 1) > sent.epoch:  # else it was told before the dispatcher died
+                    sent.epoch = record.get("epoch", sent.epoch)
+                    return dict(record)
 
     def wait_until_released(self, trial: str, wait_s: float) -> None:
         """Return when no group holds the trial; EnvironmentUnfitError says who still does after `wait_s`."""
         until = time.monotonic() + wait_s
-        while not self._ask(self.dispatcher.released.remote(trial, min(ASK_S, max(until - time.monotonic(), 0.0)))):
+        while not self._ask("released", trial, min(ASK_S, max(until - time.monotonic(), 0.0))):
             if time.monotonic() >= until:
                 raise EnvironmentUnfitError(
-                    f"the trial was not given back within {wait_s:g} s: {self._ask(self.dispatcher.describe.remote(trial))}; "
+                    f"the trial was not given back within {wait_s:g} s: {self._ask('describe', trial)}; "
                     "see the cluster's load, or raise resources.wait_s"
                 )
 
     def stop(self, trial: str) -> None:
         """End a trial early and free its group."""
-        self._ask(self.dispatcher.stop.remote(trial))
+        self._ask("stop", trial)
+        self.sent.pop(trial, None)
 
-    @staticmethod
-    def _ask(answer: Any) -> Any:
-        try:
-            return ray.get(answer, timeout=ASK_S + REPLY_S)
-        except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as error:
-            raise EnvironmentUnfitError(
-                f"the dispatcher does not answer ({type(error).__name__}): resume the sweep when Ray is well"
-            ) from error
+    def group_ended(self, group: int, error: str, lost: bool = False) -> bool:
+        """A group is gone for good, `lost` with its node; whether it ever asked for a trial."""
+        return bool(self._ask("group_ended", group, error, lost))
+
+    def overview(self, timeout_s: float) -> dict[str, Any]:
+        """What the dispatcher sees now; RayError when it does not answer within `timeout_s`."""
+        return dict(ray.get(self.dispatcher.overview.remote(), timeout=timeout_s))
+
+    def recover(self, groups: Iterable[int]) -> None:
+        """After a death of the dispatcher: these groups live."""
+        self._ask("recover", list(groups))
+
+    def replace(self, group: int) -> bool:
+        """End the workers of a group, for Ray Train to start others in their place; False when it has none."""
+        workers = self._ask("dismiss", group)
+        for worker in workers:
+            ray.kill(worker, no_restart=True)
+        return bool(workers)
+
+    def give_up(self, reason: str) -> None:
+        """Nothing can be trained any more: whoever waits for a trial hears why, and the trials stay for a resume."""
+        self._ask("give_up", reason)
+
+    def _send(self, trial: str) -> None:
+        sent = self.sent[trial]
+        self._ask("submit", trial, sent.specification, sent.token)
+
+    def _ask(self, what: str, *arguments: Any) -> Any:
+        return answered(lambda: getattr(self.dispatcher, what).remote(*arguments), ASK_S + REPLY_S)

@@ -15,8 +15,7 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from orchestrator.actors.desk import NAMESPACE, Desk
-from orchestrator.actors.dispatcher import Dispatcher
+from orchestrator.actors.desk import NAMESPACE, Desk, DispatcherActor
 from orchestrator.actors.worker import serve
 from orchestrator.errors import EnvironmentUnfitError
 from orchestrator.plan import Groups
@@ -34,7 +33,7 @@ def worker_groups(plan: Groups, folder: Path, max_failures: int, own_cluster: bo
     """
     _callbacks(plan)  # refused here rather than in the thread of a group
     name = f"dispatcher-{uuid.uuid4().hex[:8]}"
-    actor = ray.remote(num_cpus=0, max_concurrency=1000)(Dispatcher)
+    actor = ray.remote(num_cpus=0, max_concurrency=1000, max_restarts=-1)(DispatcherActor)
     dispatcher = actor.options(name=name, namespace=NAMESPACE).remote(plan.groups, max_failures)
     threads = [
         threading.Thread(
@@ -60,8 +59,8 @@ def _run_group(number: int, plan: Groups, name: str, dispatcher: Any, folder: Pa
         _trainer(number, plan, name, folder, own_cluster).fit()
     except Exception as failure:  # Ray Train wraps what its workers raise in types of its own
         error = " ".join(str(failure).split())[:500]
-    with contextlib.suppress(ray.exceptions.RayError):
-        ray.get(dispatcher.group_ended.remote(number, error), timeout=60)
+    with contextlib.suppress(ray.exceptions.RayError, EnvironmentUnfitError):
+        Desk(name, dispatcher).group_ended(number, error)
 
 
 class _LeanTrainer(TorchTrainer):

@@ -4,11 +4,13 @@ import queue
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from methods import SettingsError
+from orchestrator.actors.faults import judged
 from orchestrator.context import Record, TrialContext
 from orchestrator.errors import EnvironmentUnfitError, UserError
 from orchestrator.training.job import work
@@ -16,33 +18,38 @@ from orchestrator.trial import TrialSpec
 
 
 class LocalDesk:
-    """Takes, reports and stops one trial at a time, as `Desk` does."""
+    """Takes, reports and stops one trial at a time, as `Desk` does; `note` tells a person."""
 
     name = "local"
 
-    def __init__(self) -> None:
+    def __init__(self, note: Callable[[str], None] = lambda text: None) -> None:
         self.records: queue.Queue[Record] = queue.Queue()
         self.stopped = threading.Event()
-        self.heard = time.monotonic()
+        self.heard, self.doing, self.note = time.monotonic(), "its start", note
         self.device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
     def submit(self, trial: str, specification: dict[str, Any]) -> None:
         """Start to train."""
         self.stopped.clear()
-        self.alive()
+        self.phase("its start")
         threading.Thread(target=self._train, args=(specification,), name=trial, daemon=True).start()
 
-    def next_report(self, trial: str, silence_s: float) -> Record:
-        """The next record; EnvironmentUnfitError when nothing was heard of the trial for so long."""
+    def next_report(self, trial: str, wait_s: float) -> Record:
+        """The next record; EnvironmentUnfitError when nothing was heard for so long, or this machine is not fit for the trial."""
         while True:
             heard = self.heard
             try:
-                return self.records.get(timeout=max(heard + silence_s - time.monotonic(), 0))
+                record = self.records.get(timeout=max(heard + wait_s - time.monotonic(), 0))
             except queue.Empty as error:
                 if self.heard == heard:
                     raise EnvironmentUnfitError(
-                        f"nothing was heard of {trial} for {silence_s:g} s: raise resources.wait_s if a step takes longer"
+                        f"nothing was heard of {trial} for {wait_s:g} s, which was last at {self.doing}: "
+                        "raise resources.wait_s if a step takes longer"
                     ) from error
+                continue
+            if "unfit" in record:
+                raise EnvironmentUnfitError(record["unfit"])
+            return record
 
     def stop(self, trial: str) -> None:
         """End the training early."""
@@ -52,12 +59,24 @@ class LocalDesk:
         """A sign of life between reports."""
         self.heard = time.monotonic()
 
+    def phase(self, doing: str) -> None:
+        """What the training does from now on."""
+        self.doing = doing
+        self.alive()
+
     def _train(self, specification: dict[str, Any]) -> None:
-        context = TrialContext(device=self.device, report=self.records.put, asked_to_stop=self.stopped.is_set, alive=self.alive)
+        context = TrialContext(
+            device=self.device,
+            report=self.records.put,
+            asked_to_stop=self.stopped.is_set,
+            alive=self.alive,
+            note=self.note,
+            phase=self.phase,
+        )
         try:
             work(TrialSpec.model_validate(specification), context)
-        except (UserError, SettingsError) as error:
-            self.records.put({"failed": str(error)})
         except Exception as error:
-            traceback.print_exc()
-            self.records.put({"failed": f"{type(error).__name__}: {error}"})
+            fault = judged(error, specification, self.device)
+            if not isinstance(error, UserError | SettingsError):
+                traceback.print_exc()
+            self.records.put({"failed" if fault.own else "unfit": fault.message})

@@ -1,5 +1,6 @@
 """One worker of a group: take a trial, train it, report, take the next. The only place where training meets Ray."""
 
+import contextlib
 import logging
 import time
 from dataclasses import replace
@@ -11,19 +12,18 @@ import ray.train.torch
 import torch
 
 from methods import SettingsError
+from orchestrator.actors.desk import REPLY_S, answered
 from orchestrator.actors.dispatcher import CLOSE, Record
+from orchestrator.actors.faults import judged
 from orchestrator.actors.influence import aides
 from orchestrator.actors.pair import Pair
 from orchestrator.context import TrialContext
-from orchestrator.errors import EnvironmentUnfitError, TrialError, UserError
+from orchestrator.errors import UnansweredError, UserError
 from orchestrator.training.job import work
 from orchestrator.trial import TrialSpec
 
 TAKE_S = 10.0  # a worker asks anew so often, so that no collective waits longer than this for rank 0
-ALIVE_S = 5.0
-REPLY_S = 120.0  # the dispatcher answers within milliseconds; longer means that it or the driver is gone
-# Raised by all ranks or by none: a divergence is seen in sums over the ranks, and they wait for the knowledge together.
-TOGETHER = (TrialError, SettingsError, EnvironmentUnfitError)
+ALIVE_S = 5.0  # between two signs of life; more often where less silence is borne
 log = logging.getLogger(__name__)
 
 
@@ -31,7 +31,7 @@ def serve(settings: dict[str, Any]) -> None:
     """The loop of a Ray Train worker; ends when the dispatcher closes. `settings`: group; name and namespace of the dispatcher."""
     place = ray.train.get_context()
     idle = TrialContext(place.get_world_rank(), place.get_world_size(), _device())
-    line = _Line(ray.get_actor(settings["name"], namespace=settings["namespace"]), settings["group"])
+    line = _Line(ray.get_actor(settings["name"], namespace=settings["namespace"]), settings["group"], place.get_world_rank())
     while True:
         job = idle.share(line.take() if idle.leads else None)
         if job == CLOSE:
@@ -51,61 +51,82 @@ def _device() -> torch.device:
 
 
 def _train(name: str, specification: dict[str, Any], line: "_Line", idle: TrialContext) -> None:
-    """Train one trial; whatever goes wrong in it is its own failure, and the group goes on where it can."""
-    line.open(name, idle.leads)
-    context = TrialContext(idle.rank, idle.world_size, idle.device, line.report, line.asked_to_stop, line.alive, pair=Pair)
+    """Train one trial; what goes wrong in it is its own failure or a death that it outlives, and the group goes on where it can."""
+    line.open(name, specification)
+    context = replace(
+        idle, report=line.report, asked_to_stop=line.asked_to_stop, alive=line.alive, note=line.note, phase=line.phase, pair=Pair
+    )
     try:
         spec = TrialSpec.model_validate(specification)
         with aides(spec) as aide:
             work(spec, replace(context, aide=aide))
-    except (UserError, SettingsError) as error:
-        line.report({"failed": str(error)})
-        if idle.world_size > 1 and not isinstance(error, TOGETHER):
-            raise  # one rank alone may have met it (a damaged image), while the others wait in a collective
     except Exception as error:
-        log.exception("trial %s failed", name)
-        if idle.world_size > 1 and _peer_is_gone(error):
-            raise  # not the trial's fault: it goes on from its checkpoint when Ray Train has restarted the group
-        line.report({"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"})
-        if idle.world_size > 1 or idle.device.type == "cuda":
-            raise  # the other ranks wait in a collective, or the device is poisoned: Ray Train restarts the group
-    if idle.leads:
+        fault = judged(error, specification, idle.device)
+        if not isinstance(error, UserError | SettingsError):
+            log.exception("trial %s failed", name)
+        with contextlib.suppress(UnansweredError):
+            if fault.own:
+                line.report({"failed": fault.message})
+            else:
+                line.excuse(fault.message)
+        if not fault.clean or (idle.world_size > 1 and not fault.together):
+            raise  # others wait in a collective, or the process is of no more use: Ray Train restarts the group
+        if not fault.own:
+            return  # it asks for the trial again
+    if idle.leads and not line.broken():
         line.give_back()
-
-
-def _peer_is_gone(error: Exception) -> bool:
-    """Whether a collective broke; gloo says so in a RuntimeError of its own words."""
-    text = str(error).lower()
-    return isinstance(error, torch.distributed.DistError) or "gloo" in text or "nccl" in text
 
 
 class _Line:
     """The worker's line to the dispatcher, for one trial at a time."""
 
-    def __init__(self, dispatcher: Any, group: int) -> None:
-        self.dispatcher, self.group = dispatcher, group
-        self.trial = ""
+    def __init__(self, dispatcher: Any, group: int, rank: int) -> None:
+        self.dispatcher, self.group, self.rank = dispatcher, group, rank
+        self.trial = self.doing = ""
         self.stopped: Any = None
-        self.signed = 0.0
+        self.signed, self.every_s = 0.0, ALIVE_S
 
     def take(self) -> Any:
-        return ray.get(self.dispatcher.take.remote(self.group, TAKE_S), timeout=TAKE_S + REPLY_S)
+        return answered(lambda: self.dispatcher.take.remote(self.group, TAKE_S), TAKE_S + REPLY_S)
 
-    def open(self, trial: str, leads: bool) -> None:
-        self.trial = trial
-        self.stopped = self.dispatcher.until_stopped.remote(trial) if leads else None
+    def open(self, trial: str, specification: dict[str, Any]) -> None:
+        self.trial, self.doing = trial, ""
+        self.every_s = min(ALIVE_S, specification["configuration"]["resources"]["silence_s"] / 4)
+        self.stopped = self.dispatcher.until_stopped.remote(trial) if self.rank == 0 else None
+        self.dispatcher.enlist.remote(self.group, self.rank, ray.get_runtime_context().current_actor)
 
     def report(self, record: Record) -> None:
-        ray.get(self.dispatcher.report.remote(self.trial, record), timeout=REPLY_S)
+        answered(lambda: self.dispatcher.report.remote(self.trial, record, self.group))
+
+    def excuse(self, fault: str) -> None:
+        answered(lambda: self.dispatcher.excuse.remote(self.trial, fault, self.group))
 
     def asked_to_stop(self) -> bool:
         self.alive()
-        return bool(ray.wait([self.stopped], timeout=0)[0])
+        return self.stopped is not None and bool(ray.wait([self.stopped], timeout=0)[0])
+
+    def broken(self) -> bool:
+        """Whether it was the dispatcher's death that stopped the trial; who asks again then says that it holds nothing."""
+        if not self.asked_to_stop():
+            return False
+        try:
+            ray.get(self.stopped)
+        except ray.exceptions.RayError:
+            return True
+        return False
 
     def alive(self) -> None:
-        if time.monotonic() - self.signed > ALIVE_S:
+        if time.monotonic() - self.signed > self.every_s:
             self.signed = time.monotonic()
-            self.dispatcher.alive.remote(self.trial)
+            self.dispatcher.alive.remote(self.trial, self.group, self.doing)
+
+    def phase(self, doing: str) -> None:
+        if self.rank == 0:
+            self.doing, self.signed = doing, 0.0
+            self.alive()
+
+    def note(self, text: str) -> None:
+        self.dispatcher.say.remote(f"{self.trial}: {text}")
 
     def give_back(self) -> None:
-        ray.get(self.dispatcher.give_back.remote(self.group, self.trial), timeout=REPLY_S)
+        answered(lambda: self.dispatcher.give_back.remote(self.group, self.trial))

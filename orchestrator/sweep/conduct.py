@@ -6,14 +6,14 @@ Order: Ray starts, groups start, the teacher is brought, trials run. MLflow writ
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator.config import PAUSING, Configuration
 from orchestrator.data import describe
 from orchestrator.data.dataset import read_summary
-from orchestrator.errors import TrialError
+from orchestrator.errors import EnvironmentUnfitError, TrialError
 from orchestrator.interrupt import stoppable
 from orchestrator.objectives import watched
 from orchestrator.plan import groups
@@ -84,15 +84,23 @@ def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, sho
         methods = ", ".join(searched(configuration)) if sweep.kind == "sweep" else configuration.method.name
         show.preparing(f"{sweep.name}: {trials} x {configuration.training.epochs} epochs of {methods} on {configuration.data.name}")
         beside = aides(configuration, sweep.kind)
-        with stoppable(), _desk(configuration, sweep.folder / "groups", trials, local, show, beside) as (desk, number), stoppable():
+        begun = _desk(configuration, sweep.folder / "groups", trials, local, show, events.note, beside)
+        ended = ""
+        with stoppable(), begun as (desk, number), stoppable():
             folders = _folders(sweep, store, data, asked, desk, show, tracker)
             if sweep.kind == "train":
                 _train_one(sweep, desk, events, folders)
             else:
-                _search(sweep, desk, events, folders, number, resume, started)
-        state = "finished" if sweep.ranked() else "failed"
+                ended = _search(sweep, desk, events, folders, number, resume, started)
+        if ended:
+            events.note(f"the sweep ended before its last trial: {ended}")
+        state = "finished" if sweep.ranked() and not ended else "failed"
     except KeyboardInterrupt:
         state = "interrupted"
+    except EnvironmentUnfitError as error:
+        state = "interrupted"  # nothing is wrong with the trials: they go on when the cluster, or this machine, is fit
+        Events(sweep, []).note(str(error))  # whoever started it hears it as an error
+        raise
     finally:
         for trial in sweep.trials.values():
             if trial.ended:
@@ -106,20 +114,21 @@ def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, sho
 
 @contextlib.contextmanager
 def _desk(
-    configuration: Configuration, folder: Path, trials: int, local: bool, show: Steps, beside: int = 0
+    configuration: Configuration, folder: Path, trials: int, local: bool, show: Steps, note: Callable[[str], None], beside: int = 0
 ) -> Iterator[tuple[Any, int]]:
-    """Who trains, `beside` influence actors in each group, and how many trials at a time.
+    """Who trains, `beside` influence actors in each group, and how many trials at a time; `note` hears of trouble, from any thread.
 
     Ray sets signal handlers of its own: whoever enters sets theirs again.
     """
     if local:
         from orchestrator.actors.local import LocalDesk
 
-        yield LocalDesk(), 1
+        yield LocalDesk(note), 1
         return
     from orchestrator.actors.groups import worker_groups
     from orchestrator.cluster.connect import connected, nodes
     from orchestrator.cluster.resources import cluster_address
+    from orchestrator.sweep.watchdog import watched as looked_after
 
     resources = configuration.resources
     show.preparing("starting Ray")
@@ -127,7 +136,10 @@ def _desk(
     with connected(address) as available:
         plan = groups(configuration, available, trials, nodes(), beside)
         show.preparing(f"starting {plan.groups} worker groups of {plan.workers} workers")
-        with worker_groups(plan, folder, resources.max_failures, own_cluster=not address) as desk:
+        with (
+            worker_groups(plan, folder, resources.max_failures, own_cluster=not address) as desk,
+            looked_after(desk, resources, note),
+        ):
             yield desk, plan.groups
 
 
@@ -145,7 +157,7 @@ def bring_teacher(
     views = views_to_fill(configuration, summary["augmentation"]) if filling else []
     with (
         stoppable(),
-        _desk(configuration, store.teachers / "groups", max(len(views), 1), local, show) as (desk, number),
+        _desk(configuration, store.teachers / "groups", max(len(views), 1), local, show, show.note) as (desk, number),
         stoppable(),
     ):
         found = ready(store, configuration, data, desk, show.teacher_epoch)
@@ -192,9 +204,15 @@ def _train_one(sweep: Sweep, desk: AnyDesk, events: Events, folders: dict[str, A
             events.end(trial, "complete")
 
 
-def _search(sweep: Sweep, desk: Any, events: Events, folders: dict[str, Any], at_once: int, resume: bool, started: float) -> None:
+def _search(sweep: Sweep, desk: Any, events: Events, folders: dict[str, Any], at_once: int, resume: bool, started: float) -> str:
+    """All trials that are left; why the search ended before them, if it did.
+
+    EnvironmentUnfitError: nobody can train them for now.
+    """
     from ray import tune
 
+    from orchestrator.sweep.ending import Ending
+    from orchestrator.sweep.failures import FailuresInARow
     from orchestrator.sweep.scheduler import scheduler
     from orchestrator.sweep.stand_in import StandIn
     from orchestrator.sweep.study import StudySearch, open_study, settle
@@ -207,9 +225,10 @@ def _search(sweep: Sweep, desk: Any, events: Events, folders: dict[str, Any], at
     unfinished = [trial for trial in sweep.trials.values() if not trial.ended]
     left = search.trials - len(sweep.trials) + len(unfinished)
     if left <= 0:
-        return
+        return ""
     waits = search.scheduler in PAUSING
-    told = events.and_tell(_Release(desk))
+    failures = FailuresInARow(search.max_failed_trials, sweep.trials)
+    ending, told = Ending(failures), events.and_tell(_Release(desk)).and_tell(failures)
     asking = (
         AllAtOnce(study, configuration, told, unfinished, left) if waits else StudySearch(study, configuration, told, unfinished)
     )
@@ -224,15 +243,21 @@ def _search(sweep: Sweep, desk: Any, events: Events, folders: dict[str, Any], at
         max_concurrent_trials=None if waits else at_once,  # Tune counts those that wait
         reuse_actors=True,
         raise_on_failed_trial=False,
+        stop=ending,
         search_alg=asking,
         scheduler=scheduler(asking, sweep, at_once),
         time_budget_s=max(search.time_budget - (time.monotonic() - started), 1.0) if search.time_budget else None,
         trial_dirname_creator=_folder_name,
         checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),  # the workers write their own
     )
+    if ending.unfit:
+        raise EnvironmentUnfitError(f"{ending.unfit}; when that is mended, go on with `sweep --resume {sweep.name}`")
+    if failures.reason:
+        return failures.reason
     spend(asking)
     if waits:
         remove_snapshots(sweep)
+    return ""
 
 
 def spend(asking: "StudySearch") -> None:

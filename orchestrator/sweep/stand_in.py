@@ -7,11 +7,12 @@ from ray import tune
 
 from orchestrator.actors.desk import Desk
 from orchestrator.config import Configuration
-from orchestrator.errors import UserError
+from orchestrator.errors import EnvironmentUnfitError, UserError
 from orchestrator.store import read_json, write_json
 from orchestrator.sweep import snapshots
 from orchestrator.trial import TrialSpec, trial_name
 
+RELEASES = 3  # times `wait_s`: a group that does not give a trial back is replaced, and that takes a while
 POINTER = "pointer.json"  # what Tune keeps for a checkpoint: the folder of a snapshot
 
 
@@ -44,10 +45,14 @@ class StandIn(tune.Trainable):
         return Path(folder) if folder and Path(folder).is_dir() else None
 
     def step(self) -> dict[str, Any]:
-        """The next epoch's record; a failure is the last result of its trial, and leaves the stand-in as it is."""
+        """The next epoch's record; a failure is the last result of its trial, and leaves the stand-in as it is.
+
+        `unfit` says that nobody can train the trial any more, which is no failure: the run ends, and a resume goes on.
+        """
         record = {"failed": self.error} if self.error else self._next_record()
-        if record.get("failed"):
-            return {"failed": record["failed"], "done": True}
+        for end in ("failed", "unfit"):
+            if record.get(end):
+                return {end: record[end], "done": True}
         objective = self.place["objective"]
         value = {objective: record["metrics"][objective]} if objective in record["metrics"] else {}
         told = {"notes": record["notes"]} if record.get("notes") else {}
@@ -63,6 +68,8 @@ class StandIn(tune.Trainable):
             if not record.get("failed"):
                 self._reached(record)
             return record
+        except EnvironmentUnfitError as error:
+            return {"unfit": str(error)}
         except UserError as error:  # raised here it would stand in a log of Ray that nobody reads
             return {"failed": str(error)}
         except OSError as error:
@@ -71,7 +78,7 @@ class StandIn(tune.Trainable):
     def _submit(self) -> None:
         """Hand the trial to the worker groups, once nobody works on its folder any more and its checkpoint stands where it must."""
         if self.snapshot:
-            self.desk.wait_until_released(self.trial, self.place["wait_s"])
+            self.desk.wait_until_released(self.trial, RELEASES * self.place["wait_s"])
             snapshots.put_back(self.snapshot, self.specification.folder)
             self.snapshot = None
         self.desk.submit(self.trial, self.specification.plain())

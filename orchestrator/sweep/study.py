@@ -152,11 +152,11 @@ class StudySearch(Searcher):
         self._record(self.trials[trial_id], result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The end of a trial: its last epoch, a stop by the scheduler, or a failure."""
+        """The end of a trial: its last epoch, a stop by the scheduler, or a failure; nothing where nobody can train it for now."""
         trial = self.trials[trial_id]
-        if trial.ended:
-            return
         result = result or {}
+        if trial.ended or result.get("unfit"):
+            return
         self._record(trial, result)
         epochs = self.configuration.training.epochs
         if error or result.get("failed") or trial.value is None:

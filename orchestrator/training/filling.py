@@ -27,6 +27,7 @@ def fill(spec: TrialSpec, context: TrialContext) -> None:
         assert isinstance(source, CachedTeacher), "who is asked at every step has no cache to fill"
         source.shared_pass.told = _Told(context)
         for number, view in enumerate(spec.views, 1):
+            context.phase("the teacher's pass over a view")
             source.open_view(view, spec.features and view is None)
             metrics = {f"cache/{name}": value for name, value in source.counts().items()}
             record = {"epoch": number, "metrics": metrics, "notes": source.notes(), "done": number == len(spec.views)}

@@ -43,6 +43,7 @@ from orchestrator.training.workbench import (
 from orchestrator.trial import TrialSpec
 
 KNOWLEDGE = "knowledge"  # in the folder of a trial: the cache of a teacher of its own
+TEACHER = "the teacher's pass over a view"  # a phase
 STOP_CHECK_STEPS = 16  # a stopped trial frees its group within so many steps
 
 
@@ -86,6 +87,7 @@ class _Trainer:
 
     def _knowledge(self) -> Knowledge:
         assert self.source is not None
+        self.context.phase(TEACHER)
         with self.clock.measure("teacher"):
             bank = self.method.needs.bank
             return clean_knowledge(self.source, self.batches, self.exchange.context, bank, self._find if bank else None)
@@ -110,6 +112,7 @@ class _Trainer:
     def _hand_over(self, record: Record) -> None:
         """Save, then report; the time that it takes is told with the next epoch."""
         start = time.perf_counter()
+        self.context.phase("its checkpoint")
         parts = {student.letter: student.state(record) for student in self.students if student.context.leads}
         for part in parts.values():
             part.teacher = self._teacher_state()
@@ -195,10 +198,12 @@ class _Trainer:
         """One epoch; False when it was broken off because somebody asked for the end."""
         needs = self.method.needs
         view = epoch % views(self.configuration) if self.batches.views.varies else None
+        self.context.phase(TEACHER)
         with self.clock.measure("teacher"):
             asked = self.source if needs.teacher or needs.features else None
             if asked:
                 asked.open_view(view, needs.features and view is None)
+        self.context.phase(f"epoch {epoch + 1}")
         # after the view, whose filling may draw: an epoch must not depend on what somebody left in the cache
         for student in self.students:
             student.begin_epoch(epoch)
@@ -235,6 +240,7 @@ class _Trainer:
     def _end_epoch(self, epoch: int) -> Record:
         """Evaluate, keep the best weights, and put together what is reported."""
         steps, last = self.batches.steps(), epoch + 1 == self.epochs
+        self.context.phase(f"the evaluation of epoch {epoch + 1}")
         with self.clock.measure("evaluation"):
             predictions = validation_predictions(self.teacher, self.batches, self.exchange.context) if self.teacher else None
             evaluated = {student.letter: student.evaluate(predictions) for student in self.students}

@@ -153,6 +153,7 @@ class SampleWeights:
         assert self.pending is not None
         if self.aide is not None:
             wait_s, started = self.spec.configuration.resources.influence_wait_s, time.monotonic()
+            self.context.phase("the influence actor")
             answer: Appraised | None = self.aide.receive(wait_s, self._alive)
             waited, what = time.monotonic() - started, f"the weights of the samples after epoch {self.pending.epoch}"
             if answer is not None:

@@ -18,7 +18,7 @@ async def settle(turns: int = TURNS) -> None:
 
 
 async def nothing_more(desk: Dispatcher, name: str) -> bool:
-    return "silent" in await desk.next_report(name, SHORT_S)
+    return await desk.next_report(name, SHORT_S) == {}
 
 
 def test_trials_are_taken_in_the_order_in_which_they_came() -> None:
@@ -249,35 +249,71 @@ def test_the_request_of_a_group_that_ended_swallows_no_trial() -> None:
     asyncio.run(play())
 
 
-def test_a_group_that_ends_fails_what_it_held_and_nothing_else() -> None:
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_trial_outlives_its_group(lost: bool) -> None:
     async def play() -> None:
-        desk = Dispatcher(groups=2, max_failures=0)
+        desk = Dispatcher(groups=2, max_failures=1)
         for group, name in enumerate("ab"):
-            await desk.submit(name, {})
+            await desk.submit(name, {"of": name})
             await desk.take(group, LONG_S)
         await desk.submit("c", {})
-        await desk.group_ended(0, "out of memory")
-        assert await desk.next_report("a", LONG_S) == {"failed": "its worker group ended: out of memory"}
-        assert await nothing_more(desk, "b") and await nothing_more(desk, "c")
+        assert await desk.group_ended(0, "out of places", lost)
+        assert await nothing_more(desk, "a") and await nothing_more(desk, "b") and await nothing_more(desk, "c")
         await desk.give_back(1, "b")
-        assert await desk.take(1, LONG_S) == ("c", {})
+        assert await desk.take(1, LONG_S) == ("a", {"of": "a"}), "before those that wait"
+        await desk.add_group(2)
+        await desk.group_ended(1, "out of places", lost)
+        failed = "it lost its group 2 times (resources.max_failures = 1): out of places"
+        assert await desk.next_report("a", LONG_S) == {"failed": failed}
+        assert await desk.take(2, LONG_S) == ("c", {})
+        assert not await desk.group_ended(3, "it never began", lost)
 
     asyncio.run(play())
 
 
-def test_the_end_of_the_last_group_fails_all_that_wait_and_all_that_come() -> None:
+def test_the_end_of_the_last_group_leaves_all_trials_for_a_resume() -> None:
     async def play() -> None:
-        desk = Dispatcher(groups=2, max_failures=0)
+        desk = Dispatcher(groups=2, max_failures=1)
         for name in ("a", "b", "c"):
             await desk.submit(name, {})
         await desk.take(0, LONG_S)
         await desk.group_ended(0, "out of memory")
         await desk.group_ended(1, "no GPU")
         await desk.submit("d", {})
-        assert "out of memory" in (await desk.next_report("a", LONG_S))["failed"]
-        for name in ("b", "c", "d"):
-            assert await desk.next_report(name, LONG_S) == {"failed": "no worker group is left: no GPU"}
+        for name in ("a", "b", "c", "d"):
+            assert await desk.next_report(name, LONG_S) == {"unfit": "no worker group is left: no GPU"}
         assert not desk.waiting
+
+    asyncio.run(play())
+
+
+def test_when_the_last_group_is_lost_with_its_node_trials_wait_for_another() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=1, max_failures=1)
+        await desk.submit("a", {})
+        await desk.take(0, LONG_S)
+        await desk.group_ended(0, "its node left", lost=True)
+        await desk.submit("b", {})
+        assert await nothing_more(desk, "a") and await nothing_more(desk, "b")
+        await desk.add_group(1)
+        assert await desk.take(1, LONG_S) == ("a", {})
+
+    asyncio.run(play())
+
+
+def test_a_run_that_is_given_up_fails_nobody() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=1, max_failures=1)
+        for name in ("done", "held", "waits"):
+            await desk.submit(name, {})
+        await desk.take(0, LONG_S)
+        await desk.report("done", {"epoch": 1, "done": True})
+        await desk.give_back(0, "done")
+        await desk.take(0, LONG_S)
+        await desk.give_up("nobody answers")
+        assert await desk.next_report("done", LONG_S) == {"epoch": 1, "done": True}
+        for name in ("held", "waits"):
+            assert await desk.next_report(name, LONG_S) == {"unfit": "nobody answers"}
 
     asyncio.run(play())
 
@@ -299,66 +335,114 @@ def test_close_wakes_who_waits_for_a_trial_and_who_trains_one() -> None:
     asyncio.run(play())
 
 
-def test_silence_says_who_holds_the_trial_and_who_waits() -> None:
+def test_a_sign_of_life_ends_the_silence_and_says_what_is_done() -> None:
     async def play() -> None:
         desk = Dispatcher(groups=2, max_failures=0)
-        for name in ("a", "b", "c"):
-            await desk.submit(name, {})
+        await desk.submit("a", {})
         await desk.take(1, LONG_S)
-        assert await desk.next_report("a", SHORT_S) == {"silent": "group 1 holds a, 2 trials wait, 2 groups live"}
-        assert await desk.next_report("b", SHORT_S) == {"silent": "no group holds b, 2 trials wait, 2 groups live"}
+        desk.trials["a"].heard -= 1e6
+        (seen,) = (await desk.overview())["trials"]
+        assert seen["silent_s"] > 1e6 - 1 and seen["doing"] == "its start"
+        await desk.alive("a", 0, "nothing that this group does")
+        assert (await desk.overview())["trials"][0]["silent_s"] > 1e6 - 1, "who does not hold it is not heard"
+        await desk.alive("a", 1, "epoch 3")
+        (seen,) = (await desk.overview())["trials"]
+        assert seen["silent_s"] < LONG_S and (seen["name"], seen["group"], seen["doing"]) == ("a", 1, "epoch 3")
 
     asyncio.run(play())
 
 
-def test_what_was_reported_is_not_lost_by_a_silence() -> None:
-    async def play() -> None:
-        desk = Dispatcher(groups=1, max_failures=0)
-        await desk.submit("a", {})
-        assert await nothing_more(desk, "a")
-        await desk.report("a", {"epoch": 1})
-        assert await desk.next_report("a", SHORT_S) == {"epoch": 1}
-
-    asyncio.run(play())
-
-
-def test_a_sign_of_life_moves_the_end_of_the_silence() -> None:
-    async def play() -> None:
-        desk = Dispatcher(groups=1, max_failures=0)
-        await desk.submit("a", {})
-        desk.trials["a"].heard = before = -1e6
-        await desk.alive("a")
-        assert desk.trials["a"].heard > before + 1e6 / 2
-
-    asyncio.run(play())
-
-
-def test_a_trial_that_waits_its_turn_lives_as_long_as_the_one_before_it() -> None:
+def test_who_waits_is_seen_where_no_group_holds_anything() -> None:
     async def play() -> None:
         desk = Dispatcher(groups=2, max_failures=0)
         await desk.submit("a", {})
         await desk.submit("b", {})
+        desk.trials["a"].heard -= 1e6
+        assert [each["name"] for each in (await desk.overview())["trials"]] == ["b"], "the one that waits since last"
         await desk.take(0, LONG_S)
-        await desk.group_ended(1, "gone")
-        desk.trials["b"].heard -= 2 * LONG_S  # it waits for long
-        assert await desk.next_report("b", LONG_S, SHORT_S) == {}  # the group of the first one is well
-        desk.trials["a"].heard -= 2 * LONG_S
-        assert "no group holds b" in (await desk.next_report("b", LONG_S, SHORT_S))["silent"]
+        assert [(each["name"], each["group"]) for each in (await desk.overview())["trials"]] == [("a", 0)]
+        await desk.give_back(0, "a")
+        await desk.close()
+        assert (await desk.overview())["trials"] == []
 
     asyncio.run(play())
 
 
-def test_a_trial_outlives_the_nodes_of_its_groups() -> None:
+def test_a_group_that_is_replaced_names_its_workers_once_and_comes_back_to_its_trial() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=1, max_failures=1)
+        await desk.submit("a", {})
+        await desk.take(0, LONG_S)
+        for rank in range(2):
+            await desk.enlist(0, rank, f"worker {rank}")
+        assert (await desk.overview())["trials"][0]["workers"] == 2
+        desk.trials["a"].heard -= 1e6
+        assert await desk.dismiss(0) == ["worker 0", "worker 1"]
+        (seen,) = (await desk.overview())["trials"]
+        assert seen["workers"] == 0 and seen["silent_s"] < LONG_S, "it has its time to come back"
+        assert await desk.dismiss(0) == []
+        assert await desk.take(0, LONG_S) == ("a", {})
+        assert await desk.take(0, SHORT_S) is None
+        assert "its worker died 2 times" in (await desk.next_report("a", LONG_S))["failed"]
+
+    asyncio.run(play())
+
+
+def test_what_a_group_gave_up_for_is_told_with_the_death() -> None:
     async def play() -> None:
         desk = Dispatcher(groups=2, max_failures=1)
         await desk.submit("a", {})
-        await desk.submit("b", {})
         await desk.take(0, LONG_S)
-        await desk.group_ended(0, "node lost", lost=True)
-        assert await desk.take(1, LONG_S) == ("a", {}), "before those that wait"
-        await desk.add_group(2)
-        await desk.group_ended(1, "node lost", lost=True)
-        assert "lost its group 2 times" in (await desk.next_report("a", LONG_S))["failed"]
-        assert await desk.take(2, LONG_S) == ("b", {})
+        await desk.excuse("a", "OSError: stale file handle", 0)
+        await desk.excuse("a", "it does not hold it", 1)
+        assert await desk.take(0, LONG_S) == ("a", {})
+        (note,) = (await desk.overview())["notes"]
+        assert note == (
+            "a goes on from its checkpoint: its worker died (1 of 1 deaths that resources.max_failures allows): "
+            "OSError: stale file handle"
+        )
+        assert (await desk.overview())["notes"] == [], "each is fetched once"
+        assert await desk.take(0, SHORT_S) is None
+        failed = "its worker died 2 times (resources.max_failures = 1)"
+        assert await desk.next_report("a", LONG_S) == {"failed": failed}, "of the second death no reason is known"
+
+    asyncio.run(play())
+
+
+def test_a_sentence_of_several_workers_is_told_once() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=1, max_failures=0)
+        for _ in range(3):
+            await desk.say("the disk is full")
+        assert (await desk.overview())["notes"] == ["the disk is full"]
+
+    asyncio.run(play())
+
+
+def test_what_another_group_reports_is_dropped() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=2, max_failures=1)
+        await desk.submit("a", {})
+        await desk.take(0, LONG_S)
+        await desk.report("a", {"failed": "a ghost"}, 1)
+        await desk.report("a", {"epoch": 1}, 0)
+        assert await desk.next_report("a", LONG_S) == {"epoch": 1}
+        await desk.report("nobody", {"epoch": 1}, 0)
+
+    asyncio.run(play())
+
+
+def test_an_answer_that_was_lost_is_given_again() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=1, max_failures=0)
+        await desk.submit("a", {}, "token")
+        await desk.submit("a", {}, "token")
+        assert list(desk.waiting) == ["a"], "said twice, it counts once"
+        await desk.take(0, LONG_S)
+        for epoch in (1, 2):
+            await desk.report("a", {"epoch": epoch})
+        assert await desk.next_report("a", LONG_S, 0) == {"epoch": 1}
+        assert await desk.next_report("a", LONG_S, 0) == {"epoch": 1}
+        assert await desk.next_report("a", LONG_S, 1) == {"epoch": 2}
 
     asyncio.run(play())

@@ -230,8 +230,9 @@ def test_a_worker_gives_its_trial_the_aide(monkeypatch: pytest.MonkeyPatch, spec
     contexts: list[TrialContext] = []
     monkeypatch.setattr(worker, "work", lambda spec, context: contexts.append(context))
     for pairs in ((), ("resources.influence=inline",)):
-        line: Any = worker._Line(None, 0)
+        line: Any = worker._Line(None, 0, 0)
         line.open = line.report = lambda *values: None
+        line.broken = lambda: False
         line.give_back = lambda: None
         worker._train("trial", specify("teacher=null", "method.name=cross_entropy", *pairs).plain(), line, TrialContext())
     assert [context.aide is not None for context in contexts] == [True, False]

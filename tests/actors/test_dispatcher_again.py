@@ -1,0 +1,173 @@
+"""A dispatcher that died and came back empty: nobody is lost, nobody is trained twice at a time. Without Ray."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import ray
+
+from orchestrator.actors import desk as desks
+from orchestrator.actors.desk import Desk, answered
+from orchestrator.actors.dispatcher import Dispatcher
+from orchestrator.errors import EnvironmentUnfitError, UnansweredError
+from tests.actors.test_dispatcher import LONG_S, SHORT_S, settle
+
+
+def test_nothing_is_handed_out_before_every_group_is_free() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=1, max_failures=0, again=True)
+        await desk.submit("a", {})
+        first = asyncio.create_task(desk.take(0, LONG_S))
+        await settle()
+        assert not first.done(), "nobody has said which groups there are"
+        await desk.recover([0, 1])
+        await settle()
+        assert not first.done() and desk.missing == {1}, "it may still train a"
+        await desk.report("a", {"epoch": 7}, 1)
+        await desk.give_back(1, "a")  # it heard that the dispatcher had died
+        assert await first == ("a", {})
+        assert await desk.next_report("a", SHORT_S) == {}, "what the group said of the old one is told again by the next"
+
+    asyncio.run(play())
+
+
+def test_the_folder_of_a_trial_is_not_free_before_every_group_is() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=2, max_failures=0, again=True)
+        assert not await desk.released("a", SHORT_S)
+        await desk.recover([0, 1])
+        waits = asyncio.create_task(desk.released("a", LONG_S))
+        await desk.take(0, SHORT_S)
+        await settle()
+        assert not waits.done()
+        await desk.take(1, SHORT_S)
+        assert await waits
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("first", ["the end", "the list"])
+def test_a_group_that_ended_meanwhile_is_not_waited_for(first: str) -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=2, max_failures=0, again=True)
+        await desk.submit("a", {})
+        if first == "the end":
+            await desk.group_ended(1, "gone", lost=True)
+        await desk.recover([0, 1])
+        if first == "the list":
+            await desk.group_ended(1, "gone", lost=True)
+        assert desk.groups == {0} == desk.missing
+        assert await desk.take(0, LONG_S) == ("a", {})
+
+    asyncio.run(play())
+
+
+def test_groups_that_were_added_later_are_known_again_and_late_words_change_nothing() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=1, max_failures=0, again=True)
+        await desk.take(5, SHORT_S)
+        await desk.recover([0, 4])
+        assert desk.groups == {0, 4, 5} and desk.missing == {0, 4}
+        await desk.recover([9])
+        assert desk.groups == {0, 4, 5}
+        await desk.take(6, SHORT_S)
+        assert 6 in desk.groups, "whoever asks is there"
+
+    asyncio.run(play())
+
+
+class Ray:
+    """Dispatchers one after another, as `ray.get` would reach them; `deaths` says at which calls there is a new one."""
+
+    def __init__(self, deaths: dict[int, str], groups: int = 1) -> None:
+        self.deaths, self.calls, self.loop = deaths, 0, asyncio.new_event_loop()
+        self.dispatcher, self.groups = Dispatcher(groups, 1), groups
+        self.before: Callable[[Dispatcher], Any] = lambda dispatcher: None
+
+    def __getattr__(self, name: str) -> Any:
+        call = lambda *arguments: lambda: getattr(self.dispatcher, name)(*arguments)  # noqa: E731
+        return type("Method", (), {"remote": staticmethod(call)})
+
+    def get(self, call: Any, timeout: float) -> Any:
+        """The answer; or it is lost, before or after the call was heard, with the dispatcher or without."""
+        self.calls += 1
+        how = self.deaths.pop(self.calls, "")
+        if how != "before":
+            self.before(self.dispatcher)
+            answer = self.loop.run_until_complete(call())
+            if not how:
+                return answer
+        if how in ("before", "after"):
+            self.dispatcher = Dispatcher(self.groups, 1, again=True)
+            self.loop.run_until_complete(self.dispatcher.recover(range(self.groups)))
+        raise ray.exceptions.ActorUnavailableError("it is away", None)
+
+
+def play(monkeypatch: pytest.MonkeyPatch, deaths: dict[int, str], known: int | None) -> tuple[list[Any], list[Any]]:
+    """What a caller hears of one trial of three epochs, and what its group was given."""
+    fake, given = Ray(deaths), []
+
+    def train(dispatcher: Dispatcher) -> None:
+        """An idle group takes the trial; it tells the epochs that the driver does not know, or the last one of its checkpoint."""
+        taken = fake.loop.run_until_complete(dispatcher.take(0, SHORT_S))
+        if isinstance(taken, tuple):
+            given.append(taken)
+            for epoch in range(1, 4) if known is None else range(taken[1]["known"] + 1, 4):
+                fake.loop.run_until_complete(dispatcher.report("a", {"epoch": epoch, "done": epoch == 3}, 0))
+            fake.loop.run_until_complete(dispatcher.give_back(0, "a"))
+
+    fake.before = train
+    monkeypatch.setattr("orchestrator.actors.desk.ray.get", fake.get)
+    monkeypatch.setattr(desks, "PAUSE_S", 0)
+    desk = Desk("desk", fake)
+    desk.submit("a", {"of": "a"} if known is None else {"of": "a", "known": known})
+    return [desk.next_report("a", LONG_S) for _ in range(3)], given
+
+
+@pytest.mark.parametrize("how", ["before", "after", "lost"])
+@pytest.mark.parametrize("call", range(1, 6))
+@pytest.mark.parametrize("known", [None, 0])
+def test_whoever_waits_hears_every_epoch_once_whenever_the_dispatcher_dies(
+    how: str, call: int, known: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records, given = play(monkeypatch, {call: how}, known)
+    assert [record["epoch"] for record in records] == [1, 2, 3] and records[-1]["done"]
+    assert all(taken[0] == "a" for taken in given) and len(given) <= 2
+
+
+def test_who_trains_anew_is_told_what_the_driver_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, given = play(monkeypatch, {4: "before"}, 0)  # one call submits, two have told an epoch
+    assert [specification["known"] for _, specification in given] == [0, 2]
+
+
+def test_a_dispatcher_that_stays_away_is_the_machines_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(call: Any, timeout: float) -> Any:
+        raise ray.exceptions.ActorDiedError()
+
+    monkeypatch.setattr("orchestrator.actors.desk.ray.get", away)
+    monkeypatch.setattr(desks, "PAUSE_S", 0)
+    with pytest.raises(UnansweredError, match=r"has not answered for 0\.01 s \(ActorDiedError\): see whether Ray is well"):
+        answered(lambda: None, patience_s=0.01)
+
+
+def test_a_run_that_was_given_up_is_no_failure_of_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Ray({})
+    monkeypatch.setattr("orchestrator.actors.desk.ray.get", fake.get)
+    desk = Desk("desk", fake)
+    desk.submit("a", {})
+    desk.give_up("no worker group is left")
+    with pytest.raises(EnvironmentUnfitError, match=r"^no worker group is left$"):
+        desk.next_report("a", LONG_S)
+
+
+def test_a_group_is_replaced_by_the_death_of_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Ray({})
+    killed: list[Any] = []
+    monkeypatch.setattr("orchestrator.actors.desk.ray.get", fake.get)
+    monkeypatch.setattr("orchestrator.actors.desk.ray.kill", lambda worker, no_restart: killed.append((worker, no_restart)))
+    desk = Desk("desk", fake)
+    for rank in range(2):
+        fake.loop.run_until_complete(fake.dispatcher.enlist(0, rank, f"worker {rank}"))
+    assert desk.replace(0) and killed == [("worker 0", True), ("worker 1", True)]
+    assert not desk.replace(0)
