@@ -18,7 +18,6 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
-from ray.tune.utils import flatten_dict
 
 from methods import METHODS, SettingsError
 from orchestrator.config import Configuration, Search
@@ -31,7 +30,6 @@ from orchestrator.sweep.space import draw, points
 from orchestrator.trial import apply
 
 Vary = Callable[[dict[str, Any], dict[str, BaseDistribution]], dict[str, Any]]
-METRICS = "metrics/"  # Tune flattens a result with slashes
 STATES: dict[RecordState, TrialState] = {
     "complete": TrialState.COMPLETE,
     "stopped_early": TrialState.PRUNED,
@@ -174,8 +172,7 @@ class StudySearch(Searcher):
     def _record(self, trial: Trial, result: dict[str, Any]) -> None:
         if result.get("epoch", 0) <= trial.epochs:
             return
-        metrics = {key.removeprefix(METRICS): value for key, value in flatten_dict(result).items() if key.startswith(METRICS)}
-        self.events.report(trial, {"epoch": result["epoch"], "metrics": metrics, "notes": result.get("notes", [])})
+        self.events.report(trial, {**result, "metrics": json.loads(result["metrics"])})
         if trial.value is not None and trial.values is None:  # Optuna refuses the epochs of several objectives
             self.asked[trial.number].report(trial.value, trial.epochs)
 
