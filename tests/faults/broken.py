@@ -26,7 +26,9 @@ SETTINGS = (
     "data.name=digits", "teacher.network.width=32", "teacher.training.epochs=2", "student.name=cnn", "method.name=kd",
     "search.sampler=random", "search.scheduler=none", "resources.groups=1", "project=tests",
 )  # fmt: skip
-TIMED = ("seconds/", "train/images_per_second", "cache/")  # what is another time another time
+TIMED = (  # what is another time another time
+    "seconds/", "train/images_per_second", "cache/", "influence/seconds", "influence/waited", "influence/cpu_seconds",
+)  # fmt: skip
 LIFE_S = 280.0  # of a process that is waited for: many times what it takes on a machine that nobody else uses
 LEFT_S = 120.0  # after which what a dead driver leaves is gone: for a minute Ray's agents still look for their head
 

@@ -48,7 +48,7 @@ def test_a_sweep_waits_for_space(disk: Path, whole: Sweep, tell: Tell) -> None:
     with begun(store, *WHOLE) as life:
         life.until(lambda: epochs(store) >= 8, "epoch 8")
         fill(ballast)
-        life.until(lambda: "space" in life.said and "pause" in life.said, "sentence about the disk")
+        life.until(lambda: "the disk of" in life.said and "is full" in life.said, "sentence about the disk")
         at_rest = epochs(store)
         ballast.unlink()
         life.until(lambda: epochs(store) > at_rest, "next epoch")

@@ -60,6 +60,8 @@ def test_a_killed_sweep_goes_on_as_if_nothing_had_been(tmp_path: Path, tell: Tel
         assert life.ended() == 0, life.said
     found = record(store)
     assert found is not None and found.state == "finished" and sorted(found.trials) == list(range(trials))
+    check_study(found)
+    check_runs(found)
     (tmp_path / found.name).mkdir()
     study = open_study(tmp_path / found.name, found.configuration, resume=False)
     for number in range(trials):
@@ -67,8 +69,6 @@ def test_a_killed_sweep_goes_on_as_if_nothing_had_been(tmp_path: Path, tell: Tel
         assert mine.params == params and mine.state == "complete" and len(mine.history) == each
         if number < 3:  # ended, unfinished and not begun when the driver died
             assert results(mine) == results(alone(found, number)), f"trial {number}"
-    check_study(found)
-    check_runs(found)
     tell("SIGKILL of the driver, then `--resume` (in `make test`)", "once, in the second trial", trials)
 
 
