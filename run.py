@@ -18,6 +18,10 @@ Name = Annotated[str | None, typer.Option("--name", help="The run's name; defaul
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of weights, order of samples, views and search.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and exit.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", help="A running Ray cluster: HOST:PORT, or auto for that of this machine; over resources.address."),
+]
 Local = Annotated[bool, typer.Option("--local", help="In this process, without Ray.")]
 
 
@@ -50,12 +54,13 @@ def sweep(
         str | None, typer.Option("--scheduler", help="asha, hyperband, median, pbt or none; over search.scheduler.")
     ] = None,
     resume: Annotated[str | None, typer.Option("--resume", help="Go on with the sweep of this name.")] = None,
+    address: Address = None,
     dry_run: DryRun = False,
     debug: Debug = False,
 ) -> None:
     """Search: train many students, stop the poor ones early, keep the best."""
     _call("sweep", debug, config=config, pairs=set_ or [], store=store, name=name, seed=seed, dry_run=dry_run,
-          trials=trials, time_budget=time_budget, resume=resume, scheduler=scheduler)  # fmt: skip
+          trials=trials, time_budget=time_budget, resume=resume, scheduler=scheduler, address=address)  # fmt: skip
 
 
 @app.command()
@@ -66,11 +71,13 @@ def train(
     name: Name = None,
     seed: Seed = None,
     local: Local = False,
+    address: Address = None,
     dry_run: DryRun = False,
     debug: Debug = False,
 ) -> None:
     """Train one student with the settings given."""
-    _call("train", debug, config=config, pairs=set_ or [], store=store, name=name, seed=seed, dry_run=dry_run, local=local)
+    _call("train", debug, config=config, pairs=set_ or [], store=store, name=name, seed=seed, dry_run=dry_run, local=local,
+          address=address)  # fmt: skip
 
 
 @app.command()
@@ -81,11 +88,13 @@ def teacher(
     seed: Seed = None,
     fill: Annotated[bool, typer.Option("--fill", help="Then fill the cache with its logits of all views.")] = False,
     local: Local = False,
+    address: Address = None,
     dry_run: DryRun = False,
     debug: Debug = False,
 ) -> None:
     """Fit the teacher alone, or load and check it."""
-    _call("teacher", debug, config=config, pairs=set_ or [], store=store, seed=seed, fill=fill, local=local, dry_run=dry_run)
+    _call("teacher", debug, config=config, pairs=set_ or [], store=store, seed=seed, fill=fill, local=local, dry_run=dry_run,
+          address=address)  # fmt: skip
 
 
 @app.command()

@@ -36,32 +36,59 @@ def sweep(
     time_budget: str | None,
     resume: str | None,
     scheduler: str | None = None,
+    address: str | None = None,
 ) -> int:
     """Search; or go on with a search that was interrupted."""
     changes = [f"search.trials={trials}"] if trials is not None else []
     changes += [f"search.time_budget={seconds(time_budget)}"] if time_budget is not None else []
     if resume is None:
         changes += [f"search.scheduler={scheduler}"] if scheduler is not None else []
-        return _begin(Store.open(store), load(config, pairs + changes, seed=seed), "sweep", name, dry_run, local=False)
+        pairs = pairs + changes + _at(address)
+        return _begin(Store.open(store), load(config, pairs, seed=seed), "sweep", name, dry_run, local=False)
     if name or seed is not None or pairs or dry_run or scheduler is not None:
         raise ConfigurationError(
             "--resume goes on as the sweep was configured: leave out --name, --seed, --set, --scheduler and --dry-run"
         )
-    return _resume(Store.open(_existing(store).root), resume, trials, changes)
+    return _resume(Store.open(_existing(store).root), resume, trials, changes, address)
 
 
-def train(config: Path, pairs: list[str], store: Path, name: str | None, seed: int | None, dry_run: bool, local: bool) -> int:
+def _at(address: str | None, local: bool = False) -> list[str]:
+    """The change of the configuration that `--address` is."""
+    if address is not None and local:
+        raise ConfigurationError("--address and --local exclude each other: leave one of them out")
+    return [f"resources.address={json.dumps(address)}"] if address is not None else []
+
+
+def train(
+    config: Path,
+    pairs: list[str],
+    store: Path,
+    name: str | None,
+    seed: int | None,
+    dry_run: bool,
+    local: bool,
+    address: str | None = None,
+) -> int:
     """One trial with the settings given."""
-    return _begin(Store.open(store), load(config, pairs, seed=seed), "train", name, dry_run, local)
+    return _begin(Store.open(store), load(config, pairs + _at(address, local), seed=seed), "train", name, dry_run, local)
 
 
-def teacher(config: Path, pairs: list[str], store: Path, seed: int | None, fill: bool, local: bool, dry_run: bool) -> int:
+def teacher(
+    config: Path,
+    pairs: list[str],
+    store: Path,
+    seed: int | None,
+    fill: bool,
+    local: bool,
+    dry_run: bool,
+    address: str | None = None,
+) -> int:
     """Fit the teacher, or load and check the one that was given; then fill its cache, if asked."""
     from orchestrator.preflight import prepared, show_plan
     from orchestrator.sweep.conduct import bring_teacher
     from orchestrator.teacher_display import TeacherDisplay
 
-    opened, configuration = Store.open(store), load(config, pairs, seed=seed)
+    opened, configuration = Store.open(store), load(config, pairs + _at(address, local), seed=seed)
     if configuration.teacher is None:
         raise ConfigurationError("teacher is null: set teacher.network.name, or take another --config")
     if dry_run:
@@ -198,7 +225,7 @@ def _name(configuration: Configuration, kind: str) -> str:
     return f"{what}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _resume(store: Store, name: str, trials: int | None, changes: list[str]) -> int:
+def _resume(store: Store, name: str, trials: int | None, changes: list[str], address: str | None = None) -> int:
     from orchestrator.preflight import prepared
 
     found = Sweep.open(store, name)
@@ -217,6 +244,7 @@ def _resume(store: Store, name: str, trials: int | None, changes: list[str]) -> 
     for change in changes:
         key, _, value = change.removeprefix("search.").partition("=")
         values["search"][key] = float(value) if key == "time_budget" else int(value)
+    values["resources"]["address"] = address or values["resources"].get("address")
     found.configuration = with_its_method(build(values)) if found.kind == "sweep" else build(values)
     return _conduct(store, found, prepared(store, found.configuration, found.kind, local=False), local=False, resume=True)
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from orchestrator.config import Configuration, Resources, Search
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.places import has_room, placed
 
 BYTES = {"float16": 2, "float32": 4}
 SETTINGS = {"CPU": "cpus_per_worker", "GPU": "gpus_per_worker"}
@@ -23,6 +24,8 @@ class Groups:
     groups: int
     bundles: tuple[dict[str, float], ...]
     arithmetic: str
+    beside: tuple[dict[str, float], ...] = ()
+    """What each influence actor of a group holds."""
 
     @property
     def workers(self) -> int:
@@ -58,10 +61,11 @@ class Role(NamedTuple):
     """The key of the configuration that says so."""
 
 
-def roles(configuration: Configuration, available: Mapping[str, float]) -> list[Role]:
+def roles(configuration: Configuration, available: Mapping[str, float], nodes: Sequence[Mapping[str, float]] = ()) -> list[Role]:
     """Who is in a group; a group is its roles over and over, `configuration.replicas` times, in the order of the ranks.
 
-    EnvironmentUnfitError when nothing is said of GPUs and there are some, but fewer than a group has workers.
+    GPUs that `nodes` have, and others hold now, are not replaced by CPUs. EnvironmentUnfitError when nothing is said of GPUs and
+    there are some, but fewer than a group has workers.
     """
     resources = configuration.resources
     peers = {} if configuration.colocated else configuration.peers
@@ -72,7 +76,7 @@ def roles(configuration: Configuration, available: Mapping[str, float]) -> list[
         asked[letter] = asked["a"] | own
         fields[letter] = fields["a"] | {name: f"peers.{letter}.{SETTINGS[name]}" for name in own}
     wanted = configuration.replicas * sum(1.0 if values["GPU"] is None else values["GPU"] for values in asked.values())
-    there = available.get("GPU", 0)
+    there = max(available.get("GPU", 0), _total(nodes, "GPU"))
     if 0 < there < wanted and any(values["GPU"] is None for values in asked.values()):
         raise EnvironmentUnfitError(
             f"a group of {resources.workers} workers with a GPU each needs {wanted:g} GPU and the cluster has {there:g}: lower "
@@ -102,27 +106,34 @@ def groups(
     trials: int,
     nodes: Sequence[Mapping[str, float]] = (),
     aides: int = 0,
+    free: Sequence[Mapping[str, float]] | None = None,
+    elastic: bool = False,
 ) -> Groups:
     """As many groups as fit, each with so many influence actors (`aides`) beside it; as were asked for, or as there are trials.
 
     `available` is what is free in the cluster, `nodes` what each node has; without nodes, where a worker goes is not asked.
+    `free` is what each node has free; None: all of it. `elastic`: where there is room for one, fewer than were asked for may begin.
     ConfigurationError when a worker or an influence actor fits no node, or the groups would fit without their influence actors;
     EnvironmentUnfitError with the arithmetic when they would not.
     """
-    each, resources = roles(configuration, available), configuration.resources
+    each, resources = roles(configuration, available, nodes), configuration.resources
     bundles = tuple(role.needs for _ in range(configuration.replicas) for role in each)
     for role in each:
         _require_node(role, nodes)
-    fit = _fit(bundles, available, nodes, lambda name: _terms(each, name, configuration.replicas))
-    wanted = resources.groups or 1
+    free = nodes if free is None else free
+    fit = _fit(bundles, available, free, lambda name: _terms(each, name, configuration.replicas))
+    wanted = 1 if elastic else resources.groups or 1
     if fit.most < wanted:
         short = fit.short(wanted)
         lower = list(dict.fromkeys(["resources.workers", "resources.groups", *(role.fields[short] for role in each)]))
-        reason = fit.reason(wanted, available, len(nodes))
+        reason = fit.reason(wanted, available, nodes)
         raise EnvironmentUnfitError(f"{wanted} x {len(bundles)} workers {reason}: lower {', '.join(lower[:-1])} or {lower[-1]}")
+    beside: tuple[dict[str, float], ...] = ()
     if aides:
-        fit = _fit_beside(configuration, each, bundles, aides, available, nodes)
-    return Groups(min(resources.groups or fit.most, max(trials, 1)), bundles, fit.arithmetic)
+        beside = (_beside(configuration, nodes).needs,) * aides
+        fit = _fit_beside(configuration, each, bundles, aides, available, free, wanted)
+    most = min(resources.groups or fit.most, fit.most)
+    return Groups(min(most, max(trials, 1)), bundles, fit.arithmetic, beside)
 
 
 class _Fit(NamedTuple):
@@ -138,12 +149,15 @@ class _Fit(NamedTuple):
         """The resource of which there is too little for so many groups."""
         return next((name for name, value in self.fits.items() if value < wanted), "CPU")
 
-    def reason(self, wanted: int, available: Mapping[str, float], nodes: int) -> str:
+    def reason(self, wanted: int, available: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> str:
         """Why so many groups do not fit, in words."""
         if self.sums >= wanted:
-            return f"do not fit the {nodes} nodes of the cluster, as none is split over two ({self.arithmetic})"
+            where = "the node" if len(nodes) == 1 else f"the {len(nodes)} nodes"
+            return f"do not fit {where} of the cluster, as none is split over two, nor a part of a GPU ({self.arithmetic})"
         short = self.short(wanted)
-        return f"need {wanted * self.needs[short]:g} {short} and the cluster has {available.get(short, 0):g}"
+        free, whole = available.get(short, 0), _total(nodes, short)
+        has = f"{free:g}" if whole <= free else f"{free:g} of {whole:g} free"
+        return f"need {wanted * self.needs[short]:g} {short} and the cluster has {has}"
 
 
 def _fit(
@@ -157,8 +171,9 @@ def _fit(
     fits = {name: floor(round(available.get(name, 0) / need, 6)) for name, need in needs.items()}
     lines = [f"{available.get(name, 0):g} {name} / {need:g}{terms(name)} per group" for name, need in needs.items()]
     sums = min(fits.values())
-    most = _placed(bundles, nodes, sums) if nodes else sums
-    arithmetic = f"floor({' , '.join(lines)}) = {sums}" + (f", {most} on {len(nodes)} nodes" if most < sums else "")
+    most = placed(bundles, nodes, sums) if nodes else sums
+    on = f", {most} on {len(nodes)} node{'s' * (len(nodes) != 1)}"
+    arithmetic = f"floor({' , '.join(lines)}) = {sums}" + (on if most < sums else "")
     return _Fit(needs, fits, sums, most, arithmetic)
 
 
@@ -169,13 +184,12 @@ def _fit_beside(
     aides: int,
     available: Mapping[str, float],
     nodes: Sequence[Mapping[str, float]],
+    wanted: int,
 ) -> _Fit:
     """The groups, which fit without them, with their influence actors; ConfigurationError when there is no room for these."""
     beside, resources = _beside(configuration), configuration.resources
-    _require_node(beside, nodes, f", or set {INLINE}")
     terms = partial(_terms, each, replicas=configuration.replicas, aides=aides, beside=beside)
     fit = _fit((*bundles, *[beside.needs] * aides), available, nodes, terms)
-    wanted = resources.groups or 1
     if fit.most < wanted:
         short = fit.short(wanted)
         counts = {"resources.workers": resources.workers, "resources.groups": wanted}
@@ -183,14 +197,17 @@ def _fit_beside(
         lower = list(dict.fromkeys(["it", *can, *(role.fields[short] for role in each)]))
         raise ConfigurationError(
             f"{beside.fields[short]} = {beside.needs.get(short, 0):g}: {wanted} x {len(bundles)} workers, each group with "
-            f"{_actors(aides)} beside it, {fit.reason(wanted, available, len(nodes))}: "
+            f"{_actors(aides)} beside it, {fit.reason(wanted, available, nodes)}: "
             f"lower {', '.join(lower[:-1])} or {lower[-1]}, or set {INLINE}"
         )
     return fit
 
 
-def _beside(configuration: Configuration) -> Role:
-    """The influence actor of a student; ConfigurationError for more than one GPU and a part of another, which Ray has not."""
+def _beside(configuration: Configuration, nodes: Sequence[Mapping[str, float]] = ()) -> Role:
+    """The influence actor of a student.
+
+    ConfigurationError where it is larger than every node, or has more than one GPU and a part of another, which Ray has not.
+    """
     resources = configuration.resources
     if resources.influence_gpus > 1 and resources.influence_gpus % 1:
         raise ConfigurationError(
@@ -199,7 +216,9 @@ def _beside(configuration: Configuration) -> Role:
     fields = {"CPU": "influence_cpus", "GPU": "influence_gpus"}
     held = {name: getattr(resources, key) for name, key in fields.items()}
     needs = {name: value for name, value in held.items() if value}
-    return Role("influence", needs, {name: f"resources.{key}" for name, key in fields.items()})
+    role = Role("influence", needs, {name: f"resources.{key}" for name, key in fields.items()})
+    _require_node(role, nodes, f", or set {INLINE}")
+    return role
 
 
 def _actors(count: int) -> str:
@@ -221,7 +240,7 @@ def _terms(each: list[Role], name: str, replicas: int, aides: int = 0, beside: R
 
 def _require_node(role: Role, nodes: Sequence[Mapping[str, float]], otherwise: str = "") -> None:
     """ConfigurationError when a worker of the role is larger than every node; without nodes nobody knows."""
-    if not nodes or any(_has_room(node, role.needs) for node in nodes):
+    if not nodes or any(has_room(node, role.needs) for node in nodes):
         return
     for name, value in role.needs.items():
         largest = max(node.get(name, 0) for node in nodes)
@@ -230,23 +249,6 @@ def _require_node(role: Role, nodes: Sequence[Mapping[str, float]], otherwise: s
             raise ConfigurationError(told)
     both = " and ".join(f"{role.fields[name]} = {value:g}" for name, value in role.needs.items())
     raise ConfigurationError(f"{both} fit no node together: lower one of them{otherwise}")
-
-
-def _has_room(left: Mapping[str, float], needs: Mapping[str, float]) -> bool:
-    return all(round(left.get(name, 0), 6) >= value for name, value in needs.items())
-
-
-def _placed(bundles: Sequence[Mapping[str, float]], nodes: Sequence[Mapping[str, float]], most: int) -> int:
-    """Groups that find room, one after another, the largest workers first, each on the first node that has room."""
-    left = [dict(node) for node in nodes]
-    largest = sorted(bundles, key=lambda bundle: (bundle.get("GPU", 0), bundle["CPU"]), reverse=True)
-    for number in range(most):
-        for bundle in largest:
-            node = next((node for node in left if _has_room(node, bundle)), None)
-            if node is None:
-                return number
-            node.update({name: node[name] - value for name, value in bundle.items()})
-    return most
 
 
 def rungs(search: Search, epochs: int) -> list[int]:

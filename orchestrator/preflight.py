@@ -85,32 +85,34 @@ def _check(configuration: Configuration, kind: str, local: bool) -> tuple[str, b
             require_one_process(configuration)
         return "none: this process trains", torch.cuda.is_available()
     trials = configuration.search.trials if kind == "sweep" else 1
-    available, nodes = _available(cluster_address(configuration.resources))
-    groups = plan.groups(configuration, available, trials, nodes, aides(configuration, kind))
-    words = f"{groups.groups} x {groups.workers} workers{_held(configuration, available)}; {groups.arithmetic} fit, {trials} trials"
+    address = cluster_address(configuration.resources)
+    available, nodes, free = _available(address)
+    groups = plan.groups(configuration, available, trials, nodes, aides(configuration, kind), free, elastic=bool(address))
+    held = _held(configuration, available, nodes)
+    words = f"{groups.groups} x {groups.workers} workers{held}; {groups.arithmetic} fit, {trials} trials"
     return words, groups.bundles[0].get("GPU", 0) > 0
 
 
-def _held(configuration: Configuration, available: dict[str, float]) -> str:
+def _held(configuration: Configuration, available: dict[str, float], nodes: list[dict[str, float]]) -> str:
     """What a worker holds, and whom it trains where there are several students."""
     each = {
         role.letter: f"{role.needs['CPU']:g} CPU and {role.needs.get('GPU', 0):g} GPU"
-        for role in plan.roles(configuration, available)
+        for role in plan.roles(configuration, available, nodes)
     }
     if len(each) == 1:
         return f" of {each['a']}" + (f" for students {', '.join(configuration.students)}" if configuration.peers else "")
     return ", " + ", ".join(f"{configuration.replicas} for student {letter} of {held}" for letter, held in each.items())
 
 
-def _available(address: str | None) -> tuple[dict[str, float], list[dict[str, float]]]:
-    """What is free, and what each node has."""
+def _available(address: str | None) -> tuple[dict[str, float], list[dict[str, float]], list[dict[str, float]]]:
+    """What is free, what each node has, and what of that is free."""
     if address is None:
-        return local_resources(), [local_resources()]
-    from orchestrator.cluster.connect import connected, nodes
+        return local_resources(), [local_resources()], [local_resources()]
+    from orchestrator.cluster.connect import connected, free_nodes, nodes
 
     require_answer(address)
     with connected(address) as available:
-        return dict(available), nodes()
+        return dict(available), nodes(), free_nodes()
 
 
 def _check_students_weights(configuration: Configuration, data: Path) -> None:

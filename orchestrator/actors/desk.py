@@ -60,6 +60,8 @@ class Desk:
     name: str
     dispatcher: Any
     sent: dict[str, _Sent] = field(default_factory=dict, compare=False)
+    at_once: Callable[[], int] = lambda: 0
+    """How many trials train at a time; the driver knows."""
 
     @classmethod
     def find(cls, name: str) -> "Desk":

@@ -5,86 +5,148 @@ Knows Ray Train and the dispatcher; not what is searched.
 
 import contextlib
 import os
+import signal
 import threading
+import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from orchestrator.actors.crew import Crew, Rules, Seen
 from orchestrator.actors.desk import NAMESPACE, Desk, DispatcherActor
+from orchestrator.actors.influence import InfluenceActor
+from orchestrator.actors.reserved import Reserved, forget, free
 from orchestrator.actors.worker import serve
+from orchestrator.cluster.connect import alive_nodes, answers, free_nodes, running_actors
 from orchestrator.errors import EnvironmentUnfitError
 from orchestrator.plan import Groups
 
 CLOSE_S = 20.0
+ASK_S = 10.0
+REPLY_S = 60.0
 RESTARTS = 100  # of one group over its life; what one trial may cost is `resources.max_failures`
 
 
 @contextlib.contextmanager
-def worker_groups(plan: Groups, folder: Path, max_failures: int, own_cluster: bool) -> Iterator[Desk]:
-    """Start the groups and leave them warm until the block ends; Ray is connected already.
+def worker_groups(plan: Groups, folder: Path, max_failures: int, own_cluster: bool, rules: Rules | None = None) -> Iterator[Desk]:
+    """Start the groups and leave them warm until the block ends, in the main thread; Ray is connected already.
 
-    `own_cluster`: Ray ends with this process, so nobody has to clean up after a group.
-    EnvironmentUnfitError: the workers hold different resources, and the installed Ray cannot give them.
+    `own_cluster`: no node joins it. `rules`: how many groups there are to be, and who is told; without them those of the plan, and
+    nobody. EnvironmentUnfitError: the workers hold different resources, and the installed Ray cannot give them; or no group can
+    run any more.
     """
-    _callbacks(plan)  # refused here rather than in the thread of a group
+    _callbacks(plan, "")  # refused here rather than in the thread of a group
+    rules = rules or Rules(plan.groups, lambda: plan.groups, lambda text: None)
+    rules = replace(rules, most=plan.groups) if own_cluster else rules
     name = f"dispatcher-{uuid.uuid4().hex[:8]}"
     actor = ray.remote(num_cpus=0, max_concurrency=1000, max_restarts=-1)(DispatcherActor)
-    dispatcher = actor.options(name=name, namespace=NAMESPACE).remote(plan.groups, max_failures)
-    threads = [
-        threading.Thread(
-            target=_run_group, args=(number, plan, name, dispatcher, folder, own_cluster), name=f"group-{number}", daemon=True
-        )
-        for number in range(plan.groups)
-    ]
-    for thread in threads:
-        thread.start()
+    here = NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
+    )  # it ends with the driver's node alone
+    options = {"name": name, "namespace": NAMESPACE, "scheduling_strategy": here}
+    dispatcher = actor.options(**options).remote(plan.groups, max_failures)
+    running = _Running(plan, folder, name, dispatcher)
+    crew = running.crew = Crew(plan, rules, running, _interrupt)
+    crew.begin()
+    threading.Thread(target=crew.watch, name="groups", daemon=True).start()
     try:
-        yield Desk(name, dispatcher)
+        yield Desk(name, dispatcher, at_once=crew.at_once)
+    except KeyboardInterrupt:
+        crew.raise_reason()
+        raise
     finally:
+        crew.close()
+        if not crew.headless:
+            running.close()
+
+
+def _interrupt() -> None:
+    """As Ctrl-C does: the one way to end whatever the main thread waits for."""
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
+class _Running:
+    """The groups of a run in Ray: what a `Crew` sees and starts."""
+
+    crew: Crew
+
+    def __init__(self, plan: Groups, folder: Path, name: str, dispatcher: Any) -> None:
+        self.plan, self.folder, self.name, self.dispatcher = plan, folder, name, dispatcher
+        self.threads: list[threading.Thread] = []
+        self.answers = answers
+
+    def look(self) -> Seen:
+        """The nodes, what they have free, and our influence actors."""
+        return Seen(alive_nodes(), free_nodes(), running_actors(InfluenceActor.__name__) if self.plan.beside else 0)
+
+    def serving(self) -> set[int]:
+        """Groups that have asked for a trial, as far as is known within `ASK_S`."""
         with contextlib.suppress(ray.exceptions.RayError):
-            ray.get(dispatcher.close.remote(), timeout=CLOSE_S)
-        for thread in threads:
-            thread.join(CLOSE_S)
+            return set(ray.get(self.dispatcher.serving.remote(), timeout=ASK_S))
+        return set()
 
+    def add_group(self, number: int) -> None:
+        """Start one, in a thread of its own."""
+        self.dispatcher.add_group.remote(number)
+        thread = threading.Thread(target=self._run, args=(number,), name=f"group-{number}", daemon=True)
+        self.threads.append(thread)
+        thread.start()
 
-def _run_group(number: int, plan: Groups, name: str, dispatcher: Any, folder: Path, own_cluster: bool) -> None:
-    """The life of one group; however it ends, the dispatcher hears of it, so that nobody waits for it."""
-    error = "it was closed"
-    try:
-        _trainer(number, plan, name, folder, own_cluster).fit()
-    except Exception as failure:  # Ray Train wraps what its workers raise in types of its own
-        error = " ".join(str(failure).split())[:500]
-    with contextlib.suppress(ray.exceptions.RayError, EnvironmentUnfitError):
-        Desk(name, dispatcher).group_ended(number, error)
+    def close(self) -> None:
+        """Let all groups end, within `CLOSE_S` together."""
+        until = time.monotonic() + CLOSE_S
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(self.dispatcher.close.remote(), timeout=CLOSE_S)
+        for thread in self.threads:
+            thread.join(max(until - time.monotonic(), 0.0))
+
+    def _run(self, number: int) -> None:
+        """The life of one group; however it ends, the dispatcher hears of it, so that nobody waits for it.
+
+        What it was training when it failed is for another group: a trial's own faults are told by its worker.
+        """
+        error, placed = "", True
+        run = f"{self.name}-group-{number}"
+        try:
+            _trainer(number, self.plan, self.name, self.folder).fit()
+        except Exception as failure:  # Ray Train wraps what its workers raise in types of its own
+            error = " ".join(str(failure).split())[:500] or type(failure).__name__
+            placed = "WorkerGroupStartupTimeoutError" not in type(getattr(failure, "controller_failure", None)).__name__
+            if isinstance(failure, ray.exceptions.RayActorError):
+                free(run)
+        served = False
+        forget(run)
+        with contextlib.suppress(ray.exceptions.RayError, EnvironmentUnfitError):
+            served = Desk(self.name, self.dispatcher).group_ended(number, error or "it was closed", lost=bool(error))
+        self.crew.ended(number, error, served, placed)
 
 
 class _LeanTrainer(TorchTrainer):
     """A TorchTrainer without the actors that a warm group never uses, each a process that costs the start a second or two.
 
-    The data set manager serves Ray Data, which we do not use; the cleaner removes placement groups that outlive a run, and on
-    a cluster of our own nothing does. Ray has no setting for either; if it renames them, they are started as before.
+    The data set manager serves Ray Data, which we do not use; the cleaner removes placement groups of a controller that died, by
+    way of the dashboard, and stays for ever where there is none: `Reserved` does that here. Ray has no setting for either; if it
+    renames them, they are started as before.
     """
 
-    unused: tuple[str, ...] = ("DatasetsCallback",)
+    unused = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 
     def _create_default_callbacks(self) -> list[Any]:
         return [callback for callback in super()._create_default_callbacks() if type(callback).__name__ not in self.unused]
 
 
-class _LeanestTrainer(_LeanTrainer):
-    unused = ("DatasetsCallback", "PlacementGroupCleanerCallback")
-
-
-def _trainer(number: int, plan: Groups, name: str, folder: Path, own_cluster: bool) -> TorchTrainer:
+def _trainer(number: int, plan: Groups, name: str, folder: Path) -> TorchTrainer:
     # NCCL refuses two ranks on one GPU ("Duplicate GPU detected")
     backend = "nccl" if plan.whole_gpus else "gloo"
-    trainer = _LeanestTrainer if own_cluster else _LeanTrainer
-    return trainer(
+    run = f"{name}-group-{number}"
+    return _LeanTrainer(
         serve,
         train_loop_config={"group": number, "name": name, "namespace": NAMESPACE},
         torch_config=TorchConfig(backend=backend),
@@ -95,19 +157,23 @@ def _trainer(number: int, plan: Groups, name: str, folder: Path, own_cluster: bo
             placement_strategy="PACK",  # a group is reserved as a whole, its workers on as few nodes as possible
         ),
         run_config=RunConfig(
-            name=f"{name}-group-{number}",
+            name=run,
             storage_path=str(folder),
-            failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=3),
+            # a group that finds no place ends: `Crew` starts another one where there is room
+            failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=0),
             worker_runtime_env={"env_vars": {"RAY_ADDRESS": os.environ["RAY_ADDRESS"]}},
-            callbacks=_callbacks(plan),
+            callbacks=_callbacks(plan, run),
         ),
     )
 
 
-def _callbacks(plan: Groups) -> list[Any]:
-    """What gives each worker its own resources where they differ; Ray is told their mean then, so that its sums are right."""
+def _callbacks(plan: Groups, run: str) -> list[Any]:
+    """What gives each worker its own resources where they differ; Ray is told their mean then, so that its sums are right.
+
+    And what says which placement group the run has.
+    """
     if not plan.uneven:
-        return []
+        return [Reserved(run)]
     try:
         from orchestrator.actors.uneven import UnevenWorkers, require_hooks
 
@@ -117,4 +183,4 @@ def _callbacks(plan: Groups) -> list[Any]:
             f"workers of different resources are not possible with Ray {ray.__version__} ({error}): "
             "install the Ray of constraints.txt, or give all students the same cpus_per_worker and gpus_per_worker"
         ) from error
-    return [UnevenWorkers(plan.bundles)]
+    return [Reserved(run), UnevenWorkers(plan.bundles)]

@@ -1,38 +1,48 @@
-"""Connects to Ray: a cluster of our own on loopback, or one that is running. Knows nothing of trials.
+"""Connects to Ray: a cluster of our own on loopback, or one that is running; then says what it has. Knows nothing of trials.
 
 Several Ray instances may live on one host: the address of ours is exported before anything starts, so that no
 process of it ever has to guess (Ray Train's placement group cleaner gives up when it finds two).
 """
 
 import contextlib
+import json
 import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, state
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
-from orchestrator.cluster.resources import local_resources
+from orchestrator.cluster.resources import found, listens, local_resources
 from orchestrator.environment import allocator
 from orchestrator.errors import EnvironmentUnfitError
 
-# Ray Train asks its workers how they are; a group ends within this, not within 2 s
-TRAIN = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
+TRAIN = {  # what the user has set stays
+    # Ray Train asks its workers how they are; a group ends within this, not within 2 s
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # a group that finds no place ends after this, not after a minute, and another one takes up its trial
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
+    # an actor per group that waits for a cloud to take a node away; a node that is gone is noticed without it
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
 OWN_CLUSTER = {
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an actor per group that waits for a cloud to take this machine
     # Ray takes loopback for itself only where it knows no clusters; it reads this at import, its processes from the environment
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 LOOPBACK = "127.0.0.1"
+PACKAGES = [str(Path(__file__).parents[2] / name) for name in ("orchestrator", "methods", "search_spaces")]
 
 
 @contextlib.contextmanager
 def connected(address: str | None, cpus: int | None = None) -> Iterator[Mapping[str, float]]:
     """Ray's free resources, while connected; `address` None: of a cluster of our own."""
     before, clusters = dict(os.environ), ray_constants.ENABLE_RAY_CLUSTER
-    os.environ.update(allocator() | TRAIN)
+    os.environ.update(allocator() | {name: os.environ.get(name, value) for name, value in TRAIN.items()})
     try:
         if address:
             _join(address)
@@ -53,12 +63,37 @@ def nodes() -> list[dict[str, float]]:
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
+def free_nodes() -> list[dict[str, float]]:
+    """What each node that is alive has free. Of all that Ray counts: what other jobs hold is not in it."""
+    free = state.available_resources_per_node()
+    return [dict(free.get(node, {})) for node in alive_nodes()]
+
+
+def alive_nodes() -> frozenset[str]:
+    """The ids of the nodes that are alive."""
+    return frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
+
+
+def running_actors(kind: str) -> int:
+    """How many actors of that class run for this process."""
+    job = ray.get_runtime_context().job_id
+    actors = state.actors(job_id=job, actor_state_name="ALIVE").values()
+    return sum(str(actor["ActorClassName"]).rpartition(".")[2] == kind for actor in actors)
+
+
+def answers() -> bool:
+    """Whether the head of the cluster listens. Ray's own calls would wait for it."""
+    return listens(os.environ["RAY_ADDRESS"])
+
+
 def _join(address: str) -> None:
     # a cluster that was started here wants its token; Ray's own commands bring it, `ray.init` does not
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     try:
-        context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, runtime_env={"env_vars": allocator()})
+        context = ray.init(
+            address=found(address), logging_level=logging.ERROR, log_to_driver=False, runtime_env=runtime_environment()
+        )
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         reason = " ".join(str(error).split())[:300]
         raise EnvironmentUnfitError(
@@ -66,6 +101,19 @@ def _join(address: str) -> None:
             "or, if it wants a token, set RAY_AUTH_MODE=token and put the token where RAY_AUTH_TOKEN_PATH says"
         ) from error
     os.environ["RAY_ADDRESS"] = context.address_info["gcs_address"]
+
+
+def runtime_environment() -> dict[str, Any]:
+    """What every worker of a running cluster gets: the environment variables, and this program, which its node may not have.
+
+    Within a submitted job the program travelled with the job already, and Ray refuses what that says as well.
+    """
+    job = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR) or "{}").get("runtime_env") or {}
+    theirs = job.get("env_vars") or {}
+    ours: dict[str, Any] = {"env_vars": {name: value for name, value in allocator().items() if name not in theirs}}
+    if not {"working_dir", "py_modules", "excludes"} & set(job):
+        ours |= {"py_modules": PACKAGES, "excludes": ["**/__pycache__"]}
+    return ours
 
 
 def _start(cpus: int | None) -> None:

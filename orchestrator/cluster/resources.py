@@ -35,19 +35,46 @@ def cluster_address(resources: Resources) -> str | None:
     return resources.address or os.environ.get("RAY_ADDRESS")
 
 
+def found(address: str) -> str:
+    """The host:port of a running cluster; for `auto` that of the one on this machine. EnvironmentUnfitError without one."""
+    if address != "auto":
+        return address
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        there: str | None = canonicalize_bootstrap_address("auto")
+    except (ConnectionError, ValueError) as error:
+        raise EnvironmentUnfitError(
+            "resources.address = 'auto': no Ray cluster runs on this machine: start one with `ray start --head`, give the "
+            "host:port of another one, or leave the address out to start Ray here"
+        ) from error
+    assert there is not None, "of `auto` Ray makes an address or an error"
+    return there
+
+
+def listens(address: str) -> bool:
+    """Whether somebody accepts connections at `host:port`; after `ANSWER_S` nobody does. ValueError for what is none."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
+    except OSError:
+        return False
+    return True
+
+
 def require_answer(address: str) -> None:
-    """EnvironmentUnfitError when nobody listens at `host:port`; Ray itself would try for minutes."""
-    if address == "auto":
-        return
+    """EnvironmentUnfitError when nobody listens at `host:port`, or where `auto` leads to; Ray itself would try for minutes."""
     if address.startswith("ray://"):
         raise EnvironmentUnfitError(
             f"resources.address = {address!r} is Ray Client's: give the host:port of the cluster itself, or use `ray job submit`"
         )
-    host, _, port = address.rpartition(":")
+    there = found(address)
+    host, _, port = there.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
     except (OSError, ValueError) as error:
+        last = f", where {there} was the last one" if there != address else ""
         raise EnvironmentUnfitError(
-            f"resources.address = {address!r}: nobody answers there ({error}): give the host:port of a running Ray cluster, "
+            f"resources.address = {address!r}: nobody answers there{last} ({error}): give the host:port of a running Ray cluster, "
             "or leave the address out to start Ray here"
         ) from error

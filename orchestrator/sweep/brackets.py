@@ -1,5 +1,6 @@
 """Hyperband: in each bracket the trials wait at milestones until all are there, and the best go on. Ray's, with its gaps closed."""
 
+from collections.abc import Callable
 from typing import Any
 
 from ray.tune.experiment import Trial as TuneTrial
@@ -15,7 +16,7 @@ class Brackets(HyperBandScheduler):
     The brackets of a resumed sweep are built anew from its unfinished trials.
     """
 
-    def __init__(self, asking: AllAtOnce, at_once: int) -> None:
+    def __init__(self, asking: AllAtOnce, at_once: Callable[[], int]) -> None:
         search = asking.configuration.search
         super().__init__(
             time_attr="epoch",

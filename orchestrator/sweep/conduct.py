@@ -7,6 +7,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -37,7 +38,9 @@ TUNE = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # the study and the records are what a resume reads
     "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # how many train at a time is what the searcher says
 }
+NODE = "ray.io/node-id"
 STAND_IN = {"memory": 50 * 2**20}  # Tune wants a resource; CPU 0 is refused, and a CPU held by who waits is a deadlock
 
 
@@ -84,14 +87,16 @@ def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, sho
         methods = ", ".join(searched(configuration)) if sweep.kind == "sweep" else configuration.method.name
         show.preparing(f"{sweep.name}: {trials} x {configuration.training.epochs} epochs of {methods} on {configuration.data.name}")
         beside = aides(configuration, sweep.kind)
-        begun = _desk(configuration, sweep.folder / "groups", trials, local, show, events.note, beside)
+        begun = _desk(
+            configuration, sweep.folder / "groups", trials, local, show, events.note, partial(_left, sweep, trials), beside
+        )
         ended = ""
-        with stoppable(), begun as (desk, number), stoppable():
+        with stoppable(), begun as (desk, at_once), stoppable():
             folders = _folders(sweep, store, data, asked, desk, show, tracker)
             if sweep.kind == "train":
                 _train_one(sweep, desk, events, folders)
             else:
-                ended = _search(sweep, desk, events, folders, number, resume, started)
+                ended = _search(sweep, desk, events, folders, at_once, resume, started)
         if ended:
             events.note(f"the sweep ended before its last trial: {ended}")
         state = "finished" if sweep.ranked() and not ended else "failed"
@@ -112,21 +117,36 @@ def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, sho
         tracker.close(state)
 
 
+def _left(sweep: Sweep, trials: int) -> int:
+    """Trials that have not ended."""
+    return trials - sum(trial.ended for trial in list(sweep.trials.values()))
+
+
 @contextlib.contextmanager
 def _desk(
-    configuration: Configuration, folder: Path, trials: int, local: bool, show: Steps, note: Callable[[str], None], beside: int = 0
-) -> Iterator[tuple[Any, int]]:
-    """Who trains, `beside` influence actors in each group, and how many trials at a time; `note` hears of trouble, from any thread.
+    configuration: Configuration,
+    folder: Path,
+    trials: int,
+    local: bool,
+    show: Steps,
+    note: Callable[[str], None],
+    left: Callable[[], int],
+    beside: int = 0,
+) -> Iterator[tuple[Any, Callable[[], int]]]:
+    """Who trains, `beside` influence actors in each group, and how many trials at a time.
+
+    `left`: trials that have not ended; `note`: hears of trouble, from any thread.
 
     Ray sets signal handlers of its own: whoever enters sets theirs again.
     """
     if local:
         from orchestrator.actors.local import LocalDesk
 
-        yield LocalDesk(note), 1
+        yield LocalDesk(note), lambda: 1
         return
+    from orchestrator.actors.crew import Rules
     from orchestrator.actors.groups import worker_groups
-    from orchestrator.cluster.connect import connected, nodes
+    from orchestrator.cluster.connect import connected, free_nodes, nodes
     from orchestrator.cluster.resources import cluster_address
     from orchestrator.sweep.watchdog import watched as looked_after
 
@@ -134,13 +154,14 @@ def _desk(
     show.preparing("starting Ray")
     address = cluster_address(resources)
     with connected(address) as available:
-        plan = groups(configuration, available, trials, nodes(), beside)
+        plan = groups(configuration, available, trials, nodes(), beside, free_nodes(), elastic=bool(address))
         show.preparing(f"starting {plan.groups} worker groups of {plan.workers} workers")
+        rules = Rules(resources.groups or trials, left, note, resources.silence_s, resources.wait_s)
         with (
-            worker_groups(plan, folder, resources.max_failures, own_cluster=not address) as desk,
+            worker_groups(plan, folder, resources.max_failures, own_cluster=not address, rules=rules) as desk,
             looked_after(desk, resources, note),
         ):
-            yield desk, plan.groups
+            yield desk, desk.at_once
 
 
 def bring_teacher(
@@ -155,9 +176,10 @@ def bring_teacher(
     """The teacher alone: its folder, its card, and the seconds that it cost; then its `cache` is filled, if somebody looks on."""
     summary = describe(configuration.data, store.root, configuration.data.seed)
     views = views_to_fill(configuration, summary["augmentation"]) if filling else []
+    jobs = max(len(views), 1)
     with (
         stoppable(),
-        _desk(configuration, store.teachers / "groups", max(len(views), 1), local, show, show.note) as (desk, number),
+        _desk(configuration, store.teachers / "groups", jobs, local, show, show.note, lambda: jobs) as (desk, at_once),
         stoppable(),
     ):
         found = ready(store, configuration, data, desk, show.teacher_epoch)
@@ -165,7 +187,7 @@ def bring_teacher(
             assert cache is not None and cache.folder is not None, "who asks at every step is refused before"
             folders = {"folder": store.teachers / "groups", "data": data, "teacher": found[0], "knowledge": cache.folder}
             features = any(method.needs.bank for method in all_forms(configuration, searching=True))
-            shares = deal(views, number, everywhere=cache.of_each_node)
+            shares = deal(views, max(at_once(), 1), everywhere=cache.of_each_node)
             show.preparing(f"filling {len(views)} views in {cache.folder}")
             filling.begin(sum(map(len, shares)), summary["sizes"]["train"])
             fill(configuration, folders, shares, features, desk, filling)
@@ -204,12 +226,14 @@ def _train_one(sweep: Sweep, desk: AnyDesk, events: Events, folders: dict[str, A
             events.end(trial, "complete")
 
 
-def _search(sweep: Sweep, desk: Any, events: Events, folders: dict[str, Any], at_once: int, resume: bool, started: float) -> str:
+def _search(
+    sweep: Sweep, desk: Any, events: Events, folders: dict[str, Any], at_once: Callable[[], int], resume: bool, started: float
+) -> str:
     """All trials that are left; why the search ended before them, if it did.
 
     EnvironmentUnfitError: nobody can train them for now.
     """
-    from ray import tune
+    from ray import get_runtime_context, tune
 
     from orchestrator.sweep.ending import Ending
     from orchestrator.sweep.failures import FailuresInARow
@@ -230,17 +254,20 @@ def _search(sweep: Sweep, desk: Any, events: Events, folders: dict[str, Any], at
     failures = FailuresInARow(search.max_failed_trials, sweep.trials)
     ending, told = Ending(failures), events.and_tell(_Release(desk)).and_tell(failures)
     asking = (
-        AllAtOnce(study, configuration, told, unfinished, left) if waits else StudySearch(study, configuration, told, unfinished)
+        AllAtOnce(study, configuration, told, unfinished, left)
+        if waits
+        else StudySearch(study, configuration, told, unfinished, at_once)
     )
     place = {"desk": desk.name, "folders": folders, "wait_s": configuration.resources.wait_s, "objective": watched(search).name}
     os.environ.update(TUNE)
+    # a stand-in ends with the driver, not with some other node: that would fail its trial
+    here = tune.PlacementGroupFactory([STAND_IN], bundle_label_selector=[{NODE: get_runtime_context().get_node_id()}])
     tune.run(  # not a Tuner, whose results cannot be made while a trial has not begun
-        tune.with_resources(tune.with_parameters(StandIn, place=place), STAND_IN),
+        tune.with_resources(tune.with_parameters(StandIn, place=place), here),
         name="tune",
         storage_path=str(sweep.folder),
         verbose=0,
         num_samples=left + waits,  # that last one is never asked for: see AllAtOnce
-        max_concurrent_trials=None if waits else at_once,  # Tune counts those that wait
         reuse_actors=True,
         raise_on_failed_trial=False,
         stop=ending,

@@ -6,7 +6,7 @@ records, and sees to it that neither a failed trial nor the order of reports cha
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -56,7 +56,7 @@ class Population(PopulationBasedTraining):
     After a resume the next comparison is at the next multiple of `perturb_epochs` above what the slowest unfinished trial has.
     """
 
-    def __init__(self, asking: AllAtOnce, at_once: int) -> None:
+    def __init__(self, asking: AllAtOnce, at_once: Callable[[], int]) -> None:
         search = asking.configuration.search
         super().__init__(
             time_attr="epoch",

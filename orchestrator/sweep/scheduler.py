@@ -3,6 +3,7 @@
 A resumed sweep plays its finished epochs back: into the rungs of ASHA, and into the averages of the median rule.
 """
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +20,7 @@ from orchestrator.sweep.waiting import AllAtOnce
 MEDIAN_OF = 3  # fewer averages make no median that one would stop a trial for
 
 
-def scheduler(asking: StudySearch, sweep: Sweep, at_once: int) -> TrialScheduler:
+def scheduler(asking: StudySearch, sweep: Sweep, at_once: Callable[[], int]) -> TrialScheduler:
     """The scheduler of the configuration, knowing what the sweep has seen; `at_once` trials train at a time."""
     if isinstance(asking, AllAtOnce):
         return Population(asking, at_once) if asking.configuration.search.scheduler == "pbt" else Brackets(asking, at_once)

@@ -5,6 +5,7 @@ RUNNING for ever, and joins any study of the same name; this searcher asks and t
 """
 
 import json
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -96,12 +97,23 @@ def settle(study: optuna.Study, sweep: Sweep) -> None:
 
 
 class StudySearch(Searcher):
-    """Hands out the unfinished trials of a resumed sweep first, then asks the study; tells it how each one ended."""
+    """Hands out the unfinished trials of a resumed sweep first, then asks the study; tells it how each one ended.
 
-    def __init__(self, study: optuna.Study, configuration: Configuration, events: Events, unfinished: list[Trial]) -> None:
+    No more than `at_once` at a time, which may change: as many as there are groups.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        configuration: Configuration,
+        events: Events,
+        unfinished: list[Trial],
+        at_once: Callable[[], float] = lambda: math.inf,
+    ) -> None:
         super().__init__(**objective(configuration.search))
         self.study, self.configuration, self.events = study, configuration, events
-        self.unfinished = list(unfinished)
+        self.unfinished, self.at_once = list(unfinished), at_once
+        self.running: set[str] = set()
         self.trials: dict[str, Trial] = {}
         self.asked: dict[int, optuna.Trial] = {}
         for trial in unfinished:
@@ -111,8 +123,11 @@ class StudySearch(Searcher):
         """Metric and mode are those of the configuration."""
         return True
 
-    def suggest(self, trial_id: str) -> dict[str, Any]:
-        """The next trial as plain values; one that cannot be built travels with its `error` and fails alone."""
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial as plain values, None while enough are at work; one that cannot be built travels with its `error`."""
+        if len(self.running) >= self.at_once():
+            return None
+        self.running.add(trial_id)
         trial = self.unfinished.pop(0) if self.unfinished else self._ask()
         self.trials[trial_id] = trial
         self._hand_out(trial)
@@ -151,6 +166,7 @@ class StudySearch(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The end of a trial: its last epoch, a stop by the scheduler, or a failure; nothing where nobody can train it for now."""
+        self.running.discard(trial_id)
         trial = self.trials[trial_id]
         result = result or {}
         if trial.ended or result.get("unfit"):

@@ -4,6 +4,7 @@ All trials exist before the first one trains, because a comparison of half of th
 no process and no group. As many run as there are groups; each is told beforehand after which epoch its worker stops.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import optuna
@@ -47,13 +48,13 @@ class AllAtOnce(StudySearch):
         return config
 
 
-def next_to_run(ask: Any, asking: AllAtOnce, at_once: int, controller: Any) -> Any:
+def next_to_run(ask: Any, asking: AllAtOnce, at_once: Callable[[], int], controller: Any) -> Any:
     """The trial that a scheduler chooses by `ask`, if fewer than `at_once` are at work. The records say whose turn it is."""
     trials = controller.get_trials()
     for trial in trials:
         if trial.status == TuneTrial.PAUSED and asking.record(trial).state == "running":
             asking.events.wait(asking.record(trial))
-    if sum(trial.status in BUSY for trial in trials) >= at_once:
+    if sum(trial.status in BUSY for trial in trials) >= at_once():
         return None
     chosen = ask(controller)
     if chosen:

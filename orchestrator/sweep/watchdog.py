@@ -65,7 +65,7 @@ class Watchdog:
             self.hands.note(text)
         self._recovered(seen, now)
         self.told &= {trial["name"] for trial in seen["trials"] if trial["silent_s"] >= self.silence_s}
-        for trial in seen["trials"]:
+        for trial in seen["trials"] if seen["groups"] else []:  # without a group, who starts them counts the time
             if trial["silent_s"] >= min(self.silence_s, self.wait_s) and trial["name"] not in self.told:
                 self.told.add(trial["name"])
                 self.hands.note(f"{self._silent(trial, seen)}; {self.hands.cluster()}")

@@ -28,7 +28,7 @@ A, B = {"CPU": 1.0}, {"CPU": 0.5}
 PAIRS = Groups(1, (A, B, A, B), "")
 
 
-def run_group(monkeypatch: pytest.MonkeyPatch, folder: Path, dies: bool, own_cluster: bool) -> None:
+def run_group(monkeypatch: pytest.MonkeyPatch, folder: Path, dies: bool) -> None:
     """One group whose workers write down what they are, by attempt and rank; `dies`: that of rank 1 at the first attempt."""
 
     def tell(settings: Mapping[str, Any]) -> None:
@@ -46,7 +46,7 @@ def run_group(monkeypatch: pytest.MonkeyPatch, folder: Path, dies: bool, own_clu
         dist.barrier()
 
     monkeypatch.setattr(groups, "serve", tell)
-    groups._trainer(0, PAIRS, "uneven", folder, own_cluster).fit()
+    groups._trainer(0, PAIRS, "uneven", folder).fit()
 
 
 def told(folder: Path, attempt: str) -> list[dict[str, Any]]:
@@ -57,7 +57,7 @@ def told(folder: Path, attempt: str) -> list[dict[str, Any]]:
 @pytest.mark.ray
 def test_every_rank_holds_what_its_student_was_given_after_a_restart_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with connected(None, cpus=3):  # no more than the sum: a bundle of the mean, or of the largest, would not go
-        run_group(monkeypatch, tmp_path, dies=True, own_cluster=True)
+        run_group(monkeypatch, tmp_path, dies=True)
     for attempt in ("first", "last"):
         said = told(tmp_path, attempt)
         assert [worker["holds"] for worker in said] == [A, B, A, B], attempt
@@ -86,7 +86,7 @@ def test_every_rank_holds_what_its_student_was_given_on_several_nodes(
 ) -> None:
     with connected(three_nodes) as available:
         assert available["CPU"] == 3 and [node["CPU"] for node in nodes()] == [1, 1, 1]
-        run_group(monkeypatch, tmp_path, dies=False, own_cluster=False)
+        run_group(monkeypatch, tmp_path, dies=False)
     said = told(tmp_path, "last")
     assert [worker["holds"] for worker in said] == [A, B, A, B]
     # b's two share a node, which Ray would have given ranks in a row
@@ -117,18 +117,18 @@ def test_ranks_follow_the_bundles_and_local_ranks_the_nodes() -> None:
     [(WorkerGroup, "_create_workers"), (WorkerGroup, "_create_placement_group"), (TrainController, "worker_group_cls")],
 )
 def test_a_ray_with_other_steps_is_refused(owner: type, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert groups._callbacks(PAIRS)
+    assert len(groups._callbacks(PAIRS, "run")) == 2
     monkeypatch.delattr(owner, name)
     said = rf"workers of different resources are not possible with Ray .*{name} .*constraints.txt, or give all students the same"
     with pytest.raises(EnvironmentUnfitError, match=said), groups.worker_groups(PAIRS, Path("none"), 0, own_cluster=True):
         pass
-    assert groups._callbacks(Groups(1, (A, A), "")) == [], "equal workers need none of it"
+    assert len(groups._callbacks(Groups(1, (A, A), ""), "run")) == 1, "equal workers need none of it"
 
 
 def test_a_ray_that_has_another_signature_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WorkerGroup, "_create_workers", lambda self, number: [])
     with pytest.raises(EnvironmentUnfitError, match="_create_workers is not as in Ray"):
-        groups._callbacks(PAIRS)
+        groups._callbacks(PAIRS, "run")
 
 
 @pytest.mark.parametrize(("ids", "device"), [([], "cpu"), (["3"], "meta")])

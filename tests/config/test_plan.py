@@ -34,25 +34,34 @@ def counted(cpus: float, gpus: float, workers: int, cpus_each: float, gpus_each:
     return number
 
 
+def counted_on_gpus(cpus: float, gpus: float, workers: int, cpus_each: float, gpus_each: float) -> int:
+    """The same where each worker's part of a GPU lies on one of them."""
+    each = int(Fraction(1) / Fraction(str(gpus_each))) if gpus_each else None
+    by_cpus = counted(cpus, 0.0, workers, cpus_each, 0.0)
+    return by_cpus if each is None else min(by_cpus, int(gpus) * each // workers)
+
+
 MACHINES = list(
     itertools.product((0.9, 1.0, 2.0, 7.0, 16.0), (0.0, 1.0, 3.0, 8.0), (1, 2, 3), (0.1, 0.5, 1.0, 3.0), (0.0, 0.25, 0.3, 1.0))
 )
 
 
 def test_as_many_groups_as_fit() -> None:
-    refused = 0
+    refused = fewer = 0
     for cpus, gpus, workers, cpus_each, gpus_each in MACHINES:
         expected = counted(cpus, gpus, workers, cpus_each, gpus_each)
         wanted = resources(workers=workers, cpus_per_worker=cpus_each, gpus_per_worker=gpus_each)
         machine = {"CPU": cpus, "GPU": gpus}
-        if expected == 0:
-            refused += 1
-            with pytest.raises(EnvironmentUnfitError):
-                plan.groups(wanted, machine, trials=1000)
-            continue
-        for nodes in ((), (machine,)):
-            assert plan.groups(wanted, machine, 1000, nodes).groups == expected, (machine, wanted)
-    assert 0 < refused < len(MACHINES)
+        on_gpus = counted_on_gpus(cpus, gpus, workers, cpus_each, gpus_each)
+        fewer += on_gpus < expected
+        for nodes, count in (((), expected), ((machine,), on_gpus)):
+            if count:
+                assert plan.groups(wanted, machine, 1000, nodes).groups == count, (machine, wanted)
+                continue
+            refused += not nodes
+            with pytest.raises((EnvironmentUnfitError, ConfigurationError) if nodes else EnvironmentUnfitError):
+                plan.groups(wanted, machine, 1000, nodes)
+    assert 0 < refused < len(MACHINES) and fewer, "0.3 of a GPU goes three times into each, ten times into three by the sum"
 
 
 def test_never_more_groups_than_trials_or_than_were_asked_for() -> None:
@@ -154,7 +163,9 @@ def test_groups_are_counted_on_the_nodes_that_there_are() -> None:
     wanted, nodes = resources(cpus_per_worker=2), [{"CPU": 3.0}] * 3
     made = plan.groups(wanted, {"CPU": 9.0}, 9, nodes)
     assert made.groups == 3 and made.arithmetic == "floor(9 CPU / 2 per group) = 4, 3 on 3 nodes"
-    told = r"4 x 1 workers do not fit the 3 nodes of the cluster, as none is split over two \(.*\): lower resources.workers, "
+    told = (
+        r"4 x 1 workers do not fit the 3 nodes of the cluster, as none is split over two, nor .* \(.*\): lower resources.workers, "
+    )
     with pytest.raises(EnvironmentUnfitError, match=told):
         plan.groups(resources(cpus_per_worker=2, groups=4), {"CPU": 9.0}, 9, nodes)
     assert plan.groups(pairs("peers.b.cpus_per_worker=2"), {"CPU": 9.0}, 9, nodes).groups == 3, "each on a node of its own"
@@ -238,7 +249,8 @@ OR_INLINE = r", or set resources.influence=inline$"
         (
             ("resources.influence_cpus=2", "resources.cpus_per_worker=2"),
             [{"CPU": 3.0}, {"CPU": 1.0}],
-            r"do not fit the 2 nodes of the cluster, as none is split over two \(.*\): lower it or .*" + OR_INLINE,
+            r"do not fit the 2 nodes of the cluster, as none is split over two, nor a part of a GPU \(.*\): lower it or .*"
+            + OR_INLINE,
         ),
         (
             ("resources.influence_cpus=4",),

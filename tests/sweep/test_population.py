@@ -69,7 +69,7 @@ def test_a_setting_of_which_no_bounds_are_known_is_inherited() -> None:
 
 def play(folder: Path, *pairs: str, score: Any = better_later, at_once: int = 2, order: int = 0) -> tuple[Sweep, SimulatedTune]:
     sweep, asking = begin(folder, *PBT, "search.trials=8", *pairs)
-    tune = SimulatedTune(asking, Population(asking, at_once), score, at_once, order).run()
+    tune = SimulatedTune(asking, Population(asking, lambda: at_once), score, at_once, order).run()
     return sweep, tune
 
 
@@ -127,7 +127,7 @@ def test_all_but_one_fail(tmp_path: Path) -> None:
 
 def test_the_death_of_a_stand_in_keeps_nobody_waiting(tmp_path: Path) -> None:
     sweep, asking = begin(tmp_path, *PBT, "search.trials=4")
-    tune = SimulatedTune(asking, Population(asking, 4), better_later, 4)
+    tune = SimulatedTune(asking, Population(asking, lambda: 4), better_later, 4)
     while not all(trial.status == "PAUSED" and trial.epoch == 4 for trial in tune.trials[1:]):
         tune.run(1)
         tune.trials[0].epoch = 0  # it is slow
@@ -141,11 +141,11 @@ def test_the_death_of_a_stand_in_keeps_nobody_waiting(tmp_path: Path) -> None:
 @pytest.mark.parametrize("told", [5, 19, 33, 41, 60])
 def test_a_resumed_population_goes_on_with_its_settings_and_meets_again(told: int, tmp_path: Path) -> None:
     sweep, asking = begin(tmp_path, *PBT, "search.trials=6")
-    SimulatedTune(asking, Population(asking, 2), better_later, 2).run(told)
+    SimulatedTune(asking, Population(asking, lambda: 2), better_later, 2).run(told)
     before = {number: trial.changes for number, trial in sweep.trials.items()}
     slowest = min(trial.epochs for trial in sweep.trials.values() if not trial.ended)
     found, again = resumed(sweep)
-    scheduler = Population(again, 2)
+    scheduler = Population(again, lambda: 2)
     assert scheduler._next_perturbation_sync == (slowest // 4 + 1) * 4
     tune = SimulatedTune(again, scheduler, better_later, 2)
     for number, changes in before.items():
@@ -160,7 +160,7 @@ def test_a_resumed_population_goes_on_with_its_settings_and_meets_again(told: in
 
 def test_a_take_over_that_the_death_of_the_driver_prevented_is_done_on_resume(tmp_path: Path) -> None:
     sweep, asking = begin(tmp_path, *PBT, "search.trials=4")
-    SimulatedTune(asking, Population(asking, 4), better_later, 4).run(16)
+    SimulatedTune(asking, Population(asking, lambda: 4), better_later, 4).run(16)
     changed = next(trial for trial in sweep.trials.values() if trial.changes)
     _, again = resumed(sweep)
     configs = {config["number"]: config for config in (again.suggest(str(number)) for number in range(4))}
@@ -196,7 +196,7 @@ def test_nobody_takes_over_from_another_method(order: int, tmp_path: Path) -> No
         return best_of[named[number]] + 0.01 * number + 0.001 * epoch
 
     sweep, asking = begin(tmp_path, *PBT, *methods)
-    tune = SimulatedTune(asking, Population(asking, 3), score, 3, order)
+    tune = SimulatedTune(asking, Population(asking, lambda: 3), score, 3, order)
     named |= {number: trial.params["method.name"] for number, trial in sweep.trials.items()}
     tune.run()
     assert set(named.values()) == set(best_of)
@@ -211,7 +211,7 @@ def test_nobody_takes_over_from_another_method(order: int, tmp_path: Path) -> No
 def test_a_trial_begins_with_its_first_turn_and_says_when_it_waits(tmp_path: Path) -> None:
     watch = Watch()
     _, asking = begin(tmp_path, *PBT, "search.trials=8", listeners=[watch])
-    tune = SimulatedTune(asking, Population(asking, 2), better_later, 2)
+    tune = SimulatedTune(asking, Population(asking, lambda: 2), better_later, 2)
     assert {trial.state for trial in Sweep.open(Store(tmp_path), "mine").trials.values()} == {"waiting"} and not watch.started
     tune.run(1)
     assert sorted(watch.started) == [0, 1]
@@ -223,7 +223,7 @@ def test_a_trial_begins_with_its_first_turn_and_says_when_it_waits(tmp_path: Pat
 def test_what_never_had_a_turn_is_left_for_a_resume_when_the_time_is_spent(tmp_path: Path) -> None:
     watch = Watch()
     sweep, asking = begin(tmp_path, *PBT, "search.trials=8", listeners=[watch])
-    SimulatedTune(asking, Population(asking, 2), better_later, 2).run(10)
+    SimulatedTune(asking, Population(asking, lambda: 2), better_later, 2).run(10)
     spend(asking)
     begun = set(watch.started)
     assert 2 <= len(begun) < 8
@@ -233,7 +233,7 @@ def test_what_never_had_a_turn_is_left_for_a_resume_when_the_time_is_spent(tmp_p
     }
     assert {number for number, _ in watch.ended} == begun
     again, goes_on = resumed(sweep)
-    SimulatedTune(goes_on, Population(goes_on, 2), better_later, 2).run()
+    SimulatedTune(goes_on, Population(goes_on, lambda: 2), better_later, 2).run()
     assert all(again.trials[number].state == "complete" for number in set(range(8)) - begun)
 
 

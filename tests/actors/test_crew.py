@@ -1,0 +1,225 @@
+"""How many groups there are on a cluster that changes, with a clock and a cluster that the test holds. No Ray."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from orchestrator.actors.crew import BARREN, HEAD_S, Crew, Rules, Seen
+from orchestrator.errors import EnvironmentUnfitError
+from orchestrator.plan import Groups
+
+CPU = {"CPU": 1.0}
+LOOK = 2.0
+
+
+@dataclass
+class Ray:
+    """A cluster of nodes with so many CPUs; a group is placed as soon as it is started, if there is room, and serves `at_once`."""
+
+    nodes: dict[str, float]
+    at_once: bool = True
+    beside: float = 0.0
+    head: bool = True
+    aides: int = 0
+    trials: int = 99
+    notes: list[str] = field(default_factory=list)
+    stopped: list[float] = field(default_factory=list)
+    now: float = 0.0
+    where: dict[int, str] = field(default_factory=dict)
+    asked: set[int] = field(default_factory=set)
+
+    def crew(self, groups: int, most: int = 9) -> Crew:
+        beside = ({"CPU": self.beside},) if self.beside else ()
+        rules = Rules(most, lambda: self.trials, self.notes.append, silence_s=20, wait_s=60)
+        self.made = Crew(Groups(groups, (CPU,), "", beside), rules, self, self.stop, lambda: self.now)
+        self.made.begin()
+        return self.made
+
+    def stop(self) -> None:
+        self.stopped.append(self.now)
+
+    def answers(self) -> bool:
+        return self.head
+
+    def free(self, node: str) -> float:
+        return self.nodes[node] - sum(place == node for place in self.where.values())
+
+    def look(self) -> Seen:
+        return Seen(frozenset(self.nodes), [{"CPU": self.free(node)} for node in self.nodes], self.aides)
+
+    def add_group(self, number: int) -> None:
+        node = next((node for node in self.nodes if self.free(node) >= 1), None)
+        if node:
+            self.where[number] = node
+            self.asked |= {number} if self.at_once else set()
+
+    def serving(self) -> set[int]:
+        return set(self.asked)
+
+    def step(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.now += LOOK
+            self.made.step()
+
+    def remove(self, node: str) -> None:
+        """The node leaves, and its groups end when they find no other place."""
+        del self.nodes[node]
+        for number in [number for number, place in self.where.items() if place == node]:
+            self.end(number, "no place", placed=False)
+
+    def end(self, number: int, error: str, placed: bool = True) -> None:
+        self.where.pop(number, None)
+        self.made.ended(number, error, number in self.asked, placed)
+
+
+def test_groups_follow_the_nodes() -> None:
+    ray = Ray({"a": 1, "b": 1, "c": 1})
+    crew = ray.crew(3)
+    ray.step(5)
+    assert crew.at_once() == 3 and ray.notes == []
+    ray.remove("c")
+    assert crew.at_once() == 2, "no more trials are asked for from now on"
+    ray.step(5)
+    assert crew.at_once() == 2 and ray.notes == ["a node left: 2 worker groups now"]
+    ray.nodes |= {"d": 1, "e": 2}
+    ray.step(5)
+    assert crew.at_once() == 5 and ray.notes[1:] == ["a node joined: 5 worker groups now"]
+    assert ray.where[3] == "d" and ray.where[4] == ray.where[5] == "e"
+    assert not ray.stopped
+
+
+def test_a_group_that_starts_anew_keeps_its_place() -> None:
+    """Between two looks of Ray Train a group has no place: what was free once is not taken."""
+    ray = Ray({"a": 1})
+    crew = ray.crew(1)
+    ray.step()
+    place = ray.where.pop(0)
+    ray.step()
+    ray.where[0] = place
+    ray.step(5)
+    assert crew.live == {0} and ray.notes == []
+
+
+def test_no_more_groups_than_are_wanted_or_trials_left() -> None:
+    ray = Ray({"a": 8})
+    crew = ray.crew(1, most=4)
+    ray.step(5)
+    assert crew.at_once() == 4 and ray.notes == ["there is room: 4 worker groups now"]
+    few = Ray({"a": 8}, trials=2)
+    crew = few.crew(1)
+    few.step(5)
+    assert crew.at_once() == 2
+    few.trials = 1
+    few.end(0, "its node fell")
+    few.step(5)
+    assert crew.at_once() == 1 and few.notes[-1] == "a worker group ended (its node fell): 1 worker group now"
+
+
+def test_a_group_that_has_not_begun_counts_as_if_it_held_its_place() -> None:
+    ray = Ray({"a": 3}, at_once=False)
+    crew = ray.crew(1, most=3)
+    ray.where.clear()  # reserved later
+    ray.step(2)
+    assert crew.at_once() == 3
+    ray.where.clear()
+    ray.step(5)
+    assert crew.at_once() == 3
+
+
+def test_influence_actors_that_are_yet_to_come_have_their_room() -> None:
+    ray = Ray({"a": 2, "b": 2}, beside=1.0)
+    crew = ray.crew(1)
+    ray.step(5)
+    assert crew.at_once() == 2 and ray.where == {0: "a", 1: "a"}, "two CPUs are for the actors"
+    ray.nodes |= {"b": 0, "c": 2}  # the actors hold those of b now
+    ray.aides = 2
+    ray.step(5)
+    assert crew.at_once() == 3 and ray.where[2] == "c"
+
+
+def test_without_a_group_trials_wait_for_a_node_and_a_person_hears_what_is_missing() -> None:
+    ray = Ray({"head": 0, "a": 1})
+    crew = ray.crew(1)
+    ray.step()
+    ray.remove("a")
+    ray.step(11)
+    assert ray.notes == [
+        "a node left: no worker groups now",
+        "trials wait, as no worker group has a place: a group needs 1 CPU; 1 node has 0 CPU free",
+    ]
+    ray.nodes |= {"b": 1}
+    ray.step(2)
+    assert crew.at_once() == 1 and ray.notes[2:] == ["a node joined: 1 worker group now"]
+    ray.remove("b")
+    ray.step(29)
+    assert not ray.stopped, "the time counts from when the last group served"
+    ray.step(2)
+    assert len(ray.stopped) == 1
+    with pytest.raises(EnvironmentUnfitError, match=r"no worker group had a place for 60 s \(resources.wait_s\).*`--resume`"):
+        crew.raise_reason()
+    ray.step(3)
+    assert len(ray.stopped) == 1, "once"
+
+
+def test_a_place_that_arithmetic_sees_and_ray_does_not_is_no_place() -> None:
+    """Groups are tried again and again, and the wait ends all the same."""
+    ray = Ray({"a": 1})
+    crew = ray.crew(1)
+    ray.step()
+    ray.asked.clear()
+    for _ in range(40):
+        for number in list(crew.live):
+            ray.end(number, "no place", placed=False)
+        ray.asked.clear()
+        ray.at_once = False
+        ray.step()
+    assert len(ray.stopped) == 1 and "had a place" in crew.reason
+
+
+def test_groups_that_end_before_they_serve_are_not_started_for_ever() -> None:
+    ray = Ray({"a": 2}, at_once=False)
+    crew = ray.crew(2, most=2)
+    for _ in range(20):
+        ray.step()
+        for number in list(crew.live):
+            ray.end(number, "No module named 'orchestrator'")
+    assert len(ray.stopped) == 1 and BARREN <= crew.begun <= 2 * BARREN
+    with pytest.raises(EnvironmentUnfitError, match=r"groups in a row ended before they took a trial: No module named"):
+        crew.raise_reason()
+
+
+def test_a_group_that_served_is_replaced_however_often_it_ends() -> None:
+    ray = Ray({"a": 1})
+    crew = ray.crew(1, most=1)
+    for _ in range(3 * BARREN):
+        ray.step(3)
+        ray.end(next(iter(crew.live)), "its controller died")
+    ray.step(3)
+    assert not ray.stopped and crew.begun == 3 * BARREN + 1
+
+
+def test_a_head_that_is_gone_ends_the_run_and_one_that_comes_back_does_not() -> None:
+    ray = Ray({"a": 1})
+    crew = ray.crew(1)
+    ray.head = False
+    ray.step(int(HEAD_S / LOOK) - 1)
+    ray.head = True
+    ray.step()
+    ray.head = False
+    ray.step(int(HEAD_S / LOOK) - 1)
+    assert not ray.stopped and not crew.headless
+    ray.step(2)
+    assert len(ray.stopped) == 1 and crew.headless
+    with pytest.raises(EnvironmentUnfitError, match="the head of the Ray cluster does not answer any more"):
+        crew.raise_reason()
+
+
+def test_a_run_that_is_over_is_left_alone() -> None:
+    ray = Ray({"a": 3})
+    crew = ray.crew(1)
+    crew.close()
+    ray.end(0, "it was closed")
+    ray.head = False
+    ray.step(100)
+    assert crew.begun == 1 and not ray.stopped and ray.notes == []
+    crew.raise_reason()

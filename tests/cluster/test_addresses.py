@@ -1,0 +1,71 @@
+"""Which running cluster is meant, whether it answers, and what its workers are sent. No Ray is started."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from ray._private import services
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+
+from orchestrator import commands
+from orchestrator.cluster.connect import PACKAGES, runtime_environment
+from orchestrator.cluster.resources import listens, require_answer
+from orchestrator.environment import allocator
+from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+
+
+@pytest.fixture
+def nothing_listens() -> str:
+    """An address at which nobody does."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def test_who_listens_is_found_and_who_does_not_is_told(nothing_listens: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert listens(address)
+        require_answer(address)
+    assert not listens(nothing_listens)
+    for address in (nothing_listens, "nowhere", "127.0.0.1:", "127.0.0.1:99999999"):
+        with pytest.raises(EnvironmentUnfitError, match=f"resources.address = '{address}': nobody answers there"):
+            require_answer(address)
+    with pytest.raises(EnvironmentUnfitError, match="is Ray Client's"):
+        require_answer("ray://127.0.0.1:10001")
+
+
+def test_auto_without_a_cluster_is_told_at_once(monkeypatch: pytest.MonkeyPatch, nothing_listens: str) -> None:
+    """None at all, and one that was: Ray itself would look for that for minutes."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(services, "find_gcs_addresses", set)
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda folder: None)
+    with pytest.raises(EnvironmentUnfitError, match=r"'auto': no Ray cluster runs on this machine: start one with `ray start"):
+        require_answer("auto")
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda folder: nothing_listens.replace("127.0.0.1", "127.0.0.2"))
+    with pytest.raises(EnvironmentUnfitError, match=r"'auto': nobody answers there, where 127.0.0.2:\d+ was the last one"):
+        require_answer("auto")
+
+
+@pytest.mark.parametrize("job", [None, {}, {"runtime_env": {"env_vars": {"MALLOC_TRIM_THRESHOLD_": "1"}}}])
+def test_workers_are_sent_the_program(job: dict[str, object] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(RAY_JOB_CONFIG_JSON_ENV_VAR, raising=False)
+    if job is not None:
+        monkeypatch.setenv(RAY_JOB_CONFIG_JSON_ENV_VAR, json.dumps(job))
+    sent = runtime_environment()
+    assert sent["py_modules"] == PACKAGES and all((Path(folder) / "__init__.py").is_file() for folder in PACKAGES)
+    theirs = {"MALLOC_TRIM_THRESHOLD_"} if job else set()
+    assert sent["env_vars"] == {name: value for name, value in allocator().items() if name not in theirs}
+
+
+def test_what_a_submitted_job_says_is_not_said_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray refuses two that say the same."""
+    job = {"runtime_env": {"working_dir": "gcs://package.zip", "env_vars": {"MALLOC_TRIM_THRESHOLD_": "1", "OTHER": "2"}}}
+    monkeypatch.setenv(RAY_JOB_CONFIG_JSON_ENV_VAR, json.dumps(job))
+    assert runtime_environment() == {"env_vars": {"MALLOC_MMAP_THRESHOLD_": allocator()["MALLOC_MMAP_THRESHOLD_"]}}
+
+
+def test_an_address_and_this_process_alone_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="--address and --local exclude each other"):
+        commands.train(tmp_path, [], tmp_path, None, None, dry_run=True, local=True, address="auto")

@@ -1,0 +1,66 @@
+"""Where workers find room: parts of GPUs, nodes of other sizes, and what others hold. Knows no Ray."""
+
+import pytest
+
+from orchestrator import plan
+from orchestrator.errors import EnvironmentUnfitError
+from orchestrator.places import has_room, placed
+from orchestrator.reading import load
+
+
+@pytest.mark.parametrize(
+    ("bundles", "nodes", "expected"),
+    [
+        ([{"CPU": 1.0}], [{"CPU": 1.0}, {"CPU": 2.5}, {}], 3),
+        ([{"CPU": 1.0, "GPU": 0.6}], [{"CPU": 9.0, "GPU": 2.0}], 2),  # 3 by the sum
+        ([{"CPU": 1.0, "GPU": 0.5}] * 2, [{"CPU": 9.0, "GPU": 1.5}], 1),
+        ([{"CPU": 1.0, "GPU": 2.0}], [{"CPU": 9.0, "GPU": 2.7}, {"CPU": 9.0, "GPU": 1.9}], 1),
+        ([{"CPU": 1.0, "GPU": 1.0}, {"CPU": 1.0, "GPU": 0.3}], [{"CPU": 9.0, "GPU": 2.3}], 1),  # the small one takes what is broken
+        ([{"CPU": 1.0, "GPU": 1.0}, {"CPU": 1.0, "GPU": 0.3}], [{"CPU": 9.0, "GPU": 1.3}], 1),
+        ([{"CPU": 0.1}], [{"CPU": 0.3}], 3),
+        ([{"CPU": 2.0}, {"CPU": 1.0}], [{"CPU": 1.0}, {"CPU": 2.0}, {"CPU": 3.0}], 2),
+    ],
+)
+def test_groups_are_placed_worker_by_worker(bundles: list[dict[str, float]], nodes: list[dict[str, float]], expected: int) -> None:
+    assert placed(bundles, nodes, 99) == expected
+    assert placed(bundles, nodes, 1) == 1, "no more than are wanted"
+
+
+def test_what_is_held_comes_first_and_what_finds_no_room_takes_none() -> None:
+    assert placed([{"CPU": 1.0}], [{"CPU": 2.0}, {"CPU": 1.0}], 9, held=[{"CPU": 1.0}]) == 2
+    assert placed([{"CPU": 1.0}], [{"CPU": 2.0}, {"CPU": 1.0}], 9, held=[{"CPU": 3.0}]) == 3
+    assert not has_room({"CPU": 1.0, "GPU": 1.0}, {"CPU": 1.0, "GPU": 2.0}) and has_room({"CPU": 1.0}, {"CPU": 1.0})
+
+
+def test_what_other_jobs_hold_on_a_node_leaves_no_room_there() -> None:
+    """Three nodes of two CPUs with four of six free: whose are they?"""
+    nodes, wanted = [{"CPU": 2.0}] * 3, load(None, ["resources.cpus_per_worker=2"])
+    together, spread = [{"CPU": 2.0}, {"CPU": 2.0}, {}], [{"CPU": 1.0}, {"CPU": 1.0}, {"CPU": 2.0}]
+    assert plan.groups(wanted, {"CPU": 4.0}, 9, nodes, free=together).groups == 2
+    assert plan.groups(wanted, {"CPU": 4.0}, 9, nodes, free=spread).groups == 1
+    with pytest.raises(EnvironmentUnfitError, match=r"1 x 1 workers do not fit the 3 nodes of the cluster, as none is split"):
+        plan.groups(wanted, {"CPU": 3.0}, 9, nodes, free=[{"CPU": 1.0}] * 3)
+
+
+def test_the_plan_knows_what_stands_beside_a_group() -> None:
+    wanted = load(None, ["resources.influence_cpus=0.5"])
+    assert plan.groups(wanted, {"CPU": 3.0}, 9, [{"CPU": 3.0}], aides=1).beside == ({"CPU": 0.5},)
+    assert plan.groups(wanted, {"CPU": 3.0}, 9, [{"CPU": 3.0}]).beside == ()
+
+
+def test_on_a_running_cluster_fewer_groups_than_were_asked_for_may_begin() -> None:
+    wanted = load(None, ["resources.groups=3"])
+    nodes = [{"CPU": 1.0}] * 2
+    assert plan.groups(wanted, {"CPU": 2.0}, 9, nodes, elastic=True).groups == 2
+    assert plan.groups(load(None, ["resources.groups=1"]), {"CPU": 2.0}, 9, nodes, elastic=True).groups == 1
+    with pytest.raises(EnvironmentUnfitError, match="3 x 1 workers need 3 CPU and the cluster has 2:"):
+        plan.groups(wanted, {"CPU": 2.0}, 9, nodes)
+    with pytest.raises(EnvironmentUnfitError, match=r"1 x 1 workers need 1 CPU and the cluster has 0\.5 of 2 free:"):
+        plan.groups(wanted, {"CPU": 0.5}, 9, nodes, free=[{"CPU": 0.5}, {}], elastic=True)
+
+
+def test_gpus_that_others_hold_are_not_replaced_by_cpus() -> None:
+    nodes, free = [{"CPU": 4.0, "GPU": 2.0}], [{"CPU": 4.0}]
+    with pytest.raises(EnvironmentUnfitError, match="need 1 GPU and the cluster has 0 of 2 free"):
+        plan.groups(load(None, []), {"CPU": 4.0}, 9, nodes, free=free)
+    assert plan.groups(load(None, ["resources.gpus_per_worker=0"]), {"CPU": 4.0}, 9, nodes, free=free).groups == 4
