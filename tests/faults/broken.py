@@ -108,9 +108,9 @@ class Life:
         return int(self.process.returncode)
 
 
-def end_what_is_left() -> list[str]:
-    """Ray ends with its driver; what of all lives so far does not is ended here and named."""
-    _, left = psutil.wait_procs(Life.seen, timeout=LEFT_S)
+def end_what_is_left(wait_s: float) -> list[str]:
+    """Ray ends with its driver; what of all lives so far does not within `wait_s` is ended here and named."""
+    _, left = psutil.wait_procs(Life.seen, timeout=wait_s)
     Life.seen.clear()
     names = []
     for process in left:
