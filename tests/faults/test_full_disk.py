@@ -14,7 +14,7 @@ from tests.faults.conftest import WHOLE, Tell
 
 pytestmark = pytest.mark.faults
 MIB = 2**20
-SIZE = 1024 * MIB  # of the disk, which is memory that is taken when it is written
+SIZE = 512 * MIB  # of the disk, which is memory that is taken when it is written
 DETACH = 2  # sys/mount.h
 
 
