@@ -15,7 +15,9 @@ from orchestrator.places import Resources, placed
 from orchestrator.plan import Groups
 
 LOOK_S = 2.0
-HEAD_S = 12.0  # Ray itself ends the driver a minute after its head is gone
+HEAD_S = 30.0  # a head may be started again; Ray itself ends the driver a minute after it is gone
+HEADLESS = "the head of the Ray cluster does not answer any more"
+PAUSE_S = 15.0  # doubled with every group that found no place
 LATELY_S = 60.0  # a node that left so long ago is not why a group ends
 BARREN = 3  # groups that end one after another before they take a trial: something is wrong with all of them
 log = logging.getLogger(__name__)
@@ -74,13 +76,14 @@ class Crew:
     closing: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        self.begun = self.barren = self.room = 0
+        self.begun = self.barren = self.misses = self.room = 0
+        self.told = False
         self.gone: list[str] = []  # errors of groups that ended since the last look
         self.error = ""
         self.served: set[int] = set()
         self.nodes: frozenset[str] | None = None
         self.joined = self.left = -LATELY_S  # when a node did
-        self.heard = self.alone = self.noted = self.clock()
+        self.heard = self.alone = self.noted = self.not_before = self.clock()
 
     def at_once(self) -> int:
         """How many trials train at a time."""
@@ -109,6 +112,9 @@ class Crew:
                 self.gone.append(" ".join(error.split())[:200])
                 self.error = error if placed else self.error
                 self.barren = 0 if served else self.barren + placed
+            if error and not placed:  # arithmetic may see room where Ray has none: it is not tried for ever
+                self.misses += 1
+                self.not_before = self.clock() + PAUSE_S * 2**self.misses
 
     def close(self) -> None:
         """The run is over: nothing is started or stopped any more."""
@@ -121,18 +127,19 @@ class Crew:
         if self._headless(now):
             return
         missing = min(self.rules.most, self.rules.left()) - len(self.live)
-        with self.lock:
-            gone, self.gone = self.gone, []
         if self.live - self.served:
-            self.served |= self.cluster.serving()
+            before, self.served = self.served, self.served | self.cluster.serving()
+            self.misses = 0 if self.served - before else self.misses
         if self.live & self.served:
             self.alone = self.noted = now
-            if missing <= 0 and not gone and self.nodes is not None:
+            if missing <= 0 and not self.gone and self.nodes is not None:
                 return
         seen = self.cluster.look()
         self._compare(seen, now)
+        with self.lock:
+            gone, self.gone = self.gone, []
         if gone:
-            cause = "a node left" if now - self.left < LATELY_S else f"a worker group ended ({gone[-1]})"
+            cause = "a node left" if now - self.left < LATELY_S else f"a worker group ended, as {gone[-1]}"
             self._tell(f"{cause}: {self._groups()}")
         if missing > 0:
             self._grow(seen, missing, now)
@@ -140,16 +147,19 @@ class Crew:
 
     def _headless(self, now: float) -> bool:
         if self.cluster.answers():
-            self.heard = now
+            self.heard, self.told = now, False
             return False
         if now - self.heard >= HEAD_S:
             self.headless = True
-            self._give_up("the head of the Ray cluster does not answer any more")
+            self._give_up(HEADLESS)
+        elif now - self.heard >= HEAD_S / 3 and not self.told:
+            self.told = True
+            self._tell(f"{HEADLESS}: if it does not come back within {HEAD_S:g} s, the run ends, to be gone on with later")
         return True
 
     def _compare(self, seen: Seen, now: float) -> None:
         if self.nodes is not None and seen.nodes - self.nodes:
-            self.joined, self.barren = now, 0  # on the new node a group may do better
+            self.joined, self.not_before, self.barren, self.misses = now, now, 0, 0  # there a group may do better
         if self.nodes is not None and self.nodes - seen.nodes:
             self.left = now
         self.nodes = seen.nodes
@@ -161,7 +171,7 @@ class Crew:
         owed = [each for each in self.plan.beside for _ in range(len(serving))][seen.aides :]
         room = placed((*self.plan.bundles, *self.plan.beside), seen.free, missing + starting, owed) - starting
         more, self.room = min(room, self.room), room
-        if more <= 0 or self.barren >= BARREN:
+        if more <= 0 or self.barren >= BARREN or now < self.not_before:
             return
         for _ in range(more):
             self._start()
@@ -212,7 +222,9 @@ class Crew:
             self.stop()
 
     def raise_reason(self) -> None:
-        """EnvironmentUnfitError when the run was ended from here."""
+        """EnvironmentUnfitError when the run was ended from here, or fails as the head is gone."""
+        if not self.reason and not self.cluster.answers():
+            self.reason, self.headless = HEADLESS, True
         if self.reason:
             raise EnvironmentUnfitError(
                 f"{self.reason}: what was not finished waits; go on with `--resume` when the cluster is fit again"

@@ -58,7 +58,7 @@ def worker_groups(plan: Groups, folder: Path, max_failures: int, own_cluster: bo
     threading.Thread(target=crew.watch, name="groups", daemon=True).start()
     try:
         yield Desk(name, dispatcher, at_once=crew.at_once)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ray.exceptions.RayError):
         crew.raise_reason()
         raise
     finally:
@@ -118,7 +118,8 @@ class _Running:
             _trainer(number, self.plan, self.name, self.folder).fit()
         except Exception as failure:  # Ray Train wraps what its workers raise in types of its own
             error = " ".join(str(failure).split())[:500] or type(failure).__name__
-            placed = "WorkerGroupStartupTimeoutError" not in type(getattr(failure, "controller_failure", None)).__name__
+            if type(getattr(failure, "controller_failure", None)).__name__ == "WorkerGroupStartupTimeoutError":
+                error, placed = "its workers found no place in the cluster", False
             if isinstance(failure, ray.exceptions.RayActorError):
                 free(run)
         served = False

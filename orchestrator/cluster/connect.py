@@ -76,7 +76,7 @@ def alive_nodes() -> frozenset[str]:
 
 def running_actors(kind: str) -> int:
     """How many actors of that class run for this process."""
-    job = ray.get_runtime_context().job_id
+    job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
     actors = state.actors(job_id=job, actor_state_name="ALIVE").values()
     return sum(str(actor["ActorClassName"]).rpartition(".")[2] == kind for actor in actors)
 

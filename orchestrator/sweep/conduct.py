@@ -88,7 +88,7 @@ def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, sho
         show.preparing(f"{sweep.name}: {trials} x {configuration.training.epochs} epochs of {methods} on {configuration.data.name}")
         beside = aides(configuration, sweep.kind)
         begun = _desk(
-            configuration, sweep.folder / "groups", trials, local, show, events.note, partial(_left, sweep, trials), beside
+            configuration, sweep.folder / "groups", trials, local, show, events.note, partial(_unended, sweep, trials), beside
         )
         ended = ""
         with stoppable(), begun as (desk, at_once), stoppable():
@@ -117,7 +117,7 @@ def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, sho
         tracker.close(state)
 
 
-def _left(sweep: Sweep, trials: int) -> int:
+def _unended(sweep: Sweep, trials: int) -> int:
     """Trials that have not ended."""
     return trials - sum(trial.ended for trial in list(sweep.trials.values()))
 
@@ -130,12 +130,12 @@ def _desk(
     local: bool,
     show: Steps,
     note: Callable[[str], None],
-    left: Callable[[], int],
+    unended: Callable[[], int],
     beside: int = 0,
 ) -> Iterator[tuple[Any, Callable[[], int]]]:
     """Who trains, `beside` influence actors in each group, and how many trials at a time.
 
-    `left`: trials that have not ended; `note`: hears of trouble, from any thread.
+    `unended`: how many trials are to go on; `note`: hears of trouble, from any thread.
 
     Ray sets signal handlers of its own: whoever enters sets theirs again.
     """
@@ -156,7 +156,7 @@ def _desk(
     with connected(address) as available:
         plan = groups(configuration, available, trials, nodes(), beside, free_nodes(), elastic=bool(address))
         show.preparing(f"starting {plan.groups} worker groups of {plan.workers} workers")
-        rules = Rules(resources.groups or trials, left, note, resources.silence_s, resources.wait_s)
+        rules = Rules(resources.groups or trials, unended, note, resources.silence_s, resources.wait_s)
         with (
             worker_groups(plan, folder, resources.max_failures, own_cluster=not address, rules=rules) as desk,
             looked_after(desk, resources, note),

@@ -112,7 +112,7 @@ def test_no_more_groups_than_are_wanted_or_trials_left() -> None:
     few.trials = 1
     few.end(0, "its node fell")
     few.step(5)
-    assert crew.at_once() == 1 and few.notes[-1] == "a worker group ended (its node fell): 1 worker group now"
+    assert crew.at_once() == 1 and few.notes[-1] == "a worker group ended, as its node fell: 1 worker group now"
 
 
 def test_a_group_that_has_not_begun_counts_as_if_it_held_its_place() -> None:
@@ -174,6 +174,23 @@ def test_a_place_that_arithmetic_sees_and_ray_does_not_is_no_place() -> None:
         ray.at_once = False
         ray.step()
     assert len(ray.stopped) == 1 and "had a place" in crew.reason
+    assert crew.begun == 2, "not at every look"
+
+
+def test_a_place_that_was_none_is_tried_again_after_a_while_or_on_a_new_node() -> None:
+    ray = Ray({"a": 2})
+    crew = ray.crew(1, most=2)
+    ray.step(2)
+    assert crew.at_once() == 2
+    ray.end(1, "no place", placed=False)
+    ray.step(int(30 / LOOK) - 1)
+    assert crew.at_once() == 1
+    ray.step(2)
+    assert crew.at_once() == 2
+    ray.end(2, "no place", placed=False)
+    ray.nodes |= {"b": 1}
+    ray.step(2)
+    assert crew.at_once() == 2
 
 
 def test_groups_that_end_before_they_serve_are_not_started_for_ever() -> None:
@@ -208,6 +225,7 @@ def test_a_head_that_is_gone_ends_the_run_and_one_that_comes_back_does_not() -> 
     ray.head = False
     ray.step(int(HEAD_S / LOOK) - 1)
     assert not ray.stopped and not crew.headless
+    assert len(ray.notes) == 2 and all(f"does not come back within {HEAD_S:g} s" in note for note in ray.notes), "once each time"
     ray.step(2)
     assert len(ray.stopped) == 1 and crew.headless
     with pytest.raises(EnvironmentUnfitError, match="the head of the Ray cluster does not answer any more"):
@@ -222,4 +240,15 @@ def test_a_run_that_is_over_is_left_alone() -> None:
     ray.head = False
     ray.step(100)
     assert crew.begun == 1 and not ray.stopped and ray.notes == []
+    ray.head = True
     crew.raise_reason()
+
+
+def test_an_error_of_a_cluster_without_a_head_is_told_as_such() -> None:
+    ray = Ray({"a": 1})
+    crew = ray.crew(1)
+    crew.raise_reason()
+    ray.head = False
+    with pytest.raises(EnvironmentUnfitError, match="the head of the Ray cluster does not answer any more"):
+        crew.raise_reason()
+    assert crew.headless

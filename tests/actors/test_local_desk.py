@@ -9,7 +9,7 @@ import pytest
 from orchestrator.actors import local
 from orchestrator.actors.local import LocalDesk
 from orchestrator.context import Record, TrialContext
-from orchestrator.errors import EnvironmentUnfitError
+from orchestrator.errors import EnvironmentUnfitError, TrialError
 
 SILENCE_S = 10.0
 Specify = Callable[..., Any]
@@ -66,7 +66,7 @@ def test_an_epoch_may_be_longer_than_the_silence_that_is_allowed(clock: Clock) -
 def test_silence_is_measured_since_the_last_sign_of_life(clock: Clock) -> None:
     desk = LocalDesk()
     waiting = desk.records = Passing(clock, [desk.alive, lambda: None])
-    with pytest.raises(EnvironmentUnfitError, match=r"nothing was heard of trial for 10 s: raise resources\.wait_s"):
+    with pytest.raises(EnvironmentUnfitError, match=r"for 10 s, which was last at its start: raise resources\.wait_s"):
         desk.next_report("trial", SILENCE_S)
     assert waiting.waits == [SILENCE_S, SILENCE_S / 2], "the sign came in the middle of the first wait"
 
@@ -82,3 +82,21 @@ def test_a_training_gives_its_signs_of_life_to_the_desk(clock: Clock, specify: S
     desk.submit("trial", specify("teacher=null", "method.name=cross_entropy").plain())
     assert desk.records.get(timeout=60) == {"epoch": 1}
     assert desk.heard == clock.now == 107
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_fault_of_the_machine_fails_no_trial(own: bool, specify: Specify, monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained(spec: Any, context: TrialContext) -> None:
+        context.note("the disk is full")
+        raise TrialError("it diverged") if own else OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(local, "work", trained)
+    notes: list[str] = []
+    desk = LocalDesk(notes.append)
+    desk.submit("trial", specify("teacher=null", "method.name=cross_entropy").plain())
+    if own:
+        assert desk.next_report("trial", 60) == {"failed": "it diverged"}
+    else:
+        with pytest.raises(EnvironmentUnfitError, match="Stale file handle"):
+            desk.next_report("trial", 60)
+    assert notes == ["the disk is full"]

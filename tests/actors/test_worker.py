@@ -1,71 +1,119 @@
-"""What a worker of a group does with a failure: its own, or one that the others would wait for. Starts no Ray."""
+"""What a worker of a group does with a failure: the trial's, its own, or one that the others would wait for. Starts no Ray."""
 
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from methods import SettingsError
 from orchestrator.actors import worker
-from orchestrator.context import TrialContext
-from orchestrator.errors import ConfigurationError, EnvironmentUnfitError, TrialError
+from orchestrator.context import Record, TrialContext
+from orchestrator.errors import ConfigurationError, EnvironmentUnfitError, TrialError, UnansweredError
 from orchestrator.trial import TrialSpec
 
 Specify = Callable[..., TrialSpec]
 
 
-class Line:
-    """A dispatcher's line that writes down what it hears."""
+class Line(worker._Line):
+    """A dispatcher's line that writes down what it says; `lost`: the dispatcher died while the trial was trained."""
 
-    def __init__(self) -> None:
-        self.heard: list[Any] = []
-        self.report = self.heard.append
+    def __init__(self, lost: bool = False) -> None:
+        super().__init__(None, 0, 0)
+        self.said: list[Any] = []
+        self.lost = lost
 
-    def open(self, trial: str, leads: bool) -> None:
-        """A trial begins."""
+    def open(self, trial: str, specification: dict[str, Any]) -> None:
+        self.trial = trial
 
-    def asked_to_stop(self) -> bool:
-        """Never."""
-        return False
+    def report(self, record: Record) -> None:
+        self.said.append(record)
 
-    def alive(self) -> None:
-        """Unheard."""
+    def excuse(self, fault: str) -> None:
+        self.said.append({"excused": fault})
+
+    def broken(self) -> bool:
+        return self.lost
 
     def give_back(self) -> None:
-        """The trial ends."""
-        self.heard.append("given back")
+        self.said.append("given back")
 
 
-def failing(monkeypatch: pytest.MonkeyPatch, specify: Specify, error: Exception, world_size: int) -> list[Any]:
-    """What the line heard of a trial that fails with `error`."""
+def training(
+    monkeypatch: pytest.MonkeyPatch, specify: Specify, error: Exception | None, world_size: int = 1, line: Line | None = None
+) -> list[Any]:
+    """What the line says of a trial that raises `error`."""
 
     def work(spec: TrialSpec, context: TrialContext) -> None:
-        raise error
+        if error:
+            raise error
 
     monkeypatch.setattr(worker, "work", work)
-    line: Any = Line()
+    line = line or Line()
     specification = specify("teacher=null", "method.name=cross_entropy").plain()
     try:
         worker._train("trial", specification, line, TrialContext(world_size=world_size))
-    except type(error) as raised:
+    except Exception as raised:
         assert raised is error
-        line.heard.append("raised")
-    heard: list[Any] = line.heard
-    return heard
+        line.said.append("raised")
+    return line.said
 
 
-@pytest.mark.parametrize("error", [TrialError("diverged"), SettingsError("no such setting"), EnvironmentUnfitError("locked")])
+@pytest.mark.parametrize("error", [TrialError("diverged"), SettingsError("no such setting")])
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_what_all_ranks_raise_leaves_the_group_as_it_is(
+def test_a_fault_of_the_trial_that_all_ranks_raise_leaves_the_group_as_it_is(
     monkeypatch: pytest.MonkeyPatch, specify: Specify, error: Exception, world_size: int
 ) -> None:
-    assert failing(monkeypatch, specify, error, world_size) == [{"failed": str(error)}, "given back"]
+    assert training(monkeypatch, specify, error, world_size) == [{"failed": str(error)}, "given back"]
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_what_all_ranks_cannot_help_is_tried_again_by_the_same_group(
+    monkeypatch: pytest.MonkeyPatch, specify: Specify, world_size: int
+) -> None:
+    """It asks for a trial while it holds one, and gets it again."""
+    assert training(monkeypatch, specify, EnvironmentUnfitError("locked"), world_size) == [{"excused": "locked"}]
 
 
 @pytest.mark.parametrize(("world_size", "then"), [(1, "given back"), (2, "raised")])
+@pytest.mark.parametrize("error", [ConfigurationError("cat.png cannot be decoded"), ValueError("no such shape")])
 def test_what_one_rank_may_raise_alone_restarts_a_group_of_several(
-    monkeypatch: pytest.MonkeyPatch, specify: Specify, world_size: int, then: str
+    monkeypatch: pytest.MonkeyPatch, specify: Specify, error: Exception, world_size: int, then: str
 ) -> None:
     """A rank that met a damaged image and asked for the next trial would leave the others in the collective of this one."""
-    error = ConfigurationError("cat.png cannot be decoded")
-    assert failing(monkeypatch, specify, error, world_size) == [{"failed": "cat.png cannot be decoded"}, then]
+    (record, last) = training(monkeypatch, specify, error, world_size)
+    assert str(error) in record["failed"] and last == then
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(116, "Stale file handle"),
+        ConnectionResetError(104, "reset by peer"),
+        RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer"),
+        torch.distributed.DistNetworkError("timed out"),
+        UnansweredError("the dispatcher has not answered for 120 s"),
+    ],
+)
+def test_a_process_that_is_of_no_more_use_ends(
+    monkeypatch: pytest.MonkeyPatch, specify: Specify, error: Exception, world_size: int
+) -> None:
+    said = training(monkeypatch, specify, error, world_size)
+    assert [*said[0]] == ["excused"] and str(error) in said[0]["excused"] and said[1:] == ["raised"]
+
+
+def test_a_dispatcher_that_is_away_hears_no_excuse(monkeypatch: pytest.MonkeyPatch, specify: Specify) -> None:
+    class Mute(Line):
+        def excuse(self, fault: str) -> None:
+            raise UnansweredError("nobody there")
+
+    assert training(monkeypatch, specify, OSError("stale"), line=Mute()) == ["raised"]
+
+
+@pytest.mark.parametrize(("lost", "said"), [(False, ["given back"]), (True, [])])
+def test_what_a_dead_dispatcher_handed_out_is_not_given_back_to_the_next(
+    monkeypatch: pytest.MonkeyPatch, specify: Specify, lost: bool, said: list[Any]
+) -> None:
+    """A dispatcher that did not die would take it for the end of the trial; one that did hears it when the group asks again."""
+    assert training(monkeypatch, specify, None, line=Line(lost)) == said

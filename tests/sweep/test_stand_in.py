@@ -129,9 +129,11 @@ def test_a_resumed_trial_goes_on_from_its_own_where_nothing_is_left(stand_in: St
     assert read(tmp_path / "00000" / "checkpoint") == "00000 4"
 
 
-@pytest.mark.parametrize(("busy", "said"), [(True, "was not given back within 5 s"), (False, "could not be copied")])
+@pytest.mark.parametrize(
+    ("busy", "end", "said"), [(True, "unfit", "was not given back within 15 s"), (False, "failed", "could not be copied")]
+)
 def test_what_cannot_be_taken_over_fails_the_trial_alone(
-    busy: bool, said: str, stand_in: StandIn, desk: Workers, tmp_path: Path
+    busy: bool, end: str, said: str, stand_in: StandIn, desk: Workers, tmp_path: Path
 ) -> None:
     stand_in.begin(config(0, until=2))
     epochs(stand_in, 2)
@@ -141,4 +143,13 @@ def test_what_cannot_be_taken_over_fails_the_trial_alone(
     stand_in.begin(config(0, until=4))
     stand_in.load_checkpoint(str(kept))
     result = stand_in.step()
-    assert result["done"] and said in result["failed"]
+    assert result["done"] and said in result[end]
+
+
+def test_a_trial_that_nobody_can_train_has_not_failed(stand_in: StandIn, desk: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unfit(trial: str, wait_s: float) -> dict[str, Any]:
+        raise EnvironmentUnfitError("no worker group is left")
+
+    monkeypatch.setattr(desk, "next_report", unfit)
+    stand_in.begin(config(0))
+    assert stand_in.step() == {"unfit": "no worker group is left", "done": True}

@@ -3,18 +3,17 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from optuna.trial import TrialState
 
 from orchestrator.config import Configuration
-from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.errors import ConfigurationError
 from orchestrator.reading import load
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
 from orchestrator.sweep.scheduler import stopping
-from orchestrator.sweep.stand_in import StandIn
 from orchestrator.sweep.study import StudySearch, open_study
 from tests.sweep import studies
 from tests.sweep.studies import resumed
@@ -137,20 +136,11 @@ def test_the_first_points_train_all_their_epochs(tmp_path: Path) -> None:
     assert decisions == ["CONTINUE", "CONTINUE", "STOP"]
 
 
-class Silent:
-    """A desk from which nothing is heard."""
-
-    def submit(self, trial: str, specification: dict[str, Any]) -> None:
-        assert specification["folder"].endswith("00007")
-
-    def next_report(self, trial: str, silence_s: float) -> dict[str, Any]:
-        raise EnvironmentUnfitError(f"nothing was heard of {trial} for {silence_s:g} s")
-
-
-def test_a_silence_fails_the_trial_with_its_sentence() -> None:
-    stand_in = StandIn.__new__(StandIn)  # as Tune would make it, without an actor
-    folders = {"trials": "trials", "data": "data", "teacher": None, "knowledge": "knowledge"}
-    stand_in.place = {"folders": folders, "wait_s": 5.0, "objective": "validation/accuracy"}
-    stand_in.desk = cast(Any, Silent())
-    stand_in.begin({"number": 7, "configuration": Configuration().model_dump_json()})
-    assert stand_in.step() == {"failed": "nothing was heard of trial-00007 for 5 s", "done": True}
+def test_a_trial_that_nobody_can_train_for_now_has_not_ended(tmp_path: Path) -> None:
+    sweep, asking = begin(tmp_path)
+    asking.suggest("id")
+    asking.on_trial_result("id", result(1, 0.5))
+    asking.on_trial_complete("id", {"unfit": "no worker group is left", "done": True})
+    assert not sweep.trials[0].ended and sweep.trials[0].epochs == 1
+    asking.on_trial_complete("id", {"failed": "it diverged", "done": True})
+    assert sweep.trials[0].state == "failed"

@@ -1,0 +1,91 @@
+"""Whose fault it is: one case of each kind, on the host and on a device."""
+
+import errno
+from typing import Any
+
+import pytest
+import ray
+import torch
+
+from methods import SettingsError
+from orchestrator.actors.faults import judged
+from orchestrator.errors import ConfigurationError, EnvironmentUnfitError, TrialError, UnansweredError
+
+HOST, DEVICE = torch.device("cpu"), torch.device("cuda", 0)
+TRIAL = {"role": "student", "configuration": {"training": {"batch_size": 256}}}
+NVIDIA = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.10 GiB"
+
+
+class Kind(tuple[bool, bool, bool]):
+    """own, together, clean: what follows from a fault."""
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (TrialError("the loss is not finite"), Kind((True, True, True))),
+        (SettingsError("alpha = 2"), Kind((True, True, True))),
+        (ConfigurationError("cat.png cannot be decoded"), Kind((True, False, True))),
+        (ValueError("a bug of a method"), Kind((True, False, True))),
+        (MemoryError(), Kind((True, False, True))),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), Kind((True, False, True))),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), Kind((True, False, True))),
+        (EnvironmentUnfitError("locked"), Kind((False, True, True))),
+        (UnansweredError("no answer"), Kind((False, False, False))),
+        (OSError(errno.ESTALE, "Stale file handle"), Kind((False, False, False))),
+        (PermissionError(errno.EACCES, "Permission denied"), Kind((False, False, False))),
+        (TimeoutError("too long"), Kind((False, False, False))),
+        (RuntimeError("[/gloo/pair.cc:534] Connection closed by peer [127.0.0.1]"), Kind((False, False, False))),
+        (torch.distributed.DistBackendError("NCCL error: unhandled system error"), Kind((False, False, False))),
+        (ray.exceptions.ActorDiedError(), Kind((False, False, False))),
+        (ray.exceptions.WorkerCrashedError(), Kind((False, False, False))),
+    ],
+)
+def test_each_kind_on_the_host(error: Exception, kind: Kind) -> None:
+    fault = judged(error, TRIAL, HOST)
+    assert (fault.own, fault.together, fault.clean) == kind
+
+
+@pytest.mark.parametrize(
+    ("error", "own", "clean"),
+    [
+        (torch.OutOfMemoryError(NVIDIA), True, False),
+        (RuntimeError("CUDNN_STATUS_ALLOC_FAILED"), True, False),
+        (RuntimeError("CUDA error: device-side assert triggered"), True, False),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), False, False),
+        (RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED when calling cublasSgemm"), False, False),
+        (TypeError("a bug of a method"), True, False),
+        (TrialError("the loss is not finite"), True, True),
+    ],
+)
+def test_each_kind_on_a_device(error: Exception, own: bool, clean: bool) -> None:
+    fault = judged(error, TRIAL, DEVICE)
+    assert (fault.own, fault.clean) == (own, clean), "who met an error on a device starts anew"
+
+
+@pytest.mark.parametrize(
+    ("error", "role", "said"),
+    [
+        (torch.OutOfMemoryError(NVIDIA), "student", "out of memory on cuda:0 (2.50 GiB more were asked for) with training.batch"),
+        (MemoryError(), "teacher", "out of memory on cuda:0 with teacher.training.batch_size = 256: lower teacher.training.batch"),
+    ],
+)
+def test_a_lack_of_memory_says_what_to_lower(error: Exception, role: str, said: str) -> None:
+    message = judged(error, {**TRIAL, "role": role}, DEVICE).message
+    assert message.startswith(said) and message.endswith("or let fewer groups share the device (resources.groups)")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [(TrialError("one sentence"), "one sentence"), (ValueError("two\n lines"), "ValueError: two lines")],
+)
+def test_what_nobody_wrote_for_a_person_is_told_with_its_kind(error: Exception, message: str) -> None:
+    assert judged(error, TRIAL, HOST).message == message
+
+
+def test_a_real_allocation_that_fails_is_a_lack_of_memory() -> None:
+    with pytest.raises((RuntimeError, MemoryError)) as caught:
+        torch.empty(2**62, dtype=torch.uint8)
+    fault: Any = judged(caught.value, TRIAL, HOST)
+    assert fault.own and fault.message.startswith("out of memory on cpu")

@@ -1,0 +1,72 @@
+"""The head of a running cluster dies under a sweep: a sentence and exit code 3, no hang, and nothing has failed."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from ray._private import ray_constants
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray.cluster_utils import Cluster
+
+from orchestrator.cluster.connect import OWN_CLUSTER
+from orchestrator.errors import UNFIT_ENVIRONMENT
+
+pytestmark = pytest.mark.faults
+ROOT = Path(__file__).parents[2]
+DEADLINE_S = 240.0
+CHANGES = ("data.name=digits", "teacher.network.width=32", "teacher.training.epochs=2", "method.name=kd", "student.name=cnn",
+           "search.trials=50", "search.scheduler=none", "training.epochs=30")  # fmt: skip
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A head of one CPU, on loopback with Ray's token."""
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)
+    with patch.dict(os.environ, OWN_CLUSTER):
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        made = Cluster()
+        try:
+            made.add_node(num_cpus=1)
+            yield made
+        finally:
+            made.shutdown()
+
+
+def wait(condition: Callable[[], bool], process: "subprocess.Popen[str]", said: Path) -> None:
+    """Until it holds; AssertionError when the process ends before."""
+    until = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert process.poll() is None and time.monotonic() < until, said.read_text()
+        time.sleep(0.1)
+
+
+def test_a_head_that_dies_ends_the_sweep_with_a_sentence(cluster: Cluster, tmp_path: Path) -> None:
+    said, folder = tmp_path / "said.txt", tmp_path / "store" / "sweeps" / "lost"
+    options = [part for change in CHANGES for part in ("--set", change)]
+    place = ["--address", cluster.address, "--name", "lost", "--store", str(tmp_path / "store")]
+    with said.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "run.py"), "sweep", *place, *options],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    try:
+        wait(lambda: any(folder.glob("trials/*/checkpoint/progress.json")), process, said)
+        cluster.head_node.all_processes["gcs_server"][0].process.kill()
+        assert process.wait(DEADLINE_S) == UNFIT_ENVIRONMENT, said.read_text()
+    finally:
+        process.kill()
+        process.wait()
+    assert "error: the head of the Ray cluster does not answer any more: what was not finished waits" in said.read_text()
+    assert json.loads((folder / "sweep.json").read_text())["state"] == "interrupted"
+    states = {json.loads(file.read_text())["state"] for file in folder.glob("trials/*/trial.json")}
+    assert "waiting" in states and states <= {"complete", "waiting"}

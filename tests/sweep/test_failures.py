@@ -1,0 +1,76 @@
+"""When a sweep ends because of its failures, and what they are said to have in common."""
+
+from typing import Any
+
+import pytest
+
+from orchestrator.records import Trial
+from orchestrator.sweep.ending import Ending
+from orchestrator.sweep.failures import FailuresInARow, in_common
+
+DIVERGED = "the loss is not finite in epoch {}: lower training.learning_rate"
+
+
+def ended(number: int, state: Any = "failed", message: str = "broken", **params: Any) -> Trial:
+    return Trial(number, params, state, message=message)
+
+
+def after(limit: int | None, *states: str) -> FailuresInARow:
+    trials = {number: ended(number, state) for number, state in enumerate(states)}
+    failures = FailuresInARow(limit, trials)
+    for trial in trials.values():
+        failures.trial_ended(trial)
+    return failures
+
+
+@pytest.mark.parametrize(
+    ("limit", "states", "ends"),
+    [
+        (2, ["failed"], False),
+        (2, ["failed", "failed"], True),
+        (2, ["failed", "complete", "failed"], False),
+        (2, ["failed", "stopped_early", "failed"], False),
+        (2, ["failed", "waiting", "failed"], True),
+        (3, ["failed", "complete", "failed", "failed", "failed"], True),
+        (1, ["complete", "failed"], True),
+        (None, ["failed"] * 50, False),
+    ],
+)
+def test_the_row_is_of_ends(limit: int | None, states: list[str], ends: bool) -> None:
+    failures = after(limit, *states)
+    assert bool(failures.reason) is ends is Ending(failures).stop_all()
+
+
+def test_the_first_reason_stays() -> None:
+    reason = after(2, "failed", "failed").reason
+    assert after(2, "failed", "failed", "failed").reason == reason
+    assert reason == "the last 2 trials have all failed (search.max_failed_trials = 2): each says: broken"
+
+
+def test_messages_that_differ_in_numbers_are_one() -> None:
+    failed = [ended(n, message=DIVERGED.format(n + 1), lr=10.0 + n) for n in range(3)]
+    assert in_common(failed, []) == f"each says: {DIVERGED.format(3)}"
+
+
+def test_settings_that_a_usable_trial_has_are_not_to_blame() -> None:
+    settings: dict[str, Any] = {"method.name": "kd", "depth": 9, "seed": 1, "on": True}
+    failed = [ended(n, message=f"reason {'xyz'[n]}", **settings, lr=n) for n in range(3)]
+    usable = [ended(9, "complete", **{**settings, "method.name": "dkd", "depth": 8})]
+    said = in_common(failed, usable)
+    assert said == 'each for a reason of its own, the last one: reason z; in common they have method.name = "kd", depth = 9'
+
+
+def test_a_setting_that_one_of_them_lacks_is_not_in_common() -> None:
+    failed = [ended(0, depth=9, width=1), ended(1, depth=9), ended(2, depth=9, width=1)]
+    assert in_common(failed, []) == "each says: broken; in common they have depth = 9"
+
+
+def test_one_failure_has_nothing_in_common_with_itself() -> None:
+    assert in_common([ended(0, depth=9)], []) == "each says: broken"
+
+
+def test_a_trial_that_nobody_can_train_ends_the_run_and_not_itself() -> None:
+    ending = Ending(FailuresInARow(1, {}))
+    assert not ending("a", {"epoch": 1}) and not ending.stop_all()
+    assert not ending("a", {"unfit": "no worker group is left", "done": True})
+    assert ending.stop_all() and ending.unfit == "no worker group is left"

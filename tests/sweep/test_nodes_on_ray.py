@@ -1,0 +1,109 @@
+"""A sweep on a running cluster from which a node leaves and which another one joins: trials go on, and nothing stays behind."""
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import ray
+from ray._private import ray_constants, state
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray.cluster_utils import Cluster
+
+from orchestrator.cluster.connect import OWN_CLUSTER, connected, free_nodes
+from orchestrator.preflight import prepared
+from orchestrator.reading import load
+from orchestrator.records import Sweep, Trial
+from orchestrator.store import Store
+from orchestrator.sweep.conduct import conduct
+from orchestrator.trial import apply
+from tests.sweep.conftest import SMALL, Watch
+
+pytestmark = pytest.mark.ray
+RAYS_OWN = {"_AutoscalingCoordinatorActor"}  # one in each cluster; it holds nothing
+GONE_S = 60.0
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A head of one CPU, and a node of one, on loopback with Ray's token."""
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "3")
+    with patch.dict(os.environ, OWN_CLUSTER):
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        made = Cluster()
+        try:
+            made.add_node(num_cpus=1)
+            made.add_node(num_cpus=1)
+            yield made
+        finally:
+            made.shutdown()
+
+
+@dataclass
+class Changing(Watch):
+    """Takes the node away when two trials are at work, adds one when that was told, and ends when the lost trial is complete."""
+
+    cluster: Any = None
+    seen: set[int] = field(default_factory=set)
+    step: int = 0
+    lost: int | None = None
+
+    def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
+        self.seen |= {trial.number} if epoch > 1 else set()
+        if self.step == 0 and len(self.seen) == 2:
+            self.step = 1
+            self.cluster.remove_node(next(iter(self.cluster.worker_nodes)))
+        elif self.step == 1 and any(note.endswith(": 1 worker group now") for note in self.notes):
+            self.step = 2
+            self.cluster.add_node(num_cpus=1)
+        self.goal()
+
+    def trial_ended(self, trial: Trial) -> None:
+        super().trial_ended(trial)
+        self.goal()
+
+    def goal(self) -> None:
+        found = [re.match(r"trial-0*(\d+) goes on from its checkpoint: it lost its group", note) for note in self.notes]
+        self.lost = next((int(match[1]) for match in found if match), None)
+        if (self.lost, "complete") in self.ended and "a node joined: 2 worker groups now" in self.notes and self.step < 3:
+            self.step = 3
+            raise KeyboardInterrupt
+
+
+def left_behind() -> list[str]:
+    """Actors and placement groups that hold something yet; the cluster is connected."""
+    actors = {str(actor["ActorClassName"]) for actor in state.actors(actor_state_name="ALIVE").values()} - RAYS_OWN
+    groups = [group["state"] for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
+    held = [] if sum(node.get("CPU", 0) for node in free_nodes()) == 2 else ["CPUs"]
+    return sorted(actors) + groups + held
+
+
+def test_a_node_leaves_and_another_one_joins(cluster: Cluster, tmp_path: Path) -> None:
+    store, watch = Store.open(tmp_path / "store"), Changing(cluster=cluster)
+    changes = ("method.name=kd", "student.name=cnn", "training.epochs=30", "search.scheduler=none", "search.trials=40")
+    configuration = load(None, [*SMALL, *changes, f"resources.address={cluster.address}", "search.sampler=random"])
+    begun = prepared(store, configuration, "sweep", local=False)
+    conduct(Sweep.create(store.sweep("sweep"), begun.configuration, "sweep"), store, begun.data, begun.asked, watch)
+    sweep = Sweep.open(store, "sweep")
+    assert sweep.state == "interrupted" and watch.step == 3, watch.notes
+    assert {trial.state for trial in sweep.trials.values()} == {"complete", "waiting"}, "none has failed"
+    assert [note["text"] for note in sweep.notes] == watch.notes
+
+    with connected(cluster.address):
+        until = time.monotonic() + GONE_S
+        while left_behind() and time.monotonic() < until:
+            time.sleep(0.1)
+        assert left_behind() == []
+
+    assert watch.lost is not None
+    trial = sweep.trials[watch.lost]
+    alone = apply(begun.configuration, trial.settings)
+    again = Sweep.create(store.sweep("alone"), alone, "train")
+    conduct(again, store, begun.data, begun.asked, Watch(), local=True)
+    assert again.trials[0].history == trial.history and len(trial.history) == 30, "as if nothing had happened"

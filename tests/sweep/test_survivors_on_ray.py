@@ -1,0 +1,83 @@
+"""Sweeps on Ray with trouble: a worker that hangs, a dispatcher that dies, failures in a row. What happened is said."""
+
+import json
+import os
+import signal
+from typing import Any
+
+import psutil
+import pytest
+
+from orchestrator.preflight import prepared
+from orchestrator.records import Trial
+from orchestrator.store import Store
+from orchestrator.sweep.conduct import conduct
+from search_spaces import SPACES, Space
+from tests.sweep.conftest import Conduct, Watch
+
+pytestmark = pytest.mark.ray
+SETTINGS = ("method.name=ttm", "training.epochs=12", "search.trials=4", "search.scheduler=none", "resources.groups=1")
+
+
+def processes(name: str) -> list[psutil.Process]:
+    """Those of the Ray that this process started whose title begins so."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.cmdline() and process.cmdline()[0].startswith(name):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def alone(run: Conduct, trial: Trial) -> list[float | None]:
+    """What the trial tells when it is trained by itself, in this process."""
+    given = [f"{key if '.' in key else f'method.{key}'}={json.dumps(value)}" for key, value in trial.params.items()]
+    return run(*SETTINGS, *given, kind="train", local=True, name=f"alone-{trial.number}").trials[0].history
+
+
+def test_a_worker_that_hangs_is_replaced_and_a_dispatcher_that_dies_comes_back(run: Conduct) -> None:
+    hit: list[int] = []
+
+    def strike(trial: Trial, epoch: int) -> None:
+        if trial.number == 1 and epoch == 4 and len(hit) == 0:
+            hit.append(processes("ray::DispatcherActor")[0].pid)
+            os.kill(hit[-1], signal.SIGKILL)
+        if trial.number == 2 and epoch == 4 and len(hit) == 1:
+            hit.append(processes("ray::RayTrainWorker")[0].pid)
+            os.kill(hit[-1], signal.SIGSTOP)
+
+    watch = Watch(strike)
+    sweep = run(*SETTINGS, "resources.silence_s=2", "resources.wait_s=4", watch=watch)
+    assert len(hit) == 2 and not any(map(psutil.pid_exists, hit))
+    assert [trial.state for trial in sweep.trials.values()] == ["complete"] * 4
+    for number in (1, 2):
+        assert sweep.trials[number].history == alone(run, sweep.trials[number]), "no epoch is lost, none is told twice"
+    notes = "\n".join(watch.notes)
+    assert "the dispatcher, which hands out trials, died and was started again" in notes
+    assert "nothing was heard of trial-00002 for 2 s: group 0 has it, last at " in notes and "the cluster has 1 node with" in notes
+    assert "group 0 is replaced: nothing was heard of trial-00002" in notes
+    assert "trial-00002 goes on from its checkpoint: its worker died (1 of 2 deaths" in notes
+    assert [note["text"] for note in sweep.notes] == watch.notes
+
+
+def learning_rates(trial: Any) -> None:
+    trial.suggest_categorical("training.learning_rate", (0.05, 1e12))
+
+
+def test_failures_in_a_row_end_the_sweep_and_a_resume_counts_anew(run: Conduct, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = tuple({"training.learning_rate": value} for value in (0.05, 1e12, 1e12, 0.05))
+    monkeypatch.setitem(SPACES, "kd", Space(points, learning_rates))
+    given = ("method.name=kd", "training.epochs=2", "search.trials=4", "search.max_failed_trials=2", "resources.groups=1")
+    sweep = run(*given, "search.scheduler=none")
+    assert sweep.state == "failed" and {number: trial.state for number, trial in sweep.trials.items() if trial.ended} == {
+        0: "complete", 1: "failed", 2: "failed"
+    }  # fmt: skip
+    said = "the last 2 trials have all failed (search.max_failed_trials = 2): each says: the loss is not finite in epoch 1"
+    assert said in sweep.notes[-1]["text"] and sweep.notes[-1]["text"].endswith("training.learning_rate = 1000000000000.0")
+    store = Store.open(sweep.folder.parent.parent)
+    begun = prepared(store, sweep.configuration, "sweep", local=False)
+    conduct(sweep, store, begun.data, begun.asked, Watch(), resume=True)
+    assert sweep.state == "finished" and [trial.state for trial in sweep.trials.values()].count("complete") == 2
+    assert sorted(sweep.trials) == [0, 1, 2, 3]

@@ -1,0 +1,160 @@
+"""What is said and done about trials of which nothing is heard. The time is made up, and so is the dispatcher."""
+
+import threading
+from typing import Any
+
+import pytest
+
+from orchestrator.config import Resources
+from orchestrator.sweep import watchdog as watchdogs
+from orchestrator.sweep.watchdog import RETURN_S, Watchdog, watched
+
+SILENCE_S, WAIT_S = 100.0, 400.0
+
+
+class Hands:
+    """Writes down what a watchdog does; `workers`: what groups still have, to be ended."""
+
+    def __init__(self, *groups: int) -> None:
+        self.workers = set(groups)
+        self.notes: list[str] = []
+        self.done: list[Any] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def cluster(self) -> str:
+        return "the cluster is small"
+
+    def recover(self, groups: list[int]) -> None:
+        self.done.append(("recover", groups))
+
+    def replace(self, group: int) -> bool:
+        self.done.append(("replace", group))
+        return group in self.workers
+
+    def lose(self, group: int, why: str) -> None:
+        self.done.append(("lose", group, why))
+
+    def give_up(self, why: str) -> None:
+        self.done.append(("give up", why))
+
+
+def seen(*trials: dict[str, Any], **more: Any) -> dict[str, Any]:
+    plain = {"life": "one", "introduced": True, "missing": [], "groups": [0, 1], "serving": [0, 1], "waiting": 2, "last_error": ""}
+    return {**plain, "notes": [], "trials": list(trials), **more}
+
+
+def trial(silent_s: float, name: str = "trial-00003", group: int | None = 1, workers: int = 2) -> dict[str, Any]:
+    return {"name": name, "group": group, "workers": workers, "doing": "epoch 4", "silent_s": silent_s}
+
+
+@pytest.fixture
+def hands() -> Hands:
+    return Hands(0, 1)
+
+
+@pytest.fixture
+def dog(hands: Hands) -> Watchdog:
+    return Watchdog(SILENCE_S, WAIT_S, hands)
+
+
+def test_each_silence_is_told_once_with_all_that_is_known(dog: Watchdog, hands: Hands) -> None:
+    for second in range(0, 399, 10):
+        dog.look(seen(trial(second), trial(0, "trial-00004", 0)), second)
+        assert bool(hands.notes) == (second >= SILENCE_S)
+    told = "nothing was heard of trial-00003 for 100 s: group 1 has it, last at epoch 4; 2 trials wait for a group"
+    assert hands.notes == [f"{told}; the cluster is small"] and not hands.done
+    dog.look(seen(trial(0)), 400)
+    dog.look(seen(trial(SILENCE_S), waiting=1), 500)
+    assert len(hands.notes) == 2 and "1 trial waits for a group" in hands.notes[1], "another silence"
+
+
+def test_signs_of_life_keep_it_quiet(dog: Watchdog, hands: Hands) -> None:
+    for second in range(0, 10000, 50):
+        dog.look(seen(trial(SILENCE_S - 1)), second)
+    assert not hands.notes and not hands.done
+
+
+def test_past_the_second_limit_the_group_is_replaced_and_has_its_time_to_come_back(dog: Watchdog, hands: Hands) -> None:
+    dog.look(seen(trial(WAIT_S)), 0)
+    assert hands.done == [("replace", 1)]
+    assert hands.notes[-1] == "group 1 is replaced: nothing was heard of trial-00003 for 400 s (resources.wait_s = 400)"
+    hands.workers.clear()
+    dog.look(seen(trial(1, workers=0)), 1)
+    assert len(hands.done) == 1
+    dog.look(seen(trial(WAIT_S, workers=0)), 2)
+    assert hands.done[1:] == [("replace", 1), ("lose", 1, "it did not come back")]
+    assert "its trial is for another one" in hands.notes[-1]
+
+
+@pytest.mark.parametrize(("workers", "replaced"), [(1, True), (0, False)])
+def test_a_group_that_starts_is_given_more_time_than_a_short_limit(workers: int, replaced: bool, hands: Hands) -> None:
+    dog = Watchdog(2, 5, hands)
+    dog.look(seen(trial(RETURN_S - 1, workers=workers)), 0)
+    assert bool(hands.done) is replaced
+    assert ("is being started again" in hands.notes[0]) is not replaced
+
+
+def test_a_run_in_which_no_group_starts_says_so_and_ends(dog: Watchdog, hands: Hands) -> None:
+    waits = trial(SILENCE_S, group=None, workers=0)
+    dog.look(seen(waits, serving=[], last_error="no node has 8 CPU"), 0)
+    assert "it waits for a worker group, and none has started (no node has 8 CPU)" in hands.notes[0]
+    assert "the cluster is small" in hands.notes[0] and not hands.done
+    dog.look(seen({**waits, "silent_s": WAIT_S}, serving=[]), 1)
+    ((what, why),) = hands.done
+    assert what == "give up" and "no worker group takes it; the cluster is small" in why and len(hands.notes) == 1
+
+
+def test_sentences_of_workers_are_passed_on(dog: Watchdog, hands: Hands) -> None:
+    dog.look(seen(notes=["the disk is full", "trial-00001 goes on"]), 0)
+    assert hands.notes == ["the disk is full", "trial-00001 goes on"]
+
+
+def test_a_dispatcher_that_came_back_is_told_of_the_groups_that_lived(dog: Watchdog, hands: Hands) -> None:
+    dog.look(seen(groups=[0, 3]), 0)
+    dog.look(None, 1)
+    dog.look(seen(life="two", introduced=False, groups=[0, 1]), 2)
+    assert hands.done == [("recover", [0, 3])] and len(hands.notes) == 1 and "died and was started again" in hands.notes[0]
+    waits = trial(WAIT_S, group=None, workers=0)
+    dog.look(seen(waits, life="two", groups=[0, 3], missing=[3]), 3)
+    assert len(hands.done) == 1, "a group that trains for the old one may take its time"
+    assert "until all of them are heard" in hands.notes[-1]
+    dog.look(seen(life="two", groups=[0, 3], missing=[3]), 3 + WAIT_S)
+    assert hands.done[1:] == [("lose", 3, "it was not heard of after the dispatcher had died")]
+
+
+def test_a_dispatcher_that_does_not_answer_is_told_once(dog: Watchdog, hands: Hands) -> None:
+    for second in range(0, 1000, 10):
+        dog.look(None, second)
+    assert hands.notes == ["the dispatcher, which hands out trials, has not answered for 100 s"] and not hands.done
+    dog.look(seen(), 1000)
+    for second in range(1001, 1200, 10):
+        dog.look(None, second)
+    assert len(hands.notes) == 2
+
+
+def test_the_thread_looks_again_after_whatever_goes_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    said, enough = [], threading.Event()
+
+    class Troubled:
+        recover = replace = give_up = None
+        looks = 0
+
+        def overview(self, timeout_s: float) -> dict[str, Any]:
+            self.looks += 1
+            if self.looks == 1:
+                raise RuntimeError("Ray has not been started yet")
+            return seen(notes=[f"look {self.looks}"])
+
+    def note(text: str) -> None:
+        said.append(text)
+        if len(said) == 1:
+            raise OSError("the record cannot be written")
+        enough.set()
+
+    monkeypatch.setattr(watchdogs, "LOOK_S", 0)
+    desk: Any = Troubled()
+    with watched(desk, Resources(), note):
+        assert enough.wait(30)
+    assert said[:2] == ["look 2", "look 3"]
