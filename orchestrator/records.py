@@ -5,7 +5,7 @@ The driver alone writes. `status` and a resume read them; the study holds the sa
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -188,15 +188,21 @@ class Sweep:
 
     def ranked(self) -> list[Trial]:
         """Trials that can be used, the best first: those that trained all their epochs, then those that were stopped early."""
-        usable = [
-            trial for trial in self.trials.values() if trial.value is not None and trial.state in ("complete", "stopped_early")
-        ]
-        sign = -1.0 if self.maximize else 1.0
-        return sorted(usable, key=lambda trial: (trial.state != "complete", sign * (trial.value or 0.0), trial.number))
+        return sorted(self._usable(), key=self._rank())
 
     def best(self) -> Trial | None:
-        """The best trial; one that was stopped early only where none is complete: values of fewer epochs are another thing."""
-        return next(iter(self.ranked()), None)
+        """The best trial; one that was stopped early only where none is complete: values of fewer epochs are another thing.
+
+        Asked for at every end of a trial, so it sorts nothing.
+        """
+        return min(self._usable(), key=self._rank(), default=None)
+
+    def _usable(self) -> list[Trial]:
+        return [trial for trial in self.trials.values() if trial.value is not None and trial.state in ("complete", "stopped_early")]
+
+    def _rank(self) -> Callable[[Trial], tuple[bool, float, int]]:
+        sign = -1.0 if self.maximize else 1.0
+        return lambda trial: (trial.state != "complete", sign * (trial.value or 0.0), trial.number)
 
     def front(self) -> list[Trial]:
         """Of several objectives: the complete trials that no other one dominates, in order of the first objective."""

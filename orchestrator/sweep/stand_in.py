@@ -1,5 +1,6 @@
 """What Tune sees of a trial: a Trainable that trains nothing, holds no CPU, and waits for a worker group's reports."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ class StandIn(tune.Trainable):
         objective = self.place["objective"]
         value = {objective: record["metrics"][objective]} if objective in record["metrics"] else {}
         told = {key: record[key] for key in ("notes", "missed") if record.get(key)}
-        return {"epoch": record["epoch"], "metrics": record["metrics"], "done": bool(record.get("done")), **value, **told}
+        metrics = json.dumps(record["metrics"])  # of numbers Tune keeps a history each, 100 KiB a trial and 10 ms a report
+        return {"epoch": record["epoch"], "metrics": metrics, "done": bool(record.get("done")), **value, **told}
 
     def _next_record(self) -> dict[str, Any]:
         try:

@@ -14,7 +14,6 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.storages import JournalStorage
 from ray.tune.search import Searcher
-from ray.tune.utils import flatten_dict
 
 from methods import METHODS, SettingsError
 from orchestrator.config import Configuration, Search
@@ -32,7 +31,6 @@ from orchestrator.sweep.study_file import StudyFile
 from orchestrator.trial import apply
 
 Vary = Callable[[dict[str, Any], dict[str, BaseDistribution]], dict[str, Any]]
-METRICS = "metrics/"  # Tune flattens a result with slashes
 
 
 def objective(search: Search) -> dict[str, str]:
@@ -168,8 +166,7 @@ class StudySearch(Searcher):
     def _record(self, trial: Trial, result: dict[str, Any]) -> None:
         if result.get("epoch", 0) <= trial.epochs:
             return
-        metrics = {key.removeprefix(METRICS): value for key, value in flatten_dict(result).items() if key.startswith(METRICS)}
-        last = {"epoch": result["epoch"], "metrics": metrics, "notes": result.get("notes", [])}
+        last = {"epoch": result["epoch"], "metrics": json.loads(result["metrics"]), "notes": result.get("notes", [])}
         for record in (*result.get("missed", ()), last):
             if record["epoch"] <= trial.epochs:
                 continue

@@ -1,5 +1,6 @@
 """A Tune without actors: it runs the trials that a scheduler chooses, in some order, and does what the scheduler decides."""
 
+import json
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -139,7 +140,7 @@ class SimulatedTune:
         if value is None:
             self._end(trial, {"failed": "it diverged", "done": True}, TuneTrial.TERMINATED)
             return
-        result = {"epoch": trial.epoch, OBJECTIVE: value, f"metrics/{OBJECTIVE}": value}
+        result = {"epoch": trial.epoch, OBJECTIVE: value, "metrics": json.dumps({OBJECTIVE: value})}
         if trial.epoch == self.asking.configuration.training.epochs:
             self._end(trial, result | {"done": True}, TuneTrial.TERMINATED)
             return

@@ -26,8 +26,8 @@ def begin(folder: Path, *pairs: str) -> tuple[Sweep, StudySearch]:
 
 
 def result(epoch: int, nll: float, accuracy: float | None, **more: Any) -> dict[str, Any]:
-    told = {"epoch": epoch, "metrics/validation/nll": nll, **more}
-    return told if accuracy is None else {**told, "metrics/b/validation/accuracy": accuracy}
+    metrics = {"validation/nll": nll} | ({} if accuracy is None else {"b/validation/accuracy": accuracy})
+    return {"epoch": epoch, "metrics": json.dumps(metrics), **more}
 
 
 def train(searcher: StudySearch, name: str, nll: float, accuracy: float) -> None:
@@ -125,7 +125,7 @@ def test_the_front_and_the_ranking(tmp_path: Path) -> None:
 def test_one_objective_has_no_front_and_old_records_are_read(tmp_path: Path) -> None:
     sweep, searcher = begin(tmp_path, "search.scheduler=none")
     searcher.suggest("x")
-    searcher.on_trial_complete("x", {"epoch": 2, "metrics/validation/accuracy": 0.7, "done": True})
+    searcher.on_trial_complete("x", {"epoch": 2, "metrics": '{"validation/accuracy": 0.7}', "done": True})
     file = sweep.trial_folder(0) / "trial.json"
     old = read_json(file)
     assert old.pop("values") is None

@@ -1,5 +1,6 @@
 """Asking and telling: what the study, the records and the rungs hold after ends, deaths and resumes. Without Ray's actors."""
 
+import json
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +25,7 @@ def begin(folder: Path, *pairs: str) -> tuple[Sweep, StudySearch]:
 
 
 def result(epoch: int, value: float, **more: Any) -> dict[str, Any]:
-    return {"epoch": epoch, "metrics/validation/accuracy": value, "validation/accuracy": value, **more}
+    return {"epoch": epoch, "metrics": json.dumps({"validation/accuracy": value}), "validation/accuracy": value, **more}
 
 
 def test_ends_are_told_apart(tmp_path: Path) -> None:

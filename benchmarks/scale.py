@@ -1,0 +1,174 @@
+"""What a trial costs the driver in a sweep of 10, 100 and 1,000 trials: it must not grow with their number.
+
+    python benchmarks/scale.py [--trials 10 100 1000] [--nodes 2] [--samplers random tpe] [--json] [--profile FOLDER]
+
+A simulated cluster (Ray's cluster utility: a raylet per node, one CPU each) and the whole path of `run.py sweep`: study, Tune,
+stand-ins, dispatcher, Ray Train groups, records, display, MLflow on SQLite. Real trials, as small as they get (64 digits, an mlp of
+width 4, one epoch of cross entropy), each sweep in a process and with a cluster of its own, no early stop. Times are between ends
+of trials, so start-up is in none: `trial` over all but the first ten (of ten: all), `late / early` the last tenth over the second.
+CPU seconds are those of the driver's process alone, every thread of it, which another load on the machine moves little.
+Memory is the driver's resident set: `before` the first trial, `after` the sweep, and its peak.
+
+The ratio of a row divides the cost per trial of the smallest sweep (theirs) by that of this one (ours): 1 is no growth.
+"""
+
+import cProfile
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import SUPPRESS, Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script finds its own folder alone
+
+from benchmarks.common import ROOT, Result, arguments, compared, noted, show
+
+SETTINGS = [
+    "data.name=digits", "data.limit.train=64", "data.limit.validation=30", "data.limit.test=30", "teacher=null",
+    "method.name=cross_entropy", "student.name=mlp", "student.width=4", "training.epochs=1", "search.scheduler=none",
+]  # fmt: skip
+MEBI = 2**20
+
+
+def measure(options: Namespace, sampler: str, trials: int) -> dict[str, float]:
+    """One sweep in a fresh process."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, "--folder", folder, "--trials", str(trials), "--samplers", sampler]
+        command += ["--nodes", str(options.nodes)]
+        command += ["--profile", str(options.profile)] if options.profile else []
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        output = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+    found: dict[str, float] = json.loads(output.strip().splitlines()[-1])
+    return found
+
+
+def swept(options: Namespace) -> dict[str, float]:
+    """A sweep on a simulated cluster, as `run.py sweep` runs it, watched from within its driver."""
+    from rich.console import Console
+
+    from orchestrator.display import Display
+    from orchestrator.preflight import prepared
+    from orchestrator.reading import load
+    from orchestrator.records import Sweep, Trial
+    from orchestrator.store import Store
+    from orchestrator.sweep.conduct import conduct
+
+    ends: list[tuple[float, float]] = []
+    before: list[float] = []
+
+    class Clock(Display):
+        """What a person sees, and when trials end: seconds of the wall's clock and of this process."""
+
+        def trial_started(self, trial: Trial) -> None:
+            before[:] = before or [resident()]
+            super().trial_started(trial)
+
+        def trial_ended(self, trial: Trial) -> None:
+            super().trial_ended(trial)
+            ends.append((time.monotonic(), time.process_time()))
+
+    (trials,), (sampler,) = options.trials, options.samplers
+    with cluster(options.nodes) as address, open(options.folder / "printed", "w") as printed:
+        pairs = [f"search.trials={trials}", f"search.sampler={sampler}", f"resources.address={address}"]
+        store, configuration = Store.open(options.folder / "store"), load(None, [*SETTINGS, *pairs])
+        begun = prepared(store, configuration, "sweep", local=False)
+        sweep = Sweep.create(store.sweep("scale"), begun.configuration, "sweep")
+        profile = cProfile.Profile() if options.profile else nullcontext()
+        with profile, Clock(sweep, Console(file=printed)) as clock:
+            conduct(sweep, store, begun.data, begun.asked, clock)
+        if isinstance(profile, cProfile.Profile):
+            options.profile.mkdir(parents=True, exist_ok=True)
+            profile.dump_stats(options.profile / f"{sampler}-{trials}.prof")
+    assert sweep.state == "finished" and [trial.state for trial in sweep.trials.values()] == ["complete"] * trials
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return costs(ends) | {"before": before[0], "after": resident(), "peak": peak}
+
+
+def costs(ends: list[tuple[float, float]]) -> dict[str, float]:
+    """Per trial: wall seconds and CPU seconds after the first ten, and of the last tenth over the second one."""
+    count, skipped = len(ends), 10 if len(ends) > 10 else 0
+    tenth = max(count // 10, 1)
+
+    def per_trial(first: int, last: int) -> tuple[float, float]:
+        (wall, cpu), (later_wall, later_cpu) = ends[first], ends[last]
+        return (later_wall - wall) / (last - first), (later_cpu - cpu) / (last - first)
+
+    wall, cpu = per_trial(skipped, count - 1)
+    found = {"wall": wall, "cpu": cpu}
+    if count >= 100:
+        early, late = per_trial(tenth, 2 * tenth), per_trial(count - 1 - tenth, count - 1)
+        found |= {"growth": late[1] / early[1]}
+    return found
+
+
+def resident() -> float:
+    """MiB of this process."""
+    import psutil
+
+    return float(psutil.Process().memory_info().rss / MEBI)
+
+
+@contextmanager
+def cluster(nodes: int) -> Iterator[str]:
+    """The address of a cluster of so many nodes of one CPU each, on loopback and with Ray's token."""
+    from ray._private import ray_constants
+    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+    from ray.cluster_utils import Cluster
+
+    from orchestrator.cluster.connect import OWN_CLUSTER
+
+    os.environ.update(OWN_CLUSTER)
+    ray_constants.ENABLE_RAY_CLUSTER = False  # on loopback
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    made = Cluster()
+    try:
+        for _ in range(nodes):
+            made.add_node(num_cpus=1)
+        yield made.address
+    finally:
+        made.shutdown()
+
+
+def rows(sampler: str, sweeps: dict[int, dict[str, float]]) -> list[Result]:
+    """The table's part of a sampler; the smallest sweep is what the others are compared with."""
+    smallest = min(sweeps)
+    found: list[Result] = []
+    for trials, numbers in sorted(sweeps.items()):
+        case = f"{sampler}, {trials:,} trials: "
+        found.append(noted(f"{case}trials per second", 1 / numbers["wall"], "1/s"))
+        for name, what in {"wall": "a trial", "cpu": "a trial, CPU of the driver"}.items():
+            mine, first = numbers[name], sweeps[smallest][name]
+            found.append(noted(case + what, mine, "s") if trials == smallest else compared(case + what, mine, first, "s"))
+        if "growth" in numbers:
+            found.append(compared(f"{case}CPU, last tenth / second tenth", numbers["growth"], 1.0, ""))
+        found += [noted(f"{case}memory {name}", numbers[name], "MiB") for name in ("before", "after", "peak")]
+    return found
+
+
+def main() -> None:
+    """Every sweep one after another, then the table."""
+    parser = arguments(__doc__)
+    parser.add_argument("--trials", type=int, nargs="+", default=[10, 100, 1000])
+    parser.add_argument("--nodes", type=int, default=2)
+    parser.add_argument("--samplers", nargs="+", choices=["random", "tpe"], default=["random", "tpe"])
+    parser.add_argument("--profile", type=Path, help="keep what cProfile says of each driver's main thread in this folder")
+    parser.add_argument("--folder", type=Path, help=SUPPRESS)
+    options = parser.parse_args()
+    if options.folder:
+        print(json.dumps(swept(options)))
+        return
+    found: list[Any] = []
+    for sampler in options.samplers:
+        found += rows(sampler, {trials: measure(options, sampler, trials) for trials in options.trials})
+    show(found, options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""Sweeps in processes of their own, as a person starts them, and how they are broken and compared.
+
+Knows the command line, processes and what stands in a store; nothing of how a sweep is made.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import psutil
+
+from orchestrator.errors import ConfigurationError
+from orchestrator.records import Sweep, Trial
+from orchestrator.store import Store
+
+ROOT = Path(__file__).parents[2]
+NAME = "sweep"
+SETTINGS = (
+    "data.name=digits", "teacher.network.width=32", "teacher.training.epochs=2", "student.name=cnn", "method.name=kd",
+    "search.sampler=random", "search.scheduler=none", "resources.groups=1", "project=tests",
+)  # fmt: skip
+TIMED = (  # what is another time another time
+    "seconds/", "train/images_per_second", "cache/", "influence/seconds", "influence/waited", "influence/cpu_seconds",
+)  # fmt: skip
+LIFE_S = 280.0  # of a process that is waited for: many times what it takes on a machine that nobody else uses
+LEFT_S = 120.0  # after which what a dead driver leaves is gone: for a minute Ray's agents still look for their head
+
+
+class Life:
+    """One process of `run.py`, its output in a file; leaving the block ends it. `seen` is whatever any of them started."""
+
+    seen: ClassVar[set[psutil.Process]] = set()
+
+    def __init__(self, store: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+        store.parent.mkdir(parents=True, exist_ok=True)
+        self.printed = store.parent / f"printed-{len(list(store.parent.glob('printed-*')))}.txt"
+        command = [sys.executable, "run.py", *arguments, "--store", str(store)]
+        with open(self.printed, "w") as printed:
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> "Life":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.kill()
+
+    @property
+    def said(self) -> str:
+        """What it printed so far."""
+        return self.printed.read_text()
+
+    def below(self, name: str) -> list[psutil.Process]:
+        """The living processes below it whose title begins with `name`."""
+        found = []
+        for process in self._look():
+            try:
+                if process.cmdline() and process.cmdline()[0].startswith(name):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def _look(self) -> list[psutil.Process]:
+        try:
+            children = psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.Error:
+            children = []
+        self.seen.update(children)
+        return children
+
+    def until(self, condition: Callable[[], Any], what: str, seconds: float = LIFE_S) -> Any:
+        """Wait for what the condition gives; AssertionError when the process ends before, or when it takes too long."""
+        end = time.monotonic() + seconds
+        while not (found := condition()):
+            assert self.process.poll() is None, f"it ended with {self.process.returncode} before {what}:\n{self.said}"
+            assert time.monotonic() < end, f"no {what} within {seconds:g} s:\n{self.said}"
+            time.sleep(0.01)
+        return found
+
+    def kill(self) -> None:
+        """SIGKILL for the driver alone."""
+        self._look()
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def ended(self, seconds: float = LIFE_S) -> int:
+        """Its exit code, once it has ended by itself."""
+        end = time.monotonic() + seconds
+        while self.process.poll() is None:
+            assert time.monotonic() < end, f"not ended within {seconds:g} s:\n{self.said}"
+            self._look()
+            time.sleep(0.1)
+        return int(self.process.returncode)
+
+
+def end_what_is_left(wait_s: float) -> list[str]:
+    """Ray ends with its driver; what of all lives so far does not within `wait_s` is ended here and named."""
+    _, left = psutil.wait_procs(Life.seen, timeout=wait_s)
+    Life.seen.clear()
+    names = []
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            names.append(" ".join(process.cmdline())[:100])
+            process.kill()
+    return names
+
+
+def begun(store: Path, *pairs: str, environment: Mapping[str, str] | None = None) -> Life:
+    """A new sweep."""
+    empty = store.parent / "empty.yaml"
+    empty.parent.mkdir(parents=True, exist_ok=True)
+    empty.touch()
+    settings = [part for pair in (*SETTINGS, *pairs) for part in ("--set", pair)]
+    return Life(store, "sweep", "--config", str(empty), "--name", NAME, *settings, environment=environment)
+
+
+def resumed(store: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Life:
+    """The same sweep, gone on with."""
+    return Life(store, "sweep", "--resume", NAME, *arguments, environment=environment)
+
+
+def record(store: Path) -> Sweep | None:
+    """The sweep as its files say now; None before there are any."""
+    try:
+        return Sweep.open(Store(store), NAME)
+    except ConfigurationError:
+        return None
+
+
+def epochs(store: Path) -> int:
+    """How many epochs of all trials stand in the records."""
+    found = record(store)
+    return sum(trial.epochs for trial in found.trials.values()) if found else 0
+
+
+def reached(store: Path, count: int) -> Callable[[], bool]:
+    """Whether so many epochs stand in the records."""
+    return lambda: epochs(store) >= count
+
+
+def untimed(metrics: Mapping[str, float]) -> dict[str, float]:
+    """What is the same in every run to the bit."""
+    return {name: value for name, value in metrics.items() if not name.startswith(TIMED)}
+
+
+def compare(found: Sweep | None, expected: Sweep) -> None:
+    """AssertionError unless both sweeps have the same trials with the same results, to the bit."""
+    assert found is not None and found.state == expected.state == "finished"
+    assert sorted(found.trials) == sorted(expected.trials), "trials are missing, or there are too many"
+    for number, trial in expected.trials.items():
+        other = found.trials[number]
+        assert _result(other) == _result(trial), f"trial {number}"
+
+
+def _result(trial: Trial) -> dict[str, Any]:
+    named = ("number", "params", "state", "value", "epochs", "history", "message")
+    return {name: getattr(trial, name) for name in named} | {"metrics": untimed(trial.metrics)}
+
+
+def check_study(sweep: Sweep) -> None:
+    """AssertionError unless the study has the same trials and no other, each in its state and with its values."""
+    from optuna.trial import TrialState
+
+    from orchestrator.sweep.study import open_study
+
+    states = {"complete": TrialState.COMPLETE, "stopped_early": TrialState.PRUNED, "failed": TrialState.FAIL}
+    trials = open_study(sweep.folder, sweep.configuration, resume=True).trials
+    assert {trial.number: trial.state for trial in trials} == {
+        number: states[trial.state] for number, trial in sweep.trials.items()
+    }
+    for trial in trials:
+        mine = sweep.trials[trial.number]
+        assert trial.params == mine.params
+        if mine.state != "failed":
+            assert trial.value == mine.value and list(trial.intermediate_values.values()) == mine.history
+
+
+def check_runs(sweep: Sweep, uri: str | None = None) -> int:
+    """How many metric points MLflow has; AssertionError unless each trial is one run, each epoch one point of every metric.
+
+    The parent is FINISHED, and so is every run of a trial that has not failed.
+    """
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri or f"sqlite:///{Store(sweep.folder.parents[1]).database}")
+    experiment = client.get_experiment_by_name(sweep.configuration.project)
+    assert experiment is not None
+    runs = {run.info.run_id: run for run in client.search_runs([experiment.experiment_id])}
+    ids = json.loads((sweep.folder / "mlflow.json").read_text())
+    parents = [run for run in runs.values() if "mlflow.parentRunId" not in run.data.tags]
+    assert [run.info.run_id for run in parents] == [ids["parent"]] and parents[0].info.status == "FINISHED"
+    names = sorted(run.info.run_name for run in runs.values())
+    assert len(runs) == 1 + len(sweep.trials), f"runs are missing, or there are too many: {names}"
+    points = 0
+    for number, trial in sweep.trials.items():
+        run = runs[ids[str(number)]]
+        assert run.info.status == ("FAILED" if trial.state == "failed" else "FINISHED")
+        assert run.data.tags["state"] == trial.state and run.data.tags["mlflow.parentRunId"] == ids["parent"]
+        for name in run.data.metrics:
+            history = sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, name))
+            if name == "validation/accuracy":
+                assert history == list(enumerate(trial.history, start=1)), f"{name} of trial {number}"
+            steps = [step for step, _ in history]
+            assert len(steps) == len(set(steps)), f"{name} of trial {number} twice: {steps}"
+            points += len(steps)
+    return points
+
+
+def check_all(store: Path, expected: Sweep) -> None:
+    """Records, study and MLflow are those of an uninterrupted sweep, and agree."""
+    found = record(store)
+    compare(found, expected)
+    assert found is not None
+    check_study(found)
+    check_runs(found)

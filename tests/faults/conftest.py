@@ -1,0 +1,71 @@
+"""What the tests that break sweeps share: the sweep that nobody broke, and the table of what was made and what was lost."""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from orchestrator.records import Sweep
+from tests.faults.broken import LEFT_S, begun, check_all, end_what_is_left, record
+
+Row = tuple[str, str, int, str]
+Tell = Callable[..., None]
+ROWS = pytest.StashKey[list[Row]]()
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Tell:
+    """Adds a row to the table: the fault, how often and to what it was made, how many trials the sweep had, what was lost.
+
+    Called when everything was compared.
+    """
+
+    def add(fault: str, made: str, trials: int, lost: str = "nothing") -> None:
+        request.config.stash.setdefault(ROWS, []).append((fault, made, trials, lost))
+
+    return add
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """The table, as it stands in docs/results.md."""
+    rows = config.stash.get(ROWS, [])
+    if rows:
+        terminalreporter.write_line("\n| fault | made | trials | lost |\n|---|---|---|---|")
+        for row in rows:
+            terminalreporter.write_line(f"| {' | '.join(map(str, row))} |")
+
+
+WHOLE = ("training.epochs=12", "search.trials=6")
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs_on(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever was killed, Ray is gone with it: not at once, so that a resume has met what was left. A quick test does not wait."""
+    yield
+    patient = request.node.get_closest_marker("faults") is not None
+    left = end_what_is_left(LEFT_S if patient else 0.0)
+    assert not (left and patient), f"their driver is gone, and {LEFT_S:g} s later these are not: {left}"
+
+
+@pytest.fixture(scope="session")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Sweep]:
+    """Runs a sweep of which nobody breaks anything, once for the same settings."""
+
+    @cache
+    def run(*pairs: str) -> Sweep:
+        store: Path = tmp_path_factory.mktemp("unbroken") / "store"
+        with begun(store, *pairs) as life:
+            assert life.ended() == 0, life.said
+        found = record(store)
+        assert found is not None
+        check_all(store, found)
+        return found
+
+    return run
+
+
+@pytest.fixture
+def whole(unbroken: Callable[..., Sweep]) -> Sweep:
+    """The sweep of `WHOLE` of which nobody broke anything."""
+    return unbroken(*WHOLE)

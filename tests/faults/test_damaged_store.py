@@ -1,0 +1,80 @@
+"""Files of a store that are cut off between the death of a driver and the resume: what can be made again is, nothing is lost."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orchestrator.records import Sweep
+from tests.faults.broken import NAME, begun, check_all, epochs, record, resumed
+from tests.faults.conftest import WHOLE, Tell
+
+pytestmark = pytest.mark.faults
+EPOCHS = 20  # after which the driver is killed: in the second of six trials
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store whose sweep lost its driver in the second trial; beside it, as `kept`, a copy."""
+    store: Path = tmp_path_factory.mktemp("killed") / "store"
+    with begun(store, *WHOLE) as life:
+        life.until(lambda: epochs(store) >= EPOCHS, f"epoch {EPOCHS}")
+        life.kill()
+    shutil.copytree(store, store.with_name("kept"))
+    return store
+
+
+def unfinished(store: Path) -> Path:
+    """The folder of the trial that was training."""
+    found = record(store)
+    assert found is not None
+    return next(found.trial_folder(trial.number) for trial in found.trials.values() if trial.epochs and not trial.ended)
+
+
+def sweep_file(name: str) -> Callable[[Path], Path]:
+    """A file of the sweep's own folder."""
+    return lambda store: store / "sweeps" / NAME / name
+
+
+def any_of(pattern: str) -> Callable[[Path], Path]:
+    """The first file of the store that has such a name."""
+    return lambda store: min(store.glob(pattern))
+
+
+def of_trial(name: str) -> Callable[[Path], Path]:
+    """A file of the trial that was training."""
+    return lambda store: unfinished(store) / name
+
+
+FILES = {
+    "the weights of a checkpoint": of_trial("checkpoint/student.safetensors"),
+    "the optimiser of a checkpoint": of_trial("checkpoint/optimizer.pt"),
+    "the progress of a checkpoint": of_trial("checkpoint/progress.json"),
+    "the last line of the study": sweep_file("study.log"),
+    "the record of a trial": of_trial("trial.json"),
+    "the record of a trial that has ended": lambda store: store / "sweeps" / NAME / "trials" / "00000" / "trial.json",
+    "the record of the sweep": sweep_file("sweep.json"),
+    "the ids of the runs in MLflow": sweep_file("mlflow.json"),
+    "a file of the teacher's cache": any_of("knowledge/*/*.npy"),
+    "the manifest of the prepared data": any_of("data/*/data.json"),
+}
+
+
+def cut(file: Path, what: str) -> None:
+    """Leave a part of a file, as a write that did not end does: half of it, of a journal all but the end of its last line."""
+    content = file.read_bytes()
+    kept = content.rstrip(b"\n")[:-9] if "line" in what else content[: len(content) // 2]
+    assert 0 < len(kept) < len(content)
+    file.write_bytes(kept)
+
+
+@pytest.mark.parametrize("what", FILES)
+def test_a_sweep_goes_on_without(what: str, killed: Path, whole: Sweep, tell: Tell) -> None:
+    shutil.rmtree(killed)
+    shutil.copytree(killed.with_name("kept"), killed)
+    cut(FILES[what](killed), what)
+    with resumed(killed) as life:
+        assert life.ended() == 0, life.said
+    check_all(killed, whole)
+    tell(f"{what} cut off, between SIGKILL and `--resume`", "once", len(whole.trials))

@@ -1,0 +1,57 @@
+"""A disk that is full in the middle of a sweep: it pauses with a sentence, goes on when there is space, and nothing is damaged."""
+
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.records import Sweep
+from tests.faults.broken import begun, check_all, epochs
+from tests.faults.conftest import WHOLE, Tell
+
+pytestmark = pytest.mark.faults
+MIB = 2**20
+SIZE = 512 * MIB  # of the disk, which is memory that is taken when it is written
+DETACH = 2  # sys/mount.h
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small file system of its own, in memory."""
+    if sys.platform != "linux":
+        pytest.skip("a small file system can be mounted on Linux alone")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.mount(b"tmpfs", bytes(folder), b"tmpfs", 0, f"size={SIZE}".encode()):
+        pytest.skip(f"no file system can be mounted here: {os.strerror(ctypes.get_errno())}")
+    yield folder
+    assert not library.umount2(bytes(folder), DETACH), os.strerror(ctypes.get_errno())
+
+
+def fill(file: Path) -> None:
+    """Take all space that is left."""
+    with open(file, "wb", buffering=0) as taking:
+        for size in (MIB, 4096, 1):
+            try:
+                while taking.write(b"\0" * size) == size:
+                    pass
+            except OSError:
+                continue
+
+
+def test_a_sweep_waits_for_space(disk: Path, whole: Sweep, tell: Tell) -> None:
+    store, ballast = disk / "store", disk / "ballast"
+    with begun(store, *WHOLE) as life:
+        life.until(lambda: epochs(store) >= 8, "epoch 8")
+        fill(ballast)
+        life.until(lambda: "the disk of" in life.said and "is full" in life.said, "sentence about the disk")
+        at_rest = epochs(store)
+        ballast.unlink()
+        life.until(lambda: epochs(store) > at_rest, "next epoch")
+        assert life.ended() == 0, life.said
+    check_all(store, whole)
+    tell("the disk full in the middle of a sweep, until the sweep said so", "once, in the first trial", len(whole.trials))

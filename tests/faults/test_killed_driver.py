@@ -1,0 +1,87 @@
+"""SIGKILL of the driver at any moment, then `sweep --resume`: the sweep ends as one that nobody killed, to the bit."""
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.preflight import prepared
+from orchestrator.records import Sweep, Trial
+from orchestrator.store import Store
+from orchestrator.sweep.conduct import conduct
+from orchestrator.sweep.space import draw
+from orchestrator.sweep.study import open_study
+from orchestrator.trial import apply
+from tests.faults.broken import Life, begun, check_all, check_runs, check_study, reached, record, resumed, untimed
+from tests.faults.conftest import WHOLE, Tell
+from tests.sweep.conftest import Watch
+
+KILLS = 10
+STEPS = ("starting Ray", "worker groups", "bringing the teacher")
+
+
+def a_moment(life: Life, seconds: float) -> None:
+    """Let so much of its life pass."""
+    until = time.monotonic() + seconds
+    life.until(lambda: time.monotonic() >= until, "the moment")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("seed", [0])
+def test_a_sweep_whose_driver_is_killed_ten_times(seed: int, whole: Sweep, tmp_path: Path, tell: Tell) -> None:
+    """Twice while it starts and eight times while trials train, each a random moment after an epoch was recorded."""
+    chance, store = random.Random(seed), tmp_path / "store"
+    total = sum(trial.epochs for trial in whole.trials.values())
+    with begun(store, *WHOLE) as life:
+        step = chance.choice(STEPS)
+        life.until(lambda: step in life.said, step)
+        a_moment(life, chance.uniform(0.0, 2.0))
+        life.kill()
+    for count in [0, *sorted(chance.sample(range(1, total - total // 8), KILLS - 2))]:
+        with resumed(store) as life:
+            life.until(reached(store, count), f"epoch {count}")
+            a_moment(life, chance.uniform(0.0, 0.3 if count else 8.0))
+            life.kill()
+    with resumed(store) as life:
+        assert life.ended() == 0, life.said
+    check_all(store, whole)
+    tell("SIGKILL of the driver, then `--resume`", f"{KILLS} times in one sweep", len(whole.trials))
+
+
+@pytest.mark.ray
+def test_a_killed_sweep_goes_on_as_if_nothing_had_been(tmp_path: Path, tell: Tell) -> None:
+    """Every trial has the parameters that a study alone gives, and the results of a training alone in this process."""
+    store, trials, each = tmp_path / "store", 6, 4
+    with begun(store, f"search.trials={trials}", f"training.epochs={each}") as life:
+        life.until(reached(store, each + 2), "second trial")
+        life.kill()
+    with resumed(store) as life:
+        assert life.ended() == 0, life.said
+    found = record(store)
+    assert found is not None and found.state == "finished" and sorted(found.trials) == list(range(trials))
+    check_study(found)
+    check_runs(found)
+    (tmp_path / found.name).mkdir()
+    study = open_study(tmp_path / found.name, found.configuration, resume=False)
+    for number in range(trials):
+        mine, params = found.trials[number], draw(study.ask(), found.configuration)
+        assert mine.params == params and mine.state == "complete" and len(mine.history) == each
+        if number < 3:  # ended, unfinished and not begun when the driver died
+            assert results(mine) == results(alone(found, number)), f"trial {number}"
+    tell("SIGKILL of the driver, then `--resume` (in `make test`)", "once, in the second trial", trials)
+
+
+def alone(sweep: Sweep, number: int) -> Trial:
+    """The same trial, trained in this process."""
+    store = Store(sweep.folder.parents[1])
+    configuration = apply(sweep.configuration, sweep.trials[number].params)
+    ready = prepared(store, configuration, "train", local=True)
+    training = Sweep.create(store.sweep(f"alone-{number}"), ready.configuration, "train")
+    conduct(training, store, ready.data, ready.asked, Watch(), local=True)
+    return training.trials[0]
+
+
+def results(trial: Trial) -> dict[str, object]:
+    """What must be the same to the bit."""
+    return {"value": trial.value, "history": trial.history, "metrics": untimed(trial.metrics)}

@@ -1,0 +1,65 @@
+"""A running cluster of three nodes on this machine: one is lost in the middle of a sweep, another comes, the driver dies."""
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from ray._private import ray_constants
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray.cluster_utils import Cluster
+
+from orchestrator.cluster.connect import OWN_CLUSTER
+from orchestrator.records import Sweep
+from tests.faults.broken import begun, check_all, epochs, reached, resumed
+from tests.faults.conftest import WHOLE, Tell
+
+pytestmark = pytest.mark.faults
+NODES = 3
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """Three nodes of one CPU each, on loopback, with Ray's token; the first is the head."""
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)
+    with patch.dict(os.environ, OWN_CLUSTER):
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as `ray start` does; who joins brings the token
+        made = Cluster()
+        try:
+            for _ in range(NODES):
+                made.add_node(num_cpus=1)
+            yield made
+        finally:
+            made.shutdown()
+
+
+def settings(cluster: Cluster) -> tuple[str, ...]:
+    """A group on each node."""
+    return (*WHOLE, f"resources.address={cluster.address}", f"resources.groups={NODES}")
+
+
+def test_a_node_goes_and_another_comes(cluster: Cluster, whole: Sweep, tmp_path: Path, tell: Tell) -> None:
+    store = tmp_path / "store"
+    with begun(store, *settings(cluster)) as life:
+        life.until(reached(store, 8), "epoch 8")
+        cluster.remove_node(random.Random(0).choice(sorted(cluster.worker_nodes, key=id)), allow_graceful=False)
+        at = epochs(store)
+        life.until(reached(store, at + 8), "epochs on what is left")
+        cluster.add_node(num_cpus=1)
+        assert life.ended() == 0, life.said
+    check_all(store, whole)
+    tell("a node of three removed, another added", "once each, in one sweep", len(whole.trials))
+
+
+def test_the_driver_dies_on_a_cluster_that_lives_on(cluster: Cluster, whole: Sweep, tmp_path: Path, tell: Tell) -> None:
+    """What it leaves on the cluster's nodes is not below it, and must not hold what the next one needs."""
+    store = tmp_path / "store"
+    with begun(store, *settings(cluster)) as life:
+        life.until(reached(store, 20), "epoch 20")
+        life.kill()
+    with resumed(store) as life:
+        assert life.ended() == 0, life.said
+    check_all(store, whole)
+    tell("SIGKILL of the driver on a running cluster, then `--resume`", "once", len(whole.trials))
