@@ -25,7 +25,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 
 def result(epoch: int, value: float, **more: Any) -> dict[str, Any]:
-    return {"epoch": epoch, "metrics/validation/accuracy": value, "metrics/seconds/data": 0.1, **more}
+    return {"epoch": epoch, "metrics": json.dumps({"validation/accuracy": value, "seconds/data": 0.1}), **more}
 
 
 def played(folder: Path) -> tuple[Sweep, StudySearch]:

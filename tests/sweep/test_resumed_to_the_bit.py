@@ -83,7 +83,8 @@ def drive(sweep: Sweep, resume: bool, total: int) -> None:
         told = range(max(trial.epochs, 1), last + 1)  # a training that goes on tells its last epoch again
         for epoch in told:
             worth = value(trial, epoch)
-            result = {"epoch": epoch, "metrics/validation/accuracy": worth, "validation/accuracy": worth}
+            metrics = json.dumps({"validation/accuracy": worth})
+            result = {"epoch": epoch, "metrics": metrics, "validation/accuracy": worth}
             if epoch < last:
                 searcher.on_trial_result(str(place), result)
             else:
@@ -218,7 +219,7 @@ def test_several_objectives_come_back(tmp_path: Path) -> None:
     study = open_study(sweep.folder, sweep.configuration, resume=False)
     searcher = StudySearch(study, sweep.configuration, Events(sweep, []), [])
     number = searcher.suggest("a")["number"]
-    told = {"epoch": EPOCHS, "metrics/validation/accuracy": 0.5, "metrics/validation/nll": 1.5}
+    told = {"epoch": EPOCHS, "metrics": json.dumps({"validation/accuracy": 0.5, "validation/nll": 1.5})}
     searcher.on_trial_complete("a", told)
     (sweep.folder / "study.log").unlink()
     found = reopened(sweep)
