@@ -23,7 +23,7 @@ from orchestrator.errors import EnvironmentUnfitError
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import keep_json, read_json
 from orchestrator.sweep.events import Events
-from orchestrator.sweep.study_file import StudyFile
+from orchestrator.sweep.journal import StudyFile
 from orchestrator.training import checkpoint
 from orchestrator.training.trainer import train
 from orchestrator.trial import CHECKPOINT

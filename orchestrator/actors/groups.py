@@ -132,7 +132,7 @@ class _Running:
         self.crew.ended(number, error, served, placed)
 
 
-class _LeanTrainer(TorchTrainer):
+class LeanTrainer(TorchTrainer):
     """A TorchTrainer without the actors that a warm group never uses, each a process that costs the start a second or two.
 
     The data set manager serves Ray Data, which we do not use; the cleaner removes placement groups of a controller that died, by
@@ -150,7 +150,7 @@ def _trainer(number: int, plan: Groups, name: str, folder: Path) -> TorchTrainer
     # NCCL refuses two ranks on one GPU ("Duplicate GPU detected")
     backend = "nccl" if plan.whole_gpus else "gloo"
     run = f"{name}-group-{number}"
-    return _LeanTrainer(
+    return LeanTrainer(
         serve,
         train_loop_config={"group": number, "name": name, "namespace": NAMESPACE},
         torch_config=torch_config(backend, folder),

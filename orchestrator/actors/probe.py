@@ -12,7 +12,7 @@ import torch
 import torch.distributed
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
-from orchestrator.actors.groups import _LeanTrainer as LeanTrainer
+from orchestrator.actors.groups import LeanTrainer
 from orchestrator.actors.rendezvous import torch_config
 from orchestrator.errors import EnvironmentUnfitError
 

@@ -69,9 +69,9 @@ class Events:
     def report(self, trial: Trial, record: dict[str, Any]) -> None:
         """A record of a finished epoch; one that was told before, as after a resume, is no news."""
         epoch, metrics = record["epoch"], record["metrics"]
+        record = record | {"notes": [*map(said, record.get("notes", []))]}
         if epoch <= trial.epochs or not trial.hear(record, [goal.name for goal in goals(self.sweep.configuration.search)]):
             return
-        trial.notes = [*map(said, trial.notes)]
         for listener in self.listeners:  # before the record: an epoch that it knows is not told again after a kill
             listener.trial_reported(trial, epoch, metrics)
         self.sweep.save_trial(trial)

@@ -1,12 +1,32 @@
-"""The file of the study, after the death of who wrote it: a line that was not finished goes. Knows lines, not what they say."""
+"""The file of a study: a line is there as a whole, also on a full disk and after the death of who wrote it. Knows no trials."""
 
 import json
 import os
 from pathlib import Path
+from typing import Any
 
+from optuna.storages.journal import JournalFileBackend
+
+from orchestrator import space
 from orchestrator.errors import ConfigurationError
 
 JOURNAL = "study.log"
+
+
+class StudyFile(JournalFileBackend):
+    """Optuna's file; what could not be appended as a whole is cut off, and appended when there is room again."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append the operations. After a signal a full disk is waited for no more: OSError, and the file is as it was."""
+        space.patiently(lambda: self._append(logs), Path(self._file_path))
+
+    def _append(self, logs: list[dict[str, Any]]) -> None:
+        size = os.path.getsize(self._file_path)
+        try:
+            super().append_logs(logs)
+        except BaseException:
+            os.truncate(self._file_path, size)
+            raise
 
 
 def repair(file: Path) -> None:

@@ -23,11 +23,10 @@ from orchestrator.objectives import goals, watched
 from orchestrator.records import Trial
 from orchestrator.records import TrialState as RecordState
 from orchestrator.sweep.events import Events
-from orchestrator.sweep.journal import JOURNAL, repair
+from orchestrator.sweep.journal import JOURNAL, StudyFile, repair
 from orchestrator.sweep.sampling import ForgetfulSampler
 from orchestrator.sweep.settling import STATES, ask, taken_up
 from orchestrator.sweep.space import points
-from orchestrator.sweep.study_file import StudyFile
 from orchestrator.trial import apply
 
 Vary = Callable[[dict[str, Any], dict[str, BaseDistribution]], dict[str, Any]]

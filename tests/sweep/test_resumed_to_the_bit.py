@@ -54,7 +54,7 @@ class Writes:
             write_json(file, value, lasting)
 
         patch.setattr(JournalFileBackend, "append_logs", line)
-        patch.setattr(records, "write_json", record)
+        patch.setattr(records, "keep_json", record)
 
     def _dies(self) -> bool:
         self.count += 1
