@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from orchestrator import interrupt
 from orchestrator.config import PAUSING, Configuration
 from orchestrator.data import describe
 from orchestrator.data.dataset import read_summary
 from orchestrator.errors import TrialError
-from orchestrator.interrupt import left, reclaim, stoppable
+from orchestrator.interrupt import stoppable
 from orchestrator.objectives import watched
 from orchestrator.plan import groups
 from orchestrator.records import Sweep, Trial
@@ -39,6 +40,7 @@ TUNE = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 LOCAL_S = 8.0  # for the step that this process is at
+MLFLOW_S = 10.0  # for what is unsent, after an interruption
 STAND_IN = {"memory": 50 * 2**20}  # Tune wants a resource; CPU 0 is refused, and a CPU held by who waits is a deadlock
 
 
@@ -102,7 +104,7 @@ def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, sho
                 sweep.save_trial(trial)  # the end may have come between the study and the record
         sweep.state, sweep.seconds = state, sweep.seconds + time.monotonic() - started
         sweep.save()
-        tracker.close(state)
+        tracker.close(state, interrupt.left(MLFLOW_S) if state == "interrupted" else None)
 
 
 @contextlib.contextmanager
@@ -117,7 +119,7 @@ def _desk(
         try:
             yield here, 1
         finally:
-            here.close(left(LOCAL_S))
+            here.close(interrupt.left(LOCAL_S))
         return
     from orchestrator.actors.groups import worker_groups
     from orchestrator.cluster.connect import connected, nodes
@@ -127,11 +129,11 @@ def _desk(
     show.preparing("starting Ray")
     address = cluster_address(resources)
     with connected(address) as available:
-        reclaim()  # Ray has set signal handlers of its own
+        interrupt.reclaim()  # Ray has set signal handlers of its own
         plan = groups(configuration, available, trials, nodes(), beside)
         show.preparing(f"starting {plan.groups} worker groups of {plan.workers} workers")
         with worker_groups(plan, folder, resources.max_failures, own_cluster=not address) as desk:
-            reclaim()
+            interrupt.reclaim()
             yield desk, plan.groups
 
 

@@ -41,11 +41,11 @@ class Writer:
         """Queue a function of the client."""
         self.writes.put(write)
 
-    def close(self) -> bool:
-        """Wait, for a bounded time, until everything is written; False when something could not be."""
+    def close(self, timeout: float | None = None) -> bool:
+        """Wait, for a bounded time (s), until everything is written; False when something could not be."""
         self.begin()
         self.writes.put(None)
-        self.thread.join(DRAIN_S)
+        self.thread.join(DRAIN_S if timeout is None else timeout)
         self.given_up.set()
         unsent = max(self.writes.qsize() - 1, 0) + self.thread.is_alive()
         if unsent:

@@ -116,14 +116,14 @@ class Tracker:
         points = [(f"teacher/{name}", value, now, 0) for name, value in {**metrics, "seconds": seconds}.items()]
         self.writer.add(lambda client: log_points(client, self.runs[PARENT], points))
 
-    def close(self, state: str) -> None:
+    def close(self, state: str, timeout: float | None = None) -> None:
         """Close the parent run, with the best trial's metrics and the Pareto front, and wait until everything is written."""
         best = self.sweep.best()
         self.writer.add(self._log_gains)
         if self.sweep.configuration.search.objectives and self.sweep.kind == "sweep":
             self.writer.add(self._log_front)
         self.writer.add(lambda client: self._close_parent(client, state, best))
-        self.writer.close()
+        self.writer.close(timeout)
 
     def _keys(self, number: int) -> list[str]:
         """Under which the runs of a trial are kept: its own and those of its students."""
