@@ -62,10 +62,17 @@ def reclaim() -> None:
 
 @contextlib.contextmanager
 def unbroken() -> Iterator[None]:
-    """What is written within the block is finished: a signal that comes meanwhile raises KeyboardInterrupt at its end."""
+    """What is written within the block is finished: a signal that comes meanwhile raises KeyboardInterrupt at its end.
+
+    So does an error after the signal, as of somebody who gives up because of it.
+    """
     _state.unbroken += 1
     try:
         yield
+    except Exception as error:
+        if _state.came is not None and _state.depth:
+            raise KeyboardInterrupt from error
+        raise
     finally:
         _state.unbroken -= 1
     if _state.came is not None and not _state.unbroken and _state.depth:

@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from orchestrator import interrupt
 from orchestrator.config import PAUSING, Configuration
 from orchestrator.data import describe
 from orchestrator.data.dataset import read_summary
 from orchestrator.errors import EnvironmentUnfitError, TrialError
-from orchestrator.interrupt import left, reclaim, stoppable
+from orchestrator.interrupt import stoppable
 from orchestrator.objectives import watched
 from orchestrator.plan import groups
 from orchestrator.records import Sweep, Trial
@@ -44,6 +45,7 @@ TUNE = {
 }
 NODE = "ray.io/node-id"
 LOCAL_S = 8.0  # for the step that this process is at
+MLFLOW_S = 10.0  # for what is unsent, after an interruption
 STAND_IN = {"memory": 50 * 2**20}  # Tune wants a resource; CPU 0 is refused, and a CPU held by who waits is a deadlock
 
 
@@ -91,7 +93,7 @@ def send(sweep: Sweep, store: Store, data: Path, show: Show) -> None:
     tracker, state = Tracker(store, sweep, read_summary(data)["classes"]), sweep.state
     tracker.listen(Events(sweep, [show]).note)
     with stoppable():
-        tracker.close(state)
+        tracker.close(state, interrupt.left(MLFLOW_S) if state == "interrupted" else None)
 
 
 def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, show: Show, local: bool, resume: bool) -> None:
@@ -142,7 +144,7 @@ def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, sho
             remove_losers(store, sweep)
         sweep.state, sweep.seconds = state, sweep.seconds + time.monotonic() - started
         sweep.save()
-        tracker.close(state)
+        tracker.close(state, interrupt.left(MLFLOW_S) if state == "interrupted" else None)
 
 
 def _unended(sweep: Sweep, trials: int) -> int:
@@ -172,7 +174,7 @@ def _desk(
         try:
             yield here, lambda: 1
         finally:
-            here.close(left(LOCAL_S))
+            here.close(interrupt.left(LOCAL_S))
         return
     from orchestrator.actors.crew import Rules
     from orchestrator.actors.groups import worker_groups
@@ -184,7 +186,7 @@ def _desk(
     show.preparing("starting Ray")
     address = cluster_address(resources)
     with connected(address) as available:
-        reclaim()  # Ray has set signal handlers of its own
+        interrupt.reclaim()  # Ray has set signal handlers of its own
         plan = groups(configuration, available, trials, nodes(), beside, free_nodes(), elastic=bool(address))
         show.preparing(f"starting {plan.groups} worker groups of {plan.workers} workers")
         rules = Rules(resources.groups or trials, unended, note, resources.silence_s, resources.wait_s)
@@ -192,7 +194,7 @@ def _desk(
             worker_groups(plan, folder, resources.max_failures, own_cluster=not address, rules=rules) as desk,
             looked_after(desk, resources, note),
         ):
-            reclaim()
+            interrupt.reclaim()
             yield desk, desk.at_once
 
 

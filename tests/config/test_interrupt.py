@@ -51,6 +51,14 @@ def test_what_is_being_written_is_finished() -> None:
     assert written[-1] == "another run"
 
 
+def test_who_gives_up_because_of_the_signal_is_interrupted() -> None:
+    with pytest.raises(KeyboardInterrupt), stoppable(), unbroken():
+        kill(signal.SIGTERM)
+        raise OSError("the disk is full, and nobody waits for room any more")
+    with pytest.raises(OSError, match="full"), stoppable(), unbroken():
+        raise OSError("full")
+
+
 def test_one_signal_that_arrives_twice_is_one() -> None:
     done = []
     with pytest.raises(KeyboardInterrupt), stoppable():
