@@ -1,10 +1,15 @@
 """When a sweep ends because of its failures, and what they are said to have in common."""
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from orchestrator.records import Trial
+from orchestrator import commands, errors
+from orchestrator.reading import load
+from orchestrator.records import Sweep, Trial
+from orchestrator.store import Store
 from orchestrator.sweep.ending import Ending
 from orchestrator.sweep.failures import FailuresInARow, in_common
 
@@ -74,3 +79,23 @@ def test_a_trial_that_nobody_can_train_ends_the_run_and_not_itself() -> None:
     assert not ending("a", {"epoch": 1}) and not ending.stop_all()
     assert not ending("a", {"unfit": "no worker group is left", "done": True})
     assert ending.stop_all() and ending.unfit == "no worker group is left"
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "resumes"),
+    [("finished", errors.OK, False), ("failed", errors.NO_USABLE_TRIAL, True), ("interrupted", 130, True)],
+)
+def test_a_sweep_that_ended_early_has_failed_and_says_how_to_go_on(
+    state: str, code: int, resumes: bool, specify: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Although one of its trials can be used."""
+    found = Sweep.create(Store.open(tmp_path).sweep("mine"), load(None, ["search.trials=9"]), "sweep")
+    usable = Trial(0, {}, "complete", value=0.5, metrics={"validation/accuracy": 0.5})
+
+    def conduct(sweep: Sweep, *given: Any) -> None:
+        sweep.trials, sweep.state = {0: usable, 1: ended(1)}, state
+
+    monkeypatch.setattr("orchestrator.sweep.conduct.conduct", conduct)
+    begun: Any = SimpleNamespace(data=specify().data, asked=None)
+    assert commands._conduct(Store(tmp_path), found, begun, local=False, resume=False) == code
+    assert ("sweep --resume mine" in capsys.readouterr().out) is resumes
