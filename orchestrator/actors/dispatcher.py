@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 CLOSE = "close"
+SHORT = ": see the log of Ray; where memory is short, lower training.batch_size or resources.groups"
 NOTES = 100  # that nobody has fetched yet
 Record = dict[str, Any]
 
@@ -314,6 +315,7 @@ class Dispatcher:
         over = trial.ended or trial.stopped.is_set() or self.closed
         if over or not self._outlived(name, "its worker died"):
             del self.held[group]
+            trial.stopped.set()  # or `until_stopped` would occupy the actor for ever
             return None
         return name
 
@@ -331,7 +333,8 @@ class Dispatcher:
         trial.heard, trial.doing = time.monotonic(), "its start"
         reason, trial.fault = f": {trial.fault}" if trial.fault else "", ""
         if trial.failures > self.max_failures:
-            self._fail(name, f"{death} {trial.failures} times (resources.max_failures = {self.max_failures}){reason}")
+            counted = f"{death} {trial.failures} times (resources.max_failures = {self.max_failures})"
+            self._fail(name, f"{counted}{reason or SHORT}")
             return False
         self.notes.append(
             f"{name} goes on from its checkpoint: {death} ({trial.failures} of {self.max_failures} deaths that "

@@ -18,7 +18,7 @@ import torch
 from methods import SettingsError
 from orchestrator.actors.desk import NAMESPACE
 from orchestrator.context import Aide, Stopped
-from orchestrator.errors import TrialError, UserError
+from orchestrator.errors import EnvironmentUnfitError, TrialError, UserError
 from orchestrator.training.appraisal import Appraised, Snapshot, appraise
 from orchestrator.trial import TrialSpec
 
@@ -132,18 +132,22 @@ class RayAide:
             return appraised
         except ray.exceptions.RayTaskError as error:
             cause = error.cause
+            if isinstance(cause, EnvironmentUnfitError | OSError):  # the fault of its place, as a death is
+                self._died(cause)
+                return None
             if isinstance(cause, UserError | SettingsError):
                 raise TrialError(str(cause)) from error
             self.beside.end(self.actor)  # its device may be poisoned, its memory full
             reason = f"{type(cause).__name__}: {' '.join(str(cause).split())[:500]}"
             raise TrialError(f"the weights of the samples could not be computed ({reason})") from error
         except ray.exceptions.RayError as error:
-            log.warning("the influence actor died: %s", error)
-            self.beside.end(self.actor)
-            self._after_death()
+            self._died(error)
             return None
 
-    def _after_death(self) -> None:
+    def _died(self, error: Exception) -> None:
+        """It is of no use any more: another one takes its place, and its work."""
+        log.warning("the influence actor died: %s", error)
+        self.beside.end(self.actor)
         self.deaths += 1
         if self.deaths > self.max_failures:
             self.said.append(

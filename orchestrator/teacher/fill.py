@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from orchestrator import plan
 from orchestrator.config import Configuration
-from orchestrator.errors import TrialError, UserError
+from orchestrator.errors import EnvironmentUnfitError, TrialError, UserError
 from orchestrator.teacher.ready import AnyDesk
 from orchestrator.trial import TrialSpec
 
@@ -45,7 +45,7 @@ def fill(
 ) -> None:
     """Fill the views; returns when all are there. `folders` are those of a specification: folder, data, teacher, knowledge.
 
-    The other jobs are stopped when one fails; TrialError with its message.
+    The other jobs are stopped when one fails; TrialError with its message, EnvironmentUnfitError where nobody can do it for now.
     """
     common: dict[str, Any] = {"role": "fill", "configuration": configuration, "features": features, **folders}
     jobs = [TrialSpec(name=f"fill-{number}", views=share, **common) for number, share in enumerate(shares)]
@@ -66,6 +66,8 @@ def _follow(number: int, job: str, silence_s: float, desk: AnyDesk, records: que
     while not (record.get("done") or record.get("failed")):
         try:
             record = desk.next_report(job, silence_s)
+        except EnvironmentUnfitError as error:
+            record = {"failed": str(error), "unfit": True}
         except Exception as error:  # whatever it is: the one who waits for the queue has to hear of it
             record = {"failed": str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"}
         records.put((number, record))
@@ -76,7 +78,7 @@ def _show(shares: list[Share], records: queue.Queue[tuple[int, dict[str, Any]]],
     while filled != [len(share) for share in shares]:
         job, record = records.get()
         if record.get("failed"):
-            raise TrialError(f"the cache could not be filled: {record['failed']}")
+            raise (EnvironmentUnfitError if "unfit" in record else TrialError)(f"the cache could not be filled: {record['failed']}")
         if "epoch" in record:
             filled[job] = record["epoch"]
             show.view_filled(shares[job][filled[job] - 1], record["metrics"], record["notes"])

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.actors.dispatcher import CLOSE, Dispatcher
+from orchestrator.actors.dispatcher import CLOSE, SHORT, Dispatcher
 
 LONG_S = 30.0  # never waited for: what is awaited has happened
 SHORT_S = 0.001  # how long nothing is waited for
@@ -198,7 +198,7 @@ def test_a_group_that_died_gets_its_trial_again_until_it_is_given_up(allowed: in
             assert await desk.take(0, LONG_S) == ("a", {"of": "a"})
         assert await desk.take(0, LONG_S) == ("b", {"of": "b"})
         failure = (await desk.next_report("a", LONG_S))["failed"]
-        assert failure == f"its worker died {allowed + 1} times (resources.max_failures = {allowed})"
+        assert failure == f"its worker died {allowed + 1} times (resources.max_failures = {allowed}){SHORT}"
 
     asyncio.run(play())
 

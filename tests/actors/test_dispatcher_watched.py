@@ -2,7 +2,7 @@
 
 import asyncio
 
-from orchestrator.actors.dispatcher import Dispatcher
+from orchestrator.actors.dispatcher import SHORT, Dispatcher
 from tests.actors.test_dispatcher import LONG_S, SHORT_S
 
 
@@ -74,7 +74,7 @@ def test_what_a_group_gave_up_for_is_told_with_the_death() -> None:
         )
         assert (await desk.overview())["notes"] == [], "each is fetched once"
         assert await desk.take(0, SHORT_S) is None
-        failed = "its worker died 2 times (resources.max_failures = 1)"
+        failed = f"its worker died 2 times (resources.max_failures = 1){SHORT}"
         assert await desk.next_report("a", LONG_S) == {"failed": failed}, "of the second death no reason is known"
 
     asyncio.run(play())

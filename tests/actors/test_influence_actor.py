@@ -1,5 +1,6 @@
 """The influence actor: its answer, its death, its lateness, its errors, and that it ends with the worker that made it."""
 
+import errno
 import os
 import signal
 import sys
@@ -34,6 +35,9 @@ def compute(snapshot: Snapshot, device: torch.device, alive: Callable[[], None])
     if order == "die" or (order == "die once" and not (folder / "died").exists()):
         (folder / "died").touch()
         os.kill(os.getpid(), signal.SIGKILL)
+    if order == "stale once" and not (folder / "stale").exists():
+        (folder / "stale").touch()
+        raise OSError(errno.ESTALE, "Stale file handle")
     while order == "wait":
         alive()
     if order == "refuse":
@@ -98,6 +102,13 @@ def test_an_actor_that_is_killed_at_work_is_started_again_and_sent_the_snapshot(
     assert after.noted["epoch"] == 3 and after.weights.tolist() == [1.0, 3.0] and after.tracked["pid"] != before
     assert aide.notes() == ["the influence actor died and was started again; the snapshot of epoch 3 was sent again"]
     assert aide.notes() == []
+
+
+@pytest.mark.ray
+def test_a_fault_of_the_actors_place_is_a_death_and_not_the_trials(aide: RayAide, tmp_path: Path) -> None:
+    aide.send(snapshot(3, "stale once", tmp_path))
+    assert answered(aide).noted["epoch"] == 3
+    assert aide.notes() == ["the influence actor died and was started again; the snapshot of epoch 3 was sent again"]
 
 
 @pytest.mark.ray

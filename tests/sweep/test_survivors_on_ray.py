@@ -63,11 +63,11 @@ def test_a_worker_that_hangs_is_replaced_and_a_dispatcher_that_dies_comes_back(r
 
 
 def learning_rates(trial: Any) -> None:
-    trial.suggest_categorical("training.learning_rate", (0.05, 1e12))
+    trial.suggest_categorical("training.learning_rate", (0.05, 1e12, 2e12, 0.04))
 
 
 def test_failures_in_a_row_end_the_sweep_and_a_resume_counts_anew(run: Conduct, monkeypatch: pytest.MonkeyPatch) -> None:
-    points = tuple({"training.learning_rate": value} for value in (0.05, 1e12, 1e12, 0.05))
+    points = tuple({"training.learning_rate": value} for value in (0.05, 1e12, 2e12, 0.04))  # none twice
     monkeypatch.setitem(SPACES, "kd", Space(points, learning_rates))
     given = ("method.name=kd", "training.epochs=2", "search.trials=4", "search.max_failed_trials=2", "resources.groups=1")
     sweep = run(*given, "search.scheduler=none")
@@ -75,7 +75,7 @@ def test_failures_in_a_row_end_the_sweep_and_a_resume_counts_anew(run: Conduct, 
         0: "complete", 1: "failed", 2: "failed"
     }  # fmt: skip
     said = "the last 2 trials have all failed (search.max_failed_trials = 2): each says: the loss is not finite in epoch 1"
-    assert said in sweep.notes[-1]["text"] and sweep.notes[-1]["text"].endswith("training.learning_rate = 1000000000000.0")
+    assert said in sweep.notes[-1]["text"] and not any(trial.ended for trial in sweep.trials.values() if trial.number > 2)
     store = Store.open(sweep.folder.parent.parent)
     begun = prepared(store, sweep.configuration, "sweep", local=False)
     conduct(sweep, store, begun.data, begun.asked, Watch(), resume=True)

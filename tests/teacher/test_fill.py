@@ -268,10 +268,13 @@ def test_a_damaged_file_is_told_once(mended: Shown) -> None:
 VIEW: dict[str, Any] = {"epoch": 1, "metrics": {"cache/hits": 1.0, "cache/misses": 0.0}, "notes": []}
 
 
-@pytest.mark.parametrize("failure", [{"failed": "the disk is full"}, EnvironmentUnfitError("the disk is full")])
-def test_a_job_that_fails_stops_the_others(spec: TrialSpec, failure: Record | UserError) -> None:
+@pytest.mark.parametrize(
+    ("failure", "kind"),
+    [({"failed": "the disk is full"}, TrialError), (EnvironmentUnfitError("the disk is full"), EnvironmentUnfitError)],
+)
+def test_a_job_that_fails_stops_the_others(spec: TrialSpec, failure: Record | UserError, kind: type[UserError]) -> None:
     desk = Told({"fill-0": [VIEW], "fill-1": [{"samples": 32}, failure], "fill-2": []})
-    with pytest.raises(TrialError, match=r"^the cache could not be filled: the disk is full$"):
+    with pytest.raises(kind, match=r"^the cache could not be filled: the disk is full$"):
         filled(spec, 3, desk)
     assert desk.stopped == ["fill-0", "fill-1", "fill-2"] and set(desk.jobs) == set(desk.stopped)
 
