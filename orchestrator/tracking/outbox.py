@@ -15,7 +15,7 @@ from typing import Any
 from orchestrator.store import aside_of
 
 Write = dict[str, Any]
-CHUNK = 256 * 1024  # bytes that are read at a time
+CHUNK = 32 * 1024  # bytes that are read at a time
 LARGE = 4 * 2**20  # bytes of sent writes that are worth writing the file anew
 HEAD = 32  # bytes of line 1
 

@@ -273,9 +273,9 @@ def test_of_a_request_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_client_gives_up_soon_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import os
 
-    for name in writing.PATIENCE:
+    for name in (*writing.PATIENCE, *writing.QUIET):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
     writing.connect("http://127.0.0.1:1")
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77" and os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
-    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    assert all(os.environ[name] == "true" for name in writing.QUIET)
