@@ -48,7 +48,7 @@ def of_trial(name: str) -> Callable[[Path], Path]:
 
 
 MANIFEST = "the manifest of the prepared data"
-FILES = {
+FILES: dict[str, Callable[[Path], Path]] = {
     "the weights of a checkpoint": of_trial("checkpoint/student.safetensors"),
     "the optimiser of a checkpoint": of_trial("checkpoint/optimizer.pt"),
     "the progress of a checkpoint": of_trial("checkpoint/progress.json"),
