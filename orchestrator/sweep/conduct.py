@@ -93,7 +93,7 @@ def send(sweep: Sweep, store: Store, data: Path, show: Show) -> None:
     tracker, state = Tracker(store, sweep, read_summary(data)["classes"]), sweep.state
     tracker.listen(Events(sweep, [show]).note)
     with stoppable():
-        tracker.close(state, interrupt.left(MLFLOW_S) if state == "interrupted" else None)
+        tracker.close(state)
 
 
 def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, show: Show, local: bool, resume: bool) -> None:
