@@ -85,7 +85,9 @@ def adopt_fitted(folder: Path, configuration: Configuration, data: Path, metrics
     assert configuration.teacher is not None
     trained = _fitting(folder) / "checkpoint" / "student.safetensors"
     if not trained.exists():
-        raise ConfigurationError(f"the teacher's weights are not in {trained}: give a --store that all nodes share, or a URI")
+        raise ConfigurationError(
+            f"the teacher's weights are not in {trained}: the store must be a folder that all nodes share, or a URI"
+        )
     weights = network_fingerprint(load_file(trained))
     said = _card(folder.name, weights, configuration.teacher, Dataset.open(data), metrics)
     space.patiently(lambda: _take(trained, said, folder), folder)
