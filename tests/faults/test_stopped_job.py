@@ -9,8 +9,9 @@ import pytest
 
 from tests.cluster.running_head import head
 
-SETTINGS = ["search.methods=[]", "method.name=kd", "training.epochs=40", "search.scheduler=none", "teacher.training.epochs=2"]
-DEADLINE_S = 120.0
+TRIALS, EPOCHS = 4, 300  # one after the other: when the first is complete, the others take longer than a command needs to begin
+SETTINGS = ["search.methods=[]", "method.name=kd", "search.scheduler=none", "teacher.training.epochs=2", "resources.groups=1"]
+DEADLINE_S = 180.0
 
 
 def states(store: Path) -> list[dict[str, Any]]:
@@ -24,8 +25,8 @@ def test_a_stopped_job_is_resumed_by_another_one(tmp_path: Path) -> None:
     store = tmp_path / "store"
     with head() as cluster:
         address = ["--address", cluster.address]
-        command = ["sweep", "--store", str(store), "--name", "mine", "--trials", "6"]
-        command += [part for pair in SETTINGS for part in ("--set", pair)]
+        command = ["sweep", "--store", str(store), "--name", "mine", "--trials", str(TRIALS)]
+        command += [part for pair in (*SETTINGS, f"training.epochs={EPOCHS}") for part in ("--set", pair)]
         code, output = cluster.call("submit", *address, "--detach", "--name", "first", "--", *command, cwd=tmp_path)
         assert code == 0 and f"python run.py stop first --address http://{cluster.address}" in output
         until = time.monotonic() + DEADLINE_S
@@ -38,14 +39,14 @@ def test_a_stopped_job_is_resumed_by_another_one(tmp_path: Path) -> None:
         assert f"resume: python run.py {resume}" in output
         assert json.loads((store / "sweeps/mine/sweep.json").read_text())["state"] == "interrupted"
         before = {trial["number"]: trial for trial in states(store)}
-        assert any(trial["state"] != "complete" for trial in before.values()) or len(before) < 6
+        assert any(trial["state"] != "complete" for trial in before.values()) or len(before) < TRIALS
         code, output = cluster.call(*resume.split(), cwd=tmp_path)
         assert code == 0, output
         code, output = cluster.call("status", "first", *address, cwd=tmp_path)
         assert code == 0 and "interrupted after" in output and "resume: python run.py sweep --resume mine" in output
     after = states(store)
-    assert [trial["number"] for trial in after] == list(range(6))
-    assert all((trial["state"], trial["epochs"]) == ("complete", 40) for trial in after)
+    assert [trial["number"] for trial in after] == list(range(TRIALS))
+    assert all((trial["state"], trial["epochs"]) == ("complete", EPOCHS) for trial in after)
     for trial in after:
         old = before.get(trial["number"], {"state": "waiting"})
         assert old["state"] != "complete" or trial == old
