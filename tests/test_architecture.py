@@ -216,7 +216,7 @@ def runs_code(call: ast.Call) -> bool:
     if package in ("pickle", "cloudpickle", "dill", "joblib", "marshal"):
         return name in ("load", "loads", "Unpickler")
     if package == "yaml":
-        return (name.endswith("load") and name != "safe_load") or name.endswith("load_all")
+        return (name.endswith("load") and name != "safe_load") or (name.endswith("load_all") and name != "safe_load_all")
     return function in ("eval", "exec", "compile", "__import__", "os.system", "os.popen", "torch.hub.load")
 
 
