@@ -23,7 +23,7 @@ from orchestrator.interrupt import left
 from orchestrator.plan import Groups
 
 CLOSE_S = 20.0
-SPARE_S = 8.0  # of an interruption, for Ray and MLflow after the groups
+SPARE_S = 6.0  # of an interruption, for Ray and MLflow after the groups
 RESTARTS = 100  # of one group over its life; what one trial may cost is `resources.max_failures`
 
 
