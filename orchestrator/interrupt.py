@@ -10,7 +10,7 @@ from types import FrameType
 
 from orchestrator.errors import INTERRUPTED
 
-END_S = 16.0  # all waits of an orderly end together; what is done between them fits into 20 s with it
+END_S = 12.0  # all waits of an orderly end together; what is done between them fits into 20 s with it
 TWICE_S = 1.0  # Ctrl-C may reach a process from the terminal and from its parent: that is one signal
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

@@ -172,7 +172,6 @@ def test_after_a_signal_nobody_waits_and_the_old_record_stays(tmp_path: Path, mo
 
 def test_a_signal_ends_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(interrupt, "_came", [])
 
     def signalled(text: str) -> None:
         said.append(text)
