@@ -74,7 +74,7 @@ def _interrupt() -> None:
 
 
 def _watch(crew: Crew) -> None:
-    """Look after the groups; a main thread that hears no signal, as it waits within Ray for a head that is gone, is not waited for."""
+    """Look after the groups; a main thread that waits within Ray for a head that is gone hears no signal, and is not waited for."""
     crew.watch()
     if crew.headless and not crew.closing.wait(STUCK_S):
         os.write(2, f"error: {crew.reason}: go on with `--resume` when the cluster is fit again\n".encode())
