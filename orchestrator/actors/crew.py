@@ -96,7 +96,7 @@ class Crew:
 
     def watch(self) -> None:
         """Look again and again, until the run is over."""
-        while not self.closing.wait(LOOK_S):
+        while not (self.headless or self.closing.wait(LOOK_S)):
             try:
                 self.step()
             except Exception:  # a cluster in trouble fails in many ways; the next look tells more
@@ -150,8 +150,9 @@ class Crew:
             self.heard, self.told = now, False
             return False
         if now - self.heard >= HEAD_S:
-            self.headless = True
+            self._tell(HEADLESS)
             self._give_up(HEADLESS)
+            self.headless = True
         elif now - self.heard >= HEAD_S / 3 and not self.told:
             self.told = True
             self._tell(f"{HEADLESS}: if it does not come back within {HEAD_S:g} s, the run ends, to be gone on with later")

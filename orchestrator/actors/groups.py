@@ -26,11 +26,12 @@ from orchestrator.actors.rendezvous import torch_config
 from orchestrator.actors.reserved import Reserved, forget, free
 from orchestrator.actors.worker import serve
 from orchestrator.cluster.connect import alive_nodes, answers, free_nodes, running_actors
-from orchestrator.errors import EnvironmentUnfitError
+from orchestrator.errors import UNFIT_ENVIRONMENT, EnvironmentUnfitError
 from orchestrator.interrupt import left
 from orchestrator.plan import Groups
 
 CLOSE_S = 20.0
+STUCK_S = 12.0
 ASK_S = 10.0
 REPLY_S = 60.0
 SPARE_S = 6.0  # of an interruption, for Ray and MLflow after the groups
@@ -58,7 +59,7 @@ def worker_groups(plan: Groups, folder: Path, max_failures: int, own_cluster: bo
     running = _Running(plan, folder, name, dispatcher)
     crew = running.crew = Crew(plan, rules, running, _interrupt)
     crew.begin()
-    threading.Thread(target=crew.watch, name="groups", daemon=True).start()
+    threading.Thread(target=_watch, args=(crew,), name="groups", daemon=True).start()
     try:
         yield Desk(name, dispatcher, at_once=crew.at_once)
     except (KeyboardInterrupt, ray.exceptions.RayError):
@@ -73,6 +74,14 @@ def worker_groups(plan: Groups, folder: Path, max_failures: int, own_cluster: bo
 def _interrupt() -> None:
     """As Ctrl-C does: the one way to end whatever the main thread waits for."""
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
+def _watch(crew: Crew) -> None:
+    """Look after the groups; a main thread that waits within Ray for a head that is gone hears no signal, and is not waited for."""
+    crew.watch()
+    if crew.headless and not crew.closing.wait(STUCK_S):
+        os.write(2, f"error: {crew.reason}: go on with `--resume` when the cluster is fit again\n".encode())
+        os._exit(UNFIT_ENVIRONMENT)  # Ray would do so a little later, without a sentence; the records are on disk
 
 
 class _Running:
