@@ -1,5 +1,6 @@
 """Neighbours are found once, kept under all that decides them, and are those of a search by hand. Knows no method."""
 
+import os
 import threading
 import warnings
 from collections.abc import Callable
@@ -12,9 +13,9 @@ from torch import Tensor
 
 from methods import Knowledge, Task
 from methods.retrieval import ByClass, Neighbours
+from orchestrator import space
 from orchestrator.context import Stopped, TrialContext
 from orchestrator.data import Batches, Dataset, Views
-from orchestrator.errors import EnvironmentUnfitError
 from orchestrator.teacher import retrieval
 from orchestrator.teacher.cache import Cache
 from orchestrator.teacher.frozen import FrozenTeacher
@@ -186,13 +187,21 @@ def test_who_waits_sees_that_the_search_goes_on(tmp_path: Path, monkeypatch: pyt
     assert shown.count("positives.npy") >= 4, "60 queries, 16 at a time"
 
 
-def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+def test_a_full_disk_is_told_and_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    refusals, take = iter(range(2)), os.posix_fallocate
 
-    monkeypatch.setattr("os.posix_fallocate", full)
-    with pytest.raises(EnvironmentUnfitError, match="No space left"):
-        kept(tmp_path)(knowledge_of(), POSITIVES, NEGATIVES)
+    def full(file: int, start: int, length: int) -> None:
+        if next(refusals, None) is not None:
+            raise OSError(28, "No space left on device")
+        take(file, start, length)
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(space, "POLL_S", 0.0)
+    found = kept(tmp_path, TrialContext(note=said.append))(knowledge_of(), POSITIVES, NEGATIVES)
+    assert len(said) == 2 and "full" in said[0] and "room again" in said[1]
+    again = kept(tmp_path)(knowledge_of(), POSITIVES, NEGATIVES)
+    assert torch.equal(found.positives, again.positives)
 
 
 def opened(spec: TrialSpec, make_teacher: MakeTeacher, dtype: str | None) -> tuple[CachedTeacher | OnlineTeacher, Batches]:
