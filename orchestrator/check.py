@@ -11,7 +11,7 @@ from orchestrator.check_retrieval import check_banking
 from orchestrator.check_students import check_peers
 from orchestrator.check_weights import check_weighing
 from orchestrator.choices import check_keys, networks
-from orchestrator.config import Configuration, Network
+from orchestrator.config import PAUSING, Configuration, Network
 from orchestrator.errors import ConfigurationError, nearest
 from orchestrator.models import build
 from orchestrator.objectives import BETTER, PARAMETERS, several, unlettered
@@ -236,3 +236,13 @@ def check_held(configuration: Configuration, name: str) -> None:
                 f"method {name}: the search would choose {chosen or 'other settings'} beside what is held, and {error}; "
                 "hold what has to go with it, or leave it to the search"
             ) from error
+
+
+def require_copies(uri: str, configuration: Configuration, kind: str) -> None:
+    """ConfigurationError where trials take over checkpoints of others, which are copies of a folder, and the store is a URI."""
+    scheduler = configuration.search.scheduler
+    if uri and kind == "sweep" and scheduler in PAUSING:
+        raise ConfigurationError(
+            f"search.scheduler = {scheduler!r} copies checkpoints within a folder, and --store is a URI: give a folder that all "
+            "nodes share, or take asha, median or none"
+        )

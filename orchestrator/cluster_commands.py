@@ -13,12 +13,13 @@ from orchestrator import errors
 from orchestrator.cluster.jobs import Cluster, Job
 from orchestrator.cluster.package import collect, in_words
 from orchestrator.errors import ConfigurationError
+from orchestrator.private import said
 from orchestrator.redact import redacted
 from orchestrator.submission import submission
 
 ROOT = Path(__file__).resolve().parents[1]  # of the project
 LAST_LINES = 20  # of a job's log, where it is shown
-BY_ITSELF = (errors.OK, errors.NO_USABLE_TRIAL, errors.BAD_CONFIGURATION, errors.UNFIT_ENVIRONMENT)
+BY_ITSELF = (errors.OK, errors.NO_USABLE_TRIAL, errors.BAD_CONFIGURATION)
 NOT_FOUND = 127  # of a shell that knows no such program
 console = Console()
 
@@ -95,12 +96,12 @@ def _show(cluster: Cluster, job: Job, as_json: bool) -> None:
     ended = f", ended {job.ended:%Y-%m-%d %H:%M:%S}" if job.ended else ""
     _say(f"{job.name}: {job.state}, started {_when(job)}{ended}: {redacted(job.entrypoint)}")
     for line in cluster.log(job.name).splitlines()[-LAST_LINES:]:
-        _say(f"  {line}")
+        _say(said(f"  {line}"))
 
 
 def _follow(cluster: Cluster, name: str) -> int:
     try:
-        found = cluster.follow(name, lambda text: print(text, end="", flush=True))
+        found = cluster.follow(name, lambda text: print(said(text), end="", flush=True))
     except KeyboardInterrupt:
         _say(f"\n{name} goes on without you")
         _ways(cluster, name)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from orchestrator import errors
 from orchestrator.config import Configuration, Teacher
-from orchestrator.errors import ConfigurationError
+from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 from orchestrator.objectives import in_words
 from orchestrator.private import said
 from orchestrator.reading import load
@@ -56,9 +56,11 @@ def sweep(
 
 def _at(address: str | None, local: bool = False) -> list[str]:
     """The change of the configuration that `--address` is."""
+    from orchestrator.cluster.resources import at
+
     if address is not None and local:
         raise ConfigurationError("--address and --local exclude each other: leave one of them out")
-    return [f"resources.address={json.dumps(address)}"] if address is not None else []
+    return [f"resources.address={json.dumps(at(address))}"] if address is not None else []
 
 
 def train(
@@ -186,7 +188,7 @@ def doctor(config: Path, pairs: list[str], store: Path | str, address: str | Non
     """What is fit for a run and what is not, a line each."""
     from orchestrator.doctor import Conditions, examine
 
-    configuration = load(config, pairs + ([f"resources.address={address}"] if address is not None else []))
+    configuration = load(config, pairs + _at(address))
     named, fit = Store.named(store), True
     for name, finding in examine(Conditions(named.root, configuration, quick, named.uri)):
         console.print(said(f"{name:13}{finding.fitness:6}{finding.said}"), markup=False, highlight=False, soft_wrap=True)
@@ -287,6 +289,11 @@ def _conduct(store: Store, found: Sweep, begun: "Prepared", local: bool, resume:
             conduct(found, store, begun.data, begun.asked, display, local, resume)
     except KeyboardInterrupt:  # before it had begun, or after its end
         return _interrupted(store, found)
+    except EnvironmentUnfitError as error:
+        if found.state != "interrupted":
+            raise
+        again = f"python run.py sweep --resume {found.name}{store.option}"
+        raise EnvironmentUnfitError(f"{error}; what was not finished waits: {again}") from error
     commands = {"status": f"python run.py status {found.name}{store.option}", "open MLflow": f"python run.py ui{store.option}"}
     if found.state == "interrupted" or (found.state == "failed" and _left(found)):
         commands["resume"] = f"python run.py sweep --resume {found.name}{store.option}"

@@ -8,14 +8,14 @@ import torch
 from rich.console import Console
 
 from orchestrator import plan
-from orchestrator.check import check_network, check_search, check_students, check_train, feature_width
+from orchestrator.check import check_network, check_search, check_students, check_train, feature_width, require_copies
 from orchestrator.check_data import check_batches
 from orchestrator.check_retrieval import check_retrieval, clean_bytes, retrieval_line
 from orchestrator.check_students import require_one_process
 from orchestrator.check_weights import check_memory
 from orchestrator.choices import alone
 from orchestrator.cluster.resources import cluster_address, local_resources, require_answer
-from orchestrator.config import PAUSING, Configuration
+from orchestrator.config import Configuration
 from orchestrator.data import Dataset, describe, prepare
 from orchestrator.errors import ConfigurationError
 from orchestrator.models import build, load_weights
@@ -46,7 +46,7 @@ def prepared(store: Store, configuration: Configuration, kind: str, local: bool)
 
     The configuration has the teacher's mode that `auto` came to, so that a resume does not decide anew.
     """
-    _require_copies(store, configuration, kind)
+    require_copies(store.uri, configuration, kind)
     _, gpu, groups = _check(configuration, kind, local)
     folder = prepare(configuration.data, store.root, configuration.data.seed)
     summary = describe(configuration.data, store.root, configuration.data.seed)
@@ -62,7 +62,7 @@ def prepared(store: Store, configuration: Configuration, kind: str, local: bool)
 
 def show_plan(store: Store, configuration: Configuration, kind: str, local: bool, console: Console) -> None:
     """Print what would run: data, teacher, groups with the arithmetic, trials, rungs, bytes. Nothing is prepared."""
-    _require_copies(store, configuration, kind)
+    require_copies(store.uri, configuration, kind)
     words, gpu, groups = _check(configuration, kind, local)
     summary = describe(configuration.data, store.root, configuration.data.seed)
     asked, checkpoint_bytes, whose = _check_with_data(store, configuration, kind, local, summary, gpu, groups)
@@ -81,16 +81,6 @@ def show_plan(store: Store, configuration: Configuration, kind: str, local: bool
     width = max(map(len, lines)) + 2
     for name, line in lines.items():
         console.print(said(f"{name:{width}}{line}"), markup=False, highlight=False, soft_wrap=True)
-
-
-def _require_copies(store: Store, configuration: Configuration, kind: str) -> None:
-    """ConfigurationError where trials take over checkpoints of others, which are copies of a folder, and there is none."""
-    scheduler = configuration.search.scheduler
-    if store.uri and kind == "sweep" and scheduler in PAUSING:
-        raise ConfigurationError(
-            f"search.scheduler = {scheduler!r} copies checkpoints within a folder, and --store is a URI: give a folder that all "
-            "nodes share, or take asha, median or none"
-        )
 
 
 def _check(configuration: Configuration, kind: str, local: bool) -> tuple[str, bool, int]:

@@ -141,7 +141,7 @@ class Sweep:
                 trial = Trial(**read_json(file))
                 sweep.trials[trial.number] = trial
             except (ConfigurationError, TypeError):
-                sweep.damaged.append(int(file.parent.name))
+                sweep.damaged += [int(file.parent.name)] if file.parent.name.isdecimal() else []
         return sweep
 
     @property
@@ -165,10 +165,12 @@ class Sweep:
 
     def save(self) -> None:
         """Write the sweep's own file, and its copy when that is done."""
-        own = {key: value for key, value in vars(self).items() if key not in ("folder", "trials", "damaged", "configuration")}
-        values = {"format": FORMAT, **own, "configuration": self.configuration.plain()}
         for name in (FILE, COPY):
-            keep_json(self.folder / name, values)
+            keep_json(self.folder / name, self._plain)
+
+    def _plain(self) -> dict[str, Any]:
+        own = {key: value for key, value in vars(self).items() if key not in ("folder", "trials", "damaged", "configuration")}
+        return {"format": FORMAT, **own, "configuration": self.configuration.plain()}
 
     def trial_folder(self, number: int) -> Path:
         """Where a trial keeps its record and its checkpoint."""

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import owner
+from orchestrator.cluster.resources import at
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError
 from orchestrator.reading import build, given
@@ -31,7 +32,7 @@ def changed(
     values = found.configuration.plain()
     values["search"]["trials"] = search.trials if trials is None else trials
     values["search"]["time_budget"] = search.time_budget if time_budget_s is None else time_budget_s
-    values["resources"]["address"] = address or found.configuration.resources.address
+    values["resources"]["address"] = found.configuration.resources.address if address is None else at(address)
     return with_its_method(build(values)) if found.kind == "sweep" else build(values)
 
 

@@ -11,6 +11,7 @@ import re
 import shlex
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from orchestrator.remote import Remote, checked, is_uri, local_folder
 DEFAULT = Path("runs")
 SPARE_BYTES = 200 * 2**20  # checkpoints, journal and MLflow of a small sweep
 log = logging.getLogger(__name__)
+_writing = threading.RLock()
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -109,7 +111,7 @@ class Store:
         """The folder of a sweep; ConfigurationError when the name could leave the store."""
         if not NAME.fullmatch(name):
             raise ConfigurationError(
-                f"--name {name!r} is not allowed: give letters, digits, '.', '_' or '-' (at most 100, the first a letter or digit)"
+                f"the name {name!r} is not allowed: give letters, digits, '.', '_' or '-' (at most 100, first a letter or digit)"
             )
         return self.root / "sweeps" / name
 
@@ -160,9 +162,17 @@ def write_json(file: Path, value: Any, lasting: bool = True) -> None:
 
 
 def keep_json(file: Path, value: Any, lasting: bool = True) -> None:
-    """Write JSON as soon as there is room on the disk; after a signal nobody waits for that, and the old file stays."""
+    """Write JSON as soon as there is room on the disk; after a signal nobody waits for that, and the old file stays.
+
+    `value` may be a function that gives it: what is written then is as new as the writing, whoever else writes meanwhile.
+    """
+
+    def write() -> None:
+        with _writing:
+            write_json(file, value() if callable(value) else value, lasting)
+
     try:
-        space.patiently(lambda: write_json(file, value, lasting), file)
+        space.patiently(write, file)
     except OSError as error:
         if not space.is_full(error):
             raise

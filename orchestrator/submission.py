@@ -10,13 +10,14 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from orchestrator.check import check_search, check_train
+from orchestrator.check import check_search, check_train, require_copies
 from orchestrator.commands import new_name, seconds
 from orchestrator.config import Configuration
 from orchestrator.data.datasets import find
 from orchestrator.errors import ConfigurationError, nearest
 from orchestrator.reading import load
 from orchestrator.redact import redacted
+from orchestrator.remote import checked, is_uri
 from orchestrator.store import NAME
 from orchestrator.sweep.space import with_its_method
 
@@ -58,6 +59,7 @@ def submission(group: Any, words: Sequence[str], name: str | None, root: Path, n
     if run is None or "config" in given:
         config = Path(options["config"] or root / DEFAULT)
         configuration = _checked(command, options, config)
+        require_copies(store if is_uri(store) else "", configuration, command)
         packed = _packed(config, root)
         beside = {packed: config.resolve()}
         given = {key: packed if key == "config" else value for key, value in given.items()}
@@ -163,7 +165,7 @@ def _lasting(store: str | None) -> str:
             f"{said}: it would lie in the job's own folder, which the cluster deletes: give an absolute path that all nodes "
             "share, or a URI"
         )
-    return store
+    return checked(store) if is_uri(store) else store
 
 
 def _packed(config: Path, root: Path) -> str:

@@ -112,7 +112,7 @@ def test_truncated_data(store: str, tmp_path: Path) -> None:
         (["sweep", "--trials", "0"], BAD_CONFIGURATION, "search.trials = 0"),
         (["sweep", "--time-budget", "soon"], BAD_CONFIGURATION, "--time-budget 'soon' is not a time"),
         (["sweep", "--config", "none.yaml"], BAD_CONFIGURATION, "--config none.yaml cannot be read"),
-        (["sweep", "--name", "../out"], BAD_CONFIGURATION, "--name '../out' is not allowed"),
+        (["sweep", "--name", "../out"], BAD_CONFIGURATION, "the name '../out' is not allowed"),
         (["sweep", "--scheduler", "fastest"], BAD_CONFIGURATION, "search.scheduler = 'fastest' is not allowed"),
         (["sweep", "--scheduler", "pbt", "--trials", "1"], BAD_CONFIGURATION, "search.trials = 1 is no population"),
         (["sweep", "--resume", "mine", "--scheduler", "pbt"], BAD_CONFIGURATION, "--scheduler and --dry-run"),

@@ -222,14 +222,12 @@ class Crew:
             self.reason = reason
             self.stop()
 
-    def raise_reason(self) -> None:
-        """EnvironmentUnfitError when the run was ended from here, or fails as the head is gone."""
-        if not self.reason and not self.cluster.answers():
+    def raise_reason(self, failed: bool = True) -> None:
+        """EnvironmentUnfitError when the run was ended from here, or has `failed` as the head is gone."""
+        if failed and not self.reason and not self.cluster.answers():
             self.reason, self.headless = HEADLESS, True
         if self.reason:
-            raise EnvironmentUnfitError(
-                f"{self.reason}: what was not finished waits; go on with `--resume` when the cluster is fit again"
-            )
+            raise EnvironmentUnfitError(f"{self.reason}: see that the cluster is fit again")
 
 
 def _sum(bundles: Sequence[Resources]) -> dict[str, float]:

@@ -3,6 +3,8 @@
 Whoever asks outlives a death of the dispatcher: Ray starts it again, and a trial that it does not know any more is submitted anew.
 """
 
+import contextlib
+import math
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -13,12 +15,15 @@ import ray
 
 from orchestrator.actors.dispatcher import Dispatcher
 from orchestrator.errors import EnvironmentUnfitError, UnansweredError
+from orchestrator.interrupt import left
 
 NAMESPACE = "distillation"
 ASK_S = 30.0  # the dispatcher is asked anew so often, so that no call waits without a limit
 REPLY_S = 30.0  # it answers within milliseconds; longer means that it, its node or the driver is gone
 PATIENCE_S = 120.0  # for as long it is asked again
 PAUSE_S = 0.5
+SLICE_S = 1.0  # of a wait, after which a signal that came meanwhile is seen
+SPARE_S = 4.0  # of an interruption, for what is still to be done
 
 
 def answered(call: Callable[[], Any], reply_s: float = REPLY_S, patience_s: float = PATIENCE_S) -> Any:
@@ -26,14 +31,23 @@ def answered(call: Callable[[], Any], reply_s: float = REPLY_S, patience_s: floa
     begun = time.monotonic()
     while True:
         try:
-            return ray.get(call(), timeout=reply_s)
+            return _reply(call(), reply_s)
         except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as error:
-            if time.monotonic() - begun >= patience_s:
+            if time.monotonic() - begun >= patience_s or not left(math.inf, SPARE_S):
                 raise UnansweredError(
                     f"the dispatcher, which hands out trials, has not answered for {patience_s:g} s ({type(error).__name__}): "
                     "see whether Ray is well"
                 ) from error
             time.sleep(PAUSE_S)
+
+
+def _reply(answer: Any, reply_s: float) -> Any:
+    """The answer within `reply_s`, after a signal sooner; GetTimeoutError without one."""
+    until = time.monotonic() + reply_s
+    while (rest := min(until - time.monotonic(), left(math.inf, SPARE_S))) > SLICE_S:
+        with contextlib.suppress(ray.exceptions.GetTimeoutError):
+            return ray.get(answer, timeout=SLICE_S)
+    return ray.get(answer, timeout=max(rest, 0.0))
 
 
 class DispatcherActor(Dispatcher):
@@ -106,7 +120,7 @@ class Desk:
 
     def released(self, trial: str) -> bool:
         """Whether no group holds the trial at this moment."""
-        return bool(self._ask(self.dispatcher.released.remote(trial, 0.0)))
+        return bool(self._ask("released", trial, 0.0))
 
     def stop(self, trial: str) -> None:
         """End a trial early and free its group."""

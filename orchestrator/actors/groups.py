@@ -62,8 +62,8 @@ def worker_groups(plan: Groups, folder: Path, max_failures: int, own_cluster: bo
     threading.Thread(target=_watch, args=(crew,), name="groups", daemon=True).start()
     try:
         yield Desk(name, dispatcher, at_once=crew.at_once)
-    except (KeyboardInterrupt, ray.exceptions.RayError):
-        crew.raise_reason()
+    except (KeyboardInterrupt, ray.exceptions.RayError) as error:
+        crew.raise_reason(failed=not isinstance(error, KeyboardInterrupt))
         raise
     finally:
         crew.close()

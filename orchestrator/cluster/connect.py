@@ -103,7 +103,7 @@ def _join(address: str) -> None:
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         reason = " ".join(str(error).split())[:300]
         raise EnvironmentUnfitError(
-            f"resources.address = {address!r}: no Ray cluster lets us in there ({reason}): start one, leave the address out, "
+            f"resources.address = {address!r}: no Ray cluster lets us in there ({reason}): start one, give --address local, "
             "or, if it wants a token, set RAY_AUTH_MODE=token and put the token where RAY_AUTH_TOKEN_PATH says"
         ) from error
     os.environ["RAY_ADDRESS"] = context.address_info["gcs_address"]

@@ -10,6 +10,7 @@ import torch
 from orchestrator.config import Resources
 from orchestrator.errors import EnvironmentUnfitError
 
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for a submitted job, which belongs to its cluster wherever it began
 ANSWER_S = 5.0
 CGROUP = Path("/sys/fs/cgroup/cpu.max")
 
@@ -32,7 +33,13 @@ def _cpus() -> int:
 
 def cluster_address(resources: Resources) -> str | None:
     """The running cluster to use: the configured one, or RAY_ADDRESS, as `ray job submit` sets it; None: start one here."""
-    return resources.address or os.environ.get("RAY_ADDRESS")
+    known = os.environ.get("RAY_ADDRESS")
+    return known if known and JOB in os.environ else resources.address or known
+
+
+def at(address: str) -> str | None:
+    """What `--address` says: None where it is `local`, Ray of this machine."""
+    return None if address in ("", "local") else address
 
 
 def found(address: str) -> str:
@@ -46,7 +53,7 @@ def found(address: str) -> str:
     except (ConnectionError, ValueError) as error:
         raise EnvironmentUnfitError(
             "resources.address = 'auto': no Ray cluster runs on this machine: start one with `ray start --head`, give the "
-            "host:port of another one, or leave the address out to start Ray here"
+            "host:port of another one, or --address local to start Ray here"
         ) from error
     assert there is not None, "of `auto` Ray makes an address or an error"
     return there
@@ -76,5 +83,5 @@ def require_answer(address: str) -> None:
         last = f", where {there} was the last one" if there != address else ""
         raise EnvironmentUnfitError(
             f"resources.address = {address!r}: nobody answers there{last} ({error}): give the host:port of a running Ray cluster, "
-            "or leave the address out to start Ray here"
+            "or --address local to start Ray here"
         ) from error

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator import interrupt
+from orchestrator.checkpoint_place import LIGHT
+from orchestrator.checkpoint_place import place as place_of
 from orchestrator.config import PAUSING, Configuration
 from orchestrator.data import describe
 from orchestrator.data.dataset import read_summary
@@ -293,6 +295,9 @@ def _search(
     configuration = sweep.configuration
     search = configuration.search
     study = open_study(sweep.folder, configuration, resume)
+    for number in sweep.damaged:  # their records are made anew of their checkpoints
+        with contextlib.suppress(OSError):
+            place_of(store, sweep.trial_folder(number)).bring(LIGHT)
     settle(study, sweep)
     unfinished = [trial for trial in sweep.trials.values() if not trial.ended]
     missing = search.trials - len(sweep.trials) + len(unfinished)
@@ -327,7 +332,7 @@ def _search(
         checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),  # the workers write their own
     )
     if ending.unfit:
-        raise EnvironmentUnfitError(f"{ending.unfit}; when that is mended, go on with `sweep --resume {sweep.name}`")
+        raise EnvironmentUnfitError(f"{ending.unfit}")
     if failures.reason:
         return failures.reason
     spend(asking)

@@ -1,5 +1,6 @@
 """What happens in a sweep, told to whoever listens: records, tracking, display, the dispatcher."""
 
+import threading
 import time
 from typing import Any, Protocol
 
@@ -8,6 +9,7 @@ from orchestrator.private import said
 from orchestrator.records import Sweep, Trial
 
 NOTES = 100  # of the newest are kept in the record
+_noting = threading.Lock()
 
 
 class Listener(Protocol):
@@ -45,9 +47,10 @@ class Events:
     def note(self, text: str) -> None:
         """Something that a person should know now, and who looks later too: what a trial waits for, a full disk, a lost node."""
         text = said(text)
-        if self.sweep.notes and self.sweep.notes[-1]["text"] == text:
-            return  # said by another group, of the same thing
-        self.sweep.notes = [*self.sweep.notes, {"time": time.time(), "text": text}][-NOTES:]
+        with _noting:
+            if self.sweep.notes and self.sweep.notes[-1]["text"] == text:
+                return  # said by another group, of the same thing
+            self.sweep.notes = [*self.sweep.notes, {"time": time.time(), "text": text}][-NOTES:]
         for listener in self.listeners:
             listener.note(text)
         self.sweep.save()

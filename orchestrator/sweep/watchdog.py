@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator.config import Resources
+from orchestrator.interrupt import left
 
 if TYPE_CHECKING:
     from orchestrator.actors.desk import Desk
 
 LOOK_S = 1.0
+END_S = 5.0  # for a look that is being taken
 ANSWER_S = 10.0
 RETURN_S = 120.0  # a group has at least so long to start, or to start again
 log = logging.getLogger(__name__)
@@ -64,9 +66,10 @@ class Watchdog:
         for text in seen["notes"]:
             self.hands.note(text)
         self._recovered(seen, now)
-        self.told &= {trial["name"] for trial in seen["trials"] if trial["silent_s"] >= self.silence_s}
+        limit_s = min(self.silence_s, self.wait_s)
+        self.told &= {trial["name"] for trial in seen["trials"] if trial["silent_s"] >= limit_s}
         for trial in seen["trials"] if seen["groups"] else []:  # without a group, who starts them counts the time
-            if trial["silent_s"] >= min(self.silence_s, self.wait_s) and trial["name"] not in self.told:
+            if trial["silent_s"] >= limit_s and trial["name"] not in self.told:
                 self.told.add(trial["name"])
                 self.hands.note(f"{self._silent(trial, seen)}; {self.hands.cluster()}")
             self._act(trial, seen)
@@ -150,6 +153,7 @@ def watched(desk: "Desk", resources: Resources, note: Callable[[str], None]) -> 
         yield
     finally:
         over.set()
+        thread.join(left(END_S))  # Ray ends after this, and must not be asked then
 
 
 def _watch(watchdog: Watchdog, desk: "Desk", over: threading.Event) -> None:

@@ -154,8 +154,8 @@ class Runs:
             self._keep(key, run.info.run_id)
 
     def _keep(self, key: str, run: str) -> None:
+        write_json(self.file, self.ids | {key: run})
         self.ids[key] = run
-        write_json(self.file, self.ids)
 
     def _points(self, client: Any, writes: Sequence[Write]) -> None:
         together: dict[str, list[Point]] = {}

@@ -134,6 +134,9 @@ class Tracker:
 
         For a bounded time, at most `timeout` (s), after an interruption a few seconds: so many writes are left for a resume.
         """
+        for trial in self.sweep.trials.values():  # that a dead driver began, and nobody since
+            if not trial.ended and self._told(str(trial.number)).get("state") == "running":
+                self.trial_ended(trial)
         if self._told(PARENT).get("state") != state:
             self._gains()
             if self.sweep.configuration.search.objectives and self.sweep.kind == "sweep":

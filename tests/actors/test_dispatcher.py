@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.actors.desk import Desk
 from orchestrator.actors.dispatcher import CLOSE, SHORT, Dispatcher
 
 LONG_S = 30.0  # never waited for: what is awaited has happened
@@ -333,3 +334,14 @@ def test_close_wakes_who_waits_for_a_trial_and_who_trains_one() -> None:
         assert await desk.take(2, LONG_S) == CLOSE, "a group that comes back from the dead is told too"
 
     asyncio.run(play())
+
+
+def test_the_desk_asks_whether_a_trial_was_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def ask(desk: Desk, *arguments: Any) -> bool:
+        asked.append(arguments)
+        return True
+
+    monkeypatch.setattr(Desk, "_ask", ask)
+    assert Desk("desk", None).released("trial-00003") and asked == [("released", "trial-00003", 0.0)]

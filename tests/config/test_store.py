@@ -21,7 +21,7 @@ class Usage(NamedTuple):
 
 @pytest.mark.parametrize("name", ["..", ".", "", "a/b", "../a", "/a", "a\\b", ".hidden", "-x", "a b", "a\n", "ä", "a" * 101, "a\0"])
 def test_a_name_that_could_leave_the_store_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"--name .* is not allowed") as raised:
+    with pytest.raises(ConfigurationError, match=r"the name .* is not allowed") as raised:
         Store(tmp_path).sweep(name)
     assert "\n" not in str(raised.value)
 

@@ -51,7 +51,7 @@ class Writes:
         def record(file: Path, value: Any, lasting: bool = True) -> None:
             self._dies()
             self._die()
-            write_json(file, value, lasting)
+            write_json(file, value() if callable(value) else value, lasting)
 
         patch.setattr(JournalFileBackend, "append_logs", line)
         patch.setattr(records, "keep_json", record)
