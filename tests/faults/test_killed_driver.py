@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,16 @@ from orchestrator.store import Store
 from orchestrator.sweep.conduct import conduct
 from orchestrator.sweep.space import draw
 from orchestrator.sweep.study import open_study
-from orchestrator.trial import apply
+from orchestrator.trial import CHECKPOINT, apply
 from tests.faults.broken import Life, begun, check_all, check_runs, check_study, reached, record, resumed, untimed
 from tests.faults.conftest import WHOLE, Tell
 from tests.sweep.conftest import Watch
 
 KILLS = 10
+RUNGS = (
+    "training.epochs=9", "search.trials=8", "search.scheduler=asha", "search.grace_epochs=1", "search.finish_points=false",
+    "search.keep_checkpoints=1",
+)  # fmt: skip
 STEPS = ("starting Ray", "worker groups", "bringing the teacher")
 
 
@@ -47,6 +52,30 @@ def test_a_sweep_whose_driver_is_killed_ten_times(seed: int, whole: Sweep, tmp_p
         assert life.ended() == 0, life.said
     check_all(store, whole)
     tell("SIGKILL of the driver, then `--resume`", f"{KILLS} times in one sweep", len(whole.trials))
+
+
+@pytest.mark.faults
+def test_rungs_outlive_the_driver(unbroken: Callable[..., Sweep], tmp_path: Path, tell: Tell) -> None:
+    """The scheduler stops whom it would have stopped, and the weights of losers are gone however often somebody began anew."""
+    expected, store = unbroken(*RUNGS), tmp_path / "store"
+    assert {"stopped_early", "complete"} <= {trial.state for trial in expected.trials.values()}
+    total = sum(trial.epochs for trial in expected.trials.values())
+    with begun(store, *RUNGS) as life:
+        life.until(reached(store, total // 4), "a quarter")
+        life.kill()
+    for part in (2, 3):
+        with resumed(store) as life:
+            life.until(reached(store, part * total // 4), "the next quarter")
+            life.kill()
+    with resumed(store) as life:
+        assert life.ended() == 0, life.said
+    check_all(store, expected)
+    found = record(store)
+    best = found.best() if found else None
+    assert found and best
+    kept = [number for number in found.trials if (found.trial_folder(number) / CHECKPOINT / "best.safetensors").exists()]
+    assert kept == [best.number]
+    tell("SIGKILL of the driver under asha, which keeps one checkpoint", "3 times in one sweep", len(expected.trials))
 
 
 @pytest.mark.ray

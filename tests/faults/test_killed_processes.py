@@ -15,6 +15,7 @@ from tests.faults.conftest import WHOLE, Tell
 pytestmark = pytest.mark.faults
 Unbroken = Callable[..., Sweep]
 PAIR = ("resources.workers=2", "search.trials=3", "training.epochs=12")
+PEERS = ("resources.workers=2", "peers.b.network.name=mlp", "method.name=dual_student", "search.trials=2", "training.epochs=12")
 WEIGHED = ("method.name=kd_aif", "data.label_noise=0.3", "resources.influence=actor", "search.trials=3", "training.epochs=12")
 
 
@@ -41,6 +42,14 @@ def test_a_worker_of_two_is_killed_in_each_trial(unbroken: Unbroken, tmp_path: P
     assert life.process.returncode == 0, life.said
     check_all(tmp_path / "store", expected)
     tell("SIGKILL of a worker of a group of two", f"{len(moments)} times in one sweep", len(expected.trials))
+
+
+def test_one_of_a_pair_is_killed(unbroken: Unbroken, tmp_path: Path, tell: Tell) -> None:
+    expected, moments = unbroken(*PEERS), [4, 16]
+    life = killed_in(tmp_path / "store", PEERS, "ray::RayTrainWorker", moments)
+    assert life.process.returncode == 0, life.said
+    check_all(tmp_path / "store", expected)
+    tell("SIGKILL of one of a pair of students", f"{len(moments)} times in one sweep", len(expected.trials))
 
 
 def test_an_influence_actor_is_killed(unbroken: Unbroken, tmp_path: Path, tell: Tell) -> None:
