@@ -36,28 +36,22 @@ def killed_in(store: Path, pairs: tuple[str, ...], title: str, moments: list[int
     return life
 
 
-def test_a_worker_of_two_is_killed_in_each_trial(unbroken: Unbroken, tmp_path: Path, tell: Tell) -> None:
-    expected, moments = unbroken(*PAIR), [4, 16, 28]
-    life = killed_in(tmp_path / "store", PAIR, "ray::RayTrainWorker", moments)
+@pytest.mark.parametrize(
+    ("pairs", "title", "moments", "fault"),
+    [
+        (PAIR, "ray::RayTrainWorker", [4, 16, 28], "SIGKILL of a worker of a group of two"),
+        (PEERS, "ray::RayTrainWorker", [4, 16], "SIGKILL of one of a pair of students"),
+        (WEIGHED, "ray::InfluenceActor", [3, 15], "SIGKILL of an influence actor"),
+    ],
+)
+def test_who_trains_is_killed(
+    pairs: tuple[str, ...], title: str, moments: list[int], fault: str, unbroken: Unbroken, tmp_path: Path, tell: Tell
+) -> None:
+    expected = unbroken(*pairs)
+    life = killed_in(tmp_path / "store", pairs, title, moments)
     assert life.process.returncode == 0, life.said
     check_all(tmp_path / "store", expected)
-    tell("SIGKILL of a worker of a group of two", f"{len(moments)} times in one sweep", len(expected.trials))
-
-
-def test_one_of_a_pair_is_killed(unbroken: Unbroken, tmp_path: Path, tell: Tell) -> None:
-    expected, moments = unbroken(*PEERS), [4, 16]
-    life = killed_in(tmp_path / "store", PEERS, "ray::RayTrainWorker", moments)
-    assert life.process.returncode == 0, life.said
-    check_all(tmp_path / "store", expected)
-    tell("SIGKILL of one of a pair of students", f"{len(moments)} times in one sweep", len(expected.trials))
-
-
-def test_an_influence_actor_is_killed(unbroken: Unbroken, tmp_path: Path, tell: Tell) -> None:
-    expected, moments = unbroken(*WEIGHED), [3, 15]
-    life = killed_in(tmp_path / "store", WEIGHED, "ray::InfluenceActor", moments)
-    assert life.process.returncode == 0, life.said
-    check_all(tmp_path / "store", expected)
-    tell("SIGKILL of an influence actor", f"{len(moments)} times in one sweep", len(expected.trials))
+    tell(fault, f"{len(moments)} times in one sweep", len(expected.trials))
 
 
 def test_the_dispatcher_is_killed(whole: Sweep, tmp_path: Path, tell: Tell) -> None:
