@@ -22,7 +22,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -m "ray and not faults"
 
 faults: $(STAMP)
-	$(BIN)/python -m pytest -m faults tests/faults -s
+	$(BIN)/python -m pytest -m faults -s
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -24,7 +24,7 @@ from orchestrator.sweep.conduct import conduct
 from orchestrator.trial import apply
 from tests.sweep.conftest import SMALL, Watch
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.faults]
 RAYS_OWN = {"_AutoscalingCoordinatorActor"}  # one in each cluster; it holds nothing
 GONE_S = 60.0
 

@@ -107,6 +107,7 @@ def workers() -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.faults
 def test_two_workers_survive_the_death_of_one(run: Conduct) -> None:
     killed: list[int] = []
 

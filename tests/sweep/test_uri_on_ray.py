@@ -14,10 +14,12 @@ from orchestrator.store import Store
 from orchestrator.sweep.conduct import conduct
 from tests.sweep.conftest import SMALL, Watch
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.faults]  # minutes of `make test` are for what breaks more often
 
 
 def test_a_sweep_with_a_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if (token := Path("~/.ray/auth_token").expanduser()).exists():
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     store = Store.open((tmp_path / "shared").as_uri())
     pairs = ("method.name=kd", "training.epochs=3", "search.trials=4", "search.keep_checkpoints=1", "search.scheduler=none")
