@@ -6,9 +6,11 @@ Knows the command line, processes and what stands in a store; nothing of how a s
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -197,7 +199,12 @@ def check_runs(sweep: Sweep, uri: str | None = None) -> int:
     """
     from mlflow import MlflowClient
 
-    client = MlflowClient(uri or f"sqlite:///{Store(sweep.folder.parents[1]).database}")
+    with tempfile.TemporaryDirectory() as apart:  # MLflow keeps a file open that stood at the same path before
+        copy = shutil.copy(Store(sweep.folder.parents[1]).database, apart) if uri is None else None
+        return _checked_runs(sweep, MlflowClient(uri or f"sqlite:///{copy}"))
+
+
+def _checked_runs(sweep: Sweep, client: Any) -> int:
     experiment = client.get_experiment_by_name(sweep.configuration.project)
     assert experiment is not None
     runs = {run.info.run_id: run for run in client.search_runs([experiment.experiment_id])}
