@@ -1,5 +1,6 @@
 """Two workers that share a search (gloo) find what one does, with a cache that both see, one each, and none. Knows no method."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -10,8 +11,8 @@ from torch import Tensor
 
 from methods import Knowledge
 from methods.retrieval import ByClass
+from orchestrator import space
 from orchestrator.context import Stopped, TrialContext
-from orchestrator.errors import EnvironmentUnfitError
 from orchestrator.teacher import retrieval
 from orchestrator.teacher.cache import Cache
 from orchestrator.teacher.retrieval import Retrieval
@@ -20,6 +21,7 @@ from tests.process_group import on_every_rank
 
 CPU = torch.device("cpu")
 WORKERS, ASKED = 2, (3, 5)
+FULL = OSError(28, "No space left on device")
 
 
 def knowledge() -> Knowledge:
@@ -46,12 +48,11 @@ def worker(rank: int, world_size: int, root: Path) -> dict[str, Any]:
         told["own"] = found(context, root / f"own-{rank}")
         told["none"] = found(context)
         told["approximate"] = found(context, approximate=True)
-        full = OSError(28, "No space left on device")
-        with patch("os.posix_fallocate", side_effect=full if rank == 1 else None):
-            try:
-                found(context, root / f"full-{rank}")
-            except EnvironmentUnfitError as error:
-                told["full"] = str(error)
+        notes: list[str] = []
+        refused = patch("os.posix_fallocate", side_effect=[FULL, FULL, *[None] * 9] if rank == 1 else None)
+        with refused, patch.object(space, "POLL_S", 0.0):
+            told["full"] = found(replace(context, note=notes.append), root / f"full-{rank}")
+        told["notes"] = notes
         try:
             found(TrialContext(rank, world_size, CPU, asked_to_stop=lambda: True), root / "stopped")
         except Stopped:
@@ -70,7 +71,7 @@ def told(root: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("rank", range(WORKERS))
-@pytest.mark.parametrize("where", ["shared", "again", "own", "none"])
+@pytest.mark.parametrize("where", ["shared", "again", "own", "none", "full"])
 def test_two_workers_find_what_one_does(told: list[dict[str, Any]], where: str, rank: int) -> None:
     alone, both = found(TrialContext()), told[rank][where]
     for name, value in alone.items():
@@ -91,6 +92,6 @@ def test_two_workers_say_the_same_of_an_index(told: list[dict[str, Any]]) -> Non
 
 
 @pytest.mark.parametrize("rank", range(WORKERS))
-def test_the_full_disk_of_one_and_a_stop_are_heard_by_both(root: Path, told: list[dict[str, Any]], rank: int) -> None:
-    assert "No space left" in told[rank]["full"] and told[rank]["stopped"]
+def test_the_full_disk_of_one_is_waited_for_by_both_and_a_stop_heard(root: Path, told: list[dict[str, Any]], rank: int) -> None:
+    assert len(told[rank]["notes"]) == (2 if rank == 0 else 0) and told[rank]["stopped"], "the first one says it"
     assert not list(root.glob("stopped/*/*.npy"))
