@@ -33,7 +33,6 @@ from orchestrator.plan import Groups
 CLOSE_S = 20.0
 STUCK_S = 12.0
 ASK_S = 10.0
-REPLY_S = 60.0
 SPARE_S = 6.0  # of an interruption, for Ray and MLflow after the groups
 RESTARTS = 100  # of one group over its life; what one trial may cost is `resources.max_failures`
 

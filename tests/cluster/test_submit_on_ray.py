@@ -20,6 +20,7 @@ SMALL = [
 
 
 @pytest.mark.ray
+@pytest.mark.faults
 def test_a_training_is_submitted_followed_and_its_status_returned(tmp_path: Path) -> None:
     store, elsewhere = tmp_path / "store", tmp_path / "elsewhere"
     elsewhere.mkdir()
