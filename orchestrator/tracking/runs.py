@@ -90,6 +90,8 @@ class Runs:
                 self.ids, self.doubtful = {}, True
             else:
                 self.experiment = str(run.info.experiment_id)
+        if self.doubtful:
+            self._find_all(client)
         self.looked = True
 
     def _forget(self, client: Any, writes: Sequence[Write]) -> bool:
@@ -152,6 +154,18 @@ class Runs:
         wanted = f"tags.`{OWNER}` = '{self.owner}' and tags.`{KEY}` = '{key}'"
         for run in client.search_runs([self._home(client)], filter_string=wanted, max_results=1):
             self._keep(key, run.info.run_id)
+
+    def _find_all(self, client: Any) -> None:
+        """The runs that there are, also of trials of which nothing more is written."""
+        token, wanted = None, f"tags.`{OWNER}` = '{self.owner}'"
+        while True:
+            found = client.search_runs([self._home(client)], filter_string=wanted, page_token=token)
+            self.ids = {run.data.tags[KEY]: run.info.run_id for run in found} | self.ids
+            token = getattr(found, "token", None)
+            if not token:
+                break
+        if self.ids:
+            write_json(self.file, self.ids)
 
     def _keep(self, key: str, run: str) -> None:
         write_json(self.file, self.ids | {key: run})
