@@ -212,7 +212,8 @@ def _checked_runs(sweep: Sweep, client: Any) -> int:
     parents = [run for run in runs.values() if "mlflow.parentRunId" not in run.data.tags]
     assert [run.info.run_id for run in parents] == [ids["parent"]] and parents[0].info.status == "FINISHED"
     names = sorted(run.info.run_name for run in runs.values())
-    assert len(runs) == 1 + len(sweep.trials), f"runs are missing, or there are too many: {names}"
+    of_trial = 1 + (len(sweep.configuration.students) if sweep.configuration.peers else 0)
+    assert len(runs) == 1 + of_trial * len(sweep.trials), f"runs are missing, or there are too many: {names}"
     points = 0
     for number, trial in sweep.trials.items():
         run = runs[ids[str(number)]]
