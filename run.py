@@ -124,17 +124,19 @@ def methods(debug: Debug = False) -> None:
 @app.command()
 def status(
     name: Annotated[str | None, typer.Argument(help="The name of a sweep; or with --address that of a job.")] = None,
-    store: Store = "runs",
+    store: Annotated[
+        str | None, typer.Option("--store", help="Of a sweep, default: runs; without a name: list its sweeps.")
+    ] = None,
     address: JobServer = None,
     follow: Annotated[bool, typer.Option("--follow", help="Of a job: its whole log, until it ends.")] = False,
     json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Show the state of a sweep, of a job on a cluster, or, without a name, of all jobs there."""
-    if name is None or address is not None or follow:
+    """Show the state of a sweep, or of a job on a cluster; without a name, of all sweeps of a --store, or of all jobs."""
+    if address is not None or follow or (name is None and store is None):
         _call("status", debug, "cluster_commands", name=name, address=address, follow=follow, as_json=json)
     else:
-        _call("status", debug, name=name, store=store, as_json=json)
+        _call("status", debug, name=name, store=store or "runs", as_json=json)
 
 
 @app.command(context_settings={"allow_interspersed_args": False})

@@ -129,15 +129,19 @@ def methods() -> int:
     return errors.OK
 
 
-def status(name: str, store: Path | str, as_json: bool) -> int:
-    """The state of a sweep, as a table or as JSON."""
-    from orchestrator.display import status_table
+def status(name: str | None, store: Path | str, as_json: bool) -> int:
+    """The state of a sweep, or of all sweeps of the store, as a table or as JSON."""
+    from orchestrator.display import status_table, sweeps_table
 
-    found = Sweep.open(_existing(store), name)
+    opened = _existing(store)
+    found = [Sweep.open(opened, each) for each in ([name] if name else opened.sweeps())]
     if as_json:
-        print(json.dumps(found.status(), indent=1))
+        told = [each.status() for each in found]
+        print(json.dumps(told[0] if name else told, indent=1))
+    elif name:
+        status_table(found[0], console)
     else:
-        status_table(found, console)
+        sweeps_table(found, console)
     return errors.OK
 
 

@@ -1,6 +1,8 @@
 """What a person sees: live progress in a terminal, plain lines elsewhere, tables at the end. Knows records, not Ray."""
 
 import time
+from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -271,6 +273,21 @@ def _shown(sweep: Sweep) -> list[Trial]:
     for trial in ranked:
         best_of.setdefault(trial.settings.get("method.name"), trial)
     return [trial for place, trial in enumerate(ranked) if place < 5 or trial in best_of.values()]
+
+
+def sweeps_table(sweeps: Sequence[Sweep], console: Console) -> None:
+    """A line for each sweep of a store: its state, how its trials stand, and its best value."""
+    table = Table(title=None if sweeps else "no sweeps in this store yet")
+    for column in ("sweep", "state", "trials", "best", "of"):
+        table.add_column(column, overflow="fold")
+    for sweep in sweeps:
+        found = sweep.status()
+        counts = Counter(trial["state"] for trial in found["trials"])
+        best = found["best"]
+        value = f"{best['value']:.4f}, trial {best['number']}" if best and best["value"] is not None else ""
+        trials = ", ".join(f"{count} {state}" for state, count in counts.items())
+        table.add_row(sweep.name, found["state"], trials, value, in_words(sweep.configuration, found["objective"]))
+    console.print(table)
 
 
 def status_table(sweep: Sweep, console: Console) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock, Timeout
 from packaging.requirements import Requirement
@@ -208,7 +209,7 @@ def store(conditions: Conditions) -> Finding:
     if not place.is_dir():
         return Finding("bad", f"{place} is no folder: give another --store")
     if conditions.uri:
-        Remote.open(conditions.uri)
+        _reached(conditions.uri)
     try:
         with _probe(place) as folder:
             os.replace(_written(folder / "one"), folder / "two")
@@ -345,6 +346,19 @@ def _probe(place: Path) -> Iterator[Path]:
 def _written(file: Path) -> Path:
     file.write_text("written")
     return file
+
+
+def _reached(uri: str) -> None:
+    """EnvironmentUnfitError when there is no answer from a store's URI; folders that this makes do not stay."""
+    parts = urlsplit(uri)
+    folder = Path(unquote(parts.path))
+    made = [each for each in (folder, *folder.parents) if not each.exists()] if parts.scheme == "file" else []
+    try:
+        Remote.open(uri)
+    finally:
+        for each in made:
+            with contextlib.suppress(OSError):  # not empty: somebody else's by now
+                each.rmdir()
 
 
 def _locks_hold(file: Path) -> bool:

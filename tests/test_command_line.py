@@ -151,6 +151,10 @@ def test_a_name_that_exists(store: str) -> None:
         assert code == BAD_CONFIGURATION and "--name 'mine' exists already" in output
     code, output = call("status", "mine", "--store", store, "--json")
     assert code == OK and json.loads(output)["state"] == "finished"
+    code, output = call("status", "--store", store)
+    assert code == OK and "mine" in output and "finished" in output and "1 complete" in output
+    code, output = call("status", "--store", store, "--json")
+    assert code == OK and [each["sweep"] for each in json.loads(output)] == ["mine"]
 
 
 def test_a_training_that_diverges(store: str) -> None:

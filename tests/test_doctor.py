@@ -6,6 +6,7 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -179,6 +180,11 @@ def test_a_store_that_can_be_made_is_not_made(given: Make, tmp_path: Path) -> No
     found = doctor.store(given(store=tmp_path / "a" / "b"))
     assert found.fitness == "ok" and "can be made" in found.said
     assert list(tmp_path.iterdir()) == [], "nothing stays"
+
+
+def test_a_store_that_is_named_by_a_uri_is_not_made_either(given: Make, tmp_path: Path) -> None:
+    found = doctor.store(replace(given(), uri=(tmp_path / "a" / "b").as_uri()))
+    assert found.fitness == "ok" and list(tmp_path.iterdir()) == []
 
 
 def test_a_store_that_others_may_look_into(given: Make, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ LOOK_S = 2.0
 HEAD_S = 30.0  # a head may be started again; Ray itself ends the driver a minute after it is gone
 HEADLESS = "the head of the Ray cluster does not answer any more"
 PAUSE_S = 15.0  # doubled with every group that found no place
+RETURN_S = 120.0  # a group has at least so long to start, or to start again
 LATELY_S = 60.0  # a node that left so long ago is not why a group ends
 BARREN = 3  # groups that end one after another before they take a trial: something is wrong with all of them
 log = logging.getLogger(__name__)
@@ -189,10 +190,12 @@ class Crew:
         self.cluster.add_group(number)
 
     def _alone(self, seen: Seen, now: float) -> None:
-        """No group serves: that is said again and again, and is the end of the run after `wait_s`."""
+        """No group serves: that is said again and again, and ends the run in time; one that starts is waited for longer."""
         if not self.live and self.barren >= BARREN:
             self._give_up(f"{self.barren} worker groups in a row ended before they took a trial: {self.error}")
-        elif now - self.alone >= self.rules.wait_s:
+        elif self.live and now - self.alone >= max(self.rules.wait_s, RETURN_S):
+            self._give_up(f"no worker group began for {now - self.alone:.0f} s: {self._lacks(seen)}")
+        elif not self.live and now - self.alone >= self.rules.wait_s:
             self._give_up(f"no worker group had a place for {self.rules.wait_s:g} s (resources.wait_s): {self._lacks(seen)}")
         elif now - self.noted >= self.rules.silence_s:
             self.noted = now

@@ -58,7 +58,8 @@ def worker_groups(plan: Groups, folder: Path, max_failures: int, own_cluster: bo
     running = _Running(plan, folder, name, dispatcher)
     crew = running.crew = Crew(plan, rules, running, _interrupt)
     crew.begin()
-    threading.Thread(target=_watch, args=(crew,), name="groups", daemon=True).start()
+    watch = threading.Thread(target=_watch, args=(crew,), name="groups", daemon=True)
+    watch.start()
     try:
         yield Desk(name, dispatcher, at_once=crew.at_once)
     except (KeyboardInterrupt, ray.exceptions.RayError) as error:
@@ -68,6 +69,7 @@ def worker_groups(plan: Groups, folder: Path, max_failures: int, own_cluster: bo
         crew.close()
         if not crew.headless:
             running.close()
+            watch.join(left(ASK_S, SPARE_S))  # Ray ends after this, and must not be asked then
 
 
 def _interrupt() -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
+from orchestrator.actors.crew import RETURN_S
 from orchestrator.config import Resources
 from orchestrator.interrupt import left
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 LOOK_S = 1.0
 END_S = 5.0  # for a look that is being taken
 ANSWER_S = 10.0
-RETURN_S = 120.0  # a group has at least so long to start, or to start again
 log = logging.getLogger(__name__)
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from orchestrator.actors.crew import BARREN, HEAD_S, Crew, Rules, Seen
+from orchestrator.actors.crew import BARREN, HEAD_S, RETURN_S, Crew, Rules, Seen
 from orchestrator.errors import EnvironmentUnfitError
 from orchestrator.plan import Groups
 
@@ -159,6 +159,15 @@ def test_without_a_group_trials_wait_for_a_node_and_a_person_hears_what_is_missi
         crew.raise_reason()
     ray.step(3)
     assert len(ray.stopped) == 1, "once"
+
+
+def test_a_group_that_starts_is_given_the_time_that_takes_however_short_the_wait() -> None:
+    ray = Ray({"a": 1}, at_once=False)
+    crew = ray.crew(1)
+    ray.step(int(RETURN_S / LOOK) - 1)
+    assert not ray.stopped and crew.rules.wait_s < RETURN_S
+    ray.step()
+    assert len(ray.stopped) == 1 and crew.reason.startswith(f"no worker group began for {RETURN_S:g} s: a group needs 1 CPU")
 
 
 def test_a_place_that_arithmetic_sees_and_ray_does_not_is_no_place() -> None:

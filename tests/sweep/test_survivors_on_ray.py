@@ -50,7 +50,7 @@ def test_a_worker_that_hangs_is_replaced_and_a_dispatcher_that_dies_comes_back(r
             os.kill(hit[-1], signal.SIGSTOP)
 
     watch = Watch(strike)
-    sweep = run(*SETTINGS, "resources.silence_s=2", "resources.wait_s=40", watch=watch)
+    sweep = run(*SETTINGS, "resources.silence_s=2", "resources.wait_s=4", watch=watch)
     assert len(hit) == 2 and not any(map(psutil.pid_exists, hit))
     assert [trial.state for trial in sweep.trials.values()] == ["complete"] * 4
     for number in (1, 2):

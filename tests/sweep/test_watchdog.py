@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from orchestrator.actors.crew import RETURN_S
 from orchestrator.config import Resources
 from orchestrator.sweep import watchdog as watchdogs
-from orchestrator.sweep.watchdog import RETURN_S, Watchdog, watched
+from orchestrator.sweep.watchdog import Watchdog, watched
 
 SILENCE_S, WAIT_S = 100.0, 400.0
 
