@@ -40,7 +40,7 @@ class Bin(NamedTuple):
 
 @dataclass(frozen=True)
 class Answers:
-    """Of S samples of a `part` that has `whole`: `labels` (S,), classes `predicted` (S,) and how sure of them, `confidence` (S,)."""
+    """Of S samples of a `part` that has `whole`: `labels` (S,), the classes `predicted` (S,), and its `confidence` in them (S,)."""
 
     letter: str
     part: Part

@@ -100,7 +100,7 @@ def parallel(facts: Facts, place: int, group: Group) -> str:
     ranked = group.trials
     drawn = ranked[:LINES]
     names = group.names[: AXES - 1]
-    chart = Chart(f"parallel-{place}", f"Parallel coordinates: {group.said}", BROAD, 340, (20, 60, 78, 110))
+    chart = Chart(f"parallel-{place}", f"Parallel coordinates: {group.said}", BROAD, 330, (20, 60, 64, 110))
     values = [trial.value for trial in drawn if trial.value is not None]
     axes: list[Axis] = [_held(name, drawn, chart) for name in names] + [fitted(values, chart.bottom, chart.top, log=False)]
     step = (chart.right - chart.left) / len(names)
@@ -109,22 +109,17 @@ def parallel(facts: Facts, place: int, group: Group) -> str:
         chart.straight((x, chart.top), (x, chart.bottom), "edge")
         for y, said in axis.ticks:
             chart.text(x + 4, y + 4, short(said, 13), classes="tick small")
-        chart.text(x, chart.bottom + 14, short(name, 26), "end", "tick", turn=-20)
+        chart.text(x, chart.bottom + 14, short(name, 18), "end", "tick", turn=-20)
     good = {trial.number for trial in ranked[: max(1, len(ranked) // 5)]}
     for trial in reversed(drawn):
         points = [(x, axis(_value(trial, name, axis))) for x, axis, name in zip(places, axes, [*names, None], strict=True)]
-        kind = "s1" if trial is ranked[0] else "s0 thin" if trial.number in good else "faint"
-        chart.line(
-            points,
-            kind,
-            "" if trial is ranked[0] or trial.number not in good else "6 2",
-            f"{facts.label(trial)}: {_reached(trial)}",
-        )
+        first, dashed = trial is ranked[0], trial.number in good
+        kind = "s1" if first else "s0 thin" if dashed else "faint"
+        chart.line(points, kind, "6 2" if dashed and not first else "", f"{facts.label(trial)}: {_reached(trial)}")
     left_out = f" The best {LINES} of {len(ranked)} are drawn." if len(ranked) > LINES else ""
     more = f" {len(group.names) - len(names)} more settings are left out." if len(group.names) > len(names) else ""
-    caption = (
-        f"Thick: the best trial; dashed: the best fifth; grey: the others.{left_out}{more} The table of trials has the numbers."
-    )
+    behind = "The tables of trials and below the slices have the numbers."
+    caption = f"Thick: the best trial; dashed: the best fifth; grey: the others.{left_out}{more} {behind}"
     return page.figure(chart, caption)
 
 
@@ -200,20 +195,23 @@ def contour(facts: Facts, place: int, group: Group) -> str:
     trials = [trial for trial in group.trials if {one, two} <= set(trial.settings) and trial.value is not None]
     if len(trials) < LEAST or len(_varied(trials).keys() & {one, two}) < 2:
         return ""
-    chart = Chart(f"contour-{place}", f"{facts.objective} over {one} and {two}", BROAD, 420, (14, 120, 76, 110))
-    x = axis_of([trial.settings[one] for trial in trials], chart.left, chart.right)
+    across = [trial.settings[one] for trial in trials]
+    slanted = slants(axis_of(across, 110, BROAD - 120))
+    title = f"{facts.objective} over {one} and {two}"
+    chart = Chart(f"contour-{place}", title, BROAD, 420, (14, 120, 76 if slanted else 48, 110))
+    x = axis_of(across, chart.left, chart.right)
     y = axis_of([trial.settings[two] for trial in trials], chart.bottom, chart.top)
     points = [(x(trial.settings[one]), y(trial.settings[two]), trial.value or 0.0) for trial in trials]
     low, high = min(point[2] for point in points), max(point[2] for point in points)
     _ground(chart, points, low, high)
     chart.x_axis(x, one, grid=False)
     chart.y_axis(y, two, grid=False)
-    for trial, (across, up, _) in zip(trials, points, strict=True):
-        chart.mark(across, up, "circle", "hollow s6", f"{facts.label(trial)}: {_reached(trial)}", size=3.5)
+    for trial, (right, up, _) in zip(trials, points, strict=True):
+        chart.mark(right, up, "circle", "hollow s6", f"{facts.label(trial)}: {_reached(trial)}", size=3.5)
     _key(chart, low, high)
     caption = (
         f"Circles are the {len(trials)} trials ({group.said}); between them the ground is their mean, weighed by the square of the "
-        "distance, so far from any circle it is a guess. Darker or stronger blue is larger."
+        "distance, so far from any circle it is a guess. The stronger the blue, the larger."
     )
     rows = [
         [trial.number, trial.settings[one], trial.settings[two], trial.value, page.Cell(facts.settings(trial), words=True)]
@@ -231,14 +229,14 @@ def _ground(chart: Chart, points: Sequence[tuple[float, float, float]], low: flo
             weights = [1 / ((x - across) ** 2 + (y - up) ** 2 + 1.0) for across, up, _ in points]
             value = sum(weight * point[2] for weight, point in zip(weights, points, strict=True)) / sum(weights)
             share = (value - low) / (high - low) if high > low else 0.5
-            chart.box(x - width / 2, y - height / 2, width + 0.4, height + 0.4, "f0", opacity=0.06 + 0.86 * round(8 * share) / 8)
+            chart.box(x - width / 2, y - height / 2, width, height, "f0 crisp", opacity=0.06 + 0.86 * round(8 * share) / 8)
 
 
 def _key(chart: Chart, low: float, high: float) -> None:
     step = (chart.bottom - chart.top) / 9
     for level in range(9):
         y = chart.bottom - (level + 1) * step
-        chart.box(chart.right + 16, y, 18, step, "f0", opacity=0.06 + 0.86 * level / 8)
+        chart.box(chart.right + 16, y, 18, step, "f0 crisp", opacity=0.06 + 0.86 * level / 8)
         if level % 2 == 0:
             chart.text(chart.right + 40, y + step / 2 + 4, number(low + (high - low) * level / 8))
 

@@ -12,7 +12,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, "DejaVu Sans", sans-serif;
   -webkit-text-size-adjust: 100%; }
-main, header { max-width: 1080px; margin: 0 auto; padding: 0 16px; }
+main, header { max-width: 1200px; margin: 0 auto; padding: 0 16px; }
 header { padding-top: 20px; }
 h1 { font-size: 1.7rem; margin: 0 0 4px; overflow-wrap: anywhere; }
 h2 { font-size: 1.25rem; margin: 40px 0 8px; padding-top: 10px; border-top: 1px solid var(--rule); }
@@ -22,8 +22,8 @@ p { margin: 6px 0; max-width: 76ch; overflow-wrap: anywhere; }
 a { color: var(--c0); }
 nav { margin: 12px 0 0; display: flex; flex-wrap: wrap; gap: 4px 16px; font-size: 0.9rem; }
 .muted, figcaption, .legend, summary { color: var(--muted); font-size: 0.875rem; }
-.banner { background: var(--warn); border-left: 5px solid var(--warn-edge); padding: 10px 14px; margin: 14px 0; border-radius: 4px; }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 10px; margin: 16px 0; padding: 0; }
+.banner { background: var(--warn); border-left: 5px solid var(--warn-edge); padding: 10px 14px; margin: 14px 0; }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(135px, 1fr)); gap: 10px; margin: 16px 0; padding: 0; }
 .facts div { background: var(--card); border-radius: 6px; padding: 10px 12px; }
 .facts dt { color: var(--muted); font-size: 0.8rem; }
 .facts dd { margin: 0; font-size: 1.25rem; font-weight: 600; overflow-wrap: anywhere; }
@@ -43,6 +43,7 @@ svg text.inverse { fill: var(--paper); font-size: 11px; }
 .line { fill: none; stroke-width: 2; stroke-linejoin: round; }
 .thin { stroke-width: 1; stroke-opacity: 0.55; }
 .thick { fill: none; stroke-width: 2.2; }
+.crisp { shape-rendering: crispEdges; }
 .hollow { fill: var(--paper); stroke-width: 1.6; }
 .faint { stroke: var(--muted); stroke-width: 1; stroke-opacity: 0.4; }
 .s0 { stroke: var(--c0); } .s1 { stroke: var(--c1); } .s2 { stroke: var(--c2); } .s3 { stroke: var(--c3); }
@@ -55,21 +56,22 @@ path.line { fill: none; }
 figure svg.swatch, .swatch { width: 30px; min-width: 30px; height: 14px; display: inline-block; }
 figcaption { margin-top: 4px; max-width: 76ch; }
 table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 4px 14px 4px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--rule); white-space: nowrap; }
-td.words { min-width: 24rem; white-space: normal; overflow-wrap: anywhere; }
+th, td { padding: 4px 12px 4px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--rule);
+  white-space: nowrap; }
+td.words { min-width: 20rem; white-space: normal; overflow-wrap: anywhere; }
 code { font: 0.86em ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
-th { color: var(--muted); font-weight: 600; }
+th { color: var(--muted); font-weight: 600; white-space: normal; }
 td.number { text-align: right; }
 tr.best td { font-weight: 600; }
 details { margin: 6px 0; }
 summary { cursor: pointer; }
 pre { background: var(--card); border-radius: 6px; padding: 10px 12px; overflow-x: auto;
   font: 0.82rem/1.45 ui-monospace, "DejaVu Sans Mono", monospace; }
-footer { max-width: 1080px; margin: 40px auto 24px; padding: 0 16px; color: var(--muted); font-size: 0.85rem; }
+footer { max-width: 1200px; margin: 40px auto 24px; padding: 0 16px; color: var(--muted); font-size: 0.85rem; }
 @media print { :root { --ink: #000000; --paper: #ffffff; --card: #f4f4f4; --muted: #444444; --rule: #cccccc; --c0: #0072b2;
   --c1: #d55e00; --c2: #009e73; --c3: #cc79a7; --warn: #ffffff; color-scheme: light; }
   body { font-size: 11pt; } nav { display: none; } .scroll { overflow: visible; } figure svg.wide { min-width: 0; }
-  figure, tr, .facts div { break-inside: avoid; } h2, h3, h4 { break-after: avoid; } th { white-space: normal; }
+  figure, tr, .facts div { break-inside: avoid; } h2, h3, h4 { break-after: avoid; }
   pre { white-space: pre-wrap; overflow-wrap: anywhere; }
   svg, .facts div, .banner { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   td.words { min-width: 0; } table { font-size: 8.5pt; } }
