@@ -349,8 +349,8 @@ def test_the_configuration_and_the_best_trial_come_again(whole: Sweep, read: Pag
     file = tmp_path / "mine.yaml"
     file.write_text(resolved(whole))
     assert load(file, []) == whole.configuration
-    assert any(resolved(whole) == words for words in read.words)
-    for trial in whole.ranked()[:6]:
+    assert resolved(whole) in read.words
+    for trial in whole.ranked()[:3]:
         given = list(_options(pairs(whole, trial)))
         assert load(file, given).method == apply(whole.configuration, trial.settings).method
         assert load(file, given).training == apply(whole.configuration, trial.settings).training
