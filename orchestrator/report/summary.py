@@ -19,6 +19,7 @@ class Commands:
     again: str
     once: str
     ui: str
+    compare: str = ""
 
 
 def glance(facts: Facts) -> list[tuple[str, str]]:
@@ -172,7 +173,11 @@ def steps(facts: Facts, commands: Commands) -> list[tuple[str, str]]:
     if commands.export:
         told.append(("Take the best student with you:", commands.export))
     if facts.searched and len(facts.complete) > 1:
-        told.append(("Train the best settings of each method with several seeds before one is called the better.", ""))
+        told.append(("Train the best settings of each with several seeds before one is called the better.", ""))
+    if commands.compare:
+        told.append(
+            (f"With the configuration below as {facts.sweep.name}.yaml, that is done for the methods by:", commands.compare)
+        )
     return told
 
 
