@@ -118,3 +118,14 @@ def test_each_of_several_students_has_its_charts(tmp_path: Path) -> None:
     found = page_of(sweep)
     assert {"chart-confusion-a", "chart-confusion-b"} <= set(found.all("aria-labelledby"))
     assert len(found.all("id")) == len(set(found.all("id")))
+
+
+@pytest.mark.parametrize(("rate", "near"), [(0.0051, True), (0.05, False)])
+def test_a_best_trial_at_the_end_of_the_space_is_told(tmp_path: Path, rate: float, near: bool) -> None:
+    sweep = made(tmp_path / "store", 24)
+    change(sweep, 0, value=0.99, params={"method.name": "cross_entropy", "training.learning_rate": rate})
+    study(sweep, again=True)
+    said = (
+        f"Search a wider space: the best trial is at the end of what was searched, training.learning_rate = {rate} of 0.005 to 0.5"
+    )
+    assert (said in page_of(sweep).text) == near
