@@ -204,7 +204,8 @@ def _slice(facts: Facts, anchor: str, group: Group, name: str) -> str:
             chart.mark(where, y(trial.value or 0.0), "circle", "edge", "the best trial", size=9)
     used = sorted({facts.method(trial) for trial in trials})
     entries = [(method, Style(facts.methods.index(method))) for method in used] if len(used) > 1 else []
-    caption = f"{len(trials)} trials: {group.said} that have it. A ring is around the best. Chosen: {group.why}."
+    ring = " A ring is around the best." if best else ""
+    caption = f"{len(trials)} trials: {group.said} that have it.{ring} Chosen: {group.why}."
     rows = [[trial.number, facts.method(trial), trial.settings[name], trial.value] for trial in trials[:LINES]]
     return page.figure(
         chart, caption, page.legend(entries, lines=False), page.table(["trial", "method", name, facts.objective], rows)
