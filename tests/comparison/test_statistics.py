@@ -38,7 +38,8 @@ def test_a_difference_is_that_of_scipy(seeds: int, shift: float) -> None:
 
 def test_a_mean_and_its_error_are_those_of_scipy() -> None:
     values = np.random.default_rng(1).normal(size=12)
-    assert mean(values.tolist()) == Mean(pytest.approx(values.mean()), pytest.approx(stats.sem(values)), 12)
+    found = mean(values.tolist())
+    assert (found.value, found.error) == pytest.approx((values.mean(), stats.sem(values))) and found.count == 12
 
 
 def test_intervals_cover_the_true_difference_as_often_as_they_say() -> None:
@@ -97,8 +98,7 @@ def test_holm_is_what_the_paper_says() -> None:
 
 
 def test_one_seed_has_no_interval() -> None:
-    found = difference({3: 0.9}, {3: 0.8, 4: 0.1})
-    assert found == Difference(pytest.approx(0.1), None, None, None, None, 1)
+    assert difference({3: 0.75}, {3: 0.5, 4: 0.1}) == Difference(0.25, None, None, None, None, 1)
     assert mean([0.9]) == Mean(0.9, None, 1)
     assert difference({1: 0.9}, {2: 0.9}) is None
     with pytest.raises(ValueError, match="no values"):
@@ -115,5 +115,6 @@ def test_without_variance_nothing_is_claimed() -> None:
     mine = {0: 0.1 + 0.2, 1: 0.4, 2: 0.7}
     theirs = {0: 0.2, 1: 0.3, 2: 0.6}
     shifted = difference(mine, theirs)
-    assert shifted == Difference(pytest.approx(0.1), 0.0, None, None, None, 3)
+    assert shifted is not None and shifted.mean == pytest.approx(0.1)
+    assert (shifted.error, shifted.low, shifted.high, shifted.p, shifted.pairs) == (0.0, None, None, None, 3)
     assert difference(mine, mine) == Difference(0.0, 0.0, 0.0, 0.0, 1.0, 3)
