@@ -5,12 +5,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from trials_run import records_of, specification
 
 from orchestrator.context import TrialContext
 from orchestrator.training import spent
 from orchestrator.training.spent import CPU_TOTAL, TOTAL, Spent
 from orchestrator.training.trainer import train
-from tests.training.trials_run import records_of, specification
 
 PLAIN = ("method.name=cross_entropy", "teacher=null", "training.epochs=4")
 
@@ -45,6 +45,6 @@ def test_the_records_of_a_trial_have_what_it_cost_so_far(tmp_path: Path) -> None
     train(spec.model_copy(update={"known": 2}), TrialContext(report=told.append))
     for name in (TOTAL, CPU_TOTAL):
         values = [record["metrics"][name] for record in (*first, *told[1:])]
-        assert len(values) == 4 and 0 < values[0] and values == sorted(values)
+        assert len(values) == 4 and values[0] > 0 and values == sorted(values)
     parts = sum(record["metrics"]["seconds/epoch"] for record in (*first, *told[1:]))
     assert told[-1]["metrics"][TOTAL] >= 0.9 * parts
