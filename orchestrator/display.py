@@ -19,7 +19,7 @@ from orchestrator.records import Sweep, Trial
 from orchestrator.trial import apply
 
 COSTS = ("seconds/", "cache/")
-TOTALS = ("seconds/total", "seconds/cpu_total")  # of a trial so far, not of an epoch
+TOTALS = ("seconds/total", "seconds/cpu_total", "seconds/gpu_total")  # of a trial so far, not of an epoch
 NOTES = 10  # of a sweep, the newest
 STATES = ("complete", "running", "stopped_early", "failed")
 
