@@ -1,22 +1,28 @@
 """Carries a comparison out, or goes on with one: its searches one after another, then the sweep over seeds."""
 
+import contextlib
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 
+from orchestrator.check import check_search
 from orchestrator.comparison.design import over_seeds, search_of
 from orchestrator.comparison.record import Comparison
 from orchestrator.config import Configuration
 from orchestrator.data.dataset import read_summary
 from orchestrator.display import Display
 from orchestrator.errors import ConfigurationError, TrialError
-from orchestrator.preflight import prepared
+from orchestrator.interrupt import stoppable
+from orchestrator.preflight import Prepared, prepared
 from orchestrator.records import Sweep
 from orchestrator.resume import require_same
 from orchestrator.store import Store, keep_json
-from orchestrator.sweep.conduct import conduct, send
+from orchestrator.sweep.aides import aides
+from orchestrator.sweep.conduct import Lent, conduct, open_desk, send
 from orchestrator.sweep.described import described
+from orchestrator.sweep.events import Events
 
 ENDED = ("finished", "failed")
 
@@ -28,12 +34,11 @@ def carry_out(store: Store, comparison: Comparison, console: Console) -> Sweep:
     TrialError when that is so for all of them. ConfigurationError when a sweep in the store is not the one that is needed, or is
     run by somebody else. EnvironmentUnfitError: nobody can train now; a resume goes on.
     """
-    with comparison.hold():
+    with comparison.hold(), stoppable(), contextlib.ExitStack() as open_:
+        bench = _Bench(store, comparison, console, open_)
         if not comparison.chosen:
-            found = {
-                method: _ended(store, comparison.search(method), search_of(comparison.configuration, method), console)
-                for method in comparison.methods
-            }
+            common = comparison.configuration
+            found = {method: bench.ended(comparison.search(method), search_of(common, method)) for method in comparison.methods}
             require_common_data(found)
             comparison.chosen = {method: choice(sweep) for method, sweep in found.items()}
             comparison.save()
@@ -41,8 +46,7 @@ def carry_out(store: Store, comparison: Comparison, console: Console) -> Sweep:
         if not comparison.settings:
             reasons = "; ".join(f"{method}: {one['message']}" for method, one in comparison.chosen.items())
             raise TrialError(f"no search of {comparison.name!r} found settings to compare: {reasons}")
-        last = over_seeds(comparison.configuration, comparison.settings, comparison.seeds)
-        return _ended(store, comparison.over_seeds, last, console)
+        return bench.ended(comparison.over_seeds, over_seeds(comparison.configuration, comparison.settings, comparison.seeds))
 
 
 def choice(search: Sweep) -> dict[str, Any]:
@@ -68,29 +72,66 @@ def require_common_data(sweeps: Mapping[str, Sweep]) -> None:
             )
 
 
-def _ended(store: Store, name: str, configuration: Configuration, console: Console) -> Sweep:
-    """A sweep of the comparison, begun or gone on with until it has ended."""
-    if name not in store.sweeps():
-        begun = prepared(store, configuration, "sweep", local=False)
-        found = Sweep.create(store.sweep(name), begun.configuration, "sweep", described(begun.configuration, "sweep", begun.data))
-        resume = False
-    else:
-        found, resume = Sweep.open(store, name), True
+class _Bench:
+    """What the sweeps of a comparison share: the prepared data, and worker groups that stay warm from the first one on."""
+
+    def __init__(self, store: Store, comparison: Comparison, console: Console, open_: contextlib.ExitStack) -> None:
+        self.store, self.comparison, self.console, self.open = store, comparison, console, open_
+        self.now: tuple[Sweep, Display] | None = None  # the sweep that trains, and who shows it
+        self.lent: Lent | None = None
+
+    @functools.cached_property
+    def begun(self) -> Prepared:
+        """Looked at before the groups start: afterwards every process has the address of a cluster."""
+        return prepared(self.store, self.comparison.configuration, "sweep", local=False)
+
+    def ended(self, name: str, configuration: Configuration) -> Sweep:
+        """A sweep of the comparison, begun or gone on with until it has ended."""
+        resume = name in self.store.sweeps()
+        found = self._opened(name, configuration) if resume else self._created(name, configuration)
+        with Display(found, self.console) as display:
+            if found.state in ENDED:
+                send(found, self.store, found.folder, display)
+                return found
+            self.now = found, display
+            self.lent = self.lent or self._groups(display)
+            conduct(found, self.store, self.begun.data, self.begun.asked, display, resume=resume, lent=self.lent)
+        if found.state == "interrupted":
+            raise KeyboardInterrupt
+        self.console.print(_said(found), markup=False, highlight=False, soft_wrap=True)
+        return found
+
+    def _created(self, name: str, configuration: Configuration) -> Sweep:
+        check_search(configuration)
+        now = described(configuration, "sweep", self.begun.data)
+        found = Sweep.create(self.store.sweep(name), configuration, "sweep", now)
+        keep_json(found.folder / "data.json", read_summary(self.begun.data))
+        return found
+
+    def _opened(self, name: str, configuration: Configuration) -> Sweep:
+        found = Sweep.open(self.store, name)
         _require_designed(found, configuration)
-        if found.state in ENDED:
-            with Display(found, console) as display:
-                send(found, store, found.folder, display)
-            return found
-        found.configuration = found.configuration.model_copy(update={"resources": configuration.resources})
-        begun = prepared(store, found.configuration, "sweep", local=False)
-        require_same(found, described(begun.configuration, "sweep", begun.data))
-    keep_json(found.folder / "data.json", read_summary(begun.data))
-    with Display(found, console) as display:
-        conduct(found, store, begun.data, begun.asked, display, local=False, resume=resume)
-    if found.state == "interrupted":
-        raise KeyboardInterrupt
-    console.print(_said(found), markup=False, highlight=False, soft_wrap=True)
-    return found
+        if found.state not in ENDED:
+            found.configuration = configuration  # with the address of now
+            require_same(found, described(configuration, "sweep", self.begun.data))
+        return found
+
+    def _groups(self, display: Display) -> Lent:
+        """As many as the method with the largest needs allows, for as many trials as the longest of the sweeps has."""
+        common, comparison = self.begun.configuration, self.comparison
+        trials = max(common.search.trials, len(comparison.methods) * comparison.seeds)
+        folder = comparison.folder / "groups"
+        desk = open_desk(common, folder, trials, False, display, self._note, self._unended, aides(common, "sweep"))
+        return self.open.enter_context(desk)
+
+    def _note(self, text: str) -> None:
+        if self.now:
+            Events(self.now[0], [self.now[1]]).note(text)
+
+    def _unended(self) -> int:
+        """Trials of the sweep that trains which are to go on."""
+        assert self.now
+        return self.now[0].configuration.search.trials - sum(trial.ended for trial in list(self.now[0].trials.values()))
 
 
 def _require_designed(found: Sweep, wanted: Configuration) -> None:

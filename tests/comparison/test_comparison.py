@@ -1,5 +1,6 @@
 """A comparison from its searches to its table: on digits, trained in this process; interrupted, resumed, and with failures."""
 
+import contextlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 from scipy import stats
-from trained_here import Here
+from trained_here import LENT, Here
 
 from orchestrator.comparison import design, page, running
 from orchestrator.comparison.record import Comparison
@@ -53,6 +54,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Here:
     """Sweeps are carried out in this process, and nothing is sent anywhere."""
     here = Here()
     monkeypatch.setattr(running, "conduct", here.conduct)
+    monkeypatch.setattr(running, "open_desk", lambda *given: contextlib.nullcontext(LENT))
     monkeypatch.setattr(running, "send", lambda *_: None)
     return here
 

@@ -17,6 +17,8 @@ from orchestrator.teacher.ready import ready
 from orchestrator.training.trainer import train
 from orchestrator.trial import TrialSpec
 
+LENT = ("a desk that nobody asks", len)
+
 
 class Here:
     """Takes the place of `conduct`. The sweep `interrupted_in` is ended after its first trial."""
@@ -27,10 +29,10 @@ class Here:
         self.trained: list[str] = []
 
     def conduct(
-        self, sweep: Sweep, store: Store, data: Path, asked: Decision | None, show: Any, local: bool = False, resume: bool = False
+        self, sweep: Sweep, store: Store, data: Path, asked: Decision | None, show: Any, resume: bool = False, lent: Any = None
     ) -> None:
         """Run to the end, or to where it is interrupted."""
-        assert asked is not None
+        assert asked is not None and lent == LENT
         self.conducted.append((sweep.name, resume))
         teacher, _, _ = ready(store, sweep.configuration, data, LocalDesk(), show.teacher_epoch)
         folders = {"trials": sweep.folder / "trials", "data": data, "teacher": teacher, "knowledge": asked.folder}
