@@ -66,8 +66,11 @@ def conditions(result: Result) -> list[str]:
     else:
         lines.append("one seed has no interval and no p: nothing is said of how much another one would differ")
     lines.append(
-        "multiply-adds of one image; latency of one image on one CPU thread of the machine that compared, float32, median; cost up "
-        "to each trial's last report, of the processes that train, without the teacher's fitting, which all share"
+        "multiply-adds of one image; latency of one image on one CPU thread of the machine that compared, float32, median of the runs"
+    )
+    lines.append(
+        "cost up to each trial's last report, of the processes that train, without the fitting of the teacher, which all share; what "
+        "trains first also pays for what is paid once: the start of a worker, the teacher's pass over a view"
     )
     if "," in result.student:
         lines.append("several students train together: accuracy is as search.students says, and the student that costs is a")
@@ -149,6 +152,8 @@ def _against(row: Row, reference: str) -> str:
     text = f"{100 * difference.mean:+.2f}"
     if difference.low is not None and difference.high is not None:
         text += f" [{100 * difference.low:+.2f}, {100 * difference.high:+.2f}]"
+    elif difference.pairs > 1:
+        text += " in every seed"
     return text + (f" p = {corrected:.2g}" if corrected is not None else "")
 
 
