@@ -66,11 +66,11 @@ def conditions(result: Result) -> list[str]:
     else:
         lines.append("one seed has no interval and no p: nothing is said of how much another one would differ")
     lines.append(
-        "multiply-adds of one image; latency of one image on one CPU thread of the machine that compared, float32, median of the runs"
+        "multiply-adds of one image; latency of one image on one CPU thread of the machine that compared, float32, a median"
     )
     lines.append(
-        "cost up to each trial's last report, of the processes that train, without the fitting of the teacher, which all share; what "
-        "trains first also pays for what is paid once: the start of a worker, the teacher's pass over a view"
+        "cost up to each trial's last report, of the processes that train, without the fitting of the teacher, which all share; "
+        "what trains first also pays for what is paid once: the start of a worker, the teacher's pass over a view"
     )
     if "," in result.student:
         lines.append("several students train together: accuracy is as search.students says, and the student that costs is a")
