@@ -28,10 +28,11 @@ from orchestrator.sweep.space import searched
 from orchestrator.teacher.fill import Filling, deal, fill, views_to_fill
 from orchestrator.teacher.mode import Decision
 from orchestrator.teacher.ready import AnyDesk, ready
-from orchestrator.trial import TrialSpec
+from orchestrator.trial import TrialSpec, trial_name
 
 LOCAL_S = 8.0  # for the step that this process is at
 MLFLOW_S = 10.0  # for what is unsent, after an interruption
+Lent = tuple[Any, Callable[[], int]]  # a desk, and how many trials at a time
 
 
 class Steps(Protocol):
@@ -52,17 +53,24 @@ class Show(Listener, Steps, Protocol):
 
 
 def conduct(
-    sweep: Sweep, store: Store, data: Path, asked: Decision | None, show: Show, local: bool = False, resume: bool = False
+    sweep: Sweep,
+    store: Store,
+    data: Path,
+    asked: Decision | None,
+    show: Show,
+    local: bool = False,
+    resume: bool = False,
+    lent: Lent | None = None,
 ) -> None:
     """Run to the end on prepared data, the teacher being `asked` as decided; `sweep.state` says how it ended.
 
-    States: finished, failed, interrupted.
+    States: finished, failed, interrupted. `lent`: worker groups that somebody else keeps; without them it has its own.
     """
     with stoppable(), sweep.hold(), telling(show.note):
         if resume and over(sweep):
             send(sweep, store, data, show)
         else:
-            _conduct(sweep, store, data, asked, show, local, resume)
+            _conduct(sweep, store, data, asked, show, local, resume, lent)
 
 
 def over(sweep: Sweep) -> bool:
@@ -81,7 +89,9 @@ def send(sweep: Sweep, store: Store, data: Path, show: Show) -> None:
         tracker.close(state)
 
 
-def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, show: Show, local: bool, resume: bool) -> None:
+def _conduct(
+    sweep: Sweep, store: Store, data: Path, asked: Decision | None, show: Show, local: bool, resume: bool, lent: Lent | None
+) -> None:
     from orchestrator.tracking.reach import unanswered
     from orchestrator.tracking.tracker import Tracker
 
@@ -99,9 +109,11 @@ def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, sho
         show.preparing(f"{sweep.name}: {trials} x {configuration.training.epochs} epochs of {methods} on {configuration.data.name}")
         if missed := unanswered(configuration.tracking.uri):
             events.note(missed)
-        beside = aides(configuration, sweep.kind)
-        begun = _desk(
-            configuration, sweep.folder / "groups", trials, local, show, events.note, partial(_unended, sweep, trials), beside
+        beside, unended = aides(configuration, sweep.kind), partial(_unended, sweep, trials)
+        begun = (
+            _given_back(lent, sweep)
+            if lent
+            else open_desk(configuration, sweep.folder / "groups", trials, local, show, events.note, unended, beside)
         )
         ended = ""
         with telling(events.note), stoppable(), begun as (desk, at_once):
@@ -140,7 +152,18 @@ def _unended(sweep: Sweep, trials: int) -> int:
 
 
 @contextlib.contextmanager
-def _desk(
+def _given_back(lent: Lent, sweep: Sweep) -> Iterator[Lent]:
+    """Worker groups that are lent; when all went well, none of them works on a trial of this sweep any more."""
+    yield lent
+    desk, wait_s = lent[0], sweep.configuration.resources.wait_s
+    for number in sweep.trials:
+        desk.stop(trial_name(number))
+    for number in sweep.trials:
+        desk.wait_until_released(trial_name(number), wait_s)
+
+
+@contextlib.contextmanager
+def open_desk(
     configuration: Configuration,
     folder: Path,
     trials: int,
@@ -149,7 +172,7 @@ def _desk(
     note: Callable[[str], None],
     unended: Callable[[], int],
     beside: int = 0,
-) -> Iterator[tuple[Any, Callable[[], int]]]:
+) -> Iterator[Lent]:
     """Who trains, `beside` influence actors in each group, and how many trials at a time; within `stoppable`.
 
     `unended`: how many trials are to go on; `note`: hears of trouble, from any thread.
@@ -201,7 +224,7 @@ def bring_teacher(
     with (
         telling(show.note),
         stoppable(),
-        _desk(configuration, store.teachers / "groups", jobs, local, show, show.note, lambda: jobs) as (desk, at_once),
+        open_desk(configuration, store.teachers / "groups", jobs, local, show, show.note, lambda: jobs) as (desk, at_once),
     ):
         found = ready(store, configuration, data, desk, show.teacher_epoch)
         if filling:
