@@ -16,6 +16,7 @@ from orchestrator.records import Sweep
 from orchestrator.store import Store
 from orchestrator.tracking.client import status_of
 
+KINDS = ("sweep",)  # of runs whose best student becomes a model: a training alone is one of many tries
 ALIAS = "best"
 FORM = "torchexport"  # needs neither this project nor a pickle where it is loaded
 CODE = Path(__file__).with_name("served.py")

@@ -5,6 +5,7 @@ needs torch, numpy and MLflow alone. Nothing is pickled: the program is plain te
 """
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 import torch
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
+
+warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")  # the signature says what it takes
 
 
 class Student(PythonModel):
@@ -23,7 +26,7 @@ class Student(PythonModel):
         self.mean, self.std = (torch.tensor(said[name]).view(-1, 1, 1) for name in ("mean", "std"))
         self.program: Any = torch.export.load(context.artifacts["program"]).module()
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow warns of types that are no lists
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # of types, MLflow knows lists alone
         """The logits."""
         images = torch.from_numpy(np.array(model_input, np.float32))
         with torch.no_grad():
