@@ -52,7 +52,9 @@ def test_a_description_of_nothing_says_so_and_that_of_much_is_short(tmp_path: Pa
         Store(tmp_path), sweep_of(tmp_path / "much", *(complete(number, number / 99) for number in range(99))), "failed"
     )
     assert len(much) <= LONGEST + 20 and f"Not shown: {99 - ROWS} more." in much
-    assert [line.split(" | ")[0] for line in much.splitlines() if "| akd | complete" in line] == [f"| {98 - row}" for row in range(ROWS)]
+    assert [line.split(" | ")[0] for line in much.splitlines() if "| akd | complete" in line] == [
+        f"| {98 - row}" for row in range(ROWS)
+    ]
 
 
 def test_the_data_are_known_by_their_fingerprint() -> None:
