@@ -68,7 +68,7 @@ def test_the_data_are_known_by_their_fingerprint() -> None:
 
 def test_a_machine_is_measured_at_most_every_ten_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(machine.time, "monotonic", lambda: now)
+    monkeypatch.setattr("orchestrator.tracking.machine.time.monotonic", lambda: now)
     measured = Machine(tmp_path, steps=4)
     now += machine.EVERY_S - 0.1
     assert measured.measure() == {} and measured.steps == 4

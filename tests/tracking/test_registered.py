@@ -77,6 +77,12 @@ def test_the_best_student_is_a_model_that_gives_its_logits_and_a_better_one_take
     shown = np.load(next((tracked_store.root / "data").glob("*/validation_inputs.npy")))[:2]
     assert np.allclose(np.array(example["inputs"]), shown.transpose(0, 3, 1, 2) / 255)
 
+    logged = client.get_logged_model(model.metadata.model_id)
+    assert (
+        logged.tags["mlflow.note.content"].startswith("# mine-1-a") and f'"name": "{NAME}"' in logged.tags["mlflow.modelVersions"]
+    )
+    shown_metrics = {(metric.key, metric.dataset_name): metric.value for metric in logged.metrics}
+    assert shown_metrics["student/test/best/accuracy", "digits"] == 0.3
     parent = run_of(tracked_store, sweep, "parent")
     assert parent.data.tags["model.name"] == NAME and parent.data.tags["model.version"] == "1"
     assert [output.model_id for output in parent.outputs.model_outputs] == [model.metadata.model_id]
