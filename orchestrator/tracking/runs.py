@@ -21,6 +21,7 @@ from orchestrator.store import Store, read_json, write_json
 from orchestrator.tracking import figures
 from orchestrator.tracking.client import OUTBOX, status_of
 from orchestrator.tracking.outbox import Write
+from orchestrator.tracking.registering import Ship, register
 
 PARENT = "parent"
 RUNS = "mlflow.json"  # in the sweep's folder: the ids of its runs
@@ -34,8 +35,8 @@ Point = Sequence[Any]  # name, value, milliseconds since 1970, step
 class Runs:
     """Does writes. Each has `do`, its kind, and `run`, the key of its run; `existing`: a run that is gone is not made for it."""
 
-    def __init__(self, store: Store, sweep: Sweep, classes: Sequence[str] = ()) -> None:
-        self.store, self.sweep, self.classes = store, sweep, classes
+    def __init__(self, store: Store, sweep: Sweep, classes: Sequence[str] = (), ship: Ship | None = None) -> None:
+        self.store, self.sweep, self.classes, self.ship = store, sweep, classes, ship
         self.artifacts = store.artifacts if scheme_of(tracking_uri(store, sweep.configuration)) in DATABASES else None
         self.fonts = store.root / "fonts"
         self.file = sweep.folder / RUNS
@@ -51,7 +52,7 @@ class Runs:
                 self.doubtful = True
         self.kinds: dict[str, Callable[[Any, Write], None]] = {
             "params": self._params, "tags": self._tags, "close": self._close,
-            "text": self._text, "figures": self._figures, "front": self._front,
+            "text": self._text, "figures": self._figures, "front": self._front, "dataset": self._dataset, "model": self._model,
         }  # fmt: skip
 
     def knows(self, write: Write) -> bool:
@@ -230,6 +231,21 @@ class Runs:
             points = {int(number): values for number, values in write["values"].items()}
             drawn = figures.picture(figures.pareto_front(points, write["numbers"], write["names"]))
             self._send(client, write["run"], {write["file"]: drawn})
+
+    def _dataset(self, client: Any, write: Write) -> None:
+        """The data as an entity of their own: equal ones are kept once, however often they are logged."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        used = DatasetInput(Dataset(**write["dataset"]), tags=[InputTag("mlflow.data.context", "training")])
+        client.log_inputs(self._id(client, write["run"]), datasets=[used])
+
+    def _model(self, client: Any, write: Write) -> None:
+        """The best student, logged with the run and registered, and the run told of that; by who can export it."""
+        if self.ship is None:
+            return
+        run, owned = self._id(client, write["run"]), write["tags"] | {OWNER: self.owner}
+        told = register(client, self.store, self.sweep, self.ship, run, self._home(client), write["trial"], write["letter"], owned)
+        _batch(client, run, tags=told)
 
     def _send(self, client: Any, key: str, drawn: Mapping[str, bytes]) -> None:
         if not drawn:
