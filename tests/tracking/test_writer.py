@@ -272,7 +272,6 @@ def test_of_a_request_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_client_gives_up_soon_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-
     for name in (*writing.PATIENCE, *writing.QUIET):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
