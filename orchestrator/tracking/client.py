@@ -104,6 +104,7 @@ class Writer:
         if self.unsent:
             self.begin()
         self.writes.due = self.files.due = 0.0
+        calm()  # Ray's end puts the environment back as it was at its start
         self.closing.set()
         self.wake.set()
         noticed = False
@@ -264,10 +265,15 @@ def short(error: Exception) -> str:
     return reason[0] if reason else said[:200]
 
 
-def connect(uri: str) -> Any:
-    """A client of MLflow that says only what went wrong, and gives up soon unless the environment says otherwise."""
+def calm() -> None:
+    """Set what MLflow reads of the environment whenever it does something; what the user has set stays."""
     for name, value in (PATIENCE | QUIET).items():
         os.environ.setdefault(name, value)
+
+
+def connect(uri: str) -> Any:
+    """A client of MLflow that says only what went wrong, and gives up soon unless the environment says otherwise."""
+    calm()
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic", "urllib3.connectionpool"):  # which tell of each attempt

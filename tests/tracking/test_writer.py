@@ -1,6 +1,7 @@
 """The thread that writes to MLflow, on a made-up one that fails as asked: order, outages, refusals, kills, the end."""
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -271,11 +272,18 @@ def test_of_a_request_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_client_gives_up_soon_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import os
-
     for name in (*writing.PATIENCE, *writing.QUIET):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
     writing.connect("http://127.0.0.1:1")
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77" and os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
     assert all(os.environ[name] == value for name, value in writing.QUIET.items())
+
+
+def test_the_end_is_as_patient_as_the_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's end, which comes before, puts the environment back as it was at its start."""
+    for name, value in (writing.PATIENCE | writing.QUIET).items():
+        monkeypatch.setenv(name, value)
+        monkeypatch.delenv(name)
+    assert Writer("http://127.0.0.1:1", tmp_path, lambda *given: None).close() == 0
+    assert all(os.environ[name] == value for name, value in (writing.PATIENCE | writing.QUIET).items())
