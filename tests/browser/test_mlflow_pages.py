@@ -1,0 +1,62 @@
+"""MLflow's interface tells the story of a sweep: the parent, its trials below it, charts, and pictures of what happened."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.browser.chromium import Chromium, Page
+from tests.browser.conftest import NAME, Interface
+
+pytestmark = pytest.mark.browser
+SIZE = (1600, 1000)
+OPENER = "button[data-component-id*=runnamecellrenderer]"
+
+
+@pytest.fixture
+def page(browser: Chromium) -> Page:
+    """A page without the assistant that MLflow opens beside everything."""
+    page = browser.page(SIZE)
+    closed = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
+    page.call("Page.addScriptToEvaluateOnNewDocument", source=f"if (location.protocol === 'http:') {closed}")
+    return page
+
+
+def shows(text: str) -> str:
+    """That the text is on the page."""
+    return f"document.body.innerText.includes({text!r})"
+
+
+def test_the_parent_holds_its_trials(page: Page, interface: Interface, pictures: Path) -> None:
+    page.open(f"{interface.experiment}/runs")
+    page.wait(shows("5 matching runs"))
+    page.wait(f"document.querySelector('{OPENER}')")
+    assert f"{NAME}/000" not in page.text(), "they are within the parent"
+    page.ask(f"document.querySelector('{OPENER}').click()")
+    for run in (NAME, f"{NAME}/000 cross_entropy", f"{NAME}/001 akd"):
+        page.wait(shows(run))
+    page.keep(pictures / "runs.png")
+
+
+def test_the_parent_has_a_page(page: Page, interface: Interface, pictures: Path) -> None:
+    page.open(f"{interface.experiment}/runs/{interface.runs['parent']}")
+    page.wait(shows("Finished"))
+    page.wait(shows("Description"))
+    page.keep(pictures / "parent.png")
+
+
+def test_a_trial_has_charts(page: Page, interface: Interface, pictures: Path) -> None:
+    page.open(f"{interface.experiment}/runs/{interface.runs['1']}/model-metrics")
+    page.wait("document.querySelector('.js-plotly-plot .scatterlayer path.js-line')")
+    page.keep(pictures / "charts.png")
+
+
+def test_a_trial_has_pictures_of_what_happened(page: Page, interface: Interface, pictures: Path) -> None:
+    page.open(f"{interface.experiment}/runs/{interface.runs['1']}/artifacts/figures/terms.png")
+    page.wait("[...document.images].some(image => image.src.startsWith('blob:') && image.naturalWidth > 400)")
+    page.keep(pictures / "terms.png")
+
+
+def test_nothing_is_asked_of_another_machine(page: Page, interface: Interface) -> None:
+    page.open(f"{interface.experiment}/runs")
+    page.wait(shows("matching runs"))
+    assert {address.split("/")[2] for address in page.requests if address.startswith("http")} == {interface.server.split("/")[2]}
