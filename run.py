@@ -188,6 +188,17 @@ def importance(
 
 
 @app.command()
+def report(
+    name: Annotated[str, typer.Argument(help="The name of a sweep or a training.")],
+    to: Annotated[Path | None, typer.Option("--to", help="An HTML file; default: reports/NAME.html in the store.")] = None,
+    store: Store = "runs",
+    debug: Debug = False,
+) -> None:
+    """Write what a sweep found as one HTML page, and log that to MLflow."""
+    _call("report", debug, "report_command", name=name, store=store, to=to)
+
+
+@app.command()
 def export(
     name: Annotated[str, typer.Argument(help="The name of a sweep or a training.")],
     student: Annotated[str | None, typer.Option("--student", help="Its letter where several train together; default: a.")] = None,

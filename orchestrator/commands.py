@@ -278,9 +278,11 @@ def _conduct(store: Store, found: Sweep, begun: "Prepared", local: bool, resume:
     from orchestrator.data.dataset import read_summary
     from orchestrator.display import Display, costs, summary
     from orchestrator.sweep.conduct import conduct
+    from orchestrator.tracking.environment import describe
 
     try:
         keep_json(found.folder / "data.json", read_summary(begun.data))  # an export needs it when the data are gone
+        keep_json(found.folder / "environment.json", describe())  # for a report
         with Display(found, console) as display:
             conduct(found, store, begun.data, begun.asked, display, local, resume)
     except KeyboardInterrupt:  # before it had begun, or after its end

@@ -116,6 +116,11 @@ class Store:
         """Exported students, a folder each."""
         return self.root / "exports"
 
+    @property
+    def reports(self) -> Path:
+        """The pages of sweeps, a file each."""
+        return self.root / "reports"
+
     def sweep(self, name: str) -> Path:
         """The folder of a sweep; ConfigurationError when the name could leave the store."""
         if not NAME.fullmatch(name):

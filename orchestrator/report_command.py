@@ -1,0 +1,59 @@
+"""What `report` does: write a sweep's page to a file, and log it to the sweep's run in MLflow. Returns the exit code."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator import errors
+from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.private import said
+from orchestrator.records import Sweep
+from orchestrator.report.page import GENERATOR
+from orchestrator.report.report import report as make
+from orchestrator.store import Store, replacing
+from orchestrator.tracking.additions import add
+
+HEAD = 500  # bytes of a page in which its generator stands
+console = Console()
+
+
+def report(name: str, store: Path | str, to: Path | None) -> int:
+    """Write the page of a sweep to a file of the store, or `to` another one, and add it to the sweep's run."""
+    opened = Store.named(store)
+    if not opened.root.is_dir():
+        raise ConfigurationError(
+            f"--store {store} does not exist: give that of an earlier run, or start with `python run.py sweep`"
+        )
+    found = Sweep.open(opened, name)
+    target = to.expanduser().resolve() if to else opened.reports / f"{name}.html"
+    _require_place(target, asked=to is not None)
+    made = make(opened, found)
+    _write(target, made.html)
+    missed = add(opened, found, {}, 0, "report", {f"{name}.html": made.html})
+    logged = f"not logged: {missed}" if missed else f"logged to the run {name} in MLflow: artifact report/{name}.html"
+    for line in (*made.summary, f"report: {target}", logged):
+        console.print(said(line), markup=False, highlight=False, soft_wrap=True)
+    return errors.OK
+
+
+def _require_place(target: Path, asked: bool) -> None:
+    """ConfigurationError when a page cannot stand there, or something else does."""
+    if asked and not target.parent.is_dir():
+        raise ConfigurationError(
+            f"--to {target}: the folder {target.parent} does not exist: make it, or give a file in another one"
+        )
+    if target.is_dir():
+        raise ConfigurationError(f"--to {target} is a folder: give the name of a file, such as {target / 'report.html'}")
+    try:
+        if target.exists() and GENERATOR.encode() not in target.read_bytes()[:HEAD]:
+            raise ConfigurationError(f"--to {target} exists and is no earlier report: nothing else is replaced, give another name")
+    except OSError as error:
+        raise EnvironmentUnfitError(f"--to {target} cannot be read ({error.strerror}): give another file") from error
+
+
+def _write(target: Path, html: str) -> None:
+    try:
+        with replacing(target) as aside:
+            aside.write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise EnvironmentUnfitError(f"--to {target} cannot be written ({error.strerror or error}): give another file") from error

@@ -1,0 +1,87 @@
+"""`report` from the command line: where the page goes, what it replaces, that MLflow has it, and what is refused."""
+
+import stat
+from pathlib import Path
+
+import mlflow
+import pytest
+from typer.testing import CliRunner
+
+import run
+from orchestrator.report.page import GENERATOR
+from orchestrator.store import Store, read_json
+from orchestrator.tracking.environment import describe
+from tests.report.report_made import made
+
+SETTINGS = ("training.epochs=2", "teacher.training.epochs=1", "teacher.network.width=16", "student.width=8", "method.name=kd")
+
+
+def call(*arguments: str) -> tuple[int, str]:
+    """Exit code and everything that was printed, in one line."""
+    result = CliRunner().invoke(run.app, list(arguments))
+    return result.exit_code, " ".join(result.output.split())
+
+
+def test_the_page_of_a_real_training_is_in_the_store_and_in_mlflow(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    pairs = [part for pair in SETTINGS for part in ("--set", pair)]
+    assert call("train", "--local", "--store", str(root), "--name", "mine", *pairs)[0] == 0
+    code, said = call("report", "mine", "--store", str(root))
+    file = root / "reports" / "mine.html"
+    assert code == 0 and f"report: {file}" in said and "artifact report/mine.html" in said, said
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    text = file.read_text()
+    accuracy = read_json(Store(root).sweep("mine") / "trials" / "00000" / "trial.json")["metrics"]["test/best/accuracy"]
+    assert f"the training wrote down {accuracy:.4f}" in text and 'aria-labelledby="chart-confusion-a"' in text
+    assert read_json(Store(root).sweep("mine") / "environment.json") == describe()
+    assert describe()["version.torch"] in text and "It kept no note" not in text
+    client = mlflow.MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    run_id = read_json(Store(root).sweep("mine") / "mlflow.json")["parent"]
+    assert [artifact.path for artifact in client.list_artifacts(run_id, "report")] == ["report/mine.html"]
+    assert next(root.glob("artifacts/*/artifacts/report/mine.html")).read_text() == text
+
+
+def test_a_page_is_made_anew_and_goes_where_it_is_asked(tmp_path: Path) -> None:
+    made(tmp_path / "store", 3)
+    target = tmp_path / "out.html"
+    for _ in range(2):  # an earlier report is replaced
+        code, said = call("report", "mine", "--store", str(tmp_path / "store"), "--to", str(target))
+        assert code == 0 and f"report: {target}" in said and "not logged: it has no run in MLflow" in said
+    assert GENERATOR in target.read_text() and not (tmp_path / "store" / "reports").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.html", "store"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["mima"], "there is no sweep 'mima' in {root}/store: did you mean 'mine'?"),
+        (["../mine"], "the name '../mine' is not allowed"),
+        (["mine", "--to", "{root}/nowhere/out.html"], "--to {root}/nowhere/out.html: the folder {root}/nowhere does not exist"),
+        (["mine", "--to", "{root}"], "--to {root} is a folder: give the name of a file"),
+        (["mine", "--to", "{root}/notes.txt"], "--to {root}/notes.txt exists and is no earlier report"),
+        (["mine", "--store", "{root}/none"], "--store {root}/none does not exist"),
+    ],
+)
+def test_bad_arguments_are_one_sentence(tmp_path: Path, arguments: list[str], said: str) -> None:
+    made(tmp_path / "store", 3)
+    (tmp_path / "notes.txt").write_text("mine")
+    given = [argument.format(root=tmp_path) for argument in arguments]
+    code, output = call("report", "--store", str(tmp_path / "store"), *given)
+    assert code == 2 and output.startswith("error: ") and said.format(root=tmp_path) in output, output
+    assert (tmp_path / "notes.txt").read_text() == "mine" and not (tmp_path / "store" / "reports").exists()
+
+
+def test_a_damaged_sweep_is_one_sentence(tmp_path: Path) -> None:
+    sweep = made(tmp_path / "store", 3)
+    for name in ("sweep.json", "sweep.copy.json"):
+        (sweep.folder / name).write_text("{")
+    code, output = call("report", "mine", "--store", str(tmp_path / "store"))
+    assert code == 2 and "are damaged: put one of them back from a backup" in output
+
+
+def test_a_damaged_study_leaves_the_rest(tmp_path: Path) -> None:
+    sweep = made(tmp_path / "store", 12)
+    (sweep.folder / "study.log").write_text("no journal\n")
+    code, _ = call("report", "mine", "--store", str(tmp_path / "store"))
+    text = (tmp_path / "store" / "reports" / "mine.html").read_text()
+    assert code == 0 and "the study of &#x27;mine&#x27; is damaged" in text and "chart-parallel-0" in text

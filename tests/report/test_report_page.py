@@ -1,0 +1,370 @@
+"""The page of a sweep: well-formed, complete, loading nothing, escaping all, whatever state the sweep is in."""
+
+import html
+import re
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.torch import load_file
+from torch import from_numpy
+
+from orchestrator.data.dataset import Dataset
+from orchestrator.models import build
+from orchestrator.reading import load
+from orchestrator.records import Sweep, Trial
+from orchestrator.report.answers import Answers, answers
+from orchestrator.report.facts import Facts
+from orchestrator.report.page import POLICY
+from orchestrator.report.report import pairs, report, resolved
+from orchestrator.store import Store
+from orchestrator.trial import apply
+from tests.report.report_made import EPOCHS, give_data, give_weights, made, study
+
+SECTIONS = ["summary", "trials", "curves", "stopped", "settings", "cost", "student", "pictures", "configuration", "environment"]
+SECTIONS += ["reproduce"]
+VOID = {"meta", "link", "img", "br"}
+HOSTILE = "<script>alert(1)</script>\"'&"
+
+
+class Page(HTMLParser):
+    """Reads a page and notes what it has; an AssertionError where tags do not close one another."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.titled: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len(dict(attrs)) == len(attrs), f"<{tag}> has an attribute twice"
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open[-1] == tag, f"</{tag}> within {self.open}"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    def all(self, name: str) -> list[str]:
+        """The values of an attribute, wherever it stands."""
+        return [str(given[name]) for _, given in self.tags if name in given]
+
+    @property
+    def text(self) -> str:
+        """All that a person can read."""
+        return " ".join(self.words)
+
+
+def page_of(sweep: Sweep) -> Page:
+    """The page of a sweep as it stands in its store."""
+    store = Store(sweep.folder.parents[1])
+    return Page(report(store, Sweep.open(store, sweep.name)).html)
+
+
+def change(sweep: Sweep, number: int, **values: Any) -> None:
+    """A trial with other values."""
+    sweep.save_trial(Trial(**vars(sweep.trials[number]) | values))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """A finished sweep with data, and a checkpoint of its best trial."""
+    root = tmp_path_factory.mktemp("report") / "store"
+    sweep = made(root, 24)
+    give_data(root, sweep)
+    best = sweep.best()
+    assert best is not None
+    give_weights(sweep, best.number)
+    return sweep
+
+
+@pytest.fixture(scope="module")
+def read(whole: Sweep) -> Page:
+    return page_of(whole)
+
+
+def test_the_page_has_all_sections_in_order_and_links_to_them(read: Page) -> None:
+    assert [str(given["id"]) for tag, given in read.tags if tag == "section"] == SECTIONS
+    assert [str(given["href"]) for tag, given in read.tags if tag == "a"] == [f"#{name}" for name in SECTIONS]
+    charts = {name.removeprefix("chart-") for name in read.all("aria-labelledby")}
+    assert {"learning", "stopped", "importance-0", "parallel-0", "slice-0-0", "slice-0-1", "contour-0"} <= charts
+    assert {"cost-seconds", "confusion-a", "reliability-a", "classes-a"} <= charts
+
+
+def test_nothing_is_loaded_and_nothing_runs(read: Page) -> None:
+    assert not {"script", "iframe", "object", "embed", "style-src"} & {tag for tag, _ in read.tags}
+    links = [given for name in ("src", "href", "xlink:href", "action", "srcset") for given in read.all(name)]
+    assert links and all(given.startswith(("#", "data:")) for given in links)
+    assert POLICY in read.all("content") and "default-src 'none'" in POLICY and "script-src" not in POLICY
+    assert "url(" not in "".join(read.words) and "@import" not in "".join(read.words)
+    assert not [name for _, given in read.tags for name in given if name.startswith("on")]
+
+
+def test_ids_are_unique_and_every_chart_and_picture_says_what_it_is(read: Page) -> None:
+    names = read.all("id")
+    assert len(names) == len(set(names))
+    assert set(read.all("aria-labelledby")) <= set(names)
+    drawings = [given for tag, given in read.tags if tag == "svg"]
+    assert drawings and all("aria-labelledby" in given or given.get("aria-hidden") == "true" for given in drawings)
+    pictures = [given for tag, given in read.tags if tag == "img"]
+    assert len(pictures) == 2 and all(len(given["alt"] or "") > 20 for given in pictures)  # terms and class accuracy
+    figures = sum(tag == "figure" for tag, _ in read.tags)
+    assert figures == sum(tag == "figcaption" for tag, _ in read.tags)
+
+
+def test_numbers_of_charts_are_numbers(read: Page) -> None:
+    for name in ("x", "y", "x1", "y1", "cx", "cy", "r", "width", "height"):
+        assert all(np.isfinite(float(given)) for tag, attributes in read.tags if tag != "meta" and (given := attributes.get(name)))
+    assert not re.search(r"nan|inf\b", " ".join(read.all("d")))
+
+
+def test_the_summary_says_what_won_by_how_much_and_what_is_next(whole: Sweep, read: Page) -> None:
+    best = whole.best()
+    assert best is not None and best.value is not None
+    text = read.text
+    assert f"Trial {best.number} ({best.params['method.name']}) with validation/accuracy {best.value:.4g} after 9 epochs" in text
+    second = next(trial for trial in whole.ranked() if trial.params["method.name"] != best.params["method.name"])
+    assert f"{best.value - (second.value or 0):+.4f} over the best {second.params['method.name']} (trial {second.number})" in text
+    error = np.sqrt(best.value * (1 - best.value) / 216)
+    assert f"on 216 validation samples is {error:.4f}" in text
+    epochs = sum(trial.epochs for trial in whole.trials.values())
+    assert f"{epochs} epochs trained, {1 - epochs / (24 * EPOCHS):.0%} less than 24 whole trials" in text
+    assert "python run.py export mine --store" in text and "Unfinished" not in text
+
+
+def test_what_the_page_holds_of_the_student_is_what_its_weights_say(whole: Sweep) -> None:
+    store, best = Store(whole.folder.parents[1]), whole.best()
+    assert best is not None
+    found = answers(store, whole, best, "a", Facts.of(whole).data)
+    assert isinstance(found, Answers)
+    dataset = Dataset.open(next((store.root / "data").glob("*/data.json")).parent)
+    network = build("mlp", 10, (1, 8, 8), whole.configuration.student.settings).eval()
+    network.load_state_dict(load_file(whole.trial_folder(best.number) / "checkpoint" / "best.safetensors"))
+    images = from_numpy(dataset.test.inputs.copy()).permute(0, 3, 1, 2) / 255
+    logits = network((images - dataset.mean[0]) / dataset.std[0]).logits.detach().numpy()
+    expected = logits.argmax(1)
+    assert (found.predicted == expected).mean() > 0.99  # another order of the same arithmetic may turn one sample
+    assert found.part == "test" and len(found.labels) == found.whole == len(dataset.test)
+    assert found.confusion.sum() == found.whole and np.trace(found.confusion) / found.whole == found.accuracy
+    assert (found.confusion.sum(axis=1) == np.bincount(dataset.test.labels, minlength=10)).all()
+    assert sum(each.samples for each in found.bins) == found.whole
+    gap = sum(each.samples * abs(each.confidence - each.accuracy) for each in found.bins) / found.whole
+    assert found.calibration_error == pytest.approx(gap)
+
+
+@pytest.mark.parametrize("gone", ["weights", "data", "damaged"])
+def test_what_is_gone_is_said(tmp_path: Path, gone: str) -> None:
+    sweep = made(tmp_path / "store", 3)
+    give_data(tmp_path / "store", sweep)
+    best = sweep.best()
+    assert best is not None
+    if gone != "weights":
+        give_weights(sweep, best.number)
+    if gone == "damaged":
+        (sweep.trial_folder(best.number) / "checkpoint" / "best.safetensors").write_bytes(b"no weights")
+    if gone == "data":
+        next((tmp_path / "store" / "data").glob("*/data.json")).unlink()
+    said = {
+        "weights": "its weights are not in the store",
+        "data": "the prepared data are not in the store",
+        "damaged": "could not be",
+    }
+    assert said[gone] in page_of(sweep).text
+
+
+def test_hostile_names_and_messages_are_text(tmp_path: Path) -> None:
+    sweep = made(tmp_path / "store", 12)
+    change(sweep, 9, message=HOSTILE)
+    change(sweep, 0, notes=[HOSTILE], params=sweep.trials[0].params | {"method.name": "cross_entropy", HOSTILE: HOSTILE})
+    change(sweep, 3, params=sweep.trials[3].params | {HOSTILE: "</svg><img src=x onerror=alert(1)>"})
+    sweep.notes = [{"time": 0.0, "text": HOSTILE}]
+    sweep.save()
+    give_data(tmp_path / "store", sweep)
+    data = yaml.safe_load((sweep.folder / "data.json").read_text())
+    (sweep.folder / "data.json").write_text(yaml.safe_dump(data | {"name": HOSTILE}, default_flow_style=True, width=10**6))
+    (sweep.folder / "environment.json").write_text('{"<b>": "</table><script>"}')
+    text = report(Store(tmp_path / "store"), Sweep.open(Store(tmp_path / "store"), "mine")).html
+    found = Page(text)
+    assert not [tag for tag, _ in found.tags if tag in ("script", "b")] and "<script" not in text and "<img src=x" not in text
+    assert found.text.count("<script>alert(1)</script>") >= 4
+    assert html.escape(HOSTILE) in text
+
+
+def test_secrets_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "abcdef-secret")
+    sweep = made(tmp_path / "store", 12, "finished", "sweep", "secret")
+    change(sweep, 9, message="it said abcdef-secret and password=hunter22")
+    text = page_of(sweep).text
+    assert "abcdef-secret" not in text and "hunter22" not in text and "***" in text
+
+
+def peers(sweep: Sweep) -> None:
+    sweep.configuration = load(
+        None, ["method.name=dml", "peers.b.network.name=mlp", f"training.epochs={EPOCHS}", "resources.workers=2"]
+    )
+    sweep.save()
+    for number, trial in sweep.trials.items():
+        own = {f"{letter}/{name}": value for letter in "ab" for name, value in trial.metrics.items()}
+        change(sweep, number, params={"lambda_peer": 1.0 + number}, metrics=trial.metrics | own)
+
+
+def population(sweep: Sweep) -> None:
+    sweep.configuration = load(None, [f"training.epochs={EPOCHS}", "search.scheduler=pbt", "search.trials=12"])
+    sweep.save()
+    for number, trial in sweep.trials.items():
+        change(sweep, number, changes=[{"epoch": 3, "source": (number + 1) % 12, "params": trial.params}])
+
+
+def several(sweep: Sweep) -> None:
+    pairs = ["search.objectives=[validation/accuracy, validation/nll]", "search.scheduler=none", f"training.epochs={EPOCHS}"]
+    sweep.configuration = load(None, pairs)
+    sweep.save()
+    for number, trial in sweep.trials.items():
+        change(sweep, number, values=[trial.value, 1 - (trial.value or 0) * (number % 4)])
+
+
+def diverged(sweep: Sweep) -> None:
+    for number, trial in sweep.trials.items():
+        change(sweep, number, metrics=trial.metrics | {"test/best/nll": float("nan"), "seconds/epoch": float("inf")})
+
+
+def without_history(sweep: Sweep) -> None:
+    for number in sweep.trials:
+        change(sweep, number, history=[None, None, 0.5], metrics={})
+
+
+def all_failed(sweep: Sweep) -> None:
+    for number in sweep.trials:
+        change(sweep, number, state="failed", value=None, message="no luck", history=[], epochs=0, metrics={})
+
+
+def all_stopped(sweep: Sweep) -> None:
+    for number, trial in sweep.trials.items():
+        change(sweep, number, state="stopped_early", metrics=dict(list(trial.metrics.items())[:3]))
+
+
+def waiting(sweep: Sweep) -> None:
+    for number in (1, 3, 5):
+        change(sweep, number, state="waiting", value=None, history=[], epochs=0, metrics={})
+
+
+VARIANTS: dict[str, tuple[Callable[[Sweep], None], str]] = {
+    "peers": (peers, "the student mlp and mlp"),
+    "population": (population, "took over trial"),
+    "several": (several, "Pareto front"),
+    "diverged": (diverged, "validation/accuracy after each epoch"),
+    "without_history": (without_history, "validation/accuracy after each epoch"),
+    "all_failed": (all_failed, "no trial has ended with a value"),
+    "all_stopped": (all_stopped, "No trial has trained all its 9 epochs"),
+    "waiting": (waiting, "3 have not ended"),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_no_kind_of_sweep_is_too_much(tmp_path: Path, name: str) -> None:
+    alter, said = VARIANTS[name]
+    sweep = made(tmp_path / "store", 12)
+    alter(sweep)
+    study(sweep, again=True)
+    found = page_of(sweep)
+    assert said in found.text
+    assert [str(given["id"]) for tag, given in found.tags if tag == "section"] == SECTIONS
+
+
+def test_several_objectives_have_their_front(tmp_path: Path) -> None:
+    sweep = made(tmp_path / "store", 12)
+    several(sweep)
+    found = page_of(sweep)
+    numbers = ", ".join(str(trial.number) for trial in Sweep.open(Store(tmp_path / "store"), "mine").front())
+    assert "chart-objectives" in found.all("aria-labelledby") and f"On the Pareto front are trials {numbers};" in found.text
+
+
+@pytest.mark.parametrize(
+    ("state", "trials", "said"),
+    [
+        (
+            "interrupted",
+            12,
+            "this sweep is interrupted. All numbers are of what it has so far. The rest is trained by: python run.py",
+        ),
+        ("running", 12, "this sweep is interrupted"),  # no driver holds it
+        ("failed", 12, "this sweep is failed"),
+        ("running", 0, "None has begun"),
+    ],
+)
+def test_an_unfinished_sweep_is_marked_at_the_top(tmp_path: Path, state: str, trials: int, said: str) -> None:
+    found = page_of(made(tmp_path / "store", trials, state, "sweep", "mine", "search.trials=50"))
+    assert said in found.text and any(given.get("class") == "banner" for _, given in found.tags)
+    assert "sweep --resume mine" in found.text
+    assert found.text.index("Unfinished") < found.text.index("Searched")
+
+
+def test_a_sweep_that_runs_is_marked(tmp_path: Path) -> None:
+    sweep = made(tmp_path / "store", 12, "running")
+    with sweep.hold():
+        found = page_of(sweep)
+    assert "this sweep still runs" in found.text and "--resume" not in found.text
+
+
+def test_one_training_leaves_out_what_has_no_sense(tmp_path: Path) -> None:
+    found = page_of(made(tmp_path / "store", 1, kind="train"))
+    charts = set(found.all("aria-labelledby"))
+    assert charts == {"chart-learning"}
+    for said in ("One trial alone", "One training searched nothing", "nothing to weigh", "python run.py train --config mine.yaml"):
+        assert said in found.text
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    sweep = made(tmp_path / "store", 12)
+    (sweep.trial_folder(4) / "trial.json").write_text("{")
+    assert "the record of trial 4 is damaged" in page_of(sweep).text
+
+
+def test_a_large_sweep_makes_a_page_of_a_few_megabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = made(tmp_path / "store", 200)
+    (sweep.folder / "study.log").unlink()  # importance takes long, and says nothing of the size
+    store = Store(tmp_path / "store")
+    text = report(store, Sweep.open(store, "mine")).html
+    found = Page(text)
+    assert len(text) < 1_000_000 and "lines are left out, evenly over the trials" in found.text
+    assert "Of 200 trials, those that trained at least so many epochs" in found.text
+
+
+def test_the_configuration_and_the_best_trial_come_again(whole: Sweep, read: Page, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(resolved(whole))
+    assert load(file, []) == whole.configuration
+    assert resolved(whole) in read.words
+    for trial in whole.ranked()[:3]:
+        given = list(_options(pairs(whole, trial)))
+        assert load(file, given).method == apply(whole.configuration, trial.settings).method
+        assert load(file, given).training == apply(whole.configuration, trial.settings).training
+
+
+def _options(line: str) -> Iterator[str]:
+    import shlex
+
+    words = shlex.split(line)
+    yield from (value for option, value in zip(words[::2], words[1::2], strict=True) if option == "--set")
+
+
+def test_what_it_ran_on_is_told_where_it_was_written_down(tmp_path: Path) -> None:
+    sweep = made(tmp_path / "store", 3)
+    assert "It kept no note of what it ran on" in page_of(sweep).text
+    (sweep.folder / "environment.json").write_text('{"version.torch": "9.9.9"}')
+    assert "9.9.9" in page_of(sweep).text and "It kept no note" not in page_of(sweep).text
