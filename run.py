@@ -205,11 +205,28 @@ def export(
     trial: Annotated[int | None, typer.Option("--trial", help="The trial's number; default: the best one.")] = None,
     weights: Annotated[str, typer.Option("--weights", help="best (on the validation part) or last.")] = "best",
     to: Annotated[Path | None, typer.Option("--to", help="A folder that is new or empty; default: in the store.")] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="safetensors (weights), torchexport (.pt2, needs torch alone) or onnx.")
+    ] = "safetensors",
     store: Store = "runs",
     debug: Debug = False,
 ) -> None:
     """Put a trained student into a folder of its own: weights, settings, a model card."""
-    _call("export", debug, name=name, student=student, trial=trial, weights=weights, to=to, store=store)
+    _call("export", debug, name=name, student=student, trial=trial, weights=weights, to=to, store=store, form=form)
+
+
+@app.command()
+def predict(
+    folder: Annotated[Path, typer.Argument(metavar="EXPORT", help="A folder that `export` wrote.")],
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGES...", help="Picture files, or .npy: uint8, (H, W, C) or (n, H, W, C).")
+    ],
+    top: Annotated[int, typer.Option("--top", min=1, help="How many classes of each image.")] = 5,
+    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Let an exported student look at pictures: the likeliest classes of each, with their probabilities."""
+    _call("predict", debug, "predict", folder=folder, images=images, top=top, as_json=json)
 
 
 @app.command()

@@ -166,11 +166,13 @@ def importance(name: str, store: Path | str, epoch: int | None) -> int:
     return errors.OK
 
 
-def export(name: str, student: str | None, trial: int | None, weights: str, to: Path | None, store: Path | str) -> int:
+def export(
+    name: str, student: str | None, trial: int | None, weights: str, to: Path | None, store: Path | str, form: str = "safetensors"
+) -> int:
     """One student of a run, in a folder of its own that needs neither the run nor its data."""
     from orchestrator.export import export as write
 
-    found = write(Store.existing(store), name, student or "a", trial, weights, to)
+    found = write(Store.existing(store), name, student or "a", trial, weights, to, form)
     network, source = found.settings["network"]["name"], found.settings["source"]
     console.print(
         f"student {source['student']} ({network}) of trial {source['trial']}, {weights} weights, after epoch {source['epoch']}: "

@@ -1,6 +1,7 @@
 """A student on its own: its weights, what it takes to use them, and a card, out of what a run left in the store.
 
-Nothing is unpickled, here or by who loads it: weights are safetensors, all else is JSON and text.
+Nothing is unpickled, here or by who loads it: weights are safetensors, all else is JSON and text. The student can be a program as
+well, of torch.export or ONNX: `export_formats.py`.
 """
 
 import contextlib
@@ -10,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -22,10 +22,12 @@ from orchestrator.config import Network as Choice
 from orchestrator.data import describe
 from orchestrator.data.dataset import read_summary
 from orchestrator.data.pictures import CLEAN_SHARE
-from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.errors import ConfigurationError, EnvironmentUnfitError, nearest
+from orchestrator.export_check import batches, compared
+from orchestrator.export_formats import FORMATS, NAME, Answers, load_onnx, load_program
 from orchestrator.gains import hears
 from orchestrator.model_card import model_card
-from orchestrator.models import MODELS, Network, build, load_weights, network_fingerprint, save_weights
+from orchestrator.models import MODELS, Network, build, load_weights, network_fingerprint
 from orchestrator.objectives import in_words, watched
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store, replacing, write_json
@@ -34,11 +36,10 @@ from orchestrator.teacher import fit
 from orchestrator.trial import CHECKPOINT, apply, student_folder
 
 FORMAT = 1
-MODEL, SETTINGS, CARD = "model.safetensors", "settings.json", "README.md"
+SETTINGS, CARD = "settings.json", "README.md"
 Weights = Literal["best", "last"]
 FILES = {"best": "best.safetensors", "last": "student.safetensors"}  # of a checkpoint
 USABLE = ("complete", "stopped_early")
-SAMPLES = 4  # of the random batch that has to give the same logits
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,23 @@ class Exported:
 
 
 def export(
-    store: Store, name: str, letter: str = "a", number: int | None = None, weights: str = "best", to: Path | None = None
+    store: Store,
+    name: str,
+    letter: str = "a",
+    number: int | None = None,
+    weights: str = "best",
+    to: Path | None = None,
+    form: str = NAME,
 ) -> Exported:
     """Write one student of a trial of the run `name` to a folder of its own, and load it again to see that it says the same.
 
     `number` None is the best trial; `weights` are those best on the validation part, or the last ones; `to` None is a folder of
-    the store. ConfigurationError: no such run, trial, student or weights, a damaged checkpoint, a folder that is not empty.
-    EnvironmentUnfitError: the folder cannot be written.
+    the store; `form` is one of FORMATS. ConfigurationError: no such run, trial, student, weights or format, a damaged checkpoint,
+    a folder that is not empty. EnvironmentUnfitError: the folder cannot be written, or a package of the format is missing.
     """
+    if form not in FORMATS:
+        raise ConfigurationError(f"--format {form!r} is not allowed: {nearest(form, FORMATS)}")
+    FORMATS[form].require(form)
     if weights not in get_args(Weights):
         raise ConfigurationError(f"--weights {weights!r} is not allowed: give best or last")
     sweep = Sweep.open(store, name)
@@ -67,16 +77,19 @@ def export(
     students = configuration.students
     if letter not in students:
         raise ConfigurationError(f"--student {letter!r} is no student of {name!r}: give one of {', '.join(students)}")
-    summary = _data(store, sweep)
     source = {"run": name, "trial": trial.number, "state": trial.state, "student": letter, "weights": weights}
     source |= {"asked": number is not None, "chosen": _chosen(sweep, number), "taken_over": trial.changes}
     folder = _checkpoint(store, sweep, trial, letter)
-    target = (to.expanduser() if to else store.exports / f"{name}-{trial.number}-{letter}").resolve()
+    summary = _data(store, sweep)
+    title = f"{name}-{trial.number}-{letter}"
+    target = (to.expanduser() if to else store.exports / (title if form == NAME else f"{title}-{form}")).resolve()
     _require_free(target)
     network = _network(students[letter].network, summary, folder / FILES[weights], trial)
     settings = {
         "format": FORMAT,
-        "name": f"{name}-{trial.number}-{letter}",
+        "name": title,
+        "form": form,
+        "file": FORMATS[form].file,
         "network": _resolved(students[letter].network),
         "fingerprint": network_fingerprint(network.state_dict()),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
@@ -92,33 +105,57 @@ def export(
         "hears_others": hears(sweep, trial),
     }
     with _writing(target) as aside:
-        save_weights(network, aside / MODEL)
+        FORMATS[form].write(network, tuple(summary["shape"]), aside / FORMATS[form].file)
+        write_json(aside / SETTINGS, settings)
+        settings["checked"] = _checked(network, answering(aside), form, store, summary, target)
         write_json(aside / SETTINGS, settings)
         (aside / CARD).write_text(model_card(settings), encoding="utf-8")
-        _require_same(network, load_exported(aside), summary["shape"], target)
     return Exported(target, settings, tuple(other for other in students if other != letter))
 
 
 def load_exported(folder: Path | str) -> Network:
-    """The network that was exported to `folder`, on the CPU and in eval mode.
+    """The network that was exported to `folder` as safetensors, on the CPU and in eval mode.
 
     It takes images (B, C, H, W) float32, prepared as `input` in settings.json and the card say. ConfigurationError: no export,
-    damaged, or written by a newer version.
+    damaged, of another format, or written by a newer version.
     """
     folder = Path(folder).expanduser()
+    settings = read_settings(folder)
+    if settings.get("form", NAME) != NAME:
+        raise ConfigurationError(f"{folder} holds {settings['file']} and no network: `answering` opens it, or export safetensors")
+    network = dict(settings["network"])
+    made = build(network.pop("name"), len(settings["classes"]), tuple(settings["input"]["shape"]), network)
+    load_weights(made, str(folder / FORMATS[NAME].file))
+    return made.eval()
+
+
+def answering(folder: Path | str) -> Answers:
+    """What was exported to `folder`, of whichever format, as a function of prepared images (B, C, H, W) to logits (B, K).
+
+    ConfigurationError as `load_exported`; EnvironmentUnfitError: a package of the format is missing.
+    """
+    folder = Path(folder).expanduser()
+    form = read_settings(folder).get("form", NAME)
+    if form == NAME:
+        network = load_exported(folder)
+        return lambda images: network(images).logits
+    read = load_program if form == "torchexport" else load_onnx
+    return read(folder / FORMATS[form].file)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What settings.json of an export says; ConfigurationError: there is none, it is damaged, or of a newer version."""
     try:
-        settings = json.loads((folder / SETTINGS).read_text())
-        version, network = int(settings["format"]), dict(settings["network"])
-        name, classes, shape = network.pop("name"), len(settings["classes"]), tuple(settings["input"]["shape"])
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text())
+        version, known = int(settings["format"]), settings.get("form", NAME) in FORMATS
+        _ = dict(settings["network"])["name"], len(settings["classes"]), tuple(settings["input"]["shape"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ConfigurationError(
             f"{folder} is no exported student or damaged ({type(error).__name__}: {error}): write it with `python run.py export`"
         ) from error
-    if version > FORMAT:
+    if version > FORMAT or not known:
         raise ConfigurationError(f"{folder} was written by a newer version of this program: update it to load the student")
-    made = build(name, classes, shape, network)
-    load_weights(made, str(folder / MODEL))
-    return made.eval()
+    return settings
 
 
 def _trial(store: Store, sweep: Sweep, number: int | None) -> Trial:
@@ -312,11 +349,15 @@ def _teacher(store: Store, configuration: Configuration, summary: dict[str, Any]
     return said | ({} if teacher.network.weights else {"training": teacher.training.model_dump(mode="json")})
 
 
-@torch.no_grad()
-def _require_same(network: Network, loaded: Network, shape: list[int], target: Path) -> None:
-    """What was written and read again says the same to the bit."""
-    batch = torch.randn(SAMPLES, *shape, generator=torch.Generator().manual_seed(0))
-    if not torch.equal(network(batch).logits, loaded(batch).logits):
+def _checked(network: Network, written: Answers, form: str, store: Store, summary: dict[str, Any], target: Path) -> dict[str, Any]:
+    """What was written and read again says the same as the student: on how many images, and within what."""
+    given, tolerance = batches(store, summary), FORMATS[form].tolerance
+    found = compared(lambda images: network(images).logits, written, given, tolerance)
+    if not found["same"]:
+        step = "check that disk" if form == NAME else "give --format safetensors"
         raise EnvironmentUnfitError(
-            f"--to {target}: what was written does not give the logits of the checkpoint when it is read: check that disk"
+            f"--to {target}: what was written does not give the logits of the checkpoint when it is read (they differ by "
+            f"{found['largest']:.2g}): {step}"
         )
+    images = {name: len(given.get(name, ())) for name in ("random", "validation")}
+    return images | {"largest_difference": found["largest"], "tolerance": tolerance}

@@ -5,6 +5,40 @@ from typing import Any
 import yaml
 
 Values = dict[str, Any]
+FILES = {  # what stands in the folder, and what opening it runs
+    "safetensors": "`model.safetensors` holds weights and no code; this project's `orchestrator` and `methods` build the network.",
+    "torchexport": "`model.pt2` is a program of `torch.export` for batches of any size and needs PyTorch alone. Nothing in it is "
+    "pickled, but `torch.export.load` would unpickle what a stranger put into such a file, and a program is code: open those of "
+    "people you trust. PyTorch does not promise that a later version reads it: keep the safetensors export too.",
+    "onnx": "`model.onnx` is an ONNX graph for batches of any size: its input is `images`, its output `logits`, both float32.",
+}
+TORCH = (
+    "mean = torch.tensor({mean}).view(-1, 1, 1)\n"
+    "deviation = torch.tensor({deviation}).view(-1, 1, 1)\n"
+    "images = torch.rand(2, {channels}, {height}, {width})  # yours\n"
+    "with torch.no_grad():\n"
+)
+CODE = {
+    "safetensors": "import torch\n"
+    "from orchestrator.export import load_exported\n\n"
+    'FOLDER = "."  # the folder of this card\n'
+    "network = load_exported(FOLDER)  # on the CPU, in eval mode\n"
+    + TORCH
+    + "    logits = network((images - mean) / deviation).logits\n",
+    "torchexport": "import torch\n\n"
+    'FOLDER = "."  # the folder of this card\n'
+    'program = torch.export.load(f"{{FOLDER}}/model.pt2").module()\n'
+    + TORCH
+    + "    logits = program((images - mean) / deviation)\n",
+    "onnx": "import numpy as np\n"
+    "import onnxruntime\n\n"
+    'FOLDER = "."  # the folder of this card\n'
+    'session = onnxruntime.InferenceSession(f"{{FOLDER}}/model.onnx", providers=["CPUExecutionProvider"])\n'
+    "mean = np.array({mean}, np.float32).reshape(-1, 1, 1)\n"
+    "deviation = np.array({deviation}, np.float32).reshape(-1, 1, 1)\n"
+    "images = np.random.rand(2, {channels}, {height}, {width}).astype(np.float32)  # yours\n"
+    '(logits,) = session.run(["logits"], {{"images": (images - mean) / deviation}})\n',
+}
 METRICS = ("accuracy", "nll", "ece", "entropy", "agreement")
 
 
@@ -88,21 +122,25 @@ def _loading(settings: Values) -> str:
         middle = (
             f" They are the middle square, {prepared['cut']:g} of the short side, scaled to {width} x {height} pixels (bilinear)."
         )
+    mean, deviation = prepared["mean"], prepared["std"]
     return (
         "## Use\n\n"
         f"Images are {channels} x {height} x {width}, values in 0..1, less the mean and over the deviation of each channel."
-        f"{middle} Logits are in the order of `classes` in `settings.json`.\n\n"
+        f"{middle} Logits are in the order of `classes` in `settings.json`. {FILES[settings['form']]}\n\n"
         "```python\n"
-        "import torch\n"
-        "from orchestrator.export import load_exported\n\n"
-        'FOLDER = "."  # the folder of this card\n'
-        "network = load_exported(FOLDER)  # on the CPU, in eval mode\n"
-        f"mean = torch.tensor({prepared['mean']}).view(-1, 1, 1)\n"
-        f"deviation = torch.tensor({prepared['std']}).view(-1, 1, 1)\n"
-        f"images = torch.rand(2, {channels}, {height}, {width})  # yours\n"
-        "with torch.no_grad():\n"
-        "    logits = network((images - mean) / deviation).logits\n"
-        "```"
+        f"{CODE[settings['form']].format(mean=mean, deviation=deviation, channels=channels, height=height, width=width)}"
+        "```\n\n"
+        "Or of picture files: `python run.py predict FOLDER PICTURE.png`.\n\n"
+        f"{_checked(settings['checked'])}"
+    )
+
+
+def _checked(checked: Values) -> str:
+    real = f" and on {checked['validation']} images of the validation part" if checked["validation"] else ""
+    allowed = f"at most {checked['tolerance']:g} of a batch's largest logit" if checked["tolerance"] else "none"
+    return (
+        f"The file was read again after it was written, and its logits were compared with the student's on {checked['random']} "
+        f"random images{real}: they differ by {checked['largest_difference']:.2g} at most; allowed: {allowed}."
     )
 
 

@@ -26,7 +26,11 @@ INTERRUPTED_S, INTERRUPTED_STALL_S = 10.0, 3.0  # the same where somebody wants 
 NOTICE_S = 5.0  # of waiting at the end, after which that is said
 QUIET_S = 600.0  # between two notes of an outage
 STUBBORN = 15  # failures of one write, while the server does answer, after which it is set aside
-QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}  # MLflow would try for minutes
 OUTBOX, FILES = "outbox.jsonl", "outbox-files.jsonl"  # in the folder of the sweep
 REFUSED = "outbox-refused.jsonl"  # beside the queues: what MLflow does not take, for a person to look at

@@ -21,6 +21,7 @@ from orchestrator.store import Store, read_json, write_json
 from orchestrator.tracking import figures
 from orchestrator.tracking.client import OUTBOX, status_of
 from orchestrator.tracking.outbox import Write
+from orchestrator.tracking.registering import register
 
 PARENT = "parent"
 RUNS = "mlflow.json"  # in the sweep's folder: the ids of its runs
@@ -51,7 +52,7 @@ class Runs:
                 self.doubtful = True
         self.kinds: dict[str, Callable[[Any, Write], None]] = {
             "params": self._params, "tags": self._tags, "close": self._close,
-            "text": self._text, "figures": self._figures, "front": self._front,
+            "text": self._text, "figures": self._figures, "front": self._front, "dataset": self._dataset, "model": self._model,
         }  # fmt: skip
 
     def knows(self, write: Write) -> bool:
@@ -230,6 +231,19 @@ class Runs:
             points = {int(number): values for number, values in write["values"].items()}
             drawn = figures.picture(figures.pareto_front(points, write["numbers"], write["names"]))
             self._send(client, write["run"], {write["file"]: drawn})
+
+    def _dataset(self, client: Any, write: Write) -> None:
+        """The data as an entity of their own: equal ones are kept once, however often they are logged."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        used = DatasetInput(Dataset(**write["dataset"]), tags=[InputTag("mlflow.data.context", "training")])
+        client.log_inputs(self._id(client, write["run"]), datasets=[used])
+
+    def _model(self, client: Any, write: Write) -> None:
+        """The best student, logged with the run and registered, and the run told of that."""
+        run, owned = self._id(client, write["run"]), write["tags"] | {OWNER: self.owner}
+        told = register(client, self.store, self.sweep, run, self._home(client), write["trial"], write["letter"], owned)
+        _batch(client, run, tags=told)
 
     def _send(self, client: Any, key: str, drawn: Mapping[str, bytes]) -> None:
         if not drawn:

@@ -10,13 +10,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.config import Configuration
+from orchestrator.data.dataset import read_summary
 from orchestrator.errors import ConfigurationError
 from orchestrator.gains import gains
 from orchestrator.objectives import goals, in_words
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
+from orchestrator.tracking import description as described
 from orchestrator.tracking.client import Writer
 from orchestrator.tracking.environment import describe
+from orchestrator.tracking.machine import Machine
+from orchestrator.tracking.registering import model_name
 from orchestrator.tracking.runs import PARENT, Point, Runs, tracking_uri
 from orchestrator.trial import apply
 
@@ -34,12 +38,13 @@ class Tracker:
     """
 
     def __init__(self, store: Store, sweep: Sweep, classes: Sequence[str] = ()) -> None:
-        self.sweep = sweep
+        self.store, self.sweep, self.data = store, sweep, _data(sweep)
         self.uri = tracking_uri(store, sweep.configuration)
         self.letters = tuple(sweep.configuration.students) if sweep.configuration.peers else ()
         runs = Runs(store, sweep, classes)
         self.writer = Writer(self.uri, sweep.folder, runs.perform, runs.knows)
         new = self.writer.writes.outbox.new
+        self.machine = Machine(store.root, self._told(PARENT).get("measured", 0))
         if sweep.state == "running":
             self._open_parent()
         if not new:  # a store of before the outbox says nothing of what it told
@@ -56,13 +61,14 @@ class Tracker:
         params |= {f"training.{name}": str(value) for name, value in configuration.training.model_dump(mode="json").items()}
         method, number, key = configuration.method.name, trial.number, str(trial.number)
         resolved = apply_or_base(self.sweep.configuration, trial.settings)
-        tags = {"method": resolved.method.name, "student": configuration.student.name, "data": configuration.data.name}
-        tags["kind"] = "trial"
+        tags = described.tags(configuration, resolved.method.name) | {"kind": "trial"}
         new, changing = key not in self.writer.told, self.sweep.configuration.search.scheduler == "pbt"
         if changing:
             tags |= setting_tags(trial.settings)
         name = f"{self.sweep.name}/{number:03d} {method}"
         self._open(key, name, tags)
+        if new:
+            self._dataset(key)
         if new and changing:
             self.writer.add({"do": "points", "run": key, "points": {key: setting_points(trial.params, 0)}})
         self.writer.add({"do": "params", "run": key, "params": params})
@@ -85,6 +91,7 @@ class Tracker:
             for run, own in by_run(trial.number, metrics, self.letters).items()
         }
         self.writer.add({"do": "points", "run": key, "points": points, "told": {"epoch": epoch}})
+        self._measure()
 
     def trial_changed(self, trial: Trial) -> None:
         """The settings in force: numbers as metrics, for a param cannot be written again, the others as tags. What left is NaN."""
@@ -127,7 +134,7 @@ class Tracker:
         if "teacher" not in self._told(PARENT):
             points = [(f"teacher/{name}", value, _now(), 0) for name, value in known.items()]
             self.writer.add({"do": "points", "run": PARENT, "points": {PARENT: points}, "told": {"teacher": True}})
-        self.writer.add({"do": "tags", "run": PARENT, "tags": {"teacher": asked}})
+        self.writer.add({"do": "tags", "run": PARENT, "tags": {"teacher.asked": asked}})
 
     def close(self, state: str, timeout: float | None = None) -> int:
         """Close the parent run, with the best trial's metrics and the Pareto front; wait until everything is written.
@@ -141,7 +148,8 @@ class Tracker:
             self._gains()
             if self.sweep.configuration.search.objectives and self.sweep.kind == "sweep":
                 self._front()
-            self._close_parent(state)
+            told = self._best() if state == "finished" and self.sweep.kind == "sweep" else {}
+            self._close_parent(state, told)
         return self.writer.close(hurried=state == "interrupted", timeout=timeout)
 
     def _told(self, run: str) -> Mapping[str, Any]:
@@ -149,7 +157,11 @@ class Tracker:
 
     def _open_parent(self) -> None:
         plain = self.sweep.configuration.plain()
-        self._open(PARENT, self.sweep.name, {"kind": self.sweep.kind, **describe()})
+        tags = {"kind": self.sweep.kind, **described.tags(self.sweep.configuration, described.searched(self.sweep.configuration))}
+        new = PARENT not in self.writer.told
+        self._open(PARENT, self.sweep.name, tags | describe() | self._note("running"))
+        if new:
+            self._dataset(PARENT)
         self.writer.add({"do": "params", "run": PARENT, "params": flat(plain)})
         self._configuration(PARENT, self.sweep.configuration)
 
@@ -160,6 +172,43 @@ class Tracker:
     def _configuration(self, key: str, configuration: Configuration) -> None:
         text = json.dumps(configuration.plain(), indent=1)
         self.writer.add({"do": "text", "run": key, "text": text, "file": CONFIGURATION}, files=True)
+
+    def _note(self, state: str, model: str = "") -> dict[str, str]:
+        """The description of the sweep, as the tag that it is."""
+        return {described.NOTE: described.description(self.store, self.sweep, state, model)}
+
+    def _dataset(self, key: str) -> None:
+        if self.data:
+            found = described.dataset(self.sweep.configuration, self.data)
+            self.writer.add({"do": "dataset", "run": key, "dataset": found})
+
+    def _measure(self) -> None:
+        if metrics := self.machine.measure():
+            points = [(name, value, _now(), self.machine.steps) for name, value in metrics.items()]
+            told = {"measured": self.machine.steps}
+            self.writer.add({"do": "points", "run": PARENT, "points": {PARENT: points}, "told": told})
+
+    def _best(self) -> dict[str, Any]:
+        """The tag of the best trial, and its student as a model; nothing of a best one that was told before. What was told now."""
+        best, before = self.sweep.best(), self._told(PARENT).get("best.tag")
+        if before not in (None, best.number if best else None):
+            self.writer.add({"do": "tags", "run": str(before), "tags": {}, "without": ["best"], "existing": True})
+        if best is None:
+            return {}
+        self.writer.add({"do": "tags", "run": str(best.number), "tags": {"best": "true"}, "existing": True})
+        found = [best.number, best.epochs]
+        if self._told(PARENT).get("model") != found:
+            letter, configuration = self._leader(best), apply_or_base(self.sweep.configuration, best.settings)
+            student = configuration.students[letter].network.name
+            tags = {"trial": str(best.number), "epochs": str(best.epochs), "letter": letter, "student": student}
+            tags |= {"method": configuration.method.name, "data": configuration.data.name}
+            self.writer.add({"do": "model", "run": PARENT, "trial": best.number, "letter": letter, "tags": tags}, files=True)
+        return {"best.tag": best.number, "model": found}
+
+    def _leader(self, best: Trial) -> str:
+        """Of a trial's students the one that is best on the validation part."""
+        letters = self.letters or tuple(self.sweep.configuration.students)
+        return max(letters, key=lambda letter: best.metrics.get(f"{letter}/validation/accuracy", 0.0))
 
     def _catch_up(self) -> None:
         """What the records know and nobody was told: the process died between the two."""
@@ -201,8 +250,9 @@ class Tracker:
                 tags = {"tags": {FRONT: among}, "existing": True, "told": {"front": among}}
                 self.writer.add({"do": "tags", "run": key, **tags})
 
-    def _close_parent(self, state: str) -> None:
-        tags, ids, best = {"state": state}, {}, self.sweep.best()
+    def _close_parent(self, state: str, told: dict[str, Any]) -> None:
+        note = self._note(state, model_name(self.sweep) if "model" in {**self._told(PARENT), **told} else "")
+        tags, ids, best = {"state": state} | note, {}, self.sweep.best()
         if best:
             found = [best.number, best.epochs]
             if self._told(PARENT).get("best") != found:
@@ -210,10 +260,18 @@ class Tracker:
                 self.writer.add({"do": "points", "run": PARENT, "points": points, "told": {"best": found}})
             tags |= {"best.trial": str(best.number)} | {f"best.{name}": str(value) for name, value in best.settings.items()}
             ids = {"best.run": str(best.number)}
-        self.writer.add({"do": "tags", "run": PARENT, "tags": tags, "ids": ids})
+        self.writer.add({"do": "tags", "run": PARENT, "tags": tags, "ids": ids, "told": told})
         status = {"finished": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
         ended = {"tags": {"state": state}, "status": status, "at": _now(), "told": {"state": state}}
         self.writer.add({"do": "close", "run": PARENT, **ended})
+
+
+def _data(sweep: Sweep) -> dict[str, Any]:
+    """What the run knows of its data; nothing where it kept no copy."""
+    try:
+        return read_summary(sweep.folder)
+    except ConfigurationError:
+        return {}
 
 
 def _now() -> int:

@@ -21,7 +21,8 @@ from tests.browser.chromium import Chromium, chromium
 ROOT = Path(__file__).parents[2]
 NAME = "shown"
 SETTINGS = (
-    "search.methods=[cross_entropy, akd]", "search.trials=4", "training.epochs=4", "search.grace_epochs=2", "teacher.training.epochs=3", "project=shown"
+    "search.methods=[cross_entropy, akd]", "search.trials=4", "training.epochs=4", "search.grace_epochs=2",
+    "teacher.training.epochs=3", "project=shown",
 )  # fmt: skip
 AGAIN_S = 0.2  # between two questions to who has not begun to answer
 LONGEST_S = 280.0  # of a process: many times what it takes on a machine that nobody else uses

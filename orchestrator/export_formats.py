@@ -1,0 +1,164 @@
+"""The files that an exported student can stand in: how each is written and read again. Knows no run, no data set and no card.
+
+Nothing here is pickled or unpickled. `torch.export.load` would unpickle where a file says so, whoever wrote it: ours say so
+nowhere, and one that does is refused before it is opened. A program is code all the same, whichever its format: open those of
+people you trust, and take safetensors from the others.
+"""
+
+import contextlib
+import importlib.util
+import io
+import json
+import logging
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.models import Network, Shape, save_weights
+
+Answers = Callable[[Tensor], Tensor]  # images (B, C, H, W) float32, prepared, to logits (B, K)
+NAME = "safetensors"  # the format that a folder has where its settings name none
+EXAMPLES = 2  # of a batch that a network is traced with: one would be taken for the only size
+LARGEST_BATCH = 2**16
+INSTALL = "install them (`pip install '.[onnx]'`), or give --format safetensors or torchexport"
+PICKLED = (".pt", ".pkl", "custom_obj", "opaque_obj", ".so")  # what members are called that are no plain tensor
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format: its file, how that is written, and how far its logits may be from the student's.
+
+    `tolerance` is a share of the largest logit of a batch; 0: to the bit. `packages` are those that it needs beyond ours.
+    """
+
+    file: str
+    write: Callable[[Network, Shape, Path], None]
+    tolerance: float
+    packages: tuple[str, ...] = ()
+
+    def require(self, name: str) -> None:
+        """EnvironmentUnfitError when a package is missing."""
+        missing = [package for package in self.packages if importlib.util.find_spec(package) is None]
+        if missing:
+            raise EnvironmentUnfitError(f"--format {name} needs {', '.join(missing)}, which is not installed: {INSTALL}")
+
+
+class Logits(nn.Module):
+    """A student that says its logits alone, (B, C, H, W) to (B, K): what others expect of a network."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The logits of prepared images."""
+        return cast("Tensor", self.network(images).logits)
+
+
+def program(network: Network, shape: Shape) -> torch.export.ExportedProgram:
+    """The student in eval mode as a program of PyTorch's own operations, for batches of any size."""
+    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    with _quiet():
+        made = torch.export.export(Logits(network).eval(), (_example(shape),), dynamic_shapes={"images": {0: batch}})
+    made.example_inputs = None  # type: ignore[assignment]  # the one thing that would be pickled
+    return made
+
+
+def load_program(file: Path) -> Answers:
+    """The program in a .pt2 file; ConfigurationError when it is damaged, or holds a pickle."""
+    require_plain(file)
+    try:
+        with _quiet():
+            return cast("Answers", torch.export.load(io.BytesIO(file.read_bytes())).module())
+    except Exception as error:  # PyTorch names no errors of damage, and each member has its own
+        raise _unreadable(file, error) from error
+
+
+def require_plain(file: Path) -> None:
+    """ConfigurationError when something in a .pt2 file would be unpickled, or run as machine code, or it is none."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = [member for member in archive.infolist() if member.file_size]
+            configs = [json.loads(archive.read(member)) for member in members if member.filename.endswith("_config.json")]
+        told = [member.filename for member in members if any(sign in member.filename for sign in PICKLED)]
+        told += [name for config in configs for name, said in config["config"].items() if said["use_pickle"] is not False]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise _unreadable(file, error) from error
+    if told or not any(member.filename.endswith("archive_version") for member in members):
+        what = f"{told[0]} in it is pickled" if told else "it is not of the format of this PyTorch"
+        raise ConfigurationError(f"{file} is not opened, because {what}: write it anew with `run.py export --format torchexport`")
+
+
+def load_onnx(file: Path) -> Answers:
+    """The graph in an .onnx file, run by onnxruntime on the CPU; ConfigurationError when it is damaged."""
+    FORMATS["onnx"].require("onnx")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        session = onnxruntime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own errors have no common ancestor
+        raise _unreadable(file, error) from error
+    return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+
+def _write_safetensors(network: Network, shape: Shape, file: Path) -> None:
+    save_weights(network, file)
+
+
+def _write_program(network: Network, shape: Shape, file: Path) -> None:
+    with _quiet():
+        torch.export.save(program(network, shape), file)
+
+
+def _write_onnx(network: Network, shape: Shape, file: Path) -> None:
+    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    names = {"input_names": ["images"], "output_names": ["logits"], "dynamic_shapes": {"images": {0: batch}}}
+    with _quiet(), contextlib.redirect_stdout(io.StringIO()):
+        torch.onnx.export(
+            Logits(network).eval(),
+            (_example(shape),),
+            str(file),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            **cast(Any, names),
+        )
+
+
+FORMATS: dict[str, Format] = {
+    "safetensors": Format("model.safetensors", _write_safetensors, 0.0),
+    "torchexport": Format("model.pt2", _write_program, 1e-5),
+    "onnx": Format("model.onnx", _write_onnx, 1e-4, ("onnx", "onnxscript", "onnxruntime")),
+}
+
+
+def _example(shape: Shape) -> Tensor:
+    return torch.zeros(EXAMPLES, *shape)
+
+
+def _unreadable(file: Path, error: Exception) -> ConfigurationError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return ConfigurationError(f"{file} is missing or damaged ({reason}): write it anew with `python run.py export`")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Tracing warns of what concerns its authors alone."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)

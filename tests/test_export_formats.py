@@ -1,0 +1,152 @@
+"""A student as a program: every format gives the student's logits for every family of networks, and nothing in it is pickled."""
+
+import importlib.util
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.export_check import compared
+from orchestrator.export_formats import FORMATS, Answers, load_onnx, load_program, require_plain
+from orchestrator.models import MODELS, Network, build
+from orchestrator.models.cifar_resnet import DEPTHS
+
+SMALL: dict[str, tuple[tuple[int, int, int], dict[str, int]]] = {  # the smallest network of each family
+    "mlp": ((1, 8, 8), {"width": 8}),
+    "cnn": ((1, 8, 8), {"width": 4}),
+    "separable_cnn": ((3, 16, 16), {"width": 4}),
+    "resnet8": ((3, 16, 16), {}),
+    "resnet18": ((3, 32, 32), {}),
+    "mobilenet_v2": ((3, 32, 32), {}),
+}
+LARGE = ("resnet18", "mobilenet_v2")  # seconds each as ONNX
+ONNX = [package for package in FORMATS["onnx"].packages if importlib.util.find_spec(package) is None]
+needs_onnx = pytest.mark.skipif(bool(ONNX), reason=f"{', '.join(ONNX)} not installed: pip install '.[onnx]'")
+
+
+def trained(name: str, shape: tuple[int, int, int], settings: dict[str, int]) -> Network:
+    """A network whose statistics and head are not those of a fresh one, so that a forgotten part would be seen."""
+    torch.manual_seed(5)
+    network = build(name, 10, shape, settings)
+    with torch.no_grad():
+        network.head.bias.normal_()
+        network.train()
+        for _ in range(3):
+            network(torch.randn(8, *shape) * 2 + 1)
+    return network.eval()
+
+
+def same(network: Network, written: Answers, shape: tuple[int, int, int], tolerance: float) -> None:
+    given = {str(size): torch.randn(size, *shape) for size in (1, 2, 7)}
+    found = compared(lambda images: network(images).logits, written, given, tolerance)
+    assert found["same"], found["largest"]
+
+
+def test_every_network_is_of_a_family_that_is_looked_at() -> None:
+    assert set(MODELS) == set(SMALL) | set(DEPTHS) | {"resnet34", "resnet50"}  # the last ones are deeper or wider alone
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_program_gives_the_logits_of_the_student_for_any_batch_and_unpickles_nothing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no(*arguments: Any, **named: Any) -> None:
+        raise AssertionError("something was unpickled")
+
+    shape, settings = SMALL[name]
+    network = trained(name, shape, settings)
+    FORMATS["torchexport"].write(network, shape, tmp_path / "model.pt2")
+    for owner, attribute in ((torch, "load"), (pickle, "load"), (pickle, "loads"), (pickle, "Unpickler")):
+        monkeypatch.setattr(owner, attribute, no)
+    same(network, load_program(tmp_path / "model.pt2"), shape, FORMATS["torchexport"].tolerance)
+
+
+@needs_onnx
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.faults if name in LARGE else ()) for name in SMALL])
+def test_a_graph_gives_the_logits_of_the_student_for_any_batch(name: str, tmp_path: Path) -> None:
+    shape, settings = SMALL[name]
+    network = trained(name, shape, settings)
+    FORMATS["onnx"].write(network, shape, tmp_path / "model.onnx")
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]  # no weights beside it
+    same(network, load_onnx(tmp_path / "model.onnx"), shape, FORMATS["onnx"].tolerance)
+
+
+def test_another_student_is_told_apart() -> None:
+    network, other = (build("mlp", 10, (1, 8, 8), {"width": 8}).eval() for _ in range(2))
+    given = {"random": torch.randn(4, 1, 8, 8)}
+    found = compared(lambda images: network(images).logits, lambda images: other(images).logits, given, 1e-2)
+    assert not found["same"] and found["largest"] > 0
+    assert not compared(lambda images: network(images).logits, lambda images: images.flatten(1), given, 1e9)["same"]
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program of a small network."""
+    file = tmp_path_factory.mktemp("program") / "model.pt2"
+    FORMATS["torchexport"].write(trained("mlp", *SMALL["mlp"]), SMALL["mlp"][0], file)
+    return file
+
+
+def rewritten(program: Path, to: Path, changes: dict[str, bytes]) -> Path:
+    """The program with members of other contents, or with others: by how their names end."""
+    with zipfile.ZipFile(program) as old, zipfile.ZipFile(to, "w") as new:
+        for member in old.namelist():
+            ours = [content for end, content in changes.items() if member.endswith(end)]
+            new.writestr(member, ours[0] if ours else old.read(member))
+        for end, content in changes.items():
+            if not any(member.endswith(end) for member in old.namelist()):
+                new.writestr(f"model/{end}", content)
+    return to
+
+
+def pickled_weights(program: Path) -> bytes:
+    with zipfile.ZipFile(program) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("weights_config.json"))
+        return archive.read(name).replace(b'"use_pickle": false', b'"use_pickle": true', 1)
+
+
+def test_a_program_with_a_pickle_is_not_opened(program: Path, tmp_path: Path) -> None:
+    require_plain(program)
+    doctored = [
+        {"weights_config.json": pickled_weights(program)},
+        {"sample_inputs/model.pt": pickle.dumps("run me")},
+        {"data/weights/model.pt": pickle.dumps("run me")},
+        {"data/constants/custom_obj_0": b"1"},
+        {"data/aotinductor/model/model.so": b"1"},
+    ]
+    for number, changes in enumerate(doctored):
+        with pytest.raises(ConfigurationError, match=r"is not opened, because .* is pickled"):
+            load_program(rewritten(program, tmp_path / f"{number}.pt2", changes))
+
+
+def test_a_file_that_is_no_program_or_damaged_is_told(program: Path, tmp_path: Path) -> None:
+    cut, empty = tmp_path / "cut.pt2", tmp_path / "empty.pt2"
+    cut.write_bytes(program.read_bytes()[:-100])
+    with zipfile.ZipFile(empty, "w") as archive:
+        archive.writestr("serialized_exported_program.json", "{}")  # the format of older versions, which unpickles
+    for file, said in ((cut, "missing or damaged"), (tmp_path / "none.pt2", "missing or damaged"), (empty, "is not of the format")):
+        with pytest.raises(ConfigurationError, match=said) as told:
+            load_program(file)
+        assert "\n" not in str(told.value)
+
+
+def test_a_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else object())
+    with pytest.raises(EnvironmentUnfitError, match="--format onnx needs onnxruntime, which is not installed: install them"):
+        FORMATS["onnx"].require("onnx")
+
+
+@pytest.mark.faults
+def test_a_program_needs_nothing_of_this_project(program: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, torch; program = torch.export.load(sys.argv[1]).module(); "
+        "print(tuple(program(torch.zeros(3, 1, 8, 8)).shape), {'orchestrator', 'methods'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", code, str(program)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.strip() == "(3, 10) set()", done.stderr
