@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 NAME = "shown"
 SETTINGS = (
     "search.methods=[cross_entropy, akd]", "search.trials=4", "training.epochs=4", "search.grace_epochs=2",
-    "teacher.training.epochs=3", "project=shown",
+    "teacher.training.epochs=3", "project=pages",
 )  # fmt: skip
 AGAIN_S = 0.2  # between two questions to who has not begun to answer
 LONGEST_S = 280.0  # of a process: many times what it takes on a machine that nobody else uses
@@ -65,6 +65,14 @@ def swept(browser: Chromium, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return store
+
+
+@pytest.fixture(scope="session")
+def reported(swept: Path) -> Path:
+    """The report of the sweep, which MLflow has too."""
+    done = subprocess.run(command("report", NAME, store=swept), cwd=ROOT, capture_output=True, text=True, timeout=LONGEST_S)
+    assert done.returncode == 0 and "logged to the run" in done.stdout, done.stdout + done.stderr
+    return swept / "reports" / f"{NAME}.html"
 
 
 @pytest.fixture(scope="session")

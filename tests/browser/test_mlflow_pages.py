@@ -56,6 +56,26 @@ def test_a_trial_has_pictures_of_what_happened(page: Page, interface: Interface,
     page.keep(pictures / "terms.png")
 
 
+def test_the_parent_describes_the_sweep(page: Page, interface: Interface, pictures: Path) -> None:
+    page.open(f"{interface.experiment}/runs/{interface.runs['parent']}")
+    page.wait("document.querySelector('table td')")
+    page.wait(shows("cross_entropy"))
+    page.keep(pictures / "description.png")
+
+
+def test_the_report_is_an_artifact_of_the_parent(page: Page, interface: Interface, reported: Path, pictures: Path) -> None:
+    page.open(f"{interface.experiment}/runs/{interface.runs['parent']}/artifacts/report/{reported.name}")
+    page.wait("document.querySelector('iframe')")
+    page.keep(pictures / "report_in_mlflow.png")
+
+
+def test_the_best_student_is_a_version_with_an_alias(page: Page, interface: Interface, pictures: Path) -> None:
+    page.open(f"{interface.server}/#/models/pages-{NAME}")
+    page.wait(shows("Version 1"))
+    page.wait(shows("@ best"))
+    page.keep(pictures / "model.png")
+
+
 def test_nothing_is_asked_of_another_machine(page: Page, interface: Interface) -> None:
     page.open(f"{interface.experiment}/runs")
     page.wait(shows("matching runs"))
