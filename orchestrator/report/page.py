@@ -88,7 +88,7 @@ def picture(kind: str, content: bytes, title: str, caption: str, broad: bool) ->
     data = base64.b64encode(content).decode()
     alt, kind_of = f"{title}: {caption}", ' class="broad"' if broad else ""
     return (
-        f'<figure{kind_of}><h4>{text(title)}</h4><img src="data:{kind};base64,{data}" alt="{text(alt)}">'
+        f'<figure{kind_of}><h4>{text(title)}</h4><div class="scroll"><img src="data:{kind};base64,{data}" alt="{text(alt)}"></div>'
         f"<figcaption>{text(caption)}</figcaption></figure>"
     )
 

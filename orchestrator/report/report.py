@@ -133,6 +133,7 @@ def reproducing(store: Store, facts: Facts) -> Commands:
     """The command lines that make it again, go on with it and use it."""
     sweep, option, file = facts.sweep, store.option, f"{facts.sweep.name}.yaml"
     best = sweep.best()
+    several = facts.searched and len(facts.methods) > 1 and len(facts.complete) > 1
     left = facts.searched and facts.state in ("interrupted", "failed")
     return Commands(
         resume=f"python run.py sweep --resume {sweep.name}{option}" if left else "",
@@ -142,6 +143,7 @@ def reproducing(store: Store, facts: Facts) -> Commands:
         if best and facts.searched
         else "",
         ui=f"python run.py ui{option}",
+        compare=f"python run.py compare --config {file} --methods {','.join(facts.methods)} --seeds 10{option}" if several else "",
     )
 
 

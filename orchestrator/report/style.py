@@ -33,6 +33,7 @@ figure.broad { grid-column: 1 / -1; }
 .scroll { overflow-x: auto; }
 figure svg { display: block; width: 100%; max-width: 760px; height: auto; }
 figure svg.wide { max-width: 100%; min-width: 600px; }
+.broad .scroll img { min-width: 620px; }
 figure img { display: block; max-width: 100%; height: auto; background: #ffffff; padding: 4px; border-radius: 4px; }
 svg text { fill: var(--ink); font: 12px system-ui, "DejaVu Sans", sans-serif; }
 svg text.tick { fill: var(--muted); font-size: 11px; }
@@ -58,11 +59,12 @@ figcaption { margin-top: 4px; max-width: 76ch; }
 table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 4px 12px 4px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--rule);
   white-space: nowrap; }
-td.words { min-width: 20rem; white-space: normal; overflow-wrap: anywhere; }
+td.words { min-width: 18rem; white-space: normal; overflow-wrap: anywhere; }
 code { font: 0.86em ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
 th { color: var(--muted); font-weight: 600; white-space: normal; }
 td.number { text-align: right; }
 tr.best td { font-weight: 600; }
+#configuration pre { max-height: 30rem; overflow: auto; }
 details { margin: 6px 0; }
 summary { cursor: pointer; }
 pre { background: var(--card); border-radius: 6px; padding: 10px 12px; overflow-x: auto;
@@ -72,6 +74,7 @@ footer { max-width: 1200px; margin: 40px auto 24px; padding: 0 16px; color: var(
   --c1: #d55e00; --c2: #009e73; --c3: #cc79a7; --warn: #ffffff; color-scheme: light; }
   body { font-size: 11pt; } nav { display: none; } .scroll { overflow: visible; } figure svg.wide { min-width: 0; }
   figure, tr, .facts div { break-inside: avoid; } h2, h3, h4 { break-after: avoid; }
+  #configuration pre { max-height: none; } .broad .scroll img { min-width: 0; }
   pre { white-space: pre-wrap; overflow-wrap: anywhere; }
   svg, .facts div, .banner { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   td.words { min-width: 0; } table { font-size: 8.5pt; } }

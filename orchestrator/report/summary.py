@@ -19,6 +19,7 @@ class Commands:
     again: str
     once: str
     ui: str
+    compare: str = ""
 
 
 def glance(facts: Facts) -> list[tuple[str, str]]:
@@ -29,7 +30,7 @@ def glance(facts: Facts) -> list[tuple[str, str]]:
         found += [("best", facts.label(best)), (facts.objective, number(best.value))]
         tested = measure(best, "test/best/accuracy")
         found += [("its test accuracy", f"{tested:.4f}")] if tested is not None else []
-    found += [("trials", f"{sum(trial.ended for trial in facts.trials)} of {_total(facts)} ended")]
+    found += [("trials that ended", f"{sum(trial.ended for trial in facts.trials)} of {_total(facts)}")]
     return [*found, ("epochs trained", f"{_trained(facts):,}"), ("took", duration(sweep.seconds))]
 
 
@@ -114,8 +115,7 @@ def _lead(facts: Facts) -> str:
         return _lead_in_method(facts)
     best = others[0]
     gaps = [
-        f"{(best.value or 0) - (other.value or 0):+.4f} over the best {facts.method(other)} (trial {other.number}{_less(other)})"
-        for other in others[1:]
+        f"{_better(facts, best, other)} the best {facts.method(other)} (trial {other.number}{_less(other)})" for other in others[1:]
     ]
     return f"In {facts.objective}: {', '.join(gaps)}. {_doubt(facts, best, others[1])}".strip()
 
@@ -124,13 +124,20 @@ def _less(trial: Trial) -> str:
     return "" if trial.state == "complete" else ", stopped early"
 
 
+def _better(facts: Facts, one: Trial, other: Trial) -> str:
+    """By how much one is better than another, by the objective's direction; one of fewer epochs may be the better."""
+    gap = -facts.goal.sign * ((one.value or 0) - (other.value or 0))
+    return f"{abs(gap):.4f} {'better' if gap > 0 else 'worse'} than" if gap else "equal to"
+
+
 def _lead_in_method(facts: Facts) -> str:
     ranked = facts.complete
     if len(ranked) < 2:
         return ""
     one, two = ranked[:2]
-    gap = (one.value or 0) - (two.value or 0)
-    return f"In {facts.objective}: {gap:+.4f} over the second best, trial {two.number}. {_doubt(facts, one, two)}".strip()
+    return (
+        f"In {facts.objective}: {_better(facts, one, two)} the second best, trial {two.number}. {_doubt(facts, one, two)}".strip()
+    )
 
 
 def _doubt(facts: Facts, best: Trial, other: Trial) -> str:
@@ -166,7 +173,11 @@ def steps(facts: Facts, commands: Commands) -> list[tuple[str, str]]:
     if commands.export:
         told.append(("Take the best student with you:", commands.export))
     if facts.searched and len(facts.complete) > 1:
-        told.append(("Train the best settings of each method with several seeds before one is called the better.", ""))
+        told.append(("Train the best settings of each with several seeds before one is called the better.", ""))
+    if commands.compare:
+        told.append(
+            (f"With the configuration below as {facts.sweep.name}.yaml, that is done for the methods by:", commands.compare)
+        )
     return told
 
 

@@ -91,9 +91,10 @@ def give_data(root: Path, sweep: Sweep) -> None:
 def give_weights(sweep: Sweep, number: int, letter: str = "") -> None:
     """A checkpoint of a trial, with random weights of its student and what pictures are drawn from."""
     checkpoint = sweep.trial_folder(number) / "checkpoint" / letter
-    checkpoint.mkdir(parents=True)
+    checkpoint.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(number)
-    network = build("mlp", 10, (1, 8, 8), sweep.configuration.student.settings)
+    chosen = sweep.configuration.students["b" if letter == "b" else "a"].network
+    network = build("mlp", 10, (1, 8, 8), chosen.settings)
     save_file(network.state_dict(), checkpoint / "best.safetensors")
     steps = {"steps/epoch": torch.arange(20) / 4, "steps/cross_entropy": torch.rand(20), "steps/distillation": torch.rand(20)}
     save_file(steps | {"epochs/class_accuracy": torch.rand(EPOCHS, 10)}, checkpoint / "trace.safetensors")

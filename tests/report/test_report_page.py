@@ -139,12 +139,16 @@ def test_the_summary_says_what_won_by_how_much_and_what_is_next(whole: Sweep, re
     text = read.text
     assert f"Trial {best.number} ({best.params['method.name']}) with validation/accuracy {best.value:.4g} after 9 epochs" in text
     second = next(trial for trial in whole.ranked() if trial.params["method.name"] != best.params["method.name"])
-    assert f"{best.value - (second.value or 0):+.4f} over the best {second.params['method.name']} (trial {second.number})" in text
+    assert (
+        f"{best.value - (second.value or 0):.4f} better than the best {second.params['method.name']} (trial {second.number})"
+        in text
+    )
     error = np.sqrt(best.value * (1 - best.value) / 216)
     assert f"on 216 validation samples is {error:.4f}" in text
     epochs = sum(trial.epochs for trial in whole.trials.values())
     assert f"{epochs} epochs trained, {1 - epochs / (24 * EPOCHS):.0%} less than 24 whole trials" in text
     assert "python run.py export mine --store" in text and "Unfinished" not in text
+    assert "python run.py compare --config mine.yaml --methods akd,cross_entropy,kd --seeds 10 --store" in text
 
 
 def test_what_the_page_holds_of_the_student_is_what_its_weights_say(whole: Sweep) -> None:
@@ -368,3 +372,30 @@ def test_what_it_ran_on_is_told_where_it_was_written_down(tmp_path: Path) -> Non
     assert "It kept no note of what it ran on" in page_of(sweep).text
     (sweep.folder / "environment.json").write_text('{"version.torch": "9.9.9"}')
     assert "9.9.9" in page_of(sweep).text and "It kept no note" not in page_of(sweep).text
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_better_follows_the_direction(tmp_path: Path, direction: str) -> None:
+    sweep = made(tmp_path / "store", 3, "finished", "sweep", "mine", f"search.direction={direction}")
+    for number, value in ((0, 0.5), (1, 0.75), (2, 0.5)):
+        change(sweep, number, state="complete", value=value)
+    first, others = (
+        (1, "0.2500 better than") if direction == "maximize" else (0, "equal to the best akd (trial 2), 0.2500 better than")
+    )
+    assert f"In validation/accuracy: {others} the best" in page_of(sweep).text and f"Trial {first} (" in page_of(sweep).text
+
+
+def test_each_of_several_students_has_its_charts(tmp_path: Path) -> None:
+    sweep = made(tmp_path / "store", 3)
+    peers(sweep)
+    give_data(tmp_path / "store", sweep)
+    best = Sweep.open(Store(tmp_path / "store"), "mine").best()
+    assert best is not None
+    give_weights(sweep, best.number, "b")
+    found = page_of(sweep)
+    assert {"chart-confusion-b", "chart-reliability-b"} <= set(found.all("aria-labelledby")) and "Student b" in found.text
+    assert "its weights are not in the store" in found.text  # those of student a
+    give_weights(sweep, best.number, ".")
+    found = page_of(sweep)
+    assert {"chart-confusion-a", "chart-confusion-b"} <= set(found.all("aria-labelledby"))
+    assert len(found.all("id")) == len(set(found.all("id")))
