@@ -34,7 +34,10 @@ def test_it_is_whole_without_a_network_and_without_an_error(browser: Chromium, r
     assert page.errors == []
     assert {address for address in page.requests if not address.startswith("data:")} == {reported.as_uri()}
     assert page.ask("document.images.length") >= 1 and page.ask("[...document.images].every(image => image.naturalWidth > 0)")
-    assert page.ask("[...document.querySelectorAll('figure svg')].filter(chart => chart.getBoundingClientRect().height > 50).length") >= 5
+    assert (
+        page.ask("[...document.querySelectorAll('figure svg')].filter(chart => chart.getBoundingClientRect().height > 50).length")
+        >= 5
+    )
     broken = "[...document.querySelectorAll('nav a')].filter(link => !document.querySelector(link.getAttribute('href'))).length"
     assert page.ask("document.querySelectorAll('nav a').length") >= 5 and page.ask(broken) == 0
     page.keep(pictures / "report.png", whole=True)
@@ -56,7 +59,7 @@ def test_it_fits_a_phone(browser: Chromium, reported: Path, pictures: Path) -> N
 
 
 def test_it_is_printed(browser: Chromium, reported: Path, pictures: Path) -> None:
-    page = opened(browser, reported, (794, 1123))  # A4 at 96 pixels an inch
+    page = opened(browser, reported, (703, 1046))  # A4 less its margins, at 96 pixels an inch
     page.call("Emulation.setEmulatedMedia", media="print")
     assert fits(page)
     printed = base64.b64decode(page.call("Page.printToPDF", printBackground=True)["data"])
