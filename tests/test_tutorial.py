@@ -1,8 +1,8 @@
 """docs/tutorial.md is true: every command of the page is run, in order and as it stands, in an empty folder."""
 
 import subprocess
-from importlib import import_module
 from pathlib import Path
+from runpy import run_path
 
 import pytest
 from typer.testing import CliRunner
@@ -28,11 +28,10 @@ def called(words: list[str]) -> str:
     return result.output
 
 
-def imported(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a Python block as the module that a reader would have saved."""
-    Path("tutorial_block.py").write_text(block.text)
-    monkeypatch.syspath_prepend(".")
-    import_module("tutorial_block")
+def ran(block: Block) -> None:
+    """Run a Python block as the script that a reader would have saved."""
+    Path("block.py").write_text(block.text)
+    run_path("block.py", run_name="__main__")
 
 
 def test_the_installation_of_the_page_is_a_target() -> None:
@@ -50,9 +49,11 @@ def test_every_command_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.Monk
     said: dict[str, str] = {}
     for block in blocks(PAGE):
         if block.language == "python":
-            imported(block, monkeypatch)
+            ran(block)
         else:
             said |= {words[2]: called(words) for words in commands(block) if not installs(words)}
     assert "tutorial: finished after" in said["watch"] and "training.learning_rate" in said["importance"]
     assert Store.named("runs").sweeps() == ["tutorial"]
-    assert (tmp_path / "my_student" / "model.safetensors").is_file()
+    assert (tmp_path / "my_student" / "model.safetensors").is_file() and "my_program" in said["export"]
+    assert (tmp_path / "runs" / "reports" / "tutorial.html").is_file()
+    assert said["predict"].count("three.npy") == 3 and said["predict"].count("%") == 6

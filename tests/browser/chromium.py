@@ -158,9 +158,24 @@ class Page:
         """What is to be read on the page."""
         return str(self.ask("document.body ? document.body.innerText : ''"))
 
-    def keep(self, file: Path, whole: bool = False) -> Path:
+    def picture(self, whole: bool = False) -> bytes:
         """A PNG of what is to be seen, or of the `whole` page."""
+        clip = {"x": 0, "y": 0, "scale": 1, **self._size()} if whole else None
+        more = {"clip": clip, "captureBeyondViewport": True} if clip else {}
+        return base64.b64decode(self.call("Page.captureScreenshot", format="png", **more)["data"])
+
+    def _size(self) -> dict[str, float]:
+        found = self.call("Page.getLayoutMetrics")["cssContentSize"]
+        return {"width": found["width"], "height": found["height"]}
+
+    def keep(self, file: Path, whole: bool = False) -> None:
+        """Write the picture to a file."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        picture = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
-        file.write_bytes(base64.b64decode(picture["data"]))
-        return file
+        file.write_bytes(self.picture(whole))
+
+
+def without_assistant(page: Page) -> Page:
+    """A page of MLflow without the assistant that it opens beside everything."""
+    closed = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
+    page.call("Page.addScriptToEvaluateOnNewDocument", source=f"if (location.protocol === 'http:') {closed}")
+    return page

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser.chromium import Chromium, Page
-from tests.browser.conftest import NAME, Interface
+from tests.browser.chromium import Chromium, Page, without_assistant
+from tests.browser.conftest import NAME
+from tests.browser.serving import Interface
 
 pytestmark = pytest.mark.browser
 SIZE = (1600, 1000)
@@ -14,11 +15,7 @@ OPENER = "button[data-component-id*=runnamecellrenderer]"
 
 @pytest.fixture
 def page(browser: Chromium) -> Page:
-    """A page without the assistant that MLflow opens beside everything."""
-    page = browser.page(SIZE)
-    closed = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
-    page.call("Page.addScriptToEvaluateOnNewDocument", source=f"if (location.protocol === 'http:') {closed}")
-    return page
+    return without_assistant(browser.page(SIZE))
 
 
 def shows(text: str) -> str:
