@@ -29,13 +29,14 @@ class Interface(NamedTuple):
 
 
 def command(*words: str, store: Path) -> list[str]:
-    """A command line of the program on the store."""
-    return [sys.executable, "run.py", *words, "--store", str(store)]
+    """A command line of the program on the store, to be run in the folder that holds it."""
+    return [sys.executable, str(ROOT / "run.py"), *words, "--store", store.name]
 
 
 def ran(*words: str, store: Path) -> str:
     """What the command prints; AssertionError when it ends badly."""
-    done = subprocess.run(command(*words, store=store), cwd=ROOT, capture_output=True, text=True, timeout=LONGEST_S)
+    store.parent.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(command(*words, store=store), cwd=store.parent, capture_output=True, text=True, timeout=LONGEST_S)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -49,7 +50,7 @@ def serving(store: Path, name: str) -> Iterator[Interface]:
     server = f"http://127.0.0.1:{port}"
     runs = json.loads((store / "sweeps" / name / "mlflow.json").read_text())
     words = command("ui", "--port", str(port), store=store)
-    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(words, cwd=store.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             asked = f"{server}/ajax-api/2.0/mlflow/runs/get?run_id={runs['parent']}"
             experiment = json.loads(_answered(asked, process))["run"]["info"]["experiment_id"]

@@ -1,15 +1,21 @@
 """MLflow's interface tells the story of a sweep: the parent, its trials below it, charts, and pictures of what happened."""
 
+import io
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from tests.browser.chromium import Chromium, Page, without_assistant
+from tests.browser.chromium import LONGEST_S, ROUND_S, Chromium, Page, without_assistant
 from tests.browser.conftest import NAME
 from tests.browser.serving import Interface
 
 pytestmark = pytest.mark.browser
 SIZE = (1600, 1000)
+DARK = 64  # of 255
+BOX = "document.querySelector('{}').getBoundingClientRect()"
 OPENER = "button[data-component-id*=runnamecellrenderer]"
 
 
@@ -21,6 +27,15 @@ def page(browser: Chromium) -> Page:
 def shows(text: str) -> str:
     """That the text is on the page."""
     return f"document.body.innerText.includes({text!r})"
+
+
+def drawn(page: Page, element: str) -> bool:
+    """Whether there is something dark where the element is."""
+    left, top, right, bottom = map(
+        int, page.ask(f"(({{left, top, right, bottom}}) => [left, top, right, bottom])({BOX.format(element)})")
+    )
+    seen = np.asarray(Image.open(io.BytesIO(page.picture()), formats=("PNG",)).convert("L"))
+    return bool(seen[top:bottom, left:right].min() < DARK)
 
 
 def test_the_parent_holds_its_trials(page: Page, interface: Interface, pictures: Path) -> None:
@@ -63,13 +78,17 @@ def test_the_parent_describes_the_sweep(page: Page, interface: Interface, pictur
 def test_the_report_is_an_artifact_of_the_parent(page: Page, interface: Interface, reported: Path, pictures: Path) -> None:
     page.open(f"{interface.experiment}/runs/{interface.runs['parent']}/artifacts/report/{reported.name}")
     page.wait("document.querySelector('iframe')")
+    deadline = time.monotonic() + LONGEST_S
+    while not drawn(page, "iframe"):  # a sandbox that cannot be asked
+        assert time.monotonic() < deadline, "the report stays blank"
+        page.browser.hear(ROUND_S)
     page.keep(pictures / "report_in_mlflow.png")
 
 
 def test_the_best_student_is_a_version_with_an_alias(page: Page, interface: Interface, pictures: Path) -> None:
     page.open(f"{interface.server}/#/models/pages-{NAME}")
     page.wait(shows("Version 1"))
-    page.wait(shows("@ best"))
+    page.wait(r"/@\s*best/.test(document.body.innerText)")
     page.keep(pictures / "model.png")
 
 
