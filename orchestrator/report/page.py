@@ -58,7 +58,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], best: int | None =
     for place, row in enumerate(rows):
         cells = "".join((given if isinstance(given, Cell) else Cell(given)).html() for given in row)
         lines.append(f'<tr class="best">{cells}</tr>' if place == best else f"<tr>{cells}</tr>")
-    heads = "".join(f'<th scope="col">{text(name)}</th>' for name in head)
+    heads = "".join(f'<th scope="col">{text(name).replace("/", "/<wbr>")}</th>' for name in head)
     return f'<div class="scroll" tabindex="0"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 

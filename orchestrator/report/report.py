@@ -37,7 +37,7 @@ def report(store: Store, sweep: Sweep) -> Report:
     found = _importance(facts)
     told = sentences(facts)
     sections = (
-        Section("summary", "Summary", _summary(facts, commands, told)),
+        Section("summary", "Summary", _summary(facts, commands, told, found)),
         Section("trials", "Best trials" if facts.searched else "The trial", trials(facts)),
         Section("curves", "Learning curves", epochs.learning_curves(facts) or page.paragraph("No epoch was reported yet.")),
         Section("stopped", "Stopped early", epochs.stopped(facts) or page.paragraph("One trial alone: nobody was compared.")),
@@ -55,9 +55,11 @@ def report(store: Store, sweep: Sweep) -> Report:
     return Report(html, [said for what, said in told if what in ("Won", "By how much")])
 
 
-def _summary(facts: Facts, commands: Commands, told: list[tuple[str, str]]) -> str:
+def _summary(facts: Facts, commands: Commands, told: list[tuple[str, str]], found: Importance | str) -> str:
+    best = facts.sweep.best()
+    edges = settings_charts.at_the_edge(best, found) if best and not isinstance(found, str) else []
     said = [f"<p><strong>{page.text(what)}.</strong> {page.text(sentence)}</p>" for what, sentence in told]
-    following = [page.step(what, command) for what, command in steps(facts, commands)]
+    following = [page.step(what, command) for what, command in steps(facts, commands, edges)]
     return page.facts(glance(facts)) + "".join(said) + ("<h3>What to do next</h3>" + "".join(following) if following else "")
 
 

@@ -6,7 +6,22 @@ from typing import Any
 
 from orchestrator.records import Trial
 from orchestrator.report import page
-from orchestrator.report.chart import BROAD, NARROW, Axis, Chart, Names, Scale, Style, axis_of, fitted, number, short, slants, word
+from orchestrator.report.chart import (
+    BROAD,
+    NARROW,
+    Axis,
+    Chart,
+    Names,
+    Scale,
+    Style,
+    axis_of,
+    fitted,
+    is_number,
+    number,
+    short,
+    slants,
+    word,
+)
 from orchestrator.report.facts import Facts
 from orchestrator.sweep.importance import METHOD, Importance, Ranking
 
@@ -16,6 +31,7 @@ AXES = 9  # of parallel coordinates, the objective among them
 LINES = 200
 GRID = 22  # cells of a contour plot along each side
 LEAST = 4  # trials of a contour plot
+EDGE = 0.05  # share of a range
 MISSING = "not set"
 
 
@@ -61,6 +77,20 @@ def _varied(trials: Sequence[Trial]) -> dict[str, int]:
         for name, value in trial.settings.items():
             values.setdefault(name, []).append(word(value))
     return {name: len(given) for name, given in values.items() if len(set(given)) > 1}
+
+
+def at_the_edge(trial: Trial, found: Importance) -> list[str]:
+    """The settings of a trial that lie within a twentieth of an end of what was searched, each with that range."""
+    bounds = found.study.trials[trial.number].distributions if trial.number < len(found.study.trials) else {}
+    near = []
+    for name, value in trial.settings.items():
+        low, high = (getattr(bounds.get(name), end, None) for end in ("low", "high"))
+        if low is None or high is None or low >= high or not is_number(value):
+            continue
+        share = Scale(float(low), float(high), 0.0, 1.0, bool(getattr(bounds[name], "log", False)))(value)
+        if min(share, 1 - share) < EDGE:
+            near.append(f"{name} = {word(value)} of {word(low)} to {word(high)}")
+    return near
 
 
 def importance_bars(found: Importance) -> list[str]:
@@ -174,7 +204,8 @@ def _slice(facts: Facts, anchor: str, group: Group, name: str) -> str:
             chart.mark(where, y(trial.value or 0.0), "circle", "edge", "the best trial", size=9)
     used = sorted({facts.method(trial) for trial in trials})
     entries = [(method, Style(facts.methods.index(method))) for method in used] if len(used) > 1 else []
-    caption = f"{len(trials)} trials: {group.said} that have it. A ring is around the best. Chosen: {group.why}."
+    ring = " A ring is around the best." if best else ""
+    caption = f"{len(trials)} trials: {group.said} that have it.{ring} Chosen: {group.why}."
     rows = [[trial.number, facts.method(trial), trial.settings[name], trial.value] for trial in trials[:LINES]]
     return page.figure(
         chart, caption, page.legend(entries, lines=False), page.table(["trial", "method", name, facts.objective], rows)

@@ -1,5 +1,6 @@
 """What a sweep found, in sentences: what was searched, what won, by how much, what it cost, what comes next. Reads records."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.objectives import Goal
@@ -164,12 +165,14 @@ def _cost(facts: Facts) -> str:
     )
 
 
-def steps(facts: Facts, commands: Commands) -> list[tuple[str, str]]:
-    """What to do next, each with the command for it, if there is one."""
+def steps(facts: Facts, commands: Commands, edges: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """What to do next, each with the command for it, if there is one; `edges`: settings of the best at an end of their range."""
     told = [("Go on with it:", commands.resume)] if commands.resume else []
     failed = sum(trial.state == "failed" for trial in facts.trials)
     if failed and failed >= FEW * len(facts.trials):
         told.append((f"Look why {failed} trials failed: it stands below the table of trials.", ""))
+    if edges:
+        told.append((f"Search a wider space: the best trial is at the end of what was searched, {'; '.join(edges)}.", ""))
     if commands.export:
         told.append(("Take the best student with you:", commands.export))
     if facts.searched and len(facts.complete) > 1:

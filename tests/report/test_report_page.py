@@ -2,10 +2,8 @@
 
 import html
 import re
-from collections.abc import Callable, Iterator
-from html.parser import HTMLParser
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,69 +14,17 @@ from torch import from_numpy
 from orchestrator.data.dataset import Dataset
 from orchestrator.models import build
 from orchestrator.reading import load
-from orchestrator.records import Sweep, Trial
+from orchestrator.records import Sweep
 from orchestrator.report.answers import Answers, answers
 from orchestrator.report.facts import Facts
 from orchestrator.report.page import POLICY
 from orchestrator.report.report import pairs, report, resolved
 from orchestrator.store import Store
 from orchestrator.trial import apply
-from tests.report.report_made import EPOCHS, give_data, give_weights, made, study
+from tests.report.page_read import SECTIONS, Page, change, page_of
+from tests.report.report_made import EPOCHS, give_data, give_weights, made
 
-SECTIONS = ["summary", "trials", "curves", "stopped", "settings", "cost", "student", "pictures", "configuration", "environment"]
-SECTIONS += ["reproduce"]
-VOID = {"meta", "link", "img", "br"}
 HOSTILE = "<script>alert(1)</script>\"'&"
-
-
-class Page(HTMLParser):
-    """Reads a page and notes what it has; an AssertionError where tags do not close one another."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.titled: list[str] = []
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert len(dict(attrs)) == len(attrs), f"<{tag}> has an attribute twice"
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open[-1] == tag, f"</{tag}> within {self.open}"
-        self.open.pop()
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    def all(self, name: str) -> list[str]:
-        """The values of an attribute, wherever it stands."""
-        return [str(given[name]) for _, given in self.tags if name in given]
-
-    @property
-    def text(self) -> str:
-        """All that a person can read."""
-        return " ".join(self.words)
-
-
-def page_of(sweep: Sweep) -> Page:
-    """The page of a sweep as it stands in its store."""
-    store = Store(sweep.folder.parents[1])
-    return Page(report(store, Sweep.open(store, sweep.name)).html)
-
-
-def change(sweep: Sweep, number: int, **values: Any) -> None:
-    """A trial with other values."""
-    sweep.save_trial(Trial(**vars(sweep.trials[number]) | values))
 
 
 @pytest.fixture(scope="module")
@@ -217,87 +163,6 @@ def test_secrets_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "abcdef-secret" not in text and "hunter22" not in text and "***" in text
 
 
-def peers(sweep: Sweep) -> None:
-    sweep.configuration = load(
-        None, ["method.name=dml", "peers.b.network.name=mlp", f"training.epochs={EPOCHS}", "resources.workers=2"]
-    )
-    sweep.save()
-    for number, trial in sweep.trials.items():
-        own = {f"{letter}/{name}": value for letter in "ab" for name, value in trial.metrics.items()}
-        change(sweep, number, params={"lambda_peer": 1.0 + number}, metrics=trial.metrics | own)
-
-
-def population(sweep: Sweep) -> None:
-    sweep.configuration = load(None, [f"training.epochs={EPOCHS}", "search.scheduler=pbt", "search.trials=12"])
-    sweep.save()
-    for number, trial in sweep.trials.items():
-        change(sweep, number, changes=[{"epoch": 3, "source": (number + 1) % 12, "params": trial.params}])
-
-
-def several(sweep: Sweep) -> None:
-    pairs = ["search.objectives=[validation/accuracy, validation/nll]", "search.scheduler=none", f"training.epochs={EPOCHS}"]
-    sweep.configuration = load(None, pairs)
-    sweep.save()
-    for number, trial in sweep.trials.items():
-        change(sweep, number, values=[trial.value, 1 - (trial.value or 0) * (number % 4)])
-
-
-def diverged(sweep: Sweep) -> None:
-    for number, trial in sweep.trials.items():
-        change(sweep, number, metrics=trial.metrics | {"test/best/nll": float("nan"), "seconds/epoch": float("inf")})
-
-
-def without_history(sweep: Sweep) -> None:
-    for number in sweep.trials:
-        change(sweep, number, history=[None, None, 0.5], metrics={})
-
-
-def all_failed(sweep: Sweep) -> None:
-    for number in sweep.trials:
-        change(sweep, number, state="failed", value=None, message="no luck", history=[], epochs=0, metrics={})
-
-
-def all_stopped(sweep: Sweep) -> None:
-    for number, trial in sweep.trials.items():
-        change(sweep, number, state="stopped_early", metrics=dict(list(trial.metrics.items())[:3]))
-
-
-def waiting(sweep: Sweep) -> None:
-    for number in (1, 3, 5):
-        change(sweep, number, state="waiting", value=None, history=[], epochs=0, metrics={})
-
-
-VARIANTS: dict[str, tuple[Callable[[Sweep], None], str]] = {
-    "peers": (peers, "the student mlp and mlp"),
-    "population": (population, "took over trial"),
-    "several": (several, "Pareto front"),
-    "diverged": (diverged, "validation/accuracy after each epoch"),
-    "without_history": (without_history, "validation/accuracy after each epoch"),
-    "all_failed": (all_failed, "no trial has ended with a value"),
-    "all_stopped": (all_stopped, "No trial has trained all its 9 epochs"),
-    "waiting": (waiting, "3 have not ended"),
-}
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_no_kind_of_sweep_is_too_much(tmp_path: Path, name: str) -> None:
-    alter, said = VARIANTS[name]
-    sweep = made(tmp_path / "store", 12)
-    alter(sweep)
-    study(sweep, again=True)
-    found = page_of(sweep)
-    assert said in found.text
-    assert [str(given["id"]) for tag, given in found.tags if tag == "section"] == SECTIONS
-
-
-def test_several_objectives_have_their_front(tmp_path: Path) -> None:
-    sweep = made(tmp_path / "store", 12)
-    several(sweep)
-    found = page_of(sweep)
-    numbers = ", ".join(str(trial.number) for trial in Sweep.open(Store(tmp_path / "store"), "mine").front())
-    assert "chart-objectives" in found.all("aria-labelledby") and f"On the Pareto front are trials {numbers};" in found.text
-
-
 @pytest.mark.parametrize(
     ("state", "trials", "said"),
     [
@@ -372,30 +237,3 @@ def test_what_it_ran_on_is_told_where_it_was_written_down(tmp_path: Path) -> Non
     assert "It kept no note of what it ran on" in page_of(sweep).text
     (sweep.folder / "environment.json").write_text('{"version.torch": "9.9.9"}')
     assert "9.9.9" in page_of(sweep).text and "It kept no note" not in page_of(sweep).text
-
-
-@pytest.mark.parametrize("direction", ["minimize", "maximize"])
-def test_better_follows_the_direction(tmp_path: Path, direction: str) -> None:
-    sweep = made(tmp_path / "store", 3, "finished", "sweep", "mine", f"search.direction={direction}")
-    for number, value in ((0, 0.5), (1, 0.75), (2, 0.5)):
-        change(sweep, number, state="complete", value=value)
-    first, others = (
-        (1, "0.2500 better than") if direction == "maximize" else (0, "equal to the best akd (trial 2), 0.2500 better than")
-    )
-    assert f"In validation/accuracy: {others} the best" in page_of(sweep).text and f"Trial {first} (" in page_of(sweep).text
-
-
-def test_each_of_several_students_has_its_charts(tmp_path: Path) -> None:
-    sweep = made(tmp_path / "store", 3)
-    peers(sweep)
-    give_data(tmp_path / "store", sweep)
-    best = Sweep.open(Store(tmp_path / "store"), "mine").best()
-    assert best is not None
-    give_weights(sweep, best.number, "b")
-    found = page_of(sweep)
-    assert {"chart-confusion-b", "chart-reliability-b"} <= set(found.all("aria-labelledby")) and "Student b" in found.text
-    assert "its weights are not in the store" in found.text  # those of student a
-    give_weights(sweep, best.number, ".")
-    found = page_of(sweep)
-    assert {"chart-confusion-a", "chart-confusion-b"} <= set(found.all("aria-labelledby"))
-    assert len(found.all("id")) == len(set(found.all("id")))

@@ -1,0 +1,62 @@
+"""The page of a sweep as a test reads it: its tags, attributes and words."""
+
+from html.parser import HTMLParser
+from typing import Any
+
+from orchestrator.records import Sweep, Trial
+from orchestrator.report.report import report
+from orchestrator.store import Store
+
+SECTIONS = ["summary", "trials", "curves", "stopped", "settings", "cost", "student", "pictures", "configuration", "environment"]
+SECTIONS += ["reproduce"]
+VOID = {"meta", "link", "img", "br", "wbr"}
+
+
+class Page(HTMLParser):
+    """Reads a page and notes what it has; an AssertionError where tags do not close one another."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.titled: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len(dict(attrs)) == len(attrs), f"<{tag}> has an attribute twice"
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open[-1] == tag, f"</{tag}> within {self.open}"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    def all(self, name: str) -> list[str]:
+        """The values of an attribute, wherever it stands."""
+        return [str(given[name]) for _, given in self.tags if name in given]
+
+    @property
+    def text(self) -> str:
+        """All that a person can read."""
+        return " ".join(self.words)
+
+
+def page_of(sweep: Sweep) -> Page:
+    """The page of a sweep as it stands in its store."""
+    store = Store(sweep.folder.parents[1])
+    return Page(report(store, Sweep.open(store, sweep.name)).html)
+
+
+def change(sweep: Sweep, number: int, **values: Any) -> None:
+    """A trial with other values."""
+    sweep.save_trial(Trial(**vars(sweep.trials[number]) | values))
