@@ -16,12 +16,19 @@ from orchestrator.models import build, network_fingerprint, save_weights
 from orchestrator.reading import load
 from orchestrator.store import write_json
 from orchestrator.teacher.frozen import CARD, WEIGHTS
+from orchestrator.tracking import registering
 from orchestrator.trial import TrialSpec
 
 torch.set_num_threads(1)
 
 Specify = Callable[..., TrialSpec]
 MakeTeacher = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sweeps within a test register no model, which takes seconds each: those that look at models say so."""
+    monkeypatch.setattr(registering, "KINDS", ())
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from orchestrator.store import Store
 
 NOTE = "mlflow.note.content"  # the tag that MLflow's interface shows as a description
 LONGEST = 4500  # characters: a tag holds 5,000
+DIGEST = 36  # characters of a fingerprint that MLflow takes
 ROWS = 10  # trials of the table
 SETTINGS = 20  # of the best trial
 STATES = {"complete": "complete", "stopped_early": "stopped early", "failed": "failed"}
@@ -52,7 +53,7 @@ def dataset(configuration: Configuration, summary: Mapping[str, Any]) -> dict[st
     path = configuration.data.path
     return {
         "name": summary["name"],
-        "digest": summary["fingerprint"][:36],
+        "digest": summary["fingerprint"][:DIGEST],
         "source_type": "local",
         "source": json.dumps({"uri": str(path) if path else summary["name"]}),
         "schema": json.dumps(schema),

@@ -5,9 +5,9 @@ Whatever was made before is found again by tags: the same student is never regis
 
 import contextlib
 import importlib.metadata
+import json
 import tempfile
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,18 @@ from orchestrator.errors import UserError
 from orchestrator.records import Sweep
 from orchestrator.store import Store
 from orchestrator.tracking.client import status_of
+from orchestrator.tracking.description import DIGEST, LONGEST, NOTE
 
+KINDS = ("sweep",)  # of runs whose best student becomes a model: a training alone is one of many tries
 ALIAS = "best"
 FORM = "torchexport"  # needs neither this project nor a pickle where it is loaded
 CODE = Path(__file__).with_name("served.py")
 MODEL = "student"  # what the logged model is called in its run
 EXAMPLES = 2  # images of the input example
+METRICS = ("accuracy", "nll", "ece")  # of the student, on the model's page
+VERSIONS = "mlflow.modelVersions"  # the tag by which the page of a logged model knows that it is registered
 PACKAGES = ("mlflow", "numpy", "torch")
-Tags = Mapping[str, str]
+Tags = dict[str, str]
 
 
 def model_name(sweep: Sweep) -> str:
@@ -71,21 +75,25 @@ def _log(
     """Export the student, and log it as a model of the run."""
     from mlflow.entities import LoggedModelOutput, Metric
 
-    from orchestrator.export import export
+    from orchestrator.export import CARD, export
 
     exported = export(store, sweep.name, letter, trial, to=folder / "export", form=FORM)
     settings, source = exported.settings, exported.settings["source"]
     params = {name: str(value)[:500] for name, value in settings["searched"].items()}
     params |= {"network": settings["network"]["name"], "parameters": str(settings["parameters"]), "epoch": str(source["epoch"])}
+    card = (exported.folder / CARD).read_text(encoding="utf-8").split("---\n\n", 1)[-1]
+    note = {NOTE: card[: card.rindex("\n", 0, LONGEST)]}
     model = client.create_logged_model(
-        experiment, name=MODEL, source_run_id=run, tags=dict(tags), params=params, model_type="image-classifier"
+        experiment, name=MODEL, source_run_id=run, tags=tags | note, params=params, model_type="image-classifier"
     )
     _save(store, exported.folder, settings, folder / "model", model, run)
     client.log_model_artifacts(model.model_id, str(folder / "model"))
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run, [LoggedModelOutput(model.model_id, step=0)])
     at = model.creation_timestamp
-    metrics = [Metric(f"student/{name}", value, at, 0, model_id=model.model_id) for name, value in source["metrics"].items()]
+    shown = {name: value for name, value in source["metrics"].items() if name.rpartition("/")[2] in METRICS}
+    data = {"dataset_name": settings["data"]["name"], "dataset_digest": settings["data"]["fingerprint"][:DIGEST]}
+    metrics = [Metric(f"student/{name}", value, at, 0, model_id=model.model_id, **data) for name, value in shown.items()]
     client.log_batch(run, metrics=metrics)
     return model
 
@@ -146,8 +154,9 @@ def _version(client: Any, name: str, sweep: Sweep, run: str, model: Any, tags: T
         client.get_registered_model(name)
     said = f"The student `{tags['student']}` of trial {tags['trial']} ({tags['method']}). It takes images in 0..1 and gives logits."
     made = client.create_model_version(
-        name, model.artifact_location, run, tags=dict(tags), description=said, await_creation_for=0, model_id=model.model_id
+        name, model.artifact_location, run, tags=tags, description=said, await_creation_for=0, model_id=model.model_id
     )
+    client.set_logged_model_tags(model.model_id, {VERSIONS: json.dumps([{"name": name, "version": made.version}])})
     return str(made.version)
 
 

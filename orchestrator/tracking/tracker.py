@@ -17,10 +17,10 @@ from orchestrator.objectives import goals, in_words
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
 from orchestrator.tracking import description as described
+from orchestrator.tracking import registering
 from orchestrator.tracking.client import Writer
 from orchestrator.tracking.environment import describe
 from orchestrator.tracking.machine import Machine
-from orchestrator.tracking.registering import model_name
 from orchestrator.tracking.runs import PARENT, Point, Runs, tracking_uri
 from orchestrator.trial import apply
 
@@ -196,14 +196,16 @@ class Tracker:
         if best is None:
             return {}
         self.writer.add({"do": "tags", "run": str(best.number), "tags": {"best": "true"}, "existing": True})
-        found = [best.number, best.epochs]
+        found, told = [best.number, best.epochs], {"best.tag": best.number}
+        if self.sweep.kind not in registering.KINDS:
+            return told
         if self._told(PARENT).get("model") != found:
             letter, configuration = self._leader(best), apply_or_base(self.sweep.configuration, best.settings)
             student = configuration.students[letter].network.name
             tags = {"trial": str(best.number), "epochs": str(best.epochs), "letter": letter, "student": student}
             tags |= {"method": configuration.method.name, "data": configuration.data.name}
             self.writer.add({"do": "model", "run": PARENT, "trial": best.number, "letter": letter, "tags": tags}, files=True)
-        return {"best.tag": best.number, "model": found}
+        return told | {"model": found}
 
     def _leader(self, best: Trial) -> str:
         """Of a trial's students the one that is best on the validation part."""
@@ -251,7 +253,7 @@ class Tracker:
                 self.writer.add({"do": "tags", "run": key, **tags})
 
     def _close_parent(self, state: str, told: dict[str, Any]) -> None:
-        note = self._note(state, model_name(self.sweep) if "model" in {**self._told(PARENT), **told} else "")
+        note = self._note(state, registering.model_name(self.sweep) if "model" in {**self._told(PARENT), **told} else "")
         tags, ids, best = {"state": state} | note, {}, self.sweep.best()
         if best:
             found = [best.number, best.epochs]

@@ -1,0 +1,56 @@
+"""Sweeps whose trials have real checkpoints and were never trained: what an export, or a model of MLflow, is made from."""
+
+import torch
+from safetensors.torch import save_file
+
+from orchestrator.data import prepare
+from orchestrator.data.dataset import read_summary
+from orchestrator.models import Network, build
+from orchestrator.reading import load
+from orchestrator.records import Sweep, Trial
+from orchestrator.store import Store, write_json
+from orchestrator.tracking.tracker import Tracker
+
+WIDTH = 4
+
+
+def begun(store: Store, *pairs: str, name: str = "mine") -> Sweep:
+    """A sweep on digits without trials."""
+    configuration = load(None, ["project=tests", "student.name=cnn", f"student.width={WIDTH}", "training.epochs=2", *pairs])
+    sweep = Sweep.create(store.sweep(name), configuration, "sweep")
+    write_json(sweep.folder / "data.json", read_summary(prepare(configuration.data, store.root, configuration.data.seed)))
+    return sweep
+
+
+def student(seed: int) -> Network:
+    """The student of the trial of that number."""
+    torch.manual_seed(seed)
+    return build("cnn", 10, (1, 8, 8), {"width": WIDTH}).eval()
+
+
+def with_student(sweep: Sweep, number: int, accuracy: float) -> Trial:
+    """A complete trial of the sweep, with the checkpoint of a student with fresh weights."""
+    metrics = {"validation/accuracy": accuracy, "test/best/accuracy": accuracy / 2}
+    folder = sweep.trial_folder(number) / "checkpoint"
+    folder.mkdir(parents=True)
+    for file in ("best", "student"):
+        save_file(student(number).state_dict(), folder / f"{file}.safetensors")
+    progress = {"best_epoch": 1, "best_value": accuracy, "record": {"epoch": 2, "metrics": metrics}}
+    write_json(folder / "progress.json", progress)
+    params = {"method.name": "kd", "kd.temperature": 2.0 + number}
+    trial = Trial(number, params, "complete", accuracy, 2, metrics, [accuracy - 0.1, accuracy])
+    sweep.save_trial(trial)
+    return trial
+
+
+def told(store: Store, sweep: Sweep, *trials: Trial, ended: str = "finished") -> None:
+    """A driver that sees these trials end, and then the sweep."""
+    sweep.state = "running"
+    tracker = Tracker(store, sweep, [str(digit) for digit in range(10)])
+    for trial in trials:
+        tracker.trial_started(trial)
+        tracker.trial_reported(trial, trial.epochs, trial.metrics)
+        tracker.trial_ended(trial)
+    assert tracker.close(ended, timeout=200) == 0
+    sweep.state = ended
+    sweep.save()
