@@ -4,22 +4,18 @@ Order: Ray starts, groups start, the teacher is brought, trials run. MLflow writ
 """
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from orchestrator import interrupt
-from orchestrator.checkpoint_place import LIGHT
-from orchestrator.checkpoint_place import place as place_of
-from orchestrator.config import PAUSING, Configuration
+from orchestrator.config import Configuration
 from orchestrator.data import describe
 from orchestrator.data.dataset import read_summary
 from orchestrator.errors import EnvironmentUnfitError, TrialError
 from orchestrator.interrupt import stoppable
-from orchestrator.objectives import watched
 from orchestrator.plan import groups
 from orchestrator.records import Sweep, Trial
 from orchestrator.space import telling
@@ -27,28 +23,15 @@ from orchestrator.store import Store
 from orchestrator.sweep.aides import aides
 from orchestrator.sweep.events import Events, Listener
 from orchestrator.sweep.forms import all_forms
-from orchestrator.sweep.keep import Keeper, remove_losers
+from orchestrator.sweep.keep import remove_losers
 from orchestrator.sweep.space import searched
 from orchestrator.teacher.fill import Filling, deal, fill, views_to_fill
 from orchestrator.teacher.mode import Decision
 from orchestrator.teacher.ready import AnyDesk, ready
-from orchestrator.trial import TrialSpec, trial_name
+from orchestrator.trial import TrialSpec
 
-if TYPE_CHECKING:
-    from orchestrator.sweep.study import StudySearch
-
-TUNE = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our records and MLflow hold everything
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial has no objective
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # the study and the records are what a resume reads
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # how many train at a time is what the searcher says
-}
-NODE = "ray.io/node-id"
 LOCAL_S = 8.0  # for the step that this process is at
 MLFLOW_S = 10.0  # for what is unsent, after an interruption
-STAND_IN = {"memory": 50 * 2**20}  # Tune wants a resource; CPU 0 is refused, and a CPU held by who waits is a deadlock
 
 
 class Steps(Protocol):
@@ -126,7 +109,9 @@ def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, sho
             if sweep.kind == "train":
                 _train_one(sweep, desk, events, folders)
             else:
-                ended = _search(store, sweep, desk, events, folders, at_once, resume, started)
+                from orchestrator.sweep.searching import search
+
+                ended = search(store, sweep, desk, events, folders, at_once, resume, started)
         if ended:
             events.note(f"the sweep ended before its last trial: {ended}")
         state = "finished" if sweep.ranked() and not ended else "failed"
@@ -266,110 +251,3 @@ def _train_one(sweep: Sweep, desk: AnyDesk, events: Events, folders: dict[str, A
         events.report(trial, record)
         if record.get("done"):
             events.end(trial, "complete")
-
-
-def _search(
-    store: Store,
-    sweep: Sweep,
-    desk: Any,
-    events: Events,
-    folders: dict[str, Any],
-    at_once: Callable[[], int],
-    resume: bool,
-    started: float,
-) -> str:
-    """All trials that are left; why the search ended before them, if it did.
-
-    EnvironmentUnfitError: nobody can train them for now.
-    """
-    from ray import get_runtime_context, tune
-
-    from orchestrator.sweep.ending import Ending
-    from orchestrator.sweep.failures import FailuresInARow
-    from orchestrator.sweep.scheduler import scheduler
-    from orchestrator.sweep.settling import settle
-    from orchestrator.sweep.stand_in import StandIn
-    from orchestrator.sweep.study import StudySearch, open_study
-    from orchestrator.sweep.waiting import AllAtOnce, remove_snapshots
-
-    configuration = sweep.configuration
-    search = configuration.search
-    study = open_study(sweep.folder, configuration, resume)
-    for number in sweep.damaged:  # their records are made anew of their checkpoints
-        with contextlib.suppress(OSError):
-            place_of(store, sweep.trial_folder(number)).bring(LIGHT)
-    settle(study, sweep)
-    unfinished = [trial for trial in sweep.trials.values() if not trial.ended]
-    missing = search.trials - len(sweep.trials) + len(unfinished)
-    if missing <= 0:
-        return ""
-    waits = search.scheduler in PAUSING
-    failures = FailuresInARow(search.max_failed_trials, sweep.trials)
-    keeper = Keeper(store, sweep, lambda number: desk.released(trial_name(number)))
-    ending, told = Ending(failures), events.and_tell(_Release(desk)).and_tell(keeper).and_tell(failures)
-    asking = (
-        AllAtOnce(study, configuration, told, unfinished, missing)
-        if waits
-        else StudySearch(study, configuration, told, unfinished, at_once)
-    )
-    place = {"desk": desk.name, "folders": folders, "wait_s": configuration.resources.wait_s, "objective": watched(search).name}
-    os.environ.update(TUNE)
-    # a stand-in ends with the driver, not with some other node: that would fail its trial
-    here = tune.PlacementGroupFactory([STAND_IN], bundle_label_selector=[{NODE: get_runtime_context().get_node_id()}])
-    tune.run(  # not a Tuner, whose results cannot be made while a trial has not begun
-        tune.with_resources(tune.with_parameters(StandIn, place=place), here),
-        name="tune",
-        storage_path=str(sweep.folder),
-        verbose=0,
-        num_samples=missing + waits,  # that last one is never asked for: see AllAtOnce
-        reuse_actors=True,
-        raise_on_failed_trial=False,
-        stop=ending,
-        search_alg=asking,
-        scheduler=scheduler(asking, sweep, at_once),
-        time_budget_s=max(search.time_budget - (time.monotonic() - started), 1.0) if search.time_budget else None,
-        trial_dirname_creator=_folder_name,
-        checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),  # the workers write their own
-    )
-    if ending.unfit:
-        raise EnvironmentUnfitError(f"{ending.unfit}")
-    if failures.reason:
-        return failures.reason
-    spend(asking)
-    if waits:
-        remove_snapshots(sweep)
-    return ""
-
-
-def spend(asking: "StudySearch") -> None:
-    """The time budget is spent: what trained is stopped where it is, and what never had its turn waits for a resume."""
-    for trial in asking.events.sweep.trials.values():
-        if not trial.ended and (trial.epochs or trial.number in asking.events.begun):
-            asking.finish(trial, "stopped_early")
-
-
-def _folder_name(trial: Any) -> str:
-    return f"{trial.config['number']:05d}"
-
-
-class _Release:
-    """Frees the worker group of a trial that ended before its training did."""
-
-    def __init__(self, desk: AnyDesk) -> None:
-        self.desk = desk
-
-    def trial_started(self, trial: Trial) -> None:
-        """Its stand-in submits it."""
-
-    def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
-        """It goes on."""
-
-    def trial_changed(self, trial: Trial) -> None:
-        """Its group has given it back."""
-
-    def trial_ended(self, trial: Trial) -> None:
-        """Nobody wants more of it."""
-        self.desk.stop(trial_name(trial.number))
-
-    def note(self, text: str) -> None:
-        """Not for the worker groups."""

@@ -272,4 +272,5 @@ def connect(uri: str) -> Any:
 
     for name in ("mlflow", "alembic", "urllib3.connectionpool"):  # which tell of each attempt
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # whole statements: the writer says it in a line
     return MlflowClient(tracking_uri=uri)

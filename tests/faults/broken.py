@@ -21,6 +21,7 @@ import psutil
 from orchestrator.errors import ConfigurationError
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
+from tests.processes import titled
 
 ROOT = Path(__file__).parents[2]
 NAME = "sweep"
@@ -68,14 +69,7 @@ class Life:
 
     def below(self, name: str) -> list[psutil.Process]:
         """The living processes below it whose title begins with `name`."""
-        found = []
-        for process in self._look():
-            try:
-                if process.cmdline() and process.cmdline()[0].startswith(name):
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
+        return titled(name, self._look())
 
     def _look(self) -> list[psutil.Process]:
         try:

@@ -19,14 +19,14 @@ DETACH = 2  # sys/mount.h
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A small file system of its own, in memory."""
+def store(tmp_path: Path) -> Iterator[Path]:
+    """A store on a small file system of its own, in memory; what the sweep prints lies beside it, where there is space."""
     if sys.platform != "linux":
         pytest.skip("a small file system can be mounted on Linux alone")
-    folder = tmp_path / "disk"
-    folder.mkdir()
+    folder = tmp_path / "store"
+    folder.mkdir(mode=0o700)
     library = ctypes.CDLL(None, use_errno=True)
-    if library.mount(b"tmpfs", bytes(folder), b"tmpfs", 0, f"size={SIZE}".encode()):
+    if library.mount(b"tmpfs", bytes(folder), b"tmpfs", 0, f"size={SIZE},mode=700".encode()):
         pytest.skip(f"no file system can be mounted here: {os.strerror(ctypes.get_errno())}")
     yield folder
     assert not library.umount2(bytes(folder), DETACH), os.strerror(ctypes.get_errno())
@@ -43,8 +43,8 @@ def fill(file: Path) -> None:
                 continue
 
 
-def test_a_sweep_waits_for_space(disk: Path, whole: Sweep, tell: Tell) -> None:
-    store, ballast = disk / "store", disk / "ballast"
+def test_a_sweep_waits_for_space(store: Path, whole: Sweep, tell: Tell) -> None:
+    ballast = store / "ballast"
     with begun(store, *WHOLE) as life:
         life.until(lambda: epochs(store) >= 8, "epoch 8")
         fill(ballast)

@@ -15,8 +15,8 @@ from orchestrator.errors import ConfigurationError
 from orchestrator.records import Sweep
 from orchestrator.store import Store
 from orchestrator.sweep import snapshots
-from orchestrator.sweep.conduct import spend
 from orchestrator.sweep.population import Population, explore
+from orchestrator.sweep.searching import spend
 from tests.sweep.conftest import Watch
 from tests.sweep.simulated import SimulatedTune, begin, resumed
 

@@ -12,8 +12,8 @@ from orchestrator.errors import ConfigurationError
 from orchestrator.reading import load
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store, read_json, write_json
-from orchestrator.sweep.conduct import spend
 from orchestrator.sweep.importance import importance
+from orchestrator.sweep.searching import spend
 from orchestrator.sweep.study import StudySearch, open_study
 from tests.sweep import studies
 from tests.sweep.studies import resumed

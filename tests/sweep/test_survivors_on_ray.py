@@ -13,22 +13,11 @@ from orchestrator.records import Trial
 from orchestrator.store import Store
 from orchestrator.sweep.conduct import conduct
 from search_spaces import SPACES, Space
+from tests.processes import titled
 from tests.sweep.conftest import Conduct, Watch
 
 pytestmark = pytest.mark.ray
 SETTINGS = ("method.name=ttm", "training.epochs=12", "search.trials=4", "search.scheduler=none", "resources.groups=1")
-
-
-def processes(name: str) -> list[psutil.Process]:
-    """Those of the Ray that this process started whose title begins so."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if process.cmdline() and process.cmdline()[0].startswith(name):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
 
 
 def alone(run: Conduct, trial: Trial) -> list[float | None]:
@@ -43,10 +32,10 @@ def test_a_worker_that_hangs_is_replaced_and_a_dispatcher_that_dies_comes_back(r
 
     def strike(trial: Trial, epoch: int) -> None:
         if trial.number == 1 and epoch == 4 and len(hit) == 0:
-            hit.append(processes("ray::DispatcherActor")[0].pid)
+            hit.append(titled("ray::DispatcherActor")[0].pid)
             os.kill(hit[-1], signal.SIGKILL)
         if trial.number == 2 and epoch == 4 and len(hit) == 1:
-            hit.append(processes("ray::RayTrainWorker")[0].pid)
+            hit.append(titled("ray::RayTrainWorker")[0].pid)
             os.kill(hit[-1], signal.SIGSTOP)
 
     watch = Watch(strike)

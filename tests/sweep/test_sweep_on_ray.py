@@ -6,7 +6,6 @@ import signal
 from collections import Counter
 from typing import Any
 
-import psutil
 import pytest
 from optuna.trial import TrialState
 
@@ -15,6 +14,7 @@ from orchestrator.errors import UserError
 from orchestrator.records import Sweep, Trial
 from orchestrator.sweep.study import open_study
 from search_spaces import SPACES, Space
+from tests.processes import titled
 from tests.sweep.conftest import Conduct, Watch
 
 pytestmark = pytest.mark.ray
@@ -95,25 +95,13 @@ def check_mlflow(sweep: Sweep) -> None:
             assert {"seconds/data", "seconds/teacher", "seconds/student", "test/last/accuracy"} <= set(child.data.metrics)
 
 
-def workers() -> list[psutil.Process]:
-    """The Ray Train workers of the Ray that this process started."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if process.cmdline() and process.cmdline()[0].startswith("ray::RayTrainWorker"):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
-
-
 @pytest.mark.faults
 def test_two_workers_survive_the_death_of_one(run: Conduct) -> None:
     killed: list[int] = []
 
     def kill_once(trial: Trial, epoch: int) -> None:
         if epoch >= 3 and not killed:
-            killed.extend(process.pid for process in workers()[:1])
+            killed.extend(process.pid for process in titled("ray::RayTrainWorker")[:1])
             os.kill(killed[0], signal.SIGKILL)
 
     options = ("method.name=ttm", "resources.workers=2", "training.epochs=40", "search.trials=2", "search.scheduler=none")
