@@ -84,3 +84,5 @@ def _tell(display: Display, sweep: Sweep) -> None:
             display.trial_reported(trial, trial.epochs, trial.metrics)
         if trial.ended and not known.ended:
             display.trial_ended(trial)
+    if display.live:
+        display.live.update(display.frame())  # time goes on where nothing happens

@@ -14,8 +14,10 @@ from typing import NoReturn
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from orchestrator import owner
+from orchestrator.display import Display
 from orchestrator.errors import ConfigurationError
 from orchestrator.reading import load
 from orchestrator.records import Sweep, Trial
@@ -136,6 +138,24 @@ def test_once_shows_how_it_stands_also_in_a_terminal(sweep: Sweep) -> None:
 def test_a_terminal_shows_one_frame_and_then_the_summary(sweep: Sweep) -> None:
     told = watched(sweep, trial(0, "running", 0.5), ends("finished"), terminal=True)
     assert "at work: trial 0, 1 of 4 epochs (0.5000)" in told and "mine: finished after 12 s" in told
+
+
+@pytest.mark.usefixtures("run_by_us")
+def test_the_time_of_a_terminal_goes_on_where_nothing_happens(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Display] = []
+    frame = Display.frame
+
+    def noting(display: Display) -> Text:
+        drawn.append(display)
+        return frame(display)
+
+    monkeypatch.setattr(Display, "frame", noting)
+    watched(sweep, ends("finished"), terminal=True)
+    once = len(drawn)
+    sweep.state = "running"
+    sweep.save()
+    watched(sweep, lambda _: None, lambda _: None, ends("finished"), terminal=True)
+    assert len(drawn) == 2 * once + 2
 
 
 @pytest.mark.usefixtures("run_by_us")
