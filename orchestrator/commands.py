@@ -4,8 +4,9 @@ import json
 import re
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -276,6 +277,13 @@ def _interrupted(store: Store, found: Sweep | None) -> int:
     return errors.INTERRUPTED
 
 
+def _ship(store: Store, name: str, trial: int, letter: str, to: Path) -> dict[str, Any]:
+    """A student of a run for MLflow: a program, which needs neither this project nor a pickle where it is loaded."""
+    from orchestrator.export import export as write
+
+    return write(store, name, letter, trial, to=to, form="torchexport").settings
+
+
 def _conduct(store: Store, found: Sweep, begun: "Prepared", local: bool, resume: bool) -> int:
     from orchestrator.data.dataset import read_summary
     from orchestrator.display import Display, costs, summary
@@ -286,7 +294,7 @@ def _conduct(store: Store, found: Sweep, begun: "Prepared", local: bool, resume:
         keep_json(found.folder / "data.json", read_summary(begun.data))  # an export needs it when the data are gone
         keep_json(found.folder / "environment.json", describe())  # for a report
         with Display(found, console) as display:
-            conduct(found, store, begun.data, begun.asked, display, local, resume)
+            conduct(found, store, begun.data, begun.asked, display, local, resume, partial(_ship, store, found.name))
     except KeyboardInterrupt:  # before it had begun, or after its end
         return _interrupted(store, found)
     except EnvironmentUnfitError as error:

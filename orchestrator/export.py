@@ -24,7 +24,7 @@ from orchestrator.data.dataset import read_summary
 from orchestrator.data.pictures import CLEAN_SHARE
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError, nearest
 from orchestrator.export_check import batches, compared
-from orchestrator.export_formats import FORMATS, NAME, Answers, load_onnx, load_program
+from orchestrator.export_formats import CARD, FORMATS, NAME, SETTINGS, Answers, load_onnx, load_program
 from orchestrator.gains import hears
 from orchestrator.model_card import model_card
 from orchestrator.models import MODELS, Network, build, load_weights, network_fingerprint
@@ -36,7 +36,6 @@ from orchestrator.teacher import fit
 from orchestrator.trial import CHECKPOINT, apply, student_folder
 
 FORMAT = 1
-SETTINGS, CARD = "settings.json", "README.md"
 Weights = Literal["best", "last"]
 FILES = {"best": "best.safetensors", "last": "student.safetensors"}  # of a checkpoint
 USABLE = ("complete", "stopped_early")

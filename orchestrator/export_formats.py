@@ -25,6 +25,7 @@ from orchestrator.models import Network, Shape, save_weights
 
 Answers = Callable[[Tensor], Tensor]  # images (B, C, H, W) float32, prepared, to logits (B, K)
 NAME = "safetensors"  # the format that a folder has where its settings name none
+SETTINGS, CARD = "settings.json", "README.md"  # beside the file of the format
 EXAMPLES = 2  # of a batch that a network is traced with: one would be taken for the only size
 LARGEST_BATCH = 2**16
 INSTALL = "install them (`pip install '.[onnx]'`), or give --format safetensors or torchexport"

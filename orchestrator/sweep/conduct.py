@@ -30,6 +30,9 @@ from orchestrator.teacher.mode import Decision
 from orchestrator.teacher.ready import AnyDesk, ready
 from orchestrator.trial import TrialSpec
 
+if TYPE_CHECKING:
+    from orchestrator.tracking.registering import Ship
+
 LOCAL_S = 8.0  # for the step that this process is at
 MLFLOW_S = 10.0  # for what is unsent, after an interruption
 
@@ -52,17 +55,26 @@ class Show(Listener, Steps, Protocol):
 
 
 def conduct(
-    sweep: Sweep, store: Store, data: Path, asked: Decision | None, show: Show, local: bool = False, resume: bool = False
+    sweep: Sweep,
+    store: Store,
+    data: Path,
+    asked: Decision | None,
+    show: Show,
+    local: bool = False,
+    resume: bool = False,
+    ship: "Ship | None" = None,
 ) -> None:
     """Run to the end on prepared data, the teacher being `asked` as decided; `sweep.state` says how it ended.
+
+    `ship` exports a student, so that the best one of a sweep can be registered in MLflow.
 
     States: finished, failed, interrupted.
     """
     with stoppable(), sweep.hold(), telling(show.note):
         if resume and over(sweep):
-            send(sweep, store, data, show)
+            send(sweep, store, data, show, ship)
         else:
-            _conduct(sweep, store, data, asked, show, local, resume)
+            _conduct(sweep, store, data, asked, show, local, resume, ship)
 
 
 def over(sweep: Sweep) -> bool:
@@ -71,24 +83,33 @@ def over(sweep: Sweep) -> bool:
     return sweep.state in ("finished", "failed") and len(sweep.trials) >= trials and all(t.ended for t in sweep.trials.values())
 
 
-def send(sweep: Sweep, store: Store, data: Path, show: Show) -> None:
+def send(sweep: Sweep, store: Store, data: Path, show: Show, ship: "Ship | None" = None) -> None:
     """Send to MLflow what it does not have of a sweep that is over."""
     from orchestrator.tracking.tracker import Tracker
 
-    tracker, state = Tracker(store, sweep, read_summary(data)["classes"]), sweep.state
+    tracker, state = Tracker(store, sweep, read_summary(data)["classes"], ship), sweep.state
     tracker.listen(Events(sweep, [show]).note)
     with stoppable():
         tracker.close(state)
 
 
-def _conduct(sweep: Sweep, store: Store, data: Path, asked: Decision | None, show: Show, local: bool, resume: bool) -> None:
+def _conduct(
+    sweep: Sweep,
+    store: Store,
+    data: Path,
+    asked: Decision | None,
+    show: Show,
+    local: bool,
+    resume: bool,
+    ship: "Ship | None",
+) -> None:
     from orchestrator.tracking.reach import unanswered
     from orchestrator.tracking.tracker import Tracker
 
     started = time.monotonic()
     sweep.state = "running"
     sweep.save()
-    tracker = Tracker(store, sweep, read_summary(data)["classes"])
+    tracker = Tracker(store, sweep, read_summary(data)["classes"], ship)
     events = Events(sweep, [tracker, show])
     tracker.listen(events.note)
     state = "failed"

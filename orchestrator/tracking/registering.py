@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from orchestrator.tracking.description import DIGEST, LONGEST, NOTE
 
 KINDS = ("sweep",)  # of runs whose best student becomes a model: a training alone is one of many tries
 ALIAS = "best"
-FORM = "torchexport"  # needs neither this project nor a pickle where it is loaded
 CODE = Path(__file__).with_name("served.py")
 MODEL = "student"  # what the logged model is called in its run
 EXAMPLES = 2  # images of the input example
@@ -27,6 +27,7 @@ METRICS = ("accuracy", "nll", "ece")  # of the student, on the model's page
 VERSIONS = "mlflow.modelVersions"  # the tag by which the page of a logged model knows that it is registered
 PACKAGES = ("mlflow", "numpy", "torch")
 Tags = dict[str, str]
+Ship = Callable[[int, str, Path], dict[str, Any]]  # export a trial's student, by its letter, as a program; its settings
 
 
 def model_name(sweep: Sweep) -> str:
@@ -35,7 +36,7 @@ def model_name(sweep: Sweep) -> str:
 
 
 def register(
-    client: Any, store: Store, sweep: Sweep, run: str, experiment: str, trial: int, letter: str, tags: Tags
+    client: Any, store: Store, sweep: Sweep, ship: Ship, run: str, experiment: str, trial: int, letter: str, tags: Tags
 ) -> dict[str, str]:
     """Log and register the student `letter` of a trial; `tags` say whose and which. Returns what the run is to be told, as tags.
 
@@ -47,7 +48,7 @@ def register(
         with tempfile.TemporaryDirectory() as folder:
             try:
                 model = _logged(client, experiment, tags) or _log(
-                    client, store, sweep, run, experiment, trial, letter, tags, Path(folder)
+                    client, store, ship, run, experiment, trial, letter, tags, Path(folder)
                 )
             except UserError as error:
                 return {"model.missing": str(error)}
@@ -70,23 +71,24 @@ def _logged(client: Any, experiment: str, tags: Tags) -> Any:
 
 
 def _log(
-    client: Any, store: Store, sweep: Sweep, run: str, experiment: str, trial: int, letter: str, tags: Tags, folder: Path
+    client: Any, store: Store, ship: Ship, run: str, experiment: str, trial: int, letter: str, tags: Tags, folder: Path
 ) -> Any:
     """Export the student, and log it as a model of the run."""
     from mlflow.entities import LoggedModelOutput, Metric
 
-    from orchestrator.export import CARD, export
+    from orchestrator.export_formats import CARD
 
-    exported = export(store, sweep.name, letter, trial, to=folder / "export", form=FORM)
-    settings, source = exported.settings, exported.settings["source"]
+    exported = folder / "export"
+    settings = ship(trial, letter, exported)
+    source = settings["source"]
     params = {name: str(value)[:500] for name, value in settings["searched"].items()}
     params |= {"network": settings["network"]["name"], "parameters": str(settings["parameters"]), "epoch": str(source["epoch"])}
-    card = (exported.folder / CARD).read_text(encoding="utf-8").split("---\n\n", 1)[-1]
+    card = (exported / CARD).read_text(encoding="utf-8").split("---\n\n", 1)[-1]
     note = {NOTE: card[: card.rindex("\n", 0, LONGEST)]}
     model = client.create_logged_model(
         experiment, name=MODEL, source_run_id=run, tags=tags | note, params=params, model_type="image-classifier"
     )
-    _save(store, exported.folder, settings, folder / "model", model, run)
+    _save(store, exported, settings, folder / "model", model, run)
     client.log_model_artifacts(model.model_id, str(folder / "model"))
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run, [LoggedModelOutput(model.model_id, step=0)])
@@ -105,7 +107,7 @@ def _save(store: Store, exported: Path, settings: dict[str, Any], target: Path, 
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    from orchestrator.export import CARD, SETTINGS
+    from orchestrator.export_formats import CARD, SETTINGS
 
     shape, float32 = settings["input"]["shape"], np.dtype("float32")
     signature = ModelSignature(

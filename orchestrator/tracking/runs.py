@@ -21,7 +21,7 @@ from orchestrator.store import Store, read_json, write_json
 from orchestrator.tracking import figures
 from orchestrator.tracking.client import OUTBOX, status_of
 from orchestrator.tracking.outbox import Write
-from orchestrator.tracking.registering import register
+from orchestrator.tracking.registering import Ship, register
 
 PARENT = "parent"
 RUNS = "mlflow.json"  # in the sweep's folder: the ids of its runs
@@ -35,8 +35,8 @@ Point = Sequence[Any]  # name, value, milliseconds since 1970, step
 class Runs:
     """Does writes. Each has `do`, its kind, and `run`, the key of its run; `existing`: a run that is gone is not made for it."""
 
-    def __init__(self, store: Store, sweep: Sweep, classes: Sequence[str] = ()) -> None:
-        self.store, self.sweep, self.classes = store, sweep, classes
+    def __init__(self, store: Store, sweep: Sweep, classes: Sequence[str] = (), ship: Ship | None = None) -> None:
+        self.store, self.sweep, self.classes, self.ship = store, sweep, classes, ship
         self.artifacts = store.artifacts if scheme_of(tracking_uri(store, sweep.configuration)) in DATABASES else None
         self.fonts = store.root / "fonts"
         self.file = sweep.folder / RUNS
@@ -240,9 +240,11 @@ class Runs:
         client.log_inputs(self._id(client, write["run"]), datasets=[used])
 
     def _model(self, client: Any, write: Write) -> None:
-        """The best student, logged with the run and registered, and the run told of that."""
+        """The best student, logged with the run and registered, and the run told of that; by who can export it."""
+        if self.ship is None:
+            return
         run, owned = self._id(client, write["run"]), write["tags"] | {OWNER: self.owner}
-        told = register(client, self.store, self.sweep, run, self._home(client), write["trial"], write["letter"], owned)
+        told = register(client, self.store, self.sweep, self.ship, run, self._home(client), write["trial"], write["letter"], owned)
         _batch(client, run, tags=told)
 
     def _send(self, client: Any, key: str, drawn: Mapping[str, bytes]) -> None:

@@ -34,14 +34,16 @@ class Tracker:
     """Listens to a sweep. What it hands over is on disk when a call returns; a resume goes on with the same runs.
 
     What was handed over before is told apart by trial, so that nothing that is heard of twice is written twice. `say` gets what
-    a person should know of MLflow, from any thread; without it that is a line in the log.
+    a person should know of MLflow, from any thread; without it that is a line in the log. `ship` exports a student: without it
+    none is registered.
     """
 
-    def __init__(self, store: Store, sweep: Sweep, classes: Sequence[str] = ()) -> None:
+    def __init__(self, store: Store, sweep: Sweep, classes: Sequence[str] = (), ship: registering.Ship | None = None) -> None:
         self.store, self.sweep, self.data = store, sweep, _data(sweep)
         self.uri = tracking_uri(store, sweep.configuration)
         self.letters = tuple(sweep.configuration.students) if sweep.configuration.peers else ()
-        runs = Runs(store, sweep, classes)
+        self.ships = ship is not None and sweep.kind in registering.KINDS
+        runs = Runs(store, sweep, classes, ship)
         self.writer = Writer(self.uri, sweep.folder, runs.perform, runs.knows)
         new = self.writer.writes.outbox.new
         self.machine = Machine(store.root, self._told(PARENT).get("measured", 0))
@@ -197,7 +199,7 @@ class Tracker:
             return {}
         self.writer.add({"do": "tags", "run": str(best.number), "tags": {"best": "true"}, "existing": True})
         found, told = [best.number, best.epochs], {"best.tag": best.number}
-        if self.sweep.kind not in registering.KINDS:
+        if not self.ships:
             return told
         if self._told(PARENT).get("model") != found:
             letter, configuration = self._leader(best), apply_or_base(self.sweep.configuration, best.settings)

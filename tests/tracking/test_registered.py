@@ -1,6 +1,7 @@
 """The best student as a model of MLflow: the trainer's logits, registered once, whoever died, and nothing pickled."""
 
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from orchestrator.commands import _ship
 from orchestrator.records import Sweep
 from orchestrator.store import Store, read_json
 from orchestrator.tracking import registering
@@ -106,7 +108,8 @@ def test_who_dies_before_the_registration_leaves_a_model_that_is_registered_late
     client, run = client_of(tracked_store, sweep), run_of(tracked_store, sweep, "parent").info
     assert not client.search_registered_models()  # there may be better trials to come
     tags = {"trial": "0", "student": "cnn", "method": "kd"}
-    asked = (client, tracked_store, sweep, run.run_id, run.experiment_id, 0, "a", tags)
+    ship = partial(_ship, tracked_store, "mine")
+    asked = (client, tracked_store, sweep, ship, run.run_id, run.experiment_id, 0, "a", tags)
 
     def die(*arguments: Any) -> None:
         raise KeyboardInterrupt
