@@ -82,6 +82,32 @@ def sweep(
 
 
 @app.command()
+def compare(
+    methods: Annotated[str | None, typer.Option("--methods", help="Two or more, as cross_entropy,kd,wttm.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", show_default="10", help="With how many seeds the best settings are trained.")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option("--trials", help="How many trials the search of each method has; over search.trials.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", show_default="configs/digits.yaml", help="The experiment, a YAML file.")
+    ] = None,
+    set_: Set = None,
+    store: Store = "runs",
+    name: Annotated[str | None, typer.Option("--name", help="The comparison's name; default: compare and the time.")] = None,
+    resume: Annotated[str | None, typer.Option("--resume", help="Go on with the comparison of this name.")] = None,
+    address: Address = None,
+    json: Annotated[bool, typer.Option("--json", help="The result for programs, alone on the standard output.")] = False,
+    dry_run: DryRun = False,
+    debug: Debug = False,
+) -> None:
+    """Compare methods: the same search for each, then the best settings of each over paired seeds."""
+    _call("compare", debug, "compare_commands", methods=methods, seeds=seeds, trials=trials, config=config, pairs=set_ or [],
+          store=store, name=name, address=address, resume=resume, dry_run=dry_run, as_json=json, default=DEFAULT)  # fmt: skip
+
+
+@app.command()
 def train(
     config: Config = DEFAULT,
     set_: Set = None,

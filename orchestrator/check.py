@@ -6,6 +6,7 @@ import torch
 
 from methods import METHODS, SettingsError
 from orchestrator.check_data import check_data, check_searched_data
+from orchestrator.check_fixed import check_fixed
 from orchestrator.check_needs import check_needs
 from orchestrator.check_retrieval import check_banking
 from orchestrator.check_students import check_peers
@@ -177,6 +178,7 @@ def check_search(configuration: Configuration) -> None:
     if len(set(search.methods)) != len(search.methods):
         raise ConfigurationError(f"search.methods = {list(search.methods)} names a method twice: name each once")
     check_choices(configuration)
+    check_fixed(configuration)
     check_networks(configuration, searched=True)
     check_objective(configuration)
     if search.objectives and search.scheduler != "none":

@@ -294,7 +294,7 @@ def _conduct(store: Store, found: Sweep, begun: "Prepared", local: bool, resume:
         keep_json(found.folder / "data.json", read_summary(begun.data))  # an export needs it when the data are gone
         keep_json(found.folder / "environment.json", describe())  # for a report
         with Display(found, console) as display:
-            conduct(found, store, begun.data, begun.asked, display, local, resume, partial(_ship, store, found.name))
+            conduct(found, store, begun.data, begun.asked, display, local, resume, ship=partial(_ship, store, found.name))
     except KeyboardInterrupt:  # before it had begun, or after its end
         return _interrupted(store, found)
     except EnvironmentUnfitError as error:

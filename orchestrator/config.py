@@ -222,6 +222,12 @@ class Search(Section):
         (), description="two or more instead of objective: a Pareto front; what is called best is so by the first"
     )
     choices: dict[str, tuple[Any, ...]] = Field({}, description="keys to search beside the space, each with its values")
+    fixed: tuple[dict[str, Any], ...] = Field(
+        (), description="nothing is searched: trials with just these settings, each as a search would draw them by name"
+    )
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(
+        (), description="fixed: each of the settings is trained with each of these seeds; empty: with `seed`"
+    )
     students: str = Field(
         "mean", description="peers: whose metrics are the trial's: mean of the students, min (the worst one), or one by its letter"
     )

@@ -20,6 +20,7 @@ from orchestrator.trial import apply
 
 COSTS = ("seconds/", "cache/")
 AT_WORK = 8  # trials that a frame names
+TOTALS = ("seconds/total", "seconds/cpu_total", "seconds/gpu_total")  # of a trial so far, not of an epoch
 NOTES = 10  # of a sweep, the newest
 STATES = ("complete", "running", "stopped_early", "failed")
 
@@ -76,7 +77,7 @@ class Display:
             self.console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
         self.noted[trial.number] = len(trial.notes)
         for name, value in metrics.items():
-            if name.startswith(COSTS):
+            if name.startswith(COSTS) and name not in TOTALS:
                 self.costs[name] = self.costs.get(name, 0.0) + value
         if self.sweep.kind == "train":
             shown = ("train/loss", "validation/accuracy", "validation/nll")

@@ -1,7 +1,8 @@
 """What one trial is, as plain JSON that travels to a worker group: no live object, no torch.
 
 A *parameter* of a search is named as in a search space: `temperature` is a setting of the method,
-`training.learning_rate` a key of the configuration, `kd.temperature` a setting when several methods are searched.
+`training.learning_rate` a key of the configuration, `kd.temperature` a setting when several methods are searched; `seed` is the
+trial's seed, where it is not that of the sweep.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from orchestrator.reading import build
 CHECKPOINT = "checkpoint"  # in the folder of a trial
 SNAPSHOTS = "snapshots"  # beside it, where trials wait for one another: copies of it
 KNOWLEDGE = "knowledge"  # beside it: the cache of a teacher of its own
+METHOD, SEED = "method.name", "seed"  # parameters that are no setting of a method
 
 
 def student_folder(letter: str) -> str:
@@ -82,14 +84,14 @@ def apply(configuration: Configuration, parameters: Mapping[str, Any]) -> Config
     `method.name` chooses the method; ConfigurationError when a value does not fit.
     """
     values = configuration.plain()
-    name = parameters.get("method.name", configuration.method.name)
+    name = parameters.get(METHOD, configuration.method.name)
     held = configuration.method.settings if name == configuration.method.name else {}
     values["method"] = {"name": name, **held}
     for key, value in parameters.items():
-        if key == "method.name":
+        if key == METHOD:
             continue
         path = key.removeprefix(f"{name}.").split(".")
-        section = values["method"] if len(path) == 1 else values
+        section = values["method"] if len(path) == 1 and key != SEED else values
         for part in path[:-1]:
             section = section[part]
         section[path[-1]] = value

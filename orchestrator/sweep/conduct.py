@@ -28,13 +28,14 @@ from orchestrator.sweep.space import searched
 from orchestrator.teacher.fill import Filling, deal, fill, views_to_fill
 from orchestrator.teacher.mode import Decision
 from orchestrator.teacher.ready import AnyDesk, ready
-from orchestrator.trial import TrialSpec
+from orchestrator.trial import TrialSpec, trial_name
 
 if TYPE_CHECKING:
     from orchestrator.tracking.registering import Ship
 
 LOCAL_S = 8.0  # for the step that this process is at
 MLFLOW_S = 10.0  # for what is unsent, after an interruption
+Lent = tuple[Any, Callable[[], int]]  # a desk, and how many trials at a time
 
 
 class Steps(Protocol):
@@ -62,19 +63,19 @@ def conduct(
     show: Show,
     local: bool = False,
     resume: bool = False,
+    lent: Lent | None = None,
     ship: "Ship | None" = None,
 ) -> None:
     """Run to the end on prepared data, the teacher being `asked` as decided; `sweep.state` says how it ended.
 
-    `ship` exports a student, so that the best one of a sweep can be registered in MLflow.
-
-    States: finished, failed, interrupted.
+    States: finished, failed, interrupted. `lent`: worker groups that somebody else keeps; without them it has its own. `ship`
+    exports a student, so that the best one of a sweep can be registered in MLflow.
     """
     with stoppable(), sweep.hold(), telling(show.note):
         if resume and over(sweep):
             send(sweep, store, data, show, ship)
         else:
-            _conduct(sweep, store, data, asked, show, local, resume, ship)
+            _conduct(sweep, store, data, asked, show, local, resume, lent, ship)
 
 
 def over(sweep: Sweep) -> bool:
@@ -101,6 +102,7 @@ def _conduct(
     show: Show,
     local: bool,
     resume: bool,
+    lent: Lent | None,
     ship: "Ship | None",
 ) -> None:
     from orchestrator.tracking.reach import unanswered
@@ -120,9 +122,11 @@ def _conduct(
         show.preparing(f"{sweep.name}: {trials} x {configuration.training.epochs} epochs of {methods} on {configuration.data.name}")
         if missed := unanswered(configuration.tracking.uri):
             events.note(missed)
-        beside = aides(configuration, sweep.kind)
-        begun = _desk(
-            configuration, sweep.folder / "groups", trials, local, show, events.note, partial(_unended, sweep, trials), beside
+        beside, unended = aides(configuration, sweep.kind), partial(_unended, sweep, trials)
+        begun = (
+            _given_back(lent, sweep)
+            if lent
+            else open_desk(configuration, sweep.folder / "groups", trials, local, show, events.note, unended, beside)
         )
         ended = ""
         with telling(events.note), stoppable(), begun as (desk, at_once):
@@ -161,7 +165,18 @@ def _unended(sweep: Sweep, trials: int) -> int:
 
 
 @contextlib.contextmanager
-def _desk(
+def _given_back(lent: Lent, sweep: Sweep) -> Iterator[Lent]:
+    """Worker groups that are lent; when all went well, none of them works on a trial of this sweep any more."""
+    yield lent
+    desk, wait_s = lent[0], sweep.configuration.resources.wait_s
+    for number in sweep.trials:
+        desk.stop(trial_name(number))
+    for number in sweep.trials:
+        desk.wait_until_released(trial_name(number), wait_s)
+
+
+@contextlib.contextmanager
+def open_desk(
     configuration: Configuration,
     folder: Path,
     trials: int,
@@ -170,7 +185,7 @@ def _desk(
     note: Callable[[str], None],
     unended: Callable[[], int],
     beside: int = 0,
-) -> Iterator[tuple[Any, Callable[[], int]]]:
+) -> Iterator[Lent]:
     """Who trains, `beside` influence actors in each group, and how many trials at a time; within `stoppable`.
 
     `unended`: how many trials are to go on; `note`: hears of trouble, from any thread.
@@ -222,7 +237,7 @@ def bring_teacher(
     with (
         telling(show.note),
         stoppable(),
-        _desk(configuration, store.teachers / "groups", jobs, local, show, show.note, lambda: jobs) as (desk, at_once),
+        open_desk(configuration, store.teachers / "groups", jobs, local, show, show.note, lambda: jobs) as (desk, at_once),
     ):
         found = ready(store, configuration, data, desk, show.teacher_epoch)
         if filling:

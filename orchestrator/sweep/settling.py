@@ -18,7 +18,7 @@ from orchestrator.config import Configuration
 from orchestrator.objectives import goals
 from orchestrator.records import Sweep, Trial
 from orchestrator.records import TrialState as RecordState
-from orchestrator.sweep.space import draw
+from orchestrator.sweep.space import draw, listed
 from orchestrator.trial import CHECKPOINT
 
 STATES: dict[RecordState, TrialState] = {
@@ -67,7 +67,7 @@ def drawn(
         try:
             if params:
                 study.sampler = PartialFixedSampler(params, sampler)
-            return draw(asked, configuration)
+            return listed(asked, configuration) if configuration.search.fixed else draw(asked, configuration)
         finally:
             study.sampler = sampler
 

@@ -2,18 +2,27 @@
 
 With one method a parameter has the name that its space gives it; with several, `method.name` comes first and the
 settings of each stand under its name (`kd.temperature`). Beside every space come the keys that all methods have in
-common: the learning rate of each peer, and those of `search.choices`.
+common: the learning rate of each peer, and those of `search.choices`. With `search.fixed` there is no space but a list.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from orchestrator.choices import configured
 from orchestrator.config import Choice, Configuration
+from orchestrator.trial import SEED
 from search_spaces import SPACES, Trial
 from search_spaces.space import LEARNING_RATE, LEARNING_RATES
 
 Parameters = dict[str, Any]
+
+
+class Numbered(Trial, Protocol):
+    """A trial of a study, which has a number."""
+
+    @property
+    def number(self) -> int:
+        """From 0 on."""
 
 
 class Asking:
@@ -87,6 +96,13 @@ def draw(trial: Trial, configuration: Configuration) -> Parameters:
     return chosen | asking.drawn
 
 
+def listed(trial: Numbered, configuration: Configuration) -> Parameters:
+    """The parameters of a new trial of `search.fixed`; to the study each is a choice among what the list has under its name."""
+    given = points(configuration)
+    values = {name: list(dict.fromkeys(point[name] for point in given if name in point)) for name in given[trial.number]}
+    return {name: trial.suggest_categorical(name, choices) for name, choices in values.items()}
+
+
 def peer_rates(configuration: Configuration) -> list[str]:
     """The keys of the peers' learning rates that are searched; one that is held without a value is student a's."""
     return [key for key in map(peer_rate, configuration.peers) if key not in configuration.search.hold]
@@ -109,8 +125,12 @@ def _suggest(trial: Trial, method: str, configuration: Configuration) -> None:
 def points(configuration: Configuration) -> list[Parameters]:
     """What is tried first: the first point of every method, then their second ones, and so on; none twice.
 
-    A point is what the search would ask of it. One that has another choice than what is held is left out.
+    A point is what the search would ask of it. One that has another choice than what is held is left out. With `search.fixed` they
+    are all trials that there are: with the first of the seeds, then with the next.
     """
+    search = configuration.search
+    if search.fixed:
+        return [{**one, SEED: seed} for seed in search.seeds for one in search.fixed] or [dict(one) for one in search.fixed]
     methods = searched(configuration)
     first: list[Parameters] = []
     for method, point in _in_turn({method: SPACES[method].points for method in methods}):

@@ -29,6 +29,7 @@ from orchestrator.training.bank import everybodys
 from orchestrator.training.checkpoint import State
 from orchestrator.training.clock import Clock
 from orchestrator.training.exchange import exchange_of
+from orchestrator.training.spent import Spent
 from orchestrator.training.student import TrainedStudent
 from orchestrator.training.teaching import teach
 from orchestrator.training.trial_metrics import Metrics, student_metrics, trial_metrics
@@ -73,7 +74,7 @@ class _Trainer:
         self.configuration, self.place = spec.configuration, place_of(spec)
         self.epochs = spec.configuration.training.epochs
         self.records: list[Record] = []  # of all epochs
-        self.clock = Clock(context.device)
+        self.clock, self.spent = Clock(context.device), Spent()
         with self.clock.measure("setup"):
             self.students = [TrainedStudent(position, spec, batches, exchange) for position in exchange.own]
             self.teacher = bring_teacher(spec, context)
@@ -139,6 +140,7 @@ class _Trainer:
             return
         record: Record = saved["a"].progress["record"]
         self.records = saved["a"].progress.get("records", [record])  # older checkpoints have the last one alone
+        self.spent.resume(record["metrics"])
         for student in self.students:
             metrics = student_metrics(record["metrics"], student.letter, self.exchange.count > 1)
             student.restore(saved[student.letter], record["epoch"], metrics)
@@ -187,6 +189,8 @@ class _Trainer:
                 found = student.weigh(epoch, self._teacher_state)
             if found is not None:
                 came[student.letter] = found
+                if student.weights and student.weights.aide:
+                    self.spent.add(found["influence/cpu_seconds"])
                 if student.method.teaching_rate:
                     with self.clock.measure("teaching"):
                         found |= self._teach(student, epoch)
@@ -312,7 +316,10 @@ class _Trainer:
         return {letter: metrics for of_rank in reversed(self.context.gather(own)) for letter, metrics in of_rank.items()}
 
     def _costs(self, steps: int) -> Metrics:
-        """Where this process spent its time, and how often the cache had the view: in this epoch and what came before the first."""
+        """Where this process spent its time, and how often the cache had the view: in this epoch and what came before the first.
+
+        Beside that what the trial has cost on the whole.
+        """
         waited = self.exchange.waited()
         if waited:
             self.clock.add("exchange", waited)
@@ -322,4 +329,5 @@ class _Trainer:
         rate = steps * self.batches.batch_size / training if training else 0.0
         found = self.source.counts() if self.source else {}
         costs = {f"seconds/{part}": value for part, value in seconds.items()} | {"train/images_per_second": rate}
+        costs |= self.spent.metrics(self.context)
         return costs | {f"cache/{name}": value for name, value in found.items()}

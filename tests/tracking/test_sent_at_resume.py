@@ -45,7 +45,7 @@ def test_a_resume_of_a_finished_sweep_sends_what_is_unsent(
     assert over(sweep)
 
     monkeypatch.setattr(writing, "connect", connect)
-    monkeypatch.setattr(module, "_desk", lambda *given: pytest.fail("nothing is to be trained"))
+    monkeypatch.setattr(module, "open_desk", lambda *given: pytest.fail("nothing is to be trained"))
     show = Watch()
     conduct(sweep, tracked_store, data, None, show, resume=True)
     assert show.notes == [] and sweep.state == "finished"

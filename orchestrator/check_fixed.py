@@ -1,0 +1,52 @@
+"""What can be wrong with a sweep that trains a list of settings and searches nothing. Starts nothing."""
+
+from methods import METHODS, SettingsError
+from orchestrator.config import Configuration
+from orchestrator.errors import ConfigurationError
+from orchestrator.sweep.space import points, searched
+from orchestrator.trial import SEED, apply
+
+
+def check_fixed(configuration: Configuration) -> None:
+    """ConfigurationError when the trials are not those of the list, or one of them could not be trained."""
+    search = configuration.search
+    if not search.fixed:
+        if search.seeds:
+            raise ConfigurationError(
+                f"search.seeds = {list(search.seeds)} are those of search.fixed, which is empty: give settings, or leave it out"
+            )
+        return
+    if len(set(search.seeds)) < len(search.seeds):
+        raise ConfigurationError(f"search.seeds = {list(search.seeds)} names a seed twice: name each once")
+    if search.scheduler == "pbt":
+        raise ConfigurationError("search.scheduler = 'pbt' varies settings, and search.fixed holds them: set search.scheduler=none")
+    given = points(configuration)
+    if search.trials != len(given):
+        times = f"{len(search.fixed)} settings x {len(search.seeds)} seeds" if search.seeds else "settings"
+        raise ConfigurationError(
+            f"search.trials = {search.trials}, and search.fixed names {len(given)} trials ({times}): set search.trials={len(given)}"
+        )
+    for number, one in enumerate(search.fixed):
+        _check_one(configuration, number, dict(one))
+
+
+def _check_one(configuration: Configuration, number: int, settings: dict[str, object]) -> None:
+    field = f"search.fixed[{number}]"
+    if SEED in settings:
+        raise ConfigurationError(f"{field} names a seed: give all seeds as search.seeds")
+    odd = [name for name, value in settings.items() if not isinstance(value, str | int | float | None)]
+    if odd:
+        raise ConfigurationError(
+            f"{field}: {odd[0]} = {settings[odd[0]]!r} is not allowed: give a number, text, true, false or null"
+        )
+    try:
+        trial = apply(configuration, settings)
+    except (ConfigurationError, LookupError, TypeError) as error:
+        raise ConfigurationError(f"{field}: {error}") from error
+    name = trial.method.name
+    if name not in searched(configuration):
+        raise ConfigurationError(f"{field} is of {name!r}, which is not among the methods {list(searched(configuration))}: add it")
+    try:
+        METHODS[name].Settings.build(trial.method.settings)
+    except SettingsError as error:
+        raise ConfigurationError(f"{field}: method {name}: {error}; see `python run.py methods`") from error

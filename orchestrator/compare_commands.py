@@ -1,0 +1,136 @@
+"""What `compare` does: check, plan, search, train over seeds, show, keep. Returns the exit code."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator import errors
+from orchestrator.cluster.resources import at
+from orchestrator.commands import console as standard
+from orchestrator.comparison import design, page
+from orchestrator.comparison.record import Comparison, require_new
+from orchestrator.comparison.result import Result, result
+from orchestrator.config import Configuration
+from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.reading import load
+from orchestrator.records import Sweep
+from orchestrator.store import Store, keep_json, replacing
+
+FOLDER = "comparison"  # of the artifacts
+
+
+def compare(
+    methods: str | None,
+    seeds: int | None,
+    trials: int | None,
+    config: Path | None,
+    pairs: list[str],
+    store: Path | str,
+    name: str | None,
+    address: str | None,
+    resume: str | None,
+    dry_run: bool,
+    as_json: bool,
+    default: Path,
+) -> int:
+    """A new comparison, or one that is gone on with. `as_json`: the result alone on the standard output."""
+    console = Console(stderr=True) if as_json else standard
+    if resume is None:
+        found = _begin(Store.open(store), methods, seeds, trials, load(config or default, [*pairs, *_at(address)]), name, dry_run)
+        if found is None:
+            return errors.OK
+    else:
+        if (methods, seeds, trials, config, name) != (None,) * 5 or pairs or dry_run:
+            raise ConfigurationError(
+                "--resume goes on as the comparison was configured: leave out --methods, --seeds, --trials, --config, --set, "
+                "--name and --dry-run"
+            )
+        found = Comparison.open(_existing(store), resume)
+        if address is not None:
+            resources = found.configuration.resources.model_copy(update={"address": at(address)})
+            found.configuration = found.configuration.model_copy(update={"resources": resources})
+    return _carry_out(Store.open(store), found, console, as_json)
+
+
+def _at(address: str | None) -> list[str]:
+    return [f"resources.address={json.dumps(at(address))}"] if address is not None else []
+
+
+def _existing(name: Path | str) -> Store:
+    store = Store.named(name)
+    if not store.root.is_dir():
+        raise ConfigurationError(f"--store {name} does not exist: give that of the comparison, or begin one with --methods")
+    return store
+
+
+def _begin(
+    store: Store,
+    methods: str | None,
+    seeds: int | None,
+    trials: int | None,
+    configuration: Configuration,
+    name: str | None,
+    dry_run: bool,
+) -> Comparison | None:
+    """The record of a new comparison, once everything that can be refused has been looked at; None after a `dry_run`."""
+    from orchestrator.preflight import prepared, show_plan
+
+    if methods is None:
+        raise ConfigurationError(
+            "--methods is missing: give two or more, such as --methods cross_entropy,kd,wttm, or --resume NAME"
+        )
+    asked, count = design.named(methods), 10 if seeds is None else seeds
+    search = configuration.search if trials is None else configuration.search.model_copy(update={"trials": _positive(trials)})
+    common = design.base(configuration.model_copy(update={"search": search}), asked, count)
+    name = name or f"compare-{datetime.now():%Y%m%d-%H%M%S}"
+    require_new(store, name, asked)
+    if dry_run:
+        show_plan(store, common, "sweep", False, standard)
+        each = f"{common.search.trials} trials for each of {len(asked)} methods"
+        trained = f"then {len(asked)} x {count} trainings, seeds {common.seed + 1} to {common.seed + count}"
+        standard.print(f"comparison: {each}, {trained}", markup=False, highlight=False, soft_wrap=True)
+        return None
+    begun = prepared(store, common, "sweep", local=False)
+    return Comparison.create(store, name, begun.configuration, count)
+
+
+def _positive(trials: int) -> int:
+    if trials < 1:
+        raise ConfigurationError(f"--trials {trials} is not allowed: give 1 or more for each method")
+    return trials
+
+
+def _carry_out(store: Store, found: Comparison, console: Console, as_json: bool) -> int:
+    from orchestrator.comparison.running import carry_out
+
+    again = f"python run.py compare --resume {found.name}{store.option}"
+    try:
+        last = carry_out(store, found, console)
+    except KeyboardInterrupt:
+        console.print(f"\ninterrupted; resume: {again}", markup=False, highlight=False, soft_wrap=True)
+        return errors.INTERRUPTED
+    except EnvironmentUnfitError as error:
+        raise EnvironmentUnfitError(f"{error}; what was not finished waits: {again}") from error
+    came = result(store, found)
+    _keep(store, found, came, last, console)
+    page.show(came, console)
+    if as_json:
+        print(json.dumps(came.plain(), indent=1))
+    for what, command in {"tables": found.folder / "comparison.md", "open MLflow": f"python run.py ui{store.option}"}.items():
+        console.print(f"{what}: {command}", markup=False, highlight=False, soft_wrap=True)
+    return errors.OK if last.state == "finished" else errors.NO_USABLE_TRIAL
+
+
+def _keep(store: Store, found: Comparison, came: Result, last: Sweep, console: Console) -> None:
+    """The result beside the record of the comparison, and at the run of the sweep over seeds."""
+    from orchestrator.tracking.additions import add
+
+    text = page.markdown(came)
+    keep_json(found.folder / "result.json", came.plain())
+    with replacing(found.folder / "comparison.md") as aside:
+        aside.write_text(text, encoding="utf-8")
+    files = {"result.json": json.dumps(came.plain(), indent=1), "comparison.md": text}
+    if missed := add(store, last, page.metrics(came), 0, FOLDER, files):
+        console.print(f"not logged: {missed}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,122 @@
+"""What a comparison leaves in the store: what was asked for, and which settings its searches chose. A resume reads it."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator import owner
+from orchestrator.comparison.design import OVER_SEEDS
+from orchestrator.config import Configuration
+from orchestrator.errors import ConfigurationError, nearest
+from orchestrator.reading import build
+from orchestrator.records import Sweep
+from orchestrator.store import Store, keep_json, read_json
+
+FORMAT = 1
+FILE = "comparison.json"
+
+
+@dataclass
+class Comparison:
+    """The comparison in a folder of the store. `configuration` is what its sweeps have in common, with all methods.
+
+    `chosen`, by method, is the `trial` of its search, its `value` and its `settings`; or the `message` that says why there are
+    none. It is empty before the searches have ended, and does not change afterwards.
+    """
+
+    folder: Path
+    configuration: Configuration
+    seeds: int
+    started: float = field(default_factory=time.time)
+    chosen: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def create(cls, store: Store, name: str, configuration: Configuration, seeds: int) -> "Comparison":
+        """A new one; ConfigurationError when its name, or that of one of its sweeps, is taken."""
+        require_new(store, name, configuration.search.methods)
+        made = cls(place(store, name), configuration, seeds)
+        made.folder.mkdir(parents=True, exist_ok=True)
+        with owner.only_one(made.folder):
+            require_new(store, name, configuration.search.methods)
+            made.save()
+        return made
+
+    @classmethod
+    def open(cls, store: Store, name: str) -> "Comparison":
+        """One that stands in the store; ConfigurationError names those that do."""
+        file = place(store, name) / FILE
+        if not file.exists():
+            names = sorted(path.parent.name for path in (store.root / "comparisons").glob(f"*/{FILE}"))
+            known = nearest(name, names) if names else "there is none yet"
+            raise ConfigurationError(f"there is no comparison {name!r} in {store.root}: {known}")
+        values = read_json(file)
+        try:
+            if values.pop("format") > FORMAT:
+                raise ConfigurationError(f"{file} was written by a newer version of this program: update it to read the comparison")
+            return cls(file.parent, build(values.pop("configuration")), **values)
+        except (LookupError, TypeError, AttributeError) as error:
+            raise ConfigurationError(f"{file} is no record of a comparison ({error}): put it back from a backup") from error
+
+    @property
+    def name(self) -> str:
+        """The name of the comparison, with which those of its sweeps begin."""
+        return self.folder.name
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """What is compared, in the order that was asked for."""
+        return self.configuration.search.methods
+
+    @property
+    def over_seeds(self) -> str:
+        """The name of the sweep over seeds."""
+        return sweep_name(self.name, OVER_SEEDS)
+
+    def search(self, method: str) -> str:
+        """The name of the search of a method."""
+        return sweep_name(self.name, method)
+
+    @property
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """What is trained over seeds, by method: those whose search found something."""
+        return {method: one["settings"] for method, one in self.chosen.items() if "settings" in one}
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Be the one process that carries it out; ConfigurationError when there is another one."""
+        with owner.only_one(self.folder):
+            yield
+
+    def save(self) -> None:
+        """Write the record."""
+        own = {"seeds": self.seeds, "started": self.started, "chosen": self.chosen}
+        keep_json(self.folder / FILE, {"format": FORMAT, **own, "configuration": self.configuration.plain()})
+
+
+def place(store: Store, name: str) -> Path:
+    """The folder of a comparison; ConfigurationError when the name could leave the store."""
+    store.sweep(name)
+    return store.root / "comparisons" / name
+
+
+def sweep_name(name: str, part: str) -> str:
+    """The name of one of the sweeps of a comparison."""
+    return f"{name}-{part}"
+
+
+def require_new(store: Store, name: str, methods: tuple[str, ...]) -> None:
+    """ConfigurationError when there is a comparison, or one of the sweeps that it would begin."""
+    if (place(store, name) / FILE).exists():
+        raise ConfigurationError(
+            f"--name {name!r} exists already in this store: give another, or go on with `compare --resume {name}{store.option}`"
+        )
+    for part in (*methods, OVER_SEEDS):
+        try:
+            Sweep.require_new(store.sweep(sweep_name(name, part)))
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"--name {name!r} would begin the sweep {sweep_name(name, part)!r}, which exists already: give another name"
+            ) from error

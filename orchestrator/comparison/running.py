@@ -1,0 +1,159 @@
+"""Carries a comparison out, or goes on with one: its searches one after another, then the sweep over seeds."""
+
+import contextlib
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from orchestrator.check import check_search
+from orchestrator.comparison.design import over_seeds, search_of
+from orchestrator.comparison.record import Comparison
+from orchestrator.config import Configuration
+from orchestrator.data.dataset import read_summary
+from orchestrator.display import Display
+from orchestrator.errors import ConfigurationError, TrialError
+from orchestrator.interrupt import stoppable
+from orchestrator.preflight import Prepared, prepared
+from orchestrator.records import Sweep
+from orchestrator.resume import require_same
+from orchestrator.store import Store, keep_json
+from orchestrator.sweep.aides import aides
+from orchestrator.sweep.conduct import Lent, conduct, open_desk, send
+from orchestrator.sweep.described import described
+from orchestrator.sweep.events import Events
+
+ENDED = ("finished", "failed")
+
+
+def carry_out(store: Store, comparison: Comparison, console: Console) -> Sweep:
+    """The sweep over seeds, after everything that was missing; KeyboardInterrupt when somebody asked for the end.
+
+    A search that has ended stays as it is, however it ended; a search without anything to train again leaves its method out.
+    TrialError when that is so for all of them. ConfigurationError when a sweep in the store is not the one that is needed, or is
+    run by somebody else. EnvironmentUnfitError: nobody can train now; a resume goes on.
+    """
+    with comparison.hold(), stoppable(), contextlib.ExitStack() as open_:
+        bench = _Bench(store, comparison, console, open_)
+        if not comparison.chosen:
+            common = comparison.configuration
+            found = {method: bench.ended(comparison.search(method), search_of(common, method)) for method in comparison.methods}
+            require_common_data(found)
+            comparison.chosen = {method: choice(sweep) for method, sweep in found.items()}
+            comparison.save()
+            _say_chosen(comparison, console)
+        if not comparison.settings:
+            reasons = "; ".join(f"{method}: {one['message']}" for method, one in comparison.chosen.items())
+            raise TrialError(f"no search of {comparison.name!r} found settings to compare: {reasons}")
+        return bench.ended(comparison.over_seeds, over_seeds(comparison.configuration, comparison.settings, comparison.seeds))
+
+
+def choice(search: Sweep) -> dict[str, Any]:
+    """What a search has chosen, by validation alone; or the `message` that says why nothing."""
+    best = search.best()
+    if best is not None and best.state == "complete":
+        return {"trial": best.number, "value": best.value, "settings": best.settings}
+    if best is not None:
+        return {"message": "no trial of its search has trained all its epochs: give it more time"}
+    failures = [trial.message for trial in search.trials.values() if trial.message]
+    return {"message": f"every trial of its search failed: {failures[-1]}" if failures else "its search has no trial"}
+
+
+def require_common_data(sweeps: Mapping[str, Sweep]) -> None:
+    """ConfigurationError when searches were trained on different samples."""
+    sums = {method: sweep.described.get("data", {}).get("sums") for method, sweep in sweeps.items()}
+    first = next(iter(sums))
+    for method, own in sums.items():
+        if own != sums[first]:
+            raise ConfigurationError(
+                f"{method} was searched on other data than {first}, so they cannot be compared: put the data back, and begin "
+                "another comparison under a new --name"
+            )
+
+
+class _Bench:
+    """What the sweeps of a comparison share: the prepared data, and worker groups that stay warm from the first one on."""
+
+    def __init__(self, store: Store, comparison: Comparison, console: Console, open_: contextlib.ExitStack) -> None:
+        self.store, self.comparison, self.console, self.open = store, comparison, console, open_
+        self.now: tuple[Sweep, Display] | None = None  # the sweep that trains, and who shows it
+        self.lent: Lent | None = None
+
+    @functools.cached_property
+    def begun(self) -> Prepared:
+        """Looked at before the groups start: afterwards every process has the address of a cluster."""
+        return prepared(self.store, self.comparison.configuration, "sweep", local=False)
+
+    def ended(self, name: str, configuration: Configuration) -> Sweep:
+        """A sweep of the comparison, begun or gone on with until it has ended."""
+        resume = name in self.store.sweeps()
+        found = self._opened(name, configuration) if resume else self._created(name, configuration)
+        with Display(found, self.console) as display:
+            if found.state in ENDED:
+                send(found, self.store, found.folder, display)
+                return found
+            self.now = found, display
+            self.lent = self.lent or self._groups(display)
+            conduct(found, self.store, self.begun.data, self.begun.asked, display, resume=resume, lent=self.lent)
+        if found.state == "interrupted":
+            raise KeyboardInterrupt
+        self.console.print(_said(found), markup=False, highlight=False, soft_wrap=True)
+        return found
+
+    def _created(self, name: str, configuration: Configuration) -> Sweep:
+        check_search(configuration)
+        now = described(configuration, "sweep", self.begun.data)
+        found = Sweep.create(self.store.sweep(name), configuration, "sweep", now)
+        keep_json(found.folder / "data.json", read_summary(self.begun.data))
+        return found
+
+    def _opened(self, name: str, configuration: Configuration) -> Sweep:
+        found = Sweep.open(self.store, name)
+        _require_designed(found, configuration)
+        if found.state not in ENDED:
+            found.configuration = configuration  # with the address of now
+            require_same(found, described(configuration, "sweep", self.begun.data))
+        return found
+
+    def _groups(self, display: Display) -> Lent:
+        """As many as the method with the largest needs allows, for as many trials as the longest of the sweeps has."""
+        common, comparison = self.begun.configuration, self.comparison
+        trials = max(common.search.trials, len(comparison.methods) * comparison.seeds)
+        folder = comparison.folder / "groups"
+        desk = open_desk(common, folder, trials, False, display, self._note, self._unended, aides(common, "sweep"))
+        return self.open.enter_context(desk)
+
+    def _note(self, text: str) -> None:
+        if self.now:
+            Events(self.now[0], [self.now[1]]).note(text)
+
+    def _unended(self) -> int:
+        """Trials of the sweep that trains which are to go on."""
+        assert self.now
+        return self.now[0].configuration.search.trials - sum(trial.ended for trial in list(self.now[0].trials.values()))
+
+
+def _require_designed(found: Sweep, wanted: Configuration) -> None:
+    """ConfigurationError when the sweep is another one than the comparison began, where it was to be trained aside."""
+    has, asked = found.configuration.plain(), wanted.plain()
+    different = [key for key in asked if key != "resources" and has[key] != asked[key]]
+    if different:
+        raise ConfigurationError(
+            f"the sweep {found.name!r} has another {' and '.join(different)} than its comparison: begin another comparison under a "
+            "new --name"
+        )
+
+
+def _said(sweep: Sweep) -> str:
+    best, states = sweep.best(), [trial.state for trial in sweep.trials.values()]
+    failed = f", {states.count('failed')} failed" if "failed" in states else ""
+    reached = f"; best trial {best.number} at {best.value:.4f}" if best and not sweep.configuration.search.fixed else ""
+    return f"{sweep.name}: {sweep.state} after {sweep.seconds:.0f} s, {len(states)} trials{failed}{reached}"
+
+
+def _say_chosen(comparison: Comparison, console: Console) -> None:
+    for method, one in comparison.chosen.items():
+        said = ", ".join(f"{name}={value}" for name, value in one.get("settings", {}).items()) or "the settings given"
+        text = one.get("message") or f"trial {one['trial']} at {one['value']:.4f} on validation, with {said}"
+        console.print(f"{method}: {text}", markup=False, highlight=False, soft_wrap=True)

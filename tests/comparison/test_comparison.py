@@ -1,0 +1,210 @@
+"""A comparison from its searches to its table: on digits, trained in this process; interrupted, resumed, and with failures."""
+
+import contextlib
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from scipy import stats
+from trained_here import LENT, Here
+
+from orchestrator.comparison import design, page, running
+from orchestrator.comparison.record import Comparison
+from orchestrator.comparison.result import Result, result
+from orchestrator.config import Configuration
+from orchestrator.data import prepare
+from orchestrator.errors import ConfigurationError, TrialError
+from orchestrator.preflight import prepared
+from orchestrator.reading import load
+from orchestrator.records import Sweep, Trial
+from orchestrator.store import Store
+from orchestrator.sweep.described import described
+from orchestrator.trial import apply
+
+SMALL = (
+    "data.limit.train=200",
+    "teacher.network.width=16",
+    "teacher.training.epochs=2",
+    "student.width=6",
+    "training.epochs=2",
+    "training.batch_size=32",
+    "search.scheduler=none",
+    "search.trials=2",
+)
+METHODS, SEEDS = ("cross_entropy", "kd", "ttm"), 3
+FEW = ("cross_entropy", "kd")
+QUIET = Console(quiet=True)
+
+
+def begun(store: Store, *pairs: str, methods: tuple[str, ...] = METHODS, seeds: int = SEEDS) -> Comparison:
+    common = design.base(load(None, [*SMALL, *pairs]), methods, seeds)
+    return Comparison.create(store, "mine", prepared(store, common, "sweep", local=False).configuration, seeds)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(tmp_path / "store")
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> Here:
+    """Sweeps are carried out in this process, and nothing is sent anywhere."""
+    here = Here()
+    monkeypatch.setattr(running, "conduct", here.conduct)
+    monkeypatch.setattr(running, "open_desk", lambda *given: contextlib.nullcontext(LENT))
+    monkeypatch.setattr(running, "send", lambda *_: None)
+    return here
+
+
+def plain_values(sweep: Sweep, method: str) -> dict[int, float]:
+    """Test accuracies by seed, read from the records alone."""
+    own = [trial for trial in sweep.trials.values() if trial.params["method.name"] == method and trial.state == "complete"]
+    return {trial.params["seed"]: trial.metrics["test/last/accuracy"] for trial in own}
+
+
+def without_clocks(found: Result) -> list[dict[str, Any]]:
+    """Rows without what was measured in seconds."""
+    rows = json.loads(json.dumps(found.plain()))["rows"]
+    for row in rows:
+        row["student"].pop("latency_ms")
+        for part in ("search", "over_seeds"):
+            row[part] = row[part]["trials"]
+    return list(rows)
+
+
+def test_the_table_is_what_the_records_say(store: Store, here: Here) -> None:
+    comparison = begun(store)
+    last = running.carry_out(store, comparison, QUIET)
+    assert Counter(here.trained) == {"mine-cross_entropy": 2, "mine-kd": 2, "mine-ttm": 2, "mine-seeds": 9}
+    found = result(store, comparison)
+    assert [row.method for row in found.rows] == list(METHODS) and found.seeds == (1, 2, 3)
+    values = {method: plain_values(last, method) for method in METHODS}
+    assert all(sorted(own) == [1, 2, 3] for own in values.values())
+    for row in found.rows:
+        own = list(values[row.method].values())
+        assert row.means["accuracy"].value == pytest.approx(sum(own) / 3) and row.means["accuracy"].count == 3
+        assert row.search.trials == 2 and row.over_seeds.trials == 3 and row.over_seeds.cpu_s and not row.message
+        for reference in {"cross_entropy", "kd"} - {row.method}:
+            theirs = [values[reference][seed] for seed in values[row.method]]
+            assert row.against[reference].difference.mean == pytest.approx(sum(own) / 3 - sum(theirs) / 3)
+            assert row.against[reference].difference.p == pytest.approx(stats.ttest_rel(own, theirs).pvalue)
+            searched = Sweep.open(store, comparison.search(row.method)).best()
+            assert searched is not None and row.settings == searched.settings
+    told = [row.against[name] for row in found.rows for name in row.against]
+    assert all(one.corrected is not None and one.corrected >= (one.difference.p or 0) for one in told)
+
+
+def test_seeds_are_paired(store: Store, here: Here) -> None:
+    """With nothing of the teacher, and the recipe held, distillation is plain training: equal seeds give equal students."""
+    held = ("method.name=kd", "method.alpha=0.0", "method.temperature=1.0", "training.learning_rate=0.05")
+    comparison = begun(store, *held, 'search.hold=["training.learning_rate"]', methods=FEW)
+    comparison.chosen = {
+        "cross_entropy": {"trial": 0, "value": 0.5, "settings": {"label_smoothing": 0.0}},
+        "kd": {"trial": 0, "value": 0.5, "settings": {}},
+    }
+    last = running.carry_out(store, comparison, QUIET)
+    plain, distilled = (plain_values(last, method) for method in ("cross_entropy", "kd"))
+    assert plain == distilled and len(set(plain.values())) > 1
+    assert here.conducted == [("mine-seeds", False)]  # what was chosen is not searched again
+
+
+def test_a_comparison_that_was_interrupted_comes_to_the_same(store: Store, here: Here, tmp_path: Path) -> None:
+    whole = begun(store, methods=FEW, seeds=2)
+    running.carry_out(store, whole, QUIET)
+    other = Store.open(tmp_path / "other")
+    begun(other, methods=FEW, seeds=2)
+    here.trained = []
+    for where in ("mine-kd", "mine-seeds"):
+        here.interrupted_in = where
+        with pytest.raises(KeyboardInterrupt):
+            running.carry_out(other, Comparison.open(other, "mine"), QUIET)
+    running.carry_out(other, Comparison.open(other, "mine"), QUIET)
+    assert Counter(here.trained) == {"mine-cross_entropy": 2, "mine-kd": 2, "mine-seeds": 4}  # none twice
+    assert {("mine-kd", True), ("mine-seeds", True)} <= set(here.conducted)
+    assert without_clocks(result(other, Comparison.open(other, "mine"))) == without_clocks(result(store, whole))
+    here.conducted = []
+    running.carry_out(other, Comparison.open(other, "mine"), QUIET)
+    assert here.conducted == []  # all of it has ended
+
+
+def test_a_method_without_settings_is_left_out_and_says_why(store: Store, here: Here) -> None:
+    comparison = begun(store, methods=FEW)
+    failed = begun_search(store, comparison, "kd", Trial(0, {}, state="failed", message="the loss is not finite"))
+    running.carry_out(store, comparison, QUIET)
+    found = result(store, comparison)
+    (_, kd) = found.rows
+    assert kd.message == "every trial of its search failed: the loss is not finite" and not kd.means and kd.student is None
+    assert found.references == ["cross_entropy"] and found.rows[0].means["accuracy"].count == 3
+    assert failed.name not in {name for name, _ in here.conducted}
+    text = page.markdown(found)
+    assert "| kd | – | – | – | – | – |" in text and "kd: every trial of its search failed: the loss is not finite" in text
+
+
+def test_where_nothing_can_be_compared_the_reasons_are_said(store: Store, here: Here) -> None:
+    comparison = begun(store, methods=FEW)
+    for method in comparison.methods:
+        begun_search(store, comparison, method, Trial(0, {}, state="failed", message=f"{method} diverged"))
+    with pytest.raises(TrialError, match=r"cross_entropy: .*cross_entropy diverged; kd: .*kd diverged"):
+        running.carry_out(store, comparison, QUIET)
+
+
+def test_a_seed_that_failed_is_no_pair(store: Store, here: Here) -> None:
+    comparison = begun(store, methods=FEW)
+    last = running.carry_out(store, comparison, QUIET)
+    lost = next(trial for trial in last.trials.values() if trial.params["method.name"] == "kd" and trial.params["seed"] == 2)
+    lost.state, lost.message = "failed", "it diverged"
+    last.save_trial(lost)
+    plain, kd = result(store, comparison).rows
+    assert kd.message == "2 of 3 seeds were trained to their end: it diverged" and kd.means["accuracy"].count == 2
+    assert plain.against["kd"].difference.pairs == 2 and plain.means["accuracy"].count == 3
+
+
+def begun_search(store: Store, comparison: Comparison, method: str, *trials: Trial) -> Sweep:
+    """A search that has ended with these trials."""
+    configuration = design.search_of(comparison.configuration, method)
+    data = prepare(configuration.data, store.root, configuration.data.seed)
+    sweep = Sweep.create(store.sweep(comparison.search(method)), configuration, "sweep", described(configuration, "sweep", data))
+    for trial in trials:
+        sweep.save_trial(trial)
+    sweep.state = "failed"
+    sweep.save()
+    return sweep
+
+
+def test_one_seed_says_that_it_has_no_interval(store: Store, here: Here) -> None:
+    comparison = begun(store, methods=FEW, seeds=1)
+    running.carry_out(store, comparison, QUIET)
+    found = result(store, comparison)
+    assert found.rows[1].against["cross_entropy"].difference.low is None
+    text = page.markdown(found)
+    assert "one seed has no interval and no p" in text and "±" not in text.split("- data")[0]
+    assert "not told apart from cross_entropy by 1 seed: kd" in text
+
+
+def test_sweeps_of_another_configuration_or_other_data_are_refused(store: Store, here: Here) -> None:
+    comparison = begun(store, methods=FEW)
+    other: Configuration = comparison.configuration.model_copy(update={"seed": 5})
+    Sweep.create(store.sweep("mine-kd"), design.search_of(other, "kd"), "sweep", {})
+    with pytest.raises(ConfigurationError, match="'mine-kd' has another seed than its comparison"):
+        running.carry_out(store, comparison, QUIET)
+    sweeps = {}
+    for method, summed in (("kd", "1"), ("ttm", "2")):
+        described = {"data": {"sums": {"train": summed}}}
+        sweeps[method] = Sweep(store.sweep(method), other, "sweep", described=described)
+    with pytest.raises(ConfigurationError, match="ttm was searched on other data than kd"):
+        running.require_common_data(sweeps)
+
+
+def test_a_trial_over_seeds_is_the_best_of_its_search_with_another_seed() -> None:
+    common = design.base(load(None, [*SMALL, "method.name=kd", "method.alpha=0.3"]), ("kd", "wttm"), 2)
+    chosen = {"kd": {"temperature": 3.0, "training.learning_rate": 0.1}, "wttm": {"temperature": 5.0, "alpha": 0.7}}
+    planned = design.over_seeds(common, chosen, 2)
+    trials = [apply(planned, {**one, "seed": seed}) for seed in planned.search.seeds for one in planned.search.fixed]
+    assert [(trial.method.name, trial.seed) for trial in trials] == [("kd", 1), ("wttm", 1), ("kd", 2), ("wttm", 2)]
+    for trial in trials:
+        alone = apply(design.search_of(common, trial.method.name), chosen[trial.method.name])
+        assert trial.method == alone.method and trial.training == alone.training
+    assert trials[0].method.settings == {"alpha": 0.3, "temperature": 3.0} and trials[1].method.settings["alpha"] == 0.7

@@ -1,0 +1,77 @@
+"""What a table claims, and how it reads: out of made values, of which it is known what differs."""
+
+import pytest
+
+from orchestrator.comparison import page
+from orchestrator.comparison.published import PUBLISHED, Published
+from orchestrator.comparison.result import Against, Cost, Result, Row, differences
+from orchestrator.comparison.statistics import difference, holm, mean
+
+PLAIN = {1: 0.80, 2: 0.83, 3: 0.79, 4: 0.82, 5: 0.81}
+VALUES = {
+    "cross_entropy": PLAIN,
+    "kd": {seed: value + 0.04 + 0.001 * (seed % 2) for seed, value in PLAIN.items()},
+    "ttm": {seed: value - 0.05 - 0.001 * (seed % 3) for seed, value in PLAIN.items()},
+    "wttm": {seed: value + (0.03 if seed % 2 else -0.03) for seed, value in PLAIN.items()},
+}
+
+
+def made(values: dict[str, dict[int, float]], beside: Published | None = None) -> Result:
+    against, nothing = differences(values), Cost(0, None, None)
+    rows = [
+        Row(name, {}, "", {"accuracy": mean(list(own.values()))}, against[name], None, nothing, nothing)
+        for name, own in values.items()
+    ]
+    seeds = tuple(next(iter(values.values())))
+    return Result("mine", "digits", {"test": 100}, "mlp", "mlp", 4, seeds, 2, tuple(rows), beside)
+
+
+def test_all_differences_of_a_table_are_one_family() -> None:
+    """Five of them: three to cross entropy, two more to KD, and that of KD to cross entropy is no other one than its reverse."""
+    against = differences(VALUES)
+    pairs = [("kd", "cross_entropy"), ("ttm", "cross_entropy"), ("wttm", "cross_entropy"), ("ttm", "kd"), ("wttm", "kd")]
+    alone = {pair: paired.p for pair in pairs if (paired := difference(VALUES[pair[0]], VALUES[pair[1]]))}
+    corrected = holm({pair: p for pair, p in alone.items() if p is not None})
+    assert len(corrected) == 5
+    assert {pair: against[pair[0]][pair[1]].corrected for pair in pairs} == pytest.approx(corrected)
+    there, back = against["kd"]["cross_entropy"], against["cross_entropy"]["kd"]
+    assert back.corrected == there.corrected and back.difference.mean == pytest.approx(-there.difference.mean)
+
+
+def test_sentences_say_what_is_told_apart_and_what_is_not() -> None:
+    said = page.said(made(VALUES))
+    assert said == [
+        "better than cross_entropy on the test part, with a corrected p below 0.05: kd",
+        "worse than cross_entropy on the test part, with a corrected p below 0.05: ttm",
+        "not told apart from cross_entropy by 5 seeds: wttm",
+        "worse than kd on the test part, with a corrected p below 0.05: cross_entropy, ttm",
+        "not told apart from kd by 5 seeds: wttm",
+    ]
+
+
+def test_a_difference_that_is_the_same_in_every_seed_is_no_claim() -> None:
+    shifted = {"cross_entropy": PLAIN, "kd": {seed: value + 0.25 for seed, value in PLAIN.items()}}
+    found = made(shifted)
+    assert page.said(found) == [
+        "not told apart from cross_entropy by 5 seeds: kd",
+        "not told apart from kd by 5 seeds: cross_entropy",
+    ]
+    assert "| +25.00 in every seed |" in page.markdown(found)
+
+
+def test_a_reference_that_is_not_compared_has_no_column() -> None:
+    found = made({name: VALUES[name] for name in ("ttm", "wttm", "kd")})
+    titles, rows = page.quality(found)
+    assert titles[:3] == ["method", "accuracy, %", "over kd, points"] and "over cross_entropy, points" not in titles
+    assert [len(row) for row in rows] == [len(titles)] * 3 and rows[2][2] == "0"
+    one: Against = found.rows[0].against["kd"]
+    assert one.difference.low is not None and one.difference.high is not None
+    assert f"[{100 * one.difference.low:+.2f}, {100 * one.difference.high:+.2f}] p = " in rows[0][2]
+
+
+def test_published_numbers_have_a_column_and_a_source() -> None:
+    found = made(VALUES, PUBLISHED[0])
+    titles, rows = page.quality(found)
+    assert titles[-1] == "published, %" and [row[-1] for row in rows] == ["69.06", "70.66 ± 0.24", "71.83 ± 0.16", "71.92 ± 0.40"]
+    text = page.markdown(found)
+    assert PUBLISHED[0].source in text and "its teacher reached 72.34 %" in text

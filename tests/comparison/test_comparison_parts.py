@@ -1,0 +1,160 @@
+"""The parts of a comparison: what may be compared, what is published, what a student costs, and what the command refuses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import run
+from methods import METHODS
+from orchestrator.check import check_search
+from orchestrator.comparison import design
+from orchestrator.comparison.published import PUBLISHED, published
+from orchestrator.comparison.record import FILE, Comparison
+from orchestrator.comparison.result import cost
+from orchestrator.comparison.student_cost import student_cost
+from orchestrator.config import Configuration, Network
+from orchestrator.errors import ConfigurationError
+from orchestrator.models import MODELS
+from orchestrator.reading import load
+from orchestrator.records import Sweep, Trial
+from orchestrator.store import Store
+from orchestrator.sweep.space import points
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+ALONE = tuple(name for name, kind in METHODS.items() if not kind.needs.peer)
+
+
+def call(*arguments: str) -> tuple[int, str]:
+    found = CliRunner().invoke(run.app, ["compare", *arguments])
+    return found.exit_code, found.output
+
+
+@pytest.mark.parametrize(("names", "pairs"), [(ALONE, ()), (tuple(METHODS), ("peers.b.network.name=mlp",))])
+def test_every_method_can_be_compared(names: tuple[str, ...], pairs: tuple[str, ...]) -> None:
+    """What the search of a method may choose is what the sweep over seeds may train."""
+    common = design.base(load(None, ["search.trials=4", *pairs]), names, 3)
+    check_search(common)
+    chosen: dict[str, dict[str, Any]] = {}
+    for name in names:
+        search = design.search_of(common, name)
+        check_search(search)
+        chosen[name] = points(search)[-1] if points(search) else {}
+    planned = design.over_seeds(common, chosen, 3)
+    check_search(planned)
+    assert planned.search.trials == len(points(planned)) == 3 * len(names)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "seeds", "said"),
+    [
+        ([], 0, "--seeds 0 is not allowed"),
+        (["search.scheduler=pbt"], 3, "search.scheduler = 'pbt' changes settings while a trial trains"),
+        (["search.fixed=[{temperature: 2.0}]"], 3, "search.fixed searches nothing"),
+        (["seed=2147483640"], 10, "leaves no room for 10 others"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(pairs: list[str], seeds: int, said: str) -> None:
+    with pytest.raises(ConfigurationError) as told:
+        design.base(load(None, pairs), ("cross_entropy", "kd"), seeds)
+    assert said in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--methods", "kd"], "--methods names 'kd' alone: give two or more"),
+        (["--methods", ","], "--methods names none"),
+        (["--methods", "kd,akd,kd"], "--methods names 'kd' twice"),
+        (["--methods", "kd,cross_entrpy"], "did you mean 'cross_entropy'"),
+        (["--methods", "kd,dml"], "'dml' trains students that hear one another, and there are no peers"),
+        (["--methods", "kd,ttm", "--seeds", "0"], "--seeds 0 is not allowed"),
+        (["--methods", "kd,ttm", "--trials", "0"], "--trials 0 is not allowed"),
+        (["--methods", "kd,ttm", "--name", "../x"], "the name '../x' is not allowed"),
+        ([], "--methods is missing"),
+        (["--resume", "mine", "--seeds", "4"], "leave out --methods, --seeds"),
+        (["--resume", "mine"], "there is no comparison 'mine'"),
+    ],
+)
+def test_bad_input_is_a_sentence(arguments: list[str], said: str, tmp_path: Path) -> None:
+    code, text = call(*arguments, "--store", str(tmp_path))
+    assert code == 2 and said in " ".join(text.split())
+    assert not (tmp_path / "comparisons").exists() and not (tmp_path / "sweeps").exists()
+
+
+def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
+    store, common = Store.open(tmp_path), design.base(load(None, []), ("cross_entropy", "kd"), 2)
+    Sweep.create(store.sweep("one-kd"), common, "sweep")
+    Comparison.create(store, "two", common, 2)
+    for name, said in (("one", "would begin the sweep 'one-kd', which exists already"), ("two", "compare --resume two")):
+        code, text = call("--methods", "cross_entropy,kd", "--name", name, "--store", str(tmp_path))
+        assert code == 2 and said in " ".join(text.split())
+
+
+def test_a_record_is_read_back_or_said_to_be_damaged(tmp_path: Path) -> None:
+    store, common = Store.open(tmp_path), design.base(load(None, ["seed=3"]), ("cross_entropy", "kd"), 2)
+    made = Comparison.create(store, "mine", common, 2)
+    made.chosen = {"kd": {"trial": 1, "value": 0.5, "settings": {"alpha": 0.5}}, "cross_entropy": {"message": "none"}}
+    made.save()
+    read = Comparison.open(store, "mine")
+    assert (read.configuration, read.seeds, read.chosen) == (common, 2, made.chosen)
+    assert read.settings == {"kd": {"alpha": 0.5}} and design.seeds_of(read.configuration, 2) == (4, 5)
+    file = read.folder / FILE
+    for change, said in (({"format": 99}, "newer version"), ({"unknown": 1}, "no record of a comparison")):
+        values = json.loads(file.read_text())
+        file.write_text(json.dumps(values | change))
+        with pytest.raises(ConfigurationError, match=said):
+            Comparison.open(store, "mine")
+        file.write_text(json.dumps(values))
+    with pytest.raises(ConfigurationError, match="did you mean 'mine'"):
+        Comparison.open(store, "mime")
+
+
+def test_the_plan_says_how_many_trainings_there_are(tmp_path: Path) -> None:
+    code, text = call("--methods", "cross_entropy,kd,akd", "--trials", "5", "--seeds", "4", "--dry-run", "--store", str(tmp_path))
+    assert code == 0 and "5 trials for each of 3 methods, then 3 x 4 trainings, seeds 1 to 4" in " ".join(text.split())
+    assert not (tmp_path / "comparisons").exists()
+
+
+def test_published_numbers_stand_beside_their_own_setting_alone() -> None:
+    wttm: Configuration = load(CONFIGS / "cifar100_wttm.yaml", [])
+    found = published(wttm)
+    assert found is not None and found.accuracies["wttm"] == (71.92, 0.40) and found.accuracies["cross_entropy"] == (69.06, None)
+    assert "2402.11148" in found.source
+    for pair in ("training.epochs=200", "student.name=resnet8x4", "data.label_noise=0.1", "data.limit.train=5000", "teacher=null"):
+        milestones = ["training.milestones=[10]"]
+        assert published(load(CONFIGS / "cifar100_wttm.yaml", [pair, *milestones])) is None
+    assert published(load(CONFIGS / "digits.yaml", [])) is None
+    assert published(load(CONFIGS / "cifar100_ic_kd.yaml", [])) is not None
+
+
+def test_what_is_published_names_networks_and_methods_that_there_are() -> None:
+    for one in PUBLISHED:
+        assert {one.teacher, one.student} <= set(MODELS) and set(one.accuracies) <= set(METHODS)
+        assert all(0 < accuracy < 100 for accuracy, _ in one.accuracies.values())
+
+
+def test_the_cost_of_a_student_is_counted() -> None:
+    """By hand: an mlp of 64 -> 16 -> 10, and a convolution network of which each layer is counted by its shape."""
+    summary = {"classes": ["one"] * 10, "shape": [1, 8, 8]}
+    found = student_cost(Network.model_validate({"name": "mlp", "width": 16, "depth": 1}), summary, repeats=3)
+    assert (found.parameters, found.multiply_adds) == (64 * 16 + 16 + 16 * 10 + 10, 64 * 16 + 16 * 10)
+    assert found.latency_ms > 0
+    summary = {"classes": ["one"] * 100, "shape": [3, 32, 32]}
+    resnet = student_cost(Network(name="resnet20"), summary, repeats=1)
+    stem, stages = 32 * 32 * 3 * 16 * 9, [(32, 16, 16), (16, 16, 32), (8, 32, 64)]
+    blocks = sum(side * side * 9 * (before * width + 5 * width * width) for side, before, width in stages)
+    shortcuts = 16 * 16 * 16 * 32 + 8 * 8 * 32 * 64
+    assert resnet.multiply_adds in (stem + blocks + 64 * 100, stem + blocks + shortcuts + 64 * 100)
+    assert resnet.parameters == 278_324
+
+
+def test_costs_are_of_all_trials_or_not_known() -> None:
+    spent = [Trial(0, {}, epochs=2, metrics={"seconds/cpu_total": 2.0}), Trial(1, {}, "failed", epochs=1, metrics={})]
+    assert cost(spent).cpu_s is None and cost(spent).trials == 2
+    spent[1].metrics = {"seconds/cpu_total": 0.5, "seconds/gpu_total": 3.0}
+    assert (cost(spent).cpu_s, cost(spent).gpu_s) == (2.5, 3.0)
+    assert cost([*spent, Trial(2, {})]).trials == 2  # one that never had a turn cost nothing
+    assert cost([]).cpu_s is None

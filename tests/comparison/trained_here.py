@@ -1,0 +1,66 @@
+"""A sweep that is carried out in this process: the study asks, the trainer trains, one trial after another. No Ray, no MLflow."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from orchestrator.actors.local import LocalDesk
+from orchestrator.config import Configuration
+from orchestrator.context import Record, TrialContext
+from orchestrator.records import Sweep
+from orchestrator.store import Store
+from orchestrator.sweep.events import Events
+from orchestrator.sweep.settling import settle
+from orchestrator.sweep.study import StudySearch, open_study
+from orchestrator.teacher.mode import Decision
+from orchestrator.teacher.ready import ready
+from orchestrator.training.trainer import train
+from orchestrator.trial import TrialSpec
+
+LENT = ("a desk that nobody asks", len)
+
+
+class Here:
+    """Takes the place of `conduct`. The sweep `interrupted_in` is ended after its first trial."""
+
+    def __init__(self, interrupted_in: str = "") -> None:
+        self.interrupted_in = interrupted_in
+        self.conducted: list[tuple[str, bool]] = []  # names of the sweeps, and whether they were resumed
+        self.trained: list[str] = []
+
+    def conduct(
+        self, sweep: Sweep, store: Store, data: Path, asked: Decision | None, show: Any, resume: bool = False, lent: Any = None
+    ) -> None:
+        """Run to the end, or to where it is interrupted."""
+        assert asked is not None and lent == LENT
+        self.conducted.append((sweep.name, resume))
+        teacher, _, _ = ready(store, sweep.configuration, data, LocalDesk(), show.teacher_epoch)
+        folders = {"trials": sweep.folder / "trials", "data": data, "teacher": teacher, "knowledge": asked.folder}
+        study = open_study(sweep.folder, sweep.configuration, resume)
+        settle(study, sweep)
+        unfinished = [trial for trial in sweep.trials.values() if not trial.ended]
+        searcher = StudySearch(study, sweep.configuration, Events(sweep, []), unfinished)
+        sweep.state = "interrupted"
+        for _ in range(sweep.configuration.search.trials - sum(trial.ended for trial in sweep.trials.values())):
+            if sweep.name == self.interrupted_in and sweep.trials:
+                self.interrupted_in = ""
+                sweep.save()
+                return
+            self._train(searcher, folders)
+            self.trained.append(sweep.name)
+        sweep.state = "finished" if sweep.ranked() else "failed"
+        sweep.save()
+
+    @staticmethod
+    def _train(searcher: StudySearch, folders: dict[str, Any]) -> None:
+        asked = searcher.suggest("only")
+        records: list[Record] = []
+        if "configuration" not in asked:
+            searcher.on_trial_complete("only", {"failed": asked["error"]})
+            return
+        configuration = Configuration.model_validate_json(asked["configuration"])
+        train(TrialSpec.numbered(asked["number"], configuration, folders), TrialContext(report=records.append))
+        told = [{"epoch": record["epoch"], "metrics": json.dumps(record["metrics"])} for record in records]
+        for result in told[:-1]:
+            searcher.on_trial_result("only", result)
+        searcher.on_trial_complete("only", {**told[-1], "done": True})

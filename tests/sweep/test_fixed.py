@@ -1,0 +1,107 @@
+"""Trials of a list: each is what the list says, in its order, whatever dies in between; and what is no list. Without Ray."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.check import check_search
+from orchestrator.config import Configuration
+from orchestrator.errors import ConfigurationError
+from orchestrator.reading import load
+from orchestrator.records import Sweep
+from orchestrator.store import Store
+from orchestrator.sweep.described import described_space, differences
+from orchestrator.sweep.events import Events
+from orchestrator.sweep.settling import settle
+from orchestrator.sweep.study import StudySearch, open_study
+from orchestrator.trial import apply
+
+FIXED: list[dict[str, Any]] = [
+    {"method.name": "cross_entropy", "cross_entropy.label_smoothing": 0.1, "training.learning_rate": 0.2},
+    {"method.name": "kd", "kd.temperature": 2.0, "kd.alpha": 0.75, "training.learning_rate": 0.1},
+]
+SEEDS = (4, 7, 9)
+EPOCHS = 2
+
+
+def listed(**changes: Any) -> Configuration:
+    search = {"methods": ["cross_entropy", "kd"], "fixed": FIXED, "seeds": SEEDS, "trials": 6, "scheduler": "none", **changes}
+    return load(None, [f"search.{key}={json.dumps(value)}" for key, value in search.items()] + [f"training.epochs={EPOCHS}"])
+
+
+def searcher_of(sweep: Sweep, resume: bool) -> StudySearch:
+    study = open_study(sweep.folder, sweep.configuration, resume)
+    settle(study, sweep)
+    unfinished = [trial for trial in sweep.trials.values() if not trial.ended]
+    return StudySearch(study, sweep.configuration, Events(sweep, []), unfinished)
+
+
+def end(searcher: StudySearch, name: str) -> None:
+    metrics = json.dumps({"validation/accuracy": 0.5})
+    searcher.on_trial_complete(name, {"epoch": EPOCHS, "metrics": metrics, "done": True})
+
+
+def trained(sweep: Sweep) -> list[tuple[str, float, Any, int]]:
+    """Method, learning rate, its own setting and seed of every trial, as a worker would get them."""
+    found = []
+    for _, trial in sorted(sweep.trials.items()):
+        configuration = apply(sweep.configuration, trial.settings)
+        settings = configuration.method.settings
+        own = settings.get("label_smoothing", settings.get("temperature"))
+        found.append((configuration.method.name, configuration.training.learning_rate, own, configuration.seed))
+    return found
+
+
+def test_every_trial_is_one_of_the_list_whatever_dies(tmp_path: Path) -> None:
+    store = Store.open(tmp_path)
+    sweep = Sweep.create(store.sweep("mine"), listed(), "sweep")
+    check_search(sweep.configuration)
+    searcher = searcher_of(sweep, resume=False)
+    for name in "abc":
+        searcher.suggest(name)
+    end(searcher, "a")
+    (sweep.trial_folder(1) / "trial.json").unlink()  # of one that trained when the driver died
+    again = Sweep.open(store, "mine")
+    searcher = searcher_of(again, resume=True)
+    for name in "bcdef":
+        searcher.suggest(name)
+        end(searcher, name)
+    found = Sweep.open(store, "mine")
+    of_seed = [("cross_entropy", 0.2, 0.1), ("kd", 0.1, 2.0)]
+    assert trained(found) == [(*one, seed) for seed in SEEDS for one in of_seed]
+    assert {trial.state for trial in found.trials.values()} == {"complete"}
+
+
+def test_without_seeds_every_setting_is_trained_once() -> None:
+    configuration = listed(seeds=[], trials=2)
+    check_search(configuration)
+    assert described_space(configuration, "sweep")["points"] == FIXED
+
+
+def test_a_list_that_has_changed_is_another_sweep() -> None:
+    before, now = (described_space(listed(seeds=seeds), "sweep") for seeds in ([4, 7, 9], [4, 7, 8]))
+    assert not differences(before, before)
+    assert any("seed = 9" in text and "seed = 8" in text for text in differences(before, now))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"trials": 5}, "search.trials = 5, and search.fixed names 6 trials (2 settings x 3 seeds): set search.trials=6"),
+        ({"seeds": [1, 1, 2]}, "names a seed twice"),
+        ({"fixed": [], "trials": 6}, "search.fixed, which is empty"),
+        ({"scheduler": "pbt"}, "search.scheduler=none"),
+        ({"fixed": [{"seed": 3}], "trials": 3}, "search.fixed[0] names a seed"),
+        ({"fixed": [{"method.name": "kd", "kd.temprature": 2.0}], "trials": 3}, "search.fixed[0]: method kd: "),
+        ({"fixed": [{"method.name": "ttm"}], "trials": 3}, "search.fixed[0] is of 'ttm'"),
+        ({"fixed": [{"training.learning_rate": -1.0}], "trials": 3}, "search.fixed[0]: training.learning_rate = -1.0"),
+        ({"fixed": [{"nothing.such": 1.0}], "trials": 3}, "search.fixed[0]: "),
+        ({"fixed": [{"temperature": [1.0]}], "trials": 3}, "temperature = [1.0] is not allowed"),
+    ],
+)
+def test_what_is_no_list_of_trials_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError) as told:
+        check_search(listed(**changes))
+    assert said in str(told.value)

@@ -1,0 +1,50 @@
+"""What a trial has cost: it never falls, goes on after a resume, and holds what was spent beside the trainer."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from trials_run import records_of, specification
+
+from orchestrator.context import TrialContext
+from orchestrator.training import spent
+from orchestrator.training.spent import CPU_TOTAL, TOTAL, Spent
+from orchestrator.training.trainer import train
+
+PLAIN = ("method.name=cross_entropy", "teacher=null", "training.epochs=4")
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Both clocks, which stand still until somebody moves them."""
+    clocks = SimpleNamespace(wall=100.0, cpu=10.0)
+    monkeypatch.setattr(spent, "time", SimpleNamespace(perf_counter=lambda: clocks.wall, process_time=lambda: clocks.cpu))
+    return clocks
+
+
+def test_it_counts_from_its_making(clocks: SimpleNamespace) -> None:
+    counted = Spent()
+    clocks.wall, clocks.cpu = 104.0, 13.0
+    assert counted.metrics(TrialContext()) == {TOTAL: 4.0, CPU_TOTAL: 3.0}
+    counted.add(2.0)
+    assert counted.metrics(TrialContext()) == {TOTAL: 4.0, CPU_TOTAL: 5.0}
+
+
+def test_a_resume_goes_on_from_what_was_told(clocks: SimpleNamespace) -> None:
+    counted = Spent()
+    counted.resume({TOTAL: 7.0, CPU_TOTAL: 6.0})
+    clocks.wall, clocks.cpu = 101.0, 10.5
+    assert counted.metrics(TrialContext()) == {TOTAL: 8.0, CPU_TOTAL: 6.5}
+
+
+def test_the_records_of_a_trial_have_what_it_cost_so_far(tmp_path: Path) -> None:
+    spec = specification(tmp_path, "trial", *PLAIN)
+    first: list[dict[str, Any]] = records_of(spec, dies_after=2)
+    told: list[dict[str, Any]] = []
+    train(spec.model_copy(update={"known": 2}), TrialContext(report=told.append))
+    for name in (TOTAL, CPU_TOTAL):
+        values = [record["metrics"][name] for record in (*first, *told[1:])]
+        assert len(values) == 4 and values[0] > 0 and values == sorted(values)
+    parts = sum(record["metrics"]["seconds/epoch"] for record in (*first, *told[1:]))
+    assert told[-1]["metrics"][TOTAL] >= 0.9 * parts
