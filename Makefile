@@ -1,10 +1,10 @@
 # make sweep: a first sweep. make test: the tests. make faults: a sweep that is broken on purpose.
-# make check: linters. Each installs into .venv when that is missing.
+# make browser: Chromium looks at what a sweep shows. make check: linters. Each installs into .venv when that is missing.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: install sweep test faults check format
+.PHONY: install sweep test faults browser check format
 
 install: $(STAMP)
 
@@ -18,11 +18,14 @@ sweep: $(STAMP)
 	$(BIN)/python run.py sweep
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray and not faults" -n auto --maxprocesses 4
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray and not faults and not browser" -n auto --maxprocesses 4
 	$(BIN)/python -m pytest -m "ray and not faults"
 
 faults: $(STAMP)
 	$(BIN)/python -m pytest -m faults -s
+
+browser: $(STAMP)
+	$(BIN)/python -m pytest -m browser -rs
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -165,6 +165,17 @@ def status(
         _call("status", debug, name=name, store=store or "runs", as_json=json)
 
 
+@app.command()
+def watch(
+    name: Annotated[str, typer.Argument(help="The name of a sweep or a training.")],
+    store: Store = "runs",
+    once: Annotated[bool, typer.Option("--once", help="Show how it stands, and exit.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Look on while a sweep runs, from another terminal or node; Ctrl-C ends the looking alone."""
+    _call("watch", debug, "watching", name=name, store=store, once=once)
+
+
 @app.command(context_settings={"allow_interspersed_args": False})
 def submit(
     command: Annotated[list[str], typer.Argument(help="-- and what is to run there: sweep, train or teacher with their options.")],

@@ -51,7 +51,7 @@ def sweep(
         raise ConfigurationError(
             "--resume goes on as the sweep was configured: leave out --name, --seed, --set, --scheduler and --dry-run"
         )
-    _existing(store)
+    Store.existing(store)
     return _resume(Store.open(store), resume, trials, budget, config, address)
 
 
@@ -134,7 +134,7 @@ def status(name: str | None, store: Path | str, as_json: bool) -> int:
     """The state of a sweep, or of all sweeps of the store, as a table or as JSON."""
     from orchestrator.display import status_table, sweeps_table
 
-    opened = _existing(store)
+    opened = Store.existing(store)
     found = [Sweep.open(opened, each) for each in ([name] if name else opened.sweeps())]
     if as_json:
         told = [each.status() for each in found]
@@ -153,7 +153,7 @@ def importance(name: str, store: Path | str, epoch: int | None) -> int:
     from orchestrator.sweep.importance import importance as evaluate
     from orchestrator.tracking.additions import add
 
-    opened = _existing(store)
+    opened = Store.existing(store)
     found = Sweep.open(opened, name)
     evaluated = evaluate(found, epoch)
     told = replace(evaluated, objective=in_words(found.configuration, evaluated.objective))
@@ -173,7 +173,7 @@ def export(
     """One student of a run, in a folder of its own that needs neither the run nor its data."""
     from orchestrator.export import export as write
 
-    found = write(_existing(store), name, student or "a", trial, weights, to, form)
+    found = write(Store.existing(store), name, student or "a", trial, weights, to, form)
     network, source = found.settings["network"]["name"], found.settings["source"]
     console.print(
         f"student {source['student']} ({network}) of trial {source['trial']}, {weights} weights, after epoch {source['epoch']}: "
@@ -207,7 +207,7 @@ def ui(store: Path | str, port: int) -> int:
     """MLflow's user interface, until it is interrupted."""
     from orchestrator.tracking.ui import serve
 
-    return serve(_existing(store), port, console)
+    return serve(Store.existing(store), port, console)
 
 
 def seconds(text: str) -> float:
@@ -216,14 +216,6 @@ def seconds(text: str) -> float:
     if not match or float(match[1]) == 0:
         raise ConfigurationError(f"--time-budget {text!r} is not a time: write 90s, 10m or 2h")
     return float(match[1]) * UNITS[match[2]]
-
-
-def _existing(name: Path | str) -> Store:
-    store = Store.named(name)
-    if not store.root.is_dir():
-        where = f"{store.uri} has no runs that were started on this machine" if store.uri else f"{name} does not exist"
-        raise ConfigurationError(f"--store {where}: give that of an earlier run, or start with `python run.py sweep`")
-    return store
 
 
 def _begin(store: Store, configuration: Configuration, kind: str, name: str | None, dry_run: bool, local: bool) -> int:
@@ -310,15 +302,20 @@ def _conduct(store: Store, found: Sweep, begun: "Prepared", local: bool, resume:
             raise
         again = f"python run.py sweep --resume {found.name}{store.option}"
         raise EnvironmentUnfitError(f"{error}; what was not finished waits: {again}") from error
-    commands = {"status": f"python run.py status {found.name}{store.option}", "open MLflow": f"python run.py ui{store.option}"}
-    if found.state == "interrupted" or (found.state == "failed" and _left(found)):
-        commands["resume"] = f"python run.py sweep --resume {found.name}{store.option}"
     if found.kind == "train":
         costs(display, console)
-    summary(found, console, commands)
+    summary(found, console, next_commands(found, store))
     if found.state == "interrupted":
         return errors.INTERRUPTED
     return errors.OK if found.state == "finished" else errors.NO_USABLE_TRIAL
+
+
+def next_commands(found: Sweep, store: Store) -> dict[str, str]:
+    """What one may type after the end of a run, by what it does."""
+    commands = {"status": f"python run.py status {found.name}{store.option}", "open MLflow": f"python run.py ui{store.option}"}
+    if found.state == "interrupted" or (found.state == "failed" and _left(found)):
+        commands["resume"] = f"python run.py sweep --resume {found.name}{store.option}"
+    return commands
 
 
 def _left(found: Sweep) -> bool:

@@ -19,24 +19,26 @@ from orchestrator.records import Sweep, Trial
 from orchestrator.trial import apply
 
 COSTS = ("seconds/", "cache/")
+AT_WORK = 8  # trials that a frame names
 TOTALS = ("seconds/total", "seconds/cpu_total", "seconds/gpu_total")  # of a trial so far, not of an epoch
 NOTES = 10  # of a sweep, the newest
 STATES = ("complete", "running", "stopped_early", "failed")
 
 
 class Display:
-    """Listens to a run."""
+    """Listens to a run, which may have begun `elapsed_s` ago."""
 
-    def __init__(self, sweep: Sweep, console: Console) -> None:
+    def __init__(self, sweep: Sweep, console: Console, elapsed_s: float = 0.0) -> None:
         self.sweep, self.console = sweep, console
-        self.start = self.first = time.monotonic()
+        self.first = time.monotonic()
+        self.start = self.first - elapsed_s
         self.step = ""
         self.before = sum(trial.ended for trial in sweep.trials.values())  # by an earlier run
         self.epochs_before = sum(trial.epochs for trial in sweep.trials.values())
         self.best: Trial | None = None
         self.noted = {trial.number: len(trial.notes) for trial in sweep.trials.values()}  # how many notes were shown
         self.costs: dict[str, float] = {}
-        self.live = Live(self._frame(), console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self.live = Live(self.frame(), console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> "Display":
         if self.live:
@@ -105,7 +107,7 @@ class Display:
 
     def _say_best(self) -> None:
         best = self.sweep.best()
-        if best is not None and best is not self.best and best.value is not None and self.sweep.kind == "sweep":
+        if best is not None and best != self.best and best.value is not None and self.sweep.kind == "sweep":
             self._say(f"best so far{_by_first(self.sweep)}: trial {best.number} at {best.value:.4f} with {settings(best)}")
         self.best = best
 
@@ -117,7 +119,7 @@ class Display:
 
     def _refresh(self) -> None:
         if self.live:
-            self.live.update(self._frame())
+            self.live.update(self.frame())
 
     def _counts(self) -> str:
         states = [trial.state for trial in self.sweep.trials.values()]
@@ -144,7 +146,8 @@ class Display:
             left = min(left, max(budget - elapsed, 0))
         return f"{elapsed:.0f} s elapsed" + (f", about {left:.0f} s left" if left is not None else "")
 
-    def _frame(self) -> Text:
+    def frame(self) -> Text:
+        """How the trials stand at this moment, the best one, and those at work."""
         text = Text(f"{self.sweep.name}: {self._counts()}")
         if self.step:
             text.append(f"\n{self.step}")
@@ -153,7 +156,20 @@ class Display:
             text.append(
                 f"\nbest{_by_first(self.sweep)}: trial {ranked[0].number} at {ranked[0].value:.4f} with {settings(ranked[0])}"
             )
+        if at_work := self._at_work():
+            text.append(f"\nat work: {at_work}")
         return text
+
+    def _at_work(self) -> str:
+        """The trials that are trained at this moment, in one line: epochs, and the objective of the last one."""
+        epochs = self.sweep.configuration.training.epochs
+        running = [trial for _, trial in sorted(self.sweep.trials.items()) if trial.state == "running"]
+        told = [
+            f"trial {trial.number}, {trial.epochs} of {trial.settings.get('training.epochs', epochs)} epochs"
+            + (f" ({trial.value:.4f})" if trial.value is not None else "")
+            for trial in running[:AT_WORK]
+        ]
+        return "; ".join([*told, f"and {len(running) - AT_WORK} more"] if len(running) > AT_WORK else told)
 
 
 def settings(trial: Trial) -> str:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -32,6 +32,23 @@ def running(folder: Path) -> bool:
             return _elsewhere(folder) is not None
     except Timeout:
         return True
+
+
+class Life(NamedTuple):
+    """What the word of an owner tells: whether he lives, and for how long he has, or had, held the folder (s)."""
+
+    alive: bool
+    seconds: float
+
+
+def life(folder: Path) -> Life | None:
+    """How it stands with the last owner by his word alone; None where he left in order. For onlookers: no lock is taken."""
+    found = _word(folder)
+    if found is None:
+        return None
+    here, age_s = found["host"] == socket.gethostname(), _age_s(folder)
+    alive = age_s <= SILENT_S and not (here and _gone(found["pid"]))
+    return Life(alive, max(time.time() - found["since"] - (0.0 if alive else age_s), 0.0))
 
 
 @contextlib.contextmanager
@@ -95,6 +112,17 @@ def _word(folder: Path) -> dict[str, Any] | None:
         return {"host": str(found["host"]), "pid": int(found["pid"]), "since": float(found["since"])}
     except (ConfigurationError, LookupError, TypeError, ValueError):
         return None
+
+
+def _gone(process: int) -> bool:
+    """Whether there is no such process on this host."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass  # somebody else's
+    return False
 
 
 def _elsewhere(folder: Path) -> dict[str, Any] | None:

@@ -52,6 +52,15 @@ class Store:
         return cls(Path(name).expanduser().resolve())
 
     @classmethod
+    def existing(cls, name: Path | str) -> "Store":
+        """The store of earlier runs, for who only reads; ConfigurationError when there is none."""
+        store = cls.named(name)
+        if not store.root.is_dir():
+            where = f"{store.uri} has no runs that were started on this machine" if store.uri else f"{name} does not exist"
+            raise ConfigurationError(f"--store {where}: give that of an earlier run, or start with `python run.py sweep`")
+        return store
+
+    @classmethod
     def open(cls, name: Path | str) -> "Store":
         """The store of that name; EnvironmentUnfitError when it cannot be written or has no space."""
         store = cls.named(name)

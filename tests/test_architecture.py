@@ -21,7 +21,7 @@ MODULES = {
 }
 EVERY_FILE = [
     file.relative_to(ROOT).as_posix()
-    for folder in (*PACKAGES, "tests", "benchmarks")
+    for folder in (*PACKAGES, "tests", "benchmarks", "scripts")
     for file in sorted((ROOT / folder).rglob("*.py"))
 ] + [file.name for file in sorted(ROOT.glob("*.py"))]
 HEAVY = ("torch", "ray", "mlflow", "optuna")

@@ -77,5 +77,5 @@ footer { max-width: 1200px; margin: 40px auto 24px; padding: 0 16px; color: var(
   #configuration pre { max-height: none; } .broad .scroll img { min-width: 0; }
   pre { white-space: pre-wrap; overflow-wrap: anywhere; }
   svg, .facts div, .banner { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-  table { font-size: 7.5pt; } th, td { padding-right: 7px; } td.words { min-width: 13rem; } }
+  table { font-size: 7.5pt; } th, td { padding-right: 7px; } td.words { min-width: 7rem; } }
 """

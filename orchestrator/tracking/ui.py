@@ -39,7 +39,8 @@ def serve(store: Store, port: int, console: Console) -> int:
     backend = ["--backend-store-uri", f"sqlite:///{store.database}", "--default-artifact-root", store.artifacts.as_uri()]
     command = [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1"]
     command += ["--allowed-hosts", ALLOWED_HOSTS, *backend]
-    server = subprocess.Popen(command, start_new_session=True, env={"MLFLOW_DISABLE_TELEMETRY": "true"} | os.environ)
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # jobs: eight processes, for judges
+    server = subprocess.Popen(command, start_new_session=True, env=quiet | os.environ)
     try:
         with stoppable():
             return server.wait()

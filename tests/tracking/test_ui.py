@@ -16,12 +16,15 @@ from orchestrator.tracking import ui
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The options that the server is started with."""
     started: list[list[str]] = []
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "false")
 
     class Server:
         pid = 2**30  # nobody's
 
-        def __init__(self, command: list[str], **_: Any) -> None:
+        def __init__(self, command: list[str], env: dict[str, str], **_: Any) -> None:
             started.append(command)
+            assert env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false", "eight processes that nobody needs here"
+            assert env["MLFLOW_DISABLE_TELEMETRY"] == "false", "who sets a variable decides"
 
         def wait(self, timeout: float | None = None) -> int:
             return 0

@@ -1,0 +1,71 @@
+"""The pages that add code are true: what they show is put into a copy of the project, and what they say to run is run there."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.pages import blocks, commands, patched
+
+ROOT = Path(__file__).parents[1]
+COPIED = ("methods", "search_spaces", "orchestrator", "configs", "tests/methods", "tests/models", "tests/search_spaces")
+ALL_IN_ONE = """
+import json, runpy, sys
+for words in json.loads(sys.argv[1]):
+    sys.argv = words
+    try:
+        if words[0] == "-m":
+            sys.argv = words[1:]
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            raise
+"""  # an interpreter that runs several commands: most of their time is the import of torch
+
+
+def copied(folder: Path) -> Path:
+    for name in COPIED:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("run.py", "pyproject.toml", "tests/conftest.py"):
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def ran(lines: list[list[str]], folder: Path) -> str:
+    """What these commands print; each of them ends well."""
+    assert all(words[0] == "python" for words in lines)
+    environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", ALL_IN_ONE, json.dumps([words[1:] for words in lines])]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+def followed(page: str, folder: Path) -> str:
+    """What the commands of the page say, to somebody who has written what it shows."""
+    lines: list[list[str]] = []
+    for block in blocks(page):
+        file = folder / block.file
+        if block.language == "python":
+            assert not file.exists(), "a page adds files, and changes lines"
+            file.write_text(block.text)
+        elif block.language == "diff":
+            file.write_text(patched(file.read_text(), block.text))
+        else:
+            lines += commands(block)
+    return ran(lines, folder)
+
+
+def test_the_method_of_the_page_is_checked_and_trained(tmp_path: Path) -> None:
+    said = followed("methods.md", copied(tmp_path / "project"))
+    assert " passed" in said and "best student: trial 0" in said
+
+
+def test_the_data_and_the_network_of_the_page_are_taken(tmp_path: Path) -> None:
+    said = followed("data_and_models.md", copied(tmp_path / "project"))
+    assert "npz: train 255, validation 45, test 90; 3 classes, 1x12x12" in said
+    assert " passed" in said and "student  tiny (width=4)" in said

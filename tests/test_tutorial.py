@@ -1,0 +1,59 @@
+"""docs/tutorial.md is true: every command of the page is run, in order and as it stands, in an empty folder."""
+
+import subprocess
+from pathlib import Path
+from runpy import run_path
+
+import pytest
+from typer.testing import CliRunner
+
+import run
+from orchestrator.store import Store
+from tests.pages import Block, blocks, commands
+
+ROOT = Path(__file__).parents[1]
+PAGE = "tutorial.md"
+
+
+def installs(words: list[str]) -> bool:
+    """Whether it is a line of the installation, which has been made where a test runs."""
+    return words[0] in ("make", ".")
+
+
+def called(words: list[str]) -> str:
+    """What a command of the page prints; it ends well."""
+    assert words[:2] == ["python", "run.py"], words
+    result = CliRunner().invoke(run.app, words[2:])
+    assert result.exit_code == 0, f"{words}\n{result.output}"
+    return result.output
+
+
+def ran(block: Block) -> None:
+    """Run a Python block as the script that a reader would have saved."""
+    Path("block.py").write_text(block.text)
+    run_path("block.py", run_name="__main__")
+
+
+def test_the_installation_of_the_page_is_a_target() -> None:
+    lines = [words for block in blocks(PAGE) if block.language == "sh" for words in commands(block) if installs(words)]
+    assert lines == [["make", "install"], [".", ".venv/bin/activate"]]
+    done = subprocess.run(["make", "--dry-run", "--always-make", "install"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "pip install" in done.stdout
+
+
+@pytest.mark.ray
+def test_every_command_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    said: dict[str, str] = {}
+    for block in blocks(PAGE):
+        if block.language == "python":
+            ran(block)
+        else:
+            said |= {words[2]: called(words) for words in commands(block) if not installs(words)}
+    assert "tutorial: finished after" in said["watch"] and "training.learning_rate" in said["importance"]
+    assert Store.named("runs").sweeps() == ["tutorial"]
+    assert (tmp_path / "my_student" / "model.safetensors").is_file() and "my_program" in said["export"]
+    assert (tmp_path / "runs" / "reports" / "tutorial.html").is_file()
+    assert said["predict"].count("three.npy") == 3 and said["predict"].count("%") == 6
