@@ -135,11 +135,11 @@ def status(name: str | None, store: Path | str, as_json: bool) -> int:
     from orchestrator.display import status_table, sweeps_table
 
     opened = Store.existing(store)
-    found = [Sweep.open(opened, each) for each in ([name] if name else opened.sweeps())]
+    found = [Sweep.open(opened, each) for each in (opened.sweeps() if name is None else [name])]
     if as_json:
         told = [each.status() for each in found]
-        print(json.dumps(told[0] if name else told, indent=1))
-    elif name:
+        print(json.dumps(told if name is None else told[0], indent=1))
+    elif name is not None:
         status_table(found[0], console)
     else:
         sweeps_table(found, console)
