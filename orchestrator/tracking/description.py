@@ -114,7 +114,7 @@ def _next(store: Store, sweep: Sweep, best: Trial | None, model: str) -> str:
 def _commands(sweep: Sweep, best: Trial | None) -> list[str]:
     if sweep.kind != "sweep":
         return [f"export {sweep.name}"] if best else []
-    return [f"status {sweep.name}", *([f"importance {sweep.name}", f"export {sweep.name}"] if best else [])]
+    return [f"status {sweep.name}", *([f"{what} {sweep.name}" for what in ("report", "importance", "export")] if best else [])]
 
 
 def _test(trial: Trial) -> float | None:
