@@ -92,7 +92,7 @@ def test_a_sweep_that_ended_early_has_failed_and_says_how_to_go_on(
     found = Sweep.create(Store.open(tmp_path).sweep("mine"), load(None, ["search.trials=9"]), "sweep")
     usable = Trial(0, {}, "complete", value=0.5, metrics={"validation/accuracy": 0.5})
 
-    def conduct(sweep: Sweep, *given: Any) -> None:
+    def conduct(sweep: Sweep, *given: Any, **named: Any) -> None:
         sweep.trials, sweep.state = {0: usable, 1: ended(1)}, state
 
     monkeypatch.setattr("orchestrator.sweep.conduct.conduct", conduct)
