@@ -7,8 +7,9 @@ Series differ by marker and dash too. All positions are in the units of the char
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
+
+from orchestrator.report.safe import text as safe
 
 COLOURS = 7  # of Okabe and Ito's palette, as the style numbers them
 MARKERS = ("circle", "square", "triangle", "diamond", "cross", "plus", "down")
@@ -202,14 +203,14 @@ class Chart:
     def text(self, x: float, y: float, text: str, anchor: str = "start", classes: str = "tick", turn: float = 0) -> None:
         """Words at a point, turned by so many degrees."""
         turned = f' transform="rotate({turn:g} {x:.1f} {y:.1f})"' if turn else ""
-        self.parts.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{classes}"{turned}>{escape(text)}</text>')
+        self.parts.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{classes}"{turned}>{safe(text)}</text>')
 
     def svg(self) -> str:
         """The whole drawing, which scales with its place."""
-        name = escape(f"chart-{self.name}")
+        name = safe(f"chart-{self.name}")
         head = f'<svg viewBox="0 0 {self.width:g} {self.height:g}" role="img" aria-labelledby="{name}"'
         wide = ' class="wide"' if self.width > NARROW else ""
-        return f'{head}{wide}><title id="{name}">{escape(self.title)}</title>{"".join(self.parts)}</svg>'
+        return f'{head}{wide}><title id="{name}">{safe(self.title)}</title>{"".join(self.parts)}</svg>'
 
     def _add(self, tag: str, title: str = "", **attributes: Any) -> None:
         self.parts.append(_element(tag, title, attributes))
@@ -243,8 +244,8 @@ def swatch(style: Style, line: bool = True) -> str:
 
 def _element(tag: str, title: str, attributes: dict[str, Any]) -> str:
     said = "".join(f' {name}="{_plain(value)}"' for name, value in attributes.items())
-    return f"<{tag}{said}><title>{escape(title)}</title></{tag}>" if title else f"<{tag}{said}/>"
+    return f"<{tag}{said}><title>{safe(title)}</title></{tag}>" if title else f"<{tag}{said}/>"
 
 
 def _plain(value: Any) -> str:
-    return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) and value > 1 else escape(str(value))
+    return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) and value > 1 else safe(str(value))

@@ -1,26 +1,18 @@
-"""The parts of the page as HTML: tables, figures, sections, the frame. Everything that is said is escaped and redacted here."""
+"""The parts of the page as HTML: tables, figures, sections, the frame. Everything that is said is made safe."""
 
 import base64
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from html import escape
 from typing import Any
 
-from orchestrator.private import said
 from orchestrator.report.chart import NARROW, Chart, Style, swatch, word
+from orchestrator.report.safe import text as text
 from orchestrator.report.style import STYLE
 
 NUMERIC = re.compile(r"[-+]?\d[\d,]*(\.\d+)?(e[-+]?\d+)?%?")
 GENERATOR = "distillation-orchestrator report"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # nothing is loaded, and no script runs
-
-
-@lru_cache(maxsize=4096)
-def text(given: str) -> str:
-    """Text fit for HTML: without secrets and control characters."""
-    return escape(said(given))
 
 
 def paragraph(given: str, classes: str = "") -> str:

@@ -19,7 +19,7 @@ from orchestrator.report.trials import trials
 from orchestrator.store import Store
 from orchestrator.sweep.importance import Importance, importance
 from orchestrator.tracking.environment import describe
-from orchestrator.trial import apply
+from orchestrator.trial import METHOD, SEED, apply
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,9 @@ def reproducing(store: Store, facts: Facts) -> Commands:
     """The command lines that make it again, go on with it and use it."""
     sweep, option, file = facts.sweep, store.option, f"{facts.sweep.name}.yaml"
     best = sweep.best()
-    several = facts.searched and len(facts.methods) > 1 and len(facts.complete) > 1
+    search = sweep.configuration.search
+    comparable = facts.searched and not search.fixed and search.scheduler != "pbt"
+    several = comparable and len(facts.methods) > 1 and len(facts.complete) > 1
     left = facts.searched and facts.state in ("interrupted", "failed")
     return Commands(
         resume=f"python run.py sweep --resume {sweep.name}{option}" if left else "",
@@ -155,7 +157,7 @@ def pairs(sweep: Sweep, trial: Trial) -> str:
     given = []
     for name, value in trial.settings.items():
         key = name.removeprefix(f"{method}.")
-        key = key if name == "method.name" or "." in key else f"method.{key}"
+        key = key if name in (METHOD, SEED) or "." in key else f"method.{key}"
         given.append(f" --set {shlex.quote(f'{key}={json.dumps(value)}')}")
     return "".join(given)
 

@@ -69,6 +69,12 @@ def _searched(facts: Facts) -> str:
     if not facts.searched:
         return f"The student {networks} with {configuration.method.name} on {what}, for {facts.epochs} epochs."
     methods = ", ".join(search.methods or (configuration.method.name,))
+    if search.fixed:
+        seeds = f", each with the seeds {', '.join(map(str, search.seeds))}" if search.seeds else ""
+        return (
+            f"Nothing: {len(search.fixed)} settings of {methods} were given, for the student {networks} on {what}{seeds}. "
+            f"{_counts(facts)}"
+        )
     how = "no trial is stopped early" if search.scheduler == "none" else f"{search.scheduler} decides who goes on"
     return (
         f"The settings of {methods} for the student {networks} on {what}: {_total(facts)} trials of at most {facts.epochs} epochs, "
@@ -143,16 +149,15 @@ def _lead_in_method(facts: Facts) -> str:
 
 def _doubt(facts: Facts, best: Trial, other: Trial) -> str:
     """How much of a lead may be chance, where the objective is an accuracy."""
-    if facts.goal != Goal("validation/accuracy", "maximize") or best.value is None or other.value is None:
-        return "Each is one training with one seed: this is no proof of a difference."
-    error = facts.standard_error(best.value, "validation")
-    if error is None:
-        return "Each is one training with one seed: this is no proof of a difference."
+    proof = "these are two trainings" if facts.sweep.configuration.search.seeds else "each is one training with one seed"
+    error = facts.standard_error(best.value or 0.0, "validation")
+    if facts.goal != Goal("validation/accuracy", "maximize") or best.value is None or other.value is None or error is None:
+        return f"{proof[0].upper()}{proof[1:]}: this is no proof of a difference."
     lead = best.value - other.value
     verdict = "less than that" if lead < error else f"{lead / error:.1f} times that"
     return (
         f"One standard error of such an accuracy on {facts.samples('validation')} validation samples is {error:.4f}; the lead over "
-        f"the next is {verdict}. Each is one training with one seed, and the best of many looks better than it is."
+        f"the next is {verdict}; {proof}, and the best of many looks better than it is."
     )
 
 
@@ -175,7 +180,7 @@ def steps(facts: Facts, commands: Commands, edges: Sequence[str] = ()) -> list[t
         told.append((f"Search a wider space: the best trial is at the end of what was searched, {'; '.join(edges)}.", ""))
     if commands.export:
         told.append(("Take the best student with you:", commands.export))
-    if facts.searched and len(facts.complete) > 1:
+    if facts.searched and not facts.sweep.configuration.search.fixed and len(facts.complete) > 1:
         told.append(("Train the best settings of each with several seeds before one is called the better.", ""))
     if commands.compare:
         told.append(

@@ -13,6 +13,7 @@ from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
 
 NOTE = "mlflow.note.content"  # the tag that MLflow's interface shows as a description
+RUN = "run:here"  # in a description: the address of its run in MLflow's interface, which whoever sends it knows
 LONGEST = 4500  # characters: a tag holds 5,000
 DIGEST = 36  # characters of a fingerprint that MLflow takes
 ROWS = 10  # trials of the table
@@ -32,12 +33,15 @@ def searched(configuration: Configuration) -> str:
 
 
 def description(store: Store, sweep: Sweep, state: str, model: str = "") -> str:
-    """The Markdown of the parent run; `state` is how the sweep is, `model` the name of its registered model, if it has one."""
+    """The Markdown of the parent run; `state` is how the sweep is, `model` the name of its registered model, if it has one.
+
+    Links begin with `RUN`, but for a sweep that runs: its run may not be there yet.
+    """
     best = sweep.best()
     parts = [_summary(sweep, state, best)]
     if best:
         parts += [_table(sweep), _settings(best)]
-    parts += [_next(store, sweep, best, model)]
+    parts += [_next(store, sweep, best, model, linked=state != "running")]
     text = "\n\n".join(parts)
     return text if len(text) <= LONGEST else text[: text.rindex("\n", 0, LONGEST)] + "\n\n(cut off here)"
 
@@ -100,10 +104,11 @@ def _settings(best: Trial) -> str:
     return "## Best settings\n\n| setting | value |\n|---|---|\n" + "\n".join(rows) + more
 
 
-def _next(store: Store, sweep: Sweep, best: Trial | None, model: str) -> str:
+def _next(store: Store, sweep: Sweep, best: Trial | None, model: str, linked: bool) -> str:
+    ran = f"[`configuration.json`]({RUN}/artifacts/configuration.json)" if linked else "`configuration.json`"
     lines = [
         "- Its trials are the runs below it: `tags.sweep = '" + sweep.name + "'`; the best one has `tags.best = 'true'`.",
-        "- *Artifacts*: `configuration.json` is what ran; each trial has its figures.",
+        f"- *Artifacts*: {ran} is what ran; each trial has its figures; `report` adds its page here.",
     ]
     if model:
         lines.append(f"- The best student is the registered model [{model}](#/models/{model}), alias `best`.")

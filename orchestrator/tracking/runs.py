@@ -20,6 +20,7 @@ from orchestrator.records import Sweep
 from orchestrator.store import Store, read_json, write_json
 from orchestrator.tracking import figures
 from orchestrator.tracking.client import OUTBOX, status_of
+from orchestrator.tracking.description import NOTE, RUN
 from orchestrator.tracking.outbox import Write
 from orchestrator.tracking.registering import Ship, register
 
@@ -195,7 +196,9 @@ class Runs:
     def _tags(self, client: Any, write: Write) -> None:
         run = self._id(client, write["run"])
         ids = {name: self.ids.get(key, "") for name, key in write.get("ids", {}).items()}
-        _batch(client, run, tags=write["tags"] | ids)
+        here = f"#/experiments/{self._home(client)}/runs/{run}"
+        tags = {name: value.replace(RUN, here) if name == NOTE else value for name, value in write["tags"].items()}
+        _batch(client, run, tags=tags | ids)
         if write.get("without"):
             known = client.get_run(run).data.tags
             for name in write["without"]:

@@ -16,6 +16,7 @@ from orchestrator.models import build
 from orchestrator.reading import load
 from orchestrator.records import Sweep
 from orchestrator.report.answers import Answers, answers
+from orchestrator.report.chart import Chart
 from orchestrator.report.facts import Facts
 from orchestrator.report.page import POLICY
 from orchestrator.report.report import pairs, report, resolved
@@ -159,6 +160,9 @@ def test_secrets_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("SOME_TOKEN", "abcdef-secret")
     sweep = made(tmp_path / "store", 12, "finished", "sweep", "secret")
     change(sweep, 9, message="it said abcdef-secret and password=hunter22")
+    charted = Chart("secret", "a title with abcdef-secret")
+    charted.text(1, 1, "abcdef-secret\x1b[2J")
+    assert "abcdef-secret" not in charted.svg() and "\x1b" not in charted.svg()
     text = page_of(sweep).text
     assert "abcdef-secret" not in text and "hunter22" not in text and "***" in text
 
@@ -223,6 +227,18 @@ def test_the_configuration_and_the_best_trial_come_again(whole: Sweep, read: Pag
         given = list(_options(pairs(whole, trial)))
         assert load(file, given).method == apply(whole.configuration, trial.settings).method
         assert load(file, given).training == apply(whole.configuration, trial.settings).training
+
+
+def test_a_list_of_settings_with_seeds_is_not_told_as_a_search(tmp_path: Path) -> None:
+    listed = ["search.fixed=[{training.learning_rate: 0.1}]", "search.seeds=[1, 2]", "search.trials=2", "search.scheduler=none"]
+    sweep = made(tmp_path / "store", 2, "finished", "sweep", "listed", *listed)
+    for number in (0, 1):
+        change(sweep, number, params={"method.name": "kd", "kd.temperature": 4.0, "seed": number + 1})
+    trial = Sweep.open(Store.open(tmp_path / "store"), "listed").trials[1]
+    assert "--set seed=2" in pairs(sweep, trial) and "method.seed" not in pairs(sweep, trial)
+    words = " ".join(page_of(sweep).words)
+    assert "Nothing: 1 settings of" in words and "drawn by" not in words and "run.py compare" not in words
+    assert "one seed" not in words
 
 
 def _options(line: str) -> Iterator[str]:

@@ -89,6 +89,8 @@ def test_the_best_student_is_a_model_that_gives_its_logits_and_a_better_one_take
     assert parent.data.tags["model.name"] == NAME and parent.data.tags["model.version"] == "1"
     assert [output.model_id for output in parent.outputs.model_outputs] == [model.metadata.model_id]
     assert f"[{NAME}](#/models/{NAME})" in parent.data.tags["mlflow.note.content"]
+    linked = f"(#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}/artifacts/configuration.json)"
+    assert linked in parent.data.tags["mlflow.note.content"]
     told(tracked_store, sweep)  # a resume that finds nothing to do
     assert len(client.search_model_versions(f"name = '{NAME}'")) == 1
 
