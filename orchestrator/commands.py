@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -17,7 +17,8 @@ from orchestrator.objectives import in_words
 from orchestrator.private import said
 from orchestrator.reading import load
 from orchestrator.records import Sweep
-from orchestrator.store import Store, keep_json
+from orchestrator.shipping import ship
+from orchestrator.store import Store
 from orchestrator.sweep.space import searched, with_its_method
 
 if TYPE_CHECKING:
@@ -277,24 +278,15 @@ def _interrupted(store: Store, found: Sweep | None) -> int:
     return errors.INTERRUPTED
 
 
-def _ship(store: Store, name: str, trial: int, letter: str, to: Path) -> dict[str, Any]:
-    """A student of a run for MLflow: a program, which needs neither this project nor a pickle where it is loaded."""
-    from orchestrator.export import export as write
-
-    return write(store, name, letter, trial, to=to, form="torchexport").settings
-
-
 def _conduct(store: Store, found: Sweep, begun: "Prepared", local: bool, resume: bool) -> int:
-    from orchestrator.data.dataset import read_summary
     from orchestrator.display import Display, costs, summary
     from orchestrator.sweep.conduct import conduct
-    from orchestrator.tracking.environment import describe
+    from orchestrator.tracking.environment import keep
 
     try:
-        keep_json(found.folder / "data.json", read_summary(begun.data))  # an export needs it when the data are gone
-        keep_json(found.folder / "environment.json", describe())  # for a report
+        keep(found.folder, begun.data)
         with Display(found, console) as display:
-            conduct(found, store, begun.data, begun.asked, display, local, resume, ship=partial(_ship, store, found.name))
+            conduct(found, store, begun.data, begun.asked, display, local, resume, ship=partial(ship, store, found.name))
     except KeyboardInterrupt:  # before it had begun, or after its end
         return _interrupted(store, found)
     except EnvironmentUnfitError as error:

@@ -1,7 +1,9 @@
 """What `compare` does: check, plan, search, train over seeds, show, keep. Returns the exit code."""
 
+import contextlib
 import json
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -16,6 +18,7 @@ from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 from orchestrator.reading import load
 from orchestrator.records import Sweep
+from orchestrator.shipping import ship
 from orchestrator.store import Store, keep_json, replacing
 
 FOLDER = "comparison"  # of the artifacts
@@ -47,7 +50,7 @@ def compare(
                 "--resume goes on as the comparison was configured: leave out --methods, --seeds, --trials, --config, --set, "
                 "--name and --dry-run"
             )
-        found = Comparison.open(_existing(store), resume)
+        found = Comparison.open(Store.existing(store), resume)
         if address is not None:
             resources = found.configuration.resources.model_copy(update={"address": at(address)})
             found.configuration = found.configuration.model_copy(update={"resources": resources})
@@ -56,13 +59,6 @@ def compare(
 
 def _at(address: str | None) -> list[str]:
     return [f"resources.address={json.dumps(at(address))}"] if address is not None else []
-
-
-def _existing(name: Path | str) -> Store:
-    store = Store.named(name)
-    if not store.root.is_dir():
-        raise ConfigurationError(f"--store {name} does not exist: give that of the comparison, or begin one with --methods")
-    return store
 
 
 def _begin(
@@ -107,8 +103,10 @@ def _carry_out(store: Store, found: Comparison, console: Console, as_json: bool)
 
     again = f"python run.py compare --resume {found.name}{store.option}"
     try:
-        last = carry_out(store, found, console)
+        last = carry_out(store, found, console, ship_of=lambda name: partial(ship, store, name))
     except KeyboardInterrupt:
+        with contextlib.suppress(KeyboardInterrupt):  # who is in a hurry is told how to go on all the same
+            _show_unfinished(store, found, console)
         console.print(f"\ninterrupted; resume: {again}", markup=False, highlight=False, soft_wrap=True)
         return errors.INTERRUPTED
     except EnvironmentUnfitError as error:
@@ -121,6 +119,15 @@ def _carry_out(store: Store, found: Comparison, console: Console, as_json: bool)
     for what, command in {"tables": found.folder / "comparison.md", "open MLflow": f"python run.py ui{store.option}"}.items():
         console.print(f"{what}: {command}", markup=False, highlight=False, soft_wrap=True)
     return errors.OK if last.state == "finished" else errors.NO_USABLE_TRIAL
+
+
+def _show_unfinished(store: Store, found: Comparison, console: Console) -> None:
+    """What the sweep over seeds has come to; nothing before its first training has ended."""
+    if found.over_seeds not in store.sweeps():
+        return
+    last = Sweep.open(store, found.over_seeds)
+    if ended := sum(trial.ended for trial in last.trials.values()):
+        page.show(result(store, found, f"{ended} of {last.configuration.search.trials} trainings"), console)
 
 
 def _keep(store: Store, found: Comparison, came: Result, last: Sweep, console: Console) -> None:

@@ -19,11 +19,7 @@ console = Console()
 
 def report(name: str, store: Path | str, to: Path | None) -> int:
     """Write the page of a sweep to a file of the store, or `to` another one, and add it to the sweep's run."""
-    opened = Store.named(store)
-    if not opened.root.is_dir():
-        raise ConfigurationError(
-            f"--store {store} does not exist: give that of an earlier run, or start with `python run.py sweep`"
-        )
+    opened = Store.existing(store)
     found = Sweep.open(opened, name)
     target = to.expanduser().resolve() if to else opened.reports / f"{name}.html"
     _require_place(target, asked=to is not None)

@@ -5,12 +5,12 @@ from functools import partial
 import torch
 from safetensors.torch import save_file
 
-from orchestrator.commands import _ship
 from orchestrator.data import prepare
 from orchestrator.data.dataset import read_summary
 from orchestrator.models import Network, build
 from orchestrator.reading import load
 from orchestrator.records import Sweep, Trial
+from orchestrator.shipping import ship
 from orchestrator.store import Store, write_json
 from orchestrator.tracking.tracker import Tracker
 
@@ -49,7 +49,7 @@ def with_student(sweep: Sweep, number: int, accuracy: float) -> Trial:
 def told(store: Store, sweep: Sweep, *trials: Trial, ended: str = "finished") -> None:
     """A driver that sees these trials end, and then the sweep."""
     sweep.state = "running"
-    tracker = Tracker(store, sweep, [str(digit) for digit in range(10)], partial(_ship, store, sweep.name))
+    tracker = Tracker(store, sweep, [str(digit) for digit in range(10)], partial(ship, store, sweep.name))
     for trial in trials:
         tracker.trial_started(trial)
         tracker.trial_reported(trial, trial.epochs, trial.metrics)

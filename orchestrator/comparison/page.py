@@ -18,7 +18,15 @@ Rows = list[list[str]]
 def quality(result: Result) -> tuple[Titles, Rows]:
     """How good the students are on the test part."""
     over = [f"over {reference}, points" for reference in result.references]
-    titles = ["method", "accuracy, %", *over, "best on validation, %", "NLL", "ECE", *(["published, %"] if result.beside else [])]
+    titles = [
+        "method",
+        "accuracy, %",
+        *over,
+        "accuracy, best weights, %",
+        "NLL",
+        "ECE",
+        *(["published, %"] if result.beside else []),
+    ]
     rows = []
     for row in result.rows:
         differences = [_against(row, reference) for reference in result.references]
@@ -45,7 +53,9 @@ def costs(result: Result) -> tuple[Titles, Rows]:
 
 def said(result: Result) -> list[str]:
     """What the tables mean, in sentences: what differs, what does not, and what was left out."""
-    return [*_claims(result), *(f"{row.method}: {row.message}" for row in result.rows if row.message)]
+    unfinished = f"unfinished: {result.unfinished}; nothing is claimed before the last one"
+    claims = [unfinished] if result.unfinished else _claims(result)
+    return [*claims, *(f"{row.method}: {row.message}" for row in result.rows if row.message)]
 
 
 def conditions(result: Result) -> list[str]:
@@ -56,8 +66,13 @@ def conditions(result: Result) -> list[str]:
         f"data {result.data} ({sizes}); teacher {result.teacher}; student {result.student}; {result.epochs} epochs",
         f"for each method a search of {trials} trials on the validation part, then its best settings with the seeds "
         f"{seeds[0]} to {seeds[-1]}, which no search saw: equal seeds have the same first weights, batches and views",
-        "accuracy, NLL and ECE are of the last weights, on the test part: mean ± standard error over the seeds",
+        "accuracy, NLL and ECE are of the last weights, on the test part: mean ± standard error over the seeds; "
+        "best weights are of the epoch that was best on validation, and judged on the test part too",
     ]
+    if fewer := [f"{row.method} with {row.searched}" for row in result.rows if row.searched is not None and row.searched < trials]:
+        lines.insert(2, f"searches that ended with fewer trials: {', '.join(fewer)}")
+    if gone := [row.method for row in result.rows if row.searched is None]:
+        lines.insert(2, f"searches that are not in the store any more, so that nothing is known of their cost: {', '.join(gone)}")
     if len(seeds) > 1:
         lines.append(
             f"differences are of pairs with the same seed: mean [{LEVEL:.0%} t interval, of each by itself] and the p of a paired "
@@ -69,7 +84,8 @@ def conditions(result: Result) -> list[str]:
         "multiply-adds of one image; latency of one image on one CPU thread of the machine that compared, float32, a median"
     )
     lines.append(
-        "cost up to each trial's last report, of the processes that train, without the fitting of the teacher, which all share; "
+        "cost up to each trial's last report, of the processes that train, without the fitting of the teacher, which all share, "
+        "and without the processes that decode the pictures of a folder; "
         "what trains first also pays for what is paid once: the start of a worker, the teacher's pass over a view"
     )
     if "," in result.student:
@@ -96,8 +112,9 @@ def markdown(result: Result) -> str:
 
 def show(result: Result, console: Console) -> None:
     """In a terminal."""
+    name = f"{result.name} (unfinished)" if result.unfinished else result.name
     for title, (titles, rows) in (("test part", quality(result)), ("cost", costs(result))):
-        table = Table(title=f"{result.name}: {title}")
+        table = Table(title=f"{name}: {title}")
         for place, each in enumerate(titles):
             table.add_column(each, justify="right" if place else "left", overflow="fold")
         for row in rows:

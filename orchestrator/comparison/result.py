@@ -11,6 +11,7 @@ from orchestrator.comparison.statistics import Difference, Mean, difference, hol
 from orchestrator.comparison.student_cost import StudentCost, student_cost
 from orchestrator.config import Network
 from orchestrator.data.dataset import read_summary
+from orchestrator.errors import ConfigurationError
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
 from orchestrator.training.spent import CPU_TOTAL, GPU_TOTAL
@@ -43,7 +44,8 @@ class Row:
     """A method; without `means` nothing of it could be trained over seeds, and `message` says why.
 
     `means` are over the seeds that were trained to their end, `against` the references by name. `search` is what finding its
-    settings cost, `over_seeds` what training them did.
+    settings cost, `over_seeds` what training them did. `searched`: how many trials of the search have ended; None, and a cost that
+    is not known, when the store has no such search any more.
     """
 
     method: str
@@ -54,11 +56,15 @@ class Row:
     student: StudentCost | None
     search: Cost
     over_seeds: Cost
+    searched: int | None = None
 
 
 @dataclass(frozen=True)
 class Result:
-    """All rows, in the order that was asked for. `student` names all of them where several train together."""
+    """All rows, in the order that was asked for. `student` names all of them where several train together.
+
+    `unfinished` says how far it has come, where somebody looks at it before the last training: nothing is claimed then.
+    """
 
     name: str
     data: str
@@ -70,6 +76,7 @@ class Result:
     trials: int
     rows: tuple[Row, ...]
     beside: Published | None
+    unfinished: str = ""
 
     def plain(self) -> dict[str, Any]:
         """As JSON values."""
@@ -81,8 +88,8 @@ class Result:
         return [name for name in REFERENCES if any(row.method == name and row.means for row in self.rows)]
 
 
-def result(store: Store, comparison: Comparison) -> Result:
-    """The rows of what has been trained so far."""
+def result(store: Store, comparison: Comparison, unfinished: str = "") -> Result:
+    """The rows of what has been trained so far; what is `unfinished` is shown at once, and its students are not measured."""
     over_seeds = Sweep.open(store, comparison.over_seeds)
     configuration, summary = comparison.configuration, read_summary(over_seeds.folder)
     values = {method: by_seed(over_seeds, method, COMPARED) for method in comparison.methods}
@@ -91,8 +98,9 @@ def result(store: Store, comparison: Comparison) -> Result:
     rows = []
     for method in comparison.methods:
         trials = list(_complete(over_seeds, method))
-        student = _cost(apply(over_seeds.configuration, trials[0].settings).student, summary, students) if trials else None
-        searched = Sweep.open(store, comparison.search(method))
+        measured = trials and not unfinished
+        student = _cost(apply(over_seeds.configuration, trials[0].settings).student, summary, students) if measured else None
+        searched = _searched(store, comparison.search(method))
         rows.append(
             Row(
                 method,
@@ -101,15 +109,17 @@ def result(store: Store, comparison: Comparison) -> Result:
                 {name: found for name, key in MEANS.items() if (found := _mean(by_seed(over_seeds, method, key)))},
                 against[method],
                 student,
-                cost(searched.trials.values()),
+                cost(searched or []),
                 cost(_of(over_seeds, method)),
+                None if searched is None else sum(trial.ended for trial in searched),
             )
         )
     teacher = configuration.teacher.network.name if configuration.teacher else "none"
     names = ", ".join(student.network.name for student in configuration.students.values())
     seeds, epochs = seeds_of(configuration, comparison.seeds), configuration.training.epochs
     data, trials_each, beside = str(summary["name"]), configuration.search.trials, published(configuration)
-    return Result(comparison.name, data, summary["sizes"], teacher, names, epochs, seeds, trials_each, tuple(rows), beside)
+    sizes, told = summary["sizes"], tuple(rows)
+    return Result(comparison.name, data, sizes, teacher, names, epochs, seeds, trials_each, told, beside, unfinished)
 
 
 def by_seed(sweep: Sweep, method: str, metric: str) -> dict[int, float]:
@@ -139,6 +149,14 @@ def cost(trials: Iterable[Trial]) -> Cost:
     known = bool(told) and all(CPU_TOTAL in metrics for metrics in told)
     gpu = sum(metrics.get(GPU_TOTAL, 0.0) for metrics in told)
     return Cost(len(told), sum(metrics[CPU_TOTAL] for metrics in told) if known else None, gpu if known else None)
+
+
+def _searched(store: Store, name: str) -> list[Trial] | None:
+    """The trials of a search; None when it was removed, or cannot be read, since its settings were chosen."""
+    try:
+        return list(Sweep.open(store, name).trials.values())
+    except ConfigurationError:
+        return None
 
 
 def _of(sweep: Sweep, method: str) -> list[Trial]:

@@ -2,8 +2,8 @@
 
 import contextlib
 import functools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -11,31 +11,38 @@ from orchestrator.check import check_search
 from orchestrator.comparison.design import over_seeds, search_of
 from orchestrator.comparison.record import Comparison
 from orchestrator.config import Configuration
-from orchestrator.data.dataset import read_summary
 from orchestrator.display import Display
 from orchestrator.errors import ConfigurationError, TrialError
 from orchestrator.interrupt import stoppable
 from orchestrator.preflight import Prepared, prepared
 from orchestrator.records import Sweep
 from orchestrator.resume import require_same
-from orchestrator.store import Store, keep_json
+from orchestrator.store import Store
 from orchestrator.sweep.aides import aides
 from orchestrator.sweep.conduct import Lent, conduct, open_desk, send
-from orchestrator.sweep.described import described
+from orchestrator.sweep.described import described, described_data, differences
 from orchestrator.sweep.events import Events
+from orchestrator.tracking.environment import keep
+
+if TYPE_CHECKING:
+    from orchestrator.tracking.registering import Ship
 
 ENDED = ("finished", "failed")
+FOUNDATIONS = ("data", "weights")  # of what a sweep describes: what it trains on, whatever it searches
+ShipOf = Callable[[str], "Ship"]  # how the students of the sweep of that name are exported
 
 
-def carry_out(store: Store, comparison: Comparison, console: Console) -> Sweep:
+def carry_out(store: Store, comparison: Comparison, console: Console, ship_of: ShipOf | None = None) -> Sweep:
     """The sweep over seeds, after everything that was missing; KeyboardInterrupt when somebody asked for the end.
+
+    With `ship_of`, the best student of every sweep becomes a model of MLflow.
 
     A search that has ended stays as it is, however it ended; a search without anything to train again leaves its method out.
     TrialError when that is so for all of them. ConfigurationError when a sweep in the store is not the one that is needed, or is
     run by somebody else. EnvironmentUnfitError: nobody can train now; a resume goes on.
     """
     with comparison.hold(), stoppable(), contextlib.ExitStack() as open_:
-        bench = _Bench(store, comparison, console, open_)
+        bench = _Bench(store, comparison, console, open_, ship_of)
         if not comparison.chosen:
             common = comparison.configuration
             found = {method: bench.ended(comparison.search(method), search_of(common, method)) for method in comparison.methods}
@@ -46,6 +53,7 @@ def carry_out(store: Store, comparison: Comparison, console: Console) -> Sweep:
         if not comparison.settings:
             reasons = "; ".join(f"{method}: {one['message']}" for method, one in comparison.chosen.items())
             raise TrialError(f"no search of {comparison.name!r} found settings to compare: {reasons}")
+        bench.require_searched_data()
         return bench.ended(comparison.over_seeds, over_seeds(comparison.configuration, comparison.settings, comparison.seeds))
 
 
@@ -75,8 +83,10 @@ def require_common_data(sweeps: Mapping[str, Sweep]) -> None:
 class _Bench:
     """What the sweeps of a comparison share: the prepared data, and worker groups that stay warm from the first one on."""
 
-    def __init__(self, store: Store, comparison: Comparison, console: Console, open_: contextlib.ExitStack) -> None:
-        self.store, self.comparison, self.console, self.open = store, comparison, console, open_
+    def __init__(
+        self, store: Store, comparison: Comparison, console: Console, open_: contextlib.ExitStack, ship_of: ShipOf | None
+    ) -> None:
+        self.store, self.comparison, self.console, self.open, self.ship_of = store, comparison, console, open_, ship_of
         self.now: tuple[Sweep, Display] | None = None  # the sweep that trains, and who shows it
         self.lent: Lent | None = None
 
@@ -89,24 +99,45 @@ class _Bench:
         """A sweep of the comparison, begun or gone on with until it has ended."""
         resume = name in self.store.sweeps()
         found = self._opened(name, configuration) if resume else self._created(name, configuration)
+        ship = self.ship_of(name) if self.ship_of else None
         with Display(found, self.console) as display:
             if found.state in ENDED:
-                send(found, self.store, found.folder, display)
+                send(found, self.store, found.folder, display, ship)
                 return found
+            keep(found.folder, self.begun.data)
             self.now = found, display
             self.lent = self.lent or self._groups(display)
-            conduct(found, self.store, self.begun.data, self.begun.asked, display, resume=resume, lent=self.lent)
+            begun, lent = self.begun, self.lent
+            conduct(found, self.store, begun.data, begun.asked, display, resume=resume, lent=lent, ship=ship)
         if found.state == "interrupted":
             raise KeyboardInterrupt
         self.console.print(_said(found), markup=False, highlight=False, soft_wrap=True)
         return found
 
+    def require_searched_data(self) -> None:
+        """ConfigurationError when the data, or the teacher's given weights, are not those of the searches any more.
+
+        A sweep over seeds that stands in the store is asked what it has; a search that was removed is not asked.
+        """
+        comparison, standing = self.comparison, self.store.sweeps()
+        search = next((name for name in map(comparison.search, comparison.methods) if name in standing), None)
+        if search is None:
+            return
+        if comparison.over_seeds in standing:
+            now = Sweep.open(self.store, comparison.over_seeds).described
+        else:
+            now = described_data(comparison.configuration, self.begun.data)
+        before = Sweep.open(self.store, search).described
+        if different := differences(*({key: side[key] for key in FOUNDATIONS if key in side} for side in (before, now))):
+            raise ConfigurationError(
+                f"the seeds of {comparison.name!r} cannot be trained on what its searches were trained on: "
+                f"{'; '.join(different)}: put back what it was, or begin another comparison under a new --name"
+            )
+
     def _created(self, name: str, configuration: Configuration) -> Sweep:
         check_search(configuration)
         now = described(configuration, "sweep", self.begun.data)
-        found = Sweep.create(self.store.sweep(name), configuration, "sweep", now)
-        keep_json(found.folder / "data.json", read_summary(self.begun.data))
-        return found
+        return Sweep.create(self.store.sweep(name), configuration, "sweep", now)
 
     def _opened(self, name: str, configuration: Configuration) -> Sweep:
         found = Sweep.open(self.store, name)

@@ -5,6 +5,9 @@ import platform
 import subprocess
 from pathlib import Path
 
+from orchestrator.data.dataset import read_summary
+from orchestrator.store import keep_json
+
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "numpy")
 
 
@@ -17,6 +20,12 @@ def describe() -> dict[str, str]:
     if commit:
         tags["mlflow.source.git.commit"] = commit
     return tags | {"git.commit": commit or "unknown", "git.dirty": "unknown" if dirty is None else str(bool(dirty)).lower()}
+
+
+def keep(folder: Path, data: Path) -> None:
+    """Beside a sweep's record, at every start: what its data are, for an export without them, and what it runs on, for a report."""
+    keep_json(folder / "data.json", read_summary(data))
+    keep_json(folder / "environment.json", describe())
 
 
 def _git(*arguments: str) -> str | None:

@@ -1,6 +1,7 @@
 """What a trial has cost since its first epoch: seconds and CPU seconds of all processes that train it. Knows clocks alone.
 
-What a process did between its last report and its death is not counted: nobody was told.
+What a process did between its last report and its death is not counted: nobody was told. Nor are the CPU seconds of its children,
+the processes that decode the pictures of a folder.
 """
 
 import time

@@ -1,7 +1,9 @@
 """A comparison from its searches to its table: on digits, trained in this process; interrupted, resumed, and with failures."""
 
 import contextlib
+import io
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from rich.console import Console
 from scipy import stats
 from trained_here import LENT, Here
 
+from orchestrator import compare_commands, errors
 from orchestrator.comparison import design, page, running
 from orchestrator.comparison.record import Comparison
 from orchestrator.comparison.result import Result, result
@@ -20,8 +23,9 @@ from orchestrator.errors import ConfigurationError, TrialError
 from orchestrator.preflight import prepared
 from orchestrator.reading import load
 from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store
+from orchestrator.store import Store, read_json
 from orchestrator.sweep.described import described
+from orchestrator.tracking.environment import describe
 from orchestrator.trial import apply
 
 SMALL = (
@@ -160,6 +164,65 @@ def test_a_seed_that_failed_is_no_pair(store: Store, here: Here) -> None:
     plain, kd = result(store, comparison).rows
     assert kd.message == "2 of 3 seeds were trained to their end: it diverged" and kd.means["accuracy"].count == 2
     assert plain.against["kd"].difference.pairs == 2 and plain.means["accuracy"].count == 3
+
+
+def test_every_sweep_says_what_it_ran_on_and_may_ship_its_students(store: Store, here: Here) -> None:
+    comparison = begun(store, methods=FEW, seeds=1)
+    running.carry_out(store, comparison, QUIET, ship_of=lambda name: f"ship of {name}")  # type: ignore[arg-type,return-value]
+    names = ["mine-cross_entropy", "mine-kd", "mine-seeds"]
+    assert here.shipped == [f"ship of {name}" for name in names]
+    for name in names:
+        assert read_json(store.sweep(name) / "environment.json") == describe()
+        assert read_json(store.sweep(name) / "data.json")["name"] == "digits"
+
+
+def test_an_interrupted_comparison_shows_what_there_is_of_it(store: Store, here: Here) -> None:
+    comparison, here.interrupted_in = begun(store, methods=FEW), "mine-seeds"
+    told = io.StringIO()
+    code = compare_commands._carry_out(store, comparison, Console(file=told, width=200), as_json=False)
+    text = told.getvalue()
+    assert code == errors.INTERRUPTED
+    assert "unfinished: 1 of 6 trainings" in text and "mine (unfinished): test part" in text and "not told apart" not in text
+    assert "cross_entropy: 1 of 3 seeds were trained to their end" in text
+    assert text.index("unfinished: 1 of 6") < text.index("interrupted; resume: python run.py compare --resume mine")
+
+
+def test_an_interrupted_search_has_nothing_to_show(store: Store, here: Here) -> None:
+    comparison, here.interrupted_in = begun(store, methods=FEW), "mine-cross_entropy"
+    told = io.StringIO()
+    code = compare_commands._carry_out(store, comparison, Console(file=told, width=200), as_json=False)
+    assert code == errors.INTERRUPTED and "unfinished" not in told.getvalue() and "compare --resume mine" in told.getvalue()
+
+
+def test_a_search_that_was_removed_has_an_unknown_cost(store: Store, here: Here) -> None:
+    comparison = begun(store, methods=FEW, seeds=1)
+    running.carry_out(store, comparison, QUIET)
+    shutil.rmtree(store.sweep("mine-kd"))
+    running.carry_out(store, comparison, QUIET)
+    found = result(store, comparison)
+    plain, kd = found.rows
+    assert kd.means["accuracy"].count == 1 and kd.search.cpu_s is None and kd.searched is None
+    assert plain.search.cpu_s and plain.searched == 2
+    assert "nothing is known of their cost: kd" in page.markdown(found)
+
+
+def test_seeds_on_other_data_than_the_searches_are_refused(store: Store, here: Here) -> None:
+    comparison = begun(store, methods=FEW)
+    comparison.chosen = {name: {"trial": 0, "value": 0.5, "settings": {}} for name in FEW}
+    for method in FEW:
+        search = begun_search(store, comparison, method)
+        search.described["data"]["sums"] = {"train": "of other data"}
+        search.save()
+    said = "cannot be trained on what its searches were trained on: digits has changed: as many samples, and not the same ones"
+    with pytest.raises(ConfigurationError, match=said):
+        running.carry_out(store, comparison, QUIET)
+    assert "mine-seeds" not in store.sweeps()
+    planned = design.over_seeds(comparison.configuration, comparison.settings, SEEDS)
+    data = prepare(planned.data, store.root, planned.data.seed)
+    Sweep.create(store.sweep("mine-seeds"), planned, "sweep", described(planned, "sweep", data))
+    with pytest.raises(ConfigurationError, match=said):
+        running.carry_out(store, comparison, QUIET)
+    assert here.conducted == []
 
 
 def begun_search(store: Store, comparison: Comparison, method: str, *trials: Trial) -> Sweep:

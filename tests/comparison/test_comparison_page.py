@@ -1,5 +1,7 @@
 """What a table claims, and how it reads: out of made values, of which it is known what differs."""
 
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.comparison import page
@@ -75,3 +77,18 @@ def test_published_numbers_have_a_column_and_a_source() -> None:
     assert titles[-1] == "published, %" and [row[-1] for row in rows] == ["69.06", "70.66 ± 0.24", "71.83 ± 0.16", "71.92 ± 0.40"]
     text = page.markdown(found)
     assert PUBLISHED[0].source in text and "its teacher reached 72.34 %" in text
+
+
+def test_searches_that_ended_with_fewer_trials_are_named() -> None:
+    found = made({name: VALUES[name] for name in ("cross_entropy", "kd", "ttm")})
+    rows = tuple(replace(row, searched=count) for row, count in zip(found.rows, (12, 5, 11), strict=True))
+    told = page.conditions(replace(found, rows=rows, trials=12))
+    assert "searches that ended with fewer trials: kd with 5, ttm with 11" in told
+    whole = page.conditions(replace(found, rows=tuple(replace(row, searched=12) for row in rows), trials=12))
+    assert not any("fewer trials" in line for line in whole)
+
+
+def test_what_is_unfinished_claims_nothing() -> None:
+    assert page.said(replace(made(VALUES), unfinished="3 of 20 trainings")) == [
+        "unfinished: 3 of 20 trainings; nothing is claimed before the last one"
+    ]

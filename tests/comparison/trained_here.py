@@ -27,13 +27,23 @@ class Here:
         self.interrupted_in = interrupted_in
         self.conducted: list[tuple[str, bool]] = []  # names of the sweeps, and whether they were resumed
         self.trained: list[str] = []
+        self.shipped: list[Any] = []  # what exports the students of each sweep
 
     def conduct(
-        self, sweep: Sweep, store: Store, data: Path, asked: Decision | None, show: Any, resume: bool = False, lent: Any = None
+        self,
+        sweep: Sweep,
+        store: Store,
+        data: Path,
+        asked: Decision | None,
+        show: Any,
+        resume: bool = False,
+        lent: Any = None,
+        ship: Any = None,
     ) -> None:
         """Run to the end, or to where it is interrupted."""
         assert asked is not None and lent == LENT
         self.conducted.append((sweep.name, resume))
+        self.shipped.append(ship)
         teacher, _, _ = ready(store, sweep.configuration, data, LocalDesk(), show.teacher_epoch)
         folders = {"trials": sweep.folder / "trials", "data": data, "teacher": teacher, "knowledge": asked.folder}
         study = open_study(sweep.folder, sweep.configuration, resume)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.commands import _ship
 from orchestrator.records import Sweep
+from orchestrator.shipping import ship
 from orchestrator.store import Store, read_json
 from orchestrator.tracking import registering
 from orchestrator.tracking.client import connect
@@ -110,8 +110,8 @@ def test_who_dies_before_the_registration_leaves_a_model_that_is_registered_late
     client, run = client_of(tracked_store, sweep), run_of(tracked_store, sweep, "parent").info
     assert not client.search_registered_models()  # there may be better trials to come
     tags = {"trial": "0", "student": "cnn", "method": "kd"}
-    ship = partial(_ship, tracked_store, "mine")
-    asked = (client, tracked_store, sweep, ship, run.run_id, run.experiment_id, 0, "a", tags)
+    shipped = partial(ship, tracked_store, "mine")
+    asked = (client, tracked_store, sweep, shipped, run.run_id, run.experiment_id, 0, "a", tags)
 
     def die(*arguments: Any) -> None:
         raise KeyboardInterrupt
