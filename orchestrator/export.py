@@ -121,7 +121,9 @@ def load_exported(folder: Path | str) -> Network:
     folder = Path(folder).expanduser()
     settings = read_settings(folder)
     if settings.get("form", NAME) != NAME:
-        raise ConfigurationError(f"{folder} holds {settings['file']} and no network: `answering` opens it, or export safetensors")
+        raise ConfigurationError(
+            f"{folder} holds {FORMATS[settings['form']].file} and no network: `answering` opens it, or export safetensors"
+        )
     network = dict(settings["network"])
     made = build(network.pop("name"), len(settings["classes"]), tuple(settings["input"]["shape"]), network)
     load_weights(made, str(folder / FORMATS[NAME].file))
@@ -147,7 +149,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
     try:
         settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text())
         version, known = int(settings["format"]), settings.get("form", NAME) in FORMATS
-        _ = dict(settings["network"])["name"], len(settings["classes"]), tuple(settings["input"]["shape"])
+        if version <= FORMAT:
+            _ = dict(settings["network"])["name"], len(settings["classes"])
+            _require_whole(settings["input"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ConfigurationError(
             f"{folder} is no exported student or damaged ({type(error).__name__}: {error}): write it with `python run.py export`"
@@ -155,6 +159,14 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if version > FORMAT or not known:
         raise ConfigurationError(f"{folder} was written by a newer version of this program: update it to load the student")
     return settings
+
+
+def _require_whole(said: dict[str, Any]) -> None:
+    """ValueError, LookupError or TypeError when `input` does not say all that a picture is prepared by."""
+    channels, _, _ = map(int, said["shape"])
+    if {len([float(value) for value in said[name]]) for name in ("mean", "std")} != {channels}:
+        raise ValueError(f"mean and std are not those of {channels} channels")
+    float(said["cut"] or 1)
 
 
 def _trial(store: Store, sweep: Sweep, number: int | None) -> Trial:
