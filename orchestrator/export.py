@@ -25,6 +25,7 @@ from orchestrator.data.pictures import CLEAN_SHARE
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError, nearest
 from orchestrator.export_check import batches, compared
 from orchestrator.export_formats import CARD, FORMATS, NAME, SETTINGS, Answers, load_onnx, load_program
+from orchestrator.export_seeds import named, over_seeds, own
 from orchestrator.gains import hears
 from orchestrator.model_card import model_card
 from orchestrator.models import MODELS, Network, build, load_weights, network_fingerprint
@@ -97,6 +98,7 @@ def export(
         "method": _method(configuration),
         "training": students[letter].training.model_dump(mode="json") | _start(students[letter].network),
         "seed": configuration.seed,
+        "over_seeds": over_seeds(sweep, trial, letter),
         "searched": trial.settings,
         "data": _described(configuration, summary),
         "teacher": _teacher(store, sweep.configuration, summary) if _listens(configuration) else None,
@@ -262,22 +264,11 @@ def _progress(folder: Path, trial: Trial, letter: str, weights: str) -> dict[str
         progress = json.loads(file.read_text())
         record, best_epoch = progress["record"], int(progress["best_epoch"])
         last = int(record["epoch"])
-        metrics = {"validation/best/accuracy": float(progress["best_value"])}
-        for name, value in _own(record["metrics"], letter).items():
-            if name.startswith("validation/"):
-                metrics[name.replace("validation/", "validation/last/")] = float(value)
-            elif name.startswith("test/"):
-                metrics[name] = float(value)
+        metrics = {"validation/best/accuracy": float(progress["best_value"])} | named(own(record["metrics"], letter))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise _damaged(trial, file, error) from error
     epochs = {"epoch": best_epoch if weights == "best" else last, "best_epoch": best_epoch, "epochs": last}
     return epochs | {"metrics": dict(sorted(metrics.items()))}
-
-
-def _own(metrics: dict[str, Any], letter: str) -> dict[str, Any]:
-    """A student's own metrics under their plain names: of several they stand under its letter."""
-    mine = f"{letter}/"
-    return {name.removeprefix(mine): value for name, value in metrics.items() if name.startswith(mine)} or metrics
 
 
 def _damaged(trial: Trial, file: Path, error: Exception) -> ConfigurationError:

@@ -102,7 +102,27 @@ def _metrics(settings: Values) -> str:
             rows.append(f"| {metric} | {' | '.join('' if value is None else f'{value:.4f}' for value in values)} |")
     best = f"The best weights are those after epoch {source['best_epoch']}, the last ones those after epoch {source['epochs']}. "
     meaning = "NLL and entropy are in nats, agreement is with the classes of the run's teacher."
-    return "## Metrics\n\n" + "\n".join(rows) + f"\n\n{best}{meaning} {_test_use(source)}"
+    return "## Metrics\n\n" + "\n".join(rows) + f"\n\n{best}{meaning} {_test_use(source)}{_over_seeds(settings)}"
+
+
+def _over_seeds(settings: Values) -> str:
+    """A table of mean ± standard error, where other seeds were trained."""
+    over = settings["over_seeds"]
+    if not over:
+        return ""
+    columns = [(part, which) for part in ("validation", "test") for which in ("best", "last")]
+    columns = [pair for pair in columns if any(name.startswith("/".join(pair) + "/") for name in over["metrics"])]
+    rows = [f"| | {' | '.join(f'{part}, {which} weights' for part, which in columns)} |", f"|---|{'---|' * len(columns)}"]
+    for metric in METRICS:
+        values = [over["metrics"].get(f"{part}/{which}/{metric}") for part, which in columns]
+        if any(values):
+            rows.append(f"| {metric} | {' | '.join(_with_error(value) for value in values)} |")
+    seeds = ", ".join(map(str, over["seeds"]))
+    return f"\n\nMean ± standard error of the {len(over['seeds'])} seeds with these settings ({seeds}):\n\n" + "\n".join(rows)
+
+
+def _with_error(value: Values | None) -> str:
+    return f"{value['mean']:.4f} ± {value['error']:.4f}" if value else ""
 
 
 def _test_use(source: Values) -> str:
@@ -172,7 +192,7 @@ def _limits(settings: Values) -> str:
     lines = [
         f"It has learned from {data['sizes']['train']} images of {data['name']}; of other images, or images prepared in another "
         "way, nothing is known.",
-        f"One training, with seed {settings['seed']}: how much another seed would differ was not measured.",
+        _other_seeds(settings),
         "The validation accuracy of the best weights is the largest of all epochs, and the trial may be the best of many: a "
         "little optimistic.",
     ]
@@ -186,6 +206,15 @@ def _limits(settings: Values) -> str:
         epochs = ", ".join(f"epoch {change['epoch']} (trial {change['source']})" for change in source["taken_over"])
         lines.append(f"Weights and settings of other trials were taken over after {epochs}: earlier epochs had other settings.")
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _other_seeds(settings: Values) -> str:
+    one = f"One training, with seed {settings['seed']}"
+    if not settings["over_seeds"]:
+        return f"{one}: how much another seed would differ was not measured."
+    return (
+        f"{one}: others of its {len(settings['over_seeds']['seeds'])} seeds came out otherwise, as the table of their means says."
+    )
 
 
 def _tested(source: Values) -> bool:

@@ -141,6 +141,7 @@ class Touch:
         return Path.touch, (self.file,)
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "beside", [{}, {"x/archive_version": b"0"}, {"model/archive_version": b"0", "model/archive_format": b"pt2"}]
 )
