@@ -1,5 +1,6 @@
 """The card of an exported student, as model hubs read it: YAML, then Markdown. Drawn from its settings.json alone."""
 
+from collections.abc import Callable
 from typing import Any
 
 import yaml
@@ -92,37 +93,32 @@ def _beside(settings: Values) -> str:
 
 def _metrics(settings: Values) -> str:
     source = settings["source"]
-    columns = [(part, which) for part in ("validation", "test") for which in ("best", "last")]
-    columns = [pair for pair in columns if any(name.startswith("/".join(pair) + "/") for name in source["metrics"])]
-    heads = [f"{part}, {which} weights" for part, which in columns]
-    rows = [f"| | {' | '.join(heads)} |", f"|---|{'---|' * len(columns)}"]
-    for metric in METRICS:
-        values = [source["metrics"].get(f"{part}/{which}/{metric}") for part, which in columns]
-        if any(value is not None for value in values):
-            rows.append(f"| {metric} | {' | '.join('' if value is None else f'{value:.4f}' for value in values)} |")
+    table = _table(source["metrics"], lambda value: f"{value:.4f}")
     best = f"The best weights are those after epoch {source['best_epoch']}, the last ones those after epoch {source['epochs']}. "
     meaning = "NLL and entropy are in nats, agreement is with the classes of the run's teacher."
-    return "## Metrics\n\n" + "\n".join(rows) + f"\n\n{best}{meaning} {_test_use(source)}{_over_seeds(settings)}"
+    return f"## Metrics\n\n{table}\n\n{best}{meaning} {_test_use(source)}{_over_seeds(settings)}"
 
 
 def _over_seeds(settings: Values) -> str:
-    """A table of mean ± standard error, where other seeds were trained."""
     over = settings["over_seeds"]
     if not over:
         return ""
-    columns = [(part, which) for part in ("validation", "test") for which in ("best", "last")]
-    columns = [pair for pair in columns if any(name.startswith("/".join(pair) + "/") for name in over["metrics"])]
-    rows = [f"| | {' | '.join(f'{part}, {which} weights' for part, which in columns)} |", f"|---|{'---|' * len(columns)}"]
-    for metric in METRICS:
-        values = [over["metrics"].get(f"{part}/{which}/{metric}") for part, which in columns]
-        if any(values):
-            rows.append(f"| {metric} | {' | '.join(_with_error(value) for value in values)} |")
     seeds = ", ".join(map(str, over["seeds"]))
-    return f"\n\nMean ± standard error of the {len(over['seeds'])} seeds with these settings ({seeds}):\n\n" + "\n".join(rows)
+    table = _table(over["metrics"], lambda value: f"{value['mean']:.4f} ± {value['error']:.4f}")
+    return f"\n\nMean ± standard error of the {len(over['seeds'])} seeds with these settings ({seeds}):\n\n{table}"
 
 
-def _with_error(value: Values | None) -> str:
-    return f"{value['mean']:.4f} ± {value['error']:.4f}" if value else ""
+def _table(metrics: Values, word: Callable[[Any], str]) -> str:
+    """The metrics by part and weights, as far as there are any."""
+    columns = [(part, which) for part in ("validation", "test") for which in ("best", "last")]
+    columns = [pair for pair in columns if any(name.startswith("/".join(pair) + "/") for name in metrics)]
+    heads = [f"{part}, {which} weights" for part, which in columns]
+    rows = [f"| | {' | '.join(heads)} |", f"|---|{'---|' * len(columns)}"]
+    for metric in METRICS:
+        values = [metrics.get(f"{part}/{which}/{metric}") for part, which in columns]
+        if any(value is not None for value in values):
+            rows.append(f"| {metric} | {' | '.join('' if value is None else word(value) for value in values)} |")
+    return "\n".join(rows)
 
 
 def _test_use(source: Values) -> str:
