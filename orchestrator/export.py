@@ -25,6 +25,7 @@ from orchestrator.data.pictures import CLEAN_SHARE
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError, nearest
 from orchestrator.export_check import batches, compared
 from orchestrator.export_formats import CARD, FORMATS, NAME, SETTINGS, Answers, load_onnx, load_program
+from orchestrator.export_seeds import named, over_seeds, own
 from orchestrator.gains import hears
 from orchestrator.model_card import model_card
 from orchestrator.models import MODELS, Network, build, load_weights, network_fingerprint
@@ -97,6 +98,7 @@ def export(
         "method": _method(configuration),
         "training": students[letter].training.model_dump(mode="json") | _start(students[letter].network),
         "seed": configuration.seed,
+        "over_seeds": over_seeds(sweep, trial, letter),
         "searched": trial.settings,
         "data": _described(configuration, summary),
         "teacher": _teacher(store, sweep.configuration, summary) if _listens(configuration) else None,
@@ -121,7 +123,9 @@ def load_exported(folder: Path | str) -> Network:
     folder = Path(folder).expanduser()
     settings = read_settings(folder)
     if settings.get("form", NAME) != NAME:
-        raise ConfigurationError(f"{folder} holds {settings['file']} and no network: `answering` opens it, or export safetensors")
+        raise ConfigurationError(
+            f"{folder} holds {FORMATS[settings['form']].file} and no network: `answering` opens it, or export safetensors"
+        )
     network = dict(settings["network"])
     made = build(network.pop("name"), len(settings["classes"]), tuple(settings["input"]["shape"]), network)
     load_weights(made, str(folder / FORMATS[NAME].file))
@@ -147,7 +151,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
     try:
         settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text())
         version, known = int(settings["format"]), settings.get("form", NAME) in FORMATS
-        _ = dict(settings["network"])["name"], len(settings["classes"]), tuple(settings["input"]["shape"])
+        if version <= FORMAT:
+            _ = dict(settings["network"])["name"], len(settings["classes"])
+            _require_whole(settings["input"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ConfigurationError(
             f"{folder} is no exported student or damaged ({type(error).__name__}: {error}): write it with `python run.py export`"
@@ -155,6 +161,14 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if version > FORMAT or not known:
         raise ConfigurationError(f"{folder} was written by a newer version of this program: update it to load the student")
     return settings
+
+
+def _require_whole(said: dict[str, Any]) -> None:
+    """ValueError, LookupError or TypeError when `input` does not say all that a picture is prepared by."""
+    channels, _, _ = map(int, said["shape"])
+    if {len([float(value) for value in said[name]]) for name in ("mean", "std")} != {channels}:
+        raise ValueError(f"mean and std are not those of {channels} channels")
+    float(said["cut"] or 1)
 
 
 def _trial(store: Store, sweep: Sweep, number: int | None) -> Trial:
@@ -250,22 +264,11 @@ def _progress(folder: Path, trial: Trial, letter: str, weights: str) -> dict[str
         progress = json.loads(file.read_text())
         record, best_epoch = progress["record"], int(progress["best_epoch"])
         last = int(record["epoch"])
-        metrics = {"validation/best/accuracy": float(progress["best_value"])}
-        for name, value in _own(record["metrics"], letter).items():
-            if name.startswith("validation/"):
-                metrics[name.replace("validation/", "validation/last/")] = float(value)
-            elif name.startswith("test/"):
-                metrics[name] = float(value)
+        metrics = {"validation/best/accuracy": float(progress["best_value"])} | named(own(record["metrics"], letter))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise _damaged(trial, file, error) from error
     epochs = {"epoch": best_epoch if weights == "best" else last, "best_epoch": best_epoch, "epochs": last}
     return epochs | {"metrics": dict(sorted(metrics.items()))}
-
-
-def _own(metrics: dict[str, Any], letter: str) -> dict[str, Any]:
-    """A student's own metrics under their plain names: of several they stand under its letter."""
-    mine = f"{letter}/"
-    return {name.removeprefix(mine): value for name, value in metrics.items() if name.startswith(mine)} or metrics
 
 
 def _damaged(trial: Trial, file: Path, error: Exception) -> ConfigurationError:

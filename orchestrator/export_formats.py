@@ -1,7 +1,8 @@
 """The files that an exported student can stand in: how each is written and read again. Knows no run, no data set and no card.
 
-Nothing here is pickled or unpickled. `torch.export.load` would unpickle where a file says so, whoever wrote it: ours say so
-nowhere, and one that does is refused before it is opened. A program is code all the same, whichever its format: open those of
+Nothing here is pickled or unpickled. `torch.export.load` would unpickle where a file says so, and all of a file that it takes for
+one of before PyTorch 2.8, whoever wrote it. So it is not called: a program is read by `load_pt2`, which knows no older format,
+and only when its members are those that are written here. A program is code all the same, whichever its format: open those of
 people you trust, and take safetensors from the others.
 """
 
@@ -10,6 +11,7 @@ import importlib.util
 import io
 import json
 import logging
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -19,6 +21,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.export.pt2_archive import PT2ArchiveReader
+from torch.export.pt2_archive._package import load_pt2
 
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 from orchestrator.models import Network, Shape, save_weights
@@ -29,7 +33,12 @@ SETTINGS, CARD = "settings.json", "README.md"  # beside the file of the format
 EXAMPLES = 2  # of a batch that a network is traced with: one would be taken for the only size
 LARGEST_BATCH = 2**16
 INSTALL = "install them (`pip install '.[onnx]'`), or give --format safetensors or torchexport"
-PICKLED = (".pt", ".pkl", "custom_obj", "opaque_obj", ".so")  # what members are called that are no plain tensor
+CONFIGS = "data/weights/model_weights_config.json", "data/constants/model_constants_config.json"
+EMPTY = "data/sample_inputs/model.pt"  # the inputs that a program was traced with, which would be pickled
+PLAIN = re.compile(  # the members of a program that is plain; those with a dot are PyTorch's own notes, which nobody reads
+    rf"models/model\.json|data/weights/weight_\d+|data/constants/tensor_\d+|archive_format|archive_version|byteorder|\.[\w./]+"
+    rf"|{'|'.join(map(re.escape, (*CONFIGS, EMPTY)))}"
+)
 
 
 @dataclass(frozen=True)
@@ -73,28 +82,39 @@ def program(network: Network, shape: Shape) -> torch.export.ExportedProgram:
 
 
 def load_program(file: Path) -> Answers:
-    """The program in a .pt2 file; ConfigurationError when it is damaged, or holds a pickle."""
-    require_plain(file)
+    """The program in a .pt2 file; ConfigurationError when it is damaged, or holds what may be a pickle."""
+    data = read_plain(file)
     try:
         with _quiet():
-            return cast("Answers", torch.export.load(io.BytesIO(file.read_bytes())).module())
+            return cast("Answers", load_pt2(io.BytesIO(data)).exported_programs["model"].module())
     except Exception as error:  # PyTorch names no errors of damage, and each member has its own
         raise _unreadable(file, error) from error
 
 
-def require_plain(file: Path) -> None:
-    """ConfigurationError when something in a .pt2 file would be unpickled, or run as machine code, or it is none."""
+def read_plain(file: Path) -> bytes:
+    """The bytes of a .pt2 file; ConfigurationError when something in it would be unpickled, or run as machine code, or it is none.
+
+    What is in it is asked of the reader that will open it: another one may see other members in the same bytes.
+    """
     try:
-        with zipfile.ZipFile(file) as archive:
-            members = [member for member in archive.infolist() if member.file_size]
-            configs = [json.loads(archive.read(member)) for member in members if member.filename.endswith("_config.json")]
-        told = [member.filename for member in members if any(sign in member.filename for sign in PICKLED)]
-        told += [name for config in configs for name, said in config["config"].items() if said["use_pickle"] is not False]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        data = file.read_bytes()
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            outside = [name for name in archive.namelist() if "/" not in name]  # PyTorch's reader refuses it without saying why
+        odd = [] if outside else _odd(PT2ArchiveReader(io.BytesIO(data)))
+    except Exception as error:  # as above
         raise _unreadable(file, error) from error
-    if told or not any(member.filename.endswith("archive_version") for member in members):
-        what = f"{told[0]} in it is pickled" if told else "it is not of the format of this PyTorch"
+    if outside or odd:
+        what = "it is not of the format of this PyTorch" if outside else f"{odd[0]} in it is pickled or unknown here"
         raise ConfigurationError(f"{file} is not opened, because {what}: write it anew with `run.py export --format torchexport`")
+    return data
+
+
+def _odd(archive: PT2ArchiveReader) -> list[str]:
+    """Whatever in an archive is not plain: members, and weights that are said to be pickled."""
+    names = archive.get_file_names()
+    odd = [name for name in names if not PLAIN.fullmatch(name)] + [EMPTY] * bool(archive.read_bytes(EMPTY))
+    configs = [json.loads(archive.read_bytes(name)) for name in CONFIGS]
+    return odd + [name for config in configs for name, said in config["config"].items() if said["use_pickle"] is not False]
 
 
 def load_onnx(file: Path) -> Answers:

@@ -1,5 +1,6 @@
 """The card of an exported student, as model hubs read it: YAML, then Markdown. Drawn from its settings.json alone."""
 
+from collections.abc import Callable
 from typing import Any
 
 import yaml
@@ -92,17 +93,32 @@ def _beside(settings: Values) -> str:
 
 def _metrics(settings: Values) -> str:
     source = settings["source"]
+    table = _table(source["metrics"], lambda value: f"{value:.4f}")
+    best = f"The best weights are those after epoch {source['best_epoch']}, the last ones those after epoch {source['epochs']}. "
+    meaning = "NLL and entropy are in nats, agreement is with the classes of the run's teacher."
+    return f"## Metrics\n\n{table}\n\n{best}{meaning} {_test_use(source)}{_over_seeds(settings)}"
+
+
+def _over_seeds(settings: Values) -> str:
+    over = settings["over_seeds"]
+    if not over:
+        return ""
+    seeds = ", ".join(map(str, over["seeds"]))
+    table = _table(over["metrics"], lambda value: f"{value['mean']:.4f} ± {value['error']:.4f}")
+    return f"\n\nMean ± standard error of the {len(over['seeds'])} seeds with these settings ({seeds}):\n\n{table}"
+
+
+def _table(metrics: Values, word: Callable[[Any], str]) -> str:
+    """The metrics by part and weights, as far as there are any."""
     columns = [(part, which) for part in ("validation", "test") for which in ("best", "last")]
-    columns = [pair for pair in columns if any(name.startswith("/".join(pair) + "/") for name in source["metrics"])]
+    columns = [pair for pair in columns if any(name.startswith("/".join(pair) + "/") for name in metrics)]
     heads = [f"{part}, {which} weights" for part, which in columns]
     rows = [f"| | {' | '.join(heads)} |", f"|---|{'---|' * len(columns)}"]
     for metric in METRICS:
-        values = [source["metrics"].get(f"{part}/{which}/{metric}") for part, which in columns]
+        values = [metrics.get(f"{part}/{which}/{metric}") for part, which in columns]
         if any(value is not None for value in values):
-            rows.append(f"| {metric} | {' | '.join('' if value is None else f'{value:.4f}' for value in values)} |")
-    best = f"The best weights are those after epoch {source['best_epoch']}, the last ones those after epoch {source['epochs']}. "
-    meaning = "NLL and entropy are in nats, agreement is with the classes of the run's teacher."
-    return "## Metrics\n\n" + "\n".join(rows) + f"\n\n{best}{meaning} {_test_use(source)}"
+            rows.append(f"| {metric} | {' | '.join('' if value is None else word(value) for value in values)} |")
+    return "\n".join(rows)
 
 
 def _test_use(source: Values) -> str:
@@ -172,7 +188,7 @@ def _limits(settings: Values) -> str:
     lines = [
         f"It has learned from {data['sizes']['train']} images of {data['name']}; of other images, or images prepared in another "
         "way, nothing is known.",
-        f"One training, with seed {settings['seed']}: how much another seed would differ was not measured.",
+        _other_seeds(settings),
         "The validation accuracy of the best weights is the largest of all epochs, and the trial may be the best of many: a "
         "little optimistic.",
     ]
@@ -186,6 +202,15 @@ def _limits(settings: Values) -> str:
         epochs = ", ".join(f"epoch {change['epoch']} (trial {change['source']})" for change in source["taken_over"])
         lines.append(f"Weights and settings of other trials were taken over after {epochs}: earlier epochs had other settings.")
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _other_seeds(settings: Values) -> str:
+    one = f"One training, with seed {settings['seed']}"
+    if not settings["over_seeds"]:
+        return f"{one}: how much another seed would differ was not measured."
+    return (
+        f"{one}: others of its {len(settings['over_seeds']['seeds'])} seeds came out otherwise, as the table of their means says."
+    )
 
 
 def _tested(source: Values) -> bool:

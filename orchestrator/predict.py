@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from orchestrator import private
 from orchestrator.data.folder import FORMATS
 from orchestrator.errors import BAD_CONFIGURATION, OK, ConfigurationError
 from orchestrator.export import answering, read_settings
@@ -40,7 +41,7 @@ def predict(folder: Path, images: list[str], top: int, as_json: bool) -> int:
         try:
             found += read(Path(name).expanduser(), settings["input"])
         except ConfigurationError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(private.said(f"error: {error}"), file=sys.stderr)
     if not found:
         return BAD_CONFIGURATION
     rows = probabilities(answers, found, settings)
@@ -49,9 +50,9 @@ def predict(folder: Path, images: list[str], top: int, as_json: bool) -> int:
         print(json.dumps([{"image": picture.name, "classes": classes} for picture, classes in told], indent=1))
     else:
         for picture, classes in told:
-            print(picture.name + (f" ({picture.note})" if picture.note else ""))
+            print(private.said(picture.name + (f" ({picture.note})" if picture.note else "")))
             for one in classes:
-                print(f"  {one['probability']:7.2%}  {one['class']}")
+                print(private.said(f"  {one['probability']:7.2%}  {one['class']}"))
     return OK
 
 
@@ -114,12 +115,15 @@ def _of_array(file: Path, said: dict[str, Any]) -> list[Picture]:
         raise ConfigurationError(
             f"{file} is no array that can be read ({error}): give one of uint8 that numpy.save wrote"
         ) from error
-    one = array.reshape(1, *array.shape) if array.shape[:2] == (height, width) else array
+    single = array.shape == (height, width, channels) or (channels == 1 and array.shape == (height, width))
+    one = array[None] if single else array
     if channels == 1 and one.ndim == 3:
         one = one[..., None]
     if array.dtype != np.uint8 or one.shape[1:] != (height, width, channels):
         shape = " x ".join(str(size) for size in array.shape)
         wanted = f"{height} x {width} x {channels}"
         raise ConfigurationError(f"{file} is {array.dtype} of {shape}: give uint8 of {wanted}, or of n x {wanted} for several")
+    if not len(one):
+        raise ConfigurationError(f"{file} holds no picture: give one or more of {height} x {width} x {channels}")
     names = [str(file)] if one.shape[0] == 1 else [f"{file}[{place}]" for place in range(len(one))]
     return [Picture(name, np.array(row.transpose(2, 0, 1))) for name, row in zip(names, one, strict=True)]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import pickle
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -10,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch._export.serde.schema import SCHEMA_VERSION
+from torch._export.serde.serialize import serialize
 
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 from orchestrator.export_check import compared
-from orchestrator.export_formats import FORMATS, Answers, load_onnx, load_program, require_plain
+from orchestrator.export_formats import FORMATS, Answers, load_onnx, load_program, read_plain
 from orchestrator.models import MODELS, Network, build
 from orchestrator.models.cifar_resnet import DEPTHS
 
@@ -112,17 +115,72 @@ def pickled_weights(program: Path) -> bytes:
 
 
 def test_a_program_with_a_pickle_is_not_opened(program: Path, tmp_path: Path) -> None:
-    require_plain(program)
+    assert read_plain(program) == program.read_bytes()
     doctored = [
         {"weights_config.json": pickled_weights(program)},
         {"sample_inputs/model.pt": pickle.dumps("run me")},
         {"data/weights/model.pt": pickle.dumps("run me")},
         {"data/constants/custom_obj_0": b"1"},
         {"data/aotinductor/model/model.so": b"1"},
+        {"data/aotinductor/model/model.cpp": b""},
+        {"models/other.json": b"{}"},
+        {"extra/note": b"1"},
     ]
     for number, changes in enumerate(doctored):
         with pytest.raises(ConfigurationError, match=r"is not opened, because .* is pickled"):
             load_program(rewritten(program, tmp_path / f"{number}.pt2", changes))
+
+
+class Touch:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.file,)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "beside", [{}, {"x/archive_version": b"0"}, {"model/archive_version": b"0", "model/archive_format": b"pt2"}]
+)
+def test_the_format_of_before_pytorch_2_8_is_never_unpickled(program: Path, tmp_path: Path, beside: dict[str, bytes]) -> None:
+    file, touched = tmp_path / "old.pt2", tmp_path / "touched"
+    members = {
+        "version": ".".join(map(str, SCHEMA_VERSION)).encode(),
+        "serialized_exported_program.json": serialize(torch.export.load(program)).exported_program,
+        "serialized_state_dict.json": pickle.dumps(Touch(touched)),
+        "serialized_constants.json": b"",
+        "serialized_example_inputs.pt": b"",
+    }
+    for ours in (beside | members, members | beside):
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, content in ours.items():
+                archive.writestr(name, content)
+        with pytest.raises(ConfigurationError, match="is not opened, because it is not of the format"):
+            load_program(file)
+        assert not touched.exists()
+    with pytest.raises(Exception, match="magic number"):  # said when the harm is done: the refusal is what kept us from it
+        torch.export.load(file)
+    assert touched.exists()
+
+
+@pytest.mark.parametrize("name", ["version", "serialized_state_dict.json"])
+def test_a_program_with_an_empty_member_of_the_older_format_is_not_opened(program: Path, tmp_path: Path, name: str) -> None:
+    file = Path(shutil.copy(program, tmp_path))
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr(name, b"")
+    with pytest.raises(ConfigurationError, match="is not of the format"):
+        load_program(file)
+
+
+def test_a_program_is_read_without_the_older_format(program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.export, "load", None)
+    file = rewritten(program, tmp_path / "cut.pt2", {"models/model.json": b"{}"})
+    with pytest.raises(ConfigurationError, match="missing or damaged"):
+        load_program(file)
+    assert load_program(program)(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
 
 
 def test_a_file_that_is_no_program_or_damaged_is_told(program: Path, tmp_path: Path) -> None:

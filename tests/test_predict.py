@@ -105,3 +105,63 @@ def test_a_sentence_for_each_bad_file_and_the_others_are_answered(tmp_path: Path
 def test_a_folder_that_is_no_export_is_one_sentence(tmp_path: Path) -> None:
     result = CliRunner().invoke(run.app, ["predict", str(tmp_path), "x.png"])
     assert (result.exit_code, result.output.count("\n")) == (2, 1) and "is no exported student" in result.output
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given", "count"),
+    [
+        ([1, 8, 8], (8, 8), 1),
+        ([1, 8, 8], (8, 8, 1), 1),
+        ([1, 8, 8], (8, 8, 8), 8),
+        ([1, 8, 8], (8, 8, 8, 1), 8),
+        ([1, 8, 8], (1, 8, 8), 1),
+        ([3, 16, 16], (16, 16, 3), 1),
+        ([3, 16, 16], (16, 16, 16, 3), 16),
+        ([1, 8, 6], (8, 8, 6), 8),
+    ],
+)
+def test_as_many_pictures_as_one_is_high_are_many(tmp_path: Path, wanted: list[int], given: tuple[int, ...], count: int) -> None:
+    raw = pixels(1, *given)[0]
+    np.save(tmp_path / "a.npy", raw)
+    found = predict.read(tmp_path / "a.npy", {"shape": wanted})
+    assert np.array_equal(np.stack([one.pixels.transpose(1, 2, 0) for one in found]), raw.reshape(count, *wanted[1:], wanted[0]))
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 8), (0, 8, 8, 1)])
+def test_an_array_without_a_picture_is_one_sentence(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    np.save(tmp_path / "none.npy", pixels(0, *shape[1:]))
+    result = CliRunner().invoke(run.app, ["predict", str(exported(tmp_path / "out")), str(tmp_path / "none.npy")])
+    assert (result.exit_code, result.output.count("\n")) == (2, 1) and "none.npy holds no picture: give" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({name: ...} for name in ("mean", "std", "cut", "shape")),
+        {"mean": None},
+        {"std": [0.1, 0.2]},
+        {"mean": ["x"]},
+        {"cut": "x"},
+    ],
+)
+def test_settings_that_say_too_little_are_one_sentence(tmp_path: Path, change: dict[str, Any]) -> None:
+    folder = exported(tmp_path / "out")
+    said = json.loads((folder / "settings.json").read_text())
+    said["input"] = {name: value for name, value in (GREY | change).items() if value is not ...}
+    write_json(folder / "settings.json", said)
+    Image.fromarray(pixels(1, 8, 8)[0]).save(tmp_path / "grey.png")
+    result = CliRunner().invoke(run.app, ["predict", str(folder), str(tmp_path / "grey.png")])
+    assert (result.exit_code, result.output.count("\n")) == (2, 1) and "is no exported student or damaged" in result.output
+
+
+def test_what_is_printed_moves_no_terminal(tmp_path: Path) -> None:
+    folder = exported(tmp_path / "out")
+    said = json.loads((folder / "settings.json").read_text())
+    write_json(folder / "settings.json", said | {"classes": [f"{name}\x1b[2J" for name in CLASSES]})
+    for name in ("good\x1b[1A.png", "bad\x1b[1A.png"):
+        (tmp_path / name).write_text("no picture")
+    Image.fromarray(pixels(1, 8, 8)[0]).save(tmp_path / "good\x1b[1A.png")
+    files = [str(tmp_path / f"{name}\x1b[1A.png") for name in ("good", "bad")]
+    result = CliRunner().invoke(run.app, ["predict", str(folder), *files])
+    assert result.exit_code == 0 and "\x1b" not in result.stdout + result.stderr
+    assert "good\\x1b[1A.png" in result.stdout and "one\\x1b[2J" in result.stdout and "bad\\x1b[1A.png" in result.stderr
