@@ -81,7 +81,7 @@ def test_before_the_sweep_exists(command: str, number: int, store: str, monkeypa
     assert "--resume" not in output and not Path(store, "sweeps").exists()
 
 
-@pytest.mark.parametrize("where", ["orchestrator.store.write_json", "orchestrator.commands.keep_json"])
+@pytest.mark.parametrize("where", ["orchestrator.store.write_json", "orchestrator.tracking.environment.keep_json"])
 def test_when_it_has_just_come_into_being(where: str, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[Path] = []
 
