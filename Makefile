@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: install sweep test faults browser check format
+.PHONY: install sweep test slow faults browser check format
 
 install: $(STAMP)
 
@@ -18,8 +18,11 @@ sweep: $(STAMP)
 	$(BIN)/python run.py sweep
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray and not faults and not browser" -n auto --maxprocesses 4
-	$(BIN)/python -m pytest -m "ray and not faults"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray and not faults and not browser and not slow" -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -m "ray and not faults and not slow"
+
+slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
 
 faults: $(STAMP)
 	$(BIN)/python -m pytest -m faults -s

@@ -72,7 +72,10 @@ def weights(root: Path, name: str, letter: str) -> dict[str, torch.Tensor]:
     return load_file(root / name / "checkpoint" / ("" if letter == "a" else letter) / "student.safetensors")
 
 
-@pytest.mark.parametrize("name", TRIALS)
+LONG = ("three-in-turn", "unheard", "apart", "alternating")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in TRIALS])
 def test_actors_train_the_students_that_one_process_does(root: Path, name: str) -> None:
     count = 3 if "three" in name else 2
     apart, together = (run(root, f"{name}-{world}", world, *TRIALS[name]) for world in (count, 1))
@@ -99,7 +102,10 @@ def test_two_pairs_train_the_students_of_one(root: Path) -> None:
             torch.testing.assert_close(value, weights(root, "of-one", letter)[key], rtol=1e-3, atol=1e-4, msg=f"{letter} {key}")
 
 
-@pytest.mark.parametrize(("world_size", "update"), [(2, "simultaneous"), (2, "alternating"), (4, "simultaneous")])
+@pytest.mark.parametrize(
+    ("world_size", "update"),
+    [(2, "alternating"), *(pytest.param(world, "simultaneous", marks=pytest.mark.slow) for world in (2, 4))],
+)
 def test_a_pair_that_is_stopped_and_taken_up_again_goes_on_to_the_bit(root: Path, world_size: int, update: str) -> None:
     pairs = (*COMMON, *DUAL, f"method.update={update}")
     whole, broken = f"whole-{update}-{world_size}", f"stopped-{update}-{world_size}"
