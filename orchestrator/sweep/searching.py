@@ -109,6 +109,7 @@ def _tune(
         storage_path=str(sweep.folder),
         verbose=0,
         num_samples=trials,
+        max_failures=configuration.resources.max_failures,  # deaths of a stand-in: a trial's own failure is a result
         reuse_actors=True,
         raise_on_failed_trial=False,
         stop=ending,

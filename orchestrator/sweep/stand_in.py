@@ -30,12 +30,13 @@ class StandIn(tune.Trainable):
         self.place = place
         self.desk = Desk.find(place["desk"])
         self.begin(config)
+        self.after_another = True  # one that died: its trial may still be trained
 
     def begin(self, config: dict[str, Any]) -> None:
         """Take a trial; one that could not be built is failed at the first step. Tune may still say where it goes on from."""
         self.error = config.get("error")
         self.trial = trial_name(config["number"])
-        self.submitted, self.known = False, 0
+        self.submitted, self.known, self.after_another = False, 0, False
         self.heard: int = config.get("known", 0)  # by the driver, which may have died before it heard of the last ones
         self.until: int | None = config.get("until")
         self.snapshot = self._kept(config.get("snapshot"))
@@ -86,8 +87,12 @@ class StandIn(tune.Trainable):
 
     def _submit(self) -> None:
         """Hand the trial to the worker groups, once nobody works on its folder any more and its checkpoint stands where it must."""
-        if self.snapshot:
+        if self.after_another:
+            self.desk.stop(self.trial)
+        if self.snapshot or self.after_another:
             self.desk.wait_until_released(self.trial, RELEASES * self.place["wait_s"])
+        self.after_another = False
+        if self.snapshot:
             snapshots.put_back(self.snapshot, self.specification.folder)
             self.snapshot = None
         self.desk.submit(self.trial, self.specification.model_copy(update={"known": max(self.heard, self.known)}).plain())

@@ -27,7 +27,7 @@ def alone(run: Conduct, trial: Trial) -> list[float | None]:
 
 
 @pytest.mark.faults
-def test_a_worker_that_hangs_is_replaced_and_a_dispatcher_that_dies_comes_back(run: Conduct) -> None:
+def test_a_worker_that_hangs_is_replaced_and_a_dispatcher_or_a_stand_in_that_dies_comes_back(run: Conduct) -> None:
     hit: list[int] = []
 
     def strike(trial: Trial, epoch: int) -> None:
@@ -37,12 +37,15 @@ def test_a_worker_that_hangs_is_replaced_and_a_dispatcher_that_dies_comes_back(r
         if trial.number == 2 and epoch == 4 and len(hit) == 1:
             hit.append(titled("ray::RayTrainWorker")[0].pid)
             os.kill(hit[-1], signal.SIGSTOP)
+        if trial.number == 3 and epoch == 4 and len(hit) == 2:
+            hit.append(titled("ray::StandIn")[0].pid)
+            os.kill(hit[-1], signal.SIGKILL)
 
     watch = Watch(strike)
     sweep = run(*SETTINGS, "resources.silence_s=2", "resources.wait_s=4", watch=watch)
-    assert len(hit) == 2 and not any(map(psutil.pid_exists, hit))
+    assert len(hit) == 3 and not any(map(psutil.pid_exists, hit))
     assert [trial.state for trial in sweep.trials.values()] == ["complete"] * 4
-    for number in (1, 2):
+    for number in (1, 2, 3):
         assert sweep.trials[number].history == alone(run, sweep.trials[number]), "no epoch is lost, none is told twice"
     notes = "\n".join(watch.notes)
     assert "the dispatcher, which hands out trials, died and was started again" in notes
