@@ -19,30 +19,11 @@ from orchestrator.export_check import compared
 from orchestrator.export_formats import FORMATS, Answers, load_onnx, load_program, read_plain
 from orchestrator.models import MODELS, Network, build
 from orchestrator.models.cifar_resnet import DEPTHS
+from tests.families import SMALL, trained
 
-SMALL: dict[str, tuple[tuple[int, int, int], dict[str, int]]] = {  # the smallest network of each family
-    "mlp": ((1, 8, 8), {"width": 8}),
-    "cnn": ((1, 8, 8), {"width": 4}),
-    "separable_cnn": ((3, 16, 16), {"width": 4}),
-    "resnet8": ((3, 16, 16), {}),
-    "resnet18": ((3, 32, 32), {}),
-    "mobilenet_v2": ((3, 32, 32), {}),
-}
 LARGE = ("resnet18", "mobilenet_v2")  # seconds each as ONNX
 ONNX = [package for package in FORMATS["onnx"].packages if importlib.util.find_spec(package) is None]
 needs_onnx = pytest.mark.skipif(bool(ONNX), reason=f"{', '.join(ONNX)} not installed: pip install '.[onnx]'")
-
-
-def trained(name: str, shape: tuple[int, int, int], settings: dict[str, int]) -> Network:
-    """A network whose statistics and head are not those of a fresh one, so that a forgotten part would be seen."""
-    torch.manual_seed(5)
-    network = build(name, 10, shape, settings)
-    with torch.no_grad():
-        network.head.bias.normal_()
-        network.train()
-        for _ in range(3):
-            network(torch.randn(8, *shape) * 2 + 1)
-    return network.eval()
 
 
 def same(network: Network, written: Answers, shape: tuple[int, int, int], tolerance: float) -> None:

@@ -147,16 +147,21 @@ def _conduct(
         Events(sweep, []).note(str(error))  # whoever started it hears it as an error
         raise
     finally:
-        for trial in sweep.trials.values():
-            if not trial.ended:
-                events.end(trial, "waiting")
-            elif not sweep.saved(trial):
-                sweep.save_trial(trial)  # the end may have come between the study and the record
-        if sweep.kind == "sweep":
-            remove_losers(store, sweep)
-        sweep.state, sweep.seconds = state, sweep.seconds + time.monotonic() - started
-        sweep.save()
+        _close(sweep, store, events, state, time.monotonic() - started)
         tracker.close(state, interrupt.left(MLFLOW_S) if state == "interrupted" else None)
+
+
+def _close(sweep: Sweep, store: Store, events: Events, state: str, seconds: float) -> None:
+    """The records say how it ended, and how long (s) it ran this time."""
+    for trial in sweep.trials.values():
+        if not trial.ended:
+            events.end(trial, "waiting")
+        elif not sweep.saved(trial):
+            sweep.save_trial(trial)  # the end may have come between the study and the record
+    if sweep.kind == "sweep":
+        remove_losers(store, sweep)
+    sweep.state, sweep.seconds = state, sweep.seconds + seconds
+    sweep.save()
 
 
 def _unended(sweep: Sweep, trials: int) -> int:

@@ -1,0 +1,26 @@
+"""The smallest network of each family, as tests of what becomes of a student share them."""
+
+import torch
+
+from orchestrator.models import Network, build
+
+SMALL: dict[str, tuple[tuple[int, int, int], dict[str, int]]] = {  # the smallest network of each family
+    "mlp": ((1, 8, 8), {"width": 8}),
+    "cnn": ((1, 8, 8), {"width": 4}),
+    "separable_cnn": ((3, 16, 16), {"width": 4}),
+    "resnet8": ((3, 16, 16), {}),
+    "resnet18": ((3, 32, 32), {}),
+    "mobilenet_v2": ((3, 32, 32), {}),
+}
+
+
+def trained(name: str, shape: tuple[int, int, int], settings: dict[str, int]) -> Network:
+    """A network whose statistics and head are not those of a fresh one, so that a forgotten part would be seen."""
+    torch.manual_seed(5)
+    network = build(name, 10, shape, settings)
+    with torch.no_grad():
+        network.head.bias.normal_()
+        network.train()
+        for _ in range(3):
+            network(torch.randn(8, *shape) * 2 + 1)
+    return network.eval()
