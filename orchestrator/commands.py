@@ -100,7 +100,7 @@ def teacher(
     if dry_run:
         show_plan(opened, configuration, "teacher", local, console)
         return errors.OK
-    begun = prepared(opened, configuration, "teacher", local)
+    begun = prepared(opened, configuration, "teacher", local, print_note)
     if fill and begun.asked and not begun.asked.folder:
         raise ConfigurationError(f"--fill: the teacher is {begun.asked.words}: {_way_to_a_cache(configuration.teacher)}")
     with TeacherDisplay(console) as display:
@@ -233,7 +233,7 @@ def _begin(store: Store, configuration: Configuration, kind: str, name: str | No
         return errors.OK
     found = None
     try:
-        begun = prepared(store, configuration, kind, local)
+        begun = prepared(store, configuration, kind, local, print_note)
         found = Sweep.create(folder, begun.configuration, kind, described(begun.configuration, kind, begun.data))
     except KeyboardInterrupt:
         return _interrupted(store, found)
@@ -258,13 +258,18 @@ def _resume(
     found.configuration = changed(found, trials, time_budget_s, file, address)
     require_same(found, described_space(found.configuration, found.kind))
     try:
-        begun = prepared(store, found.configuration, found.kind, local=False)
+        begun = prepared(store, found.configuration, found.kind, local=False, note=print_note)
         now = described(begun.configuration, found.kind, begun.data)
         require_same(found, now)
     except KeyboardInterrupt:
         return _interrupted(store, found)
     found.described = found.described or now
     return _conduct(store, found, begun, local=False, resume=True)
+
+
+def print_note(text: str) -> None:
+    """Print what a person may not expect."""
+    console.print(said(f"note: {text}"), markup=False, highlight=False, soft_wrap=True)
 
 
 def _interrupted(store: Store, found: Sweep | None) -> int:

@@ -11,6 +11,7 @@ from rich.console import Console
 from orchestrator import errors
 from orchestrator.cluster.resources import at
 from orchestrator.commands import console as standard
+from orchestrator.commands import print_note
 from orchestrator.comparison import design, page
 from orchestrator.comparison.record import Comparison, require_new
 from orchestrator.comparison.result import Result, result
@@ -88,7 +89,7 @@ def _begin(
         trained = f"then {len(asked)} x {count} trainings, seeds {common.seed + 1} to {common.seed + count}"
         standard.print(f"comparison: {each}, {trained}", markup=False, highlight=False, soft_wrap=True)
         return None
-    begun = prepared(store, common, "sweep", local=False)
+    begun = prepared(store, common, "sweep", local=False, note=print_note)
     return Comparison.create(store, name, begun.configuration, count)
 
 

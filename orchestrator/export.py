@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -26,6 +27,7 @@ from orchestrator.errors import ConfigurationError, EnvironmentUnfitError, neare
 from orchestrator.export_check import batches, compared
 from orchestrator.export_formats import CARD, FORMATS, NAME, SETTINGS, Answers, load_onnx, load_program
 from orchestrator.export_seeds import named, over_seeds, own
+from orchestrator.export_settings import FORMAT, read_settings
 from orchestrator.gains import hears
 from orchestrator.model_card import model_card
 from orchestrator.models import MODELS, Network, build, load_weights, network_fingerprint
@@ -36,7 +38,6 @@ from orchestrator.sweep.keep import kept
 from orchestrator.teacher import fit
 from orchestrator.trial import CHECKPOINT, apply, student_folder
 
-FORMAT = 1
 Weights = Literal["best", "last"]
 FILES = {"best": "best.safetensors", "last": "student.safetensors"}  # of a checkpoint
 USABLE = ("complete", "stopped_early")
@@ -126,10 +127,33 @@ def load_exported(folder: Path | str) -> Network:
         raise ConfigurationError(
             f"{folder} holds {FORMATS[settings['form']].file} and no network: `answering` opens it, or export safetensors"
         )
-    network = dict(settings["network"])
-    made = build(network.pop("name"), len(settings["classes"]), tuple(settings["input"]["shape"]), network)
-    load_weights(made, str(folder / FORMATS[NAME].file))
+    file = folder / FORMATS[NAME].file
+    _require_size(settings, file)
+    made = _built(settings)
+    load_weights(made, str(file))
     return made.eval()
+
+
+def _built(settings: dict[str, Any]) -> Network:
+    network = dict(settings["network"])
+    return build(network.pop("name"), len(settings["classes"]), tuple(settings["input"]["shape"]), network)
+
+
+def _require_size(settings: dict[str, Any], file: Path) -> None:
+    """ConfigurationError when the network of the settings is larger than the file of its weights; shapes alone, no memory."""
+    try:
+        with torch.device("meta"):
+            needed = sum(tensor.nbytes for tensor in _built(settings).state_dict().values())
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:  # sizes that torch cannot count
+        raise ConfigurationError(
+            f"{file.parent} is damaged, no network has the sizes in {SETTINGS} ({' '.join(str(error).split())[:200]}): "
+            "write it anew with `python run.py export`"
+        ) from error
+    if file.is_file() and needed > file.stat().st_size:
+        raise ConfigurationError(
+            f"{file.parent} is damaged, the network in {SETTINGS} has {needed} bytes and {file.name} holds {file.stat().st_size}: "
+            "write it anew with `python run.py export`"
+        )
 
 
 def answering(folder: Path | str) -> Answers:
@@ -144,31 +168,6 @@ def answering(folder: Path | str) -> Answers:
         return lambda images: network(images).logits
     read = load_program if form == "torchexport" else load_onnx
     return read(folder / FORMATS[form].file)
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """What settings.json of an export says; ConfigurationError: there is none, it is damaged, or of a newer version."""
-    try:
-        settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text())
-        version, known = int(settings["format"]), settings.get("form", NAME) in FORMATS
-        if version <= FORMAT:
-            _ = dict(settings["network"])["name"], len(settings["classes"])
-            _require_whole(settings["input"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ConfigurationError(
-            f"{folder} is no exported student or damaged ({type(error).__name__}: {error}): write it with `python run.py export`"
-        ) from error
-    if version > FORMAT or not known:
-        raise ConfigurationError(f"{folder} was written by a newer version of this program: update it to load the student")
-    return settings
-
-
-def _require_whole(said: dict[str, Any]) -> None:
-    """ValueError, LookupError or TypeError when `input` does not say all that a picture is prepared by."""
-    channels, _, _ = map(int, said["shape"])
-    if {len([float(value) for value in said[name]]) for name in ("mean", "std")} != {channels}:
-        raise ValueError(f"mean and std are not those of {channels} channels")
-    float(said["cut"] or 1)
 
 
 def _trial(store: Store, sweep: Sweep, number: int | None) -> Trial:

@@ -1,5 +1,6 @@
 """Everything that can be refused before anything expensive starts, and the plan that `--dry-run` prints."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from orchestrator.check_weights import check_memory
 from orchestrator.choices import alone
 from orchestrator.cluster.resources import cluster_address, local_resources, require_answer
 from orchestrator.config import Configuration
-from orchestrator.data import Dataset, describe, prepare
+from orchestrator.data import Dataset, describe, notes, prepare
 from orchestrator.errors import ConfigurationError
 from orchestrator.models import build, load_weights
 from orchestrator.nodes import publish
@@ -41,15 +42,20 @@ class Prepared:
     configuration: Configuration
 
 
-def prepared(store: Store, configuration: Configuration, kind: str, local: bool) -> Prepared:
+def prepared(
+    store: Store, configuration: Configuration, kind: str, local: bool, note: Callable[[str], None] = lambda _: None
+) -> Prepared:
     """The prepared data and the decision about the cache, after every check; the teacher's given weights are in the store then.
 
-    The configuration has the teacher's mode that `auto` came to, so that a resume does not decide anew.
+    The configuration has the teacher's mode that `auto` came to, so that a resume does not decide anew. `note` is called with what
+    a person may not expect of the data.
     """
     require_copies(store.uri, configuration, kind)
     _, gpu, groups = _check(configuration, kind, local)
-    folder = prepare(configuration.data, store.root, configuration.data.seed)
+    folder = prepare(configuration.data, store.root, configuration.data.seed, note)
     summary = describe(configuration.data, store.root, configuration.data.seed)
+    for name, line in notes(summary).items():
+        note(f"{name}: {line}")
     asked, _, _ = _check_with_data(store, configuration, kind, local, summary, gpu, groups)
     check_weights(store, configuration, folder)
     publish(store, folder, "data.json")
@@ -66,9 +72,13 @@ def show_plan(store: Store, configuration: Configuration, kind: str, local: bool
     words, gpu, groups = _check(configuration, kind, local)
     summary = describe(configuration.data, store.root, configuration.data.seed)
     asked, checkpoint_bytes, whose = _check_with_data(store, configuration, kind, local, summary, gpu, groups)
-    lines = {
-        "data": _data_line(summary) + (f", {configuration.data.mix}" if configuration.data.mix != "none" else ""),
-    } | _student_lines(configuration, kind)
+    lines = (
+        {
+            "data": _data_line(summary) + (f", {configuration.data.mix}" if configuration.data.mix != "none" else ""),
+        }
+        | notes(summary)
+        | _student_lines(configuration, kind)
+    )
     if asked:
         lines["teacher"] = _teacher_line(store, configuration, summary)
         lines["cache"] = f"the teacher is {asked.words}"

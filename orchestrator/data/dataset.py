@@ -58,6 +58,8 @@ class Dataset:
         summary = read_summary(folder)
         with _damage_told(folder):
             channels, height, width = summary["shape"]
+            sizes, classes = summary["sizes"], len(summary["classes"])
+            shape = () if summary["root"] else (height, width, channels)
             return cls(
                 name=summary["name"],
                 classes=tuple(summary["classes"]),
@@ -67,8 +69,8 @@ class Dataset:
                 augmentation=summary["augmentation"],
                 fingerprint=summary["fingerprint"],
                 content=_content(summary),
-                **{name: _open_split(folder, name, summary["sizes"][name]) for name in ("train", "validation", "test")},
-                clean_labels=np.load(folder / "train_clean_labels.npy", allow_pickle=False),
+                **{name: _open_split(folder, name, sizes[name], classes, shape) for name in ("train", "validation", "test")},
+                clean_labels=read_labels(folder, "train_clean_labels", sizes["train"], classes),
                 root=Path(summary["root"]) if summary["root"] else None,
             )
 
@@ -113,19 +115,31 @@ def _of_part(whole: str, kept: NDArray[np.int64]) -> str:
     return hashlib.sha256(whole.encode() + kept.tobytes()).hexdigest()[:16]
 
 
-def _open_split(folder: Path, name: str, size: int) -> Split:
+def read_labels(folder: Path, name: str, size: int, classes: int) -> NDArray[np.int64]:
+    """Return the labels (size,) of prepared data, in memory; ConfigurationError when they are damaged."""
+    with _damage_told(folder):
+        labels = np.array(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))  # mapped: no header makes it large
+        if labels.dtype != np.int64 or labels.shape != (size,):
+            raise ValueError(f"{name} are {labels.dtype} of shape {labels.shape}, and {size} were written")
+        if size and not UNLABELLED <= labels.min() <= labels.max() < classes:
+            raise ValueError(f"{name} hold {labels.min()} to {labels.max()} for {classes} classes")
+        return labels
+
+
+def _open_split(folder: Path, name: str, size: int, classes: int, shape: tuple[int, ...]) -> Split:
     inputs = np.load(folder / f"{name}_inputs.npy", mmap_mode="r", allow_pickle=False)
-    labels = np.load(folder / f"{name}_labels.npy", allow_pickle=False)
-    if len(inputs) != size or len(labels) != size:
-        raise ValueError(f"{name} has {len(inputs)} samples and {len(labels)} labels, and {size} were written")
-    return Split(inputs, labels)
+    if inputs.dtype.kind != ("u" if shape else "S") or inputs.shape != (size, *shape):
+        raise ValueError(f"{name} are {inputs.dtype} of shape {inputs.shape}, and {(size, *shape)} were written")
+    return Split(inputs, read_labels(folder, f"{name}_labels", size, classes))
 
 
 @contextlib.contextmanager
 def _damage_told(folder: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, LookupError, TypeError, EOFError) as error:
+    except ConfigurationError:  # said already
+        raise
+    except Exception as error:  # numpy names no errors of damage: each kind has its own
         raise ConfigurationError(
             f"{folder} is no prepared data or damaged ({error}): remove it and prepare the data again"
         ) from error

@@ -1,7 +1,6 @@
 """Data sets by name: how each is loaded and what is usual for it. Knows no splitting and writes nothing but downloads."""
 
 import errno
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +23,13 @@ class Source:
     """A data set that can be named in `data.name`.
 
     `load(config, raw)` reads it, `raw` being the folder of downloads; `identity(config)` is a cheap JSON value that
-    changes when the content may have; both raise ConfigurationError.
+    changes when the content may have; both raise ConfigurationError. `unread(config)` says what the user gave and is not read.
     """
 
     load: Callable[[Data, Path], Parts]
     identity: Callable[[Data], Any]
     augmentation: str
+    unread: Callable[[Data], list[str]] = lambda _: []
 
 
 def find(config: Data) -> Source:
@@ -65,7 +65,7 @@ def _torchvision_set(config: Data, root: Path, train: bool) -> Any:
     part = {"split": "train" if train else "test"} if config.name == "SVHN" else {"train": train}
     try:
         return getattr(datasets, config.name)(root, download=config.download, **part)
-    except (OSError, EOFError, ValueError, LookupError, RuntimeError, AssertionError, pickle.UnpicklingError) as error:
+    except Exception as error:  # torchvision, scipy and pickle name no errors of damage: each kind has its own
         if isinstance(error, OSError) and error.errno in UNFIT:
             raise EnvironmentUnfitError(f"{root} cannot be used ({error.strerror}): give another data.path or --store") from error
         # torchvision's readers assert on a truncated file, and raise RuntimeError for a missing one
@@ -106,6 +106,6 @@ DATASETS: dict[str, Source] = {
     "CIFAR10": _torchvision("crop_flip"),
     "CIFAR100": _torchvision("crop_flip"),
     "SVHN": _torchvision("crop"),
-    "npz": Source(npz.load, npz.identity, "none"),
-    "folder": Source(folder.load, folder.identity, "resized_crop_flip"),
+    "npz": Source(npz.load, npz.identity, "none", npz.unread),
+    "folder": Source(folder.load, folder.identity, "resized_crop_flip", folder.unread),
 }

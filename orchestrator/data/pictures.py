@@ -8,10 +8,11 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch.utils import data
 
 from orchestrator.data.augmentation import SMALLEST_AREA_FOLDER, boxes, flipped
-from orchestrator.data.folder import FORMATS
+from orchestrator.data.decoding import ImageError, decode_image
 from orchestrator.errors import ConfigurationError
 
 CLEAN_SHARE = 224 / 256  # the clean view: the middle, as wide as 224 pixels of a short side of 256
@@ -53,14 +54,11 @@ class _Pictures(data.Dataset[torch.Tensor | str]):
         self.root, self.paths, self.size, self.numbers = root, paths, size, numbers
 
     def __getitem__(self, index: int) -> torch.Tensor | str:
-        from PIL import Image
-
         path = self.root / os.fsdecode(bytes(self.paths[index]))
         numbers = None if self.numbers is None else self.numbers[[index]]
         try:
-            with Image.open(path, formats=FORMATS) as opened:
-                image = opened.convert("RGB")
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+            image = decode_image(path, 3).image
+        except ImageError as error:
             return f"{path} cannot be decoded ({error}): replace or remove this image, then start again"
         box = _middle(image.height, image.width) if numbers is None else _crop(numbers, image.height, image.width)
         picture = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)

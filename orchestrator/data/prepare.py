@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,29 +11,30 @@ from typing import Any
 import numpy as np
 
 from orchestrator.config import Data
-from orchestrator.data import checks, datasets, folder
-from orchestrator.data.dataset import read_summary
+from orchestrator.data import checks, datasets
+from orchestrator.data.dataset import read_labels, read_summary
+from orchestrator.data.image_check import check_images
 from orchestrator.data.parts import UNLABELLED, Labels, Part, Parts, cut, flip, hide, statistics, stratified
 from orchestrator.data.writing import write
 from orchestrator.errors import ConfigurationError
 
+MOST_KINDS = 12  # of what is not read, in one line
 FORMAT = 2  # raised when what is written changes, so that older folders are not reused
 CUT, NOISE, LIMITS, LABELLED = 1, 2, {"train": 3, "validation": 4, "test": 5}, 6  # one stream of random numbers for each purpose
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # folder: what pretrained weights expect, without decoding everything
 
 
-def prepare(config: Data, store: Path, seed: int) -> Path:
+def prepare(config: Data, store: Path, seed: int, note: Callable[[str], None] = lambda _: None) -> Path:
     """The folder `store/data/FINGERPRINT` with train, validation and test as .npy files and `data.json`.
 
-    What stands there already is reused, without loading the source. Raises ConfigurationError for data that cannot be
-    used, EnvironmentUnfitError when the store cannot be written.
+    What stands there already is reused, without loading the source. `note` is called with what takes long. Raises
+    ConfigurationError for data that cannot be used, EnvironmentUnfitError when the store cannot be written.
     """
     target = _folder(config, store, seed)
     if not os.path.isfile(target / "data.json"):
         parts, clean = _build(config, store, seed)
-        if parts.root is not None:
-            folder.require_images(parts)
-        write(target, parts, clean, _summary(config, parts, target.name))
+        decoded = check_images(parts, note) if parts.root is not None else {}
+        write(target, parts, clean, _summary(config, parts, target.name) | ({"decoded": decoded} if decoded else {}))
     return target
 
 
@@ -40,18 +42,32 @@ def describe(config: Data, store: Path, seed: int) -> dict[str, Any]:
     """What `data.json` says or would say, the hashes aside: name, classes, shape [C, H, W], mean, std, sizes, ...
 
     `labelled`, how many training samples are, where not all are; `validation_in_training` where they hold the validation
-    part too; `class_sizes`, how many have each label. `augmentation` is that of `config`, auto resolved. Writes and downloads
-    nothing; raises as `prepare` does.
+    part too; `class_sizes`, how many have each label. `augmentation` is that of `config`, auto resolved. `unread` is what the
+    source holds beside that, `decoded` what was done to how many images when they were prepared; neither stands where there is
+    none. Writes and downloads nothing; raises as `prepare` does.
     """
-    summary = _described(config, store, seed)
+    unread = datasets.find(config).unread(config)
+    summary = _described(config, store, seed) | ({"unread": unread} if unread else {})
     return summary if config.augmentation == "auto" else summary | {"augmentation": config.augmentation}
+
+
+def notes(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Return, for what `describe` says, what is not read and what was done to images, each under its name in a plan."""
+    unread, said = summary.get("unread", []), {}
+    if unread:
+        more = [f"{len(unread) - MOST_KINDS} more kinds"] if len(unread) > MOST_KINDS else []
+        said["not read"] = "; ".join(unread[:MOST_KINDS] + more)
+    if decoded := summary.get("decoded"):
+        said["images"] = "; ".join(f"{kind}: {count}" for kind, count in decoded.items())
+    return said
 
 
 def _described(config: Data, store: Path, seed: int) -> dict[str, Any]:
     target = _folder(config, store, seed)
     if os.path.isfile(target / "data.json"):
         summary = {key: value for key, value in read_summary(target).items() if key != "sha256"}
-        return {"class_sizes": _class_sizes(np.load(target / "train_labels.npy"), len(summary["classes"])), **summary}
+        labels = read_labels(target, "train_labels", summary["sizes"]["train"], len(summary["classes"]))
+        return {"class_sizes": _class_sizes(labels, len(summary["classes"])), **summary}
     try:
         parts, _ = _build(config.model_copy(update={"download": False}), store, seed)
     except ConfigurationError as error:
