@@ -39,6 +39,7 @@ from orchestrator.teacher import fit
 from orchestrator.trial import CHECKPOINT, apply, student_folder
 
 Weights = Literal["best", "last"]
+SMALL = 2**26  # bytes of a network that may be made to see whether weights fit it
 FILES = {"best": "best.safetensors", "last": "student.safetensors"}  # of a checkpoint
 USABLE = ("complete", "stopped_early")
 
@@ -140,7 +141,10 @@ def _built(settings: dict[str, Any]) -> Network:
 
 
 def _require_size(settings: dict[str, Any], file: Path) -> None:
-    """ConfigurationError when the network of the settings is larger than the file of its weights; shapes alone, no memory."""
+    """ConfigurationError when a network is large, and larger than the file of its weights; shapes alone, no memory.
+
+    Whatever else does not fit in a smaller one, loading says by tensor.
+    """
     try:
         with torch.device("meta"):
             needed = sum(tensor.nbytes for tensor in _built(settings).state_dict().values())
@@ -149,7 +153,7 @@ def _require_size(settings: dict[str, Any], file: Path) -> None:
             f"{file.parent} is damaged, no network has the sizes in {SETTINGS} ({' '.join(str(error).split())[:200]}): "
             "write it anew with `python run.py export`"
         ) from error
-    if file.is_file() and needed > file.stat().st_size:
+    if needed > SMALL and file.is_file() and needed > file.stat().st_size:
         raise ConfigurationError(
             f"{file.parent} is damaged, the network in {SETTINGS} has {needed} bytes and {file.name} holds {file.stat().st_size}: "
             "write it anew with `python run.py export`"

@@ -25,7 +25,7 @@ class _Head(_Section):
 
 
 class _Input(_Section):
-    shape: tuple[Annotated[int, Field(ge=1, le=MOST_CHANNELS)], Side, Side]
+    shape: Annotated[tuple[Annotated[int, Field(ge=1, le=MOST_CHANNELS)], Side, Side], Field(strict=False)]  # a list of JSON
     mean: list[FiniteFloat]
     std: list[Annotated[FiniteFloat, Field(gt=0)]]
     cut: Annotated[float, Field(ge=0.01, le=1)] | None
@@ -55,10 +55,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """
     try:
         settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text())
-        head = _Head.model_validate_json(json.dumps(settings))  # as JSON: strict, and a list is a tuple
+        head = _Head.model_validate(settings)
         newer = head.format > FORMAT or head.form not in FORMATS
         if not newer:
-            _Whole.model_validate_json(json.dumps(settings))
+            _Whole.model_validate(settings)
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(
             f"{folder} is no exported student or damaged ({_reason(error)}): write it with `python run.py export`"
