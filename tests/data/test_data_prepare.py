@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -256,4 +257,44 @@ def test_damage_of_prepared_data_is_told(tmp_path: Path, file: str) -> None:
     folder = prepare(Data(name="npz", path=npz(tmp_path)), tmp_path, 0)
     (folder / file).write_bytes((folder / file).read_bytes()[:100])
     with pytest.raises(ConfigurationError, match=f"{folder}.*remove it"):
+        Dataset.open(folder)
+
+
+def _labels(folder: Path, name: str, change: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
+    np.save(folder / f"{name}.npy", change(np.load(folder / f"{name}.npy", allow_pickle=False)))
+
+
+def _terabytes(file: Path) -> None:
+    with file.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, {"descr": "<i8", "fortran_order": False, "shape": (10**13,)})
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "a label beyond the classes": lambda folder: _labels(folder, "train_labels", lambda labels: labels + 2**40),
+    "a label below none": lambda folder: _labels(folder, "train_labels", lambda labels: labels - 2),
+    "labels of another type": lambda folder: _labels(folder, "train_labels", lambda labels: labels.astype(float)),
+    "one label less": lambda folder: _labels(folder, "train_labels", lambda labels: labels[:-1]),
+    "terabytes of labels": lambda folder: _terabytes(folder / "train_labels.npy"),
+    "a header that is no Python": lambda folder: (folder / "train_labels.npy").write_bytes(
+        b"\x93NUMPY\x01\x00" + (2000).to_bytes(2, "little") + b"(" * 2000
+    ),
+    "a zip": lambda folder: np.savez((folder / "train_labels.npy").open("wb"), a=np.zeros(3)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=list(DAMAGE))
+def test_prepared_labels_that_cannot_be_are_told_by_whoever_reads_them(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    config = Data(name="npz", path=npz(tmp_path))
+    folder = prepare(config, tmp_path, 0)
+    damage(folder)
+    for read in (lambda: Dataset.open(folder), lambda: describe(config, tmp_path, 0)):
+        with pytest.raises(ConfigurationError, match=f"{folder} is no prepared data or damaged") as told:
+            read()
+        assert "\n" not in str(told.value)
+
+
+def test_prepared_images_of_another_shape_are_told(tmp_path: Path) -> None:
+    folder = prepare(Data(name="npz", path=npz(tmp_path)), tmp_path, 0)
+    _labels(folder, "train_inputs", lambda inputs: inputs[:, :4])
+    with pytest.raises(ConfigurationError, match=r"train are uint8 of shape \(102, 4, 8, 3\), and \(102, 8, 8, 3\) were written"):
         Dataset.open(folder)

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import torch
 from data_made import arrays, folder, images, npz
 from numpy.typing import NDArray
 from PIL import Image
 
 from orchestrator.config import Data, Limit
-from orchestrator.data import describe, notes, prepare
+from orchestrator.data import describe, image_check, notes, prepare
 from orchestrator.data.pictures import decode
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 
@@ -286,6 +287,24 @@ def test_images_that_cannot_be_opened_are_counted_before_any_training(tmp_path: 
         prepare(config, tmp_path / "store", 0)
     assert "\n" not in str(told.value) and not (tmp_path / "store").exists()
     assert describe(config, tmp_path / "store", 0)["sizes"]["test"] == 12, "a dry run lists and opens nothing"
+
+
+def test_processes_find_what_one_finds_and_their_death_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, said = folder(tmp_path / "images"), []
+    (root / "train" / "dog" / "1.png").write_bytes(b"no image")
+    config = Data(name="folder", path=root, size=8, validation=0.34)
+    monkeypatch.setattr(image_check, "MANY", 23)
+    before = torch.get_rng_state()
+    for few in (1024, 0):
+        monkeypatch.setattr(image_check, "FEW", few)
+        with pytest.raises(ConfigurationError, match=f"1 of 24 images .* the first is {root}/train/dog/1.png ") as told:
+            prepare(config, tmp_path / "store", 0, said.append)
+        said.append(str(told.value))
+    assert said[:2] == said[2:] and said[0].startswith("24 images are decoded once")
+    assert torch.equal(before, torch.get_rng_state())
+    monkeypatch.setattr(image_check, "decode_image", lambda *_: os._exit(1))
+    with pytest.raises(EnvironmentUnfitError, match=r"a process that decodes the images below .* died"):
+        prepare(config, tmp_path / "store", 0)
 
 
 def test_a_truncated_jpeg_and_what_training_would_refuse_are_found_before_it(tmp_path: Path) -> None:

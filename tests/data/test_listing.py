@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 from data_made import folder
 from PIL import Image
+from rich.console import Console
 
 from orchestrator.config import Data
 from orchestrator.data import Dataset, describe, notes, prepare
 from orchestrator.data.listing import list_images
+from orchestrator.preflight import prepared, show_plan
+from orchestrator.reading import build
+from orchestrator.store import Store
 
 
 def image(file: Path) -> None:
@@ -106,3 +110,20 @@ def test_a_class_that_is_a_link_keeps_its_place_among_the_labels(tmp_path: Path)
 def test_many_kinds_are_cut_off_with_their_number() -> None:
     said = notes({"unread": [f"files of .{number}: 1 (x)" for number in range(20)]})["not read"]
     assert said.count("; ") == 12 and said.endswith("; 8 more kinds")
+
+
+def test_a_plan_and_a_start_say_what_is_not_read_and_what_was_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = folder(tmp_path / "images", each=8)
+    (root / "train" / "cat" / "a.txt").write_bytes(b"x")
+    Image.fromarray(np.zeros((9, 9), np.uint16) + 40_000).save(root / "train" / "cat" / "wide.png")
+    values = {"data": config(root).model_dump(mode="json"), "teacher": None, "method": {"name": "cross_entropy"}}
+    configuration, store = build(values | {"training": {"batch_size": 4}}), Store.open(tmp_path / "store")
+    said: list[str] = []
+    show_plan(store, configuration, "train", True, Console())
+    before = capsys.readouterr().out
+    prepared(store, configuration, "train", local=True, note=said.append)
+    show_plan(store, configuration, "train", True, Console())
+    after = capsys.readouterr().out
+    assert said == ["not read: files of .txt: 1 (train/cat/a.txt)", "images: grey of 16 bits scaled to 8: 1"]
+    assert "not read  files of .txt: 1 (train/cat/a.txt)" in before and "images " not in before, "a dry run decodes nothing"
+    assert "not read  files of .txt: 1 (train/cat/a.txt)" in after and "images    grey of 16 bits scaled to 8: 1" in after
