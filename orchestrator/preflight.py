@@ -17,7 +17,7 @@ from orchestrator.check_weights import check_memory
 from orchestrator.choices import alone
 from orchestrator.cluster.resources import cluster_address, local_resources, require_answer
 from orchestrator.config import Configuration
-from orchestrator.data import Dataset, describe, notes, prepare
+from orchestrator.data import Dataset, describe, list_notes, prepare
 from orchestrator.errors import ConfigurationError
 from orchestrator.models import build, load_weights
 from orchestrator.nodes import publish
@@ -54,7 +54,7 @@ def prepared(
     _, gpu, groups = _check(configuration, kind, local)
     folder = prepare(configuration.data, store.root, configuration.data.seed, note)
     summary = describe(configuration.data, store.root, configuration.data.seed)
-    for name, line in notes(summary).items():
+    for name, line in list_notes(summary).items():
         note(f"{name}: {line}")
     asked, _, _ = _check_with_data(store, configuration, kind, local, summary, gpu, groups)
     check_weights(store, configuration, folder)
@@ -76,7 +76,7 @@ def show_plan(store: Store, configuration: Configuration, kind: str, local: bool
         {
             "data": _data_line(summary) + (f", {configuration.data.mix}" if configuration.data.mix != "none" else ""),
         }
-        | notes(summary)
+        | list_notes(summary)
         | _student_lines(configuration, kind)
     )
     if asked:

@@ -5,7 +5,19 @@ from orchestrator.data.dataset import Dataset, Split
 from orchestrator.data.datasets import DATASETS, Source
 from orchestrator.data.memory import fits_resident
 from orchestrator.data.passes import Inputs
-from orchestrator.data.prepare import describe, notes, prepare
+from orchestrator.data.prepare import describe, list_notes, prepare
 from orchestrator.data.views import Views
 
-__all__ = ["DATASETS", "Batches", "Dataset", "Inputs", "Source", "Split", "Views", "describe", "fits_resident", "notes", "prepare"]
+__all__ = [
+    "DATASETS",
+    "Batches",
+    "Dataset",
+    "Inputs",
+    "Source",
+    "Split",
+    "Views",
+    "describe",
+    "fits_resident",
+    "list_notes",
+    "prepare",
+]

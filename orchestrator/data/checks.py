@@ -53,8 +53,8 @@ def names(where: str, array: NDArray[Any]) -> tuple[str, ...]:
         raise ConfigurationError(f"{where} holds a name that is no Unicode ({error}): give text, or bytes in UTF-8") from error
 
 
-def name(where: str, text: str) -> str:
-    """A class name that can be written; ConfigurationError begins with `where`."""
+def require_unicode(where: str, text: str) -> str:
+    """Return a class name that can be written as UTF-8; ConfigurationError begins with `where`."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

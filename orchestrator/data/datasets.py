@@ -23,13 +23,13 @@ class Source:
     """A data set that can be named in `data.name`.
 
     `load(config, raw)` reads it, `raw` being the folder of downloads; `identity(config)` is a cheap JSON value that
-    changes when the content may have; both raise ConfigurationError. `unread(config)` says what the user gave and is not read.
+    changes when the content may have; both raise ConfigurationError. `list_unread(config)` says what the user gave and is not read.
     """
 
     load: Callable[[Data, Path], Parts]
     identity: Callable[[Data], Any]
     augmentation: str
-    unread: Callable[[Data], list[str]] = lambda _: []
+    list_unread: Callable[[Data], list[str]] = lambda _: []
 
 
 def find(config: Data) -> Source:
@@ -106,6 +106,6 @@ DATASETS: dict[str, Source] = {
     "CIFAR10": _torchvision("crop_flip"),
     "CIFAR100": _torchvision("crop_flip"),
     "SVHN": _torchvision("crop"),
-    "npz": Source(npz.load, npz.identity, "none", npz.unread),
-    "folder": Source(folder.load, folder.identity, "resized_crop_flip", folder.unread),
+    "npz": Source(npz.load, npz.identity, "none", npz.list_unread),
+    "folder": Source(folder.load, folder.identity, "resized_crop_flip", folder.list_unread),
 }

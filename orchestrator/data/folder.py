@@ -23,7 +23,7 @@ def load(config: Data, raw: Path) -> Parts:
     """
     root = _root(config)
     listing = list_images(root)
-    classes = tuple(checks.name(f"the class folder {root / 'train' / each!r}", each) for each in listing.classes)
+    classes = tuple(checks.require_unicode(f"the class folder {root / 'train' / each!r}", each) for each in listing.classes)
     parts = {part: _part(root, split, listing.images[part], classes) for part, split in listing.splits.items()}
     return Parts(parts["train"], parts.get("validation"), parts["test"], classes, root.resolve())
 
@@ -37,7 +37,7 @@ def identity(config: Data) -> list[Any]:
     return [VERSION, str(root.resolve()), [_status(root, path) for path in paths]]
 
 
-def unread(config: Data) -> list[str]:
+def list_unread(config: Data) -> list[str]:
     """Return what lies in the folder and is not read, each kind with its count."""
     return list_images(_root(config)).unread.in_words()
 

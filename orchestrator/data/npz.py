@@ -51,7 +51,7 @@ def identity(config: Data) -> list[Any]:
     return [str(path.resolve()), status.st_size, status.st_mtime_ns]
 
 
-def unread(config: Data) -> list[str]:
+def list_unread(config: Data) -> list[str]:
     """Return the keys of the file that are not read."""
     path = _path(config)
     with _opened(path) as archive:

@@ -46,12 +46,12 @@ def describe(config: Data, store: Path, seed: int) -> dict[str, Any]:
     source holds beside that, `decoded` what was done to how many images when they were prepared; neither stands where there is
     none. Writes and downloads nothing; raises as `prepare` does.
     """
-    unread = datasets.find(config).unread(config)
+    unread = datasets.find(config).list_unread(config)
     summary = _described(config, store, seed) | ({"unread": unread} if unread else {})
     return summary if config.augmentation == "auto" else summary | {"augmentation": config.augmentation}
 
 
-def notes(summary: Mapping[str, Any]) -> dict[str, str]:
+def list_notes(summary: Mapping[str, Any]) -> dict[str, str]:
     """Return, for what `describe` says, what is not read and what was done to images, each under its name in a plan."""
     unread, said = summary.get("unread", []), {}
     if unread:

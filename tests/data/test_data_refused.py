@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from orchestrator.config import Data, Limit
-from orchestrator.data import describe, image_check, notes, prepare
+from orchestrator.data import describe, image_check, list_notes, prepare
 from orchestrator.data.pictures import decode
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 
@@ -163,8 +163,8 @@ def test_bytes_in_utf8_are_names(tmp_path: Path) -> None:
 def test_keys_that_are_not_read_are_named(tmp_path: Path) -> None:
     file = npz(tmp_path, valid_images=images(20), notes=np.array(["x"]))
     summary = describe(Data(name="npz", path=file), tmp_path / "store", 0)
-    assert notes(summary) == {"not read": "keys of the file: 2 (valid_images, notes)"}
-    assert not notes(describe(Data(name="npz", path=npz(tmp_path)), tmp_path / "store", 0))
+    assert list_notes(summary) == {"not read": "keys of the file: 2 (valid_images, notes)"}
+    assert not list_notes(describe(Data(name="npz", path=npz(tmp_path)), tmp_path / "store", 0))
 
 
 @pytest.mark.parametrize("keep", [0, 10, 2000, -20])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from orchestrator.config import Data
-from orchestrator.data import Dataset, describe, notes, prepare
+from orchestrator.data import Dataset, describe, list_notes, prepare
 from orchestrator.data.decoding import BACKGROUND, ORIENTATION, ImageError, decode_image
 from orchestrator.predict import read
 
@@ -179,7 +179,7 @@ def test_training_and_predict_decode_alike_and_both_say_what_was_done(tmp_path: 
             Image.fromarray(values if bits == 8 else values.astype(np.uint16) * 257).save(file)
         config = Data(name="folder", path=root, size=16)
         prepared[bits] = Dataset.open(prepare(config, tmp_path, 0))
-        said = notes(describe(config, tmp_path, 0))
+        said = list_notes(describe(config, tmp_path, 0))
         assert said == ({} if bits == 8 else {"images": "grey of 16 bits scaled to 8: 36"})
     said_input = {"shape": [3, 16, 16], "cut": 224 / 256}
     for part in ("train", "test"):

@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from orchestrator.config import Data
-from orchestrator.data import Dataset, describe, notes, prepare
+from orchestrator.data import Dataset, describe, list_notes, prepare
 from orchestrator.data.listing import list_images
 from orchestrator.preflight import prepared, show_plan
 from orchestrator.reading import build
@@ -49,7 +49,7 @@ def test_every_usual_name_of_the_validation_part(tmp_path: Path, name: str) -> N
 def test_what_is_not_read_is_named_with_its_count_and_changes_nothing(tmp_path: Path) -> None:
     root = folder(tmp_path / "images")
     before = describe(config(root), tmp_path / "store", 0)
-    assert not notes(before)
+    assert not list_notes(before)
     for hidden in ("train/cat/._0.png", "train/dog/._1.png", "test/cat/.DS_Store", "train/dog/Thumbs.db", "._train"):
         (root / hidden).write_bytes(b"x")
     for file in ("train/cat/a.txt", "train/cat/b.TXT", "test/dog/c.heic", "README"):
@@ -71,7 +71,7 @@ def test_what_is_not_read_is_named_with_its_count_and_changes_nothing(tmp_path: 
         "2 folders __MACOSX/: 1 files",
         "2 folders .ipynb_checkpoints/: 2 files",
     }
-    assert notes(after)["not read"] == "; ".join(after["unread"])
+    assert list_notes(after)["not read"] == "; ".join(after["unread"])
     assert {key: value for key, value in after.items() if key != "unread"} == before
     assert prepare(config(root), tmp_path / "store", 0).name == before["fingerprint"], "nor does it make other data"
 
@@ -108,7 +108,7 @@ def test_a_class_that_is_a_link_keeps_its_place_among_the_labels(tmp_path: Path)
 
 
 def test_many_kinds_are_cut_off_with_their_number() -> None:
-    said = notes({"unread": [f"files of .{number}: 1 (x)" for number in range(20)]})["not read"]
+    said = list_notes({"unread": [f"files of .{number}: 1 (x)" for number in range(20)]})["not read"]
     assert said.count("; ") == 12 and said.endswith("; 8 more kinds")
 
 
