@@ -43,7 +43,10 @@ def list_unread(config: Data) -> list[str]:
 
 
 def _status(root: Path, path: str) -> list[Any]:
-    status = os.stat(root / path)
+    try:
+        status = os.stat(root / path)
+    except OSError as error:  # removed since it was listed
+        raise ConfigurationError(f"{root / path} cannot be read ({error.strerror}): start again") from error
     return [os.fsencode(path).hex(), status.st_size, status.st_mtime_ns]
 
 
