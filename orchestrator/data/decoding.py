@@ -2,7 +2,7 @@
 
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -11,6 +11,7 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # by content, an
 BACKGROUND = (128, 128, 128)  # behind what is transparent: black and white shapes are both visible on it
 ORIENTATION, BITS_PER_SAMPLE, PHOTOMETRIC = 0x0112, 0x0102, 0x0106  # tags of EXIF and TIFF
 WHITE_IS_ZERO = 0
+Bands = tuple[tuple[int, int], ...]  # the smallest and the largest value of each channel
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -100,7 +101,7 @@ def _composited(image: Image.Image, notes: list[str]) -> Image.Image:
     faintest, densest = alpha.getextrema()
     if faintest == densest == 255:
         return shown
-    if faintest != densest and all(low == high for low, high in shown.getextrema()):
+    if faintest != densest and all(low == high for low, high in cast("Bands", shown.getextrema())):
         raise ImageError(f"it has the colour {BACKGROUND} of the background that is put behind transparency: give it another one")
     notes.append(COMPOSITED)
     return shown

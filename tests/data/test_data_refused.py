@@ -253,7 +253,7 @@ BAD_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no train": (lambda root: (root / "train").rename(root / "training"), "has no train/"),
     "empty class": (_empty_class, r"class 'dog' \(label 1\) has 0 images in test/"),
     "two validation parts": (
-        lambda root: [(root / name).mkdir() for name in ("valid", "val")],
+        lambda root: [os.mkdir(root / name) for name in ("valid", "val")],
         "has val/ and valid/, and one of them is the validation part: keep one",
     ),
     "a name that is not UTF-8": (
@@ -290,7 +290,8 @@ def test_images_that_cannot_be_opened_are_counted_before_any_training(tmp_path: 
 
 
 def test_processes_find_what_one_finds_and_their_death_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root, said = folder(tmp_path / "images"), []
+    root = folder(tmp_path / "images")
+    said: list[str] = []
     (root / "train" / "dog" / "1.png").write_bytes(b"no image")
     config = Data(name="folder", path=root, size=8, validation=0.34)
     monkeypatch.setattr(image_check, "MANY", 23)

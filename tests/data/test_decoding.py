@@ -1,6 +1,7 @@
 """The table of modes: what each kind of image file becomes, against values that are computed by hand."""
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def test_one_colour_that_is_transparent(tmp_path: Path) -> None:
     assert np.array_equal(decoded(tmp_path / "e.png", 1), np.where(index == 3, 128, index))
 
 
-TURNED = {
+TURNED: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.T, 6: lambda a: np.rot90(a, -1),
     7: lambda a: np.rot90(a, 2).T, 8: np.rot90,
 }  # fmt: skip

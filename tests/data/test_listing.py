@@ -81,7 +81,7 @@ def test_links_are_followed_once_and_to_nowhere_they_are_named(tmp_path: Path) -
     image(elsewhere / "a.png")
     image(root / "train" / "cat" / "more" / "b.png")
     links = {
-        "far": elsewhere,
+        "far": str(elsewhere),
         "again": "more",
         "up": "..",
         "root": "../..",
