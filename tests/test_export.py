@@ -20,7 +20,6 @@ from orchestrator.data import Dataset
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 from orchestrator.export import answering, export, load_exported
 from orchestrator.export_formats import FORMATS
-from orchestrator.export_settings import FORMAT
 from orchestrator.models import Network, build, network_fingerprint
 from orchestrator.reading import build as configure
 from orchestrator.records import Sweep
@@ -28,7 +27,7 @@ from orchestrator.store import Store, read_json, write_json
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = ("training.epochs=3", "teacher.training.epochs=1", "student.name=cnn", "student.width=4", "method.temperature=3")
-NEWER = json.dumps({"format": FORMAT + 1, "network": {"name": "mlp"}, "classes": [], "input": {"shape": []}})
+NEWER = json.dumps({"format": 1000, "network": {"name": "mlp"}, "classes": [], "input": {"shape": []}})
 PEER = {"b": {"network": {"name": "mlp", "width": 8}, "training": {"learning_rate": 0.01}}}
 
 

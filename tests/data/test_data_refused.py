@@ -243,6 +243,11 @@ def _no_test(root: Path) -> None:
     (root / "test").rmdir()
 
 
+def _two_validation_parts(root: Path) -> None:
+    for name in ("valid", "val"):
+        (root / name).mkdir()
+
+
 def _empty_class(root: Path) -> None:
     for file in (root / "test" / "dog").iterdir():
         file.unlink()
@@ -253,7 +258,7 @@ BAD_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no train": (lambda root: (root / "train").rename(root / "training"), "has no train/"),
     "empty class": (_empty_class, r"class 'dog' \(label 1\) has 0 images in test/"),
     "two validation parts": (
-        lambda root: [os.mkdir(root / name) for name in ("valid", "val")],
+        _two_validation_parts,
         "has val/ and valid/, and one of them is the validation part: keep one",
     ),
     "a name that is not UTF-8": (
