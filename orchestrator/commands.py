@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -20,6 +20,7 @@ from orchestrator.records import Sweep
 from orchestrator.shipping import ship
 from orchestrator.store import Store
 from orchestrator.sweep.space import searched, with_its_method
+from orchestrator.yielding import said_of
 
 if TYPE_CHECKING:
     from orchestrator.preflight import Prepared
@@ -46,8 +47,9 @@ def sweep(
     budget = seconds(time_budget) if time_budget is not None else None
     if resume is None:
         given = {"trials": trials, "time_budget": budget, "scheduler": scheduler}
-        changes = [f"search.{key}={value}" for key, value in given.items() if value is not None] + _at(address)
-        return _begin(Store.open(store), load(config or default, pairs + changes, seed=seed), "sweep", name, dry_run, local=False)
+        options = {f"search.{key}": value for key, value in given.items() if value is not None} | _at(address)
+        configuration = load(config or default, pairs, options, seed=seed)
+        return _begin(Store.open(store), configuration, "sweep", name, dry_run, local=False)
     if name or seed is not None or pairs or dry_run or scheduler is not None:
         raise ConfigurationError(
             "--resume goes on as the sweep was configured: leave out --name, --seed, --set, --scheduler and --dry-run"
@@ -56,13 +58,13 @@ def sweep(
     return _resume(Store.open(store), resume, trials, budget, config, address)
 
 
-def _at(address: str | None, local: bool = False) -> list[str]:
+def _at(address: str | None, local: bool = False) -> dict[str, Any]:
     """The change of the configuration that `--address` is."""
     from orchestrator.cluster.resources import at
 
     if address is not None and local:
         raise ConfigurationError("--address and --local exclude each other: leave one of them out")
-    return [f"resources.address={json.dumps(at(address))}"] if address is not None else []
+    return {"resources.address": at(address)} if address is not None else {}
 
 
 def train(
@@ -76,7 +78,7 @@ def train(
     address: str | None = None,
 ) -> int:
     """One trial with the settings given."""
-    return _begin(Store.open(store), load(config, pairs + _at(address, local), seed=seed), "train", name, dry_run, local)
+    return _begin(Store.open(store), load(config, pairs, _at(address, local), seed=seed), "train", name, dry_run, local)
 
 
 def teacher(
@@ -94,7 +96,7 @@ def teacher(
     from orchestrator.sweep.conduct import bring_teacher
     from orchestrator.teacher_display import TeacherDisplay
 
-    opened, configuration = Store.open(store), load(config, pairs + _at(address, local), seed=seed)
+    opened, configuration = Store.open(store), load(config, pairs, _at(address, local), seed=seed)
     if configuration.teacher is None:
         raise ConfigurationError("teacher is null: set teacher.network.name, or take another --config")
     if dry_run:
@@ -196,7 +198,7 @@ def doctor(config: Path, pairs: list[str], store: Path | str, address: str | Non
     """What is fit for a run and what is not, a line each."""
     from orchestrator.doctor import Conditions, examine
 
-    configuration = load(config, pairs + _at(address))
+    configuration = load(config, pairs, _at(address))
     named, fit = Store.named(store), True
     for name, finding in examine(Conditions(named.root, configuration, quick, named.uri)):
         console.print(said(f"{name:13}{finding.fitness:6}{finding.said}"), markup=False, highlight=False, soft_wrap=True)
@@ -231,6 +233,8 @@ def _begin(store: Store, configuration: Configuration, kind: str, name: str | No
     if dry_run:
         show_plan(store, configuration, kind, local, console)
         return errors.OK
+    for sentence in said_of(configuration, kind):
+        console.print(said(f"note: {sentence}"), markup=False, highlight=False, soft_wrap=True)
     found = None
     try:
         begun = prepared(store, configuration, kind, local)

@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import sys
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -16,10 +18,12 @@ from orchestrator.comparison.record import Comparison, require_new
 from orchestrator.comparison.result import Result, result
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.private import said
 from orchestrator.reading import load
 from orchestrator.records import Sweep
 from orchestrator.shipping import ship
 from orchestrator.store import Store, keep_json, replacing
+from orchestrator.yielding import said_of
 
 FOLDER = "comparison"  # of the artifacts
 
@@ -41,7 +45,7 @@ def compare(
     """A new comparison, or one that is gone on with. `as_json`: the result alone on the standard output."""
     console = Console(stderr=True) if as_json else standard
     if resume is None:
-        found = _begin(Store.open(store), methods, seeds, trials, load(config or default, [*pairs, *_at(address)]), name, dry_run)
+        found = _begin(Store.open(store), methods, seeds, trials, load(config or default, pairs, _at(address)), name, dry_run)
         if found is None:
             return errors.OK
     else:
@@ -57,8 +61,8 @@ def compare(
     return _carry_out(Store.open(store), found, console, as_json)
 
 
-def _at(address: str | None) -> list[str]:
-    return [f"resources.address={json.dumps(at(address))}"] if address is not None else []
+def _at(address: str | None) -> dict[str, Any]:
+    return {"resources.address": at(address)} if address is not None else {}
 
 
 def _begin(
@@ -88,6 +92,8 @@ def _begin(
         trained = f"then {len(asked)} x {count} trainings, seeds {common.seed + 1} to {common.seed + count}"
         standard.print(f"comparison: {each}, {trained}", markup=False, highlight=False, soft_wrap=True)
         return None
+    for sentence in said_of(common, "sweep"):
+        print(said(f"note: {sentence}"), file=sys.stderr)  # the standard output may be the result alone
     begun = prepared(store, common, "sweep", local=False)
     return Comparison.create(store, name, begun.configuration, count)
 

@@ -1,10 +1,10 @@
 """The configuration of a run: typed, frozen, validated. Knows no torch, ray, mlflow or optuna; `reading.py` makes one of a file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from orchestrator.address import require_tracking
@@ -236,7 +236,13 @@ class Search(Section):
     @classmethod
     def _keys_with_dots(cls, value: Any) -> Any:
         """`--set search.choices.student.width=[8, 16]` makes sections of the key's parts."""
-        return dict(_flat(value)) if isinstance(value, dict) else value
+        if not isinstance(value, dict):
+            return value
+        leaves = list(_flat(value))
+        keys = [key for key, _ in leaves]
+        if twice := next((key for place, key in enumerate(keys) if key in keys[:place]), None):
+            raise ValueError(f"{twice!r} is given with dots and in sections: keep one of them")
+        return dict(leaves)
 
 
 def _flat(values: dict[Any, Any], prefix: str = "") -> Iterator[tuple[Any, Any]]:
@@ -330,6 +336,18 @@ class Configuration(Section):
     search: Search = Search()
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
+    _yielded: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @property
+    def yielded(self) -> dict[str, str]:
+        """By key, a sentence for each value that nobody typed and that gave way to one that somebody did."""
+        return dict(self._yielded)
+
+    def noting(self, yielded: Mapping[str, str]) -> "Configuration":
+        """Return the configuration with these as `yielded`."""
+        copy = self.model_copy()
+        copy._yielded = dict(yielded)
+        return copy
 
     @field_validator("peers")
     @classmethod

@@ -30,6 +30,7 @@ from orchestrator.teacher import fit
 from orchestrator.teacher.mode import Decision, decide
 from orchestrator.teacher.ready import check_weights
 from orchestrator.trial import network_key
+from orchestrator.yielding import said_of
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def show_plan(store: Store, configuration: Configuration, kind: str, local: bool
     lines["groups"] = words
     lines |= _search_lines(configuration) if kind == "sweep" else {"epochs": str(configuration.training.epochs)}
     lines["store"] = f"{store.uri or store.root}; checkpoints take at most {checkpoint_bytes / 2**20:.1f} MiB: {whose}"
+    lines |= {f"yields {place}": sentence for place, sentence in enumerate(said_of(configuration, kind), 1)}
     width = max(map(len, lines)) + 2
     for name, line in lines.items():
         console.print(said(f"{name:{width}}{line}"), markup=False, highlight=False, soft_wrap=True)

@@ -116,8 +116,8 @@ def _checked(command: str, options: dict[str, Any], config: Path) -> Configurati
     """The configuration, after every check that needs neither data nor cluster."""
     budget = options.get("time_budget")
     over = {key: options.get(key) for key in ("trials", "scheduler")} | {"time_budget": seconds(budget) if budget else None}
-    changes = [f"search.{key}={value}" for key, value in over.items() if value is not None]
-    configuration = load(config, [*(options["set_"] or ()), *changes], seed=options["seed"])
+    changes = {f"search.{key}": value for key, value in over.items() if value is not None}
+    configuration = load(config, list(options["set_"] or ()), changes, seed=options["seed"])
     find(configuration.data)
     if command == "sweep":
         configuration = with_its_method(configuration)

@@ -50,9 +50,10 @@ def base(configuration: Configuration, methods: Sequence[str], seeds: int) -> Co
             "asha, median, hyperband or none"
         )
     method = configuration.method if configuration.method.name in methods else Choice(name=methods[0])
-    return configuration.model_copy(
+    common = configuration.model_copy(
         update={"method": method, "search": search.model_copy(update={"methods": tuple(methods), "seeds": ()})}
     )
+    return common.noting({key: sentence for key, sentence in common.yielded.items() if key != "search.methods"})
 
 
 def search_of(common: Configuration, method: str) -> Configuration:
