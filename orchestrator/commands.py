@@ -233,11 +233,11 @@ def _begin(store: Store, configuration: Configuration, kind: str, name: str | No
     if dry_run:
         show_plan(store, configuration, kind, local, console)
         return errors.OK
-    for sentence in said_of(configuration, kind):
-        console.print(said(f"note: {sentence}"), markup=False, highlight=False, soft_wrap=True)
     found = None
     try:
         begun = prepared(store, configuration, kind, local)
+        for sentence in said_of(configuration, kind):
+            console.print(said(f"note: {sentence}"), markup=False, highlight=False, soft_wrap=True)
         found = Sweep.create(folder, begun.configuration, kind, described(begun.configuration, kind, begun.data))
     except KeyboardInterrupt:
         return _interrupted(store, found)

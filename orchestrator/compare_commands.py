@@ -92,9 +92,9 @@ def _begin(
         trained = f"then {len(asked)} x {count} trainings, seeds {common.seed + 1} to {common.seed + count}"
         standard.print(f"comparison: {each}, {trained}", markup=False, highlight=False, soft_wrap=True)
         return None
+    begun = prepared(store, common, "sweep", local=False)
     for sentence in said_of(common, "sweep"):
         print(said(f"note: {sentence}"), file=sys.stderr)  # the standard output may be the result alone
-    begun = prepared(store, common, "sweep", local=False)
     return Comparison.create(store, name, begun.configuration, count)
 
 

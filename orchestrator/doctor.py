@@ -25,6 +25,7 @@ from packaging.specifiers import SpecifierSet
 
 from orchestrator.config import Configuration
 from orchestrator.errors import UserError
+from orchestrator.paths import read_path
 from orchestrator.remote import Remote
 from orchestrator.store import SPARE_BYTES
 
@@ -68,7 +69,7 @@ class Conditions:
     @property
     def root(self) -> Path:
         """The folder of the store, whether it is there or not."""
-        return self.store.expanduser().resolve()
+        return read_path(self.store, "--store")
 
     @property
     def place(self) -> Path:

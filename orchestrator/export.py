@@ -30,6 +30,7 @@ from orchestrator.gains import hears
 from orchestrator.model_card import model_card
 from orchestrator.models import MODELS, Network, build, load_weights, network_fingerprint
 from orchestrator.objectives import in_words, watched
+from orchestrator.paths import read_path
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store, replacing, write_json
 from orchestrator.sweep.keep import kept
@@ -82,7 +83,7 @@ def export(
     folder = _checkpoint(store, sweep, trial, letter)
     summary = _data(store, sweep)
     title = f"{name}-{trial.number}-{letter}"
-    target = (to.expanduser() if to else store.exports / (title if form == NAME else f"{title}-{form}")).resolve()
+    target = read_path(to, "--to") if to else (store.exports / (title if form == NAME else f"{title}-{form}")).resolve()
     _require_free(target)
     network = _network(students[letter].network, summary, folder / FILES[weights], trial)
     settings = {
@@ -120,7 +121,7 @@ def load_exported(folder: Path | str) -> Network:
     It takes images (B, C, H, W) float32, prepared as `input` in settings.json and the card say. ConfigurationError: no export,
     damaged, of another format, or written by a newer version.
     """
-    folder = Path(folder).expanduser()
+    folder = read_path(folder, "folder")
     settings = read_settings(folder)
     if settings.get("form", NAME) != NAME:
         raise ConfigurationError(
@@ -137,7 +138,7 @@ def answering(folder: Path | str) -> Answers:
 
     ConfigurationError as `load_exported`; EnvironmentUnfitError: a package of the format is missing.
     """
-    folder = Path(folder).expanduser()
+    folder = read_path(folder, "folder")
     form = read_settings(folder).get("form", NAME)
     if form == NAME:
         network = load_exported(folder)

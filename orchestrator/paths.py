@@ -6,7 +6,7 @@ from pathlib import Path
 
 from orchestrator.errors import ConfigurationError
 from orchestrator.redact import redacted
-from orchestrator.text import control_character, shortened
+from orchestrator.text import SURROGATE, control_character, shortened
 
 MAX_COMPONENT_BYTES = 255  # NAME_MAX of Linux and macOS
 MAX_PATH_BYTES = 4095  # PATH_MAX of Linux, without its zero
@@ -17,7 +17,7 @@ def path_problem(text: str) -> str:
     """Return why no file system takes a text as a path, or ""; nothing is looked up."""
     if not text.strip():
         return "is empty"
-    if odd := control_character(text, allowed=""):
+    if odd := "U+0000" if "\0" in text else control_character(text, (SURROGATE,)):
         return f"has the character {odd}"
     encoded = os.fsencode(text)
     longest = max(len(part) for part in encoded.split(b"/"))

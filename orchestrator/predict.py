@@ -17,6 +17,7 @@ from orchestrator.data.folder import FORMATS
 from orchestrator.errors import BAD_CONFIGURATION, OK, ConfigurationError
 from orchestrator.export import answering, read_settings
 from orchestrator.export_check import prepared
+from orchestrator.paths import read_path
 
 ARRAYS = ".npy"
 TOGETHER = 256  # images that are looked at in one batch
@@ -33,13 +34,13 @@ class Picture:
 
 def predict(folder: Path, images: list[str], top: int, as_json: bool) -> int:
     """Print the `top` classes of each image; a sentence for each file that cannot be read. 2 where none could be."""
-    folder = folder.expanduser()
+    folder = read_path(folder, "EXPORT")
     settings = read_settings(folder)
     answers = answering(folder)
     found: list[Picture] = []
     for name in images:
         try:
-            found += read(Path(name).expanduser(), settings["input"])
+            found += read(read_path(name, "IMAGES"), settings["input"])
         except ConfigurationError as error:
             print(private.said(f"error: {error}"), file=sys.stderr)
     if not found:

@@ -21,6 +21,7 @@ from orchestrator.errors import ConfigurationError
 from orchestrator.models import build, load_weights
 from orchestrator.nodes import publish
 from orchestrator.objectives import goals, in_words
+from orchestrator.paths import read_file
 from orchestrator.private import said
 from orchestrator.store import SPARE_BYTES, Store
 from orchestrator.sweep.aides import aides
@@ -85,8 +86,19 @@ def show_plan(store: Store, configuration: Configuration, kind: str, local: bool
         console.print(said(f"{name:{width}}{line}"), markup=False, highlight=False, soft_wrap=True)
 
 
+def require_weights(configuration: Configuration) -> None:
+    """ConfigurationError when a file of weights that a network begins with is not there, or cannot be read."""
+    networks = {network_key(letter): student.network for letter, student in configuration.students.items()}
+    if configuration.teacher:
+        networks["teacher.network"] = configuration.teacher.network
+    for key, network in networks.items():
+        if network.weights and network.weights.endswith(".safetensors"):  # a name of torchvision otherwise
+            read_file(network.weights, f"{key}.weights", "give a .safetensors file with weights of this network")
+
+
 def _check(configuration: Configuration, kind: str, local: bool) -> tuple[str, bool, int]:
     """All that needs no data; the groups: their arithmetic in words, whether their first worker has a GPU, and their number."""
+    require_weights(configuration)
     check_search(configuration) if kind == "sweep" else check_train(configuration)
     if local:
         if kind != "teacher":

@@ -19,6 +19,7 @@ from typing import Any
 
 from orchestrator import space
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.paths import read_path
 from orchestrator.remote import Remote, checked, is_uri, local_folder
 
 DEFAULT = Path("runs")
@@ -49,13 +50,13 @@ class Store:
         if is_uri(str(name)):
             uri = checked(str(name))
             return cls(local_folder(uri), uri)
-        return cls(Path(name).expanduser().resolve())
+        return cls(read_path(name, "--store"))
 
     @classmethod
     def existing(cls, name: Path | str) -> "Store":
         """The store of earlier runs, for who only reads; ConfigurationError when there is none."""
         store = cls.named(name)
-        if not store.root.is_dir():
+        if not os.path.isdir(store.root):
             where = f"{store.uri} has no runs that were started on this machine" if store.uri else f"{name} does not exist"
             raise ConfigurationError(f"--store {where}: give that of an earlier run, or start with `python run.py sweep`")
         return store

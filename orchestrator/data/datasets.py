@@ -13,6 +13,7 @@ from orchestrator.config import Data
 from orchestrator.data import checks, folder, npz
 from orchestrator.data.parts import Part, Parts, cut
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError, nearest
+from orchestrator.paths import read_path
 
 VERSION = "1"  # raised when a loader gives other samples than before, so that prepared data are not reused
 UNFIT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
@@ -53,7 +54,7 @@ def load_digits(config: Data, raw: Path) -> Parts:
 
 def load_torchvision(config: Data, raw: Path) -> Parts:
     """A torchvision set below `config.path` or `raw`, downloaded only if `config.download`."""
-    root = config.path.expanduser() if config.path else raw
+    root = read_path(config.path, "data.path") if config.path else raw
     train, test = (_torchvision_set(config, root, train) for train in (True, False))
     classes = tuple(str(name) for name in getattr(train, "classes", range(10)))
     return Parts(_torchvision_part(train), None, _torchvision_part(test), classes)
@@ -92,7 +93,7 @@ def _digits_identity(config: Data) -> list[str]:
 
 def _torchvision_identity(config: Data) -> list[str]:
     # a cut-down copy in MNIST's format passes torchvision's checks: two roots are two sources
-    return [VERSION, str(config.path.expanduser().resolve()) if config.path else ""]
+    return [VERSION, str(read_path(config.path, "data.path")) if config.path else ""]
 
 
 def _torchvision(augmentation: str) -> Source:

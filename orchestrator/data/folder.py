@@ -11,6 +11,7 @@ import numpy as np
 from orchestrator.config import Data
 from orchestrator.data.parts import Part, Parts
 from orchestrator.errors import ConfigurationError
+from orchestrator.paths import read_folder
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # by content, and no others: Pillow has EPS drawn by Ghostscript
@@ -82,10 +83,7 @@ def _root(config: Data) -> Path:
         raise ConfigurationError(
             "data.size is missing: data.name = folder needs the side of its images in pixels, --set data.size=224"
         )
-    root = config.path.expanduser()
-    if not root.is_dir():
-        raise ConfigurationError(f"data.path = {root} is not a folder: data.name = folder needs {LAYOUT} in it")
-    return root
+    return read_folder(config.path, "data.path", f"data.name = folder needs {LAYOUT} in it")
 
 
 def _splits(root: Path) -> dict[str, str]:

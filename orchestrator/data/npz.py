@@ -1,6 +1,5 @@
 """Data in one .npz file with MedMNIST's keys. Knows no splitting and no other source."""
 
-import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -13,6 +12,7 @@ from orchestrator.config import Data
 from orchestrator.data import checks
 from orchestrator.data.parts import Part, Parts
 from orchestrator.errors import ConfigurationError
+from orchestrator.paths import read_file
 
 REQUIRED = ("train_images", "train_labels", "test_images", "test_labels")
 VALIDATION = ("val_images", "val_labels")
@@ -45,12 +45,7 @@ def identity(config: Data) -> list[Any]:
 def _path(config: Data) -> Path:
     if config.path is None:
         raise ConfigurationError("data.path is missing: data.name = npz needs an .npz file, give --set data.path=FILE.npz")
-    path = config.path.expanduser()
-    if not os.path.isfile(path):
-        raise ConfigurationError(
-            f"data.path = {path} is not a file: data.name = npz needs an .npz file with the keys {', '.join(REQUIRED)}"
-        )
-    return path
+    return read_file(config.path, "data.path", f"data.name = npz needs an .npz file with the keys {', '.join(REQUIRED)}")
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 from orchestrator.models.network import Network
 from orchestrator.models.pretrained import load_pretrained
+from orchestrator.paths import read_path
 
 
 def load_weights(network: Network, weights: str, exact: bool = False) -> None:
@@ -26,7 +27,7 @@ def load_weights(network: Network, weights: str, exact: bool = False) -> None:
     if not weights.endswith(".safetensors"):
         load_pretrained(network, weights, exact)
         return
-    state = _read(Path(weights).expanduser(), network)
+    state = _read(read_path(weights, "weights"), network)
     misfit = _first_misfit(network.state_dict(), state)
     if misfit:
         raise ConfigurationError(f"{weights} does not fit, {misfit}: give weights of {network}")

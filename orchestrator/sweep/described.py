@@ -1,12 +1,14 @@
 """What a sweep searches and what it trains on, in words that are kept with it: a resume says what has changed since."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Configuration
 from orchestrator.data.dataset import read_summary
+from orchestrator.paths import read_path
 from orchestrator.sweep.branches import Branch, branches
 from orchestrator.sweep.space import held, peer_rates, points, searched
 from search_spaces.space import LEARNING_RATES
@@ -39,8 +41,7 @@ def described_data(configuration: Configuration, data: Path) -> Described:
     found: Described = {"data": {"where": str(configuration.data.path or summary["name"]), "sizes": summary["sizes"]}}
     found["data"] |= {"sums": summary.get("sha256", {}) | ({"files": summary["fingerprint"]} if summary["root"] else {})}
     weights = configuration.teacher.network.weights if configuration.teacher else None
-    file = Path(weights or "").expanduser()
-    if weights and file.is_file():
+    if weights and os.path.isfile(file := read_path(weights, "teacher.network.weights")):
         with file.open("rb") as stream:
             found["weights"] = {"where": weights, "sum": hashlib.file_digest(stream, "sha256").hexdigest()}
     return found

@@ -13,6 +13,7 @@ from orchestrator.config import Choice, Configuration, Teacher
 from orchestrator.data import Dataset, Views
 from orchestrator.errors import ConfigurationError
 from orchestrator.models import build, load_weights, network_fingerprint, save_weights
+from orchestrator.paths import read_path
 from orchestrator.store import Store, read_json, replacing, write_json
 from orchestrator.teacher.frozen import CARD, WEIGHTS
 from orchestrator.trial import TrialSpec
@@ -25,8 +26,8 @@ def fingerprint(configuration: Configuration, data_fingerprint: str, augmentatio
     recipe: dict[str, Any] = teacher.model_dump(mode="json", include={"network", "training", "seed"})
     data = configuration.data
     recipe |= {"augmentation": augmentation, "mix": None if data.mix == "none" else [data.mix, data.mix_alpha]}
-    file = Path(teacher.network.weights or "").expanduser()
     if teacher.network.weights:
+        file = read_path(teacher.network.weights, "teacher.network.weights")
         network = teacher.network.model_dump(mode="json", exclude={"weights"})
         recipe = {"network": network, "bytes": _digest(file) if file.is_file() else teacher.network.weights}
     return hashlib.sha256(json.dumps([recipe, data_fingerprint, workers], sort_keys=True).encode()).hexdigest()[:16]

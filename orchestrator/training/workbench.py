@@ -12,6 +12,7 @@ from methods.retrieval import Neighbours
 from orchestrator.config import Network, Training
 from orchestrator.context import TrialContext
 from orchestrator.data import Batches, Dataset, Views, fits_resident
+from orchestrator.paths import read_path
 from orchestrator.plan import approximate
 from orchestrator.teacher.cache import Cache
 from orchestrator.teacher.frozen import FrozenTeacher
@@ -110,7 +111,7 @@ def ask_teacher(
     assert chosen is not None
     if spec.knowledge is None or chosen.mode == "online" or (features and batches.views.varies):
         return OnlineTeacher(teacher)
-    cache = Cache(spec.knowledge.expanduser(), round(chosen.cache_gib * 2**30))
+    cache = Cache(read_path(spec.knowledge, "teacher.cache"), round(chosen.cache_gib * 2**30))
     return CachedTeacher(teacher, batches, cache, chosen.dtype, context, spec.configuration.resources.wait_s)
 
 
