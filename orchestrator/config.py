@@ -24,6 +24,7 @@ from orchestrator.fields import (
     Share,
     Threads,
     Trials,
+    Values,
     WarmupEpochs,
     WeightDecay,
     Workers,
@@ -37,7 +38,6 @@ Schedule = Literal["constant", "cosine", "multi_step"]
 Scheduler = Literal["asha", "hyperband", "median", "pbt", "none"]
 PAUSING = ("hyperband", "pbt")  # schedulers under which trials wait for one another
 LETTERS = "abcdefgh"  # of the students of a trial
-MOST_CHOICES = 100  # values of one key that are searched
 
 
 class Limit(Section):
@@ -202,9 +202,7 @@ class Search(Section):
     objectives: tuple[str, ...] = Field(
         (), description="two or more instead of objective: a Pareto front; what is called best is so by the first"
     )
-    choices: dict[str, Annotated[tuple[Any, ...], Field(max_length=MOST_CHOICES)]] = Field(
-        {}, description="keys to search beside the space, each with its values"
-    )
+    choices: dict[str, Values] = Field({}, description="keys to search beside the space, each with its values")
     fixed: tuple[dict[str, Any], ...] = Field(
         (), description="nothing is searched: trials with just these settings, each as a search would draw them by name"
     )

@@ -37,7 +37,7 @@ Epochs = Annotated[int, Field(ge=1, le=100_000)]
 WarmupEpochs = Annotated[float, Field(ge=0, le=100_000)]
 BatchSize = Annotated[int, Field(ge=1, le=1_000_000)]
 Trials = Annotated[int, Field(ge=1, le=100_000)]
-LearningRate = Annotated[float, Field(gt=0, le=1000)]
+LearningRate = Annotated[float, Field(gt=0, le=1e30)]  # such a rate diverges, and fits into float32
 WeightDecay = Annotated[float, Field(ge=0, le=1000)]
 Norm = Annotated[float, Field(gt=0, le=1e9)]
 Gamma = Annotated[float, Field(gt=0, le=1)]
@@ -46,6 +46,7 @@ Threads = Annotated[int, Field(ge=1, le=1024)]
 Cpus = Annotated[float, Field(ge=SMALLEST_PART, le=4096)]
 Gpus = Annotated[float, Field(ge=0, le=1024), AfterValidator(_part)]
 Gib = Annotated[float, Field(gt=0, le=1_048_576)]
+Values = Annotated[tuple[Any, ...], Field(max_length=100)]  # of a key that is searched
 Seconds = Annotated[float, Field(gt=0, le=366 * 24 * 3600)]
 
 
