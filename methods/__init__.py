@@ -21,12 +21,9 @@ from methods.method import (
     Output,
     ParameterGroup,
     Progress,
-    Settings,
-    SettingsError,
     Task,
-    allowed,
-    setting,
 )
+from methods.settings import Settings, SettingsError, allowed, setting, shown_default
 from methods.tf_kd import TfKD
 from methods.ttm import TTM, WTTM
 
@@ -78,4 +75,5 @@ __all__ = [
     "allowed",
     "made",
     "setting",
+    "shown_default",
 ]

@@ -8,7 +8,8 @@ from torch import Tensor
 from methods import losses
 from methods.alpha import AlphaSettings
 from methods.cam import ContextAware, class_weights
-from methods.method import Batch, Knowledge, ParameterGroup, SettingsError, Task, another_default, setting
+from methods.method import Batch, Knowledge, ParameterGroup, Task
+from methods.settings import SettingsError, another_default, setting, temperature_setting
 from methods.weighted import Soft, Weighted
 
 
@@ -19,10 +20,10 @@ class AKDSettings(AlphaSettings):
     alpha_schedule: str = another_default(AlphaSettings, "alpha_schedule", "gap")
     alpha_min: float = another_default(AlphaSettings, "alpha_min", 0.05)
     alpha_max: float = another_default(AlphaSettings, "alpha_max", 0.95)
-    temperature: float = setting(4.0, "T: divides the logits of teacher and student", above=0)
+    temperature: float = temperature_setting(4.0, "T: divides the logits of teacher and student")
     cam: bool = setting(False, "reweight the teacher's classes by the Context-Aware Module; it begins as no change at all")
-    cam_width: int = setting(32, "numbers per class token, a multiple of cam_heads (cam)", low=1)
-    cam_heads: int = setting(4, "heads of the attention over the classes (cam)", low=1)
+    cam_width: int = setting(32, "numbers per class token, a multiple of cam_heads (cam)", low=1, high=4096)
+    cam_heads: int = setting(4, "heads of the attention over the classes (cam)", low=1, high=256)
     cam_rho: float = setting(
         4.0,
         "rho of the module's own objective CE(y, p~) + rho D(p || p~): 0 ends at the labels, infinity at the teacher itself (cam)",

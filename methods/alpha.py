@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from methods.histogram import Histogram
-from methods.method import Batch, LookAhead, ParameterGroup, Progress, Settings, SettingsError, Task, setting
+from methods.method import Batch, LookAhead, ParameterGroup, Progress, Task
+from methods.settings import Settings, SettingsError, setting
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from methods.method import Batch, Method, Needs, Objective, Settings, setting
+from methods.method import Batch, Method, Needs, Objective
+from methods.settings import Settings, setting
 
 
 @dataclass(frozen=True)

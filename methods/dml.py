@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from methods.method import Batch, Needs, Objective, another_default
+from methods.method import Batch, Needs, Objective
 from methods.peers import Mutual, PeerSettings
+from methods.settings import another_default
 
 
 @dataclass(frozen=True)

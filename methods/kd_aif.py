@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from methods import losses
 from methods.appraisal import Appraisal, AppraisalSettings, Weighable
-from methods.method import Batch, Method, Needs, Objective, setting
+from methods.method import Batch, Method, Needs, Objective
+from methods.settings import setting, temperature_setting
 from methods.tempered import Losses, Term
 from methods.weighing import Survey
 
@@ -23,7 +24,7 @@ class KDAIFSettings(AppraisalSettings):
     """Hyper-parameters of KD-AIF; with all weights 1 it is KD in its convex form, `update: ssl` aside."""
 
     alpha: float = setting(0.9, "weight of the teacher; cross entropy has 1 - alpha (no meaning for update = ssl)", low=0, high=1)
-    temperature: float = setting(4.0, "T: divides the logits of teacher and student", above=0)
+    temperature: float = temperature_setting(4.0, "T: divides the logits of teacher and student")
     teacher_learning_rate: float = setting(
         0.01,
         "of the epoch that the teacher is trained for whenever new weights come (teacher_only, both; ssl with feedback)",

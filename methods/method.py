@@ -3,30 +3,18 @@
 Knows torch alone: nothing of data, trainers or trials.
 """
 
-import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
 from methods import losses
 from methods.banking import Banking
 from methods.retrieval import Neighbours, nearest
+from methods.settings import Settings as Settings
+from methods.settings import SettingsError as SettingsError
 from methods.weighing import Weighing
-
-
-class SettingsError(ValueError):
-    """A method was given a setting that does not exist or lies outside what is allowed.
-
-    `field` names the setting (None when several disagree), `unknown` says that it does not exist.
-    """
-
-    def __init__(self, message: str, field: str | None = None, unknown: bool = False) -> None:
-        super().__init__(message)
-        self.field = field
-        self.unknown = unknown
 
 
 class Output(NamedTuple):
@@ -202,84 +190,6 @@ class LookAhead:
     training: Callable[[Mapping[str, Tensor]], Batch]
     held_out: Callable[[Mapping[str, Tensor]], Batch]
     learning_rate: float
-
-
-def setting(
-    default: Any,
-    doc: str,
-    *,
-    above: float | None = None,
-    low: float | None = None,
-    high: float | None = None,
-    choices: tuple[str, ...] | None = None,
-) -> Any:
-    """A documented hyper-parameter: `above` < value, `low` <= value <= `high`, or one of `choices`."""
-    return field(default=default, metadata={"doc": doc, "above": above, "low": low, "high": high, "choices": choices})
-
-
-def another_default(settings: type["Settings"], name: str, default: Any) -> Any:
-    """A setting as another class has it, with another default; documentation and limits stay."""
-    return field(default=default, metadata=settings.__dataclass_fields__[name].metadata)
-
-
-def other_words(settings: type["Settings"], name: str, doc: str) -> Any:
-    """A setting as another class has it, documented in other words; default and limits stay."""
-    known = settings.__dataclass_fields__[name]
-    return field(default=known.default, metadata={**known.metadata, "doc": doc})
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Hyper-parameters of a method; subclasses are frozen dataclasses whose fields are made by `setting`."""
-
-    def __post_init__(self) -> None:
-        for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            wanted = allowed(item)
-            if not _fits(item, value):
-                message = f"{item.name} = {value!r} is not allowed: give {wanted} (default {item.default!r})"
-                raise SettingsError(message, item.name)
-
-    @classmethod
-    def build(cls, values: Mapping[str, Any]) -> Self:
-        """Settings from plain values; SettingsError names an unknown key or a value outside its range."""
-        known = {item.name: item for item in dataclasses.fields(cls)}
-        for key in values:
-            if key not in known:
-                names = ", ".join(known) or "it has none"
-                raise SettingsError(f"there is no setting {key!r} (settings: {names})", key, unknown=True)
-        return cls(**{key: _coerced(known[key], value) for key, value in values.items()})
-
-
-def allowed(item: "dataclasses.Field[Any]") -> str:
-    """What a setting accepts, in words: `a number in (0, inf)`, `one of convex, additive`, `true or false`."""
-    meta = item.metadata
-    if meta["choices"]:
-        return f"one of {', '.join(meta['choices'])}"
-    if isinstance(item.default, bool):
-        return "true or false"
-    kind = "a whole number" if isinstance(item.default, int) else "a number"
-    left = f"({meta['above']}" if meta["above"] is not None else f"[{meta['low']}" if meta["low"] is not None else "(-inf"
-    right = f"{meta['high']}]" if meta["high"] is not None else "inf)"
-    return f"{kind} in {left}, {right}"
-
-
-def _coerced(item: "dataclasses.Field[Any]", value: Any) -> Any:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return float(value) if isinstance(item.default, float) and whole else value
-
-
-def _fits(item: "dataclasses.Field[Any]", value: Any) -> bool:
-    meta = item.metadata
-    if isinstance(item.default, bool) or isinstance(value, bool):
-        return isinstance(item.default, bool) and isinstance(value, bool)
-    if meta["choices"] is not None:
-        return value in meta["choices"]
-    kind: Any = type(item.default)
-    if not isinstance(value, kind) or not math.isfinite(value):
-        return False
-    low, above, high = meta["low"], meta["above"], meta["high"]
-    return not ((above is not None and value <= above) or (low is not None and value < low) or (high is not None and value > high))
 
 
 # Inside `Method` the name `Settings` is its class attribute, which cannot stand in an annotation.

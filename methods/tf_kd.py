@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from methods.method import Batch, Method, Needs, Objective, Settings, setting
+from methods.method import Batch, Method, Needs, Objective
+from methods.settings import Settings, setting, temperature_setting
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class TfKDSettings(Settings):
     correct: float = setting(
         0.99, "a: what the virtual teacher gives to the label; the other classes share the rest", above=0, high=0.9999
     )
-    temperature: float = setting(20.0, "T: divides the logits of the virtual teacher and the student", above=0)
+    temperature: float = temperature_setting(20.0, "T: divides the logits of the virtual teacher and the student")
 
 
 class TfKD(Method):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from methods import losses
-from methods.method import Batch, Knowledge, SettingsError, Task, another_default, other_words, setting
+from methods.method import Batch, Knowledge, Task
+from methods.settings import SettingsError, another_default, other_words, setting
 from methods.weighted import Formed, FormedSettings, Soft
 
 # Samples per block of the mean power sum: ImageNet's logits fit in memory once, not several times.

@@ -15,12 +15,16 @@ from orchestrator.fields import (
     GivenPath,
     Gpus,
     LearningRate,
+    Milestones,
+    Names,
     Norm,
     OpenShare,
     PathText,
+    Points,
     Samples,
     Seconds,
     Seed,
+    Seeds,
     Share,
     Threads,
     Trials,
@@ -102,7 +106,7 @@ class Training(Section):
     nesterov: bool = False
     weight_decay: WeightDecay = 5e-4
     schedule: Schedule = "cosine"
-    milestones: tuple[Epochs, ...] = Field((), description="multi_step: epochs after which the rate is multiplied by gamma")
+    milestones: Milestones = Field((), description="multi_step: epochs after which the rate is multiplied by gamma")
     gamma: Gamma = 0.1
     warmup_epochs: WarmupEpochs = 0.0
     gradient_clip: Norm | None = Field(None, description="largest norm of the gradient")
@@ -128,7 +132,7 @@ class PeerTraining(Section):
     nesterov: bool | None = None
     weight_decay: WeightDecay | None = None
     schedule: Schedule | None = None
-    milestones: tuple[Epochs, ...] | None = None
+    milestones: Milestones | None = None
     gamma: Gamma | None = None
     warmup_epochs: WarmupEpochs | None = None
     gradient_clip: Norm | None = None
@@ -164,8 +168,8 @@ class Teacher(Section):
 class Search(Section):
     """What is searched and how much. Settings given under `method` are held; the rest of its space is searched."""
 
-    methods: tuple[str, ...] = Field((), description="search over these methods too; empty: the one under `method`")
-    hold: tuple[str, ...] = Field((), description="keys that are not searched although a space would: training.learning_rate")
+    methods: Names = Field((), description="search over these methods too; empty: the one under `method`")
+    hold: Names = Field((), description="keys that are not searched although a space would: training.learning_rate")
     trials: Trials = 20
     time_budget: Seconds | None = Field(None, description="seconds after which no more is trained")
     scheduler: Scheduler = Field(
@@ -199,16 +203,14 @@ class Search(Section):
     sampler: Literal["tpe", "random"] = "tpe"
     objective: str = Field("validation/accuracy", description="metric of an epoch's report; the last epoch counts")
     direction: Literal["maximize", "minimize"] = "maximize"
-    objectives: tuple[str, ...] = Field(
+    objectives: Names = Field(
         (), description="two or more instead of objective: a Pareto front; what is called best is so by the first"
     )
     choices: dict[str, Values] = Field({}, description="keys to search beside the space, each with its values")
-    fixed: tuple[dict[str, Any], ...] = Field(
+    fixed: Points = Field(
         (), description="nothing is searched: trials with just these settings, each as a search would draw them by name"
     )
-    seeds: tuple[Seed, ...] = Field(
-        (), description="fixed: each of the settings is trained with each of these seeds; empty: with `seed`"
-    )
+    seeds: Seeds = Field((), description="fixed: each of the settings is trained with each of these seeds; empty: with `seed`")
     students: str = Field(
         "mean", description="peers: whose metrics are the trial's: mean of the students, min (the worst one), or one by its letter"
     )

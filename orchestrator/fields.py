@@ -46,6 +46,10 @@ Threads = Annotated[int, Field(ge=1, le=1024)]
 Cpus = Annotated[float, Field(ge=SMALLEST_PART, le=4096)]
 Gpus = Annotated[float, Field(ge=0, le=1024), AfterValidator(_part)]
 Gib = Annotated[float, Field(gt=0, le=1_048_576)]
+Names = Annotated[tuple[str, ...], Field(max_length=100)]
+Milestones = Annotated[tuple[Epochs, ...], Field(max_length=LONGEST_LIST)]
+Seeds = Annotated[tuple[Seed, ...], Field(max_length=LONGEST_LIST)]
+Points = Annotated[tuple[dict[str, Any], ...], Field(max_length=LONGEST_LIST)]  # sets of settings
 Values = Annotated[tuple[Any, ...], Field(max_length=100)]  # of a key that is searched
 Seconds = Annotated[float, Field(gt=0, le=366 * 24 * 3600)]
 
@@ -81,10 +85,6 @@ class Section(BaseModel):
             raise PydanticCustomError("text", "a text has at most {most} characters", {"most": LONGEST_TEXT})
         if isinstance(value, str) and (odd := control_character(value)):
             raise PydanticCustomError("text", "it has the character {odd}, leave it out", {"odd": odd})
-        if isinstance(value, list | tuple | dict) and len(value) > LONGEST_LIST:
-            raise PydanticCustomError(
-                "list", "it has {count} entries, give at most {most}", {"count": len(value), "most": LONGEST_LIST}
-            )
         return value
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from methods import METHODS
 from orchestrator.config import Choice, Configuration
 from orchestrator.errors import ConfigurationError, nearest
+from orchestrator.fields import LONGEST_LIST
 from orchestrator.sweep.space import qualified
 from orchestrator.trial import METHOD
 
@@ -38,8 +39,8 @@ def base(configuration: Configuration, methods: Sequence[str], seeds: int) -> Co
     Settings under `method` stay, and are held, if that method is compared. ConfigurationError: this cannot be compared.
     """
     search = configuration.search
-    if seeds < 1:
-        raise ConfigurationError(f"--seeds {seeds} is not allowed: give 1 or more, better 10")
+    if not 1 <= seeds <= LONGEST_LIST:
+        raise ConfigurationError(f"--seeds {seeds} is not allowed: give 1 to {LONGEST_LIST}, better 10")
     if configuration.seed + seeds > LARGEST_SEED:
         raise ConfigurationError(f"seed = {configuration.seed} leaves no room for {seeds} others: give a smaller one")
     if search.fixed:
