@@ -1,6 +1,7 @@
 """Everything that can be refused before anything expensive starts, and the plan that `--dry-run` prints."""
 
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,14 @@ import torch
 from rich.console import Console
 
 from orchestrator import plan
+from orchestrator.capacity import Sizes, require_cores, require_memory
 from orchestrator.check import check_network, check_search, check_students, check_train, feature_width, require_copies
 from orchestrator.check_data import check_batches
 from orchestrator.check_retrieval import check_retrieval, clean_bytes, retrieval_line
 from orchestrator.check_students import require_one_process
 from orchestrator.check_weights import check_memory
 from orchestrator.choices import alone
-from orchestrator.cluster.resources import cluster_address, local_resources, require_answer
+from orchestrator.cluster.resources import cluster_address, local_memory, local_resources, require_answer
 from orchestrator.config import Configuration
 from orchestrator.data import Dataset, describe, prepare
 from orchestrator.errors import ConfigurationError
@@ -99,6 +101,8 @@ def require_weights(configuration: Configuration) -> None:
 def _check(configuration: Configuration, kind: str, local: bool) -> tuple[str, bool, int]:
     """All that needs no data; the groups: their arithmetic in words, whether their first worker has a GPU, and their number."""
     require_weights(configuration)
+    if local:
+        require_cores(configuration, [local_resources()])
     check_search(configuration) if kind == "sweep" else check_train(configuration)
     if local:
         if kind != "teacher":
@@ -107,6 +111,7 @@ def _check(configuration: Configuration, kind: str, local: bool) -> tuple[str, b
     trials = configuration.search.trials if kind == "sweep" else 1
     address = cluster_address(configuration.resources)
     available, nodes, free = _available(address)
+    require_cores(configuration, nodes)
     groups = plan.groups(configuration, available, trials, nodes, aides(configuration, kind), free, elastic=bool(address))
     held = _held(configuration, available, nodes)
     words = f"{groups.groups} x {groups.workers} workers{held}; {groups.arithmetic} fit, {trials} trials"
@@ -153,13 +158,15 @@ def _check_with_data(
     """Networks, batches and free space against the data; how the teacher is asked, the bytes of the checkpoints, and of whom."""
     classes, searching, samples = len(summary["classes"]), kind == "sweep", summary["sizes"]["train"]
     parameters = check_students(configuration, searching, classes, summary["shape"])
-    beside = 0
+    beside = teacher_parameters = 0
     if configuration.teacher:
-        check_network(configuration.teacher.network, "teacher.network", classes, summary["shape"])
+        teacher_parameters = check_network(configuration.teacher.network, "teacher.network", classes, summary["shape"])
         width = feature_width(configuration.teacher.network, classes, summary["shape"])
         beside = clean_bytes(configuration, searching, samples, width)
     for each in (configuration, *(alone(configuration) if searching else ())):
         check_batches(each, searching, summary)
+    if local or cluster_address(configuration.resources) is None:
+        require_memory(configuration, Sizes(parameters, teacher_parameters, prod(summary["shape"])), local_memory())
     check_memory(configuration, searching, samples, classes, summary["shape"])
     if kind != "teacher":
         check_retrieval(configuration, searching, summary, gpu)

@@ -13,11 +13,22 @@ from orchestrator.errors import EnvironmentUnfitError
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for a submitted job, which belongs to its cluster wherever it began
 ANSWER_S = 5.0
 CGROUP = Path("/sys/fs/cgroup/cpu.max")
+CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
 
 
 def local_resources() -> dict[str, float]:
     """CPUs that this process may use, and GPUs, under Ray's names."""
     return {"CPU": float(_cpus()), "GPU": float(torch.cuda.device_count())}
+
+
+def local_memory() -> int:
+    """Return the bytes of memory that this process may use: those of the machine, or the limit of the container; 0: not known."""
+    found = []
+    with contextlib.suppress(OSError, ValueError):
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with contextlib.suppress(OSError, ValueError):  # cgroup v2: "max", or bytes
+        found.append(int(CGROUP_MEMORY.read_text()))
+    return min(found, default=0)
 
 
 def _cpus() -> int:
