@@ -108,7 +108,7 @@ class Display:
     def _say_best(self) -> None:
         best = self.sweep.best()
         if best is not None and best != self.best and best.value is not None and self.sweep.kind == "sweep":
-            self._say(f"best so far{_by_first(self.sweep)}: trial {best.number} at {best.value:.4f} with {settings(best)}")
+            self._say(f"best so far{_by_first(self.sweep)}: {_best_line(self.sweep, best)}")
         self.best = best
 
     def _say(self, text: str) -> None:
@@ -153,9 +153,7 @@ class Display:
             text.append(f"\n{self.step}")
         ranked = self.sweep.ranked()
         if ranked and ranked[0].value is not None:
-            text.append(
-                f"\nbest{_by_first(self.sweep)}: trial {ranked[0].number} at {ranked[0].value:.4f} with {settings(ranked[0])}"
-            )
+            text.append(f"\nbest{_by_first(self.sweep)}: {_best_line(self.sweep, ranked[0])}")
         if at_work := self._at_work():
             text.append(f"\nat work: {at_work}")
         return text
@@ -185,6 +183,17 @@ def _watched(sweep: Sweep) -> str:
 def _by_first(sweep: Sweep) -> str:
     """Of several objectives: by which of them a trial is the best."""
     return f" by {_watched(sweep)}" if sweep.configuration.search.objectives and sweep.kind == "sweep" else ""
+
+
+def _best_line(sweep: Sweep, best: Trial) -> str:
+    """The best trial in a line, with what its value can be compared to: fewer epochs give another value."""
+    line = f"trial {best.number} at {best.value:.4f} with {settings(best)}"
+    if best.state == "stopped_early":
+        return f"{line}; it was stopped after {best.epochs} epochs, and a complete trial will come before it"
+    if ahead := sweep.stopped_ahead():
+        had = f"trial {ahead.number} had {ahead.value:.4f} when it was stopped after {ahead.epochs} epochs"
+        return f"{line}; {had}, which is not compared"
+    return line
 
 
 def _short(value: Any) -> str:

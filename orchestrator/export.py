@@ -67,6 +67,7 @@ def export(
     the store; `form` is one of FORMATS. ConfigurationError: no such run, trial, student, weights or format, a damaged checkpoint,
     a folder that is not empty. EnvironmentUnfitError: the folder cannot be written, or a package of the format is missing.
     """
+    asked = read_path(to, "--to") if to is not None else None
     if form not in FORMATS:
         raise ConfigurationError(f"--format {form!r} is not allowed: {nearest(form, FORMATS)}")
     FORMATS[form].require(form)
@@ -83,7 +84,7 @@ def export(
     folder = _checkpoint(store, sweep, trial, letter)
     summary = _data(store, sweep)
     title = f"{name}-{trial.number}-{letter}"
-    target = read_path(to, "--to") if to else (store.exports / (title if form == NAME else f"{title}-{form}")).resolve()
+    target = asked or (store.exports / (title if form == NAME else f"{title}-{form}")).resolve()
     _require_free(target)
     network = _network(students[letter].network, summary, folder / FILES[weights], trial)
     settings = {

@@ -1,9 +1,9 @@
 """The types of the configuration's fields, each with its bounds, and the section that holds them."""
 
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from orchestrator.paths import path_problem
@@ -12,11 +12,10 @@ from orchestrator.text import control_character
 LONGEST_TEXT = 5000  # characters: more than the longest path
 LONGEST_LIST = 1000
 SMALLEST_PART = 0.001  # of a CPU or a GPU: Ray counts in parts of 1/10,000
-T = TypeVar("T", str, Path)
 
 
-def _path_of_a_file_system(path: T) -> T:
-    if problem := path_problem(str(path)):
+def _path_of_a_file_system(path: Any) -> Any:
+    if isinstance(path, str | Path) and (problem := path_problem(str(path))):
         raise PydanticCustomError("path", "it {problem}, give another path", {"problem": problem})
     return path
 
@@ -27,8 +26,8 @@ def _part(value: float) -> float:
     return value
 
 
-GivenPath = Annotated[Path, AfterValidator(_path_of_a_file_system)]
-PathText = Annotated[str, AfterValidator(_path_of_a_file_system)]
+GivenPath = Annotated[Path, BeforeValidator(_path_of_a_file_system)]
+PathText = Annotated[str, BeforeValidator(_path_of_a_file_system)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]

@@ -199,6 +199,18 @@ class Sweep:
         """
         return min(self._usable(), key=self._rank(), default=None)
 
+    def stopped_ahead(self) -> Trial | None:
+        """Return the stopped trial with the best value of those that are ahead of the best complete trial; None without one."""
+        best, sign = self.best(), -1.0 if self.maximize else 1.0
+        if best is None or best.state != "complete":
+            return None
+        ahead = [
+            trial
+            for trial in self._usable()
+            if trial.state != "complete" and sign * (trial.value or 0.0) < sign * (best.value or 0.0)
+        ]
+        return min(ahead, key=self._rank(), default=None)
+
     def _usable(self) -> list[Trial]:
         return [trial for trial in self.trials.values() if trial.value is not None and trial.state in ("complete", "stopped_early")]
 

@@ -21,9 +21,10 @@ console = Console()
 
 def report(name: str, store: Path | str, to: Path | None) -> int:
     """Write the page of a sweep to a file of the store, or `to` another one, and add it to the sweep's run."""
+    asked = read_path(to, "--to") if to is not None else None
     opened = Store.existing(store)
     found = Sweep.open(opened, name)
-    target = read_path(to, "--to") if to else opened.reports / f"{name}.html"
+    target = asked or opened.reports / f"{name}.html"
     _require_place(target, asked=to is not None)
     made = make(opened, found)
     _write(target, made.html)
