@@ -14,6 +14,9 @@ from methods.banking import Banking
 from methods.retrieval import Neighbours, nearest
 from methods.settings import Settings as Settings
 from methods.settings import SettingsError as SettingsError
+from methods.settings import another_default as another_default
+from methods.settings import other_words as other_words
+from methods.settings import setting as setting
 from methods.weighing import Weighing
 
 

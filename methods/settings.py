@@ -130,7 +130,8 @@ def _coerced(item: "dataclasses.Field[Any]", value: Any) -> Any:
 def _fits(item: "dataclasses.Field[Any]", value: Any) -> bool:
     if isinstance(item.default, bool) or isinstance(value, bool):
         return isinstance(item.default, bool) and isinstance(value, bool)
-    if not isinstance(value, type(item.default)):
+    kind: Any = type(item.default)
+    if not isinstance(value, kind):
         return False
     if item.metadata["choices"] is not None:
         return value in item.metadata["choices"]
@@ -139,7 +140,7 @@ def _fits(item: "dataclasses.Field[Any]", value: Any) -> bool:
     return _within(item, value)
 
 
-def _within(item: "dataclasses.Field[Any]", value: float) -> bool:
+def _within(item: "dataclasses.Field[Any]", value: Any) -> bool:
     """Whether a number is within the bounds of a setting; not a number is not."""
     above, low = item.metadata["above"], item.metadata["low"]
-    return (value > above if above is not None else value >= low) and bool(value <= item.metadata["high"])
+    return bool((value > above if above is not None else value >= low) and value <= item.metadata["high"])

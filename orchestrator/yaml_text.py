@@ -80,12 +80,13 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Compose a node; a node beyond the depth, the number of values, or within itself is refused."""
-        event = self.peek_event()
-        anchor, mark = getattr(event, "anchor", None), event.start_mark
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        anchor: str | None = getattr(event, "anchor", None)
+        mark = event.start_mark
         if isinstance(event, yaml.AliasEvent):
             if anchor in self.unfinished:
                 raise _refused(f"*{anchor} stands within its own anchor &{anchor}: write the values out", mark)
-            self._count(self.expanded.get(anchor, 0), mark)
+            self._count(self.expanded.get(str(anchor), 0), mark)
             return super().compose_node(parent, index)
         if self.depth >= MAX_DEPTH:
             raise _refused(f"it is nested in more than {MAX_DEPTH} levels: write it flatter", mark)

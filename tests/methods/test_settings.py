@@ -86,7 +86,7 @@ def test_a_method_with_a_text_is_listed_and_searched(monkeypatch: pytest.MonkeyP
     class Compared(KD):
         """KD of something that is named."""
 
-        Settings = Own
+        Settings = Own  # type: ignore[assignment]
 
     def suggest(trial: Any) -> None:
         if trial.suggest_categorical("text", ("logits", "features")) == "features":
