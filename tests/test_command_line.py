@@ -60,7 +60,7 @@ def array_file(folder: Path, **changes: Any) -> str:
         (
             ["method.temperature=0"],
             BAD_CONFIGURATION,
-            r"temperature = 0.0 is not allowed: give a number in \(0, inf\)",
+            r"temperature = 0 is not allowed: give a number in \[0.001, 10000\]",
         ),
         (["method.alpha=1.5"], BAD_CONFIGURATION, r"alpha = 1.5 is not allowed: give a number in \[0, 1\]"),
         (["training.learning_rate=-1"], BAD_CONFIGURATION, r"training.learning_rate = -1 is not allowed"),
