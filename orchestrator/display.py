@@ -61,6 +61,10 @@ class Display:
         if self.live or epoch == self.sweep.configuration.teacher.training.epochs:
             self._say(self.step)
 
+    def teacher_ready(self, words: str) -> None:
+        """The teacher stands ready; unlike a step, the line stays in a terminal."""
+        self.console.print(words, markup=False, highlight=False, soft_wrap=True)
+
     def note(self, text: str) -> None:
         """What a person should know of the run as a whole."""
         self.console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)

@@ -9,7 +9,9 @@ from rich.console import Console
 
 from orchestrator import plan
 from orchestrator.check import check_network, check_search, check_students, check_train, feature_width, require_copies
+from orchestrator.check_batch_norm import check_batch_norm
 from orchestrator.check_data import check_batches
+from orchestrator.check_given_weights import check_given_weights
 from orchestrator.check_retrieval import check_retrieval, clean_bytes, retrieval_line
 from orchestrator.check_students import require_one_process
 from orchestrator.check_weights import check_memory
@@ -144,8 +146,11 @@ def _check_with_data(
         check_network(configuration.teacher.network, "teacher.network", classes, summary["shape"])
         width = feature_width(configuration.teacher.network, classes, summary["shape"])
         beside = clean_bytes(configuration, searching, samples, width)
+    check_given_weights(configuration, classes, summary["shape"])
+    fits_teacher = configuration.teacher is not None and not configuration.teacher.network.weights
     for each in (configuration, *(alone(configuration) if searching else ())):
         check_batches(each, searching, summary)
+        check_batch_norm(each, searching, summary["shape"], fits_teacher)
     check_memory(configuration, searching, samples, classes, summary["shape"])
     if kind != "teacher":
         check_retrieval(configuration, searching, summary, gpu)

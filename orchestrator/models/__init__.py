@@ -2,6 +2,18 @@
 
 from orchestrator.models.build import MODELS, Builder, build
 from orchestrator.models.network import Network, Shape
-from orchestrator.models.weights import load_weights, network_fingerprint, save_weights
+from orchestrator.models.weights import load_weights, network_fingerprint, require_weights, save_weights
+from orchestrator.models.weight_files import names_file
 
-__all__ = ["MODELS", "Builder", "Network", "Shape", "build", "load_weights", "network_fingerprint", "save_weights"]
+__all__ = [
+    "MODELS",
+    "Builder",
+    "Network",
+    "Shape",
+    "build",
+    "load_weights",
+    "names_file",
+    "network_fingerprint",
+    "require_weights",
+    "save_weights",
+]

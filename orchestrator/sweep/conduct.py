@@ -19,13 +19,15 @@ from orchestrator.interrupt import stoppable
 from orchestrator.plan import groups
 from orchestrator.records import Sweep, Trial
 from orchestrator.space import telling
-from orchestrator.store import Store
+from orchestrator.store import Store, keep_json
 from orchestrator.sweep.aides import aides
 from orchestrator.sweep.events import Events, Listener
 from orchestrator.sweep.forms import all_forms
 from orchestrator.sweep.keep import remove_losers
 from orchestrator.sweep.space import searched
+from orchestrator.sweep.teacher_warnings import announce, worse_than_student
 from orchestrator.teacher.fill import Filling, deal, fill, views_to_fill
+from orchestrator.teacher.frozen import CARD
 from orchestrator.teacher.mode import Decision
 from orchestrator.teacher.ready import AnyDesk, ready
 from orchestrator.trial import TrialSpec, trial_name
@@ -46,6 +48,9 @@ class Steps(Protocol):
 
     def teacher_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """The teacher's fitting goes on."""
+
+    def teacher_ready(self, words: str) -> None:
+        """The teacher stands ready: who it is and how good it is, in one line."""
 
     def note(self, text: str) -> None:
         """What a person should know of the run as a whole; may come from any thread."""
@@ -130,7 +135,7 @@ def _conduct(
         )
         ended = ""
         with telling(events.note), stoppable(), begun as (desk, at_once):
-            folders = _folders(sweep, store, data, asked, desk, show, tracker)
+            folders = _folders(sweep, store, data, asked, desk, show, events, tracker)
             if sweep.kind == "train":
                 _train_one(sweep, desk, events, folders)
             else:
@@ -140,6 +145,8 @@ def _conduct(
         if ended:
             events.note(f"the sweep ended before its last trial: {ended}")
         state = "finished" if sweep.ranked() and not ended else "failed"
+        if warning := worse_than_student(sweep, data):
+            events.note(warning)
     except KeyboardInterrupt:
         state = "interrupted"
     except EnvironmentUnfitError as error:
@@ -245,6 +252,7 @@ def bring_teacher(
         open_desk(configuration, store.teachers / "groups", jobs, local, show, show.note, lambda: jobs) as (desk, at_once),
     ):
         found = ready(store, configuration, data, desk, show.teacher_epoch)
+        announce(found[1], data, show.teacher_ready, show.note)
         if filling:
             assert cache is not None and cache.folder is not None, "who asks at every step is refused before"
             folders = store.shared | {
@@ -262,7 +270,7 @@ def bring_teacher(
 
 
 def _folders(
-    sweep: Sweep, store: Store, data: Path, asked: Decision | None, desk: AnyDesk, show: Show, tracker: Any
+    sweep: Sweep, store: Store, data: Path, asked: Decision | None, desk: AnyDesk, show: Show, events: Events, tracker: Any
 ) -> dict[str, Any]:
     """The folders that every trial reads."""
     folders: dict[str, Any] = {"trials": str(sweep.folder / "trials"), "data": str(data), "teacher": None, "knowledge": None}
@@ -271,6 +279,8 @@ def _folders(
         show.preparing("bringing the teacher")
         folder, card, seconds = ready(store, sweep.configuration, data, desk, show.teacher_epoch)
         assert asked is not None
+        keep_json(sweep.folder / CARD, card)
+        announce(card, data, show.teacher_ready, events.note)
         show.preparing(f"the teacher is {asked.words}")
         tracker.teacher_ready(card["metrics"], seconds, asked.words)
         folders |= {"teacher": str(folder), "knowledge": str(asked.folder) if asked.folder else None}

@@ -13,7 +13,7 @@ from orchestrator.config import Choice, Configuration, Teacher
 from orchestrator.data import Dataset, Views
 from orchestrator.errors import ConfigurationError
 from orchestrator.models import build, load_weights, network_fingerprint, save_weights
-from orchestrator.store import Store, read_json, replacing, write_json
+from orchestrator.store import Store, keep_json, read_json, replacing, write_json
 from orchestrator.teacher.frozen import CARD, WEIGHTS
 from orchestrator.trial import TrialSpec
 
@@ -78,6 +78,25 @@ def specification(folder: Path, configuration: Configuration, data: Path) -> Tri
         }
     )
     return TrialSpec(name=f"teacher-{folder.name}", role="teacher", configuration=own, folder=_fitting(folder), data=data)
+
+
+def evaluation(folder: Path, configuration: Configuration, data: Path) -> TrialSpec:
+    """Return the job that evaluates the teacher in a folder on the validation part."""
+    own = configuration.model_copy(update={"peers": {}})  # who trains together does not matter: all workers share the part
+    return TrialSpec(
+        name=f"evaluate-{folder.name}",
+        role="evaluate",
+        configuration=own,
+        folder=folder.parent / "groups",
+        data=data,
+        teacher=folder,
+    )
+
+
+def keep_evaluation(folder: Path, metrics: dict[str, float]) -> None:
+    """Write what the evaluation of a teacher found into its card."""
+    known = read_json(folder / CARD)
+    keep_json(folder / CARD, known | {"metrics": {**known.get("metrics", {}), **metrics}})
 
 
 def adopt_fitted(folder: Path, configuration: Configuration, data: Path, metrics: dict[str, float]) -> None:

@@ -11,18 +11,23 @@ from orchestrator.models import build, load_weights
 from orchestrator.store import read_json
 
 WEIGHTS, CARD = "weights.safetensors", "teacher.json"
+FIT = "fit it anew with a lower teacher.training.learning_rate"
+GIVE = "give other teacher.network.weights"
+TEACH = "lower the rate at which the method trains the teacher"
 
 
 class FrozenTeacher(nn.Module):
     """A network that answers and never changes: `train()` leaves it, its BatchNorm statistics too, in eval mode.
 
-    `fingerprint` is of its weights; `half_type` is the type of its autocast, None for float32.
+    `fingerprint` is of its weights; `half_type` is the type of its autocast, None for float32; `remedy` is what a person can do
+    about answers that are not finite.
     """
 
-    def __init__(self, network: nn.Module, fingerprint: str, half_type: torch.dtype | None = None) -> None:
+    def __init__(self, network: nn.Module, fingerprint: str, half_type: torch.dtype | None = None, remedy: str = FIT) -> None:
         super().__init__()
         self.network = network.requires_grad_(False)
         self.fingerprint, self.half_type = fingerprint, half_type
+        self.remedy = f"set teacher.precision=float32, or {remedy}" if half_type else remedy
         self.eval()
 
     @classmethod
@@ -35,7 +40,7 @@ class FrozenTeacher(nn.Module):
         network = build(choice.name, card["classes"], tuple(card["shape"]), choice.settings)
         load_weights(network, str(folder / WEIGHTS))
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        return cls(network.to(device, memory_format=layout), card["weights"], half_type)  # type: ignore[call-overload]
+        return cls(network.to(device, memory_format=layout), card["weights"], half_type, GIVE if choice.weights else FIT)  # type: ignore[call-overload]
 
     @property
     def precision(self) -> str:

@@ -15,7 +15,7 @@ from orchestrator.context import TrialContext
 from orchestrator.data import Batches
 from orchestrator.data.memory import sent
 from orchestrator.models import network_fingerprint
-from orchestrator.teacher.frozen import FrozenTeacher
+from orchestrator.teacher.frozen import TEACH, FrozenTeacher
 from orchestrator.training.randomness import seed_everything
 from orchestrator.training.weights import SampleWeights
 
@@ -52,4 +52,4 @@ def teach(
         optimizer.step()
         context.alive()
     context.align_buffers(network)
-    return FrozenTeacher(network, network_fingerprint(network.state_dict()), teacher.half_type)
+    return FrozenTeacher(network, network_fingerprint(network.state_dict()), teacher.half_type, TEACH)
