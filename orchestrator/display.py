@@ -16,6 +16,7 @@ from orchestrator.gains import gains, hears
 from orchestrator.objectives import counted, goals, in_words, watched
 from orchestrator.plan import planned_epochs
 from orchestrator.records import Sweep, Trial
+from orchestrator.teacher.quality import read_quality
 from orchestrator.trial import apply
 
 COSTS = ("seconds/", "cache/")
@@ -220,6 +221,8 @@ def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
     elif best:
         advice = "give it more time, or fewer training.epochs" if sweep.state == "finished" else "resume the sweep"
         console.print(f"no trial has trained all its epochs, so the test part was not read: {advice}", soft_wrap=True)
+    if quality := read_quality(sweep.folder):
+        console.print(f"teacher {quality.words}", highlight=False, markup=False, soft_wrap=True)
     waiting = sum(trial.state == "waiting" for trial in sweep.trials.values())
     if waiting and sweep.state != "interrupted":
         console.print(f"{waiting} trials never had a turn: give it more time, or resume the sweep", soft_wrap=True, highlight=False)

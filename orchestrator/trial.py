@@ -32,7 +32,8 @@ class TrialSpec(Section):
     """One set of hyper-parameters to train, with the folders that it reads and writes.
 
     `role` is `teacher` for the training of the teacher itself, `evaluate` for its evaluation on the validation part, and `fill` for
-    the filling of its cache with `views` (null: the clean one, with its `features` if asked). Without `knowledge`, the folder of the cache, the teacher is asked at every step.
+    the filling of its cache with `views` (null: the clean one, with its `features` if asked). Without `knowledge`, the folder of
+    the cache, the teacher is asked at every step.
     Where the store is a URI, `uri`, the folders lie below its folder `root` on the node that wrote this.
     After `until` epochs (null: all) the worker gives its group back; the trial is not done and its checkpoint stands in the folder.
     Of `known` epochs the driver has the records: where the checkpoint is ahead, the others are told first. Without it, or where

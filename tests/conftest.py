@@ -15,7 +15,8 @@ from orchestrator.data import Dataset, prepare
 from orchestrator.models import build, network_fingerprint, save_weights
 from orchestrator.reading import load
 from orchestrator.store import write_json
-from orchestrator.teacher.frozen import CARD, WEIGHTS
+from orchestrator.teacher.frozen import WEIGHTS
+from orchestrator.teacher.quality import CARD
 from orchestrator.tracking import registering
 from orchestrator.trial import TrialSpec
 

@@ -3,7 +3,6 @@
 from orchestrator.models.build import MODELS, Builder, build
 from orchestrator.models.network import Network, Shape
 from orchestrator.models.weights import load_weights, network_fingerprint, require_weights, save_weights
-from orchestrator.models.weight_files import names_file
 
 __all__ = [
     "MODELS",
@@ -12,7 +11,6 @@ __all__ = [
     "Shape",
     "build",
     "load_weights",
-    "names_file",
     "network_fingerprint",
     "require_weights",
     "save_weights",

@@ -35,7 +35,13 @@ def find_misfits(needed: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> l
         elif given[name].shape != tensor.shape:
             found.append(Misfit(name, _kind(given[name]), _kind(tensor)))
         elif given[name].dtype not in (FLOATS if tensor.dtype.is_floating_point else INTEGERS):
-            found.append(Misfit(name, _kind(given[name]), f"{_kind(tensor)}, or another {'float' if tensor.dtype.is_floating_point else 'integer'} type"))
+            found.append(
+                Misfit(
+                    name,
+                    _kind(given[name]),
+                    f"{_kind(tensor)}, or another {'float' if tensor.dtype.is_floating_point else 'integer'} type",
+                )
+            )
         elif bad := _not_finite(given[name], tensor.dtype):
             found.append(Misfit(name, f"{bad} of {given[name].numel()} values NaN or infinite", "finite values"))
     return found + [Misfit(name, _kind(tensor), "not part of the network") for name, tensor in given.items() if name not in needed]

@@ -24,7 +24,7 @@ def load_pretrained(network: Network, weights: str, exact: bool) -> None:
 
 
 def require_pretrained(network: Network, weights: str, exact: bool) -> None:
-    """Raise the ConfigurationError of `load_pretrained`, but for a download that fails: shapes are those of torchvision's network."""
+    """Raise the ConfigurationError of `load_pretrained`, without a download: by the shapes of torchvision's network."""
     from torchvision.models import get_model
 
     _member(network, weights)

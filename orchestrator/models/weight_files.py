@@ -45,7 +45,9 @@ def read_weights(weights: str, wanted: object) -> dict[str, Tensor]:
     try:
         kind = describe_file(file)
         if kind == SAFETENSORS and file.suffix.lower() != SUFFIX:
-            raise ConfigurationError(f"{file} is a safetensors file under another name: rename it to {file.with_suffix(SUFFIX).name}")
+            raise ConfigurationError(
+                f"{file} is a safetensors file under another name: rename it to {file.with_suffix(SUFFIX).name}"
+            )
         if kind not in (SAFETENSORS, UNKNOWN) or file.suffix.lower() != SUFFIX:
             raise ConfigurationError(f"{file} is {kind}: {_advice(file, kind)}")
         return load_file(file)
@@ -90,7 +92,7 @@ def _advice(file: Path, kind: str) -> str:
     if kind == PICKLED:
         target = file.with_name(f"{file.stem}-converted{SUFFIX}") if file.suffix.lower() == SUFFIX else file.with_suffix(SUFFIX)
         return (
-            f"convert it with `{CONVERT} {shlex.quote(str(file))} {shlex.quote(str(target))}`, which loads tensors alone (where they "
-            "lie deeper, take for example ['state_dict'] of what torch.load gives), and give the .safetensors file"
+            f"convert it with `{CONVERT} {shlex.quote(str(file))} {shlex.quote(str(target))}`, which loads tensors alone (where "
+            "they lie deeper, take for example ['state_dict'] of what torch.load gives), and give the .safetensors file"
         )
     return "give a .safetensors file, as safetensors.torch.save_file writes a network's state_dict"

@@ -7,6 +7,7 @@ from orchestrator.objectives import Goal
 from orchestrator.records import Trial
 from orchestrator.report.chart import number
 from orchestrator.report.facts import Facts, measure
+from orchestrator.teacher.quality import read_quality
 
 FEW = 0.05  # share of a search's trials that failed from which on somebody should look
 
@@ -64,6 +65,8 @@ def _searched(facts: Facts) -> str:
     parts = ", ".join(f"{facts.samples(part)} {part}" for part in ("train", "validation", "test") if facts.samples(part))
     networks = " and ".join(student.network.name for student in configuration.students.values())
     taught = f", taught by the teacher {configuration.teacher.network.name}" if configuration.teacher else ""
+    if quality := read_quality(facts.sweep.folder):
+        taught = f", taught by the teacher {quality.words},"
     what = f"{data} ({parts})" if parts else str(data)
     what += f"{taught}, seed {configuration.seed}"
     if not facts.searched:

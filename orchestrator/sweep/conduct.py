@@ -27,8 +27,8 @@ from orchestrator.sweep.keep import remove_losers
 from orchestrator.sweep.space import searched
 from orchestrator.sweep.teacher_warnings import announce, worse_than_student
 from orchestrator.teacher.fill import Filling, deal, fill, views_to_fill
-from orchestrator.teacher.frozen import CARD
 from orchestrator.teacher.mode import Decision
+from orchestrator.teacher.quality import CARD
 from orchestrator.teacher.ready import AnyDesk, ready
 from orchestrator.trial import TrialSpec, trial_name
 

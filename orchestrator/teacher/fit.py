@@ -14,7 +14,8 @@ from orchestrator.data import Dataset, Views
 from orchestrator.errors import ConfigurationError
 from orchestrator.models import build, load_weights, network_fingerprint, save_weights
 from orchestrator.store import Store, keep_json, read_json, replacing, write_json
-from orchestrator.teacher.frozen import CARD, WEIGHTS
+from orchestrator.teacher.frozen import WEIGHTS
+from orchestrator.teacher.quality import CARD
 from orchestrator.trial import TrialSpec
 
 

@@ -9,8 +9,9 @@ from methods import Output
 from orchestrator.config import Network
 from orchestrator.models import build, load_weights
 from orchestrator.store import read_json
+from orchestrator.teacher.quality import CARD
 
-WEIGHTS, CARD = "weights.safetensors", "teacher.json"
+WEIGHTS = "weights.safetensors"
 FIT = "fit it anew with a lower teacher.training.learning_rate"
 GIVE = "give other teacher.network.weights"
 TEACH = "lower the rate at which the method trains the teacher"

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.teacher.frozen import CARD
-
+CARD = "teacher.json"  # in the folder of a teacher, and a copy in the folder of a sweep
 ACCURACY = "validation/accuracy"
 NOISE = 3.0  # standard errors of an accuracy that guesses: what is within them is near chance
 

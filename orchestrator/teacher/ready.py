@@ -15,8 +15,7 @@ from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 from orchestrator.nodes import publish
 from orchestrator.store import Store
 from orchestrator.teacher import fit
-from orchestrator.teacher.frozen import CARD
-from orchestrator.teacher.quality import ACCURACY
+from orchestrator.teacher.quality import ACCURACY, CARD
 
 Told = Callable[[int, dict[str, float]], None]
 

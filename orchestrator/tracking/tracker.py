@@ -16,6 +16,7 @@ from orchestrator.gains import gains
 from orchestrator.objectives import goals, in_words
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
+from orchestrator.teacher.quality import ACCURACY
 from orchestrator.tracking import description as described
 from orchestrator.tracking import registering
 from orchestrator.tracking.client import Writer
@@ -136,7 +137,10 @@ class Tracker:
         if "teacher" not in self._told(PARENT):
             points = [(f"teacher/{name}", value, _now(), 0) for name, value in known.items()]
             self.writer.add({"do": "points", "run": PARENT, "points": {PARENT: points}, "told": {"teacher": True}})
-        self.writer.add({"do": "tags", "run": PARENT, "tags": {"teacher.asked": asked}})
+        tags = {"teacher.asked": asked} | self._note("running")  # the description has its accuracy now
+        if ACCURACY in metrics:
+            tags["teacher.validation_accuracy"] = f"{metrics[ACCURACY]:.4f}"
+        self.writer.add({"do": "tags", "run": PARENT, "tags": tags})
 
     def close(self, state: str, timeout: float | None = None) -> int:
         """Close the parent run, with the best trial's metrics and the Pareto front; wait until everything is written.

@@ -7,7 +7,6 @@ from orchestrator.training.teacher_evaluation import evaluate_teacher
 from orchestrator.training.trainer import train
 from orchestrator.trial import TrialSpec
 
-
 WORK = {"student": train, "teacher": train, "fill": fill, "evaluate": evaluate_teacher}
 
 

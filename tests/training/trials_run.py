@@ -13,7 +13,8 @@ from orchestrator.data import Dataset, prepare
 from orchestrator.models import build, save_weights
 from orchestrator.reading import load
 from orchestrator.store import write_json
-from orchestrator.teacher.frozen import CARD, WEIGHTS
+from orchestrator.teacher.frozen import WEIGHTS
+from orchestrator.teacher.quality import CARD
 from orchestrator.training import checkpoint
 from orchestrator.training.checkpoint import Checkpoint
 from orchestrator.training.trainer import train
