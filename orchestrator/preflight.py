@@ -1,5 +1,6 @@
 """Everything that can be refused before anything expensive starts, and the plan that `--dry-run` prints."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from orchestrator.choices import alone
 from orchestrator.cluster.resources import cluster_address, local_resources, require_answer
 from orchestrator.config import Configuration
 from orchestrator.data import Dataset, describe, prepare
+from orchestrator.data.shared_memory import describe_shortage
 from orchestrator.errors import ConfigurationError
 from orchestrator.models import build, load_weights
 from orchestrator.nodes import publish
@@ -77,6 +79,8 @@ def show_plan(store: Store, configuration: Configuration, kind: str, local: bool
     cached = asked is not None and asked.folder is not None
     if kind != "teacher" and (retrieval := retrieval_line(configuration, kind == "sweep", summary, gpu, cached)):
         lines["retrieval"] = retrieval
+    if configuration.data.name == "folder" and (local or not cluster_address(configuration.resources)):
+        lines["loader"] = _loader_line(configuration, summary, groups)
     lines["groups"] = words
     lines |= _search_lines(configuration) if kind == "sweep" else {"epochs": str(configuration.training.epochs)}
     lines["store"] = f"{store.uri or store.root}; checkpoints take at most {checkpoint_bytes / 2**20:.1f} MiB: {whose}"
@@ -200,6 +204,16 @@ def _teacher_line(store: Store, configuration: Configuration, summary: dict[str,
     else:
         source = "weights to load" if teacher.network.weights else f"to be fitted for {teacher.training.epochs} epochs, once"
     return f"{_network_line(teacher.network.model_dump(exclude_none=True))}, {source}"
+
+
+def _loader_line(configuration: Configuration, summary: dict[str, Any], groups: int) -> str:
+    """How images are decoded on this machine, and whether its shared memory suffices for that."""
+    workers, share = configuration.data.loader_workers, configuration.training.batch_size // configuration.replicas
+    if not workers:
+        return "images are decoded in the process that trains"
+    batch_bytes = math.prod(summary["shape"]) * share * (1 if configuration.data.mix == "none" else 2)
+    shortage = describe_shortage(batch_bytes, workers, groups * configuration.resources.workers)
+    return f"{workers} processes decode images for each worker" + (f"; {shortage}" if shortage else "")
 
 
 def _search_lines(configuration: Configuration) -> dict[str, str]:

@@ -5,7 +5,7 @@ import torch
 from orchestrator.context import TrialContext
 from orchestrator.data import Batches, Views
 from orchestrator.training.metrics import Scores
-from orchestrator.training.workbench import channels_last, open_dataset, open_teacher
+from orchestrator.training.workbench import channels_last, loader_wait_s, open_dataset, open_teacher
 from orchestrator.trial import TrialSpec
 
 BATCH = 256  # samples of each worker at a time
@@ -31,6 +31,7 @@ def evaluate_teacher(spec: TrialSpec, context: TrialContext) -> None:
         device=context.device,
         loader_workers=configuration.data.loader_workers,
         channels_last=layout,
+        loader_wait_s=loader_wait_s(configuration.resources),
     )
     context.phase("the teacher's evaluation")
     scores = Scores(len(dataset.classes), context.device)
