@@ -143,6 +143,9 @@ def ray_address(conditions: Conditions) -> Finding:
         remarks.append(f"others may read its token: chmod 600 {token}")
     address = conditions.address
     if address is None:
+        from orchestrator.cluster.resources import require_short_sockets
+
+        require_short_sockets()
         said = "a cluster of our own, on loopback" + (", with token authentication" if mode.lower() == "token" else "")
     else:
         from orchestrator.cluster.connect import connected, nodes

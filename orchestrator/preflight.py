@@ -17,7 +17,7 @@ from orchestrator.check_retrieval import check_retrieval, clean_bytes, retrieval
 from orchestrator.check_students import require_one_process
 from orchestrator.check_weights import check_memory
 from orchestrator.choices import alone
-from orchestrator.cluster.resources import cluster_address, local_resources, require_answer
+from orchestrator.cluster.resources import cluster_address, local_resources, require_answer, require_short_sockets
 from orchestrator.config import Configuration
 from orchestrator.data import Dataset, describe, prepare
 from orchestrator.data.shared_memory import describe_shortage
@@ -98,6 +98,8 @@ def _check(configuration: Configuration, kind: str, local: bool) -> tuple[str, b
         return "none: this process trains", torch.cuda.is_available(), 1
     trials = configuration.search.trials if kind == "sweep" else 1
     address = cluster_address(configuration.resources)
+    if address is None:
+        require_short_sockets()
     available, nodes, free = _available(address)
     groups = plan.groups(configuration, available, trials, nodes, aides(configuration, kind), free, elastic=bool(address))
     held = _held(configuration, available, nodes)

@@ -18,7 +18,7 @@ from ray._private import ray_constants, state
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
-from orchestrator.cluster.resources import found, listens, local_resources
+from orchestrator.cluster.resources import found, listens, local_resources, ray_folder
 from orchestrator.environment import allocator
 from orchestrator.errors import EnvironmentUnfitError
 
@@ -145,4 +145,9 @@ def _start(cpus: int | None) -> None:
             log_to_driver=False,
         )
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        raise EnvironmentUnfitError(f"Ray could not be started on this machine: {' '.join(str(error).split())[:300]}") from error
+        name, folder = ray_folder()
+        where = f"its files go to {folder}{f', as {name} says' if name else ''}"
+        raise EnvironmentUnfitError(
+            f"Ray could not be started on this machine ({' '.join(str(error).split())[:300]}); {where}: see whether that is a "
+            "folder that you may write, with space, or set RAY_TMPDIR to one"
+        ) from error
