@@ -39,8 +39,9 @@ def _call(function: str, debug: bool, module: str = "commands", **arguments: Any
     from orchestrator.interrupt import stoppable
     from orchestrator.output import survive_lost_output
     from orchestrator.private import private, said
+    from orchestrator.proxies import direct_loopback
 
-    with private(), survive_lost_output(ends=function in SHOWING):
+    with private(), survive_lost_output(ends=function in SHOWING), direct_loopback():
         try:
             with stoppable():
                 code = getattr(import_module(f"orchestrator.{module}"), function)(**arguments)

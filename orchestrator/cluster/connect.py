@@ -21,6 +21,7 @@ from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from orchestrator.cluster.resources import found, listens, local_resources, ray_folder
 from orchestrator.environment import allocator
 from orchestrator.errors import EnvironmentUnfitError
+from orchestrator.proxies import NAMES, bypass_proxies, without_proxy
 
 TRAIN = {  # what the user has set stays
     # Ray Train asks its workers how they are; a group ends within this, not within 2 s
@@ -96,10 +97,10 @@ def answers() -> bool:
 
 def _join(address: str) -> None:
     bring_token()
+    there = found(address)
+    bypass_proxies(there)
     try:
-        context = ray.init(
-            address=found(address), logging_level=logging.ERROR, log_to_driver=False, runtime_env=runtime_environment()
-        )
+        context = ray.init(address=there, logging_level=logging.ERROR, log_to_driver=False, runtime_env=runtime_environment())
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         reason = " ".join(str(error).split())[:300]
         raise EnvironmentUnfitError(
@@ -107,6 +108,7 @@ def _join(address: str) -> None:
             "or, if it wants a token, set RAY_AUTH_MODE=token and put the token where RAY_AUTH_TOKEN_PATH says"
         ) from error
     os.environ["RAY_ADDRESS"] = context.address_info["gcs_address"]
+    bypass_proxies(context.dashboard_url or "", *(node["NodeManagerAddress"] for node in ray.nodes()))
 
 
 def _alone() -> dict[str, str]:
@@ -123,7 +125,9 @@ def runtime_environment() -> dict[str, Any]:
     """
     job = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR) or "{}").get("runtime_env") or {}
     theirs = job.get("env_vars") or {}
-    ours: dict[str, Any] = {"env_vars": {name: value for name, value in allocator().items() if name not in theirs}}
+    # Ray fills in what the node itself has in the variable
+    direct = {name: f"{without_proxy()},${{{name}}}" for name in NAMES}
+    ours: dict[str, Any] = {"env_vars": {name: value for name, value in (allocator() | direct).items() if name not in theirs}}
     if not {"working_dir", "py_modules", "excludes"} & set(job):
         ours |= {"py_modules": PACKAGES, "excludes": ["**/__pycache__"]}
     return ours

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from orchestrator.address import WEB, scheme_of
 from orchestrator.errors import ConfigurationError
+from orchestrator.proxies import bypass_proxies, is_loopback
 from orchestrator.redact import redacted
 from orchestrator.store import Store, read_json
 
@@ -40,6 +41,8 @@ def unanswered(uri: str | None) -> str:
 
 
 def _ask(uri: str) -> None:
+    if is_loopback(uri):
+        bypass_proxies(uri)
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PATIENCE_S):
             return
