@@ -103,7 +103,9 @@ class Data(Section):
     resident: bool | None = Field(
         None, description="arrays in the device's memory; null: on a GPU of which they take a quarter at most"
     )
-    loader_workers: Annotated[int, Field(ge=0)] = Field(2, description="folder: processes that decode images, per worker")
+    loader_workers: Annotated[int, Field(ge=0)] = Field(
+        2, description="folder: processes that decode images, per worker; 0: the worker itself"
+    )
 
 
 class Network(Choice):
