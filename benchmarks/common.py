@@ -130,6 +130,9 @@ class Watch:
     def teacher_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """Not noted."""
 
+    def teacher_ready(self, words: str) -> None:
+        """Not noted."""
+
     def trial_started(self, trial: Any) -> None:
         """Not noted."""
 

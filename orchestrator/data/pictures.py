@@ -130,5 +130,6 @@ def _stack(pictures: list[torch.Tensor | str], shared: bool) -> Stack:
         return stacked if data.get_worker_info() is None else stacked.numpy()
     if has_room(stacked.nbytes):
         with contextlib.suppress(RuntimeError):  # somebody else took the room meanwhile
-            return stacked.share_memory_()
+            stacked.share_memory_()  # type: ignore[no-untyped-call]
+            return stacked
     return stacked.numpy()

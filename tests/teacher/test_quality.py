@@ -11,6 +11,7 @@ import torch
 
 from orchestrator.actors.local import LocalDesk
 from orchestrator.config import Configuration
+from orchestrator.context import Record, TrialContext
 from orchestrator.data import Dataset, prepare
 from orchestrator.errors import ConfigurationError
 from orchestrator.models import build, save_weights
@@ -19,6 +20,9 @@ from orchestrator.store import Store, read_json, write_json
 from orchestrator.teacher import fit
 from orchestrator.teacher.quality import CARD, TeacherQuality, read_quality
 from orchestrator.teacher.ready import check_weights, ready
+from orchestrator.training.teacher_evaluation import evaluate_teacher
+from orchestrator.trial import TrialSpec
+from tests.process_group import on_every_rank
 
 
 def quality(accuracy: float | None, weights: str = "") -> TeacherQuality:
@@ -131,3 +135,16 @@ def test_logits_that_are_not_finite_are_refused_and_not_kept(given: Given) -> No
 def _weights(configuration: Configuration) -> str:
     assert configuration.teacher is not None and configuration.teacher.network.weights
     return configuration.teacher.network.weights
+
+
+def _evaluate(rank: int, world_size: int, plain: dict[str, Any]) -> dict[str, float]:
+    records: list[Record] = []
+    evaluate_teacher(TrialSpec.model_validate(plain), TrialContext(rank=rank, world_size=world_size, report=records.append))
+    assert len(records) == (rank == 0)
+    return dict(records[0]["metrics"]) if records else {}
+
+
+def test_two_workers_find_what_one_finds(given: Given) -> None:
+    alone = bring(given)["metrics"]
+    found, _ = on_every_rank(2, _evaluate, fit.evaluation(fit.place(*given), given[1], given[2]).plain())
+    assert found == pytest.approx(alone, abs=1e-9)
