@@ -34,6 +34,7 @@ from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store, replacing, write_json
 from orchestrator.sweep.keep import kept
 from orchestrator.teacher import fit
+from orchestrator.teacher.quality import read_card
 from orchestrator.trial import CHECKPOINT, apply, student_folder
 
 FORMAT = 1
@@ -101,7 +102,7 @@ def export(
         "over_seeds": over_seeds(sweep, trial, letter),
         "searched": trial.settings,
         "data": _described(configuration, summary),
-        "teacher": _teacher(store, sweep.configuration, summary) if _listens(configuration) else None,
+        "teacher": _teacher(store, sweep, summary) if _listens(configuration) else None,
         "beside": {other: _resolved(student.network) for other, student in students.items() if other != letter},
         "hears_others": hears(sweep, trial),
     }
@@ -338,13 +339,13 @@ def _start(network: Choice) -> dict[str, Any]:
     return {"start": Path(network.weights).name if network.weights else None}
 
 
-def _teacher(store: Store, configuration: Configuration, summary: dict[str, Any]) -> dict[str, Any] | None:
-    """Who taught, and what it reached where the store still knows."""
-    teacher = configuration.teacher
+def _teacher(store: Store, sweep: Sweep, summary: dict[str, Any]) -> dict[str, Any] | None:
+    """Who taught, and what it reached: by the sweep's own copy of its card, which older sweeps do not have, or the store's."""
+    configuration, teacher = sweep.configuration, sweep.configuration.teacher
     if teacher is None:
         return None
     place = store.teachers / fit.fingerprint(configuration, summary["fingerprint"], _augmentation(configuration, summary))
-    known = fit.card(place) or {}
+    known = read_card(sweep.folder) or fit.card(place) or {}
     parts = ("validation/", "test/")
     metrics = {name: value for name, value in known.get("metrics", {}).items() if name.startswith(parts)}
     said = {"network": teacher.network.model_dump(mode="json", exclude={"weights"}), **_start(teacher.network), "metrics": metrics}

@@ -66,7 +66,7 @@ def _searched(facts: Facts) -> str:
     networks = " and ".join(student.network.name for student in configuration.students.values())
     taught = f", taught by the teacher {configuration.teacher.network.name}" if configuration.teacher else ""
     if quality := read_quality(facts.sweep.folder):
-        taught = f", taught by the teacher {quality.words},"
+        taught = f", taught by the teacher {quality.words}"
     what = f"{data} ({parts})" if parts else str(data)
     what += f"{taught}, seed {configuration.seed}"
     if not facts.searched:

@@ -86,9 +86,17 @@ class TeacherQuality:
         )
 
 
-def read_quality(folder: Path) -> TeacherQuality | None:
-    """Return the quality of the teacher whose card lies in a folder; None without a card that can be read."""
+def read_card(folder: Path) -> dict[str, Any] | None:
+    """Return the card of the teacher in the folder of a sweep; None without one that can be read."""
     try:
-        return TeacherQuality.of_card(json.loads((folder / CARD).read_text()))
+        card = json.loads((folder / CARD).read_text())
+        TeacherQuality.of_card(card)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
+    return dict(card)
+
+
+def read_quality(folder: Path) -> TeacherQuality | None:
+    """Return the quality of the teacher whose card lies in a folder; None without a card that can be read."""
+    card = read_card(folder)
+    return TeacherQuality.of_card(card) if card is not None else None
