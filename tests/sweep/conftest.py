@@ -41,7 +41,7 @@ class Watch:
         self.steps.append(f"teacher {epoch}")
 
     def teacher_ready(self, words: str) -> None:
-        """Whom the trials ask."""
+        self.steps.append(words)
 
     def note(self, text: str) -> None:
         self.notes.append(text)
