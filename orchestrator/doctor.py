@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from orchestrator.address import database_uri
 from orchestrator.config import Configuration
 from orchestrator.errors import UserError
 from orchestrator.remote import Remote
@@ -262,18 +263,31 @@ def space(conditions: Conditions) -> Finding:
 
 def tracking(conditions: Conditions) -> Finding:
     """Whether runs can be written: SQLite in the store, or the server that is configured, with the environment's credentials."""
-    uri = conditions.configuration.tracking.uri
-    if uri is not None:
-        from orchestrator.tracking.access import refusal
+    from orchestrator.tracking.overrides import unused_variables
 
-        reason = refusal(uri)
-        return Finding("bad", reason) if reason else Finding("ok", f"{uri} answers")
-    database = conditions.root / "mlflow.db"
+    uri, database = conditions.configuration.tracking.uri, conditions.root / "mlflow.db"
+    found = _server(uri) if uri is not None else _sqlite(conditions, database)
+    unused = unused_variables(uri or database_uri(database)) if found.fitness == "ok" else []
+    return Finding("warn", "; ".join([found.said, *unused])) if unused else found
+
+
+def _server(uri: str) -> Finding:
+    from orchestrator.tracking.access import refusal
+
+    reason = refusal(uri)
+    return Finding("bad", reason) if reason else Finding("ok", f"{uri} answers")
+
+
+def _sqlite(conditions: Conditions, database: Path) -> Finding:
+    """MLflow's database in the store; EnvironmentUnfitError where the installed MLflow cannot use it."""
+    from orchestrator.tracking.schema import require_schema
+
     try:
         if database.exists():
             with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True, timeout=5)) as known:
                 known.execute("BEGIN IMMEDIATE")  # needs to write, and writes nothing
                 known.rollback()
+            require_schema(database)
             return Finding("ok", f"SQLite, {database} can be written")
         with _probe(conditions.place) as folder, contextlib.closing(sqlite3.connect(folder / "mlflow.db", timeout=5)) as made:
             made.execute("CREATE TABLE probe (number INTEGER)")

@@ -89,7 +89,8 @@ def send(sweep: Sweep, store: Store, data: Path, show: Show, ship: "Ship | None"
     from orchestrator.tracking.tracker import Tracker
 
     tracker, state = Tracker(store, sweep, read_summary(data)["classes"], ship), sweep.state
-    tracker.listen(Events(sweep, [show]).note)
+    events = Events(sweep, [show])
+    tracker.listen(events.note, events.note_pending, events.settle)
     with stoppable():
         tracker.close(state)
 
@@ -113,7 +114,7 @@ def _conduct(
     sweep.save()
     tracker = Tracker(store, sweep, read_summary(data)["classes"], ship)
     events = Events(sweep, [tracker, show])
-    tracker.listen(events.note)
+    tracker.listen(events.note, events.note_pending, events.settle)
     state = "failed"
     try:
         configuration = sweep.configuration
@@ -121,7 +122,7 @@ def _conduct(
         methods = ", ".join(searched(configuration)) if sweep.kind == "sweep" else configuration.method.name
         show.preparing(f"{sweep.name}: {trials} x {configuration.training.epochs} epochs of {methods} on {configuration.data.name}")
         if missed := unanswered(configuration.tracking.uri):
-            events.note(missed)
+            events.note_pending(missed)
         beside, unended = aides(configuration, sweep.kind), partial(_unended, sweep, trials)
         begun = (
             _given_back(lent, sweep)

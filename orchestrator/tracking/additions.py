@@ -7,7 +7,7 @@ from orchestrator.records import Sweep
 from orchestrator.redact import redacted
 from orchestrator.store import Store, read_json
 from orchestrator.tracking.client import connect, short
-from orchestrator.tracking.runs import PARENT, RUNS, log_points, tracking_uri
+from orchestrator.tracking.runs import PARENT, RUNS, log_points, relocate, tracking_uri
 
 
 def add(store: Store, sweep: Sweep, metrics: Mapping[str, float], step: int, folder: str, files: Mapping[str, str]) -> str:
@@ -23,6 +23,7 @@ def add(store: Store, sweep: Sweep, metrics: Mapping[str, float], step: int, fol
     now = int(time.time() * 1000)
     try:
         client, run = connect(uri), read_json(sweep.folder / RUNS)[PARENT]
+        relocate(store, sweep.configuration)
         log_points(client, run, [(name, value, now, step) for name, value in metrics.items()])
         for name, text in files.items():
             client.log_text(run, text, f"{folder}/{name}")

@@ -6,7 +6,7 @@ Where a trial has several students, its run has a child for each: metrics of one
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.config import Configuration
@@ -21,12 +21,14 @@ from orchestrator.tracking import registering
 from orchestrator.tracking.client import Writer
 from orchestrator.tracking.environment import describe
 from orchestrator.tracking.machine import Machine
+from orchestrator.tracking.overrides import unused_variables
 from orchestrator.tracking.runs import PARENT, Point, Runs, tracking_uri
 from orchestrator.trial import apply
 
 STATUS = {"complete": "FINISHED", "stopped_early": "FINISHED", "failed": "FAILED", "running": "KILLED", "waiting": "KILLED"}
 CONFIGURATION = "configuration.json"
 FRONT = "pareto_front"
+Say = Callable[[str], None]
 SETTING = "setting/"  # metrics and tags of what a take-over changes
 
 
@@ -43,8 +45,9 @@ class Tracker:
         self.uri = tracking_uri(store, sweep.configuration)
         self.letters = tuple(sweep.configuration.students) if sweep.configuration.peers else ()
         self.ships = ship is not None and sweep.kind in registering.KINDS
-        runs = Runs(store, sweep, classes, ship)
-        self.writer = Writer(self.uri, sweep.folder, runs.perform, runs.knows)
+        self.runs = Runs(store, sweep, classes, ship)
+        resume = f"python run.py sweep --resume {sweep.name}{store.option}"
+        self.writer = Writer(self.uri, sweep.folder, self.runs.perform, self.runs.knows, resume)
         new = self.writer.writes.outbox.new
         self.machine = Machine(store.root, self._told(PARENT).get("measured", 0))
         if sweep.state == "running":
@@ -52,9 +55,12 @@ class Tracker:
         if not new:  # a store of before the outbox says nothing of what it told
             self._catch_up()
 
-    def listen(self, say: Any) -> None:
-        """Where notes go from now on: a function of a text."""
-        self.writer.say = say
+    def listen(self, say: Say, say_pending: Say | None = None, settled: Callable[[], None] = lambda: None) -> None:
+        """Where notes go from now on: `say_pending` gets those that hold until MLflow has everything, which `settled` tells."""
+        self.writer.say = self.runs.say = say
+        self.writer.say_pending, self.writer.settled = say_pending or say, settled
+        for text in unused_variables(self.uri):
+            say(text)
 
     def trial_started(self, trial: Trial) -> None:
         """Open the child run, or go on with it."""
