@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -14,6 +15,7 @@ from orchestrator import errors
 from orchestrator.config import Configuration, Teacher
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 from orchestrator.objectives import in_words
+from orchestrator.path_settings import resolve_paths
 from orchestrator.private import said
 from orchestrator.reading import load
 from orchestrator.records import Sweep
@@ -48,12 +50,12 @@ def sweep(
         given = {"trials": trials, "time_budget": budget, "scheduler": scheduler}
         changes = [f"search.{key}={value}" for key, value in given.items() if value is not None] + _at(address)
         return _begin(Store.open(store), load(config or default, pairs + changes, seed=seed), "sweep", name, dry_run, local=False)
-    if name or seed is not None or pairs or dry_run or scheduler is not None:
+    if name or seed is not None or dry_run or scheduler is not None:
         raise ConfigurationError(
-            "--resume goes on as the sweep was configured: leave out --name, --seed, --set, --scheduler and --dry-run"
+            "--resume goes on as the sweep was configured: leave out --name, --seed, --scheduler and --dry-run"
         )
     Store.existing(store)
-    return _resume(Store.open(store), resume, trials, budget, config, address)
+    return _resume(Store.open(store), resume, trials, budget, config, address, pairs)
 
 
 def _at(address: str | None, local: bool = False) -> list[str]:
@@ -226,8 +228,9 @@ def _begin(store: Store, configuration: Configuration, kind: str, name: str | No
 
     if kind == "sweep":
         configuration = with_its_method(configuration)
+    configuration = resolve_paths(configuration, local)
     folder = store.sweep(name or new_name(configuration, kind))
-    Sweep.require_new(folder)
+    Sweep.require_new(folder, store.option)
     if dry_run:
         show_plan(store, configuration, kind, local, console)
         return errors.OK
@@ -248,22 +251,30 @@ def new_name(configuration: Configuration, kind: str) -> str:
 
 
 def _resume(
-    store: Store, name: str, trials: int | None, time_budget_s: float | None, file: Path | None, address: str | None = None
+    store: Store,
+    name: str,
+    trials: int | None,
+    time_budget_s: float | None,
+    file: Path | None,
+    address: str | None = None,
+    pairs: Sequence[str] = (),
 ) -> int:
     from orchestrator.preflight import prepared
     from orchestrator.resume import changed, require_same
     from orchestrator.sweep.described import described, described_space
+    from orchestrator.teacher.moved import carry_teacher_over
 
     found = Sweep.open(store, name)
-    found.configuration = changed(found, trials, time_budget_s, file, address)
+    found.configuration = changed(found, trials, time_budget_s, file, address, pairs)
     require_same(found, described_space(found.configuration, found.kind))
     try:
         begun = prepared(store, found.configuration, found.kind, local=False)
         now = described(begun.configuration, found.kind, begun.data)
         require_same(found, now)
+        carry_teacher_over(store, found.folder, begun.configuration, begun.data)
     except KeyboardInterrupt:
         return _interrupted(store, found)
-    found.described = found.described or now
+    found.described = found.described | now
     return _conduct(store, found, begun, local=False, resume=True)
 
 

@@ -16,6 +16,7 @@ from orchestrator.comparison.record import Comparison, require_new
 from orchestrator.comparison.result import Result, result
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.path_settings import move_paths, resolve_paths
 from orchestrator.reading import load
 from orchestrator.records import Sweep
 from orchestrator.shipping import ship
@@ -45,12 +46,14 @@ def compare(
         if found is None:
             return errors.OK
     else:
-        if (methods, seeds, trials, config, name) != (None,) * 5 or pairs or dry_run:
+        if (methods, seeds, trials, config, name) != (None,) * 5 or dry_run:
             raise ConfigurationError(
-                "--resume goes on as the comparison was configured: leave out --methods, --seeds, --trials, --config, --set, "
-                "--name and --dry-run"
+                "--resume goes on as the comparison was configured: leave out --methods, --seeds, --trials, --config, --name and "
+                "--dry-run"
             )
         found = Comparison.open(Store.existing(store), resume)
+        if pairs:
+            found.configuration = move_paths(found.configuration, pairs)
         if address is not None:
             resources = found.configuration.resources.model_copy(update={"address": at(address)})
             found.configuration = found.configuration.model_copy(update={"resources": resources})
@@ -79,7 +82,7 @@ def _begin(
         )
     asked, count = design.named(methods), 10 if seeds is None else seeds
     search = configuration.search if trials is None else configuration.search.model_copy(update={"trials": _positive(trials)})
-    common = design.base(configuration.model_copy(update={"search": search}), asked, count)
+    common = design.base(resolve_paths(configuration.model_copy(update={"search": search})), asked, count)
     name = name or f"compare-{datetime.now():%Y%m%d-%H%M%S}"
     require_new(store, name, asked)
     if dry_run:

@@ -29,6 +29,12 @@ def given(file: Path) -> tuple[Configuration, dict[str, Any]]:
     return load(file, []), _read(file)
 
 
+def override(values: dict[str, Any], pairs: list[str]) -> None:
+    """Put the values of `--set` pairs into plain values, in place; ConfigurationError where a pair is none."""
+    for pair in pairs:
+        _apply(values, pair)
+
+
 def build(values: dict[str, Any]) -> Configuration:
     """A configuration from plain values; ConfigurationError says in one sentence what does not fit."""
     try:

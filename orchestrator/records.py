@@ -116,11 +116,12 @@ class Sweep:
         return sweep
 
     @staticmethod
-    def require_new(folder: Path) -> None:
-        """ConfigurationError when there is a sweep in the folder."""
+    def require_new(folder: Path, option: str = "") -> None:
+        """ConfigurationError when there is a sweep in the folder; `option`: what a command needs to find the store."""
         if any((folder / name).exists() for name in (FILE, COPY)):
             raise ConfigurationError(
-                f"--name {folder.name!r} exists already in this store: give another, or go on with `sweep --resume {folder.name}`"
+                f"--name {folder.name!r} exists already in this store: give another, or go on with "
+                f"`python run.py sweep --resume {folder.name}{option}`"
             )
 
     @classmethod

@@ -1,5 +1,6 @@
 """What may be another thing when a sweep is gone on with, and what may not: a refusal names each difference."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from orchestrator import owner
 from orchestrator.cluster.resources import at
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError
+from orchestrator.path_settings import move_paths, resolve_paths
 from orchestrator.reading import build, given
 from orchestrator.records import Sweep
 from orchestrator.sweep.described import Described, differences
@@ -17,9 +19,17 @@ NAMED = 5  # differences in one sentence
 
 
 def changed(
-    found: Sweep, trials: int | None, time_budget_s: float | None, file: Path | None, address: str | None = None
+    found: Sweep,
+    trials: int | None,
+    time_budget_s: float | None,
+    file: Path | None,
+    address: str | None = None,
+    pairs: Sequence[str] = (),
 ) -> Configuration:
-    """The configuration to go on with; ConfigurationError when that would be another sweep, or somebody runs this one."""
+    """The configuration to go on with; ConfigurationError when that would be another sweep, or somebody runs this one.
+
+    `pairs` are `--set` pairs: where its data, weights and cache are now.
+    """
     if found.alive:
         raise ConfigurationError(f"--resume {found.name}: {owner.taken(found.folder)}")
     if found.kind == "train" and (trials, time_budget_s) != (None, None):
@@ -29,7 +39,7 @@ def changed(
         _require_growth(found, trials)
     if file is not None:
         _require_same_file(found, file)
-    values = found.configuration.plain()
+    values = move_paths(found.configuration, list(pairs)).plain()
     values["search"]["trials"] = search.trials if trials is None else trials
     values["search"]["time_budget"] = search.time_budget if time_budget_s is None else time_budget_s
     values["resources"]["address"] = found.configuration.resources.address if address is None else at(address)
@@ -61,6 +71,7 @@ def _require_growth(found: Sweep, trials: int) -> None:
 def _require_same_file(found: Sweep, file: Path) -> None:
     """What the file gives has to be what the sweep has; what it leaves to the defaults, the sweep knows."""
     said, asked = given(file)
+    said = resolve_paths(said)
     different = list(_different(asked, said.plain(), found.configuration.plain(), ""))
     if different:
         raise ConfigurationError(

@@ -14,21 +14,22 @@ from orchestrator.config import Configuration
 from orchestrator.display import Display
 from orchestrator.errors import ConfigurationError, TrialError
 from orchestrator.interrupt import stoppable
+from orchestrator.path_settings import without_paths
 from orchestrator.preflight import Prepared, prepared
 from orchestrator.records import Sweep
 from orchestrator.resume import require_same
 from orchestrator.store import Store
 from orchestrator.sweep.aides import aides
 from orchestrator.sweep.conduct import Lent, conduct, open_desk, send
-from orchestrator.sweep.described import described, described_data, differences
+from orchestrator.sweep.described import described, described_data, differences, same_data
 from orchestrator.sweep.events import Events
+from orchestrator.teacher.moved import carry_teacher_over
 from orchestrator.tracking.environment import keep
 
 if TYPE_CHECKING:
     from orchestrator.tracking.registering import Ship
 
 ENDED = ("finished", "failed")
-FOUNDATIONS = ("data", "weights")  # of what a sweep describes: what it trains on, whatever it searches
 ShipOf = Callable[[str], "Ship"]  # how the students of the sweep of that name are exported
 
 
@@ -70,10 +71,11 @@ def choice(search: Sweep) -> dict[str, Any]:
 
 def require_common_data(sweeps: Mapping[str, Sweep]) -> None:
     """ConfigurationError when searches were trained on different samples."""
-    sums = {method: sweep.described.get("data", {}).get("sums") for method, sweep in sweeps.items()}
-    first = next(iter(sums))
-    for method, own in sums.items():
-        if own != sums[first]:
+    described = {method: sweep.described.get("data") for method, sweep in sweeps.items()}
+    first = next(iter(described))
+    for method, own in described.items():
+        common = described[first]
+        if own != common and not (own and common and same_data(common, own)):
             raise ConfigurationError(
                 f"{method} was searched on other data than {first}, so they cannot be compared: put the data back, and begin "
                 "another comparison under a new --name"
@@ -92,8 +94,19 @@ class _Bench:
 
     @functools.cached_property
     def begun(self) -> Prepared:
-        """Looked at before the groups start: afterwards every process has the address of a cluster."""
-        return prepared(self.store, self.comparison.configuration, "sweep", local=False)
+        """Looked at before the groups start: afterwards every process has the address of a cluster.
+
+        Data that have another place now, and are the same, keep the teacher that was fitted on them.
+        """
+        comparison, standing = self.comparison, self.store.sweeps()
+        begun = prepared(self.store, comparison.configuration, "sweep", local=False)
+        now = described_data(begun.configuration, begun.data)
+        for name in [name for name in (*map(comparison.search, comparison.methods), comparison.over_seeds) if name in standing]:
+            found = Sweep.open(self.store, name)
+            if not differences(_foundations(found.described), _foundations(now)):
+                carry_teacher_over(self.store, found.folder, begun.configuration, begun.data)
+                comparison.save()  # with the places of now
+        return begun
 
     def ended(self, name: str, configuration: Configuration) -> Sweep:
         """A sweep of the comparison, begun or gone on with until it has ended."""
@@ -128,7 +141,7 @@ class _Bench:
         else:
             now = described_data(comparison.configuration, self.begun.data)
         before = Sweep.open(self.store, search).described
-        if different := differences(*({key: side[key] for key in FOUNDATIONS if key in side} for side in (before, now))):
+        if different := differences(_foundations(before), _foundations(now)):
             raise ConfigurationError(
                 f"the seeds of {comparison.name!r} cannot be trained on what its searches were trained on: "
                 f"{'; '.join(different)}: put back what it was, or begin another comparison under a new --name"
@@ -144,7 +157,9 @@ class _Bench:
         _require_designed(found, configuration)
         if found.state not in ENDED:
             found.configuration = configuration  # with the address of now
-            require_same(found, described(configuration, "sweep", self.begun.data))
+            now = described(configuration, "sweep", self.begun.data)
+            require_same(found, now)
+            found.described = found.described | now
         return found
 
     def _groups(self, display: Display) -> Lent:
@@ -165,9 +180,14 @@ class _Bench:
         return self.now[0].configuration.search.trials - sum(trial.ended for trial in list(self.now[0].trials.values()))
 
 
+def _foundations(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what a sweep describes: what it trains on, whatever it searches."""
+    return {key: value for key, value in described.items() if key == "data" or key.rpartition(".")[2] == "weights"}
+
+
 def _require_designed(found: Sweep, wanted: Configuration) -> None:
     """ConfigurationError when the sweep is another one than the comparison began, where it was to be trained aside."""
-    has, asked = found.configuration.plain(), wanted.plain()
+    has, asked = without_paths(found.configuration), without_paths(wanted)
     different = [key for key in asked if key != "resources" and has[key] != asked[key]]
     if different:
         raise ConfigurationError(

@@ -11,6 +11,7 @@ import numpy as np
 
 from orchestrator.config import Data
 from orchestrator.data import checks, datasets, folder
+from orchestrator.data.contents import contents_of
 from orchestrator.data.dataset import read_summary
 from orchestrator.data.parts import UNLABELLED, Labels, Part, Parts, cut, flip, hide, statistics, stratified
 from orchestrator.data.writing import write
@@ -30,9 +31,11 @@ def prepare(config: Data, store: Path, seed: int) -> Path:
     target = _folder(config, store, seed)
     if not os.path.isfile(target / "data.json"):
         parts, clean = _build(config, store, seed)
+        summary = _summary(config, parts, target.name)
         if parts.root is not None:
             folder.require_images(parts)
-        write(target, parts, clean, _summary(config, parts, target.name))
+            summary["contents"] = contents_of(parts)
+        write(target, parts, clean, summary)
     return target
 
 
