@@ -158,7 +158,7 @@ def importance(name: str, store: Path | str, epoch: int | None) -> int:
 
     opened = Store.existing(store)
     found = Sweep.open(opened, name)
-    evaluated = evaluate(found, epoch)
+    evaluated = evaluate(found, epoch, opened.option)
     told = replace(evaluated, objective=in_words(found.configuration, evaluated.objective))
     importance_tables(told.plain(), LEAST, console)
     folder = "importance" if epoch is None else f"importance/epoch_{epoch}"

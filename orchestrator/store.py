@@ -57,7 +57,9 @@ class Store:
         store = cls.named(name)
         if not store.root.is_dir():
             where = f"{store.uri} has no runs that were started on this machine" if store.uri else f"{name} does not exist"
-            raise ConfigurationError(f"--store {where}: give that of an earlier run, or start with `python run.py sweep`")
+            raise ConfigurationError(
+                f"--store {where}: give that of an earlier run, or start with `python run.py sweep{store.option}`"
+            )
         return store
 
     @classmethod

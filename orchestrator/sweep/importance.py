@@ -81,9 +81,10 @@ class Importance:
         return shares
 
 
-def importance(sweep: Sweep, epoch: int | None = None) -> Importance:
+def importance(sweep: Sweep, epoch: int | None = None, option: str = "") -> Importance:
     """The importances of a sweep's settings, from its complete trials, or from all by their value after `epoch`.
 
+    `option` is what a command needs to find the store, for the next step of a refusal.
     ConfigurationError for what is no sweep or no epoch of it, UserError when the trials do not allow an answer.
     """
     if sweep.kind != "sweep":
@@ -94,7 +95,7 @@ def importance(sweep: Sweep, epoch: int | None = None) -> Importance:
     trials = _trials(sweep)
     values = _values(trials, epoch, _own_until(sweep, trials))
     if len(values) < LEAST:
-        raise UserError(_too_few(sweep, trials, len(values), epoch))
+        raise UserError(_too_few(sweep, trials, len(values), epoch, option))
     objective, direction = watched(sweep.configuration.search)
     if len(set(values.values())) == 1:
         raise UserError(f"all {len(values)} trials of {sweep.name!r} reached the same {objective}, so no setting made a difference")
@@ -186,7 +187,7 @@ def _values(trials: Sequence[FrozenTrial], epoch: int | None, own_until: Mapping
     return {trial.number: trial.intermediate_values[epoch] for trial in reached if epoch <= until.get(trial.number, epoch)}
 
 
-def _too_few(sweep: Sweep, trials: Sequence[FrozenTrial], found: int, epoch: int | None) -> str:
+def _too_few(sweep: Sweep, trials: Sequence[FrozenTrial], found: int, epoch: int | None, option: str) -> str:
     until = _own_until(sweep, trials)
     changed = len(_values(trials, epoch)) - found
     which = "complete trials" if epoch is None else f"trials that reached epoch {epoch}"
@@ -207,7 +208,7 @@ def _too_few(sweep: Sweep, trials: Sequence[FrozenTrial], found: int, epoch: int
     if sweep.alive:
         advice.insert(0, "wait, it still runs")
     elif sweep.configuration.search.scheduler != "pbt":
-        advice.insert(0, f"train more with `sweep --resume {sweep.name} --trials N`")
+        advice.insert(0, f"train more with `python run.py sweep --resume {sweep.name} --trials N{option}`")
     return f"{counted}: {', or '.join(advice) or 'its population cannot grow, so there is nothing to compare'}"
 
 
