@@ -267,8 +267,10 @@ def tracking(conditions: Conditions) -> Finding:
 
     uri, database = conditions.configuration.tracking.uri, conditions.root / "mlflow.db"
     found = _server(uri) if uri is not None else _sqlite(conditions, database)
-    unused = unused_variables(uri or database_uri(database)) if found.fitness == "ok" else []
-    return Finding("warn", "; ".join([found.said, *unused])) if unused else found
+    remarks = unused_variables(uri or database_uri(database)) if found.fitness == "ok" else []
+    if uri is None and unquote(str(conditions.root)) != str(conditions.root):
+        remarks.append(f"MLflow does not load registered models from below {conditions.root}: take the % code out of its name")
+    return Finding("warn", "; ".join([found.said, *remarks])) if remarks and found.fitness == "ok" else found
 
 
 def _server(uri: str) -> Finding:
