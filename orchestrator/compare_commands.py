@@ -52,8 +52,7 @@ def compare(
                 "--dry-run"
             )
         found = Comparison.open(Store.existing(store), resume)
-        if pairs:
-            found.configuration = move_paths(found.configuration, pairs)
+        found.configuration = move_paths(found.configuration, pairs)
         if address is not None:
             resources = found.configuration.resources.model_copy(update={"address": at(address)})
             found.configuration = found.configuration.model_copy(update={"resources": resources})

@@ -1,5 +1,6 @@
 """The settings that are paths: resolved before they are recorded, so that a resume does not depend on where it is typed."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,20 @@ def move_paths(configuration: Configuration, pairs: list[str]) -> Configuration:
         if key != "teacher.cache" and _section(configuration.plain(), key)[0].get(name) is not None and section.get(name) is None:
             raise ConfigurationError(f"--set {key} is empty: give the path where it is now")
     return resolve_paths(moved)
+
+
+def require_paths(name: str, configuration: Configuration) -> None:
+    """Raise ConfigurationError where something that the run `name` needs to go on is not in its place any more."""
+    values = configuration.plain()
+    for key in movable_keys(configuration):
+        section, last = _section(values, key)
+        given = section.get(last)
+        if given is None or key == "teacher.cache" or (last == "weights" and not given.endswith(SUFFIX)):
+            continue
+        if not os.path.exists(os.path.expanduser(given)) and not (key == "data.path" and configuration.data.download):
+            raise ConfigurationError(
+                f"--resume {name}: {key} = {given} is not there any more: put it back, or add `--set {key}=...` with its place now"
+            )
 
 
 def without_paths(configuration: Configuration) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from orchestrator import owner
 from orchestrator.cluster.resources import at
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError
-from orchestrator.path_settings import move_paths, resolve_paths
+from orchestrator.path_settings import move_paths, require_paths, resolve_paths
 from orchestrator.reading import build, given
 from orchestrator.records import Sweep
 from orchestrator.sweep.described import Described, differences
@@ -43,7 +43,9 @@ def changed(
     values["search"]["trials"] = search.trials if trials is None else trials
     values["search"]["time_budget"] = search.time_budget if time_budget_s is None else time_budget_s
     values["resources"]["address"] = found.configuration.resources.address if address is None else at(address)
-    return with_its_method(build(values)) if found.kind == "sweep" else build(values)
+    configuration = build(values)
+    require_paths(found.name, configuration)
+    return with_its_method(configuration) if found.kind == "sweep" else configuration
 
 
 def require_same(found: Sweep, now: Described) -> None:

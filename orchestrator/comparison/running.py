@@ -14,7 +14,7 @@ from orchestrator.config import Configuration
 from orchestrator.display import Display
 from orchestrator.errors import ConfigurationError, TrialError
 from orchestrator.interrupt import stoppable
-from orchestrator.path_settings import without_paths
+from orchestrator.path_settings import require_paths, without_paths
 from orchestrator.preflight import Prepared, prepared
 from orchestrator.records import Sweep
 from orchestrator.resume import require_same
@@ -99,6 +99,7 @@ class _Bench:
         Data that have another place now, and are the same, keep the teacher that was fitted on them.
         """
         comparison, standing = self.comparison, self.store.sweeps()
+        require_paths(comparison.name, comparison.configuration)
         begun = prepared(self.store, comparison.configuration, "sweep", local=False)
         now = described_data(begun.configuration, begun.data)
         for name in [name for name in (*map(comparison.search, comparison.methods), comparison.over_seeds) if name in standing]:

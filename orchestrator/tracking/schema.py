@@ -121,7 +121,8 @@ def _revisions() -> tuple[set[str], str | None]:
     """Return all revisions that the installed MLflow knows, and the newest. Read as text: importing them takes seconds."""
     found = importlib.util.find_spec("mlflow")
     folders = [Path(place, "store", "db_migrations", "versions") for place in (found and found.submodule_search_locations) or ()]
-    revisions, before = set(), set()
+    revisions: set[str] = set()
+    before: set[str] = set()
     for file in (file for folder in folders for file in folder.glob("*.py")):
         for name, value in REVISION.findall(file.read_text(encoding="utf-8")):
             (revisions if name == "revision" else before).update(QUOTED.findall(value))

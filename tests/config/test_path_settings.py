@@ -102,6 +102,8 @@ def test_data_in_another_place_are_compared_and_keep_their_teacher(tmp_path: Pat
         os.utime(file, (1, 1))  # a copy has times of its own
     write(other, first=9)
 
+    with pytest.raises(ConfigurationError, match=r"old.npz is not there any more: .* `--set data.path=...`"):
+        changed(sweep, None, None, None)
     with pytest.raises(ConfigurationError, match=r"other.npz has changed"):
         moved = changed(sweep, None, None, None, pairs=[f"data.path={other}"])
         require_same(sweep, described_data(moved, prepare(moved.data, store.root, 0)))
