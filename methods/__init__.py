@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from methods.akd import AKD
+from methods.batch import Batch, Mix, Output
 from methods.cross_entropy import CrossEntropy
 from methods.dml import DML
 from methods.dual_student import DualStudent
@@ -11,14 +12,11 @@ from methods.ic_kd import ICKD
 from methods.kd import KD
 from methods.kd_aif import KDAIF
 from methods.method import (
-    Batch,
     Knowledge,
     LookAhead,
     Method,
-    Mix,
     Needs,
     Objective,
-    Output,
     ParameterGroup,
     Progress,
     Settings,

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from methods.batch import Batch
 from methods.histogram import Histogram
-from methods.method import Batch, LookAhead, ParameterGroup, Progress, Settings, SettingsError, Task, setting
+from methods.method import LookAhead, ParameterGroup, Progress, Settings, SettingsError, Task, setting
 
 
 @dataclass(frozen=True)

@@ -208,7 +208,7 @@ def _shuffled(weights: Tensor, counted: Tensor, seed: int) -> Tensor:
 def _own_losses(part: Part, objective: Losses) -> Tensor:
     """The cross entropy of each sample with its label, of an unlabelled one what is minimised, less what cannot be helped; (n,)."""
     labelled = functional.cross_entropy(part.logits, part.labels, ignore_index=-1, reduction="none")
-    return torch.where(part.labels != -1, labelled, objective.values(part.logits, slice(None)) - objective.least())
+    return torch.where(part.labels != -1, labelled, objective.excess(part.logits))
 
 
 def _labelled_loss(part: Part) -> float:

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from methods.method import Batch, Method, Needs, Objective, Settings, setting
+from methods.batch import Batch
+from methods.method import Method, Needs, Objective, Settings, setting
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from methods.method import Batch, Needs, Objective, another_default
+from methods.batch import Batch
+from methods.method import Needs, Objective, another_default
 from methods.peers import Mutual, PeerSettings
 
 

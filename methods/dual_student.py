@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from methods import losses
+from methods.batch import Batch
 from methods.histogram import Histogram
-from methods.method import Batch, Knowledge, Needs, Objective, Progress, SettingsError, Task, another_default, setting
+from methods.method import Knowledge, Needs, Objective, Progress, SettingsError, Task, another_default, setting
 from methods.peers import Mutual, PeerSettings
 
 LEAST = 1e-6  # mean weight that is still normalised: less is the rounding of float32

@@ -12,7 +12,8 @@ from torch import Tensor
 from methods import contrast, losses
 from methods.bank import Bank, Looking
 from methods.banking import Banking
-from methods.method import Batch, Knowledge, Method, Needs, Objective, Progress, Settings, SettingsError, Task, setting
+from methods.batch import Batch
+from methods.method import Knowledge, Method, Needs, Objective, Progress, Settings, SettingsError, Task, setting
 from methods.retrieval import Neighbours
 
 

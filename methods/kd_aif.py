@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from methods import losses
 from methods.appraisal import Appraisal, AppraisalSettings, Weighable
-from methods.method import Batch, Method, Needs, Objective, setting
+from methods.batch import Batch
+from methods.method import Method, Needs, Objective, setting
 from methods.tempered import Losses, Term
 from methods.weighing import Survey
 
@@ -111,8 +112,8 @@ class KDAIF(Method):
             assert batch.weights is not None, "the loop brings weights to whoever needs them"
             return (batch.weights * batch.cross_entropies()).mean()
         used, classes = self._used(batch.teacher_logits, batch.labels)
-        pseudo = torch.where(used, classes, -1)
-        return batch.cross_entropy() + self.settings.feedback * progress * losses.cross_entropy(batch.student.logits, pseudo)
+        pseudo = batch.mean_over(losses.cross_entropies(batch.student.logits, torch.where(used, classes, -1)), used)
+        return batch.cross_entropy() + self.settings.feedback * progress * pseudo
 
     def _supervised(self, batch: Batch, weights: Tensor) -> Objective:
         alpha, temperature = self.settings.alpha, self.settings.temperature
@@ -128,10 +129,9 @@ class KDAIF(Method):
             each = chosen.temperature**2 * losses.tempered_kl(teacher, batch.student.logits, chosen.temperature)  # (B,)
         else:
             each = losses.cross_entropies(batch.student.logits, classes)
-        each = each * used
-        count = (batch.labels == -1).sum().clamp(min=1)
-        loss = hard + self.settings.unlabelled_weight * (weights * each).sum() / count
-        return Objective(loss, self._tracked(hard, each.sum() / count, weights))
+        each, unlabelled = each * used, batch.labels == -1
+        loss = hard + self.settings.unlabelled_weight * batch.mean_over(weights * each, unlabelled)
+        return Objective(loss, self._tracked(hard, batch.mean_over(each, unlabelled), weights))
 
     def _used(self, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Which samples are learnt without a label, (B,): all, or those that the teacher is sure of; and its class of each."""

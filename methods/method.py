@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from methods import losses
 from methods.banking import Banking
+from methods.batch import Batch, alone
 from methods.retrieval import Neighbours, nearest
 from methods.weighing import Weighing
 
@@ -27,81 +28,6 @@ class SettingsError(ValueError):
         super().__init__(message)
         self.field = field
         self.unknown = unknown
-
-
-class Output(NamedTuple):
-    """What a network says about a batch: logits (B, K) and penultimate features (B, D)."""
-
-    logits: Tensor
-    features: Tensor
-
-
-class Mix(NamedTuple):
-    """With whom the samples of a batch were blended: `labels` (B,) int64 of the partners, -1 where unlabelled.
-
-    `share` (B,) float32 in [0, 1] is the weight of a sample's own label; its partner's has the rest.
-    """
-
-    labels: Tensor
-    share: Tensor
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Everything a method may look at; what it did not ask for in `needs` is None.
-
-    index (B,) int64 positions in the training part; inputs (B, ...) or a dict of tensors; labels (B,) int64, -1
-    where unlabelled; peers gives the `peer_logits`; weights (B,) of mean one over the training part; mix where inputs are blended.
-    """
-
-    index: Tensor
-    inputs: Tensor | dict[str, Tensor]
-    labels: Tensor
-    student: Output
-    teacher: Output | None = None
-    peers: Callable[[], Tensor] | None = None
-    weights: Tensor | None = None
-    mix: Mix | None = None
-
-    def cross_entropy(self, label_smoothing: float = 0.0, logits: Tensor | None = None) -> Tensor:
-        """The mean cross entropy with the labels, a scalar: every label by its share where samples are blended.
-
-        Of the student's logits, or of others (B, K).
-        """
-        logits = self.student.logits if logits is None else logits
-        if self.mix is None:
-            return losses.cross_entropy(logits, self.labels, label_smoothing)
-        return losses.mixed_cross_entropy(logits, self.labels, self.mix.labels, self.mix.share, label_smoothing)
-
-    @property
-    def labelled(self) -> Tensor:
-        """The share of the samples that have a label, (); of blended ones their shares."""
-        known = (self.labels != -1).float()
-        if self.mix is not None:
-            known = self.mix.share * known + (1 - self.mix.share) * (self.mix.labels != -1)
-        return known.mean()
-
-    def cross_entropies(self) -> Tensor:
-        """The samples' shares of the student's cross entropy, (B,): their mean is `cross_entropy()`."""
-        partners, share = self.mix or (None, None)
-        return losses.cross_entropies(self.student.logits, self.labels, partners, share)
-
-    @property
-    def peer_logits(self) -> Tensor:
-        """What the other students say, (P, B, K) float32 without a gradient, in the order of their letters; ValueError without any.
-
-        They may still be on their way: ask as late as possible.
-        """
-        if self.peers is None:
-            raise ValueError("this method needs a peer, and the student is alone: configure `peers`, or train with kd")
-        return self.peers().detach()
-
-    @property
-    def teacher_logits(self) -> Tensor:
-        """The teacher's logits (B, K) without a gradient; ValueError where the loop brought no teacher."""
-        if self.teacher is None:
-            raise ValueError("this method needs a teacher, and the batch has none: set `teacher`, or train with cross_entropy")
-        return self.teacher.logits.detach()
 
 
 @dataclass(frozen=True)
@@ -153,10 +79,6 @@ class Knowledge:
         return nearest(self.features.to(self.labels.device), self.labels, positives, negatives, self.members)
 
 
-def _alone(value: Tensor) -> Tensor:
-    return value
-
-
 @dataclass(frozen=True)
 class Task:
     """The size of what is learned: classes K, training samples n, epochs of the trial; and who else trains this student.
@@ -167,7 +89,7 @@ class Task:
     classes: int
     samples: int
     epochs: int
-    mean: Callable[[Tensor], Tensor] = _alone
+    mean: Callable[[Tensor], Tensor] = alone
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from methods import losses
-from methods.method import Batch, Method, Objective, Progress, Settings, setting
+from methods.batch import Batch
+from methods.method import Method, Objective, Progress, Settings, setting
 
 
 @dataclass(frozen=True)

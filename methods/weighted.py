@@ -10,21 +10,10 @@ from typing import NamedTuple
 from torch import Tensor
 
 from methods.alpha import Alpha, AlphaSettings, Planned, Terms
+from methods.batch import Batch
 from methods.gap import GAPS
 from methods.learnable import LEARNABLE
-from methods.method import (
-    Batch,
-    Knowledge,
-    LookAhead,
-    Method,
-    Needs,
-    Objective,
-    ParameterGroup,
-    Progress,
-    SettingsError,
-    Task,
-    setting,
-)
+from methods.method import Knowledge, LookAhead, Method, Needs, Objective, ParameterGroup, Progress, SettingsError, Task, setting
 
 
 class Soft(NamedTuple):

@@ -60,6 +60,11 @@ class Batches:
         """Whether the arrays lie in the device's memory, and `Inputs.index` with them."""
         return self.place.resident and self.dataset.root is None
 
+    @property
+    def all_labelled(self) -> bool:
+        """Whether every training sample has a label."""
+        return not len(self._hidden)
+
     def steps(self) -> int:
         """Batches in a training epoch, which takes every (unlabelled) sample once; the last incomplete one is dropped."""
         return len(self._hidden if self.labelled else self.dataset.train) // (self.batch_size - self.labelled)

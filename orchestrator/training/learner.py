@@ -9,6 +9,7 @@ from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
 from methods import Batch, LookAhead, Method, Output
+from methods.batch import alone
 from orchestrator.context import TrialContext
 from orchestrator.data import Inputs
 from orchestrator.data.memory import sent
@@ -21,11 +22,14 @@ Hear = Callable[
 class Learner(nn.Module):
     """The student's forward, under autocast when asked, followed by the method's objective in float32."""
 
+    mean: Callable[[Tensor], Tensor]
+
     def __init__(self, student: nn.Module, method: Method, half_type: torch.dtype | None) -> None:
         super().__init__()
         self.student, self.method, self.half_type = student, method, half_type
         self.weigh: Callable[[Tensor], Tensor] | None = None  # training samples (B,) -> their weights (B,)
         self.record: Callable[[Tensor, Output], None] | None = None  # keeps what is said of training samples (B,)
+        self.mean, self.all_labelled = alone, False  # of what a batch is a part: as `Batch` has it
 
     def forward(
         self, batch: Inputs, teacher: Output | None, said: Output | None = None, hear: Hear | None = None
@@ -59,7 +63,8 @@ class Learner(nn.Module):
         weights: Tensor | None = None,
     ) -> Batch:
         index = sent(batch.index, batch.inputs.device)
-        return Batch(index, batch.inputs, batch.labels, said, teacher, peers, weights, batch.mix)
+        part = (index, batch.inputs, batch.labels, said, teacher, peers, weights, batch.mix)
+        return Batch(*part, mean=self.mean, all_labelled=self.all_labelled)
 
     def ahead(self, batch: Inputs, teacher: Output | None, held_out: Inputs, rate: float) -> LookAhead:
         """What a method that looks beyond the step on `batch` sees."""

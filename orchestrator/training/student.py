@@ -57,6 +57,7 @@ class TrainedStudent:
         if self.recipe.compile:
             compile_in_place(self.student)
         self.learner = Learner(self.student, self.method, half_type(self.recipe.precision, device))
+        self.learner.mean, self.learner.all_labelled = self.context.mean, batches.all_labelled
         self.weights: SampleWeights | None = None
         weighing = self.method.weighing(self.recipe.epochs)
         if weighing is not None:
@@ -96,13 +97,8 @@ class TrainedStudent:
             self.bank = StudentBank(banking, self.learner, self.batches, self.context)
 
     def _task(self) -> Task:
-        dataset, world = self.batches.dataset, self.context.world_size
-        return Task(
-            len(dataset.classes),
-            len(dataset.train),
-            self.recipe.epochs,
-            lambda value: self.context.total(value.clone()) / world if world > 1 else value,
-        )
+        dataset = self.batches.dataset
+        return Task(len(dataset.classes), len(dataset.train), self.recipe.epochs, self.context.mean)
 
     @property
     def parameters(self) -> int:

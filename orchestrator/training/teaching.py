@@ -46,7 +46,8 @@ def teach(
     for inputs in batches.train(epoch, view):
         said, before = cast(Output, module(inputs.inputs)), teacher(inputs.inputs)
         index = sent(inputs.index, inputs.inputs.device)
-        batch = Batch(index, inputs.inputs, inputs.labels, said, before, weights=weights.of(index))
+        part = (index, inputs.inputs, inputs.labels, said, before)
+        batch = Batch(*part, weights=weights.of(index), mix=inputs.mix, mean=context.mean, all_labelled=batches.all_labelled)
         optimizer.zero_grad(set_to_none=True)
         method.teach(batch, weights.noted["progress"]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
