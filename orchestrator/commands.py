@@ -235,6 +235,8 @@ def _begin(store: Store, configuration: Configuration, kind: str, name: str | No
     try:
         begun = prepared(store, configuration, kind, local)
         found = Sweep.create(folder, begun.configuration, kind, described(begun.configuration, kind, begun.data))
+        if begun.note:
+            _tell(found, begun.note)
     except KeyboardInterrupt:
         return _interrupted(store, found)
     return _conduct(store, found, begun, local, resume=False)
@@ -253,9 +255,14 @@ def _resume(
     from orchestrator.preflight import prepared
     from orchestrator.resume import changed, require_same
     from orchestrator.sweep.described import described, described_space
+    from orchestrator.sweep.distinct import limit_trials
 
     found = Sweep.open(store, name)
     found.configuration = changed(found, trials, time_budget_s, file, address)
+    if found.kind == "sweep":
+        found.configuration, note = limit_trials(found.configuration, begun=len(found.trials))
+        if note:
+            _tell(found, note)
     require_same(found, described_space(found.configuration, found.kind))
     try:
         begun = prepared(store, found.configuration, found.kind, local=False)
@@ -265,6 +272,14 @@ def _resume(
         return _interrupted(store, found)
     found.described = found.described or now
     return _conduct(store, found, begun, local=False, resume=True)
+
+
+def _tell(found: Sweep, note: str) -> None:
+    """Print what is otherwise than it was asked for, and keep it with the sweep."""
+    from orchestrator.sweep.events import Events
+
+    console.print(note, markup=False, highlight=False, soft_wrap=True)
+    Events(found, []).note(note)
 
 
 def _interrupted(store: Store, found: Sweep | None) -> int:

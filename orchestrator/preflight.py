@@ -24,6 +24,7 @@ from orchestrator.objectives import goals, in_words
 from orchestrator.private import said
 from orchestrator.store import SPARE_BYTES, Store
 from orchestrator.sweep.aides import aides
+from orchestrator.sweep.distinct import count_settings, limit_trials
 from orchestrator.sweep.keep import checkpoints
 from orchestrator.sweep.space import peer_rates
 from orchestrator.teacher import fit
@@ -34,11 +35,15 @@ from orchestrator.trial import network_key
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run begins with: the folder of its data, how the teacher is asked (None without one), and both settled."""
+    """What a run begins with: the folder of its data, how the teacher is asked (None without one), and both settled.
+
+    `note`: what the configuration has otherwise than it was asked for, and why.
+    """
 
     data: Path
     asked: Decision | None
     configuration: Configuration
+    note: str = ""
 
 
 def prepared(store: Store, configuration: Configuration, kind: str, local: bool) -> Prepared:
@@ -47,6 +52,7 @@ def prepared(store: Store, configuration: Configuration, kind: str, local: bool)
     The configuration has the teacher's mode that `auto` came to, so that a resume does not decide anew.
     """
     require_copies(store.uri, configuration, kind)
+    configuration, note = _settled(configuration, kind)
     _, gpu, groups = _check(configuration, kind, local)
     folder = prepare(configuration.data, store.root, configuration.data.seed)
     summary = describe(configuration.data, store.root, configuration.data.seed)
@@ -57,12 +63,13 @@ def prepared(store: Store, configuration: Configuration, kind: str, local: bool)
     if asked and configuration.teacher:
         teacher = configuration.teacher.model_copy(update={"mode": asked.mode})
         configuration = configuration.model_copy(update={"teacher": teacher})
-    return Prepared(folder, asked, configuration)
+    return Prepared(folder, asked, configuration, note)
 
 
 def show_plan(store: Store, configuration: Configuration, kind: str, local: bool, console: Console) -> None:
     """Print what would run: data, teacher, groups with the arithmetic, trials, rungs, bytes. Nothing is prepared."""
     require_copies(store.uri, configuration, kind)
+    configuration, note = _settled(configuration, kind)
     words, gpu, groups = _check(configuration, kind, local)
     summary = describe(configuration.data, store.root, configuration.data.seed)
     asked, checkpoint_bytes, whose = _check_with_data(store, configuration, kind, local, summary, gpu, groups)
@@ -78,14 +85,24 @@ def show_plan(store: Store, configuration: Configuration, kind: str, local: bool
     lines["groups"] = words
     lines |= _search_lines(configuration) if kind == "sweep" else {"epochs": str(configuration.training.epochs)}
     lines["store"] = f"{store.uri or store.root}; checkpoints take at most {checkpoint_bytes / 2**20:.1f} MiB: {whose}"
+    if note:
+        console.print(said(note), markup=False, highlight=False, soft_wrap=True)
     width = max(map(len, lines)) + 2
     for name, line in lines.items():
         console.print(said(f"{name:{width}}{line}"), markup=False, highlight=False, soft_wrap=True)
 
 
+def _settled(configuration: Configuration, kind: str) -> tuple[Configuration, str]:
+    """The configuration once it was checked without data, of a sweep with as many trials as it has settings at most; and why."""
+    if kind != "sweep":
+        check_train(configuration)
+        return configuration, ""
+    check_search(configuration)
+    return limit_trials(configuration)
+
+
 def _check(configuration: Configuration, kind: str, local: bool) -> tuple[str, bool, int]:
-    """All that needs no data; the groups: their arithmetic in words, whether their first worker has a GPU, and their number."""
-    check_search(configuration) if kind == "sweep" else check_train(configuration)
+    """The groups: their arithmetic in words, whether their first worker has a GPU, and their number."""
     if local:
         if kind != "teacher":
             require_one_process(configuration)
@@ -202,7 +219,9 @@ def _search_lines(configuration: Configuration) -> dict[str, str]:
     methods = ", ".join(search.methods or (configuration.method.name,))
     budget = f", at most {search.time_budget:g} s" if search.time_budget else ""
     looked_for = ", ".join(f"{goal.direction} {in_words(configuration, goal.name)}" for goal in goals(search))
+    settings = count_settings(configuration)
+    of = f" ({settings} different settings)" if settings is not None and not search.fixed else ""
     return {
-        "trials": f"{search.trials} of {methods}{budget}; {looked_for}",
+        "trials": f"{search.trials} of {methods}{of}{budget}; {looked_for}",
         "epochs": f"{configuration.training.epochs}; {plan.comparisons(search, configuration.training.epochs)}",
     }

@@ -10,6 +10,7 @@ from typing import Any
 from methods import METHODS
 from orchestrator.config import Choice, Configuration
 from orchestrator.errors import ConfigurationError, nearest
+from orchestrator.sweep.distinct import limit_trials
 from orchestrator.sweep.space import qualified
 from orchestrator.trial import METHOD
 
@@ -56,9 +57,18 @@ def base(configuration: Configuration, methods: Sequence[str], seeds: int) -> Co
 
 
 def search_of(common: Configuration, method: str) -> Configuration:
-    """The search of one method."""
+    """The search of one method, of as many trials as it has different settings at most."""
+    return _search(common, method)[0]
+
+
+def note_of(common: Configuration, method: str) -> str:
+    """Why the search of a method has fewer trials than were asked for, if it has."""
+    return _search(common, method)[1]
+
+
+def _search(common: Configuration, method: str) -> tuple[Configuration, str]:
     own = common.method if common.method.name == method else Choice(name=method)
-    return common.model_copy(update={"method": own, "search": common.search.model_copy(update={"methods": ()})})
+    return limit_trials(common.model_copy(update={"method": own, "search": common.search.model_copy(update={"methods": ()})}))
 
 
 def seeds_of(common: Configuration, seeds: int) -> tuple[int, ...]:

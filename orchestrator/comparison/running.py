@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from orchestrator.check import check_search
-from orchestrator.comparison.design import over_seeds, search_of
+from orchestrator.comparison.design import note_of, over_seeds, search_of
 from orchestrator.comparison.record import Comparison
 from orchestrator.config import Configuration
 from orchestrator.display import Display
@@ -45,6 +45,8 @@ def carry_out(store: Store, comparison: Comparison, console: Console, ship_of: S
         bench = _Bench(store, comparison, console, open_, ship_of)
         if not comparison.chosen:
             common = comparison.configuration
+            for note in filter(None, (note_of(common, method) for method in comparison.methods)):
+                console.print(note, markup=False, highlight=False, soft_wrap=True)
             found = {method: bench.ended(comparison.search(method), search_of(common, method)) for method in comparison.methods}
             require_common_data(found)
             comparison.chosen = {method: choice(sweep) for method, sweep in found.items()}

@@ -22,6 +22,7 @@ from orchestrator.interrupt import unbroken
 from orchestrator.objectives import goals, watched
 from orchestrator.records import Trial
 from orchestrator.records import TrialState as RecordState
+from orchestrator.sweep.distinct import ways
 from orchestrator.sweep.events import Events
 from orchestrator.sweep.journal import JOURNAL, StudyFile, repair
 from orchestrator.sweep.sampling import ForgetfulSampler
@@ -46,7 +47,10 @@ def open_study(folder: Path, configuration: Configuration, resume: bool) -> optu
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     search, file = configuration.search, folder / JOURNAL
     repair(file)
-    storage, sampler = JournalStorage(StudyFile(str(file))), ForgetfulSampler(search, configuration.seed)
+    storage, sampler = (
+        JournalStorage(StudyFile(str(file))),
+        ForgetfulSampler(search, configuration.seed, () if search.fixed else ways(configuration)),
+    )
     if resume and folder.name in optuna.get_all_study_names(storage):
         study = optuna.load_study(study_name=folder.name, storage=storage, sampler=sampler)
         _require_directions(study, search)
