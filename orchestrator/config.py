@@ -128,6 +128,14 @@ class Training(Section):
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     gradient_clip: Annotated[float, Field(gt=0)] | None = Field(None, description="largest norm of the gradient")
     precision: Precision = Field("auto", description="auto: bfloat16 on a GPU that has it")
+    eval_precision: Precision | None = Field(
+        None, description="of evaluations, in which the head and the softmax are in float32 in any case; null: as precision"
+    )
+    sync_batch_norm: bool = Field(
+        False,
+        description="several workers: batch norm over the batches of all of them, as one worker has it; false: each has the "
+        "statistics of its own part, and evaluations have the running ones of the first worker",
+    )
     channels_last: bool | None = Field(None, description="null: for every network but the mlp")
     compile: bool = Field(False, description="torch.compile for the student and the teacher; needs a C++ compiler on a CPU")
 

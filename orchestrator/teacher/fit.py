@@ -24,6 +24,9 @@ def fingerprint(configuration: Configuration, data_fingerprint: str, augmentatio
     assert teacher is not None
     recipe: dict[str, Any] = teacher.model_dump(mode="json", include={"network", "training", "seed"})
     data = configuration.data
+    del recipe["training"]["eval_precision"]  # decides what is said of the weights, and not the weights
+    if not teacher.training.sync_batch_norm:
+        del recipe["training"]["sync_batch_norm"]  # as before there was this setting
     recipe |= {"augmentation": augmentation, "mix": None if data.mix == "none" else [data.mix, data.mix_alpha]}
     file = Path(teacher.network.weights or "").expanduser()
     if teacher.network.weights:

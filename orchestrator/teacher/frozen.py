@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from methods import Output
 from orchestrator.config import Network
-from orchestrator.models import build, load_weights
+from orchestrator.models import build, load_weights, with_exact_head
 from orchestrator.store import read_json
 
 WEIGHTS, CARD = "weights.safetensors", "teacher.json"
@@ -40,15 +40,18 @@ class FrozenTeacher(nn.Module):
     @property
     def precision(self) -> str:
         """The type of its forward, in words: what it says differs between them."""
-        return str(self.half_type or torch.float32).removeprefix("torch.")
+        name = str(self.half_type or torch.float32).removeprefix("torch.")
+        return f"{name}, head in float32" if self.half_type else name
 
     def train(self, mode: bool = True) -> "FrozenTeacher":
         """Stays in eval mode: statistics that drift would be another teacher."""
         return super().train(False)
 
     def forward(self, inputs: Tensor) -> Output:
-        """Logits (B, K) and features (B, D) in float32."""
+        """Logits (B, K) and features (B, D) in float32; the head computes in it, too."""
         with torch.inference_mode(), torch.autocast(inputs.device.type, self.half_type, enabled=self.half_type is not None):
             output = self.network(inputs)
+            if self.half_type:
+                output = with_exact_head(output, self.network.head.weight, self.network.head.bias)
         # copied out of inference mode: autograd refuses to save an inference tensor
         return Output(*(each.to(torch.float32, copy=True) for each in (output.logits, output.features)))

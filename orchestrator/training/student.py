@@ -14,7 +14,7 @@ from methods import Knowledge, Output, Progress, Task, made
 from orchestrator.config import LETTERS
 from orchestrator.context import Exchange, TrialContext
 from orchestrator.data import Batches, Inputs
-from orchestrator.models import build, load_weights
+from orchestrator.models import build, load_weights, synchronise
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.training.bank import StudentBank
 from orchestrator.training.checkpoint import Checkpoint, State
@@ -52,11 +52,15 @@ class TrainedStudent:
         device, student = self.context.device, self._fresh()
         method = made(configuration.method.name, configuration.method.settings)
         layout = torch.channels_last if channels_last(self.recipe, chosen) else torch.contiguous_format
+        if self.recipe.sync_batch_norm:
+            synchronise(student, self.context)
         self.student = student.to(device).to(memory_format=layout)  # type: ignore[call-overload]
         self.method = method.to(device)
         if self.recipe.compile:
             compile_in_place(self.student)
-        self.learner = Learner(self.student, self.method, half_type(self.recipe.precision, device))
+        evaluated = self.recipe.eval_precision or self.recipe.precision
+        types = (half_type(precision, device) for precision in (self.recipe.precision, evaluated))
+        self.learner = Learner(self.student, self.method, *types)
         self.learner.mean, self.learner.all_labelled = self.context.mean, batches.all_labelled
         self.weights: SampleWeights | None = None
         weighing = self.method.weighing(self.recipe.epochs)
