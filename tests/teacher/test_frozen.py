@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from methods import METHODS
 from orchestrator.context import TrialContext
@@ -73,4 +74,6 @@ def test_it_has_a_precision_of_its_own_and_answers_in_float32(specify: Specify, 
     exact, rounded = whole(inputs).logits, half(inputs).logits
     assert rounded.dtype == torch.float32 and not torch.equal(exact, rounded)
     torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.05)
-    assert torch.equal(rounded, rounded.bfloat16().float()), "computed in bfloat16"
+    features, head = half(inputs).features, half.network.head
+    assert torch.equal(features, features.bfloat16().float()), "the body computes in bfloat16"
+    assert torch.equal(rounded, functional.linear(features, head.weight, head.bias)), "the head does not"
