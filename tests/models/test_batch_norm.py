@@ -18,6 +18,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "cumulative": {"momentum": None},
     "bare": {"affine": False},
     "untracked": {"track_running_stats": False},
+    "compiled": {},
 }
 
 
@@ -50,6 +51,8 @@ def worker(rank: int, world_size: int) -> dict[str, dict[str, Tensor]]:
     for kind in KINDS:
         module = synchronise(network(kind), TrialContext(rank, world_size))
         assert any(isinstance(each, SyncBatchNorm) for each in module.modules())
+        if kind == "compiled":
+            module.compile(backend="eager")  # type: ignore[no-untyped-call]
         trained(DistributedDataParallel(module), batches()[:, rank * EACH : (rank + 1) * EACH])
         found[kind] = {name: value.clone() for name, value in module.state_dict().items()}
         found[kind]["said"] = module.eval()(batches()[0]).detach()

@@ -194,3 +194,14 @@ def test_weights_that_never_came_are_told_in_a_sentence(specify: Specify, tmp_pa
     spec = specify(*TINY)
     with pytest.raises(ConfigurationError, match="a folder that all nodes share"):
         fit.adopt_fitted(tmp_path / "teacher", spec.configuration, spec.data, {})
+
+
+def test_a_setting_that_came_later_leaves_the_teachers_that_stand_in_stores() -> None:
+    """How a teacher is evaluated does not decide its weights; how its batch norm is computed does, where it is not as before."""
+
+    def name(*pairs: str) -> str:
+        return fit.fingerprint(load(None, list(pairs)), "data", "none")
+
+    assert name("teacher.training.eval_precision=float32") == name()
+    assert name("teacher.training.sync_batch_norm=true") != name()
+    assert name("training.sync_batch_norm=true") == name(), "that is the student's"
