@@ -32,7 +32,7 @@ class SyncBatchNorm(_BatchNorm):
         if input.dim() < 2:
             raise ValueError(f"batch norm takes inputs (B, C, ...), and this one has {input.dim()} dimensions")
 
-    @torch.compiler.disable  # a compiled network is cut in two here: compilers do not follow what travels between ranks
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # the compiler does not follow what travels between ranks
     def forward(self, input: Tensor) -> Tensor:
         """Normalise inputs (B, C, ...), in float32 whatever their type."""
         if not self.training:

@@ -52,6 +52,6 @@ class FrozenTeacher(nn.Module):
         with torch.inference_mode(), torch.autocast(inputs.device.type, self.half_type, enabled=self.half_type is not None):
             output = self.network(inputs)
             if self.half_type:
-                output = with_exact_head(output, self.network.head.weight, self.network.head.bias)
+                output = with_exact_head(output, *map(self.network.get_parameter, ("head.weight", "head.bias")))
         # copied out of inference mode: autograd refuses to save an inference tensor
         return Output(*(each.to(torch.float32, copy=True) for each in (output.logits, output.features)))

@@ -111,7 +111,7 @@ def test_mean_power_sum_does_not_depend_on_the_blocks(monkeypatch: pytest.Monkey
 def test_wttm_of_a_uniform_teacher_is_ttm_where_a_power_sum_is_too_small_for_float32(prepare: Any, make_batch: Any) -> None:
     """K^(1 - 1/T) = 1e-57 for every sample, so that all weights are 1."""
     settings = {"temperature": 0.05, "alpha": 0.9}
-    wttm, ttm = (kind(kind.Settings.build(settings)) for kind in (WTTM, TTM))
+    wttm, ttm = WTTM(WTTM.Settings.build(settings)), TTM(TTM.Settings.build(settings))
     logits, student = torch.zeros(6, 1000), torch.randn(6, 1000, generator=torch.Generator().manual_seed(3)).requires_grad_()
     for method in (wttm, ttm):
         method.prepare(lambda: Knowledge(logits, None, torch.zeros(6, dtype=torch.int64)), Task(1000, 6, 1))

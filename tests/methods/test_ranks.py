@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from test_conformance import options
 from torch import Tensor
 
 from methods import METHODS, Batch, Method, Mix, Output, Task
+from tests.methods.test_conformance import options
 
 SIZE, WORLD = 12, 3
 HARD = {"update": "ssl", "pseudo": "hard", "feedback": 0.5, "threshold": 0.5}
@@ -32,7 +32,7 @@ class Ranks:
 
     def __init__(self) -> None:
         self.said: list[list[Tensor]] = [[] for _ in range(WORLD)]
-        self.heard: list[list[Tensor]] = []
+        self.heard: list[Tensor] = []
         self.rank = 0
 
     def mean(self, value: Tensor) -> Tensor:
@@ -92,9 +92,9 @@ def test_ranks_follow_together_the_gradient_of_one(
 
     def work(rank: int) -> Tensor:
         mine = prepare(name, **settings)
-        for module in (mine, getattr(mine, "alpha", None)):  # who asks the task for the mean
-            if getattr(module, "task", None) is not None:
-                module.task = replace(module.task, mean=ranks.mean)
+        for module in mine.modules():  # who asks the task for the mean
+            if isinstance(getattr(module, "task", None), Task):
+                module.task = replace(module.task, mean=ranks.mean)  # type: ignore[arg-type, assignment]
         found = mine(part(batch, rank, ranks.mean))
         terms[str(rank)] = [value.detach() for value in found.terms.values()]
         return torch.cat([value.flatten() for value in gradients(found.loss, mine, logits)])

@@ -46,7 +46,9 @@ def by_method(name: str, settings: dict[str, Any]) -> Any:
     method.prepare(lambda: Knowledge(logits, None, labels), Task(CLASSES, SAMPLES, 1))
 
     def loss(rows: Tensor, student: Tensor) -> Tensor:
-        return method(Batch(rows, student, labels[rows], Output(student, student), Output(logits[rows], logits[rows]))).loss
+        batch = Batch(rows, student, labels[rows], Output(student, student), Output(logits[rows], logits[rows]))
+        found: Tensor = method(batch).loss
+        return found
 
     return loss
 

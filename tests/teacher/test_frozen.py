@@ -74,6 +74,6 @@ def test_it_has_a_precision_of_its_own_and_answers_in_float32(specify: Specify, 
     exact, rounded = whole(inputs).logits, half(inputs).logits
     assert rounded.dtype == torch.float32 and not torch.equal(exact, rounded)
     torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.05)
-    features, head = half(inputs).features, half.network.head
+    features, weight, bias = half(inputs).features, *map(half.network.get_parameter, ("head.weight", "head.bias"))
     assert torch.equal(features, features.bfloat16().float()), "the body computes in bfloat16"
-    assert torch.equal(rounded, functional.linear(features, head.weight, head.bias)), "the head does not"
+    assert torch.equal(rounded, functional.linear(features, weight, bias)), "the head does not"
