@@ -259,10 +259,9 @@ def _resume(
 
     found = Sweep.open(store, name)
     found.configuration = changed(found, trials, time_budget_s, file, address)
+    note = ""
     if found.kind == "sweep":
         found.configuration, note = limit_trials(found.configuration, begun=len(found.trials))
-        if note:
-            _tell(found, note)
     require_same(found, described_space(found.configuration, found.kind))
     try:
         begun = prepared(store, found.configuration, found.kind, local=False)
@@ -271,6 +270,8 @@ def _resume(
     except KeyboardInterrupt:
         return _interrupted(store, found)
     found.described = found.described or now
+    if note:
+        _tell(found, note)
     return _conduct(store, found, begun, local=False, resume=True)
 
 
