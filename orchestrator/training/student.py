@@ -22,6 +22,7 @@ from orchestrator.training.evaluation import evaluate
 from orchestrator.training.learner import Hear, Learner, replicate
 from orchestrator.training.optimization import learning_rate, optimizer, restore, set_rates
 from orchestrator.training.randomness import Draws, seed_everything
+from orchestrator.training.restorable import find_misfit, find_optimizer_misfit
 from orchestrator.training.showing import retrieved, shown
 from orchestrator.training.trace import Trace
 from orchestrator.training.weights import SampleWeights
@@ -257,6 +258,18 @@ class TrainedStudent:
         student, best = dict(self.student.state_dict()), dict(self.best.state or {})
         method, bank = dict(self.method.state_dict()), self.bank.state() if self.bank else {}
         return Checkpoint(student, best, method, states, progress, self.trace.state, self.shown, weights, bank)
+
+    def find_misfit(self, saved: Checkpoint) -> str:
+        """Return why the checkpoint is none of this student; "" where `restore` can take it. Nothing changes by asking."""
+        student, method = self.student.state_dict(), self.method.state_dict()
+        return (
+            find_misfit("student", student, saved.student)
+            or find_misfit("best student", student, saved.best)
+            or find_misfit("method", method, saved.method)
+            or find_optimizer_misfit(self.recipe, self.optimizer, saved.optimizer)
+            or (self.weights.find_misfit(saved.weights, saved.progress.get("weights", {})) if self.weights else "")
+            or (self.bank.find_misfit(saved.bank) if self.bank else "")
+        )
 
     def restore(self, saved: Checkpoint, epoch: int, validation: dict[str, float]) -> None:
         """Stand where the checkpoint was made, after so many epochs with these metrics."""
