@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -133,10 +134,19 @@ def methods() -> int:
 
 def status(name: str | None, store: Path | str, as_json: bool) -> int:
     """The state of a sweep, or of all sweeps of the store, as a table or as JSON."""
-    from orchestrator.display import status_table, sweeps_table
+    from orchestrator.display import show_damage, status_table, sweeps_table
 
     opened = Store.existing(store)
-    found = [Sweep.open(opened, each) for each in (opened.sweeps() if name is None else [name])]
+    found: list[Sweep] = []
+    for each in opened.sweeps() if name is None else [name]:
+        try:
+            found.append(Sweep.open(opened, each))
+        except ConfigurationError as error:
+            if name is not None:
+                raise
+            print(said(f"error: {error}"), file=sys.stderr)  # the others can be looked at all the same
+    for one in found:
+        show_damage(one, opened.option)
     if as_json:
         told = [each.status() for each in found]
         print(json.dumps(told if name is None else told[0], indent=1))
@@ -149,6 +159,7 @@ def status(name: str | None, store: Path | str, as_json: bool) -> int:
 
 def importance(name: str, store: Path | str, epoch: int | None) -> int:
     """Which settings of a sweep mattered: printed, and added to its run in MLflow."""
+    from orchestrator.display import show_damage
     from orchestrator.importance_display import importance_tables
     from orchestrator.sweep.importance import LEAST, pages
     from orchestrator.sweep.importance import importance as evaluate
@@ -156,6 +167,7 @@ def importance(name: str, store: Path | str, epoch: int | None) -> int:
 
     opened = Store.existing(store)
     found = Sweep.open(opened, name)
+    show_damage(found, opened.option)
     evaluated = evaluate(found, epoch)
     told = replace(evaluated, objective=in_words(found.configuration, evaluated.objective))
     importance_tables(told.plain(), LEAST, console)
@@ -172,9 +184,12 @@ def export(
     name: str, student: str | None, trial: int | None, weights: str, to: Path | None, store: Path | str, form: str = "safetensors"
 ) -> int:
     """One student of a run, in a folder of its own that needs neither the run nor its data."""
+    from orchestrator.display import show_damage
     from orchestrator.export import export as write
 
-    found = write(Store.existing(store), name, student or "a", trial, weights, to, form)
+    opened = Store.existing(store)
+    show_damage(Sweep.open(opened, name), opened.option)
+    found = write(opened, name, student or "a", trial, weights, to, form)
     network, source = found.settings["network"]["name"], found.settings["source"]
     console.print(
         f"student {source['student']} ({network}) of trial {source['trial']}, {weights} weights, after epoch {source['epoch']}: "

@@ -1,5 +1,6 @@
 """What a person sees: live progress in a terminal, plain lines elsewhere, tables at the end. Knows records, not Ray."""
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from orchestrator.config import PAUSING
 from orchestrator.gains import gains, hears
 from orchestrator.objectives import counted, goals, in_words, watched
 from orchestrator.plan import planned_epochs
+from orchestrator.private import said
 from orchestrator.records import Sweep, Trial
 from orchestrator.trial import apply
 
@@ -22,6 +24,8 @@ COSTS = ("seconds/", "cache/")
 AT_WORK = 8  # trials that a frame names
 TOTALS = ("seconds/total", "seconds/cpu_total", "seconds/gpu_total")  # of a trial so far, not of an epoch
 NOTES = 10  # of a sweep, the newest
+TESTED = ("test/last/accuracy", "test/best/accuracy", "best_epoch")  # metrics of a complete trial
+LOST = "its test accuracy is lost with the record and the checkpoint"
 STATES = ("complete", "running", "stopped_early", "failed")
 
 
@@ -205,14 +209,16 @@ def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
     if best and best.state == "complete" and sweep.configuration.peers:
         for line in students(sweep, best):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
-    elif best and "test/last/accuracy" in best.metrics:
-        last, chosen, epoch = (best.metrics[name] for name in ("test/last/accuracy", "test/best/accuracy", "best_epoch"))
+    elif best and best.metrics.keys() >= set(TESTED):
+        last, chosen, epoch = (best.metrics[name] for name in TESTED)
         console.print(
             f"best student{_by_first(sweep)}: trial {best.number}, test accuracy {last:.4f} with its last weights, "
             f"{chosen:.4f} with those of epoch {epoch:.0f}, its best on validation",
             highlight=False,
             soft_wrap=True,
         )
+    elif best and best.state == "complete":
+        console.print(f"best student{_by_first(sweep)}: trial {best.number}; {LOST}", highlight=False, soft_wrap=True)
     elif best:
         advice = "give it more time, or fewer training.epochs" if sweep.state == "finished" else "resume the sweep"
         console.print(f"no trial has trained all its epochs, so the test part was not read: {advice}", soft_wrap=True)
@@ -248,8 +254,10 @@ def students(sweep: Sweep, trial: Trial) -> list[str]:
     gained, configuration = gains(sweep, trial), apply(sweep.configuration, trial.settings)
     lines = [f"best trial{_by_first(sweep)}: {trial.number} ({configuration.method.name})"] if sweep.kind == "sweep" else []
     for letter, student in configuration.students.items():
-        names = ("test/last/accuracy", "test/best/accuracy", "best_epoch")
-        last, chosen, epoch = (trial.metrics[f"{letter}/{name}"] for name in names)
+        if any(f"{letter}/{name}" not in trial.metrics for name in TESTED):
+            lines.append(f"student {letter} ({student.network.name}): {LOST}")
+            continue
+        last, chosen, epoch = (trial.metrics[f"{letter}/{name}"] for name in TESTED)
         gain = gained.get(letter)
         over = f", {gain.test:+.4f} over its own KD (trial {gain.baseline})," if gain else ""
         lines.append(
@@ -290,6 +298,13 @@ def _shown(sweep: Sweep) -> list[Trial]:
     for trial in ranked:
         best_of.setdefault(trial.settings.get("method.name"), trial)
     return [trial for place, trial in enumerate(ranked) if place < 5 or trial in best_of.values()]
+
+
+def show_damage(sweep: Sweep, option: str) -> None:
+    """Say which files of a sweep are damaged, on the standard error; `option`: what a command needs to find the store."""
+    told = sweep.damage(option)
+    for text in [*told[:NOTES], *([f"{len(told) - NOTES} more files are damaged"] if len(told) > NOTES else [])]:
+        print(said(f"note: {text}"), file=sys.stderr)
 
 
 def sweeps_table(sweeps: Sequence[Sweep], console: Console) -> None:

@@ -6,6 +6,7 @@ well, of torch.export or ONNX: `export_formats.py`.
 
 import contextlib
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from orchestrator.checkpoint_place import place
 from orchestrator.config import Configuration
 from orchestrator.config import Network as Choice
 from orchestrator.data import describe
-from orchestrator.data.dataset import read_summary
+from orchestrator.data.dataset import SUMMARY_FILE, read_summary
 from orchestrator.data.pictures import CLEAN_SHARE
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError, nearest
 from orchestrator.export_check import batches, compared
@@ -30,6 +31,8 @@ from orchestrator.gains import hears
 from orchestrator.model_card import model_card
 from orchestrator.models import MODELS, Network, build, load_weights, network_fingerprint
 from orchestrator.objectives import in_words, watched
+from orchestrator.progress import read_progress
+from orchestrator.record_file import DamagedRecordError
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store, replacing, write_json
 from orchestrator.sweep.keep import kept
@@ -37,6 +40,7 @@ from orchestrator.teacher import fit
 from orchestrator.trial import CHECKPOINT, apply, student_folder
 
 FORMAT = 1
+log = logging.getLogger(__name__)
 Weights = Literal["best", "last"]
 FILES = {"best": "best.safetensors", "last": "student.safetensors"}  # of a checkpoint
 USABLE = ("complete", "stopped_early")
@@ -259,19 +263,18 @@ def _network(chosen: Choice, summary: dict[str, Any], file: Path, trial: Trial) 
 
 def _progress(folder: Path, trial: Trial, letter: str, weights: str) -> dict[str, Any]:
     """After which epoch the weights stood, and what the student reached: by the checkpoint, of which the record may be behind."""
-    file = folder / "progress.json"
     try:
-        progress = json.loads(file.read_text())
-        record, best_epoch = progress["record"], int(progress["best_epoch"])
-        last = int(record["epoch"])
-        metrics = {"validation/best/accuracy": float(progress["best_value"])} | named(own(record["metrics"], letter))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise _damaged(trial, file, error) from error
+        progress = read_progress(folder)
+    except DamagedRecordError as error:
+        raise _damaged(trial, error.file, error.reason) from error
+    record, best_epoch = progress["record"], progress["best_epoch"]
+    last = record["epoch"]
+    metrics = {"validation/best/accuracy": progress["best_value"]} | named(own(record["metrics"], letter))
     epochs = {"epoch": best_epoch if weights == "best" else last, "best_epoch": best_epoch, "epochs": last}
     return epochs | {"metrics": dict(sorted(metrics.items()))}
 
 
-def _damaged(trial: Trial, file: Path, error: Exception) -> ConfigurationError:
+def _damaged(trial: Trial, file: Path, error: Exception | str) -> ConfigurationError:
     reason = " ".join(str(error).split())
     return ConfigurationError(
         f"the checkpoint of trial {trial.number} is damaged, {file} cannot be used ({reason}): give another --trial, or train anew"
@@ -280,8 +283,12 @@ def _damaged(trial: Trial, file: Path, error: Exception) -> ConfigurationError:
 
 def _data(store: Store, sweep: Sweep) -> dict[str, Any]:
     """What the run knew of its data; of one that kept no copy what its source says now."""
-    if (sweep.folder / "data.json").exists():
-        return read_summary(sweep.folder)
+    file = sweep.folder / SUMMARY_FILE
+    if file.exists():
+        try:
+            return read_summary(sweep.folder)
+        except DamagedRecordError as error:
+            log.warning("%s: what its source says is taken", error)
     data = sweep.configuration.data
     return describe(data, store.root, data.seed)
 
@@ -344,7 +351,7 @@ def _teacher(store: Store, configuration: Configuration, summary: dict[str, Any]
     if teacher is None:
         return None
     place = store.teachers / fit.fingerprint(configuration, summary["fingerprint"], _augmentation(configuration, summary))
-    known = fit.card(place) or {}
+    known = (fit.card(place) or {}) if fit.damage(place) is None else {}
     parts = ("validation/", "test/")
     metrics = {name: value for name, value in known.get("metrics", {}).items() if name.startswith(parts)}
     said = {"network": teacher.network.model_dump(mode="json", exclude={"weights"}), **_start(teacher.network), "metrics": metrics}

@@ -190,7 +190,9 @@ def _teacher_line(store: Store, configuration: Configuration, summary: dict[str,
     teacher = configuration.teacher
     assert teacher is not None
     folder = store.teachers / fit.fingerprint(configuration, summary["fingerprint"], summary["augmentation"])
-    if fit.card(folder):
+    if damage := fit.damage(folder):
+        source = f"{damage}: it is made anew"
+    elif fit.stands(folder):
         source = "in the store already"
     else:
         source = "weights to load" if teacher.network.weights else f"to be fitted for {teacher.training.epochs} epochs, once"

@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator import errors
+from orchestrator.display import show_damage
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 from orchestrator.private import said
 from orchestrator.records import Sweep
@@ -24,6 +25,7 @@ def report(name: str, store: Path | str, to: Path | None) -> int:
     target = to.expanduser().resolve() if to else opened.reports / f"{name}.html"
     _require_place(target, asked=to is not None)
     made = make(opened, found)
+    show_damage(found, opened.option)
     _write(target, made.html)
     missed = add(opened, found, {}, 0, "report", {f"{name}.html": made.html})
     logged = f"not logged: {missed}" if missed else f"logged to the run {name} in MLflow: artifact report/{name}.html"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.config import LETTERS, Configuration, Section
+from orchestrator.errors import ConfigurationError
 from orchestrator.reading import build
 
 CHECKPOINT = "checkpoint"  # in the folder of a trial
@@ -93,6 +94,8 @@ def apply(configuration: Configuration, parameters: Mapping[str, Any]) -> Config
         path = key.removeprefix(f"{name}.").split(".")
         section = values["method"] if len(path) == 1 and key != SEED else values
         for part in path[:-1]:
-            section = section[part]
+            section = section.get(part)
+            if not isinstance(section, dict):
+                raise ConfigurationError(f"{key} is no parameter: {part} has no keys below it")
         section[path[-1]] = value
     return build(values)

@@ -3,13 +3,13 @@
 import contextlib
 import functools
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from orchestrator.check import check_search
 from orchestrator.comparison.design import over_seeds, search_of
-from orchestrator.comparison.record import Comparison
+from orchestrator.comparison.record import Chosen, Comparison
 from orchestrator.config import Configuration
 from orchestrator.display import Display
 from orchestrator.errors import ConfigurationError, TrialError
@@ -19,7 +19,7 @@ from orchestrator.records import Sweep
 from orchestrator.resume import require_same
 from orchestrator.store import Store
 from orchestrator.sweep.aides import aides
-from orchestrator.sweep.conduct import Lent, conduct, open_desk, send
+from orchestrator.sweep.conduct import Lent, conduct, open_desk, repair, send
 from orchestrator.sweep.described import described, described_data, differences
 from orchestrator.sweep.events import Events
 from orchestrator.tracking.environment import keep
@@ -57,10 +57,10 @@ def carry_out(store: Store, comparison: Comparison, console: Console, ship_of: S
         return bench.ended(comparison.over_seeds, over_seeds(comparison.configuration, comparison.settings, comparison.seeds))
 
 
-def choice(search: Sweep) -> dict[str, Any]:
+def choice(search: Sweep) -> Chosen:
     """What a search has chosen, by validation alone; or the `message` that says why nothing."""
     best = search.best()
-    if best is not None and best.state == "complete":
+    if best is not None and best.state == "complete" and best.value is not None:
         return {"trial": best.number, "value": best.value, "settings": best.settings}
     if best is not None:
         return {"message": "no trial of its search has trained all its epochs: give it more time"}
@@ -101,6 +101,9 @@ class _Bench:
         found = self._opened(name, configuration) if resume else self._created(name, configuration)
         ship = self.ship_of(name) if self.ship_of else None
         with Display(found, self.console) as display:
+            if resume and found.damaged:
+                with found.hold():
+                    repair(self.store, found, display.note)
             if found.state in ENDED:
                 send(found, self.store, found.folder, display, ship)
                 return found

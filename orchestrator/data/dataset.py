@@ -6,13 +6,50 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, with_config
+from typing_extensions import TypedDict
 
 from orchestrator.data.parts import UNLABELLED
-from orchestrator.errors import ConfigurationError
+from orchestrator.record_file import STRICT, Count, DamagedRecordError, Finite, RecordSchema
+
+SUMMARY_FILE = "data.json"  # in a folder of prepared data, and in that of a sweep
+
+
+@with_config(STRICT)
+class Sizes(TypedDict):
+    """Samples of each part."""
+
+    train: Count
+    validation: Count
+    test: Count
+
+
+@with_config(STRICT)
+class Summary(TypedDict):
+    """What is known of prepared data. `shape` is [C, H, W]; `sha256` are the sums of the arrays by their files."""
+
+    name: str
+    classes: Annotated[list[str], Field(min_length=1)]
+    shape: Annotated[list[Annotated[int, Field(ge=1, le=10**6)]], Field(min_length=3, max_length=3)]
+    mean: list[Finite]
+    std: list[Annotated[Finite, Field(gt=0)]]
+    sizes: Sizes
+    class_sizes: NotRequired[list[Count]]
+    augmentation: str
+    labelled: NotRequired[Count]
+    label_noise: NotRequired[Finite]
+    validation_in_training: NotRequired[bool]
+    root: str | None
+    fingerprint: str
+    sha256: NotRequired[dict[str, str]]
+
+
+ADVICE = "remove it, and the next start of a run prepares the data anew"
+SUMMARY = RecordSchema[Summary](Summary, advice=ADVICE, other_keys=True)
 
 
 @dataclass(frozen=True)
@@ -54,7 +91,7 @@ class Dataset:
 
     @classmethod
     def open(cls, folder: Path) -> "Dataset":
-        """The data that `prepare` wrote to `folder`, mapped and not read; ConfigurationError when they are damaged."""
+        """The data that `prepare` wrote to `folder`, mapped and not read; DamagedRecordError when they are damaged."""
         summary = read_summary(folder)
         with _damage_told(folder):
             channels, height, width = summary["shape"]
@@ -94,12 +131,14 @@ class Dataset:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """What `data.json` in `folder` says; ConfigurationError when it is missing or damaged."""
-    with _damage_told(folder):
-        summary = json.loads((folder / "data.json").read_text())
-        if not isinstance(summary, dict):
-            raise ValueError("data.json holds no keys")
-        return summary
+    """Return what `data.json` in `folder` says; DamagedRecordError when it is missing or damaged."""
+    file = folder / SUMMARY_FILE
+    summary = SUMMARY.read(file)
+    channels = summary["shape"][0]
+    for name, values in (("mean", summary["mean"]), ("std", summary["std"])):
+        if len(values) != channels:
+            raise DamagedRecordError(file, f"{name} has {len(values)} numbers, and shape says {channels} channels")
+    return dict(summary)
 
 
 def _content(summary: dict[str, Any]) -> str:
@@ -126,6 +165,4 @@ def _damage_told(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, LookupError, TypeError, EOFError) as error:
-        raise ConfigurationError(
-            f"{folder} is no prepared data or damaged ({error}): remove it and prepare the data again"
-        ) from error
+        raise DamagedRecordError(folder, f"it is no prepared data ({error})", ADVICE) from error

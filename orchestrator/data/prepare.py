@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -11,29 +12,45 @@ import numpy as np
 
 from orchestrator.config import Data
 from orchestrator.data import checks, datasets, folder
-from orchestrator.data.dataset import read_summary
+from orchestrator.data.dataset import SUMMARY_FILE, Dataset, read_summary
 from orchestrator.data.parts import UNLABELLED, Labels, Part, Parts, cut, flip, hide, statistics, stratified
 from orchestrator.data.writing import write
 from orchestrator.errors import ConfigurationError
+from orchestrator.record_file import DamagedRecordError
+from orchestrator.store import set_aside
 
 FORMAT = 2  # raised when what is written changes, so that older folders are not reused
 CUT, NOISE, LIMITS, LABELLED = 1, 2, {"train": 3, "validation": 4, "test": 5}, 6  # one stream of random numbers for each purpose
+log = logging.getLogger(__name__)
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # folder: what pretrained weights expect, without decoding everything
 
 
 def prepare(config: Data, store: Path, seed: int) -> Path:
     """The folder `store/data/FINGERPRINT` with train, validation and test as .npy files and `data.json`.
 
-    What stands there already is reused, without loading the source. Raises ConfigurationError for data that cannot be
-    used, EnvironmentUnfitError when the store cannot be written.
+    What stands there already is reused, without loading the source; what is damaged is set aside and prepared anew. Raises
+    ConfigurationError for data that cannot be used, EnvironmentUnfitError when the store cannot be written.
     """
     target = _folder(config, store, seed)
-    if not os.path.isfile(target / "data.json"):
+    if not _stands(target):
         parts, clean = _build(config, store, seed)
         if parts.root is not None:
             folder.require_images(parts)
+        if os.path.isfile(target / SUMMARY_FILE):
+            log.warning("the damaged data are kept as %s, and prepared anew", set_aside(target))
         write(target, parts, clean, _summary(config, parts, target.name))
     return target
+
+
+def _stands(target: Path) -> bool:
+    """Whether there are prepared data in a folder that can be used."""
+    try:
+        Dataset.open(target)
+    except DamagedRecordError as error:
+        if os.path.isfile(target / SUMMARY_FILE):
+            log.warning("%s", error)
+        return False
+    return True
 
 
 def describe(config: Data, store: Path, seed: int) -> dict[str, Any]:
@@ -49,7 +66,7 @@ def describe(config: Data, store: Path, seed: int) -> dict[str, Any]:
 
 def _described(config: Data, store: Path, seed: int) -> dict[str, Any]:
     target = _folder(config, store, seed)
-    if os.path.isfile(target / "data.json"):
+    if _stands(target):
         summary = {key: value for key, value in read_summary(target).items() if key != "sha256"}
         return {"class_sizes": _class_sizes(np.load(target / "train_labels.npy"), len(summary["classes"])), **summary}
     try:

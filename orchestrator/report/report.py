@@ -121,7 +121,7 @@ def _answers(best: Trial, found: Answers, several: bool) -> str:
 
 
 def _environment(facts: Facts) -> str:
-    known = facts.environment()
+    known = facts.environment
     said = "What it ran on, at its last start:" if known else "It kept no note of what it ran on. This machine, now:"
     return page.paragraph(said, "muted") + page.table(["what", "which"], sorted((known or describe()).items()))
 

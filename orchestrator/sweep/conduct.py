@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator import interrupt
+from orchestrator.checkpoint_place import LIGHT, place
 from orchestrator.config import Configuration
 from orchestrator.data import describe
 from orchestrator.data.dataset import read_summary
@@ -72,10 +73,31 @@ def conduct(
     exports a student, so that the best one of a sweep can be registered in MLflow.
     """
     with stoppable(), sweep.hold(), telling(show.note):
+        if resume:
+            repair(store, sweep, Events(sweep, [show]).note)
         if resume and over(sweep):
             send(sweep, store, data, show, ship)
         else:
             _conduct(sweep, store, data, asked, show, local, resume, lent, ship)
+
+
+def repair(store: Store, sweep: Sweep, note: Callable[[str], None]) -> None:
+    """Set damaged records aside and make them anew, of a sweep that nobody else runs; before anything is started."""
+    from orchestrator.sweep.settling import settle
+    from orchestrator.sweep.study import open_study
+
+    def fetch(trial: Path) -> None:
+        with contextlib.suppress(OSError):
+            place(store, trial).bring(LIGHT)
+
+    if sweep.kind == "sweep":
+        told = settle(open_study(sweep.folder, sweep.configuration, resume=True), sweep, fetch)
+    else:
+        told = [sweep.set_aside(file) for file in list(sweep.damaged)]  # a training has its checkpoint alone
+    if told:
+        sweep.save()
+    for text in told:
+        note(text)
 
 
 def over(sweep: Sweep) -> bool:

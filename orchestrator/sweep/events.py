@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from orchestrator.objectives import goals
 from orchestrator.private import said
-from orchestrator.records import Sweep, Trial
+from orchestrator.records import Note, Sweep, Trial
 
 NOTES = 100  # of the newest are kept in the record
 _noting = threading.Lock()
@@ -50,7 +50,7 @@ class Events:
         with _noting:
             if self.sweep.notes and self.sweep.notes[-1]["text"] == text:
                 return  # said by another group, of the same thing
-            self.sweep.notes = [*self.sweep.notes, {"time": time.time(), "text": text}][-NOTES:]
+            self.sweep.notes = [*self.sweep.notes, Note(time=time.time(), text=text)][-NOTES:]
         for listener in self.listeners:
             listener.note(text)
         self.sweep.save()

@@ -6,6 +6,7 @@ table of what all trials have, then one for each method, and below it one for ea
 depend on. Fewer than `LEAST` trials make no table. A trial that took other settings over while it trained does not count.
 """
 
+import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,12 +16,13 @@ import numpy as np
 import optuna
 from optuna.importance import BaseImportanceEvaluator, FanovaImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from orchestrator.errors import ConfigurationError, UserError
 from orchestrator.objectives import watched
+from orchestrator.record_file import DamagedRecordError
 from orchestrator.records import Sweep
+from orchestrator.sweep.journal import JOURNAL, StudyFile, named_damage, sound_trials
 
 LEAST = 8  # trials; of fewer, either evaluator describes noise
 BEST = 5  # trials that PED-ANOVA compares with the others, as Optuna advises, where a tenth of them would be fewer
@@ -150,15 +152,16 @@ def _trials(sweep: Sweep) -> list[FrozenTrial]:
     Of several objectives they have the first alone, and its epochs, which Optuna does not keep then, from the records.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    file = sweep.folder / "study.log"
+    file = sweep.folder / JOURNAL
     if not file.exists():
         return []
+    journal = StudyFile(str(file))
     try:
-        storage = JournalStorage(JournalFileBackend(str(file)))
-        study: optuna.Study = optuna.load_study(study_name=sweep.name, storage=storage)
-        found = list(study.trials)
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigurationError(f"{file} cannot be read ({error}): the study of {sweep.name!r} is damaged") from error
+        with named_damage(journal, file):
+            study: optuna.Study = optuna.load_study(study_name=sweep.name, storage=JournalStorage(journal))
+            found = copy.deepcopy(sound_trials(study))
+    except OSError as error:
+        raise DamagedRecordError(file, f"it cannot be read ({error.strerror or error})") from error
     for trial in found if sweep.configuration.search.objectives else ():
         record = sweep.trials.get(trial.number)
         trial.intermediate_values = dict(record.known) if record else {}

@@ -9,12 +9,13 @@ from ray import tune
 from orchestrator.actors.desk import Desk
 from orchestrator.config import Configuration
 from orchestrator.errors import EnvironmentUnfitError, UserError
-from orchestrator.store import keep_json, read_json
+from orchestrator.record_file import RecordSchema
 from orchestrator.sweep import snapshots
 from orchestrator.trial import TrialSpec, trial_name
 
 RELEASES = 3  # times `wait_s`: a group that does not give a trial back is replaced, and that takes a while
 POINTER = "pointer.json"  # what Tune keeps for a checkpoint: the folder of a snapshot
+SNAPSHOT = RecordSchema[dict[str, str | None]](dict[str, str | None])
 
 
 class StandIn(tune.Trainable):
@@ -113,11 +114,11 @@ class StandIn(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Where the trial's snapshot lies. Its weights stay where the workers wrote them."""
-        keep_json(Path(checkpoint_dir) / POINTER, {"snapshot": str(self.snapshot) if self.snapshot else None})
+        SNAPSHOT.keep(Path(checkpoint_dir) / POINTER, {"snapshot": str(self.snapshot) if self.snapshot else None})
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """The trial goes on from a snapshot, its own or another one's."""
-        kept = read_json(Path(checkpoint) / POINTER)["snapshot"]
+        kept = SNAPSHOT.read(Path(checkpoint) / POINTER)["snapshot"]
         if kept:
             self.snapshot = Path(kept)
             self.known = snapshots.epoch_of(self.snapshot)

@@ -13,8 +13,9 @@ from orchestrator.config import Choice, Configuration, Teacher
 from orchestrator.data import Dataset, Views
 from orchestrator.errors import ConfigurationError
 from orchestrator.models import build, load_weights, network_fingerprint, save_weights
-from orchestrator.store import Store, read_json, replacing, write_json
-from orchestrator.teacher.frozen import CARD, WEIGHTS
+from orchestrator.record_file import DamagedRecordError
+from orchestrator.store import Store, replacing
+from orchestrator.teacher.frozen import CARD, TEACHER, WEIGHTS, read_teacher
 from orchestrator.trial import TrialSpec
 
 
@@ -40,12 +41,26 @@ def place(store: Store, configuration: Configuration, data: Path) -> Path:
     return store.teachers / fingerprint(configuration, dataset.fingerprint, policy)
 
 
+def stands(folder: Path) -> bool:
+    """Whether there is a teacher in the folder, damaged or not."""
+    return (folder / CARD).exists() and (folder / WEIGHTS).exists()
+
+
 def card(folder: Path) -> dict[str, Any] | None:
     """What is known of a teacher that is ready: its network, data and metrics; None when it has to be fitted first."""
-    if not (folder / CARD).exists() or not (folder / WEIGHTS).exists():
+    if not stands(folder):
         return None
-    known: dict[str, Any] = read_json(folder / CARD)
-    return known
+    return {"fingerprint": folder.name, "data": "", "metrics": {}, **TEACHER.read(folder / CARD)}
+
+
+def damage(folder: Path) -> DamagedRecordError | None:
+    """Return what is wrong with the teacher in the folder, None where it can be used or there is none."""
+    try:
+        if stands(folder):
+            read_teacher(folder)
+    except DamagedRecordError as error:
+        return error
+    return None
 
 
 def adopt_weights(folder: Path, teacher: Teacher, data: Path) -> None:
@@ -56,7 +71,7 @@ def adopt_weights(folder: Path, teacher: Teacher, data: Path) -> None:
     with replacing(folder) as aside:
         aside.mkdir(parents=True)
         save_weights(network, aside / WEIGHTS)
-        write_json(aside / CARD, _card(folder.name, network_fingerprint(network.state_dict()), teacher, dataset, {}))
+        TEACHER.write(aside / CARD, _card(folder.name, network_fingerprint(network.state_dict()), teacher, dataset, {}))
 
 
 def specification(folder: Path, configuration: Configuration, data: Path) -> TrialSpec:
@@ -98,7 +113,7 @@ def _take(trained: Path, said: dict[str, Any], folder: Path) -> None:
     with replacing(folder) as aside:
         aside.mkdir(parents=True)
         shutil.copyfile(trained, aside / WEIGHTS)
-        write_json(aside / CARD, said)
+        TEACHER.write(aside / CARD, said)
 
 
 def _fitting(folder: Path) -> Path:

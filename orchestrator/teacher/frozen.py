@@ -1,16 +1,51 @@
 """The teacher as trials see it: loaded once, in eval mode for ever, without gradients, in a precision of its own."""
 
 from pathlib import Path
+from typing import Annotated, Any, NotRequired
 
 import torch
+from pydantic import Field, ValidationError, with_config
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from methods import Output
 from orchestrator.config import Network
-from orchestrator.models import build, load_weights
-from orchestrator.store import read_json
+from orchestrator.errors import EnvironmentUnfitError
+from orchestrator.models import build, network_fingerprint
+from orchestrator.record_file import STRICT, DamagedRecordError, Plain, RecordSchema
 
 WEIGHTS, CARD = "weights.safetensors", "teacher.json"
+Size = Annotated[int, Field(ge=1, le=10**6)]
+
+
+@with_config(STRICT)
+class TeacherCard(TypedDict):
+    """What is known of a teacher: `fingerprint` is of the recipe, `weights` of what came out, `shape` is that of its inputs."""
+
+    fingerprint: NotRequired[str]
+    weights: str
+    network: dict[str, Plain]
+    data: NotRequired[str]
+    classes: Size
+    shape: Annotated[list[Size], Field(min_length=3, max_length=3)]
+    metrics: NotRequired[dict[str, float]]
+
+
+TEACHER = RecordSchema[TeacherCard](TeacherCard, other_keys=True)
+
+
+def read_teacher(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the card of the teacher in a folder and its weights, which are those that the card names; else DamagedRecordError."""
+    card, file = TEACHER.read(folder / CARD), folder / WEIGHTS
+    try:
+        state = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise DamagedRecordError(file, " ".join(str(error).split())) from error
+    if network_fingerprint(state) != card["weights"]:
+        raise DamagedRecordError(file, f"its tensors are not those that {CARD} was written for")
+    return dict(card), state
 
 
 class FrozenTeacher(nn.Module):
@@ -29,11 +64,15 @@ class FrozenTeacher(nn.Module):
     def open(
         cls, folder: Path, device: torch.device, channels_last: bool = False, half_type: torch.dtype | None = None
     ) -> "FrozenTeacher":
-        """The teacher that was fitted into `folder`."""
-        card = read_json(folder / CARD)
-        choice = Network.model_validate(card["network"])
-        network = build(choice.name, card["classes"], tuple(card["shape"]), choice.settings)
-        load_weights(network, str(folder / WEIGHTS))
+        """Return the teacher that was fitted into `folder`; EnvironmentUnfitError when it is damaged."""
+        try:
+            card, state = read_teacher(folder)
+            choice = Network.model_validate(card["network"])
+            network = build(choice.name, card["classes"], tuple(card["shape"]), choice.settings)
+            network.load_state_dict(state)
+        except (DamagedRecordError, ValidationError, RuntimeError) as error:  # RuntimeError: tensors of another network
+            reason = " ".join(str(error).split())
+            raise EnvironmentUnfitError(f"the teacher cannot be read ({reason}): start again, which makes it anew") from error
         layout = torch.channels_last if channels_last else torch.contiguous_format
         return cls(network.to(device, memory_format=layout), card["weights"], half_type)  # type: ignore[call-overload]
 

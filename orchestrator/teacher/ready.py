@@ -1,5 +1,6 @@
 """Brings the teacher into the store: found there, taken over from given weights, or fitted by a worker group."""
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,11 @@ from orchestrator.checkpoint_place import place
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 from orchestrator.nodes import publish
-from orchestrator.store import Store
+from orchestrator.store import Store, set_aside
 from orchestrator.teacher import fit
 from orchestrator.teacher.frozen import CARD
 
+log = logging.getLogger(__name__)
 Told = Callable[[int, dict[str, float]], None]
 
 
@@ -32,12 +34,18 @@ class AnyDesk(Protocol):
 
 
 def check_weights(store: Store, configuration: Configuration, data: Path) -> None:
-    """Take given weights over before anything expensive starts; ConfigurationError when they do not fit."""
+    """Take given weights over before anything expensive starts; ConfigurationError when they do not fit.
+
+    A teacher in the store that is damaged is set aside, and made anew.
+    """
     teacher = configuration.teacher
-    if teacher and teacher.network.weights:
-        folder = fit.place(store, configuration, data)
-        if not fit.card(folder):
-            fit.adopt_weights(folder, teacher, data)
+    if teacher is None:
+        return
+    folder = fit.place(store, configuration, data)
+    if damage := fit.damage(folder):
+        log.warning("%s: the teacher is kept in %s and made anew", damage, set_aside(folder))
+    if teacher.network.weights and not fit.card(folder):
+        fit.adopt_weights(folder, teacher, data)
 
 
 def ready(store: Store, configuration: Configuration, data: Path, desk: AnyDesk, told: Told) -> tuple[Path, dict[str, Any], float]:

@@ -153,6 +153,8 @@ class Writer:
                 return False
             group = [*kinds, False].index(False)
         end, writes = ready[group - 1][0], [write for _, write in ready[:group] if write]
+        if len(writes) < group:
+            self._say_once("damaged", f"{lane.outbox.file} has lines that are damaged: they are left out, and the others are sent")
         try:
             if writes:
                 self.client = self.client or connect(self.uri)

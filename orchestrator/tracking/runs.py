@@ -6,6 +6,7 @@ whose it is: a run that was made before the process died is found again. Every w
 
 import contextlib
 import json
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +16,9 @@ from typing import Any
 from orchestrator.address import scheme_of
 from orchestrator.checkpoint_place import LIGHT, place
 from orchestrator.config import LETTERS, Configuration
-from orchestrator.errors import ConfigurationError
+from orchestrator.record_file import DamagedRecordError, RecordSchema
 from orchestrator.records import Sweep
-from orchestrator.store import Store, read_json, write_json
+from orchestrator.store import Store, set_aside
 from orchestrator.tracking import figures
 from orchestrator.tracking.client import OUTBOX, status_of
 from orchestrator.tracking.description import NOTE, RUN
@@ -26,6 +27,8 @@ from orchestrator.tracking.registering import Ship, register
 
 PARENT = "parent"
 RUNS = "mlflow.json"  # in the sweep's folder: the ids of its runs
+RUN_IDS = RecordSchema[dict[str, str]](dict[str, str])
+log = logging.getLogger(__name__)
 FIGURES = "figures"
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SOURCE = {"mlflow.source.name": "run.py", "mlflow.source.type": "LOCAL"}
@@ -48,9 +51,10 @@ class Runs:
         self.doubtful = not self.file.exists() and (sweep.folder / OUTBOX).exists()  # there may be runs whose ids are not known
         if self.file.exists():
             try:
-                self.ids = dict(read_json(self.file))
-            except (ConfigurationError, TypeError, ValueError):
+                self.ids = RUN_IDS.read(self.file)
+            except DamagedRecordError as error:
                 self.doubtful = True
+                log.warning("%s: it is kept as %s, and the runs are looked for", error, set_aside(self.file).name)
         self.kinds: dict[str, Callable[[Any, Write], None]] = {
             "params": self._params, "tags": self._tags, "close": self._close,
             "text": self._text, "figures": self._figures, "front": self._front, "dataset": self._dataset, "model": self._model,
@@ -167,10 +171,10 @@ class Runs:
             if not token:
                 break
         if self.ids:
-            write_json(self.file, self.ids)
+            RUN_IDS.write(self.file, self.ids)
 
     def _keep(self, key: str, run: str) -> None:
-        write_json(self.file, self.ids | {key: run})
+        RUN_IDS.write(self.file, self.ids | {key: run})
         self.ids[key] = run
 
     def _points(self, client: Any, writes: Sequence[Write]) -> None:

@@ -1,7 +1,6 @@
 """Preparation: splits, limits, noise, reuse. Knows no batches."""
 
 import errno
-import json
 import multiprocessing
 import os
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from orchestrator.config import Data, Limit
 from orchestrator.data import Dataset, datasets, describe, prepare
+from orchestrator.data.dataset import read_summary
 from orchestrator.data.parts import allot, stratified
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 
@@ -154,7 +154,7 @@ def test_describe_says_what_prepare_writes_and_writes_nothing(tmp_path: Path) ->
     before = describe(config, store, 0)
     assert not store.exists()
     assert before["sizes"] == {"train": 40, "validation": 18, "test": 40} and before["shape"] == [3, 8, 8]
-    written = json.loads((prepare(config, store, 0) / "data.json").read_text())
+    written = read_summary(prepare(config, store, 0))
     assert describe(config, store, 0) == before == {key: value for key, value in written.items() if key != "sha256"}
 
 
@@ -257,3 +257,5 @@ def test_damage_of_prepared_data_is_told(tmp_path: Path, file: str) -> None:
     (folder / file).write_bytes((folder / file).read_bytes()[:100])
     with pytest.raises(ConfigurationError, match=f"{folder}.*remove it"):
         Dataset.open(folder)
+    assert prepare(Data(name="npz", path=tmp_path / "data.npz"), tmp_path, 0) == folder
+    assert len(Dataset.open(folder).train) and (folder.parent / f"{folder.name}.damaged" / file).stat().st_size <= 100
