@@ -62,12 +62,12 @@ class Cluster(Protocol):
 
 @dataclass
 class Crew:
-    """The worker groups of a run. `stop` ends the run from outside, for `reason`."""
+    """The worker groups of a run. `stop` ends the run from outside, for the reason that it is given."""
 
     plan: Groups
     rules: Rules
     cluster: Cluster
-    stop: Callable[[], None]
+    stop: Callable[[str], None]
     clock: Callable[[], float] = time.monotonic
     reason: str = ""
     headless: bool = False
@@ -223,7 +223,7 @@ class Crew:
             if self.closing.is_set() or self.reason:
                 return
             self.reason = reason
-            self.stop()
+            self.stop(reason)
 
     def raise_reason(self, failed: bool = True) -> None:
         """EnvironmentUnfitError when the run was ended from here, or has `failed` as the head is gone."""

@@ -5,7 +5,6 @@ Knows Ray Train and the dispatcher; not what is searched.
 
 import contextlib
 import os
-import signal
 import threading
 import time
 import uuid
@@ -27,13 +26,13 @@ from orchestrator.actors.reserved import Reserved, forget, free
 from orchestrator.actors.worker import serve
 from orchestrator.cluster.connect import alive_nodes, answers, free_nodes, running_actors
 from orchestrator.errors import UNFIT_ENVIRONMENT, EnvironmentUnfitError
-from orchestrator.interrupt import left
+from orchestrator.interrupt import give_up, left
 from orchestrator.plan import Groups
 
 CLOSE_S = 20.0
-STUCK_S = 12.0
 ASK_S = 10.0
 SPARE_S = 6.0  # of an interruption, for Ray and MLflow after the groups
+AGAIN = ": go on with `--resume` when the cluster is fit again"
 RESTARTS = 100  # of one group over its life; what one trial may cost is `resources.max_failures`
 
 
@@ -56,9 +55,9 @@ def worker_groups(plan: Groups, folder: Path, max_failures: int, own_cluster: bo
     options = {"name": name, "namespace": NAMESPACE, "scheduling_strategy": here}
     dispatcher = actor.options(**options).remote(plan.groups, max_failures)
     running = _Running(plan, folder, name, dispatcher)
-    crew = running.crew = Crew(plan, rules, running, _interrupt)
+    crew = running.crew = Crew(plan, rules, running, lambda reason: give_up(f"error: {reason}{AGAIN}", UNFIT_ENVIRONMENT))
     crew.begin()
-    watch = threading.Thread(target=_watch, args=(crew,), name="groups", daemon=True)
+    watch = threading.Thread(target=crew.watch, name="groups", daemon=True)
     watch.start()
     try:
         yield Desk(name, dispatcher, at_once=crew.at_once)
@@ -70,19 +69,6 @@ def worker_groups(plan: Groups, folder: Path, max_failures: int, own_cluster: bo
         if not crew.headless:
             running.close()
             watch.join(left(ASK_S, SPARE_S))  # Ray ends after this, and must not be asked then
-
-
-def _interrupt() -> None:
-    """As Ctrl-C does: the one way to end whatever the main thread waits for."""
-    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-
-def _watch(crew: Crew) -> None:
-    """Look after the groups; a main thread that waits within Ray for a head that is gone hears no signal, and is not waited for."""
-    crew.watch()
-    if crew.headless and not crew.closing.wait(STUCK_S):
-        os.write(2, f"error: {crew.reason}: go on with `--resume` when the cluster is fit again\n".encode())
-        os._exit(UNFIT_ENVIRONMENT)  # Ray would do so a little later, without a sentence; the records are on disk
 
 
 class _Running:

@@ -152,7 +152,7 @@ class _Bench:
         common, comparison = self.begun.configuration, self.comparison
         trials = max(common.search.trials, len(comparison.methods) * comparison.seeds)
         folder = comparison.folder / "groups"
-        desk = open_desk(common, folder, trials, False, display, self._note, self._unended, aides(common, "sweep"))
+        desk = open_desk(self.store, common, folder, trials, False, display, self._note, self._unended, aides(common, "sweep"))
         return self.open.enter_context(desk)
 
     def _note(self, text: str) -> None:

@@ -71,11 +71,22 @@ def conduct(
     States: finished, failed, interrupted. `lent`: worker groups that somebody else keeps; without them it has its own. `ship`
     exports a student, so that the best one of a sweep can be registered in MLflow.
     """
-    with stoppable(), sweep.hold(), telling(show.note):
+    with stoppable(), sweep.hold(), interrupt.at_the_last(partial(_ended_at_once, sweep)), telling(show.note):
         if resume and over(sweep):
             send(sweep, store, data, show, ship)
         else:
             _conduct(sweep, store, data, asked, show, local, resume, lent, ship)
+
+
+def _ended_at_once(sweep: Sweep) -> None:
+    """The records say that nobody runs it any more."""
+    for trial in sweep.trials.values():
+        if trial.state == "running":
+            trial.state = "waiting"
+            sweep.save_trial(trial)
+    if sweep.state == "running":
+        sweep.state = "interrupted"
+        sweep.save()
 
 
 def over(sweep: Sweep) -> bool:
@@ -126,7 +137,7 @@ def _conduct(
         begun = (
             _given_back(lent, sweep)
             if lent
-            else open_desk(configuration, sweep.folder / "groups", trials, local, show, events.note, unended, beside)
+            else open_desk(store, configuration, sweep.folder / "groups", trials, local, show, events.note, unended, beside)
         )
         ended = ""
         with telling(events.note), stoppable(), begun as (desk, at_once):
@@ -182,6 +193,7 @@ def _given_back(lent: Lent, sweep: Sweep) -> Iterator[Lent]:
 
 @contextlib.contextmanager
 def open_desk(
+    store: Store,
     configuration: Configuration,
     folder: Path,
     trials: int,
@@ -207,13 +219,16 @@ def open_desk(
     from orchestrator.actors.crew import Rules
     from orchestrator.actors.groups import worker_groups
     from orchestrator.cluster.connect import connected, free_nodes, nodes
+    from orchestrator.cluster.descendants import end_left_over, noted
     from orchestrator.cluster.resources import cluster_address
     from orchestrator.sweep.watchdog import watched as looked_after
 
     resources = configuration.resources
+    if ended := end_left_over(store.root):
+        show.preparing(f"{len(ended)} processes were ended that a run which had died left behind")
     show.preparing("starting Ray")
     address = cluster_address(resources)
-    with connected(address) as available:
+    with noted(folder), connected(address) as available:
         interrupt.reclaim()  # Ray has set signal handlers of its own
         plan = groups(configuration, available, trials, nodes(), beside, free_nodes(), elastic=bool(address))
         show.preparing(f"starting {plan.groups} worker groups of {plan.workers} workers")
@@ -242,7 +257,7 @@ def bring_teacher(
     with (
         telling(show.note),
         stoppable(),
-        open_desk(configuration, store.teachers / "groups", jobs, local, show, show.note, lambda: jobs) as (desk, at_once),
+        open_desk(store, configuration, store.teachers / "groups", jobs, local, show, show.note, lambda: jobs) as (desk, at_once),
     ):
         found = ready(store, configuration, data, desk, show.teacher_epoch)
         if filling:

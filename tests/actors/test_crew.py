@@ -35,7 +35,8 @@ class Ray:
         self.made.begin()
         return self.made
 
-    def stop(self) -> None:
+    def stop(self, reason: str) -> None:
+        assert reason
         self.stopped.append(self.now)
 
     def answers(self) -> bool:
