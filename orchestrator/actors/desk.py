@@ -23,6 +23,7 @@ REPLY_S = 30.0  # it answers within milliseconds; longer means that it, its node
 PATIENCE_S = 120.0  # for as long it is asked again
 PAUSE_S = 0.5
 SLICE_S = 1.0  # of a wait, after which a signal that came meanwhile is seen
+CONTROLLER_S = 10.0  # it answers at once, but while it starts workers
 SPARE_S = 4.0  # of an interruption, for what is still to be done
 
 
@@ -140,11 +141,40 @@ class Desk:
         self._ask("recover", list(groups))
 
     def replace(self, group: int) -> bool:
-        """End the workers of a group, for Ray Train to start others in their place; False when it has none."""
-        workers = self._ask("dismiss", group)
+        """End the workers of a group, for Ray Train to start others in their place; False when it has none.
+
+        Their controller is ended too where it does not answer: then another group takes the place of this one.
+        """
+        workers, controller = self._ask("dismiss", group), self._ask("controller", group)
         for worker in workers:
             ray.kill(worker, no_restart=True)
+        if controller is not None:
+            try:
+                ray.get(controller.__ray_ready__.remote(), timeout=CONTROLLER_S)
+            except ray.exceptions.RayError:
+                ray.kill(controller, no_restart=True)
         return bool(workers)
+
+    def lose(self, group: int, why: str) -> None:
+        """A group is not counted on any more, and ends."""
+        controller = self._ask("controller", group)
+        self.group_ended(group, why, lost=True)
+        if controller is not None:
+            ray.kill(controller, no_restart=True)
+
+    def attend(self, reader: str, trial: str, process: Any) -> None:
+        """A sign of life of the process that waits for the records of a trial; nobody waits for an answer."""
+        self.dispatcher.attend.remote(reader, trial, process)
+
+    def end_reader(self, reader: str) -> None:
+        """End a process that waits for the records of a trial; Tune starts it again."""
+        process = self._ask("forget_reader", reader)
+        if process is not None:
+            ray.kill(process, no_restart=True)
+
+    def restart(self) -> None:
+        """End the dispatcher, for Ray to start it again."""
+        ray.kill(self.dispatcher, no_restart=False)
 
     def give_up(self, reason: str) -> None:
         """Nothing can be trained any more: whoever waits for a trial hears why, and the trials stay for a resume."""

@@ -44,7 +44,7 @@ def worker_groups(plan: Groups, folder: Path, max_failures: int, own_cluster: bo
     nobody. EnvironmentUnfitError: the workers hold different resources, and the installed Ray cannot give them; or no group can
     run any more.
     """
-    _callbacks(plan, "")  # refused here rather than in the thread of a group
+    _callbacks(plan)  # refused here rather than in the thread of a group
     rules = rules or Rules(plan.groups, lambda: plan.groups, lambda text: None)
     rules = replace(rules, most=plan.groups) if own_cluster else rules
     name = f"dispatcher-{uuid.uuid4().hex[:8]}"
@@ -162,18 +162,15 @@ def _trainer(number: int, plan: Groups, name: str, folder: Path) -> TorchTrainer
             # a group that finds no place ends: `Crew` starts another one where there is room
             failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=0),
             worker_runtime_env={"env_vars": {"RAY_ADDRESS": os.environ["RAY_ADDRESS"]}},
-            callbacks=_callbacks(plan, run),
+            callbacks=[Reserved(run, number, name), *_callbacks(plan)],
         ),
     )
 
 
-def _callbacks(plan: Groups, run: str) -> list[Any]:
-    """What gives each worker its own resources where they differ; Ray is told their mean then, so that its sums are right.
-
-    And what says which placement group the run has.
-    """
+def _callbacks(plan: Groups) -> list[Any]:
+    """What gives each worker its own resources where they differ; Ray is told their mean then, so that its sums are right."""
     if not plan.uneven:
-        return [Reserved(run)]
+        return []
     try:
         from orchestrator.actors.uneven import UnevenWorkers, require_hooks
 
@@ -183,4 +180,4 @@ def _callbacks(plan: Groups, run: str) -> list[Any]:
             f"workers of different resources are not possible with Ray {ray.__version__} ({error}): "
             "install the Ray of constraints.txt, or give all students the same cpus_per_worker and gpus_per_worker"
         ) from error
-    return [Reserved(run), UnevenWorkers(plan.bundles)]
+    return [UnevenWorkers(plan.bundles)]

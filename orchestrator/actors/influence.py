@@ -97,6 +97,7 @@ class RayAide:
     def receive(self, wait_s: float, alive: Callable[[], None]) -> Appraised | None:
         """What came of the last job, None where it is not there within `wait_s` or its actor died once too often.
 
+        An actor that is late is ended: it may be stopped, or hold what others need, and the next snapshot gets another one.
         TrialError when the computation failed; a sentence for a person is kept.
         """
         until = time.monotonic() + wait_s
@@ -108,7 +109,8 @@ class RayAide:
                 if appraised is not None:
                     return appraised
             elif left <= 0:
-                break
+                self.answer = None
+                self.beside.end(self.actor)
         return None
 
     def notes(self) -> list[str]:

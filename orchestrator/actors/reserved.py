@@ -12,20 +12,27 @@ from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _in
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
+from orchestrator.actors.desk import NAMESPACE
+
 GONE_S = 10.0
 KEY = "distillation-reserved/"
 
 
 class Reserved(WorkerGroupCallback):
-    """Notes the placement group of a run whenever its workers have started; lives in the controller."""
+    """Notes the placement group of a run whenever its workers have started, and tells the dispatcher who has started them.
 
-    def __init__(self, run: str) -> None:
-        self.run = run
+    Lives in the controller of the run, that of a `group` whose dispatcher has the `name`.
+    """
+
+    def __init__(self, run: str, group: int, name: str) -> None:
+        self.run, self.group, self.name = run, group, name
 
     def after_worker_group_start(self, worker_group: Any) -> None:
         """The workers hold it now."""
         group = worker_group.get_worker_group_state().placement_group_handle.placement_group
         _internal_kv_put(KEY + self.run, group.id.hex())
+        dispatcher = ray.get_actor(self.name, namespace=NAMESPACE)
+        dispatcher.enlist_controller.remote(self.group, ray.get_runtime_context().current_actor)
 
 
 def free(run: str) -> None:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import ray_constants, state
+from ray._private import ray_constants, state, worker
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
-from orchestrator.cluster.resources import found, listens, local_resources
+from orchestrator.cluster.resources import ANSWER_S, found, listens, local_resources
 from orchestrator.environment import allocator
 from orchestrator.errors import EnvironmentUnfitError
 
@@ -90,8 +90,13 @@ def running_actors(kind: str) -> int:
 
 
 def answers() -> bool:
-    """Whether the head of the cluster listens. Ray's own calls would wait for it."""
-    return listens(os.environ["RAY_ADDRESS"])
+    """Whether the head of the cluster answers within `ANSWER_S`, which one that is stopped does not. Ray's own calls would wait."""
+    if not listens(os.environ["RAY_ADDRESS"]):
+        return False
+    with contextlib.suppress(ray.exceptions.RayError):
+        worker.global_worker.gcs_client.internal_kv_get(b"distillation", None, timeout=ANSWER_S)
+        return True
+    return False
 
 
 def _join(address: str) -> None:

@@ -16,10 +16,11 @@ class Store(dict[str, bytes]):
 
     states: list[str]
     removed: list[Any]
+    told: list[Any]
 
     def __init__(self) -> None:
         super().__init__()
-        self.states, self.removed = ["CREATED", "CREATED", "REMOVED"], []
+        self.states, self.removed, self.told = ["CREATED", "CREATED", "REMOVED"], [], []
 
     def put(self, key: str, value: str) -> None:
         self[key] = value.encode()
@@ -38,13 +39,17 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setattr(reserved, "placement_group_table", made.table)
     monkeypatch.setattr(reserved, "remove_placement_group", lambda group: made.removed.append(group.id))
     monkeypatch.setattr("time.sleep", lambda seconds: None)
+    dispatcher = SimpleNamespace(enlist_controller=SimpleNamespace(remote=lambda *given: made.told.append(given)))
+    monkeypatch.setattr("ray.get_actor", lambda name, namespace: dispatcher)
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(current_actor="the controller"))
     return made
 
 
 def test_what_a_dead_controller_held_is_freed(store: Store) -> None:
     handle = SimpleNamespace(placement_group=SimpleNamespace(id=GROUP))
     group = SimpleNamespace(get_worker_group_state=lambda: SimpleNamespace(placement_group_handle=handle))
-    reserved.Reserved("run-1").after_worker_group_start(group)
+    reserved.Reserved("run-1", 3, "dispatcher").after_worker_group_start(group)
+    assert store.told == [(3, "the controller")]
     reserved.free("run-2")
     assert store.removed == [] and len(store) == 1, "another run's is left alone"
     reserved.free("run-1")

@@ -24,12 +24,12 @@ from tests.faults.chaos_schedule import OFFLINE, Failure, schedule
 from tests.faults.chaos_targets import damage, damaged_file, fill, mount, processes
 from tests.faults.mlflow_server import Server
 
-WAIT_S, INFLUENCE_WAIT_S = 10.0, 5.0
+WAIT_S, INFLUENCE_WAIT_S = 8.0, 4.0
 LIMIT_S = 150.0  # a group may take two minutes to start again, whatever `resources.wait_s` says
 TRIALS = 20  # at first; the sweep grows by as many whenever it has ended
 SETTINGS = (
     "search.methods=[kd,kd_aif]", "data.label_noise=0.3", "training.epochs=6", "search.finish_points=false",
-    "resources.max_failures=1000", "resources.silence_s=5", f"resources.wait_s={WAIT_S:g}", "resources.influence_cpus=0.5",
+    "resources.max_failures=1000", "resources.silence_s=4", f"resources.wait_s={WAIT_S:g}", "resources.influence_cpus=0.5",
     f"resources.influence_wait_s={INFLUENCE_WAIT_S:g}", "resources.cpus_per_worker=0.5", "search.max_failed_trials=3",
 )  # fmt: skip
 UNFIT, INTERRUPTED = 3, 130
@@ -255,8 +255,11 @@ def differences(found: Sweep, expected: Sweep, server: Server) -> list[str]:
     return missed
 
 
-def run(folder: Path, failures: int, seed: int, minutes: float) -> dict[str, object]:
-    """Make failures, up to so many of the seed and for so long; then finish the sweep, compare, and return the report."""
+def run(folder: Path, failures: int, seed: int, minutes: float, pause: bool) -> dict[str, object]:
+    """Make failures, up to so many of the seed and for so long; then finish the sweep, compare, and return the report.
+
+    `pause`: leave the sweep as it is, for a later run to continue.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     log, port = Log.open(folder / "failures.json"), folder / "port"
     server = Server(folder / "mlflow", int(port.read_text()) if port.exists() else None)
@@ -271,7 +274,7 @@ def run(folder: Path, failures: int, seed: int, minutes: float) -> dict[str, obj
                 break
             if failure.number > log.of_seed(seed):
                 chaos.make(failure)
-        found = chaos.finish()
+        found = record(chaos.store) if pause else chaos.finish()
         log.seconds += time.monotonic() - started
         log.repeated += chaos.progress.repeated
         log.save()
@@ -281,6 +284,9 @@ def run(folder: Path, failures: int, seed: int, minutes: float) -> dict[str, obj
         server.signal(signal.SIGCONT)
         server.stop()
         left = end_what_is_left(patience_s)
+    assert found is not None
+    if pause:
+        return summary(log, len(found.trials), 0, 0.0, [])
     expected, seconds = undisturbed(folder / "undisturbed" / "store", len(found.trials))
     missed = differences(found, expected, server) + [f"still running: {each}" for each in left]
     epochs = sum(trial.epochs for trial in found.trials.values())
@@ -294,10 +300,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the schedule")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="make no more failures after this time")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir(), "chaos"), help="continued where it exists")
+    parser.add_argument("--pause", action="store_true", help="leave the sweep unfinished: nothing is compared yet")
     parser.add_argument("--json", action="store_true", help="the report for programs")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    report = run(given.folder.resolve(), given.failures, given.seed, given.minutes)
+    report = run(given.folder.resolve(), given.failures, given.seed, given.minutes, given.pause)
     print(json.dumps(report, indent=1) if given.json else table(report))
     return int(bool(report["differences"] or report["exceeded"]))
 

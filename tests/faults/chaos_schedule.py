@@ -4,9 +4,9 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-SHORTEST_S, LONGEST_S = 0.5, 4.0  # between one failure and the next
-OUTAGE_S = (1.0, 5.0)  # of a full disk, of an MLflow that is away, of a stopped driver
-WAITED_FOR = 0.3  # share of the killed processes after which nothing else fails until an epoch is finished
+SHORTEST_S, LONGEST_S = 0.3, 2.5  # between one failure and the next
+OUTAGE_S = (1.0, 4.0)  # of a full disk, of an MLflow that is away, of a stopped driver
+WAITED_FOR = 0.15  # share of the killed processes after which nothing else fails until an epoch is finished
 
 PROCESSES: dict[str, str | tuple[str, ...]] = {  # what it is called here -> how its title begins, or how its program is called
     "worker": "ray::RayTrainWorker",
