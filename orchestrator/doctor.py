@@ -290,10 +290,11 @@ def group(conditions: Conditions) -> Finding:
 
     from orchestrator.actors.probe import two_workers
     from orchestrator.cluster.connect import connected
+    from orchestrator.cluster.descendants import noted
     from orchestrator.interrupt import stoppable
 
     started = time.monotonic()
-    with _probe(conditions.place) as folder, stoppable(), connected(conditions.address, cpus=2), stoppable():
+    with _probe(conditions.place) as folder, stoppable(), noted(folder), connected(conditions.address, cpus=2), stoppable():
         begun = time.monotonic()
         two_workers(folder, GROUP_S)
         ended = time.monotonic()

@@ -278,7 +278,7 @@ def run(folder: Path, failures: int, seed: int, minutes: float, pause: bool) -> 
         log.seconds += time.monotonic() - started
         log.repeated += chaos.progress.repeated
         log.save()
-        patience_s = LEFT_S
+        patience_s = 5.0 if pause else LEFT_S
     finally:
         chaos.end_driver()
         server.signal(signal.SIGCONT)

@@ -13,7 +13,7 @@ from tests.faults.broken import Life, begun, reached, record, resumed
 from tests.faults.chaos_targets import processes
 
 pytestmark = pytest.mark.faults
-LONG = ("training.epochs=2000", "search.trials=2", "student.network.width=16")
+LONG = ("training.epochs=2000", "search.trials=2")
 PROMISED_S = 20.0
 GONE_S = 5.0
 INTERRUPTED = 130
