@@ -102,8 +102,11 @@ class Chaos:
         if code is None:
             return self.life
         self.barren = 0 if self.progress.look() > self.begun_at else self.barren + 1
-        if self.barren >= HOPELESS or code not in (0, UNFIT, INTERRUPTED, -signal.SIGKILL):
-            raise SystemExit(f"the driver ended with {code}, {self.barren} times without an epoch:\n{self.life.said}")
+        if code not in (0, UNFIT, INTERRUPTED, -signal.SIGKILL):
+            self.log.unexpected.append(f"the driver ended with {code}: {' '.join(self.life.said.split())[-500:]}")
+            tell(f"the driver ended with {code}:\n{self.life.said[-3000:]}")
+        if self.barren >= HOPELESS:
+            raise SystemExit(f"the driver ended {self.barren} times without an epoch, last with {code}:\n{self.life.said}")
         found = record(self.store)
         return self.start(len(found.trials) + TRIALS if code == 0 and found else None)
 
@@ -125,6 +128,11 @@ class Chaos:
                 due[1]()
             time.sleep(0.02)
         return True
+
+    def end_outages(self) -> None:
+        """End all that is to end by itself."""
+        while self.pending:
+            self.pending.pop()[1]()
 
     def later(self, seconds: float, action: Callable[[], None]) -> None:
         """Do something after a time, whatever happens meanwhile."""
@@ -281,14 +289,14 @@ def run(folder: Path, failures: int, seed: int, minutes: float, pause: bool) -> 
         patience_s = 5.0 if pause else LEFT_S
     finally:
         chaos.end_driver()
-        server.signal(signal.SIGCONT)
+        chaos.end_outages()
         server.stop()
         left = end_what_is_left(patience_s)
     assert found is not None
     if pause:
         return summary(log, len(found.trials), 0, 0.0, [])
     expected, seconds = undisturbed(folder / "undisturbed" / "store", len(found.trials))
-    missed = differences(found, expected, server) + [f"still running: {each}" for each in left]
+    missed = [*log.unexpected, *differences(found, expected, server), *(f"still running: {each}" for each in left)]
     epochs = sum(trial.epochs for trial in found.trials.values())
     return summary(log, len(found.trials), epochs, seconds, missed)
 

@@ -34,6 +34,7 @@ class Log:
     seconds: float = 0.0
     repeated: int = 0
     drivers: int = 0
+    unexpected: list[str] = field(default_factory=list)
 
     @classmethod
     def open(cls, file: Path) -> "Log":
