@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 
+from orchestrator.actors.controllers import ANSWER_S, end_controller
 from orchestrator.actors.dispatcher import Dispatcher
 from orchestrator.errors import EnvironmentUnfitError, UnansweredError
 from orchestrator.interrupt import left
@@ -23,8 +24,12 @@ REPLY_S = 30.0  # it answers within milliseconds; longer means that it, its node
 PATIENCE_S = 120.0  # for as long it is asked again
 PAUSE_S = 0.5
 SLICE_S = 1.0  # of a wait, after which a signal that came meanwhile is seen
-CONTROLLER_S = 10.0  # it answers at once, but while it starts workers
 SPARE_S = 4.0  # of an interruption, for what is still to be done
+
+
+def run_name(name: str, group: int) -> str:
+    """The run of Ray Train that is a group of the dispatcher of that name."""
+    return f"{name}-group-{group}"
 
 
 def answered(call: Callable[[], Any], reply_s: float = REPLY_S, patience_s: float = PATIENCE_S) -> Any:
@@ -145,22 +150,16 @@ class Desk:
 
         Their controller is ended too where it does not answer: then another group takes the place of this one.
         """
-        workers, controller = self._ask("dismiss", group), self._ask("controller", group)
+        workers = self._ask("dismiss", group)
         for worker in workers:
             ray.kill(worker, no_restart=True)
-        if controller is not None:
-            try:
-                ray.get(controller.__ray_ready__.remote(), timeout=CONTROLLER_S)
-            except ray.exceptions.RayError:
-                ray.kill(controller, no_restart=True)
+        end_controller(run_name(self.name, group), ANSWER_S)
         return bool(workers)
 
     def lose(self, group: int, why: str) -> None:
         """A group is not counted on any more, and ends."""
-        controller = self._ask("controller", group)
         self.group_ended(group, why, lost=True)
-        if controller is not None:
-            ray.kill(controller, no_restart=True)
+        end_controller(run_name(self.name, group))
 
     def attend(self, reader: str, trial: str, process: Any) -> None:
         """A sign of life of the process that waits for the records of a trial; nobody waits for an answer."""

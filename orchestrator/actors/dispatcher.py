@@ -63,7 +63,6 @@ class Dispatcher:
         self.held: dict[int, str] = {}
         self.turns: dict[int, int] = {}
         self.workers: dict[int, dict[int, Any]] = {}
-        self.controllers: dict[int, Any] = {}
         self.readers: dict[str, _Reader] = {}
         self.notes: deque[str] = deque(maxlen=NOTES)
         self.closed = False
@@ -165,14 +164,6 @@ class Dispatcher:
         """Who works in a group: a handle of the worker's process."""
         self.workers.setdefault(group, {})[rank] = worker
 
-    async def enlist_controller(self, group: int, controller: Any) -> None:
-        """Who starts the workers of a group: a handle of its process."""
-        self.controllers[group] = controller
-
-    async def controller(self, group: int) -> Any:
-        """The handle of whoever starts the workers of a group; None where it has not started any."""
-        return self.controllers.get(group)
-
     async def attend(self, reader: str, trial: str, process: Any) -> None:
         """A sign of life of the process that waits for the trial's records; it takes the place of another one, which died."""
         others = {key: each for key, each in self.readers.items() if each.trial != trial}
@@ -260,7 +251,6 @@ class Dispatcher:
         self.missing.discard(group)
         self.gone.add(group)
         self.workers.pop(group, None)
-        self.controllers.pop(group, None)
         self.turns[group] = self.turns.get(group, 0) + 1  # what it still asks for would be lost
         self.last_error = error or self.last_error
         name = self.held.pop(group, None)

@@ -19,7 +19,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.actors.crew import Crew, Rules, Seen
-from orchestrator.actors.desk import NAMESPACE, Desk, DispatcherActor
+from orchestrator.actors.desk import NAMESPACE, Desk, DispatcherActor, run_name
 from orchestrator.actors.influence import InfluenceActor
 from orchestrator.actors.rendezvous import torch_config
 from orchestrator.actors.reserved import Reserved, forget, free
@@ -112,7 +112,7 @@ class _Running:
         What it was training when it failed is for another group: a trial's own faults are told by its worker.
         """
         error, placed = "", True
-        run = f"{self.name}-group-{number}"
+        run = run_name(self.name, number)
         try:
             _trainer(number, self.plan, self.name, self.folder).fit()
         except Exception as failure:  # Ray Train wraps what its workers raise in types of its own
@@ -145,7 +145,7 @@ class LeanTrainer(TorchTrainer):
 def _trainer(number: int, plan: Groups, name: str, folder: Path) -> TorchTrainer:
     # NCCL refuses two ranks on one GPU ("Duplicate GPU detected")
     backend = "nccl" if plan.whole_gpus else "gloo"
-    run = f"{name}-group-{number}"
+    run = run_name(name, number)
     return LeanTrainer(
         serve,
         train_loop_config={"group": number, "name": name, "namespace": NAMESPACE},
@@ -162,7 +162,7 @@ def _trainer(number: int, plan: Groups, name: str, folder: Path) -> TorchTrainer
             # a group that finds no place ends: `Crew` starts another one where there is room
             failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=0),
             worker_runtime_env={"env_vars": {"RAY_ADDRESS": os.environ["RAY_ADDRESS"]}},
-            callbacks=[Reserved(run, number, name), *_callbacks(plan)],
+            callbacks=[Reserved(run), *_callbacks(plan)],
         ),
     )
 

@@ -12,27 +12,23 @@ from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _in
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
-from orchestrator.actors.desk import NAMESPACE
+from orchestrator.actors.controllers import forget_controller, note_controller
 
 GONE_S = 10.0
 KEY = "distillation-reserved/"
 
 
 class Reserved(WorkerGroupCallback):
-    """Notes the placement group of a run whenever its workers have started, and tells the dispatcher who has started them.
+    """Notes the placement group and the controller of a run whenever its workers have started; lives in the controller."""
 
-    Lives in the controller of the run, that of a `group` whose dispatcher has the `name`.
-    """
-
-    def __init__(self, run: str, group: int, name: str) -> None:
-        self.run, self.group, self.name = run, group, name
+    def __init__(self, run: str) -> None:
+        self.run = run
 
     def after_worker_group_start(self, worker_group: Any) -> None:
         """The workers hold it now."""
         group = worker_group.get_worker_group_state().placement_group_handle.placement_group
         _internal_kv_put(KEY + self.run, group.id.hex())
-        dispatcher = ray.get_actor(self.name, namespace=NAMESPACE)
-        dispatcher.enlist_controller.remote(self.group, ray.get_runtime_context().current_actor)
+        note_controller(self.run)
 
 
 def free(run: str) -> None:
@@ -50,5 +46,6 @@ def free(run: str) -> None:
 
 def forget(run: str) -> None:
     """The run is over."""
+    forget_controller(run)
     with contextlib.suppress(ray.exceptions.RayError):
         _internal_kv_del(KEY + run)

@@ -139,16 +139,3 @@ def test_who_waits_for_records_is_heard_of_while_its_trial_is_wanted() -> None:
         assert (await desk.overview())["readers"] == []
 
     asyncio.run(play())
-
-
-def test_the_controller_of_a_group_is_known_until_the_group_ends() -> None:
-    async def play() -> None:
-        desk = Dispatcher(groups=1, max_failures=0)
-        assert await desk.controller(0) is None
-        await desk.enlist_controller(0, "controller")
-        await desk.dismiss(0)
-        assert await desk.controller(0) == "controller"
-        await desk.group_ended(0, "it died", lost=True)
-        assert await desk.controller(0) is None
-
-    asyncio.run(play())

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from urllib.request import urlopen
 
-START_S = 120.0
+START_S = 240.0
 
 
 class Server:
