@@ -49,9 +49,9 @@ class Log:
         plain = {key: value for key, value in asdict(self).items() if key != "file"}
         self.file.write_text(json.dumps(plain, indent=1))
 
-    def of_seed(self, seed: int) -> int:
-        """How many failures of a seed were made."""
-        return sum(made.seed == seed for made in self.failures)
+    def reached(self, seed: int) -> int:
+        """The number of the last failure that was made of a seed."""
+        return max((made.number for made in self.failures if made.seed == seed), default=0)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def test_the_report_counts_by_kind_and_continues_from_its_file(tmp_path: Path) -
     log.seconds, log.repeated, log.drivers = 120.0, 7, 2
     log.save()
     again = Log.open(tmp_path / "log.json")
-    assert again == log and (again.of_seed(1), again.of_seed(2), again.of_seed(3)) == (3, 1, 0)
+    assert again == log and (again.reached(1), again.reached(2), again.reached(3)) == (3, 1, 0)
     killed, full = rows(again.failures)
     assert (killed.made, killed.waited_for, killed.median_s, killed.longest_s, killed.drivers_ended) == (3, 2, 9.0, 9.0, 1)
     assert (full.kind, full.exceeded) == ("full disk", 1)
