@@ -104,7 +104,8 @@ class RayAide:
     def receive(self, wait_s: float, alive: Callable[[], None]) -> Appraised | None:
         """What came of the last job, None where it is not there within `wait_s` or its actor died once too often.
 
-        An actor that had started and is late is ended: the next snapshot gets another one. TrialError when the computation failed; a sentence for a person is kept.
+        An actor that had started and is late is ended: the next snapshot gets another one.
+        TrialError when the computation failed; a sentence for a person is kept.
         """
         until = time.monotonic() + wait_s
         while self.answer is not None:
