@@ -23,7 +23,7 @@ def processes(life: Life, target: str) -> list[psutil.Process]:
     name, found = PROCESSES[target], []
     for process in life.below(""):
         with contextlib.suppress(psutil.Error):
-            command = process.cmdline()[0]
+            command = next(iter(process.cmdline()), "")  # none of one that is dead and not waited for
             if command.startswith(name) or Path(command).name == name:
                 found.append(process)
     return found
