@@ -11,11 +11,12 @@ from rich.console import Console
 
 from orchestrator.address import WEB, scheme_of
 from orchestrator.errors import OK, ConfigurationError, EnvironmentUnfitError
-from orchestrator.interrupt import stoppable
+from orchestrator.interrupt import at_the_last, left, stoppable
 from orchestrator.store import Store
 from orchestrator.tracking.reach import elsewhere
 
 LOOPBACK = "127.0.0.1"
+END_S = 10.0  # for the server, after which it is killed
 # MLflow's own default lets names such as 10.example.org in, so a page there could read the runs by rebinding its name to loopback
 ALLOWED_HOSTS = "localhost,localhost:*,127.0.0.1,127.0.0.1:*"
 
@@ -41,15 +42,30 @@ def serve(store: Store, port: int, console: Console) -> int:
     command += ["--allowed-hosts", ALLOWED_HOSTS, *backend]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # jobs: eight processes, for judges
     server = subprocess.Popen(command, start_new_session=True, env=quiet | os.environ)
+    with at_the_last(lambda: _signal(server, signal.SIGKILL)):
+        try:
+            with stoppable():
+                return server.wait()
+        except KeyboardInterrupt:
+            return OK
+        finally:
+            _end(server)
+
+
+def _signal(server: "subprocess.Popen[bytes]", number: int) -> None:
+    """Send a signal to the server and the processes that it has of its own, all in the session that we made."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(server.pid, number)
+
+
+def _end(server: "subprocess.Popen[bytes]") -> None:
+    """End the server, also one that does not hear of it."""
+    _signal(server, signal.SIGTERM)
     try:
-        with stoppable():
-            return server.wait()
-    except KeyboardInterrupt:
-        return OK
-    finally:
-        with contextlib.suppress(ProcessLookupError):  # it has processes of its own, all in the session that we made
-            os.killpg(server.pid, signal.SIGTERM)
-        server.wait(20)
+        server.wait(left(END_S))
+    except subprocess.TimeoutExpired:
+        _signal(server, signal.SIGKILL)
+        server.wait()
 
 
 def require_free(port: int) -> None:
