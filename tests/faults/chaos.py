@@ -280,7 +280,7 @@ def run(folder: Path, failures: int, seed: int, minutes: float, pause: bool) -> 
     without = frozenset() if mount(chaos.store) else frozenset({"full disk"})
     started, patience_s = time.monotonic(), 0.0
     try:
-        server.start()
+        server.begin()  # the first outage: it answers some seconds later
         for failure in schedule(seed, without):
             if failure.number > failures or time.monotonic() - started > 60 * minutes:
                 break
