@@ -20,6 +20,7 @@ LIMIT_S = 18.0  # after this the process ends, whatever it waits for; with `LAST
 LAST_S = 1.5  # for what is done before the process ends at once
 TWICE_S = 1.0  # Ctrl-C may reach a process from the terminal and from its parent: that is one signal
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+WAKE = b"\0"  # no signal has this number
 AT_ONCE = "ended at once, in the middle of what it did"
 LATE = "not ended in time after the signal: ended at once, in the middle of what it did"
 
@@ -119,8 +120,9 @@ def give_up(reason: str, code: int) -> None:
     The process says the reason, and exits with the code, where the main thread is stuck.
     """
     _state.reason, _state.code = reason, code
+    _state.came = _state.came or time.monotonic()
     if _state.sender is not None:
-        os.write(_state.sender, bytes([signal.SIGINT]))
+        os.write(_state.sender, WAKE)
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
