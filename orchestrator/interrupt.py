@@ -120,8 +120,8 @@ def give_up(reason: str, code: int) -> None:
     The process says the reason, and exits with the code, where the main thread is stuck.
     """
     _state.reason, _state.code = reason, code
-    _state.came = _state.came or time.monotonic()
     if _state.sender is not None:
+        _state.came = _state.came or time.monotonic()
         os.write(_state.sender, WAKE)
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
