@@ -116,7 +116,7 @@ class Chaos:
         if self.life and self.life.process.poll() is None:
             self.life.kill()
 
-    def watch(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
+    def watch(self, seconds: float, until: Callable[[], bool] = lambda: False, every_s: float = 0.03) -> bool:
         """Let time pass, in which outages end; return whether the condition came true."""
         end = time.monotonic() + seconds
         while not until():
@@ -127,7 +127,7 @@ class Chaos:
             for due in [each for each in self.pending if each[0] <= now]:
                 self.pending.remove(due)
                 due[1]()
-            time.sleep(0.02)
+            time.sleep(every_s)
         return True
 
     def end_outages(self) -> None:
@@ -144,7 +144,7 @@ class Chaos:
     def make(self, failure: Failure) -> None:
         """Let a failure happen, and note what followed."""
         self.watch(failure.after_s)
-        if not self.watch(LIMIT_S, lambda: self.strike(failure)):
+        if not self.watch(LIMIT_S, lambda: self.strike(failure), every_s=0.3):  # to look for a process takes a while
             tell(f"{failure.seed}/{failure.number} {failure.kind} is left out: not possible within {LIMIT_S:g} s")
             return
         made = Made(failure.seed, failure.number, failure.kind)

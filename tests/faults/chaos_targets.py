@@ -87,5 +87,5 @@ def damage(path: Path, failure: Failure) -> bool:
         with path.open("r+b") as stream:  # the same file, which others may have mapped
             stream.truncate(len(kept))
         return True
-    except FileNotFoundError:
+    except OSError:  # it is not there, or is replaced at this moment
         return False

@@ -29,7 +29,9 @@ class Server:
         return self.folder / "mlflow.db"
 
     def begin(self) -> None:
-        """Start it; it answers some seconds later."""
+        """Start it, unless it runs; it answers some seconds later."""
+        if self.process and self.process.poll() is None:
+            return
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
         command += ["--backend-store-uri", f"sqlite:///{self.database}", "--serve-artifacts"]
         command += ["--artifacts-destination", str(self.folder / "artifacts")]
