@@ -33,13 +33,17 @@ def run_name(name: str, group: int) -> str:
 
 
 def answered(call: Callable[[], Any], reply_s: float = REPLY_S, patience_s: float = PATIENCE_S) -> Any:
-    """What the dispatcher answers to a call that may be made again; UnansweredError when it has not for `patience_s`."""
-    begun = time.monotonic()
+    """What the dispatcher answers to a call that may be made again.
+
+    UnansweredError when it has not for `patience_s` since the call first failed: a call may itself wait for long.
+    """
+    failed = math.inf
     while True:
         try:
             return _reply(call(), reply_s)
         except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as error:
-            if time.monotonic() - begun >= patience_s or not left(math.inf, SPARE_S):
+            failed = min(failed, time.monotonic())
+            if time.monotonic() - failed >= patience_s or not left(math.inf, SPARE_S):
                 raise UnansweredError(
                     f"the dispatcher, which hands out trials, has not answered for {patience_s:g} s ({type(error).__name__}): "
                     "see whether Ray is well"
