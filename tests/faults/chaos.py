@@ -24,7 +24,7 @@ from tests.faults.chaos_schedule import OFFLINE, Failure, schedule
 from tests.faults.chaos_targets import damage, damaged_file, fill, mount, processes
 from tests.faults.mlflow_server import Server
 
-WAIT_S, INFLUENCE_WAIT_S = 8.0, 10.0
+WAIT_S, INFLUENCE_WAIT_S = 15.0, 10.0
 LIMIT_S = 200.0  # a group may take two minutes to start again, whatever `resources.wait_s` says
 PROMISED_S = 20.0  # in which a driver ends after SIGTERM
 TRIALS = 20  # at first; the sweep grows by as many whenever it has ended
