@@ -8,6 +8,7 @@ import pytest
 import ray
 
 from orchestrator.actors import desk as desks
+from orchestrator.actors.controllers import ANSWER_S
 from orchestrator.actors.desk import Desk, answered
 from orchestrator.actors.dispatcher import Dispatcher
 from orchestrator.errors import EnvironmentUnfitError, UnansweredError
@@ -173,7 +174,7 @@ def test_a_group_is_replaced_by_the_death_of_its_workers(monkeypatch: pytest.Mon
         fake.loop.run_until_complete(fake.dispatcher.enlist(0, rank, f"worker {rank}"))
     assert desk.replace(0) and killed == [("worker 0", True), ("worker 1", True)]
     assert not desk.replace(0)
-    assert controllers == [("desk-group-0", desks.ANSWER_S)] * 2, "one that answers stays, and starts others in their place"
+    assert controllers == [("desk-group-0", ANSWER_S)] * 2, "one that answers stays, and starts others in their place"
     desk.lose(0, "it did not come back")
     assert controllers[2:] == [("desk-group-0", 0.0)] and fake.dispatcher.gone == {0}
 

@@ -191,7 +191,7 @@ def test_it_shows_life_whatever_its_trial_waits_for(stand_in: StandIn, monkeypat
                 raise RuntimeError("Ray is in trouble")
             enough.set()
 
-    monkeypatch.setattr(stand_ins.Desk, "find", lambda name: Attended())
+    monkeypatch.setattr("orchestrator.actors.desk.Desk.find", lambda name: Attended())
     monkeypatch.setattr(stand_ins, "get_runtime_context", lambda: SimpleNamespace(current_actor="this process"))
     stand_in.setup(config(3), stand_in.place | {"desk": "desk", "wait_s": 0.001})
     assert enough.wait(60)
