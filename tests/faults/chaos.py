@@ -198,6 +198,8 @@ class Chaos:
                 life.process.wait()
                 self.start()
             return True
+        if number == signal.SIGSTOP and self.progress.finished <= self.begun_at:
+            return False  # a group that is stopped while it starts has two minutes, which are waited for with nothing to see
         found = processes(life, failure.target)
         if found:
             found[int(failure.choice * len(found))].send_signal(number)
