@@ -91,7 +91,13 @@ class Data(Section):
         description="train on the validation part too: the baseline that has the labels which others weigh by; not for sweeps",
     )
     augmentation: Literal["auto", "none", "crop", "crop_flip", "resized_crop_flip"] = Field(
-        "auto", description="auto takes what is usual for the data set"
+        "auto", description="auto: by the data set, as the plan says with the reason; npz: none"
+    )
+    mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
+        None, description="of each channel, subtracted from pixels in 0..1; null: of the training images, folder: ImageNet's"
+    )
+    std: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = Field(
+        None, description="of each channel, by which the rest is divided; null as for mean, with which it is given"
     )
     mix: Literal["none", "mixup", "cutmix"] = Field(
         "none", description="blend each training image with another one of its view; the teacher is fitted so too"
@@ -104,6 +110,13 @@ class Data(Section):
         None, description="arrays in the device's memory; null: on a GPU of which they take a quarter at most"
     )
     loader_workers: Annotated[int, Field(ge=0)] = Field(2, description="folder: processes that decode images, per worker")
+
+    @model_validator(mode="after")
+    def _mean_goes_with_std(self) -> "Data":
+        mean, std = ("null" if values is None else list(values) for values in (self.mean, self.std))
+        if len(self.mean or ()) != len(self.std or ()) or () in (self.mean, self.std):
+            raise ValueError(f"mean = {mean} with std = {std} is not allowed: give both, one value for each channel, or neither")
+        return self
 
 
 class Network(Choice):

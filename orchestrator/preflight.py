@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 
 from orchestrator import plan
+from orchestrator.automatic import explain_automatic
 from orchestrator.check import check_network, check_search, check_students, check_train, feature_width, require_copies
 from orchestrator.check_data import check_batches
 from orchestrator.check_retrieval import check_retrieval, clean_bytes, retrieval_line
@@ -16,7 +17,7 @@ from orchestrator.check_weights import check_memory
 from orchestrator.choices import alone
 from orchestrator.cluster.resources import cluster_address, local_resources, require_answer
 from orchestrator.config import Configuration
-from orchestrator.data import Dataset, describe, prepare
+from orchestrator.data import Dataset, describe, explain, prepare, resolve_augmentation
 from orchestrator.errors import ConfigurationError
 from orchestrator.models import build, load_weights
 from orchestrator.nodes import publish
@@ -34,7 +35,7 @@ from orchestrator.trial import network_key
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run begins with: the folder of its data, how the teacher is asked (None without one), and both settled."""
+    """What a run begins with: the folder of its data, how the teacher is asked (None without one), the settled configuration."""
 
     data: Path
     asked: Decision | None
@@ -44,7 +45,7 @@ class Prepared:
 def prepared(store: Store, configuration: Configuration, kind: str, local: bool) -> Prepared:
     """The prepared data and the decision about the cache, after every check; the teacher's given weights are in the store then.
 
-    The configuration has the teacher's mode that `auto` came to, so that a resume does not decide anew.
+    The configuration has the teacher's mode and the augmentation that `auto` came to, so that a resume does not decide anew.
     """
     require_copies(store.uri, configuration, kind)
     _, gpu, groups = _check(configuration, kind, local)
@@ -54,6 +55,8 @@ def prepared(store: Store, configuration: Configuration, kind: str, local: bool)
     check_weights(store, configuration, folder)
     publish(store, folder, "data.json")
     _check_students_weights(configuration, folder)
+    data = configuration.data.model_copy(update={"augmentation": resolve_augmentation(configuration.data)})
+    configuration = configuration.model_copy(update={"data": data})
     if asked and configuration.teacher:
         teacher = configuration.teacher.model_copy(update={"mode": asked.mode})
         configuration = configuration.model_copy(update={"teacher": teacher})
@@ -66,9 +69,8 @@ def show_plan(store: Store, configuration: Configuration, kind: str, local: bool
     words, gpu, groups = _check(configuration, kind, local)
     summary = describe(configuration.data, store.root, configuration.data.seed)
     asked, checkpoint_bytes, whose = _check_with_data(store, configuration, kind, local, summary, gpu, groups)
-    lines = {
-        "data": _data_line(summary) + (f", {configuration.data.mix}" if configuration.data.mix != "none" else ""),
-    } | _student_lines(configuration, kind)
+    lines = {"data": _data_line(summary) + (f", {configuration.data.mix}" if configuration.data.mix != "none" else "")}
+    lines |= explain(configuration.data, summary) | _student_lines(configuration, kind)
     if asked:
         lines["teacher"] = _teacher_line(store, configuration, summary)
         lines["cache"] = f"the teacher is {asked.words}"
@@ -77,6 +79,8 @@ def show_plan(store: Store, configuration: Configuration, kind: str, local: bool
         lines["retrieval"] = retrieval
     lines["groups"] = words
     lines |= _search_lines(configuration) if kind == "sweep" else {"epochs": str(configuration.training.epochs)}
+    if automatic := explain_automatic(configuration, kind, summary["augmentation"], gpu, lines.get("retrieval", "")):
+        lines["automatic"] = automatic
     lines["store"] = f"{store.uri or store.root}; checkpoints take at most {checkpoint_bytes / 2**20:.1f} MiB: {whose}"
     width = max(map(len, lines)) + 2
     for name, line in lines.items():
@@ -165,7 +169,7 @@ def _data_line(summary: dict[str, Any]) -> str:
         said["train"] += " with the validation part"
     sizes = ", ".join(f"{name} {size}" for name, size in said.items())
     shape = "x".join(str(side) for side in summary["shape"])
-    return f"{summary['name']}: {sizes}; {len(summary['classes'])} classes, {shape}, augmentation {summary['augmentation']}"
+    return f"{summary['name']}: {sizes}; {len(summary['classes'])} classes, {shape}"
 
 
 def _network_line(network: dict[str, Any]) -> str:

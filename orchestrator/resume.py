@@ -6,6 +6,7 @@ from typing import Any
 from orchestrator import owner
 from orchestrator.cluster.resources import at
 from orchestrator.config import Configuration
+from orchestrator.data.dataset import read_summary
 from orchestrator.errors import ConfigurationError
 from orchestrator.reading import build, given
 from orchestrator.records import Sweep
@@ -13,6 +14,7 @@ from orchestrator.sweep.described import Described, differences
 from orchestrator.sweep.space import with_its_method
 
 GROWING = {"search": ("trials", "time_budget")}  # `--trials` and `--time-budget` say these
+SETTLED = ("teacher.mode", "data.augmentation")  # what `auto` comes to is decided when a sweep begins
 NAMED = 5  # differences in one sentence
 
 
@@ -32,8 +34,17 @@ def changed(
     values = found.configuration.plain()
     values["search"]["trials"] = search.trials if trials is None else trials
     values["search"]["time_budget"] = search.time_budget if time_budget_s is None else time_budget_s
+    values["data"]["augmentation"] = _augmentation(found)
     values["resources"]["address"] = found.configuration.resources.address if address is None else at(address)
     return with_its_method(build(values)) if found.kind == "sweep" else build(values)
+
+
+def _augmentation(found: Sweep) -> str:
+    """Return the policy that the sweep began with; one that was begun before it was settled then has it beside its data."""
+    policy, kept = found.configuration.data.augmentation, found.folder / "data.json"
+    if policy == "auto" and kept.is_file():
+        return str(read_summary(found.folder).get("augmentation", policy))
+    return policy
 
 
 def require_same(found: Sweep, now: Described) -> None:
@@ -76,7 +87,7 @@ def _different(asked: dict[str, Any], said: Any, has: Any, path: str) -> list[st
         one, other = said.get(key), has.get(key)
         if isinstance(inner, dict) and isinstance(one, dict) and isinstance(other, dict) and set(inner) <= set(one):
             found += _different(inner, one, other, f"{path}{key}.")
-        elif one != other and (path + key, one) != ("teacher.mode", "auto"):  # which was decided when it began
+        elif one != other and not (path + key in SETTLED and one == "auto"):
             found.append(f"{path}{key} = {one}, and the sweep has {other}")
     return found
 

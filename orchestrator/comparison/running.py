@@ -19,7 +19,7 @@ from orchestrator.records import Sweep
 from orchestrator.resume import require_same
 from orchestrator.store import Store
 from orchestrator.sweep.aides import aides
-from orchestrator.sweep.conduct import Lent, conduct, open_desk, send
+from orchestrator.sweep.conduct import Lent, conduct, explain_data, open_desk, send
 from orchestrator.sweep.described import described, described_data, differences
 from orchestrator.sweep.events import Events
 from orchestrator.tracking.environment import keep
@@ -152,6 +152,7 @@ class _Bench:
         common, comparison = self.begun.configuration, self.comparison
         trials = max(common.search.trials, len(comparison.methods) * comparison.seeds)
         folder = comparison.folder / "groups"
+        explain_data(common, self.begun.data, display)
         desk = open_desk(common, folder, trials, False, display, self._note, self._unended, aides(common, "sweep"))
         return self.open.enter_context(desk)
 

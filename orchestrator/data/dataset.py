@@ -31,7 +31,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One prepared data set. `shape` is (C, H, W); `mean` and `std` are of each channel, in 0..1; `augmentation` is what is usual.
+    """One prepared data set. `shape` is (C, H, W); `mean` and `std` are of each channel, in 0..1.
 
     `fingerprint` is of where they come from and how they were cut, `content` of the training images and their normalisation.
     `clean_labels` (n,) are the true labels of the training samples, before noise and hiding; `root` is the folder of images of
@@ -43,7 +43,6 @@ class Dataset:
     shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    augmentation: str
     fingerprint: str
     content: str
     train: Split
@@ -64,7 +63,6 @@ class Dataset:
                 shape=(channels, height, width),
                 mean=tuple(summary["mean"]),
                 std=tuple(summary["std"]),
-                augmentation=summary["augmentation"],
                 fingerprint=summary["fingerprint"],
                 content=_content(summary),
                 **{name: _open_split(folder, name, summary["sizes"][name]) for name in ("train", "validation", "test")},

@@ -1,4 +1,4 @@
-"""Data sets by name: how each is loaded and what is usual for it. Knows no splitting and writes nothing but downloads."""
+"""Data sets by name: how each is loaded. Knows no splitting and writes nothing but downloads."""
 
 import errno
 import pickle
@@ -29,7 +29,6 @@ class Source:
 
     load: Callable[[Data, Path], Parts]
     identity: Callable[[Data], Any]
-    augmentation: str
 
 
 def find(config: Data) -> Source:
@@ -95,17 +94,10 @@ def _torchvision_identity(config: Data) -> list[str]:
     return [VERSION, str(config.path.expanduser().resolve()) if config.path else ""]
 
 
-def _torchvision(augmentation: str) -> Source:
-    return Source(load_torchvision, _torchvision_identity, augmentation)
-
-
+TORCHVISION = Source(load_torchvision, _torchvision_identity)
 DATASETS: dict[str, Source] = {
-    "digits": Source(load_digits, _digits_identity, "crop"),
-    "MNIST": _torchvision("crop"),
-    "FashionMNIST": _torchvision("crop_flip"),
-    "CIFAR10": _torchvision("crop_flip"),
-    "CIFAR100": _torchvision("crop_flip"),
-    "SVHN": _torchvision("crop"),
-    "npz": Source(npz.load, npz.identity, "none"),
-    "folder": Source(folder.load, folder.identity, "resized_crop_flip"),
+    "digits": Source(load_digits, _digits_identity),
+    **dict.fromkeys(("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "SVHN"), TORCHVISION),
+    "npz": Source(npz.load, npz.identity),
+    "folder": Source(folder.load, folder.identity),
 }

@@ -13,12 +13,12 @@ from orchestrator.config import Data
 from orchestrator.data import checks, datasets, folder
 from orchestrator.data.dataset import read_summary
 from orchestrator.data.parts import UNLABELLED, Labels, Part, Parts, cut, flip, hide, statistics, stratified
+from orchestrator.data.preprocessing import choose_normalization, resolve_augmentation
 from orchestrator.data.writing import write
 from orchestrator.errors import ConfigurationError
 
 FORMAT = 2  # raised when what is written changes, so that older folders are not reused
 CUT, NOISE, LIMITS, LABELLED = 1, 2, {"train": 3, "validation": 4, "test": 5}, 6  # one stream of random numbers for each purpose
-IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # folder: what pretrained weights expect, without decoding everything
 
 
 def prepare(config: Data, store: Path, seed: int) -> Path:
@@ -40,11 +40,10 @@ def describe(config: Data, store: Path, seed: int) -> dict[str, Any]:
     """What `data.json` says or would say, the hashes aside: name, classes, shape [C, H, W], mean, std, sizes, ...
 
     `labelled`, how many training samples are, where not all are; `validation_in_training` where they hold the validation
-    part too; `class_sizes`, how many have each label. `augmentation` is that of `config`, auto resolved. Writes and downloads
-    nothing; raises as `prepare` does.
+    part too; `class_sizes`, how many have each label. `augmentation` is that of `config`, auto resolved; `data.json` has none.
+    Writes and downloads nothing; raises as `prepare` does.
     """
-    summary = _described(config, store, seed)
-    return summary if config.augmentation == "auto" else summary | {"augmentation": config.augmentation}
+    return _described(config, store, seed) | {"augmentation": resolve_augmentation(config)}
 
 
 def _described(config: Data, store: Path, seed: int) -> dict[str, Any]:
@@ -69,7 +68,7 @@ def _folder(config: Data, store: Path, seed: int) -> Path:
         "source": source.identity(config),
         "seed": seed,
         **config.model_dump(mode="json", include={"validation", "limit", "label_noise", "size"}),
-        **config.model_dump(mode="json", include={"labelled", "validation_in_training"}, exclude_defaults=True),
+        **config.model_dump(mode="json", include={"labelled", "validation_in_training", "mean", "std"}, exclude_defaults=True),
     }
     text = json.dumps(decides, sort_keys=True)
     return store / "data" / hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -138,11 +137,12 @@ def _summary(config: Data, parts: Parts, fingerprint: str) -> dict[str, Any]:
     if parts.root is None:
         height, width, channels = parts.train.inputs.shape[1:]
         own = len(parts.train) - (len(parts.splits()["validation"]) if config.validation_in_training else 0)
-        mean, std = statistics(parts.train.inputs[:own])  # the same pictures, whoever else is trained on
+        statistic = statistics(parts.train.inputs[:own])  # of the same pictures, whoever else is trained on
     else:
         assert config.size is not None
         height, width, channels = config.size, config.size, 3
-        mean, std = IMAGENET
+        statistic = None
+    mean, std = choose_normalization(config, channels, statistic)
     labelled = int(np.count_nonzero(parts.train.labels != UNLABELLED))
     return {
         "name": config.name,
@@ -152,7 +152,6 @@ def _summary(config: Data, parts: Parts, fingerprint: str) -> dict[str, Any]:
         "std": std,
         "sizes": {name: len(part) for name, part in parts.splits().items()},
         "class_sizes": _class_sizes(parts.train.labels, len(parts.classes)),
-        "augmentation": datasets.find(config).augmentation,
         **({"labelled": labelled} if labelled < len(parts.train) else {}),
         "label_noise": config.label_noise,
         **({"validation_in_training": True} if config.validation_in_training else {}),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator import interrupt
 from orchestrator.config import Configuration
-from orchestrator.data import describe
+from orchestrator.data import describe, explain
 from orchestrator.data.dataset import read_summary
 from orchestrator.errors import EnvironmentUnfitError, TrialError
 from orchestrator.interrupt import stoppable
@@ -120,6 +120,8 @@ def _conduct(
         trials = 1 if sweep.kind == "train" else configuration.search.trials
         methods = ", ".join(searched(configuration)) if sweep.kind == "sweep" else configuration.method.name
         show.preparing(f"{sweep.name}: {trials} x {configuration.training.epochs} epochs of {methods} on {configuration.data.name}")
+        if not lent:
+            explain_data(configuration, data, show)
         if missed := unanswered(configuration.tracking.uri):
             events.note(missed)
         beside, unended = aides(configuration, sweep.kind), partial(_unended, sweep, trials)
@@ -149,6 +151,12 @@ def _conduct(
     finally:
         _close(sweep, store, events, state, time.monotonic() - started)
         tracker.close(state, interrupt.left(MLFLOW_S) if state == "interrupted" else None)
+
+
+def explain_data(configuration: Configuration, data: Path, show: Steps) -> None:
+    """Show which augmentation and normalisation apply to the prepared data in a folder, and why."""
+    for title, line in explain(configuration.data, read_summary(data)).items():
+        show.note(f"{title}: {line}")
 
 
 def _close(sweep: Sweep, store: Store, events: Events, state: str, seconds: float) -> None:
@@ -239,6 +247,7 @@ def bring_teacher(
     summary = describe(configuration.data, store.root, configuration.data.seed)
     views = views_to_fill(configuration, summary["augmentation"]) if filling else []
     jobs = max(len(views), 1)
+    explain_data(configuration, data, show)
     with (
         telling(show.note),
         stoppable(),

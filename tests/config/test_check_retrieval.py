@@ -329,7 +329,10 @@ def test_the_dry_run_shows_the_line_and_the_bytes(digits_store: Path, monkeypatc
     samples = 1222
     size = plan.size(samples * (10 * 2 + 256 * 2 + 40 * 8))
     text = shown("train")
-    assert f"retrieval  exact, among {samples} samples: 8 + 32 of the same" in text and f", {size}\n" in text
+    line = next(line for line in text.splitlines() if line.startswith("retrieval "))
+    assert f" exact, among {samples} samples: 8 + 32 of the same" in line and f", {size}\n" in text
+    assert "resources.retrieval = exact (approximate beyond 200000 samples on a CPU)" in text
+    assert "resources.retrieval = " not in shown("train", "resources.retrieval=exact")
     assert "retrieval" not in shown("train", "method.name=kd")
     assert "by every trial anew" in shown("train", "teacher.mode=online")
 

@@ -94,7 +94,8 @@ def test_a_summary_says_how_many_are_labelled_where_not_all_are(tmp_path: Path) 
         config, store = Data(name="npz", path=file, **change), tmp_path / "store"  # type: ignore[arg-type]
         before = describe(config, store, 0)
         written = json.loads((prepare(config, store, 0) / "data.json").read_text())
-        assert before == {key: value for key, value in written.items() if key != "sha256"} and before.get("labelled") == said
+        known = {key: value for key, value in written.items() if key != "sha256"} | {"augmentation": "none"}
+        assert before == known and before.get("labelled") == said
         assert before.get("validation_in_training", False) is config.validation_in_training
 
 
