@@ -106,7 +106,7 @@ def markdown(kept: list[Trial]) -> str:
         known = [cell for cell in cells if cell in table.rows]
         row = [policy, f"{100 * float(table.values(known[0], lambda trial: trial.teacher)[0]):.2f}"]
         for cell in cells:
-            row += [table.cell(cell, _accuracy), gains[cell]] if cell in table.rows else ["-", "-"]
+            row += [table.cell(cell, lambda trial: 100 * trial.accuracy), gains[cell]] if cell in table.rows else ["-", "-"]
         row += [table.gains(cells[0], cells, set(cells), _accuracy)[cells[1]]] if len(known) == len(cells) else ["-"]
         rows.append(row)
     return f"{lines(titles, rows)}\n\nOver {table.counted()}."

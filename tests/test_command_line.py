@@ -163,13 +163,15 @@ def test_a_training_that_diverges(store: str) -> None:
 
 
 def test_the_plan(store: str) -> None:
-    code, output = call("sweep", "--store", store, "--dry-run", "--set", "resources.groups=1")
+    code, output = call("sweep", "--store", store, "--dry-run", "--set", "resources.groups=1", "--set", "data.augmentation=crop")
     assert code == OK
     for said in (
         "train 1222, validation 216, test 359",
         "1 x 1 workers",
-        "asha compares after 5, 15, 30",
-        "740 KiB for 30 views and the clean one",
+        "crop (shifted by up to 1 pixel): set by data.augmentation; auto is none for digits",
+        "mean [0.3061], std [0.3759]: those of the training images; data.mean and data.std set others",
+        "asha compares after 5, 15, 20",
+        "501 KiB for 20 views and the clean one",
         "to be fitted",
     ):
         assert said in output, output

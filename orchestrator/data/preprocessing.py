@@ -45,7 +45,7 @@ def explain_augmentation(data: Data, shape: Sequence[int]) -> str:
     policy, (automatic, reason) = resolve_augmentation(data), AUTOMATIC[data.name]
     shifted = f"shifted by up to {_count(shift_pixels(shape), 'pixel')}"
     does = {
-        "none": "every epoch has the same images",
+        "none": "images as they are",
         "crop": shifted,
         "crop_flip": f"{shifted}, half of them mirrored",
         "resized_crop_flip": "random crops, resized, half of them mirrored",

@@ -7,6 +7,7 @@ from orchestrator.objectives import Goal
 from orchestrator.records import Trial
 from orchestrator.report.chart import number
 from orchestrator.report.facts import Facts, measure
+from orchestrator.report.teacher_gain import teacher_gain
 
 FEW = 0.05  # share of a search's trials that failed from which on somebody should look
 
@@ -54,7 +55,7 @@ def banner(facts: Facts, commands: Commands) -> list[str]:
 def sentences(facts: Facts) -> list[tuple[str, str]]:
     """Each with what it answers."""
     told = [("Searched" if facts.searched else "Trained", _searched(facts)), ("Won", _won(facts)), ("By how much", _lead(facts))]
-    told += [("Cost", _cost(facts))]
+    told += [("Gain from the teacher", teacher_gain(facts)), ("Cost", _cost(facts))]
     return [(what, said) for what, said in told if said]
 
 

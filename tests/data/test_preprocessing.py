@@ -110,7 +110,7 @@ def test_a_dry_run_explains_both_and_every_setting_that_was_left_to_the_program(
 ) -> None:
     show_plan(Store(tmp_path), load(None, []), kind, True, Console(width=300))
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert lines["augmentation"].startswith("none (every epoch has the same images): chosen for digits, as ")
+    assert lines["augmentation"].startswith("none (images as they are): chosen for digits, as ")
     assert lines["normalisation"].startswith("mean [0.306") and "those of the training images" in lines["normalisation"]
     left = ["teacher.training.precision", "teacher.precision", "teacher.training.channels_last = false for mlp", "data.views = 1 ("]
     left += [] if kind == "teacher" else ["training.precision = ", "; training.channels_last = false for mlp", "tracking.uri"]
