@@ -27,16 +27,16 @@ from orchestrator.teacher.frozen import CARD
 from orchestrator.trial import TrialSpec
 
 POLICIES = ("none", "crop", "crop_flip")
-RESNETS = [
-    *("data.limit.train=5000", "data.limit.validation=500", "data.limit.test=5000", "training.learning_rate=0.1"),
-    *("teacher.network.name=cnn", "teacher.network.width=32", "teacher.training.learning_rate=0.2", "teacher.training.epochs=12"),
-    *("student.name=resnet8", "training.epochs=12"),
+IMAGES = [
+    *("data.limit.train=3000", "data.limit.validation=300", "data.limit.test=5000"),
+    *("student.name=cnn", "student.width=8", "training.epochs=30", "training.learning_rate=0.1"),
+    *("teacher.network.name=cnn", "teacher.network.width=32", "teacher.training.epochs=30", "teacher.training.learning_rate=0.1"),
 ]
 PRESETS: dict[str, tuple[Path | None, list[str]]] = {
     "digits": (ROOT / "configs" / "digits.yaml", []),
-    "fashion": (None, ["data.name=FashionMNIST", *RESNETS]),
-    "cifar10": (None, RESNETS),
-    "cifar100": (None, RESNETS),
+    "fashion": (None, ["data.name=FashionMNIST", *IMAGES]),
+    "cifar10": (None, IMAGES),
+    "cifar100": (None, IMAGES),
 }
 
 

@@ -170,8 +170,8 @@ def test_the_plan(store: str) -> None:
         "1 x 1 workers",
         "crop (shifted by up to 1 pixel): set by data.augmentation; auto is none for digits",
         "mean [0.3061], std [0.3759]: those of the training images; data.mean and data.std set others",
-        "asha compares after 5, 15, 20",
-        "501 KiB for 20 views and the clean one",
+        "asha compares after 4, 8, 16",
+        "406 KiB for 16 views and the clean one",
         "to be fitted",
     ):
         assert said in output, output
