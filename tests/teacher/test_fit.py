@@ -40,7 +40,7 @@ def place(root: Path, *pairs: str) -> Path:
         "teacher.seed=1",
         "data.label_noise=0.1",
         "data.seed=1",
-        "data.augmentation=none",
+        "data.augmentation=crop",
         "data.mix=mixup",
         "resources.workers=2",
     ],
