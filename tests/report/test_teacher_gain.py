@@ -1,5 +1,6 @@
 """What a report says of the gain over plain training, from records that were written by hand."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.report.report_made import made
 PLAIN, TAUGHT = "cross_entropy", "kd"
 
 
-def told(root: Path, trials: list[tuple[str, int | None, float]], *pairs: str) -> str:
+def told(root: Path, trials: Sequence[tuple[str, int | None, float]], *pairs: str) -> str:
     """The sentence on a sweep of complete trials: the method, the seed and the test accuracy of each."""
     sweep = made(root / "store", len(trials), "finished", "sweep", "mine", "search.scheduler=none", *pairs)
     for number, (method, seed, accuracy) in enumerate(trials):
@@ -34,7 +35,7 @@ def test_two_single_trainings_are_compared_and_called_that(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "trials", [[(PLAIN, None, 0.9)] * 2, [(TAUGHT, None, 0.9)] * 2, [("tf_kd", None, 0.9), (PLAIN, None, 0.8)]]
 )
-def test_without_both_sides_nothing_is_said(tmp_path: Path, trials: list[tuple[str, int | None, float]]) -> None:
+def test_without_both_sides_nothing_is_said(tmp_path: Path, trials: Sequence[tuple[str, int | None, float]]) -> None:
     assert told(tmp_path, trials) == ""
 
 
