@@ -170,7 +170,7 @@ def test_the_plan(store: str) -> None:
         "1 x 1 workers",
         "crop (shifted by up to 1 pixel): set by data.augmentation; auto is none for digits",
         "mean [0.3061], std [0.3759]: those of the training images; data.mean and data.std set others",
-        "asha compares after 4, 8, 16",
+        "asha compares after 4, 12, 16",
         "406 KiB for 16 views and the clean one",
         "to be fitted",
     ):
