@@ -1,10 +1,11 @@
 # make sweep: a first sweep. make test: the tests. make faults: a sweep that is broken on purpose.
+# make chaos: one sweep under many failures (FAILURES=50 SEED=0), compared with an undisturbed one.
 # make browser: Chromium looks at what a sweep shows. make check: linters. Each installs into .venv when that is missing.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: install sweep test slow faults browser check format
+.PHONY: install sweep test slow faults chaos browser check format
 
 install: $(STAMP)
 
@@ -26,6 +27,9 @@ slow: $(STAMP)
 
 faults: $(STAMP)
 	$(BIN)/python -m pytest -m faults -s
+
+chaos: $(STAMP)
+	$(BIN)/python tests/faults/chaos.py --failures $(or $(FAILURES),50) --seed $(or $(SEED),0)
 
 browser: $(STAMP)
 	$(BIN)/python -m pytest -m browser -rs

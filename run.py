@@ -12,6 +12,7 @@ app = typer.Typer(
 )
 
 DEFAULT = Path(__file__).parent / "configs" / "digits.yaml"
+SHOWING = ("status", "watch", "submit")  # they may go on for ever: they end when nobody reads what they print
 Config = Annotated[Path, typer.Option("--config", help="The experiment, a YAML file.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="key=value over the file, with dotted keys; repeat it.")]
 Store = Annotated[str, typer.Option("--store", help="The folder that holds everything written, or s3://, gs:// or file://.")]
@@ -36,9 +37,11 @@ def _call(function: str, debug: bool, module: str = "commands", **arguments: Any
 
     from orchestrator.errors import INTERRUPTED, UNEXPECTED, UserError
     from orchestrator.interrupt import stoppable
+    from orchestrator.output import survive_lost_output
     from orchestrator.private import private, said
+    from orchestrator.proxies import direct_loopback
 
-    with private():
+    with private(), survive_lost_output(ends=function in SHOWING), direct_loopback():
         try:
             with stoppable():
                 code = getattr(import_module(f"orchestrator.{module}"), function)(**arguments)

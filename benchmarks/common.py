@@ -92,7 +92,8 @@ def make_teacher(folder: Path, name: str, images: np.ndarray[Any, Any], classes:
 
     from orchestrator.models import build, network_fingerprint, save_weights
     from orchestrator.store import write_json
-    from orchestrator.teacher.frozen import CARD, WEIGHTS
+    from orchestrator.teacher.card import CARD
+    from orchestrator.teacher.frozen import WEIGHTS
 
     planes = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1)
     shape = (planes.shape[1], planes.shape[2], planes.shape[3])
@@ -127,6 +128,9 @@ class Watch:
         """Not noted."""
 
     def teacher_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Not noted."""
+
+    def teacher_ready(self, words: str) -> None:
         """Not noted."""
 
     def trial_started(self, trial: Any) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from methods.akd import AKD
+from methods.batch import Batch, Mix, Output
 from methods.cross_entropy import CrossEntropy
 from methods.dml import DML
 from methods.dual_student import DualStudent
@@ -11,22 +12,16 @@ from methods.ic_kd import ICKD
 from methods.kd import KD
 from methods.kd_aif import KDAIF
 from methods.method import (
-    Batch,
     Knowledge,
     LookAhead,
     Method,
-    Mix,
     Needs,
     Objective,
-    Output,
     ParameterGroup,
     Progress,
-    Settings,
-    SettingsError,
     Task,
-    allowed,
-    setting,
 )
+from methods.settings import Settings, SettingsError, allowed, setting, shown_default
 from methods.tf_kd import TfKD
 from methods.ttm import TTM, WTTM
 
@@ -78,4 +73,5 @@ __all__ = [
     "allowed",
     "made",
     "setting",
+    "shown_default",
 ]

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from methods import losses
 from methods.alpha import AlphaSettings
+from methods.batch import Batch
 from methods.cam import ContextAware, class_weights
-from methods.method import Batch, Knowledge, ParameterGroup, SettingsError, Task, another_default, setting
+from methods.method import Knowledge, ParameterGroup, Task
+from methods.settings import SettingsError, another_default, setting, temperature_setting
 from methods.weighted import Soft, Weighted
 
 
@@ -19,10 +21,10 @@ class AKDSettings(AlphaSettings):
     alpha_schedule: str = another_default(AlphaSettings, "alpha_schedule", "gap")
     alpha_min: float = another_default(AlphaSettings, "alpha_min", 0.05)
     alpha_max: float = another_default(AlphaSettings, "alpha_max", 0.95)
-    temperature: float = setting(4.0, "T: divides the logits of teacher and student", above=0)
+    temperature: float = temperature_setting(4.0, "T: divides the logits of teacher and student")
     cam: bool = setting(False, "reweight the teacher's classes by the Context-Aware Module; it begins as no change at all")
-    cam_width: int = setting(32, "numbers per class token, a multiple of cam_heads (cam)", low=1)
-    cam_heads: int = setting(4, "heads of the attention over the classes (cam)", low=1)
+    cam_width: int = setting(32, "numbers per class token, a multiple of cam_heads (cam)", low=1, high=4096)
+    cam_heads: int = setting(4, "heads of the attention over the classes (cam)", low=1, high=256)
     cam_rho: float = setting(
         4.0,
         "rho of the module's own objective CE(y, p~) + rho D(p || p~): 0 ends at the labels, infinity at the teacher itself (cam)",
@@ -75,11 +77,11 @@ class AKD(Weighted):
         if self.context is None:
             divergence = losses.tempered_kl(batch.teacher_logits, batch.student.logits, temperature)  # (B,)
             return self._scaled(divergence)
-        log_p, log_mixed = self._teacher(batch)
+        (log_p, log_mixed), kind = self._teacher(batch), losses.full_type(batch.student.logits)
         followed = log_mixed if self.settings.cam_grad == "joint" else log_mixed.detach()
-        divergence = losses.kl_divergence(followed, losses.log_softmax(batch.student.logits, temperature))
-        labelled = batch.labelled * batch.cross_entropy(logits=log_mixed)  # both terms are means over all samples
-        own = labelled + self.settings.cam_rho * losses.kl_divergence(log_p, log_mixed).mean()
+        divergence = losses.kl_divergence(followed, losses.log_softmax(batch.student.logits.double(), temperature)).to(kind)
+        labelled = batch.labelled * batch.cross_entropy(logits=log_mixed.to(kind))  # both terms are means over all samples
+        own = labelled + self.settings.cam_rho * losses.kl_divergence(log_p, log_mixed).mean().to(kind)
         return self._scaled(divergence, own)
 
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -105,8 +107,8 @@ class AKD(Weighted):
         return Soft(value, divergence, terms, loss=own)
 
     def _teacher(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """log p_T and log p~_T, (B, K) each; the first without a gradient."""
+        """log p_T and log p~_T, (B, K) float64 each; the first without a gradient."""
         assert self.context is not None
-        teacher = losses.log_softmax(batch.teacher_logits, self.settings.temperature)
+        teacher = losses.log_softmax(batch.teacher_logits.double(), self.settings.temperature)
         scores = self.context(batch.teacher_logits, batch.student.logits)
         return teacher, losses.log_softmax(teacher + scores)

@@ -12,8 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from methods.batch import Batch
 from methods.histogram import Histogram
-from methods.method import Batch, LookAhead, ParameterGroup, Progress, Settings, SettingsError, Task, setting
+from methods.method import LookAhead, ParameterGroup, Progress, Task
+from methods.settings import Settings, SettingsError, setting
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from torch.nn import functional
 from methods import influence, losses
 from methods.influence_network import WholeNetwork
 from methods.kfac import factor_bytes, kfac
-from methods.method import Settings, SettingsError, setting
 from methods.sample_weights import CLIPPED_SHARE, MAPS, SIGNS, sample_weights
+from methods.settings import Settings, SettingsError, setting
 from methods.tempered import Losses
 from methods.weighing import Part, Survey, Weighed
 
@@ -71,7 +71,7 @@ class AppraisalSettings(Settings):
         1, "epochs that are trained while weights are computed, fewer if none were left then; 0: the trainer waits", low=0
     )
     momentum: float = setting(0.5, "share of the weights in force that new ones keep (no meaning for static)", low=0, high=0.99)
-    clean_samples: int = setting(0, "samples of the validation part by which the others are weighed; 0: all", low=0)
+    clean_samples: int = setting(0, "samples of the validation part by which the others are weighed; 0: all", low=0, high=10**9)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -208,7 +208,7 @@ def _shuffled(weights: Tensor, counted: Tensor, seed: int) -> Tensor:
 def _own_losses(part: Part, objective: Losses) -> Tensor:
     """The cross entropy of each sample with its label, of an unlabelled one what is minimised, less what cannot be helped; (n,)."""
     labelled = functional.cross_entropy(part.logits, part.labels, ignore_index=-1, reduction="none")
-    return torch.where(part.labels != -1, labelled, objective.values(part.logits, slice(None)) - objective.least())
+    return torch.where(part.labels != -1, labelled, objective.excess(part.logits))
 
 
 def _labelled_loss(part: Part) -> float:

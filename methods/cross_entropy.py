@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from methods.method import Batch, Method, Needs, Objective, Settings, setting
+from methods.batch import Batch
+from methods.method import Method, Needs, Objective
+from methods.settings import Settings, setting
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
-from methods.method import Batch, Needs, Objective, another_default
+from methods.batch import Batch
+from methods.method import Needs, Objective
 from methods.peers import Mutual, PeerSettings
+from methods.settings import another_default
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from methods import losses
+from methods.batch import Batch
 from methods.histogram import Histogram
-from methods.method import Batch, Knowledge, Needs, Objective, Progress, SettingsError, Task, another_default, setting
+from methods.method import Knowledge, Needs, Objective, Progress, Task
 from methods.peers import Mutual, PeerSettings
+from methods.settings import SettingsError, another_default, setting, temperature_setting
 
 LEAST = 1e-6  # mean weight that is still normalised: less is the rounding of float32
 
@@ -21,14 +23,14 @@ class DualStudentSettings(PeerSettings):
     lambda_ce: float = setting(0.3, "weight of the cross entropy", low=0)
     lambda_kd: float = setting(0.5, "weight of the teacher's term", low=0)
     lambda_peer: float = another_default(PeerSettings, "lambda_peer", 0.2)
-    temperature: float = setting(4.0, "T: divides the logits of teacher and student", above=0)
+    temperature: float = temperature_setting(4.0, "T: divides the logits of teacher and student")
     certainty: str = setting(
         "certain",
         "w, by which a sample's teacher term counts: certain: 1 - H/log K; uncertain: the reverse, H/log K; none: 1",
         choices=("certain", "uncertain", "none"),
     )
-    certainty_temperature: float = setting(
-        1.0, "T_w: divides the teacher's logits before their entropy is taken; at 4 hardly any teacher looks certain", above=0
+    certainty_temperature: float = temperature_setting(
+        1.0, "T_w: divides the teacher's logits before their entropy is taken; at 4 hardly any teacher looks certain"
     )
     w_norm: str = setting(
         "none",

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from methods.alpha import Alpha, AlphaSettings, Terms, follow
-from methods.method import Batch, Progress
+from methods.batch import Batch
+from methods.method import Progress
 
 
 class Gap(Alpha):

@@ -12,8 +12,10 @@ from torch import Tensor
 from methods import contrast, losses
 from methods.bank import Bank, Looking
 from methods.banking import Banking
-from methods.method import Batch, Knowledge, Method, Needs, Objective, Progress, Settings, SettingsError, Task, setting
+from methods.batch import Batch
+from methods.method import Knowledge, Method, Needs, Objective, Progress, Task
 from methods.retrieval import Neighbours
+from methods.settings import Settings, SettingsError, setting, temperature_setting
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class ICKDSettings(Settings):
         low=0,
         high=1,
     )
-    temperature: float = setting(4.0, "T: divides the logits of student and target", above=0)
+    temperature: float = temperature_setting(4.0, "T: divides the logits of student and target")
     picd: float = setting(
         0.5, "pi: share of alpha that goes to the target made of positives; the sample's own target has 1 - pi", low=0, high=1
     )
@@ -56,7 +58,7 @@ class ICKDSettings(Settings):
         "positive of InfoNCE: what the bank says of the positives, or what is said of the sample itself",
         choices=("bank", "own"),
     )
-    nicd_temperature: float = setting(0.5, "tau: divides the cosines of InfoNCE", above=0)
+    nicd_temperature: float = temperature_setting(0.5, "tau: divides the cosines of InfoNCE")
     nicd_margin: float = setting(0.0, "cosine from which the hinge counts", low=-1, high=1)
     bank: str = setting(
         "epoch",
@@ -68,7 +70,7 @@ class ICKDSettings(Settings):
         0.9, "what stays at a blend: of an entry once an epoch (momentum), of the weights once a step (ema)", low=0, high=1
     )
     queue: int = setting(
-        16_384, "only the samples that were drawn last can be retrieved, so many; 0: all (online, teacher_free)", low=0
+        16_384, "only the samples that were drawn last can be retrieved, so many; 0: all (online, teacher_free)", low=0, high=10**9
     )
     warmup: float = setting(0.1, "share of the epochs, one at least, before the first bank (online, teacher_free)", low=0, high=1)
 

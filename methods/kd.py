@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from methods import losses
-from methods.method import Batch
+from methods.batch import Batch
 from methods.weighted import Formed, FormedSettings, Soft
 
 

@@ -11,7 +11,9 @@ from torch.nn import functional
 
 from methods import losses
 from methods.appraisal import Appraisal, AppraisalSettings, Weighable
-from methods.method import Batch, Method, Needs, Objective, setting
+from methods.batch import Batch
+from methods.method import Method, Needs, Objective
+from methods.settings import setting, temperature_setting
 from methods.tempered import Losses, Term
 from methods.weighing import Survey
 
@@ -23,7 +25,7 @@ class KDAIFSettings(AppraisalSettings):
     """Hyper-parameters of KD-AIF; with all weights 1 it is KD in its convex form, `update: ssl` aside."""
 
     alpha: float = setting(0.9, "weight of the teacher; cross entropy has 1 - alpha (no meaning for update = ssl)", low=0, high=1)
-    temperature: float = setting(4.0, "T: divides the logits of teacher and student", above=0)
+    temperature: float = temperature_setting(4.0, "T: divides the logits of teacher and student")
     teacher_learning_rate: float = setting(
         0.01,
         "of the epoch that the teacher is trained for whenever new weights come (teacher_only, both; ssl with feedback)",
@@ -111,8 +113,8 @@ class KDAIF(Method):
             assert batch.weights is not None, "the loop brings weights to whoever needs them"
             return (batch.weights * batch.cross_entropies()).mean()
         used, classes = self._used(batch.teacher_logits, batch.labels)
-        pseudo = torch.where(used, classes, -1)
-        return batch.cross_entropy() + self.settings.feedback * progress * losses.cross_entropy(batch.student.logits, pseudo)
+        pseudo = batch.mean_over(losses.cross_entropies(batch.student.logits, torch.where(used, classes, -1)), used)
+        return batch.cross_entropy() + self.settings.feedback * progress * pseudo
 
     def _supervised(self, batch: Batch, weights: Tensor) -> Objective:
         alpha, temperature = self.settings.alpha, self.settings.temperature
@@ -128,10 +130,9 @@ class KDAIF(Method):
             each = chosen.temperature**2 * losses.tempered_kl(teacher, batch.student.logits, chosen.temperature)  # (B,)
         else:
             each = losses.cross_entropies(batch.student.logits, classes)
-        each = each * used
-        count = (batch.labels == -1).sum().clamp(min=1)
-        loss = hard + self.settings.unlabelled_weight * (weights * each).sum() / count
-        return Objective(loss, self._tracked(hard, each.sum() / count, weights))
+        each, unlabelled = each * used, batch.labels == -1
+        loss = hard + self.settings.unlabelled_weight * batch.mean_over(weights * each, unlabelled)
+        return Objective(loss, self._tracked(hard, batch.mean_over(each, unlabelled), weights))
 
     def _used(self, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Which samples are learnt without a label, (B,): all, or those that the teacher is sure of; and its class of each."""

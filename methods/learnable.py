@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from methods.alpha import Alpha, AlphaSettings, Terms, TermsOf, follow
-from methods.method import Batch, LookAhead
+from methods.batch import Batch
+from methods.method import LookAhead
 
 NEAR = 1e-6  # alpha to 0 and 1, where its slope vanishes
 SPAN = 10.0  # of log variances: terms from e^-10 to e^10 nats

@@ -1,6 +1,7 @@
 """Divergences and cross entropy from logits: pure functions that know no method, batch or training loop.
 
 Everything is computed in log space and in float32 (float64 stays), with autocast switched off, and sums over classes.
+What is multiplied by T^2 is computed in float64: at T = 1000 the logarithms that it is a difference of agree to six digits.
 Logits are finite: a class masked with -inf gives NaN.
 """
 
@@ -32,6 +33,11 @@ def _upcast(value: Any) -> Any:
     return value.float() if is_half else value
 
 
+def full_type(tensor: Tensor) -> torch.dtype:
+    """Return the type of a loss of this tensor: float32 for half types, else its own."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
 @in_full_precision
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     """D(p || q) in nats, (B,), from log-probabilities (B, K) each."""
@@ -47,8 +53,9 @@ def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
 @in_full_precision
 def tempered_kl(teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> Tensor:
     """D(p_T || q_T), (B,), from logits (B, K), both softened; Hinton's term is T^2 times this (arXiv 1503.02531)."""
-    log_p = (teacher_logits / temperature).log_softmax(dim=1)
-    return kl_divergence(log_p, (student_logits / temperature).log_softmax(dim=1))
+    log_p = (teacher_logits.double() / temperature).log_softmax(dim=1)
+    divergence: Tensor = kl_divergence(log_p, (student_logits.double() / temperature).log_softmax(dim=1))
+    return divergence.to(student_logits.dtype)
 
 
 @in_full_precision
@@ -62,9 +69,15 @@ def transformed_teacher_kl(teacher_logits: Tensor, student_logits: Tensor, tempe
 def power_sum(teacher_logits: Tensor, temperature: float) -> Tensor:
     """U_{1/T}(p) = sum of p^(1/T), (B,), of the untempered p from logits (B, K) (arXiv 2402.11148, equation 22).
 
-    Between 1 (one-hot p) and K^(1 - 1/T) (uniform p) for T >= 1.
+    Between 1 (one-hot p) and K^(1 - 1/T) (uniform p) for T >= 1; for T < 1 between these in the other order, and then it may be
+    less than float32 can hold: a ratio of two of them comes from `log_power_sum`.
     """
-    return (teacher_logits.log_softmax(dim=1) / temperature).logsumexp(dim=1).exp()
+    return log_power_sum(teacher_logits, temperature).exp().to(teacher_logits.dtype)
+
+
+def log_power_sum(teacher_logits: Tensor, temperature: float) -> Tensor:
+    """log U_{1/T}(p), (B,) float64, from logits (B, K)."""
+    return (teacher_logits.double().log_softmax(dim=1) / temperature).logsumexp(dim=1)
 
 
 @in_full_precision
@@ -78,37 +91,35 @@ def normalized_entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 @in_full_precision
-def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Mean of H((1 - s) e_y + s / K, q) over the labelled samples: a scalar, from logits (B, K) and labels (B,).
+def cross_entropy(
+    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, partners: Tensor | None = None, share: Tensor | None = None
+) -> Tensor:
+    """Mean of `cross_entropies` over the labelled shares: a scalar, from logits (B, K) and labels (B,).
 
     Samples labelled -1 do not count; where all are, the loss is zero and its gradient too.
     """
-    total = functional.cross_entropy(logits, labels, ignore_index=-1, reduction="sum", label_smoothing=label_smoothing)
-    return total / (labels != -1).sum().clamp(min=1)
+    counted = labelled_shares(labels, partners, share).sum()
+    return cross_entropies(logits, labels, label_smoothing, partners, share).sum() / (counted + (counted == 0))
 
 
 @in_full_precision
-def cross_entropies(logits: Tensor, labels: Tensor, partners: Tensor | None = None, share: Tensor | None = None) -> Tensor:
-    """The samples' shares of `cross_entropy` or, with partners, of `mixed_cross_entropy`: (B,), whose mean is that loss."""
-    own = labels != -1  # (B,)
-    each = functional.cross_entropy(logits, labels, ignore_index=-1, reduction="none")
-    if partners is None or share is None:
-        return each * (len(own) / own.sum().clamp(min=1))
-    mine, other = share * own, (1 - share) * (partners != -1)
-    counted = (mine + other).sum()
-    blended = mine * each + other * functional.cross_entropy(logits, partners, ignore_index=-1, reduction="none")
-    return blended * (len(own) / (counted + (counted == 0)))
+def cross_entropies(
+    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, partners: Tensor | None = None, share: Tensor | None = None
+) -> Tensor:
+    """H((1 - s) e_y + s / K, q) of each sample, (B,), from logits (B, K) and labels y (B,); 0 where the label is -1.
 
-
-@in_full_precision
-def mixed_cross_entropy(logits: Tensor, labels: Tensor, partners: Tensor, share: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Mean of share H(y, q) + (1 - share) H(y', q): a scalar, from logits (B, K), labels y and partners y' (B,), share (B,).
-
-    The loss of mixup (arXiv 1710.09412) and cutmix (arXiv 1905.04899). A label -1 does not count, and the mean is over
-    the shares that are labelled; where they sum to zero, the loss is zero and its gradient too. At share one it is
-    `cross_entropy`.
+    With partners y' (B,) and share (B,) it is share H(y, q) + (1 - share) H(y', q), the loss of mixup (arXiv 1710.09412) and
+    cutmix (arXiv 1905.04899), in which a label -1 does not count.
     """
     each = functools.partial(functional.cross_entropy, logits, ignore_index=-1, reduction="none", label_smoothing=label_smoothing)
-    own, other = share * (labels != -1), (1 - share) * (partners != -1)  # (B,)
-    counted = (own + other).sum()
-    return (own * each(labels) + other * each(partners)).sum() / (counted + (counted == 0))
+    if partners is None or share is None:
+        return each(labels)
+    return share * each(labels) + (1 - share) * each(partners)
+
+
+def labelled_shares(labels: Tensor, partners: Tensor | None = None, share: Tensor | None = None) -> Tensor:
+    """Return how much of each sample is labelled, (B,) float32 in [0, 1]: 0 or 1, or in between where samples are blended."""
+    known = (labels != -1).float()
+    if partners is None or share is None:
+        return known
+    return share * known + (1 - share) * (partners != -1)

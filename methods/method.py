@@ -3,105 +3,22 @@
 Knows torch alone: nothing of data, trainers or trials.
 """
 
-import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
 from methods import losses
 from methods.banking import Banking
+from methods.batch import Batch, alone
 from methods.retrieval import Neighbours, nearest
+from methods.settings import Settings as Settings
+from methods.settings import SettingsError as SettingsError
+from methods.settings import another_default as another_default
+from methods.settings import other_words as other_words
+from methods.settings import setting as setting
 from methods.weighing import Weighing
-
-
-class SettingsError(ValueError):
-    """A method was given a setting that does not exist or lies outside what is allowed.
-
-    `field` names the setting (None when several disagree), `unknown` says that it does not exist.
-    """
-
-    def __init__(self, message: str, field: str | None = None, unknown: bool = False) -> None:
-        super().__init__(message)
-        self.field = field
-        self.unknown = unknown
-
-
-class Output(NamedTuple):
-    """What a network says about a batch: logits (B, K) and penultimate features (B, D)."""
-
-    logits: Tensor
-    features: Tensor
-
-
-class Mix(NamedTuple):
-    """With whom the samples of a batch were blended: `labels` (B,) int64 of the partners, -1 where unlabelled.
-
-    `share` (B,) float32 in [0, 1] is the weight of a sample's own label; its partner's has the rest.
-    """
-
-    labels: Tensor
-    share: Tensor
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Everything a method may look at; what it did not ask for in `needs` is None.
-
-    index (B,) int64 positions in the training part; inputs (B, ...) or a dict of tensors; labels (B,) int64, -1
-    where unlabelled; peers gives the `peer_logits`; weights (B,) of mean one over the training part; mix where inputs are blended.
-    """
-
-    index: Tensor
-    inputs: Tensor | dict[str, Tensor]
-    labels: Tensor
-    student: Output
-    teacher: Output | None = None
-    peers: Callable[[], Tensor] | None = None
-    weights: Tensor | None = None
-    mix: Mix | None = None
-
-    def cross_entropy(self, label_smoothing: float = 0.0, logits: Tensor | None = None) -> Tensor:
-        """The mean cross entropy with the labels, a scalar: every label by its share where samples are blended.
-
-        Of the student's logits, or of others (B, K).
-        """
-        logits = self.student.logits if logits is None else logits
-        if self.mix is None:
-            return losses.cross_entropy(logits, self.labels, label_smoothing)
-        return losses.mixed_cross_entropy(logits, self.labels, self.mix.labels, self.mix.share, label_smoothing)
-
-    @property
-    def labelled(self) -> Tensor:
-        """The share of the samples that have a label, (); of blended ones their shares."""
-        known = (self.labels != -1).float()
-        if self.mix is not None:
-            known = self.mix.share * known + (1 - self.mix.share) * (self.mix.labels != -1)
-        return known.mean()
-
-    def cross_entropies(self) -> Tensor:
-        """The samples' shares of the student's cross entropy, (B,): their mean is `cross_entropy()`."""
-        partners, share = self.mix or (None, None)
-        return losses.cross_entropies(self.student.logits, self.labels, partners, share)
-
-    @property
-    def peer_logits(self) -> Tensor:
-        """What the other students say, (P, B, K) float32 without a gradient, in the order of their letters; ValueError without any.
-
-        They may still be on their way: ask as late as possible.
-        """
-        if self.peers is None:
-            raise ValueError("this method needs a peer, and the student is alone: configure `peers`, or train with kd")
-        return self.peers().detach()
-
-    @property
-    def teacher_logits(self) -> Tensor:
-        """The teacher's logits (B, K) without a gradient; ValueError where the loop brought no teacher."""
-        if self.teacher is None:
-            raise ValueError("this method needs a teacher, and the batch has none: set `teacher`, or train with cross_entropy")
-        return self.teacher.logits.detach()
 
 
 @dataclass(frozen=True)
@@ -153,10 +70,6 @@ class Knowledge:
         return nearest(self.features.to(self.labels.device), self.labels, positives, negatives, self.members)
 
 
-def _alone(value: Tensor) -> Tensor:
-    return value
-
-
 @dataclass(frozen=True)
 class Task:
     """The size of what is learned: classes K, training samples n, epochs of the trial; and who else trains this student.
@@ -167,7 +80,7 @@ class Task:
     classes: int
     samples: int
     epochs: int
-    mean: Callable[[Tensor], Tensor] = _alone
+    mean: Callable[[Tensor], Tensor] = alone
 
 
 @dataclass(frozen=True)
@@ -202,84 +115,6 @@ class LookAhead:
     training: Callable[[Mapping[str, Tensor]], Batch]
     held_out: Callable[[Mapping[str, Tensor]], Batch]
     learning_rate: float
-
-
-def setting(
-    default: Any,
-    doc: str,
-    *,
-    above: float | None = None,
-    low: float | None = None,
-    high: float | None = None,
-    choices: tuple[str, ...] | None = None,
-) -> Any:
-    """A documented hyper-parameter: `above` < value, `low` <= value <= `high`, or one of `choices`."""
-    return field(default=default, metadata={"doc": doc, "above": above, "low": low, "high": high, "choices": choices})
-
-
-def another_default(settings: type["Settings"], name: str, default: Any) -> Any:
-    """A setting as another class has it, with another default; documentation and limits stay."""
-    return field(default=default, metadata=settings.__dataclass_fields__[name].metadata)
-
-
-def other_words(settings: type["Settings"], name: str, doc: str) -> Any:
-    """A setting as another class has it, documented in other words; default and limits stay."""
-    known = settings.__dataclass_fields__[name]
-    return field(default=known.default, metadata={**known.metadata, "doc": doc})
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Hyper-parameters of a method; subclasses are frozen dataclasses whose fields are made by `setting`."""
-
-    def __post_init__(self) -> None:
-        for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            wanted = allowed(item)
-            if not _fits(item, value):
-                message = f"{item.name} = {value!r} is not allowed: give {wanted} (default {item.default!r})"
-                raise SettingsError(message, item.name)
-
-    @classmethod
-    def build(cls, values: Mapping[str, Any]) -> Self:
-        """Settings from plain values; SettingsError names an unknown key or a value outside its range."""
-        known = {item.name: item for item in dataclasses.fields(cls)}
-        for key in values:
-            if key not in known:
-                names = ", ".join(known) or "it has none"
-                raise SettingsError(f"there is no setting {key!r} (settings: {names})", key, unknown=True)
-        return cls(**{key: _coerced(known[key], value) for key, value in values.items()})
-
-
-def allowed(item: "dataclasses.Field[Any]") -> str:
-    """What a setting accepts, in words: `a number in (0, inf)`, `one of convex, additive`, `true or false`."""
-    meta = item.metadata
-    if meta["choices"]:
-        return f"one of {', '.join(meta['choices'])}"
-    if isinstance(item.default, bool):
-        return "true or false"
-    kind = "a whole number" if isinstance(item.default, int) else "a number"
-    left = f"({meta['above']}" if meta["above"] is not None else f"[{meta['low']}" if meta["low"] is not None else "(-inf"
-    right = f"{meta['high']}]" if meta["high"] is not None else "inf)"
-    return f"{kind} in {left}, {right}"
-
-
-def _coerced(item: "dataclasses.Field[Any]", value: Any) -> Any:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return float(value) if isinstance(item.default, float) and whole else value
-
-
-def _fits(item: "dataclasses.Field[Any]", value: Any) -> bool:
-    meta = item.metadata
-    if isinstance(item.default, bool) or isinstance(value, bool):
-        return isinstance(item.default, bool) and isinstance(value, bool)
-    if meta["choices"] is not None:
-        return value in meta["choices"]
-    kind: Any = type(item.default)
-    if not isinstance(value, kind) or not math.isfinite(value):
-        return False
-    low, above, high = meta["low"], meta["above"], meta["high"]
-    return not ((above is not None and value <= above) or (low is not None and value < low) or (high is not None and value > high))
 
 
 # Inside `Method` the name `Settings` is its class attribute, which cannot stand in an annotation.

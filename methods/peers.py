@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from methods import losses
-from methods.method import Batch, Method, Objective, Progress, Settings, setting
+from methods.batch import Batch
+from methods.method import Method, Objective, Progress
+from methods.settings import Settings, setting, temperature_setting
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class PeerSettings(Settings):
     """Hyper-parameters of hearing one another; the defaults are those of deep mutual learning, less its turns."""
 
     lambda_peer: float = setting(1.0, "weight of the peers' term; 0: every student trains alone and waits for nobody", low=0)
-    peer_temperature: float = setting(1.0, "T_p: divides the logits of the students where they are compared", above=0)
+    peer_temperature: float = temperature_setting(1.0, "T_p: divides the logits of the students where they are compared")
     peer_warmup: float = setting(
         0.0,
         "share of the epochs over which the weight of the peers' term grows linearly from 0; 0: it is there at once",

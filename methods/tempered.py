@@ -40,13 +40,17 @@ class Losses:
             total = total - temperature**2 * weight[rows] * (targets[rows] * log_q).sum(dim=1)
         return total
 
-    def least(self) -> Tensor:
-        """The least value that l_i can have, (n,): the entropies of its targets."""
-        entropies = [
-            -(weight * temperature**2) * torch.special.xlogy(targets, targets).sum(dim=1)
-            for weight, temperature, targets in self.terms
-        ]
-        return torch.stack(entropies).sum(dim=0)
+    def excess(self, logits: Tensor) -> Tensor:
+        """l_i less the least value that it can have, the entropies of its targets: (n,), of the logits (n, K) of all samples.
+
+        In float64: at a high T both are nearly T^2 log K.
+        """
+        total = torch.zeros_like(logits[:, 0], dtype=torch.float64)
+        for weight, temperature, targets in self.terms:
+            wanted, log_q = targets.double(), (logits.double() / temperature).log_softmax(dim=1)
+            each = torch.special.xlogy(wanted, wanted) - wanted * log_q
+            total += temperature**2 * weight * each.sum(dim=1)
+        return total.to(logits.dtype)
 
     def gradients(self, logits: Tensor, rows: slice) -> Tensor:
         """dl_i / dz, (B, K): the sum of weight T (q_T - targets)."""

@@ -1,22 +1,37 @@
 """Teacher-free distillation from a virtual teacher, who is right about every label. Knows labels alone."""
 
-import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from methods.method import Batch, Method, Needs, Objective, Settings, setting
+from methods import losses
+from methods.batch import Batch
+from methods.method import Method, Needs, Objective
+from methods.settings import Settings, setting, temperature_setting
 
 
 @dataclass(frozen=True)
 class TfKDSettings(Settings):
     """Hyper-parameters of Tf-KD; those of the paper's regularisation are `correct` of 0.9 and more, and T of 20 and more."""
 
+    form: str = setting(
+        "paper",
+        "paper: T^2 D(p_T || q_T), with teacher and student at T; released: what the released code computes, multiplier / K times "
+        "D(softmax(p / T) || q), in which T divides the teacher's probabilities, the student has no temperature, and the mean is "
+        "over samples and classes",
+        choices=("paper", "released"),
+    )
     alpha: float = setting(0.1, "weight of the virtual teacher; cross entropy has 1 - alpha", low=0, high=1)
     correct: float = setting(
         0.99, "a: what the virtual teacher gives to the label; the other classes share the rest", above=0, high=0.9999
     )
-    temperature: float = setting(20.0, "T: divides the logits of the virtual teacher and the student", above=0)
+    temperature: float = temperature_setting(
+        20.0, "T: divides the logits of the virtual teacher and the student (paper), or the teacher's probabilities (released)"
+    )
+    multiplier: float = setting(
+        100.0, "factor of the released code's term, 100 in its ResNet-18 of CIFAR-100 (released; else ignored)", above=0, high=1e6
+    )
 
 
 class TfKD(Method):
@@ -25,28 +40,44 @@ class TfKD(Method):
     Settings = TfKDSettings
     settings: TfKDSettings
     needs = Needs(labels=True)
-    provenance = "Yuan, Tay, Li, Wang & Feng, CVPR 2020 (arXiv 1909.11723), Tf-KD_reg; T^2 and the default alpha are ours"
+    provenance = (
+        "Yuan, Tay, Li, Wang & Feng, CVPR 2020 (arXiv 1909.11723), Tf-KD_reg; T^2 is ours. The released code computes another term "
+        "than equation 9: it leaves the student untempered, takes softmax(p / T) of the teacher's probabilities p, has no T^2, "
+        "and averages over B x K elements, times a multiplier (form: released)"
+    )
 
     def forward(self, batch: Batch) -> Objective:
-        """The objective; tracked: cross entropy and T^2 D (`distillation`).
+        """The objective; tracked: cross entropy, and the term of the virtual teacher with its factor (`distillation`).
 
         The softened p is a smoothed label, so that D is a cross entropy with label smoothing less p's own entropy.
         """
-        alpha, temperature, classes = self.settings.alpha, self.settings.temperature, batch.student.logits.shape[1]
-        right, wrong = self._softened(classes)
-        entropy = -(right * math.log(right) + (classes - 1) * wrong * math.log(wrong))
-        hard = batch.cross_entropy()
-        known = (batch.labelled > 0).float()  # where no label counts there is no divergence either
-        # in double precision: at a high T both are nearly log K, and their difference is multiplied by T^2
-        smoothed = batch.cross_entropy(classes * wrong, batch.student.logits.double() / temperature)
-        soft = (temperature**2 * (smoothed - known * entropy)).float()
-        loss = (1 - alpha) * hard + alpha * soft
+        classes, hard = batch.student.logits.shape[1], batch.cross_entropy()
+        soft = self._released(batch, classes) if self.settings.form == "released" else self._paper(batch, classes)
+        loss = (1 - self.settings.alpha) * hard + self.settings.alpha * soft
         return Objective(loss, {"cross_entropy": hard.detach(), "distillation": soft.detach()})
 
-    def _softened(self, classes: int) -> tuple[float, float]:
-        """p_T of the label and of each other class."""
-        chosen = self.settings
-        p = torch.full((classes,), (1 - chosen.correct) / (classes - 1), dtype=torch.float64)
-        p[0] = chosen.correct
-        softened = (p.log() / chosen.temperature).softmax(dim=0)
-        return float(softened[0]), float(softened[1])
+    def _paper(self, batch: Batch, classes: int) -> Tensor:
+        temperature = self.settings.temperature
+        return _divergence(batch, self._teacher(classes).log() / temperature, temperature, temperature**2)
+
+    def _released(self, batch: Batch, classes: int) -> Tensor:
+        return _divergence(batch, self._teacher(classes) / self.settings.temperature, 1.0, self.settings.multiplier / classes)
+
+    def _teacher(self, classes: int) -> Tensor:
+        """p, (K,) float64, of a sample whose label is the first class."""
+        p = torch.full((classes,), (1 - self.settings.correct) / (classes - 1), dtype=torch.float64)
+        p[0] = self.settings.correct
+        return p
+
+
+def _divergence(batch: Batch, logits: Tensor, temperature: float, scale: float) -> Tensor:
+    """scale times the mean of D(softmax(logits) || q_T), (), from logits (K,) of a teacher whose label comes first.
+
+    Everything in float64 up to the end: at a high T the cross entropy and the entropy are both nearly log K, and the scale is T^2.
+    """
+    log_p = logits.log_softmax(dim=0)
+    entropy = -float((log_p.exp() * log_p).sum())
+    known = (batch.labelled > 0).double()  # where no label counts there is no divergence either
+    smoothing = len(logits) * float(log_p[-1].exp())
+    smoothed = batch.cross_entropy(smoothing, batch.student.logits.double() / temperature)
+    return (scale * (smoothed - known * entropy)).to(losses.full_type(batch.student.logits))

@@ -3,6 +3,7 @@
 The temperature softens the teacher alone: the released code and the paper's tables give gamma = 1/T.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor
 
 from methods import losses
-from methods.method import Batch, Knowledge, SettingsError, Task, another_default, other_words, setting
+from methods.batch import Batch
+from methods.method import Knowledge, Task
+from methods.settings import SettingsError, another_default, other_words, setting
 from methods.weighted import Formed, FormedSettings, Soft
 
 # Samples per block of the mean power sum: ImageNet's logits fit in memory once, not several times.
@@ -77,7 +80,7 @@ class WTTM(TTM):
 
     def __init__(self, settings: WTTMSettings) -> None:
         super().__init__(settings)
-        self.mean: float | None = None if settings.mean_power_sum else 1.0
+        self.log_mean: float | None = None if settings.mean_power_sum else 0.0
 
     def prepare(self, knowledge: Callable[[], Knowledge] | None, task: Task) -> None:
         """The mean power sum of the training part, if asked for; SettingsError when there is no teacher to ask."""
@@ -89,17 +92,19 @@ class WTTM(TTM):
                 "mean_power_sum = True needs the teacher's logits of the training part: set `teacher`, or mean_power_sum = False"
             )
             raise SettingsError(message, "mean_power_sum")
-        self.mean = _mean_power_sum(knowledge().logits, self.settings.temperature)
+        self.log_mean = _log_mean_power_sum(knowledge().logits, self.settings.temperature)
 
     def soft(self, batch: Batch) -> Soft:
         """U D over the mean of U; the tracked `distillation` is the mean of D without U, `power_sum` that of U."""
-        assert self.mean is not None, "prepare comes before the first step"
+        assert self.log_mean is not None, "prepare comes before the first step"
         plain = super().soft(batch)
-        power_sum = losses.power_sum(batch.teacher_logits, self.settings.temperature)  # (B,)
-        return plain._replace(value=power_sum / self.mean * plain.value, terms={**plain.terms, "power_sum": power_sum.mean()})
+        power_sum = losses.log_power_sum(batch.teacher_logits, self.settings.temperature)  # (B,) log U
+        weight = (power_sum - self.log_mean).exp().to(plain.value.dtype)
+        tracked = power_sum.exp().mean().to(plain.value.dtype)
+        return plain._replace(value=weight * plain.value, terms={**plain.terms, "power_sum": tracked})
 
 
-def _mean_power_sum(logits: Tensor, temperature: float) -> float:
-    """The mean of U_{1/T}(p) over logits (n, K)."""
-    blocks = [losses.power_sum(block, temperature).double().sum() for block in torch.split(logits, _BLOCK)]
-    return float(torch.stack(blocks).sum() / len(logits))
+def _log_mean_power_sum(logits: Tensor, temperature: float) -> float:
+    """The logarithm of the mean of U_{1/T}(p) over logits (n, K): at T = 0.05 the mean itself may be 1e-57."""
+    blocks = [losses.log_power_sum(block, temperature).logsumexp(dim=0) for block in torch.split(logits, _BLOCK)]
+    return float(torch.stack(blocks).logsumexp(dim=0)) - math.log(len(logits))

@@ -10,21 +10,11 @@ from typing import NamedTuple
 from torch import Tensor
 
 from methods.alpha import Alpha, AlphaSettings, Planned, Terms
+from methods.batch import Batch
 from methods.gap import GAPS
 from methods.learnable import LEARNABLE
-from methods.method import (
-    Batch,
-    Knowledge,
-    LookAhead,
-    Method,
-    Needs,
-    Objective,
-    ParameterGroup,
-    Progress,
-    SettingsError,
-    Task,
-    setting,
-)
+from methods.method import Knowledge, LookAhead, Method, Needs, Objective, ParameterGroup, Progress, Task
+from methods.settings import SettingsError, setting, temperature_setting
 
 
 class Soft(NamedTuple):
@@ -106,7 +96,7 @@ class FormedSettings(AlphaSettings):
         "convex: (1 - alpha) CE + alpha soft; additive: CE + beta soft, whose gradient grows with beta",
         choices=("convex", "additive"),
     )
-    temperature: float = setting(4.0, "T: divides the logits of teacher and student", above=0)
+    temperature: float = temperature_setting(4.0, "T: divides the logits of teacher and student")
     beta: float = setting(9.0, "weight of the soft term beside a cross entropy of weight 1 (additive form; else ignored)", low=0)
 
     def __post_init__(self) -> None:

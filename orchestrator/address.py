@@ -1,6 +1,8 @@
-"""Addresses that a configuration may hold: what is one, and that there is no secret in it. Asks nobody."""
+"""Addresses of MLflow: which ones a configuration may hold, and that of a SQLite file. Asks nobody."""
 
 import re
+from pathlib import Path
+from urllib.parse import unquote
 
 from orchestrator.redact import redacted, secret_in
 
@@ -27,6 +29,25 @@ def require_tracking(uri: str) -> None:
             f"{shown} is nowhere that MLflow writes runs: give the address of a server, such as http://127.0.0.1:5000, or a "
             "database, such as sqlite:////folder/mlflow.db"
         )
+
+
+def database_uri(file: Path) -> str:
+    """Return the address of a SQLite file for MLflow and SQLAlchemy, whatever characters its path has.
+
+    SQLAlchemy decodes the path. MLflow makes the folders of a path after `sqlite:///` as they are written there, so a path that
+    has to be escaped names its driver too, which MLflow leaves alone.
+    """
+    path = str(file)
+    escaped = path.translate({ord(sign): f"%{ord(sign):02X}" for sign in "%?#"})
+    return f"{'sqlite' if escaped == path else 'sqlite+pysqlite'}:///{escaped}"
+
+
+def database_file(uri: str) -> Path | None:
+    """Return the file of an address of SQLite; None for another database, one in memory, and one with options after a `?`."""
+    name = uri.partition(":///")[2]
+    if scheme_of(uri) != "sqlite" or not name or "?" in name or name == ":memory:":
+        return None
+    return Path(unquote(name))
 
 
 def scheme_of(uri: str) -> str:

@@ -1,5 +1,8 @@
 """What can be wrong with a sweep that trains a list of settings and searches nothing. Starts nothing."""
 
+import json
+from dataclasses import asdict
+
 from methods import METHODS, SettingsError
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError
@@ -26,11 +29,18 @@ def check_fixed(configuration: Configuration) -> None:
         raise ConfigurationError(
             f"search.trials = {search.trials}, and search.fixed names {len(given)} trials ({times}): set search.trials={len(given)}"
         )
+    known: dict[str, int] = {}
     for number, one in enumerate(search.fixed):
-        _check_one(configuration, number, dict(one))
+        same = known.setdefault(_check_one(configuration, number, dict(one)), number)
+        if same != number:
+            raise ConfigurationError(
+                f"search.fixed[{number}] has the settings of search.fixed[{same}]: leave it out, or set search.seeds to train all "
+                "of them more than once"
+            )
 
 
-def _check_one(configuration: Configuration, number: int, settings: dict[str, object]) -> None:
+def _check_one(configuration: Configuration, number: int, settings: dict[str, object]) -> str:
+    """All that a trial is trained with, as text, defaults of its method written out."""
     field = f"search.fixed[{number}]"
     if SEED in settings:
         raise ConfigurationError(f"{field} names a seed: give all seeds as search.seeds")
@@ -47,6 +57,7 @@ def _check_one(configuration: Configuration, number: int, settings: dict[str, ob
     if name not in searched(configuration):
         raise ConfigurationError(f"{field} is of {name!r}, which is not among the methods {list(searched(configuration))}: add it")
     try:
-        METHODS[name].Settings.build(trial.method.settings)
+        resolved = METHODS[name].Settings.build(trial.method.settings)
     except SettingsError as error:
         raise ConfigurationError(f"{field}: method {name}: {error}; see `python run.py methods`") from error
+    return json.dumps([trial.plain() | {"method": name}, asdict(resolved)], sort_keys=True)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import product
+from math import prod
 from typing import Any
 
 from orchestrator.config import Configuration, Network
@@ -10,6 +11,7 @@ from orchestrator.errors import ConfigurationError, UserError
 from orchestrator.trial import apply, network_key
 
 ONCE = ("data", "teacher", "search", "resources", "tracking", "project", "seed", "method")
+MOST_NETWORKS = 300  # each is built, without memory, to count its parameters
 EXAMPLE = "write for example student.width, peers.b.network.width or training.batch_size"
 
 
@@ -26,11 +28,24 @@ def check_keys(configuration: Configuration, asked: set[str]) -> None:
         odd = [value for value in values if not isinstance(value, str | int | float | None)]
         if odd:
             raise ConfigurationError(f"search.choices: {key} = {odd[0]!r} is not allowed: give numbers, texts, true, false or null")
+    _require_few_networks(configuration)
     try:
         for _ in alone(configuration):
             pass
     except UserError as error:
         raise ConfigurationError(f"search.choices: {error}") from error
+
+
+def _require_few_networks(configuration: Configuration) -> None:
+    """ConfigurationError when a student may be so many networks that they could not be looked at one by one."""
+    for letter in configuration.students:
+        field = network_key(letter)
+        counts = [len(values) for key, values in configuration.search.choices.items() if key.startswith(f"{field}.")]
+        if prod(counts) > MOST_NETWORKS:
+            raise ConfigurationError(
+                f"search.choices: {field} may be {' x '.join(map(str, counts))} networks, and {MOST_NETWORKS} are allowed: give "
+                "fewer values"
+            )
 
 
 def _check_key(configuration: Configuration, key: str) -> None:

@@ -2,11 +2,13 @@
 
 import json
 import re
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -14,12 +16,14 @@ from orchestrator import errors
 from orchestrator.config import Configuration, Teacher
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 from orchestrator.objectives import in_words
+from orchestrator.path_settings import resolve_paths
 from orchestrator.private import said
 from orchestrator.reading import load
 from orchestrator.records import Sweep
 from orchestrator.shipping import ship
 from orchestrator.store import Store
 from orchestrator.sweep.space import searched, with_its_method
+from orchestrator.yielding import said_of
 
 if TYPE_CHECKING:
     from orchestrator.preflight import Prepared
@@ -46,23 +50,24 @@ def sweep(
     budget = seconds(time_budget) if time_budget is not None else None
     if resume is None:
         given = {"trials": trials, "time_budget": budget, "scheduler": scheduler}
-        changes = [f"search.{key}={value}" for key, value in given.items() if value is not None] + _at(address)
-        return _begin(Store.open(store), load(config or default, pairs + changes, seed=seed), "sweep", name, dry_run, local=False)
-    if name or seed is not None or pairs or dry_run or scheduler is not None:
+        options = {f"search.{key}": value for key, value in given.items() if value is not None} | _at(address)
+        configuration = load(config or default, pairs, options, seed=seed)
+        return _begin(Store.open(store), configuration, "sweep", name, dry_run, local=False)
+    if name or seed is not None or dry_run or scheduler is not None:
         raise ConfigurationError(
-            "--resume goes on as the sweep was configured: leave out --name, --seed, --set, --scheduler and --dry-run"
+            "--resume goes on as the sweep was configured: leave out --name, --seed, --scheduler and --dry-run"
         )
     Store.existing(store)
-    return _resume(Store.open(store), resume, trials, budget, config, address)
+    return _resume(Store.open(store), resume, trials, budget, config, address, pairs)
 
 
-def _at(address: str | None, local: bool = False) -> list[str]:
+def _at(address: str | None, local: bool = False) -> dict[str, Any]:
     """The change of the configuration that `--address` is."""
     from orchestrator.cluster.resources import at
 
     if address is not None and local:
         raise ConfigurationError("--address and --local exclude each other: leave one of them out")
-    return [f"resources.address={json.dumps(at(address))}"] if address is not None else []
+    return {"resources.address": at(address)} if address is not None else {}
 
 
 def train(
@@ -76,7 +81,7 @@ def train(
     address: str | None = None,
 ) -> int:
     """One trial with the settings given."""
-    return _begin(Store.open(store), load(config, pairs + _at(address, local), seed=seed), "train", name, dry_run, local)
+    return _begin(Store.open(store), load(config, pairs, _at(address, local), seed=seed), "train", name, dry_run, local)
 
 
 def teacher(
@@ -94,13 +99,13 @@ def teacher(
     from orchestrator.sweep.conduct import bring_teacher
     from orchestrator.teacher_display import TeacherDisplay
 
-    opened, configuration = Store.open(store), load(config, pairs + _at(address, local), seed=seed)
+    opened, configuration = Store.open(store), load(config, pairs, _at(address, local), seed=seed)
     if configuration.teacher is None:
         raise ConfigurationError("teacher is null: set teacher.network.name, or take another --config")
     if dry_run:
         show_plan(opened, configuration, "teacher", local, console)
         return errors.OK
-    begun = prepared(opened, configuration, "teacher", local)
+    begun = prepared(opened, configuration, "teacher", local, print_note)
     if fill and begun.asked and not begun.asked.folder:
         raise ConfigurationError(f"--fill: the teacher is {begun.asked.words}: {_way_to_a_cache(configuration.teacher)}")
     with TeacherDisplay(console) as display:
@@ -133,10 +138,19 @@ def methods() -> int:
 
 def status(name: str | None, store: Path | str, as_json: bool) -> int:
     """The state of a sweep, or of all sweeps of the store, as a table or as JSON."""
-    from orchestrator.display import status_table, sweeps_table
+    from orchestrator.display import show_damage, status_table, sweeps_table
 
     opened = Store.existing(store)
-    found = [Sweep.open(opened, each) for each in (opened.sweeps() if name is None else [name])]
+    found: list[Sweep] = []
+    for each in opened.sweeps() if name is None else [name]:
+        try:
+            found.append(Sweep.open(opened, each))
+        except ConfigurationError as error:
+            if name is not None:
+                raise
+            print(said(f"error: {error}"), file=sys.stderr)  # the others can be looked at all the same
+    for one in found:
+        show_damage(one, opened.option)
     if as_json:
         told = [each.status() for each in found]
         print(json.dumps(told if name is None else told[0], indent=1))
@@ -149,6 +163,7 @@ def status(name: str | None, store: Path | str, as_json: bool) -> int:
 
 def importance(name: str, store: Path | str, epoch: int | None) -> int:
     """Which settings of a sweep mattered: printed, and added to its run in MLflow."""
+    from orchestrator.display import show_damage
     from orchestrator.importance_display import importance_tables
     from orchestrator.sweep.importance import LEAST, pages
     from orchestrator.sweep.importance import importance as evaluate
@@ -156,7 +171,8 @@ def importance(name: str, store: Path | str, epoch: int | None) -> int:
 
     opened = Store.existing(store)
     found = Sweep.open(opened, name)
-    evaluated = evaluate(found, epoch)
+    show_damage(found, opened.option)
+    evaluated = evaluate(found, epoch, opened.option)
     told = replace(evaluated, objective=in_words(found.configuration, evaluated.objective))
     importance_tables(told.plain(), LEAST, console)
     folder = "importance" if epoch is None else f"importance/epoch_{epoch}"
@@ -172,9 +188,12 @@ def export(
     name: str, student: str | None, trial: int | None, weights: str, to: Path | None, store: Path | str, form: str = "safetensors"
 ) -> int:
     """One student of a run, in a folder of its own that needs neither the run nor its data."""
+    from orchestrator.display import show_damage
     from orchestrator.export import export as write
 
-    found = write(Store.existing(store), name, student or "a", trial, weights, to, form)
+    opened = Store.existing(store)
+    show_damage(Sweep.open(opened, name), opened.option)
+    found = write(opened, name, student or "a", trial, weights, to, form)
     network, source = found.settings["network"]["name"], found.settings["source"]
     console.print(
         f"student {source['student']} ({network}) of trial {source['trial']}, {weights} weights, after epoch {source['epoch']}: "
@@ -196,7 +215,7 @@ def doctor(config: Path, pairs: list[str], store: Path | str, address: str | Non
     """What is fit for a run and what is not, a line each."""
     from orchestrator.doctor import Conditions, examine
 
-    configuration = load(config, pairs + _at(address))
+    configuration = load(config, pairs, _at(address))
     named, fit = Store.named(store), True
     for name, finding in examine(Conditions(named.root, configuration, quick, named.uri)):
         console.print(said(f"{name:13}{finding.fitness:6}{finding.said}"), markup=False, highlight=False, soft_wrap=True)
@@ -226,15 +245,20 @@ def _begin(store: Store, configuration: Configuration, kind: str, name: str | No
 
     if kind == "sweep":
         configuration = with_its_method(configuration)
+    configuration = resolve_paths(configuration, local)
     folder = store.sweep(name or new_name(configuration, kind))
-    Sweep.require_new(folder)
+    Sweep.require_new(folder, store.option)
     if dry_run:
         show_plan(store, configuration, kind, local, console)
         return errors.OK
     found = None
     try:
-        begun = prepared(store, configuration, kind, local)
+        begun = prepared(store, configuration, kind, local, print_note)
+        for sentence in said_of(configuration, kind):
+            print_note(sentence)
         found = Sweep.create(folder, begun.configuration, kind, described(begun.configuration, kind, begun.data))
+        if begun.note:
+            _tell(found, begun.note)
     except KeyboardInterrupt:
         return _interrupted(store, found)
     return _conduct(store, found, begun, local, resume=False)
@@ -248,23 +272,50 @@ def new_name(configuration: Configuration, kind: str) -> str:
 
 
 def _resume(
-    store: Store, name: str, trials: int | None, time_budget_s: float | None, file: Path | None, address: str | None = None
+    store: Store,
+    name: str,
+    trials: int | None,
+    time_budget_s: float | None,
+    file: Path | None,
+    address: str | None = None,
+    pairs: Sequence[str] = (),
 ) -> int:
     from orchestrator.preflight import prepared
     from orchestrator.resume import changed, require_same
     from orchestrator.sweep.described import described, described_space
+    from orchestrator.sweep.distinct import limit_trials
+    from orchestrator.teacher.moved import carry_teacher_over
 
     found = Sweep.open(store, name)
-    found.configuration = changed(found, trials, time_budget_s, file, address)
+    found.configuration = changed(found, trials, time_budget_s, file, address, pairs)
+    note = ""
+    if found.kind == "sweep":
+        found.configuration, note = limit_trials(found.configuration, begun=len(found.trials))
     require_same(found, described_space(found.configuration, found.kind))
     try:
-        begun = prepared(store, found.configuration, found.kind, local=False)
+        begun = prepared(store, found.configuration, found.kind, local=False, note=print_note)
         now = described(begun.configuration, found.kind, begun.data)
         require_same(found, now)
+        carry_teacher_over(store, found.folder, begun.configuration, begun.data)
     except KeyboardInterrupt:
         return _interrupted(store, found)
-    found.described = found.described or now
+    found.described = found.described | now
+    if note:
+        _tell(found, note)
     return _conduct(store, found, begun, local=False, resume=True)
+
+
+def print_note(text: str) -> None:
+    """Print what a person may not expect."""
+    console.print(said(f"note: {text}"), markup=False, highlight=False, soft_wrap=True)
+
+
+def _tell(found: Sweep, note: str) -> None:
+    """Print what is otherwise than it was asked for, and keep it with the sweep."""
+    from orchestrator.sweep.events import Events
+
+    print_note(note)
+    Events(found, []).note(note)
 
 
 def _interrupted(store: Store, found: Sweep | None) -> int:

@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import sys
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -16,10 +18,13 @@ from orchestrator.comparison.record import Comparison, require_new
 from orchestrator.comparison.result import Result, result
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.path_settings import move_paths, resolve_paths
+from orchestrator.private import said
 from orchestrator.reading import load
 from orchestrator.records import Sweep
 from orchestrator.shipping import ship
 from orchestrator.store import Store, keep_json, replacing
+from orchestrator.yielding import said_of
 
 FOLDER = "comparison"  # of the artifacts
 
@@ -41,24 +46,30 @@ def compare(
     """A new comparison, or one that is gone on with. `as_json`: the result alone on the standard output."""
     console = Console(stderr=True) if as_json else standard
     if resume is None:
-        found = _begin(Store.open(store), methods, seeds, trials, load(config or default, [*pairs, *_at(address)]), name, dry_run)
+        found = _begin(Store.open(store), methods, seeds, trials, load(config or default, pairs, _at(address)), name, dry_run)
         if found is None:
             return errors.OK
     else:
-        if (methods, seeds, trials, config, name) != (None,) * 5 or pairs or dry_run:
+        if (methods, seeds, trials, config, name) != (None,) * 5 or dry_run:
             raise ConfigurationError(
-                "--resume goes on as the comparison was configured: leave out --methods, --seeds, --trials, --config, --set, "
-                "--name and --dry-run"
+                "--resume goes on as the comparison was configured: leave out --methods, --seeds, --trials, --config, --name and "
+                "--dry-run"
             )
         found = Comparison.open(Store.existing(store), resume)
+        found.configuration = move_paths(found.configuration, pairs)
         if address is not None:
             resources = found.configuration.resources.model_copy(update={"address": at(address)})
             found.configuration = found.configuration.model_copy(update={"resources": resources})
     return _carry_out(Store.open(store), found, console, as_json)
 
 
-def _at(address: str | None) -> list[str]:
-    return [f"resources.address={json.dumps(at(address))}"] if address is not None else []
+def _at(address: str | None) -> dict[str, Any]:
+    return {"resources.address": at(address)} if address is not None else {}
+
+
+def _print_note(text: str) -> None:
+    """Print a note on the standard error: the standard output may be the result alone."""
+    print(said(f"note: {text}"), file=sys.stderr)
 
 
 def _begin(
@@ -79,7 +90,7 @@ def _begin(
         )
     asked, count = design.named(methods), 10 if seeds is None else seeds
     search = configuration.search if trials is None else configuration.search.model_copy(update={"trials": _positive(trials)})
-    common = design.base(configuration.model_copy(update={"search": search}), asked, count)
+    common = design.base(resolve_paths(configuration.model_copy(update={"search": search})), asked, count)
     name = name or f"compare-{datetime.now():%Y%m%d-%H%M%S}"
     require_new(store, name, asked)
     if dry_run:
@@ -88,7 +99,9 @@ def _begin(
         trained = f"then {len(asked)} x {count} trainings, seeds {common.seed + 1} to {common.seed + count}"
         standard.print(f"comparison: {each}, {trained}", markup=False, highlight=False, soft_wrap=True)
         return None
-    begun = prepared(store, common, "sweep", local=False)
+    begun = prepared(store, common, "sweep", local=False, note=_print_note)
+    for sentence in said_of(common, "sweep"):
+        _print_note(sentence)
     return Comparison.create(store, name, begun.configuration, count)
 
 

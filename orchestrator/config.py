@@ -1,16 +1,41 @@
 """The configuration of a run: typed, frozen, validated. Knows no torch, ray, mlflow or optuna; `reading.py` makes one of a file."""
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from orchestrator.address import require_tracking
+from orchestrator.fields import (
+    BatchSize,
+    Cpus,
+    Epochs,
+    Gamma,
+    Gib,
+    GivenPath,
+    Gpus,
+    LearningRate,
+    Milestones,
+    Names,
+    Norm,
+    OpenShare,
+    PathText,
+    Points,
+    Samples,
+    Seconds,
+    Seed,
+    Seeds,
+    Share,
+    Threads,
+    Trials,
+    Values,
+    WarmupEpochs,
+    WeightDecay,
+    Workers,
+)
+from orchestrator.fields import Choice as Choice
+from orchestrator.fields import Section as Section
 
-Share = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["constant", "cosine", "multi_step"]
@@ -19,71 +44,29 @@ PAUSING = ("hyperband", "pbt")  # schedulers under which trials wait for one ano
 LETTERS = "abcdefgh"  # of the students of a trial
 
 
-class Section(BaseModel):
-    """A part of the configuration: frozen, unknown keys refused, no silent conversion of types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _on_top_of_defaults(cls, values: Any) -> Any:
-        """A section that is given in part keeps the rest of its default; a choice that is named anew does not."""
-        if not isinstance(values, dict):
-            return values
-        merged = dict(values)
-        for name, field in cls.model_fields.items():
-            given, default = values.get(name), field.default
-            if isinstance(given, dict) and isinstance(default, Section) and not (isinstance(default, Choice) and "name" in given):
-                merged[name] = default.model_dump(exclude_unset=True) | given
-        return merged
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_other_type(cls, value: Any, info: ValidationInfo) -> Any:
-        annotation = cls.model_fields[str(info.field_name)].annotation
-        kinds = {getattr(kind, "__origin__", kind) for kind in (annotation, *get_args(annotation))}
-        if kinds & {int, float} and isinstance(value, bool | str):
-            raise PydanticCustomError("number", "input should be a number")
-        if bool in kinds and not isinstance(value, bool | None):
-            raise PydanticCustomError("truth", "input should be true or false")
-        return value
-
-
-class Choice(Section):
-    """A name with settings of its own, which the thing that is named validates."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
-    name: str
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The settings that were given, without the name and the fields that every choice has."""
-        return dict(self.model_extra or {})
-
-
 class Limit(Section):
     """How many samples to keep of each split, stratified; null keeps all."""
 
-    train: Count | None = None
-    validation: Count | None = None
-    test: Count | None = None
+    train: Samples | None = None
+    validation: Samples | None = None
+    test: Samples | None = None
 
 
 class Data(Section):
     """What is learned, and how its training images are varied."""
 
     name: str = Field("digits", description="digits, a torchvision set, npz or folder")
-    path: Path | None = Field(None, description="npz: the file; folder and torchvision sets: the root folder")
+    path: GivenPath | None = Field(None, description="npz: the file; folder and torchvision sets: the root folder")
     download: bool = Field(False, description="let torchvision download a set that is not on disk")
-    size: Annotated[int, Field(ge=4)] | None = Field(None, description="folder: side in pixels of the images that are cut")
-    validation: Annotated[float, Field(gt=0, lt=1)] = Field(0.15, description="share of the training part held out for validation")
+    size: Annotated[int, Field(ge=4, le=4096)] | None = Field(None, description="folder: side in pixels of the images that are cut")
+    validation: OpenShare = Field(0.15, description="share of the training part held out for validation")
     limit: Limit = Limit()
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="of the split, the limits and the label noise")
+    seed: Seed = Field(0, description="of the split, the limits and the label noise")
     label_noise: Share = Field(0.0, description="share of training labels flipped to another class, seeded")
-    labelled: Count | None = Field(
+    labelled: Samples | None = Field(
         None, description="training samples that keep their label, stratified; the others are unlabelled. null: all"
     )
-    labelled_share: Annotated[float, Field(gt=0, lt=1)] = Field(
+    labelled_share: OpenShare = Field(
         0.25, description="labelled: share of every batch that has labels, drawn again and again; no meaning where all have"
     )
     validation_in_training: bool = Field(
@@ -91,43 +74,66 @@ class Data(Section):
         description="train on the validation part too: the baseline that has the labels which others weigh by; not for sweeps",
     )
     augmentation: Literal["auto", "none", "crop", "crop_flip", "resized_crop_flip"] = Field(
-        "auto", description="auto takes what is usual for the data set"
+        "auto", description="auto: by the data set, as the plan says with the reason; npz: none"
+    )
+    mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
+        None, description="of each channel, subtracted from pixels in 0..1; null: of the training images, folder: ImageNet's"
+    )
+    std: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = Field(
+        None, description="of each channel, by which the rest is divided; null as for mean, with which it is given"
     )
     mix: Literal["none", "mixup", "cutmix"] = Field(
         "none", description="blend each training image with another one of its view; the teacher is fitted so too"
     )
-    mix_alpha: Annotated[float, Field(gt=0)] = Field(
+    mix_alpha: Annotated[float, Field(ge=0.001, le=1000)] = Field(
         1.0, description="of the Beta(alpha, alpha) that an image's own share is drawn from"
     )
-    views: Count | None = Field(None, description="different augmented versions of the training set; null: one per epoch")
+    views: Epochs | None = Field(None, description="different augmented versions of the training set; null: one per epoch")
     resident: bool | None = Field(
         None, description="arrays in the device's memory; null: on a GPU of which they take a quarter at most"
     )
-    loader_workers: Annotated[int, Field(ge=0)] = Field(2, description="folder: processes that decode images, per worker")
+    loader_workers: Annotated[int, Field(ge=0, le=256)] = Field(
+        2, description="folder: processes that decode images, per worker; 0: the worker itself"
+    )
+
+    @model_validator(mode="after")
+    def _mean_goes_with_std(self) -> "Data":
+        mean, std = ("null" if values is None else list(values) for values in (self.mean, self.std))
+        if len(self.mean or ()) != len(self.std or ()) or () in (self.mean, self.std):
+            raise ValueError(f"mean = {mean} with std = {std} is not allowed: give both, one value for each channel, or neither")
+        return self
 
 
 class Network(Choice):
     """A network by name, with its settings (mlp: width, depth; cnn: width)."""
 
-    weights: str | None = Field(None, description="a .safetensors file, or the name of torchvision weights")
+    weights: PathText | None = Field(None, description="a .safetensors file, or the name of torchvision weights")
 
 
 class Training(Section):
     """The recipe of one training; `batch_size` is that of all workers of a group together."""
 
-    epochs: Count = 12
-    batch_size: Count = 64
+    epochs: Epochs = 12
+    batch_size: BatchSize = 64
     optimizer: Optimizer = "sgd"
-    learning_rate: Annotated[float, Field(gt=0)] = 0.05
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    learning_rate: LearningRate = 0.05
+    momentum: Share = 0.9
     nesterov: bool = False
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    weight_decay: WeightDecay = 5e-4
     schedule: Schedule = "cosine"
-    milestones: tuple[Count, ...] = Field((), description="multi_step: epochs after which the rate is multiplied by gamma")
-    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
-    gradient_clip: Annotated[float, Field(gt=0)] | None = Field(None, description="largest norm of the gradient")
+    milestones: Milestones = Field((), description="multi_step: epochs after which the rate is multiplied by gamma")
+    gamma: Gamma = 0.1
+    warmup_epochs: WarmupEpochs = 0.0
+    gradient_clip: Norm | None = Field(None, description="largest norm of the gradient")
     precision: Precision = Field("auto", description="auto: bfloat16 on a GPU that has it")
+    eval_precision: Precision | None = Field(
+        None, description="of evaluations, in which the head and the softmax are in float32 in any case; null: as precision"
+    )
+    sync_batch_norm: bool = Field(
+        False,
+        description="several workers: batch norm over the batches of all of them, as one worker has it; false: each has the "
+        "statistics of its own part, and evaluations have the running ones of the first worker",
+    )
     channels_last: bool | None = Field(None, description="null: for every network but the mlp")
     compile: bool = Field(False, description="torch.compile for the student and the teacher; needs a C++ compiler on a CPU")
 
@@ -144,15 +150,15 @@ class PeerTraining(Section):
     """Where the recipe of a peer is another one than `training`; null is as there. Epochs and batches are those of all students."""
 
     optimizer: Optimizer | None = None
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
-    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    learning_rate: LearningRate | None = None
+    momentum: Share | None = None
     nesterov: bool | None = None
-    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    weight_decay: WeightDecay | None = None
     schedule: Schedule | None = None
-    milestones: tuple[Count, ...] | None = None
-    gamma: Annotated[float, Field(gt=0, le=1)] | None = None
-    warmup_epochs: Annotated[float, Field(ge=0)] | None = None
-    gradient_clip: Annotated[float, Field(gt=0)] | None = None
+    milestones: Milestones | None = None
+    gamma: Gamma | None = None
+    warmup_epochs: WarmupEpochs | None = None
+    gradient_clip: Norm | None = None
 
 
 class Peer(Section):
@@ -160,9 +166,9 @@ class Peer(Section):
 
     network: Network
     training: PeerTraining = PeerTraining()
-    cpus_per_worker: Annotated[float, Field(gt=0)] | None = Field(None, description="of its workers; null: as resources has it")
-    gpus_per_worker: Annotated[float, Field(ge=0)] | None = Field(None, description="of its workers; null: as resources has it")
-    threads_per_worker: Count | None = Field(None, description="of its workers; null: as resources has it")
+    cpus_per_worker: Cpus | None = Field(None, description="of its workers; null: as resources has it")
+    gpus_per_worker: Gpus | None = Field(None, description="of its workers; null: as resources has it")
+    threads_per_worker: Threads | None = Field(None, description="of its workers; null: as resources has it")
 
 
 class Teacher(Section):
@@ -170,45 +176,47 @@ class Teacher(Section):
 
     network: Network = Network.model_validate({"name": "mlp", "width": 256, "depth": 2})
     training: Training = Training(epochs=20)
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     mode: Literal["auto", "cached", "online"] = Field(
         "auto", description="cached: one pass per view, kept on disk; online: at every step; auto: cached where that fits cache_gib"
     )
     dtype: Literal["float16", "float32"] = Field("float16", description="of the cached logits and features")
     precision: Precision = Field("auto", description="of its forward; auto: bfloat16 on a GPU that has it")
-    cache: Path | None = Field(
+    cache: GivenPath | None = Field(
         None, description="folder of the cache, may be shared; null: in the store, on a running cluster ~/.cache of each node"
     )
-    cache_gib: Annotated[float, Field(gt=0)] = Field(
-        20.0, description="largest size of the cache folder; the least recently used goes"
-    )
+    cache_gib: Gib = Field(20.0, description="largest size of the cache folder; the least recently used goes")
 
 
 class Search(Section):
     """What is searched and how much. Settings given under `method` are held; the rest of its space is searched."""
 
-    methods: tuple[str, ...] = Field((), description="search over these methods too; empty: the one under `method`")
-    hold: tuple[str, ...] = Field((), description="keys that are not searched although a space would: training.learning_rate")
-    trials: Count = 20
-    time_budget: Annotated[float, Field(gt=0)] | None = Field(None, description="seconds after which no more is trained")
+    methods: Names = Field((), description="search over these methods too; empty: the one under `method`")
+    hold: Names = Field((), description="keys that are not searched although a space would: training.learning_rate")
+    trials: Trials = 20
+    time_budget: Seconds | None = Field(None, description="seconds after which no more is trained")
     scheduler: Scheduler = Field(
         "asha",
         description="asha, median: stop the poor while others train; hyperband: in brackets that wait for one another (a resume "
         "builds them anew from what is unfinished); pbt: the poor take over from the good of their own method; none: train all",
     )
-    grace_epochs: Count = Field(2, description="asha, median: no trial is stopped before")
-    reduction_factor: Annotated[int, Field(ge=2)] = Field(3, description="asha, hyperband: one of so many goes on at each rung")
-    keep_checkpoints: Count = Field(
+    grace_epochs: Epochs = Field(2, description="asha, median: no trial is stopped before")
+    reduction_factor: Annotated[int, Field(ge=2, le=1000)] = Field(
+        3, description="asha, hyperband: one of so many goes on at each rung"
+    )
+    keep_checkpoints: Trials = Field(
         5,
         description="so many best trials keep their weights, as does what is on a Pareto front or may be gone on with; "
         "the others lose theirs as the sweep goes",
     )
-    max_failed_trials: Count | None = Field(5, description="failed trials in a row after which the sweep ends; null: it never does")
+    max_failed_trials: Trials | None = Field(
+        5, description="failed trials in a row after which the sweep ends; null: it never does"
+    )
     finish_points: bool = Field(
         True,
         description="asha, median: the first points, which are the baselines, train all their epochs; no meaning for the others",
     )
-    perturb_epochs: Count = Field(5, description="pbt: after every so many epochs the population is compared")
+    perturb_epochs: Epochs = Field(5, description="pbt: after every so many epochs the population is compared")
     quantile: Annotated[float, Field(gt=0, le=0.5)] = Field(
         0.25, description="pbt: the worst share takes over from the best share, each from one of its own method or from nobody"
     )
@@ -218,16 +226,14 @@ class Search(Section):
     sampler: Literal["tpe", "random"] = "tpe"
     objective: str = Field("validation/accuracy", description="metric of an epoch's report; the last epoch counts")
     direction: Literal["maximize", "minimize"] = "maximize"
-    objectives: tuple[str, ...] = Field(
+    objectives: Names = Field(
         (), description="two or more instead of objective: a Pareto front; what is called best is so by the first"
     )
-    choices: dict[str, tuple[Any, ...]] = Field({}, description="keys to search beside the space, each with its values")
-    fixed: tuple[dict[str, Any], ...] = Field(
+    choices: dict[str, Values] = Field({}, description="keys to search beside the space, each with its values")
+    fixed: Points = Field(
         (), description="nothing is searched: trials with just these settings, each as a search would draw them by name"
     )
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(
-        (), description="fixed: each of the settings is trained with each of these seeds; empty: with `seed`"
-    )
+    seeds: Seeds = Field((), description="fixed: each of the settings is trained with each of these seeds; empty: with `seed`")
     students: str = Field(
         "mean", description="peers: whose metrics are the trial's: mean of the students, min (the worst one), or one by its letter"
     )
@@ -236,7 +242,13 @@ class Search(Section):
     @classmethod
     def _keys_with_dots(cls, value: Any) -> Any:
         """`--set search.choices.student.width=[8, 16]` makes sections of the key's parts."""
-        return dict(_flat(value)) if isinstance(value, dict) else value
+        if not isinstance(value, dict):
+            return value
+        leaves = list(_flat(value))
+        keys = [key for key, _ in leaves]
+        if twice := next((key for place, key in enumerate(keys) if key in keys[:place]), None):
+            raise ValueError(f"{twice!r} is given with dots and in sections: keep one of them")
+        return dict(leaves)
 
 
 def _flat(values: dict[Any, Any], prefix: str = "") -> Iterator[tuple[Any, Any]]:
@@ -251,28 +263,26 @@ class Resources(Section):
     """Where it runs: groups of workers, each of which trains one trial at a time."""
 
     address: str | None = Field(None, description="of a running Ray cluster; null starts Ray here")
-    workers: Count = Field(
+    workers: Workers = Field(
         1, description="of a group, all students together; every student has equally many, which are its replicas"
     )
     pair: Literal["actors", "colocated"] | None = Field(
         None, description="peers: actors, workers of their own; colocated, all in one worker; null: colocated where workers is 1"
     )
-    groups: Count | None = Field(None, description="null: as many as fit")
-    cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
-    threads_per_worker: Count = Field(
+    groups: Workers | None = Field(None, description="null: as many as fit")
+    cpus_per_worker: Cpus = 1.0
+    threads_per_worker: Threads = Field(
         1, description="threads of torch; more than a worker's share of the cores makes all of them slow"
     )
-    gpus_per_worker: Annotated[float, Field(ge=0)] | None = Field(None, description="null: one where the cluster has GPUs")
+    gpus_per_worker: Gpus | None = Field(None, description="null: one where the cluster has GPUs")
     influence: Literal["actor", "inline"] = Field(
         "actor",
         description="who computes the weights of samples, if the method has any: an actor beside the trainer, or the worker itself",
     )
-    influence_cpus: Annotated[float, Field(gt=0)] = Field(1.0, description="of the influence actor of each student")
-    influence_gpus: Annotated[float, Field(ge=0)] = Field(0.0, description="of the influence actor; a part of one will do")
-    influence_gib: Annotated[float, Field(gt=0)] = Field(
-        2.0, description="memory that finding the weights may take beside data and network"
-    )
-    influence_wait_s: Annotated[float, Field(gt=0)] = Field(
+    influence_cpus: Cpus = Field(1.0, description="of the influence actor of each student")
+    influence_gpus: Gpus = Field(0.0, description="of the influence actor; a part of one will do")
+    influence_gib: Gib = Field(2.0, description="memory that finding the weights may take beside data and network")
+    influence_wait_s: Seconds = Field(
         300.0, description="longest wait for weights that are late; then the worker computes them itself"
     )
     retrieval: Literal["auto", "exact", "approximate"] = Field(
@@ -280,13 +290,13 @@ class Resources(Section):
         description="how similar samples are found by what a teacher says, where a method retrieves any: exact; approximate, by "
         "faiss; auto: exact up to 200,000 samples, and on a GPU",
     )
-    max_failures: Annotated[int, Field(ge=0)] = Field(
+    max_failures: Annotated[int, Field(ge=0, le=1000)] = Field(
         2, description="deaths of a worker, a group or a node that a trial outlives; with the next one it has failed"
     )
-    silence_s: Annotated[float, Field(gt=0)] = Field(
+    silence_s: Seconds = Field(
         120.0, description="seconds without a sign of life of a trial after which it is said what it waits for"
     )
-    wait_s: Annotated[float, Field(gt=0)] = Field(
+    wait_s: Seconds = Field(
         600.0,
         description="longest wait for a sign of life, a group or a file: then the trial's group is replaced, or the wait given up",
     )
@@ -319,8 +329,8 @@ class Student(NamedTuple):
 class Configuration(Section):
     """Everything that decides a run."""
 
-    project: str = Field("distillation", min_length=1, description="MLflow's experiment")
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    project: str = Field("distillation", min_length=1, max_length=200, description="MLflow's experiment")
+    seed: Seed = 0
     data: Data = Data()
     teacher: Teacher | None = Teacher()
     student: Network = Network.model_validate({"name": "mlp", "width": 16, "depth": 1})
@@ -330,6 +340,18 @@ class Configuration(Section):
     search: Search = Search()
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
+    _yielded: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @property
+    def yielded(self) -> dict[str, str]:
+        """By key, a sentence for each value that nobody typed and that gave way to one that somebody did."""
+        return dict(self._yielded)
+
+    def noting(self, yielded: Mapping[str, str]) -> "Configuration":
+        """Return the configuration with these as `yielded`."""
+        copy = self.model_copy()
+        copy._yielded = dict(yielded)
+        return copy
 
     @field_validator("peers")
     @classmethod

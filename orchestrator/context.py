@@ -82,6 +82,10 @@ class TrialContext:
             dist.all_reduce(values, group=self.group)
         return values
 
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over the ranks, on every rank."""
+        return self.total(values.clone()) / self.world_size if self.world_size > 1 else values
+
     def gather(self, value: Any) -> list[Any]:
         """The values of all ranks, in their order, on every rank."""
         if self.world_size == 1:

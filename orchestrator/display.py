@@ -1,5 +1,6 @@
 """What a person sees: live progress in a terminal, plain lines elsewhere, tables at the end. Knows records, not Ray."""
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -15,13 +16,17 @@ from orchestrator.config import PAUSING
 from orchestrator.gains import gains, hears
 from orchestrator.objectives import counted, goals, in_words, watched
 from orchestrator.plan import planned_epochs
+from orchestrator.private import said
 from orchestrator.records import Sweep, Trial
+from orchestrator.teacher.quality import read_quality
 from orchestrator.trial import apply
 
 COSTS = ("seconds/", "cache/")
 AT_WORK = 8  # trials that a frame names
 TOTALS = ("seconds/total", "seconds/cpu_total", "seconds/gpu_total")  # of a trial so far, not of an epoch
 NOTES = 10  # of a sweep, the newest
+TESTED = ("test/last/accuracy", "test/best/accuracy", "best_epoch")  # metrics of a complete trial
+LOST = "its test accuracy is lost with the record and the checkpoint"
 STATES = ("complete", "running", "stopped_early", "failed")
 
 
@@ -60,6 +65,10 @@ class Display:
         assert self.sweep.configuration.teacher is not None
         if self.live or epoch == self.sweep.configuration.teacher.training.epochs:
             self._say(self.step)
+
+    def teacher_ready(self, words: str) -> None:
+        """The teacher stands ready; unlike a step, the line stays in a terminal."""
+        self.console.print(words, markup=False, highlight=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """What a person should know of the run as a whole."""
@@ -108,7 +117,7 @@ class Display:
     def _say_best(self) -> None:
         best = self.sweep.best()
         if best is not None and best != self.best and best.value is not None and self.sweep.kind == "sweep":
-            self._say(f"best so far{_by_first(self.sweep)}: trial {best.number} at {best.value:.4f} with {settings(best)}")
+            self._say(f"best so far{_by_first(self.sweep)}: {_best_line(self.sweep, best)}")
         self.best = best
 
     def _say(self, text: str) -> None:
@@ -153,9 +162,7 @@ class Display:
             text.append(f"\n{self.step}")
         ranked = self.sweep.ranked()
         if ranked and ranked[0].value is not None:
-            text.append(
-                f"\nbest{_by_first(self.sweep)}: trial {ranked[0].number} at {ranked[0].value:.4f} with {settings(ranked[0])}"
-            )
+            text.append(f"\nbest{_by_first(self.sweep)}: {_best_line(self.sweep, ranked[0])}")
         if at_work := self._at_work():
             text.append(f"\nat work: {at_work}")
         return text
@@ -187,6 +194,17 @@ def _by_first(sweep: Sweep) -> str:
     return f" by {_watched(sweep)}" if sweep.configuration.search.objectives and sweep.kind == "sweep" else ""
 
 
+def _best_line(sweep: Sweep, best: Trial) -> str:
+    """The best trial in a line, with what its value can be compared to: fewer epochs give another value."""
+    line = f"trial {best.number} at {best.value:.4f} with {settings(best)}"
+    if best.state == "stopped_early":
+        return f"{line}; it was stopped after {best.epochs} epochs, and a complete trial will come before it"
+    if ahead := sweep.stopped_ahead():
+        had = f"trial {ahead.number} had {ahead.value:.4f} when it was stopped after {ahead.epochs} epochs"
+        return f"{line}; {had}, which is not compared"
+    return line
+
+
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
@@ -205,17 +223,21 @@ def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
     if best and best.state == "complete" and sweep.configuration.peers:
         for line in students(sweep, best):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
-    elif best and "test/last/accuracy" in best.metrics:
-        last, chosen, epoch = (best.metrics[name] for name in ("test/last/accuracy", "test/best/accuracy", "best_epoch"))
+    elif best and best.metrics.keys() >= set(TESTED):
+        last, chosen, epoch = (best.metrics[name] for name in TESTED)
         console.print(
             f"best student{_by_first(sweep)}: trial {best.number}, test accuracy {last:.4f} with its last weights, "
             f"{chosen:.4f} with those of epoch {epoch:.0f}, its best on validation",
             highlight=False,
             soft_wrap=True,
         )
+    elif best and best.state == "complete":
+        console.print(f"best student{_by_first(sweep)}: trial {best.number}; {LOST}", highlight=False, soft_wrap=True)
     elif best:
         advice = "give it more time, or fewer training.epochs" if sweep.state == "finished" else "resume the sweep"
         console.print(f"no trial has trained all its epochs, so the test part was not read: {advice}", soft_wrap=True)
+    if quality := read_quality(sweep.folder):
+        console.print(f"teacher {quality.words}", highlight=False, markup=False, soft_wrap=True)
     waiting = sum(trial.state == "waiting" for trial in sweep.trials.values())
     if waiting and sweep.state != "interrupted":
         console.print(f"{waiting} trials never had a turn: give it more time, or resume the sweep", soft_wrap=True, highlight=False)
@@ -248,8 +270,10 @@ def students(sweep: Sweep, trial: Trial) -> list[str]:
     gained, configuration = gains(sweep, trial), apply(sweep.configuration, trial.settings)
     lines = [f"best trial{_by_first(sweep)}: {trial.number} ({configuration.method.name})"] if sweep.kind == "sweep" else []
     for letter, student in configuration.students.items():
-        names = ("test/last/accuracy", "test/best/accuracy", "best_epoch")
-        last, chosen, epoch = (trial.metrics[f"{letter}/{name}"] for name in names)
+        if any(f"{letter}/{name}" not in trial.metrics for name in TESTED):
+            lines.append(f"student {letter} ({student.network.name}): {LOST}")
+            continue
+        last, chosen, epoch = (trial.metrics[f"{letter}/{name}"] for name in TESTED)
         gain = gained.get(letter)
         over = f", {gain.test:+.4f} over its own KD (trial {gain.baseline})," if gain else ""
         lines.append(
@@ -290,6 +314,13 @@ def _shown(sweep: Sweep) -> list[Trial]:
     for trial in ranked:
         best_of.setdefault(trial.settings.get("method.name"), trial)
     return [trial for place, trial in enumerate(ranked) if place < 5 or trial in best_of.values()]
+
+
+def show_damage(sweep: Sweep, option: str) -> None:
+    """Say which files of a sweep are damaged, on the standard error; `option`: what a command needs to find the store."""
+    told = sweep.damage(option)
+    for text in [*told[:NOTES], *([f"{len(told) - NOTES} more files are damaged"] if len(told) > NOTES else [])]:
+        print(said(f"note: {text}"), file=sys.stderr)
 
 
 def sweeps_table(sweeps: Sequence[Sweep], console: Console) -> None:

@@ -23,8 +23,10 @@ from filelock import FileLock, Timeout
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from orchestrator.address import database_uri
 from orchestrator.config import Configuration
 from orchestrator.errors import UserError
+from orchestrator.paths import read_path
 from orchestrator.remote import Remote
 from orchestrator.store import SPARE_BYTES
 
@@ -68,7 +70,7 @@ class Conditions:
     @property
     def root(self) -> Path:
         """The folder of the store, whether it is there or not."""
-        return self.store.expanduser().resolve()
+        return read_path(self.store, "--store")
 
     @property
     def place(self) -> Path:
@@ -143,6 +145,9 @@ def ray_address(conditions: Conditions) -> Finding:
         remarks.append(f"others may read its token: chmod 600 {token}")
     address = conditions.address
     if address is None:
+        from orchestrator.cluster.resources import require_short_sockets
+
+        require_short_sockets()
         said = "a cluster of our own, on loopback" + (", with token authentication" if mode.lower() == "token" else "")
     else:
         from orchestrator.cluster.connect import connected, nodes
@@ -262,18 +267,33 @@ def space(conditions: Conditions) -> Finding:
 
 def tracking(conditions: Conditions) -> Finding:
     """Whether runs can be written: SQLite in the store, or the server that is configured, with the environment's credentials."""
-    uri = conditions.configuration.tracking.uri
-    if uri is not None:
-        from orchestrator.tracking.access import refusal
+    from orchestrator.tracking.overrides import unused_variables
 
-        reason = refusal(uri)
-        return Finding("bad", reason) if reason else Finding("ok", f"{uri} answers")
-    database = conditions.root / "mlflow.db"
+    uri, database = conditions.configuration.tracking.uri, conditions.root / "mlflow.db"
+    found = _server(uri) if uri is not None else _sqlite(conditions, database)
+    remarks = unused_variables(uri or database_uri(database)) if found.fitness == "ok" else []
+    if uri is None and unquote(str(conditions.root)) != str(conditions.root):
+        remarks.append(f"MLflow does not load registered models from below {conditions.root}: take the % code out of its name")
+    return Finding("warn", "; ".join([found.said, *remarks])) if remarks and found.fitness == "ok" else found
+
+
+def _server(uri: str) -> Finding:
+    from orchestrator.tracking.access import refusal
+
+    reason = refusal(uri)
+    return Finding("bad", reason) if reason else Finding("ok", f"{uri} answers")
+
+
+def _sqlite(conditions: Conditions, database: Path) -> Finding:
+    """MLflow's database in the store; EnvironmentUnfitError where the installed MLflow cannot use it."""
+    from orchestrator.tracking.schema import require_schema
+
     try:
         if database.exists():
             with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True, timeout=5)) as known:
                 known.execute("BEGIN IMMEDIATE")  # needs to write, and writes nothing
                 known.rollback()
+            require_schema(database)
             return Finding("ok", f"SQLite, {database} can be written")
         with _probe(conditions.place) as folder, contextlib.closing(sqlite3.connect(folder / "mlflow.db", timeout=5)) as made:
             made.execute("CREATE TABLE probe (number INTEGER)")
@@ -290,10 +310,11 @@ def group(conditions: Conditions) -> Finding:
 
     from orchestrator.actors.probe import two_workers
     from orchestrator.cluster.connect import connected
+    from orchestrator.cluster.descendants import noted
     from orchestrator.interrupt import stoppable
 
     started = time.monotonic()
-    with _probe(conditions.place) as folder, stoppable(), connected(conditions.address, cpus=2), stoppable():
+    with _probe(conditions.place) as folder, stoppable(), noted(folder), connected(conditions.address, cpus=2), stoppable():
         begun = time.monotonic()
         two_workers(folder, GROUP_S)
         ended = time.monotonic()

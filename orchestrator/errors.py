@@ -29,6 +29,10 @@ class UnansweredError(EnvironmentUnfitError):
     """Who hands out trials does not answer: Ray, or the node that it was on, is not well."""
 
 
+class LoaderError(EnvironmentUnfitError):
+    """The processes that decode images for one training process have ended, or give no batch; those of other ranks may be well."""
+
+
 class TrialError(UserError):
     """One trial cannot go on (diverged, bad setting); the sweep does."""
 

@@ -5,12 +5,13 @@ well, of torch.export or ONNX: `export_formats.py`.
 """
 
 import contextlib
-import json
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -20,24 +21,30 @@ from orchestrator.checkpoint_place import place
 from orchestrator.config import Configuration
 from orchestrator.config import Network as Choice
 from orchestrator.data import describe
-from orchestrator.data.dataset import read_summary
+from orchestrator.data.dataset import SUMMARY_FILE, read_summary
 from orchestrator.data.pictures import CLEAN_SHARE
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError, nearest
 from orchestrator.export_check import batches, compared
 from orchestrator.export_formats import CARD, FORMATS, NAME, SETTINGS, Answers, load_onnx, load_program
 from orchestrator.export_seeds import named, over_seeds, own
+from orchestrator.export_settings import FORMAT, read_settings
 from orchestrator.gains import hears
 from orchestrator.model_card import model_card
 from orchestrator.models import MODELS, Network, build, load_weights, network_fingerprint
 from orchestrator.objectives import in_words, watched
+from orchestrator.paths import read_path
+from orchestrator.progress import read_progress
+from orchestrator.record_file import DamagedRecordError
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store, replacing, write_json
 from orchestrator.sweep.keep import kept
 from orchestrator.teacher import fit
+from orchestrator.teacher.quality import read_card
 from orchestrator.trial import CHECKPOINT, apply, student_folder
 
-FORMAT = 1
+log = logging.getLogger(__name__)
 Weights = Literal["best", "last"]
+SMALL = 2**26  # bytes of a network that may be made to see whether weights fit it
 FILES = {"best": "best.safetensors", "last": "student.safetensors"}  # of a checkpoint
 USABLE = ("complete", "stopped_early")
 
@@ -66,6 +73,7 @@ def export(
     the store; `form` is one of FORMATS. ConfigurationError: no such run, trial, student, weights or format, a damaged checkpoint,
     a folder that is not empty. EnvironmentUnfitError: the folder cannot be written, or a package of the format is missing.
     """
+    asked = read_path(to, "--to") if to is not None else None
     if form not in FORMATS:
         raise ConfigurationError(f"--format {form!r} is not allowed: {nearest(form, FORMATS)}")
     FORMATS[form].require(form)
@@ -82,7 +90,7 @@ def export(
     folder = _checkpoint(store, sweep, trial, letter)
     summary = _data(store, sweep)
     title = f"{name}-{trial.number}-{letter}"
-    target = (to.expanduser() if to else store.exports / (title if form == NAME else f"{title}-{form}")).resolve()
+    target = asked or (store.exports / (title if form == NAME else f"{title}-{form}")).resolve()
     _require_free(target)
     network = _network(students[letter].network, summary, folder / FILES[weights], trial)
     settings = {
@@ -101,7 +109,7 @@ def export(
         "over_seeds": over_seeds(sweep, trial, letter),
         "searched": trial.settings,
         "data": _described(configuration, summary),
-        "teacher": _teacher(store, sweep.configuration, summary) if _listens(configuration) else None,
+        "teacher": _teacher(store, sweep, summary) if _listens(configuration) else None,
         "beside": {other: _resolved(student.network) for other, student in students.items() if other != letter},
         "hears_others": hears(sweep, trial),
     }
@@ -120,16 +128,42 @@ def load_exported(folder: Path | str) -> Network:
     It takes images (B, C, H, W) float32, prepared as `input` in settings.json and the card say. ConfigurationError: no export,
     damaged, of another format, or written by a newer version.
     """
-    folder = Path(folder).expanduser()
+    folder = read_path(folder, "folder")
     settings = read_settings(folder)
     if settings.get("form", NAME) != NAME:
         raise ConfigurationError(
             f"{folder} holds {FORMATS[settings['form']].file} and no network: `answering` opens it, or export safetensors"
         )
-    network = dict(settings["network"])
-    made = build(network.pop("name"), len(settings["classes"]), tuple(settings["input"]["shape"]), network)
-    load_weights(made, str(folder / FORMATS[NAME].file))
+    file = folder / FORMATS[NAME].file
+    _require_size(settings, file)
+    made = _built(settings)
+    load_weights(made, str(file))
     return made.eval()
+
+
+def _built(settings: dict[str, Any]) -> Network:
+    network = dict(settings["network"])
+    return build(network.pop("name"), len(settings["classes"]), tuple(settings["input"]["shape"]), network)
+
+
+def _require_size(settings: dict[str, Any], file: Path) -> None:
+    """ConfigurationError when a network is large, and larger than the file of its weights; shapes alone, no memory.
+
+    Whatever else does not fit in a smaller one, loading says by tensor.
+    """
+    try:
+        with torch.device("meta"):
+            needed = sum(tensor.nbytes for tensor in _built(settings).state_dict().values())
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:  # sizes that torch cannot count
+        raise ConfigurationError(
+            f"{file.parent} is damaged, no network has the sizes in {SETTINGS} ({' '.join(str(error).split())[:200]}): "
+            "write it anew with `python run.py export`"
+        ) from error
+    if needed > SMALL and file.is_file() and needed > file.stat().st_size:
+        raise ConfigurationError(
+            f"{file.parent} is damaged, the network in {SETTINGS} has {needed} bytes and {file.name} holds {file.stat().st_size}: "
+            "write it anew with `python run.py export`"
+        )
 
 
 def answering(folder: Path | str) -> Answers:
@@ -137,38 +171,13 @@ def answering(folder: Path | str) -> Answers:
 
     ConfigurationError as `load_exported`; EnvironmentUnfitError: a package of the format is missing.
     """
-    folder = Path(folder).expanduser()
+    folder = read_path(folder, "folder")
     form = read_settings(folder).get("form", NAME)
     if form == NAME:
         network = load_exported(folder)
         return lambda images: network(images).logits
     read = load_program if form == "torchexport" else load_onnx
     return read(folder / FORMATS[form].file)
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """What settings.json of an export says; ConfigurationError: there is none, it is damaged, or of a newer version."""
-    try:
-        settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text())
-        version, known = int(settings["format"]), settings.get("form", NAME) in FORMATS
-        if version <= FORMAT:
-            _ = dict(settings["network"])["name"], len(settings["classes"])
-            _require_whole(settings["input"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ConfigurationError(
-            f"{folder} is no exported student or damaged ({type(error).__name__}: {error}): write it with `python run.py export`"
-        ) from error
-    if version > FORMAT or not known:
-        raise ConfigurationError(f"{folder} was written by a newer version of this program: update it to load the student")
-    return settings
-
-
-def _require_whole(said: dict[str, Any]) -> None:
-    """ValueError, LookupError or TypeError when `input` does not say all that a picture is prepared by."""
-    channels, _, _ = map(int, said["shape"])
-    if {len([float(value) for value in said[name]]) for name in ("mean", "std")} != {channels}:
-        raise ValueError(f"mean and std are not those of {channels} channels")
-    float(said["cut"] or 1)
 
 
 def _trial(store: Store, sweep: Sweep, number: int | None) -> Trial:
@@ -259,19 +268,18 @@ def _network(chosen: Choice, summary: dict[str, Any], file: Path, trial: Trial) 
 
 def _progress(folder: Path, trial: Trial, letter: str, weights: str) -> dict[str, Any]:
     """After which epoch the weights stood, and what the student reached: by the checkpoint, of which the record may be behind."""
-    file = folder / "progress.json"
     try:
-        progress = json.loads(file.read_text())
-        record, best_epoch = progress["record"], int(progress["best_epoch"])
-        last = int(record["epoch"])
-        metrics = {"validation/best/accuracy": float(progress["best_value"])} | named(own(record["metrics"], letter))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise _damaged(trial, file, error) from error
+        progress = read_progress(folder)
+    except DamagedRecordError as error:
+        raise _damaged(trial, error.file, error.reason) from error
+    record, best_epoch = progress["record"], progress["best_epoch"]
+    last = record["epoch"]
+    metrics = {"validation/best/accuracy": progress["best_value"]} | named(own(record["metrics"], letter))
     epochs = {"epoch": best_epoch if weights == "best" else last, "best_epoch": best_epoch, "epochs": last}
     return epochs | {"metrics": dict(sorted(metrics.items()))}
 
 
-def _damaged(trial: Trial, file: Path, error: Exception) -> ConfigurationError:
+def _damaged(trial: Trial, file: Path, error: Exception | str) -> ConfigurationError:
     reason = " ".join(str(error).split())
     return ConfigurationError(
         f"the checkpoint of trial {trial.number} is damaged, {file} cannot be used ({reason}): give another --trial, or train anew"
@@ -280,8 +288,12 @@ def _damaged(trial: Trial, file: Path, error: Exception) -> ConfigurationError:
 
 def _data(store: Store, sweep: Sweep) -> dict[str, Any]:
     """What the run knew of its data; of one that kept no copy what its source says now."""
-    if (sweep.folder / "data.json").exists():
-        return read_summary(sweep.folder)
+    file = sweep.folder / SUMMARY_FILE
+    if file.exists():
+        try:
+            return read_summary(sweep.folder)
+        except DamagedRecordError as error:
+            log.warning("%s: what its source says is taken", error)
     data = sweep.configuration.data
     return describe(data, store.root, data.seed)
 
@@ -338,13 +350,13 @@ def _start(network: Choice) -> dict[str, Any]:
     return {"start": Path(network.weights).name if network.weights else None}
 
 
-def _teacher(store: Store, configuration: Configuration, summary: dict[str, Any]) -> dict[str, Any] | None:
-    """Who taught, and what it reached where the store still knows."""
-    teacher = configuration.teacher
+def _teacher(store: Store, sweep: Sweep, summary: dict[str, Any]) -> dict[str, Any] | None:
+    """Who taught, and what it reached: by the sweep's own copy of its card, which older sweeps do not have, or the store's."""
+    configuration, teacher = sweep.configuration, sweep.configuration.teacher
     if teacher is None:
         return None
     place = store.teachers / fit.fingerprint(configuration, summary["fingerprint"], _augmentation(configuration, summary))
-    known = fit.card(place) or {}
+    known = read_card(sweep.folder) or ((fit.card(place) or {}) if fit.damage(place) is None else {})
     parts = ("validation/", "test/")
     metrics = {name: value for name, value in known.get("metrics", {}).items() if name.startswith(parts)}
     said = {"network": teacher.network.model_dump(mode="json", exclude={"weights"}), **_start(teacher.network), "metrics": metrics}

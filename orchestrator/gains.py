@@ -27,7 +27,7 @@ def baselines(sweep: Sweep, trial: Trial) -> dict[str, Trial]:
     complete = [other for other in sweep.ranked() if other.state == "complete" and _method(sweep, other) == BASELINE]
     found = {}
     for letter in sweep.configuration.students if sweep.configuration.peers else ():
-        alike = [other for other in complete if _network(other, letter) == _network(trial, letter)]
+        alike = [other for other in complete if _network(other, letter) == _network(trial, letter) and _known(other, letter)]
         if alike:
             found[letter] = max(alike, key=lambda other: (_validation(other, letter), -other.number))
     return found
@@ -52,6 +52,7 @@ def gains(sweep: Sweep, trial: Trial) -> dict[str, Gain]:
             _test(trial, letter) - _test(alone, letter),
         )
         for letter, alone in baselines(sweep, trial).items()
+        if _known(trial, letter) and _known(alone, letter)
     }
 
 
@@ -63,6 +64,11 @@ def _network(trial: Trial, letter: str) -> dict[str, Any]:
     """What the search chose of a student's network."""
     section = f"{network_key(letter)}."
     return {key: value for key, value in trial.settings.items() if key.startswith(section)}
+
+
+def _known(trial: Trial, letter: str) -> bool:
+    """Whether the record has both accuracies: one that was made anew without its checkpoint has its objective alone."""
+    return {f"{letter}/validation/accuracy", f"{letter}/test/last/accuracy"} <= trial.metrics.keys()
 
 
 def _validation(trial: Trial, letter: str) -> float:

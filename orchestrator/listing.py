@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from methods import METHODS, allowed
+from methods import METHODS, allowed, shown_default
 from orchestrator.sweep.branches import Branch, branches
 from search_spaces import SPACES
 
@@ -15,7 +15,7 @@ def print_methods(console: Console) -> None:
     for name, method in METHODS.items():
         console.print(f"[bold]{name}[/bold]  {method.provenance}", highlight=False, soft_wrap=True)
         for item in dataclasses.fields(method.Settings):
-            line = f"  {item.name} = {item.default} ({allowed(item)}): {item.metadata['doc']}"
+            line = f"  {item.name} = {shown_default(item)} ({allowed(item)}): {item.metadata['doc']}"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         searched = "; ".join(_questions(name)) or "nothing"
         console.print(f"  searched: {searched}", markup=False, highlight=False, soft_wrap=True)

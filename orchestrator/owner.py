@@ -12,17 +12,31 @@ import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 from filelock import FileLock, Timeout
+from pydantic import Field, with_config
+from typing_extensions import TypedDict
 
 from orchestrator.errors import ConfigurationError
-from orchestrator.store import read_json, write_json
+from orchestrator.record_file import STRICT, RecordSchema, Timestamp
 
 LOCK = "driver.lock"
 WORD = "driver.json"
 BEAT_S = 10.0
 SILENT_S = 60.0  # after so long without a touch a process of another host is taken for dead
+
+
+@with_config(STRICT)
+class Driver(TypedDict):
+    """Who runs a sweep, and since when."""
+
+    host: str
+    pid: Annotated[int, Field(ge=1, lt=2**31)]
+    since: Timestamp
+
+
+DRIVER = RecordSchema[Driver](Driver)
 
 
 def running(folder: Path) -> bool:
@@ -68,7 +82,7 @@ def held(folder: Path) -> Iterator[None]:
         if _elsewhere(folder):
             raise ConfigurationError(taken(folder))
         word = folder / WORD
-        write_json(word, {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()})
+        DRIVER.write(word, {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()})
         ended = threading.Event()
         beating = threading.Thread(target=_beat, args=(word, ended), name="owner", daemon=True)
         beating.start()
@@ -105,12 +119,11 @@ def _beat(word: Path, ended: threading.Event) -> None:
             os.utime(word)
 
 
-def _word(folder: Path) -> dict[str, Any] | None:
+def _word(folder: Path) -> Driver | None:
     """What the owner left; None where there is nothing, or nothing that can be read."""
     try:
-        found = read_json(folder / WORD)
-        return {"host": str(found["host"]), "pid": int(found["pid"]), "since": float(found["since"])}
-    except (ConfigurationError, LookupError, TypeError, ValueError):
+        return DRIVER.read(folder / WORD)
+    except ConfigurationError:
         return None
 
 
@@ -125,7 +138,7 @@ def _gone(process: int) -> bool:
     return False
 
 
-def _elsewhere(folder: Path) -> dict[str, Any] | None:
+def _elsewhere(folder: Path) -> Driver | None:
     """The word of a process on another host that was alive a moment ago; the lock decides about those of this host."""
     found = _word(folder)
     if found is None or found["host"] == socket.gethostname() or _age_s(folder) > SILENT_S:

@@ -3,30 +3,48 @@
 Defaults < file < `--set key=value`. The resolved form is plain JSON and is stored with every run.
 """
 
-import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError, nearest
+from orchestrator.paths import read_file
 from orchestrator.redact import redacted
+from orchestrator.text import quoted, shortened
+from orchestrator.yaml_text import MAX_BYTES, YamlError, parse_yaml
+from orchestrator.yielding import Origin, keep_warmup, with_yielding_values
 
 
-def load(file: Path | None, overrides: list[str], **top: Any) -> Configuration:
-    """The configuration from a YAML file (None: the defaults), `--set` pairs, and top-level values that are not None."""
+def load(file: Path | None, overrides: list[str], options: Mapping[str, Any] | None = None, **top: Any) -> Configuration:
+    """The configuration from a YAML file (None: the defaults), `--set` pairs, and what other options of the command line say.
+
+    `options` holds values by dotted keys; `top` those of top-level keys, where they are not None. Where two values cannot go
+    together, one that was typed on the command line makes the other give way, and `Configuration.yielded` says so.
+    """
     values = _read(file) if file else {}
+    origin = Origin(dict(_leaves(values)), str(file))
     for pair in sorted(overrides, key=lambda pair: not _names(pair.partition("=")[0].split("."))):  # names come first
-        _apply(values, pair)
-    values.update({key: value for key, value in top.items() if value is not None})
-    return build(values)
+        origin.typed |= _apply(values, pair)
+    named = dict(options or {}) | {key: value for key, value in top.items() if value is not None}
+    for key, value in named.items():
+        _put(values, key.split("."), value, f"{key}={value}")
+        origin.typed.add(key)
+    warmups = keep_warmup(values, origin)
+    return with_yielding_values(build(values), origin, warmups)
 
 
 def given(file: Path) -> tuple[Configuration, dict[str, Any]]:
     """The configuration of a YAML file, and the values that stand in it."""
     return load(file, []), _read(file)
+
+
+def override(values: dict[str, Any], pairs: list[str]) -> None:
+    """Put the values of `--set` pairs into plain values, in place; ConfigurationError where a pair is none."""
+    for pair in pairs:
+        _apply(values, pair)
 
 
 def build(values: dict[str, Any]) -> Configuration:
@@ -43,45 +61,50 @@ PLAIN = {  # what the types of Python are in YAML
 }
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 1e-3 is a number: YAML 1.1 reads it as text, and a person means the number."""
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
-
-
-def _parse(text: str) -> Any:
-    """Plain values; yaml.YAMLError or, for a date that does not exist, ValueError."""
-    return _Loader(text).get_single_data()
-
-
 def _read(file: Path) -> dict[str, Any]:
+    path = read_file(file, "--config", "give the path of a YAML file")
     try:
-        values = _parse(file.read_text())
+        with path.open("rb") as stream:
+            values = parse_yaml(stream.read(MAX_BYTES + 1))
     except OSError as error:
         raise ConfigurationError(f"--config {file} cannot be read ({error.strerror}): give the path of a YAML file") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigurationError(f"--config {file} is not YAML: {redacted(' '.join(str(error).split()))}") from error
+    except YamlError as error:
+        what = "is not YAML, line" if error.syntax else "cannot be used, line"
+        raise ConfigurationError(f"--config {file} {what} {error.line}: {redacted(str(error))}") from error
     if not isinstance(values, dict | None):
         raise ConfigurationError(f"--config {file} holds a {type(values).__name__}: give keys such as `data:` and `method:`")
     return values or {}
 
 
-def _apply(values: dict[str, Any], pair: str) -> None:
+def _leaves(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted key of every value that is no mapping."""
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _apply(values: dict[str, Any], pair: str) -> set[str]:
+    """Put the value of a `--set` pair into its place; the keys that it gives."""
     key, equals, text = pair.partition("=")
-    path = key.strip().split(".")
+    path, shown = key.strip().split("."), shortened(redacted(pair))
     if not equals or not all(path):
-        raise ConfigurationError(
-            f"--set {redacted(pair)} is not of the form key=value: write for example --set method.temperature=4"
-        )
+        raise ConfigurationError(f"--set {shown} is not of the form key=value: write for example --set method.temperature=4")
     try:
-        value = _parse(text) if text else None
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigurationError(f"--set {redacted(pair)}: the value is not YAML; quote it") from error
+        value = parse_yaml(text) if text else None
+    except YamlError as error:
+        problem = "the value is not YAML; quote it" if error.syntax else redacted(str(error))
+        raise ConfigurationError(f"--set {shown}: {problem}") from error
+    _put(values, path, value, pair)
+    return {key for key, _ in _leaves({".".join(path): value})}
+
+
+def _put(values: dict[str, Any], path: list[str], value: Any, pair: str) -> None:
     for name in path[:-1]:
         inner = values.get(name)
         if inner is not None and not isinstance(inner, dict):
-            raise ConfigurationError(f"--set {redacted(pair)}: {name} is {redacted(repr(inner))}, which has no keys below it")
+            raise ConfigurationError(f"--set {shortened(redacted(pair))}: {name} is {quoted(inner)}, which has no keys below it")
         values[name] = inner = {} if inner is None else inner
         values = inner
     if _names(path) and values.get("name", value) != value:
@@ -97,7 +120,7 @@ def _names(path: list[str]) -> bool:
 def _sentence(error: ValidationError) -> str:
     """The first thing wrong, as: field = value is not allowed: what is, and the next step."""
     first = error.errors(include_url=False)[0]
-    path = ".".join(str(part) for part in first["loc"])
+    path = shortened(".".join(str(part) for part in first["loc"]))
     more = f" ({error.error_count() - 1} more after this one)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         return f"there is no key {path!r}: {nearest(str(first['loc'][-1]), _keys(first['loc'][:-1]))}{more}"
@@ -109,7 +132,7 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] == "model_type":
         message = f"give keys below it, of {', '.join(_keys(first['loc']))}"
     message = PLAIN.get(first["type"], message)
-    given = "null" if first["input"] is None else redacted(repr(first["input"]))
+    given = "null" if first["input"] is None else quoted(first["input"])
     return f"{path} = {given} is not allowed: {message[0].lower()}{message[1:]}{more}"
 
 

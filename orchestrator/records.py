@@ -1,26 +1,50 @@
 """What a sweep leaves in the store: a file about it and one per trial, each replaced at every change.
 
-The driver alone writes. `status` and a resume read them; the study holds the same values for the sampler.
+The driver alone writes. `status` and a resume read them; the study holds the same values for the sampler. What is damaged is in
+`Sweep.damaged` and left out, so that the rest can be read; whoever resumes the sweep sets it aside and makes it anew.
 """
 
 import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from orchestrator import owner
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError, nearest
 from orchestrator.objectives import front, goals, watched
-from orchestrator.reading import build
-from orchestrator.store import Store, keep_json, read_json
+from orchestrator.record_file import STRICT, Count, DamagedRecordError, Finite, Plain, RecordSchema, Seconds, Timestamp
+from orchestrator.store import Store, set_aside
+from orchestrator.trial import apply
 
 TrialState = Literal["complete", "stopped_early", "failed", "running", "waiting"]
-FORMAT = 2  # raised when an older version would not understand what is written
+SweepState = Annotated[str, Field(pattern="^(running|finished|failed|interrupted)$")]
+Kind = Annotated[str, Field(pattern="^(sweep|train)$")]
 FILE, COPY = "sweep.json", "sweep.copy.json"  # the same twice, for damage to one of them
+TRIAL_FILE = "trial.json"  # in the folder of a trial
+Epoch = Annotated[int, Field(ge=0, le=10**7)]
+
+
+class Change(TypedDict):
+    """After `epoch` epochs the trial went on from the weights of the trial `source`, with `params`."""
+
+    epoch: Epoch
+    source: Count
+    params: dict[str, Plain]
+
+
+class Note(TypedDict):
+    """What a person should know of a sweep, and since when; `pending` while it is about writes that MLflow does not have."""
+
+    time: Timestamp
+    text: str
+    pending: NotRequired[bool]
 
 
 @dataclass
@@ -33,17 +57,18 @@ class Trial:
     `source`, to go on with `params`.
     """
 
-    number: int
-    params: dict[str, Any]
+    __pydantic_config__ = STRICT
+    number: Count
+    params: dict[str, Plain]
     state: TrialState = "waiting"
-    value: float | None = None
-    epochs: int = 0
+    value: Finite | None = None
+    epochs: Epoch = 0
     metrics: dict[str, float] = field(default_factory=dict)
-    history: list[float | None] = field(default_factory=list)
+    history: list[Finite | None] = field(default_factory=list)
     message: str = ""
     notes: list[str] = field(default_factory=list)
-    changes: list[dict[str, Any]] = field(default_factory=list)
-    values: list[float] | None = None
+    changes: list[Change] = field(default_factory=list)
+    values: list[Finite] | None = None
 
     def hear(self, record: dict[str, Any], names: Sequence[str]) -> bool:
         """Take an epoch's record, `names` being the objectives; whether all of these are finite, so that the epoch counts."""
@@ -85,24 +110,36 @@ class Trial:
         return self.state in ("complete", "stopped_early", "failed")
 
 
-@dataclass
-class Sweep:
-    """The sweep in a folder of the store, with all its trials. `notes`: what a person should know of it, `time` (s) and `text`.
+TRIAL = RecordSchema[Trial](Trial)
 
-    `described` is what it searched and trained on when it began, in words, for a resume to compare with. `damaged` are the
-    numbers of trials whose record cannot be read.
+
+@dataclass
+class SweepRecord:
+    """The sweep's own file. `notes`: what a person should know of it.
+
+    `described` is what it searched and trained on when it began, in words, for a resume to compare with.
     """
 
-    folder: Path
+    __pydantic_config__ = STRICT
     configuration: Configuration
-    kind: str
-    state: str = "running"
-    started: float = field(default_factory=time.time)
-    seconds: float = 0.0
-    notes: list[dict[str, Any]] = field(default_factory=list)
-    described: dict[str, Any] = field(default_factory=dict)
+    kind: Kind
+    state: SweepState = "running"
+    started: Timestamp = field(default_factory=time.time)
+    seconds: Seconds = 0.0
+    notes: list[Note] = field(default_factory=list)
+    described: dict[str, Plain] = field(default_factory=dict)
+
+
+SWEEP = RecordSchema[SweepRecord](SweepRecord, number=3)
+
+
+@dataclass
+class Sweep(SweepRecord):
+    """The sweep in a folder of the store, with all its trials. `damaged`: the files that cannot be used, each with the reason."""
+
+    folder: Path = field(kw_only=True)
     trials: dict[int, Trial] = field(default_factory=dict)
-    damaged: list[int] = field(default_factory=list)
+    damaged: dict[Path, str] = field(default_factory=dict)
 
     @classmethod
     def create(cls, folder: Path, configuration: Configuration, kind: str, described: dict[str, Any] | None = None) -> "Sweep":
@@ -111,38 +148,66 @@ class Sweep:
         folder.mkdir(parents=True, exist_ok=True)  # who was killed right here left an empty one
         with owner.only_one(folder):
             cls.require_new(folder)
-            sweep = cls(folder, configuration, kind, described=described or {})
+            sweep = cls(configuration, kind, described=described or {}, folder=folder)
             sweep.save()
         return sweep
 
     @staticmethod
-    def require_new(folder: Path) -> None:
-        """ConfigurationError when there is a sweep in the folder."""
+    def require_new(folder: Path, option: str = "") -> None:
+        """ConfigurationError when there is a sweep in the folder; `option`: what a command needs to find the store."""
         if any((folder / name).exists() for name in (FILE, COPY)):
             raise ConfigurationError(
-                f"--name {folder.name!r} exists already in this store: give another, or go on with `sweep --resume {folder.name}`"
+                f"--name {folder.name!r} exists already in this store: give another, or go on with "
+                f"`python run.py sweep --resume {folder.name}{option}`"
             )
 
     @classmethod
     def open(cls, store: Store, name: str) -> "Sweep":
-        """A sweep that stands in the store; ConfigurationError names those that do."""
+        """A sweep that stands in the store; ConfigurationError names those that do.
+
+        What is damaged in it is in `damaged`; only without its own record there is no sweep.
+        """
         folder = store.sweep(name)
         if not any((folder / name).exists() for name in (FILE, COPY)):
             names = store.sweeps()
             known = nearest(name, names) if names else "there is none yet"
             raise ConfigurationError(f"there is no sweep {name!r} in {store.root}: {known}")
-        values = _own_file(folder)
-        try:
-            sweep = cls(folder, build(values.pop("configuration")), **values)
-        except (LookupError, TypeError, AttributeError) as error:
-            raise ConfigurationError(f"{folder / FILE} is no record of a sweep ({error}): put it back from a backup") from error
-        for file in sorted(folder.glob("trials/*/trial.json")):
+        record, damaged = own_record(folder)
+        sweep = cls(**vars(record), folder=folder, damaged=damaged)
+        for file in sorted(folder.glob(f"trials/*/{TRIAL_FILE}")):
             try:
-                trial = Trial(**read_json(file))
+                trial, sealed = TRIAL.read_sealed(file)
+                sweep._require_consistent(file, trial, sealed)
                 sweep.trials[trial.number] = trial
-            except (ConfigurationError, TypeError):
-                sweep.damaged += [int(file.parent.name)] if file.parent.name.isdecimal() else []
+            except DamagedRecordError as error:
+                sweep.damaged[file] = error.reason
         return sweep
+
+    def _require_consistent(self, file: Path, trial: Trial, sealed: bool) -> None:
+        """DamagedRecordError when the record of a trial contradicts its place, itself or the sweep."""
+        objectives = len(self.configuration.search.objectives) or 1
+        usable = trial.state in ("complete", "stopped_early")
+        if file.parent != self.trial_folder(trial.number):
+            reason = f"number = {trial.number} is not allowed: it lies in the folder {file.parent.name}"
+        elif len(trial.history) > trial.epochs:
+            reason = f"history has {len(trial.history)} epochs, and epochs = {trial.epochs}"
+        elif trial.value is None and (trial.state == "complete" or trial.values):
+            reason = f"value = null is not allowed: state = {trial.state}"
+        elif trial.values is not None and len(trial.values) != objectives:
+            reason = f"values has {len(trial.values)} numbers, and the sweep {objectives} objectives"
+        else:
+            reason = "" if sealed or not usable else self._misfit(trial)
+        if reason:
+            raise DamagedRecordError(file, reason)
+
+    def _misfit(self, trial: Trial) -> str:
+        """Why the parameters cannot have been trained with, in a record that no checksum vouches for."""
+        for name, params in (("params", trial.params), ("changes", trial.settings)):
+            try:
+                apply(self.configuration, params)
+            except ConfigurationError as error:
+                return f"{name}: {error}"
+        return ""
 
     @property
     def name(self) -> str:
@@ -166,26 +231,35 @@ class Sweep:
     def save(self) -> None:
         """Write the sweep's own file, and its copy when that is done."""
         for name in (FILE, COPY):
-            keep_json(self.folder / name, self._plain)
+            SWEEP.keep(self.folder / name, self._plain)
 
     def _plain(self) -> dict[str, Any]:
-        own = {key: value for key, value in vars(self).items() if key not in ("folder", "trials", "damaged", "configuration")}
-        return {"format": FORMAT, **own, "configuration": self.configuration.plain()}
+        own = {each.name: getattr(self, each.name) for each in fields(SweepRecord)}
+        return own | {"configuration": self.configuration.plain()}
+
+    def set_aside(self, file: Path) -> str:
+        """Rename a damaged file of the sweep, so that it can be made anew; what was done, in a sentence."""
+        reason, renamed = self.damaged.pop(file), set_aside(file)
+        return f"{file.relative_to(self.folder)} is damaged ({reason}): it is kept as {renamed.name} and made anew"
 
     def trial_folder(self, number: int) -> Path:
         """Where a trial keeps its record and its checkpoint."""
         return self.folder / "trials" / f"{number:05d}"
 
+    def trial_file(self, number: int) -> Path:
+        """The record of a trial."""
+        return self.trial_folder(number) / TRIAL_FILE
+
     def save_trial(self, trial: Trial) -> None:
         """Write one trial's file; while it goes on, the study and the checkpoint know as much."""
         self.trials[trial.number] = trial
-        keep_json(self.trial_folder(trial.number) / "trial.json", asdict(trial), lasting=trial.ended)
+        TRIAL.keep(self.trial_file(trial.number), asdict(trial), lasting=trial.ended)
 
     def saved(self, trial: Trial) -> bool:
         """Whether the trial's file says what is known of it."""
         try:
-            return bool(read_json(self.trial_folder(trial.number) / "trial.json") == asdict(trial))
-        except ConfigurationError:
+            return TRIAL.read(self.trial_file(trial.number)) == trial
+        except DamagedRecordError:
             return False
 
     def ranked(self) -> list[Trial]:
@@ -198,6 +272,18 @@ class Sweep:
         Asked for at every end of a trial, so it sorts nothing.
         """
         return min(self._usable(), key=self._rank(), default=None)
+
+    def stopped_ahead(self) -> Trial | None:
+        """Return the stopped trial with the best value of those that are ahead of the best complete trial; None without one."""
+        best, sign = self.best(), -1.0 if self.maximize else 1.0
+        if best is None or best.state != "complete":
+            return None
+        ahead = [
+            trial
+            for trial in self._usable()
+            if trial.state != "complete" and sign * (trial.value or 0.0) < sign * (best.value or 0.0)
+        ]
+        return min(ahead, key=self._rank(), default=None)
 
     def _usable(self) -> list[Trial]:
         return [trial for trial in self.trials.values() if trial.value is not None and trial.state in ("complete", "stopped_early")]
@@ -225,12 +311,13 @@ class Sweep:
             "trials": trials,
             "best": self._summary(best, alive) if best else None,
             "front": [self._summary(trial, alive) for trial in self.front()],
-            "notes": self.notes + [{"time": time.time(), "text": text} for text in self._damage()],
+            "notes": self.notes + [{"time": time.time(), "text": text} for text in self.damage()],
         }
 
-    def _damage(self) -> list[str]:
-        again = f"`sweep --resume {self.name}` makes it anew of the study and the checkpoint"
-        return [f"the record of trial {number} is damaged: {again}" for number in self.damaged]
+    def damage(self, option: str = "") -> list[str]:
+        """What is damaged, a sentence for each file with the next step; `option`: what a command needs to find the store."""
+        again = f"`python run.py sweep --resume {self.name}{option}` makes it anew"
+        return [f"{file.relative_to(self.folder)} is damaged: {reason}: {again}" for file, reason in self.damaged.items()]
 
     @staticmethod
     def _summary(trial: Trial, alive: bool) -> dict[str, Any]:
@@ -240,21 +327,19 @@ class Sweep:
         }
 
 
-def _own_file(folder: Path) -> dict[str, Any]:
-    """The sweep's own file, or its copy; ConfigurationError when neither can be read, or a newer version wrote them."""
-    found: dict[str, Any] | None = None
-    for name in (FILE, COPY):
+def own_record(folder: Path) -> tuple[SweepRecord, dict[Path, str]]:
+    """The sweep's own record, or its copy, and which of them cannot be used; ConfigurationError when neither can."""
+    damaged: dict[Path, str] = {}
+    found: SweepRecord | None = None
+    for file in (folder / FILE, folder / COPY):
         try:
-            values = read_json(folder / name)
-            if isinstance(values, dict) and isinstance(values.get("format"), int):
-                found = values
-                break
-        except ConfigurationError:
-            continue
+            found = found or SWEEP.read(file)
+        except DamagedRecordError as error:
+            damaged[file] = error.reason
     if found is None:
+        reasons = " and ".join(f"{file.name}: {reason}" for file, reason in damaged.items())
         raise ConfigurationError(
-            f"{folder / FILE} and its copy {COPY} are damaged: put one of them back from a backup, or give another --name"
+            f"the record of the sweep in {folder} and its copy are damaged ({reasons}): put one of them back from a backup, or "
+            "give another --name"
         )
-    if found.pop("format") > FORMAT:
-        raise ConfigurationError(f"{folder} was written by a newer version of this program: update it to read the sweep")
-    return found
+    return found, {file: reason for file, reason in damaged.items() if file.exists()}

@@ -14,6 +14,9 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.paths import path_problem
+from orchestrator.redact import redacted
+from orchestrator.text import shortened
 
 SCHEMES = ("s3", "gs", "file")
 OPTIONS = {"region", "scheme", "endpoint_override"}  # of S3; everything else may be a secret
@@ -33,7 +36,10 @@ def is_uri(text: str) -> bool:
 
 def checked(uri: str) -> str:
     """The URI in one form; ConfigurationError says what is wrong with it, and repeats no secret."""
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise ConfigurationError(f"--store {shortened(redacted(uri))} is no URI ({error}): give {_known()}") from error
     shown = f"--store {parts.scheme}://..."
     if parts.scheme not in SCHEMES:
         raise ConfigurationError(f"{shown}: this scheme is not known: give a folder that all nodes share, or {_known()}")
@@ -46,6 +52,8 @@ def checked(uri: str) -> str:
             "environment"
         )
     path = unquote(parts.path)
+    if problem := path_problem(f"/{path}"):
+        raise ConfigurationError(f"{shown} {problem}: give {_known()}")
     if ".." in PurePosixPath(path).parts or (parts.scheme == "file") != (not parts.netloc) or not (parts.netloc or path.strip("/")):
         raise ConfigurationError(f"--store {parts.scheme}://{parts.netloc}{parts.path} names no place: give {_known()}")
     query = f"?{parts.query}" if parts.query else ""

@@ -1,11 +1,14 @@
 """What `report` does: write a sweep's page to a file, and log it to the sweep's run in MLflow. Returns the exit code."""
 
+import os
 from pathlib import Path
 
 from rich.console import Console
 
 from orchestrator import errors
+from orchestrator.display import show_damage
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.paths import read_path
 from orchestrator.private import said
 from orchestrator.records import Sweep
 from orchestrator.report.page import GENERATOR
@@ -19,11 +22,13 @@ console = Console()
 
 def report(name: str, store: Path | str, to: Path | None) -> int:
     """Write the page of a sweep to a file of the store, or `to` another one, and add it to the sweep's run."""
+    asked = read_path(to, "--to") if to is not None else None
     opened = Store.existing(store)
     found = Sweep.open(opened, name)
-    target = to.expanduser().resolve() if to else opened.reports / f"{name}.html"
+    target = asked or opened.reports / f"{name}.html"
     _require_place(target, asked=to is not None)
     made = make(opened, found)
+    show_damage(found, opened.option)
     _write(target, made.html)
     missed = add(opened, found, {}, 0, "report", {f"{name}.html": made.html})
     logged = f"not logged: {missed}" if missed else f"logged to the run {name} in MLflow: artifact report/{name}.html"
@@ -34,11 +39,11 @@ def report(name: str, store: Path | str, to: Path | None) -> int:
 
 def _require_place(target: Path, asked: bool) -> None:
     """ConfigurationError when a page cannot stand there, or something else does."""
-    if asked and not target.parent.is_dir():
+    if asked and not os.path.isdir(target.parent):
         raise ConfigurationError(
             f"--to {target}: the folder {target.parent} does not exist: make it, or give a file in another one"
         )
-    if target.is_dir():
+    if os.path.isdir(target):
         raise ConfigurationError(f"--to {target} is a folder: give the name of a file, such as {target / 'report.html'}")
     try:
         if target.exists() and GENERATOR.encode() not in target.read_bytes()[:HEAD]:

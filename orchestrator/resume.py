@@ -1,25 +1,37 @@
 """What may be another thing when a sweep is gone on with, and what may not: a refusal names each difference."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator import owner
 from orchestrator.cluster.resources import at
 from orchestrator.config import Configuration
+from orchestrator.data.dataset import read_summary
 from orchestrator.errors import ConfigurationError
+from orchestrator.path_settings import move_paths, require_paths, resolve_paths
 from orchestrator.reading import build, given
 from orchestrator.records import Sweep
 from orchestrator.sweep.described import Described, differences
 from orchestrator.sweep.space import with_its_method
 
 GROWING = {"search": ("trials", "time_budget")}  # `--trials` and `--time-budget` say these
+SETTLED = ("teacher.mode", "data.augmentation")  # what `auto` comes to is decided when a sweep begins
 NAMED = 5  # differences in one sentence
 
 
 def changed(
-    found: Sweep, trials: int | None, time_budget_s: float | None, file: Path | None, address: str | None = None
+    found: Sweep,
+    trials: int | None,
+    time_budget_s: float | None,
+    file: Path | None,
+    address: str | None = None,
+    pairs: Sequence[str] = (),
 ) -> Configuration:
-    """The configuration to go on with; ConfigurationError when that would be another sweep, or somebody runs this one."""
+    """The configuration to go on with; ConfigurationError when that would be another sweep, or somebody runs this one.
+
+    `pairs` are `--set` pairs: where its data, weights and cache are now.
+    """
     if found.alive:
         raise ConfigurationError(f"--resume {found.name}: {owner.taken(found.folder)}")
     if found.kind == "train" and (trials, time_budget_s) != (None, None):
@@ -29,11 +41,22 @@ def changed(
         _require_growth(found, trials)
     if file is not None:
         _require_same_file(found, file)
-    values = found.configuration.plain()
+    values = move_paths(found.configuration, list(pairs)).plain()
     values["search"]["trials"] = search.trials if trials is None else trials
     values["search"]["time_budget"] = search.time_budget if time_budget_s is None else time_budget_s
+    values["data"]["augmentation"] = _augmentation(found)
     values["resources"]["address"] = found.configuration.resources.address if address is None else at(address)
-    return with_its_method(build(values)) if found.kind == "sweep" else build(values)
+    configuration = build(values)
+    require_paths(found.name, configuration)
+    return with_its_method(configuration) if found.kind == "sweep" else configuration
+
+
+def _augmentation(found: Sweep) -> str:
+    """Return the policy that the sweep began with; one that was begun before it was settled then has it beside its data."""
+    policy, kept = found.configuration.data.augmentation, found.folder / "data.json"
+    if policy == "auto" and kept.is_file():
+        return str(read_summary(found.folder).get("augmentation", policy))
+    return policy
 
 
 def require_same(found: Sweep, now: Described) -> None:
@@ -61,6 +84,7 @@ def _require_growth(found: Sweep, trials: int) -> None:
 def _require_same_file(found: Sweep, file: Path) -> None:
     """What the file gives has to be what the sweep has; what it leaves to the defaults, the sweep knows."""
     said, asked = given(file)
+    said = resolve_paths(said)
     different = list(_different(asked, said.plain(), found.configuration.plain(), ""))
     if different:
         raise ConfigurationError(
@@ -76,7 +100,7 @@ def _different(asked: dict[str, Any], said: Any, has: Any, path: str) -> list[st
         one, other = said.get(key), has.get(key)
         if isinstance(inner, dict) and isinstance(one, dict) and isinstance(other, dict) and set(inner) <= set(one):
             found += _different(inner, one, other, f"{path}{key}.")
-        elif one != other and (path + key, one) != ("teacher.mode", "auto"):  # which was decided when it began
+        elif one != other and not (path + key in SETTLED and one == "auto"):
             found.append(f"{path}{key} = {one}, and the sweep has {other}")
     return found
 

@@ -4,6 +4,7 @@ Knows paths and bytes alone. A file is written aside, then renamed: a reader see
 """
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -12,13 +13,14 @@ import shlex
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator import space
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.paths import read_path
 from orchestrator.remote import Remote, checked, is_uri, local_folder
 
 DEFAULT = Path("runs")
@@ -49,15 +51,17 @@ class Store:
         if is_uri(str(name)):
             uri = checked(str(name))
             return cls(local_folder(uri), uri)
-        return cls(Path(name).expanduser().resolve())
+        return cls(read_path(name, "--store"))
 
     @classmethod
     def existing(cls, name: Path | str) -> "Store":
         """The store of earlier runs, for who only reads; ConfigurationError when there is none."""
         store = cls.named(name)
-        if not store.root.is_dir():
+        if not os.path.isdir(store.root):
             where = f"{store.uri} has no runs that were started on this machine" if store.uri else f"{name} does not exist"
-            raise ConfigurationError(f"--store {where}: give that of an earlier run, or start with `python run.py sweep`")
+            raise ConfigurationError(
+                f"--store {where}: give that of an earlier run, or start with `python run.py sweep{store.option}`"
+            )
         return store
 
     @classmethod
@@ -167,8 +171,12 @@ def _take_place(aside: Path, target: Path) -> None:
 
 def write_json(file: Path, value: Any, lasting: bool = True) -> None:
     """Write JSON so that a reader never sees a part of it; `lasting`: also not after the power failed, which takes milliseconds."""
-    text = json.dumps(value, indent=1)
-    with replacing(file) as aside, aside.open("w") as stream:
+    write_text(file, json.dumps(value, indent=1), lasting)
+
+
+def write_text(file: Path, text: str, lasting: bool = True) -> None:
+    """Write text as `write_json` writes JSON."""
+    with replacing(file) as aside, aside.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
         if lasting:
@@ -180,10 +188,15 @@ def keep_json(file: Path, value: Any, lasting: bool = True) -> None:
 
     `value` may be a function that gives it: what is written then is as new as the writing, whoever else writes meanwhile.
     """
+    keep_text(file, lambda: json.dumps(value() if callable(value) else value, indent=1), lasting)
+
+
+def keep_text(file: Path, text: Callable[[], str], lasting: bool = True) -> None:
+    """Write what `text` returns as `keep_json` writes JSON."""
 
     def write() -> None:
         with _writing:
-            write_json(file, value() if callable(value) else value, lasting)
+            write_text(file, text(), lasting)
 
     try:
         space.patiently(write, file)
@@ -193,9 +206,21 @@ def keep_json(file: Path, value: Any, lasting: bool = True) -> None:
         log.warning("%s was not written: the disk is full, and somebody asked for the end", file)
 
 
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file or folder, so that a new one can take its place; returns the new path."""
+    names = (path.with_name(f"{path.name}.damaged{'' if number == 1 else f'-{number}'}") for number in itertools.count(1))
+    free = next(name for name in names if not os.path.lexists(name))
+    os.replace(path, free)
+    return free
+
+
 def read_json(file: Path) -> Any:
-    """Read JSON; ConfigurationError names a file that is damaged."""
+    """Read JSON; ConfigurationError names a file that is damaged.
+
+    Without the checksum of a record, which is `record_file.py`'s to read: whoever writes the values again may have changed them.
+    """
     try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+        value = json.loads(file.read_text())
+        return {name: each for name, each in value.items() if name != "checksum"} if isinstance(value, dict) else value
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{file} cannot be read ({error}): remove it, or start again under another --name") from error

@@ -26,7 +26,7 @@ NOT_THERE = {  # options that mean this machine
     "local": "--local trains in one process of this machine: leave it out, or run the command here",
     "address": "--address is that of `submit` itself: give it before the --",
 }
-RESUMED = {"resume", "config", "store", "trials", "time_budget", "debug"}  # options that go with --resume
+RESUMED = {"resume", "config", "store", "trials", "time_budget", "set_", "debug"}  # options that go with --resume
 DEFAULT = "configs/digits.yaml"
 OUTSIDE = "submitted"  # the folder in the package for a configuration from elsewhere
 
@@ -56,6 +56,8 @@ def submission(group: Any, words: Sequence[str], name: str | None, root: Path, n
     if run is not None and others:
         flags = ", ".join(f"--{other.strip('_').replace('_', '-')}" for other in sorted(others))
         raise ConfigurationError(f"--resume goes on as the sweep was configured: leave out {flags}")
+    if run is not None:
+        _require_moved(options.get("set_") or ())
     if run is None or "config" in given:
         config = Path(options["config"] or root / DEFAULT)
         configuration = _checked(command, options, config)
@@ -116,8 +118,8 @@ def _checked(command: str, options: dict[str, Any], config: Path) -> Configurati
     """The configuration, after every check that needs neither data nor cluster."""
     budget = options.get("time_budget")
     over = {key: options.get(key) for key in ("trials", "scheduler")} | {"time_budget": seconds(budget) if budget else None}
-    changes = [f"search.{key}={value}" for key, value in over.items() if value is not None]
-    configuration = load(config, [*(options["set_"] or ()), *changes], seed=options["seed"])
+    changes = {f"search.{key}": value for key, value in over.items() if value is not None}
+    configuration = load(config, list(options["set_"] or ()), changes, seed=options["seed"])
     find(configuration.data)
     if command == "sweep":
         configuration = with_its_method(configuration)
@@ -131,12 +133,28 @@ def _checked(command: str, options: dict[str, Any], config: Path) -> Configurati
             f"resources.address = {configuration.resources.address!r}: a job uses the cluster that it is submitted to: leave it out"
         )
     for key, path in _paths(configuration):
-        if not _everywhere(path):
-            raise ConfigurationError(
-                f"{key} = {path!r} would be looked for in the job's own folder, where no data are: give an absolute path that "
-                "all nodes share"
-            )
+        _require_everywhere(key, path)
     return configuration
+
+
+def _require_moved(pairs: Sequence[str]) -> None:
+    """ConfigurationError for a `--set` pair that a resume does not take: it takes what has another place now."""
+    for key, _, path in (pair.partition("=") for pair in pairs):
+        if key not in ("data.path", "teacher.cache") and not key.endswith(".weights"):
+            raise ConfigurationError(
+                f"--set {key}: --resume goes on as the sweep was configured; with it, --set takes data.path, teacher.cache and "
+                "*.weights, for what has another place now"
+            )
+        if path:
+            _require_everywhere(key, path)
+
+
+def _require_everywhere(key: str, path: str) -> None:
+    if not _everywhere(path):
+        raise ConfigurationError(
+            f"{key} = {path!r} would be looked for in the job's own folder, where no data are: give an absolute path that "
+            "all nodes share"
+        )
 
 
 def _paths(configuration: Configuration) -> Iterator[tuple[str, str]]:

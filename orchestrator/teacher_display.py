@@ -31,6 +31,10 @@ class TeacherDisplay:
         """An epoch of the fitting."""
         self._say(f"epoch {epoch}: validation accuracy {metrics['validation/accuracy']:.4f}")
 
+    def teacher_ready(self, words: str) -> None:
+        """The teacher stands ready."""
+        self._say(words)
+
     def begin(self, views: int, samples: int) -> None:
         """So many views of so many samples each are about to be filled."""
         self.views, self.samples = views, samples

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.config import LETTERS, Configuration, Section
+from orchestrator.errors import ConfigurationError
 from orchestrator.reading import build
 
 CHECKPOINT = "checkpoint"  # in the folder of a trial
@@ -31,8 +32,9 @@ def network_key(letter: str) -> str:
 class TrialSpec(Section):
     """One set of hyper-parameters to train, with the folders that it reads and writes.
 
-    `role` is `teacher` for the training of the teacher itself, and `fill` for the filling of its cache with `views` (null:
-    the clean one, with its `features` if asked). Without `knowledge`, the folder of the cache, the teacher is asked at every step.
+    `role` is `teacher` for the training of the teacher itself, `evaluate` for its evaluation on the validation part, and `fill` for
+    the filling of its cache with `views` (null: the clean one, with its `features` if asked). Without `knowledge`, the folder of
+    the cache, the teacher is asked at every step.
     Where the store is a URI, `uri`, the folders lie below its folder `root` on the node that wrote this.
     After `until` epochs (null: all) the worker gives its group back; the trial is not done and its checkpoint stands in the folder.
     Of `known` epochs the driver has the records: where the checkpoint is ahead, the others are told first. Without it, or where
@@ -40,7 +42,7 @@ class TrialSpec(Section):
     """
 
     name: str
-    role: Literal["student", "teacher", "fill"] = "student"
+    role: Literal["student", "teacher", "fill", "evaluate"] = "student"
     configuration: Configuration
     folder: Path
     data: Path
@@ -93,6 +95,8 @@ def apply(configuration: Configuration, parameters: Mapping[str, Any]) -> Config
         path = key.removeprefix(f"{name}.").split(".")
         section = values["method"] if len(path) == 1 and key != SEED else values
         for part in path[:-1]:
-            section = section[part]
+            section = section.get(part)
+            if not isinstance(section, dict):
+                raise ConfigurationError(f"{key} is no parameter: {part} has no keys below it")
         section[path[-1]] = value
     return build(values)

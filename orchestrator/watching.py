@@ -8,7 +8,7 @@ from rich.console import Console
 
 from orchestrator import errors, owner
 from orchestrator.commands import next_commands
-from orchestrator.display import Display, summary
+from orchestrator.display import Display, show_damage, summary
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
 
@@ -24,6 +24,7 @@ def watch(
     console = console or Console()
     opened = Store.existing(store)
     sweep, elapsed_s = _look(opened, name)
+    show_damage(sweep, opened.option)
     if sweep.state == "running" and once:
         console.print(Display(sweep, console, elapsed_s).frame(), soft_wrap=True)
         return errors.OK

@@ -25,7 +25,8 @@ class Trial(Protocol):
 class Space(NamedTuple):
     """Where a search begins and where it goes: `points` are drawn first, then `suggest` decides.
 
-    A name with a dot (`training.learning_rate`) is a key of the configuration, any other a setting of the method.
+    A name with a dot (`training.learning_rate`) is a key of the configuration, any other a setting of the method. A question with
+    a single choice is put to nobody; a point may answer it otherwise, which is then a parameter of that trial alone.
     """
 
     points: tuple[dict[str, Any], ...]
@@ -42,17 +43,22 @@ def suggest_temperature(trial: Trial) -> None:
     trial.suggest_float("temperature", 1.0, 10.0, log=True)
 
 
-def suggest_weight(trial: Trial, low: float, high: float) -> None:
-    """The weight of the soft term: `alpha` in the convex form, `beta` in [low, high] in the additive one.
+def suggest_weight(trial: Trial, low: float, high: float) -> str:
+    """The weight of the soft term: `alpha` in the convex form, `beta` in [low, high] in the additive one; return the form.
 
-    Both forms are one objective up to a factor, which the learning rate absorbs, so searching both would draw the same
-    thing twice: `form` has one choice, and the additive branch is for a sweep that holds `form: additive`. So it is with
+    The convex form is the additive one times 1 - alpha. Under SGD that is the same training at learning_rate / (1 - alpha) with
+    weight_decay x (1 - alpha): what shrinks the weights at a step is the product of both, and this search leaves weight_decay
+    alone. The forms therefore differ, but by the strength of the decay only, which is a setting of its own: `form` has one choice,
+    and the additive branch is for a sweep that holds `form: additive`, and for published points. So it is with
     `alpha_schedule`: these methods are baselines of a fixed alpha, unless the sweep holds another schedule.
     """
-    if trial.suggest_categorical("form", ("convex",)) == "convex":
+    form = str(trial.suggest_categorical("form", ("convex",)))
+    if form == "convex":
         suggest_alpha(trial, ("constant",))
     else:
+        trial.suggest_categorical("alpha_schedule", ("constant",))  # the additive form has no alpha
         trial.suggest_float("beta", low, high, log=True)
+    return form
 
 
 def suggest_peers(trial: Trial) -> None:

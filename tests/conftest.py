@@ -15,8 +15,9 @@ from orchestrator.data import Dataset, prepare
 from orchestrator.models import build, network_fingerprint, save_weights
 from orchestrator.reading import load
 from orchestrator.store import write_json
-from orchestrator.teacher.frozen import CARD, WEIGHTS
-from orchestrator.tracking import registering
+from orchestrator.teacher.card import CARD
+from orchestrator.teacher.frozen import WEIGHTS
+from orchestrator.tracking import overrides, registering
 from orchestrator.trial import TrialSpec
 
 torch.set_num_threads(1)
@@ -29,6 +30,13 @@ MakeTeacher = Callable[..., Path]
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sweeps within a test register no model, which takes seconds each: those that look at models say so."""
     monkeypatch.setattr(registering, "KINDS", ())
+
+
+@pytest.fixture(autouse=True)
+def no_variables_of_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing MLflow's server names a database in the environment, of which sweeps within a test would tell."""
+    for name in overrides.UNUSED:
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")

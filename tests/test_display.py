@@ -47,6 +47,24 @@ def test_lines(sweep: Sweep) -> None:
     assert len(lines) == 4  # what was stopped early is not better than what is complete
 
 
+@pytest.mark.parametrize(("direction", "first", "second"), [("maximize", 0.2630, 0.2565), ("minimize", 0.2565, 0.2630)])
+def test_the_best_may_go_down_for_a_reason_that_is_said(tmp_path: Path, direction: str, first: float, second: float) -> None:
+    objective = "validation/accuracy" if direction == "maximize" else "validation/nll"
+    configuration = load(None, [f"search.objective={objective}", f"search.direction={direction}"])
+    found = Sweep.create(Store(tmp_path).sweep("mine"), configuration, "sweep")
+    console = printed(400)
+    with Display(found, console) as display:
+        for made in (trial(0, "stopped_early", first, seed=1), trial(1, "complete", second, seed=2)):
+            found.trials[made.number] = made
+            display.trial_ended(made)
+    best = [line for line in text(console).splitlines() if line.startswith("best so far")]
+    assert best[0] == (
+        f"best so far: trial 0 at {first:.4f} with seed=1; it was stopped after 3 epochs, and a complete trial will come before it"
+    )
+    assert best[1].endswith(f"; trial 0 had {first:.4f} when it was stopped after 3 epochs, which is not compared")
+    assert "which is not compared" in display.frame().plain
+
+
 def test_the_expected_time_counts_what_this_run_did(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 10.0, 20.0])
     for number in range(2):

@@ -27,7 +27,7 @@ from orchestrator.store import Store, read_json, write_json
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = ("training.epochs=3", "teacher.training.epochs=1", "student.name=cnn", "student.width=4", "method.temperature=3")
-NEWER = json.dumps({"format": exports.FORMAT + 1, "network": {"name": "mlp"}, "classes": [], "input": {"shape": []}})
+NEWER = json.dumps({"format": 1000, "network": {"name": "mlp"}, "classes": [], "input": {"shape": []}})
 PEER = {"b": {"network": {"name": "mlp", "width": 8}, "training": {"learning_rate": 0.01}}}
 
 
@@ -256,9 +256,9 @@ def test_the_best_trial_is_taken_with_its_own_parameters(store: Store) -> None:
 def test_a_trial_that_was_stopped_early_has_no_test_metrics(store: Store) -> None:
     file = trial_folder(store) / "checkpoint" / "progress.json"
     progress = read_json(file)
-    metrics = progress["record"]["metrics"]
-    progress["record"] = {"epoch": 2, "metrics": {name: metrics[name] for name in metrics if not name.startswith("test/")}}
-    write_json(file, progress)
+    metrics = {name: value for name, value in progress["record"]["metrics"].items() if not name.startswith("test/")}
+    record = {"epoch": 2, "metrics": metrics}
+    write_json(file, progress | {"record": record, "records": [*progress["records"][:1], record], "best_epoch": 1})
     found = export(store, "mine", weights="last")
     assert found.settings["source"]["epoch"] == 2
     text = (found.folder / "README.md").read_text()

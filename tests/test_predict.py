@@ -1,6 +1,7 @@
 """Pictures shown to an exported student: its own answers for pictures as it was trained on, and a sentence for each bad file."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 import run
 from orchestrator import predict
 from orchestrator.data.pictures import decode
+from orchestrator.errors import ConfigurationError
 from orchestrator.export import load_exported
 from orchestrator.models import build, save_weights
 from orchestrator.store import write_json
@@ -88,9 +90,23 @@ def test_a_sentence_for_each_bad_file_and_the_others_are_answered(tmp_path: Path
     np.save(tmp_path / "floats.npy", pixels(1, 8, 8) / 2)
     np.save(tmp_path / "large.npy", pixels(1, 9, 8))
     (tmp_path / "objects.npy").write_bytes(b"\x93NUMPY\x01\x00 no array")
+    np.save(tmp_path / "five.npy", np.zeros((2, 8, 8, 1, 3), np.uint8))
+    np.save(tmp_path / "number.npy", np.uint8(3))
+    np.savez(tmp_path / "archive.npz", a=pixels(1, 8, 8))
+    (tmp_path / "archive.npz").rename(tmp_path / "archive.npy")
+    for name, count in (("terabytes", 10**12), ("uncountable", 10**25), ("negative", -1)):
+        with (tmp_path / f"{name}.npy").open("wb") as stream:
+            np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": (count, 8, 8)})
+    (tmp_path / "python.npy").write_bytes(b"\x93NUMPY\x01\x00" + (2000).to_bytes(2, "little") + b"(" * 2000)
+    frames = [Image.fromarray(each) for each in pixels(2, 8, 8)]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
     said = {
         "bad.png": "cannot be decoded", "none.png": "does not exist or is no file", "floats.npy": "is float64 of 1 x 8 x 8",
         "large.npy": "is uint8 of 1 x 9 x 8: give uint8 of 8 x 8 x 1", "objects.npy": "is no array that can be read",
+        "five.npy": "is uint8 of 2 x 8 x 8 x 1 x 3: give uint8 of 8 x 8 x 1", "number.npy": "is uint8 of a single number: give",
+        "archive.npy": "is no array that can be read (it is an archive", "terabytes.npy": "is no array that can be read",
+        "uncountable.npy": "is no array that can be read", "negative.npy": "is no array that can be read",
+        "python.npy": "is no array that can be read", "moving.gif": "it holds several frames or pages: save each",
     }  # fmt: skip
     files = [str(tmp_path / name) for name in said]
     nothing = CliRunner().invoke(run.app, ["predict", str(folder), *files])
@@ -142,9 +158,14 @@ def test_an_array_without_a_picture_is_one_sentence(tmp_path: Path, shape: tuple
         {"std": [0.1, 0.2]},
         {"mean": ["x"]},
         {"cut": "x"},
+        *({"cut": value} for value in (0, -1, 1.5, 1e-300, float("nan"), float("inf"))),
+        *({"std": [value]} for value in (0.0, -1.0, float("nan"), float("inf"))),
+        {"mean": [float("nan")]},
+        *({"shape": [1, side, 8]} for side in (0, -8, 8.5, "8", True, 10**6, 10**12, 10**30)),
+        *({"shape": shape} for shape in ([10**9, 8, 8], [1, 8], [1, 8, 8, 8], 8)),
     ],
 )
-def test_settings_that_say_too_little_are_one_sentence(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_settings_that_say_too_little_or_the_impossible_are_one_sentence(tmp_path: Path, change: dict[str, Any]) -> None:
     folder = exported(tmp_path / "out")
     said = json.loads((folder / "settings.json").read_text())
     said["input"] = {name: value for name, value in (GREY | change).items() if value is not ...}
@@ -152,6 +173,80 @@ def test_settings_that_say_too_little_are_one_sentence(tmp_path: Path, change: d
     Image.fromarray(pixels(1, 8, 8)[0]).save(tmp_path / "grey.png")
     result = CliRunner().invoke(run.app, ["predict", str(folder), str(tmp_path / "grey.png")])
     assert (result.exit_code, result.output.count("\n")) == (2, 1) and "is no exported student or damaged" in result.output
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"format": float("inf")}, "format: Input should be a valid integer"),
+        ({"format": 2}, "was written by a newer version"),
+        ({"form": "jax"}, "was written by a newer version"),
+        ({"form": []}, "form: Input should be a valid string"),
+        ({"classes": "abc"}, "classes: Input should be a valid list"),
+        ({"classes": [1, 2, 3]}, "classes.0: Input should be a valid string"),
+        ({"classes": []}, "classes: List should have at least 1 item"),
+        ({"classes": ["a"] * 9}, "head.weight has shape 3x4 where 9x4 is expected"),
+        ({"network": {"name": None}}, "network.name: Input should be a valid string"),
+        ({"network": {"name": "mlp", "width": 10**6}}, "is damaged, the network in settings.json has 4000276000012 bytes"),
+        ({"network": {"name": "mlp", "width": 10**12}}, "no network has the sizes in settings.json|width = 10+ is not allowed"),
+        ({"network": {"name": "mlp", "width": 10**23}}, "no network has the sizes in settings.json|width = 10+ is not allowed"),
+    ],
+)
+def test_settings_of_no_student_are_one_sentence(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
+    """A network of a million million weights is counted and never made."""
+    folder = exported(tmp_path / "out")
+    said = json.loads((folder / "settings.json").read_text()) | change
+    (folder / "settings.json").write_text(json.dumps(said))
+    Image.fromarray(pixels(1, 8, 8)[0]).save(tmp_path / "grey.png")
+    result = CliRunner().invoke(run.app, ["predict", str(folder), str(tmp_path / "grey.png")])
+    assert (result.exit_code, result.output.count("\n")) == (2, 1) and re.search(sentence, result.output)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"format": ' + "9" * 5000 + "}", "[]", "\xff"])
+def test_settings_that_are_no_json_of_ours_are_one_sentence(tmp_path: Path, content: str) -> None:
+    folder = exported(tmp_path / "out")
+    (folder / "settings.json").write_bytes(content.encode("latin-1"))
+    result = CliRunner().invoke(run.app, ["predict", str(folder), "x.png"])
+    assert (result.exit_code, result.output.count("\n")) == (2, 1) and "is no exported student or damaged" in result.output
+
+
+def test_settings_that_do_not_fit_the_program_are_one_sentence(tmp_path: Path) -> None:
+    picture = predict.Picture("a", pixels(1, 1, 8, 8)[0])
+    settings = {"input": GREY, "classes": CLASSES}
+
+    def fails(_: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("Guard failed: images.size()[2] == 9")
+
+    with pytest.raises(ConfigurationError, match=r"takes no images of shape \[1, 8, 8\]"):
+        predict.probabilities(fails, [picture], settings)
+    with pytest.raises(ConfigurationError, match="has 4 classes, and its settings name 3"):
+        predict.probabilities(lambda images: torch.zeros(len(images), 4), [picture], settings)
+
+
+def test_large_pictures_are_looked_at_in_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict, "VALUES", 3 * 64)
+    sizes: list[int] = []
+
+    def answers(images: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(images))
+        return images.flatten(1)[:, :3]
+
+    pictures = [predict.Picture(str(number), each) for number, each in enumerate(pixels(7, 1, 8, 8))]
+    rows = predict.probabilities(answers, pictures, {"input": GREY, "classes": CLASSES})
+    expected = ((torch.from_numpy(np.stack([one.pixels for one in pictures])).float() / 255 - 0.3) / 0.4).flatten(1)[:, :3]
+    assert sizes == [3, 3, 1] and torch.allclose(rows, expected.softmax(1))
+
+
+def test_the_same_picture_as_8_and_as_16_bits_has_the_same_answer_and_what_was_done_is_said(tmp_path: Path) -> None:
+    folder, raw = exported(tmp_path / "out"), pixels(1, 8, 8)[0]
+    Image.fromarray(raw).save(tmp_path / "eight.png")
+    Image.fromarray(raw.astype(np.uint16) * 257).save(tmp_path / "sixteen.png")
+    Image.fromarray(np.dstack([raw, raw])).save(tmp_path / "alpha.png")
+    eight, sixteen, alpha = told(folder, *(tmp_path / f"{name}.png" for name in ("eight", "sixteen", "alpha")))
+    assert eight["classes"] == sixteen["classes"] and "note" not in eight
+    assert (sixteen["note"], alpha["note"]) == ("grey of 16 bits scaled to 8", "transparency shown on grey")
+    result = CliRunner().invoke(run.app, ["predict", str(folder), str(tmp_path / "sixteen.png")])
+    assert f"{tmp_path / 'sixteen.png'} (grey of 16 bits scaled to 8)" in result.output
 
 
 def test_what_is_printed_moves_no_terminal(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """A store that is named by a URI, here file://, on two nodes with a home each: what lies where, what is fetched and refused."""
 
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from orchestrator.checkpoint_place import LIGHT, Objects, place
 from orchestrator.context import TrialContext
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 from orchestrator.nodes import fetched, on_this_node, publish
+from orchestrator.progress import read_progress
 from orchestrator.reading import load
 from orchestrator.records import Sweep, Trial
 from orchestrator.remote import Remote, checked, local_folder
@@ -50,7 +50,14 @@ def uri(tmp_path: Path, at_home: AtHome) -> str:
 
 def made(epoch: int) -> checkpoint.Checkpoint:
     state = {"weight": torch.full((3,), float(epoch))}
-    return checkpoint.Checkpoint(state, dict(state), {}, {"state": torch.ones(1)}, {"record": {"epoch": epoch}}, trace=dict(state))
+    return checkpoint.Checkpoint(
+        state,
+        dict(state),
+        {},
+        {"state": torch.ones(1)},
+        {"record": {"epoch": epoch, "metrics": {}}, "best_value": 0.5, "best_epoch": epoch},
+        trace=dict(state),
+    )
 
 
 def save(where: Objects, epoch: int) -> None:
@@ -161,7 +168,7 @@ def test_a_loser_keeps_what_pictures_are_drawn_from(tmp_path: Path, uri: str) ->
     files = [path.name for path in (tmp_path / "shared/trials/1").rglob("*") if path.is_file()]
     assert sorted(files) == ["latest.json", "progress.json", "trace.safetensors"]
     trial.bring(LIGHT)
-    assert json.loads((trial.trial / CHECKPOINT / "progress.json").read_text()) == {"record": {"epoch": 2}}
+    assert read_progress(trial.trial / CHECKPOINT)["record"]["epoch"] == 2
     trial.remove()
     assert not list((tmp_path / "shared/trials").rglob("*.*"))
 

@@ -17,6 +17,7 @@ from orchestrator.plan import Groups
 LOOK_S = 2.0
 HEAD_S = 30.0  # a head may be started again; Ray itself ends the driver a minute after it is gone
 HEADLESS = "the head of the Ray cluster does not answer any more"
+NODELESS = "no node of the Ray cluster is alive any more"
 PAUSE_S = 15.0  # doubled with every group that found no place
 RETURN_S = 120.0  # a group has at least so long to start, or to start again
 LATELY_S = 60.0  # a node that left so long ago is not why a group ends
@@ -62,12 +63,12 @@ class Cluster(Protocol):
 
 @dataclass
 class Crew:
-    """The worker groups of a run. `stop` ends the run from outside, for `reason`."""
+    """The worker groups of a run. `stop` ends the run from outside, for the reason that it is given."""
 
     plan: Groups
     rules: Rules
     cluster: Cluster
-    stop: Callable[[], None]
+    stop: Callable[[str], None]
     clock: Callable[[], float] = time.monotonic
     reason: str = ""
     headless: bool = False
@@ -84,7 +85,7 @@ class Crew:
         self.served: set[int] = set()
         self.nodes: frozenset[str] | None = None
         self.joined = self.left = -LATELY_S  # when a node did
-        self.heard = self.alone = self.noted = self.not_before = self.clock()
+        self.peopled = self.heard = self.alone = self.noted = self.not_before = self.clock()
 
     def at_once(self) -> int:
         """How many trials train at a time."""
@@ -134,9 +135,14 @@ class Crew:
         if self.live & self.served:
             self.alone = self.noted = now
             if missing <= 0 and not self.gone and self.nodes is not None:
+                self.peopled = now
                 return
         seen = self.cluster.look()
         self._compare(seen, now)
+        if now - self.peopled >= HEAD_S:
+            self._tell(NODELESS)
+            self._give_up(NODELESS)
+            return
         with self.lock:
             gone, self.gone = self.gone, []
         if gone:
@@ -165,6 +171,7 @@ class Crew:
         if self.nodes is not None and self.nodes - seen.nodes:
             self.left = now
         self.nodes = seen.nodes
+        self.peopled = now if seen.nodes else self.peopled
 
     def _grow(self, seen: Seen, missing: int, now: float) -> None:
         """Start groups where there is room: what was seen twice, as a group that starts anew has none for a moment."""
@@ -223,7 +230,7 @@ class Crew:
             if self.closing.is_set() or self.reason:
                 return
             self.reason = reason
-            self.stop()
+            self.stop(reason)
 
     def raise_reason(self, failed: bool = True) -> None:
         """EnvironmentUnfitError when the run was ended from here, or has `failed` as the head is gone."""

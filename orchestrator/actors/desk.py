@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 
+from orchestrator.actors.controllers import ANSWER_S, end_controller
 from orchestrator.actors.dispatcher import Dispatcher
 from orchestrator.errors import EnvironmentUnfitError, UnansweredError
 from orchestrator.interrupt import left
@@ -26,14 +27,23 @@ SLICE_S = 1.0  # of a wait, after which a signal that came meanwhile is seen
 SPARE_S = 4.0  # of an interruption, for what is still to be done
 
 
+def run_name(name: str, group: int) -> str:
+    """The run of Ray Train that is a group of the dispatcher of that name."""
+    return f"{name}-group-{group}"
+
+
 def answered(call: Callable[[], Any], reply_s: float = REPLY_S, patience_s: float = PATIENCE_S) -> Any:
-    """What the dispatcher answers to a call that may be made again; UnansweredError when it has not for `patience_s`."""
-    begun = time.monotonic()
+    """What the dispatcher answers to a call that may be made again.
+
+    UnansweredError when it has not for `patience_s` since the call first failed: a call may itself wait for long.
+    """
+    failed = math.inf
     while True:
         try:
             return _reply(call(), reply_s)
         except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as error:
-            if time.monotonic() - begun >= patience_s or not left(math.inf, SPARE_S):
+            failed = min(failed, time.monotonic())
+            if time.monotonic() - failed >= patience_s or not left(math.inf, SPARE_S):
                 raise UnansweredError(
                     f"the dispatcher, which hands out trials, has not answered for {patience_s:g} s ({type(error).__name__}): "
                     "see whether Ray is well"
@@ -115,7 +125,7 @@ class Desk:
             if time.monotonic() >= until:
                 raise EnvironmentUnfitError(
                     f"the trial was not given back within {wait_s:g} s: {self._ask('describe', trial)}; "
-                    "see the cluster's load, or raise resources.wait_s"
+                    "see what it is at and the cluster's load, and raise resources.wait_s only where a single step takes longer"
                 )
 
     def released(self, trial: str) -> bool:
@@ -140,11 +150,34 @@ class Desk:
         self._ask("recover", list(groups))
 
     def replace(self, group: int) -> bool:
-        """End the workers of a group, for Ray Train to start others in their place; False when it has none."""
+        """End the workers of a group, for Ray Train to start others in their place; False when it has none.
+
+        Their controller is ended too where it does not answer: then another group takes the place of this one.
+        """
         workers = self._ask("dismiss", group)
         for worker in workers:
             ray.kill(worker, no_restart=True)
+        end_controller(run_name(self.name, group), ANSWER_S)
         return bool(workers)
+
+    def lose(self, group: int, why: str) -> None:
+        """A group is not counted on any more, and ends."""
+        self.group_ended(group, why, lost=True)
+        end_controller(run_name(self.name, group))
+
+    def attend(self, reader: str, trial: str, process: Any) -> None:
+        """A sign of life of the process that waits for the records of a trial; nobody waits for an answer."""
+        self.dispatcher.attend.remote(reader, trial, process)
+
+    def end_reader(self, reader: str) -> None:
+        """End a process that waits for the records of a trial; Tune starts it again."""
+        process = self._ask("forget_reader", reader)
+        if process is not None:
+            ray.kill(process, no_restart=True)
+
+    def restart(self) -> None:
+        """End the dispatcher, for Ray to start it again."""
+        ray.kill(self.dispatcher, no_restart=False)
 
     def give_up(self, reason: str) -> None:
         """Nothing can be trained any more: whoever waits for a trial hears why, and the trials stay for a resume."""

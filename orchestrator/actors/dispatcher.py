@@ -37,6 +37,15 @@ class _Trial:
     fault: str = ""
 
 
+@dataclass
+class _Reader:
+    """Whoever waits for the records of a trial: a handle of its process."""
+
+    trial: str
+    process: Any
+    heard: float = field(default_factory=time.monotonic)
+
+
 class Dispatcher:
     """A queue of trials; `held` says which group works on which trial until the group gives it back.
 
@@ -54,6 +63,7 @@ class Dispatcher:
         self.held: dict[int, str] = {}
         self.turns: dict[int, int] = {}
         self.workers: dict[int, dict[int, Any]] = {}
+        self.readers: dict[str, _Reader] = {}
         self.notes: deque[str] = deque(maxlen=NOTES)
         self.closed = False
         self.last_error = self.unfit = ""
@@ -153,6 +163,16 @@ class Dispatcher:
     async def enlist(self, group: int, rank: int, worker: Any) -> None:
         """Who works in a group: a handle of the worker's process."""
         self.workers.setdefault(group, {})[rank] = worker
+
+    async def attend(self, reader: str, trial: str, process: Any) -> None:
+        """A sign of life of the process that waits for the trial's records; it takes the place of another one, which died."""
+        others = {key: each for key, each in self.readers.items() if each.trial != trial}
+        self.readers = others | {reader: _Reader(trial, process)}
+
+    async def forget_reader(self, reader: str) -> Any:
+        """The handle of a process that is to be ended; None where it is not known any more."""
+        found = self.readers.pop(reader, None)
+        return found.process if found else None
 
     async def say(self, text: str) -> None:
         """A sentence for a person; said twice before anybody fetched it, it counts once."""
@@ -277,8 +297,16 @@ class Dispatcher:
             "waiting": len(self.waiting),
             "last_error": self.last_error,
             "trials": trials,
+            "readers": self._silent_readers(),
             "notes": notes,
         }
+
+    def _silent_readers(self) -> list[dict[str, Any]]:
+        """For how long nothing was heard of those that wait for a trial's records."""
+        wanted = {name for name, trial in self.trials.items() if not (trial.stopped.is_set() or self.closed)}
+        now = time.monotonic()
+        found = [(key, each) for key, each in self.readers.items() if each.trial in wanted]
+        return [{"reader": key, "name": each.trial, "silent_s": now - each.heard} for key, each in found]
 
     async def dismiss(self, group: int) -> list[Any]:
         """The group is to be replaced: its workers, for whoever ends them. What it holds it finds again when it comes back."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from methods import SettingsError
-from orchestrator.errors import EnvironmentUnfitError, TrialError, UnansweredError, UserError
+from orchestrator.errors import EnvironmentUnfitError, LoaderError, TrialError, UnansweredError, UserError
 
 MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "_alloc_failed")
 COLLECTIVE = ("gloo", "nccl")  # gloo says in a RuntimeError of its own words that a peer is gone
@@ -35,7 +35,7 @@ def judged(error: Exception, specification: Mapping[str, Any], device: torch.dev
     """Whose fault the error is, which training the trial of that plain specification raised on that device."""
     text = " ".join(str(error).split())[:CHARACTERS]
     named, lower, on_host = f"{type(error).__name__}: {text}", text.lower(), device.type != "cuda"
-    if isinstance(error, UnansweredError):
+    if isinstance(error, UnansweredError | LoaderError):
         return Fault(False, text, clean=False)
     if isinstance(error, EnvironmentUnfitError):
         return Fault(False, text, together=True)

@@ -5,7 +5,6 @@ Knows Ray Train and the dispatcher; not what is searched.
 
 import contextlib
 import os
-import signal
 import threading
 import time
 import uuid
@@ -20,20 +19,20 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.actors.crew import Crew, Rules, Seen
-from orchestrator.actors.desk import NAMESPACE, Desk, DispatcherActor
+from orchestrator.actors.desk import NAMESPACE, Desk, DispatcherActor, run_name
 from orchestrator.actors.influence import InfluenceActor
 from orchestrator.actors.rendezvous import torch_config
 from orchestrator.actors.reserved import Reserved, forget, free
 from orchestrator.actors.worker import serve
 from orchestrator.cluster.connect import alive_nodes, answers, free_nodes, running_actors
 from orchestrator.errors import UNFIT_ENVIRONMENT, EnvironmentUnfitError
-from orchestrator.interrupt import left
+from orchestrator.interrupt import give_up, left
 from orchestrator.plan import Groups
 
 CLOSE_S = 20.0
-STUCK_S = 12.0
 ASK_S = 10.0
 SPARE_S = 6.0  # of an interruption, for Ray and MLflow after the groups
+AGAIN = ": go on with `--resume` when the cluster is fit again"
 RESTARTS = 100  # of one group over its life; what one trial may cost is `resources.max_failures`
 
 
@@ -45,7 +44,7 @@ def worker_groups(plan: Groups, folder: Path, max_failures: int, own_cluster: bo
     nobody. EnvironmentUnfitError: the workers hold different resources, and the installed Ray cannot give them; or no group can
     run any more.
     """
-    _callbacks(plan, "")  # refused here rather than in the thread of a group
+    _callbacks(plan)  # refused here rather than in the thread of a group
     rules = rules or Rules(plan.groups, lambda: plan.groups, lambda text: None)
     rules = replace(rules, most=plan.groups) if own_cluster else rules
     name = f"dispatcher-{uuid.uuid4().hex[:8]}"
@@ -56,9 +55,9 @@ def worker_groups(plan: Groups, folder: Path, max_failures: int, own_cluster: bo
     options = {"name": name, "namespace": NAMESPACE, "scheduling_strategy": here}
     dispatcher = actor.options(**options).remote(plan.groups, max_failures)
     running = _Running(plan, folder, name, dispatcher)
-    crew = running.crew = Crew(plan, rules, running, _interrupt)
+    crew = running.crew = Crew(plan, rules, running, lambda reason: give_up(f"error: {reason}{AGAIN}", UNFIT_ENVIRONMENT))
     crew.begin()
-    watch = threading.Thread(target=_watch, args=(crew,), name="groups", daemon=True)
+    watch = threading.Thread(target=crew.watch, name="groups", daemon=True)
     watch.start()
     try:
         yield Desk(name, dispatcher, at_once=crew.at_once)
@@ -70,19 +69,6 @@ def worker_groups(plan: Groups, folder: Path, max_failures: int, own_cluster: bo
         if not crew.headless:
             running.close()
             watch.join(left(ASK_S, SPARE_S))  # Ray ends after this, and must not be asked then
-
-
-def _interrupt() -> None:
-    """As Ctrl-C does: the one way to end whatever the main thread waits for."""
-    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-
-def _watch(crew: Crew) -> None:
-    """Look after the groups; a main thread that waits within Ray for a head that is gone hears no signal, and is not waited for."""
-    crew.watch()
-    if crew.headless and not crew.closing.wait(STUCK_S):
-        os.write(2, f"error: {crew.reason}: go on with `--resume` when the cluster is fit again\n".encode())
-        os._exit(UNFIT_ENVIRONMENT)  # Ray would do so a little later, without a sentence; the records are on disk
 
 
 class _Running:
@@ -126,7 +112,7 @@ class _Running:
         What it was training when it failed is for another group: a trial's own faults are told by its worker.
         """
         error, placed = "", True
-        run = f"{self.name}-group-{number}"
+        run = run_name(self.name, number)
         try:
             _trainer(number, self.plan, self.name, self.folder).fit()
         except Exception as failure:  # Ray Train wraps what its workers raise in types of its own
@@ -159,7 +145,7 @@ class LeanTrainer(TorchTrainer):
 def _trainer(number: int, plan: Groups, name: str, folder: Path) -> TorchTrainer:
     # NCCL refuses two ranks on one GPU ("Duplicate GPU detected")
     backend = "nccl" if plan.whole_gpus else "gloo"
-    run = f"{name}-group-{number}"
+    run = run_name(name, number)
     return LeanTrainer(
         serve,
         train_loop_config={"group": number, "name": name, "namespace": NAMESPACE},
@@ -176,18 +162,15 @@ def _trainer(number: int, plan: Groups, name: str, folder: Path) -> TorchTrainer
             # a group that finds no place ends: `Crew` starts another one where there is room
             failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=0),
             worker_runtime_env={"env_vars": {"RAY_ADDRESS": os.environ["RAY_ADDRESS"]}},
-            callbacks=_callbacks(plan, run),
+            callbacks=[Reserved(run), *_callbacks(plan)],
         ),
     )
 
 
-def _callbacks(plan: Groups, run: str) -> list[Any]:
-    """What gives each worker its own resources where they differ; Ray is told their mean then, so that its sums are right.
-
-    And what says which placement group the run has.
-    """
+def _callbacks(plan: Groups) -> list[Any]:
+    """What gives each worker its own resources where they differ; Ray is told their mean then, so that its sums are right."""
     if not plan.uneven:
-        return [Reserved(run)]
+        return []
     try:
         from orchestrator.actors.uneven import UnevenWorkers, require_hooks
 
@@ -197,4 +180,4 @@ def _callbacks(plan: Groups, run: str) -> list[Any]:
             f"workers of different resources are not possible with Ray {ray.__version__} ({error}): "
             "install the Ray of constraints.txt, or give all students the same cpus_per_worker and gpus_per_worker"
         ) from error
-    return [Reserved(run), UnevenWorkers(plan.bundles)]
+    return [UnevenWorkers(plan.bundles)]

@@ -57,6 +57,7 @@ class Beside:
     def __init__(self, cpus: float, gpus: float, compute: Compute) -> None:
         self.cpus, self.gpus, self.compute = cpus, gpus, compute
         self.handle: Any = None
+        self.ready: Any = None
 
     def actor(self) -> Any:
         """A handle of the actor; without waiting until Ray has found a place for it."""
@@ -68,7 +69,13 @@ class Beside:
                 scheduling_strategy="DEFAULT",  # not from the bundle of the worker
             )
             self.handle = placed.remote(self.compute, max(1, int(self.cpus)))
+            self.ready = self.handle.__ray_ready__.remote()
         return self.handle
+
+    def end_late(self, handle: Any) -> None:
+        """That one has not answered in time: it may be stopped, or hold what others need. One that still starts is left to it."""
+        if handle is self.handle and ray.wait([self.ready], timeout=0)[0]:
+            self.end(handle)
 
     def end(self, handle: Any) -> None:
         """That one is of no use any more; if another one has taken its place, that stays."""
@@ -97,6 +104,7 @@ class RayAide:
     def receive(self, wait_s: float, alive: Callable[[], None]) -> Appraised | None:
         """What came of the last job, None where it is not there within `wait_s` or its actor died once too often.
 
+        An actor that had started and is late is ended: the next snapshot gets another one.
         TrialError when the computation failed; a sentence for a person is kept.
         """
         until = time.monotonic() + wait_s
@@ -108,7 +116,8 @@ class RayAide:
                 if appraised is not None:
                     return appraised
             elif left <= 0:
-                break
+                self.beside.end_late(self.actor)
+                self.drop()
         return None
 
     def notes(self) -> list[str]:

@@ -45,8 +45,8 @@ class LocalDesk:
             except queue.Empty as error:
                 if self.heard == heard:
                     raise EnvironmentUnfitError(
-                        f"nothing was heard of {trial} for {wait_s:g} s, which was last at {self.doing}: "
-                        "raise resources.wait_s if a step takes longer"
+                        f"nothing was heard of {trial} for {wait_s:g} s (resources.wait_s), which was last at {self.doing}: see "
+                        "what that waits for, such as a disk, and raise resources.wait_s only where a single step takes longer"
                     ) from error
                 continue
             if "unfit" in record:

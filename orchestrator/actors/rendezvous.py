@@ -6,6 +6,7 @@ cluster on loopback are on one machine, so a file does: nobody listens. On sever
 
 import contextlib
 import os
+import tempfile
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,13 @@ def torch_config(backend: str, folder: Path) -> TorchConfig:
     return ByFile(backend=backend, folder=str(folder))
 
 
+def meeting_file(folder: Path) -> Path:
+    """Return a new file for one start of a group, in `folder`; torch reads its address up to a ? or # and decodes nothing in it."""
+    if set("?#") & set(str(folder)):
+        folder = Path(tempfile.gettempdir())  # of this machine, as all workers are
+    return folder / f"rendezvous-{uuid.uuid4().hex}"
+
+
 @dataclass
 class ByFile(TorchConfig):
     """A TorchConfig whose workers meet in a file of `folder`, a new one at every start of the group."""
@@ -42,7 +50,7 @@ class _ByFileBackend(_TorchBackend):
 
     def on_start(self, worker_group: Any, backend_config: ByFile) -> None:
         """As Ray does it for `env://`, without an address."""
-        self.file = Path(backend_config.folder, f"rendezvous-{uuid.uuid4().hex}")
+        self.file = meeting_file(Path(backend_config.folder))
         worker_group.execute(_set_torch_distributed_env_vars)
         workers = range(len(worker_group))
         settings = {"backend": backend_config.backend, "world_size": len(workers), "timeout_s": backend_config.timeout_s}

@@ -12,12 +12,14 @@ from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _in
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
+from orchestrator.actors.controllers import forget_controller, note_controller
+
 GONE_S = 10.0
 KEY = "distillation-reserved/"
 
 
 class Reserved(WorkerGroupCallback):
-    """Notes the placement group of a run whenever its workers have started; lives in the controller."""
+    """Notes the placement group and the controller of a run whenever its workers have started; lives in the controller."""
 
     def __init__(self, run: str) -> None:
         self.run = run
@@ -26,6 +28,7 @@ class Reserved(WorkerGroupCallback):
         """The workers hold it now."""
         group = worker_group.get_worker_group_state().placement_group_handle.placement_group
         _internal_kv_put(KEY + self.run, group.id.hex())
+        note_controller(self.run)
 
 
 def free(run: str) -> None:
@@ -43,5 +46,6 @@ def free(run: str) -> None:
 
 def forget(run: str) -> None:
     """The run is over."""
+    forget_controller(run)
     with contextlib.suppress(ray.exceptions.RayError):
         _internal_kv_del(KEY + run)

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import ray_constants, state
+from ray._private import ray_constants, state, worker
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
-from orchestrator.cluster.resources import found, listens, local_resources
+from orchestrator.cluster.resources import ANSWER_S, found, listens, local_resources, ray_folder
 from orchestrator.environment import allocator
 from orchestrator.errors import EnvironmentUnfitError
+from orchestrator.proxies import NAMES, bypass_proxies, without_proxy
 
 TRAIN = {  # what the user has set stays
     # Ray Train asks its workers how they are; a group ends within this, not within 2 s
@@ -90,16 +91,21 @@ def running_actors(kind: str) -> int:
 
 
 def answers() -> bool:
-    """Whether the head of the cluster listens. Ray's own calls would wait for it."""
-    return listens(os.environ["RAY_ADDRESS"])
+    """Whether the head of the cluster answers within `ANSWER_S`, which one that is stopped does not. Ray's own calls would wait."""
+    if not listens(os.environ["RAY_ADDRESS"]):
+        return False
+    with contextlib.suppress(ray.exceptions.RayError):
+        worker.global_worker.gcs_client.internal_kv_get(b"distillation", None, timeout=ANSWER_S)
+        return True
+    return False
 
 
 def _join(address: str) -> None:
     bring_token()
+    there = found(address)
+    bypass_proxies(there)
     try:
-        context = ray.init(
-            address=found(address), logging_level=logging.ERROR, log_to_driver=False, runtime_env=runtime_environment()
-        )
+        context = ray.init(address=there, logging_level=logging.ERROR, log_to_driver=False, runtime_env=runtime_environment())
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         reason = " ".join(str(error).split())[:300]
         raise EnvironmentUnfitError(
@@ -107,6 +113,7 @@ def _join(address: str) -> None:
             "or, if it wants a token, set RAY_AUTH_MODE=token and put the token where RAY_AUTH_TOKEN_PATH says"
         ) from error
     os.environ["RAY_ADDRESS"] = context.address_info["gcs_address"]
+    bypass_proxies(context.dashboard_url or "", *(node["NodeManagerAddress"] for node in ray.nodes()))
 
 
 def _alone() -> dict[str, str]:
@@ -123,7 +130,9 @@ def runtime_environment() -> dict[str, Any]:
     """
     job = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR) or "{}").get("runtime_env") or {}
     theirs = job.get("env_vars") or {}
-    ours: dict[str, Any] = {"env_vars": {name: value for name, value in allocator().items() if name not in theirs}}
+    # Ray fills in what the node itself has in the variable
+    direct = {name: f"{without_proxy()},${{{name}}}" for name in NAMES}
+    ours: dict[str, Any] = {"env_vars": {name: value for name, value in (allocator() | direct).items() if name not in theirs}}
     if not {"working_dir", "py_modules", "excludes"} & set(job):
         ours |= {"py_modules": PACKAGES, "excludes": ["**/__pycache__"]}
     return ours
@@ -145,4 +154,9 @@ def _start(cpus: int | None) -> None:
             log_to_driver=False,
         )
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        raise EnvironmentUnfitError(f"Ray could not be started on this machine: {' '.join(str(error).split())[:300]}") from error
+        name, folder = ray_folder()
+        where = f"its files go to {folder}{f', as {name} says' if name else ''}"
+        raise EnvironmentUnfitError(
+            f"Ray could not be started on this machine ({' '.join(str(error).split())[:300]}); {where}: see whether that is a "
+            "folder that you may write, with space, or set RAY_TMPDIR to one"
+        ) from error

@@ -22,6 +22,7 @@ from ray.job_submission import JobSubmissionClient
 from orchestrator import errors
 from orchestrator.cluster.connect import bring_token
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.proxies import bypass_proxies
 from orchestrator.store import NAME
 
 SERVER = "RAY_API_SERVER_ADDRESS"
@@ -90,6 +91,7 @@ class Cluster:
 
     def __init__(self, address: str | None = None) -> None:
         self.address = server_address(address)
+        bypass_proxies(self.address)
         bring_token()
         for talkative in ("dashboard_sdk", "job.sdk"):
             logging.getLogger(f"ray.dashboard.modules.{talkative}").setLevel(logging.ERROR)

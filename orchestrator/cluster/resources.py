@@ -3,6 +3,7 @@
 import contextlib
 import os
 import socket
+import sys
 from pathlib import Path
 
 import torch
@@ -12,12 +13,25 @@ from orchestrator.errors import EnvironmentUnfitError
 
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for a submitted job, which belongs to its cluster wherever it began
 ANSWER_S = 5.0
+LONGEST_SOCKET = 107 if sys.platform == "linux" else 103  # bytes of a path that a socket can be bound to
+SOCKET = "ray/session_2030-12-31_23-59-59_999999_{pid}/sockets/plasma_store"  # Ray's longest, below its folder
 CGROUP = Path("/sys/fs/cgroup/cpu.max")
+CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
 
 
 def local_resources() -> dict[str, float]:
     """CPUs that this process may use, and GPUs, under Ray's names."""
     return {"CPU": float(_cpus()), "GPU": float(torch.cuda.device_count())}
+
+
+def local_memory() -> int:
+    """Return the bytes of memory that this process may use: those of the machine, or the limit of the container; 0: not known."""
+    found = []
+    with contextlib.suppress(OSError, ValueError):
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with contextlib.suppress(OSError, ValueError):  # cgroup v2: "max", or bytes
+        found.append(int(CGROUP_MEMORY.read_text()))
+    return min(found, default=0)
 
 
 def _cpus() -> int:
@@ -29,6 +43,26 @@ def _cpus() -> int:
         quota, period = CGROUP.read_text().split()
         counts.append(max(1, int(quota) // int(period)))
     return min(counts)
+
+
+def ray_folder() -> tuple[str, str]:
+    """Return the environment variable that decides where Ray keeps its session, and the folder; an empty name for its default."""
+    for name in ("RAY_TMPDIR", *(("TMPDIR",) if sys.platform == "linux" else ())):
+        if name in os.environ:
+            return name, os.environ[name]
+    return "", "/tmp"
+
+
+def require_short_sockets() -> None:
+    """Raise EnvironmentUnfitError when Ray's session lies so deep that its sockets cannot be bound."""
+    name, folder = ray_folder()
+    longest = len(os.path.join(folder, SOCKET.format(pid=os.getpid())).encode())
+    if longest > LONGEST_SOCKET:
+        most = LONGEST_SOCKET - len(SOCKET.format(pid=2**22)) - 1
+        raise EnvironmentUnfitError(
+            f"{name} = {folder} is too long: Ray's sockets below it would have paths of {longest} bytes, and {LONGEST_SOCKET} are "
+            f"allowed: set {name} to a path of at most {most} bytes, or set RAY_TMPDIR=/tmp for Ray alone"
+        )
 
 
 def cluster_address(resources: Resources) -> str | None:

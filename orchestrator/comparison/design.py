@@ -10,6 +10,8 @@ from typing import Any
 from methods import METHODS
 from orchestrator.config import Choice, Configuration
 from orchestrator.errors import ConfigurationError, nearest
+from orchestrator.fields import LONGEST_LIST
+from orchestrator.sweep.distinct import limit_trials
 from orchestrator.sweep.space import qualified
 from orchestrator.trial import METHOD
 
@@ -38,8 +40,8 @@ def base(configuration: Configuration, methods: Sequence[str], seeds: int) -> Co
     Settings under `method` stay, and are held, if that method is compared. ConfigurationError: this cannot be compared.
     """
     search = configuration.search
-    if seeds < 1:
-        raise ConfigurationError(f"--seeds {seeds} is not allowed: give 1 or more, better 10")
+    if not 1 <= seeds <= LONGEST_LIST:
+        raise ConfigurationError(f"--seeds {seeds} is not allowed: give 1 to {LONGEST_LIST}, better 10")
     if configuration.seed + seeds > LARGEST_SEED:
         raise ConfigurationError(f"seed = {configuration.seed} leaves no room for {seeds} others: give a smaller one")
     if search.fixed:
@@ -50,15 +52,25 @@ def base(configuration: Configuration, methods: Sequence[str], seeds: int) -> Co
             "asha, median, hyperband or none"
         )
     method = configuration.method if configuration.method.name in methods else Choice(name=methods[0])
-    return configuration.model_copy(
+    common = configuration.model_copy(
         update={"method": method, "search": search.model_copy(update={"methods": tuple(methods), "seeds": ()})}
     )
+    return common.noting({key: sentence for key, sentence in common.yielded.items() if key != "search.methods"})
 
 
 def search_of(common: Configuration, method: str) -> Configuration:
-    """The search of one method."""
+    """The search of one method, of as many trials as it has different settings at most."""
+    return _search(common, method)[0]
+
+
+def note_of(common: Configuration, method: str) -> str:
+    """Why the search of a method has fewer trials than were asked for, if it has."""
+    return _search(common, method)[1]
+
+
+def _search(common: Configuration, method: str) -> tuple[Configuration, str]:
     own = common.method if common.method.name == method else Choice(name=method)
-    return common.model_copy(update={"method": own, "search": common.search.model_copy(update={"methods": ()})})
+    return limit_trials(common.model_copy(update={"method": own, "search": common.search.model_copy(update={"methods": ()})}))
 
 
 def seeds_of(common: Configuration, seeds: int) -> tuple[int, ...]:

@@ -62,8 +62,9 @@ def conditions(result: Result) -> list[str]:
     """How the numbers came about."""
     seeds, trials = result.seeds, result.trials
     sizes = ", ".join(f"{size:,} {part}" for part, size in result.sizes.items())
+    reached = "" if result.teacher_accuracy is None else f" (validation accuracy {result.teacher_accuracy:.4f})"
     lines = [
-        f"data {result.data} ({sizes}); teacher {result.teacher}; student {result.student}; {result.epochs} epochs",
+        f"data {result.data} ({sizes}); teacher {result.teacher}{reached}; student {result.student}; {result.epochs} epochs",
         f"for each method a search of {trials} trials on the validation part, then its best settings with the seeds "
         f"{seeds[0]} to {seeds[-1]}, which no search saw: equal seeds have the same first weights, batches and views",
         "accuracy, NLL and ECE are of the last weights, on the test part: mean ± standard error over the seeds; "

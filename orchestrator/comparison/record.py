@@ -3,41 +3,61 @@
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from orchestrator import owner
 from orchestrator.comparison.design import OVER_SEEDS
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError, nearest
-from orchestrator.reading import build
+from orchestrator.record_file import STRICT, Count, DamagedRecordError, Finite, Plain, RecordSchema, Timestamp
 from orchestrator.records import Sweep
-from orchestrator.store import Store, keep_json, read_json
+from orchestrator.store import Store
 
-FORMAT = 1
 FILE = "comparison.json"
 
 
-@dataclass
-class Comparison:
-    """The comparison in a folder of the store. `configuration` is what its sweeps have in common, with all methods.
+class Chosen(TypedDict, total=False):
+    """What the search of a method has chosen; or the `message` that says why nothing."""
 
-    `chosen`, by method, is the `trial` of its search, its `value` and its `settings`; or the `message` that says why there are
-    none. It is empty before the searches have ended, and does not change afterwards.
+    trial: Count
+    value: Finite
+    settings: dict[str, Plain]
+    message: str
+
+
+@dataclass
+class ComparisonRecord:
+    """The comparison's own file. `configuration` is what its sweeps have in common, with all methods.
+
+    `chosen` is by method; it is empty before the searches have ended, and does not change afterwards.
     """
 
-    folder: Path
+    __pydantic_config__ = STRICT
     configuration: Configuration
-    seeds: int
-    started: float = field(default_factory=time.time)
-    chosen: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seeds: Annotated[int, Field(ge=1, lt=10**6)]
+    started: Timestamp = field(default_factory=time.time)
+    chosen: dict[str, Chosen] = field(default_factory=dict)
+
+
+COMPARISON = RecordSchema[ComparisonRecord](ComparisonRecord, number=2, advice="put it back from a backup, or give another --name")
+
+
+@dataclass
+class Comparison(ComparisonRecord):
+    """The comparison in a folder of the store."""
+
+    folder: Path = field(kw_only=True)
 
     @classmethod
     def create(cls, store: Store, name: str, configuration: Configuration, seeds: int) -> "Comparison":
         """A new one; ConfigurationError when its name, or that of one of its sweeps, is taken."""
         require_new(store, name, configuration.search.methods)
-        made = cls(place(store, name), configuration, seeds)
+        made = cls(configuration, seeds, folder=place(store, name))
         made.folder.mkdir(parents=True, exist_ok=True)
         with owner.only_one(made.folder):
             require_new(store, name, configuration.search.methods)
@@ -46,19 +66,16 @@ class Comparison:
 
     @classmethod
     def open(cls, store: Store, name: str) -> "Comparison":
-        """One that stands in the store; ConfigurationError names those that do."""
+        """One that stands in the store; ConfigurationError names those that do, and what is damaged in it."""
         file = place(store, name) / FILE
         if not file.exists():
             names = sorted(path.parent.name for path in (store.root / "comparisons").glob(f"*/{FILE}"))
             known = nearest(name, names) if names else "there is none yet"
             raise ConfigurationError(f"there is no comparison {name!r} in {store.root}: {known}")
-        values = read_json(file)
-        try:
-            if values.pop("format") > FORMAT:
-                raise ConfigurationError(f"{file} was written by a newer version of this program: update it to read the comparison")
-            return cls(file.parent, build(values.pop("configuration")), **values)
-        except (LookupError, TypeError, AttributeError) as error:
-            raise ConfigurationError(f"{file} is no record of a comparison ({error}): put it back from a backup") from error
+        found = cls(**vars(COMPARISON.read(file)), folder=file.parent)
+        if other := found.chosen.keys() - set(found.methods):
+            raise DamagedRecordError(file, f"chosen.{min(other)} is of no method that is compared", COMPARISON.advice)
+        return found
 
     @property
     def name(self) -> str:
@@ -92,8 +109,8 @@ class Comparison:
 
     def save(self) -> None:
         """Write the record."""
-        own = {"seeds": self.seeds, "started": self.started, "chosen": self.chosen}
-        keep_json(self.folder / FILE, {"format": FORMAT, **own, "configuration": self.configuration.plain()})
+        own = {each.name: getattr(self, each.name) for each in fields(ComparisonRecord)}
+        COMPARISON.keep(self.folder / FILE, own | {"configuration": self.configuration.plain()})
 
 
 def place(store: Store, name: str) -> Path:

@@ -14,6 +14,7 @@ from orchestrator.data.dataset import read_summary
 from orchestrator.errors import ConfigurationError
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
+from orchestrator.teacher.quality import read_quality
 from orchestrator.training.spent import CPU_TOTAL, GPU_TOTAL
 from orchestrator.trial import METHOD, SEED, apply
 
@@ -63,6 +64,8 @@ class Row:
 class Result:
     """All rows, in the order that was asked for. `student` names all of them where several train together.
 
+    `teacher_accuracy` is on the validation part; None without a teacher, or where its accuracy is not known.
+
     `unfinished` says how far it has come, where somebody looks at it before the last training: nothing is claimed then.
     """
 
@@ -70,6 +73,7 @@ class Result:
     data: str
     sizes: dict[str, int]
     teacher: str
+    teacher_accuracy: float | None
     student: str
     epochs: int
     seeds: tuple[int, ...]
@@ -115,11 +119,13 @@ def result(store: Store, comparison: Comparison, unfinished: str = "") -> Result
             )
         )
     teacher = configuration.teacher.network.name if configuration.teacher else "none"
+    quality = read_quality(over_seeds.folder)
+    reached = quality.accuracy if quality else None
     names = ", ".join(student.network.name for student in configuration.students.values())
     seeds, epochs = seeds_of(configuration, comparison.seeds), configuration.training.epochs
     data, trials_each, beside = str(summary["name"]), configuration.search.trials, published(configuration)
     sizes, told = summary["sizes"], tuple(rows)
-    return Result(comparison.name, data, sizes, teacher, names, epochs, seeds, trials_each, told, beside, unfinished)
+    return Result(comparison.name, data, sizes, teacher, reached, names, epochs, seeds, trials_each, told, beside, unfinished)
 
 
 def by_seed(sweep: Sweep, method: str, metric: str) -> dict[int, float]:

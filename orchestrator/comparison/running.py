@@ -8,27 +8,28 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from orchestrator.check import check_search
-from orchestrator.comparison.design import over_seeds, search_of
-from orchestrator.comparison.record import Comparison
+from orchestrator.comparison.design import note_of, over_seeds, search_of
+from orchestrator.comparison.record import Chosen, Comparison
 from orchestrator.config import Configuration
 from orchestrator.display import Display
 from orchestrator.errors import ConfigurationError, TrialError
 from orchestrator.interrupt import stoppable
+from orchestrator.path_settings import require_paths, without_paths
 from orchestrator.preflight import Prepared, prepared
 from orchestrator.records import Sweep
 from orchestrator.resume import require_same
 from orchestrator.store import Store
 from orchestrator.sweep.aides import aides
-from orchestrator.sweep.conduct import Lent, conduct, open_desk, send
-from orchestrator.sweep.described import described, described_data, differences
+from orchestrator.sweep.conduct import Lent, conduct, explain_data, open_desk, repair, send
+from orchestrator.sweep.described import described, described_data, differences, same_data
 from orchestrator.sweep.events import Events
+from orchestrator.teacher.moved import carry_teacher_over
 from orchestrator.tracking.environment import keep
 
 if TYPE_CHECKING:
     from orchestrator.tracking.registering import Ship
 
 ENDED = ("finished", "failed")
-FOUNDATIONS = ("data", "weights")  # of what a sweep describes: what it trains on, whatever it searches
 ShipOf = Callable[[str], "Ship"]  # how the students of the sweep of that name are exported
 
 
@@ -45,6 +46,8 @@ def carry_out(store: Store, comparison: Comparison, console: Console, ship_of: S
         bench = _Bench(store, comparison, console, open_, ship_of)
         if not comparison.chosen:
             common = comparison.configuration
+            for note in filter(None, (note_of(common, method) for method in comparison.methods)):
+                console.print(note, markup=False, highlight=False, soft_wrap=True)
             found = {method: bench.ended(comparison.search(method), search_of(common, method)) for method in comparison.methods}
             require_common_data(found)
             comparison.chosen = {method: choice(sweep) for method, sweep in found.items()}
@@ -57,10 +60,10 @@ def carry_out(store: Store, comparison: Comparison, console: Console, ship_of: S
         return bench.ended(comparison.over_seeds, over_seeds(comparison.configuration, comparison.settings, comparison.seeds))
 
 
-def choice(search: Sweep) -> dict[str, Any]:
+def choice(search: Sweep) -> Chosen:
     """What a search has chosen, by validation alone; or the `message` that says why nothing."""
     best = search.best()
-    if best is not None and best.state == "complete":
+    if best is not None and best.state == "complete" and best.value is not None:
         return {"trial": best.number, "value": best.value, "settings": best.settings}
     if best is not None:
         return {"message": "no trial of its search has trained all its epochs: give it more time"}
@@ -70,10 +73,11 @@ def choice(search: Sweep) -> dict[str, Any]:
 
 def require_common_data(sweeps: Mapping[str, Sweep]) -> None:
     """ConfigurationError when searches were trained on different samples."""
-    sums = {method: sweep.described.get("data", {}).get("sums") for method, sweep in sweeps.items()}
-    first = next(iter(sums))
-    for method, own in sums.items():
-        if own != sums[first]:
+    described = {method: sweep.described.get("data") for method, sweep in sweeps.items()}
+    first = next(iter(described))
+    for method, own in described.items():
+        common = described[first]
+        if own != common and not (own and common and same_data(common, own)):
             raise ConfigurationError(
                 f"{method} was searched on other data than {first}, so they cannot be compared: put the data back, and begin "
                 "another comparison under a new --name"
@@ -92,8 +96,20 @@ class _Bench:
 
     @functools.cached_property
     def begun(self) -> Prepared:
-        """Looked at before the groups start: afterwards every process has the address of a cluster."""
-        return prepared(self.store, self.comparison.configuration, "sweep", local=False)
+        """Looked at before the groups start: afterwards every process has the address of a cluster.
+
+        Data that have another place now, and are the same, keep the teacher that was fitted on them.
+        """
+        comparison, standing = self.comparison, self.store.sweeps()
+        require_paths(comparison.name, comparison.configuration)
+        begun = prepared(self.store, comparison.configuration, "sweep", local=False)
+        now = described_data(begun.configuration, begun.data)
+        for name in [name for name in (*map(comparison.search, comparison.methods), comparison.over_seeds) if name in standing]:
+            found = Sweep.open(self.store, name)
+            if not differences(_foundations(found.described), _foundations(now)):
+                carry_teacher_over(self.store, found.folder, begun.configuration, begun.data)
+                comparison.save()  # with the places of now
+        return begun
 
     def ended(self, name: str, configuration: Configuration) -> Sweep:
         """A sweep of the comparison, begun or gone on with until it has ended."""
@@ -101,6 +117,9 @@ class _Bench:
         found = self._opened(name, configuration) if resume else self._created(name, configuration)
         ship = self.ship_of(name) if self.ship_of else None
         with Display(found, self.console) as display:
+            if resume and found.damaged:
+                with found.hold():
+                    repair(self.store, found, display.note)
             if found.state in ENDED:
                 send(found, self.store, found.folder, display, ship)
                 return found
@@ -128,7 +147,7 @@ class _Bench:
         else:
             now = described_data(comparison.configuration, self.begun.data)
         before = Sweep.open(self.store, search).described
-        if different := differences(*({key: side[key] for key in FOUNDATIONS if key in side} for side in (before, now))):
+        if different := differences(_foundations(before), _foundations(now)):
             raise ConfigurationError(
                 f"the seeds of {comparison.name!r} cannot be trained on what its searches were trained on: "
                 f"{'; '.join(different)}: put back what it was, or begin another comparison under a new --name"
@@ -144,7 +163,9 @@ class _Bench:
         _require_designed(found, configuration)
         if found.state not in ENDED:
             found.configuration = configuration  # with the address of now
-            require_same(found, described(configuration, "sweep", self.begun.data))
+            now = described(configuration, "sweep", self.begun.data)
+            require_same(found, now)
+            found.described = found.described | now
         return found
 
     def _groups(self, display: Display) -> Lent:
@@ -152,7 +173,8 @@ class _Bench:
         common, comparison = self.begun.configuration, self.comparison
         trials = max(common.search.trials, len(comparison.methods) * comparison.seeds)
         folder = comparison.folder / "groups"
-        desk = open_desk(common, folder, trials, False, display, self._note, self._unended, aides(common, "sweep"))
+        explain_data(common, self.begun.data, display)
+        desk = open_desk(self.store, common, folder, trials, False, display, self._note, self._unended, aides(common, "sweep"))
         return self.open.enter_context(desk)
 
     def _note(self, text: str) -> None:
@@ -165,9 +187,14 @@ class _Bench:
         return self.now[0].configuration.search.trials - sum(trial.ended for trial in list(self.now[0].trials.values()))
 
 
+def _foundations(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what a sweep describes: what it trains on, whatever it searches."""
+    return {key: value for key, value in described.items() if key == "data" or key.rpartition(".")[2] == "weights"}
+
+
 def _require_designed(found: Sweep, wanted: Configuration) -> None:
     """ConfigurationError when the sweep is another one than the comparison began, where it was to be trained aside."""
-    has, asked = found.configuration.plain(), wanted.plain()
+    has, asked = without_paths(found.configuration), without_paths(wanted)
     different = [key for key in asked if key != "resources" and has[key] != asked[key]]
     if different:
         raise ConfigurationError(

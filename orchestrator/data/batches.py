@@ -1,5 +1,6 @@
 """The batches of an epoch, for one rank of a group: who is in them, and in which order. Knows no pictures, models or Ray."""
 
+import math
 import weakref
 from collections.abc import Generator, Iterator
 from typing import Literal
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.parts import UNLABELLED
 from orchestrator.data.passes import CPU, Inputs, Pass, Place
+from orchestrator.data.shared_memory import describe_shortage
 from orchestrator.data.views import Views
 from orchestrator.errors import ConfigurationError
 
@@ -23,10 +25,11 @@ Part = Literal["train", "validation", "test"]
 class Batches:
     """This rank's share of every global batch of `batch_size` samples.
 
-    `loader_workers` processes decode the images of folder data; arrays need none. `resident` keeps arrays in the memory
-    of the device, where a step then neither copies nor waits; folder data ignore it. Where some training samples are
-    unlabelled, every batch of an epoch has `labelled_share` labelled ones; None: they come as they come. Raises ConfigurationError
-    when `batch_size` is no multiple of `world_size`, more than there are training samples, or has no room for both kinds.
+    `loader_workers` processes decode the images of folder data, each batch within `loader_wait_s`; arrays need none. `resident`
+    keeps arrays in the memory of the device, where a step then neither copies nor waits; folder data ignore it. Where some
+    training samples are unlabelled, every batch of an epoch has `labelled_share` labelled ones; None: they come as they come.
+    Raises ConfigurationError when `batch_size` is no multiple of `world_size`, more than there are training samples, or has no
+    room for both kinds.
     """
 
     def __init__(
@@ -42,13 +45,14 @@ class Batches:
         channels_last: bool = False,
         resident: bool = False,
         labelled_share: float | None = None,
+        loader_wait_s: float = math.inf,
     ) -> None:
         assert 0 <= rank < world_size and views.count == len(dataset.train)
         _require_batch(len(dataset.train), batch_size, world_size)
         self.dataset, self.views, self.batch_size, self.seed = dataset, views, batch_size, seed
         self.rank, self.world_size, self.device = rank, world_size, device
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.place = Place(device, resident, layout, loader_workers)
+        self.place = Place(device, resident, layout, loader_workers, loader_wait_s)
         known = dataset.train.labels != UNLABELLED
         self._known, self._hidden = np.flatnonzero(known), np.flatnonzero(~known)
         mixed = labelled_share is not None and len(self._hidden)
@@ -59,6 +63,18 @@ class Batches:
     def resident(self) -> bool:
         """Whether the arrays lie in the device's memory, and `Inputs.index` with them."""
         return self.place.resident and self.dataset.root is None
+
+    @property
+    def all_labelled(self) -> bool:
+        """Whether every training sample has a label."""
+        return not len(self._hidden)
+
+    def shortage(self) -> str:
+        """Why decoded images do not pass through shared memory here, in words; empty where they do."""
+        if self.dataset.root is None:
+            return ""
+        images = self.batch_size // self.world_size * (2 if self.views.mix != "none" else 1)
+        return describe_shortage(images * math.prod(self.dataset.shape), self.place.loader_workers)
 
     def steps(self) -> int:
         """Batches in a training epoch, which takes every (unlabelled) sample once; the last incomplete one is dropped."""

@@ -24,19 +24,42 @@ def images(where: str, array: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def labels(where: str, array: NDArray[Any], count: int) -> Labels:
-    """(n,) int64 from integers (n,) or (n, 1), one for each of `count` images; ConfigurationError begins with `where`."""
+    """(n,) int64 from integers (n,) or (n, 1), one for each of `count` images; ConfigurationError begins with `where`.
+
+    Every class needs a sample, so labels are below `count`. Checked here, they size no list of names and no histogram.
+    """
     if array.dtype.kind not in "iu":
         raise ConfigurationError(f"{where} is of type {array.dtype}: only integers (class numbers from 0) are allowed")
     if array.shape not in ((count,), (count, 1)):
         raise ConfigurationError(f"{where} has shape {array.shape} for {count} images: give one label an image, ({count},)")
+    if count and (largest := int(array.max())) >= count:
+        raise ConfigurationError(
+            f"{where} holds {largest} for {count} images: labels are class numbers from 0 and every class needs an image, so the "
+            f"largest that is allowed is {count - 1}; number the classes anew"
+        )
     return array.reshape(count).astype(np.int64)
 
 
 def names(where: str, array: NDArray[Any]) -> tuple[str, ...]:
-    """Class names from a one-dimensional array of text; ConfigurationError begins with `where`."""
+    """Class names from a one-dimensional array of text, or of bytes in UTF-8; ConfigurationError begins with `where`."""
     if array.ndim != 1 or array.dtype.kind not in "US":
         raise ConfigurationError(f"{where} has shape {array.shape} and type {array.dtype}: give one name for each class, as text")
-    return tuple(str(name) for name in array.astype(str))
+    text = array.astype(array.dtype.newbyteorder("<"))
+    data, size = text.tobytes(), text.itemsize  # of numpy's text not each code point is one of Unicode's: decoding finds that
+    encoding = "utf-8" if array.dtype.kind == "S" else "utf-32-le"
+    try:
+        return tuple(data[place * size :][:size].decode(encoding).rstrip("\0") for place in range(len(text)))
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{where} holds a name that is no Unicode ({error}): give text, or bytes in UTF-8") from error
+
+
+def require_unicode(where: str, text: str) -> str:
+    """Return a class name that can be written as UTF-8; ConfigurationError begins with `where`."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(f"{where} has a name that is not UTF-8: rename it") from error
+    return text
 
 
 def numbered(train: Labels) -> tuple[str, ...]:

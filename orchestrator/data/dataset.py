@@ -6,13 +6,52 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, with_config
+from typing_extensions import TypedDict
 
 from orchestrator.data.parts import UNLABELLED
-from orchestrator.errors import ConfigurationError
+from orchestrator.record_file import STRICT, Count, DamagedRecordError, Finite, RecordSchema
+
+SUMMARY_FILE = "data.json"  # in a folder of prepared data, and in that of a sweep
+
+
+@with_config(STRICT)
+class Sizes(TypedDict):
+    """Samples of each part."""
+
+    train: Count
+    validation: Count
+    test: Count
+
+
+@with_config(STRICT)
+class Summary(TypedDict):
+    """What is known of prepared data. `shape` is [C, H, W]; `sha256` are the sums of the arrays by their files."""
+
+    name: str
+    classes: Annotated[list[str], Field(min_length=1)]
+    shape: Annotated[list[Annotated[int, Field(ge=1, le=10**6)]], Field(min_length=3, max_length=3)]
+    mean: list[Finite]
+    std: list[Annotated[Finite, Field(gt=0)]]
+    sizes: Sizes
+    class_sizes: NotRequired[list[Count]]
+    augmentation: NotRequired[str]  # of earlier versions: now that of a run
+    labelled: NotRequired[Count]
+    label_noise: NotRequired[Finite]
+    validation_in_training: NotRequired[bool]
+    root: str | None
+    fingerprint: str
+    sha256: NotRequired[dict[str, str]]
+    contents: NotRequired[str]
+    decoded: NotRequired[dict[str, Count]]
+
+
+ADVICE = "remove it, and the next start of a run prepares the data anew"
+SUMMARY = RecordSchema[Summary](Summary, advice=ADVICE, other_keys=True)
 
 
 @dataclass(frozen=True)
@@ -31,7 +70,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One prepared data set. `shape` is (C, H, W); `mean` and `std` are of each channel, in 0..1; `augmentation` is what is usual.
+    """One prepared data set. `shape` is (C, H, W); `mean` and `std` are of each channel, in 0..1.
 
     `fingerprint` is of where they come from and how they were cut, `content` of the training images and their normalisation.
     `clean_labels` (n,) are the true labels of the training samples, before noise and hiding; `root` is the folder of images of
@@ -43,7 +82,6 @@ class Dataset:
     shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    augmentation: str
     fingerprint: str
     content: str
     train: Split
@@ -54,21 +92,22 @@ class Dataset:
 
     @classmethod
     def open(cls, folder: Path) -> "Dataset":
-        """The data that `prepare` wrote to `folder`, mapped and not read; ConfigurationError when they are damaged."""
+        """The data that `prepare` wrote to `folder`, mapped and not read; DamagedRecordError when they are damaged."""
         summary = read_summary(folder)
         with _damage_told(folder):
             channels, height, width = summary["shape"]
+            sizes, classes = summary["sizes"], len(summary["classes"])
+            shape = () if summary["root"] else (height, width, channels)
             return cls(
                 name=summary["name"],
                 classes=tuple(summary["classes"]),
                 shape=(channels, height, width),
                 mean=tuple(summary["mean"]),
                 std=tuple(summary["std"]),
-                augmentation=summary["augmentation"],
                 fingerprint=summary["fingerprint"],
                 content=_content(summary),
-                **{name: _open_split(folder, name, summary["sizes"][name]) for name in ("train", "validation", "test")},
-                clean_labels=np.load(folder / "train_clean_labels.npy", allow_pickle=False),
+                **{name: _open_split(folder, name, sizes[name], classes, shape) for name in ("train", "validation", "test")},
+                clean_labels=read_labels(folder, "train_clean_labels", sizes["train"], classes),
                 root=Path(summary["root"]) if summary["root"] else None,
             )
 
@@ -94,12 +133,14 @@ class Dataset:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """What `data.json` in `folder` says; ConfigurationError when it is missing or damaged."""
-    with _damage_told(folder):
-        summary = json.loads((folder / "data.json").read_text())
-        if not isinstance(summary, dict):
-            raise ValueError("data.json holds no keys")
-        return summary
+    """Return what `data.json` in `folder` says; DamagedRecordError when it is missing or damaged."""
+    file = folder / SUMMARY_FILE
+    summary = SUMMARY.read(file)
+    channels = summary["shape"][0]
+    for name, values in (("mean", summary["mean"]), ("std", summary["std"])):
+        if len(values) != channels:
+            raise DamagedRecordError(file, f"{name} has {len(values)} numbers, and shape says {channels} channels")
+    return dict(summary)
 
 
 def _content(summary: dict[str, Any]) -> str:
@@ -113,19 +154,29 @@ def _of_part(whole: str, kept: NDArray[np.int64]) -> str:
     return hashlib.sha256(whole.encode() + kept.tobytes()).hexdigest()[:16]
 
 
-def _open_split(folder: Path, name: str, size: int) -> Split:
+def read_labels(folder: Path, name: str, size: int, classes: int) -> NDArray[np.int64]:
+    """Return the labels (size,) of prepared data, in memory; DamagedRecordError when they are damaged."""
+    with _damage_told(folder):
+        labels = np.array(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))  # mapped: no header makes it large
+        if labels.dtype != np.int64 or labels.shape != (size,):
+            raise ValueError(f"{name} are {labels.dtype} of shape {labels.shape}, and {size} were written")
+        if size and not UNLABELLED <= labels.min() <= labels.max() < classes:
+            raise ValueError(f"{name} hold {labels.min()} to {labels.max()} for {classes} classes")
+        return labels
+
+
+def _open_split(folder: Path, name: str, size: int, classes: int, shape: tuple[int, ...]) -> Split:
     inputs = np.load(folder / f"{name}_inputs.npy", mmap_mode="r", allow_pickle=False)
-    labels = np.load(folder / f"{name}_labels.npy", allow_pickle=False)
-    if len(inputs) != size or len(labels) != size:
-        raise ValueError(f"{name} has {len(inputs)} samples and {len(labels)} labels, and {size} were written")
-    return Split(inputs, labels)
+    if inputs.dtype.kind != ("u" if shape else "S") or inputs.shape != (size, *shape):
+        raise ValueError(f"{name} are {inputs.dtype} of shape {inputs.shape}, and {(size, *shape)} were written")
+    return Split(inputs, read_labels(folder, f"{name}_labels", size, classes))
 
 
 @contextlib.contextmanager
 def _damage_told(folder: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, LookupError, TypeError, EOFError) as error:
-        raise ConfigurationError(
-            f"{folder} is no prepared data or damaged ({error}): remove it and prepare the data again"
-        ) from error
+    except DamagedRecordError:
+        raise
+    except Exception as error:  # numpy names no errors of damage: each kind has its own
+        raise DamagedRecordError(folder, f"it is no prepared data ({error})", ADVICE) from error

@@ -1,7 +1,6 @@
-"""Data sets by name: how each is loaded and what is usual for it. Knows no splitting and writes nothing but downloads."""
+"""Data sets by name: how each is loaded. Knows no splitting and writes nothing but downloads."""
 
 import errno
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from orchestrator.config import Data
 from orchestrator.data import checks, folder, npz
 from orchestrator.data.parts import Part, Parts, cut
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError, nearest
+from orchestrator.paths import read_path
 
 VERSION = "1"  # raised when a loader gives other samples than before, so that prepared data are not reused
 UNFIT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
@@ -24,12 +24,12 @@ class Source:
     """A data set that can be named in `data.name`.
 
     `load(config, raw)` reads it, `raw` being the folder of downloads; `identity(config)` is a cheap JSON value that
-    changes when the content may have; both raise ConfigurationError.
+    changes when the content may have; both raise ConfigurationError. `list_unread(config)` says what the user gave and is not read.
     """
 
     load: Callable[[Data, Path], Parts]
     identity: Callable[[Data], Any]
-    augmentation: str
+    list_unread: Callable[[Data], list[str]] = lambda _: []
 
 
 def find(config: Data) -> Source:
@@ -53,7 +53,7 @@ def load_digits(config: Data, raw: Path) -> Parts:
 
 def load_torchvision(config: Data, raw: Path) -> Parts:
     """A torchvision set below `config.path` or `raw`, downloaded only if `config.download`."""
-    root = config.path.expanduser() if config.path else raw
+    root = read_path(config.path, "data.path") if config.path else raw
     train, test = (_torchvision_set(config, root, train) for train in (True, False))
     classes = tuple(str(name) for name in getattr(train, "classes", range(10)))
     return Parts(_torchvision_part(train), None, _torchvision_part(test), classes)
@@ -65,7 +65,7 @@ def _torchvision_set(config: Data, root: Path, train: bool) -> Any:
     part = {"split": "train" if train else "test"} if config.name == "SVHN" else {"train": train}
     try:
         return getattr(datasets, config.name)(root, download=config.download, **part)
-    except (OSError, EOFError, ValueError, LookupError, RuntimeError, AssertionError, pickle.UnpicklingError) as error:
+    except Exception as error:  # torchvision, scipy and pickle name no errors of damage: each kind has its own
         if isinstance(error, OSError) and error.errno in UNFIT:
             raise EnvironmentUnfitError(f"{root} cannot be used ({error.strerror}): give another data.path or --store") from error
         # torchvision's readers assert on a truncated file, and raise RuntimeError for a missing one
@@ -92,20 +92,13 @@ def _digits_identity(config: Data) -> list[str]:
 
 def _torchvision_identity(config: Data) -> list[str]:
     # a cut-down copy in MNIST's format passes torchvision's checks: two roots are two sources
-    return [VERSION, str(config.path.expanduser().resolve()) if config.path else ""]
+    return [VERSION, str(read_path(config.path, "data.path")) if config.path else ""]
 
 
-def _torchvision(augmentation: str) -> Source:
-    return Source(load_torchvision, _torchvision_identity, augmentation)
-
-
+TORCHVISION = Source(load_torchvision, _torchvision_identity)
 DATASETS: dict[str, Source] = {
-    "digits": Source(load_digits, _digits_identity, "crop"),
-    "MNIST": _torchvision("crop"),
-    "FashionMNIST": _torchvision("crop_flip"),
-    "CIFAR10": _torchvision("crop_flip"),
-    "CIFAR100": _torchvision("crop_flip"),
-    "SVHN": _torchvision("crop"),
-    "npz": Source(npz.load, npz.identity, "none"),
-    "folder": Source(folder.load, folder.identity, "resized_crop_flip"),
+    "digits": Source(load_digits, _digits_identity),
+    **dict.fromkeys(("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "SVHN"), TORCHVISION),
+    "npz": Source(npz.load, npz.identity, npz.list_unread),
+    "folder": Source(folder.load, folder.identity, folder.list_unread),
 }

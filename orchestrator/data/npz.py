@@ -1,29 +1,38 @@
-"""Data in one .npz file with MedMNIST's keys. Knows no splitting and no other source."""
+"""Data in one .npz file with MedMNIST's keys; headers are read and compared with what there is before any array."""
 
-import os
+import contextlib
+import math
 import zipfile
-import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import psutil
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from orchestrator.config import Data
 from orchestrator.data import checks
 from orchestrator.data.parts import Part, Parts
-from orchestrator.errors import ConfigurationError
+from orchestrator.errors import ConfigurationError, EnvironmentUnfitError, UserError
+from orchestrator.paths import read_file
 
 REQUIRED = ("train_images", "train_labels", "test_images", "test_labels")
 VALIDATION = ("val_images", "val_labels")
-DAMAGED = (OSError, ValueError, EOFError, LookupError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+KNOWN = (*REQUIRED, *VALIDATION, "classes")
+COPIES = 2  # of the arrays in memory while the parts are cut
+HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}  # 3.0 is of structured arrays alone
 
 
 def load(config: Data, raw: Path) -> Parts:
-    """The arrays of `config.path`; ConfigurationError names the key that cannot be used.
+    """Return the arrays of `config.path`.
 
     Images are (n, H, W) or (n, H, W, C) uint8, labels (n,) or (n, 1) integers; `classes` holds names, one a class.
     `val_images` and `val_labels` are the validation part where both exist.
+
+    Raises:
+        ConfigurationError: The file is damaged, or a key cannot be used.
+        EnvironmentUnfitError: The arrays are larger than the free memory.
     """
     path = _path(config)
     arrays = _read(path)
@@ -36,40 +45,96 @@ def load(config: Data, raw: Path) -> Parts:
 
 
 def identity(config: Data) -> list[Any]:
-    """Where the file is, its bytes and its time."""
+    """Return where the file is, its bytes and its time."""
     path = _path(config)
     status = path.stat()
     return [str(path.resolve()), status.st_size, status.st_mtime_ns]
 
 
+def list_unread(config: Data) -> list[str]:
+    """Return the keys of the file that are not read."""
+    path = _path(config)
+    with _opened(path) as archive:
+        keys = [key for key in _members(archive) if key not in KNOWN]
+    return [f"keys of the file: {len(keys)} ({', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''})"] if keys else []
+
+
 def _path(config: Data) -> Path:
     if config.path is None:
         raise ConfigurationError("data.path is missing: data.name = npz needs an .npz file, give --set data.path=FILE.npz")
-    path = config.path.expanduser()
-    if not os.path.isfile(path):
-        raise ConfigurationError(
-            f"data.path = {path} is not a file: data.name = npz needs an .npz file with the keys {', '.join(REQUIRED)}"
-        )
-    return path
+    return read_file(config.path, "data.path", f"data.name = npz needs an .npz file with the keys {', '.join(REQUIRED)}")
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
+    with _opened(path) as archive:
+        members = _members(archive)
+        wanted = REQUIRED + (VALIDATION if any(key in members for key in VALIDATION) else ())
+        if missing := [key for key in wanted if key not in members]:
+            raise ConfigurationError(
+                f"data.path = {path} has no {' and no '.join(missing)}: the keys needed are {', '.join(wanted)}"
+            )
+        known = {key: members[key] for key in KNOWN if key in members}
+        _require_memory(path, sum(_data_bytes(archive, key, member) for key, member in known.items()))
+        arrays: dict[str, NDArray[Any]] = {}
+        for key, member in known.items():
+            with archive.open(member) as stream:
+                arrays[key] = npy.read_array(stream, allow_pickle=False)
+    return arrays
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise ValueError("it is a single array")
-        with loaded:
-            known = [key for key in (*REQUIRED, *VALIDATION, "classes") if key in loaded.files]
-            arrays: dict[str, NDArray[Any]] = {key: loaded[key] for key in known}
-    except DAMAGED as error:
+        with path.open("rb") as stream:
+            if stream.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
+                raise ValueError("it is a single array")
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except UserError:
+        raise
+    except Exception as error:  # numpy and zipfile name no errors of damage: each kind has its own
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigurationError(
             f"data.path = {path} cannot be read as .npz ({reason}): write it again with numpy.savez"
         ) from error
-    wanted = REQUIRED + (VALIDATION if any(key in arrays for key in VALIDATION) else ())
-    if missing := [key for key in wanted if key not in arrays]:
-        raise ConfigurationError(f"data.path = {path} has no {' and no '.join(missing)}: the keys needed are {', '.join(wanted)}")
-    return arrays
+
+
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The arrays by their keys, as numpy names them."""
+    members: dict[str, zipfile.ZipInfo] = {}
+    for member in archive.infolist():
+        key = member.filename.removesuffix(".npy")
+        if key in members:
+            raise ValueError(f"it holds {key} twice")
+        members[key] = member
+    return members
+
+
+def _data_bytes(archive: zipfile.ZipFile, key: str, member: zipfile.ZipInfo) -> int:
+    """The bytes of an array, by its header; ValueError where the file does not hold as many."""
+    with archive.open(member) as stream:
+        try:
+            version = npy.read_magic(stream)
+        except ValueError as error:
+            raise ValueError(f"{key} is no array of numpy") from error
+        if version not in HEADERS:
+            raise ValueError(f"{key} has the header of another format, {version}")
+        shape, _, dtype = HEADERS[version](stream)
+        announced, held = math.prod(shape) * dtype.itemsize, member.file_size - stream.tell()
+    if dtype.hasobject:
+        raise ValueError(f"{key} holds pickled objects, which are never loaded")
+    if announced != held or min(shape, default=1) < 0:
+        raise ValueError(f"{key} is announced as {' x '.join(map(str, shape))} of {dtype}, {announced} bytes, and holds {held}")
+    return announced
+
+
+def _require_memory(path: Path, needed: int) -> None:
+    free = psutil.virtual_memory().available
+    if COPIES * needed > free:
+        raise EnvironmentUnfitError(
+            f"data.path = {path} holds arrays of {needed / 2**30:.3g} GiB, which take {COPIES} times as much memory while they are "
+            f"prepared, and {free / 2**30:.3g} GiB are free: save fewer or smaller images, or take a machine with more"
+        )
 
 
 def _part(path: Path, arrays: dict[str, NDArray[Any]], split: str) -> Part:

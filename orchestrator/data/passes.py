@@ -1,5 +1,6 @@
 """One pass over a part in a view: pictures, normalised and blended, on the device. Knows no epochs, ranks or models."""
 
+import math
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
@@ -36,13 +37,14 @@ class Inputs:
 class Place:
     """Where batches are made: on `device`, from arrays that lie there when `resident`, channels last when `layout` says so.
 
-    `loader_workers` processes decode the images of folder data.
+    `loader_workers` processes decode the images of folder data; for a batch of theirs nobody waits longer than `loader_wait_s`.
     """
 
     device: torch.device = CPU
     resident: bool = False
     layout: torch.memory_format = torch.contiguous_format
     loader_workers: int = 0
+    loader_wait_s: float = math.inf
 
 
 class Pass:
@@ -103,7 +105,8 @@ class Pass:
         assert root is not None
         numbers = self.views.numbers(self.view) if self.cut and self.view is not None else None
         pin, samples = self.device.type == "cuda", [one.numpy() for one in wanted]
-        return pictures.decode(root, self.split.inputs, samples, side, numbers, self.place.loader_workers, pin)
+        place = self.place
+        return pictures.decode(root, self.split.inputs, samples, side, numbers, place.loader_workers, pin, place.loader_wait_s)
 
     def _normalised(self, images: Tensor) -> Tensor:
         planes = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=self.place.layout)

@@ -1,21 +1,29 @@
 """Decodes image files into pictures of one size, in worker processes. Knows no labels and no normalisation."""
 
+import contextlib
+import math
 import os
+import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch.utils import data
 
 from orchestrator.data.augmentation import SMALLEST_AREA_FOLDER, boxes, flipped
-from orchestrator.data.folder import FORMATS
-from orchestrator.errors import ConfigurationError
+from orchestrator.data.decoding import ImageError, decode_image
+from orchestrator.data.shared_memory import SHARED, can_pass_memory, has_room
+from orchestrator.errors import ConfigurationError, LoaderError
 
+LOOK_S = 5.0  # after which the loader looks whether its processes live
 CLEAN_SHARE = 224 / 256  # the clean view: the middle, as wide as 224 pixels of a short side of 256
 Box = tuple[float, float, float, float]
+Stack = torch.Tensor | NDArray[np.uint8] | str  # pictures, or what is wrong with one
 
 
 def decode(
@@ -26,24 +34,54 @@ def decode(
     numbers: NDArray[np.float64] | None,
     workers: int,
     pin: bool,
+    wait_s: float = math.inf,
 ) -> Iterator[torch.Tensor]:
     """A (B, size, size, 3) uint8 tensor for each of `batches`, which hold indices into `paths` (n,).
 
     `numbers` (n, 5) are those of a view and cut a resized crop; None gives the clean middle. The pictures do not depend
-    on the number of `workers`. A file that cannot be decoded raises ConfigurationError with its path.
+    on the number of `workers`. A file that cannot be decoded raises ConfigurationError with its path, a batch that does not come
+    within `wait_s` seconds, or a process that ends, LoaderError.
     """
     loader = data.DataLoader(
         _Pictures(root, paths, size, numbers),
         batch_sampler=cast("Any", [batch.tolist() for batch in batches]),
         num_workers=workers,
-        collate_fn=_stack,
+        collate_fn=partial(_stack, shared=workers > 0 and can_pass_memory()),
         pin_memory=pin,
+        timeout=LOOK_S if workers else 0,
         generator=torch.Generator(),  # or each pass would draw the seed of its workers from the trial's own random numbers
     )
-    for pictures in loader:
+    for pictures in _waited(iter(loader), workers, wait_s):
         if isinstance(pictures, str):
             raise ConfigurationError(pictures)
-        yield pictures
+        yield torch.from_numpy(pictures) if isinstance(pictures, np.ndarray) else pictures
+
+
+def _waited(loaded: Iterator[Stack], workers: int, wait_s: float) -> Iterator[Stack]:
+    """The batches of a loader, whose own time limit is a short one: after it the loader is asked again, until `wait_s` is over."""
+    last = time.monotonic()
+    while True:
+        try:
+            yield next(loaded)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            if not reason.startswith("DataLoader"):
+                raise
+            if "timed out" not in reason:
+                raise LoaderError(
+                    f"a process that decodes images has ended ({reason}): as a rule there was no memory left, so lower "
+                    f"data.loader_workers = {workers}, or give this machine or container more memory"
+                ) from error
+            if time.monotonic() - last >= wait_s:
+                raise LoaderError(
+                    f"no batch of images came from the data.loader_workers = {workers} processes within {wait_s:g} s, half of "
+                    f"resources.wait_s: see whether the disk of data.path answers and {SHARED} has space, or set "
+                    "data.loader_workers=0 to decode in the process that trains"
+                ) from error
+        else:
+            last = time.monotonic()
 
 
 class _Pictures(data.Dataset[torch.Tensor | str]):
@@ -53,14 +91,11 @@ class _Pictures(data.Dataset[torch.Tensor | str]):
         self.root, self.paths, self.size, self.numbers = root, paths, size, numbers
 
     def __getitem__(self, index: int) -> torch.Tensor | str:
-        from PIL import Image
-
         path = self.root / os.fsdecode(bytes(self.paths[index]))
         numbers = None if self.numbers is None else self.numbers[[index]]
         try:
-            with Image.open(path, formats=FORMATS) as opened:
-                image = opened.convert("RGB")
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+            image = decode_image(path, 3).image
+        except ImageError as error:
             return f"{path} cannot be decoded ({error}): replace or remove this image, then start again"
         box = _middle(image.height, image.width) if numbers is None else _crop(numbers, image.height, image.width)
         picture = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
@@ -80,6 +115,19 @@ def _crop(numbers: NDArray[np.float64], height: int, width: int) -> Box:
     return left, top, min(right, width), min(bottom, height)  # a sum may exceed the side by one rounding
 
 
-def _stack(pictures: list[torch.Tensor | str]) -> torch.Tensor | str:
+def _stack(pictures: list[torch.Tensor | str], shared: bool) -> Stack:
+    """One tensor, in shared memory where that has room: the loader would lose a batch for which there is none.
+
+    Else an array, which goes through a pipe.
+    """
     damaged = [picture for picture in pictures if isinstance(picture, str)]
-    return damaged[0] if damaged else torch.stack(cast("list[torch.Tensor]", pictures))
+    if damaged:
+        return damaged[0]
+    stacked = torch.stack(cast("list[torch.Tensor]", pictures))
+    if not shared:
+        return stacked if data.get_worker_info() is None else stacked.numpy()
+    if has_room(stacked.nbytes):
+        with contextlib.suppress(RuntimeError):  # somebody else took the room meanwhile
+            stacked.share_memory_()  # type: ignore[no-untyped-call]
+            return stacked
+    return stacked.numpy()

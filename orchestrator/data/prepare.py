@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import logging
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,48 +12,85 @@ from typing import Any
 import numpy as np
 
 from orchestrator.config import Data
-from orchestrator.data import checks, datasets, folder
-from orchestrator.data.dataset import read_summary
+from orchestrator.data import checks, datasets
+from orchestrator.data.contents import contents_of
+from orchestrator.data.dataset import SUMMARY_FILE, Dataset, read_labels, read_summary
+from orchestrator.data.image_check import check_images
 from orchestrator.data.parts import UNLABELLED, Labels, Part, Parts, cut, flip, hide, statistics, stratified
+from orchestrator.data.preprocessing import choose_normalization, resolve_augmentation
 from orchestrator.data.writing import write
 from orchestrator.errors import ConfigurationError
+from orchestrator.record_file import DamagedRecordError
+from orchestrator.store import set_aside
 
+MOST_KINDS = 12  # of what is not read, in one line
 FORMAT = 2  # raised when what is written changes, so that older folders are not reused
 CUT, NOISE, LIMITS, LABELLED = 1, 2, {"train": 3, "validation": 4, "test": 5}, 6  # one stream of random numbers for each purpose
-IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # folder: what pretrained weights expect, without decoding everything
+log = logging.getLogger(__name__)
 
 
-def prepare(config: Data, store: Path, seed: int) -> Path:
+def prepare(config: Data, store: Path, seed: int, note: Callable[[str], None] = lambda _: None) -> Path:
     """The folder `store/data/FINGERPRINT` with train, validation and test as .npy files and `data.json`.
 
-    What stands there already is reused, without loading the source. Raises ConfigurationError for data that cannot be
-    used, EnvironmentUnfitError when the store cannot be written.
+    What stands there already is reused, without loading the source; what is damaged is set aside and prepared anew. `note` is
+    called with what takes long. Raises ConfigurationError for data that cannot be used, EnvironmentUnfitError when the store
+    cannot be written.
     """
     target = _folder(config, store, seed)
-    if not os.path.isfile(target / "data.json"):
+    if not _stands(target):
         parts, clean = _build(config, store, seed)
+        summary = _summary(config, parts, target.name)
         if parts.root is not None:
-            folder.require_images(parts)
-        write(target, parts, clean, _summary(config, parts, target.name))
+            if decoded := check_images(parts, note):
+                summary["decoded"] = decoded
+            summary["contents"] = contents_of(parts)
+        if os.path.isfile(target / SUMMARY_FILE):
+            log.warning("the damaged data are kept as %s, and prepared anew", set_aside(target))
+        write(target, parts, clean, summary)
     return target
+
+
+def _stands(target: Path) -> bool:
+    """Whether there are prepared data in a folder that can be used."""
+    try:
+        Dataset.open(target)
+    except DamagedRecordError as error:
+        if os.path.isfile(target / SUMMARY_FILE):
+            log.warning("%s", error)
+        return False
+    return True
 
 
 def describe(config: Data, store: Path, seed: int) -> dict[str, Any]:
     """What `data.json` says or would say, the hashes aside: name, classes, shape [C, H, W], mean, std, sizes, ...
 
     `labelled`, how many training samples are, where not all are; `validation_in_training` where they hold the validation
-    part too; `class_sizes`, how many have each label. `augmentation` is that of `config`, auto resolved. Writes and downloads
-    nothing; raises as `prepare` does.
+    part too; `class_sizes`, how many have each label. `augmentation` is that of `config`, auto resolved; `data.json` has none.
+    `unread` is what the source holds beside that, `decoded` what was done to how many images when they were prepared; neither
+    stands where there is none. Writes and downloads nothing; raises as `prepare` does.
     """
-    summary = _described(config, store, seed)
-    return summary if config.augmentation == "auto" else summary | {"augmentation": config.augmentation}
+    unread = datasets.find(config).list_unread(config)
+    summary = _described(config, store, seed) | ({"unread": unread} if unread else {})
+    return summary | {"augmentation": resolve_augmentation(config)}
+
+
+def list_notes(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Return, for what `describe` says, what is not read and what was done to images, each under its name in a plan."""
+    unread, said = summary.get("unread", []), {}
+    if unread:
+        more = [f"{len(unread) - MOST_KINDS} more kinds"] if len(unread) > MOST_KINDS else []
+        said["not read"] = "; ".join(unread[:MOST_KINDS] + more)
+    if decoded := summary.get("decoded"):
+        said["images"] = "; ".join(f"{kind}: {count}" for kind, count in decoded.items())
+    return said
 
 
 def _described(config: Data, store: Path, seed: int) -> dict[str, Any]:
     target = _folder(config, store, seed)
-    if os.path.isfile(target / "data.json"):
+    if _stands(target):
         summary = {key: value for key, value in read_summary(target).items() if key != "sha256"}
-        return {"class_sizes": _class_sizes(np.load(target / "train_labels.npy"), len(summary["classes"])), **summary}
+        labels = read_labels(target, "train_labels", summary["sizes"]["train"], len(summary["classes"]))
+        return {"class_sizes": _class_sizes(labels, len(summary["classes"])), **summary}
     try:
         parts, _ = _build(config.model_copy(update={"download": False}), store, seed)
     except ConfigurationError as error:
@@ -69,7 +108,7 @@ def _folder(config: Data, store: Path, seed: int) -> Path:
         "source": source.identity(config),
         "seed": seed,
         **config.model_dump(mode="json", include={"validation", "limit", "label_noise", "size"}),
-        **config.model_dump(mode="json", include={"labelled", "validation_in_training"}, exclude_defaults=True),
+        **config.model_dump(mode="json", include={"labelled", "validation_in_training", "mean", "std"}, exclude_defaults=True),
     }
     text = json.dumps(decides, sort_keys=True)
     return store / "data" / hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -138,11 +177,12 @@ def _summary(config: Data, parts: Parts, fingerprint: str) -> dict[str, Any]:
     if parts.root is None:
         height, width, channels = parts.train.inputs.shape[1:]
         own = len(parts.train) - (len(parts.splits()["validation"]) if config.validation_in_training else 0)
-        mean, std = statistics(parts.train.inputs[:own])  # the same pictures, whoever else is trained on
+        statistic = statistics(parts.train.inputs[:own])  # of the same pictures, whoever else is trained on
     else:
         assert config.size is not None
         height, width, channels = config.size, config.size, 3
-        mean, std = IMAGENET
+        statistic = None
+    mean, std = choose_normalization(config, channels, statistic)
     labelled = int(np.count_nonzero(parts.train.labels != UNLABELLED))
     return {
         "name": config.name,
@@ -152,7 +192,6 @@ def _summary(config: Data, parts: Parts, fingerprint: str) -> dict[str, Any]:
         "std": std,
         "sizes": {name: len(part) for name, part in parts.splits().items()},
         "class_sizes": _class_sizes(parts.train.labels, len(parts.classes)),
-        "augmentation": datasets.find(config).augmentation,
         **({"labelled": labelled} if labelled < len(parts.train) else {}),
         "label_noise": config.label_noise,
         **({"validation_in_training": True} if config.validation_in_training else {}),

@@ -11,6 +11,7 @@ from orchestrator.config import Data
 from orchestrator.data.augmentation import NUMBERS, shifted, shifts, stretched, stretches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.mixing import MIXES, Mixing, draw
+from orchestrator.data.preprocessing import AUTOMATIC, shift_pixels
 
 POLICIES = ("none", "crop", "crop_flip", "resized_crop_flip")
 SHIFTING = ("crop", "crop_flip")
@@ -34,8 +35,8 @@ class Views:
     @classmethod
     def of(cls, dataset: Dataset, data: Data, seed: int) -> "Views":
         """The views of a data set's training part as `data` asks for them, padded by an eighth of the side."""
-        policy = dataset.augmentation if data.augmentation == "auto" else data.augmentation
-        return cls(policy, seed, len(dataset.train), min(dataset.shape[1:]) // 8, data.mix, data.mix_alpha)
+        policy = AUTOMATIC[dataset.name].policy if data.augmentation == "auto" else data.augmentation
+        return cls(policy, seed, len(dataset.train), shift_pixels(dataset.shape), data.mix, data.mix_alpha)
 
     @property
     def varies(self) -> bool:

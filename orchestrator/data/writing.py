@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from orchestrator.data.dataset import SUMMARY, SUMMARY_FILE
 from orchestrator.data.parts import Labels, Parts
 from orchestrator.errors import EnvironmentUnfitError
 
@@ -27,7 +27,7 @@ def write(target: Path, parts: Parts, clean: Labels, summary: dict[str, Any]) ->
         for name, array in arrays.items():
             np.save(aside / f"{name}.npy", np.ascontiguousarray(array))
         hashes = {file.name: _sha256(file) for file in sorted(aside.iterdir())}
-        (aside / "data.json").write_text(json.dumps(summary | {"sha256": hashes}, indent=1))
+        SUMMARY.write(aside / SUMMARY_FILE, summary | {"sha256": hashes})
 
 
 @contextlib.contextmanager

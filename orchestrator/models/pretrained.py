@@ -4,6 +4,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, hub
 
 from orchestrator.errors import ConfigurationError, nearest
@@ -18,16 +19,28 @@ def load_pretrained(network: Network, weights: str, exact: bool) -> None:
     and are refused then if the network must be what was published (`exact`: a teacher).
     ConfigurationError: not a network of torchvision, no such weights, they cannot be downloaded, or do not fit exactly.
     """
-    if network.name not in PARTS:
-        message = f"weights = {weights!r} is no .safetensors file, and torchvision has none for {network.name}"
-        raise ConfigurationError(f"{message}: give a .safetensors file with weights of {network}")
-    expected = network.state_dict()
-    state = _renamed(_download(_member(network.name, weights)), PARTS[network.name])
+    member = _member(network, weights)
+    network.load_state_dict({**network.state_dict(), **_fitting(network, weights, _download(member), exact)})
+
+
+def require_pretrained(network: Network, weights: str, exact: bool) -> None:
+    """Raise the ConfigurationError of `load_pretrained`, without a download: by the shapes of torchvision's network."""
+    from torchvision.models import get_model
+
+    _member(network, weights)
+    with torch.device("meta"):  # shapes alone, no memory
+        state = get_model(network.name).state_dict()
+    _fitting(network, weights, state, exact)
+
+
+def _fitting(network: Network, weights: str, published: dict[str, Tensor], exact: bool) -> dict[str, Tensor]:
+    """What of the published state the network takes, under our names."""
+    expected, state = network.state_dict(), _renamed(published, PARTS[network.name])
     fits = {name: tensor for name, tensor in state.items() if name in expected and tensor.shape == expected[name].shape}
     assert all(name in fits or _may_stay_fresh(name, PARTS[network.name]) for name in expected), "PARTS matches torchvision"
     if exact:
         _require_all(network, weights, {name: state[name] for name in state if name in expected and name not in fits})
-    network.load_state_dict({**expected, **fits})
+    return fits
 
 
 def _require_all(network: Network, weights: str, misfits: dict[str, Tensor]) -> None:
@@ -41,15 +54,18 @@ def _require_all(network: Network, weights: str, misfits: dict[str, Tensor]) -> 
         raise ConfigurationError(f"weights = {weights} has another {', '.join(misfits)} than {network} for these images: {step}")
 
 
-def _member(network: str, weights: str) -> Any:
+def _member(network: Network, weights: str) -> Any:
     """torchvision's entry for these weights of this network."""
+    if network.name not in PARTS:
+        message = f"weights = {weights!r} is no .safetensors file, and torchvision has none for {network.name}"
+        raise ConfigurationError(f"{message}: give a .safetensors file with weights of {network}")
     from torchvision.models import get_model_weights
 
-    known: Any = get_model_weights(network)
+    known: Any = get_model_weights(network.name)
     owner, _, name = weights.rpartition(".")
     if owner not in ("", known.__name__) or name not in known.__members__:
         names = [f"{known.__name__}.{member}" for member in known.__members__]
-        message = f"there are no weights {weights!r} of {network}: {nearest(weights, names)}"
+        message = f"there are no weights {weights!r} of {network.name}: {nearest(weights, names)}"
         raise ConfigurationError(f"{message}, or give a .safetensors file")
     return known[name]
 

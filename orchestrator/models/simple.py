@@ -14,7 +14,7 @@ class MLPSettings(Settings):
     """The size of a multi-layer perceptron."""
 
     width: int = setting(128, "units of each hidden layer", low=1)
-    depth: int = setting(2, "hidden layers", low=1)
+    depth: int = setting(2, "hidden layers", low=1, high=1000)
     dropout: float = setting(0.0, "share of each hidden layer's units that is dropped while training", low=0, high=0.9)
 
 

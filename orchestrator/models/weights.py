@@ -8,29 +8,40 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.models.misfits import find_misfits, misfit_table
 from orchestrator.models.network import Network
-from orchestrator.models.pretrained import load_pretrained
+from orchestrator.models.pretrained import load_pretrained, require_pretrained
+from orchestrator.models.weight_files import names_file, read_weights
 
 
 def load_weights(network: Network, weights: str, exact: bool = False) -> None:
     """Fills the network in place from a .safetensors file or from weights that torchvision names.
 
     A file has to fit exactly. torchvision's weights leave out the stem or the classifier where its shape differs, unless
-    `exact`. ConfigurationError: neither of the two, not readable, not downloadable, or of another network.
+    `exact`. ConfigurationError: neither of the two, not readable, not downloadable, not finite, or of another network.
     """
-    if not weights.endswith(".safetensors"):
+    if names_file(weights):
+        network.load_state_dict(_fitting(network, weights))
+    else:
         load_pretrained(network, weights, exact)
-        return
-    state = _read(Path(weights).expanduser(), network)
-    misfit = _first_misfit(network.state_dict(), state)
-    if misfit:
-        raise ConfigurationError(f"{weights} does not fit, {misfit}: give weights of {network}")
-    network.load_state_dict(state)
+
+
+def require_weights(network: Network, weights: str, exact: bool = False) -> None:
+    """Raise the ConfigurationError of `load_weights`, but for a download that fails: nothing is downloaded, or changed.
+
+    Args:
+        network: Its shapes and types count alone: it may be on the meta device.
+        weights: A .safetensors file, which is read, or the name of torchvision weights.
+        exact: Whether torchvision's weights must fit with classifier and stem.
+    """
+    if names_file(weights):
+        _fitting(network, weights)
+    else:
+        require_pretrained(network, weights, exact)
 
 
 def save_weights(network: torch.nn.Module, file: Path) -> None:
@@ -64,26 +75,11 @@ def network_fingerprint(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _read(file: Path, network: Network) -> dict[str, Tensor]:
-    if not file.is_file():
-        raise ConfigurationError(f"{file} does not exist or is no file: give a .safetensors file with weights of {network}")
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
-        reason = " ".join(str(error).split())
-        message = f"{file} is not a whole safetensors file ({reason}): give weights of {network}"
-        raise ConfigurationError(message) from error
-
-
-def _first_misfit(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | None:
-    """The first tensor that is missing, of another shape or not expected, in words."""
-    for name, tensor in expected.items():
-        if name not in given:
-            return f"{name} is missing"
-        if given[name].shape != tensor.shape:
-            return f"{name} has shape {_shape(given[name])} where {_shape(tensor)} is expected"
-    return next((f"{name} is not expected" for name in given if name not in expected), None)
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(str(size) for size in tensor.shape) or "()"
+def _fitting(network: Network, weights: str) -> dict[str, Tensor]:
+    """The tensors of a file; ConfigurationError with a table of all that do not fit the network."""
+    state = read_weights(weights, network)
+    misfits = find_misfits(network.state_dict(), state)
+    if misfits:
+        count = f"{len(misfits)} tensor{'s do' if len(misfits) > 1 else ' does'} not fit"
+        raise ConfigurationError(f"{weights}: {count}; give weights of {network}\n{misfit_table(misfits)}")
+    return state

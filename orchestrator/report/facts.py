@@ -1,37 +1,40 @@
 """What is asked of a sweep again and again while its page is made: methods, baselines, names, measures. Reads records alone."""
 
-import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from orchestrator.data.dataset import read_summary
-from orchestrator.errors import ConfigurationError
+from orchestrator.data.dataset import SUMMARY_FILE, read_summary
 from orchestrator.objectives import Goal, in_words, watched
+from orchestrator.record_file import DamagedRecordError
 from orchestrator.records import Sweep, Trial
 from orchestrator.report.chart import Style, word
+from orchestrator.tracking.environment import ENVIRONMENT, ENVIRONMENT_FILE
 
-ENVIRONMENT = "environment.json"  # in the folder of a sweep: what it ran on
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Facts:
-    """A sweep with what follows from its records. `data` is its data.json, empty where there is none."""
+    """A sweep with what follows from its records. `data` is its data.json, empty where there is none that can be read.
+
+    `environment` is what it ran on, as it wrote that down; None where it did not.
+    """
 
     sweep: Sweep
     state: str
     data: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] | None = None
 
     @classmethod
     def of(cls, sweep: Sweep) -> "Facts":
         """The facts of a sweep as it stands in the store now."""
-        try:
-            data = read_summary(sweep.folder)
-        except ConfigurationError:
-            data = {}
-        return cls(sweep, str(sweep.status()["state"]), data)
+        data = read_or_note(sweep, sweep.folder / SUMMARY_FILE, lambda file: read_summary(file.parent)) or {}
+        environment = read_or_note(sweep, sweep.folder / ENVIRONMENT_FILE, ENVIRONMENT.read)
+        return cls(sweep, str(sweep.status()["state"]), data, environment)
 
     @property
     def goal(self) -> Goal:
@@ -117,17 +120,14 @@ class Facts:
         size = self.samples(part)
         return math.sqrt(max(accuracy * (1 - accuracy), 0.0) / size) if size else None
 
-    def environment(self) -> dict[str, str] | None:
-        """What the sweep ran on, as it wrote that down; None where it did not."""
-        return read_strings(self.sweep.folder / ENVIRONMENT)
 
-
-def read_strings(file: Path) -> dict[str, str] | None:
-    """A JSON file of names and texts, or None."""
+def read_or_note(sweep: Sweep, file: Path, read: Callable[[Path], T]) -> T | None:
+    """Return what a file beside the sweep's record says, None without it; one that is damaged is noted with the sweep."""
     try:
-        values = json.loads(file.read_text())
-        return {str(name): str(value) for name, value in values.items()}
-    except (OSError, ValueError, AttributeError):
+        return read(file)
+    except DamagedRecordError as error:
+        if file.exists():
+            sweep.damaged[file] = error.reason
         return None
 
 

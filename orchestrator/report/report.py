@@ -34,7 +34,7 @@ def report(store: Store, sweep: Sweep) -> Report:
     """The page of a sweep as it stands in the store now, finished or not. Damaged records are named in it."""
     facts = Facts.of(sweep)
     commands = reproducing(store, facts)
-    found = _importance(facts)
+    found = _importance(store, facts)
     told = sentences(facts)
     sections = (
         Section("summary", "Summary", _summary(facts, commands, told, found)),
@@ -63,10 +63,10 @@ def _summary(facts: Facts, commands: Commands, told: list[tuple[str, str]], foun
     return page.facts(glance(facts)) + "".join(said) + ("<h3>What to do next</h3>" + "".join(following) if following else "")
 
 
-def _importance(facts: Facts) -> Importance | str:
+def _importance(store: Store, facts: Facts) -> Importance | str:
     """Which settings mattered, or why that is not known."""
     try:
-        return importance(facts.sweep)
+        return importance(facts.sweep, option=store.option)
     except UserError as error:
         return str(error)
 
@@ -121,7 +121,7 @@ def _answers(best: Trial, found: Answers, several: bool) -> str:
 
 
 def _environment(facts: Facts) -> str:
-    known = facts.environment()
+    known = facts.environment
     said = "What it ran on, at its last start:" if known else "It kept no note of what it ran on. This machine, now:"
     return page.paragraph(said, "muted") + page.table(["what", "which"], sorted((known or describe()).items()))
 

@@ -7,6 +7,8 @@ from orchestrator.objectives import Goal
 from orchestrator.records import Trial
 from orchestrator.report.chart import number
 from orchestrator.report.facts import Facts, measure
+from orchestrator.report.teacher_gain import teacher_gain
+from orchestrator.teacher.quality import read_quality
 
 FEW = 0.05  # share of a search's trials that failed from which on somebody should look
 
@@ -54,7 +56,7 @@ def banner(facts: Facts, commands: Commands) -> list[str]:
 def sentences(facts: Facts) -> list[tuple[str, str]]:
     """Each with what it answers."""
     told = [("Searched" if facts.searched else "Trained", _searched(facts)), ("Won", _won(facts)), ("By how much", _lead(facts))]
-    told += [("Cost", _cost(facts))]
+    told += [("Gain from the teacher", teacher_gain(facts)), ("Cost", _cost(facts))]
     return [(what, said) for what, said in told if said]
 
 
@@ -64,6 +66,8 @@ def _searched(facts: Facts) -> str:
     parts = ", ".join(f"{facts.samples(part)} {part}" for part in ("train", "validation", "test") if facts.samples(part))
     networks = " and ".join(student.network.name for student in configuration.students.values())
     taught = f", taught by the teacher {configuration.teacher.network.name}" if configuration.teacher else ""
+    if quality := read_quality(facts.sweep.folder):
+        taught = f", taught by the teacher {quality.words}"
     what = f"{data} ({parts})" if parts else str(data)
     what += f"{taught}, seed {configuration.seed}"
     if not facts.searched:

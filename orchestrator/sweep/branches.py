@@ -1,17 +1,22 @@
 """Every way through a search space: what is asked after which answers. Knows spaces and held values, no study."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from search_spaces import SPACES
 
+Domain = Sequence[Any] | None
+"""The values that a parameter may have; None: a continuum."""
+
 
 @dataclass
 class Branch:
     """One way through a space, taken as a trial: `answers` to its choices, the other questions as they were asked.
 
-    `values` is what a trial of this branch has at the low end of all its ranges, the held values among them.
+    `domains` are the values that each question allows on this way. `values` is what a trial of this branch has at the low end of
+    all its ranges, the held values among them.
     """
 
     held: Mapping[str, Any]
@@ -19,6 +24,7 @@ class Branch:
     choices: dict[str, Sequence[Any]] = field(default_factory=dict)
     ranges: dict[str, tuple[float, float, bool]] = field(default_factory=dict)
     continuous: list[str] = field(default_factory=list)
+    domains: dict[str, Domain] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     others: list[dict[str, Any]] = field(default_factory=list)
 
@@ -26,10 +32,14 @@ class Branch:
         """Note a continuous question."""
         if name not in self.held:
             self.continuous.append(name)
+            steps = math.floor((high - low) / step + 1e-9) if step else 0
+            self.domains[name] = None if step is None and low < high else [low + place * (step or 0) for place in range(steps + 1)]
         return float(self._low(name, low, high, log))
 
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
         """Note a question about a whole number."""
+        if name not in self.held:
+            self.domains[name] = range(low, high + 1, step)
         return int(self._low(name, low, high, log))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
@@ -39,6 +49,7 @@ class Branch:
             if name not in self.answers:
                 self.others += [{**self.answers, name: choice} for choice in choices[1:]]
                 self.answers[name] = choices[0]
+            self.domains[name] = (self.answers[name],)
         self.values[name] = self.held.get(name, self.answers.get(name, choices[0]))
         return self.values[name]
 

@@ -11,20 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator import interrupt
+from orchestrator.checkpoint_place import LIGHT, place
 from orchestrator.config import Configuration
-from orchestrator.data import describe
+from orchestrator.data import describe, explain
 from orchestrator.data.dataset import read_summary
 from orchestrator.errors import EnvironmentUnfitError, TrialError
 from orchestrator.interrupt import stoppable
 from orchestrator.plan import groups
 from orchestrator.records import Sweep, Trial
 from orchestrator.space import telling
-from orchestrator.store import Store
+from orchestrator.store import Store, keep_json
 from orchestrator.sweep.aides import aides
 from orchestrator.sweep.events import Events, Listener
 from orchestrator.sweep.forms import all_forms
 from orchestrator.sweep.keep import remove_losers
 from orchestrator.sweep.space import searched
+from orchestrator.sweep.teacher_warnings import announce, worse_than_student
+from orchestrator.teacher.card import CARD
 from orchestrator.teacher.fill import Filling, deal, fill, views_to_fill
 from orchestrator.teacher.mode import Decision
 from orchestrator.teacher.ready import AnyDesk, ready
@@ -46,6 +49,9 @@ class Steps(Protocol):
 
     def teacher_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """The teacher's fitting goes on."""
+
+    def teacher_ready(self, words: str) -> None:
+        """The teacher stands ready: who it is and how good it is, in one line."""
 
     def note(self, text: str) -> None:
         """What a person should know of the run as a whole; may come from any thread."""
@@ -71,11 +77,43 @@ def conduct(
     States: finished, failed, interrupted. `lent`: worker groups that somebody else keeps; without them it has its own. `ship`
     exports a student, so that the best one of a sweep can be registered in MLflow.
     """
-    with stoppable(), sweep.hold(), telling(show.note):
+    with stoppable(), sweep.hold(), interrupt.at_the_last(partial(_ended_at_once, sweep)), telling(show.note):
+        if resume:
+            repair(store, sweep, Events(sweep, [show]).note)
         if resume and over(sweep):
             send(sweep, store, data, show, ship)
         else:
             _conduct(sweep, store, data, asked, show, local, resume, lent, ship)
+
+
+def _ended_at_once(sweep: Sweep) -> None:
+    """The records say that nobody runs it any more."""
+    for trial in sweep.trials.values():
+        if trial.state == "running":
+            trial.state = "waiting"
+            sweep.save_trial(trial)
+    if sweep.state == "running":
+        sweep.state = "interrupted"
+        sweep.save()
+
+
+def repair(store: Store, sweep: Sweep, note: Callable[[str], None]) -> None:
+    """Set damaged records aside and make them anew, of a sweep that nobody else runs; before anything is started."""
+    from orchestrator.sweep.settling import settle
+    from orchestrator.sweep.study import open_study
+
+    def fetch(trial: Path) -> None:
+        with contextlib.suppress(OSError):
+            place(store, trial).bring(LIGHT)
+
+    if sweep.kind == "sweep":
+        told = settle(open_study(sweep.folder, sweep.configuration, resume=True), sweep, fetch)
+    else:
+        told = [sweep.set_aside(file) for file in list(sweep.damaged)]  # a training has its checkpoint alone
+    if told:
+        sweep.save()
+    for text in told:
+        note(text)
 
 
 def over(sweep: Sweep) -> bool:
@@ -89,7 +127,8 @@ def send(sweep: Sweep, store: Store, data: Path, show: Show, ship: "Ship | None"
     from orchestrator.tracking.tracker import Tracker
 
     tracker, state = Tracker(store, sweep, read_summary(data)["classes"], ship), sweep.state
-    tracker.listen(Events(sweep, [show]).note)
+    events = Events(sweep, [show])
+    tracker.listen(events.note, events.note_pending, events.settle)
     with stoppable():
         tracker.close(state)
 
@@ -113,24 +152,26 @@ def _conduct(
     sweep.save()
     tracker = Tracker(store, sweep, read_summary(data)["classes"], ship)
     events = Events(sweep, [tracker, show])
-    tracker.listen(events.note)
+    tracker.listen(events.note, events.note_pending, events.settle)
     state = "failed"
     try:
         configuration = sweep.configuration
         trials = 1 if sweep.kind == "train" else configuration.search.trials
         methods = ", ".join(searched(configuration)) if sweep.kind == "sweep" else configuration.method.name
         show.preparing(f"{sweep.name}: {trials} x {configuration.training.epochs} epochs of {methods} on {configuration.data.name}")
+        if not lent:
+            explain_data(configuration, data, show)
         if missed := unanswered(configuration.tracking.uri):
-            events.note(missed)
+            events.note_pending(missed)
         beside, unended = aides(configuration, sweep.kind), partial(_unended, sweep, trials)
         begun = (
             _given_back(lent, sweep)
             if lent
-            else open_desk(configuration, sweep.folder / "groups", trials, local, show, events.note, unended, beside)
+            else open_desk(store, configuration, sweep.folder / "groups", trials, local, show, events.note, unended, beside)
         )
         ended = ""
         with telling(events.note), stoppable(), begun as (desk, at_once):
-            folders = _folders(sweep, store, data, asked, desk, show, tracker)
+            folders = _folders(sweep, store, data, asked, desk, show, events, tracker)
             if sweep.kind == "train":
                 _train_one(sweep, desk, events, folders)
             else:
@@ -140,6 +181,8 @@ def _conduct(
         if ended:
             events.note(f"the sweep ended before its last trial: {ended}")
         state = "finished" if sweep.ranked() and not ended else "failed"
+        if warning := worse_than_student(sweep, data):
+            events.note(warning)
     except KeyboardInterrupt:
         state = "interrupted"
     except EnvironmentUnfitError as error:
@@ -149,6 +192,12 @@ def _conduct(
     finally:
         _close(sweep, store, events, state, time.monotonic() - started)
         tracker.close(state, interrupt.left(MLFLOW_S) if state == "interrupted" else None)
+
+
+def explain_data(configuration: Configuration, data: Path, show: Steps) -> None:
+    """Show which augmentation and normalisation apply to the prepared data in a folder, and why."""
+    for title, line in explain(configuration.data, read_summary(data)).items():
+        show.note(f"{title}: {line}")
 
 
 def _close(sweep: Sweep, store: Store, events: Events, state: str, seconds: float) -> None:
@@ -182,6 +231,7 @@ def _given_back(lent: Lent, sweep: Sweep) -> Iterator[Lent]:
 
 @contextlib.contextmanager
 def open_desk(
+    store: Store,
     configuration: Configuration,
     folder: Path,
     trials: int,
@@ -207,13 +257,16 @@ def open_desk(
     from orchestrator.actors.crew import Rules
     from orchestrator.actors.groups import worker_groups
     from orchestrator.cluster.connect import connected, free_nodes, nodes
+    from orchestrator.cluster.descendants import end_left_over, noted
     from orchestrator.cluster.resources import cluster_address
     from orchestrator.sweep.watchdog import watched as looked_after
 
     resources = configuration.resources
+    if ended := end_left_over(store.root):
+        show.preparing(f"{len(ended)} processes were ended that a run which had died left behind")
     show.preparing("starting Ray")
     address = cluster_address(resources)
-    with connected(address) as available:
+    with noted(folder), connected(address) as available:
         interrupt.reclaim()  # Ray has set signal handlers of its own
         plan = groups(configuration, available, trials, nodes(), beside, free_nodes(), elastic=bool(address))
         show.preparing(f"starting {plan.groups} worker groups of {plan.workers} workers")
@@ -239,12 +292,14 @@ def bring_teacher(
     summary = describe(configuration.data, store.root, configuration.data.seed)
     views = views_to_fill(configuration, summary["augmentation"]) if filling else []
     jobs = max(len(views), 1)
+    explain_data(configuration, data, show)
     with (
         telling(show.note),
         stoppable(),
-        open_desk(configuration, store.teachers / "groups", jobs, local, show, show.note, lambda: jobs) as (desk, at_once),
+        open_desk(store, configuration, store.teachers / "groups", jobs, local, show, show.note, lambda: jobs) as (desk, at_once),
     ):
         found = ready(store, configuration, data, desk, show.teacher_epoch)
+        announce(found[1], data, show.teacher_ready, show.note)
         if filling:
             assert cache is not None and cache.folder is not None, "who asks at every step is refused before"
             folders = store.shared | {
@@ -262,7 +317,7 @@ def bring_teacher(
 
 
 def _folders(
-    sweep: Sweep, store: Store, data: Path, asked: Decision | None, desk: AnyDesk, show: Show, tracker: Any
+    sweep: Sweep, store: Store, data: Path, asked: Decision | None, desk: AnyDesk, show: Show, events: Events, tracker: Any
 ) -> dict[str, Any]:
     """The folders that every trial reads."""
     folders: dict[str, Any] = {"trials": str(sweep.folder / "trials"), "data": str(data), "teacher": None, "knowledge": None}
@@ -271,6 +326,8 @@ def _folders(
         show.preparing("bringing the teacher")
         folder, card, seconds = ready(store, sweep.configuration, data, desk, show.teacher_epoch)
         assert asked is not None
+        keep_json(sweep.folder / CARD, card)
+        announce(card, data, show.teacher_ready, events.note)
         show.preparing(f"the teacher is {asked.words}")
         tracker.teacher_ready(card["metrics"], seconds, asked.words)
         folders |= {"teacher": str(folder), "knowledge": str(asked.folder) if asked.folder else None}

@@ -7,15 +7,17 @@ from typing import Any
 
 from orchestrator.config import Configuration
 from orchestrator.data.dataset import read_summary
+from orchestrator.paths import read_path
 from orchestrator.sweep.branches import Branch, branches
 from orchestrator.sweep.space import held, peer_rates, points, searched
+from orchestrator.trial import network_key
 from search_spaces.space import LEARNING_RATES
 
 Described = dict[str, Any]
 
 
 def described(configuration: Configuration, kind: str, data: Path) -> Described:
-    """The space (of a `sweep`), the prepared data in a folder, and the file of the teacher's weights, as plain JSON."""
+    """The space (of a `sweep`), the prepared data in a folder, and the files of weights that were given, as plain JSON."""
     return described_space(configuration, kind) | described_data(configuration, data)
 
 
@@ -34,16 +36,36 @@ def described_space(configuration: Configuration, kind: str) -> Described:
 
 
 def described_data(configuration: Configuration, data: Path) -> Described:
-    """How many samples there are, and sums over their bytes; of a teacher's weights that were given, too."""
+    """How many samples there are, and sums over their bytes; of the weights that were given to teacher and students, too."""
     summary = read_summary(data)
     found: Described = {"data": {"where": str(configuration.data.path or summary["name"]), "sizes": summary["sizes"]}}
     found["data"] |= {"sums": summary.get("sha256", {}) | ({"files": summary["fingerprint"]} if summary["root"] else {})}
-    weights = configuration.teacher.network.weights if configuration.teacher else None
-    file = Path(weights or "").expanduser()
-    if weights and file.is_file():
-        with file.open("rb") as stream:
-            found["weights"] = {"where": weights, "sum": hashlib.file_digest(stream, "sha256").hexdigest()}
-    return found
+    found["data"] |= {"contents": summary["contents"]} if "contents" in summary else {}
+    if configuration.teacher and (weights := _of_file(configuration.teacher.network.weights)):
+        found["weights"] = weights
+    given = {network_key(letter): _of_file(student.network.weights) for letter, student in configuration.students.items()}
+    return found | {f"{key}.weights": weights for key, weights in given.items() if weights}
+
+
+def _of_file(weights: str | None) -> Described | None:
+    """Where a file of weights is, and a sum over its bytes; None where there is no such file."""
+    if not weights or not (file := read_path(weights, "weights")).is_file():
+        return None
+    with file.open("rb") as stream:
+        return {"where": weights, "sum": hashlib.file_digest(stream, "sha256").hexdigest()}
+
+
+def same_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two descriptions are of the same data: in the same place by their times too, elsewhere by what they are.
+
+    Without the `contents` of image files, which earlier versions did not describe, files elsewhere are others.
+    """
+    if before["sums"] == now["sums"] or before.get("where") == now.get("where"):
+        return bool(before["sums"] == now["sums"])
+    arrays, others = ({key: value for key, value in each["sums"].items() if key != "files"} for each in (before, now))
+    in_files = "files" in before["sums"] or "files" in now["sums"]
+    alike = before.get("contents") == now.get("contents")
+    return bool(arrays) and arrays == others and (not in_files or (alike and "contents" in before))
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -55,12 +77,13 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             found += _of_method(f"{method}." if several else "", ways, now["space"].get(method, []))
         found += _changed("", before["rates"], now["rates"])
         found += list(_points(before["points"], now["points"]))
-    if "data" in before and "data" in now and before["data"]["sums"] != now["data"]["sums"]:
+    if "data" in before and "data" in now and not same_data(before["data"], now["data"]):
         samples, were = (sum(each["data"]["sizes"].values()) for each in (now, before))
         counted = f"{samples:,} samples were {were:,}" if samples != were else "as many samples, and not the same ones"
         found.append(f"{now['data']['where']} has changed: {counted}")
-    if "weights" in before and "weights" in now and before["weights"]["sum"] != now["weights"]["sum"]:
-        found.append(f"teacher.network.weights = {now['weights']['where']} has changed")
+    for key in (key for key in before if key.rpartition(".")[2] == "weights" and key in now):
+        if before[key]["sum"] != now[key]["sum"]:
+            found.append(f"{'teacher.network.weights' if key == 'weights' else key} = {now[key]['where']} has changed")
     return list(dict.fromkeys(found))
 
 

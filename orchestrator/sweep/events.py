@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from orchestrator.objectives import goals
 from orchestrator.private import said
-from orchestrator.records import Sweep, Trial
+from orchestrator.records import Note, Sweep, Trial
 
 NOTES = 100  # of the newest are kept in the record
 _noting = threading.Lock()
@@ -44,16 +44,34 @@ class Events:
         more.begun = self.begun
         return more
 
-    def note(self, text: str) -> None:
-        """Something that a person should know now, and who looks later too: what a trial waits for, a full disk, a lost node."""
+    def note(self, text: str, pending: bool = False) -> None:
+        """Something that a person should know now, and who looks later too: what a trial waits for, a full disk, a lost node.
+
+        `pending`: until `settle`, which takes it out of the record.
+        """
         text = said(text)
         with _noting:
             if self.sweep.notes and self.sweep.notes[-1]["text"] == text:
                 return  # said by another group, of the same thing
-            self.sweep.notes = [*self.sweep.notes, {"time": time.time(), "text": text}][-NOTES:]
+            note = Note(time=time.time(), text=text)
+            if pending:
+                note["pending"] = True
+            self.sweep.notes = [*self.sweep.notes, note][-NOTES:]
         for listener in self.listeners:
             listener.note(text)
         self.sweep.save()
+
+    def note_pending(self, text: str) -> None:
+        """Note what holds until `settle`."""
+        self.note(text, pending=True)
+
+    def settle(self) -> None:
+        """Take out of the record what was noted as pending, in this run or an earlier one: it has come to its end."""
+        with _noting:
+            kept = [note for note in self.sweep.notes if not note.get("pending")]
+            settled, self.sweep.notes = len(kept) < len(self.sweep.notes), kept
+        if settled:
+            self.sweep.save()
 
     def wait(self, trial: Trial) -> None:
         """A trial stands ready for its first turn, or its next one."""

@@ -6,6 +6,7 @@ table of what all trials have, then one for each method, and below it one for ea
 depend on. Fewer than `LEAST` trials make no table. A trial that took other settings over while it trained does not count.
 """
 
+import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,12 +16,13 @@ import numpy as np
 import optuna
 from optuna.importance import BaseImportanceEvaluator, FanovaImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from orchestrator.errors import ConfigurationError, UserError
 from orchestrator.objectives import watched
+from orchestrator.record_file import DamagedRecordError
 from orchestrator.records import Sweep
+from orchestrator.sweep.journal import JOURNAL, StudyFile, named_damage, sound_trials
 
 LEAST = 8  # trials; of fewer, either evaluator describes noise
 BEST = 5  # trials that PED-ANOVA compares with the others, as Optuna advises, where a tenth of them would be fewer
@@ -81,9 +83,10 @@ class Importance:
         return shares
 
 
-def importance(sweep: Sweep, epoch: int | None = None) -> Importance:
+def importance(sweep: Sweep, epoch: int | None = None, option: str = "") -> Importance:
     """The importances of a sweep's settings, from its complete trials, or from all by their value after `epoch`.
 
+    `option` is what a command needs to find the store, for the next step of a refusal.
     ConfigurationError for what is no sweep or no epoch of it, UserError when the trials do not allow an answer.
     """
     if sweep.kind != "sweep":
@@ -94,7 +97,7 @@ def importance(sweep: Sweep, epoch: int | None = None) -> Importance:
     trials = _trials(sweep)
     values = _values(trials, epoch, _own_until(sweep, trials))
     if len(values) < LEAST:
-        raise UserError(_too_few(sweep, trials, len(values), epoch))
+        raise UserError(_too_few(sweep, trials, len(values), epoch, option))
     objective, direction = watched(sweep.configuration.search)
     if len(set(values.values())) == 1:
         raise UserError(f"all {len(values)} trials of {sweep.name!r} reached the same {objective}, so no setting made a difference")
@@ -150,15 +153,16 @@ def _trials(sweep: Sweep) -> list[FrozenTrial]:
     Of several objectives they have the first alone, and its epochs, which Optuna does not keep then, from the records.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    file = sweep.folder / "study.log"
+    file = sweep.folder / JOURNAL
     if not file.exists():
         return []
+    journal = StudyFile(str(file))
     try:
-        storage = JournalStorage(JournalFileBackend(str(file)))
-        study: optuna.Study = optuna.load_study(study_name=sweep.name, storage=storage)
-        found = list(study.trials)
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigurationError(f"{file} cannot be read ({error}): the study of {sweep.name!r} is damaged") from error
+        with named_damage(journal, file):
+            study: optuna.Study = optuna.load_study(study_name=sweep.name, storage=JournalStorage(journal))
+            found = copy.deepcopy(sound_trials(study))
+    except OSError as error:
+        raise DamagedRecordError(file, f"it cannot be read ({error.strerror or error})") from error
     for trial in found if sweep.configuration.search.objectives else ():
         record = sweep.trials.get(trial.number)
         trial.intermediate_values = dict(record.known) if record else {}
@@ -186,7 +190,7 @@ def _values(trials: Sequence[FrozenTrial], epoch: int | None, own_until: Mapping
     return {trial.number: trial.intermediate_values[epoch] for trial in reached if epoch <= until.get(trial.number, epoch)}
 
 
-def _too_few(sweep: Sweep, trials: Sequence[FrozenTrial], found: int, epoch: int | None) -> str:
+def _too_few(sweep: Sweep, trials: Sequence[FrozenTrial], found: int, epoch: int | None, option: str) -> str:
     until = _own_until(sweep, trials)
     changed = len(_values(trials, epoch)) - found
     which = "complete trials" if epoch is None else f"trials that reached epoch {epoch}"
@@ -207,7 +211,7 @@ def _too_few(sweep: Sweep, trials: Sequence[FrozenTrial], found: int, epoch: int
     if sweep.alive:
         advice.insert(0, "wait, it still runs")
     elif sweep.configuration.search.scheduler != "pbt":
-        advice.insert(0, f"train more with `sweep --resume {sweep.name} --trials N`")
+        advice.insert(0, f"train more with `python run.py sweep --resume {sweep.name} --trials N{option}`")
     return f"{counted}: {', or '.join(advice) or 'its population cannot grow, so there is nothing to compare'}"
 
 

@@ -1,6 +1,5 @@
 """The trials of a sweep, run by Ray Tune: stand-ins for them wait on the groups that train. Knows no process and no MLflow."""
 
-import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -8,8 +7,6 @@ from typing import Any
 
 from ray import get_runtime_context, tune
 
-from orchestrator.checkpoint_place import LIGHT
-from orchestrator.checkpoint_place import place as place_of
 from orchestrator.config import PAUSING
 from orchestrator.errors import EnvironmentUnfitError
 from orchestrator.objectives import watched
@@ -55,9 +52,6 @@ def search(
     """
     configuration = sweep.configuration
     study = open_study(sweep.folder, configuration, resume)
-    for number in sweep.damaged:  # their records are made anew of their checkpoints
-        with contextlib.suppress(OSError):
-            place_of(store, sweep.trial_folder(number)).bring(LIGHT)
     settle(study, sweep)
     unfinished = [trial for trial in sweep.trials.values() if not trial.ended]
     missing = configuration.search.trials - len(sweep.trials) + len(unfinished)

@@ -7,6 +7,7 @@ is written there; nothing is asked twice, and no number is left out.
 
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.config import Configuration
 from orchestrator.objectives import goals
+from orchestrator.progress import told_epochs
 from orchestrator.records import Sweep, Trial
 from orchestrator.records import TrialState as RecordState
 from orchestrator.sweep.space import draw, listed
-from orchestrator.trial import CHECKPOINT
 
 STATES: dict[RecordState, TrialState] = {
     "complete": TrialState.COMPLETE,
@@ -27,12 +28,17 @@ STATES: dict[RecordState, TrialState] = {
     "failed": TrialState.FAIL,
 }
 NAMES = {state: name for name, state in STATES.items()}
-LOST = "its record was lost, and is made anew of the study and the checkpoint"
+LOST = "its record was damaged, and is made anew of the study and the checkpoint"
 
 
-def settle(study: optuna.Study, sweep: Sweep) -> None:
-    """Let study and records agree; afterwards a trial that began and has not ended is among the unfinished ones of the sweep."""
+def settle(study: optuna.Study, sweep: Sweep, fetch: Callable[[Path], None] = lambda trial: None) -> list[str]:
+    """Let study and records agree; afterwards a trial that began and has not ended is among the unfinished ones of the sweep.
+
+    Records that are damaged, or contradict the study, are set aside and made anew. Returns a sentence for each of them. `fetch`
+    brings what a trial's folder needs for that.
+    """
     names = [goal.name for goal in goals(sweep.configuration.search)]
+    mended = _set_aside(study, sweep)
     _begin_known(study, sweep)
     begun = [frozen for frozen in study.get_trials(deepcopy=False) if frozen.state != TrialState.WAITING]
     for frozen in begun:  # before anything is drawn, which depends on what the study knows
@@ -44,8 +50,46 @@ def settle(study: optuna.Study, sweep: Sweep) -> None:
             sweep.save_trial(trial)
     for frozen in begun:
         if frozen.number not in sweep.trials:
-            sweep.save_trial(_made_anew(study, frozen, sweep, names))
+            fetch(sweep.trial_folder(frozen.number))
+            trial = _made_anew(study, frozen, sweep, names)
+            trial.notes += [LOST] if sweep.trial_file(frozen.number) in mended else []
+            sweep.save_trial(trial)
     sweep.trials = dict(sorted(sweep.trials.items()))
+    return list(mended.values())
+
+
+def _set_aside(study: optuna.Study, sweep: Sweep) -> dict[Path, str]:
+    """Rename the records that cannot be used; what was done, by their files."""
+    begun = {each.number: each for each in study.get_trials(deepcopy=False) if each.state != TrialState.WAITING}
+    for number, trial in list(sweep.trials.items()):
+        reason = _contradiction(begun[number], trial) if number in begun else _beyond(sweep, number)
+        if reason:
+            sweep.damaged[sweep.trial_file(number)] = reason
+            del sweep.trials[number]
+    return {file: sweep.set_aside(file) for file in list(sweep.damaged)}
+
+
+def _contradiction(frozen: FrozenTrial, trial: Trial) -> str:
+    """What the record says and the study says otherwise; the study is added to and never written anew, so it is believed."""
+    for name in trial.params.keys() & frozen.params.keys():
+        own, other = trial.params[name], frozen.params[name]
+        if own != other and json.dumps(own) != json.dumps(other):  # a choice may be a list, which is a tuple elsewhere
+            return f"params.{name} = {own!r}, and the study has {other!r}"
+    for epoch, value in trial.known:
+        if frozen.intermediate_values.get(epoch, value) != value:
+            return f"history has {value!r} after epoch {epoch}, and the study {frozen.intermediate_values[epoch]!r}"
+    if trial.ended and frozen.state.is_finished() and STATES[trial.state] != frozen.state:
+        return f"state = {trial.state}, and the study has {NAMES[frozen.state]}"
+    reached: list[Any] = trial.values or [trial.value]
+    if trial.state == "complete" and frozen.state == TrialState.COMPLETE and reached != frozen.values:
+        return f"value = {trial.value!r}, and the study has {frozen.values[0]!r}"
+    return ""
+
+
+def _beyond(sweep: Sweep, number: int) -> str:
+    """Why the study should not be made to have so many trials: no sweep is given fewer than it has begun."""
+    trials = sweep.configuration.search.trials
+    return f"number = {number} is not allowed: the sweep has {trials} trials" if number >= trials else ""
 
 
 def ask(study: optuna.Study, configuration: Configuration, params: dict[str, Any] | None = None) -> optuna.Trial:
@@ -110,7 +154,7 @@ def _made_anew(study: optuna.Study, frozen: FrozenTrial, sweep: Sweep, names: li
         trial.state = NAMES[frozen.state]
     known = dict(frozen.intermediate_values)
     last = max(known, default=0)
-    told = {record["epoch"]: record for record in _told(sweep.trial_folder(frozen.number))}
+    told: dict[int, dict[str, Any]] = {record["epoch"]: {**record} for record in told_epochs(sweep.trial_folder(frozen.number))}
     if len(names) > 1 and ended:
         last = max(told, default=0)
     for epoch in range(1, last + 1):
@@ -120,17 +164,4 @@ def _made_anew(study: optuna.Study, frozen: FrozenTrial, sweep: Sweep, names: li
         trial.hear(record, names)
     if frozen.state == TrialState.COMPLETE:
         trial.value, trial.values = frozen.values[0], list(frozen.values) if len(names) > 1 else None
-    if frozen.number in sweep.damaged:
-        trial.notes = [*trial.notes, LOST]
-        sweep.damaged.remove(frozen.number)
     return trial
-
-
-def _told(folder: Path) -> list[dict[str, Any]]:
-    """The records of its epochs that the trial's checkpoint holds."""
-    try:
-        progress = json.loads((folder / CHECKPOINT / "progress.json").read_text())
-        found: list[dict[str, Any]] = progress.get("records", [progress["record"]])
-        return found
-    except (OSError, ValueError, LookupError, AttributeError):
-        return []

@@ -5,7 +5,7 @@ settings of each stand under its name (`kd.temperature`). Beside every space com
 common: the learning rate of each peer, and those of `search.choices`. With `search.fixed` there is no space but a list.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from orchestrator.choices import configured
@@ -26,11 +26,18 @@ class Numbered(Trial, Protocol):
 
 
 class Asking:
-    """A trial that answers a question about a held value itself, passes the others on, and notes what was drawn."""
+    """A trial that answers a question about a held value itself, passes the others on, and notes what was drawn.
 
-    def __init__(self, trial: Trial, held: Parameters, prefix: str) -> None:
+    A single choice is no question for the study, unless `point` answers it otherwise, by its name in the study: that is asked,
+    among the choice and `others`, which are the answers of all points by the name in the space.
+    """
+
+    def __init__(self, trial: Trial, held: Parameters, prefix: str, point: Parameters, others: Mapping[str, Sequence[Any]]) -> None:
         self.trial, self.held, self.prefix = trial, held, prefix
+        self.point, self.others = point, others
         self.drawn: Parameters = {}
+        self.met: set[str] = set()  # what is held, and asked about
+        self.apart = False  # whether the point lies beside the space
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
         """A number in [low, high], or the held one."""
@@ -41,13 +48,16 @@ class Asking:
         return int(self._ask("suggest_int", name, low, high, log=log, step=step))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of the choices, or the held one; a single choice is no question for the study."""
+        """One of the choices, or the held one."""
         if len(choices) == 1 and name not in self.held:
-            return choices[0]
+            if self.point.get(qualified(name, self.prefix), choices[0]) == choices[0]:
+                return choices[0]
+            self.apart, choices = True, tuple(dict.fromkeys([*choices, *self.others[name]]))
         return self._ask("suggest_categorical", name, choices)
 
     def _ask(self, kind: str, name: str, *bounds: Any, **options: Any) -> Any:
         if name in self.held:
+            self.met.add(name)
             return self.held[name]
         full = qualified(name, self.prefix)
         self.drawn[full] = getattr(self.trial, kind)(full, *bounds, **options)
@@ -87,13 +97,25 @@ def key_value(configuration: Configuration, key: str) -> Any:
 
 
 def draw(trial: Trial, configuration: Configuration) -> Parameters:
-    """The parameters of a new trial."""
-    methods = searched(configuration)
+    """The parameters of a new trial: those of a point where its number is that of one, as `open_study` queues them."""
+    methods, first = searched(configuration), points(configuration)
+    number = getattr(trial, "number", len(first))
+    point = first[number] if number < len(first) else {}
     chosen = {} if len(methods) == 1 else {"method.name": trial.suggest_categorical("method.name", methods)}
     name = chosen.get("method.name", methods[0])
-    asking = Asking(trial, held(configuration, name), name if len(methods) > 1 else "")
+    asking = _asking(trial, configuration, name, point)
     _suggest(asking, name, configuration)
     return chosen | asking.drawn
+
+
+def _asking(trial: Trial, configuration: Configuration, method: str, point: Parameters) -> Asking:
+    """A trial of a method that follows a point where it lies beside the space."""
+    others: dict[str, list[Any]] = {}
+    for each in SPACES[method].points:
+        for name, value in each.items():
+            others.setdefault(name, []).append(value)
+    prefix = method if len(searched(configuration)) > 1 else ""
+    return Asking(trial, held(configuration, method), prefix, point, others)
 
 
 def listed(trial: Numbered, configuration: Configuration) -> Parameters:
@@ -125,8 +147,9 @@ def _suggest(trial: Trial, method: str, configuration: Configuration) -> None:
 def points(configuration: Configuration) -> list[Parameters]:
     """What is tried first: the first point of every method, then their second ones, and so on; none twice.
 
-    A point is what the search would ask of it. One that has another choice than what is held is left out. With `search.fixed` they
-    are all trials that there are: with the first of the seeds, then with the next.
+    A point is what the search would ask of it. One that has another choice than what is held is left out, and so is one beside the
+    space that would ignore what is held. With `search.fixed` they are all trials that there are: with the first of the seeds, then
+    with the next.
     """
     search = configuration.search
     if search.fixed:
@@ -150,12 +173,13 @@ def _drawn(point: Parameters, method: str, configuration: Configuration, prefix:
     if any(isinstance(value, str | bool) and kept.get(name, value) != value for name, value in point.items()):
         return None
     answers = {qualified(name, prefix): value for name, value in point.items()} | _unnamed(point, configuration)
-    asking = _Following(_Answers(answers), kept, prefix)
+    asking = _asking(_Answers(answers), configuration, method, answers)
     try:
         _suggest(asking, method, configuration)
     except KeyError:
         return None
-    return asking.drawn
+    ignored = kept.keys() - asking.met - set(configuration.search.hold)
+    return None if asking.apart and ignored else asking.drawn
 
 
 def _unnamed(point: Parameters, configuration: Configuration) -> Parameters:
@@ -166,16 +190,6 @@ def _unnamed(point: Parameters, configuration: Configuration) -> Parameters:
         own = configured(configuration, key)
         answers[key] = own if own in values else values[0]
     return answers
-
-
-class _Following(Asking):
-    """What a point draws; KeyError where the only choice that there is, is another than its own."""
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        own = self.trial.values.get(qualified(name, self.prefix), choices[0])  # type: ignore[attr-defined]
-        if name not in self.held and len(choices) == 1 and own != choices[0]:
-            raise KeyError(name)
-        return super().suggest_categorical(name, choices)
 
 
 class _Answers:

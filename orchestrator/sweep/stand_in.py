@@ -1,20 +1,25 @@
 """What Tune sees of a trial: a Trainable that trains nothing, holds no CPU, and waits for a worker group's reports."""
 
+import contextlib
 import json
+import threading
+import uuid
 from pathlib import Path
 from typing import Any
 
-from ray import tune
+from ray import get_runtime_context, tune
 
 from orchestrator.actors.desk import Desk
 from orchestrator.config import Configuration
 from orchestrator.errors import EnvironmentUnfitError, UserError
-from orchestrator.store import keep_json, read_json
+from orchestrator.record_file import RecordSchema
 from orchestrator.sweep import snapshots
 from orchestrator.trial import TrialSpec, trial_name
 
+ALIVE_S = 5.0
 RELEASES = 3  # times `wait_s`: a group that does not give a trial back is replaced, and that takes a while
 POINTER = "pointer.json"  # what Tune keeps for a checkpoint: the folder of a snapshot
+SNAPSHOT = RecordSchema[dict[str, str | None]](dict[str, str | None])
 
 
 class StandIn(tune.Trainable):
@@ -31,6 +36,19 @@ class StandIn(tune.Trainable):
         self.desk = Desk.find(place["desk"])
         self.begin(config)
         self.after_another = True  # one that died: its trial may still be trained
+        self.over = threading.Event()
+        threading.Thread(target=self._attend, args=(get_runtime_context().current_actor,), daemon=True).start()
+
+    def _attend(self, process: Any) -> None:
+        """Signs of life, whatever the trial waits for: Tune would wait for ever for a process that is stopped."""
+        reader, every_s = uuid.uuid4().hex, min(ALIVE_S, self.place["wait_s"] / 4)
+        while not self.over.wait(every_s):
+            with contextlib.suppress(Exception):  # Ray in trouble fails in many ways; the next sign may get through
+                self.desk.attend(reader, self.trial, process)
+
+    def cleanup(self) -> None:
+        """No signs any more."""
+        self.over.set()
 
     def begin(self, config: dict[str, Any]) -> None:
         """Take a trial; one that could not be built is failed at the first step. Tune may still say where it goes on from."""
@@ -113,11 +131,11 @@ class StandIn(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Where the trial's snapshot lies. Its weights stay where the workers wrote them."""
-        keep_json(Path(checkpoint_dir) / POINTER, {"snapshot": str(self.snapshot) if self.snapshot else None})
+        SNAPSHOT.keep(Path(checkpoint_dir) / POINTER, {"snapshot": str(self.snapshot) if self.snapshot else None})
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """The trial goes on from a snapshot, its own or another one's."""
-        kept = read_json(Path(checkpoint) / POINTER)["snapshot"]
+        kept = SNAPSHOT.read(Path(checkpoint) / POINTER)["snapshot"]
         if kept:
             self.snapshot = Path(kept)
             self.known = snapshots.epoch_of(self.snapshot)

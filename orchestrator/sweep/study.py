@@ -22,8 +22,9 @@ from orchestrator.interrupt import unbroken
 from orchestrator.objectives import goals, watched
 from orchestrator.records import Trial
 from orchestrator.records import TrialState as RecordState
+from orchestrator.sweep.distinct import ways
 from orchestrator.sweep.events import Events
-from orchestrator.sweep.journal import JOURNAL, StudyFile, repair
+from orchestrator.sweep.journal import JOURNAL, StudyFile, named_damage, repair, sound_trials
 from orchestrator.sweep.sampling import ForgetfulSampler
 from orchestrator.sweep.settling import STATES, ask, taken_up
 from orchestrator.sweep.space import points
@@ -46,13 +47,17 @@ def open_study(folder: Path, configuration: Configuration, resume: bool) -> optu
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     search, file = configuration.search, folder / JOURNAL
     repair(file)
-    storage, sampler = JournalStorage(StudyFile(str(file))), ForgetfulSampler(search, configuration.seed)
-    if resume and folder.name in optuna.get_all_study_names(storage):
-        study = optuna.load_study(study_name=folder.name, storage=storage, sampler=sampler)
-        _require_directions(study, search)
-    else:
-        directions = [goal.direction for goal in goals(search)]
-        study = optuna.create_study(study_name=folder.name, storage=storage, sampler=sampler, directions=directions)
+    journal = StudyFile(str(file))
+    sampler = ForgetfulSampler(search, configuration.seed, () if search.fixed else ways(configuration))
+    with named_damage(journal, file):
+        storage = JournalStorage(journal)
+        if resume and folder.name in optuna.get_all_study_names(storage):
+            study = optuna.load_study(study_name=folder.name, storage=storage, sampler=sampler)
+            _require_directions(study, search)
+        else:
+            directions = [goal.direction for goal in goals(search)]
+            study = optuna.create_study(study_name=folder.name, storage=storage, sampler=sampler, directions=directions)
+        sound_trials(study)
     for point in points(configuration)[len(study.get_trials(deepcopy=False)) : search.trials]:
         study.enqueue_trial(point)  # numbers before the last point are points, also when the driver died in between
     return study

@@ -5,6 +5,7 @@
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 LOOK_S = 1.0
 END_S = 5.0  # for a look that is being taken
 ANSWER_S = 10.0
+REPLY_S = 30.0  # a dispatcher that has not answered for so long, or for half of `resources.wait_s`, is replaced
 log = logging.getLogger(__name__)
 
 
@@ -41,6 +43,12 @@ class Hands(Protocol):
     def lose(self, group: int, why: str) -> None:
         """A group is not counted on any more; its trial is for another one."""
 
+    def restart(self) -> None:
+        """End the dispatcher, for Ray to start it again."""
+
+    def end_reader(self, reader: str) -> None:
+        """End the process that waits for the records of a trial, for Tune to start it again."""
+
     def give_up(self, why: str) -> None:
         """End the run, so that it can be resumed."""
 
@@ -54,6 +62,7 @@ class Watchdog:
         self.groups: list[int] = []
         self.told: set[str] = set()  # trials whose silence was
         self.answered: float | None = None
+        self.restarted = -math.inf  # when a dispatcher was that did not answer
         self.died: float | None = None  # when a new dispatcher was seen that does not know yet what all groups hold
 
     def look(self, seen: dict[str, Any] | None, now: float) -> None:
@@ -73,12 +82,25 @@ class Watchdog:
                 self.told.add(trial["name"])
                 self.hands.note(f"{self._silent(trial, seen)}; {self.hands.cluster()}")
             self._act(trial, seen)
+        for reader in seen["readers"]:
+            if reader["silent_s"] >= self.wait_s:
+                self.hands.note(f"the Tune process of {reader['name']} is replaced: {self._nothing(reader)}")
+                self.hands.end_reader(reader["reader"])
+
+    def _nothing(self, silent: dict[str, Any]) -> str:
+        return f"nothing was heard of it for {silent['silent_s']:.0f} s (resources.wait_s = {self.wait_s:g})"
 
     def _unanswered(self, now: float) -> None:
         since = self.answered = now if self.answered is None else self.answered
         if now - since >= self.silence_s and "" not in self.told:
             self.told.add("")
             self.hands.note(f"the dispatcher, which hands out trials, has not answered for {now - since:.0f} s")
+        limit_s = min(REPLY_S, self.wait_s / 2)
+        if now - max(since, self.restarted) >= limit_s:
+            if self.restarted < since:
+                self.hands.note(f"the dispatcher, which hands out trials, is replaced: it has not answered for {now - since:.0f} s")
+            self.restarted = now
+            self.hands.restart()
 
     def _recovered(self, seen: dict[str, Any], now: float) -> None:
         """A dispatcher that died knows nothing: it is told of the groups, and waits until each has been heard."""
@@ -128,10 +150,8 @@ class _Hands:
 
     def __init__(self, desk: "Desk", note: Callable[[str], None]) -> None:
         self.desk, self.note = desk, note
-        self.recover, self.replace, self.give_up = desk.recover, desk.replace, desk.give_up
-
-    def lose(self, group: int, why: str) -> None:
-        self.desk.group_ended(group, why, lost=True)
+        self.recover, self.replace, self.lose, self.give_up = desk.recover, desk.replace, desk.lose, desk.give_up
+        self.restart, self.end_reader = desk.restart, desk.end_reader
 
     def cluster(self) -> str:
         import ray

@@ -13,8 +13,11 @@ from orchestrator.config import Choice, Configuration, Teacher
 from orchestrator.data import Dataset, Views
 from orchestrator.errors import ConfigurationError
 from orchestrator.models import build, load_weights, network_fingerprint, save_weights
-from orchestrator.store import Store, read_json, replacing, write_json
-from orchestrator.teacher.frozen import CARD, WEIGHTS
+from orchestrator.paths import read_path
+from orchestrator.record_file import DamagedRecordError
+from orchestrator.store import Store, replacing
+from orchestrator.teacher.card import CARD, TEACHER
+from orchestrator.teacher.frozen import WEIGHTS, read_teacher
 from orchestrator.trial import TrialSpec
 
 
@@ -24,9 +27,12 @@ def fingerprint(configuration: Configuration, data_fingerprint: str, augmentatio
     assert teacher is not None
     recipe: dict[str, Any] = teacher.model_dump(mode="json", include={"network", "training", "seed"})
     data = configuration.data
+    del recipe["training"]["eval_precision"]  # decides what is said of the weights, and not the weights
+    if not teacher.training.sync_batch_norm:
+        del recipe["training"]["sync_batch_norm"]  # as before there was this setting
     recipe |= {"augmentation": augmentation, "mix": None if data.mix == "none" else [data.mix, data.mix_alpha]}
-    file = Path(teacher.network.weights or "").expanduser()
     if teacher.network.weights:
+        file = read_path(teacher.network.weights, "teacher.network.weights")
         network = teacher.network.model_dump(mode="json", exclude={"weights"})
         recipe = {"network": network, "bytes": _digest(file) if file.is_file() else teacher.network.weights}
     return hashlib.sha256(json.dumps([recipe, data_fingerprint, workers], sort_keys=True).encode()).hexdigest()[:16]
@@ -40,12 +46,26 @@ def place(store: Store, configuration: Configuration, data: Path) -> Path:
     return store.teachers / fingerprint(configuration, dataset.fingerprint, policy)
 
 
+def stands(folder: Path) -> bool:
+    """Whether there is a teacher in the folder, damaged or not."""
+    return (folder / CARD).exists() and (folder / WEIGHTS).exists()
+
+
 def card(folder: Path) -> dict[str, Any] | None:
     """What is known of a teacher that is ready: its network, data and metrics; None when it has to be fitted first."""
-    if not (folder / CARD).exists() or not (folder / WEIGHTS).exists():
+    if not stands(folder):
         return None
-    known: dict[str, Any] = read_json(folder / CARD)
-    return known
+    return {"fingerprint": folder.name, "data": "", "metrics": {}, **TEACHER.read(folder / CARD)}
+
+
+def damage(folder: Path) -> DamagedRecordError | None:
+    """Return what is wrong with the teacher in the folder, None where it can be used or there is none."""
+    try:
+        if stands(folder):
+            read_teacher(folder)
+    except DamagedRecordError as error:
+        return error
+    return None
 
 
 def adopt_weights(folder: Path, teacher: Teacher, data: Path) -> None:
@@ -56,7 +76,7 @@ def adopt_weights(folder: Path, teacher: Teacher, data: Path) -> None:
     with replacing(folder) as aside:
         aside.mkdir(parents=True)
         save_weights(network, aside / WEIGHTS)
-        write_json(aside / CARD, _card(folder.name, network_fingerprint(network.state_dict()), teacher, dataset, {}))
+        TEACHER.write(aside / CARD, _card(folder.name, network_fingerprint(network.state_dict()), teacher, dataset, {}))
 
 
 def specification(folder: Path, configuration: Configuration, data: Path) -> TrialSpec:
@@ -80,6 +100,25 @@ def specification(folder: Path, configuration: Configuration, data: Path) -> Tri
     return TrialSpec(name=f"teacher-{folder.name}", role="teacher", configuration=own, folder=_fitting(folder), data=data)
 
 
+def evaluation(folder: Path, configuration: Configuration, data: Path) -> TrialSpec:
+    """Return the job that evaluates the teacher in a folder on the validation part."""
+    own = configuration.model_copy(update={"peers": {}})  # who trains together does not matter: all workers share the part
+    return TrialSpec(
+        name=f"evaluate-{folder.name}",
+        role="evaluate",
+        configuration=own,
+        folder=folder.parent / "groups",
+        data=data,
+        teacher=folder,
+    )
+
+
+def keep_evaluation(folder: Path, metrics: dict[str, float]) -> None:
+    """Write what the evaluation of a teacher found into its card."""
+    known = TEACHER.read(folder / CARD)
+    TEACHER.keep(folder / CARD, {**known, "metrics": {**known.get("metrics", {}), **metrics}})
+
+
 def adopt_fitted(folder: Path, configuration: Configuration, data: Path, metrics: dict[str, float]) -> None:
     """Make the student of the fitting trial the teacher: its last weights, in their final place."""
     assert configuration.teacher is not None
@@ -98,7 +137,7 @@ def _take(trained: Path, said: dict[str, Any], folder: Path) -> None:
     with replacing(folder) as aside:
         aside.mkdir(parents=True)
         shutil.copyfile(trained, aside / WEIGHTS)
-        write_json(aside / CARD, said)
+        TEACHER.write(aside / CARD, said)
 
 
 def _fitting(folder: Path) -> Path:

@@ -1,54 +1,84 @@
 """The teacher as trials see it: loaded once, in eval mode for ever, without gradients, in a precision of its own."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from methods import Output
 from orchestrator.config import Network
-from orchestrator.models import build, load_weights
-from orchestrator.store import read_json
+from orchestrator.errors import EnvironmentUnfitError
+from orchestrator.models import build, network_fingerprint, with_exact_head
+from orchestrator.record_file import DamagedRecordError
+from orchestrator.teacher.card import CARD, TEACHER
 
-WEIGHTS, CARD = "weights.safetensors", "teacher.json"
+WEIGHTS = "weights.safetensors"
+FIT = "fit it anew with a lower teacher.training.learning_rate"
+GIVE = "give other teacher.network.weights"
+TEACH = "lower the rate at which the method trains the teacher"
+
+
+def read_teacher(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the card of the teacher in a folder and its weights, which are those that the card names; else DamagedRecordError."""
+    card, file = TEACHER.read(folder / CARD), folder / WEIGHTS
+    try:
+        state = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise DamagedRecordError(file, " ".join(str(error).split())) from error
+    if network_fingerprint(state) != card["weights"]:
+        raise DamagedRecordError(file, f"its tensors are not those that {CARD} was written for")
+    return dict(card), state
 
 
 class FrozenTeacher(nn.Module):
     """A network that answers and never changes: `train()` leaves it, its BatchNorm statistics too, in eval mode.
 
-    `fingerprint` is of its weights; `half_type` is the type of its autocast, None for float32.
+    `fingerprint` is of its weights; `half_type` is the type of its autocast, None for float32; `remedy` is what a person can do
+    about answers that are not finite.
     """
 
-    def __init__(self, network: nn.Module, fingerprint: str, half_type: torch.dtype | None = None) -> None:
+    def __init__(self, network: nn.Module, fingerprint: str, half_type: torch.dtype | None = None, remedy: str = FIT) -> None:
         super().__init__()
         self.network = network.requires_grad_(False)
         self.fingerprint, self.half_type = fingerprint, half_type
+        self.remedy = f"set teacher.precision=float32, or {remedy}" if half_type else remedy
         self.eval()
 
     @classmethod
     def open(
         cls, folder: Path, device: torch.device, channels_last: bool = False, half_type: torch.dtype | None = None
     ) -> "FrozenTeacher":
-        """The teacher that was fitted into `folder`."""
-        card = read_json(folder / CARD)
-        choice = Network.model_validate(card["network"])
-        network = build(choice.name, card["classes"], tuple(card["shape"]), choice.settings)
-        load_weights(network, str(folder / WEIGHTS))
+        """Return the teacher that was fitted into `folder`; EnvironmentUnfitError when it is damaged."""
+        try:
+            card, state = read_teacher(folder)
+            choice = Network.model_validate(card["network"])
+            network = build(choice.name, card["classes"], tuple(card["shape"]), choice.settings)
+            network.load_state_dict(state)
+        except (DamagedRecordError, ValidationError, RuntimeError) as error:  # RuntimeError: tensors of another network
+            reason = " ".join(str(error).split())
+            raise EnvironmentUnfitError(f"the teacher cannot be read ({reason}): start again, which makes it anew") from error
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        return cls(network.to(device, memory_format=layout), card["weights"], half_type)  # type: ignore[call-overload]
+        return cls(network.to(device, memory_format=layout), card["weights"], half_type, GIVE if choice.weights else FIT)  # type: ignore[call-overload]
 
     @property
     def precision(self) -> str:
         """The type of its forward, in words: what it says differs between them."""
-        return str(self.half_type or torch.float32).removeprefix("torch.")
+        name = str(self.half_type or torch.float32).removeprefix("torch.")
+        return f"{name}, head in float32" if self.half_type else name
 
     def train(self, mode: bool = True) -> "FrozenTeacher":
         """Stays in eval mode: statistics that drift would be another teacher."""
         return super().train(False)
 
     def forward(self, inputs: Tensor) -> Output:
-        """Logits (B, K) and features (B, D) in float32."""
+        """Logits (B, K) and features (B, D) in float32; the head computes in it, too."""
         with torch.inference_mode(), torch.autocast(inputs.device.type, self.half_type, enabled=self.half_type is not None):
             output = self.network(inputs)
+            if self.half_type:
+                output = with_exact_head(output, *map(self.network.get_parameter, ("head.weight", "head.bias")))
         # copied out of inference mode: autograd refuses to save an inference tensor
         return Output(*(each.to(torch.float32, copy=True) for each in (output.logits, output.features)))

@@ -12,6 +12,7 @@ from orchestrator import plan
 from orchestrator.cluster.resources import cluster_address
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError
+from orchestrator.paths import read_path
 from orchestrator.store import SPARE_BYTES, Store
 from orchestrator.teacher.cache import folders
 
@@ -77,7 +78,7 @@ def _of_cluster(given: Path | None) -> Path:
 
 def _of_this_node(folder: Path) -> Path:
     """The folder as any process finds it; ConfigurationError when it cannot be used."""
-    folder = folder.expanduser().resolve()  # Ray's workers stand in another place
+    folder = read_path(folder, "teacher.cache")  # absolute: Ray's workers stand in another place
     nearest = _existing(folder)
     if not nearest.is_dir() or not os.access(nearest, os.R_OK | os.X_OK | (0 if nearest == folder else os.W_OK)):
         raise ConfigurationError(

@@ -89,9 +89,7 @@ class SharedPass:
         if not np.isfinite(cast).all():
             if np.isfinite(rows).all():
                 raise EnvironmentUnfitError(f"the teacher's {part} are beyond the range of {self.dtype}: set teacher.dtype=float32")
-            raise EnvironmentUnfitError(
-                f"the teacher's {part} are not finite: fit it anew with a lower teacher.training.learning_rate"
-            )
+            raise EnvironmentUnfitError(f"the teacher's {part} are not finite: {self.teacher.remedy}")
         return cast
 
 

@@ -2,6 +2,8 @@
 
 import os
 
+from orchestrator.errors import UserError
+
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}  # MLflow would try for minutes
 REFUSED = (401, 403)
 
@@ -15,6 +17,8 @@ def refusal(uri: str) -> str:
     try:
         connect(uri).search_experiments(max_results=1)
     except Exception as error:  # MLflow raises what its store, its server or the network raise
+        if isinstance(error, UserError):
+            return str(error)
         status = getattr(error, "get_http_status_code", lambda: None)()
         if status in REFUSED:
             step = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"

@@ -3,11 +3,12 @@
 import time
 from collections.abc import Mapping
 
+from orchestrator.record_file import DamagedRecordError
 from orchestrator.records import Sweep
 from orchestrator.redact import redacted
-from orchestrator.store import Store, read_json
+from orchestrator.store import Store
 from orchestrator.tracking.client import connect, short
-from orchestrator.tracking.runs import PARENT, RUNS, log_points, tracking_uri
+from orchestrator.tracking.runs import PARENT, RUN_IDS, RUNS, log_points, relocate, tracking_uri
 
 
 def add(store: Store, sweep: Sweep, metrics: Mapping[str, float], step: int, folder: str, files: Mapping[str, str]) -> str:
@@ -20,9 +21,16 @@ def add(store: Store, sweep: Sweep, metrics: Mapping[str, float], step: int, fol
         return (
             f"the run of {sweep.name!r} is not in MLflow any more" if (sweep.folder / RUNS).exists() else "it has no run in MLflow"
         )
+    try:
+        run = RUN_IDS.read(sweep.folder / RUNS).get(PARENT)
+    except DamagedRecordError as error:
+        return f"{error}: `python run.py sweep --resume {sweep.name}{store.option}` makes it anew"
+    if run is None:
+        return "it has no run in MLflow"
     now = int(time.time() * 1000)
     try:
-        client, run = connect(uri), read_json(sweep.folder / RUNS)[PARENT]
+        client = connect(uri)
+        relocate(store, sweep.configuration)
         log_points(client, run, [(name, value, now, step) for name, value in metrics.items()])
         for name, text in files.items():
             client.log_text(run, text, f"{folder}/{name}")

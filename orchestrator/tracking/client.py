@@ -15,9 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.address import CREDENTIALS
+from orchestrator.address import CREDENTIALS, database_file, database_uri
+from orchestrator.errors import UserError
 from orchestrator.redact import redacted
 from orchestrator.tracking.outbox import Outbox, Write
+from orchestrator.tracking.overrides import switch_off
+from orchestrator.tracking.schema import create_schema
 
 RETRY_S, LONGEST_RETRY_S = 2.0, 30.0
 FLUSH_S = 1.0  # points alone are sent together at most so often: 26 ms a batch against 389 ms one by one
@@ -56,12 +59,18 @@ class Writer:
     """One thread that owns the MLflow client.
 
     It begins with `begin`: importing MLflow and making its database take four CPU seconds, which the start of the worker groups
-    needs more. `perform` does writes; `knows` says whether the run of a write was opened; `say` gets notes, from any thread.
+    needs more. `perform` does writes; `knows` says whether the run of a write was opened; `resume` is the command that sends what
+    is left. `say` gets notes, `say_pending` those that hold until everything is sent, which `settled` tells; from any thread.
     """
 
-    def __init__(self, uri: str, folder: Path, perform: Perform, knows: Callable[[Write], bool] = lambda write: True) -> None:
+    def __init__(
+        self, uri: str, folder: Path, perform: Perform, knows: Callable[[Write], bool] = lambda write: True, resume: str = ""
+    ) -> None:
         self.uri, self.perform, self.knows = uri, perform, knows
+        self.resume = resume or f"sweep --resume {folder.name}"
         self.say: Callable[[str], None] = log.warning
+        self.say_pending: Callable[[str], None] = lambda text: self.say(text)
+        self.settled: Callable[[], None] = lambda: None
         self.folder = folder
         self.writes, self.files = Lane(Outbox(folder / OUTBOX)), Lane(Outbox(folder / FILES), files=True)
         self.client: Any = None
@@ -116,12 +125,14 @@ class Writer:
                 break
             if not noticed and now - began > NOTICE_S:
                 noticed = True
-                self.say(f"waiting for MLflow: {self.unsent} writes unsent")
+                self.say_pending(f"waiting for MLflow: {self.unsent} writes unsent")
         self.given_up.set()
         self.wake.set()
         unsent = self.writes.outbox.close() + self.files.outbox.close()
         if unsent:
-            self.say(f"{unsent} writes to MLflow were not sent: they are sent with the next `sweep --resume {self.folder.name}`")
+            self.say_pending(f"{unsent} writes to MLflow were not sent: they are sent with the next `{self.resume}`")
+        else:
+            self.settled()
         return unsent
 
     def _run(self) -> None:
@@ -153,6 +164,9 @@ class Writer:
                 return False
             group = [*kinds, False].index(False)
         end, writes = ready[group - 1][0], [write for _, write in ready[:group] if write]
+        if len(writes) < group:
+            damaged = f"{lane.outbox.file} has lines that are damaged: they are left out, and the others are sent"
+            self._say_once(self.say, "damaged", damaged)
         try:
             if writes:
                 self.client = self.client or connect(self.uri)
@@ -169,7 +183,7 @@ class Writer:
         self.progress = time.monotonic()
         if self.out and not lane.files:
             self.out = False
-            self.say(f"MLflow at {self.shown} answers again: what was kept is sent")
+            self.say_pending(f"MLflow at {self.shown} answers again: what was kept is sent")
 
     def _failed(self, lane: Lane, end: int, writes: list[Write], error: Exception) -> None:
         found = verdict(error)
@@ -202,6 +216,7 @@ class Writer:
             log.debug("%s cannot be written: %s", REFUSED, full)
         lane.outbox.sent(end, 1)
         self._say_once(
+            self.say,
             "refused",
             f"MLflow at {self.shown} does not take what is written ({short(error)}): this is left out, see {self.folder / REFUSED}",
         )
@@ -210,17 +225,22 @@ class Writer:
         """Say an outage once; an hour of it is one line."""
         if found == "denied":
             self._say_once(
+                self.say_pending,
                 "denied",
                 f"MLflow at {self.shown} refuses the credentials ({short(error)}): export {CREDENTIALS}; trials go on, and what is "
-                "written is kept for the next --resume",
+                f"written is kept for the next `{self.resume}`",
             )
         elif lane.files:
             self._say_once(
-                "files", f"files cannot be sent to MLflow at {self.shown} ({short(error)}): they are kept, and metrics go on"
+                self.say_pending,
+                "files",
+                f"files cannot be sent to MLflow at {self.shown} ({short(error)}): they are kept, and metrics go on",
             )
         elif not self.out:
             self.out = self._say_once(
-                "away", f"MLflow at {self.shown} cannot be written to ({short(error)}): trials go on, and what is written is kept"
+                self.say_pending,
+                "away",
+                f"MLflow at {self.shown} cannot be written to ({short(error)}): trials go on, and what is written is kept",
             )
 
     @property
@@ -228,12 +248,12 @@ class Writer:
         """The address as it may be printed."""
         return redacted(self.uri)
 
-    def _say_once(self, what: str, text: str) -> bool:
+    def _say_once(self, say: Callable[[str], None], what: str, text: str) -> bool:
         last = self.said.get(what)
         if last is not None and (what != "away" or time.monotonic() - last < QUIET_S):
             return False
         self.said[what] = time.monotonic()
-        self.say(text)
+        say(text)
         return True
 
 
@@ -254,29 +274,39 @@ def verdict(error: Exception) -> Verdict:
     if status in (401, 403):
         return "denied"
     if status is None:
-        return "away" if isinstance(error, OSError) else "refused"
+        return "away" if isinstance(error, OSError | UserError) else "refused"
     return "away" if status >= 500 or status in (408, 429) else "refused"
 
 
 def short(error: Exception) -> str:
     """What an error says, in one line that may be printed; of a request that failed the reason alone."""
     said = redacted(" ".join(str(error).split())) or type(error).__name__
+    if isinstance(error, UserError):
+        return said  # with a command to copy
     reason = REASON.search(said) if "API request" in said else None
     return reason[0] if reason else said[:200]
 
 
 def calm() -> None:
-    """Set what MLflow reads of the environment whenever it does something; what the user has set stays."""
+    """Set what MLflow reads of the environment whenever it does something; what the user has set stays, if it loses no writes."""
     for name, value in (PATIENCE | QUIET).items():
         os.environ.setdefault(name, value)
+    switch_off()
 
 
 def connect(uri: str) -> Any:
-    """A client of MLflow that says only what went wrong, and gives up soon unless the environment says otherwise."""
+    """A client of MLflow that says only what went wrong, and gives up soon unless the environment says otherwise.
+
+    Runs and registered models are those at `uri`, whatever the environment names. EnvironmentUnfitError when that is a file of
+    SQLite which the installed MLflow cannot use.
+    """
     calm()
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic", "urllib3.connectionpool"):  # which tell of each attempt
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # whole statements: the writer says it in a line
-    return MlflowClient(tracking_uri=uri)
+    if file := database_file(uri):
+        create_schema(file.absolute(), file.absolute().parent / "artifacts")
+        uri = database_uri(file.absolute())
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)

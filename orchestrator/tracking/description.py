@@ -11,6 +11,7 @@ from orchestrator.config import Configuration
 from orchestrator.objectives import in_words, watched
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
+from orchestrator.teacher.quality import read_quality
 
 NOTE = "mlflow.note.content"  # the tag that MLflow's interface shows as a description
 RUN = "run:here"  # in a description: the address of its run in MLflow's interface, which whoever sends it knows
@@ -68,6 +69,8 @@ def dataset(configuration: Configuration, summary: Mapping[str, Any]) -> dict[st
 def _summary(sweep: Sweep, state: str, best: Trial | None) -> str:
     configuration, many = sweep.configuration, len(sweep.trials)
     teacher = f", teacher `{configuration.teacher.network.name}`" if configuration.teacher else ", no teacher"
+    if quality := read_quality(sweep.folder):
+        teacher += f" ({quality.accuracy_in_words})"
     trials = "1 trial" if many == 1 else f"{many} trials"
     what = (
         f"**{state}**: {trials} of {searched(configuration)} on {configuration.data.name}, student "

@@ -1,13 +1,18 @@
 """What a run should say of where it came from: commit, dirty flag, versions, machine."""
 
 import importlib.metadata
+import logging
 import platform
 import subprocess
 from pathlib import Path
 
-from orchestrator.data.dataset import read_summary
-from orchestrator.store import keep_json
+from orchestrator.data.dataset import SUMMARY, SUMMARY_FILE, read_summary
+from orchestrator.record_file import RecordSchema
+from orchestrator.store import set_aside
 
+ENVIRONMENT_FILE = "environment.json"  # in the folder of a sweep: what it ran on
+ENVIRONMENT = RecordSchema[dict[str, str]](dict[str, str])
+log = logging.getLogger(__name__)
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "numpy")
 
 
@@ -24,8 +29,10 @@ def describe() -> dict[str, str]:
 
 def keep(folder: Path, data: Path) -> None:
     """Beside a sweep's record, at every start: what its data are, for an export without them, and what it runs on, for a report."""
-    keep_json(folder / "data.json", read_summary(data))
-    keep_json(folder / "environment.json", describe())
+    for schema, name, values in ((SUMMARY, SUMMARY_FILE, read_summary(data)), (ENVIRONMENT, ENVIRONMENT_FILE, describe())):
+        if damage := schema.damage(folder / name):
+            log.warning("%s: it is kept as %s, and made anew", damage, set_aside(folder / name).name)
+        schema.keep(folder / name, values)
 
 
 def _git(*arguments: str) -> str | None:

@@ -9,12 +9,48 @@ import json
 import os
 import threading
 from collections import deque
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
 
 from orchestrator.store import aside_of
 
 Write = dict[str, Any]
+OPEN = ConfigDict(strict=True, extra="allow")  # what else a write holds is for who does it: MLflow refuses what is wrong
+
+
+@with_config(OPEN)
+class OfRun(TypedDict, total=False):
+    """What was handed over of a run: its last epoch, changes and measures, and its state."""
+
+    epoch: int
+    changes: int
+    measured: int
+    state: str
+
+
+@with_config(OPEN)
+class Told(TypedDict):
+    """What all writes before it said of each run."""
+
+    all_told: dict[str, OfRun]
+
+
+@with_config(OPEN)
+class Task(TypedDict):
+    """One write to a run, by its key."""
+
+    do: str
+    run: str
+    told: NotRequired[OfRun]
+    points: NotRequired[dict[str, list[tuple[str, float, int, int]]]]
+    tags: NotRequired[dict[str, str]]
+    existing: NotRequired[bool]
+
+
 CHUNK = 32 * 1024  # bytes that are read at a time
 LARGE = 4 * 2**20  # bytes of sent writes that are worth writing the file anew
 HEAD = 32  # bytes of line 1
@@ -154,8 +190,13 @@ def _head(sent: int) -> bytes:
 
 
 def _plain(line: bytes) -> Write | None:
+    """The write in a line, None where it is none that was ever written here."""
     try:
-        found = json.loads(line)
-    except ValueError:
+        return dict(_lines().validate_json(line))
+    except ValidationError:
         return None
-    return found if isinstance(found, dict) else None
+
+
+@cache
+def _lines() -> TypeAdapter[Any]:
+    return TypeAdapter(Told | Task)

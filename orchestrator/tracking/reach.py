@@ -10,8 +10,10 @@ from urllib.parse import urlsplit
 
 from orchestrator.address import WEB, scheme_of
 from orchestrator.errors import ConfigurationError
+from orchestrator.proxies import bypass_proxies, is_loopback
+from orchestrator.records import own_record
 from orchestrator.redact import redacted
-from orchestrator.store import Store, read_json
+from orchestrator.store import Store
 
 PATIENCE_S = 3.0
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -40,6 +42,8 @@ def unanswered(uri: str | None) -> str:
 
 
 def _ask(uri: str) -> None:
+    if is_loopback(uri):
+        bypass_proxies(uri)
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PATIENCE_S):
             return
@@ -55,6 +59,5 @@ def elsewhere(store: Store) -> list[str]:
     found = set()
     for name in store.sweeps():
         with contextlib.suppress(ConfigurationError):  # one that is damaged is for `status` to say
-            configuration = read_json(store.sweep(name) / "sweep.json").get("configuration", {})
-            found.add((configuration.get("tracking") or {}).get("uri"))
+            found.add(own_record(store.sweep(name))[0].configuration.tracking.uri)
     return sorted(redacted(uri) for uri in found if uri)

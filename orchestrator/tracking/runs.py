@@ -6,39 +6,48 @@ whose it is: a run that was made before the process died is found again. Every w
 
 import contextlib
 import json
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.address import scheme_of
+from orchestrator.address import database_file, database_uri, scheme_of
 from orchestrator.checkpoint_place import LIGHT, place
 from orchestrator.config import LETTERS, Configuration
-from orchestrator.errors import ConfigurationError
+from orchestrator.record_file import DamagedRecordError, RecordSchema
 from orchestrator.records import Sweep
-from orchestrator.store import Store, read_json, write_json
+from orchestrator.store import Store, set_aside
 from orchestrator.tracking import figures
 from orchestrator.tracking.client import OUTBOX, status_of
 from orchestrator.tracking.description import NOTE, RUN
 from orchestrator.tracking.outbox import Write
 from orchestrator.tracking.registering import Ship, register
+from orchestrator.tracking.relocation import missing_artifacts, relocate_artifacts
 
 PARENT = "parent"
 RUNS = "mlflow.json"  # in the sweep's folder: the ids of its runs
+RUN_IDS = RecordSchema[dict[str, str]](dict[str, str])
+log = logging.getLogger(__name__)
 FIGURES = "figures"
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SOURCE = {"mlflow.source.name": "run.py", "mlflow.source.type": "LOCAL"}
 OWNER, KEY = "sweep.id", "sweep.key"  # tags by which a run is found
+log = logging.getLogger(__name__)
 Point = Sequence[Any]  # name, value, milliseconds since 1970, step
 
 
 class Runs:
-    """Does writes. Each has `do`, its kind, and `run`, the key of its run; `existing`: a run that is gone is not made for it."""
+    """Does writes. Each has `do`, its kind, and `run`, the key of its run; `existing`: a run that is gone is not made for it.
+
+    `say` gets what a person should know of the places of the runs.
+    """
 
     def __init__(self, store: Store, sweep: Sweep, classes: Sequence[str] = (), ship: Ship | None = None) -> None:
         self.store, self.sweep, self.classes, self.ship = store, sweep, classes, ship
         self.artifacts = store.artifacts if scheme_of(tracking_uri(store, sweep.configuration)) in DATABASES else None
+        self.say: Callable[[str], None] = log.warning
         self.fonts = store.root / "fonts"
         self.file = sweep.folder / RUNS
         self.owner = f"{sweep.name} {sweep.started!r}"
@@ -48,9 +57,10 @@ class Runs:
         self.doubtful = not self.file.exists() and (sweep.folder / OUTBOX).exists()  # there may be runs whose ids are not known
         if self.file.exists():
             try:
-                self.ids = dict(read_json(self.file))
-            except (ConfigurationError, TypeError, ValueError):
+                self.ids = RUN_IDS.read(self.file)
+            except DamagedRecordError as error:
                 self.doubtful = True
+                log.warning("%s: it is kept as %s, and the runs are looked for", error, set_aside(self.file).name)
         self.kinds: dict[str, Callable[[Any, Write], None]] = {
             "params": self._params, "tags": self._tags, "close": self._close,
             "text": self._text, "figures": self._figures, "front": self._front, "dataset": self._dataset, "model": self._model,
@@ -86,12 +96,14 @@ class Runs:
         """Once: whether the runs are there still. Somebody may have removed MLflow's database, which is no reason not to go on."""
         if self.looked:
             return
+        for before in relocate(self.store, self.sweep.configuration):
+            self.say(f"the store was in {before}: its artifacts in MLflow are now those of {self.store.artifacts}")
         if PARENT in self.ids:
             run = _get(client, self.ids[PARENT])
             if run is None:
                 self.ids, self.doubtful = {}, True
             else:
-                self.experiment = str(run.info.experiment_id)
+                self._take(client.get_experiment(run.info.experiment_id))
         if self.doubtful:
             self._find_all(client)
         self.looked = True
@@ -124,8 +136,14 @@ class Runs:
                     raise
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
-        self.experiment = str(found.experiment_id)
+        self._take(found)
         return self.experiment
+
+    def _take(self, experiment: Any) -> None:
+        """Write to an experiment that is there; say so where its artifacts would go astray."""
+        self.experiment = str(experiment.experiment_id)
+        if self.artifacts and (missing := missing_artifacts(experiment.artifact_location, self.artifacts)):
+            self.say(missing)
 
     def _id(self, client: Any, key: str) -> str:
         """The id of a run; one whose opening is gone, with MLflow's database, is begun with its name alone."""
@@ -167,10 +185,10 @@ class Runs:
             if not token:
                 break
         if self.ids:
-            write_json(self.file, self.ids)
+            RUN_IDS.write(self.file, self.ids)
 
     def _keep(self, key: str, run: str) -> None:
-        write_json(self.file, self.ids | {key: run})
+        RUN_IDS.write(self.file, self.ids | {key: run})
         self.ids[key] = run
 
     def _points(self, client: Any, writes: Sequence[Write]) -> None:
@@ -262,7 +280,13 @@ class Runs:
 
 def tracking_uri(store: Store, configuration: Configuration) -> str:
     """Where runs go: the configured server, or SQLite in the store (many writers would get "database is locked")."""
-    return configuration.tracking.uri or f"sqlite:///{store.database}"
+    return configuration.tracking.uri or database_uri(store.database)
+
+
+def relocate(store: Store, configuration: Configuration) -> list[str]:
+    """Let the runs of a moved store find their artifacts; the folders in which MLflow looked for them before."""
+    file = database_file(tracking_uri(store, configuration))
+    return relocate_artifacts(file, store.artifacts, own=file == store.database) if file else []
 
 
 def log_points(client: Any, run: str, points: Sequence[Point]) -> None:

@@ -6,7 +6,7 @@ Where a trial has several students, its run has a child for each: metrics of one
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.config import Configuration
@@ -16,17 +16,20 @@ from orchestrator.gains import gains
 from orchestrator.objectives import goals, in_words
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store
+from orchestrator.teacher.quality import ACCURACY
 from orchestrator.tracking import description as described
 from orchestrator.tracking import registering
 from orchestrator.tracking.client import Writer
 from orchestrator.tracking.environment import describe
 from orchestrator.tracking.machine import Machine
+from orchestrator.tracking.overrides import unused_variables
 from orchestrator.tracking.runs import PARENT, Point, Runs, tracking_uri
 from orchestrator.trial import apply
 
 STATUS = {"complete": "FINISHED", "stopped_early": "FINISHED", "failed": "FAILED", "running": "KILLED", "waiting": "KILLED"}
 CONFIGURATION = "configuration.json"
 FRONT = "pareto_front"
+Say = Callable[[str], None]
 SETTING = "setting/"  # metrics and tags of what a take-over changes
 
 
@@ -43,8 +46,9 @@ class Tracker:
         self.uri = tracking_uri(store, sweep.configuration)
         self.letters = tuple(sweep.configuration.students) if sweep.configuration.peers else ()
         self.ships = ship is not None and sweep.kind in registering.KINDS
-        runs = Runs(store, sweep, classes, ship)
-        self.writer = Writer(self.uri, sweep.folder, runs.perform, runs.knows)
+        self.runs = Runs(store, sweep, classes, ship)
+        resume = f"python run.py sweep --resume {sweep.name}{store.option}"
+        self.writer = Writer(self.uri, sweep.folder, self.runs.perform, self.runs.knows, resume)
         new = self.writer.writes.outbox.new
         self.machine = Machine(store.root, self._told(PARENT).get("measured", 0))
         if sweep.state == "running":
@@ -52,9 +56,12 @@ class Tracker:
         if not new:  # a store of before the outbox says nothing of what it told
             self._catch_up()
 
-    def listen(self, say: Any) -> None:
-        """Where notes go from now on: a function of a text."""
-        self.writer.say = say
+    def listen(self, say: Say, say_pending: Say | None = None, settled: Callable[[], None] = lambda: None) -> None:
+        """Where notes go from now on: `say_pending` gets those that hold until MLflow has everything, which `settled` tells."""
+        self.writer.say = self.runs.say = say
+        self.writer.say_pending, self.writer.settled = say_pending or say, settled
+        for text in unused_variables(self.uri):
+            say(text)
 
     def trial_started(self, trial: Trial) -> None:
         """Open the child run, or go on with it."""
@@ -136,7 +143,10 @@ class Tracker:
         if "teacher" not in self._told(PARENT):
             points = [(f"teacher/{name}", value, _now(), 0) for name, value in known.items()]
             self.writer.add({"do": "points", "run": PARENT, "points": {PARENT: points}, "told": {"teacher": True}})
-        self.writer.add({"do": "tags", "run": PARENT, "tags": {"teacher.asked": asked}})
+        tags = {"teacher.asked": asked} | self._note("running")  # the description has its accuracy now
+        if ACCURACY in metrics:
+            tags["teacher.validation_accuracy"] = f"{metrics[ACCURACY]:.4f}"
+        self.writer.add({"do": "tags", "run": PARENT, "tags": tags})
 
     def close(self, state: str, timeout: float | None = None) -> int:
         """Close the parent run, with the best trial's metrics and the Pareto front; wait until everything is written.

@@ -9,13 +9,18 @@ import sys
 
 from rich.console import Console
 
-from orchestrator.address import WEB, scheme_of
+from orchestrator import owner
+from orchestrator.address import WEB, database_uri, scheme_of
 from orchestrator.errors import OK, ConfigurationError, EnvironmentUnfitError
-from orchestrator.interrupt import stoppable
+from orchestrator.interrupt import at_the_last, left, stoppable
 from orchestrator.store import Store
+from orchestrator.tracking.overrides import server_environment
 from orchestrator.tracking.reach import elsewhere
+from orchestrator.tracking.relocation import relocate_artifacts
+from orchestrator.tracking.schema import require_schema
 
 LOOPBACK = "127.0.0.1"
+END_S = 10.0  # for the server, after which it is killed
 # MLflow's own default lets names such as 10.example.org in, so a page there could read the runs by rebinding its name to loopback
 ALLOWED_HOSTS = "localhost,localhost:*,127.0.0.1,127.0.0.1:*"
 
@@ -33,23 +38,52 @@ def serve(store: Store, port: int, console: Console) -> int:
     if not store.database.exists():
         if elsewhere(store):
             return OK
-        raise ConfigurationError(f"--store {store.root} holds no runs yet: start one with `python run.py sweep`")
+        raise ConfigurationError(f"--store {store.root} holds no runs yet: start one with `python run.py sweep{store.option}`")
+    require_schema(store.database)
     require_free(port)
+    _relocate(store, console)
+    environment, left_out = server_environment()
+    if left_out:
+        unused = f"not followed, for this shows the store's own runs: {', '.join(left_out)} in the environment"
+        console.print(unused, markup=False, highlight=False, soft_wrap=True)
     console.print(f"MLflow on http://{LOOPBACK}:{port} (Ctrl-C ends it)", highlight=False)
-    backend = ["--backend-store-uri", f"sqlite:///{store.database}", "--default-artifact-root", store.artifacts.as_uri()]
+    backend = ["--backend-store-uri", database_uri(store.database), "--default-artifact-root", store.artifacts.as_uri()]
     command = [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1"]
     command += ["--allowed-hosts", ALLOWED_HOSTS, *backend]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # jobs: eight processes, for judges
-    server = subprocess.Popen(command, start_new_session=True, env=quiet | os.environ)
+    server = subprocess.Popen(command, start_new_session=True, env=quiet | environment)
+    with at_the_last(lambda: _signal(server, signal.SIGKILL)):
+        try:
+            with stoppable():
+                return server.wait()
+        except KeyboardInterrupt:
+            return OK
+        finally:
+            _end(server)
+
+
+def _signal(server: "subprocess.Popen[bytes]", number: int) -> None:
+    """Send a signal to the server and the processes that it has of its own, all in the session that we made."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(server.pid, number)
+
+
+def _end(server: "subprocess.Popen[bytes]") -> None:
+    """End the server, also one that does not hear of it."""
+    _signal(server, signal.SIGTERM)
     try:
-        with stoppable():
-            return server.wait()
-    except KeyboardInterrupt:
-        return OK
-    finally:
-        with contextlib.suppress(ProcessLookupError):  # it has processes of its own, all in the session that we made
-            os.killpg(server.pid, signal.SIGTERM)
-        server.wait(20)
+        server.wait(left(END_S))
+    except subprocess.TimeoutExpired:
+        _signal(server, signal.SIGKILL)
+        server.wait()
+
+
+def _relocate(store: Store, console: Console) -> None:
+    """Let the runs of a moved store find their artifacts; not while a sweep writes to them, maybe under another path."""
+    if not any(owner.running(store.sweep(name)) for name in store.sweeps()):
+        for before in relocate_artifacts(store.database, store.artifacts):
+            moved = f"the store was in {before}: its artifacts in MLflow are now those of {store.artifacts}"
+            console.print(moved, markup=False, highlight=False, soft_wrap=True)
 
 
 def require_free(port: int) -> None:

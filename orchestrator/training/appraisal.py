@@ -21,7 +21,7 @@ from orchestrator.data import Batches
 from orchestrator.errors import TrialError
 from orchestrator.models import build, network_fingerprint
 from orchestrator.nodes import on_this_node
-from orchestrator.teacher.frozen import FrozenTeacher
+from orchestrator.teacher.frozen import TEACH, FrozenTeacher
 from orchestrator.teacher.knowledge import OnlineTeacher
 from orchestrator.training.workbench import ask_teacher, bring_teacher, channels_last, clean_knowledge, open_batches
 from orchestrator.trial import TrialSpec
@@ -101,7 +101,7 @@ def changed_teacher(teacher: FrozenTeacher, state: State) -> FrozenTeacher:
     """A teacher with other weights; the one that is given belongs to everybody, and stays."""
     network = copy.deepcopy(teacher.network)
     network.load_state_dict(state)
-    return FrozenTeacher(network, network_fingerprint(network.state_dict()), teacher.half_type)
+    return FrozenTeacher(network, network_fingerprint(network.state_dict()), teacher.half_type, TEACH)
 
 
 def _student(snapshot: Snapshot, spec: TrialSpec, batches: Batches, device: torch.device) -> nn.Module:

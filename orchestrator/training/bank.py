@@ -18,6 +18,7 @@ from orchestrator.data import Batches
 from orchestrator.data.memory import sent
 from orchestrator.training.checkpoint import State
 from orchestrator.training.learner import Learner
+from orchestrator.training.restorable import find_misfit
 
 STOP_CHECK_BLOCKS = 16  # a stopped trial leaves a pass within so many blocks
 ROWS = 1 << 16  # entries that travel between the replicas at once
@@ -140,6 +141,19 @@ class StudentBank:
         if self.entries is not None:
             return {**self.entries._asdict(), "seen": self.seen}
         return {f"{AVERAGE}{name}": value for name, value in self.average.items()}
+
+    def find_misfit(self, saved: State) -> str:
+        """Return why a saved state is none of this bank; "" where it is."""
+        if self.banking.fill == "ema":
+            return (
+                find_misfit("bank", {f"{AVERAGE}{name}": value for name, value in self._weights().items()}, saved) if saved else ""
+            )
+        if self.banking.fill != "momentum" or not saved:
+            return ""
+        samples = len(self.seen)
+        if set(saved) != {*Output._fields, "seen"} or any(len(value) != samples for value in saved.values()):
+            return f"the bank has no entry for each of {samples} samples"
+        return ""
 
     def restore(self, saved: State) -> None:
         """Stand where the checkpoint was made, of which the student has its weights already."""

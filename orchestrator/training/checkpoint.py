@@ -3,13 +3,14 @@
 student.safetensors  best.safetensors  method.safetensors (if it has parameters)  optimizer.pt  progress.json
 Where samples are weighed weights.safetensors; bank.safetensors where a bank keeps more than the weights know; and
 teacher.safetensors where the trial has changed its teacher: no other is in it.
+progress.json has the CRC-32 of every other file: one that was damaged since is noticed, whatever can still be read in it.
 For pictures: trace.safetensors, and with the last epoch shown.safetensors. The first student's lie at the top, those of a peer in a
 folder that is named by its letter.
 """
 
-import json
 import logging
 import pickle
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +24,14 @@ from torch import Tensor
 from orchestrator import space
 from orchestrator.checkpoint_place import Folder, Place
 from orchestrator.context import TrialContext
+from orchestrator.progress import PROGRESS, PROGRESS_FILE, read_progress
+from orchestrator.record_file import DamagedRecordError
 from orchestrator.trial import student_folder
 
 State = dict[str, Tensor]
 WEIGHTS = ("student", "best", "method", "weights", "bank", "teacher")
 PICTURED = ("trace", "shown")
+CHUNK_BYTES = 2**22
 log = logging.getLogger(__name__)
 
 
@@ -59,14 +63,26 @@ def save(where: Path | Place, parts: Mapping[str, Checkpoint], context: TrialCon
 
 
 def load(
-    where: Path | Place, letters: Sequence[str], device: torch.device, alive: Callable[[], None] = lambda: None
+    where: Path | Place,
+    letters: Sequence[str],
+    device: torch.device,
+    alive: Callable[[], None] = lambda: None,
+    passed_over: list[str] | None = None,
 ) -> dict[str, Checkpoint] | None:
-    """The newest readable checkpoint of a trial, by student, or None; what a dead writer left is removed."""
-    for path in _place(where).newest_first(alive):
+    """Return the newest readable checkpoint of a trial, by student, or None; what a dead writer left is removed.
+
+    `passed_over` says why newer ones cannot be used, a sentence each: as many are left out from the start.
+    """
+    passed_over = [] if passed_over is None else passed_over
+    for number, path in enumerate(_place(where).newest_first(alive)):
+        if number < len(passed_over):
+            continue
         try:
             return {letter: _read(path / student_folder(letter), device) for letter in letters}
-        except (OSError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
-            log.warning("%s is damaged (%s) and is passed over", path, error)
+        except (OSError, ValueError, RuntimeError, EOFError, LookupError, TypeError, pickle.UnpicklingError) as error:
+            passed_over.append(" ".join(str(error).split()))
+        except (DamagedRecordError, SafetensorError) as error:
+            passed_over.append(" ".join(str(error).split()))
     return None
 
 
@@ -110,17 +126,30 @@ def _write(path: Path, checkpoint: Checkpoint) -> None:
             )
     with (path / "optimizer.pt").open("wb") as stream:  # opened here: torch alone would not say that the disk is full
         torch.save(checkpoint.optimizer, stream)
-    (path / "progress.json").write_text(json.dumps(checkpoint.progress))
+    files = {file.name: _sum(file) for file in sorted(path.iterdir()) if file.is_file()}
+    (path / PROGRESS_FILE).write_text(PROGRESS.text({**checkpoint.progress, "files": files}))
+
+
+def _sum(file: Path) -> str:
+    found = 0
+    with file.open("rb") as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            found = zlib.crc32(chunk, found)
+    return f"{found:08x}"
 
 
 def _read(path: Path, device: torch.device) -> Checkpoint:
-    states = {}
+    progress, states = read_progress(path), {}
+    for name, expected in progress.get("files", {}).items():  # older checkpoints have none
+        if not (path / Path(name).name).is_file() or _sum(path / Path(name).name) != expected:
+            raise DamagedRecordError(path / name, f"it is not the file of which {PROGRESS_FILE} has the sum")
     for name in (*WEIGHTS, *PICTURED):
         file = path / f"{name}.safetensors"
         required = name in ("student", "best")
         states[name] = load_file(file, device=str(device if name in WEIGHTS else "cpu")) if required or file.exists() else {}
-    return Checkpoint(
-        **states,
-        optimizer=torch.load(path / "optimizer.pt", map_location=device, weights_only=True),
-        progress=json.loads((path / "progress.json").read_text()),
-    )
+    for name in ("student", "best"):
+        for key, value in states[name].items():
+            if not bool(torch.isfinite(value).all()):
+                raise DamagedRecordError(path / f"{name}.safetensors", f"{key} is not finite")
+    optimizer = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
+    return Checkpoint(**states, optimizer=optimizer, progress=dict(progress))

@@ -28,8 +28,7 @@ def evaluate(
     learner.eval()
     scores, seen, classes = Scores(len(batches.dataset.classes), context.device), 0, list[Tensor]()
     for batch in batches.ordered(part):
-        with torch.autocast(context.device.type, learner.half_type or torch.bfloat16, enabled=learner.half_type is not None):
-            logits = learner.student(batch.inputs).logits
+        logits = learner.speak(batch).logits
         scores.add(logits, batch.labels, None if teacher is None else teacher[seen : seen + len(logits)])
         classes.append(logits.argmax(dim=1))
         seen += len(logits)

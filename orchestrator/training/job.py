@@ -1,10 +1,13 @@
-"""What a worker does with a specification: train a trial, or fill the cache. Knows the roles alone."""
+"""What a worker does with a specification: train a trial, fill the cache, or evaluate the teacher. Knows the roles alone."""
 
 from orchestrator.context import Stopped, TrialContext
 from orchestrator.nodes import on_this_node
 from orchestrator.training.filling import fill
+from orchestrator.training.teacher_evaluation import evaluate_teacher
 from orchestrator.training.trainer import train
 from orchestrator.trial import TrialSpec
+
+WORK = {"student": train, "teacher": train, "fill": fill, "evaluate": evaluate_teacher}
 
 
 def work(spec: TrialSpec, context: TrialContext) -> None:
@@ -13,4 +16,4 @@ def work(spec: TrialSpec, context: TrialContext) -> None:
         here = on_this_node(spec, context)
     except Stopped:  # while the store was waited for
         return
-    (fill if spec.role == "fill" else train)(here, context)
+    WORK[spec.role](here, context)

@@ -9,9 +9,11 @@ from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
 from methods import Batch, LookAhead, Method, Output
+from methods.batch import alone
 from orchestrator.context import TrialContext
 from orchestrator.data import Inputs
 from orchestrator.data.memory import sent
+from orchestrator.models import with_exact_head
 
 Hear = Callable[
     [Tensor], Callable[[], Tensor]
@@ -21,11 +23,16 @@ Hear = Callable[
 class Learner(nn.Module):
     """The student's forward, under autocast when asked, followed by the method's objective in float32."""
 
-    def __init__(self, student: nn.Module, method: Method, half_type: torch.dtype | None) -> None:
+    mean: Callable[[Tensor], Tensor]
+
+    def __init__(
+        self, student: nn.Module, method: Method, half_type: torch.dtype | None, eval_half_type: torch.dtype | None = None
+    ) -> None:
         super().__init__()
-        self.student, self.method, self.half_type = student, method, half_type
+        self.student, self.method, self.half_type, self.eval_half_type = student, method, half_type, eval_half_type
         self.weigh: Callable[[Tensor], Tensor] | None = None  # training samples (B,) -> their weights (B,)
         self.record: Callable[[Tensor, Output], None] | None = None  # keeps what is said of training samples (B,)
+        self.mean, self.all_labelled = alone, False  # of what a batch is a part: as `Batch` has it
 
     def forward(
         self, batch: Inputs, teacher: Output | None, said: Output | None = None, hear: Hear | None = None
@@ -39,12 +46,21 @@ class Learner(nn.Module):
         return objective.loss, objective.terms
 
     def speak(self, batch: Inputs, at: Mapping[str, Tensor] | None = None) -> Output:
-        """What the student says of a batch; `at`: with other parameters, and its buffers untouched."""
-        with torch.autocast(batch.inputs.device.type, self.half_type or torch.bfloat16, enabled=self.half_type is not None):
+        """What the student says of a batch; `at`: with other parameters, and its buffers untouched.
+
+        In eval mode in the type of evaluations, and with its head in float32.
+        """
+        half = self.half_type if self.training else self.eval_half_type
+        with torch.autocast(batch.inputs.device.type, half or torch.bfloat16, enabled=half is not None):
             if at is None:
-                return cast(Output, self.student(batch.inputs))
-            buffers = {name: buffer.clone() for name, buffer in self.student.named_buffers()}
-            return cast(Output, functional_call(self.student, {**at, **buffers}, (batch.inputs,)))
+                said = cast(Output, self.student(batch.inputs))
+            else:
+                buffers = {name: buffer.clone() for name, buffer in self.student.named_buffers()}
+                said = cast(Output, functional_call(self.student, {**at, **buffers}, (batch.inputs,)))
+        if self.training or half is None:
+            return said
+        head = at or dict(self.student.named_parameters())
+        return with_exact_head(said, head["head.weight"], head["head.bias"])
 
     def seen(self, batch: Inputs, teacher: Output | None, at: Mapping[str, Tensor] | None = None) -> Batch:
         """The batch as the method sees it, without peers and weights; `at`: with other parameters of the student."""
@@ -59,7 +75,8 @@ class Learner(nn.Module):
         weights: Tensor | None = None,
     ) -> Batch:
         index = sent(batch.index, batch.inputs.device)
-        return Batch(index, batch.inputs, batch.labels, said, teacher, peers, weights, batch.mix)
+        part = (index, batch.inputs, batch.labels, said, teacher, peers, weights, batch.mix)
+        return Batch(*part, mean=self.mean, all_labelled=self.all_labelled)
 
     def ahead(self, batch: Inputs, teacher: Output | None, held_out: Inputs, rate: float) -> LookAhead:
         """What a method that looks beyond the step on `batch` sees."""

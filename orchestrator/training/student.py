@@ -14,7 +14,7 @@ from methods import Knowledge, Output, Progress, Task, made
 from orchestrator.config import LETTERS
 from orchestrator.context import Exchange, TrialContext
 from orchestrator.data import Batches, Inputs
-from orchestrator.models import build, load_weights
+from orchestrator.models import build, load_weights, synchronise
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.training.bank import StudentBank
 from orchestrator.training.checkpoint import Checkpoint, State
@@ -22,6 +22,7 @@ from orchestrator.training.evaluation import evaluate
 from orchestrator.training.learner import Hear, Learner, replicate
 from orchestrator.training.optimization import learning_rate, optimizer, restore, set_rates
 from orchestrator.training.randomness import Draws, seed_everything
+from orchestrator.training.restorable import find_misfit, find_optimizer_misfit
 from orchestrator.training.showing import retrieved, shown
 from orchestrator.training.trace import Trace
 from orchestrator.training.weights import SampleWeights
@@ -52,11 +53,16 @@ class TrainedStudent:
         device, student = self.context.device, self._fresh()
         method = made(configuration.method.name, configuration.method.settings)
         layout = torch.channels_last if channels_last(self.recipe, chosen) else torch.contiguous_format
+        if self.recipe.sync_batch_norm:
+            synchronise(student, self.context)
         self.student = student.to(device).to(memory_format=layout)  # type: ignore[call-overload]
         self.method = method.to(device)
         if self.recipe.compile:
             compile_in_place(self.student)
-        self.learner = Learner(self.student, self.method, half_type(self.recipe.precision, device))
+        evaluated = self.recipe.eval_precision or self.recipe.precision
+        types = (half_type(precision, device) for precision in (self.recipe.precision, evaluated))
+        self.learner = Learner(self.student, self.method, *types)
+        self.learner.mean, self.learner.all_labelled = self.context.mean, batches.all_labelled
         self.weights: SampleWeights | None = None
         weighing = self.method.weighing(self.recipe.epochs)
         if weighing is not None:
@@ -96,13 +102,8 @@ class TrainedStudent:
             self.bank = StudentBank(banking, self.learner, self.batches, self.context)
 
     def _task(self) -> Task:
-        dataset, world = self.batches.dataset, self.context.world_size
-        return Task(
-            len(dataset.classes),
-            len(dataset.train),
-            self.recipe.epochs,
-            lambda value: self.context.total(value.clone()) / world if world > 1 else value,
-        )
+        dataset = self.batches.dataset
+        return Task(len(dataset.classes), len(dataset.train), self.recipe.epochs, self.context.mean)
 
     @property
     def parameters(self) -> int:
@@ -257,6 +258,18 @@ class TrainedStudent:
         student, best = dict(self.student.state_dict()), dict(self.best.state or {})
         method, bank = dict(self.method.state_dict()), self.bank.state() if self.bank else {}
         return Checkpoint(student, best, method, states, progress, self.trace.state, self.shown, weights, bank)
+
+    def find_misfit(self, saved: Checkpoint) -> str:
+        """Return why the checkpoint is none of this student; "" where `restore` can take it. Nothing changes by asking."""
+        student, method = self.student.state_dict(), self.method.state_dict()
+        return (
+            find_misfit("student", student, saved.student)
+            or find_misfit("best student", student, saved.best)
+            or find_misfit("method", method, saved.method)
+            or find_optimizer_misfit(self.recipe, self.optimizer, saved.optimizer)
+            or (self.weights.find_misfit(saved.weights, saved.progress.get("weights", {})) if self.weights else "")
+            or (self.bank.find_misfit(saved.bank) if self.bank else "")
+        )
 
     def restore(self, saved: Checkpoint, epoch: int, validation: dict[str, float]) -> None:
         """Stand where the checkpoint was made, after so many epochs with these metrics."""

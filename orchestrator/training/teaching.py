@@ -14,8 +14,9 @@ from methods import Batch, Method, Output
 from orchestrator.context import TrialContext
 from orchestrator.data import Batches
 from orchestrator.data.memory import sent
-from orchestrator.models import network_fingerprint
+from orchestrator.models import synchronise
 from orchestrator.teacher.frozen import FrozenTeacher
+from orchestrator.training.appraisal import changed_teacher
 from orchestrator.training.randomness import seed_everything
 from orchestrator.training.weights import SampleWeights
 
@@ -36,8 +37,11 @@ def teach(
 
     All ranks of the student call this together. The optimiser begins anew each time: nothing of it has to be kept.
     """
-    seed_everything(weights.spec.configuration.seed, epoch, context.rank, TEACHER)
+    configuration = weights.spec.configuration
+    seed_everything(configuration.seed, epoch, context.rank, TEACHER)
     network = copy.deepcopy(teacher.network).requires_grad_(True).train()
+    if configuration.teacher and configuration.teacher.training.sync_batch_norm:
+        synchronise(network, context)
     module: nn.Module = network
     if context.world_size > 1:
         ids = [context.device.index] if context.device.type == "cuda" else None
@@ -46,10 +50,11 @@ def teach(
     for inputs in batches.train(epoch, view):
         said, before = cast(Output, module(inputs.inputs)), teacher(inputs.inputs)
         index = sent(inputs.index, inputs.inputs.device)
-        batch = Batch(index, inputs.inputs, inputs.labels, said, before, weights=weights.of(index))
+        part = (index, inputs.inputs, inputs.labels, said, before)
+        batch = Batch(*part, weights=weights.of(index), mix=inputs.mix, mean=context.mean, all_labelled=batches.all_labelled)
         optimizer.zero_grad(set_to_none=True)
         method.teach(batch, weights.noted["progress"]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         context.alive()
     context.align_buffers(network)
-    return FrozenTeacher(network, network_fingerprint(network.state_dict()), teacher.half_type)
+    return changed_teacher(teacher, network.state_dict())

@@ -26,9 +26,10 @@ from orchestrator.teacher.knowledge import OnlineTeacher
 from orchestrator.training import checkpoint as checkpoints
 from orchestrator.training.appraisal import changed_teacher
 from orchestrator.training.bank import everybodys
-from orchestrator.training.checkpoint import State
+from orchestrator.training.checkpoint import Checkpoint, State
 from orchestrator.training.clock import Clock
 from orchestrator.training.exchange import exchange_of
+from orchestrator.training.restorable import find_misfit
 from orchestrator.training.spent import Spent
 from orchestrator.training.student import TrainedStudent
 from orchestrator.training.teaching import teach
@@ -132,10 +133,7 @@ class _Trainer:
 
     def _resume(self) -> None:
         """Stand where the checkpoint was made, if there is one."""
-        letters = LETTERS[: self.exchange.count]
-        # on the host, where every rank can receive it, whatever device it has
-        load = functools.partial(checkpoints.load, self.place, letters, torch.device("cpu"), self.context.alive)
-        saved = self.context.share(self.place.together(self.context, lambda: load() if self.context.leads else None))
+        saved = self._load()
         if saved is None:
             return
         record: Record = saved["a"].progress["record"]
@@ -147,6 +145,40 @@ class _Trainer:
         if self.teacher and saved["a"].teacher:
             self._change_teacher(changed_teacher(self.teacher, saved["a"].teacher))
         self._refresh(record["epoch"])
+
+    def _load(self) -> dict[str, Checkpoint] | None:
+        """Return the newest checkpoint that fits, the same on all ranks; a person hears of newer ones that are passed over."""
+        letters, passed_over = LETTERS[: self.exchange.count], list[str]()
+        # on the host, where every rank can receive it, whatever device it has
+        load = functools.partial(
+            checkpoints.load, self.place, letters, torch.device("cpu"), self.context.alive, passed_over=passed_over
+        )
+        saved: dict[str, Checkpoint] | None = None
+        while True:
+            saved = self.context.share(self.place.together(self.context, lambda: load() if self.context.leads else None))
+            misfits = [misfit for misfit in self.context.gather(self._find_misfit(saved) if saved else "") if misfit]
+            if not misfits:
+                break
+            passed_over.append(misfits[0])
+        if passed_over and self.context.leads:
+            after = f"goes on after epoch {saved['a'].progress['record']['epoch']}" if saved else "begins again"
+            self.context.note(f"the checkpoint is damaged ({passed_over[0]}): the trial {after}")
+        return saved
+
+    def _find_misfit(self, saved: dict[str, Checkpoint]) -> str:
+        """Return why a checkpoint is none of this trial, as far as this rank can tell; "" where it is."""
+        record, several = saved["a"].progress["record"], self.exchange.count > 1
+        if record["epoch"] > self.epochs or bool(record.get("done")) != (record["epoch"] == self.epochs):
+            return f"its record is of epoch {record['epoch']} of {self.epochs}, done: {bool(record.get('done'))}"
+        own = self.teacher.network.state_dict() if self.teacher and saved["a"].teacher else {}
+        if misfit := find_misfit("teacher", own, saved["a"].teacher):
+            return misfit
+        for student in self.students:
+            if "validation/accuracy" not in student_metrics(record["metrics"], student.letter, several):
+                return f"its record has no accuracy of student {student.letter}"
+            if misfit := student.find_misfit(saved[student.letter]):
+                return f"student {student.letter}: {misfit}" if several else misfit
+        return ""
 
     def _teacher_state(self) -> State:
         """Of a teacher that this trial has changed, else nothing: the others stand in the store."""

@@ -20,6 +20,7 @@ from orchestrator.context import Aide, Stopped, TrialContext
 from orchestrator.data import Dataset
 from orchestrator.errors import TrialError
 from orchestrator.training.appraisal import Appraised, Snapshot, State, appraise
+from orchestrator.training.restorable import find_misfit
 from orchestrator.training.showing import samples
 from orchestrator.trial import TrialSpec
 
@@ -105,6 +106,18 @@ class SampleWeights:
             tensors |= {f"pending/teacher/{name}": value for name, value in self.pending.teacher.items()}
             values |= {"pending": self.pending.epoch, "before": self.pending.before}
         return tensors, values
+
+    def find_misfit(self, tensors: State, values: dict[str, Any]) -> str:
+        """Return why a saved state is none of these weights; "" where it is."""
+        own = {"weights": self.in_force, "scores": self.scores}
+        on_its_way = {"pending/weights": self.in_force} if "pending" in values else {}
+        held = {name: value for name, value in tensors.items() if not name.startswith(("pending/student/", "pending/teacher/"))}
+        if misfit := find_misfit("sample weights", own | on_its_way, held):
+            return misfit
+        if not bool(torch.isfinite(tensors["weights"]).all()):
+            return "weights of the sample weights is not finite"
+        missing = [name for name in ("noted", *(("before",) if "pending" in values else ())) if name not in values]
+        return f"weights.{missing[0]} is missing in its progress" if missing else ""
 
     def restore(self, tensors: State, values: dict[str, Any]) -> None:
         """Stand where the checkpoint was made; what was on its way is sent again."""

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from methods import Knowledge, Output, made
 from methods.retrieval import Neighbours
-from orchestrator.config import Network, Training
+from orchestrator.config import Network, Resources, Training
 from orchestrator.context import TrialContext
 from orchestrator.data import Batches, Dataset, Views, fits_resident
+from orchestrator.paths import read_path
 from orchestrator.plan import approximate
 from orchestrator.teacher.cache import Cache
 from orchestrator.teacher.frozen import FrozenTeacher
@@ -31,6 +32,7 @@ def open_labelled(folder: Path) -> Dataset:
     return open_dataset(folder).labelled()
 
 
+_shortages: set[str] = set()  # of shared memory, that a person was told of
 PREDICTIONS = 8  # teachers and parts of which they are kept
 _predictions: dict[tuple[str, str, str, int, int], Tensor] = {}
 
@@ -76,7 +78,7 @@ def open_batches(spec: TrialSpec, context: TrialContext) -> Batches:
     labels = not filling and made(configuration.method.name, configuration.method.settings).needs.labels
     dataset, resident = (open_labelled if labels else open_dataset)(spec.data), configuration.data.resident
     networks = [student.network for student in configuration.students.values()]
-    return Batches(
+    batches = Batches(
         dataset,
         Views.of(dataset, configuration.data, configuration.seed),
         configuration.training.batch_size,
@@ -88,7 +90,18 @@ def open_batches(spec: TrialSpec, context: TrialContext) -> Batches:
         channels_last=any(channels_last(configuration.training, network) for network in networks),
         resident=fits_resident(dataset, context.device) if resident is None else resident,
         labelled_share=None if filling else configuration.data.labelled_share,
+        loader_wait_s=loader_wait_s(configuration.resources),
     )
+    shortage = batches.shortage()
+    if context.leads and shortage and shortage not in _shortages:
+        _shortages.add(shortage)
+        context.note(shortage)
+    return batches
+
+
+def loader_wait_s(resources: Resources) -> float:
+    """Seconds that a batch of decoded images is waited for: it must be said before the group is replaced for its silence."""
+    return resources.wait_s / 2
 
 
 def bring_teacher(spec: TrialSpec, context: TrialContext) -> FrozenTeacher | None:
@@ -110,7 +123,7 @@ def ask_teacher(
     assert chosen is not None
     if spec.knowledge is None or chosen.mode == "online" or (features and batches.views.varies):
         return OnlineTeacher(teacher)
-    cache = Cache(spec.knowledge.expanduser(), round(chosen.cache_gib * 2**30))
+    cache = Cache(read_path(spec.knowledge, "teacher.cache"), round(chosen.cache_gib * 2**30))
     return CachedTeacher(teacher, batches, cache, chosen.dtype, context, spec.configuration.resources.wait_s)
 
 

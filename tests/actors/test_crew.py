@@ -35,7 +35,8 @@ class Ray:
         self.made.begin()
         return self.made
 
-    def stop(self) -> None:
+    def stop(self, reason: str) -> None:
+        assert reason
         self.stopped.append(self.now)
 
     def answers(self) -> bool:
@@ -238,6 +239,20 @@ def test_a_head_that_is_gone_ends_the_run_and_one_that_comes_back_does_not() -> 
     ray.step(2)
     assert len(ray.stopped) == 1 and crew.headless
     with pytest.raises(EnvironmentUnfitError, match="the head of the Ray cluster does not answer any more"):
+        crew.raise_reason()
+
+
+def test_a_cluster_without_any_node_ends_the_run_long_before_the_limit_of_a_wait() -> None:
+    """As that of our own whose raylet is stopped: the head is there, and says so."""
+    ray = Ray({"a": 1})
+    crew = ray.crew(1)
+    ray.step(100)
+    ray.remove("a")
+    ray.step(int(HEAD_S / LOOK) - 1)
+    assert not ray.stopped
+    ray.step(2)
+    assert len(ray.stopped) == 1 and ray.notes[-1] == "no node of the Ray cluster is alive any more"
+    with pytest.raises(EnvironmentUnfitError, match="no node of the Ray cluster is alive any more: see that"):
         crew.raise_reason()
 
 

@@ -8,6 +8,7 @@ import pytest
 import ray
 
 from orchestrator.actors import desk as desks
+from orchestrator.actors.controllers import ANSWER_S
 from orchestrator.actors.desk import Desk, answered
 from orchestrator.actors.dispatcher import Dispatcher
 from orchestrator.errors import EnvironmentUnfitError, UnansweredError
@@ -166,8 +167,31 @@ def test_a_group_is_replaced_by_the_death_of_its_workers(monkeypatch: pytest.Mon
     killed: list[Any] = []
     monkeypatch.setattr("orchestrator.actors.desk.ray.get", fake.get)
     monkeypatch.setattr("orchestrator.actors.desk.ray.kill", lambda worker, no_restart: killed.append((worker, no_restart)))
+    controllers: list[tuple[str, float]] = []
+    monkeypatch.setattr(desks, "end_controller", lambda run, answer_s=0.0: controllers.append((run, answer_s)))
     desk = Desk("desk", fake)
     for rank in range(2):
         fake.loop.run_until_complete(fake.dispatcher.enlist(0, rank, f"worker {rank}"))
     assert desk.replace(0) and killed == [("worker 0", True), ("worker 1", True)]
     assert not desk.replace(0)
+    assert controllers == [("desk-group-0", ANSWER_S)] * 2, "one that answers stays, and starts others in their place"
+    desk.lose(0, "it did not come back")
+    assert controllers[2:] == [("desk-group-0", 0.0)] and fake.dispatcher.gone == {0}
+
+
+def test_a_long_wait_is_not_counted_as_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that waits for a minute, and fails, is made again as one that failed at once is."""
+    now, calls = 0.0, 0
+
+    def late(call: Any, timeout: float) -> Any:
+        nonlocal now, calls
+        calls += 1
+        if calls > 1:
+            return "an answer"
+        now += 60.0
+        raise ray.exceptions.ActorDiedError()
+
+    monkeypatch.setattr("orchestrator.actors.desk.ray.get", late)
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    monkeypatch.setattr(desks, "PAUSE_S", 0)
+    assert answered(lambda: None, patience_s=8.0) == "an answer" and calls == 2

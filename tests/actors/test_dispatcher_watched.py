@@ -117,3 +117,25 @@ def test_an_answer_that_was_lost_is_given_again() -> None:
         assert await desk.next_report("a", LONG_S, 1) == {"epoch": 2}
 
     asyncio.run(play())
+
+
+def test_who_waits_for_records_is_heard_of_while_its_trial_is_wanted() -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=1, max_failures=0)
+        await desk.submit("a", {})
+        await desk.attend("first", "a", "process 1")
+        desk.readers["first"].heard -= 1e6
+        (seen,) = (await desk.overview())["readers"]
+        assert (seen["reader"], seen["name"]) == ("first", "a") and seen["silent_s"] > 1e6 - 1
+        await desk.attend("second", "a", "process 2")  # which Tune started in the place of the other one
+        (seen,) = (await desk.overview())["readers"]
+        assert seen["reader"] == "second" and seen["silent_s"] < LONG_S
+        await desk.stop("a")
+        assert (await desk.overview())["readers"] == [], "it waits for its next trial"
+        await desk.submit("b", {})
+        await desk.attend("second", "b", "process 2")
+        assert [each["name"] for each in (await desk.overview())["readers"]] == ["b"]
+        assert await desk.forget_reader("second") == "process 2" and await desk.forget_reader("second") is None
+        assert (await desk.overview())["readers"] == []
+
+    asyncio.run(play())

@@ -9,7 +9,7 @@ import torch
 
 from methods import SettingsError
 from orchestrator.actors.faults import judged
-from orchestrator.errors import ConfigurationError, EnvironmentUnfitError, TrialError, UnansweredError
+from orchestrator.errors import ConfigurationError, EnvironmentUnfitError, LoaderError, TrialError, UnansweredError
 
 HOST, DEVICE = torch.device("cpu"), torch.device("cuda", 0)
 TRIAL = {"role": "student", "configuration": {"training": {"batch_size": 256}}}
@@ -31,6 +31,7 @@ class Kind(tuple[bool, bool, bool]):
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), Kind((True, False, True))),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), Kind((True, False, True))),
         (EnvironmentUnfitError("locked"), Kind((False, True, True))),
+        (LoaderError("no batch came"), Kind((False, False, False))),
         (UnansweredError("no answer"), Kind((False, False, False))),
         (OSError(errno.ESTALE, "Stale file handle"), Kind((False, False, False))),
         (PermissionError(errno.EACCES, "Permission denied"), Kind((False, False, False))),

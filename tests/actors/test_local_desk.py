@@ -66,7 +66,9 @@ def test_an_epoch_may_be_longer_than_the_silence_that_is_allowed(clock: Clock) -
 def test_silence_is_measured_since_the_last_sign_of_life(clock: Clock) -> None:
     desk = LocalDesk()
     waiting = desk.records = Passing(clock, [desk.alive, lambda: None])
-    with pytest.raises(EnvironmentUnfitError, match=r"for 10 s, which was last at its start: raise resources\.wait_s"):
+    with pytest.raises(
+        EnvironmentUnfitError, match=r"for 10 s \(resources\.wait_s\), which was last at its start: see what that waits for"
+    ):
         desk.next_report("trial", SILENCE_S)
     assert waiting.waits == [SILENCE_S, SILENCE_S / 2], "the sign came in the middle of the first wait"
 

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import ray
 
-from orchestrator.actors import reserved
+from orchestrator.actors import controllers, reserved
 
 GROUP = ray.PlacementGroupID.from_random()
+CONTROLLER = ray.ActorID.from_random()
 
 
 class Store(dict[str, bytes]):
@@ -38,6 +39,9 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setattr(reserved, "placement_group_table", made.table)
     monkeypatch.setattr(reserved, "remove_placement_group", lambda group: made.removed.append(group.id))
     monkeypatch.setattr("time.sleep", lambda seconds: None)
+    for name, function in {"put": made.put, "get": made.get, "del": lambda key: made.pop(key, None)}.items():
+        monkeypatch.setattr(controllers, f"_internal_kv_{name}", function)
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(get_actor_id=lambda: CONTROLLER.hex()))
     return made
 
 
@@ -46,10 +50,30 @@ def test_what_a_dead_controller_held_is_freed(store: Store) -> None:
     group = SimpleNamespace(get_worker_group_state=lambda: SimpleNamespace(placement_group_handle=handle))
     reserved.Reserved("run-1").after_worker_group_start(group)
     reserved.free("run-2")
-    assert store.removed == [] and len(store) == 1, "another run's is left alone"
+    assert store.removed == [] and len(store) == 2, "another run's is left alone"
     reserved.free("run-1")
     assert store.removed == [GROUP] and store.states == [], "it is waited for"
     reserved.forget("run-1")
     assert not store
     reserved.free("run-1")
     assert store.removed == [GROUP]
+
+
+@pytest.mark.parametrize(("answers", "answer_s", "killed"), [(True, 1.0, False), (False, 1.0, True), (True, 0.0, True)])
+def test_a_controller_is_ended_unless_it_answers(
+    answers: bool, answer_s: float, killed: bool, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controllers.note_controller("run-1")
+    handle = SimpleNamespace(__ray_ready__=SimpleNamespace(remote=lambda: "asked"))
+    core = SimpleNamespace(get_actor_handle=lambda actor: {CONTROLLER: handle}[actor])
+    ended: list[Any] = []
+    monkeypatch.setattr("ray._private.worker.global_worker", SimpleNamespace(core_worker=core))
+    monkeypatch.setattr("ray.wait", lambda asked, timeout: (asked, []) if answers else ([], asked))
+    monkeypatch.setattr("ray.kill", lambda actor, no_restart: ended.append(actor))
+    controllers.end_controller("run-2", answer_s)
+    assert not ended, "of a run whose workers have not started nothing is known"
+    controllers.end_controller("run-1", answer_s)
+    assert ended == [handle] * killed
+    reserved.forget("run-1")
+    controllers.end_controller("run-1")
+    assert len(ended) == killed

@@ -117,18 +117,18 @@ def test_ranks_follow_the_bundles_and_local_ranks_the_nodes() -> None:
     [(WorkerGroup, "_create_workers"), (WorkerGroup, "_create_placement_group"), (TrainController, "worker_group_cls")],
 )
 def test_a_ray_with_other_steps_is_refused(owner: type, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert len(groups._callbacks(PAIRS, "run")) == 2
+    assert len(groups._callbacks(PAIRS)) == 1
     monkeypatch.delattr(owner, name)
     said = rf"workers of different resources are not possible with Ray .*{name} .*constraints.txt, or give all students the same"
     with pytest.raises(EnvironmentUnfitError, match=said), groups.worker_groups(PAIRS, Path("none"), 0, own_cluster=True):
         pass
-    assert len(groups._callbacks(Groups(1, (A, A), ""), "run")) == 1, "equal workers need none of it"
+    assert not groups._callbacks(Groups(1, (A, A), "")), "equal workers need none of it"
 
 
 def test_a_ray_that_has_another_signature_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WorkerGroup, "_create_workers", lambda self, number: [])
     with pytest.raises(EnvironmentUnfitError, match="_create_workers is not as in Ray"):
-        groups._callbacks(PAIRS, "run")
+        groups._callbacks(PAIRS)
 
 
 @pytest.mark.parametrize(("ids", "device"), [([], "cpu"), (["3"], "meta")])

@@ -13,6 +13,7 @@ from orchestrator.cluster.connect import PACKAGES, runtime_environment
 from orchestrator.cluster.resources import listens, require_answer
 from orchestrator.environment import allocator
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.proxies import NAMES
 
 
 @pytest.fixture
@@ -56,12 +57,20 @@ def test_workers_are_sent_the_program(job: dict[str, object] | None, monkeypatch
     sent = runtime_environment()
     assert sent["py_modules"] == PACKAGES and all((Path(folder) / "__init__.py").is_file() for folder in PACKAGES)
     theirs = {"MALLOC_TRIM_THRESHOLD_"} if job else set()
-    assert sent["env_vars"] == {name: value for name, value in allocator().items() if name not in theirs}
+    assert {name: value for name, value in sent["env_vars"].items() if name not in NAMES} == {
+        name: value for name, value in allocator().items() if name not in theirs
+    }
+    assert all(sent["env_vars"][name].endswith(f",${{{name}}}") and "127.0.0.1" in sent["env_vars"][name] for name in NAMES)
 
 
 def test_what_a_submitted_job_says_is_not_said_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray refuses two that say the same."""
-    job = {"runtime_env": {"working_dir": "gcs://package.zip", "env_vars": {"MALLOC_TRIM_THRESHOLD_": "1", "OTHER": "2"}}}
+    job = {
+        "runtime_env": {
+            "working_dir": "gcs://package.zip",
+            "env_vars": {"MALLOC_TRIM_THRESHOLD_": "1", "no_proxy": "a", "NO_PROXY": "a"},
+        }
+    }
     monkeypatch.setenv(RAY_JOB_CONFIG_JSON_ENV_VAR, json.dumps(job))
     assert runtime_environment() == {"env_vars": {"MALLOC_MMAP_THRESHOLD_": allocator()["MALLOC_MMAP_THRESHOLD_"]}}
 

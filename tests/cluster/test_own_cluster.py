@@ -4,12 +4,13 @@ import os
 import socket
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import pytest
 import ray
 from ray.train.torch import TorchConfig
 
-from orchestrator.actors.rendezvous import ByFile, torch_config
+from orchestrator.actors.rendezvous import ByFile, meeting_file, torch_config
 from orchestrator.cluster.connect import connected
 
 
@@ -54,3 +55,10 @@ def test_workers_of_one_machine_meet_in_a_file(tmp_path: Path, monkeypatch: pyte
     for address in ("10.0.0.1:6379", "head.cluster:6379"):
         monkeypatch.setenv("RAY_ADDRESS", address)
         assert type(torch_config("nccl", tmp_path)) is TorchConfig
+
+
+@pytest.mark.parametrize("name", ["plain", "my%20runs", "a?b", "a#b", "it's"])
+def test_workers_meet_in_the_very_file_whatever_the_path(tmp_path: Path, name: str) -> None:
+    file = meeting_file(tmp_path / name)
+    assert urlparse(f"file://{file}").path == str(file), "as torch reads it"
+    assert meeting_file(tmp_path / name) != file

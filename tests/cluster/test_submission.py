@@ -93,10 +93,15 @@ def test_a_configuration_from_elsewhere_travels(tmp_path: Path, monkeypatch: pyt
         (["train", "--store", "/s", "--set", "trainning.epochs=1"], "did you mean 'training'"),
         (["train", "--store", "/s", "--set", "student.name=resnet21"], "resnet20"),
         (["train", "--store", "/s", "--set", "data.name=digit"], "did you mean 'digits'"),
-        (["sweep", "--store", "/s", "--config", "none.yaml"], "--config none.yaml cannot be read"),
+        (["sweep", "--store", "/s", "--config", "none.yaml"], "--config none.yaml is not a file"),
         (["sweep", "--store", "/s", "--name", "../out"], "--name '../out' is not allowed"),
         (["sweep", "--store", "/s", "--resume", "../out"], "--resume '../out' is not allowed"),
-        (["sweep", "--store", "/s", "--resume", "mine", "--seed", "1", "--set", "seed=1"], "leave out --seed, --set"),
+        (["sweep", "--store", "/s", "--resume", "mine", "--seed", "1"], "leave out --seed"),
+        (
+            ["sweep", "--store", "/s", "--resume", "mine", "--set", "seed=1"],
+            "--set seed: --resume goes on as the sweep was configured",
+        ),
+        (["sweep", "--store", "/s", "--resume", "mine", "--set", "data.path=d.npz"], "would be looked for in the job's own folder"),
         (["train", "--store", "/s", "--local"], "--local trains in one process of this machine"),
         (["sweep", "--store", "/s", "--set", "resources.address=127.0.0.1:6379"], "a job uses the cluster that it is submitted to"),
         (

@@ -25,7 +25,7 @@ from orchestrator.reading import load
 from orchestrator.records import Sweep, Trial
 from orchestrator.store import Store, read_json
 from orchestrator.sweep.described import described
-from orchestrator.tracking.environment import describe
+from orchestrator.tracking.environment import ENVIRONMENT, ENVIRONMENT_FILE, describe
 from orchestrator.trial import apply
 
 SMALL = (
@@ -172,7 +172,7 @@ def test_every_sweep_says_what_it_ran_on_and_may_ship_its_students(store: Store,
     names = ["mine-cross_entropy", "mine-kd", "mine-seeds"]
     assert here.shipped == [f"ship of {name}" for name in names]
     for name in names:
-        assert read_json(store.sweep(name) / "environment.json") == describe()
+        assert ENVIRONMENT.read(store.sweep(name) / ENVIRONMENT_FILE) == describe()
         assert read_json(store.sweep(name) / "data.json")["name"] == "digits"
 
 
@@ -256,7 +256,7 @@ def test_sweeps_of_another_configuration_or_other_data_are_refused(store: Store,
     sweeps = {}
     for method, summed in (("kd", "1"), ("ttm", "2")):
         described = {"data": {"sums": {"train": summed}}}
-        sweeps[method] = Sweep(store.sweep(method), other, "sweep", described=described)
+        sweeps[method] = Sweep(other, "sweep", described=described, folder=store.sweep(method))
     with pytest.raises(ConfigurationError, match="ttm was searched on other data than kd"):
         running.require_common_data(sweeps)
 

@@ -25,7 +25,7 @@ def made(values: dict[str, dict[int, float]], beside: Published | None = None) -
         for name, own in values.items()
     ]
     seeds = tuple(next(iter(values.values())))
-    return Result("mine", "digits", {"test": 100}, "mlp", "mlp", 4, seeds, 2, tuple(rows), beside)
+    return Result("mine", "digits", {"test": 100}, "mlp", 0.9, "mlp", 4, seeds, 2, tuple(rows), beside)
 
 
 def test_all_differences_of_a_table_are_one_family() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.address import database_file, database_uri
 from orchestrator.errors import ConfigurationError
 from orchestrator.reading import load
 
@@ -47,3 +48,28 @@ def test_an_address_that_mlflow_does_not_take_is_refused(uri: str) -> None:
 )
 def test_other_addresses_are_taken(uri: str) -> None:
     assert load(None, [f"tracking.uri={uri}"]).tracking.uri == uri
+
+
+ODD = [
+    "my%20project", "a?b", "a#b", "100%41", "per%%x", "sp ace", "ünï-日", "quo'te", 'dq"x', "amp&x", "a=b", "co:lon", "at@x",
+    "back\\slash", "a+b",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["plain", *ODD])
+def test_a_database_is_found_by_its_address_whatever_its_path(name: str) -> None:
+    from sqlalchemy import make_url
+
+    file = Path("/stores", name, "mlflow.db")
+    uri = database_uri(file)
+    assert make_url(uri).database == str(file) and not make_url(uri).query, "as SQLAlchemy reads it"
+    assert database_file(uri) == file
+    literal = Path(uri.removeprefix("sqlite:///"))
+    assert literal == file or not uri.startswith("sqlite:///"), "MLflow makes the folders of what stands there"
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://127.0.0.1:5000", "postgresql://ann@db/runs", "sqlite://", "sqlite:///:memory:", "sqlite:///m.db?x=1"]
+)
+def test_what_is_no_plain_file_has_none(uri: str) -> None:
+    assert database_file(uri) is None

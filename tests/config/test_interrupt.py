@@ -23,6 +23,27 @@ with interrupt.stoppable():
         print("never")
 """
 
+STUCK = """
+import ctypes, os, signal, threading, time
+from orchestrator import interrupt
+last = interrupt.at_the_last
+
+def again_and_again():
+    while True:
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+with interrupt.stoppable(), last(threading.Event().wait), last(lambda: print("written", flush=True)):
+    interrupt.LIMIT_S, interrupt.TWICE_S, interrupt.LAST_S = {times}
+    try:
+        threading.Timer(0.0, {signal}).start()
+        time.sleep(60)
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, interrupt.SIGNALS)  # further ones come to another thread
+        ctypes.CDLL(None).sleep(60)  # as a call to a library that does not return
+        print("never")
+"""
+
 
 def kill(number: int) -> None:
     os.kill(os.getpid(), number)
@@ -75,6 +96,21 @@ def test_the_second_signal_ends_at_once() -> None:
     assert (process.returncode, process.stdout) == (130, "") and "ended at once" in process.stderr
 
 
+@pytest.mark.parametrize(
+    ("signalled", "times", "code", "told"),
+    [
+        ("os.kill, (os.getpid(), signal.SIGTERM)", (0.2, 1.0, 2.0), 130, "not ended in time"),
+        ("interrupt.give_up, ('error: no node is left', 3)", (0.2, 1.0, 2.0), 3, "error: no node is left"),
+        ("again_and_again", (60.0, 0.0, 2.0), 130, "ended at once"),
+    ],
+)
+def test_a_process_whose_main_thread_is_stuck_ends(signalled: str, times: tuple[float, ...], code: int, told: str) -> None:
+    """What is done at the last is done, and what does not end of it is not waited for."""
+    program = STUCK.format(signal=signalled, times=times)
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
+    assert (process.returncode, process.stdout) == (code, "written\n") and told in process.stderr
+
+
 def test_the_end_that_ray_makes_of_sigterm() -> None:
     with pytest.raises(KeyboardInterrupt), stoppable():
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
@@ -91,6 +127,7 @@ def test_waits_share_what_is_left_of_an_interruption(monkeypatch: pytest.MonkeyP
     now = 1000.0
     assert left(60.0, 8.0) == 60.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(interrupt, "LIMIT_S", 1000.0)  # the process would end
     with pytest.raises(KeyboardInterrupt), stoppable():
         try:
             kill(signal.SIGINT)

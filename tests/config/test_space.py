@@ -114,8 +114,7 @@ def test_a_point_leaves_out_what_is_held_and_none_comes_twice() -> None:
     given = ("method.form=convex", "method.alpha_schedule=constant", "method.alpha=0.5", "method.temperature=2")
     assert points(configured("method.name=ttm", *given, "search.hold=[training.learning_rate]")) == []
     same = configured("method.name=ttm", *given)
-    assert [set(point) for point in points(same)] == [{"training.learning_rate"}] * 2
-    assert len({str(point) for point in points(same)}) == 2
+    assert points(same) == [{"training.learning_rate": 0.05}], "the published point has another form"
 
 
 def test_points_that_become_equal_are_tried_once() -> None:
@@ -163,7 +162,10 @@ def test_a_peer_whose_rate_is_held_has_its_own_or_that_of_student_a(pairs: tuple
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_a_point_has_its_rate_at_every_student(several: bool) -> None:
+def test_a_point_has_its_rate_at_every_student(several: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = SPACES["ttm"].points[0]
+    other = SPACES["ttm"]._replace(points=(first, {**first, "training.learning_rate": 0.2}))
+    monkeypatch.setitem(SPACES, "ttm", other)
     configuration = configured(PEER, f"search.methods=[{'kd, ttm' if several else 'ttm'}]", "method.name=ttm", f"{RATE}=0.4")
     found = points(configuration)
     assert len({point[RATE] for point in found}) == 2, "the points of ttm have two rates"
@@ -226,3 +228,33 @@ def test_several_methods_and_settings_of_another_one_leave_the_method_alone() ->
         ["search.methods=[kd]", "method.alpha=0.5"],
     ):
         assert with_its_method(load(None, pairs)).method.name == "kd"
+
+
+PUBLISHED = {
+    "ttm": {"form": "additive", "normalize": False, "temperature": 10 / 3, "beta": 7.0},
+    "wttm": {"form": "additive", "normalize": False, "mean_power_sum": False, "temperature": 10 / 3, "beta": 1.5},
+}
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_point_beside_the_space_is_trained_as_it_is(name: str, several: bool) -> None:
+    configuration = configured(f"search.methods=[{'kd, ' * several}{name}]", f"method.name={name}")
+    study = optuna.create_study()
+    first = points(configuration)
+    for point in first:
+        study.enqueue_trial(point)
+    trained = [apply(configuration, draw(study.ask(), configuration)) for _ in range(20)]
+    own = [trial for trial in trained if trial.method.name == name]
+    assert own[1].method.settings == PUBLISHED[name] and own[1].training.learning_rate == 0.05
+    assert all("form" not in trial.method.settings for trial in own[:1] + own[2:]), "nothing else is drawn beside the space"
+    assert [study.trials[number].params for number in range(len(first))] == first
+
+
+@pytest.mark.parametrize(
+    "pair", ["method.alpha=0.5", "method.form=convex", "method.alpha_schedule=linear", "method.normalize=true"]
+)
+def test_a_point_beside_the_space_is_left_out_where_it_would_ignore_what_is_held(pair: str) -> None:
+    assert not any("beta" in point for point in points(configured("search.methods=[ttm]", "method.name=ttm", pair)))
+    kept = points(configured("search.methods=[ttm]", "method.name=ttm", "method.temperature=2"))
+    assert kept[1] == {"form": "additive", "normalize": False, "beta": 7.0, "training.learning_rate": 0.05}

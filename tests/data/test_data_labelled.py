@@ -1,6 +1,5 @@
 """Training samples without a label, and those of the validation part: who they are, and how batches are made of them."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from orchestrator.config import Data, Limit
 from orchestrator.data import Batches, Dataset, Views, describe, memory, prepare
 from orchestrator.data.batches import labelled_in
+from orchestrator.data.dataset import read_summary
 from orchestrator.errors import ConfigurationError
 
 SAMPLES = 102  # of `data_made` are in the training part
@@ -93,8 +93,9 @@ def test_a_summary_says_how_many_are_labelled_where_not_all_are(tmp_path: Path) 
     for change, said in (({}, None), ({"labelled": 30}, 30), ({"labelled": 30, "validation_in_training": True}, 30 + 18)):
         config, store = Data(name="npz", path=file, **change), tmp_path / "store"  # type: ignore[arg-type]
         before = describe(config, store, 0)
-        written = json.loads((prepare(config, store, 0) / "data.json").read_text())
-        assert before == {key: value for key, value in written.items() if key != "sha256"} and before.get("labelled") == said
+        written = read_summary(prepare(config, store, 0))
+        known = {key: value for key, value in written.items() if key != "sha256"} | {"augmentation": "none"}
+        assert before == known and before.get("labelled") == said
         assert before.get("validation_in_training", False) is config.validation_in_training
 
 

@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,9 +14,11 @@ from data_made import CLASSES, arrays, identities, images, npz, opened
 from numpy.typing import NDArray
 
 from orchestrator.config import Data, Limit
-from orchestrator.data import Dataset, datasets, describe, prepare
+from orchestrator.data import Dataset, Views, datasets, describe, prepare
+from orchestrator.data.dataset import read_summary
 from orchestrator.data.parts import allot, stratified
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.record_file import DamagedRecordError
 
 
 def test_allot_is_exact_proportional_and_leaves_no_class_out() -> None:
@@ -88,7 +91,7 @@ def test_preparing_again_reuses_what_stands_there(tmp_path: Path, monkeypatch: p
     def refuse(*_: Any) -> Any:
         raise AssertionError("the source was loaded again")
 
-    monkeypatch.setitem(datasets.DATASETS, "npz", datasets.Source(refuse, datasets.DATASETS["npz"].identity, "none"))
+    monkeypatch.setitem(datasets.DATASETS, "npz", datasets.Source(refuse, datasets.DATASETS["npz"].identity))
     assert prepare(config, tmp_path, 0) == first
     assert {file.name: file.stat().st_mtime_ns for file in first.iterdir()} == before
 
@@ -154,17 +157,26 @@ def test_describe_says_what_prepare_writes_and_writes_nothing(tmp_path: Path) ->
     before = describe(config, store, 0)
     assert not store.exists()
     assert before["sizes"] == {"train": 40, "validation": 18, "test": 40} and before["shape"] == [3, 8, 8]
-    written = json.loads((prepare(config, store, 0) / "data.json").read_text())
-    assert describe(config, store, 0) == before == {key: value for key, value in written.items() if key != "sha256"}
+    written = read_summary(prepare(config, store, 0))
+    policy = {"augmentation": "none"}  # of the run, not of the data
+    assert describe(config, store, 0) == before == {key: value for key, value in written.items() if key != "sha256"} | policy
 
 
-def test_describe_says_the_policy_that_is_asked_for_and_the_data_keep_their_usual_one(tmp_path: Path) -> None:
+def test_describe_says_the_policy_that_applies_whatever_the_prepared_data_were_used_with(tmp_path: Path) -> None:
     config, asked = (Data(name="npz", path=npz(tmp_path), augmentation=policy) for policy in ("auto", "crop"))
-    for prepared in (False, True):
+    for _ in range(2):
         assert describe(config, tmp_path / "store", 0)["augmentation"] == "none"
         assert describe(asked, tmp_path / "store", 0)["augmentation"] == "crop"
-        if not prepared:
-            assert Dataset.open(prepare(asked, tmp_path / "store", 0)).augmentation == "none"
+        prepare(asked, tmp_path / "store", 0)
+
+
+def test_the_policy_of_an_older_store_is_not_that_of_a_new_run(tmp_path: Path) -> None:
+    """Such a `data.json` has what `auto` was for digits when they were prepared."""
+    folder = prepare(Data(), tmp_path, 0)
+    summary = json.loads((folder / "data.json").read_text())
+    (folder / "data.json").write_text(json.dumps(summary | {"augmentation": "crop"}))
+    assert describe(Data(), tmp_path, 0)["augmentation"] == "none"
+    assert Views.of(Dataset.open(folder), Data(), 0).policy == "none"
 
 
 def test_mean_and_deviation_are_those_of_the_training_part(tmp_path: Path) -> None:
@@ -188,14 +200,14 @@ def test_grey_images_and_named_classes(tmp_path: Path) -> None:
     made = arrays()
     grey = {key: made[key][..., 0] for key in ("train_images", "test_images")}
     dataset = opened(tmp_path, npz(tmp_path, classes=np.array(["a", "b", "c", "d"]), **grey))
-    assert dataset.shape == (1, 8, 8) and dataset.classes == ("a", "b", "c", "d") and dataset.augmentation == "none"
+    assert dataset.shape == (1, 8, 8) and dataset.classes == ("a", "b", "c", "d")
 
 
 def test_digits_have_one_test_part_whatever_the_seed(tmp_path: Path) -> None:
     first, second = (Dataset.open(prepare(Data(), tmp_path, seed)) for seed in (0, 1))
     assert np.array_equal(first.test.inputs, second.test.inputs) and not np.array_equal(first.train.inputs, second.train.inputs)
     assert (len(first.train), len(first.validation), len(first.test)) == (1222, 216, 359)
-    assert first.train.inputs.max() == 255 and first.augmentation == "crop"
+    assert first.train.inputs.max() == 255
 
 
 class Cifar:
@@ -256,4 +268,48 @@ def test_damage_of_prepared_data_is_told(tmp_path: Path, file: str) -> None:
     folder = prepare(Data(name="npz", path=npz(tmp_path)), tmp_path, 0)
     (folder / file).write_bytes((folder / file).read_bytes()[:100])
     with pytest.raises(ConfigurationError, match=f"{folder}.*remove it"):
+        Dataset.open(folder)
+    assert prepare(Data(name="npz", path=tmp_path / "data.npz"), tmp_path, 0) == folder
+    assert len(Dataset.open(folder).train) and (folder.parent / f"{folder.name}.damaged" / file).stat().st_size <= 100
+
+
+def _labels(folder: Path, name: str, change: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
+    np.save(folder / f"{name}.npy", change(np.load(folder / f"{name}.npy", allow_pickle=False)))
+
+
+def _terabytes(file: Path) -> None:
+    with file.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, {"descr": "<i8", "fortran_order": False, "shape": (10**13,)})
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "a label beyond the classes": lambda folder: _labels(folder, "train_labels", lambda labels: labels + 2**40),
+    "a label below none": lambda folder: _labels(folder, "train_labels", lambda labels: labels - 2),
+    "labels of another type": lambda folder: _labels(folder, "train_labels", lambda labels: labels.astype(float)),
+    "one label less": lambda folder: _labels(folder, "train_labels", lambda labels: labels[:-1]),
+    "terabytes of labels": lambda folder: _terabytes(folder / "train_labels.npy"),
+    "a header that is no Python": lambda folder: (folder / "train_labels.npy").write_bytes(
+        b"\x93NUMPY\x01\x00" + (2000).to_bytes(2, "little") + b"(" * 2000
+    ),
+    "a zip": lambda folder: np.savez((folder / "train_labels.npy").open("wb"), a=np.zeros(3)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=list(DAMAGE))
+def test_prepared_labels_that_cannot_be_are_refused_and_prepared_anew(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    config = Data(name="npz", path=npz(tmp_path))
+    folder = prepare(config, tmp_path, 0)
+    before = describe(config, tmp_path, 0)
+    damage(folder)
+    with pytest.raises(DamagedRecordError, match=f"{folder} is damaged: it is no prepared data") as told:
+        Dataset.open(folder)
+    assert "\n" not in str(told.value)
+    assert describe(config, tmp_path, 0) == before  # of the source
+    assert len(Dataset.open(prepare(config, tmp_path, 0)).train) == before["sizes"]["train"]
+
+
+def test_prepared_images_of_another_shape_are_told(tmp_path: Path) -> None:
+    folder = prepare(Data(name="npz", path=npz(tmp_path)), tmp_path, 0)
+    _labels(folder, "train_inputs", lambda inputs: inputs[:, :4])
+    with pytest.raises(ConfigurationError, match=r"train are uint8 of shape \(102, 4, 8, 3\), and \(102, 8, 8, 3\) were written"):
         Dataset.open(folder)

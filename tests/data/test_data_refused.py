@@ -1,17 +1,26 @@
 """Bad data: each is refused in one sentence that names the field or file. Knows no good data."""
 
+import io
+import os
+import re
+import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
+import torch
 from data_made import arrays, folder, images, npz
+from numpy.typing import NDArray
+from PIL import Image
 
 from orchestrator.config import Data, Limit
-from orchestrator.data import describe, prepare
+from orchestrator.data import describe, image_check, list_notes, prepare
 from orchestrator.data.pictures import decode
-from orchestrator.errors import ConfigurationError
+from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 
 LABELS = np.arange(120) % 4
 
@@ -28,6 +37,14 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     "negative label": ({"train_labels": LABELS - 1}, "train labels hold -1, and only 0 to 2"),
     "label that training does not have": ({"test_labels": np.full(40, 4)}, "test labels hold 4, and only 0 to 3"),
     "more labels than names": ({"classes": np.array(["a", "b", "c"])}, "train labels hold 3, and only 0 to 2"),
+    "a label of 2^32 - 1": (
+        {"train_labels": np.where(LABELS == 0, 2**32 - 1, LABELS)},
+        "train_labels holds 4294967295 for 120 images: .* the largest that is allowed is 119",
+    ),
+    "a label of 2^64 - 1": ({"test_labels": np.full(40, 2**64 - 1, np.uint64)}, "test_labels holds 18446744073709551615 for 40"),
+    "a label as large as there are images": ({"test_labels": np.full(40, 40)}, "test_labels holds 40 for 40 images"),
+    "names in Latin-1": ({"classes": np.array([b"caf\xe9", b"b", b"c", b"d"])}, "classes holds a name that is no Unicode"),
+    "a surrogate in a name": ({"classes": np.array(["\ud800", "b", "c", "d"])}, "classes holds a name that is no Unicode"),
     "names that are numbers": ({"classes": np.arange(4)}, "classes has shape .*one name for each class"),
     "a single class": ({"train_labels": LABELS * 0, "test_labels": LABELS[:40] * 0}, "has 1 class"),
     "class missing in train": (
@@ -53,6 +70,101 @@ def test_bad_arrays(tmp_path: Path, changed: dict[str, Any], sentence: str) -> N
             refuse(Data(name="npz", path=file), tmp_path / "store", 0)
         assert str(file) in str(told.value) and "\n" not in str(told.value)
     assert not (tmp_path / "store").exists()
+
+
+def header(shape: tuple[int, ...], of: str = "|u1") -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": of, "fortran_order": False, "shape": shape})
+    return stream.getvalue()
+
+
+def packed(array: NDArray[Any]) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+def archive(file: Path, members: list[tuple[str, bytes]]) -> Path:
+    with warnings.catch_warnings(), zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as written:
+        warnings.simplefilter("ignore")  # of a name that is written twice
+        for name, content in members:
+            written.writestr(name, content)
+    return file
+
+
+BAD_MEMBERS: dict[str, tuple[bytes, str]] = {
+    "no npy": (b"hello world", "train_images is no array of numpy"),
+    "empty": (b"", "train_images is no array of numpy"),
+    "terabytes": (header((10**9, 64, 64)), "announced as 1000000000 x 64 x 64 of uint8, 4096000000000 bytes, and holds 0"),
+    "more than can be counted": (header((10**19, 8, 8)), "announced as 10000000000000000000 x 8 x 8"),
+    "a negative side": (header((-5, 8, 8)) + bytes(320), "announced as -5 x 8 x 8"),
+    "two negative sides": (header((-5, -8, 8)) + bytes(320), "announced as -5 x -8 x 8"),
+    "a short one": (packed(images(120))[:-100], "and holds 22940"),
+    "a long one": (packed(images(120)) + b"x", "and holds 23041"),
+    "an unknown format": (b"\x93NUMPY\x09\x00" + bytes(100), "another format"),
+    "a header that is no Python": (b"\x93NUMPY\x01\x00" + (2000).to_bytes(2, "little") + b"(" * 2000, "cannot be read as .npz"),
+    "a text that no character has": (header((3,), "<U1") + b"\xff\xff\xff\x7f" * 3, "train_images is of type <U1"),
+}
+
+
+@pytest.mark.parametrize(("content", "sentence"), BAD_MEMBERS.values(), ids=list(BAD_MEMBERS))
+def test_a_member_that_is_no_array(tmp_path: Path, content: bytes, sentence: str) -> None:
+    made = {f"{key}.npy": packed(array) for key, array in arrays().items()} | {"train_images.npy": content}
+    with pytest.raises(ConfigurationError, match=sentence) as told:
+        describe(Data(name="npz", path=archive(tmp_path / "data.npz", list(made.items()))), tmp_path / "store", 0)
+    assert "\n" not in str(told.value)
+
+
+def test_names_that_no_character_has_a_member_that_stands_twice_and_one_that_is_encrypted(tmp_path: Path) -> None:
+    made = [(f"{key}.npy", packed(array)) for key, array in arrays().items()]
+    names = ("classes.npy", header((4,), "<U1") + b"\xff\xff\xff\x7f" * 4)
+    locked = bytearray(archive(tmp_path / "locked.npz", made).read_bytes())
+    for mark, flags in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
+        for found in re.finditer(re.escape(mark), bytes(locked)):
+            locked[found.start() + flags] |= 1
+    (tmp_path / "locked.npz").write_bytes(locked)
+    files = {
+        archive(tmp_path / "names.npz", [*made, names]): "classes holds a name that is no Unicode",
+        archive(tmp_path / "twice.npz", [*made, made[1]]): "it holds train_labels twice",
+        tmp_path / "locked.npz": "is encrypted",
+    }
+    for file, sentence in files.items():
+        with pytest.raises(ConfigurationError, match=sentence):
+            describe(Data(name="npz", path=file), tmp_path / "store", 0)
+
+
+def test_arrays_beyond_the_free_memory_are_refused_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a zip bomb is, whose bytes are really there."""
+    config = Data(name="npz", path=npz(tmp_path))
+    held = sum(array.nbytes for array in arrays().values())
+    memory, read = psutil.virtual_memory(), np.lib.format.read_array
+
+    def of(free: int) -> None:
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=free))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("an array was read")
+
+    of(2 * held)
+    assert describe(config, tmp_path / "store", 0)["sizes"]["test"] == 40
+    of(2 * held - 1)
+    monkeypatch.setattr(np.lib.format, "read_array", refuse)
+    with pytest.raises(EnvironmentUnfitError, match=rf"data.path = {config.path} holds arrays of .* GiB are free"):
+        describe(config, tmp_path / "store", 0)
+    monkeypatch.setattr(np.lib.format, "read_array", read)
+
+
+def test_bytes_in_utf8_are_names(tmp_path: Path) -> None:
+    names = ["käse", "b", "naïve 猫", "d"]
+    for given in (np.array(names), np.array([name.encode() for name in names]), np.array(names).astype(">U8")):
+        assert describe(Data(name="npz", path=npz(tmp_path, classes=given)), tmp_path / "store", 0)["classes"] == names
+
+
+def test_keys_that_are_not_read_are_named(tmp_path: Path) -> None:
+    file = npz(tmp_path, valid_images=images(20), notes=np.array(["x"]))
+    summary = describe(Data(name="npz", path=file), tmp_path / "store", 0)
+    assert list_notes(summary) == {"not read": "keys of the file: 2 (valid_images, notes)"}
+    assert not list_notes(describe(Data(name="npz", path=npz(tmp_path)), tmp_path / "store", 0))
 
 
 @pytest.mark.parametrize("keep", [0, 10, 2000, -20])
@@ -136,10 +248,23 @@ def _empty_class(root: Path) -> None:
         file.unlink()
 
 
+def _two_validation_parts(root: Path) -> None:
+    for name in ("valid", "val"):
+        (root / name).mkdir()
+
+
 BAD_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no test": (_no_test, "has no val/ and no test/"),
     "no train": (lambda root: (root / "train").rename(root / "training"), "has no train/"),
     "empty class": (_empty_class, r"class 'dog' \(label 1\) has 0 images in test/"),
+    "two validation parts": (
+        _two_validation_parts,
+        "has val/ and valid/, and one of them is the validation part: keep one",
+    ),
+    "a name that is not UTF-8": (
+        lambda root: [(root / split / "cat").rename(os.fsdecode(bytes(root / split) + b"/caf\xe9")) for split in ("train", "test")],
+        "class folder .* has a name that is not UTF-8",
+    ),
     "class that training does not have": (
         lambda root: (root / "test" / "fish").mkdir(),
         "fish is a class that .*train does not have",
@@ -169,6 +294,43 @@ def test_images_that_cannot_be_opened_are_counted_before_any_training(tmp_path: 
     assert describe(config, tmp_path / "store", 0)["sizes"]["test"] == 12, "a dry run lists and opens nothing"
 
 
+def test_processes_find_what_one_finds_and_their_death_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = folder(tmp_path / "images")
+    said: list[str] = []
+    (root / "train" / "dog" / "1.png").write_bytes(b"no image")
+    config = Data(name="folder", path=root, size=8, validation=0.34)
+    monkeypatch.setattr(image_check, "MANY", 23)
+    before = torch.get_rng_state()
+    for few in (1024, 0):
+        monkeypatch.setattr(image_check, "FEW", few)
+        with pytest.raises(ConfigurationError, match=f"1 of 24 images .* the first is {root}/train/dog/1.png ") as told:
+            prepare(config, tmp_path / "store", 0, said.append)
+        said.append(str(told.value))
+    assert said[:2] == said[2:] and said[0].startswith("24 images are decoded once")
+    assert torch.equal(before, torch.get_rng_state())
+    monkeypatch.setattr(image_check, "decode_image", lambda *_: os._exit(1))
+    with pytest.raises(EnvironmentUnfitError, match=r"a process that decodes the images below .* died"):
+        prepare(config, tmp_path / "store", 0)
+
+
+def test_a_truncated_jpeg_and_what_training_would_refuse_are_found_before_it(tmp_path: Path) -> None:
+    """The header of such a JPEG is whole."""
+    root = folder(tmp_path / "images")
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    whole = io.BytesIO()
+    Image.fromarray(noise).save(whole, "JPEG")
+    frames = [Image.fromarray(noise), Image.fromarray(255 - noise)]
+    broken, moving = root / "train" / "cat" / "half.jpg", root / "train" / "dog" / "moving.gif"
+    broken.write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
+    config = Data(name="folder", path=root, size=8, validation=0.34)
+    with pytest.raises(ConfigurationError, match=f"1 of 25 images .* the first is {broken} .image file is truncated"):
+        prepare(config, tmp_path / "store", 0)
+    broken.write_bytes(whole.getvalue())
+    frames[0].save(moving, save_all=True, append_images=frames[1:])
+    with pytest.raises(ConfigurationError, match=f"1 of 26 images .* the first is {moving} .it holds several frames"):
+        prepare(config, tmp_path / "store", 0)
+
+
 def test_a_picture_that_a_program_would_draw_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow goes by the content, and has EPS drawn by Ghostscript."""
     from PIL import EpsImagePlugin
@@ -180,7 +342,7 @@ def test_a_picture_that_a_program_would_draw_is_refused(tmp_path: Path, monkeypa
     root = folder(tmp_path / "images")
     text = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n%%EOF\n"
     (root / "train" / "cat" / "0.png").write_bytes(text)
-    with pytest.raises(ConfigurationError, match=r"1 of 24 images .* cannot be opened, the first is .*train/cat/0\.png"):
+    with pytest.raises(ConfigurationError, match=r"1 of 24 images .* cannot be decoded, the first is .*train/cat/0\.png"):
         prepare(Data(name="folder", path=root, size=16), tmp_path, 0)
     with pytest.raises(ConfigurationError, match=r"cat/0\.png cannot be decoded"):
         list(decode(root, np.array([b"train/cat/0.png"]), [np.array([0])], 16, None, 0, False))

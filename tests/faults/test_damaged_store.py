@@ -47,7 +47,6 @@ def of_trial(name: str) -> Callable[[Path], Path]:
     return lambda store: unfinished(store) / name
 
 
-MANIFEST = "the manifest of the prepared data"
 FILES: dict[str, Callable[[Path], Path]] = {
     "the weights of a checkpoint": of_trial("checkpoint/student.safetensors"),
     "the optimiser of a checkpoint": of_trial("checkpoint/optimizer.pt"),
@@ -58,7 +57,9 @@ FILES: dict[str, Callable[[Path], Path]] = {
     "the record of the sweep": sweep_file("sweep.json"),
     "the ids of the runs in MLflow": sweep_file("mlflow.json"),
     "a file of the teacher's cache": any_of("knowledge/*/*.npy"),
-    MANIFEST: any_of("data/*/data.json"),
+    "the manifest of the prepared data": any_of("data/*/data.json"),
+    "the weights of the teacher": any_of("teachers/*/weights.safetensors"),
+    "the card of the teacher": any_of("teachers/*/teacher.json"),
 }
 
 
@@ -79,22 +80,10 @@ def damaged(killed: Path, what: str) -> Path:
     return file
 
 
-@pytest.mark.parametrize("what", [what for what in FILES if what != MANIFEST])
+@pytest.mark.parametrize("what", FILES)
 def test_a_sweep_goes_on_without(what: str, killed: Path, whole: Sweep, tell: Tell) -> None:
     damaged(killed, what)
     with resumed(killed) as life:
         assert life.ended() == 0, life.said
     check_all(killed, whole)
     tell(f"{what} cut off, between SIGKILL and `--resume`", "once", len(whole.trials))
-
-
-def test_data_without_a_manifest_are_not_trained_on(killed: Path, whole: Sweep, tell: Tell) -> None:
-    """Nobody knows then whether the arrays are what they were: the sentence says what to remove, and the resume makes it again."""
-    file = damaged(killed, MANIFEST)
-    with resumed(killed) as life:
-        assert life.ended() == 2 and str(file.parent) in life.said, life.said
-    shutil.rmtree(file.parent)
-    with resumed(killed) as life:
-        assert life.ended() == 0, life.said
-    check_all(killed, whole)
-    tell(f"{MANIFEST} cut off, between SIGKILL and `--resume`", "once; refused, removed, resumed", len(whole.trials))

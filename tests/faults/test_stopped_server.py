@@ -1,60 +1,18 @@
 """An MLflow server that is gone for ten seconds of a sweep: trials go on, and every point arrives, once."""
 
-import os
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.request import urlopen
 
 import pytest
 
 from orchestrator.records import Sweep
 from tests.faults.broken import begun, check_runs, check_study, compare, epochs, record, resumed
 from tests.faults.conftest import WHOLE, Tell
+from tests.faults.mlflow_server import Server
 
 pytestmark = pytest.mark.faults
 AWAY_S = 10.0
-START_S = 120.0
-
-
-class Server:
-    """MLflow's server on loopback, with a database in a folder; it may be stopped and started again."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.folder, self.uri = folder, f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Returns when it answers."""
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
-        command += ["--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}", "--serve-artifacts"]
-        command += ["--artifacts-destination", str(self.folder / "artifacts")]
-        with open(self.folder / "printed", "ab") as printed:
-            self.process = subprocess.Popen(command, cwd=self.folder, stdout=printed, stderr=printed, start_new_session=True)
-        end = time.monotonic() + START_S
-        while not self._answers():
-            assert self.process.poll() is None and time.monotonic() < end, (self.folder / "printed").read_text()
-            time.sleep(0.1)
-
-    def _answers(self) -> bool:
-        try:
-            with urlopen(f"{self.uri}/health", timeout=1) as answer:  # loopback
-                return bool(answer.status == 200)
-        except OSError:
-            return False
-
-    def stop(self) -> None:
-        """SIGKILL for it and its workers, which is a session of its own."""
-        if self.process and self.process.poll() is None:
-            os.killpg(self.process.pid, 9)
-            self.process.wait()
 
 
 @pytest.fixture

@@ -166,11 +166,12 @@ def _reordered(batch: Batch, order: Tensor) -> Batch:
             return Output(value.logits[order], value.features[order])
         if isinstance(value, Mix):
             return Mix(value.labels[order], value.share[order])
-        if callable(value):
-            return lambda: value()[:, order]
         return None if value is None else value[order]
 
-    return Batch(**{item.name: move(getattr(batch, item.name)) for item in fields(batch)})
+    peers = batch.peers
+    told = None if peers is None else lambda: peers()[:, order]
+    moved = ("index", "inputs", "labels", "student", "teacher", "weights", "mix")
+    return replace(batch, peers=told, **{name: move(getattr(batch, name)) for name in moved})
 
 
 @every_method

@@ -53,14 +53,14 @@ def test_mixed_cross_entropy_is_the_mean_over_the_labelled_shares(smoothing: flo
                 log_q = [value - z[index].logsumexp(0).item() for value in z[index].tolist()]
                 total -= weight * ((1 - smoothing) * log_q[label] + smoothing / 7 * sum(log_q))
                 counted += weight
-    found = losses.mixed_cross_entropy(z, *MIXED_LABELS, share, smoothing)
+    found = losses.cross_entropy(z, MIXED_LABELS[0], smoothing, MIXED_LABELS[1], share)
     assert found.item() == pytest.approx(total / counted, rel=1e-6)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_gradients_of_mixed_cross_entropy_agree_with_finite_differences(smoothing: float) -> None:
     z, share = logits(6).requires_grad_(), torch.tensor([0.0, 0.6, 1.0, 0.5, 0.25], dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda z: losses.mixed_cross_entropy(z, *MIXED_LABELS, share, smoothing), (z,))
+    assert torch.autograd.gradcheck(lambda z: losses.cross_entropy(z, MIXED_LABELS[0], smoothing, MIXED_LABELS[1], share), (z,))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_mixed_cross_entropy_without_labels_is_a_zero_that_can_be_followed(
     labels: list[int], partners: list[int], share: list[float]
 ) -> None:
     z = logits(5).requires_grad_()
-    loss = losses.mixed_cross_entropy(z, torch.tensor(labels), torch.tensor(partners), torch.tensor(share))
+    loss = losses.cross_entropy(z, torch.tensor(labels), 0.0, torch.tensor(partners), torch.tensor(share))
     (slope,) = torch.autograd.grad(loss, z)
     assert loss.item() == 0
     assert torch.equal(slope, torch.zeros_like(z))
@@ -100,6 +100,17 @@ def test_extremes_are_finite_in_value_and_gradient(size: float) -> None:
             (slope,) = torch.autograd.grad(loss.sum(), z)
             assert loss.isfinite().all()
             assert slope.isfinite().all()
+
+
+@pytest.mark.parametrize("temperature", [20.0, 1000.0])
+def test_kd_in_float32_is_that_of_float64_at_a_high_temperature(temperature: float) -> None:
+    """T^2 D, of which the logarithms of both distributions in float32 leave nothing at T = 1000."""
+    v, z = (3 * logits(seed, size=64) for seed in (10, 11))
+    p, log_q = (v / temperature).softmax(1), (z / temperature).log_softmax(1)
+    expected = temperature**2 * (p * (p.log() - log_q)).sum(1)
+    found = temperature**2 * losses.tempered_kl(v.float(), z.float(), temperature)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected.float(), rtol=1e-5, atol=0)
 
 
 def test_half_logits_are_computed_as_float32() -> None:

@@ -1,12 +1,13 @@
 """How CE, KD, TTM and WTTM weigh their terms: the forms, their relations, and the mean power sum."""
 
+import math
 from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional
 
-from methods import KD, TTM, WTTM, Knowledge, SettingsError, Task, losses
+from methods import KD, TTM, WTTM, Batch, Knowledge, Output, SettingsError, Task, losses
 
 TASK = Task(classes=10, samples=24, epochs=3)
 
@@ -103,8 +104,34 @@ def test_mean_power_sum_does_not_depend_on_the_blocks(monkeypatch: pytest.Monkey
     whole.prepare(lambda: knowledge, TASK)
     monkeypatch.setattr("methods.ttm._BLOCK", 5)
     blocks.prepare(lambda: knowledge, TASK)
-    assert whole.mean == pytest.approx(blocks.mean, rel=1e-6)
-    assert whole.mean == pytest.approx(float(losses.power_sum(logits, 4.0).mean()), rel=1e-6)
+    assert whole.log_mean == pytest.approx(blocks.log_mean, rel=1e-12)
+    assert whole.log_mean == pytest.approx(math.log((logits.double().softmax(1) ** 0.25).sum(1).mean()), rel=1e-12)
+
+
+def test_wttm_of_a_uniform_teacher_is_ttm_where_a_power_sum_is_too_small_for_float32(prepare: Any, make_batch: Any) -> None:
+    """K^(1 - 1/T) = 1e-57 for every sample, so that all weights are 1."""
+    settings = {"temperature": 0.05, "alpha": 0.9}
+    wttm, ttm = WTTM(WTTM.Settings.build(settings)), TTM(TTM.Settings.build(settings))
+    logits, student = torch.zeros(6, 1000), torch.randn(6, 1000, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    for method in (wttm, ttm):
+        method.prepare(lambda: Knowledge(logits, None, torch.zeros(6, dtype=torch.int64)), Task(1000, 6, 1))
+    batch = Batch(torch.arange(6), student, torch.arange(6), Output(student, student), Output(logits, logits))
+    found, expected = wttm(batch).loss, ttm(batch).loss
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, student)[0] for loss in (found, expected)))
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.2, 0.9, 3.0])
+def test_weights_of_wttm_are_the_power_sums_over_their_mean_at_any_temperature(temperature: float) -> None:
+    """Against sums of Python's numbers, which hold 1e-308."""
+    logits = 4 * torch.randn(5, 100, generator=torch.Generator().manual_seed(8))
+    method = WTTM(WTTM.Settings.build({"temperature": temperature, "form": "additive", "beta": 1.0, "normalize": False}))
+    method.prepare(lambda: Knowledge(logits, None, torch.zeros(5, dtype=torch.int64)), Task(100, 5, 1))
+    batch = Batch(torch.arange(5), logits, torch.full((5,), -1), Output(torch.zeros(5, 100), logits), Output(logits, logits))
+    powers = [math.fsum(value ** (1 / temperature) for value in row.double().softmax(0).tolist()) for row in logits]
+    weights = torch.tensor([5 * value / math.fsum(powers) for value in powers])
+    divergence = losses.transformed_teacher_kl(logits, torch.zeros(5, 100), temperature)
+    torch.testing.assert_close(method(batch).loss, (weights * divergence).mean())
 
 
 def test_wttm_without_a_teacher_to_average_is_refused() -> None:

@@ -1,5 +1,9 @@
 """Weights there and back, and every way in which they do not fit. Nothing is downloaded."""
 
+import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -10,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
-from orchestrator.models import Network, build, load_weights, network_fingerprint, save_weights
+from orchestrator.models import Network, build, load_weights, network_fingerprint, require_weights, save_weights
+from orchestrator.models.misfits import MOST_ROWS
 
 
 def network(name: str = "resnet8", classes: int = 10, shape: tuple[int, int, int] = (3, 32, 32), seed: int = 0) -> Network:
@@ -83,20 +88,107 @@ def test_truncated_file_is_said(file: Path, kept: int) -> None:
     assert said.endswith("give weights of resnet8 with 10 classes")
 
 
+def rows(said: str) -> list[list[str]]:
+    """The table below the sentence, without its heads: tensor, given, needed."""
+    return [re.split(" {2,}", line.strip()) for line in said.splitlines()[2:]]
+
+
 def test_other_number_of_classes_is_said(file: Path) -> None:
     said = refusal(network(classes=100), file)
-    assert f"{file} does not fit, head.weight has shape 10x64 where 100x64 is expected" in said
-    assert said.endswith("give weights of resnet8 with 100 classes")
+    assert said.splitlines()[0] == f"{file}: 2 tensors do not fit; give weights of resnet8 with 100 classes"
+    assert rows(said) == [["head.weight", "float32 10x64", "float32 100x64"], ["head.bias", "float32 10", "float32 100"]]
 
 
-def test_other_network_is_said(file: Path) -> None:
-    assert "body.3.1.conv1.weight is missing: give weights of resnet20 with 10 classes" in refusal(network("resnet20"), file)
+def test_of_another_network_every_tensor_is_said_up_to_a_number(file: Path) -> None:
+    said = refusal(network("resnet20"), file)
+    missing = [name for name in network("resnet20").state_dict() if name not in network().state_dict()]
+    assert f"{len(missing)} tensors do not fit; give weights of resnet20 with 10 classes" in said
+    assert [row[0] for row in rows(said)[:-1]] == missing[:MOST_ROWS] and said.endswith(f"and {len(missing) - MOST_ROWS} more")
 
 
-def test_unexpected_tensor_is_said(tmp_path: Path) -> None:
-    state = {**network().state_dict(), "extra": torch.zeros(1)}
-    save_file(state, tmp_path / "more.safetensors")
-    assert "extra is not expected" in refusal(network(), tmp_path / "more.safetensors")
+def test_every_kind_of_misfit_is_in_one_table(tmp_path: Path) -> None:
+    state = {name: tensor.clone() for name, tensor in network().state_dict().items()}
+    state["extra"] = torch.zeros(1)
+    state["head.weight"] = state["head.weight"].to(torch.int8)
+    state["head.bias"][[1, 4]] = torch.tensor([torch.nan, -torch.inf])
+    counter = next(name for name in state if name.endswith("num_batches_tracked"))
+    state[counter] = torch.tensor(1.0)
+    large = next(name for name in state if name.endswith("running_mean"))
+    state[large] = state[large].double().fill_(1e300)  # finite in its own type alone
+    del state[next(name for name in state if name.endswith("running_var"))]
+    save_file(state, tmp_path / "odd.safetensors")
+    with torch.device("meta"):
+        built = network()
+    for check in (load_weights, require_weights):
+        with pytest.raises(ConfigurationError) as caught:
+            check(network() if check is load_weights else built, str(tmp_path / "odd.safetensors"))
+        given = {name: (what, needed) for name, what, needed in rows(str(caught.value))}
+        assert len(given) == 6 and given["extra"] == ("float32 1", "not part of the network")
+        assert given["head.weight"] == ("int8 10x64", "float32 10x64, or another float type")
+        assert given["head.bias"] == ("2 of 10 values NaN or infinite", "finite values")
+        assert given[counter] == ("float32 scalar", "int64 scalar, or another integer type")
+        assert given[large] == ("16 of 16 values NaN or infinite", "finite values")
+        assert ("missing", "float32 16") in given.values()
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floating_point_types_are_taken(tmp_path: Path, kind: torch.dtype) -> None:
+    state = {name: tensor.to(kind) if tensor.is_floating_point() else tensor for name, tensor in network().state_dict().items()}
+    save_file(state, tmp_path / "cast.safetensors")
+    load_weights(other := network(seed=1), str(tmp_path / "cast.safetensors"))
+    assert torch.equal(other.head.weight, state["head.weight"].float())
+
+
+class Harmful:
+    """What an unpickler would run."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.target,)
+
+
+@pytest.mark.parametrize("name", ["teacher.pth", "teacher.pt", "pytorch_model.bin", "last.ckpt", "renamed.safetensors"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_of_pytorch_is_named_with_the_way_to_convert_it_and_never_opened(
+    tmp_path: Path, name: str, zipped: bool
+) -> None:
+    file = tmp_path / name
+    torch.save({"fc.weight": Harmful(tmp_path / "ran")}, file, _use_new_zipfile_serialization=zipped)
+    said = refusal(network("resnet18"), file)
+    assert said.startswith(f"{file} is a PyTorch checkpoint, a pickle, which is not opened here: convert it with `python -c")
+    assert "weights_only=True" in said and not (tmp_path / "ran").exists()
+
+
+def test_the_way_to_convert_works(tmp_path: Path) -> None:
+    torch.save(network().state_dict(), tmp_path / "my teacher.pth")
+    said = refusal(network(seed=1), tmp_path / "my teacher.pth")
+    command = shlex.split(said.partition("`")[2].partition("`")[0])
+    subprocess.run([sys.executable, *command[1:]], check=True)
+    load_weights(other := network(seed=1), str(tmp_path / "my teacher.safetensors"))
+    assert fingerprint(other) == fingerprint(network())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("teacher.bin", None, "does not exist or is no file"),
+        ("model.h5", b"\x89HDF\r\n\x1a\n and more", "is an HDF5 file, as Keras writes it: give a .safetensors file"),
+        ("model.onnx", b"\x08\x07 and more", "is an ONNX graph: give a .safetensors file"),
+        ("cut.pth", b"PK\x03\x04 and no end", "is a damaged zip archive"),
+        ("odd.weights", b"who knows", "is of a format that is not known here: give a .safetensors file"),
+    ],
+)
+def test_other_files_are_named(tmp_path: Path, name: str, content: bytes | None, said: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    assert f"{tmp_path / name} {said}" in refusal(network(), tmp_path / name)
+
+
+def test_safetensors_under_another_name_are_to_be_renamed(file: Path) -> None:
+    moved = file.rename(file.with_name("teacher.bin"))
+    assert refusal(network(), moved).endswith("is a safetensors file under another name: rename it to teacher.safetensors")
 
 
 def test_fingerprint_sees_names_shapes_types_and_values() -> None:
@@ -161,7 +253,11 @@ def test_published_weights_that_do_not_fit_exactly_are_refused_when_they_must(
         load_weights(module, "IMAGENET1K_V1", exact=True)
     assert "\n" not in str(caught.value) and "teacher.network.weights" in str(caught.value)
     assert fingerprint(module) == before
+    with pytest.raises(ConfigurationError) as dry:
+        require_weights(module, "IMAGENET1K_V1", exact=True)
+    assert str(dry.value) == str(caught.value)
     load_weights(fitting := network("resnet18", 1000, (3, 224, 224)), "IMAGENET1K_V1", exact=True)
+    require_weights(fitting, "IMAGENET1K_V1", exact=True)
     assert torch.equal(fitting.head.weight, published["fc.weight"])
 
 
@@ -176,7 +272,7 @@ def test_published_weights_of_mobilenet_go_to_their_places(monkeypatch: pytest.M
     assert torch.equal(module.state_dict()["body.features.0.0.weight"], state["features.0.0.weight"])
 
 
-@pytest.mark.parametrize("weights", ["IMAGENET1K_V9", "ResNet34_Weights.IMAGENET1K_V1", "teacher.pt", ""])
+@pytest.mark.parametrize("weights", ["IMAGENET1K_V9", "ResNet34_Weights.IMAGENET1K_V1", ""])
 def test_unknown_published_weights_are_refused_with_the_known(weights: str) -> None:
     said = refusal(network("resnet18"), weights)
     assert f"there are no weights {weights!r} of resnet18" in said
@@ -199,16 +295,6 @@ def test_failed_download_is_said(monkeypatch: pytest.MonkeyPatch, error: Excepti
     said = refusal(network("resnet18"), "IMAGENET1K_V1")
     assert "could not be downloaded" in said
     assert "give a .safetensors file" in said
-
-
-class Harmful:
-    """What an unpickler would run."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[object, tuple[Path]]:
-        return Path.touch, (self.target,)
 
 
 def test_a_download_cannot_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

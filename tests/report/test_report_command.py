@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import run
 from orchestrator.report.page import GENERATOR
 from orchestrator.store import Store, read_json
-from orchestrator.tracking.environment import describe
+from orchestrator.tracking.environment import ENVIRONMENT, ENVIRONMENT_FILE, describe
 from tests.report.report_made import made
 
 SETTINGS = ("training.epochs=2", "teacher.training.epochs=1", "teacher.network.width=16", "student.width=8", "method.name=kd")
@@ -33,7 +33,7 @@ def test_the_page_of_a_real_training_is_in_the_store_and_in_mlflow(tmp_path: Pat
     text = file.read_text()
     accuracy = read_json(Store(root).sweep("mine") / "trials" / "00000" / "trial.json")["metrics"]["test/best/accuracy"]
     assert f"the training wrote down {accuracy:.4f}" in text and 'aria-labelledby="chart-confusion-a"' in text
-    assert read_json(Store(root).sweep("mine") / "environment.json") == describe()
+    assert ENVIRONMENT.read(Store(root).sweep("mine") / ENVIRONMENT_FILE) == describe()
     assert describe()["version.torch"] in text and "It kept no note" not in text
     client = mlflow.MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
     run_id = read_json(Store(root).sweep("mine") / "mlflow.json")["parent"]
@@ -76,7 +76,7 @@ def test_a_damaged_sweep_is_one_sentence(tmp_path: Path) -> None:
     for name in ("sweep.json", "sweep.copy.json"):
         (sweep.folder / name).write_text("{")
     code, output = call("report", "mine", "--store", str(tmp_path / "store"))
-    assert code == 2 and "are damaged: put one of them back from a backup" in output
+    assert code == 2 and "): put one of them back from a backup" in output
 
 
 def test_a_damaged_study_leaves_the_rest(tmp_path: Path) -> None:
@@ -84,4 +84,4 @@ def test_a_damaged_study_leaves_the_rest(tmp_path: Path) -> None:
     (sweep.folder / "study.log").write_text("no journal\n")
     code, _ = call("report", "mine", "--store", str(tmp_path / "store"))
     text = (tmp_path / "store" / "reports" / "mine.html").read_text()
-    assert code == 0 and "the study of &#x27;mine&#x27; is damaged" in text and "chart-parallel-0" in text
+    assert code == 0 and "study.log is damaged: up to line" in text and "chart-parallel-0" in text

@@ -205,7 +205,7 @@ def test_one_training_leaves_out_what_has_no_sense(tmp_path: Path) -> None:
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     sweep = made(tmp_path / "store", 12)
     (sweep.trial_folder(4) / "trial.json").write_text("{")
-    assert "the record of trial 4 is damaged" in page_of(sweep).text
+    assert "trials/00004/trial.json is damaged: it is not JSON" in page_of(sweep).text
 
 
 def test_a_large_sweep_makes_a_page_of_a_few_megabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

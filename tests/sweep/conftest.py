@@ -40,6 +40,9 @@ class Watch:
     def teacher_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         self.steps.append(f"teacher {epoch}")
 
+    def teacher_ready(self, words: str) -> None:
+        self.steps.append(words)
+
     def note(self, text: str) -> None:
         self.notes.append(text)
 

@@ -144,7 +144,7 @@ class Disk:
         """Nothing is written."""
 
     def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
-        change = trial.changes[-1] if trial.changes else {}
+        change = trial.changes[-1] if trial.changes else None
         if change and change["epoch"] == epoch - 1:
             source = self.sweep.trials[change["source"]]
             assert (snapshots.folder(self.sweep.trial_folder(source.number), epoch - 1) / "student.safetensors").exists()

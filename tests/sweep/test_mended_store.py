@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import ConfigurationError
-from orchestrator.records import COPY, FILE, FORMAT, Sweep
+from orchestrator.records import COPY, FILE, SWEEP, Sweep
 from orchestrator.store import Store, read_json, write_json
 from orchestrator.sweep.journal import repair
 from orchestrator.sweep.study import StudySearch
@@ -36,7 +37,8 @@ def played(folder: Path) -> tuple[Sweep, StudySearch]:
         records = [record(epoch, number) for epoch in range(1, 4)]
         place = sweep.trial_folder(number) / CHECKPOINT
         place.mkdir(parents=True)
-        (place / "progress.json").write_text(json.dumps({"record": records[-1], "records": records}))
+        best = {"best_value": records[-1]["metrics"]["validation/accuracy"], "best_epoch": 3}
+        (place / "progress.json").write_text(json.dumps({"record": records[-1], "records": records, **best}))
     for epoch, name in ((1, "0"), (2, "0"), (1, "3"), (2, "3")):
         searcher.on_trial_result(name, result(epoch, 0.1 * epoch + 0.01 * int(name)))
     searcher.on_trial_complete("0", result(3, 0.3))
@@ -59,8 +61,9 @@ def test_a_damaged_trial_is_made_anew(how: str, tmp_path: Path) -> None:
     for number in range(4):
         damage(sweep.trial_folder(number) / "trial.json", how)
     found = Sweep.open(Store(tmp_path), "mine")
-    assert sorted(found.damaged) == [0, 1, 2, 3]
-    assert "the record of trial 0 is damaged: `sweep --resume mine` makes it anew" in found.status()["notes"][0]["text"]
+    assert list(found.damaged) == [sweep.trial_file(number) for number in range(4)]
+    told = found.status()["notes"][0]["text"]
+    assert re.match(r"trials/00000/trial.json is damaged: it .*: `python run.py sweep --resume mine` makes it anew", told)
     found, _ = resumed(sweep)
     for number, trial in found.trials.items():
         old = sweep.trials[number]
@@ -98,21 +101,21 @@ def test_both_of_them_damaged_is_said(tmp_path: Path) -> None:
     sweep, _ = begin(tmp_path)
     for name in (FILE, COPY):
         damage(sweep.folder / name, "half")
-    with pytest.raises(ConfigurationError, match=r"sweep.json and its copy sweep.copy.json are damaged: put one of them back"):
+    with pytest.raises(ConfigurationError, match=r"damaged \(sweep.json: .* and sweep.copy.json: .*\): put one of them"):
         Sweep.open(Store(tmp_path), "mine")
 
 
 def test_a_newer_version_is_said(tmp_path: Path) -> None:
     sweep, _ = begin(tmp_path)
     for name in (FILE, COPY):
-        write_json(sweep.folder / name, read_json(sweep.folder / name) | {"format": FORMAT + 1, "unheard": "of"})
+        write_json(sweep.folder / name, read_json(sweep.folder / name) | {"format": SWEEP.number + 1, "unheard": "of"})
     with pytest.raises(ConfigurationError, match="written by a newer version of this program: update it"):
         Sweep.open(Store(tmp_path), "mine")
 
 
 def test_an_older_version_is_read(tmp_path: Path) -> None:
     sweep, _ = begin(tmp_path)
-    values = {key: value for key, value in read_json(sweep.folder / FILE).items() if key != "described"}
+    values = {key: value for key, value in read_json(sweep.folder / FILE).items() if key not in ("described", "checksum")}
     (sweep.folder / COPY).unlink()
     write_json(sweep.folder / FILE, values | {"format": 1})
     assert Sweep.open(Store(tmp_path), "mine").described == {}
@@ -147,7 +150,7 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join([*lines[:4], lines[4][:9] + b"\n", *lines[5:]]))
     with pytest.raises(
-        ConfigurationError, match=r"study.log: line 5 is damaged: put the file back from a backup, or remove it"
+        ConfigurationError, match=r"study.log is damaged: line 5 is no operation: put it back from a backup, or remove it"
     ) as told:
         resumed(sweep)
     assert "\n" not in str(told.value)

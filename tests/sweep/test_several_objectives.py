@@ -128,7 +128,7 @@ def test_one_objective_has_no_front_and_old_records_are_read(tmp_path: Path) -> 
     searcher.on_trial_complete("x", {"epoch": 2, "metrics": '{"validation/accuracy": 0.7}', "done": True})
     file = sweep.trial_folder(0) / "trial.json"
     old = read_json(file)
-    assert old.pop("values") is None
+    assert old.pop("values") is None and old.pop("format") == 1
     write_json(file, old)
     found = Sweep.open(Store(tmp_path), "mine")
     assert found.trials[0].value == 0.7 and found.trials[0].values is None and found.front() == []

@@ -1,6 +1,8 @@
 """The stand-in between Tune and the desk: when it submits, what it tells, and whose checkpoint a trial goes on from."""
 
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from orchestrator.config import Configuration
 from orchestrator.errors import EnvironmentUnfitError
 from orchestrator.sweep import snapshots
+from orchestrator.sweep import stand_in as stand_ins
 from orchestrator.sweep.stand_in import StandIn
 from orchestrator.trial import SNAPSHOTS
 from tests.sweep.test_snapshots import read, save
@@ -174,3 +177,23 @@ def test_a_trial_that_nobody_can_train_has_not_failed(stand_in: StandIn, desk: W
     monkeypatch.setattr(desk, "next_report", unfit)
     stand_in.begin(config(0))
     assert stand_in.step() == {"unfit": "no worker group is left", "done": True}
+
+
+def test_it_shows_life_whatever_its_trial_waits_for(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a thread: its step waits within Ray. The process that Tune would have to start again is told with it."""
+    signs: list[tuple[str, str, Any]] = []
+    enough = threading.Event()
+
+    class Attended(Workers):
+        def attend(self, *sign: Any) -> None:
+            signs.append(sign)
+            if len(signs) == 1:
+                raise RuntimeError("Ray is in trouble")
+            enough.set()
+
+    monkeypatch.setattr("orchestrator.actors.desk.Desk.find", lambda name: Attended())
+    monkeypatch.setattr(stand_ins, "get_runtime_context", lambda: SimpleNamespace(current_actor="this process"))
+    stand_in.setup(config(3), stand_in.place | {"desk": "desk", "wait_s": 0.001})
+    assert enough.wait(60)
+    stand_in.cleanup()
+    assert {sign[1:] for sign in signs} == {("trial-00003", "this process")} and len({sign[0] for sign in signs}) == 1

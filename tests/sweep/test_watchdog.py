@@ -37,13 +37,19 @@ class Hands:
     def lose(self, group: int, why: str) -> None:
         self.done.append(("lose", group, why))
 
+    def restart(self) -> None:
+        self.done.append("restart")
+
+    def end_reader(self, reader: str) -> None:
+        self.done.append(("end", reader))
+
     def give_up(self, why: str) -> None:
         self.done.append(("give up", why))
 
 
 def seen(*trials: dict[str, Any], **more: Any) -> dict[str, Any]:
     plain = {"life": "one", "introduced": True, "missing": [], "groups": [0, 1], "serving": [0, 1], "waiting": 2, "last_error": ""}
-    return {**plain, "notes": [], "trials": list(trials), **more}
+    return {**plain, "notes": [], "trials": list(trials), "readers": [], **more}
 
 
 def trial(silent_s: float, name: str = "trial-00003", group: int | None = 1, workers: int = 2) -> dict[str, Any]:
@@ -125,21 +131,38 @@ def test_a_dispatcher_that_came_back_is_told_of_the_groups_that_lived(dog: Watch
     assert hands.done[1:] == [("lose", 3, "it was not heard of after the dispatcher had died")]
 
 
-def test_a_dispatcher_that_does_not_answer_is_told_once(dog: Watchdog, hands: Hands) -> None:
+def test_a_dispatcher_that_does_not_answer_is_replaced_and_told_once(dog: Watchdog, hands: Hands) -> None:
     for second in range(0, 1000, 10):
         dog.look(None, second)
-    assert hands.notes == ["the dispatcher, which hands out trials, has not answered for 100 s"] and not hands.done
+        assert hands.done == ["restart"] * (second // 30), "one that does not come back is ended again"
+    told = "the dispatcher, which hands out trials,"
+    assert hands.notes == [f"{told} is replaced: it has not answered for 30 s", f"{told} has not answered for 100 s"]
     dog.look(seen(), 1000)
     for second in range(1001, 1200, 10):
         dog.look(None, second)
-    assert len(hands.notes) == 2
+    assert len(hands.notes) == 4
+
+
+def test_a_dispatcher_is_replaced_before_anybody_gives_up_waiting_for_it(hands: Hands) -> None:
+    dog = Watchdog(SILENCE_S, 8.0, hands)
+    for second in range(5):
+        dog.look(None, second)
+    assert hands.done == ["restart"]
+
+
+def test_a_tune_process_of_which_nothing_is_heard_is_ended(dog: Watchdog, hands: Hands) -> None:
+    for silent_s in (0.0, WAIT_S - 1, WAIT_S):
+        dog.look(seen(readers=[{"reader": "one", "name": "trial-00003", "silent_s": silent_s}]), silent_s)
+        assert hands.done == [("end", "one")] * (silent_s >= WAIT_S)
+    (note,) = hands.notes
+    assert note == ("the Tune process of trial-00003 is replaced: nothing was heard of it for 400 s (resources.wait_s = 400)")
 
 
 def test_the_thread_looks_again_after_whatever_goes_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     said, enough = [], threading.Event()
 
     class Troubled:
-        recover = replace = give_up = None
+        recover = replace = lose = give_up = restart = end_reader = None
         looks = 0
 
         def overview(self, timeout_s: float) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from methods import METHODS
 from orchestrator.context import TrialContext
@@ -69,8 +70,10 @@ def test_what_it_says_may_be_saved_by_autograd(specify: Specify, make_teacher: M
 def test_it_has_a_precision_of_its_own_and_answers_in_float32(specify: Specify, make_teacher: MakeTeacher) -> None:
     folder, inputs = make_teacher(specify(*SMALL).data, "mlp", width=16), torch.randn(64, 1, 8, 8)
     whole, half = (FrozenTeacher.open(folder, CPU, False, kind) for kind in (None, torch.bfloat16))
-    assert (whole.precision, half.precision) == ("float32", "bfloat16")
+    assert (whole.precision, half.precision) == ("float32", "bfloat16, head in float32")
     exact, rounded = whole(inputs).logits, half(inputs).logits
     assert rounded.dtype == torch.float32 and not torch.equal(exact, rounded)
     torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.05)
-    assert torch.equal(rounded, rounded.bfloat16().float()), "computed in bfloat16"
+    features, weight, bias = half(inputs).features, *map(half.network.get_parameter, ("head.weight", "head.bias"))
+    assert torch.equal(features, features.bfloat16().float()), "the body computes in bfloat16"
+    assert torch.equal(rounded, functional.linear(features, weight, bias)), "the head does not"

@@ -8,9 +8,13 @@ import pytest
 from orchestrator.data import prepare
 from orchestrator.reading import load
 from orchestrator.records import Sweep, Trial
+from orchestrator.report import summary
+from orchestrator.report.facts import Facts
+from orchestrator.report.summary import Commands
 from orchestrator.store import Store
 from orchestrator.sweep import conduct as module
 from orchestrator.sweep.conduct import conduct, over
+from orchestrator.sweep.events import Events
 from orchestrator.tracking import client as writing
 from orchestrator.tracking.tracker import Tracker
 from tests.sweep.conftest import Watch
@@ -32,7 +36,9 @@ def test_a_resume_of_a_finished_sweep_sends_what_is_unsent(
 
     monkeypatch.setattr(writing, "connect", away)
     tracker, said = Tracker(tracked_store, sweep), Watch()
-    tracker.listen(said.note)
+    events = Events(sweep, [said])
+    tracker.listen(events.note, events.note_pending, events.settle)
+    events.note("a node was lost")
     tracker.trial_started(trial)
     tracker.trial_reported(trial, 1, {"validation/accuracy": 0.1})
     trial.state, trial.value = "complete", 0.1
@@ -42,6 +48,9 @@ def test_a_resume_of_a_finished_sweep_sends_what_is_unsent(
     tracker.trial_ended(trial)
     unsent = tracker.close("finished")
     assert unsent > 5 and f"{unsent} writes to MLflow were not sent" in said.notes[-1]
+    assert f"`python run.py sweep --resume mine --store {tracked_store.root}`" in said.notes[-1]
+    noted = [note["text"] for note in Sweep.open(tracked_store, "mine").status()["notes"]]
+    assert noted == said.notes and len(noted) > 2, "who looks meanwhile is told what is unsent"
     assert over(sweep)
 
     monkeypatch.setattr(writing, "connect", connect)
@@ -49,6 +58,10 @@ def test_a_resume_of_a_finished_sweep_sends_what_is_unsent(
     show = Watch()
     conduct(sweep, tracked_store, data, None, show, resume=True)
     assert show.notes == [] and sweep.state == "finished"
+    left = Sweep.open(tracked_store, "mine")
+    assert [note["text"] for note in left.status()["notes"]] == ["a node was lost"], "nothing is unsent any more"
+    banner = summary.banner(Facts.of(left), Commands("", "", "", "", ""))
+    assert not any("MLflow" in text for text in banner) and "a node was lost" in banner
     client = connect(f"sqlite:///{tracked_store.database}")
     experiment = client.get_experiment_by_name("tests")
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}

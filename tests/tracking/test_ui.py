@@ -1,5 +1,7 @@
 """MLflow's interface: on loopback, for requests of this machine. A fake process stands for the server."""
 
+import contextlib
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from orchestrator.interrupt import stoppable
 from orchestrator.store import Store
 from orchestrator.tracking import ui
 
@@ -37,6 +40,27 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     ((python, *words),) = started
     assert python == sys.executable and words[:3] == ["-m", "mlflow", "server"]
     return dict(zip(words[3::2], words[4::2], strict=True))
+
+
+DEAF = "import os, signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); os.kill(os.getppid(), signal.SIGINT); signal.pause()"
+
+
+def test_a_server_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def begin(command: list[str], **more: Any) -> subprocess.Popen[bytes]:
+        started.append(real([sys.executable, "-c", DEAF], start_new_session=True))
+        return started[-1]
+
+    real = subprocess.Popen
+    (tmp_path / "mlflow.db").touch()
+    monkeypatch.setattr(ui, "require_free", lambda port: None)
+    monkeypatch.setattr(ui, "END_S", 0.1)
+    with monkeypatch.context() as patched, stoppable():  # the signal may come before the server is waited for
+        patched.setattr(subprocess, "Popen", begin)
+        with contextlib.suppress(KeyboardInterrupt):
+            assert ui.serve(Store(tmp_path), 5000, Console(quiet=True)) == 0
+    assert started[0].returncode == -signal.SIGKILL
 
 
 def test_it_listens_on_loopback_alone(command: dict[str, str]) -> None:

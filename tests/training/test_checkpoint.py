@@ -25,10 +25,14 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+def progress(epoch: int) -> dict[str, Any]:
+    return {"record": {"epoch": epoch, "metrics": {}}, "best_value": 0.5, "best_epoch": epoch}
+
+
 def made(epoch: int) -> Checkpoint:
     state = {"weight": torch.full((3, 4), float(epoch)), "steps": torch.tensor(epoch)}
     optimizer = {"optimizer": {"state": {0: {"momentum_buffer": torch.ones(3, 4)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}}
-    return Checkpoint(state, dict(state), {"alpha": torch.tensor(0.5)}, optimizer, {"record": {"epoch": epoch}})
+    return Checkpoint(state, dict(state), {"alpha": torch.tensor(0.5)}, optimizer, progress(epoch))
 
 
 def save(folder: Path, part: Checkpoint) -> None:
@@ -49,7 +53,8 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
         assert set(getattr(loaded, name)) == set(expected)
         assert all(torch.equal(value, expected[key]) for key, value in getattr(loaded, name).items())
     assert torch.equal(loaded.optimizer["optimizer"]["state"][0]["momentum_buffer"], torch.ones(3, 4))
-    assert loaded.progress == {"record": {"epoch": 3}}
+    files = loaded.progress.pop("files")
+    assert loaded.progress == progress(3) and sorted(files) == sorted(set(FILES) - {"progress.json"})
 
 
 def test_nothing_saved_is_nothing_loaded(tmp_path: Path) -> None:

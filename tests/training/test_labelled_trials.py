@@ -8,8 +8,9 @@ import torch
 from trials_run import records_of, saved
 
 from methods import METHODS
+from methods.batch import Batch
 from methods.cross_entropy import CrossEntropy
-from methods.method import Batch, Objective
+from methods.method import Objective
 from orchestrator.context import TrialContext
 from orchestrator.data import Dataset
 from orchestrator.teacher import fit

@@ -13,6 +13,7 @@ import torch
 from orchestrator.cluster import connect
 from orchestrator.context import Record, TrialContext
 from orchestrator.environment import ALLOCATOR, allocator
+from orchestrator.proxies import direct_loopback
 from orchestrator.training.filling import fill
 from orchestrator.training.trainer import train
 from orchestrator.trial import TrialSpec
@@ -83,8 +84,12 @@ def test_workers_of_a_running_cluster_get_it_too(monkeypatch: pytest.MonkeyPatch
 
     def init(**options: Any) -> SimpleNamespace:
         asked.update(options)
-        return SimpleNamespace(address_info={"gcs_address": "10.0.0.1:6379"})
+        return SimpleNamespace(address_info={"gcs_address": "10.0.0.1:6379"}, dashboard_url="10.0.0.1:8265")
 
     monkeypatch.setattr(ray, "init", init)
-    connect._join("10.0.0.1:6379")
-    assert asked["runtime_env"]["env_vars"] == {TRIM: "4096", MMAP: ALLOCATOR[MMAP]}
+    monkeypatch.setattr(ray, "nodes", lambda: [{"NodeManagerAddress": "10.0.0.2"}])
+    with direct_loopback():
+        connect._join("10.0.0.1:6379")
+        assert os.environ["no_proxy"].split(",")[-2:] == ["10.0.0.1", "10.0.0.2"]
+    given = asked["runtime_env"]["env_vars"]
+    assert {name: given[name] for name in ALLOCATOR} == {TRIM: "4096", MMAP: ALLOCATOR[MMAP]}

@@ -284,6 +284,24 @@ def test_bfloat16_trains_and_keeps_its_weights_in_float32(specify: Specify) -> N
     assert not torch.equal(saved(exact).student["head.weight"], saved(spec).student["head.weight"]), "it did run in half"
 
 
+@pytest.mark.parametrize(("pair", "exact"), [("eval_precision=float32", True), ("eval_precision=bfloat16", False), ("", False)])
+def test_an_evaluation_has_a_precision_of_its_own_and_its_head_is_exact(specify: Specify, pair: str, exact: bool) -> None:
+    spec = specify(*PLAIN, "student.width=32", "training.precision=bfloat16", *([f"training.{pair}"] if pair else []))
+    found = records_of(spec)[-1]["metrics"]["validation/nll"]
+    dataset = Dataset.open(spec.data)
+    network = build("mlp", len(dataset.classes), dataset.shape, {"width": 32}).eval()
+    network.load_state_dict(saved(spec).student)
+    (whole,) = Batches(dataset, Views.of(dataset, Data(), 0), 256, 0).ordered("validation")
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16, enabled=not exact):
+            features = network.body(whole.inputs).float()
+        log_q = (features @ network.head.weight.T + network.head.bias).log_softmax(1)
+    assert found == pytest.approx(-float(log_q.gather(1, whole.labels[:, None]).mean()), rel=1e-5)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=exact):
+        other = network(whole.inputs).logits.float().log_softmax(1)  # the other type, and of a bfloat16 body its own head
+    assert abs(found + float(other.gather(1, whole.labels[:, None]).mean())) > 1e-5
+
+
 def test_a_student_learns_the_digits(specify: Specify) -> None:
     spec = specify(*PLAIN, "data.limit.train=800", "student.width=32", "training.epochs=6", "training.learning_rate=0.2")
     assert records_of(spec)[-1]["metrics"]["test/last/accuracy"] > 0.75

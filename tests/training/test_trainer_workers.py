@@ -41,6 +41,8 @@ TRIALS = {
         "training.learning_rate=0.003",
     ),
     "mlp": ("student.name=mlp", "student.width=8", "method.name=kd"),
+    "mixed": ("student.name=mlp", "student.width=8", "method.name=kd", "data.mix=mixup", "data.labelled=60"),
+    "synchronised": ("student.name=cnn", "student.width=4", "method.name=kd", "training.sync_batch_norm=true"),
     "diverged": ("student.name=mlp", "student.width=8", "method.name=kd", "training.learning_rate=1e10"),
     "locked": ("student.name=mlp", "student.width=8", "method.name=kd", "resources.wait_s=0.01", "seed=5"),
 }
@@ -158,11 +160,13 @@ def test_a_trial_of_two_workers_that_is_resumed_goes_on_to_the_bit(root: Path) -
         assert all(torch.equal(states[key], value) for key, value in expected.items()), file
 
 
-def test_two_workers_train_the_student_of_one_with_the_same_global_batch(root: Path) -> None:
-    records, weights = alone(root, "mlp")
-    for key, value in load_file(root / "mlp-0.safetensors").items():
+@pytest.mark.parametrize("name", ["mlp", "mixed", "synchronised"])
+def test_two_workers_train_the_student_of_one_with_the_same_global_batch(root: Path, name: str) -> None:
+    """Also where blending gives each worker's part of a batch other shares of labels, or batch norm is that of all workers."""
+    records, weights = alone(root, name)
+    for key, value in load_file(root / f"{name}-0.safetensors").items():
         torch.testing.assert_close(value, weights[key], rtol=1e-4, atol=1e-5)
-    for mine, ours in zip(without_time(records), without_time(left(root, "mlp", 0)["records"]), strict=True):
+    for mine, ours in zip(without_time(records), without_time(left(root, name, 0)["records"]), strict=True):
         assert ours == pytest.approx(mine, rel=1e-3, abs=1e-3)
 
 

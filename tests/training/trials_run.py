@@ -10,10 +10,11 @@ from torch import Tensor
 
 from orchestrator.context import Record, TrialContext
 from orchestrator.data import Dataset, prepare
-from orchestrator.models import build, save_weights
+from orchestrator.models import build, network_fingerprint, save_weights
 from orchestrator.reading import load
 from orchestrator.store import write_json
-from orchestrator.teacher.frozen import CARD, WEIGHTS
+from orchestrator.teacher.card import CARD
+from orchestrator.teacher.frozen import WEIGHTS
 from orchestrator.training import checkpoint
 from orchestrator.training.checkpoint import Checkpoint
 from orchestrator.training.trainer import train
@@ -47,7 +48,7 @@ def add_teacher(spec: TrialSpec, scale: float = 1.0) -> None:
     with torch.no_grad():
         teacher.get_parameter("head.weight").mul_(scale)
     save_weights(teacher, spec.teacher / WEIGHTS)
-    card = {"weights": "of two workers", "network": {"name": "mlp", "width": 24}}
+    card = {"weights": network_fingerprint(teacher.state_dict()), "network": {"name": "mlp", "width": 24}}
     write_json(spec.teacher / CARD, card | {"classes": len(dataset.classes), "shape": list(dataset.shape)})
 
 

@@ -1,0 +1,135 @@
+"""The processes that a driver started: noted in a file, so that those which outlive it are ended by the next command.
+
+A process is ended when its id, the time at which it began and its program are those that were noted, and its driver is dead.
+"""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from orchestrator.errors import ConfigurationError
+from orchestrator.interrupt import at_the_last, left
+from orchestrator.store import read_json, write_json
+
+FILES = "processes-*.json"
+LOOK_S = 2.0
+SAME_S = 2.0  # the time at which a process began is computed from the boot time, which the clock's corrections move
+ORDERLY_S = 2.0  # in which what was told to end does
+GONE_S = 5.0
+Noted = dict[str, Any]
+
+
+@contextlib.contextmanager
+def noted(folder: Path) -> Iterator[None]:
+    """Keep a list of all processes below this one in a file of the folder; at the end of the block those that still live are ended.
+
+    So they are where this process ends at once.
+    """
+    descendants, over = Descendants(), threading.Event()
+    file = folder / FILES.replace("*", str(descendants.driver.pid))
+    thread = threading.Thread(target=_keep, args=(descendants, file, over), name="processes", daemon=True)
+    with at_the_last(lambda: _kill(descendants.look())):
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            _, living = psutil.wait_procs(descendants.look(), timeout=left(ORDERLY_S))
+            _kill(living)
+            file.unlink(missing_ok=True)
+
+
+def end_left_over(root: Path) -> list[int]:
+    """End what drivers of the store that are dead have left on this machine; return the ids of what was ended."""
+    ended: list[int] = []
+    for pattern in (f"*/groups/{FILES}", f"*/*/groups/{FILES}"):
+        for file in root.glob(pattern):
+            try:
+                found = read_json(file)
+                if found["host"] != socket.gethostname() or _living(found["driver"]):
+                    continue
+                living = [process for each in found["processes"] if (process := _living(each))]
+            except (ConfigurationError, LookupError, TypeError):
+                living = []
+            processes = [each for process in living for each in (process, *_below(process))]
+            ended += _kill(processes)
+            psutil.wait_procs(processes, timeout=GONE_S)
+            file.unlink(missing_ok=True)
+    return ended
+
+
+class Descendants:
+    """The processes below this one, those included whose parent has died since they were seen."""
+
+    def __init__(self) -> None:
+        self.driver = psutil.Process()
+        self.known: dict[psutil.Process, Noted] = {}
+
+    def look(self) -> list[psutil.Process]:
+        """Return those that live now."""
+        for process in _below(self.driver):
+            if process not in self.known and (note := _note(process)):
+                self.known[process] = note
+        self.known = {process: note for process, note in self.known.items() if _lives(process)}
+        return list(self.known)
+
+
+def _keep(descendants: Descendants, file: Path, over: threading.Event) -> None:
+    before: list[Noted] = []
+    while not over.is_set():
+        descendants.look()
+        now = list(descendants.known.values())
+        if now != before:
+            with contextlib.suppress(OSError):  # a full disk
+                whole = {"host": socket.gethostname(), "driver": _note(descendants.driver), "processes": now}
+                write_json(file, whole, lasting=False)
+                before = now
+        over.wait(LOOK_S)
+
+
+def _below(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def _lives(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def _note(process: psutil.Process) -> Noted | None:
+    """How a process is known again; None where it is gone, or not ours to ask."""
+    try:
+        return {"pid": process.pid, "began": process.create_time(), "program": process.exe()}
+    except (psutil.Error, OSError):
+        return None
+
+
+def _living(noted: Noted) -> psutil.Process | None:
+    """The process that was noted, if it is the one that has its id now, and lives."""
+    try:
+        process = psutil.Process(noted["pid"])
+    except psutil.Error:
+        return None
+    now = _note(process)
+    same = now is not None and now["program"] == noted["program"] and abs(now["began"] - noted["began"]) < SAME_S
+    return process if same and _lives(process) else None
+
+
+def _kill(processes: Iterable[psutil.Process]) -> list[int]:
+    """SIGKILL for all of them, also where they are stopped; return the ids of those that were there."""
+    ended = []
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+            ended.append(process.pid)
+    return ended

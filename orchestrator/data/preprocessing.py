@@ -1,0 +1,101 @@
+"""Resolve the augmentation and the normalisation of a data set, and explain both."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from orchestrator.config import Data
+from orchestrator.errors import ConfigurationError
+
+Statistics = tuple[list[float], list[float]]
+IMAGENET: Statistics = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # what pretrained weights expect, without decoding everything
+
+
+class Automatic(NamedTuple):
+    """The policy that `data.augmentation = auto` stands for on a data set, and the reason."""
+
+    policy: str
+    reason: str
+
+
+_DIGIT = "a digit may be shifted, and mirrored it is another sign"
+AUTOMATIC = {
+    "digits": Automatic("none", "in 8x8 pixels a shift by one costs small students accuracy"),
+    "MNIST": Automatic("crop", _DIGIT),
+    "FashionMNIST": Automatic("crop_flip", "usual for these images"),
+    "CIFAR10": Automatic("crop_flip", "usual for these images"),
+    "CIFAR100": Automatic("crop_flip", "usual for these images"),
+    "SVHN": Automatic("crop", _DIGIT),
+    "npz": Automatic("none", "nothing is known of the images in a file, and a shift or a flip may change what a label means"),
+    "folder": Automatic("resized_crop_flip", "usual for photographs"),
+}
+
+
+def resolve_augmentation(data: Data) -> str:
+    """Return the policy that applies: `data.augmentation`, where `auto` is replaced by that of the data set."""
+    return AUTOMATIC[data.name].policy if data.augmentation == "auto" else data.augmentation
+
+
+def shift_pixels(shape: Sequence[int]) -> int:
+    """Return by how many pixels `crop` and `crop_flip` shift images of `shape` (C, H, W) at most: an eighth of the side."""
+    return min(shape[1:]) // 8
+
+
+def explain_augmentation(data: Data, shape: Sequence[int]) -> str:
+    """Return which policy applies to images of `shape` (C, H, W), what it does, why, and how another one is chosen."""
+    policy, (automatic, reason) = resolve_augmentation(data), AUTOMATIC[data.name]
+    shifted = f"shifted by up to {_count(shift_pixels(shape), 'pixel')}"
+    does = {
+        "none": "images as they are",
+        "crop": shifted,
+        "crop_flip": f"{shifted}, half of them mirrored",
+        "resized_crop_flip": "random crops, resized, half of them mirrored",
+    }[policy]
+    if policy == automatic:
+        return f"{policy} ({does}): chosen for {data.name}, as {reason}; data.augmentation sets another one"
+    return f"{policy} ({does}): set by data.augmentation; auto is {automatic} for {data.name}, as {reason}"
+
+
+def choose_normalization(data: Data, channels: int, statistics: Statistics | None) -> Statistics:
+    """Return the mean and the standard deviation of each channel, in 0..1.
+
+    Args:
+        data: Its `mean` and `std` come first.
+        channels: How many values each must have.
+        statistics: Those of the training images; None where these are files, which get ImageNet's.
+
+    Raises:
+        ConfigurationError: `data.mean` and `data.std` have another number of values than the images have channels.
+    """
+    if data.mean is None or data.std is None:
+        return statistics or IMAGENET
+    if len(data.mean) != channels:
+        raise ConfigurationError(
+            f"data.mean = {list(data.mean)} and data.std = {list(data.std)} have {_count(len(data.mean), 'value')} each, and the "
+            f"images have {_count(channels, 'channel')}: give {channels}, or leave both out"
+        )
+    return list(data.mean), list(data.std)
+
+
+def explain_normalization(data: Data, summary: Mapping[str, Any]) -> str:
+    """Return mean and deviation of each channel, where they come from, and how others are chosen; `summary` is of `describe`."""
+    values = f"mean {_listed(summary['mean'])}, std {_listed(summary['std'])}"
+    if data.mean is not None:
+        return f"{values}: set by data.mean and data.std"
+    source = "ImageNet's, as the files are not decoded beforehand" if summary["root"] else "those of the training images"
+    return f"{values}: {source}; data.mean and data.std set others"
+
+
+def explain(data: Data, summary: Mapping[str, Any]) -> dict[str, str]:
+    """Return the lines of a plan on augmentation and normalisation, by their titles."""
+    return {
+        "augmentation": explain_augmentation(data, summary["shape"]),
+        "normalisation": explain_normalization(data, summary),
+    }
+
+
+def _listed(values: Sequence[float]) -> str:
+    return f"[{', '.join(f'{value:.4g}' for value in values)}]"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"

@@ -1,0 +1,88 @@
+"""Batch normalisation over the batches of several workers. Works with any backend of torch.distributed, gloo among them."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from orchestrator.context import TrialContext
+
+
+class SyncBatchNorm(_BatchNorm):
+    """Batch norm whose statistics, while it is trained, are those of the batches of all ranks together.
+
+    Parameters and buffers are named as those of torch's batch norms. torch's own SyncBatchNorm does not run on CPUs. A rank sends
+    the mean and the variance of each channel, which are put together as in Chan et al. 1983: no difference of large sums.
+    All ranks have batches of one size, and call it together.
+    """
+
+    def __init__(self, replaced: _BatchNorm, context: TrialContext) -> None:
+        super().__init__(
+            replaced.num_features, replaced.eps, replaced.momentum, affine=False, track_running_stats=replaced.track_running_stats
+        )
+        self.affine = replaced.affine
+        self.weight, self.bias = replaced.weight, replaced.bias  # the same parameters, and buffers: others may know them
+        for name, buffer in replaced.named_buffers():
+            setattr(self, name, buffer)
+        self.context = context
+        self.train(replaced.training)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"batch norm takes inputs (B, C, ...), and this one has {input.dim()} dimensions")
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # the compiler does not follow what travels between ranks
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise inputs (B, C, ...), in float32 whatever their type."""
+        if not self.training:
+            return super().forward(input)
+        self._check_input_dim(input)
+        values = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
+        axes = [axis for axis in range(input.dim()) if axis != 1]
+        own = torch.stack([values.mean(axes), values.var(axes, correction=0)])  # (2, C)
+        means, variances = cast(Tensor, _AllRanks.apply(own, self.context)).unbind(1)  # type: ignore[no-untyped-call]  # (W, C) each
+        mean = means.mean(0)
+        variance = (variances + (means - mean).square()).mean(0)
+        self._follow(mean.detach(), variance.detach(), self.context.world_size * values.numel() // values.shape[1])
+        shape = [1, -1] + [1] * (input.dim() - 2)
+        scale = (variance + self.eps).rsqrt()
+        normalised = (values - mean.view(shape)) * scale.view(shape)
+        if self.affine:
+            normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
+        return normalised.to(input.dtype)
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Move the running statistics on; the variance is the unbiased one, as torch has it."""
+        if not self.track_running_stats or self.running_mean is None or self.running_var is None:
+            return
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean), share)
+        self.running_var.lerp_((variance * (count / max(count - 1, 1))).to(self.running_var), share)
+
+
+class _AllRanks(torch.autograd.Function):
+    """The tensors of all ranks, (W, ...), on every rank. The gradient of each is the sum of what all ranks send back."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, context: TrialContext) -> Tensor:  # type: ignore[override]
+        ctx.context = context
+        return torch.stack(context.gather_tensors(own))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return ctx.context.total(gradient.clone())[ctx.context.rank], None
+
+
+def synchronise(network: nn.Module, context: TrialContext) -> nn.Module:
+    """Replace the batch norms of a network, in place, by ones over all ranks; leave it as it is where there is one rank."""
+    if context.world_size == 1:
+        return network
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, _BatchNorm) and not isinstance(child, SyncBatchNorm):
+                setattr(module, name, SyncBatchNorm(child, context))
+    return network

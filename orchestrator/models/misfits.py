@@ -1,0 +1,66 @@
+"""Compare given tensors with those of a network: names, shapes, types, finite values. All that does not fit is listed at once."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+MOST_ROWS = 60  # of a table; how many there are stands above it
+
+
+class Misfit(NamedTuple):
+    """A tensor that does not fit: its name, what was given, and what is needed."""
+
+    name: str
+    given: str
+    needed: str
+
+
+def find_misfits(needed: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[Misfit]:
+    """Return every tensor that is missing, not expected, of another shape or kind of type, or not finite.
+
+    Any of the usual floating-point types stands for another one; integers are no weights, for their scale is not known here.
+
+    Args:
+        needed: The state of the network; it may be on the meta device.
+        given: The tensors of a file.
+    """
+    found = []
+    for name, tensor in needed.items():
+        if name not in given:
+            found.append(Misfit(name, "missing", _kind(tensor)))
+        elif given[name].shape != tensor.shape:
+            found.append(Misfit(name, _kind(given[name]), _kind(tensor)))
+        elif given[name].dtype not in (FLOATS if tensor.dtype.is_floating_point else INTEGERS):
+            found.append(
+                Misfit(
+                    name,
+                    _kind(given[name]),
+                    f"{_kind(tensor)}, or another {'float' if tensor.dtype.is_floating_point else 'integer'} type",
+                )
+            )
+        elif bad := _not_finite(given[name], tensor.dtype):
+            found.append(Misfit(name, f"{bad} of {given[name].numel()} values NaN or infinite", "finite values"))
+    return found + [Misfit(name, _kind(tensor), "not part of the network") for name, tensor in given.items() if name not in needed]
+
+
+def misfit_table(misfits: list[Misfit]) -> str:
+    """Return the misfits as lines of three columns."""
+    rows = [("tensor", "given", "needed"), *misfits[:MOST_ROWS]]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    lines = [f"  {name:{widths[0]}}  {given:{widths[1]}}  {needed}" for name, given, needed in rows]
+    more = len(misfits) - MOST_ROWS
+    return "\n".join([*lines, f"  and {more} more"] if more > 0 else lines)
+
+
+def _not_finite(tensor: Tensor, needed: torch.dtype) -> int:
+    """Return how many values would not be finite in the type that is needed."""
+    return int((~tensor.to(needed).isfinite()).sum()) if needed.is_floating_point else 0
+
+
+def _kind(tensor: Tensor) -> str:
+    shape = "x".join(str(size) for size in tensor.shape) or "scalar"
+    return f"{str(tensor.dtype).removeprefix('torch.')} {shape}"

@@ -1,0 +1,99 @@
+"""Read a file of weights, and describe a file that is none. Nothing is unpickled: foreign files are known by their first bytes."""
+
+import shlex
+import zipfile
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from orchestrator.errors import ConfigurationError
+from orchestrator.paths import read_path
+
+SUFFIX = ".safetensors"
+FOREIGN = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle", ".tar", ".h5", ".hdf5", ".keras", ".npz", ".onnx", ".pb", ".msgpack")
+CONVERT = (
+    'python -c "import sys, torch, safetensors.torch as s; '
+    "s.save_file({k: v.contiguous() for k, v in torch.load(sys.argv[1], map_location='cpu', weights_only=True).items()}, "
+    'sys.argv[2])"'
+)
+PICKLED = "a PyTorch checkpoint, a pickle, which is not opened here"
+SAFETENSORS = "a safetensors file"
+UNKNOWN = "of a format that is not known here"
+
+
+def names_file(weights: str) -> bool:
+    """Return whether `weights` names a file rather than weights that torchvision publishes."""
+    path = Path(weights)
+    return path.suffix.lower() in (SUFFIX, *FOREIGN) or len(path.parts) > 1 or path.is_file()
+
+
+def read_weights(weights: str, wanted: object) -> dict[str, Tensor]:
+    """Read all tensors of a .safetensors file, by their names.
+
+    Args:
+        weights: The file, `~` for the home folder.
+        wanted: What the weights are for, in words of a message.
+
+    Raises:
+        ConfigurationError: There is no such file, it is damaged, or it is of another format: the message says of which, and
+            how to convert it.
+    """
+    file = read_path(weights, "weights")
+    if not file.is_file():
+        raise ConfigurationError(f"{file} does not exist or is no file: give a .safetensors file with weights of {wanted}")
+    try:
+        kind = describe_file(file)
+        if kind == SAFETENSORS and file.suffix.lower() != SUFFIX:
+            raise ConfigurationError(
+                f"{file} is a safetensors file under another name: rename it to {file.with_suffix(SUFFIX).name}"
+            )
+        if kind not in (SAFETENSORS, UNKNOWN) or file.suffix.lower() != SUFFIX:
+            raise ConfigurationError(f"{file} is {kind}: {_advice(file, kind)}")
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigurationError(f"{file} is not a whole safetensors file ({reason}): give weights of {wanted}") from error
+
+
+def describe_file(file: Path) -> str:
+    """Return what a file is, in words, by its content; OSError where it cannot be read."""
+    with file.open("rb") as stream:
+        start = stream.read(16)
+    if start.startswith(b"PK\x03\x04"):
+        return _describe_archive(file)
+    if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return PICKLED
+    if start.startswith(b"\x89HDF"):
+        return "an HDF5 file, as Keras writes it"
+    if file.suffix.lower() == ".onnx":
+        return "an ONNX graph"
+    if start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= file.stat().st_size - 8:
+        return SAFETENSORS
+    return UNKNOWN
+
+
+def _describe_archive(file: Path) -> str:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, ValueError):
+        return "a damaged zip archive, such as a PyTorch checkpoint that was not copied to its end"
+    if any("/code/" in name for name in names):
+        return "a TorchScript program"
+    if any(name.endswith("/data.pkl") for name in names):
+        return PICKLED
+    if names and all(name.endswith(".npy") for name in names):
+        return "an archive of NumPy arrays"
+    return "a zip archive"
+
+
+def _advice(file: Path, kind: str) -> str:
+    if kind == PICKLED:
+        target = file.with_name(f"{file.stem}-converted{SUFFIX}") if file.suffix.lower() == SUFFIX else file.with_suffix(SUFFIX)
+        return (
+            f"convert it with `{CONVERT} {shlex.quote(str(file))} {shlex.quote(str(target))}`, which loads tensors alone (where "
+            "they lie deeper, take for example ['state_dict'] of what torch.load gives), and give the .safetensors file"
+        )
+    return "give a .safetensors file, as safetensors.torch.save_file writes a network's state_dict"

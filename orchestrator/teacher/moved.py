@@ -1,0 +1,42 @@
+"""A run whose data have another place now keeps the teacher that was fitted on them."""
+
+import shutil
+from pathlib import Path
+
+from orchestrator.config import Configuration
+from orchestrator.data import Dataset, Views
+from orchestrator.data.dataset import read_summary
+from orchestrator.errors import ConfigurationError
+from orchestrator.store import Store, replacing, write_json
+from orchestrator.teacher import fit
+from orchestrator.teacher.card import CARD
+
+
+def carry_teacher_over(store: Store, sweep: Path, configuration: Configuration, data: Path) -> None:
+    """Copy the teacher of a sweep under the fingerprint that it has with `data`, prepared anew from another place.
+
+    The caller has compared the data: they are the same. Nothing is copied where the fingerprint has not changed, where the teacher
+    was not fitted yet, and where its weights were given.
+
+    Args:
+        store: The store of the sweep.
+        sweep: Its folder, which keeps a summary of its data.
+        configuration: That of the sweep, with the new place.
+        data: The folder of the data as they are prepared now.
+    """
+    teacher = configuration.teacher
+    if teacher is None or teacher.network.weights:
+        return
+    try:
+        before = read_summary(sweep)["fingerprint"]
+    except (ConfigurationError, KeyError):
+        return  # it was interrupted before it kept one
+    dataset = Dataset.open(data)
+    policy = Views.of(dataset, configuration.data, configuration.seed).policy
+    old, new = (store.teachers / fit.fingerprint(configuration, each, policy) for each in (before, dataset.fingerprint))
+    known = fit.card(old)
+    if old == new or known is None or fit.card(new):
+        return
+    with replacing(new) as aside:
+        shutil.copytree(old, aside)
+        write_json(aside / CARD, known | {"fingerprint": new.name})

@@ -1,0 +1,103 @@
+"""How good a teacher is on the validation part: read from its card, in words, and whether that is better than chance."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import ConfigurationError
+from orchestrator.teacher.card import CARD, TEACHER
+
+ACCURACY = "validation/accuracy"
+NOISE = 3.0  # standard errors of an accuracy that guesses: what is within them is near chance
+
+
+@dataclass(frozen=True)
+class TeacherQuality:
+    """A teacher's accuracy on the validation part.
+
+    Attributes:
+        network: The name of its network.
+        weights: The file or the torchvision name of weights that were given; empty for a teacher that was fitted here.
+        accuracy: In [0, 1]; None where it was never evaluated.
+    """
+
+    network: str
+    weights: str
+    accuracy: float | None
+
+    @classmethod
+    def of_card(cls, card: Mapping[str, Any]) -> "TeacherQuality":
+        """Return what the card of a teacher in the store says."""
+        network, accuracy = card["network"], card.get("metrics", {}).get(ACCURACY)
+        return cls(str(network["name"]), str(network.get("weights") or ""), None if accuracy is None else float(accuracy))
+
+    @property
+    def accuracy_in_words(self) -> str:
+        """Return `validation accuracy 0.9123`."""
+        return "not evaluated" if self.accuracy is None else f"validation accuracy {self.accuracy:.4f}"
+
+    @property
+    def words(self) -> str:
+        """Return the teacher in one line: its network, where its weights come from, its accuracy."""
+        source = f"given weights {Path(self.weights).name}" if self.weights else "fitted here"
+        return f"{self.network} ({source}): {self.accuracy_in_words}"
+
+    def chance_warning(self, class_sizes: Sequence[int]) -> str:
+        """Return a warning where the accuracy is no better than guessing, else an empty text.
+
+        Args:
+            class_sizes: How many validation samples each class has. Guessing is right for one in so many classes, or for the
+                share of the largest class, whichever is more; three standard errors above that are still called chance.
+        """
+        samples = sum(class_sizes)
+        if self.accuracy is None or not samples:
+            return ""
+        guess = max(1 / len(class_sizes), max(class_sizes) / samples)
+        if self.accuracy > guess + NOISE * math.sqrt(guess * (1 - guess) / samples):
+            return ""
+        step = (
+            "check that teacher.network.weights are of these classes, in this order, and of images prepared in this way"
+            if self.weights
+            else "give it more epochs, or another teacher.training.learning_rate or teacher.network"
+        )
+        return (
+            f"the teacher is no better than guessing: its validation accuracy is {self.accuracy:.4f}, and guessing reaches "
+            f"{guess:.4f} on these {samples} samples: {step}"
+        )
+
+    def student_warning(self, accuracy: float, trial: int, samples: int) -> str:
+        """Return a warning where the teacher is worse than a student, by more than a standard error, else an empty text.
+
+        Args:
+            accuracy: Of the student on the validation part.
+            trial: The student's trial.
+            samples: Of the validation part.
+        """
+        if self.accuracy is None or not samples:
+            return ""
+        error = math.sqrt(max(accuracy * (1 - accuracy), 0.0) / samples)
+        if self.accuracy >= accuracy - error:
+            return ""
+        step = "give better teacher.network.weights" if self.weights else "fit a stronger teacher"
+        return (
+            f"the teacher is worse than its student: validation accuracy {self.accuracy:.4f}, and {accuracy:.4f} of trial {trial}: "
+            f"{step}, or compare with cross_entropy, which needs none"
+        )
+
+
+def read_card(folder: Path) -> dict[str, Any] | None:
+    """Return the card of the teacher in the folder of a sweep; None without one that can be read."""
+    try:
+        card = TEACHER.read(folder / CARD)
+        TeacherQuality.of_card(card)
+    except (ConfigurationError, LookupError, ValueError, TypeError):
+        return None
+    return dict(card)
+
+
+def read_quality(folder: Path) -> TeacherQuality | None:
+    """Return the quality of the teacher whose card lies in a folder; None without a card that can be read."""
+    card = read_card(folder)
+    return TeacherQuality.of_card(card) if card is not None else None

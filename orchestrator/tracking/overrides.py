@@ -1,0 +1,53 @@
+"""Environment variables by which MLflow would write elsewhere, or otherwise, than the configuration says."""
+
+import os
+
+from orchestrator.address import WEB, scheme_of
+from orchestrator.redact import redacted
+
+UNUSED = {  # what they would decide, and what decides it here
+    "MLFLOW_TRACKING_URI": "runs are written to {uri}; `--set tracking.uri=...` names another place",
+    "MLFLOW_REGISTRY_URI": "models are registered where runs are written, {uri}",
+    "MLFLOW_EXPERIMENT_NAME": "the experiment is `project` of the configuration",
+    "MLFLOW_EXPERIMENT_ID": "the experiment is `project` of the configuration",
+    "MLFLOW_RUN_ID": "every sweep and trial has a run of its own",
+    "MLFLOW_WORKSPACE": "a database is written to without workspaces",
+    "MLFLOW_WORKSPACE_STORE_URI": "runs are written to {uri}",
+}
+SWITCHED_OFF = {  # a write that has returned is done, and in the one workspace that a database has here
+    "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+    "MLFLOW_ENABLE_WORKSPACES": "false",
+}
+OF_A_SERVER = (  # of `mlflow server`: where it reads and writes
+    "MLFLOW_BACKEND_STORE_URI",
+    "MLFLOW_READ_REPLICA_BACKEND_STORE_URI",
+    "MLFLOW_REGISTRY_STORE_URI",
+    "MLFLOW_DEFAULT_ARTIFACT_ROOT",
+    "MLFLOW_ARTIFACTS_DESTINATION",
+    "MLFLOW_ARTIFACTS_ONLY",
+    "MLFLOW_SERVE_ARTIFACTS",
+)
+
+
+def switch_off() -> None:
+    """Set the variables whose other values would lose or misplace writes."""
+    os.environ.update(SWITCHED_OFF)
+
+
+def unused_variables(uri: str) -> list[str]:
+    """Return a sentence for each variable that is set and that runs at `uri` do not follow, or follow unseen."""
+    found = {name: value for name in UNUSED if (value := os.environ.get(name)) and value != uri}
+    workspace = found.pop("MLFLOW_WORKSPACE", "") if scheme_of(uri) in WEB else ""
+    shown = redacted(uri)
+    texts = [
+        f"{name}={redacted(value)} in the environment is not followed: {UNUSED[name].format(uri=shown)}"
+        for name, value in found.items()
+    ]
+    followed = f"runs are written to the workspace {workspace!r} of {shown}, as MLFLOW_WORKSPACE in the environment says"
+    return [*texts, followed] if workspace else texts
+
+
+def server_environment() -> tuple[dict[str, str], list[str]]:
+    """Return the environment for MLflow's server on a store's database, and the variables left out, which send it elsewhere."""
+    left_out = sorted(name for name in (*UNUSED, *SWITCHED_OFF, *OF_A_SERVER) if os.environ.get(name))
+    return {name: value for name, value in os.environ.items() if name not in left_out}, left_out

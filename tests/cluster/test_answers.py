@@ -1,0 +1,22 @@
+"""Whether the head of a cluster answers: one that is stopped accepts connections, and says nothing. Without Ray."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+
+from orchestrator.cluster import connect
+
+
+@pytest.mark.parametrize(("there", "replies", "answers"), [(True, True, True), (True, False, False), (False, True, False)])
+def test_a_head_answers_a_question(there: bool, replies: bool, answers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(key: bytes, namespace: Any, timeout: float) -> None:
+        assert timeout <= 5.0
+        if not replies:
+            raise ray.exceptions.RpcError("Deadline Exceeded")
+
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr(connect, "listens", lambda address: there)
+    monkeypatch.setattr("ray._private.worker.global_worker", SimpleNamespace(gcs_client=SimpleNamespace(internal_kv_get=get)))
+    assert connect.answers() is answers

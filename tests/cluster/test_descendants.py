@@ -1,0 +1,106 @@
+"""What a driver started is noted, ended with it, and ended by the next command where the driver was killed. Without Ray."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from orchestrator.cluster.descendants import end_left_over, noted
+
+LONG_S = 60.0
+DRIVER = """
+import subprocess, sys, time
+from pathlib import Path
+from orchestrator.cluster.descendants import noted
+with noted(Path(sys.argv[1])):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    time.sleep(600)
+"""
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    """Wait for another process, a bounded time."""
+    end = time.monotonic() + LONG_S
+    while not (found := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return found
+
+
+def noted_processes(folder: Path) -> list[dict[str, Any]]:
+    for file in folder.glob("processes-*.json"):
+        found: list[dict[str, Any]] = json.loads(file.read_text())["processes"]
+        return found
+    return []
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "sweeps" / "mine" / "groups"
+
+
+@pytest.fixture
+def driver(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A driver whose child stands in the file."""
+    process = subprocess.Popen([sys.executable, "-c", DRIVER, str(folder)])
+    left: list[psutil.Process] = []
+    try:
+        left = [psutil.Process(each["pid"]) for each in until(lambda: noted_processes(folder))]
+        yield process
+    finally:
+        for each in left:
+            if each.is_running():
+                each.kill()
+        process.kill()
+        process.wait()
+
+
+def test_what_a_killed_driver_left_is_ended_even_if_it_is_stopped(
+    driver: subprocess.Popen[bytes], folder: Path, tmp_path: Path
+) -> None:
+    (child,) = (psutil.Process(each["pid"]) for each in noted_processes(folder))
+    assert end_left_over(tmp_path) == [], "the driver lives"
+    child.suspend()
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    assert end_left_over(tmp_path) == [child.pid] and not child.is_running()
+    assert not list(folder.iterdir()) and end_left_over(tmp_path) == []
+
+
+@pytest.mark.parametrize(("key", "value"), [("began", 1.0), ("program", "/bin/another"), ("pid", 2**22 + 1), ("host", "elsewhere")])
+def test_a_process_that_is_another_one_is_left_alone(
+    key: str, value: Any, driver: subprocess.Popen[bytes], folder: Path, tmp_path: Path
+) -> None:
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    (file,) = folder.glob("processes-*.json")
+    plain = json.loads(file.read_text())
+    (each,) = plain["processes"]
+    pid = each["pid"]
+    (plain if key == "host" else each)[key] = value
+    file.write_text(json.dumps(plain))
+    child = psutil.Process(pid)
+    assert end_left_over(tmp_path) == [] and child.is_running()
+    assert file.exists() is (key == "host"), "that of another host is for its own"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", '{"host": 1}', '{"host": "x", "driver": null}'])
+def test_a_file_that_says_nothing_is_passed_over(content: str, folder: Path, tmp_path: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "processes-1.json").write_text(content)
+    assert end_left_over(tmp_path) == []
+
+
+def test_what_still_lives_at_the_end_of_the_block_is_ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.cluster.descendants.ORDERLY_S", 0.0)
+    with noted(folder):
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        until(lambda: noted_processes(folder))
+    assert child.wait(LONG_S) == -signal.SIGKILL and not list(folder.iterdir())

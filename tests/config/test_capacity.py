@@ -1,0 +1,116 @@
+"""Bounds on every number of the configuration, and what is asked for against cores and memory, before anything is built."""
+
+import math
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel
+
+from orchestrator import choices
+from orchestrator.capacity import Sizes, require_cores, require_memory
+from orchestrator.check import check_choices
+from orchestrator.config import Configuration
+from orchestrator.errors import ConfigurationError
+from orchestrator.reading import load
+
+PEER = "peers.b.network.name=mlp"
+HUGE = (10**31, -(10**23), 10**300, 1e308, -1e308, math.inf, -math.inf, math.nan)
+
+
+def numbers(section: type[BaseModel] = Configuration, prefix: str = "") -> Iterator[str]:
+    """The dotted key of every number."""
+    for name, field in section.model_fields.items():
+        kinds = [field.annotation, *get_args(field.annotation)]
+        kinds += [argument for kind in kinds for argument in get_args(kind)]
+        below = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if below:
+            yield from numbers(below[0], f"{prefix}{name}.b." if name == "peers" else f"{prefix}{name}.")
+        elif {int, float} & set(kinds):
+            yield f"{prefix}{name}"
+
+
+NUMBERS = sorted(set(numbers()))
+
+
+def test_the_numbers_are_found() -> None:
+    expected = {"seed", "data.limit.train", "training.milestones", "search.seeds", "peers.b.training.gamma", "resources.wait_s"}
+    assert expected <= set(NUMBERS) and len(NUMBERS) > 60
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_every_number_has_bounds(key: str) -> None:
+    for value in HUGE:
+        given = [value] if key.endswith(("milestones", "seeds")) else value
+        with pytest.raises(ConfigurationError, match=key.replace(".", r"\.")):
+            load(None, [PEER], {key: given})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("search.choices", {"training.batch_size": list(range(1, 5000))}),
+        ("search.seeds", list(range(5000))),
+        ("search.fixed", [{"temperature": place} for place in range(5000)]),
+        ("search.hold", ["seed"] * 5000),
+        ("training.milestones", [1] * 5000),
+        ("project", "x" * 201),
+        ("student.name", "x" * 5001),
+        ("resources.address", "a\0b"),
+        ("resources.gpus_per_worker", 1e-9),
+    ],
+)
+def test_lists_and_texts_have_bounds(key: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        load(None, [], {key: value})
+    assert str(raised.value).startswith(key) and len(str(raised.value)) < 1000
+
+
+def test_the_networks_that_a_search_may_choose_are_few() -> None:
+    some = list(range(1, 21))
+    wide = load(None, ["student.name=mlp", f"search.choices={{student.width: {some}, student.depth: {some}}}"])
+    with pytest.raises(ConfigurationError, match="student may be 20 x 20 networks, and 300 are allowed"):
+        check_choices(wide)
+    check_choices(load(None, ["student.name=mlp", f"search.choices={{student.width: {some}, student.depth: {some[:15]}}}"]))
+    assert choices.MOST_NETWORKS == 300
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        (
+            ("resources.threads_per_worker=9",),
+            "resources.threads_per_worker = 9 is more than 4 for each of 2 cores: give at most 8",
+        ),
+        ((PEER, "peers.b.threads_per_worker=9"), "peers.b.threads_per_worker = 9 is more than"),
+        (("data.name=folder", "data.loader_workers=9"), "data.loader_workers = 9 is more than 4 for each of 2 cores"),
+        (("resources.threads_per_worker=8",), ""),
+        (("data.loader_workers=9",), ""),  # only a folder's images are decoded by processes
+    ],
+)
+def test_threads_and_processes_are_compared_with_the_cores(pairs: tuple[str, ...], said: str) -> None:
+    configuration = load(None, list(pairs))
+    require_cores(configuration, [])  # of nodes that are not known nothing is refused
+    if not said:
+        require_cores(configuration, [{"CPU": 1.0}, {"CPU": 2.0}])
+        return
+    with pytest.raises(ConfigurationError, match=said):
+        require_cores(configuration, [{"CPU": 1.0}, {"CPU": 2.0}])
+
+
+@pytest.mark.parametrize(
+    ("pairs", "sizes", "needed", "named"),
+    [
+        ((), Sizes(1000, 0, 0), 20_000, "student"),
+        ((), Sizes(1000, 100_000, 0), 420_000, "teacher.network"),
+        (("resources.workers=2",), Sizes(1000, 100, 0), 40_800, "student"),
+        ((PEER, "resources.workers=2"), Sizes(1000, 0, 0), 20_000, "student"),
+        (("training.batch_size=10",), Sizes(0, 0, 100), 12_000, "training.batch_size"),
+    ],
+)
+def test_networks_and_batches_are_compared_with_the_memory(pairs: tuple[str, ...], sizes: Sizes, needed: int, named: str) -> None:
+    configuration = load(None, list(pairs))
+    require_memory(configuration, sizes, needed)
+    require_memory(configuration, sizes, 0)  # not known
+    with pytest.raises(ConfigurationError, match=f"^{named} is too large: a group would take at least"):
+        require_memory(configuration, sizes, needed - 1)

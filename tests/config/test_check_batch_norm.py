@@ -1,0 +1,74 @@
+"""A batch of one, where batch normalisation would raise in training, is refused before; where it would not, it is not."""
+
+import pytest
+import torch
+
+from orchestrator.check_batch_norm import check_batch_norm
+from orchestrator.errors import ConfigurationError
+from orchestrator.models import build
+from orchestrator.reading import load
+
+RESNET = 'student={"name": "resnet18"}'
+
+
+def check(*pairs: str, searching: bool = False, fits_teacher: bool = True, side: int = 32) -> None:
+    check_batch_norm(load(None, list(pairs)), searching, (3, side, side), fits_teacher)
+
+
+CASES = [
+    *(("mlp", 32), ("cnn", 32), ("cnn", 4), ("separable_cnn", 8), ("resnet8", 32), ("resnet8", 4)),
+    *(("resnet18", 64), ("resnet18", 8), ("mobilenet_v2", 32), ("mobilenet_v2", 8)),
+]
+
+
+@pytest.mark.parametrize(("name", "side"), CASES)
+def test_refused_is_what_raises_in_training(name: str, side: int) -> None:
+    network = build(name, 10, (3, side, side), {}).train()
+    try:
+        network(torch.rand(1, 3, side, side))
+        raises = False
+    except ValueError:
+        raises = True
+    pairs = (f'student={{"name": "{name}"}}', "teacher=null", "method.name=cross_entropy")
+    if raises:
+        with pytest.raises(ConfigurationError, match=rf"training\.batch_size = 1 gives a step of student one sample, .* in {name}"):
+            check(*pairs, "training.batch_size=1", side=side)
+    else:
+        check(*pairs, "training.batch_size=1", side=side)
+    check(*pairs, "training.batch_size=2", side=side)
+
+
+PEER = 'peers={"b": {"network": {"name": "resnet18"}}}'
+TEACHER = 'teacher.network={"name": "resnet18"}'
+CHOICE = 'search.choices={"student.name": ["resnet8", "resnet18"]}'
+
+
+def refusal(*pairs: str, **options: bool) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        check(*pairs, side=8, **options)
+    return str(caught.value)
+
+
+def test_some_networks_take_one_and_others_do_not() -> None:
+    check(RESNET, "training.batch_size=1", side=64)
+    assert "batch normalisation in resnet18" in refusal(RESNET, "training.batch_size=1")
+
+
+def test_the_share_of_a_worker_counts() -> None:
+    said = refusal(RESNET, "training.batch_size=4", "resources.workers=4")
+    assert "one sample (4 workers share 4)" in said and "give at least 8, or set sync_batch_norm" in said
+    check(RESNET, "training.batch_size=8", "resources.workers=4", side=8)
+    check(RESNET, "training.batch_size=4", "resources.workers=4", "training.sync_batch_norm=true", side=8)
+
+
+def test_every_network_that_is_trained_is_looked_at() -> None:
+    assert "a step of peers.b.network one sample" in refusal(PEER, "training.batch_size=1")
+    assert "teacher.training.batch_size = 1 gives a step of teacher.network" in refusal(TEACHER, "teacher.training.batch_size=1")
+    learner = ("method.name=kd_aif", "method.update=both", "data.labelled=10")
+    assert "training.batch_size = 1 gives a step of teacher.network" in refusal(TEACHER, "training.batch_size=1", *learner)
+    searched = refusal('student={"name": "resnet8"}', CHOICE, "training.batch_size=1", "teacher=null", searching=True)
+    assert "a step of search.choices: student with student.name = 'resnet18' one sample" in searched
+
+
+def test_a_teacher_that_is_not_trained_here_may_have_any_batch() -> None:
+    check(TEACHER, "teacher.training.batch_size=1", fits_teacher=False, side=8)

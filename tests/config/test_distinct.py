@@ -1,0 +1,143 @@
+"""How many different settings a space has, counted against all that it gives; that none is trained twice. Without Ray."""
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from orchestrator.check import check_search
+from orchestrator.config import Configuration
+from orchestrator.errors import ConfigurationError
+from orchestrator.reading import load
+from orchestrator.sweep.distinct import count_settings, limit_trials, ways
+from orchestrator.sweep.sampling import ForgetfulSampler
+from orchestrator.sweep.space import draw
+from orchestrator.sweep.study import open_study
+from search_spaces import SPACES, Space, Trial
+
+HELD = ("search.hold=[training.learning_rate]", "method.name=cross_entropy", "search.methods=[cross_entropy]")
+ONE = (*HELD, "method.label_smoothing=0")
+
+
+def branching(trial: Trial) -> None:
+    """2 x 3 settings under the one form, 4 under the other, and 5 of a number with steps: 50 in all."""
+    if trial.suggest_categorical("form", ("wide", "narrow")) == "wide":
+        trial.suggest_categorical("schedule", ("a", "b"))
+        trial.suggest_int("depth", 2, 6, step=2)
+    else:
+        trial.suggest_int("depth", 1, 4)
+    trial.suggest_categorical("always", (1,))
+    trial.suggest_float("alpha", 0.0, 1.0, step=0.25)
+
+
+@pytest.fixture
+def space(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SPACES, "cross_entropy", Space((), branching))
+
+
+def configured(*pairs: str) -> Configuration:
+    return load(None, list(pairs))
+
+
+def drawn(configuration: Configuration, count: int, sampler: str = "random", tell: Any = None) -> list[dict[str, Any]]:
+    """What so many trials draw; each is told a value, or what `tell` says of it."""
+    chosen = configuration.search.model_copy(update={"sampler": sampler})
+    study = optuna.create_study(sampler=ForgetfulSampler(chosen, configuration.seed, ways(configuration)), direction="maximize")
+    for number in range(count):
+        asked = study.ask()
+        draw(asked, configuration)
+        if tell is None or tell(number):
+            study.tell(asked, float(asked.number % 3))
+    return [trial.params for trial in study.trials]
+
+
+def different(found: list[dict[str, Any]]) -> int:
+    return len({tuple(sorted(params.items())) for params in found})
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_every_setting_of_a_branching_space_is_drawn_once(space: None, sampler: str) -> None:
+    configuration = configured(*HELD)
+    assert count_settings(configuration) == 50
+    found = drawn(configuration, 50, sampler)
+    assert different(found) == 50
+    assert all(("schedule" in params) == (params["form"] == "wide") for params in found)
+    assert different(drawn(configuration, 53, sampler)) == 50, "who asks for more gets some again"
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_what_is_drawn_does_not_depend_on_which_trials_have_ended(space: None, sampler: str) -> None:
+    """TPE takes what it was told into account; what it was told nothing of is drawn as at random, and never twice."""
+    told = drawn(configured(*HELD), 40, sampler, tell=lambda number: number % 3 > 0)
+    assert different(told) == 40
+    assert drawn(configured(*HELD), 40, sampler, tell=lambda number: number % 3 > 0) == told
+    if sampler == "random":
+        assert drawn(configured(*HELD), 40, sampler, tell=lambda number: False) == told
+
+
+@pytest.mark.parametrize(
+    ("pairs", "expected"),
+    [
+        (ONE, 1),
+        ((*ONE, "search.choices={student.width: [8, 16], student.depth: [1, 2, 3]}"), 6),
+        (HELD, None),
+        (("search.methods=[kd]", "method.name=kd"), None),
+        ((*ONE, "search.methods=[cross_entropy, kd]"), None),
+        (("search.methods=[dml]", "method.name=dml", "peers.b.network.name=mlp", "search.hold=[training.learning_rate]"), None),
+        ((*ONE, "search.fixed=[{student.width: 8}, {student.width: 16}]", "search.seeds=[1, 2, 3]", "search.trials=6"), 6),
+    ],
+)
+def test_settings_are_counted(pairs: tuple[str, ...], expected: int | None) -> None:
+    assert count_settings(configured(*pairs)) == expected
+
+
+def test_a_point_beside_the_space_counts() -> None:
+    configuration = configured(
+        "search.methods=[ttm]", "method.name=ttm", "method.temperature=4", "search.hold=[training.learning_rate]"
+    )
+    pinned = configuration.model_copy(update={"method": configuration.method.model_copy(update={"form": "additive", "beta": 3.0})})
+    assert count_settings(configuration) is None and count_settings(pinned) == 2
+
+
+def test_one_finite_method_beside_another_one_is_trained_once() -> None:
+    found = drawn(configured(*ONE, "search.methods=[cross_entropy, kd]"), 30)
+    methods = [params["method.name"] for params in found]
+    assert methods.count("cross_entropy") == 1 and methods.count("kd") == 29
+
+
+@pytest.mark.parametrize(("trials", "begun", "expected"), [(8, 0, 6), (6, 0, 6), (3, 0, 3), (9, 7, 7)])
+def test_a_sweep_has_no_more_trials_than_settings(trials: int, begun: int, expected: int) -> None:
+    asked = configured(*ONE, "search.choices={student.width: [8, 16], student.depth: [1, 2, 3]}", f"search.trials={trials}")
+    limited, note = limit_trials(asked, begun)
+    assert limited.search.trials == expected
+    assert bool(note) == (expected < trials)
+    if note:
+        assert note.startswith(f"search.trials = {trials}, and cross_entropy has 6 different settings: {expected} trials instead")
+
+
+def test_equal_settings_in_a_list_are_refused_and_seeds_repeat_them() -> None:
+    several = "search.fixed=[{method.name: kd}, {method.name: kd, alpha: 0.9}]"
+    with pytest.raises(ConfigurationError, match=r"search.fixed\[1\] has the settings of search.fixed\[0\].*search.seeds"):
+        check_search(configured("search.methods=[kd]", "method.name=kd", several, "search.trials=2"))
+    other = several.replace("0.9", "0.8")
+    check_search(configured("search.methods=[kd]", "method.name=kd", other, "search.seeds=[1, 2]", "search.trials=4"))
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_an_interrupted_sweep_has_the_settings_of_an_uninterrupted_one(space: None, sampler: str, tmp_path: Path) -> None:
+    configuration = configured(*HELD, f"search.sampler={sampler}", "search.trials=30")
+
+    def settings(folder: str, stops: int) -> list[dict[str, Any]]:
+        (tmp_path / folder).mkdir()
+        study = open_study(tmp_path / folder, configuration, resume=False)
+        for number in range(30):
+            if number == stops:
+                study = open_study(tmp_path / folder, configuration, resume=True)
+            asked = study.ask()
+            draw(asked, configuration)
+            study.tell(asked, float(number % 4))
+        return [trial.params for trial in study.trials]
+
+    whole = settings("whole", 0)
+    assert settings("broken", 17) == whole and different(whole) == 30

@@ -1,0 +1,98 @@
+"""Malformed values for every key of the configuration end in a plan or in one sentence, never in a traceback."""
+
+import dataclasses
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from methods import METHODS
+from orchestrator.errors import UserError
+from orchestrator.models import MODELS
+from orchestrator.preflight import show_plan
+from orchestrator.reading import load
+from orchestrator.store import Store
+from tests.config.test_capacity import NUMBERS
+
+VALUES = [
+    "",
+    "true",
+    "0",
+    "1e308",
+    "9" * 400,
+    "''",
+    "x",
+    '"a\\0b"',
+    "[1, null]",
+    "{1: 2}",
+    "{name: 5}",
+    "{student.width: [1]}",
+    "&a [*a]",
+]
+TEXTS = [
+    "project",
+    "data",
+    "data.name",
+    "data.path",
+    "data.mix",
+    "data.download",
+    "teacher",
+    "teacher.network",
+    "teacher.cache",
+    "teacher.mode",
+    "teacher.network.weights",
+    "student",
+    "student.name",
+    "student.weights",
+    "peers",
+    "peers.b",
+    "peers.b.network",
+    "method",
+    "method.name",
+    "training",
+    "training.schedule",
+    "search",
+    "search.methods",
+    "search.hold",
+    "search.objective",
+    "search.objectives",
+    "search.choices",
+    "search.fixed",
+    "search.students",
+    "resources.pair",
+    "tracking.uri",
+]
+NETWORKS = [f"{part}.{item.name}" for part in ("student", "teacher.network") for item in dataclasses.fields(MODELS["mlp"].settings)]
+METHOD_SETTINGS = [(name, item.name) for name, method in METHODS.items() for item in dataclasses.fields(method.Settings)]
+KEYS = [*TEXTS, *NUMBERS, *NETWORKS]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store.open(tmp_path_factory.mktemp("store"))
+
+
+def planned(store: Store, pairs: list[str], kind: str) -> None:
+    """Print the plan, or see that the refusal is a sentence."""
+    try:
+        show_plan(store, load(None, pairs), kind, False, Console(file=io.StringIO()))
+    except UserError as error:
+        assert "\n" not in str(error) and len(str(error)) < 1500, str(error)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_malformed_value_is_planned_or_refused_in_one_sentence(
+    key: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    beside = ["peers.b.network.name=mlp", "method.name=dml", "teacher=null"] if key.startswith("peers.b.") else []
+    for value in VALUES:
+        planned(store, [*beside, f"{key}={value}"], "sweep")
+
+
+@pytest.mark.parametrize(("name", "setting"), METHOD_SETTINGS)
+def test_a_malformed_setting_is_planned_or_refused_in_one_sentence(name: str, setting: str, store: Store) -> None:
+    for value in ("", "true", "1e308", "9" * 400, "x", "[1, null]"):
+        planned(store, [f"method.name={name}", f"method.{setting}={value}"], "train")

@@ -1,0 +1,40 @@
+"""A sweep keeps the augmentation that it began with, whatever `auto` comes to later."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import ConfigurationError
+from orchestrator.preflight import prepared
+from orchestrator.reading import load
+from orchestrator.records import Sweep
+from orchestrator.resume import changed
+from orchestrator.store import Store, write_json
+
+
+def begun(store: Store, *pairs: str) -> Sweep:
+    return Sweep.create(store.sweep("mine"), load(None, list(pairs)), "sweep")
+
+
+def test_a_run_begins_with_the_policy_that_auto_comes_to(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store")
+    for asked, policy in (("auto", "none"), ("crop", "crop")):
+        configuration = load(None, [f"data.augmentation={asked}", "data.limit.train=100"])
+        assert prepared(store, configuration, "train", local=True).configuration.data.augmentation == policy
+
+
+def test_a_sweep_from_before_that_was_settled_goes_on_with_what_its_data_had(tmp_path: Path) -> None:
+    sweep = begun(Store.open(tmp_path / "store"))
+    assert changed(sweep, None, None, None).data.augmentation == "auto", "of such a sweep nothing is known"
+    write_json(sweep.folder / "data.json", {"augmentation": "crop"})
+    assert changed(sweep, None, None, None).data.augmentation == "crop"
+
+
+def test_a_file_that_leaves_it_to_auto_is_the_file_of_the_sweep(tmp_path: Path) -> None:
+    sweep = begun(Store.open(tmp_path / "store"), "data.augmentation=none")
+    same, other = tmp_path / "same.yaml", tmp_path / "other.yaml"
+    same.write_text("data: {augmentation: auto}\n")
+    other.write_text("data: {augmentation: crop}\n")
+    assert changed(sweep, None, None, same).data.augmentation == "none"
+    with pytest.raises(ConfigurationError, match=r"data\.augmentation = crop, and the sweep has none"):
+        changed(sweep, None, None, other)

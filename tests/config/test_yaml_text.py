@@ -1,0 +1,113 @@
+"""YAML that a person wrote: what its numbers are, and one sentence with the line for everything that is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.errors import ConfigurationError
+from orchestrator.reading import load
+from orchestrator.yaml_text import MAX_BYTES, MAX_DEPTH, MAX_VALUES, YamlError, parse_yaml
+
+ALIASES = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 8)
+)
+MERGES = "a0: &a0 {k: 1}\n" + "".join(
+    f"a{level}: &a{level} {{<<: [{', '.join([f'*a{level - 1}'] * 10)}]}}\n" for level in range(1, 8)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("[1e-3, -1e-3, +1e-3, 1E5, 1e+2, .5e1, 1.e1, 1_0e-1, -1_0.5e1]", [1e-3, -1e-3, 1e-3, 1e5, 100, 5, 10, 1.0, -105]),
+        ("[7, +7, -7, 1_000, 0, 00, 0x1F, 0o17, 0b11]", [7, 7, -7, 1000, 0, 0, 31, 15, 3]),
+        ("[.inf, -.inf, ~, null, yes, Off]", [float("inf"), float("-inf"), None, None, True, False]),
+        ("[1:30, 12:30:45, 2020-13-45, 1e, e5, _1, v1e3, 1e-3-run, =]", None),
+        ("- 1e-3\n- -2e-3\n", [1e-3, -2e-3]),
+        ("{base: &b {x: 1, y: 2}, own: {<<: *b, x: 3}}", {"base": {"x": 1, "y": 2}, "own": {"x": 3, "y": 2}}),
+        ("{a: &a {x: 1}, b: &b {<<: *a, x: 2}, c: {<<: *b}}", {"a": {"x": 1}, "b": {"x": 2}, "c": {"x": 2}}),
+        ("{a: {x: 1}, b: {x: 1}}", {"a": {"x": 1}, "b": {"x": 1}}),
+        ("[!!int '7', !!float '1', !!bool 'yes', !!str 5, !!null '']", [7, 1.0, True, "5", None]),
+        ("[" * (MAX_DEPTH - 1) + "x" + "]" * (MAX_DEPTH - 1), ...),
+        ("", None),
+    ],
+)
+def test_values_are_what_a_person_means(text: str, value: Any) -> None:
+    parsed = parse_yaml(text)
+    if value is None and text:
+        assert all(isinstance(each, str) for each in parsed), parsed
+    elif value is not ...:
+        assert parsed == value and repr(parsed).replace(".0", "") == repr(value).replace(".0", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ("training: {epochs: 3}\nseed: 1\ntraining: {batch_size: 8}\n", 3, "the key 'training' stands in line 1 already"),
+        ("a:\n  b:\n    c: 1\n    d: 2\n    c: 3\n", 5, "the key 'c' stands in line 3 already"),
+        ("- {a: 1, a: 2}", 1, "the key 'a' stands in line 1 already"),
+        ("a: [{b: {c: 1, 'c': 2}}]", 1, "the key 'c' stands in line 1"),
+        ("x: &x {a: 1}\ny: {<<: *x, <<: *x}", 2, "the key '<<'"),
+        ("a: !!int ''", 1, "'' is no number"),
+        ("b: 1\na: !!float x", 2, "'x' is no number"),
+        ("a: !!bool maybe", 1, "'maybe' is no bool"),
+        ("a: !!null x", 1, "'x' is no null"),
+        ("a: !!timestamp x", 1, "the tag !!timestamp is not supported"),
+        ("a: !!binary aGk=", 1, "the tag !!binary"),
+        ("a: !!set {x}", 1, "the tag !!set"),
+        ("!!python/object:os.system {}", 1, "the tag !!python/object:os.system is not supported"),
+        ("a: 010", 1, "'010' is no number: leave out the zeros in front"),
+        ("a: 1\nb: &b [*b]", 2, "*b stands within its own anchor"),
+        ("search: {choices: &c {student.width: [*c]}}", 1, "*c stands within its own anchor"),
+        ("a: &a\n  <<: *a\n  b: 1", 2, "*a stands within its own anchor"),
+        (ALIASES, 5, f"more than {MAX_VALUES} values"),
+        (MERGES, 6, f"more than {MAX_VALUES} values"),
+        ("[" * 3000 + "]" * 3000, 1, f"more than {MAX_DEPTH} levels"),
+        ("\n".join(" " * level + "a:" for level in range(3000))[:MAX_BYTES], MAX_DEPTH, f"more than {MAX_DEPTH} levels"),
+        ("# long\n" * MAX_BYTES, 1, f"and {MAX_BYTES} are allowed"),
+        ("a: " + "9" * 4000, 1, "beyond all bounds"),
+        ("a: " + "9" * 5000, 1, "is no number"),
+        ("a: 0x" + "f" * 5000, 1, "beyond all bounds"),
+        ('a: "x\\0"', 1, "the character U+0000"),
+        ('a: "\\ud800"', 1, "the character U+D800"),
+        ("? [1]\n: 2", 1, "a key is a list or a mapping"),
+    ],
+)
+def test_what_is_refused_names_the_line(text: str, line: int, said: str) -> None:
+    with pytest.raises(YamlError) as raised:
+        parse_yaml(text)
+    assert (raised.value.line, raised.value.syntax) == (line, False)
+    assert said in str(raised.value) and len(str(raised.value)) < 500
+
+
+@pytest.mark.parametrize("text", ["a: [1", "a: b: c", "\ta: 1", "a: *nobody", "a\n---\nb", "a: \0", "%TAG ! x\na: 1", "a: !!map x"])
+def test_what_is_no_yaml_is_told_apart(text: str) -> None:
+    with pytest.raises(YamlError) as raised:
+        parse_yaml(text)
+    assert raised.value.syntax and raised.value.line >= 1
+
+
+def test_the_sentence_names_the_file_or_the_pair(tmp_path: Path) -> None:
+    file = tmp_path / "given.yaml"
+    file.write_text("seed: 1\nseed: 2\n")
+    with pytest.raises(ConfigurationError, match=r"--config .*given.yaml cannot be used, line 2: the key 'seed' stands in line 1"):
+        load(file, [])
+    with pytest.raises(ConfigurationError, match=r"--set training=\{epochs: 1, epochs: 2\}: the key 'epochs' stands in line 1"):
+        load(None, ["training={epochs: 1, epochs: 2}"])
+    with pytest.raises(ConfigurationError, match=r"'student.width' is given with dots and in sections"):
+        load(None, ["search.choices={student.width: [1, 2], student: {width: [3, 4]}}"])
+
+
+def test_what_is_set_changes_one_copy_of_an_alias(tmp_path: Path) -> None:
+    file = tmp_path / "given.yaml"
+    file.write_text("training: &recipe {batch_size: 8}\nteacher: {training: *recipe}\n")
+    loaded = load(file, ["training.batch_size=4"])
+    assert loaded.teacher is not None
+    assert (loaded.training.batch_size, loaded.teacher.training.batch_size) == (4, 8)
+
+
+@pytest.mark.parametrize("text", ["1e-3", "+1e-3", "1_0e-4", "1E-3"])
+def test_powers_of_ten_are_numbers_in_lists(text: str) -> None:
+    loaded = load(None, [f"search.choices={{training.weight_decay: [{text}, 1e-2]}}"])
+    assert loaded.search.choices == {"training.weight_decay": (1e-3, 1e-2)}

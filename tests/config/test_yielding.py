@@ -1,0 +1,83 @@
+"""A value that nobody typed gives way to one that somebody did, and the plan says so; of two that were typed none does."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.check import check_search
+from orchestrator.errors import ConfigurationError
+from orchestrator.reading import load
+from orchestrator.sweep.space import key_value
+from orchestrator.yielding import said_of
+
+FILE = """
+training: {epochs: 240, warmup_epochs: 6}
+search: {grace_epochs: 5, methods: [kd, akd]}
+teacher: {training: {epochs: 30, warmup_epochs: 3}}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    written = tmp_path / "given.yaml"
+    written.write_text(FILE)
+    return written
+
+
+@pytest.mark.parametrize(
+    ("pairs", "changed"),
+    [
+        (("training.epochs=4",), {"search.grace_epochs": 4, "training.warmup_epochs": 0.1}),
+        (("teacher.training.epochs=2",), {"teacher.training.warmup_epochs": 0.2}),
+        (("training.epochs=7",), {}),
+        (("training={epochs: 4}",), {"search.grace_epochs": 4}),
+        (("training.epochs=4", "search.scheduler=pbt"), {"search.perturb_epochs": 1, "training.warmup_epochs": 0.1}),
+        (("training.epochs=4", "search.scheduler=none"), {"training.warmup_epochs": 0.1}),
+        (("method.name=ttm",), {"search.methods": []}),
+        (("method.name=kd",), {}),
+        (("search.objective=validation/nll",), {"search.direction": "minimize"}),
+        (("search.objective=validation/entropy",), {}),
+        (("search.objectives=[validation/accuracy, train/loss]",), {"search.scheduler": "none"}),
+        (("search.fixed=[{method.name: kd}, {method.name: akd}]", "search.seeds=[1, 2, 3]"), {"search.trials": 6}),
+    ],
+)
+def test_what_gives_way_is_valid_and_said(file: Path, pairs: tuple[str, ...], changed: dict[str, object]) -> None:
+    loaded = load(file, list(pairs))
+    check_search(loaded)
+    assert set(loaded.yielded) == set(changed)
+    for key, value in changed.items():
+        assert key_value(loaded, key) == value
+        assert f"{key} = {f'{value:g}' if isinstance(value, float) else value} (not " in loaded.yielded[key]
+    assert said_of(loaded, "sweep") == list(loaded.yielded.values())
+    assert all(not sentence.startswith("search.") for sentence in said_of(loaded, "train"))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        (("training.epochs=3", "training.warmup_epochs=3"), "warmup_epochs = 3.0 is not allowed"),
+        (("training.epochs=3", "search.grace_epochs=4"), "search.grace_epochs = 4 is more than training.epochs = 3"),
+        (("search.grace_epochs=241",), "search.grace_epochs = 241 is more than training.epochs = 240"),
+        (("search.fixed=[{method.name: kd}]", "search.trials=2"), "search.trials = 2, and search.fixed names 1"),
+        (("search.objective=validation/nll", "search.direction=maximize"), "search.direction = 'maximize'"),
+    ],
+)
+def test_what_was_typed_never_gives_way(file: Path, pairs: tuple[str, ...], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        check_search(load(file, list(pairs)))
+
+
+def test_the_file_does_not_give_way_to_itself_and_the_defaults_do(tmp_path: Path) -> None:
+    written = tmp_path / "given.yaml"
+    written.write_text("training: {epochs: 1}\n")
+    assert load(written, []).search.grace_epochs == 1
+    written.write_text("training: {epochs: 3}\nsearch: {grace_epochs: 5}\n")
+    with pytest.raises(ConfigurationError, match=r"search.grace_epochs = 5 is more than training.epochs = 3"):
+        check_search(load(written, []))
+
+
+def test_an_option_is_typed_too_and_its_text_is_no_yaml(file: Path) -> None:
+    loaded = load(file, [], {"search.scheduler": "pbt", "training.epochs": 3})
+    assert loaded.search.perturb_epochs == 1
+    with pytest.raises(ConfigurationError, match=r"search.scheduler = 'a: b' is not allowed"):
+        load(None, [], {"search.scheduler": "a: b"})

@@ -1,0 +1,197 @@
+"""The table of modes: what each kind of image file becomes, against values that are computed by hand."""
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from data_made import folder
+from numpy.typing import NDArray
+from PIL import Image
+
+from orchestrator.config import Data
+from orchestrator.data import Dataset, describe, list_notes, prepare
+from orchestrator.data.decoding import BACKGROUND, ORIENTATION, ImageError, decode_image
+from orchestrator.predict import read
+
+GREY = np.random.default_rng(0).integers(0, 256, (6, 10), np.uint8)
+COLOUR = np.random.default_rng(1).integers(0, 256, (6, 10, 3), np.uint8)
+ALPHA = np.random.default_rng(2).integers(0, 256, (6, 10), np.uint8)
+
+
+def decoded(file: Path, channels: int = 3) -> NDArray[Any]:
+    return np.asarray(decode_image(file, channels).image)
+
+
+def grey(values: NDArray[Any]) -> NDArray[Any]:
+    return np.repeat(values[..., None], 3, axis=2)
+
+
+def shown(colour: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
+    """Over the background, by the definition of alpha, before rounding."""
+    share = alpha[..., None] / 255
+    return colour * share + np.array(BACKGROUND) * (1 - share)
+
+
+def tiff(values: NDArray[Any], bits: int, white: int) -> bytes:
+    """An uncompressed grey TIFF of 12 or 16 bits; `white` 0 says that 0 is white."""
+    if bits == 16:
+        data = values.astype("<u2").tobytes()
+    else:
+        pairs = values.ravel().reshape(-1, 2).tolist()
+        data = b"".join((first << 12 | second).to_bytes(3, "big") for first, second in pairs)
+    height, width = values.shape
+    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, white), (273, 8), (277, 1), (278, height), (279, len(data))]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_grey_of_16_bits_is_scaled_by_its_range(tmp_path: Path, suffix: str) -> None:
+    """The same picture as 8 bits and as 16: 257 times a value of 8 bits is the same share of 65535."""
+    file = tmp_path / f"a.{suffix}"
+    Image.fromarray(GREY.astype(np.uint16) * 257).save(file)
+    assert np.array_equal(decoded(file), grey(GREY)) and np.array_equal(decoded(file, 1), GREY)
+    values = np.array([[0, 128, 129, 385, 386, 65535]], np.uint16)  # 257 / 2 and 257 * 3 / 2 lie between
+    Image.fromarray(values).save(file)
+    assert decoded(file, 1).tolist() == [[0, 0, 1, 1, 2, 255]]
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_a_tiff_of_12_or_16_bits_and_one_whose_zero_is_white(tmp_path: Path, bits: int) -> None:
+    file, largest = tmp_path / "a.tif", 2**bits - 1
+    values = np.array([[0, largest], [largest // 3, largest // 5]], np.uint16)
+    file.write_bytes(tiff(values, bits, white=1))
+    assert decoded(file, 1).tolist() == [[0, 255], [85, 51]]
+    if bits == 16:
+        file.write_bytes(tiff(values, bits, white=0))
+        assert decoded(file, 1).tolist() == [[255, 0], [170, 204]]
+
+
+def test_what_is_transparent_is_shown_on_the_background(tmp_path: Path) -> None:
+    file, layered = tmp_path / "a.png", np.dstack([COLOUR, ALPHA])
+    Image.fromarray(layered).save(file)
+    assert np.abs(decoded(file) - shown(COLOUR, ALPHA)).max() <= 1
+    Image.fromarray(np.dstack([GREY, ALPHA])).save(file)
+    assert np.abs(decoded(file, 1) - shown(GREY[..., None], ALPHA)[..., 0]).max() <= 1
+    Image.fromarray(np.dstack([COLOUR, np.full_like(ALPHA, 255)])).save(file)
+    assert np.array_equal(decoded(file), COLOUR) and not decode_image(file, 3).notes
+
+
+@pytest.mark.parametrize("colour", [0, 255])
+def test_a_shape_in_alpha_alone_is_seen(tmp_path: Path, colour: int) -> None:
+    alpha = np.where(np.arange(60).reshape(6, 10) % 3 == 0, 255, 0).astype(np.uint8)
+    Image.fromarray(np.dstack([np.full_like(COLOUR, colour), alpha])).save(tmp_path / "a.png")
+    assert np.array_equal(decoded(tmp_path / "a.png", 1), np.where(alpha == 255, colour, 128))
+
+
+def test_a_shape_in_alpha_of_the_background_s_colour_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.dstack([np.full_like(COLOUR, 128), ALPHA])).save(tmp_path / "a.png")
+    with pytest.raises(ImageError, match="has the colour"):
+        decode_image(tmp_path / "a.png", 3)
+    Image.fromarray(np.dstack([COLOUR, np.zeros_like(ALPHA)])).save(tmp_path / "a.png")
+    assert (decoded(tmp_path / "a.png") == 128).all(), "nothing is in it, and so it is seen"
+
+
+def test_one_colour_that_is_transparent(tmp_path: Path) -> None:
+    """As PNG and GIF have it: an entry of a palette, a colour, a value of 16 bits."""
+    index = np.arange(60, dtype=np.uint8).reshape(6, 10) % 4
+    palette = Image.fromarray(index, "L").convert("P")
+    palette.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 9, 9, 9])
+    colours = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [9, 9, 9]])
+    expected = np.where((index == 3)[..., None], 128, colours[index])
+    for name, transparency in (("a.gif", 3), ("b.png", 3), ("c.png", bytes([255, 255, 255, 0]))):
+        palette.save(tmp_path / name, transparency=transparency)
+        assert np.array_equal(decoded(tmp_path / name), expected), name
+    Image.fromarray(index).save(tmp_path / "d.png", transparency=3)
+    assert np.array_equal(decoded(tmp_path / "d.png", 1), np.where(index == 3, 128, index))
+    Image.fromarray(index.astype(np.uint16) * 257).save(tmp_path / "e.png", transparency=3 * 257)
+    assert np.array_equal(decoded(tmp_path / "e.png", 1), np.where(index == 3, 128, index))
+
+
+TURNED: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.T, 6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).T, 8: np.rot90,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("orientation", TURNED)
+def test_a_picture_is_turned_as_the_camera_noted(tmp_path: Path, orientation: int, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    Image.fromarray(GREY).save(tmp_path / f"a.{suffix}", exif=exif)
+    assert np.array_equal(decoded(tmp_path / f"a.{suffix}", 1), TURNED[orientation](GREY))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_damaged_exif_turns_nothing(tmp_path: Path) -> None:
+    Image.fromarray(COLOUR).save(tmp_path / "a.png", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert np.array_equal(decoded(tmp_path / "a.png"), COLOUR)
+
+
+def test_cmyk_is_converted_by_its_definition(tmp_path: Path) -> None:
+    inks = np.random.default_rng(3).integers(0, 256, (6, 10, 4), np.uint8)
+    Image.fromarray(inks, "CMYK").save(tmp_path / "a.tif")
+    expected = (255 - inks[..., :3]) * (1 - inks[..., 3:] / 255)
+    assert np.abs(decoded(tmp_path / "a.tif") - expected).max() <= 1
+    assert decode_image(tmp_path / "a.tif", 1).notes == ("CMYK converted without a colour profile",)
+
+
+@pytest.mark.parametrize(("suffix", "array"), [("tif", GREY.astype(np.int32)), ("tif", GREY / 255), ("pfm", GREY / 255)])
+def test_what_has_no_range_is_refused(tmp_path: Path, suffix: str, array: NDArray[Any]) -> None:
+    array = array if array.dtype == np.int32 else array.astype(np.float32)
+    Image.fromarray(array).save(tmp_path / f"a.{suffix}", "TIFF" if suffix == "tif" else "PPM")
+    with pytest.raises(ImageError, match="whose range is unknown: save it as grey or RGB of 8 or 16 bits"):
+        decode_image(tmp_path / f"a.{suffix}", 3)
+
+
+def test_lab_is_refused(tmp_path: Path) -> None:
+    Image.new("LAB", (8, 8)).save(tmp_path / "a.tif")
+    with pytest.raises(ImageError, match="its pixels are LAB: save it as grey or RGB"):
+        decode_image(tmp_path / "a.tif", 3)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "tif", "webp"])
+def test_an_animation_or_several_pages_are_refused_and_one_is_not(tmp_path: Path, suffix: str) -> None:
+    first, second = Image.fromarray(COLOUR), Image.fromarray(255 - COLOUR)
+    first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=[second])
+    with pytest.raises(ImageError, match="it holds several frames or pages: save each"):
+        decode_image(tmp_path / f"a.{suffix}", 3)
+    first.save(tmp_path / f"a.{suffix}")
+    assert decoded(tmp_path / f"a.{suffix}").shape == COLOUR.shape
+
+
+def test_a_camera_s_picture_with_a_preview_behind_it(tmp_path: Path) -> None:
+    first, second = (Image.new("RGB", (16, 16), colour) for colour in ("red", "blue"))
+    first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second])
+    assert np.abs(decoded(tmp_path / "a.jpg").astype(int) - [255, 0, 0]).max() <= 2
+
+
+def test_training_and_predict_decode_alike_and_both_say_what_was_done(tmp_path: Path) -> None:
+    """A folder of 16 bits gives the inputs of the same folder as 8 bits."""
+    prepared = {}
+    for bits in (8, 16):
+        root = folder(tmp_path / f"bits{bits}", ("train", "val", "test"))
+        for file in sorted(root.rglob("*.png")):
+            values = np.asarray(Image.open(file, formats=("PNG",)).convert("L"))
+            Image.fromarray(values if bits == 8 else values.astype(np.uint16) * 257).save(file)
+        config = Data(name="folder", path=root, size=16)
+        prepared[bits] = Dataset.open(prepare(config, tmp_path, 0))
+        said = list_notes(describe(config, tmp_path, 0))
+        assert said == ({} if bits == 8 else {"images": "grey of 16 bits scaled to 8: 36"})
+    said_input = {"shape": [3, 16, 16], "cut": 224 / 256}
+    for part in ("train", "test"):
+        for path in prepared[8].split(part).inputs:
+            (eight,), (sixteen,) = (read(tmp_path / f"bits{bits}" / path.decode(), said_input) for bits in (8, 16))
+            assert np.array_equal(eight.pixels, sixteen.pixels)
+            assert (eight.note, sixteen.note) == ("", "grey of 16 bits scaled to 8")
+
+
+def test_a_range_of_which_little_is_used_is_said(tmp_path: Path) -> None:
+    """Twelve bits in a file of sixteen leave sixteen grey levels."""
+    Image.fromarray(GREY.astype(np.uint16) * 16).save(tmp_path / "a.png")
+    assert decode_image(tmp_path / "a.png", 3).notes == ("grey of 16 bits scaled to 8, with less than 1/16 of the range in use",)
+    assert decoded(tmp_path / "a.png", 1).max() <= 16

@@ -1,0 +1,129 @@
+"""Which files of a folder are read, under which class, and that every other one is named with its count."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_made import folder
+from PIL import Image
+from rich.console import Console
+
+from orchestrator.config import Data
+from orchestrator.data import Dataset, describe, list_notes, prepare
+from orchestrator.data.listing import list_images
+from orchestrator.preflight import prepared, show_plan
+from orchestrator.reading import build
+from orchestrator.store import Store
+
+
+def image(file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)).save(file)
+
+
+def config(root: Path) -> Data:
+    return Data(name="folder", path=root, size=8, validation=0.34)
+
+
+def test_images_however_deep_belong_to_their_class(tmp_path: Path) -> None:
+    root = folder(tmp_path / "images")
+    for number in range(4):
+        image(root / "train" / "cat" / "session2" / "morning" / f"{number}.JPEG")
+    data = Dataset.open(prepare(config(root), tmp_path, 0))
+    paths = {bytes(path) for part in ("train", "validation") for path in data.split(part).inputs}
+    assert {f"train/cat/session2/morning/{number}.JPEG".encode() for number in range(4)} < paths and len(paths) == 16
+    labels = {bytes(path): label for path, label in zip(data.train.inputs, data.train.labels, strict=True)}
+    assert all(label == (path.split(b"/")[1] == b"dog") for path, label in labels.items())
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_every_usual_name_of_the_validation_part(tmp_path: Path, name: str) -> None:
+    both = list_images(folder(tmp_path / "both", ("train", name, "test")))
+    assert both.splits == {"train": "train", "validation": name, "test": "test"}
+    alone = list_images(folder(tmp_path / "alone", ("train", name)))
+    assert alone.splits == {"train": "train", "test": name}
+    assert alone.images["test"]["cat"] == [f"{name}/cat/{number}.png" for number in range(6)]
+
+
+def test_what_is_not_read_is_named_with_its_count_and_changes_nothing(tmp_path: Path) -> None:
+    root = folder(tmp_path / "images")
+    before = describe(config(root), tmp_path / "store", 0)
+    assert not list_notes(before)
+    for hidden in ("train/cat/._0.png", "train/dog/._1.png", "test/cat/.DS_Store", "train/dog/Thumbs.db", "._train"):
+        (root / hidden).write_bytes(b"x")
+    for file in ("train/cat/a.txt", "train/cat/b.TXT", "test/dog/c.heic", "README"):
+        (root / file).write_bytes(b"x")
+    for file in ("train/stray.png", "top.png", "holdout/cat/1.png", "holdout/cat/2.png", "__MACOSX/train/cat/._1.png"):
+        image(root / file)
+    for name in ("cat", "dog"):
+        image(root / "train" / name / ".ipynb_checkpoints" / "0-checkpoint.png")
+    (root / "train" / "__MACOSX").mkdir()
+    after = describe(config(root), tmp_path / "store", 0)
+    assert set(after["unread"]) == {
+        "hidden or system files: 5 (such as ._train)",
+        "files of .txt: 2 (such as train/cat/a.txt)",
+        "files of .heic: 1 (test/dog/c.heic)",
+        "files without a suffix: 1 (README)",
+        "images in train/ outside of its class folders: 1 (train/stray.png)",
+        "images outside of the parts: 1 (top.png)",
+        "folder holdout/: 2 files",
+        "2 folders __MACOSX/: 1 files",
+        "2 folders .ipynb_checkpoints/: 2 files",
+    }
+    assert list_notes(after)["not read"] == "; ".join(after["unread"])
+    assert {key: value for key, value in after.items() if key != "unread"} == before
+    assert prepare(config(root), tmp_path / "store", 0).name == before["fingerprint"], "nor does it make other data"
+
+
+def test_links_are_followed_once_and_to_nowhere_they_are_named(tmp_path: Path) -> None:
+    root, elsewhere = folder(tmp_path / "images"), tmp_path / "elsewhere"
+    image(elsewhere / "a.png")
+    image(root / "train" / "cat" / "more" / "b.png")
+    links = {
+        "far": str(elsewhere),
+        "again": "more",
+        "up": "..",
+        "root": "../..",
+        "broken.png": "nowhere.png",
+        "itself.png": "itself.png",
+    }
+    for name, target in links.items():
+        os.symlink(target, root / "train" / "cat" / name)
+    listing = list_images(root)
+    expected = [f"train/cat/{name}" for name in (*(f"{number}.png" for number in range(6)), "far/a.png", "more/b.png")]
+    assert listing.images["train"]["cat"] == expected
+    assert listing.unread.in_words() == [
+        "links to folders that are read already: 3 (such as train/cat/again)",
+        "links that lead nowhere, or special files: 2 (such as train/cat/broken.png)",
+    ]
+
+
+def test_a_class_that_is_a_link_keeps_its_place_among_the_labels(tmp_path: Path) -> None:
+    root = folder(tmp_path / "images")
+    for split in ("train", "test"):
+        (root / split / "cat").rename(tmp_path / f"cats-{split}")
+        os.symlink(tmp_path / f"cats-{split}", root / split / "cat")
+    assert list_images(root).classes == ("cat", "dog")
+
+
+def test_many_kinds_are_cut_off_with_their_number() -> None:
+    said = list_notes({"unread": [f"files of .{number}: 1 (x)" for number in range(20)]})["not read"]
+    assert said.count("; ") == 12 and said.endswith("; 8 more kinds")
+
+
+def test_a_plan_and_a_start_say_what_is_not_read_and_what_was_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = folder(tmp_path / "images", each=8)
+    (root / "train" / "cat" / "a.txt").write_bytes(b"x")
+    Image.fromarray(np.zeros((9, 9), np.uint16) + 40_000).save(root / "train" / "cat" / "wide.png")
+    values = {"data": config(root).model_dump(mode="json"), "teacher": None, "method": {"name": "cross_entropy"}}
+    configuration, store = build(values | {"training": {"batch_size": 4}}), Store.open(tmp_path / "store")
+    said: list[str] = []
+    show_plan(store, configuration, "train", True, Console())
+    before = capsys.readouterr().out
+    prepared(store, configuration, "train", local=True, note=said.append)
+    show_plan(store, configuration, "train", True, Console())
+    after = capsys.readouterr().out
+    assert said == ["not read: files of .txt: 1 (train/cat/a.txt)", "images: grey of 16 bits scaled to 8: 1"]
+    assert "not read  files of .txt: 1 (train/cat/a.txt)" in before and "images " not in before, "a dry run decodes nothing"
+    assert "not read  files of .txt: 1 (train/cat/a.txt)" in after and "images    grey of 16 bits scaled to 8: 1" in after

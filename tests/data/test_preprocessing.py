@@ -1,0 +1,117 @@
+"""Augmentation and normalisation: which apply, and what the plan says of them."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from data_made import arrays, npz
+from rich.console import Console
+
+from orchestrator.config import Data
+from orchestrator.data import DATASETS, Batches, Dataset, Views, explain, prepare, resolve_augmentation
+from orchestrator.data.preprocessing import AUTOMATIC, IMAGENET, choose_normalization, shift_pixels
+from orchestrator.errors import ConfigurationError
+from orchestrator.preflight import show_plan
+from orchestrator.reading import load
+from orchestrator.store import Store
+
+SUMMARY: dict[str, Any] = {"shape": [3, 32, 32], "mean": [0.5, 0.25, 0.125], "std": [0.2, 0.2, 0.25], "root": None}
+
+
+def test_every_data_set_has_an_automatic_policy_and_no_digit_is_mirrored() -> None:
+    assert set(AUTOMATIC) == set(DATASETS)
+    assert {each.policy for each in AUTOMATIC.values()} <= set(get_args(Data.model_fields["augmentation"].annotation)) - {"auto"}
+    assert all(each.reason for each in AUTOMATIC.values())
+    assert not [name for name in ("digits", "MNIST", "SVHN") if "flip" in AUTOMATIC[name].policy]
+
+
+@pytest.mark.parametrize("name", sorted(DATASETS))
+@pytest.mark.parametrize("policy", ["auto", "none", "crop", "crop_flip", "resized_crop_flip"])
+def test_the_plan_names_the_policy_its_reason_and_the_setting(name: str, policy: Any) -> None:
+    data = Data(name=name, augmentation=policy)
+    automatic, reason = AUTOMATIC[name]
+    applies = automatic if policy == "auto" else policy
+    assert resolve_augmentation(data) == applies
+    line = explain(data, SUMMARY)["augmentation"]
+    assert line.startswith(f"{applies} (") and "data.augmentation" in line and reason in line
+    assert ("set by data.augmentation; auto is" in line) == (applies != automatic)
+    assert ("by up to 4 pixels" in line) == applies.startswith("crop") and ("mirrored" in line.partition(")")[0]) == (
+        "flip" in applies
+    )
+
+
+@pytest.mark.parametrize(("side", "most"), [(7, 0), (8, 1), (28, 3), (32, 4)])
+def test_the_shift_that_is_named_is_the_one_that_is_drawn(side: int, most: int) -> None:
+    views = Views("crop", 0, 500, shift_pixels((1, side, side)))
+    places = views.places(0, side, side)
+    assert places is not None
+    down, right = places // (side + 2 * most), places % (side + 2 * most)
+    assert {int(down.min()), int(right.min())} == {0} and {int(down.max()), int(right.max())} == {2 * most}
+
+
+@pytest.mark.parametrize(
+    ("data", "root", "said"),
+    [
+        (
+            Data(),
+            None,
+            ("mean [0.5, 0.25, 0.125], std [0.2, 0.2, 0.25]", "those of the training images", "data.mean and data.std set"),
+        ),
+        (Data(name="folder"), "images", ("ImageNet's", "data.mean and data.std set")),
+        (Data(mean=(0.5,) * 3, std=(0.2,) * 3), None, ("set by data.mean and data.std",)),
+    ],
+)
+def test_the_plan_names_the_normalisation_and_its_source(data: Data, root: str | None, said: tuple[str, ...]) -> None:
+    line = explain(data, SUMMARY | {"root": root})["normalisation"]
+    assert all(part in line for part in said), line
+
+
+def test_what_is_set_comes_first_then_the_images_then_imagenet() -> None:
+    own = ([0.1], [0.2])
+    assert choose_normalization(Data(), 1, own) == own and choose_normalization(Data(), 3, None) == IMAGENET
+    assert choose_normalization(Data(mean=(0.3,), std=(0.4,)), 1, own) == ([0.3], [0.4])
+    with pytest.raises(ConfigurationError, match=r"data\.mean = \[0\.3\].*1 value each.*3 channels: give 3"):
+        choose_normalization(Data(mean=(0.3,), std=(0.4,)), 3, None)
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        ["data.mean=[0.5]"],
+        ["data.std=[0.5]"],
+        ["data.mean=[0.5]", "data.std=[0.5, 0.5]"],
+        ["data.mean=[]", "data.std=[]"],
+        ["data.mean=[0.5]", "data.std=[0]"],
+        ["data.mean=[127.5]", "data.std=[1]"],
+    ],
+)
+def test_half_a_normalisation_is_refused(pairs: list[str]) -> None:
+    with pytest.raises(ConfigurationError, match=r"^data.*(mean|std)"):
+        load(None, pairs)
+
+
+def test_inputs_are_normalised_as_it_is_set_and_the_data_have_a_folder_of_their_own(tmp_path: Path) -> None:
+    file = npz(tmp_path)
+    config = Data(name="npz", path=file, mean=(0.5, 0.25, 0.0), std=(0.5, 1.0, 0.25))
+    folder = prepare(config, tmp_path, 0)
+    assert folder != prepare(Data(name="npz", path=file), tmp_path, 0)
+    dataset = Dataset.open(folder)
+    made = next(iter(Batches(dataset, Views.of(dataset, config, 0), 8, 0).ordered("test")))
+    pixels = np.asarray(arrays()["test_images"][: len(made.index)], dtype=np.float64) / 255
+    expected = (pixels - np.array([0.5, 0.25, 0.0])) / np.array([0.5, 1.0, 0.25])
+    torch.testing.assert_close(made.inputs, torch.from_numpy(expected.transpose(0, 3, 1, 2)).float(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["sweep", "train", "teacher"])
+def test_a_dry_run_explains_both_and_every_setting_that_was_left_to_the_program(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_plan(Store(tmp_path), load(None, []), kind, True, Console(width=300))
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["augmentation"].startswith("none (images as they are): chosen for digits, as ")
+    assert lines["normalisation"].startswith("mean [0.306") and "those of the training images" in lines["normalisation"]
+    left = ["teacher.training.precision", "teacher.precision", "teacher.training.channels_last = false for mlp", "data.views = 1 ("]
+    left += [] if kind == "teacher" else ["training.precision = ", "; training.channels_last = false for mlp", "tracking.uri"]
+    assert all(key in lines["automatic"] for key in left), lines["automatic"]

@@ -1,0 +1,327 @@
+"""A chaos run: one sweep of many short trials under failures drawn from a seed, compared with the same sweep undisturbed.
+
+`python tests/faults/chaos.py --failures 50 --seed 1`, run again with another seed, continues the sweep of its folder: the report
+is of all failures so far. Random search and one group, so that results are the same to the bit. It ends what it started, by id.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # as a program, beside the tests
+
+from orchestrator.records import Sweep
+from tests.faults.broken import LEFT_S, NAME, Life, begun, check_runs, check_study, compare, end_what_is_left, record, resumed
+from tests.faults.chaos_report import Log, Made, summary, table
+from tests.faults.chaos_schedule import OFFLINE, Failure, schedule
+from tests.faults.chaos_targets import damage, damaged_file, fill, mount, processes
+from tests.faults.mlflow_server import Server
+
+WAIT_S, INFLUENCE_WAIT_S = 15.0, 10.0
+LIMIT_S = 200.0  # a group may take two minutes to start again, whatever `resources.wait_s` says
+PROMISED_S = 20.0  # in which a driver ends after SIGTERM
+TRIALS = 20  # at first; the sweep grows by as many whenever it has ended
+SETTINGS = (
+    "search.methods=[kd,kd_aif]", "data.label_noise=0.3", "training.epochs=6", "search.finish_points=false",
+    "resources.max_failures=1000", "resources.silence_s=4", f"resources.wait_s={WAIT_S:g}", "resources.influence_cpus=0.5",
+    f"resources.influence_wait_s={INFLUENCE_WAIT_S:g}", "resources.cpus_per_worker=0.5", "search.max_failed_trials=3",
+)  # fmt: skip
+UNFIT, INTERRUPTED = 3, 130
+HOPELESS = 8  # drivers in a row that ended by themselves before an epoch
+
+
+def tell(text: str) -> None:
+    """Show how it goes."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+class Progress:
+    """The epochs that are finished, as the checkpoints of the newest trials tell: how many, and how many of them again."""
+
+    def __init__(self, store: Path) -> None:
+        self.trials = store / "sweeps" / NAME / "trials"
+        self.seen: dict[str, tuple[int, int]] = {}
+        self.finished = self.repeated = 0
+
+    def look(self) -> int:
+        """Return how many epochs were finished so far, repeated ones counted again."""
+        with contextlib.suppress(OSError):
+            for name in sorted(os.listdir(self.trials), reverse=True)[:3]:
+                with contextlib.suppress(OSError, ValueError, LookupError):
+                    self._look(name)
+        return self.finished
+
+    def _look(self, name: str) -> None:
+        file = self.trials / name / "checkpoint" / "progress.json"
+        changed = file.stat().st_mtime_ns
+        before, epoch = self.seen.get(name, (0, 0))
+        if changed == before:
+            return
+        now = int(json.loads(file.read_text())["record"]["epoch"])
+        self.seen[name] = (changed, now)
+        self.finished += max(now - epoch, 1)
+        self.repeated += max(epoch - now + 1, 0)
+
+
+class Chaos:
+    """One sweep, and the failures that it meets."""
+
+    def __init__(self, folder: Path, log: Log, server: Server) -> None:
+        self.folder, self.log, self.server = folder, log, server
+        self.store = folder / "store"
+        self.progress = Progress(self.store)
+        self.pending: list[tuple[float, Callable[[], None]]] = []
+        self.life: Life | None = None
+        self.begun_at = self.barren = 0
+        self.mended = False  # whether study and records agree again since one of them was damaged
+
+    # the driver
+
+    def start(self, trials: int | None = None) -> Life:
+        """Begin the sweep, or go on with it; `trials`: with so many."""
+        self.log.drivers += 1
+        self.begun_at = self.progress.look()
+        if record(self.store) is None:
+            settings = (*SETTINGS, f"search.trials={TRIALS}", f"tracking.uri={self.server.uri}")
+            self.life = begun(self.store, *settings)
+        else:
+            self.life = resumed(self.store, *(("--trials", str(trials)) if trials else ()))
+        return self.life
+
+    def running(self) -> Life:
+        """Return the driver; one that has ended is followed by another one, of a larger sweep where nothing was left to do."""
+        if self.life is None:
+            return self.start()
+        code = self.life.process.poll()
+        if code is None:
+            return self.life
+        self.barren = 0 if self.progress.look() > self.begun_at else self.barren + 1
+        if code not in (0, UNFIT, INTERRUPTED, -signal.SIGKILL):
+            self.log.unexpected.append(f"the driver ended with {code}: {' '.join(self.life.said.split())[-500:]}")
+            tell(f"the driver ended with {code}:\n{self.life.said[-3000:]}")
+        if self.barren >= HOPELESS:
+            raise SystemExit(f"the driver ended {self.barren} times without an epoch, last with {code}:\n{self.life.said}")
+        found = record(self.store)
+        return self.start(len(found.trials) + TRIALS if code == 0 and found else None)
+
+    def end_driver(self) -> None:
+        """SIGKILL for the driver."""
+        if self.life and self.life.process.poll() is None:
+            self.life.kill()
+
+    def watch(self, seconds: float, until: Callable[[], bool] = lambda: False, every_s: float = 0.03) -> bool:
+        """Let time pass, in which outages end; return whether the condition came true."""
+        end = time.monotonic() + seconds
+        while not until():
+            now = time.monotonic()
+            if now >= end:
+                return False
+            self.progress.look()
+            for due in [each for each in self.pending if each[0] <= now]:
+                self.pending.remove(due)
+                due[1]()
+            time.sleep(every_s)
+        return True
+
+    def end_outages(self) -> None:
+        """End all that is to end by itself."""
+        while self.pending:
+            self.pending.pop()[1]()
+
+    def later(self, seconds: float, action: Callable[[], None]) -> None:
+        """Do something after a time, whatever happens meanwhile."""
+        self.pending.append((time.monotonic() + seconds, action))
+
+    # one failure
+
+    def make(self, failure: Failure) -> None:
+        """Let a failure happen, and note what followed."""
+        self.watch(failure.after_s)
+        if not self.watch(LIMIT_S, lambda: self.strike(failure), every_s=0.3):  # to look for a process takes a while
+            tell(f"{failure.seed}/{failure.number} {failure.kind} is left out: not possible within {LIMIT_S:g} s")
+            return
+        made = Made(failure.seed, failure.number, failure.kind)
+        struck, before, life = time.monotonic(), self.progress.look(), self.running()
+        if failure.waits:
+            ends = failure.action == "SIGTERM"
+            limit_s = PROMISED_S if ends else LIMIT_S
+            over = self.watch(limit_s, lambda: life.process.poll() is not None or (not ends and self.progress.look() > before + 1))
+            made.recovery_s = time.monotonic() - struck
+            if not over:
+                made.exceeded = True
+                tell(f"nothing was finished for {limit_s:g} s after {failure.kind}:\n{life.said[-3000:]}")
+                self.end_driver()
+        code = life.process.poll()
+        made.ended = code if code != -signal.SIGKILL else None
+        self.log.failures.append(made)
+        self.log.save()
+        tell(f"{failure.seed}/{failure.number} {failure.kind}: {made.recovery_s or 0:.1f} s, {made.ended}")
+
+    def strike(self, failure: Failure) -> bool:
+        """Do it, if what it is done to is there; return whether it was done."""
+        life = self.running()
+        self.mended = self.mended or self.progress.finished > self.begun_at
+        if failure.kind in OFFLINE:
+            return self._damage_offline(failure)
+        if failure.target == "disk":
+            ballast = self.store / "ballast"
+            fill(ballast)
+            self.later(failure.outage_s, lambda: ballast.unlink(missing_ok=True))
+            return True
+        if failure.action == "MLflow":
+            self._outage(failure)
+            return True
+        if failure.action.startswith("SIG"):
+            return self._signal(life, failure)
+        path = damaged_file(self.store, failure)
+        if path is None or not damage(path, failure):
+            return False
+        if failure.target == "checkpoint":  # it is read when its worker has died
+            for process in processes(life, "worker"):
+                process.kill()
+        return True
+
+    def _signal(self, life: Life, failure: Failure) -> bool:
+        number = signal.Signals[failure.action]
+        if failure.target == "driver":
+            life.process.send_signal(number)
+            if number == signal.SIGSTOP:
+                self.later(failure.outage_s, lambda: life.process.send_signal(signal.SIGCONT))
+            if number == signal.SIGKILL:
+                life.process.wait()
+                self.start()
+            return True
+        if number == signal.SIGSTOP and self.progress.finished <= self.begun_at:
+            return False  # a group that is stopped while it starts has two minutes, which are waited for with nothing to see
+        found = processes(life, failure.target)
+        if found:
+            found[int(failure.choice * len(found))].send_signal(number)
+        return bool(found)
+
+    def _damage_offline(self, failure: Failure) -> bool:
+        """Either the study or the records: what one of them lost, the other one knows."""
+        path = damaged_file(self.store, failure)
+        if not self.mended or path is None or not path.exists():
+            return False
+        self.end_driver()
+        damage(path, failure)
+        self.mended = False
+        self.start()
+        return True
+
+    def _outage(self, failure: Failure) -> None:
+        if failure.target == "killed":
+            self.server.stop()
+            self.later(failure.outage_s, self.server.begin)
+        else:
+            self.server.signal(signal.SIGSTOP)
+            self.later(failure.outage_s, lambda: self.server.signal(signal.SIGCONT))
+
+    def finish(self) -> Sweep:
+        """End all outages, and let the sweep end; return what it left."""
+        self.watch(60.0, lambda: not self.pending)
+        while True:
+            life = self.running()
+            self.watch(LIMIT_S * 4, lambda life=life: life.process.poll() is not None)  # type: ignore[misc]
+            found = record(self.store)
+            if life.process.poll() == 0 and found and found.state == "finished" and "were not sent" not in life.said:
+                return found
+            if life.process.poll() == 0:
+                self.start()
+
+
+def undisturbed(store: Path, trials: int) -> tuple[Sweep, float]:
+    """The same sweep with nothing broken, and the wall time (s) that it took: run, or grown to so many trials."""
+    found, file = record(store), store.parent / "undisturbed.json"
+    seconds = json.loads(file.read_text()) if file.exists() else 0.0
+    if found is None or len(found.trials) < trials:
+        started = time.monotonic()
+        new = (*SETTINGS, f"search.trials={trials}")
+        with begun(store, *new) if found is None else resumed(store, "--trials", str(trials)) as life:
+            assert life.ended(3600.0) == 0, life.said
+        seconds += time.monotonic() - started
+        file.write_text(json.dumps(seconds))
+    found = record(store)
+    assert found is not None
+    return found, seconds
+
+
+def differences(found: Sweep, expected: Sweep, server: Server) -> list[str]:
+    """What is not as in the undisturbed sweep; MLflow is read from its server's database."""
+    checks: dict[str, Callable[[], object]] = {
+        "results": lambda: compare(found, expected),
+        "study": lambda: check_study(found),
+        "MLflow": lambda: check_runs(found, f"sqlite:///{server.database}"),
+    }
+    missed = []
+    for name, check in checks.items():
+        try:
+            check()
+        except AssertionError as error:
+            missed.append(f"{name}: {' '.join(str(error).split())[:300]}")
+    return missed
+
+
+def run(folder: Path, failures: int, seed: int, minutes: float, pause: bool) -> dict[str, object]:
+    """Make failures, up to so many of the seed and for so long; then finish the sweep, compare, and return the report.
+
+    `pause`: leave the sweep as it is, for a later run to continue.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    log, port = Log.open(folder / "failures.json"), folder / "port"
+    server = Server(folder / "mlflow", int(port.read_text()) if port.exists() else None)
+    port.write_text(str(server.port))
+    chaos = Chaos(folder, log, server)
+    without = frozenset() if mount(chaos.store) else frozenset({"full disk"})
+    started, patience_s = time.monotonic(), 0.0
+    try:
+        server.begin()  # the first outage: it answers some seconds later
+        for failure in schedule(seed, without):
+            if failure.number > failures or time.monotonic() - started > 60 * minutes:
+                break
+            if failure.number > log.reached(seed):
+                chaos.make(failure)
+        found = record(chaos.store) if pause else chaos.finish()
+        log.seconds += time.monotonic() - started
+        log.repeated += chaos.progress.repeated
+        log.save()
+        patience_s = 5.0 if pause else LEFT_S
+    finally:
+        chaos.end_driver()
+        chaos.end_outages()
+        server.stop()
+        left = end_what_is_left(patience_s)
+    assert found is not None
+    if pause:
+        return summary(log, len(found.trials), 0, 0.0, [])
+    expected, seconds = undisturbed(folder / "undisturbed" / "store", len(found.trials))
+    missed = [*log.unexpected, *differences(found, expected, server), *(f"still running: {each}" for each in left)]
+    epochs = sum(trial.epochs for trial in found.trials.values())
+    return summary(log, len(found.trials), epochs, seconds, missed)
+
+
+def main() -> int:
+    """Run from the command line; return 1 where anything differs or waited too long."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--failures", type=int, default=50, help="how many of the seed's failures are made")
+    parser.add_argument("--seed", type=int, default=0, help="of the schedule")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="make no more failures after this time")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir(), "chaos"), help="continued where it exists")
+    parser.add_argument("--pause", action="store_true", help="leave the sweep unfinished: nothing is compared yet")
+    parser.add_argument("--json", action="store_true", help="the report for programs")
+    given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    report = run(given.folder.resolve(), given.failures, given.seed, given.minutes, given.pause)
+    print(json.dumps(report, indent=1) if given.json else table(report))
+    return int(bool(report["differences"] or report["exceeded"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

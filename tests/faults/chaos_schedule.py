@@ -1,0 +1,89 @@
+"""Draw a schedule of failures from a seed: what is broken, when, and whether the run waits until it is mended."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+SHORTEST_S, LONGEST_S = 0.3, 2.5  # between one failure and the next
+OUTAGE_S = (1.0, 4.0)  # of a full disk, of an MLflow that is away, of a stopped driver
+WAITED_FOR = 0.15  # share of the killed processes after which nothing else fails until an epoch is finished
+
+PROCESSES: dict[str, str | tuple[str, ...]] = {  # what it is called here -> how its title begins, or how its program is called
+    "worker": "ray::RayTrainWorker",
+    "controller": "ray::TrainController",
+    "dispatcher": "ray::Dispatcher",
+    "Tune process": ("ray::ResourceTrainable", "ray::StandIn"),
+    "influence actor": "ray::InfluenceActor",
+    "raylet": "raylet",
+    "GCS": "gcs_server",
+}
+WEIGHTS = {
+    "SIGKILL worker": 10,
+    "SIGSTOP worker": 3,
+    "SIGKILL controller": 6,
+    "SIGSTOP controller": 2,
+    "SIGKILL dispatcher": 6,
+    "SIGSTOP dispatcher": 2,
+    "SIGKILL Tune process": 6,
+    "SIGSTOP Tune process": 2,
+    "SIGKILL influence actor": 6,
+    "SIGSTOP influence actor": 3,
+    "SIGKILL raylet": 1,
+    "SIGSTOP raylet": 0.7,
+    "SIGKILL GCS": 0.7,
+    "SIGSTOP GCS": 0.7,
+    "SIGKILL driver": 2,
+    "SIGSTOP driver": 3,
+    "SIGTERM driver": 0.7,
+    "truncated checkpoint": 5,
+    "missing checkpoint": 4,
+    "truncated cache view": 5,
+    "missing cache view": 4,
+    "truncated record": 1,
+    "missing record": 1,
+    "truncated study": 0.7,
+    "missing study": 0.7,
+    "full disk": 5,
+    "MLflow killed": 2,
+    "MLflow stopped": 5,
+}
+OFFLINE = ("truncated record", "missing record", "truncated study", "missing study")  # made while no driver runs
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One failure. `after_s`: since the last one; `outage_s`: how long it lasts, where it ends by itself; `choice`: in [0, 1).
+
+    `waits`: nothing else fails until an epoch is finished, or the driver has ended.
+    """
+
+    seed: int
+    number: int
+    kind: str
+    after_s: float
+    outage_s: float
+    choice: float
+    waits: bool
+
+    @property
+    def action(self) -> str:
+        """SIGKILL, SIGSTOP, SIGTERM, truncated, missing, full or MLflow."""
+        return self.kind.partition(" ")[0]
+
+    @property
+    def target(self) -> str:
+        """What it is done to."""
+        return self.kind.partition(" ")[2]
+
+
+def schedule(seed: int, without: frozenset[str] = frozenset()) -> Iterator[Failure]:
+    """Yield failures without end, the same ones for the same seed; kinds `without` are left out."""
+    kinds = [kind for kind in WEIGHTS if kind not in without]
+    weights = [WEIGHTS[kind] for kind in kinds]
+    draw, number = random.Random(seed), 0
+    while True:
+        number += 1
+        kind = draw.choices(kinds, weights)[0]
+        after_s, outage_s = draw.uniform(SHORTEST_S, LONGEST_S), draw.uniform(*OUTAGE_S)
+        choice, waits = draw.random(), draw.random() < WAITED_FOR or kind.startswith(("SIGSTOP", "SIGTERM"))
+        yield Failure(seed, number, kind, after_s, outage_s, choice, waits)

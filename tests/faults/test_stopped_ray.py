@@ -1,0 +1,82 @@
+"""The end of a run while a process of Ray is stopped, the second Ctrl-C, and what a driver leaves that was killed."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from orchestrator.interrupt import LAST_S, LIMIT_S
+from tests.faults.broken import Life, begun, reached, record, resumed
+from tests.faults.chaos_targets import processes
+
+pytestmark = pytest.mark.faults
+LONG = ("training.epochs=2000", "search.trials=2")
+PROMISED_S = 20.0
+GONE_S = 5.0
+INTERRUPTED = 130
+
+
+def stop(life: Life, target: str) -> psutil.Process:
+    """SIGSTOP for one of the processes of that kind."""
+    found: psutil.Process = life.until(lambda: processes(life, target), target)[0]
+    os.kill(found.pid, signal.SIGSTOP)
+    return found
+
+
+def ended(life: Life, store: Path) -> None:
+    """It has ended in time as one that was interrupted, its records say so, and nothing of it is left."""
+    assert life.process.wait() == INTERRUPTED, life.said
+    _, left = psutil.wait_procs(Life.seen, timeout=GONE_S)
+    assert not left, [process.cmdline() for process in left]
+    found = record(store)
+    assert found is not None and found.state == "interrupted"
+    assert not [trial for trial in found.trials.values() if trial.state == "running"]
+
+
+@pytest.mark.parametrize("target", ["raylet", "GCS"])
+def test_sigterm_while_ray_is_stopped(target: str, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with begun(store, *LONG) as life:
+        life.until(reached(store, 2), "epoch 2")
+        stop(life, target)
+        asked = time.monotonic()
+        life.process.terminate()
+        while life.process.poll() is None and time.monotonic() < asked + 3 * PROMISED_S:
+            life.below("")
+            time.sleep(0.05)
+        took = time.monotonic() - asked
+        assert took < PROMISED_S, f"{took:.1f} s:\n{life.said}"
+        ended(life, store)
+    assert LIMIT_S + LAST_S < PROMISED_S
+
+
+def test_the_second_signal(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with begun(store, *LONG) as life:
+        life.until(reached(store, 2), "epoch 2")
+        stop(life, "worker")  # so that the orderly end has something to wait for
+        life.process.send_signal(signal.SIGINT)
+        time.sleep(1.5)
+        life.below("")
+        assert life.process.poll() is None
+        life.process.send_signal(signal.SIGINT)
+        ended(life, store)
+        assert "ended at once" in life.said
+
+
+def test_the_next_command_ends_what_was_left(tmp_path: Path) -> None:
+    """A worker that is stopped does not see that its driver was killed."""
+    store = tmp_path / "store"
+    with begun(store, *LONG) as life:
+        life.until(reached(store, 2), "epoch 2")
+        worker = stop(life, "worker")
+        time.sleep(2.5)  # longer than between two looks at the processes
+        life.kill()
+    time.sleep(1.0)
+    assert worker.is_running(), "there is nothing to show"
+    with resumed(store) as life:
+        life.until(lambda: "left behind" in life.said, "what was ended")
+        assert not worker.is_running()

@@ -1,0 +1,130 @@
+"""What every method keeps when a global batch is dealt out to ranks: the gradient of one rank. Knows no method by name.
+
+The labelled samples are dealt out unevenly, as blending and pseudo-labels deal them out. The ranks are played one after another.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from methods import METHODS, Batch, Method, Mix, Output, Task
+from tests.methods.test_conformance import options
+
+SIZE, WORLD = 12, 3
+HARD = {"update": "ssl", "pseudo": "hard", "feedback": 0.5, "threshold": 0.5}
+FORMS: list[Any] = [
+    *options(),
+    ("akd", {"cam": True, "cam_width": 8, "alpha_schedule": "gap"}),
+    ("akd", {"cam": True, "cam_width": 8, "alpha_schedule": "constant"}),
+    *(("kd", {"alpha_schedule": "learnable", "alpha_learnable": name}) for name in ("raw", "entropy", "bayes", "uncertainty")),
+    *(("kd", {"alpha_schedule": "gap", "alpha_gap": name}) for name in ("ratio", "kl", "label", "acc")),
+    ("kd_aif", {"update": "ssl", "pseudo": "hard", "threshold": 0.5}),
+    ("dual_student", {"w_norm": "mean1", "peer_weight": "1-w"}),
+]
+
+
+class Ranks:
+    """The mean over the ranks, who are played one after another until every one of them has heard the others."""
+
+    def __init__(self) -> None:
+        self.said: list[list[Tensor]] = [[] for _ in range(WORLD)]
+        self.heard: list[Tensor] = []
+        self.rank = 0
+
+    def mean(self, value: Tensor) -> Tensor:
+        place = len(self.said[self.rank])
+        self.said[self.rank].append(value.detach())
+        return self.heard[place] if place < len(self.heard) else value
+
+    def play(self, work: Callable[[int], Tensor]) -> list[Tensor]:
+        """What each rank does, given what all of them say; what one says second may depend on what it heard first."""
+        while True:
+            done = []
+            for self.rank in range(WORLD):
+                self.said[self.rank] = []
+                done.append(work(self.rank))
+            means = [torch.stack(values).mean(0) for values in zip(*self.said, strict=True)]
+            if len(means) == len(self.heard) and all(map(torch.equal, means, self.heard)):
+                return done
+            self.heard = means
+
+
+def unevenly_labelled(batch: Batch, mix: bool) -> Batch:
+    labels = torch.where(torch.arange(SIZE) < 7, -1, batch.labels)
+    partners = torch.where(torch.arange(SIZE) % 5 == 0, batch.labels.roll(1), -1)
+    share = torch.rand(SIZE, generator=torch.Generator().manual_seed(2))
+    return replace(batch, labels=labels, mix=Mix(partners, share) if mix else None)
+
+
+def part(batch: Batch, rank: int, mean: Callable[[Tensor], Tensor]) -> Batch:
+    """What a rank has of a global batch."""
+    rows = slice(rank * SIZE // WORLD, (rank + 1) * SIZE // WORLD)
+
+    def cut(value: Any) -> Any:
+        return None if value is None else type(value)(*(each[rows] for each in value)) if isinstance(value, tuple) else value[rows]
+
+    peers = batch.peers
+    told = None if peers is None else lambda: peers()[:, rows]
+    names = ("index", "inputs", "labels", "student", "teacher", "weights", "mix")
+    return replace(batch, peers=told, mean=mean, **{name: cut(getattr(batch, name)) for name in names})
+
+
+def gradients(loss: Tensor, method: Method, logits: Tensor) -> list[Tensor]:
+    found = torch.autograd.grad(loss, [logits, *method.parameters()], allow_unused=True, materialize_grads=True)
+    return list(found)
+
+
+@pytest.mark.parametrize("mix", [False, True], ids=["plain", "blended"])
+@pytest.mark.parametrize(("name", "settings"), FORMS)
+def test_ranks_follow_together_the_gradient_of_one(
+    name: str, settings: dict[str, Any], mix: bool, prepare: Any, make_batch: Any
+) -> None:
+    batch = unevenly_labelled(make_batch(prepare(name, **settings), SIZE), mix and not METHODS[name].needs.weights)
+    logits = batch.student.logits
+    method = prepare(name, **settings)
+    objective = method(batch)
+    expected = gradients(objective.loss, method, logits)
+    ranks, terms = Ranks(), dict[str, list[Tensor]]()
+
+    def work(rank: int) -> Tensor:
+        mine = prepare(name, **settings)
+        for module in mine.modules():  # who asks the task for the mean
+            if isinstance(getattr(module, "task", None), Task):
+                module.task = replace(module.task, mean=ranks.mean)  # type: ignore[arg-type, assignment]
+        found = mine(part(batch, rank, ranks.mean))
+        terms[str(rank)] = [value.detach() for value in found.terms.values()]
+        return torch.cat([value.flatten() for value in gradients(found.loss, mine, logits)])
+
+    found = torch.stack(ranks.play(work)).mean(0)
+    torch.testing.assert_close(found, torch.cat([value.flatten() for value in expected]), rtol=1e-4, atol=1e-6)
+    tracked = torch.stack([torch.stack(values) for values in terms.values()]).mean(0)
+    torch.testing.assert_close(tracked, torch.stack(list(objective.terms.values())), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, HARD], ids=["labels", "pseudo"])
+def test_ranks_teach_together_what_one_does(settings: dict[str, Any], prepare: Any, make_batch: Any) -> None:
+    method = prepare("kd_aif", **settings)
+    batch, ranks = unevenly_labelled(make_batch(method, SIZE), mix=False), Ranks()
+    logits = batch.student.logits
+    expected = gradients(method.teach(batch, 0.7), method, logits)
+    found = ranks.play(lambda rank: gradients(method.teach(part(batch, rank, ranks.mean), 0.7), method, logits)[0])
+    torch.testing.assert_close(torch.stack(found).mean(0), expected[0])
+
+
+def test_the_mean_over_what_counts_is_zero_where_nothing_does() -> None:
+    empty = torch.zeros(3)
+    batch = Batch(torch.arange(3), empty, torch.full((3,), -1), Output(torch.zeros(3, 2), torch.zeros(3, 2)))
+    assert batch.mean_over(empty, empty).item() == batch.cross_entropy().item() == batch.labelled.item() == 0
+
+
+def test_who_knows_that_all_are_labelled_asks_nobody(make_batch: Any, prepare: Any) -> None:
+    def refuse(value: Tensor) -> Tensor:
+        raise AssertionError("a step of labelled samples waits for nobody")
+
+    batch = make_batch(prepare("cross_entropy"))
+    torch.testing.assert_close(replace(batch, mean=refuse, all_labelled=True).cross_entropy(), batch.cross_entropy())
+    assert Task(2, 3, 1).mean(torch.ones(())) == 1

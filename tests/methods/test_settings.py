@@ -1,0 +1,103 @@
+"""How a setting is declared: texts with and without choices, and bounds on every number of every method and network."""
+
+import dataclasses
+import io
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from methods import METHODS, Settings, SettingsError, allowed, setting
+from methods.kd import KD
+from orchestrator import listing
+from orchestrator.models import MODELS
+from orchestrator.sweep.branches import branches
+from search_spaces import SPACES
+from search_spaces.space import Space
+
+
+@dataclass(frozen=True)
+class Own(Settings):
+    """A setting of every type."""
+
+    text: str = setting("logits", "the name of what is compared")
+    mode: str = setting("a", "one of two", choices=("a", "b"))
+    count: int = setting(3, "a whole number")
+    weight: float = setting(0.5, "a number above 0", above=0)
+    ready: bool = setting(False, "true or false")
+
+
+OWNERS = {**{name: method.Settings for name, method in METHODS.items()}, **{name: each.settings for name, each in MODELS.items()}}
+
+
+@pytest.mark.parametrize("text", ["features", "", "größer", "x" * 200, "a b"])
+def test_a_text_without_choices_is_any_text(text: str) -> None:
+    assert Own.build({"text": text}).text == text
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"text": 5}, "text = 5 is not allowed: give a text of at most 200 printable characters (default 'logits')"),
+        ({"text": None}, "text = None is not allowed"),
+        ({"text": True}, "text = True is not allowed"),
+        ({"text": "x" * 201}, "is not allowed: give a text of at most 200"),
+        ({"text": "a\0b"}, r"text = 'a\x00b' is not allowed"),
+        ({"text": "\ud800"}, "is not allowed"),
+        ({"mode": "c"}, "give one of a, b"),
+        ({"count": 10**400}, "give a whole number in [-1000000, 1000000]"),
+        ({"count": 1.0}, "give a whole number"),
+        ({"weight": 10**400}, "give a number in [1e-09, 1000000]"),
+        ({"weight": 1e308}, "give a number in"),
+        ({"weight": 1e-300}, "give a number in"),
+        ({"weight": math.nan}, "give a number in"),
+        ({"weight": "0.5"}, "weight = '0.5' is not allowed: give a number"),
+        ({"ready": "yes"}, "give true or false"),
+    ],
+)
+def test_what_is_refused_is_named_with_what_is_allowed(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        Own.build(values)
+    assert said in str(raised.value) and len(str(raised.value)) < 700
+    assert str(raised.value).startswith(next(iter(values)))
+
+
+def test_a_whole_number_is_a_number_and_a_list_is_no_setting() -> None:
+    assert Own.build({"weight": 2}) == Own(weight=2.0)
+    with pytest.raises(TypeError, match="a number or a text, not \\[\\]"):
+        setting([], "a list")
+
+
+@pytest.mark.parametrize("name", OWNERS)
+def test_every_number_has_bounds(name: str) -> None:
+    for item in dataclasses.fields(OWNERS[name]):
+        if isinstance(item.default, int | float) and not isinstance(item.default, bool):
+            lower = item.metadata["low"] if item.metadata["above"] is None else item.metadata["above"]
+            assert math.isfinite(lower) and math.isfinite(item.metadata["high"]), item.name
+            assert "inf" not in allowed(item)
+            for beyond in (10**400, -(10**400), 1e308, -1e308):
+                with pytest.raises(SettingsError, match=item.name):
+                    OWNERS[name].build({item.name: beyond})
+
+
+def test_a_method_with_a_text_is_listed_and_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Compared(KD):
+        """KD of something that is named."""
+
+        Settings = Own  # type: ignore[assignment]
+
+    def suggest(trial: Any) -> None:
+        if trial.suggest_categorical("text", ("logits", "features")) == "features":
+            trial.suggest_float("weight", 0.1, 1.0)
+
+    monkeypatch.setitem(METHODS, "compared", Compared)
+    monkeypatch.setitem(SPACES, "compared", Space(({"text": "logits"},), suggest))
+    console = Console(file=io.StringIO(), width=200)
+    listing.print_methods(console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "text = 'logits' (a text of at most 200 printable characters): the name of what is compared" in printed
+    assert "text one of logits, features" in printed
+    assert [way.values["text"] for way in branches("compared", {})] == ["logits", "features"]
+    assert [way.values["text"] for way in branches("compared", {"text": "other"})] == ["other"]

@@ -1,0 +1,90 @@
+"""Batch norm over the batches of several workers (gloo), against torch's own over one whole batch. Knows no trial."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from orchestrator.context import TrialContext
+from orchestrator.models import build, synchronise
+from orchestrator.models.batch_norm import SyncBatchNorm
+from tests.process_group import on_every_rank
+
+WORLD, EACH, STEPS = 3, 2, 3
+KINDS: dict[str, dict[str, Any]] = {
+    "usual": {},
+    "cumulative": {"momentum": None},
+    "bare": {"affine": False},
+    "untracked": {"track_running_stats": False},
+    "compiled": {},
+}
+
+
+def network(kind: str) -> nn.Module:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(4, **KINDS[kind])
+    return nn.Sequential(nn.Conv2d(2, 4, 3, bias=False), norm, nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)).double()
+
+
+def batches() -> Tensor:
+    """(steps, samples, 2, 6, 6), the ranks' parts one behind the other, and each of another mean and spread."""
+    spread = torch.arange(1, WORLD + 1, dtype=torch.float64).repeat_interleave(EACH)[:, None, None, None]
+    return (
+        spread * torch.randn(STEPS, WORLD * EACH, 2, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        + 5 * spread
+    )
+
+
+def trained(module: nn.Module, parts: Tensor) -> None:
+    optimizer = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9)
+    for inputs in parts:
+        optimizer.zero_grad()
+        module(inputs).square().mean().backward()
+        optimizer.step()
+
+
+def worker(rank: int, world_size: int) -> dict[str, dict[str, Tensor]]:
+    """The state of every kind of network after some steps, and what it says then."""
+    found = {}
+    for kind in KINDS:
+        module = synchronise(network(kind), TrialContext(rank, world_size))
+        assert any(isinstance(each, SyncBatchNorm) for each in module.modules())
+        if kind == "compiled":
+            module.compile(backend="eager")  # type: ignore[no-untyped-call]
+        trained(DistributedDataParallel(module), batches()[:, rank * EACH : (rank + 1) * EACH])
+        found[kind] = {name: value.clone() for name, value in module.state_dict().items()}
+        found[kind]["said"] = module.eval()(batches()[0]).detach()
+    return found
+
+
+def test_ranks_have_the_batch_norm_of_one_whole_batch() -> None:
+    """Values, gradients through the statistics, and running statistics: else the weights would be others after the first step."""
+    ranks = on_every_rank(WORLD, worker)
+    for kind in KINDS:
+        whole = network(kind)
+        trained(whole, batches())
+        expected = {**whole.state_dict(), "said": whole.eval()(batches()[0]).detach()}
+        for found in ranks:
+            assert found[kind].keys() == expected.keys(), "the state is that of torch's own"
+            for name, value in expected.items():
+                assert torch.allclose(found[kind][name], value, rtol=1e-9, atol=1e-9), (kind, name)
+
+
+@pytest.mark.parametrize("name", ["cnn", "separable_cnn", "resnet8", "resnet18", "mobilenet_v2"])
+def test_every_batch_norm_is_replaced_and_nothing_else_changes(name: str) -> None:
+    torch.manual_seed(0)
+    made = build(name, 5, (3, 32, 32), {})
+    before, parameters = {key: value.clone() for key, value in made.state_dict().items()}, list(made.parameters())
+    synchronise(made, TrialContext(0, 2))
+    norms = [module for module in made.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    assert norms and all(isinstance(module, SyncBatchNorm) for module in norms)
+    assert all(old is new for old, new in zip(parameters, made.parameters(), strict=True))
+    after = made.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(after[key], value) for key, value in before.items())
+
+
+def test_one_worker_keeps_torchs_own() -> None:
+    made = synchronise(build("cnn", 5, (3, 32, 32), {}), TrialContext())
+    assert not any(isinstance(module, SyncBatchNorm) for module in made.modules())

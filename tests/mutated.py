@@ -1,0 +1,64 @@
+"""Mutations of JSON: the values that a damaged or edited file may hold. Knows no record."""
+
+import json
+import math
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+VALUES: tuple[Any, ...] = (
+    None, "text", "\x1b[31m", [], {}, [[]], -1, 0, True, 10**30, 1e308, math.nan, math.inf, -math.inf, 0.5,
+)  # fmt: skip
+WHOLE = ("", "{", "[]", "null", '"text"', "{}", "[" * 5000, '{"a":' * 3000, "\x00" * 64, "1" * 5000, '{"format": 99}')
+
+
+def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The places of all values within one, the first few of a list."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
+    for name, each in inner:
+        yield (*path, name)
+        yield from paths(each, (*path, name))
+
+
+def edited(value: Any, path: tuple[Any, ...], new: Any, remove: bool = False) -> Any:
+    """A copy with another value at a place, or without it."""
+    copy = json.loads(json.dumps(value))
+    place = copy
+    for name in path[:-1]:
+        place = place[name]
+    if remove:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = new
+    return copy
+
+
+def mutations(content: bytes, count: int, seed: int) -> Iterator[tuple[str, bytes]]:
+    """So many mutations of a JSON file, each with its name: one value, with the stale checksum or without one."""
+    draw, value = random.Random(seed), json.loads(content)
+    places = list(paths(value))
+    for _ in range(count):
+        path, new, remove = draw.choice(places), draw.choice(VALUES), draw.random() < 0.2
+        changed = edited(value, path, new, remove)
+        if draw.random() < 0.6 and isinstance(changed, dict):
+            changed.pop("checksum", None)
+        name = f"{'.'.join(map(str, path))} {'removed' if remove else repr(new)[:20]}"
+        yield f"{name}{'' if 'checksum' in changed else ', without a checksum'}", json.dumps(changed, indent=1).encode()
+
+
+def destroy(file: Path, how: str) -> None:
+    """Leave something in a file's place that is no JSON, or none of its kind."""
+    content = file.read_bytes()
+    if how == "a folder":
+        file.unlink()
+        file.mkdir()
+    elif how == "four GiB":
+        os.truncate(file, 2**32)
+    else:
+        others = {"half": content[: len(content) // 2], "not UTF-8": b'{"a": "\xff\xfe"}', "a mark": b"\xef\xbb\xbf{}"}
+        file.write_bytes(others[how] if how in others else how.encode())
+
+
+WAYS = (*WHOLE, "half", "not UTF-8", "a mark", "four GiB", "a folder")  # to destroy a file

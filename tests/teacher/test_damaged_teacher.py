@@ -1,0 +1,71 @@
+"""A teacher in the store that was damaged: set aside before a run starts, and taken over or fitted anew. Starts nothing."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from orchestrator.data import prepare
+from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.models import build, save_weights
+from orchestrator.reading import load
+from orchestrator.store import Store, read_json, write_json
+from orchestrator.teacher import fit
+from orchestrator.teacher.frozen import CARD, WEIGHTS, FrozenTeacher, read_teacher
+from orchestrator.teacher.ready import check_weights
+
+CPU = torch.device("cpu")
+
+
+def cut(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-40]) and None
+
+
+def other_weights(folder: Path) -> None:
+    state = load_file(folder / WEIGHTS)
+    save_file({name: value + 1 for name, value in state.items()}, folder / WEIGHTS)
+
+
+def another_value(folder: Path) -> None:
+    write_json(folder / CARD, read_json(folder / CARD) | {"classes": "10"})
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "cut weights": (cut(WEIGHTS), f"{WEIGHTS} is damaged: "),
+    "a cut card": (cut(CARD), f"{CARD} is damaged: it is not JSON"),
+    "other weights": (other_weights, "its tensors are not those that teacher.json was written for"),
+    "a text for a number": (another_value, f"{CARD} is damaged: classes = '10' is not allowed"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+@pytest.mark.parametrize("given", [False, True])
+def test_it_is_set_aside_and_made_anew(what: str, given: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    damage, said = DAMAGES[what]
+    file = tmp_path / "given.safetensors"
+    torch.manual_seed(3)
+    save_weights(build("mlp", 10, (1, 8, 8), {"width": 8, "depth": 1}), file)
+    pairs = ["teacher.network.width=8", "teacher.network.depth=1", *([f"teacher.network.weights={file}"] if given else [])]
+    configuration, store = load(None, pairs), Store.open(tmp_path / "store")
+    data = prepare(configuration.data, store.root, 0)
+    folder = fit.place(store, configuration, data)
+    assert configuration.teacher is not None
+    fit.adopt_weights(folder, load(None, [*pairs, f"teacher.network.weights={file}"]).teacher or configuration.teacher, data)
+    check_weights(store, configuration, data)
+    assert not caplog.text and fit.damage(folder) is None, "what is whole stays"
+    damage(folder)
+    with pytest.raises(EnvironmentUnfitError, match="the teacher cannot be read"):
+        FrozenTeacher.open(folder, CPU)
+    check_weights(store, configuration, data)
+    assert said in caplog.text and f"{folder.name}.damaged" in caplog.text
+    assert folder.with_name(f"{folder.name}.damaged").is_dir()
+    if given:
+        assert read_teacher(folder)[0]["classes"] == 10
+    else:
+        assert not fit.stands(folder), "the run fits it"
+    if given:
+        file.write_bytes(file.read_bytes()[:100])
+        with pytest.raises(ConfigurationError, match=r"given.safetensors is not a whole safetensors file"):
+            fit.adopt_weights(folder, configuration.teacher, data)

@@ -1,0 +1,316 @@
+"""Every record of a store, damaged in every way: no command ends in a traceback, each names file and key, and a resume mends it."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import run
+from orchestrator import owner
+from orchestrator.comparison.record import Comparison
+from orchestrator.comparison.record import place as comparison_folder
+from orchestrator.errors import ConfigurationError
+from orchestrator.progress import PROGRESS
+from orchestrator.record_file import DamagedRecordError
+from orchestrator.records import COPY, FILE, Sweep
+from orchestrator.store import Store, read_json, write_json
+from orchestrator.sweep.conduct import repair
+from orchestrator.sweep.importance import _trials
+from orchestrator.sweep.settling import LOST
+from orchestrator.tracking.environment import ENVIRONMENT, ENVIRONMENT_FILE, describe
+from orchestrator.tracking.outbox import Outbox
+from orchestrator.tracking.runs import RUN_IDS, RUNS, Runs
+from tests.mutated import WAYS, destroy, edited, mutations
+from tests.report.report_made import give_data, give_weights, made
+
+TRIALS, COUNT = 10, 15
+TRIAL, OTHER = "trials/00002/trial.json", "trials/00000/trial.json"
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a sweep that has ended, every record of which is there; beside it, as `store`, is what tests damage."""
+    root: Path = tmp_path_factory.mktemp("damaged") / "kept"
+    sweep = made(root, TRIALS)
+    give_data(root, sweep)
+    best = sweep.best()
+    assert best is not None
+    give_weights(sweep, best.number)
+    checkpoint = sweep.trial_folder(best.number) / "checkpoint"
+    shutil.copy(checkpoint / "best.safetensors", checkpoint / "student.safetensors")
+    records: list[dict[str, Any]] = [{"epoch": epoch, "metrics": {"validation/accuracy": value}} for epoch, value in best.known]
+    PROGRESS.write(checkpoint / "progress.json", {"record": records[-1], "records": records, "best_value": 0.9, "best_epoch": 3})
+    ENVIRONMENT.write(sweep.folder / ENVIRONMENT_FILE, describe())
+    RUN_IDS.write(sweep.folder / RUNS, {"parent": "one", "0": "two"})
+    owner.DRIVER.write(sweep.folder / owner.WORD, {"host": "elsewhere", "pid": 4, "since": time.time() - 1e6})
+    outbox = Outbox(sweep.folder / "outbox.jsonl")
+    outbox.append({"do": "points", "run": "0", "points": {"0": [("a", 0.5, 1, 1)]}, "told": {"epoch": 1}})
+    outbox.close()
+    Comparison(
+        sweep.configuration, 3, chosen={"kd": {"trial": 1, "value": 0.5, "settings": {}}}, folder=root / "comparisons/two"
+    ).save()
+    return root
+
+
+@pytest.fixture
+def store(kept: Path) -> Store:
+    root = kept.with_name("store")
+    shutil.rmtree(root, ignore_errors=True)
+    shutil.copytree(kept, root)
+    return Store(root)
+
+
+def call(store: Store, *command: str) -> tuple[int, str]:
+    """The exit code of a command and all that it printed, which is no traceback."""
+    result = CliRunner().invoke(run.app, [*command, "--store", str(store.root)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.output
+    assert "Traceback" not in result.output and "\x1b" not in result.output, result.output
+    return result.exit_code, result.output
+
+
+def file_of(store: Store, name: str) -> Path:
+    return next((store.root / "sweeps" / "mine").glob(name))
+
+
+READ = {  # by the file: the commands that read it in an instant, and name it
+    FILE: (("status", "mine", "--json"), ("watch", "mine", "--once"), ("status",)),
+    TRIAL: (("status", "mine", "--json"), ("watch", "mine", "--once")),
+    owner.WORD: (("watch", "mine", "--once"),),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_the_rest_can_be_read_and_the_damage_is_named(name: str, store: Store) -> None:
+    file, copy = file_of(store, name), store.sweep("mine") / COPY
+    content = file.read_bytes()
+    for what, changed in [*mutations(content, COUNT, seed=1), *((how, None) for how in WAYS)]:
+        if changed is None:
+            destroy(file, what)
+        else:
+            file.write_bytes(changed)
+        for command in READ[name]:
+            code, output = call(store, *command)
+            newer = "99" in what
+            assert code == (2 if newer and name != owner.WORD and len(command) > 1 else 0), (what, output)
+            told = changed is None or (b'"checksum"' in changed and json.loads(changed) != json.loads(content))
+            assert not told or newer or name == owner.WORD or f"{name} is damaged: " in output, (what, output)
+        if name == FILE:
+            shutil.copy(file, copy) if file.is_file() and file.stat().st_size < 2**20 else copy.unlink()
+            code, output = call(store, "status", "mine")
+            assert code == 0 or FILE in output, what
+            copy.write_bytes(content)
+        if file.is_dir():
+            file.rmdir()
+        file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"number": "2"}, "number = '2' is not allowed: input should be a valid integer"),
+        ({"number": 3}, "number = 3 is not allowed: it lies in the folder 00002"),
+        ({"value": float("inf")}, "value = inf is not allowed: input should be a finite number"),
+        ({"value": None, "state": "complete"}, "value = null is not allowed: state = complete"),
+        ({"history": [0.5, "x"]}, "history.1 = 'x' is not allowed"),
+        ({"history": [0.5] * 50}, "history has 50 epochs, and epochs = 9"),
+        ({"params": {"kd.temperature": float("nan")}}, "params.kd.temperature = nan is not allowed"),
+        ({"params": None}, "params = null is not allowed"),
+        ({"params": {"training.learning_rate": "fast"}}, "params: training.learning_rate = 'fast' is not allowed"),
+        ({"params": {"training.a.b": 1}}, "params: training.a.b is no parameter: a has no keys below it"),
+        ({"state": "done"}, "state = 'done' is not allowed"),
+        ({"epochs": 10**12}, "epochs = 1000000000000 is not allowed"),
+        ({"changes": [{"epoch": 1, "source": 2}]}, "changes.0.params is missing"),
+        ({"values": [0.5, 0.5]}, "values has 2 numbers, and the sweep 1 objectives"),
+        ({"surprise": 1}, "surprise is no key of such a record"),
+    ],
+)
+def test_the_key_is_named_where_no_checksum_helps(change: dict[str, Any], said: str, store: Store) -> None:
+    file = file_of(store, TRIAL)
+    write_json(file, read_json(file) | {"state": "complete", "epochs": 9} | change)
+    code, output = call(store, "status", "mine", "--json")
+    told = json.loads(output[output.index("{\n") : output.rindex("}") + 1])["notes"][-1]["text"]
+    assert code == 0 and f"{TRIAL} is damaged: {said}" in told, output
+    whole = read_json(file_of(store, OTHER)) | {"number": 2}
+    write_json(file, {name: value for name, value in whole.items() if name != "params"})
+    assert f"{TRIAL} is damaged: params is missing" in call(store, "status", "mine")[1]
+
+
+def test_a_record_that_was_formatted_anew_is_whole_and_a_changed_digit_is_none(store: Store) -> None:
+    file = file_of(store, TRIAL)
+    values = json.loads(file.read_bytes())
+    file.write_text(json.dumps(values))
+    assert not Sweep.open(store, "mine").damaged
+    file.write_text(json.dumps(values | {"value": values["value"] + 1e-9}, indent=1))
+    reason = Sweep.open(store, "mine").damaged[file]
+    assert reason == "its content is not what was written, for its key checksum is that of another one"
+
+
+@pytest.mark.parametrize(
+    ("name", "command", "code"),
+    [
+        ("data.json", ("report", "mine"), 0), ("data.json", ("export", "mine"), 0), (ENVIRONMENT_FILE, ("report", "mine"), 0),
+        (TRIAL, ("report", "mine"), 0), (OTHER, ("importance", "mine"), 1), (FILE, ("importance", "mine"), 1),
+        (RUNS, ("report", "mine"), 0), ("trials/*/checkpoint/progress.json", ("export", "mine"), 2),
+        ("study.log", ("importance", "mine"), 2), ("study.log", ("report", "mine"), 0),
+    ],
+)  # fmt: skip
+def test_commands_that_read_more_name_it_too(
+    name: str, command: tuple[str, ...], code: int, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = file_of(store, name)
+    store.database.touch()
+    if name == "study.log":
+        lines = file.read_text().splitlines(keepends=True)
+        file.write_text("".join([*lines[:3], '{"op_code": 5, "worker_id": []}\n', *lines[4:]]))
+    else:
+        write_json(file, edited(read_json(file), next(iter(read_json(file).items()))[:1], [[]]))
+    found, output = call(store, *command)
+    page = store.reports / "mine.html"
+    assert found == code, output
+    assert file.name in output + caplog.text + (page.read_text() if page.is_file() else ""), output
+
+
+@pytest.mark.parametrize("name", [TRIAL, OTHER, FILE])
+def test_a_resume_sets_it_aside_and_makes_it_anew(name: str, store: Store) -> None:
+    before = Sweep.open(store, "mine")
+    file = file_of(store, name)
+    content = file.read_bytes()
+    for what, changed in [
+        *((what, data) for what, data in mutations(content, 8, 2)),
+        *((how, None) for how in ("", "half", "a folder")),
+    ]:
+        if changed is None:
+            destroy(file, what)
+        else:
+            file.write_bytes(changed)
+        found, notes = Sweep.open(store, "mine"), list[str]()
+        was_damaged = bool(found.damaged)
+        repair(store, found, notes.append)
+        after = Sweep.open(store, "mine")
+        assert not after.damaged and sorted(after.trials) == sorted(before.trials), what
+        assert not was_damaged or (len(notes) == 1 and f"{name} is damaged (" in notes[0] and "is kept as" in notes[0]), notes
+        for number, trial in after.trials.items():
+            old = before.trials[number]
+            assert (trial.params, trial.state, trial.value, trial.history) == (old.params, old.state, old.value, old.history), what
+        if was_damaged:
+            aside = next(file.parent.glob(f"{file.name}.damaged*"))
+            shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
+        file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("params", {"training.learning_rate": 0.123}, "params.training.learning_rate = 0.123, and the study has "),
+        ("history", [0.1], "history has 0.1 after epoch 1, and the study "),
+        ("state", "failed", "state = failed, and the study has complete"),
+        ("value", 0.999, "value = 0.999, and the study has "),
+    ],
+)
+def test_a_record_that_contradicts_the_study_is_made_anew(key: str, value: Any, said: str, store: Store) -> None:
+    before = Sweep.open(store, "mine").trials[0]
+    file = file_of(store, OTHER)
+    values = read_json(file)
+    write_json(file, values | {key: values[key] | value if isinstance(value, dict) else value})
+    notes: list[str] = []
+    found = Sweep.open(store, "mine")
+    assert not found.damaged, "nothing but the study says otherwise"
+    repair(store, found, notes.append)
+    trial = Sweep.open(store, "mine").trials[0]
+    assert f"{OTHER} is damaged ({said}" in notes[0] and trial.notes == [LOST]
+    assert (trial.params, trial.state, trial.value, trial.history) == (before.params, before.state, before.value, before.history)
+    assert read_json(file.with_name("trial.json.damaged"))[key] != values[key]
+    repair(store, found, notes.append)
+    assert len(notes) == 1, "once"
+
+
+def test_a_trial_that_the_sweep_cannot_have_is_set_aside(store: Store) -> None:
+    folder = store.sweep("mine") / "trials" / "99999999"
+    shutil.copytree(folder.with_name("00000"), folder)
+    write_json(folder / "trial.json", read_json(folder / "trial.json") | {"number": 99_999_999})
+    notes: list[str] = []
+    repair(store, Sweep.open(store, "mine"), notes.append)
+    assert "number = 99999999 is not allowed: the sweep has 10 trials" in notes[0]
+    assert len(Sweep.open(store, "mine").trials) == TRIALS
+
+
+def test_one_damaged_sweep_does_not_hide_the_others(store: Store) -> None:
+    shutil.copytree(store.sweep("mine"), store.sweep("other"))
+    for name in (FILE, COPY):
+        write_json(store.sweep("mine") / name, read_json(store.sweep("mine") / name) | {"kind": 5})
+    code, output = call(store, "status")
+    assert code == 0 and "sweep.json: kind = 5 is not allowed" in " ".join(output.split()) and "other" in output
+    assert call(store, "status", "mine")[0] == 2
+
+
+def test_a_comparison_is_refused_in_a_sentence(store: Store) -> None:
+    file = comparison_folder(store, "two") / "comparison.json"
+    content = file.read_bytes()
+    for what, changed in [*mutations(content, 2 * COUNT, 3), *((how, None) for how in WAYS)]:
+        if changed is None:
+            destroy(file, what)
+        else:
+            file.write_bytes(changed)
+        try:
+            Comparison.open(store, "two")
+            assert changed is not None and b'"checksum"' not in changed, what
+        except ConfigurationError as error:
+            assert str(file) in str(error), what
+        if file.is_dir():
+            file.rmdir()
+        file.write_bytes(content)
+
+
+@pytest.mark.parametrize("index", [0, 1, 4, -1])
+def test_a_line_of_the_study_that_means_nothing_is_named(index: int, store: Store) -> None:
+    file, found = file_of(store, "study.log"), Sweep.open(store, "mine")
+    lines = file.read_bytes().splitlines(keepends=True)
+    refused = 0
+    for what, changed in mutations(lines[index], COUNT, seed=index):
+        file.write_bytes(b"".join([*lines[:index], json.dumps(json.loads(changed)).encode() + b"\n", *lines[index:][1:]]))
+        for read in (lambda: _trials(found), lambda: repair(store, Sweep.open(store, "mine"), lambda _: None)):
+            try:
+                read()
+            except ConfigurationError as error:  # a direction is one that there is, and not that of the sweep
+                refused += 1
+                assert "study" in str(error) and "\n" not in str(error), what
+                assert not isinstance(error, DamagedRecordError) or (str(file) in str(error) and "line" in str(error)), what
+    assert refused
+
+
+LINES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "no run": lambda write: write.pop("run"),
+    "told is a text": lambda write: write.update(told="all"),
+    "an epoch is a text": lambda write: write.update(told={"epoch": "1"}),
+    "points are a list": lambda write: write.update(points=[1]),
+    "a point is too short": lambda write: write.update(points={"0": [["a", 1.0]]}),
+    "tags are numbers": lambda write: write.update(tags={"a": 1}),
+    "no kind": lambda write: write.pop("do"),
+    "all told is a list": lambda write: write.update(all_told=[1]) or write.pop("do"),
+}
+
+
+@pytest.mark.parametrize("what", LINES)
+def test_a_line_of_the_outbox_that_means_nothing_is_left_out(what: str, tmp_path: Path) -> None:
+    good = {"do": "points", "run": "0", "points": {"0": [["a", float("nan"), 1, 1]]}, "told": {"epoch": 1}}
+    bad = json.loads(json.dumps(good))
+    LINES[what](bad)
+    file = tmp_path / "outbox.jsonl"
+    Outbox(file).close()
+    with file.open("a") as stream:
+        stream.write("".join(json.dumps(line) + "\n" for line in (bad, good)))
+    outbox = Outbox(file)
+    assert [write is not None for _, write in outbox.peek()] == [False, True] and outbox.told == {"0": {"epoch": 1}}
+    outbox.close()
+
+
+def test_ids_of_runs_that_are_damaged_are_looked_for(store: Store) -> None:
+    file = store.sweep("mine") / RUNS
+    write_json(file, {"parent": 5})
+    runs = Runs(store, Sweep.open(store, "mine"))
+    assert runs.doubtful and runs.ids == {} and file.with_name(f"{RUNS}.damaged").is_file() and not file.exists()

@@ -1,0 +1,185 @@
+"""Checkpoints that can be read and are not those of the trial: passed over with a note, and the trial ends the same."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from trials_run import records_of, saved, untimed
+
+from orchestrator.config import Training
+from orchestrator.context import TrialContext
+from orchestrator.store import read_json, write_json
+from orchestrator.training.restorable import find_optimizer_misfit
+from orchestrator.training.trainer import train
+from orchestrator.trial import CHECKPOINT, TrialSpec
+from tests.conftest import Specify
+
+PLAIN = ("method.name=cross_entropy", "student.name=mlp", "student.width=4", "data.limit.train=64", "training.epochs=4")
+
+
+def change(name: str, edit: Callable[[dict[str, Tensor]], Any]) -> Callable[[Path], None]:
+    """Change tensors of a file."""
+
+    def damage(folder: Path) -> None:
+        tensors = load_file(folder / f"{name}.safetensors")
+        edit(tensors)
+        save_file(tensors, folder / f"{name}.safetensors")
+
+    return damage
+
+
+def change_optimizer(edit: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    """Change the file of the optimiser."""
+
+    def damage(folder: Path) -> None:
+        kept = torch.load(folder / "optimizer.pt", weights_only=True)
+        edit(kept)
+        torch.save(kept, folder / "optimizer.pt")
+
+    return damage
+
+
+def change_progress(**changes: Any) -> Callable[[Path], None]:
+    """Change values of the progress; None takes one away."""
+
+    def damage(folder: Path) -> None:
+        values = read_json(folder / "progress.json") | changes
+        write_json(folder / "progress.json", {name: value for name, value in values.items() if value is not None})
+
+    return damage
+
+
+def rewrite(content: bytes) -> Callable[[Path], None]:
+    """Put something else into the place of the progress."""
+
+    def damage(folder: Path) -> None:
+        (folder / "progress.json").write_bytes(content)
+
+    return damage
+
+
+def first(tensors: dict[str, Tensor]) -> str:
+    return min(tensors)
+
+
+def moments(kept: dict[str, Any]) -> dict[str, Tensor]:
+    return kept["optimizer"]["state"][0]  # type: ignore[no-any-return]
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no progress": (rewrite(b"{}"), "record is missing"),
+    "an empty file": (rewrite(b""), "is not JSON"),
+    "a text for an epoch": (change_progress(record={"epoch": "2", "metrics": {}}), "record.epoch = '2' is not allowed"),
+    "no metrics": (change_progress(record={"epoch": 2, "metrics": {}}), "has no accuracy"),
+    "an epoch too many": (change_progress(record={"epoch": 9, "metrics": {}}, records=None), "of epoch 9 of 4"),
+    "records of other epochs": (change_progress(records=[{"epoch": 1, "metrics": {}}]), "records are of the epochs 1"),
+    "another shape": (change("student", lambda t: t.update({first(t): torch.zeros(3, 5)})), "has shape [3, 5]"),
+    "whole numbers": (change("student", lambda t: t.update({first(t): t[first(t)].to(torch.int8)})), "torch.int8"),
+    "a tensor less": (change("best", lambda t: t.pop(first(t))), "of the best student is missing"),
+    "a tensor more": (change("student", lambda t: t.update(other=torch.zeros(1))), "other is no tensor of the student"),
+    "NaN": (change("student", lambda t: t[first(t)].fill_(torch.nan)), "is not finite"),
+    "infinity": (change("best", lambda t: t[first(t)].fill_(torch.inf)), "is not finite"),
+    "an empty optimiser": (change_optimizer(lambda kept: kept["optimizer"]["state"].clear()), "keeps moments"),
+    "no optimiser": (change_optimizer(dict.clear), "the optimiser has no state"),
+    "a list": (lambda folder: torch.save([1], folder / "optimizer.pt"), "the optimiser has no state"),
+    "moments of another shape": (
+        change_optimizer(lambda kept: moments(kept).update(momentum_buffer=torch.zeros(2, 2))),
+        "momentum_buffer of the optimiser has shape",
+    ),
+    "moments that are NaN": (
+        change_optimizer(lambda kept: moments(kept)["momentum_buffer"].fill_(torch.nan)),
+        "momentum_buffer of the optimiser is not finite",
+    ),
+    "other groups": (change_optimizer(lambda kept: kept["optimizer"]["param_groups"].clear()), "groups of parameters are others"),
+}
+
+
+def without_sums(folder: Path) -> None:
+    """What an older version wrote: nothing vouches for the files."""
+    values = read_json(folder / "progress.json")
+    write_json(folder / "progress.json", {name: value for name, value in values.items() if name not in ("files", "format")})
+
+
+def resumed(spec: TrialSpec) -> tuple[list[dict[str, Any]], list[str]]:
+    """The metrics of the epochs that a resume reports, and what it says to a person."""
+    records: list[dict[str, Any]] = []
+    notes: list[str] = []
+    train(spec, TrialContext(report=records.append, note=notes.append))
+    return [untimed(record["metrics"]) for record in records], notes
+
+
+@pytest.fixture
+def whole(specify: Specify) -> list[dict[str, float]]:
+    """The metrics of all epochs of an undisturbed trial."""
+    return [untimed(record["metrics"]) for record in records_of(specify(*PLAIN, folder="whole"))]
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_a_trial_begins_again_with_a_note_and_ends_the_same(what: str, specify: Specify, whole: list[dict[str, float]]) -> None:
+    damage, said = DAMAGES[what]
+    spec = specify(*PLAIN, folder="broken")
+    records_of(spec, dies_after=2)
+    without_sums(spec.folder / CHECKPOINT)
+    damage(spec.folder / CHECKPOINT)
+    metrics, notes = resumed(spec)
+    assert metrics == whole
+    assert len(notes) == 1 and said in notes[0] and notes[0].endswith(": the trial begins again") and "\n" not in notes[0]
+
+
+def test_the_one_before_is_taken_where_there_is_one(specify: Specify, whole: list[dict[str, float]]) -> None:
+    spec = specify(*PLAIN, folder="broken")
+    records_of(spec, dies_after=1)
+    shutil.copytree(spec.folder / CHECKPOINT, spec.folder / "kept")
+    records_of(spec, dies_after=2)
+    (spec.folder / "kept").rename(spec.folder / f"{CHECKPOINT}.old")
+    without_sums(spec.folder / CHECKPOINT)
+    DAMAGES["an empty optimiser"][0](spec.folder / CHECKPOINT)
+    metrics, notes = resumed(spec)
+    assert metrics == whole
+    assert len(notes) == 1 and notes[0].endswith(": the trial goes on after epoch 1")
+
+
+@pytest.mark.parametrize("name", ["student.safetensors", "best.safetensors", "optimizer.pt", "trace.safetensors"])
+def test_a_changed_digit_is_noticed_by_its_sum(name: str, specify: Specify, whole: list[dict[str, float]]) -> None:
+    spec = specify(*PLAIN, folder="broken")
+    records_of(spec, dies_after=2)
+    file = spec.folder / CHECKPOINT / name
+    content = bytearray(file.read_bytes())
+    content[-9] ^= 1
+    file.write_bytes(content)
+    metrics, notes = resumed(spec)
+    assert metrics == whole and f"{file} is damaged: it is not the file of which progress.json has the sum" in notes[0]
+
+
+def test_a_checkpoint_of_an_older_version_is_gone_on_with(specify: Specify, whole: list[dict[str, float]]) -> None:
+    spec = specify(*PLAIN, folder="older")
+    records_of(spec, dies_after=2)
+    without_sums(spec.folder / CHECKPOINT)
+    metrics, notes = resumed(spec)
+    assert metrics == whole[1:] and not notes, "the last known epoch again, and those after it"
+
+
+def test_a_recipe_without_moments_may_have_an_empty_state(specify: Specify) -> None:
+    spec = specify(*PLAIN, "training.momentum=0", folder="plain")
+    records_of(spec, dies_after=2)
+    assert not saved(spec).optimizer["optimizer"]["state"]
+    assert resumed(spec)[1] == []
+
+
+def test_parameters_are_numbered_as_the_optimiser_numbers_them() -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(size)) for size in (2, 3)]
+    fresh = torch.optim.AdamW([{"params": parameters[:1]}, {"params": parameters[1:]}])
+    sum(parameter.sum() for parameter in parameters).backward()  # type: ignore[union-attr]
+    fresh.step()
+    recipe, given = Training(optimizer="adamw"), {"optimizer": fresh.state_dict(), "scaler": {}}
+    assert find_optimizer_misfit(recipe, fresh, given) == ""
+    given["optimizer"]["state"][1]["exp_avg"] = torch.zeros(2)
+    assert "exp_avg of the optimiser has shape [2], and [3] is expected" in find_optimizer_misfit(recipe, fresh, given)
+    given["optimizer"]["state"][7] = {}
+    del given["optimizer"]["state"][1]
+    assert "of a parameter 7 that there is not" in find_optimizer_misfit(recipe, fresh, given)
