@@ -13,14 +13,18 @@ from orchestrator.models import build, save_weights
 from orchestrator.reading import load
 from orchestrator.store import Store, read_json, write_json
 from orchestrator.teacher import fit
-from orchestrator.teacher.frozen import CARD, WEIGHTS, FrozenTeacher, read_teacher
+from orchestrator.teacher.card import CARD
+from orchestrator.teacher.frozen import WEIGHTS, FrozenTeacher, read_teacher
 from orchestrator.teacher.ready import check_weights
 
 CPU = torch.device("cpu")
 
 
 def cut(name: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-40]) and None
+    def damage(folder: Path) -> None:
+        (folder / name).write_bytes((folder / name).read_bytes()[:-40])
+
+    return damage
 
 
 def other_weights(folder: Path) -> None:
