@@ -21,7 +21,7 @@ WEIGHTS = {
     "SIGKILL worker": 10,
     "SIGSTOP worker": 3,
     "SIGKILL controller": 6,
-    "SIGSTOP controller": 2,
+    "SIGSTOP controller": 1,
     "SIGKILL dispatcher": 6,
     "SIGSTOP dispatcher": 2,
     "SIGKILL Tune process": 6,
