@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from orchestrator.cluster.resources import ANSWER_S, found, listens, local_resources, ray_folder
 from orchestrator.environment import allocator
-from orchestrator.errors import EnvironmentUnfitError
+from orchestrator.errors import UNFIT_ENVIRONMENT, EnvironmentUnfitError
+from orchestrator.interrupt import give_up, left
 from orchestrator.proxies import NAMES, bypass_proxies, without_proxy
 
 TRAIN = {  # what the user has set stays
@@ -36,6 +38,7 @@ OWN_CLUSTER = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 LOOPBACK = "127.0.0.1"
+SHUTDOWN_S = 20.0  # many times what it takes; for what is left of it when the processes are ended as well, half
 LOOPBACK_INTERFACES = ("lo", "lo0")  # on Linux, on macOS
 BETWEEN_WORKERS = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")  # else they take the network that the host's name belongs to
 PACKAGES = [str(Path(__file__).parents[2] / name) for name in ("orchestrator", "methods", "search_spaces")]
@@ -54,11 +57,33 @@ def connected(address: str | None, cpus: int | None = None) -> Iterator[Mapping[
         # of a running cluster somebody else may hold a part
         yield ray.available_resources() if address else ray.cluster_resources()
     finally:
-        ray.shutdown()
+        _shut_down()
         ray_constants.ENABLE_RAY_CLUSTER = clusters
         for name in set(os.environ) - set(before):
             del os.environ[name]
         os.environ.update(before)
+
+
+def _shut_down() -> None:
+    """Disconnect. A Ray that does not let us go in time is ended, if it is ours; if that does not help, this process ends.
+
+    As where the head is stopped: `ray.shutdown` waits for its answer without a limit.
+    """
+    over, node = threading.Event(), worker._global_node
+
+    def watch() -> None:
+        if not over.wait(left(SHUTDOWN_S)) and node is not None:
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
+        if not over.wait(SHUTDOWN_S / 2):
+            give_up("error: Ray does not end: what was not written is made up for by `--resume`", UNFIT_ENVIRONMENT)
+
+    thread = threading.Thread(target=watch, name="shutdown", daemon=True)
+    thread.start()
+    try:
+        ray.shutdown()
+    finally:
+        over.set()
+        thread.join()
 
 
 def nodes() -> list[dict[str, float]]:

@@ -63,6 +63,7 @@ class Watchdog:
         self.told: set[str] = set()  # trials whose silence was
         self.answered: float | None = None
         self.restarted = -math.inf  # when a dispatcher was that did not answer
+        self.began = False  # whether the dispatcher has answered since it was started
         self.died: float | None = None  # when a new dispatcher was seen that does not know yet what all groups hold
 
     def look(self, seen: dict[str, Any] | None, now: float) -> None:
@@ -70,7 +71,7 @@ class Watchdog:
         if seen is None:
             self._unanswered(now)
             return
-        self.answered = now
+        self.answered, self.began = now, True
         self.told.discard("")
         for text in seen["notes"]:
             self.hands.note(text)
@@ -95,11 +96,11 @@ class Watchdog:
         if now - since >= self.silence_s and "" not in self.told:
             self.told.add("")
             self.hands.note(f"the dispatcher, which hands out trials, has not answered for {now - since:.0f} s")
-        limit_s = min(REPLY_S, self.wait_s / 2)
+        limit_s = min(REPLY_S, self.wait_s / 2) if self.began else RETURN_S
         if now - max(since, self.restarted) >= limit_s:
             if self.restarted < since:
                 self.hands.note(f"the dispatcher, which hands out trials, is replaced: it has not answered for {now - since:.0f} s")
-            self.restarted = now
+            self.restarted, self.began = now, False
             self.hands.restart()
 
     def _recovered(self, seen: dict[str, Any], now: float) -> None:

@@ -132,9 +132,11 @@ def test_a_dispatcher_that_came_back_is_told_of_the_groups_that_lived(dog: Watch
 
 
 def test_a_dispatcher_that_does_not_answer_is_replaced_and_told_once(dog: Watchdog, hands: Hands) -> None:
-    for second in range(0, 1000, 10):
+    dog.look(seen(), 0)
+    for second in range(10, 1000, 10):
         dog.look(None, second)
-        assert hands.done == ["restart"] * (second // 30), "one that does not come back is ended again"
+        expected = (second >= 30) + max((second - 30) // RETURN_S, 0)
+        assert hands.done == ["restart"] * int(expected), "one that does not come back, which takes a while, is ended again"
     told = "the dispatcher, which hands out trials,"
     assert hands.notes == [f"{told} is replaced: it has not answered for 30 s", f"{told} has not answered for 100 s"]
     dog.look(seen(), 1000)
@@ -145,7 +147,11 @@ def test_a_dispatcher_that_does_not_answer_is_replaced_and_told_once(dog: Watchd
 
 def test_a_dispatcher_is_replaced_before_anybody_gives_up_waiting_for_it(hands: Hands) -> None:
     dog = Watchdog(SILENCE_S, 8.0, hands)
-    for second in range(5):
+    for second in range(int(RETURN_S)):
+        dog.look(None, second)
+    assert not hands.done, "it has just been started"
+    dog.look(seen(), 200)
+    for second in range(201, 205):
         dog.look(None, second)
     assert hands.done == ["restart"]
 

@@ -1,0 +1,54 @@
+"""The end of a connection to a Ray that does not answer any more. Without Ray."""
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from orchestrator.cluster import connect
+
+LONG_S = 60.0
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Why the run was given up, and that its processes were ended."""
+    given: list[Any] = []
+    monkeypatch.setattr(connect, "SHUTDOWN_S", 0.05)
+    monkeypatch.setattr(connect, "give_up", lambda reason, code: given.append((reason, code)))
+    return given
+
+
+def shut_down(monkeypatch: pytest.MonkeyPatch, released: threading.Event, node: Any) -> None:
+    """`ray.shutdown`, which waits for something, and returns."""
+    monkeypatch.setattr("ray._private.worker._global_node", node)
+    monkeypatch.setattr("ray.shutdown", lambda: None if released.wait(LONG_S) else pytest.fail("it was not let go"))
+    connect._shut_down()
+
+
+def test_a_cluster_of_our_own_is_ended_if_it_does_not_let_us_go(told: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    released, ended = threading.Event(), []
+
+    def kill(check_alive: bool, allow_graceful: bool) -> None:
+        ended.append((check_alive, allow_graceful))
+        monkeypatch.setattr(connect, "SHUTDOWN_S", LONG_S)
+        released.set()
+
+    shut_down(monkeypatch, released, SimpleNamespace(kill_all_processes=kill))
+    assert ended == [(False, False)] and not told
+
+
+def test_where_that_does_not_help_the_run_is_given_up(told: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(connect, "give_up", lambda reason, code: (told.append(code), released.set()))
+    shut_down(monkeypatch, released, None)
+    assert told == [3]
+
+
+def test_one_that_ends_is_left_alone(told: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    released.set()
+    monkeypatch.setattr(connect, "SHUTDOWN_S", LONG_S)
+    shut_down(monkeypatch, released, None)
+    assert not told
