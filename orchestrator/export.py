@@ -20,7 +20,7 @@ from orchestrator.check import check_settings
 from orchestrator.checkpoint_place import place
 from orchestrator.config import Configuration
 from orchestrator.config import Network as Choice
-from orchestrator.data import describe
+from orchestrator.data import describe, resolve_augmentation
 from orchestrator.data.dataset import SUMMARY_FILE, read_summary
 from orchestrator.data.pictures import CLEAN_SHARE
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError, nearest
@@ -309,17 +309,12 @@ def _described(configuration: Configuration, summary: dict[str, Any]) -> dict[st
     kept = {"validation", "limit", "seed", "label_noise", "augmentation", "mix", "mix_alpha", "views"}
     kept |= {name for name in ("labelled", "validation_in_training") if getattr(configuration.data, name)}
     said = configuration.data.model_dump(mode="json", include=kept)
-    said["augmentation"] = _augmentation(configuration, summary)
+    said["augmentation"] = resolve_augmentation(configuration.data, summary)
     said["limit"] = {part: limit for part, limit in said["limit"].items() if limit}
     sizes = summary["sizes"]
     if _needs(configuration).labels:  # the others were not learned from
         sizes = sizes | {"train": summary.get("labelled", sizes["train"])}
     return {"name": summary["name"], "fingerprint": summary["fingerprint"], "sizes": sizes} | said
-
-
-def _augmentation(configuration: Configuration, summary: dict[str, Any]) -> str:
-    chosen = configuration.data.augmentation
-    return str(summary["augmentation"]) if chosen == "auto" else chosen
 
 
 def _method(configuration: Configuration) -> dict[str, Any]:
@@ -355,7 +350,8 @@ def _teacher(store: Store, sweep: Sweep, summary: dict[str, Any]) -> dict[str, A
     configuration, teacher = sweep.configuration, sweep.configuration.teacher
     if teacher is None:
         return None
-    place = store.teachers / fit.fingerprint(configuration, summary["fingerprint"], _augmentation(configuration, summary))
+    augmentation = resolve_augmentation(configuration.data, summary)
+    place = store.teachers / fit.fingerprint(configuration, summary["fingerprint"], augmentation)
     known = read_card(sweep.folder) or ((fit.card(place) or {}) if fit.damage(place) is None else {})
     parts = ("validation/", "test/")
     metrics = {name: value for name, value in known.get("metrics", {}).items() if name.startswith(parts)}

@@ -7,6 +7,7 @@ from typing import Any
 from orchestrator import owner
 from orchestrator.cluster.resources import at
 from orchestrator.config import Configuration
+from orchestrator.data import resolve_augmentation
 from orchestrator.data.dataset import read_summary
 from orchestrator.errors import ConfigurationError
 from orchestrator.path_settings import move_paths, require_paths, resolve_paths
@@ -44,19 +45,13 @@ def changed(
     values = move_paths(found.configuration, list(pairs)).plain()
     values["search"]["trials"] = search.trials if trials is None else trials
     values["search"]["time_budget"] = search.time_budget if time_budget_s is None else time_budget_s
-    values["data"]["augmentation"] = _augmentation(found)
+    unsettled = found.configuration.data.augmentation == "auto" and (found.folder / "data.json").is_file()
+    summary = read_summary(found.folder) if unsettled else None
+    values["data"]["augmentation"] = resolve_augmentation(found.configuration.data, summary)
     values["resources"]["address"] = found.configuration.resources.address if address is None else at(address)
     configuration = build(values)
     require_paths(found.name, configuration)
     return with_its_method(configuration) if found.kind == "sweep" else configuration
-
-
-def _augmentation(found: Sweep) -> str:
-    """Return the policy that the sweep began with; one that was begun before it was settled then has it beside its data."""
-    policy, kept = found.configuration.data.augmentation, found.folder / "data.json"
-    if policy == "auto" and kept.is_file():
-        return str(read_summary(found.folder).get("augmentation", policy))
-    return policy
 
 
 def require_same(found: Sweep, now: Described) -> None:

@@ -52,7 +52,7 @@ def test_every_command_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.Monk
             ran(block)
         else:
             said |= {words[2]: called(words) for words in commands(block) if not installs(words)}
-    assert "tutorial: finished after" in said["watch"] and "method.name" in said["importance"]
+    assert "tutorial: finished after" in said["watch"] and "training.learning_rate" in said["importance"]
     assert Store.named("runs").sweeps() == ["tutorial"]
     assert (tmp_path / "my_student" / "model.safetensors").is_file() and "my_program" in said["export"]
     assert (tmp_path / "runs" / "reports" / "tutorial.html").is_file()

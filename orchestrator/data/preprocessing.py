@@ -30,9 +30,13 @@ AUTOMATIC = {
 }
 
 
-def resolve_augmentation(data: Data) -> str:
-    """Return the policy that applies: `data.augmentation`, where `auto` is replaced by that of the data set."""
-    return AUTOMATIC[data.name].policy if data.augmentation == "auto" else data.augmentation
+def resolve_augmentation(data: Data, summary: Mapping[str, Any] | None = None) -> str:
+    """Return the policy that applies: `data.augmentation`, where `auto` is replaced by that of the data set.
+
+    A run that began before its policy was settled in its configuration has it in its own `data.json`: give that as `summary`.
+    """
+    automatic = (summary or {}).get("augmentation", AUTOMATIC[data.name].policy)
+    return str(automatic) if data.augmentation == "auto" else data.augmentation
 
 
 def shift_pixels(shape: Sequence[int]) -> int:
