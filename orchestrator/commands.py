@@ -192,8 +192,8 @@ def export(
     from orchestrator.export import export as write
 
     opened = Store.existing(store)
-    show_damage(Sweep.open(opened, name), opened.option)
     found = write(opened, name, student or "a", trial, weights, to, form)
+    show_damage(Sweep.open(opened, name), opened.option)
     network, source = found.settings["network"]["name"], found.settings["source"]
     console.print(
         f"student {source['student']} ({network}) of trial {source['trial']}, {weights} weights, after epoch {source['epoch']}: "

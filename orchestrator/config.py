@@ -92,9 +92,7 @@ class Data(Section):
     resident: bool | None = Field(
         None, description="arrays in the device's memory; null: on a GPU of which they take a quarter at most"
     )
-    loader_workers: Annotated[int, Field(ge=0, le=256)] = Field(
-        2, description="folder: processes that decode images, per worker; 0: the worker itself"
-    )
+    loader_workers: Annotated[int, Field(ge=0, le=256)] = Field(2, description="folder: decoding processes of a worker; 0: itself")
 
     @model_validator(mode="after")
     def _mean_goes_with_std(self) -> "Data":
@@ -383,9 +381,8 @@ class Configuration(Section):
     @property
     def colocated(self) -> bool:
         """Whether one worker trains several students."""
-        return (
-            bool(self.peers) and (self.resources.pair or ("colocated" if self.resources.workers == 1 else "actors")) == "colocated"
-        )
+        pair = self.resources.pair or ("colocated" if self.resources.workers == 1 else "actors")
+        return bool(self.peers) and pair == "colocated"
 
     def threads(self, letter: str) -> int:
         """Threads of the workers that train a student; where one trains several, those of student a."""

@@ -37,7 +37,7 @@ class WeightsProgress(TypedDict, total=False):
 class Progress(TypedDict):
     """`record` is of the last epoch; `records`, of all of them, stands with the first student alone, and in no older checkpoint.
 
-    `files` are the SHA-256 sums of the student's other files.
+    `files` are the CRC-32 sums of the student's other files.
     """
 
     record: EpochRecord

@@ -42,6 +42,8 @@ def mutations(content: bytes, count: int, seed: int) -> Iterator[tuple[str, byte
     for _ in range(count):
         path, new, remove = draw.choice(places), draw.choice(VALUES), draw.random() < 0.2
         changed = edited(value, path, new, remove)
+        if changed == value and repr(changed) == repr(value):
+            continue  # what stands there already
         if draw.random() < 0.6 and isinstance(changed, dict):
             changed.pop("checksum", None)
         name = f"{'.'.join(map(str, path))} {'removed' if remove else repr(new)[:20]}"

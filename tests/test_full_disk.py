@@ -59,7 +59,8 @@ def tiny(tmp_path: Path) -> Iterator[Path]:
 def made(epoch: int, values: int = 1) -> checkpoint.Checkpoint:
     """A checkpoint with so many weights."""
     state = {"weight": torch.full((values,), float(epoch))}
-    return checkpoint.Checkpoint(state, {"weight": torch.ones(1)}, {}, {"state": torch.ones(1)}, {"record": {"epoch": epoch}})
+    progress = {"record": {"epoch": epoch, "metrics": {}}, "best_value": 0.5, "best_epoch": epoch}
+    return checkpoint.Checkpoint(state, {"weight": torch.ones(1)}, {}, {"state": torch.ones(1)}, progress)
 
 
 def load(folder: Path) -> checkpoint.Checkpoint | None:

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import run
+from orchestrator.record_file import RecordSchema
 from orchestrator.records import Sweep
 from orchestrator.store import Store
 from orchestrator.tracking import tracker
@@ -81,11 +82,14 @@ def test_before_the_sweep_exists(command: str, number: int, store: str, monkeypa
     assert "--resume" not in output and not Path(store, "sweeps").exists()
 
 
-@pytest.mark.parametrize("where", ["orchestrator.store.write_json", "orchestrator.tracking.environment.keep_json"])
+@pytest.mark.parametrize("where", ["orchestrator.store.write_json", "orchestrator.record_file.RecordSchema.keep"])
 def test_when_it_has_just_come_into_being(where: str, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[Path] = []
 
-    def write(file: Path, value: Any, lasting: bool = True) -> None:
+    keep = RecordSchema.keep
+
+    def write(schema: RecordSchema[Any], file: Path, values: Any, lasting: bool = True) -> None:
+        keep(schema, file, values, lasting)
         written.append(file)
         if file.name == "data.json":
             os.kill(os.getpid(), signal.SIGTERM)
@@ -93,7 +97,7 @@ def test_when_it_has_just_come_into_being(where: str, store: str, monkeypatch: p
     if where.startswith("orchestrator.store"):
         monkeypatch.setattr("orchestrator.display.Display.__enter__", ends(signal.SIGTERM))
     else:
-        monkeypatch.setattr(where, write)
+        monkeypatch.setattr(RecordSchema, "keep", write)
     code, output = call("sweep", "--store", store, "--name", "mine", *settings(*PLAIN))
     assert code == INTERRUPTED and f"resume: python run.py sweep --resume mine --store {store}" in output
     found = Sweep.open(Store(Path(store)), "mine")

@@ -185,7 +185,6 @@ def test_settings_that_say_too_little_or_the_impossible_are_one_sentence(tmp_pat
         ({"classes": "abc"}, "classes: Input should be a valid list"),
         ({"classes": [1, 2, 3]}, "classes.0: Input should be a valid string"),
         ({"classes": []}, "classes: List should have at least 1 item"),
-        ({"classes": ["a"] * 9}, "head.weight has shape 3x4 where 9x4 is expected"),
         ({"network": {"name": None}}, "network.name: Input should be a valid string"),
         ({"network": {"name": "mlp", "width": 10**6}}, "is damaged, the network in settings.json has 4000276000012 bytes"),
         ({"network": {"name": "mlp", "width": 10**12}}, "no network has the sizes in settings.json|width = 10+ is not allowed"),
@@ -200,6 +199,16 @@ def test_settings_of_no_student_are_one_sentence(tmp_path: Path, change: dict[st
     Image.fromarray(pixels(1, 8, 8)[0]).save(tmp_path / "grey.png")
     result = CliRunner().invoke(run.app, ["predict", str(folder), str(tmp_path / "grey.png")])
     assert (result.exit_code, result.output.count("\n")) == (2, 1) and re.search(sentence, result.output)
+
+
+def test_weights_of_other_classes_are_listed_below_one_sentence(tmp_path: Path) -> None:
+    folder = exported(tmp_path / "out")
+    said = json.loads((folder / "settings.json").read_text()) | {"classes": ["a"] * 9}
+    (folder / "settings.json").write_text(json.dumps(said))
+    Image.fromarray(pixels(1, 8, 8)[0]).save(tmp_path / "grey.png")
+    result = CliRunner().invoke(run.app, ["predict", str(folder), str(tmp_path / "grey.png")])
+    assert result.exit_code == 2 and "2 tensors do not fit" in result.output.splitlines()[0]
+    assert re.search(r"head.weight +3x4 +9x4", result.output)
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"format": ' + "9" * 5000 + "}", "[]", "\xff"])

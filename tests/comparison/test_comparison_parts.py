@@ -102,7 +102,7 @@ def test_a_record_is_read_back_or_said_to_be_damaged(tmp_path: Path) -> None:
     assert (read.configuration, read.seeds, read.chosen) == (common, 2, made.chosen)
     assert read.settings == {"kd": {"alpha": 0.5}} and design.seeds_of(read.configuration, 2) == (4, 5)
     file = read.folder / FILE
-    for change, said in (({"format": 99}, "newer version"), ({"unknown": 1}, "no record of a comparison")):
+    for change, said in (({"format": 99}, "newer version"), ({"unknown": 1}, "unknown is no key of such a record")):
         values = json.loads(file.read_text())
         file.write_text(json.dumps(values | change))
         with pytest.raises(ConfigurationError, match=said):

@@ -97,7 +97,8 @@ def test_data_in_another_place_are_compared_and_keep_their_teacher(tmp_path: Pat
     teacher = fit.place(store, configuration, data)
     teacher.mkdir(parents=True)
     (teacher / WEIGHTS).write_bytes(b"weights")
-    write_json(teacher / CARD, {"fingerprint": teacher.name, "weights": "7"})
+    card = {"fingerprint": teacher.name, "weights": "7", "network": {"name": "mlp"}, "classes": 2, "shape": [3, 8, 8]}
+    write_json(teacher / CARD, card)
     shutil.move(old, same)
     for file in [same, *same.rglob("*")]:
         os.utime(file, (1, 1))  # a copy has times of its own
@@ -115,7 +116,7 @@ def test_data_in_another_place_are_compared_and_keep_their_teacher(tmp_path: Pat
     carry_teacher_over(store, sweep.folder, moved, there)
     kept = fit.place(store, moved, there)
     assert kept != teacher and (kept / WEIGHTS).read_bytes() == b"weights"
-    assert fit.card(kept) == {"fingerprint": kept.name, "weights": "7"}
+    assert fit.card(kept) == {"data": "", "metrics": {}, **card, "fingerprint": kept.name}
 
 
 def test_weights_that_students_begin_with_are_compared(tmp_path: Path, digits_store: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.data import describe
 from orchestrator.errors import ConfigurationError
 from orchestrator.preflight import prepared
 from orchestrator.reading import load
@@ -26,7 +27,8 @@ def test_a_run_begins_with_the_policy_that_auto_comes_to(tmp_path: Path) -> None
 def test_a_sweep_from_before_that_was_settled_goes_on_with_what_its_data_had(tmp_path: Path) -> None:
     sweep = begun(Store.open(tmp_path / "store"))
     assert changed(sweep, None, None, None).data.augmentation == "none", "of such a sweep nothing is known"
-    write_json(sweep.folder / "data.json", {"augmentation": "crop"})
+    summary = describe(sweep.configuration.data, tmp_path, 0)
+    write_json(sweep.folder / "data.json", summary | {"augmentation": "crop"})
     assert changed(sweep, None, None, None).data.augmentation == "crop"
 
 

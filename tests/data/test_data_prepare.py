@@ -1,7 +1,6 @@
 """Preparation: splits, limits, noise, reuse. Knows no batches."""
 
 import errno
-import json
 import multiprocessing
 import os
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from orchestrator.data.dataset import read_summary
 from orchestrator.data.parts import allot, stratified
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 from orchestrator.record_file import DamagedRecordError
+from orchestrator.store import read_json, write_json
 
 
 def test_allot_is_exact_proportional_and_leaves_no_class_out() -> None:
@@ -173,8 +173,7 @@ def test_describe_says_the_policy_that_applies_whatever_the_prepared_data_were_u
 def test_the_policy_of_an_older_store_is_not_that_of_a_new_run(tmp_path: Path) -> None:
     """Such a `data.json` has what `auto` was for digits when they were prepared."""
     folder = prepare(Data(), tmp_path, 0)
-    summary = json.loads((folder / "data.json").read_text())
-    (folder / "data.json").write_text(json.dumps(summary | {"augmentation": "crop"}))
+    write_json(folder / "data.json", read_json(folder / "data.json") | {"augmentation": "crop"})
     assert describe(Data(), tmp_path, 0)["augmentation"] == "none"
     assert Views.of(Dataset.open(folder), Data(), 0).policy == "none"
 

@@ -1,6 +1,7 @@
 """Which files of a folder are read, under which class, and that every other one is named with its count."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -125,5 +126,8 @@ def test_a_plan_and_a_start_say_what_is_not_read_and_what_was_done(tmp_path: Pat
     show_plan(store, configuration, "train", True, Console())
     after = capsys.readouterr().out
     assert said == ["not read: files of .txt: 1 (train/cat/a.txt)", "images: grey of 16 bits scaled to 8: 1"]
-    assert "not read  files of .txt: 1 (train/cat/a.txt)" in before and "images " not in before, "a dry run decodes nothing"
-    assert "not read  files of .txt: 1 (train/cat/a.txt)" in after and "images    grey of 16 bits scaled to 8: 1" in after
+    assert re.search(r"not read +files of .txt: 1 \(train/cat/a.txt\)", before) and "images  " not in before, (
+        "a dry run decodes nothing"
+    )
+    assert re.search(r"not read +files of .txt: 1 \(train/cat/a.txt\)", after)
+    assert re.search(r"images +grey of 16 bits scaled to 8: 1", after)

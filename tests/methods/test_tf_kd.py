@@ -71,7 +71,7 @@ def seen_by(method: Method, seen: Batch, logits: Tensor) -> tuple[float, float]:
     return float(terms["cross_entropy"]), float(terms["distillation"])
 
 
-@pytest.mark.parametrize("temperature", [0.005, 1.0, 20.0, 1000.0, 1e5])
+@pytest.mark.parametrize("temperature", [0.005, 1.0, 20.0, 1000.0, 1e4])
 def test_the_divergence_is_that_of_float64_at_any_temperature(seen: Batch, temperature: float) -> None:
     logits, p = doubled(seen)
     log_p, log_q = (p.log() / temperature).log_softmax(1), (logits.float().double() / temperature).log_softmax(1)

@@ -36,7 +36,7 @@ def test_the_accuracy_of_given_weights_is_said_everywhere(run: Conduct, tmp_path
     assert watch.steps.count(f"teacher mlp (given weights given.safetensors): {reached}") == 1
     assert best.metrics["validation/accuracy"] > quality.accuracy + 0.1, "a student of the labels alone is better"
     notes = [note["text"] for note in sweep.notes]
-    assert any(note.startswith("the teacher is no better than guessing") for note in notes) and notes == watch.notes
+    assert any(note.startswith("the teacher is no better than guessing") for note in notes) and set(notes) <= set(watch.notes)
     assert any(note.startswith(f"the teacher is worse than its student: {reached}") for note in notes)
     page = report(store, sweep).html
     assert f"taught by the teacher mlp (given weights given.safetensors): {reached}" in page and notes[0][:60] in page

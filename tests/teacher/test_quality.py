@@ -14,11 +14,11 @@ from orchestrator.config import Configuration
 from orchestrator.context import Record, TrialContext
 from orchestrator.data import Dataset, prepare
 from orchestrator.errors import ConfigurationError
-from orchestrator.models import build, save_weights
+from orchestrator.models import build, network_fingerprint, save_weights
 from orchestrator.reading import load
 from orchestrator.store import Store, read_json, write_json
 from orchestrator.teacher import fit
-from orchestrator.teacher.card import CARD
+from orchestrator.teacher.card import CARD, TEACHER
 from orchestrator.teacher.quality import TeacherQuality, read_quality
 from orchestrator.teacher.ready import check_weights, ready
 from orchestrator.training.teacher_evaluation import evaluate_teacher
@@ -128,6 +128,7 @@ def test_logits_that_are_not_finite_are_refused_and_not_kept(given: Given) -> No
     network = build("mlp", 10, (1, 8, 8), {"width": 8})
     torch.nn.init.constant_(network.head.weight, 3e38)
     save_weights(network, folder / "weights.safetensors")
+    TEACHER.write(folder / CARD, {**TEACHER.read(folder / CARD), "weights": network_fingerprint(network.state_dict())})
     with pytest.raises(ConfigurationError, match=r"are not finite, although its weights are: give other teacher.network.weights"):
         bring(given)
     assert read_quality(folder) == quality(None, _weights(configuration))

@@ -9,9 +9,9 @@ from safetensors.numpy import save_file
 
 from orchestrator.reading import load
 from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store, read_json
+from orchestrator.store import Store
 from orchestrator.tracking import figures
-from orchestrator.tracking.runs import tracking_uri
+from orchestrator.tracking.runs import RUN_IDS, tracking_uri
 from orchestrator.tracking.tracker import Tracker, by_run
 from tests.pairs import metrics_of, peer_method
 from tests.tracking.test_figures import said, traced, unsure, write
@@ -44,7 +44,7 @@ def client_of(sweep: Sweep) -> Any:
 def runs_of(sweep: Sweep) -> dict[str, Any]:
     """The runs by the keys under which the sweep keeps them."""
     client = client_of(sweep)
-    return {key: client.get_run(run) for key, run in read_json(sweep.folder / "mlflow.json").items()}
+    return {key: client.get_run(run) for key, run in RUN_IDS.read(sweep.folder / "mlflow.json").items()}
 
 
 def test_metrics_go_to_the_run_whose_they_are() -> None:
