@@ -20,14 +20,14 @@ from orchestrator.interrupt import stoppable
 from orchestrator.plan import groups
 from orchestrator.records import Sweep, Trial
 from orchestrator.space import telling
-from orchestrator.store import Store, keep_json
+from orchestrator.store import Store
 from orchestrator.sweep.aides import aides
 from orchestrator.sweep.events import Events, Listener
 from orchestrator.sweep.forms import all_forms
 from orchestrator.sweep.keep import remove_losers
 from orchestrator.sweep.space import searched
 from orchestrator.sweep.teacher_warnings import announce, worse_than_student
-from orchestrator.teacher.card import CARD
+from orchestrator.teacher.card import CARD, TEACHER
 from orchestrator.teacher.fill import Filling, deal, fill, views_to_fill
 from orchestrator.teacher.mode import Decision
 from orchestrator.teacher.ready import AnyDesk, ready
@@ -326,7 +326,7 @@ def _folders(
         show.preparing("bringing the teacher")
         folder, card, seconds = ready(store, sweep.configuration, data, desk, show.teacher_epoch)
         assert asked is not None
-        keep_json(sweep.folder / CARD, card)
+        TEACHER.keep(sweep.folder / CARD, card)
         announce(card, data, show.teacher_ready, events.note)
         show.preparing(f"the teacher is {asked.words}")
         tracker.teacher_ready(card["metrics"], seconds, asked.words)

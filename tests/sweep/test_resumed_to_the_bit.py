@@ -10,11 +10,11 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from orchestrator import records
 from orchestrator.config import Configuration
 from orchestrator.reading import load
+from orchestrator.record_file import RecordSchema
 from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store, write_json
+from orchestrator.store import Store
 from orchestrator.sweep.events import Events
 from orchestrator.sweep.settling import settle
 from orchestrator.sweep.space import draw
@@ -48,13 +48,13 @@ class Writes:
             self._die()
             append(backend, logs)
 
-        def record(file: Path, value: Any, lasting: bool = True) -> None:
+        def record(schema: RecordSchema[Any], file: Path, values: Any, lasting: bool = True) -> None:
             self._dies()
             self._die()
-            write_json(file, value() if callable(value) else value, lasting)
+            schema.write(file, values() if callable(values) else values, lasting)
 
         patch.setattr(JournalFileBackend, "append_logs", line)
-        patch.setattr(records, "keep_json", record)
+        patch.setattr(RecordSchema, "keep", record)
 
     def _dies(self) -> bool:
         self.count += 1
