@@ -49,13 +49,15 @@ class TeacherQuality:
 
         Args:
             class_sizes: How many validation samples each class has. Guessing is right for one in so many classes, or for the
-                share of the largest class, whichever is more; three standard errors above that are still called chance.
+                share of the largest class, whichever is more; three standard errors above that are still called chance. Where
+                that reaches 1, there are too few samples to say anything.
         """
         samples = sum(class_sizes)
         if self.accuracy is None or not samples:
             return ""
         guess = max(1 / len(class_sizes), max(class_sizes) / samples)
-        if self.accuracy > guess + NOISE * math.sqrt(guess * (1 - guess) / samples):
+        chance = guess + NOISE * math.sqrt(guess * (1 - guess) / samples)
+        if self.accuracy > chance or chance >= 1:
             return ""
         step = (
             "check that teacher.network.weights are of these classes, in this order, and of images prepared in this way"

@@ -46,6 +46,10 @@ def test_near_chance_is_within_three_standard_errors_of_guessing(sizes: list[int
     assert bool(quality(accuracy).chance_warning(sizes)) == chance
 
 
+def test_few_samples_that_nothing_could_tell_from_guessing_give_no_warning() -> None:
+    assert quality(1.0).chance_warning([2, 2]) == quality(0.0).chance_warning([2, 2]) == ""
+
+
 def test_the_warning_names_both_numbers_and_what_to_do() -> None:
     said = quality(0.1, "given.safetensors").chance_warning([10] * 10)
     assert "its validation accuracy is 0.1000, and guessing reaches 0.1000 on these 100 samples" in said
