@@ -38,7 +38,6 @@ def quality(accuracy: float | None, weights: str = "") -> TeacherQuality:
         ([100] * 10, 0.01, True),
         ([900, 50, 50], 0.9, True),  # always the largest class
         ([900, 50, 50], 0.95, False),
-        ([1, 1], 1.0, True),  # of two samples nothing is known
         ([], 0.5, False),
     ],
 )
