@@ -41,7 +41,12 @@ def test_a_cluster_of_our_own_is_ended_if_it_does_not_let_us_go(told: list[Any],
 
 def test_where_that_does_not_help_the_run_is_given_up(told: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
-    monkeypatch.setattr(connect, "give_up", lambda reason, code: (told.append(code), released.set()))
+
+    def give_up(reason: str, code: int) -> None:
+        told.append(code)
+        released.set()
+
+    monkeypatch.setattr(connect, "give_up", give_up)
     shut_down(monkeypatch, released, None)
     assert told == [3]
 
