@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 import torch
+from ray._private import state
 
 from methods import SettingsError
 from orchestrator.actors.desk import NAMESPACE
@@ -57,7 +58,6 @@ class Beside:
     def __init__(self, cpus: float, gpus: float, compute: Compute) -> None:
         self.cpus, self.gpus, self.compute = cpus, gpus, compute
         self.handle: Any = None
-        self.ready: Any = None
 
     def actor(self) -> Any:
         """A handle of the actor; without waiting until Ray has found a place for it."""
@@ -69,12 +69,12 @@ class Beside:
                 scheduling_strategy="DEFAULT",  # not from the bundle of the worker
             )
             self.handle = placed.remote(self.compute, max(1, int(self.cpus)))
-            self.ready = self.handle.__ray_ready__.remote()
         return self.handle
 
     def end_late(self, handle: Any) -> None:
         """That one has not answered in time: it may be stopped, or hold what others need. One that still starts is left to it."""
-        if handle is self.handle and ray.wait([self.ready], timeout=0)[0]:
+        # by the cluster's table: a call that asks the actor itself would be one more that may be waited for
+        if handle is self.handle and state.actors(actor_id=handle._actor_id.hex()).get("State") == "ALIVE":
             self.end(handle)
 
     def end(self, handle: Any) -> None:
