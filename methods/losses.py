@@ -65,18 +65,12 @@ def transformed_teacher_kl(teacher_logits: Tensor, student_logits: Tensor, tempe
     return kl_divergence(log_p, student_logits.log_softmax(dim=1))
 
 
-@in_full_precision
-def power_sum(teacher_logits: Tensor, temperature: float) -> Tensor:
-    """U_{1/T}(p) = sum of p^(1/T), (B,), of the untempered p from logits (B, K) (arXiv 2402.11148, equation 22).
-
-    Between 1 (one-hot p) and K^(1 - 1/T) (uniform p) for T >= 1; for T < 1 between these in the other order, and then it may be
-    less than float32 can hold: a ratio of two of them comes from `log_power_sum`.
-    """
-    return log_power_sum(teacher_logits, temperature).exp().to(teacher_logits.dtype)
-
-
 def log_power_sum(teacher_logits: Tensor, temperature: float) -> Tensor:
-    """log U_{1/T}(p), (B,) float64, from logits (B, K)."""
+    """log U_{1/T}(p), (B,) float64, U the sum of p^(1/T) of the untempered p of logits (B, K) (arXiv 2402.11148, equation 22).
+
+    U is between 1 (one-hot p) and K^(1 - 1/T) (uniform p) for T >= 1; for T < 1 between these in the other order, and then it may
+    be less than float32 can hold.
+    """
     return (teacher_logits.double().log_softmax(dim=1) / temperature).logsumexp(dim=1)
 
 

@@ -39,6 +39,7 @@ from orchestrator.sweep.space import peer_rates
 from orchestrator.teacher import fit
 from orchestrator.teacher.mode import Decision, decide
 from orchestrator.teacher.ready import check_weights
+from orchestrator.tracking.schema import schema_problem
 from orchestrator.trial import network_key
 from orchestrator.yielding import said_of
 
@@ -72,6 +73,8 @@ def prepared(
     for name, line in list_notes(summary).items():
         note(f"{name}: {line}")
     asked, _, _ = _check_with_data(store, configuration, kind, local, summary, gpu, groups)
+    if kind != "teacher" and (problem := schema_problem(store, configuration)):
+        note(problem)
     check_weights(store, configuration, folder)
     publish(store, folder, "data.json")
     _check_students_weights(configuration, folder)
@@ -104,8 +107,10 @@ def show_plan(store: Store, configuration: Configuration, kind: str, local: bool
     lines |= _search_lines(configuration) if kind == "sweep" else {"epochs": str(configuration.training.epochs)}
     if automatic := explain_automatic(configuration, kind, summary["augmentation"], gpu, lines.get("retrieval", "")):
         lines["automatic"] = automatic
+    if kind != "teacher" and (problem := schema_problem(store, configuration)):
+        lines["tracking"] = problem
     lines["store"] = f"{store.uri or store.root}; checkpoints take at most {checkpoint_bytes / 2**20:.1f} MiB: {whose}"
-    lines |= {f"yields {place}": sentence for place, sentence in enumerate(said_of(configuration, kind), 1)}
+    lines |= {f"changed {place}": sentence for place, sentence in enumerate(said_of(configuration, kind), 1)}
     if note:
         console.print(said(note), markup=False, highlight=False, soft_wrap=True)
     width = max(map(len, lines)) + 2
@@ -273,7 +278,7 @@ def _search_lines(configuration: Configuration) -> dict[str, str]:
     budget = f", at most {search.time_budget:g} s" if search.time_budget else ""
     looked_for = ", ".join(f"{goal.direction} {in_words(configuration, goal.name)}" for goal in goals(search))
     settings = count_settings(configuration)
-    of = f" ({settings} different settings)" if settings is not None and not search.fixed else ""
+    of = f" ({settings} different setting{'s' * (settings != 1)})" if settings is not None and not search.fixed else ""
     return {
         "trials": f"{search.trials} of {methods}{of}{budget}; {looked_for}",
         "epochs": f"{configuration.training.epochs}; {plan.comparisons(search, configuration.training.epochs)}",

@@ -20,7 +20,7 @@ class Misfit(NamedTuple):
 
 
 def find_misfits(needed: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[Misfit]:
-    """Return every tensor that is missing, not expected, of another shape or kind of type, or not finite.
+    """Return every tensor that is missing, not expected, of another shape or kind of type, not finite, or a negative variance.
 
     Any of the usual floating-point types stands for another one; integers are no weights, for their scale is not known here.
 
@@ -44,6 +44,8 @@ def find_misfits(needed: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> l
             )
         elif bad := _not_finite(given[name], tensor.dtype):
             found.append(Misfit(name, f"{bad} of {given[name].numel()} values NaN or infinite", "finite values"))
+        elif name.endswith("running_var") and bool((given[name] < 0).any()):
+            found.append(Misfit(name, f"{int((given[name] < 0).sum())} variances below 0", "values of at least 0"))
     return found + [Misfit(name, _kind(tensor), "not part of the network") for name, tensor in given.items() if name not in needed]
 
 

@@ -15,8 +15,8 @@ SUFFIX = ".safetensors"
 FOREIGN = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle", ".tar", ".h5", ".hdf5", ".keras", ".npz", ".onnx", ".pb", ".msgpack")
 CONVERT = (
     'python -c "import sys, torch, safetensors.torch as s; '
-    "s.save_file({k: v.contiguous() for k, v in torch.load(sys.argv[1], map_location='cpu', weights_only=True).items()}, "
-    'sys.argv[2])"'
+    "d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); d = d.get('state_dict', d.get('model', d)); "
+    's.save_file({k: v.contiguous() for k, v in d.items() if isinstance(v, torch.Tensor)}, sys.argv[2])"'
 )
 PICKLED = "a PyTorch checkpoint, a pickle, which is not opened here"
 SAFETENSORS = "a safetensors file"
@@ -93,7 +93,7 @@ def _advice(file: Path, kind: str) -> str:
     if kind == PICKLED:
         target = file.with_name(f"{file.stem}-converted{SUFFIX}") if file.suffix.lower() == SUFFIX else file.with_suffix(SUFFIX)
         return (
-            f"convert it with `{CONVERT} {shlex.quote(str(file))} {shlex.quote(str(target))}`, which loads tensors alone (where "
-            "they lie deeper, take for example ['state_dict'] of what torch.load gives), and give the .safetensors file"
+            f"convert it with `{CONVERT} {shlex.quote(str(file))} {shlex.quote(str(target))}`, which loads tensors alone (also "
+            "those under 'state_dict' or 'model'), and give the .safetensors file"
         )
     return "give a .safetensors file, as safetensors.torch.save_file writes a network's state_dict"

@@ -7,9 +7,9 @@ from orchestrator.config import Configuration
 from orchestrator.data import Dataset, Views
 from orchestrator.data.dataset import read_summary
 from orchestrator.errors import ConfigurationError
-from orchestrator.store import Store, replacing, write_json
+from orchestrator.store import Store, replacing
 from orchestrator.teacher import fit
-from orchestrator.teacher.card import CARD
+from orchestrator.teacher.card import CARD, TEACHER
 
 
 def carry_teacher_over(store: Store, sweep: Path, configuration: Configuration, data: Path) -> None:
@@ -39,4 +39,4 @@ def carry_teacher_over(store: Store, sweep: Path, configuration: Configuration, 
         return
     with replacing(new) as aside:
         shutil.copytree(old, aside)
-        write_json(aside / CARD, known | {"fingerprint": new.name})
+        TEACHER.write(aside / CARD, known | {"fingerprint": new.name})

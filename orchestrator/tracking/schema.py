@@ -11,9 +11,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from orchestrator.address import database_uri
+from orchestrator.address import database_file, database_uri
+from orchestrator.config import Configuration
 from orchestrator.errors import EnvironmentUnfitError
-from orchestrator.store import replacing
+from orchestrator.store import Store, replacing
 
 LOCK_S = 300.0  # longest wait for another process that creates the schema: seconds of CPU, on a machine that may be busy
 BUSY_S = 20.0
@@ -46,6 +47,18 @@ def require_schema(database: Path) -> None:
         f"MLflow's database {database} was written by a newer MLflow (its schema is {version}, and MLflow {installed} knows {head} "
         "as the newest): update MLflow here, or give another --store"
     )
+
+
+def schema_problem(store: Store, configuration: Configuration) -> str:
+    """Return why the installed MLflow cannot write to the database that runs go to, and what to do; empty where it can."""
+    uri = configuration.tracking.uri
+    database = store.database if uri is None else database_file(uri)
+    try:
+        if database:
+            require_schema(database)
+    except EnvironmentUnfitError as error:
+        return f"{error}; trials go on, and what is written is kept until then"
+    return ""
 
 
 def upgrade_command(database: Path) -> str:

@@ -13,6 +13,10 @@ BATCH, CLASSES = 6, 8
 temperatures = pytest.mark.parametrize("temperature", [1.25, 2.0, 4.0, 10.0])
 
 
+def power_sums(logits: Tensor, temperature: float) -> Tensor:
+    return losses.log_power_sum(logits, temperature).exp()
+
+
 def draw(seed: int, scale: float = 3.0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return scale * torch.randn(BATCH, CLASSES, generator=generator, dtype=torch.float64)
@@ -58,7 +62,7 @@ def renyi_entropy(logits: Tensor, order: float) -> Tensor:
 
 def test_1_temperature_one_makes_all_three_the_same(v: Tensor, z: Tensor) -> None:
     expected = released_kd(v, z, 1.0)
-    divergence, power_sum = losses.transformed_teacher_kl(v, z, 1.0), losses.power_sum(v, 1.0)
+    divergence, power_sum = losses.transformed_teacher_kl(v, z, 1.0), power_sums(v, 1.0)
     torch.testing.assert_close(power_sum, torch.ones(BATCH, dtype=torch.float64))
     torch.testing.assert_close(divergence.mean(), expected)
     torch.testing.assert_close((power_sum * divergence).mean(), expected)
@@ -69,7 +73,7 @@ def test_2_infinite_temperature_is_label_smoothing_with_a_uniform_target(v: Tens
     uniform = torch.full((BATCH, CLASSES), 1 / CLASSES, dtype=torch.float64)
     expected = -(uniform * z.log_softmax(1)).sum(1) - math.log(CLASSES)
     torch.testing.assert_close(losses.transformed_teacher_kl(v, z, 1e15), expected)
-    torch.testing.assert_close(losses.power_sum(v, 1e15), torch.full((BATCH,), float(CLASSES), dtype=torch.float64))
+    torch.testing.assert_close(power_sums(v, 1e15), torch.full((BATCH,), float(CLASSES), dtype=torch.float64))
 
 
 @temperatures
@@ -96,7 +100,7 @@ def test_5_gradients_are_those_of_the_formulas(v: Tensor, z: Tensor, temperature
     z.requires_grad_()
     p_t, q, q_t = (v / temperature).softmax(1), z.detach().softmax(1), (z.detach() / temperature).softmax(1)
     power_sum = (v.softmax(1) ** (1 / temperature)).sum(1, keepdim=True)
-    weighted = losses.power_sum(v, temperature) * losses.transformed_teacher_kl(v, z, temperature)
+    weighted = power_sums(v, temperature) * losses.transformed_teacher_kl(v, z, temperature)
     (of_wttm,) = torch.autograd.grad(weighted.mean(), z)
     torch.testing.assert_close(of_wttm, power_sum * (q - p_t) / BATCH)
     (of_ttm,) = torch.autograd.grad(losses.transformed_teacher_kl(v, z, temperature).mean(), z)
@@ -108,13 +112,13 @@ def test_5_gradients_are_those_of_the_formulas(v: Tensor, z: Tensor, temperature
 @temperatures
 def test_6_power_sum_has_its_bounds_and_reaches_them(v: Tensor, temperature: float) -> None:
     largest = CLASSES ** (1 - 1 / temperature)
-    found = losses.power_sum(v, temperature)
+    found = power_sums(v, temperature)
     assert (found >= 1).all()
     assert (found <= largest).all()
     one_hot = 1e4 * torch.eye(CLASSES, dtype=torch.float64)
-    torch.testing.assert_close(losses.power_sum(one_hot, temperature), torch.ones(CLASSES, dtype=torch.float64))
+    torch.testing.assert_close(power_sums(one_hot, temperature), torch.ones(CLASSES, dtype=torch.float64))
     even = torch.zeros(1, CLASSES, dtype=torch.float64)
-    torch.testing.assert_close(losses.power_sum(even, temperature), torch.full((1,), largest, dtype=torch.float64))
+    torch.testing.assert_close(power_sums(even, temperature), torch.full((1,), largest, dtype=torch.float64))
 
 
 @temperatures
@@ -130,12 +134,12 @@ def test_8_released_code_computes_the_same(v: Tensor, z: Tensor, temperature: fl
     ttm, wttm = released_ttm(v, z, 1 / temperature)
     divergence = losses.transformed_teacher_kl(v, z, temperature)
     torch.testing.assert_close(divergence.mean(), ttm, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close((losses.power_sum(v, temperature) * divergence).mean(), wttm, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close((power_sums(v, temperature) * divergence).mean(), wttm, rtol=1e-12, atol=1e-12)
 
 
 @temperatures
 def test_9_constant_shifts_of_the_logits_change_nothing(v: Tensor, z: Tensor, temperature: float) -> None:
-    torch.testing.assert_close(losses.power_sum(v + 7, temperature), losses.power_sum(v, temperature))
+    torch.testing.assert_close(power_sums(v + 7, temperature), power_sums(v, temperature))
     for loss in (losses.transformed_teacher_kl, losses.tempered_kl):
         torch.testing.assert_close(loss(v + 7, z - 11, temperature), loss(v, z, temperature))
 
@@ -149,7 +153,7 @@ def test_10_kd_at_a_high_temperature_matches_centred_logits(v: Tensor, z: Tensor
 
 @temperatures
 def test_11_weighting_adds_the_covariance_of_weight_and_divergence(v: Tensor, z: Tensor, temperature: float) -> None:
-    power_sum, divergence = losses.power_sum(v, temperature), losses.transformed_teacher_kl(v, z, temperature)
+    power_sum, divergence = power_sums(v, temperature), losses.transformed_teacher_kl(v, z, temperature)
     covariance = torch.cov(torch.stack([power_sum, divergence]), correction=0)[0, 1]
     torch.testing.assert_close((power_sum * divergence).mean(), power_sum.mean() * divergence.mean() + covariance)
 
@@ -158,5 +162,5 @@ def test_11_weighting_adds_the_covariance_of_weight_and_divergence(v: Tensor, z:
 def test_12_a_constant_power_sum_is_a_larger_beta(v: Tensor, z: Tensor, temperature: float) -> None:
     orders = torch.stack([torch.randperm(CLASSES, generator=torch.Generator().manual_seed(seed)) for seed in range(BATCH)])
     same = v[0].expand(BATCH, CLASSES).gather(1, orders)
-    power_sum, divergence = losses.power_sum(same, temperature), losses.transformed_teacher_kl(same, z, temperature)
+    power_sum, divergence = power_sums(same, temperature), losses.transformed_teacher_kl(same, z, temperature)
     torch.testing.assert_close((power_sum * divergence).mean(), power_sum[0] * divergence.mean())

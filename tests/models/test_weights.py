@@ -161,8 +161,10 @@ def test_a_checkpoint_of_pytorch_is_named_with_the_way_to_convert_it_and_never_o
     assert "weights_only=True" in said and not (tmp_path / "ran").exists()
 
 
-def test_the_way_to_convert_works(tmp_path: Path) -> None:
-    torch.save(network().state_dict(), tmp_path / "my teacher.pth")
+@pytest.mark.parametrize("place", [None, "state_dict", "model"])
+def test_the_way_to_convert_works(tmp_path: Path, place: str | None) -> None:
+    state = network().state_dict()
+    torch.save({place: state, "epoch": 3} if place else state, tmp_path / "my teacher.pth")
     said = refusal(network(seed=1), tmp_path / "my teacher.pth")
     command = shlex.split(said.partition("`")[2].partition("`")[0])
     subprocess.run([sys.executable, *command[1:]], check=True)

@@ -18,7 +18,7 @@ from orchestrator.reading import load
 from orchestrator.store import Store
 from orchestrator.tracking import schema, ui
 from orchestrator.tracking.client import connect, short, verdict
-from orchestrator.tracking.schema import create_schema, require_schema, upgrade_command
+from orchestrator.tracking.schema import create_schema, require_schema, schema_problem, upgrade_command
 
 OLDER = "451aebb31d03"  # MLflow's second revision
 
@@ -65,6 +65,12 @@ def test_ui_and_doctor_refuse_another_schema(tracked_store: Store, version: str,
     shared = load(None, [f"tracking.uri={database_uri(tracked_store.database)}"])
     found = doctor.tracking(doctor.Conditions(tracked_store.root.parent / "other", shared))
     assert found.fitness == "bad" and said in found.said
+    for configuration in (load(None, []), shared):
+        assert said in schema_problem(tracked_store, configuration), "a plan and the start of a run say so too"
+
+
+def test_a_database_of_the_installed_mlflow_and_one_that_is_not_there_are_no_problem(tracked_store: Store, tmp_path: Path) -> None:
+    assert schema_problem(tracked_store, load(None, [])) == schema_problem(Store(tmp_path / "none"), load(None, [])) == ""
 
 
 def test_a_change_of_the_schema_that_was_cut_off_is_named(tracked_store: Store) -> None:
