@@ -115,7 +115,9 @@ def test_every_kind_of_misfit_is_in_one_table(tmp_path: Path) -> None:
     state[counter] = torch.tensor(1.0)
     large = next(name for name in state if name.endswith("running_mean"))
     state[large] = state[large].double().fill_(1e300)  # finite in its own type alone
-    del state[next(name for name in state if name.endswith("running_var"))]
+    removed, negative = (name for name in state if name.endswith("running_var"))
+    del state[removed]
+    state[negative][0] = -1
     save_file(state, tmp_path / "odd.safetensors")
     with torch.device("meta"):
         built = network()
@@ -123,12 +125,12 @@ def test_every_kind_of_misfit_is_in_one_table(tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError) as caught:
             check(network() if check is load_weights else built, str(tmp_path / "odd.safetensors"))
         given = {name: (what, needed) for name, what, needed in rows(str(caught.value))}
-        assert len(given) == 6 and given["extra"] == ("float32 1", "not part of the network")
+        assert len(given) == 7 and given[negative] == ("1 variances below 0", "values of at least 0")
+        assert given[removed] == ("missing", "float32 16") and given["extra"] == ("float32 1", "not part of the network")
         assert given["head.weight"] == ("int8 10x64", "float32 10x64, or another float type")
         assert given["head.bias"] == ("2 of 10 values NaN or infinite", "finite values")
         assert given[counter] == ("float32 scalar", "int64 scalar, or another integer type")
         assert given[large] == ("16 of 16 values NaN or infinite", "finite values")
-        assert ("missing", "float32 16") in given.values()
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
