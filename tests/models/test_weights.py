@@ -115,7 +115,7 @@ def test_every_kind_of_misfit_is_in_one_table(tmp_path: Path) -> None:
     state[counter] = torch.tensor(1.0)
     large = next(name for name in state if name.endswith("running_mean"))
     state[large] = state[large].double().fill_(1e300)  # finite in its own type alone
-    removed, negative = (name for name in state if name.endswith("running_var"))
+    removed, negative, *_ = (name for name in state if name.endswith("running_var"))
     del state[removed]
     state[negative][0] = -1
     save_file(state, tmp_path / "odd.safetensors")
