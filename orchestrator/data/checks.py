@@ -40,15 +40,20 @@ def labels(where: str, array: NDArray[Any], count: int) -> Labels:
     return array.reshape(count).astype(np.int64)
 
 
-def names(where: str, array: NDArray[Any]) -> tuple[str, ...]:
-    """Class names from a one-dimensional array of text, or of bytes in UTF-8; ConfigurationError begins with `where`."""
+def names(where: str, array: NDArray[Any], count: int) -> tuple[str, ...]:
+    """Class names from a one-dimensional array of text, or of bytes in UTF-8, not more than the `count` training images.
+
+    ConfigurationError begins with `where`.
+    """
     if array.ndim != 1 or array.dtype.kind not in "US":
         raise ConfigurationError(f"{where} has shape {array.shape} and type {array.dtype}: give one name for each class, as text")
+    if len(array) > count:
+        raise ConfigurationError(f"{where} holds {len(array)} names for {count} training images: every class needs one, drop names")
     text = array.astype(array.dtype.newbyteorder("<"))
     data, size = text.tobytes(), text.itemsize  # of numpy's text not each code point is one of Unicode's: decoding finds that
     encoding = "utf-8" if array.dtype.kind == "S" else "utf-32-le"
     try:
-        return tuple(data[place * size :][:size].decode(encoding).rstrip("\0") for place in range(len(text)))
+        return tuple(data[place * size : (place + 1) * size].decode(encoding).rstrip("\0") for place in range(len(text)))
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{where} holds a name that is no Unicode ({error}): give text, or bytes in UTF-8") from error
 

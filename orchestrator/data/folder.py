@@ -62,7 +62,8 @@ def _root(config: Data) -> Path:
 
 
 def _part(root: Path, split: str, images: dict[str, list[str]], classes: tuple[str, ...]) -> Part:
-    if strange := [name for name in images if name not in classes]:
+    known = set(classes)
+    if strange := [name for name in images if name not in known]:
         raise ConfigurationError(f"{root / split / strange[0]} is a class that {root / 'train'} does not have: add or remove it")
     if empty := [name for name in classes if not images.get(name)]:
         raise ConfigurationError(

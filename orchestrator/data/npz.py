@@ -38,7 +38,7 @@ def load(config: Data, raw: Path) -> Parts:
     arrays = _read(path)
     parts = {split: _part(path, arrays, split) for split in ("train", "val", "test") if f"{split}_images" in arrays}
     if "classes" in arrays:
-        classes = checks.names(f"data.path = {path}: classes", arrays["classes"])
+        classes = checks.names(f"data.path = {path}: classes", arrays["classes"], len(parts["train"]))
     else:
         classes = checks.numbered(parts["train"].labels)
     return Parts(parts["train"], parts.get("val"), parts["test"], classes)

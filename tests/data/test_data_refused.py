@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from orchestrator.config import Data, Limit
-from orchestrator.data import describe, image_check, list_notes, prepare
+from orchestrator.data import checks, describe, image_check, list_notes, prepare
 from orchestrator.data.pictures import decode
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 
@@ -43,6 +43,7 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a label of 2^64 - 1": ({"test_labels": np.full(40, 2**64 - 1, np.uint64)}, "test_labels holds 18446744073709551615 for 40"),
     "a label as large as there are images": ({"test_labels": np.full(40, 40)}, "test_labels holds 40 for 40 images"),
+    "more names than images": ({"classes": np.arange(121).astype(str)}, "classes holds 121 names for 120 training images"),
     "names in Latin-1": ({"classes": np.array([b"caf\xe9", b"b", b"c", b"d"])}, "classes holds a name that is no Unicode"),
     "a surrogate in a name": ({"classes": np.array(["\ud800", "b", "c", "d"])}, "classes holds a name that is no Unicode"),
     "names that are numbers": ({"classes": np.arange(4)}, "classes has shape .*one name for each class"),
@@ -158,6 +159,12 @@ def test_bytes_in_utf8_are_names(tmp_path: Path) -> None:
     names = ["käse", "b", "naïve 猫", "d"]
     for given in (np.array(names), np.array([name.encode() for name in names]), np.array(names).astype(">U8")):
         assert describe(Data(name="npz", path=npz(tmp_path, classes=given)), tmp_path / "store", 0)["classes"] == names
+
+
+def test_many_names_are_read_as_they_are() -> None:
+    """So many that work which grows with their square would be noticed by whoever waits for it."""
+    expected = [f"{place}ä" for place in range(300_000)]
+    assert list(checks.names("classes", np.array(expected), len(expected))) == expected
 
 
 def test_keys_that_are_not_read_are_named(tmp_path: Path) -> None:
