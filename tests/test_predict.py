@@ -113,6 +113,7 @@ def test_a_sentence_for_each_bad_file_and_the_others_are_answered(tmp_path: Path
     assert nothing.exit_code == 2 and not nothing.stdout
     for line, (name, sentence) in zip(nothing.stderr.splitlines(), said.items(), strict=True):
         assert line.startswith(f"error: {tmp_path / name} ") and sentence in line
+        assert len(line) < 500 + len(str(tmp_path)), "a header is not repeated whole"
     Image.fromarray(pixels(1, 8, 8)[0]).save(tmp_path / "grey.png")
     some = CliRunner().invoke(run.app, ["predict", str(folder), *files, str(tmp_path / "grey.png")])
     assert some.exit_code == 0 and "grey.png" in some.stdout and len(some.stderr.splitlines()) == len(said)
@@ -208,7 +209,7 @@ def test_weights_of_other_classes_are_listed_below_one_sentence(tmp_path: Path) 
     Image.fromarray(pixels(1, 8, 8)[0]).save(tmp_path / "grey.png")
     result = CliRunner().invoke(run.app, ["predict", str(folder), str(tmp_path / "grey.png")])
     assert result.exit_code == 2 and "2 tensors do not fit" in result.output.splitlines()[0]
-    assert re.search(r"head.weight +3x4 +9x4", result.output)
+    assert re.search(r"head.weight +float32 3x4 +float32 9x4", result.output)
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"format": ' + "9" * 5000 + "}", "[]", "\xff"])

@@ -1,5 +1,6 @@
 """What data must look like before they are used; every refusal is one sentence. Knows no source and no files."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ from numpy.typing import NDArray
 
 from orchestrator.data.parts import Labels, Part, Parts
 from orchestrator.errors import ConfigurationError
+from orchestrator.text import control_character, quoted
 
 MOST_CHANNELS = 4
 Shape = tuple[int, ...]
@@ -78,17 +80,33 @@ def names(where: str, array: NDArray[Any], count: int) -> tuple[str, ...]:
     data, size = text.tobytes(), text.itemsize  # of numpy's text not each code point is one of Unicode's: decoding finds that
     encoding = "utf-8" if array.dtype.kind == "S" else "utf-32-le"
     try:
-        return tuple(data[place * size : (place + 1) * size].decode(encoding).rstrip("\0") for place in range(len(text)))
+        found = tuple(data[place * size : (place + 1) * size].decode(encoding).rstrip("\0") for place in range(len(text)))
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{where} holds a name that is no Unicode ({error}): give text, or bytes in UTF-8") from error
+    require_names_of_classes(where, found)
+    return found
 
 
-def require_unicode(where: str, text: str) -> str:
-    """Return a class name that can be written as UTF-8; ConfigurationError begins with `where`."""
+def require_names_of_classes(where: str, found: Sequence[str]) -> None:
+    """ConfigurationError, which begins with `where`, where a name is empty, repeated, or cannot be printed in one line."""
+    first: dict[str, int] = {}
+    for place, name in enumerate(found):
+        if not name.strip():
+            raise ConfigurationError(f"{where}[{place}] is empty: give each class a name")
+        if odd := control_character(name, allowed=""):
+            raise ConfigurationError(f"{where}[{place}] = {quoted(name)} has the character {odd}: give a name that can be printed")
+        if first.setdefault(name, place) != place:
+            raise ConfigurationError(f"{where}[{first[name]}] and [{place}] are both {quoted(name)}: give each class its own name")
+
+
+def require_printable(where: str, text: str) -> str:
+    """Return a class name that can be written as UTF-8 and printed in one line; ConfigurationError begins with `where`."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise ConfigurationError(f"{where} has a name that is not UTF-8: rename it") from error
+    if odd := control_character(text, allowed=""):
+        raise ConfigurationError(f"{where} has the character {odd} in its name: rename it")
     return text
 
 

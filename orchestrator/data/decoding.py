@@ -7,6 +7,8 @@ from typing import NamedTuple, cast
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from orchestrator.text import shortened
+
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # by content, and no others: Pillow has EPS drawn by Ghostscript
 BACKGROUND = (128, 128, 128)  # behind what is transparent: black and white shapes are both visible on it
 ORIENTATION, BITS_PER_SAMPLE, PHOTOMETRIC = 0x0112, 0x0102, 0x0106  # tags of EXIF and TIFF
@@ -65,7 +67,7 @@ def decode_image(file: Path, channels: int) -> Decoded:
     except UnidentifiedImageError as error:
         raise ImageError(f"it is none of {', '.join(FORMATS)}, or its header is damaged") from error
     except Exception as error:  # Pillow names no errors of damage, and each format has its own
-        raise ImageError(" ".join(str(error).split()) or type(error).__name__) from error
+        raise ImageError(shortened(" ".join(str(error).split())) or type(error).__name__) from error
 
 
 def _require_one_frame(image: Image.Image) -> None:
@@ -109,7 +111,8 @@ def _scaled(image: Image.Image, notes: list[str]) -> Image.Image:
     """Map the range of the file's type, 0..65535 (0..4095 for a TIFF of 12 bits), to 0..255."""
     values, tags = np.asarray(image), getattr(image, "tag_v2", {})
     largest = 2 ** tags.get(BITS_PER_SAMPLE, (16,))[0] - 1
-    notes.append(SCALED + (NARROW if int(values.max()) - int(values.min()) < largest / 16 else ""))
+    spread, limit = int(values.max()) - int(values.min()), largest / 16
+    notes.append(SCALED + (NARROW if values.max() < limit or 0 < spread < limit else ""))
     scaled = np.rint(values * (255 / largest)).astype(np.uint8)
     grey = Image.fromarray(255 - scaled if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else scaled)  # Pillow does so for 8 bits alone
     if (transparent := image.info.get("transparency")) is not None:

@@ -24,7 +24,7 @@ def load(config: Data, raw: Path) -> Parts:
     """
     root = _root(config)
     listing = list_images(root)
-    classes = tuple(checks.require_unicode(f"the class folder {root / 'train' / each!r}", each) for each in listing.classes)
+    classes = tuple(checks.require_printable(f"the class folder {root / 'train' / each!r}", each) for each in listing.classes)
     parts = {part: _part(root, split, listing.images[part], classes) for part, split in listing.splits.items()}
     return Parts(parts["train"], parts.get("validation"), parts["test"], classes, root.resolve())
 
