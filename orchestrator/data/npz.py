@@ -3,7 +3,7 @@
 import contextlib
 import math
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from orchestrator.config import Data
 from orchestrator.data import checks
+from orchestrator.data.listing import said_unread
 from orchestrator.data.parts import Part, Parts
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError, UserError
 from orchestrator.paths import read_file
@@ -70,7 +71,11 @@ def list_unread(config: Data) -> list[str]:
     """Return the keys of the file that are not read."""
     path = _path(config)
     with _opened(path) as archive:
-        keys = [key for key in _members(archive) if key not in KNOWN]
+        return _name_unread(_members(archive))
+
+
+def _name_unread(members: Iterable[str]) -> list[str]:
+    keys = [shortened(key) for key in members if key not in KNOWN]
     return [f"keys of the file: {len(keys)} ({', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''})"] if keys else []
 
 
@@ -87,6 +92,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
         if missing := [key for key in wanted if key not in members]:
             raise ConfigurationError(
                 f"data.path = {path} has no {' and no '.join(missing)}: the keys needed are {', '.join(wanted)}"
+                f"{said_unread(_name_unread(members))}"
             )
         known = {key: members[key] for key in KNOWN if key in members}
         headers = {key: _read_header(archive, key, member) for key, member in known.items()}

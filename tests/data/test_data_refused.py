@@ -201,6 +201,12 @@ def test_many_names_are_read_as_they_are() -> None:
     assert list(checks.names("classes", np.array(expected), len(expected))) == expected
 
 
+def test_a_missing_key_is_told_beside_those_that_are_not_read(tmp_path: Path) -> None:
+    file = npz(tmp_path, test_labels=None, test_label=LABELS[:40])
+    with pytest.raises(ConfigurationError, match=r"has no test_labels: .* \(not read: keys of the file: 1 \(test_label\)\)$"):
+        describe(Data(name="npz", path=file), tmp_path / "store", 0)
+
+
 def test_keys_that_are_not_read_are_named(tmp_path: Path) -> None:
     file = npz(tmp_path, valid_images=images(20), notes=np.array(["x"]))
     summary = describe(Data(name="npz", path=file), tmp_path / "store", 0)
