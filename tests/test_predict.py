@@ -124,6 +124,11 @@ def test_a_folder_that_is_no_export_is_one_sentence(tmp_path: Path) -> None:
     assert (result.exit_code, result.output.count("\n")) == (2, 1) and "is no exported student" in result.output
 
 
+def test_a_folder_that_cannot_be_is_told_as_the_system_tells_it() -> None:
+    result = CliRunner().invoke(run.app, ["predict", "/dev/null/x", "x.png"])
+    assert result.exit_code == 2 and "(settings.json: Not a directory)" in result.output and "Errno" not in result.output
+
+
 @pytest.mark.parametrize(
     ("wanted", "given", "count"),
     [
@@ -185,6 +190,10 @@ def test_settings_that_say_too_little_or_the_impossible_are_one_sentence(tmp_pat
         ({"form": []}, "form: Input should be a valid string"),
         ({"classes": "abc"}, "classes: Input should be a valid list"),
         ({"classes": [1, 2, 3]}, "classes.0: Input should be a valid string"),
+        ({"classes": ["a", "b\ud800", "c"]}, r"settings.json holds the character U\+D800"),
+        ({"network": {"name": "\udcff"}}, r"settings.json holds the character U\+DCFF"),
+        ({"network": {"name": "mpl"}}, r"out/settings.json describes no network that can be made \(.*\): write it anew"),
+        ({"network": {"name": "cnn", "width": 10**9}}, r"out/settings.json describes no network .*width = 10+ .*write it anew"),
         ({"classes": []}, "classes: List should have at least 1 item"),
         ({"network": {"name": None}}, "network.name: Input should be a valid string"),
         ({"network": {"name": "mlp", "width": 10**6}}, "is damaged, the network in settings.json has 4000276000012 bytes"),
