@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from orchestrator.text import shortened
 
@@ -75,7 +75,7 @@ def _require_one_frame(image: Image.Image) -> None:
         raise ImageError("it holds several frames or pages: save each that is wanted as a file of its own")
 
 
-def _is_cut(image: Image.Image) -> bool:
+def _is_cut(image: ImageFile.ImageFile) -> bool:
     """Whether the file has more than 8 bits a channel and Pillow gives 8 of them; asked before it is loaded."""
     arguments = [tile.args if isinstance(tile.args, tuple) else (tile.args,) for tile in image.tile]
     if image.mode.startswith("I") or image.mode == "F":

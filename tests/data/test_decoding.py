@@ -217,8 +217,8 @@ def png_16(values: NDArray[Any], transparent: bytes = b"") -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
 
 
-def tiff_16(values: NDArray[Any], order: str, planar: int = 1) -> bytes:
-    """An uncompressed TIFF of 16 bits with 3 channels, or 4 of which the last one is alpha."""
+def tiff_16(values: NDArray[Any], order: str, planar: int = 1, inks: bool = False) -> bytes:
+    """An uncompressed TIFF of 16 bits with 3 channels, or 4 of which the last one is alpha, or 4 inks."""
     height, width, channels = values.shape
     data = (values.transpose(2, 0, 1) if planar == 2 else values).astype(f"{order}u2").tobytes()
     each, bits_at = len(data) // (channels if planar == 2 else 1), 8 + len(data)
@@ -228,8 +228,8 @@ def tiff_16(values: NDArray[Any], order: str, planar: int = 1) -> bytes:
     offsets = struct.pack(f"{order}{planes}I", *(8 + plane * each for plane in range(planes)))
     counts = struct.pack(f"{order}{planes}I", *[each] * planes)
     places = (8, each) if planes == 1 else (offsets_at, offsets_at + len(offsets))
-    tags = [(256, 1, width), (257, 1, height), (258, channels, bits_at), (259, 1, 1), (262, 1, 2), (273, planes, places[0])]
-    tags += [(277, 1, channels), (278, 1, height), (279, planes, places[1]), (284, 1, planar)] + [(338, 1, 2)] * (channels == 4)
+    tags = [(256, 1, width), (257, 1, height), (258, channels, bits_at), (259, 1, 1), (262, 1, 5 if inks else 2), (273, planes, places[0])]
+    tags += [(277, 1, channels), (278, 1, height), (279, planes, places[1]), (284, 1, planar)] + [(338, 1, 2)] * (channels == 4 and not inks)
     entries = b"".join(
         struct.pack(f"{order}HHI", tag, 3 if tag in (258, 259, 262, 277, 284, 338) else 4, count)
         + (struct.pack(f"{order}HH", value, 0) if tag in (259, 262, 277, 284, 338) else struct.pack(f"{order}I", value))
@@ -268,6 +268,14 @@ def test_what_is_cut_to_8_bits_is_said(tmp_path: Path, kind: str) -> None:
         assert decode_image(file, 3).notes == notes
         if values.max() > 50_000:
             assert np.array_equal(decoded(file), np.broadcast_to(colours, (*GREY.shape, 3)))
+
+
+def test_inks_of_16_bits_are_cut_and_said(tmp_path: Path) -> None:
+    inks = np.random.default_rng(3).integers(0, 256, (6, 10, 4), np.uint8)
+    Image.fromarray(inks, "CMYK").save(tmp_path / "8.tif")
+    (tmp_path / "16.tif").write_bytes(tiff_16(inks.astype(np.uint16) * 257, ">", inks=True))
+    assert np.array_equal(decoded(tmp_path / "16.tif"), decoded(tmp_path / "8.tif"))
+    assert decode_image(tmp_path / "16.tif", 3).notes == ("16 bits a channel cut to 8", "CMYK converted without a colour profile")
 
 
 def test_colours_of_16_bits_that_pillow_mistakes_are_refused(tmp_path: Path) -> None:
