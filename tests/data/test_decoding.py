@@ -228,8 +228,10 @@ def tiff_16(values: NDArray[Any], order: str, planar: int = 1, inks: bool = Fals
     offsets = struct.pack(f"{order}{planes}I", *(8 + plane * each for plane in range(planes)))
     counts = struct.pack(f"{order}{planes}I", *[each] * planes)
     places = (8, each) if planes == 1 else (offsets_at, offsets_at + len(offsets))
-    tags = [(256, 1, width), (257, 1, height), (258, channels, bits_at), (259, 1, 1), (262, 1, 5 if inks else 2), (273, planes, places[0])]
-    tags += [(277, 1, channels), (278, 1, height), (279, planes, places[1]), (284, 1, planar)] + [(338, 1, 2)] * (channels == 4 and not inks)
+    tags = [(256, 1, width), (257, 1, height), (258, channels, bits_at), (259, 1, 1), (273, planes, places[0])]
+    tags = sorted([*tags, (262, 1, 5 if inks else 2)])
+    tags += [(277, 1, channels), (278, 1, height), (279, planes, places[1]), (284, 1, planar)]
+    tags += [(338, 1, 2)] * (channels == 4 and not inks)
     entries = b"".join(
         struct.pack(f"{order}HHI", tag, 3 if tag in (258, 259, 262, 277, 284, 338) else 4, count)
         + (struct.pack(f"{order}HH", value, 0) if tag in (259, 262, 277, 284, 338) else struct.pack(f"{order}I", value))
