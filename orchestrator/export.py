@@ -136,14 +136,19 @@ def load_exported(folder: Path | str) -> Network:
         )
     file = folder / FORMATS[NAME].file
     _require_size(settings, file)
-    made = _built(settings)
+    made = _built(settings, folder)
     load_weights(made, str(file))
     return made.eval()
 
 
-def _built(settings: dict[str, Any]) -> Network:
+def _built(settings: dict[str, Any], folder: Path) -> Network:
     network = dict(settings["network"])
-    return build(network.pop("name"), len(settings["classes"]), tuple(settings["input"]["shape"]), network)
+    try:
+        return build(network.pop("name"), len(settings["classes"]), tuple(settings["input"]["shape"]), network)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"{folder / SETTINGS} describes no network that can be made ({error}): write it anew with `python run.py export`"
+        ) from error
 
 
 def _require_size(settings: dict[str, Any], file: Path) -> None:
@@ -153,7 +158,7 @@ def _require_size(settings: dict[str, Any], file: Path) -> None:
     """
     try:
         with torch.device("meta"):
-            needed = sum(tensor.nbytes for tensor in _built(settings).state_dict().values())
+            needed = sum(tensor.nbytes for tensor in _built(settings, file.parent).state_dict().values())
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:  # sizes that torch cannot count
         raise ConfigurationError(
             f"{file.parent} is damaged, no network has the sizes in {SETTINGS} ({' '.join(str(error).split())[:200]}): "

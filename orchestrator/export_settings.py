@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 from orchestrator.data.checks import MOST_CHANNELS
 from orchestrator.errors import ConfigurationError
 from orchestrator.export_formats import FORMATS, NAME, SETTINGS
+from orchestrator.text import SURROGATE, control_character, shortened
 
 FORMAT = 1
 LARGEST_SIDE = 2**13  # pixels: a picture of three channels is 800 MB as float32
@@ -55,6 +56,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """
     try:
         settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text())
+        if odd := control_character(json.dumps(settings, ensure_ascii=False), (SURROGATE,)):
+            raise ValueError(f"{SETTINGS} holds the character {odd}, which is half of one")
         head = _Head.model_validate(settings)
         newer = head.format > FORMAT or head.form not in FORMATS
         if not newer:
@@ -72,4 +75,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False)[0]
         return f"{SETTINGS}: {'.'.join(str(part) for part in first['loc']) or 'all of it'}: {first['msg']}"
-    return f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError):
+        return f"{SETTINGS}: {error.strerror or error}"
+    return shortened(f"{type(error).__name__}: {error}" if type(error) is not ValueError else str(error))

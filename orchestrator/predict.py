@@ -20,6 +20,7 @@ from orchestrator.export import answering
 from orchestrator.export_check import prepared
 from orchestrator.export_settings import read_settings
 from orchestrator.paths import read_path
+from orchestrator.text import shortened
 
 ARRAYS = ".npy"
 TOGETHER, VALUES = 256, 2**26  # the most images that are looked at in one batch, and the most values in them
@@ -129,7 +130,7 @@ def _of_array(file: Path, said: dict[str, Any]) -> list[Picture]:
         if not isinstance(array, np.ndarray):
             raise ValueError("it is an archive of several")
     except Exception as error:  # numpy names no errors of damage: each kind has its own
-        reason = " ".join(str(error).split())
+        reason = shortened(" ".join(str(error).split())) or type(error).__name__
         raise ConfigurationError(
             f"{file} is no array that can be read ({reason}): give one of uint8 that numpy.save wrote"
         ) from error

@@ -113,6 +113,7 @@ def test_a_sentence_for_each_bad_file_and_the_others_are_answered(tmp_path: Path
     assert nothing.exit_code == 2 and not nothing.stdout
     for line, (name, sentence) in zip(nothing.stderr.splitlines(), said.items(), strict=True):
         assert line.startswith(f"error: {tmp_path / name} ") and sentence in line
+        assert len(line) < 500 + len(str(tmp_path)), "a header is not repeated whole"
     Image.fromarray(pixels(1, 8, 8)[0]).save(tmp_path / "grey.png")
     some = CliRunner().invoke(run.app, ["predict", str(folder), *files, str(tmp_path / "grey.png")])
     assert some.exit_code == 0 and "grey.png" in some.stdout and len(some.stderr.splitlines()) == len(said)
@@ -121,6 +122,11 @@ def test_a_sentence_for_each_bad_file_and_the_others_are_answered(tmp_path: Path
 def test_a_folder_that_is_no_export_is_one_sentence(tmp_path: Path) -> None:
     result = CliRunner().invoke(run.app, ["predict", str(tmp_path), "x.png"])
     assert (result.exit_code, result.output.count("\n")) == (2, 1) and "is no exported student" in result.output
+
+
+def test_a_folder_that_cannot_be_is_told_as_the_system_tells_it() -> None:
+    result = CliRunner().invoke(run.app, ["predict", "/dev/null/x", "x.png"])
+    assert result.exit_code == 2 and "(settings.json: Not a directory)" in result.output and "Errno" not in result.output
 
 
 @pytest.mark.parametrize(
@@ -184,6 +190,10 @@ def test_settings_that_say_too_little_or_the_impossible_are_one_sentence(tmp_pat
         ({"form": []}, "form: Input should be a valid string"),
         ({"classes": "abc"}, "classes: Input should be a valid list"),
         ({"classes": [1, 2, 3]}, "classes.0: Input should be a valid string"),
+        ({"classes": ["a", "b\ud800", "c"]}, r"settings.json holds the character U\+D800"),
+        ({"network": {"name": "\udcff"}}, r"settings.json holds the character U\+DCFF"),
+        ({"network": {"name": "mpl"}}, r"out/settings.json describes no network that can be made \(.*\): write it anew"),
+        ({"network": {"name": "cnn", "width": 10**9}}, r"out/settings.json describes no network .*width = 10+ .*write it anew"),
         ({"classes": []}, "classes: List should have at least 1 item"),
         ({"network": {"name": None}}, "network.name: Input should be a valid string"),
         ({"network": {"name": "mlp", "width": 10**6}}, "is damaged, the network in settings.json has 4000276000012 bytes"),
@@ -208,7 +218,7 @@ def test_weights_of_other_classes_are_listed_below_one_sentence(tmp_path: Path) 
     Image.fromarray(pixels(1, 8, 8)[0]).save(tmp_path / "grey.png")
     result = CliRunner().invoke(run.app, ["predict", str(folder), str(tmp_path / "grey.png")])
     assert result.exit_code == 2 and "2 tensors do not fit" in result.output.splitlines()[0]
-    assert re.search(r"head.weight +3x4 +9x4", result.output)
+    assert re.search(r"head.weight +float32 3x4 +float32 9x4", result.output)
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"format": ' + "9" * 5000 + "}", "[]", "\xff"])

@@ -1,5 +1,6 @@
 """What data must look like before they are used; every refusal is one sentence. Knows no source and no files."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,20 +8,52 @@ from numpy.typing import NDArray
 
 from orchestrator.data.parts import Labels, Part, Parts
 from orchestrator.errors import ConfigurationError
+from orchestrator.text import control_character, quoted
 
 MOST_CHANNELS = 4
+Shape = tuple[int, ...]
+
+
+def require_images(where: str, shape: Shape, dtype: np.dtype[Any]) -> Shape:
+    """Return (n, H, W, C) of images that are (n, H, W) or (n, H, W, C) uint8; ConfigurationError begins with `where`."""
+    if dtype != np.uint8:
+        raise ConfigurationError(f"{where} is of type {dtype}: only uint8 (0 to 255) is allowed, convert it before saving")
+    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] > MOST_CHANNELS) or 0 in shape:
+        raise ConfigurationError(
+            f"{where} has shape {shape}: give at least one image as (n, height, width) or "
+            f"(n, height, width, channels) with 1 to {MOST_CHANNELS} channels"
+        )
+    return (*shape, 1) if len(shape) == 3 else shape
+
+
+def require_labels(where: str, shape: Shape, dtype: np.dtype[Any], count: int) -> None:
+    """ConfigurationError, which begins with `where`, unless there is one integer (n,) or (n, 1) for each of `count` images."""
+    if dtype.kind not in "iu":
+        raise ConfigurationError(f"{where} is of type {dtype}: only integers (class numbers from 0) are allowed")
+    if shape not in ((count,), (count, 1)):
+        raise ConfigurationError(f"{where} has shape {shape} for {count} images: give one label an image, ({count},)")
+
+
+def require_names(where: str, shape: Shape, dtype: np.dtype[Any], count: int) -> None:
+    """ConfigurationError, which begins with `where`, unless it is a list of text, no longer than the `count` training images."""
+    if len(shape) != 1 or dtype.kind not in "US":
+        raise ConfigurationError(f"{where} has shape {shape} and type {dtype}: give one name for each class, as text")
+    if shape[0] > count:
+        raise ConfigurationError(f"{where} holds {shape[0]} names for {count} training images: every class needs one, drop names")
+
+
+def require_same_shape(where: str, name: str, shape: Shape, train: Shape) -> None:
+    """ConfigurationError unless the images of a part have the (height, width, channels) of the training images."""
+    if shape != train:
+        raise ConfigurationError(
+            f"{where}: the {name} images have shape {shape} and the training images {train}: "
+            "give all images the same height, width and channels"
+        )
 
 
 def images(where: str, array: NDArray[Any]) -> NDArray[np.uint8]:
     """(n, H, W, C) uint8 from (n, H, W) or (n, H, W, C) uint8; ConfigurationError begins with `where`."""
-    if array.dtype != np.uint8:
-        raise ConfigurationError(f"{where} is of type {array.dtype}: only uint8 (0 to 255) is allowed, convert it before saving")
-    if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] > MOST_CHANNELS) or 0 in array.shape:
-        raise ConfigurationError(
-            f"{where} has shape {array.shape}: give at least one image as (n, height, width) or "
-            f"(n, height, width, channels) with 1 to {MOST_CHANNELS} channels"
-        )
-    return array[..., None] if array.ndim == 3 else array
+    return array.reshape(require_images(where, array.shape, array.dtype))
 
 
 def labels(where: str, array: NDArray[Any], count: int) -> Labels:
@@ -28,10 +61,7 @@ def labels(where: str, array: NDArray[Any], count: int) -> Labels:
 
     Every class needs a sample, so labels are below `count`. Checked here, they size no list of names and no histogram.
     """
-    if array.dtype.kind not in "iu":
-        raise ConfigurationError(f"{where} is of type {array.dtype}: only integers (class numbers from 0) are allowed")
-    if array.shape not in ((count,), (count, 1)):
-        raise ConfigurationError(f"{where} has shape {array.shape} for {count} images: give one label an image, ({count},)")
+    require_labels(where, array.shape, array.dtype, count)
     if count and (largest := int(array.max())) >= count:
         raise ConfigurationError(
             f"{where} holds {largest} for {count} images: labels are class numbers from 0 and every class needs an image, so the "
@@ -40,25 +70,43 @@ def labels(where: str, array: NDArray[Any], count: int) -> Labels:
     return array.reshape(count).astype(np.int64)
 
 
-def names(where: str, array: NDArray[Any]) -> tuple[str, ...]:
-    """Class names from a one-dimensional array of text, or of bytes in UTF-8; ConfigurationError begins with `where`."""
-    if array.ndim != 1 or array.dtype.kind not in "US":
-        raise ConfigurationError(f"{where} has shape {array.shape} and type {array.dtype}: give one name for each class, as text")
+def names(where: str, array: NDArray[Any], count: int) -> tuple[str, ...]:
+    """Class names from a one-dimensional array of text, or of bytes in UTF-8, not more than the `count` training images.
+
+    ConfigurationError begins with `where`.
+    """
+    require_names(where, array.shape, array.dtype, count)
     text = array.astype(array.dtype.newbyteorder("<"))
     data, size = text.tobytes(), text.itemsize  # of numpy's text not each code point is one of Unicode's: decoding finds that
     encoding = "utf-8" if array.dtype.kind == "S" else "utf-32-le"
     try:
-        return tuple(data[place * size :][:size].decode(encoding).rstrip("\0") for place in range(len(text)))
+        found = tuple(data[place * size : (place + 1) * size].decode(encoding).rstrip("\0") for place in range(len(text)))
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{where} holds a name that is no Unicode ({error}): give text, or bytes in UTF-8") from error
+    require_names_of_classes(where, found)
+    return found
 
 
-def require_unicode(where: str, text: str) -> str:
-    """Return a class name that can be written as UTF-8; ConfigurationError begins with `where`."""
+def require_names_of_classes(where: str, found: Sequence[str]) -> None:
+    """ConfigurationError, which begins with `where`, where a name is empty, repeated, or cannot be printed in one line."""
+    first: dict[str, int] = {}
+    for place, name in enumerate(found):
+        if not name.strip():
+            raise ConfigurationError(f"{where}[{place}] is empty: give each class a name")
+        if odd := control_character(name, allowed=""):
+            raise ConfigurationError(f"{where}[{place}] = {quoted(name)} has the character {odd}: give a name that can be printed")
+        if first.setdefault(name, place) != place:
+            raise ConfigurationError(f"{where}[{first[name]}] and [{place}] are both {quoted(name)}: give each class its own name")
+
+
+def require_printable(where: str, text: str) -> str:
+    """Return a class name that can be written as UTF-8 and printed in one line; ConfigurationError begins with `where`."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise ConfigurationError(f"{where} has a name that is not UTF-8: rename it") from error
+    if odd := control_character(text, allowed=""):
+        raise ConfigurationError(f"{where} has the character {odd} in its name: rename it")
     return text
 
 
@@ -80,11 +128,7 @@ def consistent(where: str, parts: Parts) -> None:
                 f"{where}: the {name} labels hold {wrong}, and only 0 to {classes - 1} are allowed "
                 f"for {classes} classes: mend the labels"
             )
-        if part.inputs.shape[1:] != parts.train.inputs.shape[1:]:
-            raise ConfigurationError(
-                f"{where}: the {name} images have shape {part.inputs.shape[1:]} and the training images "
-                f"{parts.train.inputs.shape[1:]}: give all images the same height, width and channels"
-            )
+        require_same_shape(where, name, part.inputs.shape[1:], parts.train.inputs.shape[1:])
 
 
 def every_class(where: str, name: str, part: Part, classes: tuple[str, ...]) -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from orchestrator.text import shortened
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # by content, and no others: Pillow has EPS drawn by Ghostscript
 BACKGROUND = (128, 128, 128)  # behind what is transparent: black and white shapes are both visible on it
@@ -23,7 +25,8 @@ TURNS = {
 }
 PLAIN = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr", "CMYK")  # Pillow's LAB becomes no RGB
 SCALED = "grey of 16 bits scaled to 8"
-NARROW = "grey of 16 bits scaled to 8, with less than 1/16 of the range in use"
+CUT = "16 bits a channel cut to 8"  # of colour and of grey with alpha Pillow gives the upper 8
+NARROW = ", with less than 1/16 of the range in use"  # 8 bits keep fewer than 16 levels of it
 COMPOSITED = "transparency shown on grey"
 TURNED = "turned upright by EXIF"
 CONVERTED = "CMYK converted without a colour profile"
@@ -53,7 +56,10 @@ def decode_image(file: Path, channels: int) -> Decoded:
         # A stream: Pillow 13 maps a TIFF that it knows by name, and takes its height for its width where it is to be turned.
         with file.open("rb") as stream, Image.open(stream, formats=FORMATS) as opened:
             _require_one_frame(opened)
+            cut = _is_cut(opened)
             opened.load()
+            if cut:
+                notes.append(_cut_in_words(opened))
             image = _upright(_to_8_bits(opened, notes), opened, notes)
             return Decoded(image.convert("RGB").convert("L") if channels == 1 else image.convert("RGB"), tuple(notes))
     except ImageError:
@@ -61,12 +67,33 @@ def decode_image(file: Path, channels: int) -> Decoded:
     except UnidentifiedImageError as error:
         raise ImageError(f"it is none of {', '.join(FORMATS)}, or its header is damaged") from error
     except Exception as error:  # Pillow names no errors of damage, and each format has its own
-        raise ImageError(" ".join(str(error).split()) or type(error).__name__) from error
+        raise ImageError(shortened(" ".join(str(error).split())) or type(error).__name__) from error
 
 
 def _require_one_frame(image: Image.Image) -> None:
     if getattr(image, "is_animated", False) and image.format != "MPO":  # a camera's JPEG, with previews behind its picture
         raise ImageError("it holds several frames or pages: save each that is wanted as a file of its own")
+
+
+def _is_cut(image: ImageFile.ImageFile) -> bool:
+    """Whether the file has more than 8 bits a channel and Pillow gives 8 of them; asked before it is loaded."""
+    arguments = [tile.args if isinstance(tile.args, tuple) else (tile.args,) for tile in image.tile]
+    if image.mode.startswith("I") or image.mode == "F":
+        return False
+    if image.format == "PPM":
+        return any(isinstance(largest, int) and largest > 255 for _, *rest in arguments for largest in rest[:1])
+    unpacked = all(";16" in str(raw) for raw, *_ in arguments)
+    if image.format == "TIFF" and max(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (1,))) > 8 and not unpacked:
+        raise ImageError("it has more than 8 bits a channel, each channel by itself: save it with the channels of a pixel together")
+    if unpacked and image.format == "PNG" and "transparency" in image.info:
+        raise ImageError("one of its colours of 16 bits is transparent, which 8 bits cannot tell from others: save it with alpha")
+    return unpacked and image.format in ("PNG", "TIFF")
+
+
+def _cut_in_words(image: Image.Image) -> str:
+    colours = cast("Bands", image.getextrema())[: 4 if image.mode == "CMYK" else 3]
+    spread = max(high for _, high in colours) - min(low for low, _ in colours)
+    return CUT + (NARROW if spread < 256 // 16 else "")
 
 
 def _to_8_bits(image: Image.Image, notes: list[str]) -> Image.Image:
@@ -84,7 +111,8 @@ def _scaled(image: Image.Image, notes: list[str]) -> Image.Image:
     """Map the range of the file's type, 0..65535 (0..4095 for a TIFF of 12 bits), to 0..255."""
     values, tags = np.asarray(image), getattr(image, "tag_v2", {})
     largest = 2 ** tags.get(BITS_PER_SAMPLE, (16,))[0] - 1
-    notes.append(NARROW if values.max() < largest / 16 else SCALED)
+    spread, limit = int(values.max()) - int(values.min()), largest / 16
+    notes.append(SCALED + (NARROW if values.max() < limit or 0 < spread < limit else ""))
     scaled = np.rint(values * (255 / largest)).astype(np.uint8)
     grey = Image.fromarray(255 - scaled if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else scaled)  # Pillow does so for 8 bits alone
     if (transparent := image.info.get("transparency")) is not None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from orchestrator.config import Data
 from orchestrator.data import checks
-from orchestrator.data.listing import LAYOUT, SUFFIXES, list_images
+from orchestrator.data.listing import LAYOUT, SUFFIXES, Listing, list_images
 from orchestrator.data.parts import Part, Parts
 from orchestrator.errors import ConfigurationError
 from orchestrator.paths import read_folder
@@ -24,8 +24,8 @@ def load(config: Data, raw: Path) -> Parts:
     """
     root = _root(config)
     listing = list_images(root)
-    classes = tuple(checks.require_unicode(f"the class folder {root / 'train' / each!r}", each) for each in listing.classes)
-    parts = {part: _part(root, split, listing.images[part], classes) for part, split in listing.splits.items()}
+    classes = tuple(checks.require_printable(f"the class folder {root / 'train' / each!r}", each) for each in listing.classes)
+    parts = {part: _part(root, split, listing, part, classes) for part, split in listing.splits.items()}
     return Parts(parts["train"], parts.get("validation"), parts["test"], classes, root.resolve())
 
 
@@ -61,13 +61,16 @@ def _root(config: Data) -> Path:
     return read_folder(config.path, "data.path", f"data.name = folder needs {LAYOUT} in it")
 
 
-def _part(root: Path, split: str, images: dict[str, list[str]], classes: tuple[str, ...]) -> Part:
-    if strange := [name for name in images if name not in classes]:
+def _part(root: Path, split: str, listing: Listing, part: str, classes: tuple[str, ...]) -> Part:
+    images = listing.images[part]
+    known = set(classes)
+    if strange := [name for name in images if name not in known]:
         raise ConfigurationError(f"{root / split / strange[0]} is a class that {root / 'train'} does not have: add or remove it")
     if empty := [name for name in classes if not images.get(name)]:
+        unread = listing.unread.below(os.path.join(split, empty[0])).as_clause()
         raise ConfigurationError(
             f"data.path = {root}: class {empty[0]!r} (label {classes.index(empty[0])}) has 0 images in {split}/: every part needs "
-            f"every class, add images ({', '.join(SUFFIXES)}) or drop the class"
+            f"every class, add images ({', '.join(SUFFIXES)}) or drop the class{unread}"
         )
     paths = [os.fsencode(path) for name in classes for path in images[name]]
     return Part(np.array(paths, dtype=bytes), np.repeat(np.arange(len(classes)), [len(images[name]) for name in classes]))

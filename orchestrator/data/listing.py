@@ -7,10 +7,23 @@ from pathlib import Path
 
 from orchestrator.errors import ConfigurationError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
+JPEG, NETPBM = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), (".ppm", ".pgm", ".pbm", ".pnm")
+SUFFIXES = (*JPEG, ".png", ".webp", ".bmp", ".gif", *NETPBM, ".tif", ".tiff")  # of what decoding.py decodes
 LAYOUT = "train/CLASS/*.jpg and val/CLASS/*.jpg (or valid/, validation/) or test/CLASS/*.jpg"
 VALIDATION = ("val", "valid", "validation")
+MOST_KINDS = 12  # of what is not read, in one line
 SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin")  # beside names that begin with a dot; in lower case
+
+
+def list_kinds(words: Sequence[str]) -> str:
+    """Return the first kinds of what is not read, and how many more there are."""
+    more = [f"{len(words) - MOST_KINDS} more kinds"] if len(words) > MOST_KINDS else []
+    return "; ".join([*words[:MOST_KINDS], *more])
+
+
+def said_unread(words: Sequence[str]) -> str:
+    """Return ` (not read: ...)` for the sentence of a refusal; "" where everything is read."""
+    return f" (not read: {list_kinds(words)})" if words else ""
 
 
 @dataclass
@@ -32,6 +45,19 @@ class Unread:
     def add_folder(self, path: str) -> None:
         """Count a folder."""
         self.folders.setdefault(os.path.basename(path), []).append(path)
+
+    def below(self, folder: str) -> "Unread":
+        """Return what lies below a folder, given as its path below the root."""
+        found, start = Unread(self.root), os.path.join(folder, "")
+        for held, kept in ((self.files, found.files), (self.folders, found.folders)):
+            for kind, paths in held.items():
+                if inside := [path for path in paths if self.relative(path).startswith(start)]:
+                    kept[kind] = inside
+        return found
+
+    def as_clause(self) -> str:
+        """Return ` (not read: ...)` for the sentence of a refusal; "" where everything is read."""
+        return said_unread(self.in_words())
 
     def in_words(self) -> list[str]:
         """Return each kind with its count, and where the first one is."""
@@ -90,9 +116,10 @@ def _splits(root: Path, present: Sequence[str]) -> dict[str, str]:
 def _list_classes(folder: Path, unread: Unread) -> dict[str, list[str]]:
     entries = _entries(folder)
     names = sorted(entry.name for entry in entries if _is_folder(entry) and not _is_system(entry.name))
-    if not names:
-        raise ConfigurationError(f"{folder} has no class folders: data.name = folder needs {LAYOUT}")
     _add_rest(entries, unread, f"images in {folder.name}/ outside of its class folders", set(names))
+    if not names:
+        found = unread.below(folder.name).as_clause()
+        raise ConfigurationError(f"{folder} has no class folders: data.name = folder needs {LAYOUT}{found}")
     return {name: _list_class(folder / name, unread) for name in names}
 
 

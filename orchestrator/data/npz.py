@@ -3,25 +3,41 @@
 import contextlib
 import math
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import psutil
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from orchestrator.config import Data
 from orchestrator.data import checks
+from orchestrator.data.listing import said_unread
 from orchestrator.data.parts import Part, Parts
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError, UserError
 from orchestrator.paths import read_file
+from orchestrator.text import shortened
 
 REQUIRED = ("train_images", "train_labels", "test_images", "test_labels")
 VALIDATION = ("val_images", "val_labels")
 KNOWN = (*REQUIRED, *VALIDATION, "classes")
+PARTS = {"train": "train", "val": "validation", "test": "test"}  # as the keys and as the messages name them
 COPIES = 2  # of the arrays in memory while the parts are cut
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}  # 3.0 is of structured arrays alone
+
+
+class Header(NamedTuple):
+    """What is said of an array before it."""
+
+    shape: checks.Shape
+    dtype: np.dtype[Any]
+
+    @property
+    def size(self) -> int:
+        """The bytes of the array."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def load(config: Data, raw: Path) -> Parts:
@@ -36,9 +52,9 @@ def load(config: Data, raw: Path) -> Parts:
     """
     path = _path(config)
     arrays = _read(path)
-    parts = {split: _part(path, arrays, split) for split in ("train", "val", "test") if f"{split}_images" in arrays}
+    parts = {split: _part(path, arrays, split) for split in PARTS if f"{split}_images" in arrays}
     if "classes" in arrays:
-        classes = checks.names(f"data.path = {path}: classes", arrays["classes"])
+        classes = checks.names(f"data.path = {path}: classes", arrays["classes"], len(parts["train"]))
     else:
         classes = checks.numbered(parts["train"].labels)
     return Parts(parts["train"], parts.get("val"), parts["test"], classes)
@@ -55,7 +71,11 @@ def list_unread(config: Data) -> list[str]:
     """Return the keys of the file that are not read."""
     path = _path(config)
     with _opened(path) as archive:
-        keys = [key for key in _members(archive) if key not in KNOWN]
+        return _name_unread(_members(archive))
+
+
+def _name_unread(members: Iterable[str]) -> list[str]:
+    keys = [shortened(key) for key in members if key not in KNOWN]
     return [f"keys of the file: {len(keys)} ({', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''})"] if keys else []
 
 
@@ -72,9 +92,12 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
         if missing := [key for key in wanted if key not in members]:
             raise ConfigurationError(
                 f"data.path = {path} has no {' and no '.join(missing)}: the keys needed are {', '.join(wanted)}"
+                f"{said_unread(_name_unread(members))}"
             )
         known = {key: members[key] for key in KNOWN if key in members}
-        _require_memory(path, sum(_data_bytes(archive, key, member) for key, member in known.items()))
+        headers = {key: _read_header(archive, key, member) for key, member in known.items()}
+        _require_fit(path, headers)
+        _require_memory(path, sum(header.size for header in headers.values()))
         arrays: dict[str, NDArray[Any]] = {}
         for key, member in known.items():
             with archive.open(member) as stream:
@@ -93,7 +116,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     except UserError:
         raise
     except Exception as error:  # numpy and zipfile name no errors of damage: each kind has its own
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = shortened(" ".join(str(error).split())) or type(error).__name__
         raise ConfigurationError(
             f"data.path = {path} cannot be read as .npz ({reason}): write it again with numpy.savez"
         ) from error
@@ -110,8 +133,8 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     return members
 
 
-def _data_bytes(archive: zipfile.ZipFile, key: str, member: zipfile.ZipInfo) -> int:
-    """The bytes of an array, by its header; ValueError where the file does not hold as many."""
+def _read_header(archive: zipfile.ZipFile, key: str, member: zipfile.ZipInfo) -> Header:
+    """What the header of an array says; ValueError where the file does not hold as many bytes."""
     with archive.open(member) as stream:
         try:
             version = npy.read_magic(stream)
@@ -119,13 +142,31 @@ def _data_bytes(archive: zipfile.ZipFile, key: str, member: zipfile.ZipInfo) -> 
             raise ValueError(f"{key} is no array of numpy") from error
         if version not in HEADERS:
             raise ValueError(f"{key} has the header of another format, {version}")
-        shape, _, dtype = HEADERS[version](stream)
-        announced, held = math.prod(shape) * dtype.itemsize, member.file_size - stream.tell()
+        try:
+            shape, _, dtype = HEADERS[version](stream)
+        except Exception as error:  # numpy names no errors of damage, and repeats the whole header in some
+            raise ValueError(f"the header of {key} is damaged: {shortened(' '.join(str(error).split()))}") from error
+        header, held = Header(shape, dtype), member.file_size - stream.tell()
     if dtype.hasobject:
         raise ValueError(f"{key} holds pickled objects, which are never loaded")
-    if announced != held or min(shape, default=1) < 0:
-        raise ValueError(f"{key} is announced as {' x '.join(map(str, shape))} of {dtype}, {announced} bytes, and holds {held}")
-    return announced
+    if header.size != held or min(shape, default=1) < 0:
+        raise ValueError(
+            f"{key} is announced as {shortened(' x '.join(map(str, shape)))} of {shortened(str(dtype))}, "
+            f"{shortened(str(header.size))} bytes, and holds {held}"
+        )
+    return header
+
+
+def _require_fit(path: Path, headers: dict[str, Header]) -> None:
+    """ConfigurationError where types, shapes or counts say that the arrays cannot be used, before any of them is read."""
+    where, shapes = f"data.path = {path}", dict[str, checks.Shape]()
+    for split in (split for split in PARTS if f"{split}_images" in headers):
+        shapes[split] = checks.require_images(f"{where}: {split}_images", *headers[f"{split}_images"])
+        checks.require_labels(f"{where}: {split}_labels", *headers[f"{split}_labels"], shapes[split][0])
+    for split, shape in shapes.items():
+        checks.require_same_shape(where, PARTS[split], shape[1:], shapes["train"][1:])
+    if "classes" in headers:
+        checks.require_names(f"{where}: classes", *headers["classes"], shapes["train"][0])
 
 
 def _require_memory(path: Path, needed: int) -> None:

@@ -16,6 +16,7 @@ from orchestrator.data import checks, datasets
 from orchestrator.data.contents import contents_of
 from orchestrator.data.dataset import SUMMARY_FILE, Dataset, read_labels, read_summary
 from orchestrator.data.image_check import check_images
+from orchestrator.data.listing import list_kinds, said_unread
 from orchestrator.data.parts import UNLABELLED, Labels, Part, Parts, cut, flip, hide, statistics, stratified
 from orchestrator.data.preprocessing import choose_normalization, resolve_augmentation
 from orchestrator.data.writing import write
@@ -23,7 +24,6 @@ from orchestrator.errors import ConfigurationError
 from orchestrator.record_file import DamagedRecordError
 from orchestrator.store import set_aside
 
-MOST_KINDS = 12  # of what is not read, in one line
 FORMAT = 2  # raised when what is written changes, so that older folders are not reused
 CUT, NOISE, LIMITS, LABELLED = 1, 2, {"train": 3, "validation": 4, "test": 5}, 6  # one stream of random numbers for each purpose
 log = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ def prepare(config: Data, store: Path, seed: int, note: Callable[[str], None] = 
     cannot be written.
     """
     target = _folder(config, store, seed)
+    there = os.path.isfile(target / SUMMARY_FILE)  # asked first: what another process writes meanwhile is not damaged
     if not _stands(target):
         parts, clean = _build(config, store, seed)
         summary = _summary(config, parts, target.name)
@@ -44,7 +45,7 @@ def prepare(config: Data, store: Path, seed: int, note: Callable[[str], None] = 
             if decoded := check_images(parts, note):
                 summary["decoded"] = decoded
             summary["contents"] = contents_of(parts)
-        if os.path.isfile(target / SUMMARY_FILE):
+        if there:
             log.warning("the damaged data are kept as %s, and prepared anew", set_aside(target))
         write(target, parts, clean, summary)
     return target
@@ -78,8 +79,7 @@ def list_notes(summary: Mapping[str, Any]) -> dict[str, str]:
     """Return, for what `describe` says, what is not read and what was done to images, each under its name in a plan."""
     unread, said = summary.get("unread", []), {}
     if unread:
-        more = [f"{len(unread) - MOST_KINDS} more kinds"] if len(unread) > MOST_KINDS else []
-        said["not read"] = "; ".join(unread[:MOST_KINDS] + more)
+        said["not read"] = list_kinds(unread)
     if decoded := summary.get("decoded"):
         said["images"] = "; ".join(f"{kind}: {count}" for kind, count in decoded.items())
     return said
@@ -117,7 +117,17 @@ def _folder(config: Data, store: Path, seed: int) -> Path:
 def _build(config: Data, store: Path, seed: int) -> tuple[Parts, Labels]:
     """The parts as they are learned from, and the true label of every training sample."""
     where = f"data.name = {config.name}" + (f" at {config.path}" if config.path else "")
-    parts = datasets.find(config).load(config, store / "data" / "raw")
+    source = datasets.find(config)
+    parts = source.load(config, store / "data" / "raw")
+    try:
+        return _cut(where, parts, config, seed)
+    except ConfigurationError as error:  # what was not read may be what is missing
+        if unread := said_unread(source.list_unread(config)):
+            raise ConfigurationError(f"{error}{unread}") from error
+        raise
+
+
+def _cut(where: str, parts: Parts, config: Data, seed: int) -> tuple[Parts, Labels]:
     checks.consistent(where, parts)
     if parts.validation is None:
         parts = _with_validation(where, parts, config, seed)

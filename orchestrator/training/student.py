@@ -22,7 +22,7 @@ from orchestrator.training.evaluation import evaluate
 from orchestrator.training.learner import Hear, Learner, replicate
 from orchestrator.training.optimization import learning_rate, optimizer, restore, set_rates
 from orchestrator.training.randomness import Draws, seed_everything
-from orchestrator.training.restorable import find_misfit, find_optimizer_misfit
+from orchestrator.training.restorable import find_misfit, find_optimizer_misfit, find_scaler_misfit
 from orchestrator.training.showing import retrieved, shown
 from orchestrator.training.trace import Trace
 from orchestrator.training.weights import SampleWeights
@@ -254,7 +254,8 @@ class TrainedStudent:
         """Everything that a resume needs, with the record of the last epoch."""
         progress = {"record": record, "best_value": self.best.value, "best_epoch": self.best.epoch}
         weights, progress["weights"] = self.weights.state() if self.weights else ({}, {})
-        states = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        optimizer = self.optimizer.state_dict()
+        states = {"optimizer": optimizer, "scaler": self.scaler.state_dict(), "count": len(optimizer["state"])}
         student, best = dict(self.student.state_dict()), dict(self.best.state or {})
         method, bank = dict(self.method.state_dict()), self.bank.state() if self.bank else {}
         return Checkpoint(student, best, method, states, progress, self.trace.state, self.shown, weights, bank)
@@ -267,6 +268,7 @@ class TrainedStudent:
             or find_misfit("best student", student, saved.best)
             or find_misfit("method", method, saved.method)
             or find_optimizer_misfit(self.recipe, self.optimizer, saved.optimizer)
+            or find_scaler_misfit(self.scaler.state_dict(), saved.optimizer["scaler"])
             or (self.weights.find_misfit(saved.weights, saved.progress.get("weights", {})) if self.weights else "")
             or (self.bank.find_misfit(saved.bank) if self.bank else "")
         )

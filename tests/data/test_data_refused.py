@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from orchestrator.config import Data, Limit
-from orchestrator.data import describe, image_check, list_notes, prepare
+from orchestrator.data import checks, describe, image_check, list_notes, prepare
 from orchestrator.data.pictures import decode
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 
@@ -43,8 +43,15 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a label of 2^64 - 1": ({"test_labels": np.full(40, 2**64 - 1, np.uint64)}, "test_labels holds 18446744073709551615 for 40"),
     "a label as large as there are images": ({"test_labels": np.full(40, 40)}, "test_labels holds 40 for 40 images"),
+    "more names than images": ({"classes": np.arange(121).astype(str)}, "classes holds 121 names for 120 training images"),
     "names in Latin-1": ({"classes": np.array([b"caf\xe9", b"b", b"c", b"d"])}, "classes holds a name that is no Unicode"),
     "a surrogate in a name": ({"classes": np.array(["\ud800", "b", "c", "d"])}, "classes holds a name that is no Unicode"),
+    "a name twice": ({"classes": np.array(["a", "b", "c", "b"])}, r"classes\[1\] and \[3\] are both 'b': give each class"),
+    "an empty name": ({"classes": np.array(["a", "b", "", "d"])}, r"classes\[2\] is empty: give each class a name"),
+    "a name of spaces": ({"classes": np.array([b"a", b"b", b"c", b"  "])}, r"classes\[3\] is empty"),
+    "an escape in a name": ({"classes": np.array(["a\x1b[2J", "b", "c", "d"])}, r"classes\[0\] = .* has the character U\+001B"),
+    "a line break in a name": ({"classes": np.array(["a", "b\nc", "c", "d"])}, r"classes\[1\] = .* has the character U\+000A"),
+    "a tab in a name": ({"classes": np.array([b"a", b"b", b"c\t", b"d"])}, r"classes\[2\] = .* has the character U\+0009"),
     "names that are numbers": ({"classes": np.arange(4)}, "classes has shape .*one name for each class"),
     "a single class": ({"train_labels": LABELS * 0, "test_labels": LABELS[:40] * 0}, "has 1 class"),
     "class missing in train": (
@@ -72,7 +79,7 @@ def test_bad_arrays(tmp_path: Path, changed: dict[str, Any], sentence: str) -> N
     assert not (tmp_path / "store").exists()
 
 
-def header(shape: tuple[int, ...], of: str = "|u1") -> bytes:
+def header(shape: tuple[int, ...], of: Any = "|u1") -> bytes:
     stream = io.BytesIO()
     np.lib.format.write_array_header_1_0(stream, {"descr": of, "fortran_order": False, "shape": shape})
     return stream.getvalue()
@@ -102,7 +109,15 @@ BAD_MEMBERS: dict[str, tuple[bytes, str]] = {
     "a short one": (packed(images(120))[:-100], "and holds 22940"),
     "a long one": (packed(images(120)) + b"x", "and holds 23041"),
     "an unknown format": (b"\x93NUMPY\x09\x00" + bytes(100), "another format"),
-    "a header that is no Python": (b"\x93NUMPY\x01\x00" + (2000).to_bytes(2, "little") + b"(" * 2000, "cannot be read as .npz"),
+    "a header that is no Python": (
+        b"\x93NUMPY\x01\x00" + (2000).to_bytes(2, "little") + b"(" * 2000,
+        "the header of train_images is damaged",
+    ),
+    "a header of brackets that close": (
+        b"\x93NUMPY\x01\x00" + (6001).to_bytes(2, "little") + b"(" * 3000 + b")" * 3000 + b"\n",
+        "the header of train_images is damaged",
+    ),
+    "a dtype of a thousand fields": (header((3,), [(f"field{n}", "|u1") for n in range(400)]), "train_images"),
     "a text that no character has": (header((3,), "<U1") + b"\xff\xff\xff\x7f" * 3, "train_images is of type <U1"),
 }
 
@@ -112,7 +127,7 @@ def test_a_member_that_is_no_array(tmp_path: Path, content: bytes, sentence: str
     made = {f"{key}.npy": packed(array) for key, array in arrays().items()} | {"train_images.npy": content}
     with pytest.raises(ConfigurationError, match=sentence) as told:
         describe(Data(name="npz", path=archive(tmp_path / "data.npz", list(made.items()))), tmp_path / "store", 0)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(told.value) and len(str(told.value)) < 700 + len(str(tmp_path))
 
 
 def test_names_that_no_character_has_a_member_that_stands_twice_and_one_that_is_encrypted(tmp_path: Path) -> None:
@@ -154,10 +169,42 @@ def test_arrays_beyond_the_free_memory_are_refused_before_they_are_read(tmp_path
     monkeypatch.setattr(np.lib.format, "read_array", read)
 
 
+SEEN_IN_HEADERS = [
+    "one label missing", "several labels an image", "float labels", "float images", "flat images", "channels first", "no images",
+    "other shape in test", "more names than images", "names that are numbers",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("what", SEEN_IN_HEADERS)
+def test_what_headers_say_is_refused_before_an_array_is_read(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gigabytes of zeros are kilobytes in the file, and take half a minute to be read."""
+    changed, sentence = BAD_ARRAYS[what]
+    config = Data(name="npz", path=npz(tmp_path, **changed))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("an array was read")
+
+    monkeypatch.setattr(np.lib.format, "read_array", refuse)
+    with pytest.raises(ConfigurationError, match=sentence):
+        describe(config, tmp_path / "store", 0)
+
+
 def test_bytes_in_utf8_are_names(tmp_path: Path) -> None:
     names = ["käse", "b", "naïve 猫", "d"]
     for given in (np.array(names), np.array([name.encode() for name in names]), np.array(names).astype(">U8")):
         assert describe(Data(name="npz", path=npz(tmp_path, classes=given)), tmp_path / "store", 0)["classes"] == names
+
+
+def test_many_names_are_read_as_they_are() -> None:
+    """So many that work which grows with their square would be noticed by whoever waits for it."""
+    expected = [f"{place}ä" for place in range(50_000)]
+    assert list(checks.names("classes", np.array(expected), len(expected))) == expected
+
+
+def test_a_missing_key_is_told_beside_those_that_are_not_read(tmp_path: Path) -> None:
+    file = npz(tmp_path, test_labels=None, test_label=LABELS[:40])
+    with pytest.raises(ConfigurationError, match=r"has no test_labels: .* \(not read: keys of the file: 1 \(test_label\)\)$"):
+        describe(Data(name="npz", path=file), tmp_path / "store", 0)
 
 
 def test_keys_that_are_not_read_are_named(tmp_path: Path) -> None:
@@ -264,6 +311,10 @@ BAD_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a name that is not UTF-8": (
         lambda root: [(root / split / "cat").rename(os.fsdecode(bytes(root / split) + b"/caf\xe9")) for split in ("train", "test")],
         "class folder .* has a name that is not UTF-8",
+    ),
+    "a name with a line break": (
+        lambda root: [(root / split / "cat").rename(root / split / "a\nb") for split in ("train", "test")],
+        r"class folder .* has the character U\+000A in its name: rename it",
     ),
     "class that training does not have": (
         lambda root: (root / "test" / "fish").mkdir(),

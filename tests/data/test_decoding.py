@@ -1,6 +1,7 @@
 """The table of modes: what each kind of image file becomes, against values that are computed by hand."""
 
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -195,3 +196,94 @@ def test_a_range_of_which_little_is_used_is_said(tmp_path: Path) -> None:
     Image.fromarray(GREY.astype(np.uint16) * 16).save(tmp_path / "a.png")
     assert decode_image(tmp_path / "a.png", 3).notes == ("grey of 16 bits scaled to 8, with less than 1/16 of the range in use",)
     assert decoded(tmp_path / "a.png", 1).max() <= 16
+
+
+def test_a_narrow_range_far_from_black_is_said(tmp_path: Path) -> None:
+    """Signed values with 32768 added to them, as scanners store them."""
+    Image.fromarray(GREY.astype(np.uint16) * 16 + 30_000).save(tmp_path / "a.png")
+    assert decode_image(tmp_path / "a.png", 3).notes == ("grey of 16 bits scaled to 8, with less than 1/16 of the range in use",)
+
+
+def png_16(values: NDArray[Any], transparent: bytes = b"") -> bytes:
+    """A PNG of 16 bits with 2 channels (grey and alpha), 3 or 4."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    height, width, channels = values.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+    extra = chunk(b"tRNS", transparent) if transparent else b""
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
+def tiff_16(values: NDArray[Any], order: str, planar: int = 1, inks: bool = False) -> bytes:
+    """An uncompressed TIFF of 16 bits with 3 channels, or 4 of which the last one is alpha, or 4 inks."""
+    height, width, channels = values.shape
+    data = (values.transpose(2, 0, 1) if planar == 2 else values).astype(f"{order}u2").tobytes()
+    each, bits_at = len(data) // (channels if planar == 2 else 1), 8 + len(data)
+    bits = struct.pack(f"{order}{channels}H", *[16] * channels)
+    offsets_at = bits_at + len(bits)
+    planes = channels if planar == 2 else 1
+    offsets = struct.pack(f"{order}{planes}I", *(8 + plane * each for plane in range(planes)))
+    counts = struct.pack(f"{order}{planes}I", *[each] * planes)
+    places = (8, each) if planes == 1 else (offsets_at, offsets_at + len(offsets))
+    tags = [(256, 1, width), (257, 1, height), (258, channels, bits_at), (259, 1, 1), (273, planes, places[0])]
+    tags = sorted([*tags, (262, 1, 5 if inks else 2)])
+    tags += [(277, 1, channels), (278, 1, height), (279, planes, places[1]), (284, 1, planar)]
+    tags += [(338, 1, 2)] * (channels == 4 and not inks)
+    entries = b"".join(
+        struct.pack(f"{order}HHI", tag, 3 if tag in (258, 259, 262, 277, 284, 338) else 4, count)
+        + (struct.pack(f"{order}HH", value, 0) if tag in (259, 262, 277, 284, 338) else struct.pack(f"{order}I", value))
+        for tag, count, value in tags
+    )
+    mark = b"II*\0" if order == "<" else b"MM\0*"
+    directory = offsets_at + len(offsets) + len(counts)
+    rest = struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
+    return mark + struct.pack(f"{order}I", directory) + data + bits + offsets + counts + rest
+
+
+def ppm_16(values: NDArray[Any]) -> bytes:
+    """A binary PPM of 16 bits."""
+    return b"P6 %d %d 65535\n" % (values.shape[1], values.shape[0]) + values.astype(">u2").tobytes()
+
+
+WRITERS: dict[str, tuple[int, Callable[[NDArray[Any]], bytes]]] = {
+    "grey and alpha": (2, png_16), "RGB": (3, png_16), "RGBA": (4, png_16), "TIFF": (3, lambda v: tiff_16(v, "<")),
+    "TIFF, big end first": (3, lambda v: tiff_16(v, ">")), "TIFF with alpha": (4, lambda v: tiff_16(v, "<")), "PPM": (3, ppm_16),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_what_is_cut_to_8_bits_is_said(tmp_path: Path, kind: str) -> None:
+    """A picture of the whole range keeps its upper 8 bits; one within 20..219 becomes one level, and that is said."""
+    channels, written = WRITERS[kind]
+    file, has_alpha = tmp_path / "a", channels in (2, 4)
+    colours = COLOUR[..., : channels - has_alpha]
+    full = [np.full((*GREY.shape, 1), 255)] if has_alpha else []
+    for values, notes in (
+        (colours.astype(np.uint16) * 257, ("16 bits a channel cut to 8",)),
+        (colours % 200 + 20, ("16 bits a channel cut to 8, with less than 1/16 of the range in use",)),
+        (colours % 200 + np.uint16(40_000), ("16 bits a channel cut to 8, with less than 1/16 of the range in use",)),
+    ):
+        file.write_bytes(written(np.dstack([values, *(alpha.astype(np.uint16) * 257 for alpha in full)])))
+        assert decode_image(file, 3).notes == notes
+        if values.max() > 50_000:
+            assert np.array_equal(decoded(file), np.broadcast_to(colours, (*GREY.shape, 3)))
+
+
+def test_inks_of_16_bits_are_cut_and_said(tmp_path: Path) -> None:
+    inks = np.random.default_rng(3).integers(0, 256, (6, 10, 4), np.uint8)
+    Image.fromarray(inks, "CMYK").save(tmp_path / "8.tif")
+    (tmp_path / "16.tif").write_bytes(tiff_16(inks.astype(np.uint16) * 257, ">", inks=True))
+    assert np.array_equal(decoded(tmp_path / "16.tif"), decoded(tmp_path / "8.tif"))
+    assert decode_image(tmp_path / "16.tif", 3).notes == ("16 bits a channel cut to 8", "CMYK converted without a colour profile")
+
+
+def test_colours_of_16_bits_that_pillow_mistakes_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(png_16(COLOUR.astype(np.uint16) * 257, struct.pack(">HHH", 20, 20, 20)))
+    with pytest.raises(ImageError, match="one of its colours of 16 bits is transparent"):
+        decode_image(tmp_path / "a", 3)
+    (tmp_path / "a").write_bytes(tiff_16(COLOUR.astype(np.uint16) * 257, "<", planar=2))
+    with pytest.raises(ImageError, match="each channel by itself"):
+        decode_image(tmp_path / "a", 3)

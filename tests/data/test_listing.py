@@ -12,7 +12,9 @@ from rich.console import Console
 
 from orchestrator.config import Data
 from orchestrator.data import Dataset, describe, list_notes, prepare
-from orchestrator.data.listing import list_images
+from orchestrator.data.decoding import FORMATS
+from orchestrator.data.listing import SUFFIXES, list_images
+from orchestrator.errors import ConfigurationError
 from orchestrator.preflight import prepared, show_plan
 from orchestrator.reading import build
 from orchestrator.store import Store
@@ -20,7 +22,8 @@ from orchestrator.store import Store
 
 def image(file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)).save(file)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8))
+    picture.save(file, "JPEG" if file.suffix == ".jfif" else None)
 
 
 def config(root: Path) -> Data:
@@ -106,6 +109,39 @@ def test_a_class_that_is_a_link_keeps_its_place_among_the_labels(tmp_path: Path)
         (root / split / "cat").rename(tmp_path / f"cats-{split}")
         os.symlink(tmp_path / f"cats-{split}", root / split / "cat")
     assert list_images(root).classes == ("cat", "dog")
+
+
+def test_every_suffix_is_one_of_a_format_that_is_decoded() -> None:
+    """By Pillow's own table, whatever it is called there; MPO is a JPEG with previews behind it."""
+    Image.init()
+    formats = {Image.registered_extensions()[suffix] for suffix in SUFFIXES}
+    assert formats == {*FORMATS, "MPO"}
+    assert {suffix for suffix, name in Image.registered_extensions().items() if name == "JPEG"} <= set(SUFFIXES)
+
+
+def test_a_refusal_names_what_was_not_read(tmp_path: Path) -> None:
+    """In the class folder that has no image, in a part without class folders, and wherever images are too few."""
+    root = folder(tmp_path / "images", ("train", "valid"))
+    for part in ("train", "valid"):
+        for number in range(6):
+            file = root / part / "cat" / f"{number}.png"
+            file.rename(file.with_suffix(".heic") if part == "valid" or number else file)
+    (root / "valid" / "catalogue").mkdir()
+    (root / "train" / "catalogue").mkdir()
+    for part in ("train", "valid"):
+        image(root / part / "catalogue" / "0.png")
+    (root / "valid" / "catalogue" / "more.heif").write_bytes(b"x")
+    with pytest.raises(ConfigurationError, match=r"'cat' \(label 0\) has 0 images in valid/.* \(not read: (.*)\)$") as told:
+        describe(config(root), tmp_path / "store", 0)
+    assert str(told.value).endswith("(not read: files of .heic: 6 (such as valid/cat/0.heic))")
+    image(root / "valid" / "cat" / "0.jfif")
+    with pytest.raises(ConfigurationError, match=r"data.validation = 0.1 of 8 .* \(not read: files of .heic: 11 \(such as"):
+        describe(config(root).model_copy(update={"validation": 0.1}), tmp_path / "store", 0)
+    flat = tmp_path / "flat"
+    for part in ("train", "test"):
+        image(flat / part / "0.png")
+    with pytest.raises(ConfigurationError, match=r"no class folders: .* outside of its class folders: 1 \(train/0.png\)\)$"):
+        describe(config(flat), tmp_path / "store", 0)
 
 
 def test_many_kinds_are_cut_off_with_their_number() -> None:

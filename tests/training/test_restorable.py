@@ -1,5 +1,6 @@
 """Checkpoints that can be read and are not those of the trial: passed over with a note, and the trial ends the same."""
 
+import copy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from trials_run import records_of, saved, untimed
 from orchestrator.config import Training
 from orchestrator.context import TrialContext
 from orchestrator.store import read_json, write_json
-from orchestrator.training.restorable import find_optimizer_misfit
+from orchestrator.training.restorable import find_optimizer_misfit, find_scaler_misfit
 from orchestrator.training.trainer import train
 from orchestrator.trial import CHECKPOINT, TrialSpec
 from tests.conftest import Specify
@@ -183,3 +184,53 @@ def test_parameters_are_numbered_as_the_optimiser_numbers_them() -> None:
     given["optimizer"]["state"][7] = {}
     del given["optimizer"]["state"][1]
     assert "of a parameter 7 that there is not" in find_optimizer_misfit(recipe, fresh, given)
+
+
+def group(state: dict[str, Any]) -> dict[str, Any]:
+    return state["param_groups"][1]  # type: ignore[no-any-return]
+
+
+MISFITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "a moment missing": (lambda s: s["state"][1].pop("exp_avg"), "exp_avg of the optimiser is missing for parameter 1"),
+    "a moment None": (lambda s: s["state"][1].update(exp_avg=None), "exp_avg of the optimiser is missing for parameter 1"),
+    "a moment that is a text": (lambda s: s["state"][1].update(exp_avg="a"), "exp_avg of the optimiser is no tensor"),
+    "a moment of 0 dimensions": (lambda s: s["state"][1].update(exp_avg_sq=torch.tensor(1.0)), "exp_avg_sq of the optimiser has"),
+    "a step of 1 dimension": (lambda s: s["state"][1].update(step=torch.ones(3)), "step of the optimiser has shape [3], and [] is"),
+    "a step of -1": (lambda s: s["state"][1].update(step=torch.tensor(-1.0)), "step of the optimiser is -1"),
+    "whole numbers": (lambda s: s["state"][1].update(exp_avg=torch.ones(3, dtype=torch.int64)), "holds no floating-point numbers"),
+    "an entry that is empty": (lambda s: s["state"][1].clear(), "step of the optimiser is missing for parameter 1"),
+    "an entry that is absent": (lambda s: s["state"].pop(1), "of 1 parameters, and it was saved of 2"),
+    "no rate": (lambda s: group(s).pop("lr"), "lr of a group of the optimiser is missing"),
+    "a rate that is a text": (lambda s: group(s).update(lr="0.1"), "lr of a group of the optimiser is '0.1'"),
+    "a rate that is NaN": (lambda s: group(s).update(lr=float("nan")), "lr of a group of the optimiser is nan"),
+    "a rate that is a switch": (lambda s: group(s).update(lr=True), "lr of a group of the optimiser is True"),
+    "no betas": (lambda s: group(s).update(betas=None), "betas of a group of the optimiser is None"),
+    "one beta": (lambda s: group(s).update(betas=(0.9,)), "betas of a group of the optimiser is (0.9,)"),
+    "a switch that is a text": (lambda s: group(s).update(amsgrad="no"), "amsgrad of a group of the optimiser is 'no'"),
+    "another setting": (lambda s: group(s).update(other=1), "other of a group of the optimiser is not expected"),
+    "a parameter in two groups": (lambda s: group(s).update(params=[0]), "groups of parameters are others"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", MISFITS)
+def test_a_state_that_would_fail_at_a_step_is_found(what: str) -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(size)) for size in (2, 3)]
+    fresh = torch.optim.AdamW([{"params": parameters[:1]}, {"params": parameters[1:]}])
+    stepped = copy.deepcopy(fresh)
+    for parameter in (one for group in stepped.param_groups for one in group["params"]):
+        parameter.grad = torch.ones_like(parameter)
+    stepped.step()
+    damage, said = MISFITS[what]
+    given = {"optimizer": copy.deepcopy(stepped.state_dict()), "scaler": {}, "count": 2}
+    assert find_optimizer_misfit(Training(optimizer="adamw"), fresh, given) == ""
+    damage(given["optimizer"])  # type: ignore[arg-type]
+    assert said in find_optimizer_misfit(Training(optimizer="adamw"), fresh, given)
+
+
+@pytest.mark.parametrize("name", ["scale", "growth_factor", "_growth_tracker"])
+def test_a_state_of_the_gradient_scaler_that_does_not_fit_is_found(name: str) -> None:
+    own = {"scale": 65536.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000, "_growth_tracker": 0}
+    assert find_scaler_misfit(own, own | {"_growth_tracker": 7}) == find_scaler_misfit({}, {}) == ""
+    for value in ("1", None, -1, float("nan")):
+        assert f"{name} of the gradient scaler" in find_scaler_misfit(own, own | {name: value})
+    assert "scale of the gradient scaler" in find_scaler_misfit(own, {})
