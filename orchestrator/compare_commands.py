@@ -46,8 +46,13 @@ def compare(
     """A new comparison, or one that is gone on with. `as_json`: the result alone on the standard output."""
     console = Console(stderr=True) if as_json else standard
     if resume is None:
-        options = _at(address) | ({} if trials is None else {"search.trials": trials})
-        found = _begin(Store.open(store), methods, seeds, load(config or default, pairs, options), name, dry_run)
+        if methods is None:
+            raise ConfigurationError(
+                "--methods is missing: give two or more, such as --methods cross_entropy,kd,wttm, or --resume NAME"
+            )
+        asked = design.named(methods)
+        options = _at(address) | {"search.methods": list(asked)} | ({} if trials is None else {"search.trials": trials})
+        found = _begin(Store.open(store), asked, seeds, load(config or default, pairs, options), name, dry_run)
         if found is None:
             return errors.OK
     else:
@@ -75,7 +80,7 @@ def _print_note(text: str) -> None:
 
 def _begin(
     store: Store,
-    methods: str | None,
+    methods: tuple[str, ...],
     seeds: int | None,
     configuration: Configuration,
     name: str | None,
@@ -84,18 +89,14 @@ def _begin(
     """The record of a new comparison, once everything that can be refused has been looked at; None after a `dry_run`."""
     from orchestrator.preflight import prepared, show_plan
 
-    if methods is None:
-        raise ConfigurationError(
-            "--methods is missing: give two or more, such as --methods cross_entropy,kd,wttm, or --resume NAME"
-        )
-    asked, count = design.named(methods), 10 if seeds is None else seeds
-    common = design.base(resolve_paths(configuration), asked, count)
+    count = 10 if seeds is None else seeds
+    common = design.base(resolve_paths(configuration), methods, count)
     name = name or f"compare-{datetime.now():%Y%m%d-%H%M%S}"
-    require_new(store, name, asked)
+    require_new(store, name, methods)
     if dry_run:
         show_plan(store, common, "sweep", False, standard)
-        each = f"{common.search.trials} trials for each of {len(asked)} methods"
-        trained = f"then {len(asked)} x {count} trainings, seeds {common.seed + 1} to {common.seed + count}"
+        each = f"{common.search.trials} trials for each of {len(methods)} methods"
+        trained = f"then {len(methods)} x {count} trainings, seeds {common.seed + 1} to {common.seed + count}"
         standard.print(f"comparison: {each}, {trained}", markup=False, highlight=False, soft_wrap=True)
         return None
     begun = prepared(store, common, "sweep", local=False, note=_print_note)

@@ -15,7 +15,7 @@ from orchestrator.paths import read_file
 from orchestrator.redact import redacted
 from orchestrator.text import quoted, shortened
 from orchestrator.yaml_text import MAX_BYTES, YamlError, parse_yaml
-from orchestrator.yielding import Origin, keep_schedules, require_milestones, with_yielding_values
+from orchestrator.yielding import Origin, keep_schedules, require_milestones, require_searched_method, with_yielding_values
 
 
 def load(file: Path | None, overrides: list[str], options: Mapping[str, Any] | None = None, **top: Any) -> Configuration:
@@ -35,6 +35,7 @@ def load(file: Path | None, overrides: list[str], options: Mapping[str, Any] | N
     schedules = keep_schedules(values, origin)
     configuration = with_yielding_values(build(values), origin, schedules)
     require_milestones(configuration)
+    require_searched_method(configuration, origin)
     return configuration
 
 

@@ -109,6 +109,18 @@ def _value(values: Any, path: str) -> Any:
     return values
 
 
+def require_searched_method(configuration: Configuration, origin: Origin) -> None:
+    """Raise ConfigurationError where a method and a list of methods without it were both typed: one would be ignored."""
+    name, methods = configuration.method.name, configuration.search.methods
+    if name not in methods and methods and origin.rank("search.methods") == origin.rank("method") == COMMAND_LINE:
+        typed = origin.rank("method.name") == COMMAND_LINE
+        given = f"method.name = {name} is" if typed else f"the settings under method are those of {name}, which is"
+        raise ConfigurationError(
+            f"{given} not among search.methods = {list(methods)}: add it there, or leave one of the two out; "
+            "`python run.py methods` lists all"
+        )
+
+
 def with_yielding_values(configuration: Configuration, origin: Origin, said: dict[str, str]) -> Configuration:
     """Return the configuration in which what nobody typed gives way; `yielded` holds `said` and a sentence for each change."""
     sentences = dict(said)

@@ -70,6 +70,8 @@ def test_what_cannot_be_compared_is_refused(pairs: list[str], seeds: int, said: 
         (["--methods", "kd,akd,kd"], "--methods names 'kd' twice"),
         (["--methods", "kd,cross_entrpy"], "did you mean 'cross_entropy'"),
         (["--methods", "kd,dml"], "'dml' trains students that hear one another, and there are no peers"),
+        (["--methods", "kd,ttm", "--set", "method.name=wttm"], "method.name = wttm is not among search.methods = ['kd', 'ttm']"),
+        (["--methods", "ttm,wttm", "--set", "method.temperature=2"], "the settings under method are those of kd, which is not"),
         (["--methods", "kd,ttm", "--seeds", "0"], "--seeds 0 is not allowed"),
         (["--methods", "kd,ttm", "--trials", "0"], "search.trials = 0 is not allowed"),
         (["--methods", "kd,ttm", "--trials", str(10**20)], f"search.trials = {10**20} is not allowed"),

@@ -35,6 +35,8 @@ def file(tmp_path: Path) -> Path:
         (("training.epochs=4", "search.scheduler=none"), {"training.warmup_epochs": 0.1}),
         (("method.name=ttm",), {"search.methods": []}),
         (("method.name=kd",), {}),
+        (("method.name=kd", "search.methods=[kd, ttm]"), {}),
+        (("search.methods=[ttm]",), {}),
         (("search.objective=validation/nll",), {"search.direction": "minimize"}),
         (("search.objective=validation/entropy",), {}),
         (("search.objectives=[validation/accuracy, train/loss]",), {"search.scheduler": "none"}),
@@ -59,6 +61,13 @@ def test_what_gives_way_is_valid_and_said(file: Path, pairs: tuple[str, ...], ch
         (("training.epochs=3", "search.grace_epochs=4"), "search.grace_epochs = 4 is more than training.epochs = 3"),
         (("search.grace_epochs=241",), "search.grace_epochs = 241 is more than training.epochs = 240"),
         (("search.fixed=[{method.name: kd}]", "search.trials=2"), "search.trials = 2, and search.fixed names 1"),
+        (("search.methods=[kd]", "method.name=wttm"), r"method.name = wttm is not among search.methods = \['kd'\]: add it there"),
+        (("method.name=wttm", "search.methods=[kd, akd]"), "method.name = wttm is not among search.methods"),
+        (("search={methods: [akd]}", "method={name: kd}"), "method.name = kd is not among search.methods"),
+        (
+            ("search.methods=[akd]", "method.temperature=2"),
+            "the settings under method are those of kd, which is not among",
+        ),
         (("search.objective=validation/nll", "search.direction=maximize"), "search.direction = 'maximize'"),
     ],
 )
