@@ -113,7 +113,8 @@ def begin(options: Namespace, presets: Presets, store: Store, sets: tuple[str, .
 def trial_of(shared: TrialSpec, name: str, method: Choice, seed: int, epochs: float = 1.0) -> TrialSpec:
     """A variant with a seed, and so many times the epochs."""
     training = shared.configuration.training
-    training = training.model_copy(update={"epochs": round(epochs * training.epochs)})
+    milestones = tuple(max(round(epochs * milestone), 1) for milestone in training.milestones)
+    training = training.model_copy(update={"epochs": round(epochs * training.epochs), "milestones": milestones})
     configuration = shared.configuration.model_copy(update={"seed": seed, "method": method, "training": training})
     folder = shared.folder / f"{name.replace(' ', '-').replace('/', '-')}-{seed}"
     return shared.model_copy(update={"name": name, "configuration": configuration, "folder": folder})

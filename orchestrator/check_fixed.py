@@ -6,6 +6,7 @@ from dataclasses import asdict
 from methods import METHODS, SettingsError
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError
+from orchestrator.fields import MOST_TRIALS
 from orchestrator.sweep.space import points, searched
 from orchestrator.trial import SEED, apply
 
@@ -23,6 +24,11 @@ def check_fixed(configuration: Configuration) -> None:
         raise ConfigurationError(f"search.seeds = {list(search.seeds)} names a seed twice: name each once")
     if search.scheduler == "pbt":
         raise ConfigurationError("search.scheduler = 'pbt' varies settings, and search.fixed holds them: set search.scheduler=none")
+    if (trials := len(search.fixed) * max(len(search.seeds), 1)) > MOST_TRIALS:
+        raise ConfigurationError(
+            f"search.fixed has {len(search.fixed)} settings and search.seeds {len(search.seeds)} seeds, which are {trials} trials: "
+            f"give fewer, for {MOST_TRIALS} trials at most"
+        )
     given = points(configuration)
     if search.trials != len(given):
         times = f"{len(search.fixed)} settings x {len(search.seeds)} seeds" if search.seeds else "settings"

@@ -20,7 +20,7 @@ from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
 from orchestrator.path_settings import move_paths, resolve_paths
 from orchestrator.private import said
-from orchestrator.reading import load
+from orchestrator.reading import build, load
 from orchestrator.records import Sweep
 from orchestrator.shipping import ship
 from orchestrator.store import Store, keep_json, replacing
@@ -46,7 +46,13 @@ def compare(
     """A new comparison, or one that is gone on with. `as_json`: the result alone on the standard output."""
     console = Console(stderr=True) if as_json else standard
     if resume is None:
-        found = _begin(Store.open(store), methods, seeds, trials, load(config or default, pairs, _at(address)), name, dry_run)
+        if methods is None:
+            raise ConfigurationError(
+                "--methods is missing: give two or more, such as --methods cross_entropy,kd,wttm, or --resume NAME"
+            )
+        asked = design.named(methods)
+        options = _at(address) | {"search.methods": list(asked)} | ({} if trials is None else {"search.trials": trials})
+        found = _begin(Store.open(store), asked, seeds, load(config or default, pairs, options), name, dry_run)
         if found is None:
             return errors.OK
     else:
@@ -56,10 +62,10 @@ def compare(
                 "--dry-run"
             )
         found = Comparison.open(Store.existing(store), resume)
-        found.configuration = move_paths(found.configuration, pairs)
+        values = move_paths(found.configuration, pairs).plain()
         if address is not None:
-            resources = found.configuration.resources.model_copy(update={"address": at(address)})
-            found.configuration = found.configuration.model_copy(update={"resources": resources})
+            values["resources"]["address"] = at(address)
+        found.configuration = build(values)
     return _carry_out(Store.open(store), found, console, as_json)
 
 
@@ -74,9 +80,8 @@ def _print_note(text: str) -> None:
 
 def _begin(
     store: Store,
-    methods: str | None,
+    methods: tuple[str, ...],
     seeds: int | None,
-    trials: int | None,
     configuration: Configuration,
     name: str | None,
     dry_run: bool,
@@ -84,31 +89,20 @@ def _begin(
     """The record of a new comparison, once everything that can be refused has been looked at; None after a `dry_run`."""
     from orchestrator.preflight import prepared, show_plan
 
-    if methods is None:
-        raise ConfigurationError(
-            "--methods is missing: give two or more, such as --methods cross_entropy,kd,wttm, or --resume NAME"
-        )
-    asked, count = design.named(methods), 10 if seeds is None else seeds
-    search = configuration.search if trials is None else configuration.search.model_copy(update={"trials": _positive(trials)})
-    common = design.base(resolve_paths(configuration.model_copy(update={"search": search})), asked, count)
+    count = 10 if seeds is None else seeds
+    common = design.base(resolve_paths(configuration), methods, count)
     name = name or f"compare-{datetime.now():%Y%m%d-%H%M%S}"
-    require_new(store, name, asked)
+    require_new(store, name, methods)
     if dry_run:
         show_plan(store, common, "sweep", False, standard)
-        each = f"{common.search.trials} trials for each of {len(asked)} methods"
-        trained = f"then {len(asked)} x {count} trainings, seeds {common.seed + 1} to {common.seed + count}"
+        each = f"{common.search.trials} trials for each of {len(methods)} methods"
+        trained = f"then {len(methods)} x {count} trainings, seeds {common.seed + 1} to {common.seed + count}"
         standard.print(f"comparison: {each}, {trained}", markup=False, highlight=False, soft_wrap=True)
         return None
     begun = prepared(store, common, "sweep", local=False, note=_print_note)
     for sentence in said_of(common, "sweep"):
         _print_note(sentence)
     return Comparison.create(store, name, begun.configuration, count)
-
-
-def _positive(trials: int) -> int:
-    if trials < 1:
-        raise ConfigurationError(f"--trials {trials} is not allowed: give 1 or more for each method")
-    return trials
 
 
 def _carry_out(store: Store, found: Comparison, console: Console, as_json: bool) -> int:

@@ -11,6 +11,7 @@ from orchestrator.text import control_character
 
 LONGEST_TEXT = 5000  # characters: more than the longest path
 LONGEST_LIST = 1000
+MOST_TRIALS = 100_000
 SMALLEST_PART = 0.001  # of a CPU or a GPU: Ray counts in parts of 1/10,000
 
 
@@ -35,7 +36,7 @@ Samples = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
 WarmupEpochs = Annotated[float, Field(ge=0, le=100_000)]
 BatchSize = Annotated[int, Field(ge=1, le=1_000_000)]
-Trials = Annotated[int, Field(ge=1, le=100_000)]
+Trials = Annotated[int, Field(ge=1, le=MOST_TRIALS)]
 LearningRate = Annotated[float, Field(gt=0, le=1e30)]  # such a rate diverges, and fits into float32
 WeightDecay = Annotated[float, Field(ge=0, le=1000)]
 Norm = Annotated[float, Field(gt=0, le=1e9)]

@@ -6,18 +6,23 @@ from pathlib import Path
 
 from orchestrator.errors import ConfigurationError
 from orchestrator.redact import redacted
-from orchestrator.text import SURROGATE, control_character, shortened
+from orchestrator.text import ESCAPED_BYTES, SURROGATE, control_character, escaped_byte, shortened
 
 MAX_COMPONENT_BYTES = 255  # NAME_MAX of Linux and macOS
 MAX_PATH_BYTES = 4095  # PATH_MAX of Linux, without its zero
 KERNEL = ("proc", "sys")  # what lies there may never end, or wait for ever
 
 
-def path_problem(text: str) -> str:
-    """Return why no file system takes a text as a path, or ""; nothing is looked up."""
+def path_problem(text: str, only_read: bool = False) -> str:
+    """Return why a text cannot be used as a path, or ""; nothing is looked up.
+
+    File systems of Linux take names that are not UTF-8. Where a path is `only_read`, and not stored as text, it may have one.
+    """
     if not text.strip():
         return "is empty"
-    if odd := "U+0000" if "\0" in text else control_character(text, (SURROGATE,)):
+    if (byte := escaped_byte(text)) and not only_read:
+        return f"has a name that is not UTF-8 (byte {byte}; rename it)"
+    if odd := "U+0000" if "\0" in text else control_character(text, (SURROGATE,), allowed=ESCAPED_BYTES):
         return f"has the character {odd}"
     encoded = os.fsencode(text)
     longest = max(len(part) for part in encoded.split(b"/"))
@@ -28,18 +33,19 @@ def path_problem(text: str) -> str:
     return ""
 
 
-def read_path(given: str | Path, key: str) -> Path:
+def read_path(given: str | Path, key: str, only_read: bool = False) -> Path:
     """Return an absolute path without links, `~` being a home folder; the path need not exist.
 
     Args:
         given: What the person wrote.
         key: The key of the configuration or the option, which begins the sentence of a refusal.
+        only_read: Whether the path is used now and not stored, so that its names need not be UTF-8.
 
     Raises:
         ConfigurationError: no path of any file system, an unknown user after `~`, or links that lead in a circle.
     """
     shown = _shown(given, key)
-    if problem := path_problem(str(given)):
+    if problem := path_problem(str(given), only_read):
         raise ConfigurationError(f"{shown} {problem}: give another path")
     try:
         path = Path(given).expanduser().resolve()
@@ -49,6 +55,8 @@ def read_path(given: str | Path, key: str) -> Path:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigurationError(f"{shown} cannot be looked up ({reason}): give another path") from error
+    if problem := path_problem(str(path), only_read):
+        raise ConfigurationError(f"{shown}, in full {shortened(redacted(str(path)))}, {problem}: give another path")
     if path.parts[1:2] and path.parts[1] in KERNEL:
         raise ConfigurationError(f"{shown} is kept by the kernel and on no disk: give another path")
     return path

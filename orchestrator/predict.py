@@ -43,7 +43,7 @@ def predict(folder: Path, images: list[str], top: int, as_json: bool) -> int:
     found: list[Picture] = []
     for name in images:
         try:
-            found += read(read_path(name, "IMAGES"), settings["input"])
+            found += read(read_path(name, "IMAGES", only_read=True), settings["input"])
         except ConfigurationError as error:
             print(private.said(f"error: {error}"), file=sys.stderr)
     if not found:

@@ -15,7 +15,7 @@ from orchestrator.paths import read_file
 from orchestrator.redact import redacted
 from orchestrator.text import quoted, shortened
 from orchestrator.yaml_text import MAX_BYTES, YamlError, parse_yaml
-from orchestrator.yielding import Origin, keep_warmup, with_yielding_values
+from orchestrator.yielding import Origin, keep_schedules, require_milestones, require_searched_method, with_yielding_values
 
 
 def load(file: Path | None, overrides: list[str], options: Mapping[str, Any] | None = None, **top: Any) -> Configuration:
@@ -32,8 +32,11 @@ def load(file: Path | None, overrides: list[str], options: Mapping[str, Any] | N
     for key, value in named.items():
         _put(values, key.split("."), value, f"{key}={value}")
         origin.typed.add(key)
-    warmups = keep_warmup(values, origin)
-    return with_yielding_values(build(values), origin, warmups)
+    schedules = keep_schedules(values, origin)
+    configuration = with_yielding_values(build(values), origin, schedules)
+    require_milestones(configuration)
+    require_searched_method(configuration, origin)
+    return configuration
 
 
 def given(file: Path) -> tuple[Configuration, dict[str, Any]]:

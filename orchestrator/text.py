@@ -7,8 +7,7 @@ from typing import Any
 from orchestrator.redact import redacted
 
 LONGEST_QUOTE = 200  # characters of a value in a sentence
-
-
+ESCAPED_BYTES = "".join(map(chr, range(0xDC80, 0xDD00)))  # of names that are not UTF-8, as Python decodes them
 CONTROL, SURROGATE = "Cc", "Cs"  # categories of Unicode
 
 
@@ -18,6 +17,11 @@ def control_character(text: str, kinds: Container[str] = (CONTROL, SURROGATE), a
     These are control characters, the `allowed` ones aside, and halves of a surrogate pair, which UTF-8 cannot encode.
     """
     return next((f"U+{ord(mark):04X}" for mark in text if mark not in allowed and unicodedata.category(mark) in kinds), "")
+
+
+def escaped_byte(text: str) -> str:
+    """Return the first byte, such as `0xE9`, that Python could not decode in an argument or a file name; "" without one."""
+    return next((f"0x{ord(mark) - 0xDC00:02X}" for mark in text if mark in ESCAPED_BYTES), "")
 
 
 def quoted(value: Any) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from orchestrator.text import control_character, shortened
+from orchestrator.text import control_character, escaped_byte, shortened
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 50
@@ -13,6 +13,7 @@ MAX_VALUES = 50_000  # with every alias in the place of its anchor
 MAX_BITS = 1023  # of a whole number: larger ones are beyond the range of a float
 
 CORE = "tag:yaml.org,2002:"
+KEY_TAGS = (f"{CORE}str", f"{CORE}merge")
 WORDS = {"null": None, "true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 RESOLVED = (  # tag, what it looks like, and its first characters
     ("merge", r"<<\Z", "<"),
@@ -44,10 +45,9 @@ def parse_yaml(source: str | bytes) -> Any:
     """
     encoded = source.encode(errors="surrogatepass") if isinstance(source, str) else source
     if len(encoded) > MAX_BYTES:
-        raise YamlError(f"it has {len(encoded)} bytes, and {MAX_BYTES} are allowed: shorten it", 1, syntax=False)
+        raise YamlError(f"it has more than {MAX_BYTES} bytes: shorten it", 1, syntax=False)
     try:
-        loader = _Loader(source)
-        return _copy(loader.get_single_data())
+        return _copy(_Loader(source).load_document())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
@@ -56,9 +56,19 @@ def parse_yaml(source: str | bytes) -> Any:
         problem = ": ".join(part for part in (error.context, error.problem) if part)
         raise YamlError(shortened(" ".join(problem.split())), line, syntax=True) from error
     except yaml.reader.ReaderError as error:
-        line = encoded[: error.position].count(b"\n") + 1
-        problem = f"{error.reason} (character {error.character!r})"
-        raise YamlError(problem, line, syntax=True) from error
+        before = source[: error.position]
+        line = (before.count("\n") if isinstance(before, str) else before.count(b"\n")) + 1
+        raise YamlError(_unreadable(error), line, syntax=False) from error
+
+
+def _unreadable(error: yaml.reader.ReaderError) -> str:
+    """Return why a character cannot be read: a byte that is not UTF-8, in a file or in an argument, or one that is not allowed."""
+    code = error.character if isinstance(error.character, int) else ord(error.character)
+    if isinstance(error.character, bytes) or error.encoding != "unicode":
+        return f"it is not {error.encoding.upper()} text: save it as UTF-8"
+    if byte := escaped_byte(chr(code)):
+        return f"it is not UTF-8 (byte {byte}): write it as UTF-8, and rename a file that has such a name"
+    return f"it has the character U+{code:04X}: leave it out"
 
 
 class _Refused(yaml.MarkedYAMLError):
@@ -69,6 +79,14 @@ def _refused(problem: str, mark: yaml.Mark | None) -> _Refused:
     return _Refused(None, None, problem, mark)
 
 
+def _beyond(node: yaml.ScalarNode) -> _Refused:
+    return _refused(f"{shortened(node.value)} is a number beyond all bounds: give a smaller one", node.start_mark)
+
+
+def _tag(node: yaml.Node) -> str:
+    return shortened(node.tag.replace(CORE, "!!"))
+
+
 class _Loader(yaml.SafeLoader):
     """Compose and construct within the limits; the state is that of one document."""
 
@@ -77,6 +95,14 @@ class _Loader(yaml.SafeLoader):
         self.depth = self.values = 0
         self.unfinished: set[str] = set()
         self.expanded: dict[str, int] = {}
+
+    def load_document(self) -> Any:
+        """Return the values of the only document; an escape or a version that PyYAML cannot convert is refused with its line."""
+        try:
+            return self.get_single_data()
+        except (ValueError, OverflowError) as error:
+            problem = "it has an escape beyond \\U0010FFFF, or a %YAML line with such a version: correct or remove it"
+            raise _refused(problem, self.get_mark()) from error  # type: ignore[no-untyped-call]
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Compose a node; a node beyond the depth, the number of values, or within itself is refused."""
@@ -108,18 +134,25 @@ class _Loader(yaml.SafeLoader):
             raise _refused(f"it has more than {MAX_VALUES} values, those of aliases included: write fewer", mark)
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Compose a mapping, whose keys differ."""
+        """Compose a mapping, whose keys are texts that differ."""
         node = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise _refused("a key is a list or a mapping: give a text", key.start_mark)
-            known = (key.tag, key.value)
+            known, name = (key.tag, key.value), shortened(repr(key.value))
+            if key.tag not in KEY_TAGS:
+                raise _refused(f"the key {name} {self._key_problem(key)}, for a key is a text", key.start_mark)
             if known in lines:
-                name = shortened(repr(key.value))
                 raise _refused(f"the key {name} stands in line {lines[known]} already: keep one of them", key.start_mark)
             lines[known] = key.start_mark.line + 1
         return node
+
+    def _key_problem(self, key: yaml.ScalarNode) -> str:
+        implicit = self.resolve(yaml.ScalarNode, key.value, (True, False))  # type: ignore[no-untyped-call]
+        if key.tag == implicit:
+            return f"is read as {key.tag.removeprefix(CORE)}: write a name"
+        return f"has the tag {_tag(key)}: leave the tag out"
 
     def construct_scalar(self, node: Any) -> Any:
         """Construct a text, in which no control characters are allowed."""
@@ -134,10 +167,13 @@ class _Loader(yaml.SafeLoader):
         try:
             value = int(text, 0) if kind is int else float(text.replace(".inf", "inf").replace(".nan", "nan"))
         except ValueError as error:
-            hint = "leave out the zeros in front, or quote it" if text.lstrip("-+").isdigit() else "write for example 8 or 1e-3"
+            digits = text.lstrip("-+")
+            if digits.isdigit() and not digits.startswith("0"):  # more than Python converts
+                raise _beyond(node) from error
+            hint = "leave out the zeros in front, or quote it" if digits.isdigit() else "write for example 8 or 1e-3"
             raise _refused(f"{shortened(repr(node.value))} is no number: {hint}", node.start_mark) from error
         if isinstance(value, int) and value.bit_length() > MAX_BITS:
-            raise _refused(f"{shortened(node.value)} is a number beyond all bounds: give a smaller one", node.start_mark)
+            raise _beyond(node)
         return value
 
     def construct_word(self, node: Any) -> bool | None:
@@ -153,8 +189,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_undefined(self, node: Any) -> Any:
         """Refuse dates, sets and all other tags."""
-        tag = shortened(node.tag.replace(CORE, "!!"))
-        raise _refused(f"the tag {tag} is not supported: leave it out, and quote a text", node.start_mark)
+        raise _refused(f"the tag {_tag(node)} is not supported: leave it out, and quote a text", node.start_mark)
 
 
 def _copy(value: Any) -> Any:

@@ -1,10 +1,11 @@
 """Let a value that nobody typed give way to one that somebody did, where the two cannot go together, and say so."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.config import Configuration, Teacher, Training
+from orchestrator.errors import ConfigurationError
 from orchestrator.objectives import BETTER
 
 DEFAULT, FILE, COMMAND_LINE = range(3)
@@ -33,8 +34,8 @@ class Origin:
         return f"of {self.name}" if self.rank(key) == FILE else "by default"
 
 
-def keep_warmup(values: dict[str, Any], origin: Origin) -> dict[str, str]:
-    """Shorten, in place, a warm-up that is longer than the epochs that were typed: it keeps its share of the epochs.
+def keep_schedules(values: dict[str, Any], origin: Origin) -> dict[str, str]:
+    """Change, in place, a warm-up and milestones that the epochs that were typed do not reach: they keep their share of the epochs.
 
     Returns:
         A sentence for each key that was changed.
@@ -44,16 +45,58 @@ def keep_warmup(values: dict[str, Any], origin: Origin) -> dict[str, str]:
     recipes = {"training": Training(), "teacher.training": Teacher().training}
     recipes |= {f"peers.{letter}.training": Training() for letter in (peers if isinstance(peers, dict) else ())}
     for section, default in recipes.items():
-        key, epochs_key = f"{section}.warmup_epochs", f"{'teacher.' * section.startswith('teacher')}training.epochs"
-        before, epochs = _value(values, key), _value(values, epochs_key)
-        planned = origin.file.get(epochs_key, default.epochs)
-        if not all(_positive(number) for number in (before, epochs, planned)) or not epochs <= before < planned:
+        epochs_key = f"{'teacher.' * section.startswith('teacher')}training.epochs"
+        epochs, planned = _value(values, epochs_key), origin.file.get(epochs_key, default.epochs)
+        if not (_positive(epochs) and _positive(planned) and epochs < planned):
             continue
-        if origin.yields(key, epochs_key):
-            shorter = float(f"{before / planned * epochs:.4g}")
-            _value(values, section)["warmup_epochs"] = shorter
-            said[key] = f"{key} = {shorter:g} (not {before:g}, {origin.said(key)}), its share of {epochs_key} = {epochs:g}"
+        inherited = (f"{section}.milestones", *(("training.milestones",) if section.startswith("peers") else ()))
+        for name, (change, reason) in CHANGES.items():
+            key = f"{section}.{name}"
+            before = _value(values, key)
+            after = change(before, epochs, planned)
+            keys = (key, *inherited) if name == "schedule" else (key,)
+            if after is not None and all(origin.yields(one, epochs_key) for one in keys):
+                _value(values, section)[name] = after
+                changed = f"{key} = {_plain(after)} (not {_plain(before)}, {origin.said(key)})"
+                said[key] = f"{changed}, {reason} {epochs_key} = {epochs:g}"
     return said
+
+
+def _shorter_warmup(before: Any, epochs: float, planned: float) -> float | None:
+    return float(f"{before / planned * epochs:.4g}") if _positive(before) and epochs <= before < planned else None
+
+
+def _earlier_milestones(before: Any, epochs: float, planned: float) -> list[int] | None:
+    """Return whole epochs below `epochs`, each once; None where all milestones are, or one is beyond what was planned."""
+    if not (isinstance(before, list) and before and all(map(_positive, before)) and epochs <= max(before) < planned and epochs > 1):
+        return None
+    return sorted({min(max(round(epoch / planned * epochs), 1), int(epochs) - 1) for epoch in before})
+
+
+def _constant(before: Any, epochs: float, planned: float) -> str | None:
+    return "constant" if before == "multi_step" and epochs == 1 else None
+
+
+CHANGES: dict[str, tuple[Callable[[Any, float, float], Any], str]] = {
+    "warmup_epochs": (_shorter_warmup, "its share of"),
+    "milestones": (_earlier_milestones, "their share of"),
+    "schedule": (_constant, "as there is no milestone within"),
+}
+
+
+def require_milestones(configuration: Configuration) -> None:
+    """Raise ConfigurationError where a recipe has a milestone that its training does not reach."""
+    recipes = {"training": configuration.training}
+    if configuration.teacher:
+        recipes["teacher.training"] = configuration.teacher.training
+    recipes |= {f"peers.{letter}.training": configuration.students[letter].training for letter in configuration.peers}
+    for section, recipe in recipes.items():
+        if recipe.schedule == "multi_step" and max(recipe.milestones) >= recipe.epochs:
+            epochs_key = f"{'teacher.' * section.startswith('teacher')}training.epochs"
+            raise ConfigurationError(
+                f"{section}.milestones = {list(recipe.milestones)} is not allowed with {epochs_key} = {recipe.epochs}: give "
+                f"milestones below it, or another {section}.schedule"
+            )
 
 
 def _positive(value: Any) -> bool:
@@ -64,6 +107,18 @@ def _value(values: Any, path: str) -> Any:
     for part in path.split("."):
         values = values.get(part) if isinstance(values, dict) else None
     return values
+
+
+def require_searched_method(configuration: Configuration, origin: Origin) -> None:
+    """Raise ConfigurationError where a method and a list of methods without it were both typed: one would be ignored."""
+    name, methods = configuration.method.name, configuration.search.methods
+    if name not in methods and methods and origin.rank("search.methods") == origin.rank("method") == COMMAND_LINE:
+        typed = origin.rank("method.name") == COMMAND_LINE
+        given = f"method.name = {name} is" if typed else f"the settings under method are those of {name}, which is"
+        raise ConfigurationError(
+            f"{given} not among search.methods = {list(methods)}: add it there, or leave one of the two out; "
+            "`python run.py methods` lists all"
+        )
 
 
 def with_yielding_values(configuration: Configuration, origin: Origin, said: dict[str, str]) -> Configuration:
@@ -84,6 +139,8 @@ def said_of(configuration: Configuration, kind: str) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return f"{value:g}"
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -75,6 +75,17 @@ def test_pictures_of_other_sizes_are_cut_as_those_that_were_trained_on(tmp_path:
     assert not np.array_equal(whole.pixels, found.pixels)
 
 
+def test_a_file_whose_name_is_not_utf_8_is_read(tmp_path: Path) -> None:
+    folder, name = exported(tmp_path / "out"), "caf\udce9"
+    np.save(tmp_path / f"{name}.npy", pixels(1, 8, 8)[0])
+    Image.fromarray(pixels(1, 8, 8)[0]).save(tmp_path / f"{name}.png")
+    found = told(folder, tmp_path / f"{name}.npy", tmp_path / f"{name}.png")
+    assert [row["image"] for row in found] == [str(tmp_path / f"{name}.npy"), str(tmp_path / f"{name}.png")]
+    assert found[0]["classes"] == found[1]["classes"]
+    shown = CliRunner().invoke(run.app, ["predict", str(folder), str(tmp_path / f"{name}.npy")])
+    assert shown.exit_code == 0 and "caf\\udce9.npy" in shown.stdout
+
+
 def test_a_table_shows_the_likeliest_first_and_no_more_than_asked(tmp_path: Path) -> None:
     folder = exported(tmp_path / "out")
     Image.fromarray(pixels(1, 8, 8)[0]).save(tmp_path / "grey.png")

@@ -70,8 +70,12 @@ def test_what_cannot_be_compared_is_refused(pairs: list[str], seeds: int, said: 
         (["--methods", "kd,akd,kd"], "--methods names 'kd' twice"),
         (["--methods", "kd,cross_entrpy"], "did you mean 'cross_entropy'"),
         (["--methods", "kd,dml"], "'dml' trains students that hear one another, and there are no peers"),
+        (["--methods", "kd,ttm", "--set", "method.name=wttm"], "method.name = wttm is not among search.methods = ['kd', 'ttm']"),
+        (["--methods", "ttm,wttm", "--set", "method.temperature=2"], "the settings under method are those of kd, which is not"),
         (["--methods", "kd,ttm", "--seeds", "0"], "--seeds 0 is not allowed"),
-        (["--methods", "kd,ttm", "--trials", "0"], "--trials 0 is not allowed"),
+        (["--methods", "kd,ttm", "--trials", "0"], "search.trials = 0 is not allowed"),
+        (["--methods", "kd,ttm", "--trials", str(10**20)], f"search.trials = {10**20} is not allowed"),
+        (["--methods", "kd,ttm", "--seeds", str(10**20)], f"--seeds {10**20} is not allowed"),
         (["--methods", "kd,ttm", "--name", "../x"], "the name '../x' is not allowed"),
         ([], "--methods is missing"),
         (["--resume", "mine", "--seeds", "4"], "leave out --methods, --seeds"),
@@ -91,6 +95,13 @@ def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
     for name, said in (("one", "would begin the sweep 'one-kd', which exists already"), ("two", "compare --resume two")):
         code, text = call("--methods", "cross_entropy,kd", "--name", name, "--store", str(tmp_path))
         assert code == 2 and said in " ".join(text.split())
+
+
+def test_an_address_is_checked_at_a_resume_too(tmp_path: Path) -> None:
+    store, common = Store.open(tmp_path), design.base(load(None, []), ("cross_entropy", "kd"), 2)
+    Comparison.create(store, "mine", common, 2)
+    code, text = call("--resume", "mine", "--address", "host\x1b:1", "--store", str(tmp_path))
+    assert code == 2 and "it has the character U+001B" in " ".join(text.split())
 
 
 def test_a_record_is_read_back_or_said_to_be_damaged(tmp_path: Path) -> None:

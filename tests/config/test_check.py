@@ -1,12 +1,14 @@
 """What is refused before anything starts, each in one sentence. Knows no data."""
 
+from typing import Any
+
 import pytest
 
 from orchestrator.check import check_network, check_search, check_train
 from orchestrator.config import Configuration
 from orchestrator.errors import ConfigurationError
 from orchestrator.objectives import BETTER
-from orchestrator.reading import load
+from orchestrator.reading import build, load
 
 PEER, NONE = "peers.b.network.name=mlp", "search.scheduler=none"
 HELD = ("search.scheduler=pbt", "search.hold=[training.learning_rate]", "method.temperature=4", "method.alpha=0.9")
@@ -180,12 +182,12 @@ def test_a_network_is_checked_without_memory() -> None:
 
 def test_a_search_without_the_method_that_is_named() -> None:
     """The default method need not be searched, nor have its teacher; what is said of it has to mean something all the same."""
-    others = "search.methods=[cross_entropy]"
-    check_search(load(None, [others, "teacher=null"]))
-    for pair, said in [
-        ("method.name=kdd", "'kdd' is no method"),
-        ("method.temperature=0", "temperature = 0 "),
-        ("method.temperature=2", "those of kd, which is not among search.methods"),
+    others: dict[str, Any] = {"search": {"methods": ["cross_entropy"]}}
+    check_search(build(others | {"teacher": None}))
+    for method, said in [
+        ({"name": "kdd"}, "'kdd' is no method"),
+        ({"name": "kd", "temperature": 0}, "temperature = 0 "),
+        ({"name": "kd", "temperature": 2}, "those of kd, which is not among search.methods"),
     ]:
         with pytest.raises(ConfigurationError, match=said):
-            check_search(load(None, [others, pair]))
+            check_search(build(others | {"method": method}))

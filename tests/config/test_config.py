@@ -211,7 +211,7 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path, text: str) -> None:
 
 
 def test_keys_that_are_no_text_are_told(tmp_path: Path) -> None:
-    assert "keys should be strings" in refusal(written(tmp_path, "data: {1: 2}\n"))
+    assert "line 1: the key '1' is read as int: write a name" in refusal(written(tmp_path, "data: {1: 2}\n"))
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ PROBLEMS = {
     "~nosuchuser/x": "begins with the home folder of an unknown user",
     "a\0b": "has the character U+0000",
     "\ud800": "has the character U+D800",
+    "caf\udce9.npz": "has a name that is not UTF-8 (byte 0xE9; rename it)",
+    "link": "has a name that is not UTF-8 (byte 0xE8; rename it)",
     "x" * 256: "has a name of 256 bytes in it, and file systems take 255",
     "é" * 128: "has a name of 256 bytes in it",
     "/a" * 3000: "has 6000 bytes, and 4095 are allowed",
@@ -50,6 +52,7 @@ OPTIONS = (
 def links_in_a_circle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     os.symlink("loop", "loop")
+    os.symlink(b"m\xe8re", b"link")
     yield
 
 
@@ -67,10 +70,16 @@ def test_what_is_no_path_is_refused_with_its_key(path: str, said: str, reader: o
 def test_a_path_is_absolute_and_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "there").mkdir()
-    os.symlink("there", "link")
-    assert read_path("link/new", "--to") == tmp_path / "there" / "new"
+    os.symlink("there", "here")
+    assert read_path("here/new", "--to") == tmp_path / "there" / "new"
     assert read_path("~/x y%20", "--store") == tmp_path / "x y%20"
-    assert read_folder("link", "--store", "") == tmp_path / "there"
+    assert read_folder("here", "--store", "") == tmp_path / "there"
+
+
+def test_what_is_only_read_may_have_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    assert read_path("caf\udce9.npy", "IMAGES", only_read=True) == tmp_path / "caf\udce9.npy"
+    with pytest.raises(ConfigurationError, match="has the character U\\+D800"):
+        read_path("caf\udce9\ud800", "IMAGES", only_read=True)
 
 
 @pytest.mark.parametrize(

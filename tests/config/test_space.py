@@ -8,7 +8,7 @@ import pytest
 
 from methods import METHODS
 from orchestrator.config import Configuration
-from orchestrator.reading import load
+from orchestrator.reading import build, load
 from orchestrator.sweep.space import draw, points, searched, with_its_method
 from orchestrator.trial import apply
 from search_spaces import SPACES
@@ -222,12 +222,9 @@ def test_a_single_method_that_is_searched_is_the_one_that_is_trained(name: str) 
 
 
 def test_several_methods_and_settings_of_another_one_leave_the_method_alone() -> None:
-    for pairs in (
-        ["search.methods=[wttm, ttm]"],
-        ["search.methods=[wttm]", "method.alpha=0.5"],
-        ["search.methods=[kd]", "method.alpha=0.5"],
-    ):
-        assert with_its_method(load(None, pairs)).method.name == "kd"
+    for methods, settings in ((["wttm", "ttm"], {}), (["wttm"], {"alpha": 0.5}), (["kd"], {"alpha": 0.5})):
+        configuration = build({"search": {"methods": methods}, "method": {"name": "kd", **settings}})
+        assert with_its_method(configuration).method.name == "kd"
 
 
 PUBLISHED = {

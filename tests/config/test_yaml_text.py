@@ -65,23 +65,39 @@ def test_values_are_what_a_person_means(text: str, value: Any) -> None:
         (MERGES, 6, f"more than {MAX_VALUES} values"),
         ("[" * 3000 + "]" * 3000, 1, f"more than {MAX_DEPTH} levels"),
         ("\n".join(" " * level + "a:" for level in range(3000))[:MAX_BYTES], MAX_DEPTH, f"more than {MAX_DEPTH} levels"),
-        ("# long\n" * MAX_BYTES, 1, f"and {MAX_BYTES} are allowed"),
+        ("# long\n" * MAX_BYTES, 1, f"it has more than {MAX_BYTES} bytes: shorten it"),
         ("a: " + "9" * 4000, 1, "beyond all bounds"),
-        ("a: " + "9" * 5000, 1, "is no number"),
+        ("a: " + "9" * 5000, 1, "beyond all bounds: give a smaller one"),
+        ("a: -" + "9" * 5000, 1, "beyond all bounds: give a smaller one"),
+        ("a: !!int '" + "9" * 5000 + "'", 1, "beyond all bounds: give a smaller one"),
+        ("a: " + "0" * 5000, 1, "leave out the zeros in front"),
         ("a: 0x" + "f" * 5000, 1, "beyond all bounds"),
         ('a: "x\\0"', 1, "the character U+0000"),
         ('a: "\\ud800"', 1, "the character U+D800"),
         ("? [1]\n: 2", 1, "a key is a list or a mapping"),
+        ('a: 1\nproject: "\\U00110000"', 2, "an escape beyond \\U0010FFFF"),
+        ('a: 1\n"\\UFFFFFFFF": 1', 2, "an escape beyond \\U0010FFFF"),
+        ("%YAML 1." + "1" * 5000 + "\n---\na: 1", 1, "a %YAML line with such a version"),
+        ("a: 1\n3: 3", 2, "the key '3' is read as int: write a name"),
+        ("a: {b: 1, 1.5: 3}", 1, "the key '1.5' is read as float: write a name"),
+        ("yes: 3", 1, "the key 'yes' is read as bool: write a name"),
+        ("a:\n  ~: 3", 2, "the key '~' is read as null: write a name"),
+        ("a: 1\n!!int training: 3", 2, "the key 'training' has the tag !!int: leave the tag out"),
+        ("!own training: 3", 1, "the key 'training' has the tag !own: leave the tag out"),
+        ("a: 1\nb: \0", 2, "it has the character U+0000: leave it out"),
+        ("a: caf\udce9.npz", 1, "it is not UTF-8 (byte 0xE9)"),
+        (b"a: 1\nb: caf\xe9", 2, "it is not UTF-8 text: save it as UTF-8"),
+        (b"\xff\xfea", 1, "it is not UTF-16-LE text: save it as UTF-8"),
     ],
 )
-def test_what_is_refused_names_the_line(text: str, line: int, said: str) -> None:
+def test_what_is_refused_names_the_line(text: str | bytes, line: int, said: str) -> None:
     with pytest.raises(YamlError) as raised:
         parse_yaml(text)
     assert (raised.value.line, raised.value.syntax) == (line, False)
     assert said in str(raised.value) and len(str(raised.value)) < 500
 
 
-@pytest.mark.parametrize("text", ["a: [1", "a: b: c", "\ta: 1", "a: *nobody", "a\n---\nb", "a: \0", "%TAG ! x\na: 1", "a: !!map x"])
+@pytest.mark.parametrize("text", ["a: [1", "a: b: c", "\ta: 1", "a: *nobody", "a\n---\nb", "%TAG ! x\na: 1", "a: !!map x"])
 def test_what_is_no_yaml_is_told_apart(text: str) -> None:
     with pytest.raises(YamlError) as raised:
         parse_yaml(text)
@@ -95,6 +111,8 @@ def test_the_sentence_names_the_file_or_the_pair(tmp_path: Path) -> None:
         load(file, [])
     with pytest.raises(ConfigurationError, match=r"--set training=\{epochs: 1, epochs: 2\}: the key 'epochs' stands in line 1"):
         load(None, ["training={epochs: 1, epochs: 2}"])
+    with pytest.raises(ConfigurationError, match=r"--set data.path=.*: it is not UTF-8 \(byte 0xE9\): write it as UTF-8"):
+        load(None, ["data.path=caf\udce9.npz"])
     with pytest.raises(ConfigurationError, match=r"'student.width' is given with dots and in sections"):
         load(None, ["search.choices={student.width: [1, 2], student: {width: [3, 4]}}"])
 

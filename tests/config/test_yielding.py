@@ -35,6 +35,8 @@ def file(tmp_path: Path) -> Path:
         (("training.epochs=4", "search.scheduler=none"), {"training.warmup_epochs": 0.1}),
         (("method.name=ttm",), {"search.methods": []}),
         (("method.name=kd",), {}),
+        (("method.name=kd", "search.methods=[kd, ttm]"), {}),
+        (("search.methods=[ttm]",), {}),
         (("search.objective=validation/nll",), {"search.direction": "minimize"}),
         (("search.objective=validation/entropy",), {}),
         (("search.objectives=[validation/accuracy, train/loss]",), {"search.scheduler": "none"}),
@@ -59,12 +61,92 @@ def test_what_gives_way_is_valid_and_said(file: Path, pairs: tuple[str, ...], ch
         (("training.epochs=3", "search.grace_epochs=4"), "search.grace_epochs = 4 is more than training.epochs = 3"),
         (("search.grace_epochs=241",), "search.grace_epochs = 241 is more than training.epochs = 240"),
         (("search.fixed=[{method.name: kd}]", "search.trials=2"), "search.trials = 2, and search.fixed names 1"),
+        (("search.methods=[kd]", "method.name=wttm"), r"method.name = wttm is not among search.methods = \['kd'\]: add it there"),
+        (("method.name=wttm", "search.methods=[kd, akd]"), "method.name = wttm is not among search.methods"),
+        (("search={methods: [akd]}", "method={name: kd}"), "method.name = kd is not among search.methods"),
+        (
+            ("search.methods=[akd]", "method.temperature=2"),
+            "the settings under method are those of kd, which is not among",
+        ),
         (("search.objective=validation/nll", "search.direction=maximize"), "search.direction = 'maximize'"),
     ],
 )
 def test_what_was_typed_never_gives_way(file: Path, pairs: tuple[str, ...], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         check_search(load(file, list(pairs)))
+
+
+STEPS = """
+training: {epochs: 240, warmup_epochs: 6, schedule: multi_step, milestones: [150, 180, 210]}
+teacher: {training: {epochs: 100, schedule: multi_step, milestones: [50, 75]}}
+peers: {b: {network: {name: mlp}, training: {milestones: [120, 239]}}}
+"""
+
+
+@pytest.fixture
+def steps(tmp_path: Path) -> Path:
+    written = tmp_path / "steps.yaml"
+    written.write_text(STEPS)
+    return written
+
+
+@pytest.mark.parametrize(
+    ("pairs", "changed"),
+    [
+        (("training.epochs=200",), {"training": [125, 150, 175], "peers.b.training": [100, 199]}),  # 125 is 150 / 240 * 200
+        (("training.epochs=10",), {"training": [6, 8, 9], "peers.b.training": [5, 9]}),
+        (("training.epochs=2",), {"training": [1], "peers.b.training": [1]}),  # below the epochs, each once
+        (("training.epochs=239",), {"peers.b.training": [120, 238]}),
+        (("training.epochs=240",), {}),
+        (("training.epochs=500",), {}),
+        (("training={epochs: 12, milestones: [3, 11]}",), {"peers.b.training": [6, 11]}),
+        (("teacher.training.epochs=20",), {"teacher.training": [10, 15]}),
+    ],
+)
+def test_milestones_keep_their_share_of_the_epochs(steps: Path, pairs: tuple[str, ...], changed: dict[str, list[int]]) -> None:
+    loaded = load(steps, list(pairs))
+    noted = {key: sentence for key, sentence in loaded.yielded.items() if key.endswith("milestones")}
+    assert set(noted) == {f"{section}.milestones" for section in changed}
+    for section, milestones in changed.items():
+        assert list(key_value(loaded, f"{section}.milestones")) == milestones
+        assert f"{section}.milestones = {milestones} (not [" in noted[f"{section}.milestones"]
+
+
+def test_one_epoch_has_no_milestone_and_a_constant_rate(steps: Path) -> None:
+    loaded = load(steps, ["training.epochs=1"])
+    assert loaded.training.schedule == loaded.students["b"].training.schedule == "constant"
+    assert "training.schedule = constant (not multi_step, of " in loaded.yielded["training.schedule"]
+    assert loaded.teacher is not None and loaded.teacher.training.schedule == "multi_step"
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        (
+            ("training.epochs=10", "training.milestones=[5, 10]"),
+            r"training.milestones = \[5, 10\] is not allowed with",
+        ),
+        (("training.milestones=[5, 240]",), r"training.milestones = \[5, 240\] is not allowed with training.epochs = 240"),
+        (("training.epochs=1", "training.milestones=[1]"), r"training.milestones = \[1\] is not allowed"),
+        (("training.epochs=1", "training.schedule=multi_step"), r"training.milestones = \[150, 180, 210\] is not allowed"),
+        (
+            ("teacher.training.milestones=[100]",),
+            r"teacher.training.milestones = \[100\] is not allowed with teacher",
+        ),
+        (
+            ("peers.b.training.milestones=[240]",),
+            r"peers.b.training.milestones = \[240\] is not allowed with training",
+        ),
+    ],
+)
+def test_milestones_that_were_typed_are_below_the_epochs(steps: Path, pairs: tuple[str, ...], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        load(steps, list(pairs))
+
+
+def test_milestones_without_meaning_are_not_checked(steps: Path) -> None:
+    pairs = ["training.schedule=cosine", "training.milestones=[500]", "peers.b.training.milestones=[500]"]
+    assert load(steps, pairs).training.milestones == (500,)
 
 
 def test_the_file_does_not_give_way_to_itself_and_the_defaults_do(tmp_path: Path) -> None:

@@ -91,6 +91,10 @@ def test_a_list_that_has_changed_is_another_sweep() -> None:
     [
         ({"trials": 5}, "search.trials = 5, and search.fixed names 6 trials (2 settings x 3 seeds): set search.trials=6"),
         ({"seeds": [1, 1, 2]}, "names a seed twice"),
+        (
+            {"fixed": [{"method.name": "kd"}] * 400, "seeds": list(range(400)), "trials": 1},
+            "search.fixed has 400 settings and search.seeds 400 seeds, which are 160000 trials: give fewer, for 100000",
+        ),
         ({"fixed": [], "trials": 6}, "search.fixed, which is empty"),
         ({"scheduler": "pbt"}, "search.scheduler=none"),
         ({"fixed": [{"seed": 3}], "trials": 3}, "search.fixed[0] names a seed"),
