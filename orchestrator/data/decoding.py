@@ -11,8 +11,8 @@ from orchestrator.text import shortened
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # by content, and no others: Pillow has EPS drawn by Ghostscript
 BACKGROUND = (128, 128, 128)  # behind what is transparent: black and white shapes are both visible on it
-ORIENTATION, BITS_PER_SAMPLE, PHOTOMETRIC = 0x0112, 0x0102, 0x0106  # tags of EXIF and TIFF
-WHITE_IS_ZERO = 0
+ORIENTATION, BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 0x0112, 0x0102, 0x0106, 0x0153  # tags of EXIF and TIFF
+WHITE_IS_ZERO, SIGNED = 0, 2
 Bands = tuple[tuple[int, int], ...]  # the smallest and the largest value of each channel
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -99,8 +99,10 @@ def _cut_in_words(image: Image.Image) -> str:
 def _to_8_bits(image: Image.Image, notes: list[str]) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         image = _scaled(image, notes)
-    if image.mode not in PLAIN:
-        kind = {"I": "integers of 32 bits, whose range is unknown", "F": "floats, whose range is unknown"}
+    signed = SIGNED in getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT, ())  # of 8 bits Pillow takes -1 for 255
+    if signed or image.mode not in PLAIN:
+        integers = f"integers {'with a sign' if signed else 'of 32 bits'}, whose range is unknown"
+        kind = {"I": integers, "L": integers, "F": "floats, whose range is unknown"}
         raise ImageError(f"its pixels are {kind.get(image.mode, image.mode)}: save it as grey or RGB of 8 or 16 bits")
     if image.mode == "CMYK":
         notes.append(CONVERTED)

@@ -149,6 +149,13 @@ def test_what_has_no_range_is_refused(tmp_path: Path, suffix: str, array: NDArra
         decode_image(tmp_path / f"a.{suffix}", 3)
 
 
+def test_integers_with_a_sign_are_refused(tmp_path: Path) -> None:
+    """Pillow takes -1 of 8 bits for 255."""
+    Image.fromarray(GREY).save(tmp_path / "a.tif", tiffinfo={339: 2})
+    with pytest.raises(ImageError, match="its pixels are integers with a sign, whose range is unknown: save it as grey or RGB"):
+        decode_image(tmp_path / "a.tif", 3)
+
+
 def test_lab_is_refused(tmp_path: Path) -> None:
     Image.new("LAB", (8, 8)).save(tmp_path / "a.tif")
     with pytest.raises(ImageError, match="its pixels are LAB: save it as grey or RGB"):
