@@ -29,6 +29,13 @@ def network_key(letter: str) -> str:
     return "student" if letter == LETTERS[0] else f"peers.{letter}.network"
 
 
+def recipe_key(role: str, letter: str = LETTERS[0]) -> str:
+    """The key of the recipe that a trial of a role trains with: the teacher's, or that of a student by its letter."""
+    if role == "teacher":
+        return "teacher.training"
+    return "training" if letter == LETTERS[0] else f"peers.{letter}.training"
+
+
 class TrialSpec(Section):
     """One set of hyper-parameters to train, with the folders that it reads and writes.
 

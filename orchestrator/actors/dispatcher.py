@@ -13,8 +13,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.trial import recipe_key
+
 CLOSE = "close"
-SHORT = ": see the log of Ray; where memory is short, lower training.batch_size or resources.groups"
+SHORT = ": see the log of Ray; where memory is short, lower {recipe}.batch_size or resources.groups"
 NOTES = 100  # that nobody has fetched yet
 Record = dict[str, Any]
 
@@ -362,7 +364,8 @@ class Dispatcher:
         reason, trial.fault = f": {trial.fault}" if trial.fault else "", ""
         if trial.failures > self.max_failures:
             counted = f"{death} {trial.failures} times (resources.max_failures = {self.max_failures})"
-            self._fail(name, f"{counted}{reason or SHORT}")
+            short = SHORT.format(recipe=recipe_key(str(trial.specification.get("role"))))
+            self._fail(name, f"{counted}{reason or short}")
             return False
         self.notes.append(
             f"{name} goes on from its checkpoint: {death} ({trial.failures} of {self.max_failures} deaths that "

@@ -12,6 +12,7 @@ import torch
 
 from methods import SettingsError
 from orchestrator.errors import EnvironmentUnfitError, LoaderError, TrialError, UnansweredError, UserError
+from orchestrator.trial import recipe_key
 
 MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "_alloc_failed")
 COLLECTIVE = ("gloo", "nccl")  # gloo says in a RuntimeError of its own words that a peer is gone
@@ -60,7 +61,7 @@ def _of_memory(error: Exception, lower: str) -> bool:
 
 
 def _memory(text: str, specification: Mapping[str, Any], device: torch.device) -> str:
-    recipe = "teacher.training" if specification.get("role") == "teacher" else "training"
+    recipe = recipe_key(str(specification.get("role")))
     size = specification["configuration"]["training"]["batch_size"]
     tried = re.search(r"[Tt]ried to allocate ([\d.]+ ?\w+)", text)
     wanted = f" ({tried[1]} more were asked for)" if tried else ""

@@ -116,9 +116,8 @@ def _fit(store: Store, folder: Path, configuration: Configuration, data: Path, d
     while True:
         record = desk.next_report(specification.name, configuration.resources.wait_s)
         if record.get("failed"):
-            raise ConfigurationError(
-                f"the teacher could not be fitted: {record['failed']}; change teacher.training or teacher.network"
-            )
+            advice = "" if "teacher." in record["failed"] else "; change teacher.training or teacher.network"
+            raise ConfigurationError(f"the teacher could not be fitted: {record['failed']}{advice}")
         told(record["epoch"], record["metrics"])
         if record.get("done"):
             home.bring()

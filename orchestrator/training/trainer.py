@@ -43,7 +43,7 @@ from orchestrator.training.workbench import (
     retrieval,
     validation_predictions,
 )
-from orchestrator.trial import KNOWLEDGE, TrialSpec
+from orchestrator.trial import KNOWLEDGE, TrialSpec, recipe_key
 
 TEACHER = "the teacher's pass over a view"  # a phase
 STOP_CHECK_STEPS = 16  # a stopped trial frees its group within so many steps
@@ -322,7 +322,7 @@ class _Trainer:
         lost = [letter for letter, metrics in of.items() if not all(math.isfinite(value) for value in metrics.values())]
         if lost:
             whose = f" of student{'s' * (len(lost) > 1)} {' and '.join(lost)}" if len(of) > 1 else ""
-            recipes = ["training" if letter == "a" else f"peers.{letter}.training" for letter in lost]
+            recipes = [recipe_key(self.spec.role, letter) for letter in lost]
             advice = " or ".join(f"{recipe}.learning_rate" for recipe in recipes)
             raise TrialError(
                 f"the loss{whose} is not finite in epoch {epoch + 1}: lower {advice}, or set {recipes[-1]}.gradient_clip"

@@ -198,8 +198,8 @@ def test_a_group_that_died_gets_its_trial_again_until_it_is_given_up(allowed: in
         for _ in range(allowed + 1):
             assert await desk.take(0, LONG_S) == ("a", {"of": "a"})
         assert await desk.take(0, LONG_S) == ("b", {"of": "b"})
-        failure = (await desk.next_report("a", LONG_S))["failed"]
-        assert failure == f"its worker died {allowed + 1} times (resources.max_failures = {allowed}){SHORT}"
+        failure, short = (await desk.next_report("a", LONG_S))["failed"], SHORT.format(recipe="training")
+        assert failure == f"its worker died {allowed + 1} times (resources.max_failures = {allowed}){short}"
 
     asyncio.run(play())
 
@@ -345,3 +345,15 @@ def test_the_desk_asks_whether_a_trial_was_released(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(Desk, "_ask", ask)
     assert Desk("desk", None).released("trial-00003") and asked == [("released", "trial-00003", 0.0)]
+
+
+@pytest.mark.parametrize(("role", "recipe"), [("student", "training"), ("teacher", "teacher.training")])
+def test_a_trial_that_dies_too_often_names_its_own_recipe(role: str, recipe: str) -> None:
+    async def play() -> None:
+        desk = Dispatcher(groups=1, max_failures=0)
+        await desk.submit("a", {"role": role})
+        await desk.take(0, LONG_S)
+        await desk.group_ended(0, "")
+        assert f"where memory is short, lower {recipe}.batch_size" in (await desk.next_report("a", LONG_S))["failed"]
+
+    asyncio.run(play())

@@ -74,7 +74,8 @@ def test_what_a_group_gave_up_for_is_told_with_the_death() -> None:
         )
         assert (await desk.overview())["notes"] == [], "each is fetched once"
         assert await desk.take(0, SHORT_S) is None
-        failed = f"its worker died 2 times (resources.max_failures = 1){SHORT}"
+        short = SHORT.format(recipe="training")
+        failed = f"its worker died 2 times (resources.max_failures = 1){short}"
         assert await desk.next_report("a", LONG_S) == {"failed": failed}, "of the second death no reason is known"
 
     asyncio.run(play())

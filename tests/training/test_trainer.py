@@ -219,6 +219,13 @@ def test_a_diverged_trial_ends_with_a_sentence(specify: Specify, pairs: tuple[st
     assert not any(record.get("done") for record in records)
 
 
+def test_a_teacher_that_diverges_is_told_by_its_own_recipe(specify: Specify) -> None:
+    spec = specify(*PLAIN, "training.epochs=9", "training.learning_rate=1e30").model_copy(update={"role": "teacher"})
+    said = r"lower teacher\.training\.learning_rate, or set teacher\.training\.gradient_clip$"
+    with pytest.raises(TrialError, match=said):
+        train(spec, TrialContext())
+
+
 def test_the_records_hold_what_is_promised(specify: Specify, make_teacher: MakeTeacher) -> None:
     spec = specify(*DISTIL)
     spec = spec.model_copy(update={"teacher": make_teacher(spec.data, width=32)})
