@@ -6,6 +6,7 @@ import pytest
 from optuna.trial import TrialState
 
 from orchestrator.sweep.study import open_study
+from orchestrator.tracking.runs import RUN_IDS
 from orchestrator.trial import SNAPSHOTS
 from tests.sweep.conftest import Conduct, Watch
 
@@ -53,7 +54,7 @@ def test_a_time_budget_ends_with_what_there_is(scheduler: str, run: Conduct) -> 
     assert begun and begun == set(watch.started)
     assert all(trial.state == "waiting" and not trial.epochs for number, trial in sweep.trials.items() if number not in begun)
     assert scheduler == "asha" or len(sweep.trials) == 12 > len(begun)
-    assert set(json.loads((sweep.folder / "mlflow.json").read_text())) == {"parent", *map(str, begun)}
+    assert set(RUN_IDS.read(sweep.folder / "mlflow.json")) == {"parent", *map(str, begun)}
     assert not list(sweep.folder.glob(f"trials/*/{SNAPSHOTS}"))
 
 
