@@ -16,8 +16,9 @@ import pytest
 
 from orchestrator.reading import load
 from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store, read_json
+from orchestrator.store import Store
 from orchestrator.tracking import client as writing
+from orchestrator.tracking.runs import RUN_IDS
 from orchestrator.tracking.tracker import Tracker
 
 pytestmark = pytest.mark.faults
@@ -130,7 +131,7 @@ def test_every_point_arrives_once_and_in_order(server: Server, tmp_path: Path, m
     assert "answers again" in [text for text in said if not text.startswith("waiting for MLflow")][-1]
 
     client = MlflowClient(server.uri)
-    ids = read_json(sweep.folder / "mlflow.json")
+    ids = RUN_IDS.read(sweep.folder / "mlflow.json")
     experiment = client.get_experiment_by_name("tests")
     assert experiment is not None
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
