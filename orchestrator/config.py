@@ -119,9 +119,7 @@ class Training(Section):
     nesterov: bool = False
     weight_decay: WeightDecay = 5e-4
     schedule: Schedule = "cosine"
-    milestones: Milestones = Field(
-        (), description="multi_step: epochs, below `epochs`, after which the rate is multiplied by gamma"
-    )
+    milestones: Milestones = Field((), description="multi_step: epochs below `epochs` after which the rate is multiplied by gamma")
     gamma: Gamma = 0.1
     warmup_epochs: WarmupEpochs = 0.0
     gradient_clip: Norm | None = Field(None, description="largest norm of the gradient")
