@@ -74,11 +74,7 @@ def export(
     a folder that is not empty. EnvironmentUnfitError: the folder cannot be written, or a package of the format is missing.
     """
     asked = read_path(to, "--to") if to is not None else None
-    if form not in FORMATS:
-        raise ConfigurationError(f"--format {form!r} is not allowed: {nearest(form, FORMATS)}")
-    FORMATS[form].require(form)
-    if weights not in get_args(Weights):
-        raise ConfigurationError(f"--weights {weights!r} is not allowed: give best or last")
+    _require_options(form, weights)
     sweep = Sweep.open(store, name)
     trial = _trial(store, sweep, number)
     configuration = apply(sweep.configuration, trial.settings)
@@ -120,6 +116,15 @@ def export(
         write_json(aside / SETTINGS, settings)
         (aside / CARD).write_text(model_card(settings), encoding="utf-8")
     return Exported(target, settings, tuple(other for other in students if other != letter))
+
+
+def _require_options(form: str, weights: str) -> None:
+    """Raise ConfigurationError for a format or weights that there are not, EnvironmentUnfitError without a format's package."""
+    if form not in FORMATS:
+        raise ConfigurationError(f"--format {form!r} is not allowed: {nearest(form, FORMATS)}")
+    FORMATS[form].require(form)
+    if weights not in get_args(Weights):
+        raise ConfigurationError(f"--weights {weights!r} is not allowed: give best or last")
 
 
 def load_exported(folder: Path | str) -> Network:
