@@ -269,7 +269,9 @@ def test_a_divergence_names_the_students_and_their_own_recipes(distil: Specify) 
         train(distil(*SMALL, *A, *B, "method.name=kd", *both), TrialContext())
 
 
-@pytest.mark.parametrize(("of_ranks", "precision"), [(("bfloat16", "bfloat16"), "bfloat16"), (("bfloat16", None), "float32")])
+@pytest.mark.parametrize(
+    ("of_ranks", "precision"), [(("bfloat16", "bfloat16"), "bfloat16, head in float32"), (("bfloat16", None), "float32")]
+)
 def test_workers_on_unlike_devices_hear_one_teacher(
     distil: Specify, monkeypatch: pytest.MonkeyPatch, of_ranks: tuple[str | None, ...], precision: str
 ) -> None:

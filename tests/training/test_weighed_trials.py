@@ -184,7 +184,7 @@ def test_a_teacher_that_learns_is_the_trials_own(weighed: Callable[..., TrialSpe
 def test_the_student_hears_the_teacher_that_learnt(weighed: Callable[..., TrialSpec]) -> None:
     """The teacher's weights are the only thing that `teacher_only` changes for the student."""
     taught, plain = weighed("teacher-only", "method.teacher_learning_rate=0.3", name="taught"), weighed("iterative", name="plain")
-    same = weighed("teacher-only", "method.teacher_learning_rate=1e-12", name="same")
+    same = weighed("teacher-only", "method.teacher_learning_rate=1e-9", name="same")
     taught_records, same_records = records_of(taught), records_of(same)
     kd = plain.model_copy(
         update={"configuration": specification(taught.folder.parent, "kd", *SMALL[1:-1], "method.name=kd").configuration}
