@@ -109,8 +109,8 @@ class Desk:
                 raise EnvironmentUnfitError(record["unfit"])
             if "unknown" in record:
                 sent.received = 0
-                if "known" in sent.specification:  # epochs of which the worker need not tell
-                    sent.specification = {**sent.specification, "known": max(sent.epoch, sent.specification["known"])}
+                if (known := sent.specification.get("known")) is not None:  # epochs of which the worker need not tell
+                    sent.specification = {**sent.specification, "known": max(sent.epoch, known)}
                 self._send(trial)
             elif record:
                 sent.received += 1

@@ -122,7 +122,7 @@ def play(monkeypatch: pytest.MonkeyPatch, deaths: dict[int, str], known: int | N
     monkeypatch.setattr("orchestrator.actors.desk.ray.get", fake.get)
     monkeypatch.setattr(desks, "PAUSE_S", 0)
     desk = Desk("desk", fake)
-    desk.submit("a", {"of": "a"} if known is None else {"of": "a", "known": known})
+    desk.submit("a", {"of": "a", "known": known})  # None: as the fitting of a teacher has it
     return [desk.next_report("a", LONG_S) for _ in range(3)], given
 
 
