@@ -175,6 +175,10 @@ class Desk:
         if process is not None:
             ray.kill(process, no_restart=True)
 
+    def end_process(self, process: Any) -> None:
+        """End a process that waited for the records of a trial, and of which the dispatcher knows nothing; Tune starts it again."""
+        ray.kill(process, no_restart=True)
+
     def restart(self) -> None:
         """End the dispatcher, for Ray to start it again."""
         ray.kill(self.dispatcher, no_restart=False)

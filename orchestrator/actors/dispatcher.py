@@ -284,6 +284,7 @@ class Dispatcher:
         """Who is there and for how long nothing was heard of whom, with the sentences that nobody has fetched yet.
 
         `trials` are those that a group holds, with the number of its workers; where none does, the one that waits since last.
+        `processes` are those that have shown a sign of life here: by reader, its trial and its handle.
         """
         notes = list(self.notes)
         self.notes.clear()
@@ -300,6 +301,7 @@ class Dispatcher:
             "last_error": self.last_error,
             "trials": trials,
             "readers": self._silent_readers(),
+            "processes": {key: (each.trial, each.process) for key, each in self.readers.items()},
             "notes": notes,
         }
 

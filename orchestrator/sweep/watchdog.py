@@ -49,6 +49,9 @@ class Hands(Protocol):
     def end_reader(self, reader: str) -> None:
         """End the process that waits for the records of a trial, for Tune to start it again."""
 
+    def end_process(self, process: Any) -> None:
+        """End such a process, of which the dispatcher knows nothing."""
+
     def give_up(self, why: str) -> None:
         """End the run, so that it can be resumed."""
 
@@ -64,6 +67,10 @@ class Watchdog:
         self.answered: float | None = None
         self.restarted = -math.inf  # when a dispatcher was that did not answer
         self.began = False  # whether the dispatcher has answered since it was started
+        self.processes: dict[str, tuple[str, Any]] = {}  # that wait for a trial's records, as the dispatcher last had them
+        self.unheard: dict[
+            str, tuple[float, str, Any]
+        ] = {}  # of these, who have shown the new dispatcher no sign of life, since when
         self.died: float | None = None  # when a new dispatcher was seen that does not know yet what all groups hold
 
     def look(self, seen: dict[str, Any] | None, now: float) -> None:
@@ -76,6 +83,7 @@ class Watchdog:
         for text in seen["notes"]:
             self.hands.note(text)
         self._recovered(seen, now)
+        self._unheard(seen["processes"], now)
         limit_s = min(self.silence_s, self.wait_s)
         self.told &= {trial["name"] for trial in seen["trials"] if trial["silent_s"] >= limit_s}
         for trial in seen["trials"] if seen["groups"] else []:  # without a group, who starts them counts the time
@@ -87,6 +95,17 @@ class Watchdog:
             if reader["silent_s"] >= self.wait_s:
                 self.hands.note(f"the Tune process of {reader['name']} is replaced: {self._nothing(reader)}")
                 self.hands.end_reader(reader["reader"])
+
+    def _unheard(self, processes: dict[str, tuple[str, Any]], now: float) -> None:
+        """End a process that waited when a dispatcher died, and has shown the new one no sign of life: it may be stopped."""
+        self.processes = processes
+        for reader, (since, name, process) in list(self.unheard.items()):
+            if reader in processes or now - since >= self.wait_s:
+                del self.unheard[reader]
+            if reader not in processes and now - since >= self.wait_s:
+                silent = {"silent_s": now - since}
+                self.hands.note(f"the Tune process of {name} is replaced, after the dispatcher's death: {self._nothing(silent)}")
+                self.hands.end_process(process)
 
     def _nothing(self, silent: dict[str, Any]) -> str:
         return f"nothing was heard of it for {silent['silent_s']:.0f} s (resources.wait_s = {self.wait_s:g})"
@@ -109,6 +128,7 @@ class Watchdog:
             self.hands.note(
                 "the dispatcher, which hands out trials, died and was started again: trials go on from their checkpoints"
             )
+            self.unheard = {reader: (now, *each) for reader, each in self.processes.items()}
         self.life = seen["life"]
         if not seen["introduced"]:
             self.hands.recover(self.groups)
@@ -152,7 +172,7 @@ class _Hands:
     def __init__(self, desk: "Desk", note: Callable[[str], None]) -> None:
         self.desk, self.note = desk, note
         self.recover, self.replace, self.lose, self.give_up = desk.recover, desk.replace, desk.lose, desk.give_up
-        self.restart, self.end_reader = desk.restart, desk.end_reader
+        self.restart, self.end_reader, self.end_process = desk.restart, desk.end_reader, desk.end_process
 
     def cluster(self) -> str:
         import ray

@@ -43,13 +43,16 @@ class Hands:
     def end_reader(self, reader: str) -> None:
         self.done.append(("end", reader))
 
+    def end_process(self, process: object) -> None:
+        self.done.append(("end process", process))
+
     def give_up(self, why: str) -> None:
         self.done.append(("give up", why))
 
 
 def seen(*trials: dict[str, Any], **more: Any) -> dict[str, Any]:
     plain = {"life": "one", "introduced": True, "missing": [], "groups": [0, 1], "serving": [0, 1], "waiting": 2, "last_error": ""}
-    return {**plain, "notes": [], "trials": list(trials), "readers": [], **more}
+    return {**plain, "notes": [], "trials": list(trials), "readers": [], "processes": {}, **more}
 
 
 def trial(silent_s: float, name: str = "trial-00003", group: int | None = 1, workers: int = 2) -> dict[str, Any]:
@@ -164,11 +167,22 @@ def test_a_tune_process_of_which_nothing_is_heard_is_ended(dog: Watchdog, hands:
     assert note == ("the Tune process of trial-00003 is replaced: nothing was heard of it for 400 s (resources.wait_s = 400)")
 
 
+def test_a_tune_process_that_shows_a_new_dispatcher_no_sign_of_life_is_ended(dog: Watchdog, hands: Hands) -> None:
+    """Its trial is not known there, for nobody else sends it."""
+    before = {"one": ("trial-00003", "stopped"), "two": ("trial-00004", "well")}
+    dog.look(seen(processes=before), 0)
+    for second in (10, 20, 10 + WAIT_S, 11 + WAIT_S):
+        heard = {"two": before["two"]} if second > 10 else {}
+        dog.look(seen(life="another", processes=heard), second)
+        assert hands.done == [("end process", "stopped")] * (second >= 10 + WAIT_S)
+    assert any(note.startswith("the Tune process of trial-00003 is replaced, after the dispatcher's death") for note in hands.notes)
+
+
 def test_the_thread_looks_again_after_whatever_goes_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     said, enough = [], threading.Event()
 
     class Troubled:
-        recover = replace = lose = give_up = restart = end_reader = None
+        recover = replace = lose = give_up = restart = end_reader = end_process = None
         looks = 0
 
         def overview(self, timeout_s: float) -> dict[str, Any]:
