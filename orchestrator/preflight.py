@@ -77,7 +77,7 @@ def prepared(
         note(problem)
     check_weights(store, configuration, folder)
     publish(store, folder, "data.json")
-    _check_students_weights(configuration, folder)
+    _download_students_weights(configuration, folder)
     data = configuration.data.model_copy(update={"augmentation": resolve_augmentation(configuration.data)})
     configuration = configuration.model_copy(update={"data": data})
     if asked and configuration.teacher:
@@ -179,10 +179,13 @@ def _available(address: str | None) -> tuple[dict[str, float], list[dict[str, fl
         return dict(available), nodes(), free_nodes()
 
 
-def _check_students_weights(configuration: Configuration, data: Path) -> None:
-    """ConfigurationError when weights that a student begins with are not of its network and the classes of the data."""
+def _download_students_weights(configuration: Configuration, data: Path) -> None:
+    """Download what torchvision publishes for students, once and before workers need it; ConfigurationError when that fails.
+
+    Files were read by `check_given_weights`.
+    """
     for letter, (network, _) in configuration.students.items():
-        if network.weights:
+        if network.weights and not names_file(network.weights):
             dataset = Dataset.open(data)
             student = build(network.name, len(dataset.classes), dataset.shape, network.settings)
             try:
