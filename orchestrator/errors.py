@@ -8,9 +8,24 @@ UNEXPECTED = 1  # an error of the program itself, as Python has it
 
 
 class UserError(Exception):
-    """Something a person can mend; the message says field, value, what is allowed and the next step."""
+    """Something that a person can correct.
+
+    The message is for people and may change; programs and tests read the attributes.
+
+    Args:
+        message: One sentence: the field, its value, what is allowed, and the next step.
+        field: The setting (`training.epochs`), option (`--store`), environment variable or file that the error is about.
+        value: The value that is refused.
+        allowed: What is allowed instead: a tuple of names, a pair of bounds, a type, or a short text.
+    """
 
     exit_code = NO_USABLE_TRIAL
+
+    def __init__(self, message: str, *, field: str | None = None, value: object = None, allowed: object = None) -> None:
+        super().__init__(message)
+        self.field = field
+        self.value = value
+        self.allowed = allowed
 
 
 class ConfigurationError(UserError):

@@ -1,0 +1,22 @@
+"""Errors keep what they are about, also when they travel between processes."""
+
+import copy
+
+import pytest
+
+from orchestrator.errors import ConfigurationError, EnvironmentUnfitError, TrialError, UserError
+from tests.refusal import refused
+
+
+@pytest.mark.parametrize("kind", [UserError, ConfigurationError, EnvironmentUnfitError, TrialError])
+def test_an_error_keeps_its_field_value_and_what_is_allowed_between_processes(kind: type[UserError]) -> None:
+    error = copy.copy(
+        kind("training.epochs is 0", field="training.epochs", value=0, allowed=(1, None))
+    )  # by way of __reduce__, as pickle goes
+    assert type(error) is kind
+    assert (str(error), error.field, error.value, error.allowed) == ("training.epochs is 0", "training.epochs", 0, (1, None))
+
+
+def test_a_refusal_of_another_field_is_not_accepted() -> None:
+    with pytest.raises(AssertionError, match="epochs"), refused("training.batch_size"):
+        raise ConfigurationError("training.epochs is 0", field="training.epochs", value=0)
