@@ -1,9 +1,10 @@
 """The command line: a function per command, no logic. Everything heavy is imported by the command that needs it."""
 
 import sys
-from importlib import import_module
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,7 +13,6 @@ app = typer.Typer(
 )
 
 DEFAULT = Path(__file__).parent / "configs" / "digits.yaml"
-SHOWING = ("status", "watch", "submit")  # they may go on for ever: they end when nobody reads what they print
 Config = Annotated[Path, typer.Option("--config", help="The experiment, a YAML file.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="key=value over the file, with dotted keys; repeat it.")]
 Store = Annotated[str, typer.Option("--store", help="The folder that holds everything written, or s3://, gs:// or file://.")]
@@ -31,21 +31,26 @@ Address = Annotated[
 Local = Annotated[bool, typer.Option("--local", help="In this process, without Ray.")]
 
 
-def _call(function: str, debug: bool, module: str = "commands", **arguments: Any) -> None:
-    """Run a command; what a person can mend is printed as its sentence, and the exit code says its kind."""
+@contextmanager
+def _command(debug: bool, ends_unread: bool = False) -> Iterator[None]:
+    """Run a command in the block: print an error as its sentence, and exit with its code.
+
+    Args:
+        debug: Print tracebacks.
+        ends_unread: End quietly when nobody reads the output any more, as of `status | head -1`.
+    """
     import traceback
 
-    from orchestrator.errors import INTERRUPTED, UNEXPECTED, UserError
-    from orchestrator.interrupt import stoppable
-    from orchestrator.output import survive_lost_output
-    from orchestrator.private import private, said
-    from orchestrator.proxies import direct_loopback
+    from orchestrator.core.errors import INTERRUPTED, UNEXPECTED, UserError
+    from orchestrator.core.output import survive_lost_output
+    from orchestrator.core.privacy import private, said
+    from orchestrator.core.proxies import direct_loopback
+    from orchestrator.core.signals import stoppable
 
-    with private(), survive_lost_output(ends=function in SHOWING), direct_loopback():
+    with private(), survive_lost_output(ends=ends_unread), direct_loopback():
         try:
             with stoppable():
-                code = getattr(import_module(f"orchestrator.{module}"), function)(**arguments)
-            sys.exit(code)
+                yield
         except UserError as error:
             print(said(traceback.format_exc() if debug else f"error: {error}"), file=sys.stderr)
             sys.exit(error.exit_code)
@@ -80,8 +85,25 @@ def sweep(
     debug: Debug = False,
 ) -> None:
     """Search: train many students, stop the poor ones early, keep the best."""
-    _call("sweep", debug, config=config, pairs=set_ or [], store=store, name=name, seed=seed, dry_run=dry_run,
-          trials=trials, time_budget=time_budget, resume=resume, scheduler=scheduler, address=address, default=DEFAULT)  # fmt: skip
+    with _command(debug):
+        from orchestrator.cli.sweep import sweep as run
+
+        sys.exit(
+            run(
+                config=config,
+                pairs=set_ or [],
+                store=store,
+                name=name,
+                seed=seed,
+                dry_run=dry_run,
+                trials=trials,
+                time_budget=time_budget,
+                resume=resume,
+                scheduler=scheduler,
+                address=address,
+                default=DEFAULT,
+            )
+        )
 
 
 @app.command()
@@ -106,8 +128,25 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Compare methods: the same search for each, then the best settings of each over paired seeds."""
-    _call("compare", debug, "compare_commands", methods=methods, seeds=seeds, trials=trials, config=config, pairs=set_ or [],
-          store=store, name=name, address=address, resume=resume, dry_run=dry_run, as_json=json, default=DEFAULT)  # fmt: skip
+    with _command(debug):
+        from orchestrator.cli.compare import compare as run
+
+        sys.exit(
+            run(
+                methods=methods,
+                seeds=seeds,
+                trials=trials,
+                config=config,
+                pairs=set_ or [],
+                store=store,
+                name=name,
+                address=address,
+                resume=resume,
+                dry_run=dry_run,
+                as_json=json,
+                default=DEFAULT,
+            )
+        )
 
 
 @app.command()
@@ -123,8 +162,12 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train one student with the settings given."""
-    _call("train", debug, config=config, pairs=set_ or [], store=store, name=name, seed=seed, dry_run=dry_run, local=local,
-          address=address)  # fmt: skip
+    with _command(debug):
+        from orchestrator.cli.train import train as run
+
+        sys.exit(
+            run(config=config, pairs=set_ or [], store=store, name=name, seed=seed, dry_run=dry_run, local=local, address=address)
+        )
 
 
 @app.command()
@@ -140,14 +183,21 @@ def teacher(
     debug: Debug = False,
 ) -> None:
     """Fit the teacher alone, or load and check it."""
-    _call("teacher", debug, config=config, pairs=set_ or [], store=store, seed=seed, fill=fill, local=local, dry_run=dry_run,
-          address=address)  # fmt: skip
+    with _command(debug):
+        from orchestrator.cli.teacher import teacher as run
+
+        sys.exit(
+            run(config=config, pairs=set_ or [], store=store, seed=seed, fill=fill, local=local, dry_run=dry_run, address=address)
+        )
 
 
 @app.command()
 def methods(debug: Debug = False) -> None:
     """List the methods, their settings and their search spaces."""
-    _call("methods", debug)
+    with _command(debug):
+        from orchestrator.cli.methods import methods as run
+
+        sys.exit(run())
 
 
 @app.command()
@@ -163,9 +213,15 @@ def status(
 ) -> None:
     """Show the state of a sweep, or of a job on a cluster; without a name, of all sweeps of a --store, or of all jobs."""
     if address is not None or follow or (name is None and store is None):
-        _call("status", debug, "cluster_commands", name=name, address=address, follow=follow, as_json=json)
+        with _command(debug, ends_unread=True):
+            from orchestrator.cli.status import job_status
+
+            sys.exit(job_status(name=name, address=address, follow=follow, as_json=json))
     else:
-        _call("status", debug, name=name, store=store or "runs", as_json=json)
+        with _command(debug, ends_unread=True):
+            from orchestrator.cli.status import run_status
+
+            sys.exit(run_status(name=name, store=store or "runs", as_json=json))
 
 
 @app.command()
@@ -176,7 +232,10 @@ def watch(
     debug: Debug = False,
 ) -> None:
     """Look on while a sweep runs, from another terminal or node; Ctrl-C ends the looking alone."""
-    _call("watch", debug, "watching", name=name, store=store, once=once)
+    with _command(debug, ends_unread=True):
+        from orchestrator.cli.watch import watch as run
+
+        sys.exit(run(name=name, store=store, once=once))
 
 
 @app.command(context_settings={"allow_interspersed_args": False})
@@ -192,14 +251,29 @@ def submit(
     debug: Debug = False,
 ) -> None:
     """Send the project and a command line to a running cluster, and follow it there to its end."""
-    _call("submit", debug, "cluster_commands", group=typer.main.get_command(app), words=command, address=address, name=name,
-          excludes=exclude or [], limit_mib=limit_mib, detach=detach)  # fmt: skip
+    with _command(debug, ends_unread=True):
+        from orchestrator.cli.submit import submit as run
+
+        sys.exit(
+            run(
+                group=typer.main.get_command(app),
+                words=command,
+                address=address,
+                name=name,
+                excludes=exclude or [],
+                limit_mib=limit_mib,
+                detach=detach,
+            )
+        )
 
 
 @app.command()
 def stop(name: Annotated[str, typer.Argument(help="The name of a job.")], address: JobServer = None, debug: Debug = False) -> None:
     """Stop a job on a cluster; its run can be resumed."""
-    _call("stop", debug, "cluster_commands", name=name, address=address)
+    with _command(debug):
+        from orchestrator.cli.stop import stop as run
+
+        sys.exit(run(name=name, address=address))
 
 
 @app.command()
@@ -213,7 +287,10 @@ def importance(
     debug: Debug = False,
 ) -> None:
     """Show which settings of a sweep mattered, and log that to MLflow."""
-    _call("importance", debug, name=name, store=store, epoch=epoch)
+    with _command(debug):
+        from orchestrator.cli.importance import importance as run
+
+        sys.exit(run(name=name, store=store, epoch=epoch))
 
 
 @app.command()
@@ -224,7 +301,10 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Write what a sweep found as one HTML page, and log that to MLflow."""
-    _call("report", debug, "report_command", name=name, store=store, to=to)
+    with _command(debug):
+        from orchestrator.cli.report import report as run
+
+        sys.exit(run(name=name, store=store, to=to))
 
 
 @app.command()
@@ -241,7 +321,10 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Put a trained student into a folder of its own: weights, settings, a model card."""
-    _call("export", debug, name=name, student=student, trial=trial, weights=weights, to=to, store=store, form=form)
+    with _command(debug):
+        from orchestrator.cli.export import export as run
+
+        sys.exit(run(name=name, student=student, trial=trial, weights=weights, to=to, store=store, form=form))
 
 
 @app.command()
@@ -255,7 +338,10 @@ def predict(
     debug: Debug = False,
 ) -> None:
     """Let an exported student look at pictures: the likeliest classes of each, with their probabilities."""
-    _call("predict", debug, "predict", folder=folder, images=images, top=top, as_json=json)
+    with _command(debug):
+        from orchestrator.export.predict import predict as run
+
+        sys.exit(run(folder=folder, images=images, top=top, as_json=json))
 
 
 @app.command()
@@ -268,7 +354,10 @@ def doctor(
     debug: Debug = False,
 ) -> None:
     """Look whether this machine, or a cluster, is fit for a run."""
-    _call("doctor", debug, config=config, pairs=set_ or [], store=store, address=address, quick=quick)
+    with _command(debug):
+        from orchestrator.cli.doctor import doctor as run
+
+        sys.exit(run(config=config, pairs=set_ or [], store=store, address=address, quick=quick))
 
 
 @app.command()
@@ -278,7 +367,10 @@ def ui(
     debug: Debug = False,
 ) -> None:
     """Open MLflow's user interface on the store, on this machine alone."""
-    _call("ui", debug, store=store, port=port)
+    with _command(debug):
+        from orchestrator.cli.ui import ui as run
+
+        sys.exit(run(store=store, port=port))
 
 
 if __name__ == "__main__":

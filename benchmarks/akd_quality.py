@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from benchmarks import paired
 from benchmarks.akd_report import ADAPTIVE, FIXED, RAW, REFERENCE, Trial, collapse, markdown
 from benchmarks.common import ROOT
-from orchestrator.config import Choice
-from orchestrator.trial import TrialSpec
+from orchestrator.config.schema import Choice
+from orchestrator.config.trial import TrialSpec
 
 PRESETS: dict[str, tuple[Path | None, list[str]]] = {
     "digits": (ROOT / "configs" / "digits.yaml", []),

@@ -21,10 +21,10 @@ from benchmarks import paired, paired_report
 from benchmarks.common import ROOT
 from benchmarks.paired import Change
 from benchmarks.paired_report import Table, lines
-from orchestrator.config import Choice
-from orchestrator.store import read_json
+from orchestrator.config.schema import Choice
+from orchestrator.config.trial import TrialSpec
+from orchestrator.store.store import read_json
 from orchestrator.teacher.card import CARD
-from orchestrator.trial import TrialSpec
 
 POLICIES = ("none", "crop", "crop_flip")
 FEW = [  # few images for so many epochs that the student fits them: what augmentation is for

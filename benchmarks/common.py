@@ -90,8 +90,9 @@ def make_teacher(folder: Path, name: str, images: np.ndarray[Any, Any], classes:
     """A teacher with random weights, whose BatchNorm statistics are those of `images` (n, H, W, C) uint8."""
     import torch
 
-    from orchestrator.models import build, network_fingerprint, save_weights
-    from orchestrator.store import write_json
+    from orchestrator.models.build import build
+    from orchestrator.models.weights import network_fingerprint, save_weights
+    from orchestrator.store.store import write_json
     from orchestrator.teacher.card import CARD
     from orchestrator.teacher.frozen import WEIGHTS
 
@@ -152,11 +153,11 @@ class Watch:
 
 def conducted(folder: Path, settings: list[str], kind: str) -> list[Report]:
     """The reports of a whole `sweep` or `train`, run as the command line runs it, with its store in `folder`."""
-    from orchestrator.preflight import prepared
-    from orchestrator.reading import load
-    from orchestrator.records import Sweep
-    from orchestrator.store import Store
-    from orchestrator.sweep.conduct import conduct
+    from orchestrator.config.loader import load
+    from orchestrator.store.records import Sweep
+    from orchestrator.store.store import Store
+    from orchestrator.sweep.driver import conduct
+    from orchestrator.sweep.preflight.preflight import prepared
 
     store, configuration = Store.open(folder), load(None, settings)
     begun = prepared(store, configuration, kind, local=False)

@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script finds its own folder alone
 
 from benchmarks.common import ROOT, arguments, compared, conducted, make_images, show
-from orchestrator.environment import ALLOCATOR
+from orchestrator.core.allocator import ALLOCATOR
 
 WORKERS = 2
 CLASSES = 10
@@ -45,11 +45,11 @@ def theirs(folder: Path, options: Namespace) -> None:
     """In a process that torchrun has started."""
     import torch
 
-    from orchestrator.context import TrialContext
-    from orchestrator.data import prepare
-    from orchestrator.reading import load
-    from orchestrator.training.trainer import train
-    from orchestrator.trial import TrialSpec
+    from orchestrator.config.loader import load
+    from orchestrator.config.trial import TrialSpec
+    from orchestrator.core.context import TrialContext
+    from orchestrator.data.prepare import prepare
+    from orchestrator.training._trainer import train
 
     os.nice(NICENESS - os.nice(0))
     torch.set_num_threads(1)

@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script find
 from benchmarks import paired
 from benchmarks.common import ROOT
 from benchmarks.ic_kd_report import METRICS, STUDIES, Trial, markdown
-from orchestrator.config import Choice
-from orchestrator.trial import TrialSpec
+from orchestrator.config.schema import Choice
+from orchestrator.config.trial import TrialSpec
 
 PRESETS: dict[str, tuple[Path | None, list[str]]] = {
     "digits": (ROOT / "configs" / "digits.yaml", []),

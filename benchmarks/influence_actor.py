@@ -25,7 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script finds its own folder alone
 
 from benchmarks.common import ROOT, Result, arguments, compared, conducted, make_images, noted, show
-from orchestrator.environment import ALLOCATOR
+from orchestrator.core.allocator import ALLOCATOR
 
 CLASSES = 10
 SIDES = {

@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script find
 from benchmarks import paired
 from benchmarks.common import ROOT
 from benchmarks.influence_report import STUDIES, Study, Trial, markdown
-from orchestrator.config import Choice
-from orchestrator.trial import TrialSpec
+from orchestrator.config.schema import Choice
+from orchestrator.config.trial import TrialSpec
 
 FASHION = [
     *("data.name=FashionMNIST", "data.download=true", "data.augmentation=none", "data.limit.train=5000"),

@@ -33,12 +33,12 @@ import torch
 
 from benchmarks.common import Result, arguments, compared, make_images, make_teacher, noted, show
 from methods import cam
-from orchestrator.context import Record, TrialContext
-from orchestrator.data import prepare
-from orchestrator.environment import allocator
-from orchestrator.reading import load
-from orchestrator.training.trainer import train
-from orchestrator.trial import TrialSpec
+from orchestrator.config.loader import load
+from orchestrator.config.trial import TrialSpec
+from orchestrator.core.allocator import allocator
+from orchestrator.core.context import Record, TrialContext
+from orchestrator.data.prepare import prepare
+from orchestrator.training._trainer import train
 
 BATCH = 64
 PERIOD = 20  # steps that a turn is the mean of: two looks of bilevel every 10

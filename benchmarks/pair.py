@@ -29,10 +29,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script find
 import numpy as np
 
 from benchmarks.common import Result, Side, arguments, compared, make_images, make_teacher, noted, show, tell
-from orchestrator.environment import ALLOCATOR
+from orchestrator.core.allocator import ALLOCATOR
 
 if TYPE_CHECKING:
-    from orchestrator.context import Record, TrialContext
+    from orchestrator.core.context import Record, TrialContext
 
 CLASSES = 100
 TEACHER = "resnet8"  # asked in the first epoch alone
@@ -43,8 +43,8 @@ ENVIRONMENT = {**ALLOCATOR, "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"} 
 
 def pair(folder: Path, options: Namespace) -> None:
     """Dual students; the one of this rank is trained here."""
-    from orchestrator.actors.pair import Pair
-    from orchestrator.context import TrialContext
+    from orchestrator.cluster._pair import Pair
+    from orchestrator.core.context import TrialContext
 
     first, second = options.students
     settings = [f"student.name={first}", f"peers.b.network.name={second}", "resources.workers=2"]
@@ -55,7 +55,7 @@ def pair(folder: Path, options: Namespace) -> None:
 
 def alone(folder: Path, options: Namespace) -> None:
     """KD of the student at this rank's place."""
-    from orchestrator.context import TrialContext
+    from orchestrator.core.context import TrialContext
 
     settings = [f"student.name={options.students[options.rank]}", "method.name=kd"]
     train(folder, f"alone-{options.rank}", settings, options, TrialContext(report=report))
@@ -63,10 +63,10 @@ def alone(folder: Path, options: Namespace) -> None:
 
 def train(folder: Path, name: str, settings: list[str], options: Namespace, context: "TrialContext") -> None:
     """A trial of as many epochs as there are turns."""
-    from orchestrator.data import prepare
-    from orchestrator.reading import load
-    from orchestrator.training import trainer
-    from orchestrator.trial import TrialSpec
+    from orchestrator.config.loader import load
+    from orchestrator.config.trial import TrialSpec
+    from orchestrator.data.prepare import prepare
+    from orchestrator.training import _trainer as trainer
 
     common = ["data.name=npz", f"data.path={folder / 'data.npz'}", "data.augmentation=crop_flip", "data.views=1"]
     common += [f"teacher.network.name={TEACHER}", "teacher.mode=cached"]
@@ -109,8 +109,8 @@ def swap(folder: Path, options: Namespace) -> None:
     """The exchange of a step, and nothing else."""
     import torch
 
-    from orchestrator.actors.pair import Pair
-    from orchestrator.context import TrialContext
+    from orchestrator.cluster._pair import Pair
+    from orchestrator.core.context import TrialContext
 
     torch.set_num_threads(1)
     with group(folder, options.rank):

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from benchmarks.paired_report import Trial
-from orchestrator.config import Choice, Configuration, Network
-from orchestrator.context import Record, TrialContext
-from orchestrator.environment import allocator
-from orchestrator.reading import load
-from orchestrator.store import Store, read_json
-from orchestrator.trial import TrialSpec
+from orchestrator.config.loader import load
+from orchestrator.config.schema import Choice, Configuration, Network
+from orchestrator.config.trial import TrialSpec
+from orchestrator.core.allocator import allocator
+from orchestrator.core.context import Record, TrialContext
+from orchestrator.store.store import Store, read_json
 
 Presets = Mapping[str, tuple[Path | None, list[str]]]  # a file and what is set over it
 Kept = TypeVar("Kept", bound=Trial)
@@ -92,9 +92,9 @@ def adopt_raw_files(folder: Path, raw: Path) -> None:
 
 def begin(options: Namespace, presets: Presets, store: Store, sets: tuple[str, ...] = ()) -> tuple[TrialSpec, dict[str, Any]]:
     """What all trials have in common, with the teacher in the store, and the teacher's card."""
-    from orchestrator.actors.local import LocalDesk
-    from orchestrator.preflight import prepared
-    from orchestrator.teacher.ready import ready
+    from orchestrator.cluster.local_backend import LocalDesk
+    from orchestrator.sweep.preflight.preflight import prepared
+    from orchestrator.teacher.acquire import ready
 
     begun = prepared(store, configured(options, presets, store, sets), "train", local=True)
     print("the teacher is being fitted, or found", file=sys.stderr)
@@ -122,7 +122,7 @@ def trial_of(shared: TrialSpec, name: str, method: Choice, seed: int, epochs: fl
 
 def epochs_of(spec: TrialSpec) -> tuple[list[dict[str, float]], float]:
     """Train a trial: the metrics of all its epochs, and how many seconds it took."""
-    from orchestrator.training.trainer import train
+    from orchestrator.training._trainer import train
 
     start = time.monotonic()
     shutil.rmtree(spec.folder, ignore_errors=True)  # a trial that was interrupted begins anew: its epochs were not kept

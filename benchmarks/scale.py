@@ -53,12 +53,12 @@ def swept(options: Namespace) -> dict[str, float]:
     """A sweep on a simulated cluster, as `run.py sweep` runs it, watched from within its driver."""
     from rich.console import Console
 
-    from orchestrator.display import Display
-    from orchestrator.preflight import prepared
-    from orchestrator.reading import load
-    from orchestrator.records import Sweep, Trial
-    from orchestrator.store import Store
-    from orchestrator.sweep.conduct import conduct
+    from orchestrator.config.loader import load
+    from orchestrator.reporting.terminal.progress import Display
+    from orchestrator.store.records import Sweep, Trial
+    from orchestrator.store.store import Store
+    from orchestrator.sweep.driver import conduct
+    from orchestrator.sweep.preflight.preflight import prepared
 
     ends: list[tuple[float, float]] = []
     before: list[float] = []

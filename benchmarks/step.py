@@ -29,7 +29,7 @@ import torch
 from torch.nn import functional
 
 from benchmarks.common import Result, Side, arguments, compared, make_images, make_teacher, show, tell
-from orchestrator.environment import ALLOCATOR
+from orchestrator.core.allocator import ALLOCATOR
 
 CLASSES = 100
 FOR_EVER = 10_000  # epochs; the parent ends its children
@@ -60,7 +60,8 @@ def theirs(folder: Path, pair: str, case: str, options: Namespace) -> None:
 
 def bare_networks(folder: Path, pair: str, device: torch.device) -> tuple[Any, Any]:
     """The same teacher and student as ours."""
-    from orchestrator.models import build, load_weights
+    from orchestrator.models.build import build
+    from orchestrator.models.weights import load_weights
 
     teacher, student = (build(name, CLASSES, (3, 32, 32), {}) for name in pair.split("-"))
     load_weights(teacher, str(folder / f"teacher-{pair}" / "weights.safetensors"))
@@ -129,8 +130,8 @@ def bare_epoch(
 
 def ours(folder: Path, pair: str, case: str, options: Namespace) -> None:
     """A trial; its report callback waits for the next turn."""
-    from orchestrator.context import TrialContext
-    from orchestrator.training.trainer import train
+    from orchestrator.core.context import TrialContext
+    from orchestrator.training._trainer import train
 
     start = 0.0
 
@@ -152,9 +153,9 @@ def ours(folder: Path, pair: str, case: str, options: Namespace) -> None:
 
 def specification(folder: Path, pair: str, case: str, options: Namespace) -> Any:
     """The trial of a case."""
-    from orchestrator.data import prepare
-    from orchestrator.reading import load
-    from orchestrator.trial import TrialSpec
+    from orchestrator.config.loader import load
+    from orchestrator.config.trial import TrialSpec
+    from orchestrator.data.prepare import prepare
 
     teacher, student = pair.split("-")
     settings = ["data.name=npz", f"data.path={folder / 'data.npz'}", "data.augmentation=crop_flip", "method.name=kd"]

@@ -37,8 +37,8 @@ def theirs(folder: Path, trials: int, at_once: int, started: float) -> dict[str,
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
 
-    from orchestrator.data import prepare
-    from orchestrator.reading import load
+    from orchestrator.config.loader import load
+    from orchestrator.data.prepare import prepare
 
     configuration = load(None, SETTINGS)
     data = prepare(configuration.data, folder, 0)
@@ -84,10 +84,10 @@ def stock_loop(config: dict[str, Any]) -> None:
     """The same training as ours, in the worker of a TorchTrainer."""
     import ray.train
 
-    from orchestrator.context import TrialContext
-    from orchestrator.reading import build
-    from orchestrator.training.trainer import train
-    from orchestrator.trial import TrialSpec
+    from orchestrator.config.loader import build
+    from orchestrator.config.trial import TrialSpec
+    from orchestrator.core.context import TrialContext
+    from orchestrator.training._trainer import train
 
     values = json.loads(config["configuration"])
     values["training"]["learning_rate"] = config["learning_rate"]

@@ -5,13 +5,14 @@ from functools import partial
 import torch
 from safetensors.torch import save_file
 
-from orchestrator.data import prepare
+from orchestrator.config.loader import load
 from orchestrator.data.dataset import read_summary
-from orchestrator.models import Network, build
-from orchestrator.reading import load
-from orchestrator.records import Sweep, Trial
-from orchestrator.shipping import ship
-from orchestrator.store import Store, write_json
+from orchestrator.data.prepare import prepare
+from orchestrator.export.export import ship
+from orchestrator.models.build import build
+from orchestrator.models.network import Network
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store, write_json
 from orchestrator.tracking.tracker import Tracker
 
 WIDTH = 4

@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.config import Configuration
-from orchestrator.data import Dataset, prepare
-from orchestrator.models import build, network_fingerprint, save_weights
-from orchestrator.reading import load
-from orchestrator.store import write_json
+from orchestrator.config.loader import load
+from orchestrator.config.schema import Configuration
+from orchestrator.config.trial import TrialSpec
+from orchestrator.data.dataset import Dataset
+from orchestrator.data.prepare import prepare
+from orchestrator.models.build import build
+from orchestrator.models.weights import network_fingerprint, save_weights
+from orchestrator.store.store import write_json
 from orchestrator.teacher.card import CARD
 from orchestrator.teacher.frozen import WEIGHTS
-from orchestrator.tracking import overrides, registering
-from orchestrator.trial import TrialSpec
+from orchestrator.tracking import model_registry, overrides
 
 torch.set_num_threads(1)
 
@@ -29,7 +31,7 @@ MakeTeacher = Callable[..., Path]
 @pytest.fixture(autouse=True)
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sweeps within a test register no model, which takes seconds each: those that look at models say so."""
-    monkeypatch.setattr(registering, "KINDS", ())
+    monkeypatch.setattr(model_registry, "KINDS", ())
 
 
 @pytest.fixture(autouse=True)

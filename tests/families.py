@@ -2,7 +2,8 @@
 
 import torch
 
-from orchestrator.models import Network, build
+from orchestrator.models.build import build
+from orchestrator.models.network import Network
 
 SMALL: dict[str, tuple[tuple[int, int, int], dict[str, int]]] = {  # the smallest network of each family
     "mlp": ((1, 8, 8), {"width": 8}),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import ConfigurationError, UserError
+from orchestrator.core.errors import ConfigurationError, UserError
 
 ANY: Any = object()
 

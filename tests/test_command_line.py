@@ -17,8 +17,8 @@ import pytest
 from typer.testing import CliRunner
 
 import run
-from orchestrator.records import Sweep
-from orchestrator.store import Store
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store
 from tests.pairs import weighing_method
 from tests.seen import open_to_others, sockets
 
@@ -182,7 +182,7 @@ def test_the_plan(store: str) -> None:
 def test_the_plan_of_a_method_that_weighs_samples(command: str, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     weighing_method(monkeypatch)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("orchestrator.preflight.local_resources", lambda: {"CPU": 2.0, "GPU": 0.0})
+    monkeypatch.setattr("orchestrator.sweep.preflight.preflight.local_resources", lambda: {"CPU": 2.0, "GPU": 0.0})
 
     def planned(*pairs: str) -> tuple[int, str]:
         given = ["method.name=weighing", "search.methods=[]", *pairs]

@@ -11,20 +11,21 @@ import pytest
 from typer.testing import CliRunner
 
 import run
-from orchestrator import owner
-from orchestrator.comparison.record import Comparison
-from orchestrator.comparison.record import place as comparison_folder
-from orchestrator.errors import ConfigurationError
-from orchestrator.progress import PROGRESS
-from orchestrator.record_file import DamagedRecordError
-from orchestrator.records import COPY, FILE, Sweep
-from orchestrator.store import Store, read_json, write_json
-from orchestrator.sweep.conduct import repair
-from orchestrator.sweep.importance import _trials
-from orchestrator.sweep.settling import LOST
-from orchestrator.tracking.environment import ENVIRONMENT, ENVIRONMENT_FILE, describe
-from orchestrator.tracking.outbox import Outbox
-from orchestrator.tracking.runs import RUN_IDS, RUNS, Runs
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.core.provenance import describe
+from orchestrator.reporting.importance import _trials
+from orchestrator.store import run_lock
+from orchestrator.store.environment import ENVIRONMENT, ENVIRONMENT_FILE
+from orchestrator.store.progress import PROGRESS
+from orchestrator.store.record_file import DamagedRecordError
+from orchestrator.store.records import COPY, FILE, Sweep
+from orchestrator.store.store import Store, read_json, write_json
+from orchestrator.sweep._reconcile import LOST
+from orchestrator.sweep.comparison.record import Comparison
+from orchestrator.sweep.comparison.record import place as comparison_folder
+from orchestrator.sweep.driver import repair
+from orchestrator.tracking._outbox import Outbox
+from orchestrator.tracking._runs import RUN_IDS, RUNS, Runs
 from tests.mutated import WAYS, destroy, edited, mutations
 from tests.report.report_made import give_data, give_weights, made
 
@@ -47,7 +48,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     PROGRESS.write(checkpoint / "progress.json", {"record": records[-1], "records": records, "best_value": 0.9, "best_epoch": 3})
     ENVIRONMENT.write(sweep.folder / ENVIRONMENT_FILE, describe())
     RUN_IDS.write(sweep.folder / RUNS, {"parent": "one", "0": "two"})
-    owner.DRIVER.write(sweep.folder / owner.WORD, {"host": "elsewhere", "pid": 4, "since": time.time() - 1e6})
+    run_lock.DRIVER.write(sweep.folder / run_lock.WORD, {"host": "elsewhere", "pid": 4, "since": time.time() - 1e6})
     outbox = Outbox(sweep.folder / "outbox.jsonl")
     outbox.append({"do": "points", "run": "0", "points": {"0": [("a", 0.5, 1, 1)]}, "told": {"epoch": 1}})
     outbox.close()
@@ -80,7 +81,7 @@ def file_of(store: Store, name: str) -> Path:
 READ = {  # by the file: the commands that read it in an instant, and name it
     FILE: (("status", "mine", "--json"), ("watch", "mine", "--once"), ("status",)),
     TRIAL: (("status", "mine", "--json"), ("watch", "mine", "--once")),
-    owner.WORD: (("watch", "mine", "--once"),),
+    run_lock.WORD: (("watch", "mine", "--once"),),
 }
 
 
@@ -96,9 +97,9 @@ def test_the_rest_can_be_read_and_the_damage_is_named(name: str, store: Store) -
         for command in READ[name]:
             code, output = call(store, *command)
             newer = "99" in what
-            assert code == (2 if newer and name != owner.WORD and len(command) > 1 else 0), (what, output)
+            assert code == (2 if newer and name != run_lock.WORD and len(command) > 1 else 0), (what, output)
             told = changed is None or (b'"checksum"' in changed and json.loads(changed) != json.loads(content))
-            assert not told or newer or name == owner.WORD or f"{name} is damaged: " in output, (what, output)
+            assert not told or newer or name == run_lock.WORD or f"{name} is damaged: " in output, (what, output)
         if name == FILE:
             shutil.copy(file, copy) if file.is_file() and file.stat().st_size < 2**20 else copy.unlink()
             code, output = call(store, "status", "mine")

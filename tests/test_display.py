@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator.display import Display, status_table, summary
-from orchestrator.reading import load
-from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store
+from orchestrator.config.loader import load
+from orchestrator.reporting.terminal.progress import Display, status_table, summary
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store
 from tests.pairs import metrics_of, peer_method
 
 
@@ -69,7 +69,7 @@ def test_the_expected_time_counts_what_this_run_did(sweep: Sweep, monkeypatch: p
     clock = iter([0.0, 10.0, 20.0])
     for number in range(2):
         sweep.trials[number] = trial(number, "complete", 0.5)
-    monkeypatch.setattr("orchestrator.display.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("orchestrator.reporting.terminal.progress.time.monotonic", lambda: next(clock))
     display = Display(sweep, printed())
     sweep.trials[2] = trial(2, "complete", 0.5)
     assert display._times() == "10 s elapsed, about 20 s left"
@@ -79,7 +79,7 @@ def test_trials_that_wait_for_one_another_are_expected_by_their_epochs(tmp_path:
     configuration = load(None, ["search.scheduler=pbt", "search.trials=4", "training.epochs=10"])
     found = Sweep.create(tmp_path / "mine", configuration, "sweep")
     clock = iter([0.0, 10.0, 20.0])
-    monkeypatch.setattr("orchestrator.display.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("orchestrator.reporting.terminal.progress.time.monotonic", lambda: next(clock))
     display = Display(found, printed())
     for number, epochs in enumerate((10, 8, 8, 6)):  # one has ended, and the others are nearly there
         found.trials[number] = Trial(number, {}, "complete" if epochs == 10 else "running", epochs=epochs)

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator.display import Display, costs
-from orchestrator.reading import load
-from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store
+from orchestrator.config.loader import load
+from orchestrator.reporting.terminal.progress import Display, costs
+from orchestrator.reporting.terminal.teacher import TeacherDisplay
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store
 from orchestrator.sweep.events import Events
-from orchestrator.teacher_display import TeacherDisplay
 
 FOUND, COMPUTED = {"cache/hits": 1.0, "cache/misses": 0.0}, {"cache/hits": 0.0, "cache/misses": 1.0}
 SCORES = {"train/loss": 0.5, "validation/accuracy": 0.75, "validation/nll": 0.25}

@@ -17,9 +17,9 @@ import torch
 from typer.testing import CliRunner
 
 import run
-from orchestrator import doctor
-from orchestrator.doctor import CHECKS, Conditions, Finding, examine
-from orchestrator.reading import load
+from orchestrator.cli import _checks as doctor
+from orchestrator.cli._checks import CHECKS, Conditions, Finding, examine
+from orchestrator.config.loader import load
 
 OK, UNFIT, INTERRUPTED = 0, 3, 130
 LOTS = 10**12
@@ -135,7 +135,7 @@ def test_processors_are_those_that_may_be_used(given: Make, monkeypatch: pytest.
     cards(monkeypatch)
     monkeypatch.setattr(doctor, "DRIVER", Path("/nowhere"))
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr("orchestrator.cluster.resources.local_resources", lambda: {"CPU": 2.0, "GPU": 0.0})
+    monkeypatch.setattr("orchestrator.config.resources.local_resources", lambda: {"CPU": 2.0, "GPU": 0.0})
     assert doctor.devices(given()) == Finding("ok", "2 CPU of 64 (bound, or the container's quota), no GPU")
     found = doctor.devices(given("resources.gpus_per_worker=1"))
     assert found.fitness == "bad" and "resources.gpus_per_worker = 1: leave that out" in found.said
@@ -279,7 +279,7 @@ def test_a_server_that_is_away_refuses_or_answers(given: Make, monkeypatch: pyte
                 raise self.error
             return []
 
-    monkeypatch.setattr("orchestrator.tracking.client.connect", lambda uri: Client())
+    monkeypatch.setattr("orchestrator.tracking._client.connect", lambda uri: Client())
     conditions, before = given("tracking.uri=http://127.0.0.1:1"), dict(os.environ)
     assert doctor.tracking(conditions) == Finding("ok", "http://127.0.0.1:1 answers")
     for Client.error, said in (
@@ -293,38 +293,38 @@ def test_a_server_that_is_away_refuses_or_answers(given: Make, monkeypatch: pyte
 
 
 def test_workers_that_do_not_add_up(given: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    from orchestrator.actors import probe
-    from orchestrator.errors import EnvironmentUnfitError
+    from orchestrator.cluster import smoke_test
+    from orchestrator.core.errors import EnvironmentUnfitError
 
     def wrong(total: torch.Tensor) -> None:
         total[7] += 1
 
     monkeypatch.setattr(torch.distributed, "all_reduce", wrong)
     with pytest.raises(EnvironmentUnfitError, match="the sum of 1 workers is wrong at 7"):
-        probe.add_up(0, 1)
+        smoke_test.add_up(0, 1)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total.mul_(3))  # 1 and 2 times
-    probe.add_up(0, 2)
+    smoke_test.add_up(0, 2)
 
 
 def test_workers_that_fail_or_never_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import threading
 
-    from orchestrator.actors import probe
-    from orchestrator.errors import EnvironmentUnfitError
+    from orchestrator.cluster import smoke_test
+    from orchestrator.core.errors import EnvironmentUnfitError
 
     never = threading.Event()
-    monkeypatch.setattr(probe, "POLL_S", 0.01)
-    monkeypatch.setattr(probe, "_trainer", lambda folder: SimpleNamespace(fit=never.wait))
+    monkeypatch.setattr(smoke_test, "POLL_S", 0.01)
+    monkeypatch.setattr(smoke_test, "_trainer", lambda folder: SimpleNamespace(fit=never.wait))
     with pytest.raises(EnvironmentUnfitError, match=r"did not answer within 0\.02 s"):
-        probe.two_workers(tmp_path, 0.02)
+        smoke_test.two_workers(tmp_path, 0.02)
     never.set()
 
     def fail() -> None:
         raise RuntimeError("a worker\nis gone")
 
-    monkeypatch.setattr(probe, "_trainer", lambda folder: SimpleNamespace(fit=fail))
+    monkeypatch.setattr(smoke_test, "_trainer", lambda folder: SimpleNamespace(fit=fail))
     with pytest.raises(EnvironmentUnfitError, match="two workers could not add up a tensor: a worker is gone"):
-        probe.two_workers(tmp_path, 60)
+        smoke_test.two_workers(tmp_path, 60)
 
 
 def checks(monkeypatch: pytest.MonkeyPatch, **made: Any) -> None:

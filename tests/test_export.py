@@ -15,15 +15,17 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import run
-from orchestrator import export as exports
-from orchestrator.data import Dataset
-from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
-from orchestrator.export import answering, export, load_exported
-from orchestrator.export_formats import FORMATS
-from orchestrator.models import Network, build, network_fingerprint
-from orchestrator.reading import build as configure
-from orchestrator.records import Sweep
-from orchestrator.store import Store, read_json, write_json
+from orchestrator.config.loader import build as configure
+from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.data.dataset import Dataset
+from orchestrator.export import export as exports
+from orchestrator.export.export import answering, export, load_exported
+from orchestrator.export.formats import FORMATS
+from orchestrator.models.build import build
+from orchestrator.models.network import Network
+from orchestrator.models.weights import network_fingerprint
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store, read_json, write_json
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = ("training.epochs=3", "teacher.training.epochs=1", "student.name=cnn", "student.width=4", "method.temperature=3")

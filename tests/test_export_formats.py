@@ -14,11 +14,12 @@ import torch
 from torch._export.serde.schema import SCHEMA_VERSION
 from torch._export.serde.serialize import serialize
 
-from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
-from orchestrator.export_check import compared
-from orchestrator.export_formats import FORMATS, Answers, load_onnx, load_program, read_plain
-from orchestrator.models import MODELS, Network, build
-from orchestrator.models.cifar_resnet import DEPTHS
+from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.export.check import compared
+from orchestrator.export.formats import FORMATS, Answers, load_onnx, load_program, read_plain
+from orchestrator.models._cifar_resnet import DEPTHS
+from orchestrator.models.build import MODELS, build
+from orchestrator.models.network import Network
 from tests.families import SMALL, trained
 
 LARGE = ("resnet18", "mobilenet_v2")  # seconds each as ONNX

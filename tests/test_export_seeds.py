@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 import run
-from orchestrator.export import export
-from orchestrator.reading import build
-from orchestrator.records import Sweep
-from orchestrator.store import Store, read_json, write_json
+from orchestrator.config.loader import build
+from orchestrator.export.export import export
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store, read_json, write_json
 
 SETTINGS = ("training.epochs=1", "student.name=mlp", "student.width=4", "method.name=cross_entropy")
 UNKNOWN = "One training, with seed 1: how much another seed would differ was not measured."

@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 import run
-from orchestrator.record_file import RecordSchema
-from orchestrator.records import Sweep
-from orchestrator.store import Store
+from orchestrator.store.record_file import RecordSchema
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store
 from orchestrator.tracking import tracker
 
 BAD_CONFIGURATION, INTERRUPTED = 2, 130
@@ -76,13 +76,13 @@ def ends(number: int) -> Callable[..., Any]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", ["sweep", "train"])
 def test_before_the_sweep_exists(command: str, number: int, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.preflight.prepare", ends(number))
+    monkeypatch.setattr("orchestrator.sweep.preflight.preflight.prepare", ends(number))
     code, output = call(command, "--store", store, "--name", "mine", *settings(*PLAIN))
     assert code == INTERRUPTED and "interrupted before the sweep began: there is nothing to go on with" in output
     assert "--resume" not in output and not Path(store, "sweeps").exists()
 
 
-@pytest.mark.parametrize("where", ["orchestrator.store.write_json", "orchestrator.record_file.RecordSchema.keep"])
+@pytest.mark.parametrize("where", ["orchestrator.store.store.write_json", "orchestrator.store.record_file.RecordSchema.keep"])
 def test_when_it_has_just_come_into_being(where: str, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[Path] = []
 
@@ -94,8 +94,8 @@ def test_when_it_has_just_come_into_being(where: str, store: str, monkeypatch: p
         if file.name == "data.json":
             os.kill(os.getpid(), signal.SIGTERM)
 
-    if where.startswith("orchestrator.store"):
-        monkeypatch.setattr("orchestrator.display.Display.__enter__", ends(signal.SIGTERM))
+    if where.startswith("orchestrator.store.store"):
+        monkeypatch.setattr("orchestrator.reporting.terminal.progress.Display.__enter__", ends(signal.SIGTERM))
     else:
         monkeypatch.setattr(RecordSchema, "keep", write)
     code, output = call("sweep", "--store", store, "--name", "mine", *settings(*PLAIN))
@@ -114,7 +114,7 @@ def test_while_workers_start(number: int, store: str, closed: list[str], monkeyp
 
 
 def test_while_a_student_is_trained(store: str, closed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.display.Display.trial_reported", ends(signal.SIGTERM))
+    monkeypatch.setattr("orchestrator.reporting.terminal.progress.Display.trial_reported", ends(signal.SIGTERM))
     code, output = call("train", "--local", "--store", store, "--name", "mine", *settings(*PLAIN, "training.epochs=300"))
     assert code == INTERRUPTED and f"resume: python run.py sweep --resume mine --store {store}" in output
     assert closed == ["trial_ended waiting", "close interrupted"], "its run is marked KILLED"

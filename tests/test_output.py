@@ -12,11 +12,11 @@ import pytest
 from rich.console import Console
 
 import run
-from orchestrator.errors import OK, UNFIT_ENVIRONMENT
-from orchestrator.output import survive_lost_output
-from orchestrator.reading import load
-from orchestrator.records import Sweep
-from orchestrator.store import Store
+from orchestrator.config.loader import load
+from orchestrator.core.errors import OK, UNFIT_ENVIRONMENT
+from orchestrator.core.output import survive_lost_output
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store
 
 MUCH = "line\n" * 2_000  # more than a buffer of Python's holds
 
@@ -33,7 +33,7 @@ def unread() -> Iterator[TextIO]:
 
 
 def status(store: Path) -> None:
-    run._call("status", False, name="one", store=str(store), as_json=True)
+    run.status(name="one", store=str(store), json=True)
 
 
 def write() -> None:

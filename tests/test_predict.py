@@ -12,12 +12,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import run
-from orchestrator import predict
+from orchestrator.core.errors import ConfigurationError
 from orchestrator.data.pictures import decode
-from orchestrator.errors import ConfigurationError
-from orchestrator.export import load_exported
-from orchestrator.models import build, save_weights
-from orchestrator.store import write_json
+from orchestrator.export import predict
+from orchestrator.export.export import load_exported
+from orchestrator.models.build import build
+from orchestrator.models.weights import save_weights
+from orchestrator.store.store import write_json
 
 GREY = {"shape": [1, 8, 8], "range": [0, 1], "mean": [0.3], "std": [0.4], "cut": None}
 CLASSES = ["zero", "one", "two"]

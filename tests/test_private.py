@@ -10,10 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 import run
-from orchestrator import commands
-from orchestrator.errors import ConfigurationError
-from orchestrator.private import keep_private, private, said
-from orchestrator.reading import build
+from orchestrator.cli import methods as command
+from orchestrator.config.loader import build
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.core.privacy import keep_private, private, said
 from tests.seen import open_to_others
 
 OK, UNEXPECTED, BAD_CONFIGURATION = 0, 1, 2
@@ -93,8 +93,8 @@ def test_a_name_leads_nowhere_else(command: str, name: str, store: Path) -> None
     ],
 )
 def test_a_setting_that_names_something_leads_nowhere_else(values: dict[str, Any], tmp_path: Path) -> None:
-    from orchestrator.preflight import prepared
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
+    from orchestrator.sweep.preflight.preflight import prepared
 
     with pytest.raises(ConfigurationError):
         prepared(Store(tmp_path), build({"teacher": None, "method": {"name": "cross_entropy"}} | values), "train", local=True)
@@ -133,7 +133,7 @@ def test_an_error_names_no_secret(debug: list[str], monkeypatch: pytest.MonkeyPa
     def fail() -> int:
         raise ConfigurationError(f"{ADDRESS} is not allowed, \x1b[31mgive another")
 
-    monkeypatch.setattr(commands, "methods", fail)
+    monkeypatch.setattr(command, "methods", fail)
     code, output = call("methods", *debug)
     assert code == BAD_CONFIGURATION and SECRET not in output
     assert r"@tracking.example.org is not allowed, \x1b[31mgive another" in output
@@ -145,15 +145,15 @@ def test_an_error_of_the_program_itself_names_no_secret(monkeypatch: pytest.Monk
         raise RuntimeError(f"server {ADDRESS} says {os.environ['MY_API_TOKEN']}")
 
     monkeypatch.setenv("MY_API_TOKEN", "abcdefghijkl")
-    monkeypatch.setattr(commands, "methods", fail)
+    monkeypatch.setattr(command, "methods", fail)
     code, output = call("methods")
     assert code == UNEXPECTED and "RuntimeError: server" in output and "in fail" in output
     assert SECRET not in output and "abcdefghijkl" not in output
 
 
 def test_a_record_names_no_secret(tmp_path: Path) -> None:
-    from orchestrator.records import Sweep, Trial
-    from orchestrator.store import Store
+    from orchestrator.store.records import Sweep, Trial
+    from orchestrator.store.store import Store
     from orchestrator.sweep.events import Events
 
     sweep = Sweep.create(Store(tmp_path).sweep("mine"), build({}), "sweep")

@@ -15,8 +15,8 @@ import run
 from orchestrator.cluster import jobs
 from orchestrator.cluster.connect import runtime_environment
 from orchestrator.cluster.jobs import Cluster
-from orchestrator.proxies import NAMES, bypass_proxies, direct_loopback, is_loopback, without_proxy
-from orchestrator.tracking.reach import unanswered
+from orchestrator.core.proxies import NAMES, bypass_proxies, direct_loopback, is_loopback, without_proxy
+from orchestrator.tracking.health import unanswered
 from tests.cluster.test_jobs import VERSION, Answer, server
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
@@ -52,7 +52,7 @@ def test_a_job_server_of_this_machine_is_asked_directly(
 def test_the_head_of_a_cluster_is_asked_directly(proxied: list[tuple[str, bytes]], monkeypatch: pytest.MonkeyPatch) -> None:
     """127.0.0.2 stands for another machine: nothing but its name as the cluster's address keeps the proxy out."""
     monkeypatch.setattr(jobs, "bring_token", lambda: None)
-    monkeypatch.setattr("orchestrator.proxies.LOOPBACK", ())
+    monkeypatch.setattr("orchestrator.core.proxies.LOOPBACK", ())
     monkeypatch.setattr(jobs, "_client", lambda address: requests.get(f"{address}/api/version", timeout=5))
     with server(answering()) as (address, asked):
         Cluster(address)

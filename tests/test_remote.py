@@ -11,20 +11,20 @@ import torch
 from typer.testing import CliRunner
 
 import run
-from orchestrator import remote as remotes
-from orchestrator import space
-from orchestrator.checkpoint_place import LIGHT, Objects, place
-from orchestrator.context import TrialContext
-from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
-from orchestrator.nodes import fetched, on_this_node, publish
-from orchestrator.progress import read_progress
-from orchestrator.reading import load
-from orchestrator.records import Sweep, Trial
-from orchestrator.remote import Remote, checked, local_folder
-from orchestrator.store import Store, write_json
-from orchestrator.sweep.keep import remove_losers
+from orchestrator.config.loader import load
+from orchestrator.config.trial import CHECKPOINT, TrialSpec
+from orchestrator.core import disk
+from orchestrator.core.context import TrialContext
+from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.store import remote as remotes
+from orchestrator.store.checkpoint_storage import LIGHT, Objects, place
+from orchestrator.store.progress import read_progress
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.remote import Remote, checked, local_folder
+from orchestrator.store.staging import fetched, on_this_node, publish
+from orchestrator.store.store import Store, write_json
+from orchestrator.sweep.checkpoint_retention import remove_losers
 from orchestrator.training import checkpoint
-from orchestrator.trial import CHECKPOINT, TrialSpec
 from tests.process_group import on_every_rank
 
 AtHome = Callable[[str], None]
@@ -38,7 +38,7 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AtHome:
         monkeypatch.setenv("HOME", str(tmp_path / "homes" / node))
 
     monkeypatch.setattr(remotes, "PAUSE_S", 0.001)
-    monkeypatch.setattr(space, "POLL_S", 0.001)
+    monkeypatch.setattr(disk, "POLL_S", 0.001)
     go("driver")
     return go
 
@@ -200,7 +200,7 @@ def pair(rank: int, world_size: int, uri: str, home: str) -> tuple[int, list[str
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", f"{home}/{rank}")
         patch.setattr(remotes, "PAUSE_S", 0.001)
-        patch.setattr(space, "POLL_S", 0.001)
+        patch.setattr(disk, "POLL_S", 0.001)
         said: list[str] = []
         context = TrialContext(rank, world_size, torch.device("cpu"), note=said.append)
         trial = Objects(local_folder(uri) / "trials/1", local_folder(uri), uri)

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 import run
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from tests.pages import Block, blocks, commands
 
 ROOT = Path(__file__).parents[1]

@@ -16,13 +16,13 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from orchestrator import owner
-from orchestrator.display import Display
-from orchestrator.errors import ConfigurationError
-from orchestrator.reading import load
-from orchestrator.records import Sweep, Trial
-from orchestrator.store import write_json
-from orchestrator.watching import PERIOD_S, watch
+from orchestrator.cli.watch import PERIOD_S, watch
+from orchestrator.config.loader import load
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.reporting.terminal.progress import Display
+from orchestrator.store import run_lock
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import write_json
 
 Driver = Callable[[Sweep], None]
 
@@ -81,14 +81,14 @@ def noted(**texts: float) -> Driver:
 
 def stands(sweep: Sweep) -> dict[str, int]:
     """Every file and folder of the store, and when it was last written."""
-    return {path.as_posix(): path.stat().st_mtime_ns for path in sweep.folder.parents[1].rglob("*") if path.name != owner.WORD}
+    return {path.as_posix(): path.stat().st_mtime_ns for path in sweep.folder.parents[1].rglob("*") if path.name != run_lock.WORD}
 
 
 def lost(sweep: Sweep) -> None:
     """The word of a process of this host that was killed after ten seconds."""
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
-    now, file = time.time(), sweep.folder / owner.WORD
+    now, file = time.time(), sweep.folder / run_lock.WORD
     write_json(file, {"host": os.uname().nodename, "pid": process.pid, "since": now - 30})
     os.utime(file, (now - 20, now - 20))
 
@@ -175,12 +175,12 @@ def test_a_driver_that_is_killed_is_noticed_and_the_resume_told(sweep: Sweep) ->
 
 
 def test_a_driver_on_another_host_lives_while_it_touches_its_word(sweep: Sweep) -> None:
-    file = sweep.folder / owner.WORD
+    file = sweep.folder / run_lock.WORD
     now = time.time()
     write_json(file, {"host": "elsewhere", "pid": 1, "since": now - 100})
     os.utime(file, (now - 5, now - 5))
     assert ", of 3; 100 s elapsed" in watched(sweep, once=True)
-    os.utime(file, (now - owner.SILENT_S - 5,) * 2)
+    os.utime(file, (now - run_lock.SILENT_S - 5,) * 2)
     assert "mine: interrupted after 35 s" in watched(sweep)
 
 
@@ -197,8 +197,8 @@ def test_looking_writes_nothing_and_takes_no_lock(sweep: Sweep, monkeypatch: pyt
 
     lost(sweep)
     trial(0, "running", 0.5)(sweep)
-    (sweep.folder / owner.LOCK).unlink(missing_ok=True)
-    monkeypatch.setattr(owner, "_lock", asked)
+    (sweep.folder / run_lock.LOCK).unlink(missing_ok=True)
+    monkeypatch.setattr(run_lock, "_lock", asked)
     before = stands(sweep)
     watched(sweep)
     watched(sweep, once=True)

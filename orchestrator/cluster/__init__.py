@@ -1,1 +1,13 @@
-"""The Ray cluster that a run uses: started here, or one that is running."""
+"""Everything that Ray executes: worker groups, workers, dispatcher, jobs."""
+
+__all__ = [
+    "connect",
+    "descendants",
+    "dispatcher_client",
+    "group_autoscaler",
+    "groups",
+    "jobs",
+    "local_backend",
+    "package",
+    "smoke_test",
+]

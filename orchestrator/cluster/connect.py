@@ -19,11 +19,11 @@ from ray._private import ray_constants, state, worker
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
-from orchestrator.cluster.resources import ANSWER_S, found, listens, local_resources, ray_folder
-from orchestrator.environment import allocator
-from orchestrator.errors import UNFIT_ENVIRONMENT, EnvironmentUnfitError
-from orchestrator.interrupt import give_up, left
-from orchestrator.proxies import NAMES, bypass_proxies, without_proxy
+from orchestrator.config.resources import ANSWER_S, found, listens, local_resources, ray_folder
+from orchestrator.core.allocator import allocator
+from orchestrator.core.errors import UNFIT_ENVIRONMENT, EnvironmentUnfitError
+from orchestrator.core.proxies import NAMES, bypass_proxies, without_proxy
+from orchestrator.core.signals import give_up, left
 
 TRAIN = {  # what the user has set stays
     # Ray Train asks its workers how they are; a group ends within this, not within 2 s

@@ -12,9 +12,9 @@ from typing import Any
 
 import psutil
 
-from orchestrator.errors import ConfigurationError
-from orchestrator.interrupt import at_the_last, left
-from orchestrator.store import read_json, write_json
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.core.signals import at_the_last, left
+from orchestrator.store.store import read_json, write_json
 
 FILES = "processes-*.json"
 LOOK_S = 2.0

@@ -19,11 +19,11 @@ from urllib.parse import urlsplit
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
-from orchestrator import errors
 from orchestrator.cluster.connect import bring_token
-from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
-from orchestrator.proxies import bypass_proxies
-from orchestrator.store import NAME
+from orchestrator.core import errors
+from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.core.proxies import bypass_proxies
+from orchestrator.store.store import NAME
 
 SERVER = "RAY_API_SERVER_ADDRESS"
 HERE = "http://127.0.0.1:8265"

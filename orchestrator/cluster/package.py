@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ray._private.thirdparty.pathspec import PathSpec
 
-from orchestrator.errors import ConfigurationError
+from orchestrator.core.errors import ConfigurationError
 
 PARTS = ("run.py", "orchestrator", "methods", "search_spaces", "configs", "pyproject.toml", "constraints.txt")
 NEVER = (".*", "__pycache__/", "*.pyc", "*.egg-info/")

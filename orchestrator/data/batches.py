@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.data._parts import UNLABELLED
 from orchestrator.data.dataset import Dataset
-from orchestrator.data.parts import UNLABELLED
 from orchestrator.data.passes import CPU, Inputs, Pass, Place
 from orchestrator.data.shared_memory import describe_shortage
 from orchestrator.data.views import Views
-from orchestrator.errors import ConfigurationError
 
 ORDER = 1  # keeps the order of epoch e apart from the crops of view e, which are drawn from (seed, e)
 HELD_OUT = 2  # and both of them from the order of the held-out samples

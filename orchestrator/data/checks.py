@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.data.parts import Labels, Part, Parts
-from orchestrator.errors import ConfigurationError
-from orchestrator.text import control_character, quoted
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.core.text import control_character, quoted
+from orchestrator.data._parts import Labels, Part, Parts
 
 MOST_CHANNELS = 4
 Shape = tuple[int, ...]

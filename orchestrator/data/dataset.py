@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
-from orchestrator.data.parts import UNLABELLED
-from orchestrator.record_file import STRICT, Count, DamagedRecordError, Finite, RecordSchema
+from orchestrator.data._parts import UNLABELLED
+from orchestrator.store.record_file import STRICT, Count, DamagedRecordError, Finite, RecordSchema
 
 SUMMARY_FILE = "data.json"  # in a folder of prepared data, and in that of a sweep
 

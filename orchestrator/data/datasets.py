@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.config import Data
-from orchestrator.data import checks, folder, npz
-from orchestrator.data.parts import Part, Parts, cut
-from orchestrator.errors import ConfigurationError, EnvironmentUnfitError, nearest
-from orchestrator.paths import read_path
+from orchestrator.config.schema import Data
+from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError, nearest
+from orchestrator.core.paths import read_path
+from orchestrator.data import _folder as folder
+from orchestrator.data import _npz as npz
+from orchestrator.data import checks
+from orchestrator.data._parts import Part, Parts, cut
 
 VERSION = "1"  # raised when a loader gives other samples than before, so that prepared data are not reused
 UNFIT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)

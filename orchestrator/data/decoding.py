@@ -7,7 +7,7 @@ from typing import NamedTuple, cast
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from orchestrator.text import shortened
+from orchestrator.core.text import shortened
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # by content, and no others: Pillow has EPS drawn by Ghostscript
 BACKGROUND = (128, 128, 128)  # behind what is transparent: black and white shapes are both visible on it

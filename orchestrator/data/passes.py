@@ -11,9 +11,9 @@ from torch import Tensor
 
 from methods import Mix
 from orchestrator.data import pictures
+from orchestrator.data._mixing import blended
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.memory import resident, sent
-from orchestrator.data.mixing import blended
 from orchestrator.data.views import Views
 
 CPU = torch.device("cpu")

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils import data
 
-from orchestrator.data.augmentation import SMALLEST_AREA_FOLDER, boxes, flipped
+from orchestrator.core.errors import ConfigurationError, LoaderError
+from orchestrator.data._augmentation import SMALLEST_AREA_FOLDER, boxes, flipped
 from orchestrator.data.decoding import ImageError, decode_image
 from orchestrator.data.shared_memory import SHARED, can_pass_memory, has_room
-from orchestrator.errors import ConfigurationError, LoaderError
 
 LOOK_S = 5.0  # after which the loader looks whether its processes live
 CLEAN_SHARE = 224 / 256  # the clean view: the middle, as wide as 224 pixels of a short side of 256

@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.config import Data
+from orchestrator.config.schema import Data
+from orchestrator.core.errors import ConfigurationError
 from orchestrator.data import checks, datasets
-from orchestrator.data.contents import contents_of
+from orchestrator.data._contents import contents_of
+from orchestrator.data._image_check import check_images
+from orchestrator.data._listing import list_kinds, said_unread
+from orchestrator.data._parts import UNLABELLED, Labels, Part, Parts, cut, flip, hide, statistics, stratified
+from orchestrator.data._writing import write
 from orchestrator.data.dataset import SUMMARY_FILE, Dataset, read_labels, read_summary
-from orchestrator.data.image_check import check_images
-from orchestrator.data.listing import list_kinds, said_unread
-from orchestrator.data.parts import UNLABELLED, Labels, Part, Parts, cut, flip, hide, statistics, stratified
 from orchestrator.data.preprocessing import choose_normalization, resolve_augmentation
-from orchestrator.data.writing import write
-from orchestrator.errors import ConfigurationError
-from orchestrator.record_file import DamagedRecordError
-from orchestrator.store import set_aside
+from orchestrator.store.record_file import DamagedRecordError
+from orchestrator.store.store import set_aside
 
 FORMAT = 2  # raised when what is written changes, so that older folders are not reused
 CUT, NOISE, LIMITS, LABELLED = 1, 2, {"train": 3, "validation": 4, "test": 5}, 6  # one stream of random numbers for each purpose

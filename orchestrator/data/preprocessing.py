@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from orchestrator.config import Data
-from orchestrator.errors import ConfigurationError
+from orchestrator.config.schema import Data
+from orchestrator.core.errors import ConfigurationError
 
 Statistics = tuple[list[float], list[float]]
 IMAGENET: Statistics = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # what pretrained weights expect, without decoding everything

@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from orchestrator.config import Data
-from orchestrator.data.augmentation import NUMBERS, shifted, shifts, stretched, stretches
+from orchestrator.config.schema import Data
+from orchestrator.data._augmentation import NUMBERS, shifted, shifts, stretched, stretches
+from orchestrator.data._mixing import MIXES, Mixing, draw
 from orchestrator.data.dataset import Dataset
-from orchestrator.data.mixing import MIXES, Mixing, draw
 from orchestrator.data.preprocessing import AUTOMATIC, shift_pixels
 
 POLICIES = ("none", "crop", "crop_flip", "resized_crop_flip")

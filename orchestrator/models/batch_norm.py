@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from orchestrator.context import TrialContext
+from orchestrator.core.context import TrialContext
 
 
 class SyncBatchNorm(_BatchNorm):

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from methods import Settings, SettingsError
-from orchestrator.errors import ConfigurationError, nearest
-from orchestrator.models import cifar_resnet, simple, torchvision_models
+from orchestrator.core.errors import ConfigurationError, nearest
+from orchestrator.models import _cifar_resnet as cifar_resnet
+from orchestrator.models import _simple as simple
+from orchestrator.models import _torchvision_models as torchvision_models
 from orchestrator.models.network import Network, Shape
 
 

@@ -8,8 +8,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from orchestrator.errors import ConfigurationError
-from orchestrator.paths import read_path
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.core.paths import read_path
 
 SUFFIX = ".safetensors"
 FOREIGN = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle", ".tar", ".h5", ".hdf5", ".keras", ".npz", ".onnx", ".pb", ".msgpack")

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
-from orchestrator.models.misfits import find_misfits, misfit_table
+from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.models._misfits import find_misfits, misfit_table
+from orchestrator.models._pretrained import load_pretrained, require_pretrained
 from orchestrator.models.network import Network
-from orchestrator.models.pretrained import load_pretrained, require_pretrained
 from orchestrator.models.weight_files import names_file, read_weights
 
 

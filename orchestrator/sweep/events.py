@@ -4,9 +4,9 @@ import threading
 import time
 from typing import Any, Protocol
 
-from orchestrator.objectives import goals
-from orchestrator.private import said
-from orchestrator.records import Note, Sweep, Trial
+from orchestrator.config.objectives import goals
+from orchestrator.core.privacy import said
+from orchestrator.store.records import Note, Sweep, Trial
 
 NOTES = 100  # of the newest are kept in the record
 _noting = threading.Lock()

@@ -1,1 +1,16 @@
-"""The teacher: fitted or loaded once, frozen, and what it says about each view."""
+"""Fit or load the teacher, and cache its outputs."""
+
+__all__ = [
+    "access",
+    "acquire",
+    "cache",
+    "card",
+    "faiss_index",
+    "fit",
+    "frozen",
+    "moved",
+    "outputs",
+    "precompute",
+    "quality",
+    "retrieval",
+]

@@ -19,9 +19,9 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from orchestrator import space
-from orchestrator.errors import EnvironmentUnfitError
-from orchestrator.store import aside_of, write_json
+from orchestrator.core import disk
+from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.store.store import aside_of, write_json
 
 FORMAT = 2  # raised when what is written changes, so that older files are not read
 NAME_LENGTH, ABOUT = 16, "about.json"  # of a folder: hexadecimal digits, and the file that says what it holds
@@ -85,7 +85,7 @@ class Cache:
             for left in file.parent.glob(f".{file.name}.*"):  # by one who held this lock before, and died
                 left.unlink()
             self._make_room(size)
-            space.require(self.root, size)
+            disk.require(self.root, size)
             return Writer(file, header, size)
 
     def _make_room(self, needed: int) -> None:
@@ -94,7 +94,7 @@ class Cache:
         for aside in (aside for folder in ours for aside in folder.glob(".*.npy.*")):
             _remove_if_dead(aside)
         found = [(file, status) for folder in ours for file in folder.glob("*.npy*") if (status := _status(file))]
-        held, short = sum(status.st_size for _, status in found), space.RESERVE_BYTES - space.free_bytes(self.root)
+        held, short = sum(status.st_size for _, status in found), disk.RESERVE_BYTES - disk.free_bytes(self.root)
         over = needed + max(held - self.limit_bytes, short)
         removed = 0
         for file, status in sorted(found, key=lambda pair: pair[1].st_mtime_ns):

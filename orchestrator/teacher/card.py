@@ -5,7 +5,7 @@ from typing import Annotated, NotRequired
 from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
-from orchestrator.record_file import STRICT, Plain, RecordSchema
+from orchestrator.store.record_file import STRICT, Plain, RecordSchema
 
 CARD = "teacher.json"  # in the folder of a teacher, and a copy in the folder of a sweep
 Size = Annotated[int, Field(ge=1, le=10**6)]

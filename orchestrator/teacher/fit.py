@@ -8,17 +8,19 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from orchestrator import space
-from orchestrator.config import Choice, Configuration, Teacher
-from orchestrator.data import Dataset, Views
-from orchestrator.errors import ConfigurationError
-from orchestrator.models import build, load_weights, network_fingerprint, save_weights
-from orchestrator.paths import read_path
-from orchestrator.record_file import DamagedRecordError
-from orchestrator.store import Store, replacing
+from orchestrator.config.schema import Choice, Configuration, Teacher
+from orchestrator.config.trial import TrialSpec
+from orchestrator.core import disk
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.core.paths import read_path
+from orchestrator.data.dataset import Dataset
+from orchestrator.data.views import Views
+from orchestrator.models.build import build
+from orchestrator.models.weights import load_weights, network_fingerprint, save_weights
+from orchestrator.store.record_file import DamagedRecordError
+from orchestrator.store.store import Store, replacing
 from orchestrator.teacher.card import CARD, TEACHER
 from orchestrator.teacher.frozen import WEIGHTS, read_teacher
-from orchestrator.trial import TrialSpec
 
 
 def fingerprint(configuration: Configuration, data_fingerprint: str, augmentation: str) -> str:
@@ -129,7 +131,7 @@ def adopt_fitted(folder: Path, configuration: Configuration, data: Path, metrics
         )
     weights = network_fingerprint(load_file(trained))
     said = _card(folder.name, weights, configuration.teacher, Dataset.open(data), metrics)
-    space.patiently(lambda: _take(trained, said, folder), folder)
+    disk.patiently(lambda: _take(trained, said, folder), folder)
     shutil.rmtree(_fitting(folder), ignore_errors=True)
 
 

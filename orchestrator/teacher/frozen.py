@@ -10,10 +10,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from methods import Output
-from orchestrator.config import Network
-from orchestrator.errors import EnvironmentUnfitError
-from orchestrator.models import build, network_fingerprint, with_exact_head
-from orchestrator.record_file import DamagedRecordError
+from orchestrator.config.schema import Network
+from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.models.build import build
+from orchestrator.models.network import with_exact_head
+from orchestrator.models.weights import network_fingerprint
+from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.teacher.card import CARD, TEACHER
 
 WEIGHTS = "weights.safetensors"

@@ -3,11 +3,11 @@
 import shutil
 from pathlib import Path
 
-from orchestrator.config import Configuration
-from orchestrator.data import Dataset, Views
-from orchestrator.data.dataset import read_summary
-from orchestrator.errors import ConfigurationError
-from orchestrator.store import Store, replacing
+from orchestrator.config.schema import Configuration
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.data.dataset import Dataset, read_summary
+from orchestrator.data.views import Views
+from orchestrator.store.store import Store, replacing
 from orchestrator.teacher import fit
 from orchestrator.teacher.card import CARD, TEACHER
 

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from methods import Knowledge
 from methods.retrieval import ByClass, Neighbours
-from orchestrator import space
-from orchestrator.context import TrialContext
-from orchestrator.teacher.approximate import IDENTITY, Approximate
+from orchestrator.core import disk
+from orchestrator.core.context import TrialContext
+from orchestrator.teacher._rank_shared_files import Files, Sharing
 from orchestrator.teacher.cache import Lock
-from orchestrator.teacher.knowledge import mapped
-from orchestrator.teacher.sharing import Files, Sharing
+from orchestrator.teacher.faiss_index import IDENTITY, Approximate
+from orchestrator.teacher.outputs import mapped
 
 QUERIES = 2048  # of a rank, between two times that it hears of a stop
 TABLES = {
@@ -77,7 +77,7 @@ class Retrieval:
         self, sharing: Sharing, knowledge: Knowledge, positives: int, negatives: int, missing: Files, locks: list[Lock]
     ) -> None:
         found = self._search(knowledge, positives, negatives, locks)
-        space.together(self.context, partial(_write, sharing, missing, found), sharing.cache.root, partial(_show_life, locks))
+        disk.together(self.context, partial(_write, sharing, missing, found), sharing.cache.root, partial(_show_life, locks))
 
     def _search(self, knowledge: Knowledge, positives: int, negatives: int, locks: Sequence[Lock] = ()) -> Neighbours:
         """What every rank found, on every rank; the queries are dealt out in the order of their classes."""

@@ -1,1 +1,11 @@
-"""Runs written to MLflow, by the driver alone."""
+"""Runs, figures and models in MLflow."""
+
+__all__ = [
+    "artifacts",
+    "health",
+    "model_registry",
+    "overrides",
+    "schema",
+    "tracker",
+    "ui",
+]

@@ -2,8 +2,8 @@
 
 import os
 
-from orchestrator.address import WEB, scheme_of
-from orchestrator.redact import redacted
+from orchestrator.config.uris import WEB, scheme_of
+from orchestrator.core.redact import redacted
 
 UNUSED = {  # what they would decide, and what decides it here
     "MLFLOW_TRACKING_URI": "runs are written to {uri}; `--set tracking.uri=...` names another place",

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from orchestrator.address import database_file, database_uri
-from orchestrator.config import Configuration
-from orchestrator.errors import EnvironmentUnfitError
-from orchestrator.store import Store, replacing
+from orchestrator.config.schema import Configuration
+from orchestrator.config.uris import database_file, database_uri
+from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.store.store import Store, replacing
 
 LOCK_S = 300.0  # longest wait for another process that creates the schema: seconds of CPU, on a machine that may be busy
 BUSY_S = 20.0

@@ -9,22 +9,22 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.config import Configuration
+from orchestrator.config.objectives import goals, in_words
+from orchestrator.config.schema import Configuration
+from orchestrator.config.trial import apply
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.core.provenance import describe
 from orchestrator.data.dataset import read_summary
-from orchestrator.errors import ConfigurationError
-from orchestrator.gains import gains
-from orchestrator.objectives import goals, in_words
-from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store
+from orchestrator.reporting.peer_gain import gains
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store
 from orchestrator.teacher.quality import ACCURACY
-from orchestrator.tracking import description as described
-from orchestrator.tracking import registering
-from orchestrator.tracking.client import Writer
-from orchestrator.tracking.environment import describe
-from orchestrator.tracking.machine import Machine
+from orchestrator.tracking import _description as described
+from orchestrator.tracking import model_registry
+from orchestrator.tracking._client import Writer
+from orchestrator.tracking._machine import Machine
+from orchestrator.tracking._runs import PARENT, Point, Runs, tracking_uri
 from orchestrator.tracking.overrides import unused_variables
-from orchestrator.tracking.runs import PARENT, Point, Runs, tracking_uri
-from orchestrator.trial import apply
 
 STATUS = {"complete": "FINISHED", "stopped_early": "FINISHED", "failed": "FAILED", "running": "KILLED", "waiting": "KILLED"}
 CONFIGURATION = "configuration.json"
@@ -41,11 +41,11 @@ class Tracker:
     none is registered.
     """
 
-    def __init__(self, store: Store, sweep: Sweep, classes: Sequence[str] = (), ship: registering.Ship | None = None) -> None:
+    def __init__(self, store: Store, sweep: Sweep, classes: Sequence[str] = (), ship: model_registry.Ship | None = None) -> None:
         self.store, self.sweep, self.data = store, sweep, _data(sweep)
         self.uri = tracking_uri(store, sweep.configuration)
         self.letters = tuple(sweep.configuration.students) if sweep.configuration.peers else ()
-        self.ships = ship is not None and sweep.kind in registering.KINDS
+        self.ships = ship is not None and sweep.kind in model_registry.KINDS
         self.runs = Runs(store, sweep, classes, ship)
         resume = f"python run.py sweep --resume {sweep.name}{store.option}"
         self.writer = Writer(self.uri, sweep.folder, self.runs.perform, self.runs.knows, resume)
@@ -265,7 +265,7 @@ class Tracker:
                 self.writer.add({"do": "tags", "run": key, **tags})
 
     def _close_parent(self, state: str, told: dict[str, Any]) -> None:
-        note = self._note(state, registering.model_name(self.sweep) if "model" in {**self._told(PARENT), **told} else "")
+        note = self._note(state, model_registry.model_name(self.sweep) if "model" in {**self._told(PARENT), **told} else "")
         tags, ids, best = {"state": state} | note, {}, self.sweep.best()
         if best:
             found = [best.number, best.epochs]

@@ -9,14 +9,14 @@ import sys
 
 from rich.console import Console
 
-from orchestrator import owner
-from orchestrator.address import WEB, database_uri, scheme_of
-from orchestrator.errors import OK, ConfigurationError, EnvironmentUnfitError
-from orchestrator.interrupt import at_the_last, left, stoppable
-from orchestrator.store import Store
+from orchestrator.config.uris import WEB, database_uri, scheme_of
+from orchestrator.core.errors import OK, ConfigurationError, EnvironmentUnfitError
+from orchestrator.core.signals import at_the_last, left, stoppable
+from orchestrator.store import run_lock
+from orchestrator.store.store import Store
+from orchestrator.tracking._relocation import relocate_artifacts
+from orchestrator.tracking.health import elsewhere
 from orchestrator.tracking.overrides import server_environment
-from orchestrator.tracking.reach import elsewhere
-from orchestrator.tracking.relocation import relocate_artifacts
 from orchestrator.tracking.schema import require_schema
 
 LOOPBACK = "127.0.0.1"
@@ -80,7 +80,7 @@ def _end(server: "subprocess.Popen[bytes]") -> None:
 
 def _relocate(store: Store, console: Console) -> None:
     """Let the runs of a moved store find their artifacts; not while a sweep writes to them, maybe under another path."""
-    if not any(owner.running(store.sweep(name)) for name in store.sweeps()):
+    if not any(run_lock.running(store.sweep(name)) for name in store.sweeps()):
         for before in relocate_artifacts(store.database, store.artifacts):
             moved = f"the store was in {before}: its artifacts in MLflow are now those of {store.artifacts}"
             console.print(moved, markup=False, highlight=False, soft_wrap=True)

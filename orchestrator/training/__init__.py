@@ -1,1 +1,10 @@
-"""The loop, the checkpoint and the metrics of a trial: torch alone, the same with Ray and without."""
+"""Train one trial, in torch alone."""
+
+__all__ = [
+    "checkpoint",
+    "cost",
+    "execute",
+    "metrics",
+    "process_cache",
+    "sample_weighting",
+]

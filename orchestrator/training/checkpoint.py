@@ -21,12 +21,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from orchestrator import space
-from orchestrator.checkpoint_place import Folder, Place
-from orchestrator.context import TrialContext
-from orchestrator.progress import PROGRESS, PROGRESS_FILE, read_progress
-from orchestrator.record_file import DamagedRecordError
-from orchestrator.trial import student_folder
+from orchestrator.config.trial import student_folder
+from orchestrator.core import disk
+from orchestrator.core.context import TrialContext
+from orchestrator.store.checkpoint_storage import Folder, Place
+from orchestrator.store.progress import PROGRESS, PROGRESS_FILE, read_progress
+from orchestrator.store.record_file import DamagedRecordError
 
 State = dict[str, Tensor]
 WEIGHTS = ("student", "best", "method", "weights", "bank", "teacher")
@@ -59,7 +59,7 @@ def save(where: Path | Place, parts: Mapping[str, Checkpoint], context: TrialCon
     home = _place(where)
     epoch = next((int(part.progress["record"]["epoch"]) for part in parts.values()), 0)
     with home.writing(context, epoch) as aside:
-        space.together(context, lambda: _write_all(aside, parts), home.trial)  # all of it is there: rank 0 may rename it
+        disk.together(context, lambda: _write_all(aside, parts), home.trial)  # all of it is there: rank 0 may rename it
 
 
 def load(
@@ -91,12 +91,12 @@ def _place(where: Path | Place) -> Place:
 
 
 def _write_all(aside: Path, parts: Mapping[str, Checkpoint]) -> None:
-    space.require(aside, sum(_bytes(vars(part)) for part in parts.values()))
+    disk.require(aside, sum(_bytes(vars(part)) for part in parts.values()))
     try:
         for letter, part in parts.items():
             _write(aside / student_folder(letter), part)
     except Exception as error:
-        if space.is_full(error):  # what is half there takes the room that others need meanwhile
+        if disk.is_full(error):  # what is half there takes the room that others need meanwhile
             for letter in parts:
                 _empty(aside / student_folder(letter))
         raise

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from orchestrator.actors.crew import BARREN, HEAD_S, RETURN_S, Crew, Rules, Seen
-from orchestrator.errors import EnvironmentUnfitError
-from orchestrator.plan import Groups
+from orchestrator.cluster.group_autoscaler import BARREN, HEAD_S, RETURN_S, Crew, Rules, Seen
+from orchestrator.config.plan import Groups
+from orchestrator.core.errors import EnvironmentUnfitError
 
 CPU = {"CPU": 1.0}
 LOOK = 2.0

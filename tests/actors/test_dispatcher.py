@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.actors.desk import Desk
-from orchestrator.actors.dispatcher import CLOSE, SHORT, Dispatcher
+from orchestrator.cluster._dispatcher import CLOSE, SHORT, Dispatcher
+from orchestrator.cluster.dispatcher_client import Desk
 
 LONG_S = 30.0  # never waited for: what is awaited has happened
 SHORT_S = 0.001  # how long nothing is waited for

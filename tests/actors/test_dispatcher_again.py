@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import ray
 
-from orchestrator.actors import desk as desks
-from orchestrator.actors.controllers import ANSWER_S
-from orchestrator.actors.desk import Desk, answered
-from orchestrator.actors.dispatcher import Dispatcher
-from orchestrator.errors import EnvironmentUnfitError, UnansweredError
+from orchestrator.cluster import dispatcher_client as desks
+from orchestrator.cluster._controllers import ANSWER_S
+from orchestrator.cluster._dispatcher import Dispatcher
+from orchestrator.cluster.dispatcher_client import Desk, answered
+from orchestrator.core.errors import EnvironmentUnfitError, UnansweredError
 from tests.actors.test_dispatcher import LONG_S, SHORT_S, settle
 
 
@@ -119,7 +119,7 @@ def play(monkeypatch: pytest.MonkeyPatch, deaths: dict[int, str], known: int | N
             fake.loop.run_until_complete(dispatcher.give_back(0, "a"))
 
     fake.before = train
-    monkeypatch.setattr("orchestrator.actors.desk.ray.get", fake.get)
+    monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", fake.get)
     monkeypatch.setattr(desks, "PAUSE_S", 0)
     desk = Desk("desk", fake)
     desk.submit("a", {"of": "a", "known": known})  # None: as the fitting of a teacher has it
@@ -146,7 +146,7 @@ def test_a_dispatcher_that_stays_away_is_the_machines_fault(monkeypatch: pytest.
     def away(call: Any, timeout: float) -> Any:
         raise ray.exceptions.ActorDiedError()
 
-    monkeypatch.setattr("orchestrator.actors.desk.ray.get", away)
+    monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", away)
     monkeypatch.setattr(desks, "PAUSE_S", 0)
     with pytest.raises(UnansweredError, match=r"has not answered for 0\.01 s \(ActorDiedError\): see whether Ray is well"):
         answered(lambda: None, patience_s=0.01)
@@ -154,7 +154,7 @@ def test_a_dispatcher_that_stays_away_is_the_machines_fault(monkeypatch: pytest.
 
 def test_a_run_that_was_given_up_is_no_failure_of_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Ray({})
-    monkeypatch.setattr("orchestrator.actors.desk.ray.get", fake.get)
+    monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", fake.get)
     desk = Desk("desk", fake)
     desk.submit("a", {})
     desk.give_up("no worker group is left")
@@ -165,8 +165,10 @@ def test_a_run_that_was_given_up_is_no_failure_of_who_waits(monkeypatch: pytest.
 def test_a_group_is_replaced_by_the_death_of_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Ray({})
     killed: list[Any] = []
-    monkeypatch.setattr("orchestrator.actors.desk.ray.get", fake.get)
-    monkeypatch.setattr("orchestrator.actors.desk.ray.kill", lambda worker, no_restart: killed.append((worker, no_restart)))
+    monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", fake.get)
+    monkeypatch.setattr(
+        "orchestrator.cluster.dispatcher_client.ray.kill", lambda worker, no_restart: killed.append((worker, no_restart))
+    )
     controllers: list[tuple[str, float]] = []
     monkeypatch.setattr(desks, "end_controller", lambda run, answer_s=0.0: controllers.append((run, answer_s)))
     desk = Desk("desk", fake)
@@ -191,7 +193,7 @@ def test_a_long_wait_is_not_counted_as_silence(monkeypatch: pytest.MonkeyPatch) 
         now += 60.0
         raise ray.exceptions.ActorDiedError()
 
-    monkeypatch.setattr("orchestrator.actors.desk.ray.get", late)
+    monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", late)
     monkeypatch.setattr("time.monotonic", lambda: now)
     monkeypatch.setattr(desks, "PAUSE_S", 0)
     assert answered(lambda: None, patience_s=8.0) == "an answer" and calls == 2

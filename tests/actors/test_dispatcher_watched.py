@@ -2,7 +2,7 @@
 
 import asyncio
 
-from orchestrator.actors.dispatcher import SHORT, Dispatcher
+from orchestrator.cluster._dispatcher import SHORT, Dispatcher
 from tests.actors.test_dispatcher import LONG_S, SHORT_S
 
 

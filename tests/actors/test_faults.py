@@ -8,8 +8,8 @@ import ray
 import torch
 
 from methods import SettingsError
-from orchestrator.actors.faults import judged
-from orchestrator.errors import ConfigurationError, EnvironmentUnfitError, LoaderError, TrialError, UnansweredError
+from orchestrator.cluster._failures import judged
+from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError, LoaderError, TrialError, UnansweredError
 
 HOST, DEVICE = torch.device("cpu"), torch.device("cuda", 0)
 TRIAL = {"role": "student", "configuration": {"training": {"batch_size": 256}}}

@@ -14,16 +14,18 @@ import torch
 from ray import cloudpickle
 
 from methods import SettingsError
-from orchestrator.actors import groups, influence, worker
-from orchestrator.actors.desk import Desk
-from orchestrator.actors.influence import Beside, RayAide
+from orchestrator.cluster import _influence_actor as influence_actor
+from orchestrator.cluster import _worker as worker
+from orchestrator.cluster import groups
+from orchestrator.cluster._influence_actor import Beside, RayAide
 from orchestrator.cluster.connect import connected
-from orchestrator.context import TrialContext
-from orchestrator.errors import TrialError
-from orchestrator.plan import Groups
-from orchestrator.reading import load
-from orchestrator.training.appraisal import Appraised, Snapshot
-from orchestrator.trial import TrialSpec
+from orchestrator.cluster.dispatcher_client import Desk
+from orchestrator.config.loader import load
+from orchestrator.config.plan import Groups
+from orchestrator.config.trial import TrialSpec
+from orchestrator.core.context import TrialContext
+from orchestrator.core.errors import TrialError
+from orchestrator.training.sample_weighting import Appraised, Snapshot
 
 LONG_S = 60.0
 Specify = Callable[..., TrialSpec]
@@ -196,7 +198,7 @@ def serve(settings: dict[str, Any]) -> None:
             aide.receive(LONG_S, context.alive)
 
     worker.work = work  # type: ignore[attr-defined]
-    setattr(influence, "appraise", compute)  # noqa: B010
+    setattr(influence_actor, "appraise", compute)  # noqa: B010
     worker.serve(settings)
 
 
@@ -238,7 +240,7 @@ def test_who_has_an_aide(pairs: tuple[str, ...], role: str, has_one: bool, tmp_p
     spec = TrialSpec.model_validate(
         {"name": "one", "role": role, "configuration": load(None, list(pairs)), "folder": tmp_path, "data": tmp_path}
     )
-    with influence.aides(spec) as aide:
+    with influence_actor.aides(spec) as aide:
         assert (aide is not None) is has_one
 
 
@@ -259,4 +261,4 @@ def test_a_worker_gives_its_trial_the_aide(monkeypatch: pytest.MonkeyPatch, spec
 def test_an_actor_without_a_gpu_is_on_the_cpu(ids: list[str], device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.get_gpu_ids", lambda: ids)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert influence._device() == torch.device(device)
+    assert influence_actor._device() == torch.device(device)

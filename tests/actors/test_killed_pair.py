@@ -14,20 +14,21 @@ import pytest
 import torch
 from ray import cloudpickle
 
-from orchestrator.actors import groups, worker
-from orchestrator.actors.desk import Desk
+from orchestrator.cluster import _worker as worker
+from orchestrator.cluster import groups
 from orchestrator.cluster.connect import connected
-from orchestrator.config import Configuration
-from orchestrator.context import Record, TrialContext
-from orchestrator.data import prepare
-from orchestrator.plan import Groups
-from orchestrator.reading import load
-from orchestrator.store import Store
+from orchestrator.cluster.dispatcher_client import Desk
+from orchestrator.config.loader import load
+from orchestrator.config.plan import Groups
+from orchestrator.config.schema import Configuration
+from orchestrator.config.trial import CHECKPOINT, TrialSpec
+from orchestrator.core.context import Record, TrialContext
+from orchestrator.data.prepare import prepare
+from orchestrator.store.store import Store
 from orchestrator.teacher import fit
-from orchestrator.teacher.ready import ready
+from orchestrator.teacher.acquire import ready
 from orchestrator.training import checkpoint
-from orchestrator.training.job import work
-from orchestrator.trial import CHECKPOINT, TrialSpec
+from orchestrator.training.execute import work
 
 pytestmark = pytest.mark.ray
 EPOCHS, STEPS = 3, 5
@@ -57,11 +58,11 @@ class Death(NamedTuple):
 
 EPOCH_TWO = STEPS + 3  # a step amid the second epoch
 DEATHS = {
-    "a-has-spoken": Death(0, "orchestrator.actors.pair:Pair.tell", EPOCH_TWO),
-    "b-is-waited-for": Death(1, "orchestrator.actors.pair:Pair.tell", EPOCH_TWO, done=False),
-    "b-before-any-checkpoint": Death(1, "orchestrator.actors.pair:Pair.end_step", 2, resumed=0),
+    "a-has-spoken": Death(0, "orchestrator.cluster._pair:Pair.tell", EPOCH_TWO),
+    "b-is-waited-for": Death(1, "orchestrator.cluster._pair:Pair.tell", EPOCH_TWO, done=False),
+    "b-before-any-checkpoint": Death(1, "orchestrator.cluster._pair:Pair.end_step", 2, resumed=0),
     "b-has-written-its-part": Death(1, "orchestrator.training.checkpoint:_write", 2),
-    "a-between-the-renames": Death(0, "orchestrator.store:os.replace", 1, first=f"/{CHECKPOINT}"),
+    "a-between-the-renames": Death(0, "orchestrator.store.store:os.replace", 1, first=f"/{CHECKPOINT}"),
     "a-has-saved-and-not-reported": Death(0, "orchestrator.training.checkpoint:save", 2, resumed=2),
 }
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.actors import local
-from orchestrator.actors.local import LocalDesk
-from orchestrator.context import Record, TrialContext
-from orchestrator.errors import EnvironmentUnfitError, TrialError
+from orchestrator.cluster import local_backend
+from orchestrator.cluster.local_backend import LocalDesk
+from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.errors import EnvironmentUnfitError, TrialError
 
 SILENCE_S = 10.0
 Specify = Callable[..., Any]
@@ -47,7 +47,7 @@ class Passing(queue.Queue[Record]):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(local, "time", made)
+    monkeypatch.setattr(local_backend, "time", made)
     return made
 
 
@@ -79,7 +79,7 @@ def test_a_training_gives_its_signs_of_life_to_the_desk(clock: Clock, specify: S
         context.alive()
         context.report({"epoch": 1})
 
-    monkeypatch.setattr(local, "work", trained)
+    monkeypatch.setattr(local_backend, "work", trained)
     desk = LocalDesk()
     desk.submit("trial", specify("teacher=null", "method.name=cross_entropy").plain())
     assert desk.records.get(timeout=60) == {"epoch": 1}
@@ -92,7 +92,7 @@ def test_a_fault_of_the_machine_fails_no_trial(own: bool, specify: Specify, monk
         context.note("the disk is full")
         raise TrialError("it diverged") if own else OSError(116, "Stale file handle")
 
-    monkeypatch.setattr(local, "work", trained)
+    monkeypatch.setattr(local_backend, "work", trained)
     notes: list[str] = []
     desk = LocalDesk(notes.append)
     desk.submit("trial", specify("teacher=null", "method.name=cross_entropy").plain())

@@ -5,9 +5,9 @@ from typing import Any, cast
 
 import pytest
 
-from orchestrator.actors.desk import Desk
-from orchestrator.actors.dispatcher import Dispatcher
-from orchestrator.errors import EnvironmentUnfitError
+from orchestrator.cluster._dispatcher import Dispatcher
+from orchestrator.cluster.dispatcher_client import Desk
+from orchestrator.core.errors import EnvironmentUnfitError
 from tests.actors.test_dispatcher import LONG_S, SHORT_S, settle
 
 
@@ -92,7 +92,7 @@ class Remote:
 
 
 def test_the_caller_waits_with_a_limit_and_says_who_holds_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.actors.desk.ray.get", lambda answer, timeout: answer)
+    monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", lambda answer, timeout: answer)
     held = cast(Any, type("Held", (), {"released": Remote(False, False, True), "describe": Remote("group 1 holds trial-00003")}))
     Desk("desk", held()).wait_until_released("trial-00003", 30.0)
     held.released = Remote(False)

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import ray
 
-from orchestrator.actors import controllers, reserved
+from orchestrator.cluster import _controllers as controllers
+from orchestrator.cluster import _placement_groups as placement_groups
 
 GROUP = ray.PlacementGroupID.from_random()
 CONTROLLER = ray.ActorID.from_random()
@@ -33,11 +34,11 @@ class Store(dict[str, bytes]):
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Store:
     made = Store()
-    monkeypatch.setattr(reserved, "_internal_kv_put", made.put)
-    monkeypatch.setattr(reserved, "_internal_kv_get", made.get)
-    monkeypatch.setattr(reserved, "_internal_kv_del", lambda key: made.pop(key, None))
-    monkeypatch.setattr(reserved, "placement_group_table", made.table)
-    monkeypatch.setattr(reserved, "remove_placement_group", lambda group: made.removed.append(group.id))
+    monkeypatch.setattr(placement_groups, "_internal_kv_put", made.put)
+    monkeypatch.setattr(placement_groups, "_internal_kv_get", made.get)
+    monkeypatch.setattr(placement_groups, "_internal_kv_del", lambda key: made.pop(key, None))
+    monkeypatch.setattr(placement_groups, "placement_group_table", made.table)
+    monkeypatch.setattr(placement_groups, "remove_placement_group", lambda group: made.removed.append(group.id))
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     for name, function in {"put": made.put, "get": made.get, "del": lambda key: made.pop(key, None)}.items():
         monkeypatch.setattr(controllers, f"_internal_kv_{name}", function)
@@ -48,14 +49,14 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Store:
 def test_what_a_dead_controller_held_is_freed(store: Store) -> None:
     handle = SimpleNamespace(placement_group=SimpleNamespace(id=GROUP))
     group = SimpleNamespace(get_worker_group_state=lambda: SimpleNamespace(placement_group_handle=handle))
-    reserved.Reserved("run-1").after_worker_group_start(group)
-    reserved.free("run-2")
+    placement_groups.Reserved("run-1").after_worker_group_start(group)
+    placement_groups.free("run-2")
     assert store.removed == [] and len(store) == 2, "another run's is left alone"
-    reserved.free("run-1")
+    placement_groups.free("run-1")
     assert store.removed == [GROUP] and store.states == [], "it is waited for"
-    reserved.forget("run-1")
+    placement_groups.forget("run-1")
     assert not store
-    reserved.free("run-1")
+    placement_groups.free("run-1")
     assert store.removed == [GROUP]
 
 
@@ -74,6 +75,6 @@ def test_a_controller_is_ended_unless_it_answers(
     assert not ended, "of a run whose workers have not started nothing is known"
     controllers.end_controller("run-1", answer_s)
     assert ended == [handle] * killed
-    reserved.forget("run-1")
+    placement_groups.forget("run-1")
     controllers.end_controller("run-1")
     assert len(ended) == killed

@@ -18,11 +18,12 @@ from ray.train.v2._internal.execution.context import DistributedContext
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
-from orchestrator.actors import groups, worker
-from orchestrator.actors.uneven import ranked
+from orchestrator.cluster import _worker as worker
+from orchestrator.cluster import groups
+from orchestrator.cluster._heterogeneous_workers import ranked
 from orchestrator.cluster.connect import OWN_CLUSTER, connected, nodes
-from orchestrator.errors import EnvironmentUnfitError
-from orchestrator.plan import Groups
+from orchestrator.config.plan import Groups
+from orchestrator.core.errors import EnvironmentUnfitError
 
 A, B = {"CPU": 1.0}, {"CPU": 0.5}
 PAIRS = Groups(1, (A, B, A, B), "")

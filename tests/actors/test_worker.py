@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from methods import SettingsError
-from orchestrator.actors import worker
-from orchestrator.context import Record, TrialContext
-from orchestrator.errors import ConfigurationError, EnvironmentUnfitError, TrialError, UnansweredError
-from orchestrator.trial import TrialSpec
+from orchestrator.cluster import _worker as worker
+from orchestrator.config.trial import TrialSpec
+from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError, TrialError, UnansweredError
 
 Specify = Callable[..., TrialSpec]
 

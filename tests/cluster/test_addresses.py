@@ -8,12 +8,12 @@ import pytest
 from ray._private import services
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
-from orchestrator import commands
+from orchestrator.cli import train as train_command
 from orchestrator.cluster.connect import PACKAGES, runtime_environment
-from orchestrator.cluster.resources import listens, require_answer
-from orchestrator.environment import allocator
-from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
-from orchestrator.proxies import NAMES
+from orchestrator.config.resources import listens, require_answer
+from orchestrator.core.allocator import allocator
+from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.core.proxies import NAMES
 
 
 @pytest.fixture
@@ -77,4 +77,4 @@ def test_what_a_submitted_job_says_is_not_said_twice(monkeypatch: pytest.MonkeyP
 
 def test_an_address_and_this_process_alone_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="--address and --local exclude each other"):
-        commands.train(tmp_path, [], tmp_path, None, None, dry_run=True, local=True, address="auto")
+        train_command.train(tmp_path, [], tmp_path, None, None, dry_run=True, local=True, address="auto")

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import run
 from orchestrator.cluster import jobs
 from orchestrator.cluster.jobs import Cluster, Job, server_address
-from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
 
 Answer = tuple[int, Any]
 VERSION: dict[str, list[Answer]] = {
@@ -140,7 +140,7 @@ def test_the_package_and_the_job_are_sent() -> None:
     assert f"python run.py stop mine --address http://{address}" in output
     sent = {line: body for line, body in asked if not line.startswith("GET")}
     (archive,) = [body for line, body in sent.items() if line.startswith(f"PUT {package}")]
-    assert archive[:2] == b"PK" and b"orchestrator/submission.py" in archive
+    assert archive[:2] == b"PK" and b"orchestrator/cli/_submission.py" in archive
     request = json.loads(sent["POST /api/jobs/"])
     assert request["entrypoint"] == "python run.py teacher --store /s" and request["submission_id"] == "mine"
     assert request["runtime_env"]["working_dir"].startswith("gcs://_ray_pkg_")

@@ -10,7 +10,7 @@ import pytest
 import ray
 from ray.train.torch import TorchConfig
 
-from orchestrator.actors.rendezvous import ByFile, meeting_file, torch_config
+from orchestrator.cluster._rendezvous import ByFile, meeting_file, torch_config
 from orchestrator.cluster.connect import connected
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cluster.package import MIB, collect, in_words
-from orchestrator.errors import ConfigurationError
+from orchestrator.core.errors import ConfigurationError
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,7 +18,7 @@ def project(tmp_path: Path) -> Path:
     for name in (
         "run.py",
         "pyproject.toml",
-        "orchestrator/plan.py",
+        "orchestrator/config/plan.py",
         "orchestrator/__pycache__/plan.cpython-311.pyc",
         "orchestrator/.secret",
         "methods/kd.py",
@@ -45,7 +45,7 @@ def test_the_program_travels_and_nothing_else(project: Path) -> None:
     assert sorted(collect(project).files) == [
         "configs/digits.yaml",
         "methods/kd.py",
-        "orchestrator/plan.py",
+        "orchestrator/config/plan.py",
         "pyproject.toml",
         "run.py",
         "search_spaces/kd.py",
@@ -61,7 +61,7 @@ def test_what_is_excluded_stays_and_what_is_beside_travels(project: Path, tmp_pa
     assert sorted(packed.files) == [
         "configs/digits.yaml",  # the one that is asked for
         "methods/kd.py",
-        "orchestrator/plan.py",
+        "orchestrator/config/plan.py",
         "run.py",
         "search_spaces/kd.py",
         "submitted/mine.yaml",

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster.resources import LONGEST_SOCKET, SOCKET, ray_folder, require_short_sockets
-from orchestrator.errors import EnvironmentUnfitError
+from orchestrator.config.resources import LONGEST_SOCKET, SOCKET, ray_folder, require_short_sockets
+from orchestrator.core.errors import EnvironmentUnfitError
 
 NAMES = ("RAY_TMPDIR", "TMPDIR")
 
@@ -16,7 +16,7 @@ NAMES = ("RAY_TMPDIR", "TMPDIR")
 def neither(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("orchestrator.cluster.resources.sys.platform", "linux")
+    monkeypatch.setattr("orchestrator.config.resources.sys.platform", "linux")
 
 
 def test_ray_takes_its_own_variable_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ import pytest
 import typer
 
 import run
-from orchestrator.errors import ConfigurationError
-from orchestrator.submission import Submission, _lasting, submission
+from orchestrator.cli._submission import Submission, _lasting, submission
+from orchestrator.core.errors import ConfigurationError
 
 ROOT = Path(__file__).parents[2]
 NOW = datetime(2026, 1, 2, 3, 4, 5)

@@ -13,20 +13,22 @@ from rich.console import Console
 from scipy import stats
 from trained_here import LENT, Here
 
-from orchestrator import compare_commands, errors
-from orchestrator.comparison import design, page, running
-from orchestrator.comparison.record import Comparison
-from orchestrator.comparison.result import Result, result
-from orchestrator.config import Configuration
-from orchestrator.data import prepare
-from orchestrator.errors import ConfigurationError, TrialError
-from orchestrator.preflight import prepared
-from orchestrator.reading import load
-from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store, read_json
-from orchestrator.sweep.described import described
-from orchestrator.tracking.environment import ENVIRONMENT, ENVIRONMENT_FILE, describe
-from orchestrator.trial import apply
+from orchestrator.cli import compare
+from orchestrator.config.loader import load
+from orchestrator.config.schema import Configuration
+from orchestrator.config.trial import apply
+from orchestrator.core import errors
+from orchestrator.core.errors import ConfigurationError, TrialError
+from orchestrator.core.provenance import describe
+from orchestrator.data.prepare import prepare
+from orchestrator.store.environment import ENVIRONMENT, ENVIRONMENT_FILE
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store, read_json
+from orchestrator.sweep.comparison import design, page, running
+from orchestrator.sweep.comparison.record import Comparison
+from orchestrator.sweep.comparison.result import Result, result
+from orchestrator.sweep.preflight.preflight import prepared
+from orchestrator.sweep.space_snapshot import described
 
 SMALL = (
     "data.limit.train=200",
@@ -179,7 +181,7 @@ def test_every_sweep_says_what_it_ran_on_and_may_ship_its_students(store: Store,
 def test_an_interrupted_comparison_shows_what_there_is_of_it(store: Store, here: Here) -> None:
     comparison, here.interrupted_in = begun(store, methods=FEW), "mine-seeds"
     told = io.StringIO()
-    code = compare_commands._carry_out(store, comparison, Console(file=told, width=200), as_json=False)
+    code = compare._carry_out(store, comparison, Console(file=told, width=200), as_json=False)
     text = told.getvalue()
     assert code == errors.INTERRUPTED
     assert "unfinished: 1 of 6 trainings" in text and "mine (unfinished): test part" in text and "not told apart" not in text
@@ -190,7 +192,7 @@ def test_an_interrupted_comparison_shows_what_there_is_of_it(store: Store, here:
 def test_an_interrupted_search_has_nothing_to_show(store: Store, here: Here) -> None:
     comparison, here.interrupted_in = begun(store, methods=FEW), "mine-cross_entropy"
     told = io.StringIO()
-    code = compare_commands._carry_out(store, comparison, Console(file=told, width=200), as_json=False)
+    code = compare._carry_out(store, comparison, Console(file=told, width=200), as_json=False)
     assert code == errors.INTERRUPTED and "unfinished" not in told.getvalue() and "compare --resume mine" in told.getvalue()
 
 

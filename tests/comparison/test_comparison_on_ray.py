@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 import run
-from orchestrator.comparison import running
-from orchestrator.records import Sweep
-from orchestrator.store import Store
-from orchestrator.sweep.conduct import open_desk
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store
+from orchestrator.sweep.comparison import running
+from orchestrator.sweep.driver import open_desk
 
 pytestmark = pytest.mark.ray
 SMALL = ("teacher.network.width=16", "teacher.training.epochs=1", "student.width=6", "training.epochs=2", "search.grace_epochs=1")

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.comparison import page
-from orchestrator.comparison.published import PUBLISHED, Published
-from orchestrator.comparison.result import Against, Cost, Result, Row, differences
-from orchestrator.comparison.statistics import difference, holm, mean
+from orchestrator.reporting.statistics import difference, holm, mean
+from orchestrator.sweep.comparison import page
+from orchestrator.sweep.comparison._published import PUBLISHED, Published
+from orchestrator.sweep.comparison.result import Against, Cost, Result, Row, differences
 
 PLAIN = {1: 0.80, 2: 0.83, 3: 0.79, 4: 0.82, 5: 0.81}
 VALUES = {

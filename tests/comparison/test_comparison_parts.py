@@ -9,19 +9,19 @@ from typer.testing import CliRunner
 
 import run
 from methods import METHODS
-from orchestrator.check import check_search
-from orchestrator.comparison import design
-from orchestrator.comparison.published import PUBLISHED, published
-from orchestrator.comparison.record import FILE, Comparison
-from orchestrator.comparison.result import cost
-from orchestrator.comparison.student_cost import student_cost
-from orchestrator.config import Configuration, Network
-from orchestrator.errors import ConfigurationError
-from orchestrator.models import MODELS
-from orchestrator.reading import load
-from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store
-from orchestrator.sweep.space import points
+from orchestrator.config.loader import load
+from orchestrator.config.schema import Configuration, Network
+from orchestrator.config.search_space import points
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.models.build import MODELS
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store
+from orchestrator.sweep.comparison import design
+from orchestrator.sweep.comparison._published import PUBLISHED, published
+from orchestrator.sweep.comparison._student_cost import student_cost
+from orchestrator.sweep.comparison.record import FILE, Comparison
+from orchestrator.sweep.comparison.result import cost
+from orchestrator.sweep.preflight.configuration import check_search
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ALONE = tuple(name for name, kind in METHODS.items() if not kind.needs.peer)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from orchestrator.comparison.statistics import Difference, Mean, difference, holm, mean
+from orchestrator.reporting.statistics import Difference, Mean, difference, holm, mean
 
 METHODS, SEEDS = 6, 10
 

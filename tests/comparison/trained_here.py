@@ -4,18 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from orchestrator.actors.local import LocalDesk
-from orchestrator.config import Configuration
-from orchestrator.context import Record, TrialContext
-from orchestrator.records import Sweep
-from orchestrator.store import Store
+from orchestrator.cluster.local_backend import LocalDesk
+from orchestrator.config.schema import Configuration
+from orchestrator.config.trial import TrialSpec
+from orchestrator.core.context import Record, TrialContext
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store
+from orchestrator.sweep._reconcile import settle
+from orchestrator.sweep._study import StudySearch, open_study
 from orchestrator.sweep.events import Events
-from orchestrator.sweep.settling import settle
-from orchestrator.sweep.study import StudySearch, open_study
-from orchestrator.teacher.mode import Decision
-from orchestrator.teacher.ready import ready
-from orchestrator.training.trainer import train
-from orchestrator.trial import TrialSpec
+from orchestrator.teacher.access import Decision
+from orchestrator.teacher.acquire import ready
+from orchestrator.training._trainer import train
 
 LENT = ("a desk that nobody asks", len)
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.address import database_file, database_uri
-from orchestrator.errors import ConfigurationError
-from orchestrator.reading import load
+from orchestrator.config.loader import load
+from orchestrator.config.uris import database_file, database_uri
+from orchestrator.core.errors import ConfigurationError
 
 SECRET = "sesame-42"
 

@@ -5,10 +5,10 @@ import itertools
 import pytest
 
 from methods import METHODS
-from orchestrator.check import check_search
-from orchestrator.errors import ConfigurationError
-from orchestrator.reading import load
-from orchestrator.sweep.branches import branches
+from orchestrator.config.conditional_space import branches
+from orchestrator.config.loader import load
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.sweep.preflight.configuration import check_search
 from search_spaces import SPACES
 
 KD, AKD = ((f"search.methods=[{name}]", f"method.name={name}") for name in ("kd", "akd"))

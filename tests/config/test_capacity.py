@@ -7,12 +7,12 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from orchestrator import choices
-from orchestrator.capacity import Sizes, require_cores, require_memory
-from orchestrator.check import check_choices
-from orchestrator.config import Configuration
-from orchestrator.errors import ConfigurationError
-from orchestrator.reading import load
+from orchestrator.config import extra_space
+from orchestrator.config.capacity import Sizes, require_cores, require_memory
+from orchestrator.config.loader import load
+from orchestrator.config.schema import Configuration
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.sweep.preflight.configuration import check_choices
 
 PEER = "peers.b.network.name=mlp"
 HUGE = (10**31, -(10**23), 10**300, 1e308, -1e308, math.inf, -math.inf, math.nan)
@@ -72,7 +72,7 @@ def test_the_networks_that_a_search_may_choose_are_few() -> None:
     with pytest.raises(ConfigurationError, match="student may be 20 x 20 networks, and 300 are allowed"):
         check_choices(wide)
     check_choices(load(None, ["student.name=mlp", f"search.choices={{student.width: {some}, student.depth: {some[:15]}}}"]))
-    assert choices.MOST_NETWORKS == 300
+    assert extra_space.MOST_NETWORKS == 300
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.check import check_network, check_search, check_train
-from orchestrator.config import Configuration
-from orchestrator.errors import ConfigurationError
-from orchestrator.objectives import BETTER
-from orchestrator.reading import build, load
+from orchestrator.config.loader import build, load
+from orchestrator.config.objectives import BETTER
+from orchestrator.config.schema import Configuration
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.sweep.preflight.configuration import check_network, check_search, check_train
 
 PEER, NONE = "peers.b.network.name=mlp", "search.scheduler=none"
 HELD = ("search.scheduler=pbt", "search.hold=[training.learning_rate]", "method.temperature=4", "method.alpha=0.9")

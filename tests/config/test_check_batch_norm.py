@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from orchestrator.check_batch_norm import check_batch_norm
-from orchestrator.errors import ConfigurationError
-from orchestrator.models import build
-from orchestrator.reading import load
+from orchestrator.config.loader import load
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.models.build import build
+from orchestrator.sweep.preflight._batch_norm import check_batch_norm
 
 RESNET = 'student={"name": "resnet18"}'
 

@@ -9,14 +9,14 @@ from rich.console import Console
 
 from methods import METHODS, Needs
 from methods.kd import KD
-from orchestrator import plan
-from orchestrator.check import check_search, check_train
-from orchestrator.check_data import check_batches
-from orchestrator.config import Configuration
-from orchestrator.errors import ConfigurationError
-from orchestrator.preflight import show_plan
-from orchestrator.reading import load
-from orchestrator.store import Store
+from orchestrator.config import plan
+from orchestrator.config.loader import load
+from orchestrator.config.schema import Configuration
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.store.store import Store
+from orchestrator.sweep.preflight._data import check_batches
+from orchestrator.sweep.preflight.configuration import check_search, check_train
+from orchestrator.sweep.preflight.preflight import show_plan
 from search_spaces import SPACES
 
 FEW = ("data.limit.train=400", "data.labelled=40")

@@ -8,15 +8,17 @@ import pytest
 import torch
 from rich.console import Console
 
-from orchestrator import plan, preflight
-from orchestrator.check import check_network, check_search, check_train
-from orchestrator.check_students import check_peers, require_one_process
-from orchestrator.config import Configuration
-from orchestrator.errors import ConfigurationError
-from orchestrator.models import build, save_weights
-from orchestrator.preflight import prepared, show_plan
-from orchestrator.reading import load
-from orchestrator.store import Store
+from orchestrator.config import plan
+from orchestrator.config.loader import load
+from orchestrator.config.schema import Configuration
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.models.build import build
+from orchestrator.models.weights import save_weights
+from orchestrator.store.store import Store
+from orchestrator.sweep.preflight import preflight
+from orchestrator.sweep.preflight._students import check_peers, require_one_process
+from orchestrator.sweep.preflight.configuration import check_network, check_search, check_train
+from orchestrator.sweep.preflight.preflight import prepared, show_plan
 
 PEER = "peers.b.network.name=cnn"
 ACTORS, ONE = "resources.pair=actors", "resources.pair=colocated"

@@ -9,18 +9,18 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import run
-from orchestrator import plan
-from orchestrator.check import check_search, check_train, feature_width
-from orchestrator.check_retrieval import check_retrieval, clean_bytes, retrieval_line
-from orchestrator.config import Configuration
-from orchestrator.data import describe, prepare
+from orchestrator.config import plan
+from orchestrator.config.loader import load
+from orchestrator.config.method_variants import all_forms, forms
+from orchestrator.config.schema import Configuration
+from orchestrator.core.errors import ConfigurationError
 from orchestrator.data.dataset import read_summary
-from orchestrator.errors import ConfigurationError
-from orchestrator.export import _listens
-from orchestrator.preflight import show_plan
-from orchestrator.reading import load
-from orchestrator.store import Store, write_json
-from orchestrator.sweep.forms import all_forms, forms
+from orchestrator.data.prepare import describe, prepare
+from orchestrator.export.export import _listens
+from orchestrator.store.store import Store, write_json
+from orchestrator.sweep.preflight._retrieval import check_retrieval, clean_bytes, retrieval_line
+from orchestrator.sweep.preflight.configuration import check_search, check_train, feature_width
+from orchestrator.sweep.preflight.preflight import show_plan
 from tests.retrieving import retrieving_method
 
 PEER = "peers.b.network.name=cnn"
@@ -236,7 +236,7 @@ def test_a_queue_holds_the_most_that_a_search_retrieves() -> None:
 
 @pytest.mark.parametrize("wanted", [0, 9])
 def test_an_index_is_for_negatives_alone(monkeypatch: pytest.MonkeyPatch, wanted: int) -> None:
-    monkeypatch.setattr("orchestrator.teacher.approximate.importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("orchestrator.teacher.faiss_index.importlib.util.find_spec", lambda _: None)
     configuration = configured("resources.retrieval=approximate", f"method.negatives={wanted}")
     said = retrieval_line(configuration, False, SUMMARY, False, True)
     assert said.startswith("approximate, by faiss" if wanted else "exact, among 42 samples: 8 + 0 of")
@@ -271,7 +271,7 @@ def test_an_approximate_search_needs_its_library(
     configuration = configured(f"resources.retrieval={chosen}", f"method.paradigm={paradigm}", "method.negatives=9")
     summary = SUMMARY | {"class_sizes": [samples - 20, 10, 10]}
     check_retrieval(configuration, False, summary, gpu)
-    monkeypatch.setattr("orchestrator.teacher.approximate.importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("orchestrator.teacher.faiss_index.importlib.util.find_spec", lambda _: None)
     if refused is None:
         check_retrieval(configuration, False, summary, gpu)
         return

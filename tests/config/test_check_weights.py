@@ -2,11 +2,11 @@
 
 import pytest
 
-from orchestrator.check import check_search, check_train
-from orchestrator.check_weights import check_memory
-from orchestrator.config import Configuration
-from orchestrator.errors import ConfigurationError
-from orchestrator.reading import load
+from orchestrator.config.loader import load
+from orchestrator.config.schema import Configuration
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.sweep.preflight._sample_weights import check_memory
+from orchestrator.sweep.preflight.configuration import check_search, check_train
 
 DIGITS = (1222, 10, (1, 8, 8))
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.check import check_search, check_students, check_train
-from orchestrator.errors import ConfigurationError
-from orchestrator.preflight import _check_with_data
-from orchestrator.reading import build, load
-from orchestrator.store import Store
+from orchestrator.config.loader import build, load
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.store.store import Store
+from orchestrator.sweep.preflight.configuration import check_search, check_students, check_train
+from orchestrator.sweep.preflight.preflight import _check_with_data
 
 PEER = "peers.b.network.name=mlp"
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.check import check_search, check_train
-from orchestrator.config import Configuration
-from orchestrator.errors import ConfigurationError
-from orchestrator.reading import build, load
+from orchestrator.config.loader import build, load
+from orchestrator.config.schema import Configuration
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.sweep.preflight.configuration import check_search, check_train
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").glob("*.yaml"))

@@ -11,13 +11,13 @@ from safetensors.torch import save_file
 from torch import zeros
 
 import search_spaces
-from orchestrator import resume
-from orchestrator.data import prepare
-from orchestrator.errors import ConfigurationError
-from orchestrator.reading import load
-from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store
-from orchestrator.sweep.described import described_data, described_space, differences
+from orchestrator.config.loader import load
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.data.prepare import prepare
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store
+from orchestrator.sweep import changed_configuration
+from orchestrator.sweep.space_snapshot import described_data, described_space, differences
 from search_spaces.space import Space
 from search_spaces.space import Trial as Asked
 
@@ -141,35 +141,35 @@ def sweep(tmp_path: Path, *pairs: str, kind: str = "sweep") -> Sweep:
 
 def test_a_changed_space_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = Sweep.open(Store(sweep(tmp_path).folder.parent.parent), "mine")
-    resume.require_same(found, space_now())
+    changed_configuration.require_same(found, space_now())
     monkeypatch.setitem(search_spaces.SPACES, "kd", other(temperature=(1.0, 8.0), more="abcdefg"))
     with pytest.raises(ConfigurationError) as told:
-        resume.require_same(found, space_now())
+        changed_configuration.require_same(found, space_now())
     assert "--resume mine: temperature was 1 to 10, logarithmic, is 1 to 8, logarithmic; " in str(told.value)
     assert "more: put back what it was, or begin another sweep" in str(told.value) and "\n" not in str(told.value)
 
 
 def test_trials_may_only_grow_and_the_budget_is_free(tmp_path: Path) -> None:
     found = sweep(tmp_path)
-    assert resume.changed(found, None, None, None) == found.configuration
-    grown = resume.changed(found, 9, 60.0, None).search
+    assert changed_configuration.changed(found, None, None, None) == found.configuration
+    grown = changed_configuration.changed(found, 9, 60.0, None).search
     assert (grown.trials, grown.time_budget) == (9, 60.0)
     with pytest.raises(ConfigurationError, match="--trials 5 is less than the 6 trials that 'mine' has"):
-        resume.changed(found, 5, None, None)
+        changed_configuration.changed(found, 5, None, None)
 
 
 def test_a_training_has_no_trials_to_add(tmp_path: Path) -> None:
     found = sweep(tmp_path, kind="train")
-    assert resume.changed(found, None, None, None) == found.configuration
+    assert changed_configuration.changed(found, None, None, None) == found.configuration
     for trials, budget in ((2, None), (None, 60.0)):
         with pytest.raises(ConfigurationError, match="--resume mine: it is a single training"):
-            resume.changed(found, trials, budget, None)
+            changed_configuration.changed(found, trials, budget, None)
 
 
 def test_a_sweep_that_is_run_is_left_alone(tmp_path: Path) -> None:
     found = sweep(tmp_path)
     with found.hold(), pytest.raises(ConfigurationError, match=r"--resume mine: sweep 'mine' is run by process \d+ on"):
-        resume.changed(found, None, None, None)
+        changed_configuration.changed(found, None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -188,8 +188,8 @@ def test_a_file_that_is_given_beside_it(text: str, said: str, tmp_path: Path) ->
     file = tmp_path / "mine.yaml"
     file.write_text(text)
     if not said:
-        assert resume.changed(found, None, None, file) == found.configuration
+        assert changed_configuration.changed(found, None, None, file) == found.configuration
         return
     with pytest.raises(ConfigurationError) as told:
-        resume.changed(found, None, None, file)
+        changed_configuration.changed(found, None, None, file)
     assert f"--config {file}: {said}: leave --config out" in str(told.value)

@@ -6,14 +6,14 @@ from typing import Any
 import optuna
 import pytest
 
-from orchestrator.check import check_search
-from orchestrator.config import Configuration
-from orchestrator.errors import ConfigurationError
-from orchestrator.reading import load
-from orchestrator.sweep.distinct import count_settings, limit_trials, ways
-from orchestrator.sweep.sampling import ForgetfulSampler
-from orchestrator.sweep.space import draw
-from orchestrator.sweep.study import open_study
+from orchestrator.config.distinct import count_settings, limit_trials, ways
+from orchestrator.config.loader import load
+from orchestrator.config.schema import Configuration
+from orchestrator.config.search_space import draw
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.sweep._stateless_sampler import ForgetfulSampler
+from orchestrator.sweep._study import open_study
+from orchestrator.sweep.preflight.configuration import check_search
 from search_spaces import SPACES, Space, Trial
 
 HELD = ("search.hold=[training.learning_rate]", "method.name=cross_entropy", "search.methods=[cross_entropy]")

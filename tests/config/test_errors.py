@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from orchestrator.errors import ConfigurationError, EnvironmentUnfitError, TrialError, UserError
+from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError, TrialError, UserError
 from tests.refusal import refused
 
 

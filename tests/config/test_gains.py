@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from methods import METHODS
-from orchestrator.gains import Gain, baselines, gains, hears
-from orchestrator.reading import load
-from orchestrator.records import Sweep, Trial
+from orchestrator.config.loader import load
+from orchestrator.reporting.peer_gain import Gain, baselines, gains, hears
+from orchestrator.store.records import Sweep, Trial
 from tests.pairs import metrics_of, peer_method
 
 

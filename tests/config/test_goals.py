@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from orchestrator.objectives import BETTER, PARAMETERS, Goal, front, goals, in_words, several, watched
-from orchestrator.reading import load
+from orchestrator.config.loader import load
+from orchestrator.config.objectives import BETTER, PARAMETERS, Goal, front, goals, in_words, several, watched
 
 
 def test_one_objective_has_the_direction_that_is_set() -> None:

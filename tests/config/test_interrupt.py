@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from orchestrator import interrupt
-from orchestrator.interrupt import left, reclaim, stoppable, unbroken
+from orchestrator.core import signals
+from orchestrator.core.signals import left, reclaim, stoppable, unbroken
 
 SECOND = """
 import os, signal, sys
@@ -127,13 +127,13 @@ def test_waits_share_what_is_left_of_an_interruption(monkeypatch: pytest.MonkeyP
     now = 1000.0
     assert left(60.0, 8.0) == 60.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    monkeypatch.setattr(interrupt, "LIMIT_S", 1000.0)  # the process would end
+    monkeypatch.setattr(signals, "LIMIT_S", 1000.0)  # the process would end
     with pytest.raises(KeyboardInterrupt), stoppable():
         try:
             kill(signal.SIGINT)
         finally:
             now += 3.0
-            assert left(60.0) == interrupt.END_S - 3.0 and left(60.0, spare_s=8.0) == interrupt.END_S - 11.0
+            assert left(60.0) == signals.END_S - 3.0 and left(60.0, spare_s=8.0) == signals.END_S - 11.0
             assert left(2.0) == 2.0
             now += 60.0
             assert left(60.0) == 0.0

@@ -8,11 +8,11 @@ import pytest
 from rich.console import Console
 
 from methods import METHODS
-from orchestrator.errors import UserError
-from orchestrator.models import MODELS
-from orchestrator.preflight import show_plan
-from orchestrator.reading import load
-from orchestrator.store import Store
+from orchestrator.config.loader import load
+from orchestrator.core.errors import UserError
+from orchestrator.models.build import MODELS
+from orchestrator.store.store import Store
+from orchestrator.sweep.preflight.preflight import show_plan
 from tests.config.test_capacity import NUMBERS
 
 VALUES = [

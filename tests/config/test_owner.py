@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import owner
-from orchestrator.errors import ConfigurationError
-from orchestrator.store import read_json, write_json
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.store import run_lock
+from orchestrator.store.store import read_json, write_json
 
 HOLD = """
 import sys, pathlib
@@ -30,43 +30,43 @@ def folder(tmp_path: Path) -> Path:
 
 def word(folder: Path, age_s: float, **changes: object) -> None:
     """The word of a process on another host, that was last touched so long ago."""
-    write_json(folder / owner.WORD, {"host": "elsewhere", "pid": 7, "since": 1.7e9} | changes)
+    write_json(folder / run_lock.WORD, {"host": "elsewhere", "pid": 7, "since": 1.7e9} | changes)
     then = time.time() - age_s
-    os.utime(folder / owner.WORD, (then, then))
+    os.utime(folder / run_lock.WORD, (then, then))
 
 
 def test_a_process_that_was_killed_holds_nothing(folder: Path) -> None:
     command = [sys.executable, "-c", HOLD, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "held\n"
-        assert owner.running(folder)
-        with pytest.raises(ConfigurationError) as told, owner.held(folder):
+        assert run_lock.running(folder)
+        with pytest.raises(ConfigurationError) as told, run_lock.held(folder):
             pass
         assert f"sweep 'mine' is run by process {process.pid} on {socket.gethostname()} since 20" in str(told.value)
         assert f"end it with `kill {process.pid}`" in str(told.value)
         process.kill()
         process.wait()
-    assert read_json(folder / owner.WORD)["pid"] == process.pid, "it could not clean up"
-    assert not owner.running(folder)
-    with owner.held(folder):
-        assert owner.running(folder) and read_json(folder / owner.WORD)["pid"] == os.getpid()
-    assert not owner.running(folder) and not (folder / owner.WORD).exists()
+    assert read_json(folder / run_lock.WORD)["pid"] == process.pid, "it could not clean up"
+    assert not run_lock.running(folder)
+    with run_lock.held(folder):
+        assert run_lock.running(folder) and read_json(folder / run_lock.WORD)["pid"] == os.getpid()
+    assert not run_lock.running(folder) and not (folder / run_lock.WORD).exists()
 
 
 def test_another_host_whose_lock_is_not_seen_here(folder: Path) -> None:
     word(folder, age_s=5)
-    assert owner.running(folder)
+    assert run_lock.running(folder)
     with pytest.raises(ConfigurationError, match=r"by process 7 on elsewhere since 2023-.* life . s ago: .* silent for 60 s"):
-        owner.held(folder).__enter__()
-    assert read_json(folder / owner.WORD)["host"] == "elsewhere", "its word is left alone"
-    word(folder, age_s=owner.SILENT_S + 5)
-    assert not owner.running(folder)
-    with owner.held(folder):
+        run_lock.held(folder).__enter__()
+    assert read_json(folder / run_lock.WORD)["host"] == "elsewhere", "its word is left alone"
+    word(folder, age_s=run_lock.SILENT_S + 5)
+    assert not run_lock.running(folder)
+    with run_lock.held(folder):
         pass
 
 
 def test_a_word_that_cannot_be_read_is_none(folder: Path) -> None:
-    (folder / owner.WORD).write_text('{"host"')
-    with owner.held(folder):
-        (folder / owner.WORD).write_text("[]")
-        assert owner.taken(folder) == "sweep 'mine' is run by another process at this moment: wait for it, or end it"
+    (folder / run_lock.WORD).write_text('{"host"')
+    with run_lock.held(folder):
+        (folder / run_lock.WORD).write_text("[]")
+        assert run_lock.taken(folder) == "sweep 'mine' is run by another process at this moment: wait for it, or end it"

@@ -8,21 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator import commands
-from orchestrator.data import prepare
+from orchestrator.cli import sweep as sweep_command
+from orchestrator.config.loader import load
+from orchestrator.config.path_settings import move_paths, resolve_paths
+from orchestrator.core.errors import ConfigurationError
 from orchestrator.data.dataset import read_summary
-from orchestrator.errors import ConfigurationError
-from orchestrator.path_settings import move_paths, resolve_paths
-from orchestrator.reading import load
-from orchestrator.records import Sweep
-from orchestrator.resume import changed, require_same
-from orchestrator.store import Store, write_json
-from orchestrator.sweep.described import described_data
+from orchestrator.data.prepare import prepare
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store, write_json
+from orchestrator.sweep.changed_configuration import changed, require_same
+from orchestrator.sweep.provenance import keep
+from orchestrator.sweep.space_snapshot import described_data
 from orchestrator.teacher import fit
 from orchestrator.teacher.card import CARD
 from orchestrator.teacher.frozen import WEIGHTS
 from orchestrator.teacher.moved import carry_teacher_over
-from orchestrator.tracking.environment import keep
 
 PAIRS = [
     "data.path=sub/../d.npz", "teacher.cache=cache", "teacher.network.weights=t.safetensors", "student.weights=~/s.safetensors",
@@ -139,4 +139,4 @@ def test_weights_that_students_begin_with_are_compared(tmp_path: Path, digits_st
 def test_the_command_line_takes_them(tmp_path: Path) -> None:
     sweep = Sweep.create(Store.open(tmp_path).sweep("mine"), load(None, []), "sweep")
     with pytest.raises(ConfigurationError, match=r"--set method.temperature: a resume goes on as its run was configured"):
-        commands.sweep(None, ["method.temperature=3"], tmp_path, None, None, False, None, None, resume=sweep.name)
+        sweep_command.sweep(None, ["method.temperature=3"], tmp_path, None, None, False, None, None, resume=sweep.name)

@@ -9,14 +9,14 @@ import pytest
 from typer.testing import CliRunner
 
 import run
-from orchestrator.config import Configuration
-from orchestrator.data import describe
-from orchestrator.errors import ConfigurationError
-from orchestrator.export import load_exported
-from orchestrator.paths import read_file, read_folder, read_path
-from orchestrator.preflight import require_weights
-from orchestrator.reading import load
-from orchestrator.store import Store
+from orchestrator.config.loader import load
+from orchestrator.config.schema import Configuration
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.core.paths import read_file, read_folder, read_path
+from orchestrator.data.prepare import describe
+from orchestrator.export.export import load_exported
+from orchestrator.store.store import Store
+from orchestrator.sweep.preflight.preflight import require_weights
 
 PROBLEMS = {
     "~nosuchuser/x": "begins with the home folder of an unknown user",
@@ -133,7 +133,7 @@ def test_every_key_with_a_path_is_refused_in_the_same_way(key: str, path: str, t
 
 
 def _cache_of(configuration: Configuration, store: Path) -> None:
-    from orchestrator.teacher.mode import decide
+    from orchestrator.teacher.access import decide
 
     decide(Store(store), configuration, {"sizes": {"train": 10}, "classes": ["a", "b"], "augmentation": "none"}, local=True)
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from orchestrator import plan
-from orchestrator.errors import EnvironmentUnfitError
-from orchestrator.places import has_room, placed
-from orchestrator.reading import load
+from orchestrator.config import plan
+from orchestrator.config.bin_packing import has_room, placed
+from orchestrator.config.loader import load
+from orchestrator.core.errors import EnvironmentUnfitError
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator import plan
-from orchestrator.config import Configuration, Search
-from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
-from orchestrator.reading import load
-from orchestrator.sweep.aides import aides
+from orchestrator.config import plan
+from orchestrator.config.influence_actors import aides
+from orchestrator.config.loader import load
+from orchestrator.config.schema import Configuration, Search
+from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
 from tests.pairs import weighing_method
 
 

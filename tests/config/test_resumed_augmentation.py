@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.data import describe
-from orchestrator.errors import ConfigurationError
-from orchestrator.preflight import prepared
-from orchestrator.reading import load
-from orchestrator.records import Sweep
-from orchestrator.resume import changed
-from orchestrator.store import Store, write_json
+from orchestrator.config.loader import load
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.data.prepare import describe
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store, write_json
+from orchestrator.sweep.changed_configuration import changed
+from orchestrator.sweep.preflight.preflight import prepared
 
 
 def begun(store: Store, *pairs: str) -> Sweep:

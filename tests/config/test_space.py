@@ -7,10 +7,10 @@ import optuna
 import pytest
 
 from methods import METHODS
-from orchestrator.config import Configuration
-from orchestrator.reading import build, load
-from orchestrator.sweep.space import draw, points, searched, with_its_method
-from orchestrator.trial import apply
+from orchestrator.config.loader import build, load
+from orchestrator.config.schema import Configuration
+from orchestrator.config.search_space import draw, points, searched, with_its_method
+from orchestrator.config.trial import apply
 from search_spaces import SPACES
 from search_spaces.space import LEARNING_RATES
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import pytest
 
-from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
-from orchestrator.store import SPARE_BYTES, Store, read_json, replacing, write_json
+from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.store.store import SPARE_BYTES, Store, read_json, replacing, write_json
 
 
 class Usage(NamedTuple):

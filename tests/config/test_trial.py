@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config import Configuration
-from orchestrator.errors import ConfigurationError
-from orchestrator.reading import load
-from orchestrator.sweep.space import key_value
-from orchestrator.trial import TrialSpec, apply, network_key, student_folder
+from orchestrator.config.loader import load
+from orchestrator.config.schema import Configuration
+from orchestrator.config.search_space import key_value
+from orchestrator.config.trial import TrialSpec, apply, network_key, student_folder
+from orchestrator.core.errors import ConfigurationError
 
 
 def test_a_bare_name_is_a_setting_of_the_method_and_a_dotted_one_a_key() -> None:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import ConfigurationError
-from orchestrator.reading import load
-from orchestrator.yaml_text import MAX_BYTES, MAX_DEPTH, MAX_VALUES, YamlError, parse_yaml
+from orchestrator.config._yaml_text import MAX_BYTES, MAX_DEPTH, MAX_VALUES, YamlError, parse_yaml
+from orchestrator.config.loader import load
+from orchestrator.core.errors import ConfigurationError
 
 ALIASES = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 8)

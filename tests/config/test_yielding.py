@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.check import check_search
-from orchestrator.errors import ConfigurationError
-from orchestrator.reading import load
-from orchestrator.sweep.space import key_value
-from orchestrator.yielding import said_of
+from orchestrator.config.loader import load
+from orchestrator.config.search_space import key_value
+from orchestrator.config.yielding import said_of
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.sweep.preflight.configuration import check_search
 
 FILE = """
 training: {epochs: 240, warmup_epochs: 6}

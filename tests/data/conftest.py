@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from data_made import folder, npz, opened
 
-from orchestrator.config import Data
-from orchestrator.data import Dataset, prepare
+from orchestrator.config.schema import Data
+from orchestrator.data.dataset import Dataset
+from orchestrator.data.prepare import prepare
 
 
 @pytest.fixture

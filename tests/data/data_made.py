@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from orchestrator.config import Data, Limit
-from orchestrator.data import Dataset, prepare
+from orchestrator.config.schema import Data, Limit
+from orchestrator.data.dataset import Dataset
+from orchestrator.data.prepare import prepare
 
 CLASSES, SIDE = 4, 8
 

@@ -11,10 +11,14 @@ import torch
 from data_made import folder, npz, opened
 from PIL import Image
 
-from orchestrator.config import Data
-from orchestrator.data import Batches, Dataset, Inputs, Views, prepare
-from orchestrator.data.augmentation import FLIP, boxes
-from orchestrator.errors import ConfigurationError
+from orchestrator.config.schema import Data
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.data._augmentation import FLIP, boxes
+from orchestrator.data.batches import Batches
+from orchestrator.data.dataset import Dataset
+from orchestrator.data.passes import Inputs
+from orchestrator.data.prepare import prepare
+from orchestrator.data.views import Views
 
 FASHION = Path(os.environ.get("FASHION_MNIST", Path(__file__).parents[3] / "shared" / "data" / "FashionMNIST"))
 

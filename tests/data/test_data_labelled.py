@@ -10,11 +10,13 @@ import torch
 from data_made import CLASSES, folder, identities, npz, opened
 from numpy.typing import NDArray
 
-from orchestrator.config import Data, Limit
-from orchestrator.data import Batches, Dataset, Views, describe, memory, prepare
-from orchestrator.data.batches import labelled_in
-from orchestrator.data.dataset import read_summary
-from orchestrator.errors import ConfigurationError
+from orchestrator.config.schema import Data, Limit
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.data import memory
+from orchestrator.data.batches import Batches, labelled_in
+from orchestrator.data.dataset import Dataset, read_summary
+from orchestrator.data.prepare import describe, prepare
+from orchestrator.data.views import Views
 
 SAMPLES = 102  # of `data_made` are in the training part
 LABELLED = 20

@@ -10,10 +10,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from orchestrator.config import Data
-from orchestrator.data import Batches, Dataset, Inputs, Views
-from orchestrator.data.augmentation import FLIP, HORIZONTAL, VERTICAL
-from orchestrator.data.mixing import Mixing, draw
+from orchestrator.config.schema import Data
+from orchestrator.data._augmentation import FLIP, HORIZONTAL, VERTICAL
+from orchestrator.data._mixing import Mixing, draw
+from orchestrator.data.batches import Batches
+from orchestrator.data.dataset import Dataset
+from orchestrator.data.passes import Inputs
+from orchestrator.data.views import Views
 
 MIXES = ["mixup", "cutmix"]
 POLICIES = ["none", "crop", "crop_flip", "resized_crop_flip"]

@@ -12,13 +12,15 @@ import pytest
 from data_made import CLASSES, arrays, identities, images, npz, opened
 from numpy.typing import NDArray
 
-from orchestrator.config import Data, Limit
-from orchestrator.data import Dataset, Views, datasets, describe, prepare
-from orchestrator.data.dataset import read_summary
-from orchestrator.data.parts import allot, stratified
-from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
-from orchestrator.record_file import DamagedRecordError
-from orchestrator.store import read_json, write_json
+from orchestrator.config.schema import Data, Limit
+from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.data import datasets
+from orchestrator.data._parts import allot, stratified
+from orchestrator.data.dataset import Dataset, read_summary
+from orchestrator.data.prepare import describe, prepare
+from orchestrator.data.views import Views
+from orchestrator.store.record_file import DamagedRecordError
+from orchestrator.store.store import read_json, write_json
 
 
 def test_allot_is_exact_proportional_and_leaves_no_class_out() -> None:

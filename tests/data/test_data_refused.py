@@ -17,10 +17,12 @@ from data_made import arrays, folder, images, npz
 from numpy.typing import NDArray
 from PIL import Image
 
-from orchestrator.config import Data, Limit
-from orchestrator.data import checks, describe, image_check, list_notes, prepare
+from orchestrator.config.schema import Data, Limit
+from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.data import _image_check as image_check
+from orchestrator.data import checks
 from orchestrator.data.pictures import decode
-from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.data.prepare import describe, list_notes, prepare
 
 LABELS = np.arange(120) % 4
 

@@ -11,8 +11,14 @@ import pytest
 import torch
 from data_made import folder, npz, opened
 
-from orchestrator.config import Data
-from orchestrator.data import Batches, Dataset, Inputs, Split, Views, fits_resident, memory, prepare
+from orchestrator.config.schema import Data
+from orchestrator.data import memory
+from orchestrator.data.batches import Batches
+from orchestrator.data.dataset import Dataset, Split
+from orchestrator.data.memory import fits_resident
+from orchestrator.data.passes import Inputs
+from orchestrator.data.prepare import prepare
+from orchestrator.data.views import Views
 
 POLICIES = ["none", "crop", "crop_flip", "resized_crop_flip"]
 MIXES = ["none", "mixup", "cutmix"]

@@ -6,8 +6,8 @@ import torch
 from data_made import images
 from numpy.typing import NDArray
 
-from orchestrator.data import Views
-from orchestrator.data.augmentation import FLIP, HORIZONTAL, VERTICAL, boxes
+from orchestrator.data._augmentation import FLIP, HORIZONTAL, VERTICAL, boxes
+from orchestrator.data.views import Views
 
 COUNT = 40
 AUGMENTING = ["crop", "crop_flip", "resized_crop_flip"]

@@ -12,10 +12,11 @@ from data_made import folder
 from numpy.typing import NDArray
 from PIL import Image
 
-from orchestrator.config import Data
-from orchestrator.data import Dataset, describe, list_notes, prepare
+from orchestrator.config.schema import Data
+from orchestrator.data.dataset import Dataset
 from orchestrator.data.decoding import BACKGROUND, ORIENTATION, ImageError, decode_image
-from orchestrator.predict import read
+from orchestrator.data.prepare import describe, list_notes, prepare
+from orchestrator.export.predict import read
 
 GREY = np.random.default_rng(0).integers(0, 256, (6, 10), np.uint8)
 COLOUR = np.random.default_rng(1).integers(0, 256, (6, 10, 3), np.uint8)

@@ -10,14 +10,15 @@ from data_made import folder
 from PIL import Image
 from rich.console import Console
 
-from orchestrator.config import Data
-from orchestrator.data import Dataset, describe, list_notes, prepare
+from orchestrator.config.loader import build
+from orchestrator.config.schema import Data
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.data._listing import SUFFIXES, list_images
+from orchestrator.data.dataset import Dataset
 from orchestrator.data.decoding import FORMATS
-from orchestrator.data.listing import SUFFIXES, list_images
-from orchestrator.errors import ConfigurationError
-from orchestrator.preflight import prepared, show_plan
-from orchestrator.reading import build
-from orchestrator.store import Store
+from orchestrator.data.prepare import describe, list_notes, prepare
+from orchestrator.store.store import Store
+from orchestrator.sweep.preflight.preflight import prepared, show_plan
 
 
 def image(file: Path) -> None:

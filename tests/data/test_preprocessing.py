@@ -9,13 +9,17 @@ import torch
 from data_made import arrays, npz
 from rich.console import Console
 
-from orchestrator.config import Data
-from orchestrator.data import DATASETS, Batches, Dataset, Views, explain, prepare, resolve_augmentation
-from orchestrator.data.preprocessing import AUTOMATIC, IMAGENET, choose_normalization, shift_pixels
-from orchestrator.errors import ConfigurationError
-from orchestrator.preflight import show_plan
-from orchestrator.reading import load
-from orchestrator.store import Store
+from orchestrator.config.loader import load
+from orchestrator.config.schema import Data
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.data.batches import Batches
+from orchestrator.data.dataset import Dataset
+from orchestrator.data.datasets import DATASETS
+from orchestrator.data.prepare import prepare
+from orchestrator.data.preprocessing import AUTOMATIC, IMAGENET, choose_normalization, explain, resolve_augmentation, shift_pixels
+from orchestrator.data.views import Views
+from orchestrator.store.store import Store
+from orchestrator.sweep.preflight.preflight import show_plan
 
 SUMMARY: dict[str, Any] = {"shape": [3, 32, 32], "mean": [0.5, 0.25, 0.125], "std": [0.2, 0.2, 0.25], "root": None}
 

@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 from torch.utils.data import _utils
 
+from orchestrator.core.errors import LoaderError
 from orchestrator.data import pictures, shared_memory
 from orchestrator.data.pictures import decode
 from orchestrator.data.shared_memory import MIB, can_pass_memory, describe_shortage, has_room
-from orchestrator.errors import LoaderError
 
 Usage = namedtuple("Usage", "total used free")
 NAMES = ("0.png", "1.png", "2.png", "3.png")

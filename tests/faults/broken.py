@@ -18,9 +18,9 @@ from typing import Any, ClassVar
 
 import psutil
 
-from orchestrator.errors import ConfigurationError
-from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store
 from tests.processes import titled
 
 ROOT = Path(__file__).parents[2]
@@ -172,7 +172,7 @@ def check_study(sweep: Sweep) -> None:
     """AssertionError unless the study has the same trials and no other, each in its state and with its values."""
     from optuna.trial import TrialState
 
-    from orchestrator.sweep.study import open_study
+    from orchestrator.sweep._study import open_study
 
     states = {"complete": TrialState.COMPLETE, "stopped_early": TrialState.PRUNED, "failed": TrialState.FAIL}
     trials = open_study(sweep.folder, sweep.configuration, resume=True).trials

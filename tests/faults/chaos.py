@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # as a program, beside the tests
 
-from orchestrator.records import Sweep
+from orchestrator.store.records import Sweep
 from tests.faults.broken import LEFT_S, NAME, Life, begun, check_runs, check_study, compare, end_what_is_left, record, resumed
 from tests.faults.chaos_report import Log, Made, summary, table
 from tests.faults.chaos_schedule import OFFLINE, WEIGHTS, Failure, schedule

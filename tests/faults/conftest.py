@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.records import Sweep
+from orchestrator.store.records import Sweep
 from tests.faults.broken import LEFT_S, begun, check_all, end_what_is_left, record
 
 Row = tuple[str, str, int, str]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.records import Sweep
+from orchestrator.store.records import Sweep
 from tests.faults.broken import NAME, begun, check_all, epochs, record, resumed
 from tests.faults.conftest import WHOLE, Tell
 

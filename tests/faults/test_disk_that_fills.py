@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.records import Sweep
+from orchestrator.store.records import Sweep
 from tests.faults.broken import begun, check_all, epochs
 from tests.faults.conftest import WHOLE, Tell
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.preflight import prepared
-from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store
-from orchestrator.sweep.conduct import conduct
-from orchestrator.sweep.space import draw
-from orchestrator.sweep.study import open_study
-from orchestrator.trial import CHECKPOINT, apply
+from orchestrator.config.search_space import draw
+from orchestrator.config.trial import CHECKPOINT, apply
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store
+from orchestrator.sweep._study import open_study
+from orchestrator.sweep.driver import conduct
+from orchestrator.sweep.preflight.preflight import prepared
 from tests.faults.broken import Life, begun, check_all, check_runs, check_study, reached, record, resumed, untimed
 from tests.faults.conftest import WHOLE, Tell
 from tests.sweep.conftest import Watch

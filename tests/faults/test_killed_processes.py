@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.records import Sweep
+from orchestrator.store.records import Sweep
 from tests.faults.broken import Life, begun, check_all, reached, record, resumed
 from tests.faults.conftest import WHOLE, Tell
 

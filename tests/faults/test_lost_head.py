@@ -15,7 +15,7 @@ from ray._private.authentication.authentication_token_setup import maybe_enable_
 from ray.cluster_utils import Cluster
 
 from orchestrator.cluster.connect import OWN_CLUSTER
-from orchestrator.errors import UNFIT_ENVIRONMENT
+from orchestrator.core.errors import UNFIT_ENVIRONMENT
 
 pytestmark = pytest.mark.faults
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from ray._private.authentication.authentication_token_setup import maybe_enable_
 from ray.cluster_utils import Cluster
 
 from orchestrator.cluster.connect import OWN_CLUSTER
-from orchestrator.records import Sweep
+from orchestrator.store.records import Sweep
 from tests.faults.broken import begun, check_all, epochs, reached, resumed
 from tests.faults.conftest import WHOLE, Tell
 

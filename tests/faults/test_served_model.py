@@ -16,8 +16,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from orchestrator.store import Store, read_json
-from orchestrator.tracking import registering
+from orchestrator.store.store import Store, read_json
+from orchestrator.tracking import model_registry
 from tests.checkpointed import begun, student, told, with_student
 from tests.faults.test_tracking_server import Server, until
 
@@ -41,7 +41,7 @@ def healthy(port: int) -> bool:
 
 
 def test_a_model_on_a_server_is_served_with_the_logits_of_the_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registering, "KINDS", ("sweep",))
+    monkeypatch.setattr(model_registry, "KINDS", ("sweep",))
     tracking = Server(tmp_path)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

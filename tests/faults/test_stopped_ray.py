@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.interrupt import LAST_S, LIMIT_S
+from orchestrator.core.signals import LAST_S, LIMIT_S
 from tests.faults.broken import Life, begun, reached, record, resumed
 from tests.faults.chaos_targets import processes
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.reading import load
-from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store
-from orchestrator.tracking import client as writing
-from orchestrator.tracking.runs import RUN_IDS
+from orchestrator.config.loader import load
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store
+from orchestrator.tracking import _client as writing
+from orchestrator.tracking._runs import RUN_IDS
 from orchestrator.tracking.tracker import Tracker
 
 pytestmark = pytest.mark.faults

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from methods import METHODS, Settings, SettingsError, allowed, setting
 from methods.kd import KD
-from orchestrator import listing
-from orchestrator.models import MODELS
-from orchestrator.sweep.branches import branches
+from orchestrator.config.conditional_space import branches
+from orchestrator.models.build import MODELS
+from orchestrator.reporting.terminal import methods_table
 from search_spaces import SPACES
 from search_spaces.space import Space
 
@@ -95,7 +95,7 @@ def test_a_method_with_a_text_is_listed_and_searched(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(METHODS, "compared", Compared)
     monkeypatch.setitem(SPACES, "compared", Space(({"text": "logits"},), suggest))
     console = Console(file=io.StringIO(), width=200)
-    listing.print_methods(console)
+    methods_table.print_methods(console)
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert "text = 'logits' (a text of at most 200 printable characters): the name of what is compared" in printed
     assert "text one of logits, features" in printed

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from orchestrator.context import TrialContext
-from orchestrator.models import build, synchronise
-from orchestrator.models.batch_norm import SyncBatchNorm
+from orchestrator.core.context import TrialContext
+from orchestrator.models.batch_norm import SyncBatchNorm, synchronise
+from orchestrator.models.build import build
 from tests.process_group import on_every_rank
 
 WORLD, EACH, STEPS = 3, 2, 3

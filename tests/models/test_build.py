@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from methods import Output
-from orchestrator.errors import ConfigurationError
-from orchestrator.models import MODELS, Network, build, network_fingerprint
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.models.build import MODELS, build
+from orchestrator.models.network import Network
+from orchestrator.models.weights import network_fingerprint
 
 every_model = pytest.mark.parametrize("name", MODELS)
 RESNETS = ("resnet8", "resnet20", "resnet32", "resnet56", "resnet110", "resnet8x4", "resnet32x4")

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from methods import Output
-from orchestrator.models import MODELS, Network, build
-from orchestrator.models.torchvision_models import PARTS
-from orchestrator.training.workbench import compile_in_place
+from orchestrator.models._torchvision_models import PARTS
+from orchestrator.models.build import MODELS, build
+from orchestrator.models.network import Network
+from orchestrator.training.process_cache import compile_in_place
 
 CLASSES = 7
 # A step of resnet110 takes 9 s to compile here, one of resnet56 5 s: more of the very block of resnet8, as resnet32x4 has more of

@@ -13,9 +13,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
-from orchestrator.models import Network, build, load_weights, network_fingerprint, require_weights, save_weights
-from orchestrator.models.misfits import MOST_ROWS
+from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.models._misfits import MOST_ROWS
+from orchestrator.models.build import build
+from orchestrator.models.network import Network
+from orchestrator.models.weights import load_weights, network_fingerprint, require_weights, save_weights
 
 
 def network(name: str = "resnet8", classes: int = 10, shape: tuple[int, int, int] = (3, 32, 32), seed: int = 0) -> Network:

@@ -3,9 +3,9 @@
 from html.parser import HTMLParser
 from typing import Any
 
-from orchestrator.records import Sweep, Trial
-from orchestrator.report.report import report
-from orchestrator.store import Store
+from orchestrator.reporting.html.report import report
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store
 
 SECTIONS = ["summary", "trials", "curves", "stopped", "settings", "cost", "student", "pictures", "configuration", "environment"]
 SECTIONS += ["reproduce"]

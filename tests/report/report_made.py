@@ -12,12 +12,12 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 from safetensors.torch import save_file
 
-from orchestrator.data import prepare
+from orchestrator.config.loader import load
 from orchestrator.data.dataset import read_summary
-from orchestrator.models import build
-from orchestrator.reading import load
-from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store, write_json
+from orchestrator.data.prepare import prepare
+from orchestrator.models.build import build
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store, write_json
 
 EPOCHS = 9
 METHODS = ("cross_entropy", "kd", "akd")

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from orchestrator.report.chart import Chart, Names, Scale, Style, axis_of, fitted, number, short
+from orchestrator.reporting.html._chart import Chart, Names, Scale, Style, axis_of, fitted, number, short
 from tests.report.page_read import Page
 
 

@@ -8,9 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 import run
-from orchestrator.report.page import GENERATOR
-from orchestrator.store import Store, read_json
-from orchestrator.tracking.environment import ENVIRONMENT, ENVIRONMENT_FILE, describe
+from orchestrator.core.provenance import describe
+from orchestrator.reporting.html.page import GENERATOR
+from orchestrator.store.environment import ENVIRONMENT, ENVIRONMENT_FILE
+from orchestrator.store.store import Store, read_json
 from tests.report.report_made import made
 
 SETTINGS = ("training.epochs=2", "teacher.training.epochs=1", "teacher.network.width=16", "student.width=8", "method.name=kd")

@@ -11,17 +11,17 @@ import yaml
 from safetensors.torch import load_file
 from torch import from_numpy
 
+from orchestrator.config.loader import load
+from orchestrator.config.trial import apply
 from orchestrator.data.dataset import Dataset
-from orchestrator.models import build
-from orchestrator.reading import load
-from orchestrator.records import Sweep
-from orchestrator.report.answers import Answers, answers
-from orchestrator.report.chart import Chart
-from orchestrator.report.facts import Facts
-from orchestrator.report.page import POLICY
-from orchestrator.report.report import pairs, report, resolved
-from orchestrator.store import Store
-from orchestrator.trial import apply
+from orchestrator.models.build import build
+from orchestrator.reporting.html._chart import Chart
+from orchestrator.reporting.html._predictions import Answers, answers
+from orchestrator.reporting.html._sweep_view import Facts
+from orchestrator.reporting.html.page import POLICY
+from orchestrator.reporting.html.report import pairs, report, resolved
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store
 from tests.report.page_read import SECTIONS, Page, change, page_of
 from tests.report.report_made import EPOCHS, give_data, give_weights, made
 

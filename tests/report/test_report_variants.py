@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.reading import load
-from orchestrator.records import Sweep
-from orchestrator.store import Store
+from orchestrator.config.loader import load
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store
 from tests.report.page_read import SECTIONS, change, page_of
 from tests.report.report_made import EPOCHS, give_data, give_weights, made, study
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.report.facts import Facts
-from orchestrator.report.teacher_gain import teacher_gain
+from orchestrator.reporting.html._sweep_view import Facts
+from orchestrator.reporting.html._teacher_gain import teacher_gain
 from tests.report.page_read import change
 from tests.report.report_made import made
 

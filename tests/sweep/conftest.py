@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.preflight import prepared
-from orchestrator.reading import load
-from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store
-from orchestrator.sweep.conduct import conduct
+from orchestrator.config.loader import load
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store
+from orchestrator.sweep.driver import conduct
+from orchestrator.sweep.preflight.preflight import prepared
 
 SMALL = (
     "data.name=digits",

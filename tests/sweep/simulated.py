@@ -10,13 +10,13 @@ from typing import Any
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 
-from orchestrator.reading import load
-from orchestrator.records import Sweep
-from orchestrator.store import Store
+from orchestrator.config.loader import load
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store
+from orchestrator.sweep._reconcile import settle
+from orchestrator.sweep._study import open_study
+from orchestrator.sweep._synchronous import AllAtOnce
 from orchestrator.sweep.events import Events, Listener
-from orchestrator.sweep.settling import settle
-from orchestrator.sweep.study import open_study
-from orchestrator.sweep.waiting import AllAtOnce
 
 OBJECTIVE = "validation/accuracy"
 Score = Callable[[int, int], float | None]  # number, epoch -> value; None: the trial fails

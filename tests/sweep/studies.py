@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from orchestrator.reading import load
-from orchestrator.records import Sweep
-from orchestrator.store import Store
+from orchestrator.config.loader import load
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store
+from orchestrator.sweep._reconcile import settle
+from orchestrator.sweep._study import StudySearch, open_study
 from orchestrator.sweep.events import Events
-from orchestrator.sweep.settling import settle
-from orchestrator.sweep.study import StudySearch, open_study
 
 
 def begin(folder: Path, *pairs: str) -> tuple[Sweep, StudySearch]:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator import plan
-from orchestrator.records import Sweep
-from orchestrator.sweep.brackets import Brackets
+from orchestrator.config import plan
+from orchestrator.store.records import Sweep
+from orchestrator.sweep._hyperband import Brackets
 from tests.sweep.simulated import SimulatedTune, begin, resumed
 
 HYPERBAND = ("search.scheduler=hyperband", "search.trials=17", "training.epochs=9")

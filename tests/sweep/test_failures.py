@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator import commands, errors
-from orchestrator.reading import load
-from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store
-from orchestrator.sweep.ending import Ending
-from orchestrator.sweep.failures import FailuresInARow, in_common
+from orchestrator.cli import _run as commands
+from orchestrator.config.loader import load
+from orchestrator.core import errors
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store
+from orchestrator.sweep._failures import FailuresInARow, in_common
+from orchestrator.sweep._stopper import Ending
 
 DIVERGED = "the loss is not finite in epoch {}: lower training.learning_rate"
 
@@ -95,7 +96,7 @@ def test_a_sweep_that_ended_early_has_failed_and_says_how_to_go_on(
     def conduct(sweep: Sweep, *given: Any, **named: Any) -> None:
         sweep.trials, sweep.state = {0: usable, 1: ended(1)}, state
 
-    monkeypatch.setattr("orchestrator.sweep.conduct.conduct", conduct)
+    monkeypatch.setattr("orchestrator.sweep.driver.conduct", conduct)
     begun: Any = SimpleNamespace(data=specify().data, asked=None)
     assert commands._conduct(Store(tmp_path), found, begun, local=False, resume=False) == code
     assert ("sweep --resume mine" in capsys.readouterr().out) is resumes

@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from orchestrator.check import check_search
-from orchestrator.config import Configuration
-from orchestrator.errors import ConfigurationError
-from orchestrator.reading import load
-from orchestrator.records import Sweep
-from orchestrator.store import Store
-from orchestrator.sweep.described import described_space, differences
+from orchestrator.config.loader import load
+from orchestrator.config.schema import Configuration
+from orchestrator.config.trial import apply
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store
+from orchestrator.sweep._reconcile import settle
+from orchestrator.sweep._study import StudySearch, open_study
 from orchestrator.sweep.events import Events
-from orchestrator.sweep.settling import settle
-from orchestrator.sweep.study import StudySearch, open_study
-from orchestrator.trial import apply
+from orchestrator.sweep.preflight.configuration import check_search
+from orchestrator.sweep.space_snapshot import described_space, differences
 
 FIXED: list[dict[str, Any]] = [
     {"method.name": "cross_entropy", "cross_entropy.label_smoothing": 0.1, "training.learning_rate": 0.2},

@@ -4,14 +4,15 @@ from pathlib import Path
 
 import torch
 
-from orchestrator.export import export
-from orchestrator.models import build, save_weights
-from orchestrator.records import Sweep
-from orchestrator.report.report import report
-from orchestrator.store import Store, read_json
+from orchestrator.export.export import export
+from orchestrator.models.build import build
+from orchestrator.models.weights import save_weights
+from orchestrator.reporting.html.report import report
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store, read_json
 from orchestrator.teacher.quality import read_quality
-from orchestrator.tracking.description import description
-from orchestrator.tracking.runs import tracking_uri
+from orchestrator.tracking._description import description
+from orchestrator.tracking._runs import tracking_uri
 from tests.sweep.conftest import Conduct, Watch
 
 GIVEN = ("teacher.network.name=mlp", "teacher.network.width=8", "training.epochs=3", "training.learning_rate=0.2", "method.alpha=0")

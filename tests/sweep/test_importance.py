@@ -15,12 +15,12 @@ from optuna.trial import TrialState, create_trial
 from typer.testing import CliRunner
 
 import run
-from orchestrator.errors import ConfigurationError, UserError
-from orchestrator.reading import load
-from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store
-from orchestrator.sweep.importance import importance, pages
-from orchestrator.tracking.runs import tracking_uri
+from orchestrator.config.loader import load
+from orchestrator.core.errors import ConfigurationError, UserError
+from orchestrator.reporting.importance import importance, pages
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store
+from orchestrator.tracking._runs import tracking_uri
 from orchestrator.tracking.tracker import Tracker
 
 UNIT = FloatDistribution(0.0, 1.0)

@@ -6,18 +6,20 @@ from typing import Any
 
 import pytest
 
-from orchestrator.checkpoint_place import LIGHT, Folder
-from orchestrator.config import Search
-from orchestrator.errors import ConfigurationError
-from orchestrator.export import export
-from orchestrator.reading import load
-from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store, write_json
-from orchestrator.sweep import snapshots
+from orchestrator.config.checkpoints import checkpoints
+from orchestrator.config.loader import load
+from orchestrator.config.schema import Search
+from orchestrator.config.trial import CHECKPOINT, KNOWLEDGE
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.export.export import export
+from orchestrator.store.checkpoint_storage import LIGHT, Folder
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.retained_weights import kept
+from orchestrator.store.store import Store, write_json
+from orchestrator.sweep import _snapshots as snapshots
+from orchestrator.sweep._pbt import Population
+from orchestrator.sweep.checkpoint_retention import Keeper, remove_losers
 from orchestrator.sweep.events import Events
-from orchestrator.sweep.keep import Keeper, checkpoints, kept, remove_losers
-from orchestrator.sweep.population import Population
-from orchestrator.trial import CHECKPOINT, KNOWLEDGE
 from tests.sweep.simulated import SimulatedTune, begin
 from tests.sweep.test_population import PBT, better_later
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.reading import load
-from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store
-from orchestrator.sweep.scheduler import stopping
+from orchestrator.config.loader import load
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store
+from orchestrator.sweep._scheduler import stopping
 
 VALUE = "validation/accuracy"
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import ConfigurationError
-from orchestrator.records import COPY, FILE, SWEEP, Sweep
-from orchestrator.store import Store, read_json, write_json
-from orchestrator.sweep.journal import repair
-from orchestrator.sweep.study import StudySearch
-from orchestrator.trial import CHECKPOINT
+from orchestrator.config.trial import CHECKPOINT
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.store.records import COPY, FILE, SWEEP, Sweep
+from orchestrator.store.store import Store, read_json, write_json
+from orchestrator.store.study_file import repair
+from orchestrator.sweep._study import StudySearch
 from tests.sweep.studies import begin, resumed
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {

@@ -16,12 +16,12 @@ from ray._private.authentication.authentication_token_setup import maybe_enable_
 from ray.cluster_utils import Cluster
 
 from orchestrator.cluster.connect import OWN_CLUSTER, connected, free_nodes
-from orchestrator.preflight import prepared
-from orchestrator.reading import load
-from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store
-from orchestrator.sweep.conduct import conduct
-from orchestrator.trial import apply
+from orchestrator.config.loader import load
+from orchestrator.config.trial import apply
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store
+from orchestrator.sweep.driver import conduct
+from orchestrator.sweep.preflight.preflight import prepared
 from tests.sweep.conftest import SMALL, Watch
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]

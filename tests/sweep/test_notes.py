@@ -6,13 +6,13 @@ from typing import Any, cast
 
 import pytest
 
-from orchestrator.reading import load
-from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store, read_json, write_json
-from orchestrator.sweep.conduct import _train_one
+from orchestrator.config.loader import load
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store, read_json, write_json
+from orchestrator.sweep._study import StudySearch, open_study
+from orchestrator.sweep._trainable import StandIn
+from orchestrator.sweep.driver import _train_one
 from orchestrator.sweep.events import Events
-from orchestrator.sweep.stand_in import StandIn
-from orchestrator.sweep.study import StudySearch, open_study
 
 ACCURACY = {"validation/accuracy": 0.5}
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from orchestrator.errors import ConfigurationError
-from orchestrator.records import Sweep
-from orchestrator.sweep.study import open_study
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.store.records import Sweep
+from orchestrator.sweep._study import open_study
 from search_spaces import SPACES, Space
 from tests.sweep.conftest import Conduct, Watch
 

@@ -10,13 +10,13 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from orchestrator import commands
-from orchestrator.errors import ConfigurationError
-from orchestrator.records import Sweep
-from orchestrator.store import Store
-from orchestrator.sweep import snapshots
-from orchestrator.sweep.population import Population, explore
-from orchestrator.sweep.searching import spend
+from orchestrator.cli import sweep as sweep_command
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store
+from orchestrator.sweep import _snapshots as snapshots
+from orchestrator.sweep._pbt import Population, explore
+from orchestrator.sweep._tune_runner import spend
 from tests.sweep.conftest import Watch
 from tests.sweep.simulated import SimulatedTune, begin, resumed
 
@@ -172,7 +172,7 @@ def test_a_take_over_that_the_death_of_the_driver_prevented_is_done_on_resume(tm
 def test_a_population_does_not_grow(tmp_path: Path) -> None:
     sweep, _ = begin(tmp_path, *PBT, "search.trials=6")
     with pytest.raises(ConfigurationError, match=r"--trials 9: the population of 'mine' has 6 trials"):
-        commands.sweep(Path("none.yaml"), [], tmp_path, None, None, False, 9, None, sweep.name)
+        sweep_command.sweep(Path("none.yaml"), [], tmp_path, None, None, False, 9, None, sweep.name)
 
 
 def test_changes_stand_on_disk_and_in_the_status(tmp_path: Path) -> None:

@@ -10,15 +10,15 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from orchestrator.config import Configuration
-from orchestrator.reading import load
-from orchestrator.record_file import RecordSchema
-from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store
+from orchestrator.config.loader import load
+from orchestrator.config.schema import Configuration
+from orchestrator.config.search_space import draw
+from orchestrator.store.record_file import RecordSchema
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store
+from orchestrator.sweep._reconcile import settle
+from orchestrator.sweep._study import StudySearch, open_study
 from orchestrator.sweep.events import Events
-from orchestrator.sweep.settling import settle
-from orchestrator.sweep.space import draw
-from orchestrator.sweep.study import StudySearch, open_study
 
 EPOCHS = 2
 TOTAL = 3

@@ -8,13 +8,13 @@ import pytest
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from orchestrator.errors import ConfigurationError
-from orchestrator.reading import load
-from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store, read_json, write_json
-from orchestrator.sweep.importance import importance
-from orchestrator.sweep.searching import spend
-from orchestrator.sweep.study import StudySearch, open_study
+from orchestrator.config.loader import load
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.reporting.importance import importance
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store, read_json, write_json
+from orchestrator.sweep._study import StudySearch, open_study
+from orchestrator.sweep._tune_runner import spend
 from tests.sweep import studies
 from tests.sweep.studies import resumed
 

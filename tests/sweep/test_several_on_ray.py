@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.sweep.study import open_study
+from orchestrator.sweep._study import open_study
 from tests.sweep.conftest import Conduct
 
 pytestmark = pytest.mark.ray

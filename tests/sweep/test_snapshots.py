@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.store import replacing
-from orchestrator.sweep import snapshots
-from orchestrator.trial import CHECKPOINT, SNAPSHOTS
+from orchestrator.config.trial import CHECKPOINT, SNAPSHOTS
+from orchestrator.store.store import replacing
+from orchestrator.sweep import _snapshots as snapshots
 
 
 def save(trial: Path, text: str) -> None:

@@ -7,12 +7,12 @@ from typing import Any, cast
 
 import pytest
 
-from orchestrator.config import Configuration
-from orchestrator.errors import EnvironmentUnfitError
-from orchestrator.sweep import snapshots
-from orchestrator.sweep import stand_in as stand_ins
-from orchestrator.sweep.stand_in import StandIn
-from orchestrator.trial import SNAPSHOTS
+from orchestrator.config.schema import Configuration
+from orchestrator.config.trial import SNAPSHOTS
+from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.sweep import _snapshots as snapshots
+from orchestrator.sweep import _trainable as stand_ins
+from orchestrator.sweep._trainable import StandIn
 from tests.sweep.test_snapshots import read, save
 
 METRICS = {"validation/accuracy": 0.5}
@@ -195,7 +195,7 @@ def test_it_shows_life_whatever_its_trial_waits_for(stand_in: StandIn, monkeypat
         def deregister(self, reader: str) -> None:
             ended.append(reader)
 
-    monkeypatch.setattr("orchestrator.actors.desk.Desk.find", lambda name: Attended())
+    monkeypatch.setattr("orchestrator.cluster.dispatcher_client.Desk.find", lambda name: Attended())
     monkeypatch.setattr(stand_ins, "get_runtime_context", lambda: SimpleNamespace(current_actor="this process"))
     stand_in.setup(config(3), stand_in.place | {"desk": "desk", "wait_s": 0.001})
     assert enough.wait(60)

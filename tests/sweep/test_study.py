@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from orchestrator.config import Configuration
-from orchestrator.errors import ConfigurationError
-from orchestrator.reading import load
-from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store
-from orchestrator.sweep.scheduler import stopping
-from orchestrator.sweep.study import StudySearch, open_study
+from orchestrator.config.loader import load
+from orchestrator.config.schema import Configuration
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store
+from orchestrator.sweep._scheduler import stopping
+from orchestrator.sweep._study import StudySearch, open_study
 from tests.sweep import studies
 from tests.sweep.studies import resumed
 

@@ -8,10 +8,10 @@ from typing import Any
 import psutil
 import pytest
 
-from orchestrator.preflight import prepared
-from orchestrator.records import Trial
-from orchestrator.store import Store
-from orchestrator.sweep.conduct import conduct
+from orchestrator.store.records import Trial
+from orchestrator.store.store import Store
+from orchestrator.sweep.driver import conduct
+from orchestrator.sweep.preflight.preflight import prepared
 from search_spaces import SPACES, Space
 from tests.processes import titled
 from tests.sweep.conftest import Conduct, Watch

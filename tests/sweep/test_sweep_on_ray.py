@@ -10,9 +10,9 @@ import pytest
 from optuna.trial import TrialState
 
 from methods import METHODS
-from orchestrator.errors import UserError
-from orchestrator.records import Sweep, Trial
-from orchestrator.sweep.study import open_study
+from orchestrator.core.errors import UserError
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.sweep._study import open_study
 from search_spaces import SPACES, Space
 from tests.processes import titled
 from tests.sweep.conftest import Conduct, Watch

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.checkpoint_place import place
-from orchestrator.export import export
-from orchestrator.preflight import prepared
-from orchestrator.reading import load
-from orchestrator.records import Sweep
-from orchestrator.store import Store
-from orchestrator.sweep.conduct import conduct
+from orchestrator.config.loader import load
+from orchestrator.export.export import export
+from orchestrator.store.checkpoint_storage import place
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store
+from orchestrator.sweep.driver import conduct
+from orchestrator.sweep.preflight.preflight import prepared
 from tests.sweep.conftest import SMALL, Watch
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]  # minutes of `make test` are for what breaks more often

@@ -5,9 +5,9 @@ import json
 import pytest
 from optuna.trial import TrialState
 
-from orchestrator.sweep.study import open_study
-from orchestrator.tracking.runs import RUN_IDS
-from orchestrator.trial import SNAPSHOTS
+from orchestrator.config.trial import SNAPSHOTS
+from orchestrator.sweep._study import open_study
+from orchestrator.tracking._runs import RUN_IDS
 from tests.sweep.conftest import Conduct, Watch
 
 pytestmark = pytest.mark.ray

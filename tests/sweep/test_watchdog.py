@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.actors.crew import RETURN_S
-from orchestrator.config import Resources
-from orchestrator.sweep import watchdog as watchdogs
-from orchestrator.sweep.watchdog import Watchdog, watched
+from orchestrator.cluster.group_autoscaler import RETURN_S
+from orchestrator.config.schema import Resources
+from orchestrator.sweep import _watchdog as watchdogs
+from orchestrator.sweep._watchdog import Watchdog, watched
 
 SILENCE_S, WAIT_S = 100.0, 400.0
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from methods.retrieval import ByClass
-from orchestrator.errors import EnvironmentUnfitError
-from orchestrator.teacher import approximate
-from orchestrator.teacher.approximate import Approximate
+from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.teacher import faiss_index
+from orchestrator.teacher.faiss_index import Approximate
 
 CLASSES, SAMPLES, POSITIVES, NEGATIVES = 5, 1200, 3, 6
 
@@ -60,7 +60,7 @@ def test_the_bank_of_an_exact_search_is_sorted_once(bank: tuple[Tensor, Tensor],
         banks.append(len(labels))
         return ByClass(features, labels)
 
-    monkeypatch.setattr(approximate, "ByClass", counted)
+    monkeypatch.setattr(faiss_index, "ByClass", counted)
     seek = Approximate(*bank, POSITIVES, NEGATIVES)
     for first in (0, 500):
         seek(torch.arange(first, first + 500))
@@ -69,8 +69,8 @@ def test_the_bank_of_an_exact_search_is_sorted_once(bank: tuple[Tensor, Tensor],
 
 def test_the_recall_is_that_of_the_queries_that_were_tried(bank: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     """All are tried, and the share is counted from the lists of both searches."""
-    monkeypatch.setattr(approximate, "RECALL", 0.0)
-    monkeypatch.setattr(approximate, "SAMPLE", SAMPLES)
+    monkeypatch.setattr(faiss_index, "RECALL", 0.0)
+    monkeypatch.setattr(faiss_index, "SAMPLE", SAMPLES)
     seek = Approximate(*bank, 0, NEGATIVES)
     found, exact = seek(torch.arange(SAMPLES)).negatives.tolist(), truth(bank, False, NEGATIVES)
     assert seek.recall < 1
@@ -82,7 +82,7 @@ def test_the_recall_is_that_of_the_queries_that_were_tried(bank: tuple[Tensor, T
 def test_cells_are_added_until_enough_is_found(bank: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     recalls, looks = [], []
     for wanted in (0.0, 0.95, 1.0):
-        monkeypatch.setattr(approximate, "RECALL", wanted)
+        monkeypatch.setattr(faiss_index, "RECALL", wanted)
         seek = Approximate(*bank, 0, 40)
         recalls.append(seek.recall)
         looks.append(seek.looks)
@@ -93,7 +93,7 @@ def test_cells_are_added_until_enough_is_found(bank: tuple[Tensor, Tensor], monk
 
 def test_where_few_cells_hold_too_few_others_all_are_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two classes far apart: the cells near a query hold its own class alone."""
-    monkeypatch.setattr(approximate, "RECALL", 0.0)
+    monkeypatch.setattr(faiss_index, "RECALL", 0.0)
     generator = torch.Generator().manual_seed(1)
     labels = (torch.arange(1600) >= 1590).long()
     features = torch.randn(1600, 8, generator=generator) * 0.7 + torch.eye(8)[labels] * 6
@@ -129,6 +129,6 @@ def test_both_bring_openmp_and_live_together(bank: tuple[Tensor, Tensor]) -> Non
 
 
 def test_without_the_library_a_sentence_says_what_to_do(bank: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(approximate, "installed", lambda: False)
+    monkeypatch.setattr(faiss_index, "installed", lambda: False)
     with pytest.raises(EnvironmentUnfitError, match=r"needs faiss.*install faiss-cpu .*or set resources\.retrieval=exact"):
         Approximate(*bank, POSITIVES, NEGATIVES)

@@ -7,15 +7,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from orchestrator.data import prepare
-from orchestrator.errors import ConfigurationError, EnvironmentUnfitError
-from orchestrator.models import build, save_weights
-from orchestrator.reading import load
-from orchestrator.store import Store, read_json, write_json
+from orchestrator.config.loader import load
+from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.data.prepare import prepare
+from orchestrator.models.build import build
+from orchestrator.models.weights import save_weights
+from orchestrator.store.store import Store, read_json, write_json
 from orchestrator.teacher import fit
+from orchestrator.teacher.acquire import check_weights
 from orchestrator.teacher.card import CARD
 from orchestrator.teacher.frozen import WEIGHTS, FrozenTeacher, read_teacher
-from orchestrator.teacher.ready import check_weights
 
 CPU = torch.device("cpu")
 

@@ -12,15 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from orchestrator.context import TrialContext
-from orchestrator.data import Batches, Dataset, Views
-from orchestrator.errors import EnvironmentUnfitError
+from orchestrator.config.trial import TrialSpec
+from orchestrator.core.context import TrialContext
+from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.data.batches import Batches
+from orchestrator.data.dataset import Dataset
+from orchestrator.data.views import Views
 from orchestrator.teacher.cache import Cache, Writer
 from orchestrator.teacher.frozen import FrozenTeacher
-from orchestrator.teacher.knowledge import CachedTeacher, OnlineTeacher
-from orchestrator.training.trainer import train
-from orchestrator.training.workbench import ask_teacher
-from orchestrator.trial import TrialSpec
+from orchestrator.teacher.outputs import CachedTeacher, OnlineTeacher
+from orchestrator.training._trainer import train
+from orchestrator.training.process_cache import ask_teacher
 
 CPU = torch.device("cpu")
 EPOCHS = 3

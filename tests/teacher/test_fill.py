@@ -11,16 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.config import Configuration
-from orchestrator.context import Record, TrialContext
-from orchestrator.data import Batches, Dataset, Views
-from orchestrator.errors import EnvironmentUnfitError, TrialError, UserError
-from orchestrator.reading import load
-from orchestrator.teacher.fill import deal, fill, views_to_fill
+from orchestrator.config.loader import load
+from orchestrator.config.schema import Configuration
+from orchestrator.config.trial import TrialSpec
+from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.errors import EnvironmentUnfitError, TrialError, UserError
+from orchestrator.data.batches import Batches
+from orchestrator.data.dataset import Dataset
+from orchestrator.data.views import Views
 from orchestrator.teacher.frozen import FrozenTeacher
-from orchestrator.training import filling
-from orchestrator.training.job import work
-from orchestrator.trial import TrialSpec
+from orchestrator.teacher.precompute import deal, fill, views_to_fill
+from orchestrator.training import _precompute as precompute
+from orchestrator.training.execute import work
 
 SAMPLES, LONGEST_S, BROKEN_S = 140, 60.0, 5.0  # 140 samples do not go up in batches of 32
 SMALL = (
@@ -124,7 +126,7 @@ def spec(specify: Specify, make_teacher: MakeTeacher) -> TrialSpec:
 
 @pytest.fixture(autouse=True)
 def every_block_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filling, "TOLD_S", -1.0)
+    monkeypatch.setattr(precompute, "TOLD_S", -1.0)
 
 
 def filled(spec: TrialSpec, groups: int = 1, desk: Here | None = None, features: bool = False) -> tuple[Here, Shown]:
@@ -215,22 +217,22 @@ def test_the_progress_never_falls_and_ends_with_all_samples(spec: TrialSpec, gro
 def test_a_job_records_samples_then_its_views_and_the_last_one_is_done(spec: TrialSpec) -> None:
     records: list[Record] = []
     job = spec.model_copy(update={"views": (None, 1)})
-    filling.fill(job, TrialContext(report=records.append))
+    precompute.fill(job, TrialContext(report=records.append))
     within = [{"samples": samples} for samples in (32, 64, 96, 128, SAMPLES)]
     computed = {"cache/hits": 0.0, "cache/misses": 1.0}
     ends: list[Record] = [{"epoch": number, "metrics": computed, "notes": [], "done": number == 2} for number in (1, 2)]
     assert records == [*within, ends[0], *within, ends[1]]
     records.clear()
-    filling.fill(job, TrialContext(report=records.append))
+    precompute.fill(job, TrialContext(report=records.append))
     assert [record["metrics"] for record in records] == [{"cache/hits": 1.0, "cache/misses": 0.0}] * 2
 
 
 def test_within_a_view_it_is_told_now_and_then(spec: TrialSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 0.2, 0.31, 0.31, 0.5, 0.62, 0.62, 9.0])  # at the start; at each block, and once more where it is told
-    monkeypatch.setattr(filling, "TOLD_S", 0.3)
-    monkeypatch.setattr(filling, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(precompute, "TOLD_S", 0.3)
+    monkeypatch.setattr(precompute, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     told: list[Record] = []
-    teller = filling._Told(TrialContext(report=told.append))
+    teller = precompute._Told(TrialContext(report=told.append))
     for samples in (32, 64, 96, 128):
         teller(samples)
     assert told == [{"samples": 64}, {"samples": 128}]
@@ -242,7 +244,7 @@ def test_within_a_view_it_is_told_now_and_then(spec: TrialSpec, monkeypatch: pyt
 def test_a_job_that_is_asked_to_stop_ends_after_its_view(spec: TrialSpec) -> None:
     records: list[Record] = []
     job = spec.model_copy(update={"views": (0, 1, 2)})
-    filling.fill(job, TrialContext(report=records.append, asked_to_stop=lambda: True))
+    precompute.fill(job, TrialContext(report=records.append, asked_to_stop=lambda: True))
     assert [record["epoch"] for record in records if "epoch" in record] == [1]
     assert not any(record.get("done") for record in records) and set(cache_of(spec)) == {"view-00000.npy"}
 

@@ -7,17 +7,21 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator.config import Data
-from orchestrator.context import Record, TrialContext
-from orchestrator.data import Batches, Dataset, Views, prepare
-from orchestrator.errors import ConfigurationError
-from orchestrator.models import build, network_fingerprint, save_weights
-from orchestrator.reading import load
-from orchestrator.store import Store
+from orchestrator.config.loader import load
+from orchestrator.config.schema import Data
+from orchestrator.config.trial import TrialSpec
+from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.data.batches import Batches
+from orchestrator.data.dataset import Dataset
+from orchestrator.data.prepare import prepare
+from orchestrator.data.views import Views
+from orchestrator.models.build import build
+from orchestrator.models.weights import network_fingerprint, save_weights
+from orchestrator.store.store import Store
 from orchestrator.teacher import fit
 from orchestrator.teacher.frozen import WEIGHTS, FrozenTeacher
-from orchestrator.training.trainer import train
-from orchestrator.trial import TrialSpec
+from orchestrator.training._trainer import train
 
 CPU = torch.device("cpu")
 TINY = ("data.limit.train=128", "data.limit.validation=40", "data.limit.test=40", "teacher.training.epochs=2")

@@ -9,11 +9,11 @@ from torch import nn
 from torch.nn import functional
 
 from methods import METHODS
-from orchestrator.context import TrialContext
+from orchestrator.config.trial import TrialSpec
+from orchestrator.core.context import TrialContext
 from orchestrator.teacher.frozen import WEIGHTS, FrozenTeacher
-from orchestrator.training.trainer import train
-from orchestrator.training.workbench import open_teacher
-from orchestrator.trial import TrialSpec
+from orchestrator.training._trainer import train
+from orchestrator.training.process_cache import open_teacher
 
 CPU = torch.device("cpu")
 SMALL = ("data.limit.train=128", "data.limit.validation=40", "data.limit.test=40", "training.epochs=2", "training.batch_size=32")

@@ -13,15 +13,18 @@ import pytest
 import torch
 from filelock import FileLock
 
-from orchestrator import space
-from orchestrator.context import Stopped, TrialContext
-from orchestrator.data import Batches, Dataset, Views, prepare
-from orchestrator.errors import EnvironmentUnfitError
-from orchestrator.models import build
-from orchestrator.reading import load
+from orchestrator.config.loader import load
+from orchestrator.core import disk
+from orchestrator.core.context import Stopped, TrialContext
+from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.data.batches import Batches
+from orchestrator.data.dataset import Dataset
+from orchestrator.data.prepare import prepare
+from orchestrator.data.views import Views
+from orchestrator.models.build import build
 from orchestrator.teacher.cache import Cache
 from orchestrator.teacher.frozen import FrozenTeacher
-from orchestrator.teacher.knowledge import CachedTeacher
+from orchestrator.teacher.outputs import CachedTeacher
 from tests.process_group import on_every_rank
 
 CPU = torch.device("cpu")
@@ -78,7 +81,7 @@ def worker(rank: int, world_size: int, root: Path) -> dict[str, Any]:
     own.open_view(0)
     told["one lost"] = own.counts()
     told["notes"] = []
-    with patch.object(space, "POLL_S", 0.001), full_at_first() if rank == 0 else contextlib.nullcontext():
+    with patch.object(disk, "POLL_S", 0.001), full_at_first() if rank == 0 else contextlib.nullcontext():
         told["full"] = fill(source(root, f"full-{rank}", replace(context, note=told["notes"].append)))
     for name in ("acquire", "open"):  # the lock of a view, then its file, on the first rank alone
         asked = source(root, f"broken-{name}" if name == "acquire" else "shared", context)

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator import plan
-from orchestrator.errors import ConfigurationError
-from orchestrator.reading import load
-from orchestrator.store import SPARE_BYTES, Store
-from orchestrator.teacher.mode import OF_EACH_NODE, Decision, decide
+from orchestrator.config import plan
+from orchestrator.config.loader import load
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.store.store import SPARE_BYTES, Store
+from orchestrator.teacher.access import OF_EACH_NODE, Decision, decide
 
 SAMPLES, CLASSES, VIEWS = 1000, 10, 12
 VARIED: dict[str, Any] = {"sizes": {"train": SAMPLES}, "classes": [str(name) for name in range(CLASSES)], "augmentation": "crop"}
@@ -38,7 +38,7 @@ def disk(monkeypatch: pytest.MonkeyPatch, free: int) -> list[Path]:
         asked.append(Path(folder))
         return Usage(LOTS, LOTS - free, free)
 
-    monkeypatch.setattr("orchestrator.teacher.mode.shutil.disk_usage", usage)
+    monkeypatch.setattr("orchestrator.teacher.access.shutil.disk_usage", usage)
     return asked
 
 

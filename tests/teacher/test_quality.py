@@ -9,20 +9,22 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.actors.local import LocalDesk
-from orchestrator.config import Configuration
-from orchestrator.context import Record, TrialContext
-from orchestrator.data import Dataset, prepare
-from orchestrator.errors import ConfigurationError
-from orchestrator.models import build, network_fingerprint, save_weights
-from orchestrator.reading import load
-from orchestrator.store import Store, read_json, write_json
+from orchestrator.cluster.local_backend import LocalDesk
+from orchestrator.config.loader import load
+from orchestrator.config.schema import Configuration
+from orchestrator.config.trial import TrialSpec
+from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.data.dataset import Dataset
+from orchestrator.data.prepare import prepare
+from orchestrator.models.build import build
+from orchestrator.models.weights import network_fingerprint, save_weights
+from orchestrator.store.store import Store, read_json, write_json
 from orchestrator.teacher import fit
+from orchestrator.teacher.acquire import check_weights, ready
 from orchestrator.teacher.card import CARD, TEACHER
 from orchestrator.teacher.quality import TeacherQuality, read_quality
-from orchestrator.teacher.ready import check_weights, ready
-from orchestrator.training.teacher_evaluation import evaluate_teacher
-from orchestrator.trial import TrialSpec
+from orchestrator.training._teacher_evaluation import evaluate_teacher
 from tests.process_group import on_every_rank
 
 

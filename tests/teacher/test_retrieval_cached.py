@@ -13,19 +13,21 @@ from torch import Tensor
 
 from methods import Knowledge, Task
 from methods.retrieval import ByClass, Neighbours
-from orchestrator import space
-from orchestrator.context import Stopped, TrialContext
-from orchestrator.data import Batches, Dataset, Views
+from orchestrator.config.trial import TrialSpec
+from orchestrator.core import disk
+from orchestrator.core.context import Stopped, TrialContext
+from orchestrator.data.batches import Batches
+from orchestrator.data.dataset import Dataset
+from orchestrator.data.views import Views
 from orchestrator.teacher import retrieval
+from orchestrator.teacher._rank_shared_files import Sharing
 from orchestrator.teacher.cache import Cache
 from orchestrator.teacher.frozen import FrozenTeacher
-from orchestrator.teacher.knowledge import CachedTeacher, OnlineTeacher
+from orchestrator.teacher.outputs import CachedTeacher, OnlineTeacher
 from orchestrator.teacher.retrieval import Retrieval
-from orchestrator.teacher.sharing import Sharing
-from orchestrator.training.trainer import train
-from orchestrator.training.workbench import clean_knowledge
-from orchestrator.training.workbench import retrieval as retrieval_of
-from orchestrator.trial import TrialSpec
+from orchestrator.training._trainer import train
+from orchestrator.training.process_cache import clean_knowledge
+from orchestrator.training.process_cache import retrieval as retrieval_of
 from tests.retrieving import Retrieving, retrieving_method
 
 CPU = torch.device("cpu")
@@ -197,7 +199,7 @@ def test_a_full_disk_is_told_and_waited_for(tmp_path: Path, monkeypatch: pytest.
         take(file, start, length)
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    monkeypatch.setattr(space, "POLL_S", 0.0)
+    monkeypatch.setattr(disk, "POLL_S", 0.0)
     found = kept(tmp_path, TrialContext(note=said.append))(knowledge_of(), POSITIVES, NEGATIVES)
     assert len(said) == 2 and "full" in said[0] and "room again" in said[1]
     again = kept(tmp_path)(knowledge_of(), POSITIVES, NEGATIVES)
@@ -251,7 +253,7 @@ def test_labels_as_they_are_used_decide_what_is_kept(specify: Specify, make_teac
 def test_auto_is_exact_up_to_a_limit(
     specify: Specify, make_teacher: MakeTeacher, monkeypatch: pytest.MonkeyPatch, chosen: str, limit: int, approximate: bool
 ) -> None:
-    monkeypatch.setattr("orchestrator.plan.EXACT_SAMPLES", limit)
+    monkeypatch.setattr("orchestrator.config.plan.EXACT_SAMPLES", limit)
     spec = specify(*SMALL, f"resources.retrieval={chosen}")
     assert retrieval_of(spec, *opened(spec, make_teacher, None), TrialContext()).approximate is approximate
 

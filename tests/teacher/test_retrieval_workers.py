@@ -11,12 +11,12 @@ from torch import Tensor
 
 from methods import Knowledge
 from methods.retrieval import ByClass
-from orchestrator import space
-from orchestrator.context import Stopped, TrialContext
+from orchestrator.core import disk
+from orchestrator.core.context import Stopped, TrialContext
 from orchestrator.teacher import retrieval
+from orchestrator.teacher._rank_shared_files import Sharing
 from orchestrator.teacher.cache import Cache
 from orchestrator.teacher.retrieval import Retrieval
-from orchestrator.teacher.sharing import Sharing
 from tests.process_group import on_every_rank
 
 CPU = torch.device("cpu")
@@ -50,7 +50,7 @@ def worker(rank: int, world_size: int, root: Path) -> dict[str, Any]:
         told["approximate"] = found(context, approximate=True)
         notes: list[str] = []
         refused = patch("os.posix_fallocate", side_effect=[FULL, FULL, *[None] * 9] if rank == 1 else None)
-        with refused, patch.object(space, "POLL_S", 0.0):
+        with refused, patch.object(disk, "POLL_S", 0.0):
             told["full"] = found(replace(context, note=notes.append), root / f"full-{rank}")
         told["notes"] = notes
         try:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.store import Store
-from orchestrator.tracking.client import connect
+from orchestrator.store.store import Store
+from orchestrator.tracking._client import connect
 
 
 @pytest.fixture(scope="session")

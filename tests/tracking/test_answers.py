@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.reading import load
-from orchestrator.records import Sweep
-from orchestrator.store import Store
-from orchestrator.tracking import client as writing
+from orchestrator.config.loader import load
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store
+from orchestrator.tracking import _client as writing
 from orchestrator.tracking.tracker import Tracker
 
 SECRET = "sesame-42"

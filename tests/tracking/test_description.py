@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.reading import load
-from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store
-from orchestrator.tracking import machine
-from orchestrator.tracking.description import LONGEST, ROWS, dataset, description
-from orchestrator.tracking.machine import Machine
+from orchestrator.config.loader import load
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store
+from orchestrator.tracking import _machine as machine
+from orchestrator.tracking._description import LONGEST, ROWS, dataset, description
+from orchestrator.tracking._machine import Machine
 
 
 def sweep_of(folder: Path, *trials: Trial) -> Sweep:
@@ -68,7 +68,7 @@ def test_the_data_are_known_by_their_fingerprint() -> None:
 
 def test_a_machine_is_measured_at_most_every_ten_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("orchestrator.tracking.machine.time.monotonic", lambda: now)
+    monkeypatch.setattr("orchestrator.tracking._machine.time.monotonic", lambda: now)
     measured = Machine(tmp_path, steps=4)
     now += machine.EVERY_S - 0.1
     assert measured.measure() == {} and measured.steps == 4

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import save_file
 
-from orchestrator.reading import load
-from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store, read_json
-from orchestrator.tracking import class_figures, epoch_figures, figures
-from orchestrator.tracking.runs import tracking_uri
+from orchestrator.config.loader import load
+from orchestrator.reporting.figures import _classes as class_figures
+from orchestrator.reporting.figures import _epochs as epochs
+from orchestrator.reporting.figures import trial as figures
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store, read_json
+from orchestrator.tracking._runs import tracking_uri
 from orchestrator.tracking.tracker import Tracker
 
 Arrays = dict[str, NDArray[Any]]
@@ -76,7 +78,7 @@ def lines(axis: Any) -> dict[str, Any]:
 
 def test_terms_stand_below_alpha_on_the_same_epochs() -> None:
     given = steps(traced())
-    figure: Any = epoch_figures.terms(given)
+    figure: Any = epochs.terms(given)
     above, below = figure.axes
     assert above.get_xlim() == below.get_xlim() == (0.0, EPOCHS)
     assert above.get_ylim()[0] <= 0.0 and above.get_ylim()[1] >= 1.0
@@ -91,10 +93,10 @@ def test_terms_stand_below_alpha_on_the_same_epochs() -> None:
 def test_terms_without_alpha_have_one_panel_and_a_narrow_range_a_linear_axis() -> None:
     given = steps(traced(alpha=False))
     given["cross_entropy"] = given["distillation"] = np.full(POINTS, 0.5, np.float32)
-    figure: Any = epoch_figures.terms(given)
+    figure: Any = epochs.terms(given)
     assert [axis.get_yscale() for axis in figure.axes] == ["linear"]
     given["distillation"] = np.where(np.arange(POINTS) == 3, np.nan, 0.0).astype(np.float32)
-    figure = epoch_figures.terms(given)
+    figure = epochs.terms(given)
     assert figure.axes[0].get_yscale() == "linear" and np.isnan(lines(figure.axes[0])["distillation"].get_ydata()[3])
 
 
@@ -102,18 +104,18 @@ def test_terms_without_alpha_have_one_panel_and_a_narrow_range_a_linear_axis() -
 def test_no_terms_without_what_they_need(missing: str) -> None:
     given = steps(traced())
     del given[missing]
-    assert epoch_figures.terms(given) is None
+    assert epochs.terms(given) is None
 
 
 def test_alpha_per_sample_shows_shares_and_their_mean() -> None:
     histogram = 300 * traced()["epochs/alpha_histogram"]  # counts are as good as shares
-    figure: Any = epoch_figures.alpha_per_sample(histogram)
+    figure: Any = epochs.alpha_per_sample(histogram)
     axis = figure.axes[0]
     assert np.allclose(np.asarray(axis.get_images()[0].get_array()).sum(0), 100.0)
     mean = lines(axis)["mean"]
     assert mean.get_xdata().tolist() == [1, 2, 3, 4] and np.allclose(mean.get_ydata(), 0.55)
     assert axis.get_ylim() == (0, 1) and axis.get_xlim() == (0.5, EPOCHS + 0.5)
-    assert epoch_figures.alpha_per_sample(np.zeros((0, 20), np.float32)) is None
+    assert epochs.alpha_per_sample(np.zeros((0, 20), np.float32)) is None
 
 
 @pytest.mark.parametrize("classes", [2, 10, 100, 1000])
@@ -241,21 +243,21 @@ def test_figures_are_artifacts_of_the_trial_and_damage_loses_no_other_write(tmp_
 
 def test_uncertainty_is_that_of_the_last_epoch_with_its_mean() -> None:
     histogram = unsure()["epochs/uncertainty_histogram"]
-    figure: Any = epoch_figures.uncertainty(50 * histogram)  # counts are as good as shares
+    figure: Any = epochs.uncertainty(50 * histogram)  # counts are as good as shares
     (axis,) = figure.axes
     heights = np.array([bar.get_height() for bar in axis.containers[0]])
     assert np.flatnonzero(heights).tolist() == [0, 19] and np.allclose(heights[[0, 19]], [80.0, 20.0])
     assert axis.get_title() == "The teacher's uncertainty in epoch 2: mean 0.215"  # 0.8 * 0.025 + 0.2 * 0.975
     assert axis.get_xlim() == (0, 1)
-    assert epoch_figures.uncertainty(np.zeros((2, 20))) is None and epoch_figures.uncertainty(np.zeros((0, 20))) is None
+    assert epochs.uncertainty(np.zeros((2, 20))) is None and epochs.uncertainty(np.zeros((0, 20))) is None
 
 
 def test_the_agreement_is_drawn_once_over_the_epochs(tmp_path: Path) -> None:
-    figure: Any = epoch_figures.agreement(np.array([0.5, 0.75, 0.8], np.float32))
+    figure: Any = epochs.agreement(np.array([0.5, 0.75, 0.8], np.float32))
     (axis,) = figure.axes
     (line,) = axis.lines
     assert line.get_xdata().tolist() == [1, 2, 3] and np.allclose(line.get_ydata(), [50, 75, 80])
-    assert axis.get_title().endswith("80.0% at the end") and epoch_figures.agreement(np.zeros(0)) is None
+    assert axis.get_title().endswith("80.0% at the end") and epochs.agreement(np.zeros(0)) is None
     for place in ("checkpoint", "checkpoint/b"):
         (tmp_path / place).mkdir()
         save_file({"epochs/pair/agreement": np.array([0.5], np.float32)}, tmp_path / place / figures.TRACE)

@@ -12,12 +12,15 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from methods.histogram import WEIGHT_RANGE
-from orchestrator.reading import load
-from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store, read_json
-from orchestrator.tracking import class_figures, epoch_figures, figures, sample_figures
-from orchestrator.tracking.canvas import VERMILLION
-from orchestrator.tracking.runs import tracking_uri
+from orchestrator.config.loader import load
+from orchestrator.reporting.figures import _classes as classes
+from orchestrator.reporting.figures import _epochs as epochs
+from orchestrator.reporting.figures import _samples as samples
+from orchestrator.reporting.figures import trial as figures
+from orchestrator.reporting.figures._figure import VERMILLION
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store, read_json
+from orchestrator.tracking._runs import tracking_uri
 from orchestrator.tracking.tracker import Tracker
 from tests.tracking.test_figures import lines, traced, write
 
@@ -74,7 +77,7 @@ def seen(figure: Any) -> list[Any]:
 
 
 def test_the_weights_of_an_epoch_stand_where_they_are_up_to_the_range() -> None:
-    above, below = epoch_figures.weights(*weighed().values()).axes[:2]  # type: ignore[union-attr]
+    above, below = epochs.weights(*weighed().values()).axes[:2]  # type: ignore[union-attr]
     (image,) = above.get_images()
     cells = np.asarray(image.get_array())
     assert image.get_extent() == [0.5, 3.5, 0.0, WEIGHT_RANGE] and above.get_ylim() == (0.0, WEIGHT_RANGE)
@@ -86,7 +89,7 @@ def test_the_weights_of_an_epoch_stand_where_they_are_up_to_the_range() -> None:
 
 
 def test_the_means_by_label_are_lines_with_a_legend() -> None:
-    figure: Any = epoch_figures.weights(*weighed().values())
+    figure: Any = epochs.weights(*weighed().values())
     below = figure.axes[1]
     assert [text.get_text() for text in below.get_legend().get_texts()] == ["wrong label", "right label"]
     drawn = lines(below)
@@ -100,7 +103,7 @@ def test_the_means_by_label_are_lines_with_a_legend() -> None:
 def test_weights_without_noise_are_one_panel_that_ends_above_the_highest() -> None:
     histogram = 70 * weighed()["epochs/weight_histogram"][1:2]  # counts are as good as shares
     for without in (None, np.array([np.nan], np.float32)):
-        figure: Any = epoch_figures.weights(histogram, without, without)
+        figure: Any = epochs.weights(histogram, without, without)
         (axis,) = figure.axes
         assert axis.get_ylim() == (0.0, 2.0) and axis.get_xlabel() == "epoch" and "top bin" not in axis.get_title()
         assert np.asarray(axis.get_images()[0].get_array()).sum() == pytest.approx(100.0)
@@ -109,14 +112,14 @@ def test_weights_without_noise_are_one_panel_that_ends_above_the_highest() -> No
 
 def test_no_weights_are_no_figure_and_means_of_other_epochs_an_error() -> None:
     for empty in (np.zeros((0, 20)), np.zeros((2, 20)), np.full((2, 20), np.nan), np.ones(20)):
-        assert epoch_figures.weights(empty) is None
+        assert epochs.weights(empty) is None
     with pytest.raises(ValueError, match="weights of 3 epochs"):
-        epoch_figures.weights(weighed()["epochs/weight_histogram"], np.ones(2))
+        epochs.weights(weighed()["epochs/weight_histogram"], np.ones(2))
 
 
 def test_the_most_harmful_are_above_the_most_helpful_with_label_score_and_place() -> None:
     shown = picked()
-    figure: Any = sample_figures.influence(shown)
+    figure: Any = samples.influence(shown)
     axes = seen(figure)
     assert len(axes) == 16 and (axes[0].get_ylabel(), axes[8].get_ylabel()) == ("most harmful", "most helpful")
     for side, row in (("harmful", axes[:8]), ("helpful", axes[8:])):
@@ -130,7 +133,7 @@ def test_the_most_harmful_are_above_the_most_helpful_with_label_score_and_place(
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 32), (3, 224)])
 def test_grey_and_colour_images_keep_what_they_show(channels: int, size: int) -> None:
-    figure: Any = sample_figures.influence(picked(channels, size, harmful=3, helpful=1))
+    figure: Any = samples.influence(picked(channels, size, harmful=3, helpful=1))
     content = figures.picture(figure)
     colours = {colour for _, colour in Image.open(io.BytesIO(content)).convert("RGB").getcolors(1 << 20) or []}
     assert (255, 255, 255) in colours
@@ -138,38 +141,38 @@ def test_grey_and_colour_images_keep_what_they_show(channels: int, size: int) ->
 
 
 def test_sides_may_differ_in_number_and_one_may_be_missing() -> None:
-    figure: Any = sample_figures.influence(picked(harmful=11, helpful=2))
+    figure: Any = samples.influence(picked(harmful=11, helpful=2))
     assert [len(axis.get_images()) for axis in seen(figure)] == [1] * 10, "at most eight of a side"
     lone = {name: values for name, values in picked().items() if not name.startswith("harmful")}
-    figure = sample_figures.influence(lone)
+    figure = samples.influence(lone)
     assert len(figure.axes) == 8 and figure.axes[0].get_ylabel() == "most helpful"
-    assert sample_figures.influence({}) is None and sample_figures.influence(picked(harmful=0, helpful=0)) is None
+    assert samples.influence({}) is None and samples.influence(picked(harmful=0, helpful=0)) is None
     del lone["helpful_truths"]
-    assert sample_figures.influence(lone) is None
+    assert samples.influence(lone) is None
 
 
 def test_a_sample_without_a_score_is_left_out_and_torn_sides_are_an_error() -> None:
     shown = picked(harmful=3, helpful=1)
     shown["harmful_scores"][0] = np.nan
-    figure: Any = sample_figures.influence(shown)
+    figure: Any = samples.influence(shown)
     assert [axis.get_xlabel().split("#")[1] for axis in seen(figure)] == ["101", "102", "100"]
     shown["harmful_labels"] = shown["harmful_labels"][:2]
     with pytest.raises(ValueError, match="shorter"):
-        sample_figures.influence(shown)
+        samples.influence(shown)
 
 
 def test_names_of_classes_are_shortened_and_a_long_title_has_two_lines() -> None:
     names = ["cat", *["no"] * 8, "a very long name of a class"]
-    figure: Any = sample_figures.influence(picked(), names)
+    figure: Any = samples.influence(picked(), names)
     assert figure.axes[0].get_title() == "a very …lass\n(is cat)" and figure.axes[1].get_title() == "no"
-    figure = sample_figures.influence(picked(), ["cat", *["no"] * 8, "dog"])
+    figure = samples.influence(picked(), ["cat", *["no"] * 8, "dog"])
     assert figure.axes[0].get_title() == "dog (is cat)"
 
 
 @pytest.mark.parametrize("size", [(8, 8, 1), (12, 6, 3)])
 def test_a_query_stands_left_of_what_was_retrieved_for_it(size: tuple[int, int, int]) -> None:
     shown = neighbourhood(size)
-    figure: Any = sample_figures.retrieved(shown)
+    figure: Any = samples.retrieved(shown)
     (axis,) = figure.axes
     drawn = axis.get_images()
     expected = [*shown["queries"], shown["positives"][0, 0], *shown["positives"][1], *shown["negatives"].flatten()]
@@ -191,7 +194,7 @@ def test_a_query_stands_left_of_what_was_retrieved_for_it(size: tuple[int, int, 
 def test_each_of_the_retrieved_has_labels_similarity_place_and_the_class_of_the_teacher() -> None:
     shown = neighbourhood()
     truths = shown["retrieved_truths"]
-    figure: Any = sample_figures.retrieved(shown)
+    figure: Any = samples.retrieved(shown)
     told = words(figure.axes[0])
     assert told[:4] == ["query", f"{(truths[0] + 1) % 10} (is {truths[0]})", f"#{shown['queries'][0]}", f"T: {truths[0]}"]
     assert told[4] == f"unlabelled\n(is {truths[1]})" and told[7] == "positives" and "negatives" in told
@@ -200,24 +203,24 @@ def test_each_of_the_retrieved_has_labels_similarity_place_and_the_class_of_the_
     red = [text.get_text() for text in figure.axes[0].texts if text.get_color() == VERMILLION]
     assert red == [told[1], told[3]], "a wrong label, and the teacher gives another class"
     del shown["retrieved_classes"]
-    figure = sample_figures.retrieved(shown, ["a class"] * 10)
+    figure = samples.retrieved(shown, ["a class"] * 10)
     told = words(figure.axes[0])
     assert not any(text.startswith("T:") for text in told) and "a class\n(is a class)" in told
 
 
 def test_nothing_retrieved_is_no_figure_and_a_side_without_width_no_group() -> None:
-    assert sample_figures.retrieved({}) is None and sample_figures.retrieved({"queries": np.zeros(0, np.int64)}) is None
+    assert samples.retrieved({}) is None and samples.retrieved({"queries": np.zeros(0, np.int64)}) is None
     shown = neighbourhood(negatives=0)
-    figure: Any = sample_figures.retrieved(shown)
+    figure: Any = samples.retrieved(shown)
     assert "positives" in words(figure.axes[0]) and "negatives" not in words(figure.axes[0])
     shown["retrieved"] = shown["retrieved"][1:]
     with pytest.raises(ValueError):
-        sample_figures.retrieved(shown)
+        samples.retrieved(shown)
 
 
 def test_few_classes_are_sorted_bars_and_the_gap_is_the_title() -> None:
     accuracy = np.array([[0.1, 0.1, 0.2, np.nan], [0.9, 0.25, 0.5, np.nan]], np.float32)
-    figure: Any = class_figures.class_accuracy(accuracy, ["ant", "bee", "cat", "dog"])
+    figure: Any = classes.class_accuracy(accuracy, ["ant", "bee", "cat", "dog"])
     bars, course = figure.axes
     assert [bar.get_width() for bar in bars.containers[0]] == pytest.approx([25.0, 50.0, 90.0])
     assert [tick.get_text() for tick in bars.get_yticklabels()] == ["bee", "cat", "ant"], "nothing is known of a dog"
@@ -230,7 +233,7 @@ def test_few_classes_are_sorted_bars_and_the_gap_is_the_title() -> None:
 
 def test_many_classes_are_a_sorted_curve_that_names_its_ends() -> None:
     accuracy = (np.random.default_rng(0).permutation(100)[None] / 100).astype(np.float32)
-    figure: Any = class_figures.class_accuracy(accuracy, [f"class{round(100 * value)}" for value in accuracy[0]])
+    figure: Any = classes.class_accuracy(accuracy, [f"class{round(100 * value)}" for value in accuracy[0]])
     curve, course = figure.axes
     assert np.allclose(curve.get_lines()[0].get_ydata(), np.arange(100)) and not curve.containers
     assert curve.get_xlabel().split("\n") == [
@@ -243,11 +246,11 @@ def test_many_classes_are_a_sorted_curve_that_names_its_ends() -> None:
 
 def test_an_epoch_that_was_not_evaluated_is_passed_over() -> None:
     accuracy = np.array([[0.5, 0.75], [np.nan, np.nan], [0.5, 1.0], [np.nan, np.nan]], np.float32)
-    figure: Any = class_figures.class_accuracy(accuracy)
+    figure: Any = classes.class_accuracy(accuracy)
     assert "after epoch 3: worst 0 (50.0 %), best 1 (100.0 %)" in figure.get_suptitle()
     assert lines(figure.axes[1])["best class"].get_xdata().tolist() == [1, 3] and figure.axes[1].get_xlim() == (0.5, 4.5)
     for empty in (np.zeros((0, 2)), np.full((3, 2), np.nan), np.ones(3)):
-        assert class_figures.class_accuracy(empty) is None
+        assert classes.class_accuracy(empty) is None
 
 
 def test_pictures_and_metrics_of_weighed_samples_are_in_the_run_of_the_trial(tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.reading import load
-from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store
-from orchestrator.tracking.client import connect
-from orchestrator.tracking.relocation import missing_artifacts, relocate_artifacts
-from orchestrator.tracking.runs import tracking_uri
+from orchestrator.config.loader import load
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store
+from orchestrator.tracking._client import connect
+from orchestrator.tracking._relocation import missing_artifacts, relocate_artifacts
+from orchestrator.tracking._runs import tracking_uri
 from orchestrator.tracking.tracker import Tracker
 
 ODD = "my%20runs o?f #1 it's"

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.tracking import outbox as module
-from orchestrator.tracking.outbox import HEAD, Outbox, Write
+from orchestrator.tracking import _outbox as module
+from orchestrator.tracking._outbox import HEAD, Outbox, Write
 
 
 def write(number: int, **more: object) -> Write:

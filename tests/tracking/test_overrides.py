@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.address import database_uri
-from orchestrator.reading import load
-from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store
-from orchestrator.tracking.client import connect
+from orchestrator.config.loader import load
+from orchestrator.config.uris import database_uri
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store
+from orchestrator.tracking._client import connect
 from orchestrator.tracking.overrides import OF_A_SERVER, SWITCHED_OFF, UNUSED, server_environment, unused_variables
 from orchestrator.tracking.tracker import Tracker
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator.errors import OK
-from orchestrator.reading import load
-from orchestrator.records import Sweep
-from orchestrator.store import Store
-from orchestrator.tracking import reach
-from orchestrator.tracking.reach import unanswered
+from orchestrator.config.loader import load
+from orchestrator.core.errors import OK
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store
+from orchestrator.tracking import health as reach
+from orchestrator.tracking.health import unanswered
 from orchestrator.tracking.ui import serve
 
 

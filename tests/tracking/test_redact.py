@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.redact import redacted, secret_in
+from orchestrator.core.redact import redacted, secret_in
 
 PASSWORD = "open-sesame-42"
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.records import Sweep
-from orchestrator.shipping import ship
-from orchestrator.store import Store, read_json
-from orchestrator.tracking import registering
-from orchestrator.tracking.client import connect
-from orchestrator.tracking.runs import tracking_uri
+from orchestrator.export.export import ship
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store, read_json
+from orchestrator.tracking import model_registry
+from orchestrator.tracking._client import connect
+from orchestrator.tracking._runs import tracking_uri
 from tests.checkpointed import begun, student, told, with_student
 
 NAME = "tests-mine"
@@ -22,7 +22,7 @@ NAME = "tests-mine"
 
 @pytest.fixture(autouse=True)
 def models(no_model: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registering, "KINDS", ("sweep",))
+    monkeypatch.setattr(model_registry, "KINDS", ("sweep",))
 
 
 def client_of(store: Store, sweep: Sweep) -> Any:
@@ -117,9 +117,9 @@ def test_who_dies_before_the_registration_leaves_a_model_that_is_registered_late
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(registering, "_version", die)
-        registering.register(*asked)
-    answers = [registering.register(*asked) for _ in range(2)]
+        patched.setattr(model_registry, "_version", die)
+        model_registry.register(*asked)
+    answers = [model_registry.register(*asked) for _ in range(2)]
     assert answers == [{"model.name": NAME, "model.version": "1"}] * 2
     assert len(client.search_logged_models([run.experiment_id])) == len(client.search_model_versions(f"name = '{NAME}'")) == 1
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator import doctor
-from orchestrator.address import database_uri
-from orchestrator.errors import EnvironmentUnfitError
-from orchestrator.reading import load
-from orchestrator.store import Store
+from orchestrator.cli import _checks as doctor
+from orchestrator.config.loader import load
+from orchestrator.config.uris import database_uri
+from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.store.store import Store
 from orchestrator.tracking import schema, ui
-from orchestrator.tracking.client import connect, short, verdict
+from orchestrator.tracking._client import connect, short, verdict
 from orchestrator.tracking.schema import create_schema, require_schema, schema_problem, upgrade_command
 
 OLDER = "451aebb31d03"  # MLflow's second revision

@@ -5,17 +5,17 @@ from typing import Any
 
 import pytest
 
-from orchestrator.data import prepare
-from orchestrator.reading import load
-from orchestrator.records import Sweep, Trial
-from orchestrator.report import summary
-from orchestrator.report.facts import Facts
-from orchestrator.report.summary import Commands
-from orchestrator.store import Store
-from orchestrator.sweep import conduct as module
-from orchestrator.sweep.conduct import conduct, over
+from orchestrator.config.loader import load
+from orchestrator.data.prepare import prepare
+from orchestrator.reporting.html import _summary as summary
+from orchestrator.reporting.html._summary import Commands
+from orchestrator.reporting.html._sweep_view import Facts
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store
+from orchestrator.sweep import driver as module
+from orchestrator.sweep.driver import conduct, over
 from orchestrator.sweep.events import Events
-from orchestrator.tracking import client as writing
+from orchestrator.tracking import _client as writing
 from orchestrator.tracking.tracker import Tracker
 from tests.sweep.conftest import Watch
 

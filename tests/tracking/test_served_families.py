@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.export_formats import FORMATS
-from orchestrator.store import write_json
+from orchestrator.export.formats import FORMATS
+from orchestrator.store.store import write_json
 from tests.families import SMALL, trained
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_what_is_served_gives_the_logits_of_the_student(name: str, tmp_path: Path) -> None:
-    from orchestrator.tracking.served import Student
+    from orchestrator.tracking._pyfunc_model import Student
 
     shape, settings = SMALL[name]
     network, mean, std = trained(name, shape, settings), [0.4] * shape[0], [0.2] * shape[0]

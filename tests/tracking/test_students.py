@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from safetensors.numpy import save_file
 
-from orchestrator.reading import load
-from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store
-from orchestrator.tracking import figures
-from orchestrator.tracking.runs import RUN_IDS, tracking_uri
+from orchestrator.config.loader import load
+from orchestrator.reporting.figures import trial as figures
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store
+from orchestrator.tracking._runs import RUN_IDS, tracking_uri
 from orchestrator.tracking.tracker import Tracker, by_run
 from tests.pairs import metrics_of, peer_method
 from tests.tracking.test_figures import said, traced, unsure, write

@@ -4,12 +4,12 @@ import json
 import math
 from pathlib import Path
 
-from orchestrator.config import Configuration
-from orchestrator.reading import load
-from orchestrator.records import Sweep, Trial
-from orchestrator.store import Store, read_json, write_json
-from orchestrator.tracking.environment import describe
-from orchestrator.tracking.runs import tracking_uri
+from orchestrator.config.loader import load
+from orchestrator.config.schema import Configuration
+from orchestrator.core.provenance import describe
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store, read_json, write_json
+from orchestrator.tracking._runs import tracking_uri
 from orchestrator.tracking.tracker import Tracker, flat
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.interrupt import stoppable
-from orchestrator.store import Store
+from orchestrator.core.signals import stoppable
+from orchestrator.store.store import Store
 from orchestrator.tracking import ui
 
 

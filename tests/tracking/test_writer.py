@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.tracking import client as writing
-from orchestrator.tracking.client import REFUSED, Writer, verdict
-from orchestrator.tracking.outbox import Write
+from orchestrator.tracking import _client as writing
+from orchestrator.tracking._client import REFUSED, Writer, verdict
+from orchestrator.tracking._outbox import Write
 
 
 class Answer(Exception):

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from methods import METHODS, Batch, Knowledge, Method, Needs, Objective, Output, Settings, setting
 from methods.banking import Banking
 from methods.retrieval import Neighbours
-from orchestrator.config import LETTERS
-from orchestrator.data import Batches, Dataset, Views
-from orchestrator.models import build
-from orchestrator.trial import TrialSpec
+from orchestrator.config.schema import LETTERS
+from orchestrator.config.trial import TrialSpec
+from orchestrator.data.batches import Batches
+from orchestrator.data.dataset import Dataset
+from orchestrator.data.views import Views
+from orchestrator.models.build import build
 
 SMALL = (
     "method.name=remembering", "data.limit.train=140", "data.limit.validation=40", "data.limit.test=40", "training.batch_size=32",

@@ -13,11 +13,12 @@ from trials_run import records_of, saved
 
 from methods import METHODS, ParameterGroup
 from methods.weighted import Weighted
-from orchestrator.config import Training
-from orchestrator.data import Batches, Inputs
-from orchestrator.training.optimization import learning_rate, optimizer, set_rates
-from orchestrator.training.student import TrainedStudent
-from orchestrator.trial import CHECKPOINT, TrialSpec
+from orchestrator.config.schema import Training
+from orchestrator.config.trial import CHECKPOINT, TrialSpec
+from orchestrator.data.batches import Batches
+from orchestrator.data.passes import Inputs
+from orchestrator.training._optimization import learning_rate, optimizer, set_rates
+from orchestrator.training._student import TrainedStudent
 
 SMALL = ("data.limit.train=96", "data.limit.validation=40", "data.limit.test=40", "data.augmentation=crop", "data.views=2")
 MLP = (*SMALL, "training.batch_size=16", "student.name=mlp", "student.width=8")

@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from trials_run import add_teacher, specification
 
-from orchestrator.context import Record, TrialContext
-from orchestrator.training import student
-from orchestrator.training.learner import Learner, replicate
-from orchestrator.training.trace import Trace
-from orchestrator.training.trainer import train
-from orchestrator.trial import TrialSpec
+from orchestrator.config.trial import TrialSpec
+from orchestrator.core.context import Record, TrialContext
+from orchestrator.training import _student as student
+from orchestrator.training._distillation_module import Learner, replicate
+from orchestrator.training._trace import Trace
+from orchestrator.training._trainer import train
 from tests.process_group import on_every_rank
 
 CPU = torch.device("cpu")

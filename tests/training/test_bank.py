@@ -14,14 +14,16 @@ from trials_run import left, records_of, saved, untimed
 from methods import METHODS, Knowledge, Output
 from methods.banking import Banking
 from methods.method import Method
-from orchestrator.config import LETTERS
-from orchestrator.context import Record, Stopped, TrialContext
-from orchestrator.data import Batches, Dataset, Views
-from orchestrator.training import bank as banks
-from orchestrator.training.bank import StudentBank, joined
-from orchestrator.training.learner import Learner
-from orchestrator.training.trainer import train
-from orchestrator.trial import TrialSpec
+from orchestrator.config.schema import LETTERS
+from orchestrator.config.trial import TrialSpec
+from orchestrator.core.context import Record, Stopped, TrialContext
+from orchestrator.data.batches import Batches
+from orchestrator.data.dataset import Dataset
+from orchestrator.data.views import Views
+from orchestrator.training import _bank as banks
+from orchestrator.training._bank import StudentBank, joined
+from orchestrator.training._distillation_module import Learner
+from orchestrator.training._trainer import train
 
 Specify = Callable[..., TrialSpec]
 CLASSES, SAMPLES, SIZE = 10, 140, 32

@@ -12,10 +12,10 @@ from torch import Tensor
 from trials_run import specification, untimed
 
 from methods import METHODS, Knowledge
-from orchestrator.actors.pair import Pair
-from orchestrator.context import Record, TrialContext
-from orchestrator.training import bank
-from orchestrator.training.trainer import train
+from orchestrator.cluster._pair import Pair
+from orchestrator.core.context import Record, TrialContext
+from orchestrator.training import _bank as bank
+from orchestrator.training._trainer import train
 from tests.process_group import on_every_rank
 
 CPU = torch.device("cpu")

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator.context import TrialContext
+from orchestrator.config.trial import CHECKPOINT
+from orchestrator.core.context import TrialContext
 from orchestrator.training import checkpoint
 from orchestrator.training.checkpoint import Checkpoint
-from orchestrator.trial import CHECKPOINT
 
 CPU = torch.device("cpu")
 FILES = ("student.safetensors", "best.safetensors", "method.safetensors", "optimizer.pt", "progress.json")

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator.training.clock import Clock
+from orchestrator.training._clock import Clock
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 1)
 

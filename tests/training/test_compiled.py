@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from torch import nn
 from torch._dynamo.utils import counters
 
-from orchestrator.context import Record, TrialContext
-from orchestrator.models import Network
-from orchestrator.training.filling import fill
-from orchestrator.training.trainer import train
-from orchestrator.training.workbench import open_teacher
-from orchestrator.trial import TrialSpec
+from orchestrator.config.trial import TrialSpec
+from orchestrator.core.context import Record, TrialContext
+from orchestrator.models.network import Network
+from orchestrator.training._precompute import fill
+from orchestrator.training._trainer import train
+from orchestrator.training.process_cache import open_teacher
 
 SMALL = (
     "data.limit.train=140", "data.limit.validation=50", "data.limit.test=50", "data.augmentation=crop_flip", "training.epochs=2",

@@ -12,9 +12,9 @@ from trials_run import add_teacher, left, records_of, specification, untimed
 
 from methods import Knowledge, ic_kd
 from methods.bank import Bank, Looking
-from orchestrator.context import Record, TrialContext
-from orchestrator.training.trainer import train
-from orchestrator.trial import TrialSpec
+from orchestrator.config.trial import TrialSpec
+from orchestrator.core.context import Record, TrialContext
+from orchestrator.training._trainer import train
 from tests.process_group import on_every_rank
 
 CPU = torch.device("cpu")

@@ -11,11 +11,11 @@ from methods import METHODS
 from methods.batch import Batch
 from methods.cross_entropy import CrossEntropy
 from methods.method import Objective
-from orchestrator.context import TrialContext
-from orchestrator.data import Dataset
+from orchestrator.config.trial import TrialSpec
+from orchestrator.core.context import TrialContext
+from orchestrator.data.dataset import Dataset
 from orchestrator.teacher import fit
-from orchestrator.training.workbench import open_batches
-from orchestrator.trial import TrialSpec
+from orchestrator.training.process_cache import open_batches
 
 LABELLED = 60
 SMALL = ("data.limit.train=256", "data.limit.validation=60", "data.limit.test=60", f"data.labelled={LABELLED}")

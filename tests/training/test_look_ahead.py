@@ -10,9 +10,9 @@ from torch.nn import functional
 
 from methods import AKD, Batch, Method, Output, Task
 from methods.learnable import held_out_slope
-from orchestrator.data import Inputs
-from orchestrator.models import build
-from orchestrator.training.learner import Learner
+from orchestrator.data.passes import Inputs
+from orchestrator.models.build import build
+from orchestrator.training._distillation_module import Learner
 
 SHAPE, CLASSES, RATE = (1, 8, 8), 10, 0.2
 NETWORKS: dict[str, dict[str, Any]] = {"mlp": {"width": 8}, "cnn": {"width": 4}}

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from methods import ParameterGroup
-from orchestrator.config import Training
-from orchestrator.training.optimization import learning_rate, optimizer
+from orchestrator.config.schema import Training
+from orchestrator.training._optimization import learning_rate, optimizer
 
 
 def recipe(**values: Any) -> Training:

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 from trials_run import add_teacher, specification
 
-from orchestrator.actors.pair import Pair
-from orchestrator.context import Record, TrialContext
-from orchestrator.training.trainer import train
+from orchestrator.cluster._pair import Pair
+from orchestrator.core.context import Record, TrialContext
+from orchestrator.training._trainer import train
 from tests.process_group import on_every_rank
 
 CPU = torch.device("cpu")

@@ -13,20 +13,21 @@ from trials_run import records_of, saved
 
 from methods import METHODS, Batch, Needs, Objective
 from methods.dual_student import DualStudent
-from orchestrator.config import Search
-from orchestrator.context import TrialContext
-from orchestrator.data import Batches, Dataset, Views
-from orchestrator.errors import TrialError
-from orchestrator.models import build
-from orchestrator.models.build import MODELS, Builder
+from orchestrator.config.schema import Search
+from orchestrator.config.trial import TrialSpec
+from orchestrator.core.context import TrialContext
+from orchestrator.core.errors import TrialError
+from orchestrator.data.batches import Batches
+from orchestrator.data.dataset import Dataset
+from orchestrator.data.views import Views
+from orchestrator.models.build import MODELS, Builder, build
 from orchestrator.models.network import Network
-from orchestrator.training.exchange import Colocated
-from orchestrator.training.randomness import seed_everything
-from orchestrator.training.student import PEER
-from orchestrator.training.trainer import train
-from orchestrator.training.trial_metrics import student_metrics, trial_metrics
-from orchestrator.training.workbench import bring_teacher
-from orchestrator.trial import TrialSpec
+from orchestrator.training._exchange import Colocated
+from orchestrator.training._randomness import seed_everything
+from orchestrator.training._student import PEER
+from orchestrator.training._trainer import train
+from orchestrator.training._trial_metrics import student_metrics, trial_metrics
+from orchestrator.training.process_cache import bring_teacher
 
 Specify = Callable[..., TrialSpec]
 SMALL = (

@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from trials_run import records_of, saved, untimed
 
-from orchestrator.config import Training
-from orchestrator.context import TrialContext
-from orchestrator.store import read_json, write_json
-from orchestrator.training.restorable import find_optimizer_misfit, find_scaler_misfit
-from orchestrator.training.trainer import train
-from orchestrator.trial import CHECKPOINT, TrialSpec
+from orchestrator.config.schema import Training
+from orchestrator.config.trial import CHECKPOINT, TrialSpec
+from orchestrator.core.context import TrialContext
+from orchestrator.store.store import read_json, write_json
+from orchestrator.training._restorable import find_optimizer_misfit, find_scaler_misfit
+from orchestrator.training._trainer import train
 from tests.conftest import Specify
 
 PLAIN = ("method.name=cross_entropy", "student.name=mlp", "student.width=4", "data.limit.train=64", "training.epochs=4")

@@ -14,12 +14,16 @@ from methods import METHODS
 from methods.cross_entropy import CrossEntropy
 from methods.kd import KD
 from methods.retrieval import Neighbours
-from orchestrator.config import Data
-from orchestrator.data import Batches, Dataset, Views, prepare
-from orchestrator.models import build, load_weights
+from orchestrator.config.schema import Data
+from orchestrator.config.trial import CHECKPOINT, TrialSpec
+from orchestrator.data.batches import Batches
+from orchestrator.data.dataset import Dataset
+from orchestrator.data.prepare import prepare
+from orchestrator.data.views import Views
+from orchestrator.models.build import build
+from orchestrator.models.weights import load_weights
 from orchestrator.teacher.frozen import WEIGHTS, FrozenTeacher
-from orchestrator.training.showing import NEIGHBOURS, QUERIES, retrieved
-from orchestrator.trial import CHECKPOINT, TrialSpec
+from orchestrator.training._sample_predictions import NEIGHBOURS, QUERIES, retrieved
 
 Specify = Callable[..., TrialSpec]
 SMALL = ("data.limit.train=96", "data.limit.validation=40", "data.limit.test=40", "data.label_noise=0.25")

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from trials_run import records_of, specification
 
-from orchestrator.context import TrialContext
-from orchestrator.training import spent
-from orchestrator.training.spent import CPU_TOTAL, TOTAL, Spent
-from orchestrator.training.trainer import train
+from orchestrator.core.context import TrialContext
+from orchestrator.training import cost
+from orchestrator.training._trainer import train
+from orchestrator.training.cost import CPU_TOTAL, TOTAL, Spent
 
 PLAIN = ("method.name=cross_entropy", "teacher=null", "training.epochs=4")
 
@@ -19,7 +19,7 @@ PLAIN = ("method.name=cross_entropy", "teacher=null", "training.epochs=4")
 def clocks(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Both clocks, which stand still until somebody moves them."""
     clocks = SimpleNamespace(wall=100.0, cpu=10.0)
-    monkeypatch.setattr(spent, "time", SimpleNamespace(perf_counter=lambda: clocks.wall, process_time=lambda: clocks.cpu))
+    monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: clocks.wall, process_time=lambda: clocks.cpu))
     return clocks
 
 

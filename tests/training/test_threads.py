@@ -11,12 +11,12 @@ import ray
 import torch
 
 from orchestrator.cluster import connect
-from orchestrator.context import Record, TrialContext
-from orchestrator.environment import ALLOCATOR, allocator
-from orchestrator.proxies import direct_loopback
-from orchestrator.training.filling import fill
-from orchestrator.training.trainer import train
-from orchestrator.trial import TrialSpec
+from orchestrator.config.trial import TrialSpec
+from orchestrator.core.allocator import ALLOCATOR, allocator
+from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.proxies import direct_loopback
+from orchestrator.training._precompute import fill
+from orchestrator.training._trainer import train
 
 SMALL = (
     "data.limit.train=128", "data.limit.validation=20", "data.limit.test=20", "data.augmentation=none", "training.epochs=1",

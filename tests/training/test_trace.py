@@ -8,15 +8,17 @@ import torch
 from safetensors.torch import load_file
 from trials_run import records_of
 
-from orchestrator.config import Data
-from orchestrator.context import TrialContext
-from orchestrator.data import Batches, Dataset, Views
-from orchestrator.models import build
-from orchestrator.training import showing
-from orchestrator.training.showing import SAMPLES
-from orchestrator.training.trace import POINTS, Trace
-from orchestrator.training.trainer import train
-from orchestrator.trial import CHECKPOINT, TrialSpec
+from orchestrator.config.schema import Data
+from orchestrator.config.trial import CHECKPOINT, TrialSpec
+from orchestrator.core.context import TrialContext
+from orchestrator.data.batches import Batches
+from orchestrator.data.dataset import Dataset
+from orchestrator.data.views import Views
+from orchestrator.models.build import build
+from orchestrator.training import _sample_predictions as sample_predictions
+from orchestrator.training._sample_predictions import SAMPLES
+from orchestrator.training._trace import POINTS, Trace
+from orchestrator.training._trainer import train
 
 EPOCHS = 3
 SMALL = ("data.limit.train=128", "data.limit.validation=40", "data.limit.test=40", "data.augmentation=none")
@@ -156,7 +158,7 @@ def test_what_is_shown_is_what_the_saved_student_says_when_it_is_evaluated(disti
 
 def test_a_class_without_a_sample_has_a_row_of_nan(distil: Specify, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where more classes are than samples are asked: six, evenly spaced over the part."""
-    monkeypatch.setattr(showing, "WEIGHED", 6)
+    monkeypatch.setattr(sample_predictions, "WEIGHED", 6)
     spec = distil(*CAM)
     records_of(spec)
     labels = torch.as_tensor(Dataset.open(spec.data).validation.labels)[[0, 7, 15, 23, 31, 39]]

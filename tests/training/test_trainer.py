@@ -13,18 +13,22 @@ from torch import Tensor
 from trials_run import records_of, saved
 
 from methods import Batch, Method, Objective, Settings
-from orchestrator.config import Data
-from orchestrator.context import Record, TrialContext
-from orchestrator.data import Batches, Dataset, Inputs, Views
-from orchestrator.errors import TrialError
-from orchestrator.models import build
-from orchestrator.teacher.knowledge import CachedTeacher
-from orchestrator.training import student, trainer
+from orchestrator.config.schema import Data
+from orchestrator.config.trial import CHECKPOINT, TrialSpec
+from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.errors import TrialError
+from orchestrator.data.batches import Batches
+from orchestrator.data.dataset import Dataset
+from orchestrator.data.passes import Inputs
+from orchestrator.data.views import Views
+from orchestrator.models.build import build
+from orchestrator.teacher.outputs import CachedTeacher
+from orchestrator.training import _student as student
+from orchestrator.training import _trainer as trainer
+from orchestrator.training._distillation_module import Learner, replicate
+from orchestrator.training._evaluation import Evaluated, evaluate
+from orchestrator.training._trainer import STOP_CHECK_STEPS, train
 from orchestrator.training.checkpoint import Checkpoint
-from orchestrator.training.evaluation import Evaluated, evaluate
-from orchestrator.training.learner import Learner, replicate
-from orchestrator.training.trainer import STOP_CHECK_STEPS, train
-from orchestrator.trial import CHECKPOINT, TrialSpec
 
 CPU = torch.device("cpu")
 EPOCHS = 4

@@ -11,19 +11,21 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from trials_run import add_teacher, specification
 
-from orchestrator.config import Data
-from orchestrator.context import Record, TrialContext
-from orchestrator.data import Batches, Dataset, Views
-from orchestrator.errors import EnvironmentUnfitError, UserError
-from orchestrator.models import build
+from orchestrator.config.schema import Data
+from orchestrator.config.trial import TrialSpec
+from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.errors import EnvironmentUnfitError, UserError
+from orchestrator.data.batches import Batches
+from orchestrator.data.dataset import Dataset
+from orchestrator.data.views import Views
+from orchestrator.models.build import build
 from orchestrator.teacher.cache import Cache
 from orchestrator.teacher.frozen import WEIGHTS, FrozenTeacher
-from orchestrator.teacher.knowledge import CachedTeacher
-from orchestrator.training import student
-from orchestrator.training.learner import Learner, replicate
+from orchestrator.teacher.outputs import CachedTeacher
+from orchestrator.training import _student as student
+from orchestrator.training._distillation_module import Learner, replicate
+from orchestrator.training._trainer import train
 from orchestrator.training.metrics import Scores
-from orchestrator.training.trainer import train
-from orchestrator.trial import TrialSpec
 from tests.process_group import on_every_rank
 
 CPU = torch.device("cpu")

@@ -9,9 +9,9 @@ import pytest
 import torch
 from trials_run import saved
 
-from orchestrator.context import Record, TrialContext
-from orchestrator.training.trainer import train
-from orchestrator.trial import CHECKPOINT, TrialSpec
+from orchestrator.config.trial import CHECKPOINT, TrialSpec
+from orchestrator.core.context import Record, TrialContext
+from orchestrator.training._trainer import train
 
 Specify = Callable[..., TrialSpec]
 CPU = torch.device("cpu")

@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from trials_run import Interrupted, add_teacher, records_of, saved, specification
 
-from orchestrator.context import Record, TrialContext
-from orchestrator.data import Dataset
-from orchestrator.errors import TrialError
-from orchestrator.training import weights as sample_weights
-from orchestrator.training.appraisal import Appraised, Snapshot, appraise
-from orchestrator.training.trainer import train
-from orchestrator.trial import TrialSpec
+from orchestrator.config.trial import TrialSpec
+from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.errors import TrialError
+from orchestrator.data.dataset import Dataset
+from orchestrator.training import _sample_weight_schedule as sample_weights
+from orchestrator.training._trainer import train
+from orchestrator.training.sample_weighting import Appraised, Snapshot, appraise
 
 SMALL = (
     "method.name=kd_aif", "data.limit.train=160", "data.limit.validation=60", "data.limit.test=40", "data.label_noise=0.25",

@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file
 from trials_run import add_teacher, specification
 
-from orchestrator.actors.pair import Pair
-from orchestrator.context import Record, TrialContext
-from orchestrator.errors import TrialError
-from orchestrator.training.appraisal import Snapshot
-from orchestrator.training.trainer import train
+from orchestrator.cluster._pair import Pair
+from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.errors import TrialError
+from orchestrator.training._trainer import train
+from orchestrator.training.sample_weighting import Snapshot
 from tests.process_group import on_every_rank
 
 CPU = torch.device("cpu")

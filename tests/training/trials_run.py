@@ -8,17 +8,19 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from orchestrator.context import Record, TrialContext
-from orchestrator.data import Dataset, prepare
-from orchestrator.models import build, network_fingerprint, save_weights
-from orchestrator.reading import load
-from orchestrator.store import write_json
+from orchestrator.config.loader import load
+from orchestrator.config.trial import TrialSpec
+from orchestrator.core.context import Record, TrialContext
+from orchestrator.data.dataset import Dataset
+from orchestrator.data.prepare import prepare
+from orchestrator.models.build import build
+from orchestrator.models.weights import network_fingerprint, save_weights
+from orchestrator.store.store import write_json
 from orchestrator.teacher.card import CARD
 from orchestrator.teacher.frozen import WEIGHTS
 from orchestrator.training import checkpoint
+from orchestrator.training._trainer import train
 from orchestrator.training.checkpoint import Checkpoint
-from orchestrator.training.trainer import train
-from orchestrator.trial import TrialSpec
 
 TIMED = ("seconds/", "train/images_per_second", "cache/")
 

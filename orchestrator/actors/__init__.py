@@ -1,1 +1,0 @@
-"""Ray Train worker groups that stay warm between trials, and the dispatcher that feeds them."""

@@ -1,0 +1,85 @@
+"""Show, list and follow jobs of a running cluster."""
+
+import json
+import shlex
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+
+from orchestrator.cluster.jobs import Cluster, Job
+from orchestrator.core import errors
+from orchestrator.core.privacy import said
+from orchestrator.core.redact import redacted
+
+LAST_LINES = 20  # of a job's log, where it is shown
+BY_ITSELF = (errors.OK, errors.NO_USABLE_TRIAL, errors.BAD_CONFIGURATION)
+NOT_FOUND = 127  # of a shell that knows no such program
+console = Console()
+
+
+def list_jobs(cluster: Cluster, as_json: bool) -> None:
+    found = cluster.jobs()
+    if as_json:
+        print(json.dumps([_plain(job) for job in found], indent=1))
+        return
+    rows = [("job", "state", "started", "command"), *((job.name, job.state, _when(job), redacted(job.entrypoint)) for job in found)]
+    widths = [max(len(row[column]) for row in rows) + 2 for column in range(3)]
+    for *fields, command in rows:
+        print_line("".join(f"{text:{width}}" for text, width in zip(fields, widths, strict=True)) + command)
+    if not found:
+        print_line(f"nothing was submitted to {cluster.address} yet")
+
+
+def show_job(cluster: Cluster, job: Job, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(_plain(job), indent=1))
+        return
+    ended = f", ended {job.ended:%Y-%m-%d %H:%M:%S}" if job.ended else ""
+    print_line(f"{job.name}: {job.state}, started {_when(job)}{ended}: {redacted(job.entrypoint)}")
+    for line in cluster.log(job.name).splitlines()[-LAST_LINES:]:
+        print_line(said(f"  {line}"))
+
+
+def follow_job(cluster: Cluster, name: str) -> int:
+    try:
+        found = cluster.follow(name, lambda text: print(said(text), end="", flush=True))
+    except KeyboardInterrupt:
+        print_line(f"\n{name} goes on without you")
+        print_job_commands(cluster, name)
+        return errors.INTERRUPTED
+    print_line(f"{name}: {found.state}" + (f" with exit code {found.returned}" if found.returned else ""))
+    if found.returned == NOT_FOUND:
+        print_line("the head found no `python`: start Ray there with the environment's bin folder on the PATH")
+    elif found.state == "failed" and found.returned is None:
+        print_line(redacted(found.message))
+    print_resume_command(cluster, found)
+    return found.exit_code
+
+
+def print_job_commands(cluster: Cluster, name: str) -> None:
+    print_line(f"  follow: python run.py status {name} --address {cluster.address} --follow")
+    print_line(f"  stop:   python run.py stop {name} --address {cluster.address}")
+
+
+def print_resume_command(cluster: Cluster, ended: Job) -> None:
+    """How a run goes on that did not end by itself: it was stopped, or killed."""
+    run, store = ended.labels.get("run"), ended.labels.get("store")
+    if run and store and ended.returned not in BY_ITSELF and ended.state != "succeeded":
+        print_line(
+            f"  resume: python run.py submit --address {cluster.address} -- sweep --resume {run} --store {shlex.quote(store)}"
+        )
+
+
+def _when(job: Job) -> str:
+    return f"{job.started:%Y-%m-%d %H:%M:%S}" if job.started else "not yet"
+
+
+def _plain(job: Job) -> dict[str, Any]:
+    times = {key: moment.isoformat() if moment else None for key, moment in (("started", job.started), ("ended", job.ended))}
+    hidden = {"entrypoint": redacted(job.entrypoint), "message": redacted(job.message)}
+    return asdict(job) | times | hidden
+
+
+def print_line(text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

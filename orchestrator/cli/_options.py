@@ -1,0 +1,28 @@
+"""Read options that several commands share."""
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    pass
+
+UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+
+
+def cluster_address(address: str | None, local: bool = False) -> dict[str, Any]:
+    """The change of the configuration that `--address` is."""
+    from orchestrator.config.resources import at
+
+    if address is not None and local:
+        raise ConfigurationError("--address and --local exclude each other: leave one of them out")
+    return {"resources.address": at(address)} if address is not None else {}
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `90s`, `10m`, `2h` or `90`; ConfigurationError otherwise."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    if not match or float(match[1]) == 0:
+        raise ConfigurationError(f"--time-budget {text!r} is not a time: write 90s, 10m or 2h")
+    return float(match[1]) * UNITS[match[2]]

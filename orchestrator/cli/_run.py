@@ -1,0 +1,155 @@
+"""Begin, resume and finish a sweep or a training for the commands that start one."""
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from orchestrator.config.path_settings import resolve_paths
+from orchestrator.config.schema import Configuration
+from orchestrator.config.search_space import searched, with_its_method
+from orchestrator.config.yielding import said_of
+from orchestrator.core import errors
+from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.privacy import said
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store
+
+if TYPE_CHECKING:
+    from orchestrator.sweep.preflight.preflight import Prepared
+
+console = Console()
+
+
+def begin_run(store: Store, configuration: Configuration, kind: str, name: str | None, dry_run: bool, local: bool) -> int:
+    """A new sweep or training, once everything that can be refused has been looked at."""
+    from orchestrator.sweep.preflight.preflight import prepared, show_plan
+    from orchestrator.sweep.space_snapshot import described
+
+    if kind == "sweep":
+        configuration = with_its_method(configuration)
+    configuration = resolve_paths(configuration, local)
+    folder = store.sweep(name or default_name(configuration, kind))
+    Sweep.require_new(folder, store.option)
+    if dry_run:
+        show_plan(store, configuration, kind, local, console)
+        return errors.OK
+    found = None
+    try:
+        begun = prepared(store, configuration, kind, local, print_note)
+        for sentence in said_of(configuration, kind):
+            print_note(sentence)
+        found = Sweep.create(folder, begun.configuration, kind, described(begun.configuration, kind, begun.data))
+        if begun.note:
+            _tell(found, begun.note)
+    except KeyboardInterrupt:
+        return _interrupted(store, found)
+    return _conduct(store, found, begun, local, resume=False)
+
+
+def default_name(configuration: Configuration, kind: str) -> str:
+    """What is trained, and when; a search over several methods goes by its project."""
+    methods = searched(configuration) if kind == "sweep" else (configuration.method.name,)
+    what = methods[0] if len(methods) == 1 else re.sub(r"[^A-Za-z0-9]+", "-", configuration.project).strip("-") or "sweep"
+    return f"{what}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def resume_run(
+    store: Store,
+    name: str,
+    trials: int | None,
+    time_budget_s: float | None,
+    file: Path | None,
+    address: str | None = None,
+    pairs: Sequence[str] = (),
+) -> int:
+    from orchestrator.config.distinct import limit_trials
+    from orchestrator.sweep.changed_configuration import changed, require_same
+    from orchestrator.sweep.preflight.preflight import prepared
+    from orchestrator.sweep.space_snapshot import described, described_space
+    from orchestrator.teacher.moved import carry_teacher_over
+
+    found = Sweep.open(store, name)
+    found.configuration = changed(found, trials, time_budget_s, file, address, pairs)
+    note = ""
+    if found.kind == "sweep":
+        found.configuration, note = limit_trials(found.configuration, begun=len(found.trials))
+    require_same(found, described_space(found.configuration, found.kind))
+    try:
+        begun = prepared(store, found.configuration, found.kind, local=False, note=print_note)
+        now = described(begun.configuration, found.kind, begun.data)
+        require_same(found, now)
+        carry_teacher_over(store, found.folder, begun.configuration, begun.data)
+    except KeyboardInterrupt:
+        return _interrupted(store, found)
+    found.described = found.described | now
+    if note:
+        _tell(found, note)
+    return _conduct(store, found, begun, local=False, resume=True)
+
+
+def print_note(text: str) -> None:
+    """Print what a person may not expect."""
+    console.print(said(f"note: {text}"), markup=False, highlight=False, soft_wrap=True)
+
+
+def _tell(found: Sweep, note: str) -> None:
+    """Print what is otherwise than it was asked for, and keep it with the sweep."""
+    from orchestrator.sweep.events import Events
+
+    print_note(note)
+    Events(found, []).note(note)
+
+
+def _interrupted(store: Store, found: Sweep | None) -> int:
+    """Say how to go on, when nothing else could any more."""
+    console.print()
+    if found is None:
+        console.print("interrupted before the sweep began: there is nothing to go on with, start it again", highlight=False)
+    else:
+        resume = f"python run.py sweep --resume {found.name}{store.option}"
+        console.print(f"interrupted; resume: {resume}", markup=False, highlight=False, soft_wrap=True)
+    return errors.INTERRUPTED
+
+
+def _conduct(store: Store, found: Sweep, begun: "Prepared", local: bool, resume: bool) -> int:
+    from orchestrator.export.export import ship
+    from orchestrator.reporting.terminal.progress import Display, costs, summary
+    from orchestrator.sweep.driver import conduct
+    from orchestrator.sweep.provenance import keep
+
+    try:
+        keep(found.folder, begun.data)
+        with Display(found, console) as display:
+            conduct(found, store, begun.data, begun.asked, display, local, resume, ship=partial(ship, store, found.name))
+    except KeyboardInterrupt:  # before it had begun, or after its end
+        return _interrupted(store, found)
+    except EnvironmentUnfitError as error:
+        if found.state != "interrupted":
+            raise
+        again = f"python run.py sweep --resume {found.name}{store.option}"
+        raise EnvironmentUnfitError(f"{error}; what was not finished waits: {again}") from error
+    if found.kind == "train":
+        costs(display, console)
+    summary(found, console, next_commands(found, store))
+    if found.state == "interrupted":
+        return errors.INTERRUPTED
+    return errors.OK if found.state == "finished" else errors.NO_USABLE_TRIAL
+
+
+def next_commands(found: Sweep, store: Store) -> dict[str, str]:
+    """What one may type after the end of a run, by what it does."""
+    commands = {"status": f"python run.py status {found.name}{store.option}", "open MLflow": f"python run.py ui{store.option}"}
+    if found.state == "interrupted" or (found.state == "failed" and _left(found)):
+        commands["resume"] = f"python run.py sweep --resume {found.name}{store.option}"
+    return commands
+
+
+def _left(found: Sweep) -> bool:
+    """Whether a sweep has trials that have not ended."""
+    ended = sum(trial.ended for trial in found.trials.values())
+    return found.kind == "sweep" and ended < found.configuration.search.trials

@@ -1,0 +1,201 @@
+"""What is submitted to a cluster: the command line that runs there, after all that can be checked here. Knows no cluster.
+
+Every path of the command line is one of two: a file that travels along, or a place that all nodes of the cluster know.
+"""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from orchestrator.cli._options import parse_duration
+from orchestrator.cli._run import default_name
+from orchestrator.config.loader import load
+from orchestrator.config.schema import Configuration
+from orchestrator.config.search_space import with_its_method
+from orchestrator.core.errors import ConfigurationError, nearest
+from orchestrator.core.redact import redacted
+from orchestrator.data.datasets import find
+from orchestrator.store.remote import checked, is_uri
+from orchestrator.store.store import NAME
+from orchestrator.sweep.preflight.configuration import check_search, check_train, require_copies
+
+COMMANDS = ("sweep", "train", "teacher")
+NOT_THERE = {  # options that mean this machine
+    "local": "--local trains in one process of this machine: leave it out, or run the command here",
+    "address": "--address is that of `submit` itself: give it before the --",
+}
+RESUMED = {"resume", "config", "store", "trials", "time_budget", "set_", "debug"}  # options that go with --resume
+DEFAULT = "configs/digits.yaml"
+OUTSIDE = "submitted"  # the folder in the package for a configuration from elsewhere
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job: its name, what the cluster's shell runs, the files beside the project's by their names, what is remembered."""
+
+    name: str
+    entrypoint: str
+    beside: dict[str, Path]
+    labels: dict[str, str]
+
+
+def submission(group: Any, words: Sequence[str], name: str | None, root: Path, now: datetime | None = None) -> Submission:
+    """The job of a command line, as `sweep --config ... --store ...`.
+
+    `group` is the whole command line interface, `root` the folder of the project. ConfigurationError for what would fail
+    there as well, or be lost with the job's folder.
+    """
+    command, given, options = _read(group, words)
+    for option, sentence in NOT_THERE.items():
+        if given.get(option):
+            raise ConfigurationError(sentence)
+    store, run, beside = _lasting(str(options["store"]) if "store" in given else None), options.get("resume"), {}
+    others = set(given) - RESUMED
+    if run is not None and others:
+        flags = ", ".join(f"--{other.strip('_').replace('_', '-')}" for other in sorted(others))
+        raise ConfigurationError(f"--resume goes on as the sweep was configured: leave out {flags}")
+    if run is not None:
+        _require_moved(options.get("set_") or ())
+    if run is None or "config" in given:
+        config = Path(options["config"] or root / DEFAULT)
+        configuration = _checked(command, options, config)
+        require_copies(store if is_uri(store) else "", configuration, command)
+        packed = _packed(config, root)
+        beside = {packed: config.resolve()}
+        given = {key: packed if key == "config" else value for key, value in given.items()}
+        if run is None and command != "teacher":
+            run = given["name"] = options["name"] or default_name(configuration, command)
+    _require_name(run, "--resume" if options.get("resume") else "--name")
+    entrypoint = shlex.join(["python", "run.py", command, *_written(group.commands[command], given)])
+    if redacted(entrypoint) != entrypoint:
+        raise ConfigurationError(
+            "the command line holds a secret, and everybody who may use the cluster can read it there: put it into the "
+            "environment of the cluster's nodes instead"
+        )
+    job = name or f"{run or command}-{now or datetime.now():%Y%m%d-%H%M%S}"
+    if not name and run and not options.get("resume") and options["name"] is None:
+        job = run  # it has the time in it already
+    _require_name(job, "--name")
+    return Submission(job, entrypoint, beside, {"command": command, "store": store} | ({"run": run} if run else {}))
+
+
+def _read(group: Any, words: Sequence[str]) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """The command, the options given and all options, by the names of the command's arguments."""
+    command = words[0] if words else ""
+    if command not in COMMANDS:
+        raise ConfigurationError(
+            f"{command!r} is not for a cluster: {nearest(command, COMMANDS)}; write `python run.py submit -- sweep ...`"
+        )
+    try:
+        context = group.commands[command].make_context(command, list(words[1:]), help_option_names=[])
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # of the command line's library, which has one of several names
+            raise
+        raise ConfigurationError(
+            f"{error.format_message().rstrip('.')}: `python run.py {command} --help` lists what it takes"
+        ) from error
+    given = {key: value for key, value in context.params.items() if context.get_parameter_source(key).name == "COMMANDLINE"}
+    return command, given, dict(context.params)
+
+
+def _written(command: Any, given: dict[str, Any]) -> Iterator[str]:
+    """Options as they stand on a command line."""
+    for parameter in command.params:
+        if parameter.name not in given:
+            continue
+        flag, value = parameter.opts[0], given[parameter.name]
+        if value is True:
+            yield flag
+        elif isinstance(value, list | tuple):
+            yield from (word for each in value for word in (flag, str(each)))
+        else:
+            yield from (flag, str(value))
+
+
+def _checked(command: str, options: dict[str, Any], config: Path) -> Configuration:
+    """The configuration, after every check that needs neither data nor cluster."""
+    budget = options.get("time_budget")
+    over = {key: options.get(key) for key in ("trials", "scheduler")} | {"time_budget": parse_duration(budget) if budget else None}
+    changes = {f"search.{key}": value for key, value in over.items() if value is not None}
+    configuration = load(config, list(options["set_"] or ()), changes, seed=options["seed"])
+    find(configuration.data)
+    if command == "sweep":
+        configuration = with_its_method(configuration)
+        check_search(configuration)
+    elif command == "train":
+        check_train(configuration)
+    elif configuration.teacher is None:
+        raise ConfigurationError("teacher is null: set teacher.network.name, or take another --config")
+    if configuration.resources.address not in (None, "auto"):
+        raise ConfigurationError(
+            f"resources.address = {configuration.resources.address!r}: a job uses the cluster that it is submitted to: leave it out"
+        )
+    for key, path in _paths(configuration):
+        _require_everywhere(key, path)
+    return configuration
+
+
+def _require_moved(pairs: Sequence[str]) -> None:
+    """ConfigurationError for a `--set` pair that a resume does not take: it takes what has another place now."""
+    for key, _, path in (pair.partition("=") for pair in pairs):
+        if key not in ("data.path", "teacher.cache") and not key.endswith(".weights"):
+            raise ConfigurationError(
+                f"--set {key}: --resume goes on as the sweep was configured; with it, --set takes data.path, teacher.cache and "
+                "*.weights, for what has another place now"
+            )
+        if path:
+            _require_everywhere(key, path)
+
+
+def _require_everywhere(key: str, path: str) -> None:
+    if not _everywhere(path):
+        raise ConfigurationError(
+            f"{key} = {path!r} would be looked for in the job's own folder, where no data are: give an absolute path that "
+            "all nodes share"
+        )
+
+
+def _paths(configuration: Configuration) -> Iterator[tuple[str, str]]:
+    """The keys that name a place on disk, where they do."""
+    found: dict[str, Any] = {"data.path": configuration.data.path}
+    if teacher := configuration.teacher:
+        found |= {"teacher.cache": teacher.cache, "teacher.network.weights": teacher.network.weights}
+    found |= {
+        ("student" if letter == "a" else f"peers.{letter}.network") + ".weights": student.network.weights
+        for letter, student in configuration.students.items()
+    }
+    for key, value in found.items():
+        if value is not None and not (key.endswith(".weights") and not str(value).endswith(".safetensors")):  # a name otherwise
+            yield key, str(value)
+
+
+def _everywhere(place: str) -> bool:
+    """Whether a path or a URI means the same in every folder and on every node that shares it."""
+    return PurePosixPath(place).is_absolute() or "://" in place
+
+
+def _lasting(store: str | None) -> str:
+    if store is None or not _everywhere(store):
+        said = "--store is missing" if store is None else f"--store {store!r} is relative"
+        raise ConfigurationError(
+            f"{said}: it would lie in the job's own folder, which the cluster deletes: give an absolute path that all nodes "
+            "share, or a URI"
+        )
+    return checked(store) if is_uri(store) else store
+
+
+def _packed(config: Path, root: Path) -> str:
+    """The name of a configuration in the package: its own within the project, one below `submitted` otherwise."""
+    file = config.resolve()
+    inside = file.is_relative_to(root.resolve())
+    return file.relative_to(root.resolve()).as_posix() if inside else f"{OUTSIDE}/{file.name}"
+
+
+def _require_name(name: str | None, option: str) -> None:
+    if name is not None and not NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"{option} {name!r} is not allowed: give letters, digits, '.', '_' or '-' (at most 100, the first a letter or digit)"
+        )

@@ -1,0 +1,146 @@
+"""What `compare` does: check, plan, search, train over seeds, show, keep. Returns the exit code."""
+
+import contextlib
+import json
+import sys
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator.cli._options import cluster_address
+from orchestrator.cli._run import console as standard
+from orchestrator.config.loader import build, load
+from orchestrator.config.path_settings import move_paths, resolve_paths
+from orchestrator.config.resources import at
+from orchestrator.config.schema import Configuration
+from orchestrator.config.yielding import said_of
+from orchestrator.core import errors
+from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.core.privacy import said
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store, keep_json, replacing
+from orchestrator.sweep.comparison import design, page
+from orchestrator.sweep.comparison.record import Comparison, require_new
+from orchestrator.sweep.comparison.result import Result, result
+
+FOLDER = "comparison"  # of the artifacts
+
+
+def compare(
+    methods: str | None,
+    seeds: int | None,
+    trials: int | None,
+    config: Path | None,
+    pairs: list[str],
+    store: Path | str,
+    name: str | None,
+    address: str | None,
+    resume: str | None,
+    dry_run: bool,
+    as_json: bool,
+    default: Path,
+) -> int:
+    """A new comparison, or one that is gone on with. `as_json`: the result alone on the standard output."""
+    console = Console(stderr=True) if as_json else standard
+    if resume is None:
+        if methods is None:
+            raise ConfigurationError(
+                "--methods is missing: give two or more, such as --methods cross_entropy,kd,wttm, or --resume NAME"
+            )
+        asked = design.named(methods)
+        options = cluster_address(address) | {"search.methods": list(asked)} | ({} if trials is None else {"search.trials": trials})
+        found = _begin(Store.open(store), asked, seeds, load(config or default, pairs, options), name, dry_run)
+        if found is None:
+            return errors.OK
+    else:
+        if (methods, seeds, trials, config, name) != (None,) * 5 or dry_run:
+            raise ConfigurationError(
+                "--resume goes on as the comparison was configured: leave out --methods, --seeds, --trials, --config, --name and "
+                "--dry-run"
+            )
+        found = Comparison.open(Store.existing(store), resume)
+        values = move_paths(found.configuration, pairs).plain()
+        if address is not None:
+            values["resources"]["address"] = at(address)
+        found.configuration = build(values)
+    return _carry_out(Store.open(store), found, console, as_json)
+
+
+def _print_note(text: str) -> None:
+    """Print a note on the standard error: the standard output may be the result alone."""
+    print(said(f"note: {text}"), file=sys.stderr)
+
+
+def _begin(
+    store: Store,
+    methods: tuple[str, ...],
+    seeds: int | None,
+    configuration: Configuration,
+    name: str | None,
+    dry_run: bool,
+) -> Comparison | None:
+    """The record of a new comparison, once everything that can be refused has been looked at; None after a `dry_run`."""
+    from orchestrator.sweep.preflight.preflight import prepared, show_plan
+
+    count = 10 if seeds is None else seeds
+    common = design.base(resolve_paths(configuration), methods, count)
+    name = name or f"compare-{datetime.now():%Y%m%d-%H%M%S}"
+    require_new(store, name, methods)
+    if dry_run:
+        show_plan(store, common, "sweep", False, standard)
+        each = f"{common.search.trials} trials for each of {len(methods)} methods"
+        trained = f"then {len(methods)} x {count} trainings, seeds {common.seed + 1} to {common.seed + count}"
+        standard.print(f"comparison: {each}, {trained}", markup=False, highlight=False, soft_wrap=True)
+        return None
+    begun = prepared(store, common, "sweep", local=False, note=_print_note)
+    for sentence in said_of(common, "sweep"):
+        _print_note(sentence)
+    return Comparison.create(store, name, begun.configuration, count)
+
+
+def _carry_out(store: Store, found: Comparison, console: Console, as_json: bool) -> int:
+    from orchestrator.export.export import ship
+    from orchestrator.sweep.comparison.running import carry_out
+
+    again = f"python run.py compare --resume {found.name}{store.option}"
+    try:
+        last = carry_out(store, found, console, ship_of=lambda name: partial(ship, store, name))
+    except KeyboardInterrupt:
+        with contextlib.suppress(KeyboardInterrupt):  # who is in a hurry is told how to go on all the same
+            _show_unfinished(store, found, console)
+        console.print(f"\ninterrupted; resume: {again}", markup=False, highlight=False, soft_wrap=True)
+        return errors.INTERRUPTED
+    except EnvironmentUnfitError as error:
+        raise EnvironmentUnfitError(f"{error}; what was not finished waits: {again}") from error
+    came = result(store, found)
+    _keep(store, found, came, last, console)
+    page.show(came, console)
+    if as_json:
+        print(json.dumps(came.plain(), indent=1))
+    for what, command in {"tables": found.folder / "comparison.md", "open MLflow": f"python run.py ui{store.option}"}.items():
+        console.print(f"{what}: {command}", markup=False, highlight=False, soft_wrap=True)
+    return errors.OK if last.state == "finished" else errors.NO_USABLE_TRIAL
+
+
+def _show_unfinished(store: Store, found: Comparison, console: Console) -> None:
+    """What the sweep over seeds has come to; nothing before its first training has ended."""
+    if found.over_seeds not in store.sweeps():
+        return
+    last = Sweep.open(store, found.over_seeds)
+    if ended := sum(trial.ended for trial in last.trials.values()):
+        page.show(result(store, found, f"{ended} of {last.configuration.search.trials} trainings"), console)
+
+
+def _keep(store: Store, found: Comparison, came: Result, last: Sweep, console: Console) -> None:
+    """The result beside the record of the comparison, and at the run of the sweep over seeds."""
+    from orchestrator.tracking.artifacts import add
+
+    text = page.markdown(came)
+    keep_json(found.folder / "result.json", came.plain())
+    with replacing(found.folder / "comparison.md") as aside:
+        aside.write_text(text, encoding="utf-8")
+    files = {"result.json": json.dumps(came.plain(), indent=1), "comparison.md": text}
+    if missed := add(store, last, page.metrics(came), 0, FOLDER, files):
+        console.print(f"not logged: {missed}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,40 @@
+"""Export one student of a run."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.core import errors
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store
+
+if TYPE_CHECKING:
+    pass
+
+from orchestrator.cli._run import console
+
+
+def export(
+    name: str, student: str | None, trial: int | None, weights: str, to: Path | None, store: Path | str, form: str = "safetensors"
+) -> int:
+    """One student of a run, in a folder of its own that needs neither the run nor its data."""
+    from orchestrator.export.export import export as write
+    from orchestrator.reporting.terminal.progress import show_damage
+
+    opened = Store.existing(store)
+    found = write(opened, name, student or "a", trial, weights, to, form)
+    show_damage(Sweep.open(opened, name), opened.option)
+    network, source = found.settings["network"]["name"], found.settings["source"]
+    console.print(
+        f"student {source['student']} ({network}) of trial {source['trial']}, {weights} weights, after epoch {source['epoch']}: "
+        f"{found.folder}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    for key, value in source["metrics"].items():
+        if key.endswith("/accuracy"):
+            console.print(f"  {key} {value:.4f}", highlight=False)
+    if found.others and student is None:
+        others = " or ".join(f"--student {letter}" for letter in found.others)
+        console.print(f"the trial has other students beside a: {others}", highlight=False)
+    return errors.OK

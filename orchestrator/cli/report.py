@@ -1,0 +1,60 @@
+"""What `report` does: write a sweep's page to a file, and log it to the sweep's run in MLflow. Returns the exit code."""
+
+import os
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator.core import errors
+from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.core.paths import read_path
+from orchestrator.core.privacy import said
+from orchestrator.reporting.html.page import GENERATOR
+from orchestrator.reporting.html.report import report as make
+from orchestrator.reporting.terminal.progress import show_damage
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store, replacing
+from orchestrator.tracking.artifacts import add
+
+HEAD = 500  # bytes of a page in which its generator stands
+console = Console()
+
+
+def report(name: str, store: Path | str, to: Path | None) -> int:
+    """Write the page of a sweep to a file of the store, or `to` another one, and add it to the sweep's run."""
+    asked = read_path(to, "--to") if to is not None else None
+    opened = Store.existing(store)
+    found = Sweep.open(opened, name)
+    target = asked or opened.reports / f"{name}.html"
+    _require_place(target, asked=to is not None)
+    made = make(opened, found)
+    show_damage(found, opened.option)
+    _write(target, made.html)
+    missed = add(opened, found, {}, 0, "report", {f"{name}.html": made.html})
+    logged = f"not logged: {missed}" if missed else f"logged to the run {name} in MLflow: artifact report/{name}.html"
+    for line in (*made.summary, f"report: {target}", logged):
+        console.print(said(line), markup=False, highlight=False, soft_wrap=True)
+    return errors.OK
+
+
+def _require_place(target: Path, asked: bool) -> None:
+    """ConfigurationError when a page cannot stand there, or something else does."""
+    if asked and not os.path.isdir(target.parent):
+        raise ConfigurationError(
+            f"--to {target}: the folder {target.parent} does not exist: make it, or give a file in another one"
+        )
+    if os.path.isdir(target):
+        raise ConfigurationError(f"--to {target} is a folder: give the name of a file, such as {target / 'report.html'}")
+    try:
+        if target.exists() and GENERATOR.encode() not in target.read_bytes()[:HEAD]:
+            raise ConfigurationError(f"--to {target} exists and is no earlier report: nothing else is replaced, give another name")
+    except OSError as error:
+        raise EnvironmentUnfitError(f"--to {target} cannot be read ({error.strerror}): give another file") from error
+
+
+def _write(target: Path, html: str) -> None:
+    try:
+        with replacing(target) as aside:
+            aside.write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise EnvironmentUnfitError(f"--to {target} cannot be written ({error.strerror or error}): give another file") from error

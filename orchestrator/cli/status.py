@@ -1,0 +1,59 @@
+"""Show the state of sweeps of a store, or of jobs of a running cluster."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.core import errors
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.core.privacy import said
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store
+
+if TYPE_CHECKING:
+    pass
+
+
+from orchestrator.cli._jobs import follow_job, list_jobs, show_job
+from orchestrator.cli._run import console
+from orchestrator.cluster.jobs import Cluster
+
+
+def run_status(name: str | None, store: Path | str, as_json: bool) -> int:
+    """The state of a sweep, or of all sweeps of the store, as a table or as JSON."""
+    from orchestrator.reporting.terminal.progress import show_damage, status_table, sweeps_table
+
+    opened = Store.existing(store)
+    found: list[Sweep] = []
+    for each in opened.sweeps() if name is None else [name]:
+        try:
+            found.append(Sweep.open(opened, each))
+        except ConfigurationError as error:
+            if name is not None:
+                raise
+            print(said(f"error: {error}"), file=sys.stderr)  # the others can be looked at all the same
+    for one in found:
+        show_damage(one, opened.option)
+    if as_json:
+        told = [each.status() for each in found]
+        print(json.dumps(told if name is None else told[0], indent=1))
+    elif name is not None:
+        status_table(found[0], console)
+    else:
+        sweeps_table(found, console)
+    return errors.OK
+
+
+def job_status(name: str | None, address: str | None, as_json: bool, follow: bool) -> int:
+    """What a cluster knows: of a job its state and the end of its log, or the log until it ends; without a name all jobs."""
+    if follow and name is None:
+        raise ConfigurationError("--follow needs the name of a job: `python run.py status --address HOST:PORT` lists them")
+    cluster = Cluster(address)
+    if name is None:
+        list_jobs(cluster, as_json)
+        return errors.OK
+    if follow:
+        return follow_job(cluster, name)
+    show_job(cluster, cluster.job(name), as_json)
+    return errors.OK

@@ -1,0 +1,14 @@
+"""Stop a job of a running cluster."""
+
+from orchestrator.cli._jobs import print_line, print_resume_command
+from orchestrator.cluster.jobs import Cluster
+from orchestrator.core import errors
+
+
+def stop(name: str, address: str | None) -> int:
+    """End a job, wait until it has ended, and say how its run goes on."""
+    cluster = Cluster(address)
+    found, was_running = cluster.stop(name)
+    print_line(f"{name}: {found.state}" + ("" if was_running else ", before it was told to stop"))
+    print_resume_command(cluster, found)
+    return errors.OK

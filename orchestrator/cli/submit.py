@@ -1,0 +1,42 @@
+"""Send the project and a command line to a running cluster."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cli._jobs import follow_job, print_job_commands, print_line
+from orchestrator.cli._submission import submission
+from orchestrator.cluster.jobs import Cluster
+from orchestrator.cluster.package import collect, in_words
+from orchestrator.core import errors
+
+ROOT = Path(__file__).resolve().parents[2]  # of the project
+
+
+def submit(
+    group: Any,
+    words: list[str],
+    address: str | None,
+    name: str | None,
+    excludes: list[str],
+    limit_mib: float,
+    detach: bool,
+) -> int:
+    """Pack the project, send it with a command line to a cluster, and follow that to its end.
+
+    `group` is the whole command line interface, which reads the `words` of that command line.
+    """
+    wanted = submission(group, words, name, ROOT)
+    package = collect(ROOT, excludes, wanted.beside)
+    package.require_at_most(limit_mib)
+    cluster = Cluster(address)
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / "project.zip"
+        sent = package.write(archive)
+        print_line(f"packed {len(package.files)} files, {in_words(package.bytes)} ({in_words(sent)} as sent)")
+        cluster.submit(wanted.name, wanted.entrypoint, archive, wanted.labels)
+    print_line(f"submitted {wanted.name} to {cluster.address}: {wanted.entrypoint}")
+    if detach:
+        print_job_commands(cluster, wanted.name)
+        return errors.OK
+    return follow_job(cluster, wanted.name)

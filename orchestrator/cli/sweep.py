@@ -1,0 +1,43 @@
+"""Search for good settings, or resume a search."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.config.loader import load
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.store.store import Store
+
+if TYPE_CHECKING:
+    pass
+
+from orchestrator.cli._options import cluster_address, parse_duration
+from orchestrator.cli._run import begin_run, resume_run
+
+
+def sweep(
+    config: Path | None,
+    pairs: list[str],
+    store: Path | str,
+    name: str | None,
+    seed: int | None,
+    dry_run: bool,
+    trials: int | None,
+    time_budget: str | None,
+    resume: str | None,
+    scheduler: str | None = None,
+    address: str | None = None,
+    default: Path | None = None,
+) -> int:
+    """Search; or go on with a search that was interrupted. Without a `config` a new one takes that of `default`."""
+    budget = parse_duration(time_budget) if time_budget is not None else None
+    if resume is None:
+        given = {"trials": trials, "time_budget": budget, "scheduler": scheduler}
+        options = {f"search.{key}": value for key, value in given.items() if value is not None} | cluster_address(address)
+        configuration = load(config or default, pairs, options, seed=seed)
+        return begin_run(Store.open(store), configuration, "sweep", name, dry_run, local=False)
+    if name or seed is not None or dry_run or scheduler is not None:
+        raise ConfigurationError(
+            "--resume goes on as the sweep was configured: leave out --name, --seed, --scheduler and --dry-run"
+        )
+    Store.existing(store)
+    return resume_run(Store.open(store), resume, trials, budget, config, address, pairs)

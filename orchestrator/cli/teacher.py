@@ -1,0 +1,60 @@
+"""Fit, load or precompute the teacher."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.config.loader import load
+from orchestrator.config.schema import Teacher
+from orchestrator.core import errors
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.store.store import Store
+
+if TYPE_CHECKING:
+    pass
+
+from orchestrator.cli._options import cluster_address
+from orchestrator.cli._run import console, print_note
+
+
+def teacher(
+    config: Path,
+    pairs: list[str],
+    store: Path | str,
+    seed: int | None,
+    fill: bool,
+    local: bool,
+    dry_run: bool,
+    address: str | None = None,
+) -> int:
+    """Fit the teacher, or load and check the one that was given; then fill its cache, if asked."""
+    from orchestrator.reporting.terminal.teacher import TeacherDisplay
+    from orchestrator.sweep.driver import bring_teacher
+    from orchestrator.sweep.preflight.preflight import prepared, show_plan
+
+    opened, configuration = Store.open(store), load(config, pairs, cluster_address(address, local), seed=seed)
+    if configuration.teacher is None:
+        raise ConfigurationError("teacher is null: set teacher.network.name, or take another --config")
+    if dry_run:
+        show_plan(opened, configuration, "teacher", local, console)
+        return errors.OK
+    begun = prepared(opened, configuration, "teacher", local, print_note)
+    if fill and begun.asked and not begun.asked.folder:
+        raise ConfigurationError(f"--fill: the teacher is {begun.asked.words}: {_way_to_a_cache(configuration.teacher)}")
+    with TeacherDisplay(console) as display:
+        filling = display if fill else None
+        folder, card, cost_s = bring_teacher(opened, begun.configuration, begun.data, display, local, begun.asked, filling)
+        if fill:
+            display.end()
+    console.print(
+        f"teacher {card['network']['name']} on {card['data']}: {folder} ({cost_s:.1f} s)", soft_wrap=True, highlight=False
+    )
+    for key in ("validation/accuracy", "test/last/accuracy"):
+        if key in card["metrics"]:
+            console.print(f"  {key} {card['metrics'][key]:.4f}", highlight=False)
+    return errors.OK
+
+
+def _way_to_a_cache(teacher: Teacher) -> str:
+    if teacher.mode == "online":
+        return "set teacher.mode=cached"
+    return "raise teacher.cache_gib, lower data.views, or name another folder with teacher.cache"

@@ -1,0 +1,29 @@
+"""Train one student with given settings."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.config.loader import load
+from orchestrator.store.store import Store
+
+if TYPE_CHECKING:
+    pass
+
+from orchestrator.cli._options import cluster_address
+from orchestrator.cli._run import begin_run
+
+
+def train(
+    config: Path,
+    pairs: list[str],
+    store: Path | str,
+    name: str | None,
+    seed: int | None,
+    dry_run: bool,
+    local: bool,
+    address: str | None = None,
+) -> int:
+    """One trial with the settings given."""
+    return begin_run(
+        Store.open(store), load(config, pairs, cluster_address(address, local), seed=seed), "train", name, dry_run, local
+    )

@@ -1,0 +1,71 @@
+"""Whose fault it is when training raises: the trial's own, or that of the place where it ran. Knows errors, Ray's by name alone.
+
+A trial's own fault fails it at once: it would come back. Another one costs the trial a death, and it goes on from its checkpoint.
+"""
+
+import errno
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from methods import SettingsError
+from orchestrator.config.trial import recipe_key
+from orchestrator.core.errors import EnvironmentUnfitError, LoaderError, TrialError, UnansweredError, UserError
+
+MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "_alloc_failed")
+COLLECTIVE = ("gloo", "nccl")  # gloo says in a RuntimeError of its own words that a peer is gone
+DEVICE = ("cuda error", "cudnn_status", "cublas_status")
+CHARACTERS = 500  # of a message that nobody wrote for a person
+
+
+class Fault(NamedTuple):
+    """What went wrong, in a sentence.
+
+    `own`: the trial's; `together`: all ranks raise it or none; `clean`: the process may train another trial.
+    """
+
+    own: bool
+    message: str
+    together: bool = False
+    clean: bool = True
+
+
+def judged(error: Exception, specification: Mapping[str, Any], device: torch.device) -> Fault:
+    """Whose fault the error is, which training the trial of that plain specification raised on that device."""
+    text = " ".join(str(error).split())[:CHARACTERS]
+    named, lower, on_host = f"{type(error).__name__}: {text}", text.lower(), device.type != "cuda"
+    if isinstance(error, UnansweredError | LoaderError):
+        return Fault(False, text, clean=False)
+    if isinstance(error, EnvironmentUnfitError):
+        return Fault(False, text, together=True)
+    if isinstance(error, UserError | SettingsError):  # one rank alone may meet a damaged image
+        return Fault(True, text, together=isinstance(error, TrialError | SettingsError))
+    if _of_memory(error, lower):
+        return Fault(True, _memory(text, specification, device), clean=on_host)
+    if isinstance(error, torch.distributed.DistError) or any(word in lower for word in COLLECTIVE):
+        return Fault(False, named, clean=False)
+    if isinstance(error, OSError) or any(kind.__module__.startswith("ray.") for kind in type(error).__mro__):
+        return Fault(False, named, clean=False)
+    if any(word in lower for word in DEVICE) and "device-side assert" not in lower:
+        return Fault(False, named, clean=False)
+    return Fault(True, named, clean=on_host)  # a fault of the code, which the settings led to
+
+
+def _of_memory(error: Exception, lower: str) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or (isinstance(error, RuntimeError) and any(word in lower for word in MEMORY))
+
+
+def _memory(text: str, specification: Mapping[str, Any], device: torch.device) -> str:
+    recipe = recipe_key(str(specification.get("role")))
+    size = specification["configuration"]["training"]["batch_size"]
+    tried = re.search(r"[Tt]ried to allocate ([\d.]+ ?\w+)", text)
+    wanted = f" ({tried[1]} more were asked for)" if tried else ""
+    return (
+        f"out of memory on {device}{wanted} with {recipe}.batch_size = {size}: lower {recipe}.batch_size, take a smaller network, "
+        "or let fewer groups share the device (resources.groups)"
+    )

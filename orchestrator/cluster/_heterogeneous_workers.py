@@ -1,0 +1,92 @@
+"""Worker groups of Ray Train in which not every worker holds the same. Knows Ray Train's internals, and nothing of students.
+
+Ray's ScalingConfig has one `resources_per_worker` for all (its source says "TODO: support heterogeneous workers and placement").
+Two steps of its WorkerGroup, which reserves one placement group and starts an actor in each of its bundles, are therefore done
+here bundle by bundle; all else is Ray's. Imported only where workers differ; `require_hooks` refuses a Ray that has other steps.
+"""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
+from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
+from ray.util.placement_group import placement_group as reserve
+
+from orchestrator.core.errors import EnvironmentUnfitError
+
+Bundles = tuple[dict[str, float], ...]
+
+HOOKS = (
+    (TrainController, "worker_group_cls", ()),
+    (ControllerCallback, "after_controller_start", ("train_run_context",)),
+    (WorkerGroup, "_create_placement_group", ("scaling_config", "worker_group_context")),
+    (WorkerGroup, "_create_workers", ("num_workers", "placement_group", "resources_per_worker", "placement_group_bundle_indices")),
+)
+
+
+def require_hooks() -> None:
+    """EnvironmentUnfitError when the installed Ray lacks a step that is done here, which it would pass over in silence."""
+    for owner, name, parameters in HOOKS:
+        found = getattr(owner, name, None)
+        if found is None or (parameters and not set(parameters) <= set(inspect.signature(found).parameters)):
+            raise EnvironmentUnfitError(f"{owner.__name__}.{name} is not as in Ray 2.60")
+
+
+class UnevenWorkerGroup(WorkerGroup):
+    """A worker group whose rank r holds `bundles[r]`, whatever nodes and GPUs Ray chose, at a restart too."""
+
+    bundles: Bundles = ()
+
+    def _create_placement_group(self, scaling_config: Any, worker_group_context: Any) -> DefaultPlacementGroupHandle:
+        return DefaultPlacementGroupHandle(reserve(list(self.bundles), strategy=worker_group_context.placement_strategy))
+
+    def _create_workers(
+        self, num_workers: int, placement_group: Any, resources_per_worker: dict[str, float], **rest: Any
+    ) -> list[Any]:
+        """The workers in the order of their ranks; those with the same resources are started together."""
+        assert num_workers == len(self.bundles)
+        workers: list[Any] = []
+        for bundle in (bundle for index, bundle in enumerate(self.bundles) if bundle not in self.bundles[:index]):
+            indices = [index for index, other in enumerate(self.bundles) if other == bundle]
+            given = rest | {"placement_group_bundle_indices": indices}
+            workers += super()._create_workers(len(indices), placement_group, bundle, **given)
+        return ranked(workers)
+
+
+def ranked(workers: Sequence[Any]) -> list[Any]:
+    """The workers by the index of their bundle, which becomes their rank.
+
+    Ray ranks node by node and by GPU, for code that takes the GPU of its local rank; ours takes the one that Ray gave it.
+    Local ranks count the workers of a node in the order of the ranks.
+    """
+    ordered = sorted(workers, key=lambda worker: int(worker.placement_group_bundle_index))
+    nodes = list(dict.fromkeys(worker.metadata.node_ip for worker in ordered))
+    seen = dict.fromkeys(nodes, 0)
+    here = {node: sum(worker.metadata.node_ip == node for worker in ordered) for node in nodes}
+    for rank, worker in enumerate(ordered):
+        node = worker.metadata.node_ip
+        worker.distributed_context = replace(
+            worker.distributed_context,
+            world_rank=rank,
+            world_size=len(ordered),
+            local_rank=seen[node],
+            local_world_size=here[node],
+            node_rank=nodes.index(node),
+        )
+        seen[node] += 1
+    return ordered
+
+
+class UnevenWorkers(ControllerCallback):
+    """Tells the controller of one group, which is a process of its own, to make its workers from these bundles."""
+
+    def __init__(self, bundles: Bundles) -> None:
+        self.bundles = bundles
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        UnevenWorkerGroup.bundles = self.bundles
+        TrainController.worker_group_cls = UnevenWorkerGroup

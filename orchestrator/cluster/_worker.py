@@ -1,0 +1,134 @@
+"""One worker of a group: take a trial, train it, report, take the next. The only place where training meets Ray."""
+
+import contextlib
+import logging
+import time
+from dataclasses import replace
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+
+from methods import SettingsError
+from orchestrator.cluster._dispatcher import CLOSE, Record
+from orchestrator.cluster._failures import judged
+from orchestrator.cluster._influence_actor import aides
+from orchestrator.cluster._pair import Pair
+from orchestrator.cluster.dispatcher_client import REPLY_S, answered
+from orchestrator.config.trial import TrialSpec
+from orchestrator.core.context import TrialContext
+from orchestrator.core.errors import UnansweredError, UserError
+from orchestrator.core.privacy import keep_private
+from orchestrator.training.execute import work
+
+TAKE_S = 10.0  # a worker asks anew so often, so that no collective waits longer than this for rank 0
+ALIVE_S = 5.0  # between two signs of life; more often where less silence is borne
+log = logging.getLogger(__name__)
+
+
+def serve(settings: dict[str, Any]) -> None:
+    """The loop of a Ray Train worker; ends when the dispatcher closes. `settings`: group; name and namespace of the dispatcher."""
+    keep_private()
+    place = ray.train.get_context()
+    idle = TrialContext(place.get_world_rank(), place.get_world_size(), _device())
+    line = _Line(ray.get_actor(settings["name"], namespace=settings["namespace"]), settings["group"], place.get_world_rank())
+    while True:
+        job = idle.share(line.take() if idle.leads else None)
+        if job == CLOSE:
+            return
+        if job is not None:
+            _train(job[0], job[1], line, idle)
+
+
+def _device() -> torch.device:
+    if not ray.get_gpu_ids():
+        return torch.device("cpu")  # Ray Train shows it the GPUs of the other workers of its node, and would name the first
+    device = ray.train.torch.get_device()
+    device = device if isinstance(device, torch.device) else device[0]
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # objects are gathered through the current device
+    return device
+
+
+def _train(name: str, specification: dict[str, Any], line: "_Line", idle: TrialContext) -> None:
+    """Train one trial; what goes wrong in it is its own failure or a death that it outlives, and the group goes on where it can."""
+    line.open(name, specification)
+    context = replace(
+        idle, report=line.report, asked_to_stop=line.asked_to_stop, alive=line.alive, note=line.note, phase=line.phase, pair=Pair
+    )
+    try:
+        spec = TrialSpec.model_validate(specification)
+        with aides(spec) as aide:
+            work(spec, replace(context, aide=aide))
+    except Exception as error:
+        fault = judged(error, specification, idle.device)
+        if not isinstance(error, UserError | SettingsError):
+            log.exception("trial %s failed", name)
+        with contextlib.suppress(UnansweredError):
+            if fault.own:
+                line.report({"failed": fault.message})
+            else:
+                line.excuse(fault.message)
+        if not fault.clean or (idle.world_size > 1 and not fault.together):
+            raise  # others wait in a collective, or the process is of no more use: Ray Train restarts the group
+        if not fault.own:
+            return  # it asks for the trial again
+    if idle.leads and not line.broken():
+        line.give_back()
+
+
+class _Line:
+    """The worker's line to the dispatcher, for one trial at a time."""
+
+    def __init__(self, dispatcher: Any, group: int, rank: int) -> None:
+        self.dispatcher, self.group, self.rank = dispatcher, group, rank
+        self.trial = self.doing = ""
+        self.stopped: Any = None
+        self.signed, self.every_s = 0.0, ALIVE_S
+
+    def take(self) -> Any:
+        return answered(lambda: self.dispatcher.take.remote(self.group, TAKE_S), TAKE_S + REPLY_S)
+
+    def open(self, trial: str, specification: dict[str, Any]) -> None:
+        self.trial, self.doing = trial, ""
+        self.every_s = min(ALIVE_S, specification["configuration"]["resources"]["silence_s"] / 4)
+        self.stopped = self.dispatcher.until_stopped.remote(trial) if self.rank == 0 else None
+        self.dispatcher.enlist.remote(self.group, self.rank, ray.get_runtime_context().current_actor)
+
+    def report(self, record: Record) -> None:
+        answered(lambda: self.dispatcher.report.remote(self.trial, record, self.group))
+
+    def excuse(self, fault: str) -> None:
+        answered(lambda: self.dispatcher.excuse.remote(self.trial, fault, self.group))
+
+    def asked_to_stop(self) -> bool:
+        self.alive()
+        return self.stopped is not None and bool(ray.wait([self.stopped], timeout=0)[0])
+
+    def broken(self) -> bool:
+        """Whether it was the dispatcher's death that stopped the trial; who asks again then says that it holds nothing."""
+        if not self.asked_to_stop():
+            return False
+        try:
+            ray.get(self.stopped)
+        except ray.exceptions.RayError:
+            return True
+        return False
+
+    def alive(self) -> None:
+        if time.monotonic() - self.signed > self.every_s:
+            self.signed = time.monotonic()
+            self.dispatcher.alive.remote(self.trial, self.group, self.doing)
+
+    def phase(self, doing: str) -> None:
+        if self.rank == 0:
+            self.doing, self.signed = doing, 0.0
+            self.alive()
+
+    def note(self, text: str) -> None:
+        self.dispatcher.say.remote(f"{self.trial}: {text}")
+
+    def give_back(self) -> None:
+        answered(lambda: self.dispatcher.give_back.remote(self.group, self.trial))

@@ -1,0 +1,246 @@
+"""How many worker groups there are and how many there should be, on a cluster whose nodes come and go.
+
+Decides alone: it is told what the cluster has and starts groups through a function, so it knows neither Ray nor a trial.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from orchestrator.config.bin_packing import Resources, placed
+from orchestrator.config.plan import Groups
+from orchestrator.core.errors import EnvironmentUnfitError
+
+LOOK_S = 2.0
+HEAD_S = 30.0  # a head may be started again; Ray itself ends the driver a minute after it is gone
+HEADLESS = "the head of the Ray cluster does not answer any more"
+NODELESS = "no node of the Ray cluster is alive any more"
+PAUSE_S = 15.0  # doubled with every group that found no place
+RETURN_S = 120.0  # a group has at least so long to start, or to start again
+LATELY_S = 60.0  # a node that left so long ago is not why a group ends
+BARREN = 3  # groups that end one after another before they take a trial: something is wrong with all of them
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a cluster has: the nodes that are alive by their ids, what each has free, and how many influence actors run for us."""
+
+    nodes: frozenset[str]
+    free: Sequence[Resources]
+    aides: int = 0
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a run wants of its groups. `left`: trials that have not ended; `note`: tells a person, from any thread."""
+
+    most: int
+    left: Callable[[], int]
+    note: Callable[[str], None]
+    silence_s: float = 120.0
+    wait_s: float = 600.0
+
+
+class Cluster(Protocol):
+    """Where the groups run."""
+
+    def answers(self) -> bool:
+        """Whether its head does; within a second or two."""
+
+    def look(self) -> Seen:
+        """What there is."""
+
+    def add_group(self, number: int) -> None:
+        """Start a group; that it has ended is told to `Crew.ended`."""
+
+    def serving(self) -> set[int]:
+        """Groups whose workers have asked for a trial."""
+
+
+@dataclass
+class Crew:
+    """The worker groups of a run. `stop` ends the run from outside, for the reason that it is given."""
+
+    plan: Groups
+    rules: Rules
+    cluster: Cluster
+    stop: Callable[[str], None]
+    clock: Callable[[], float] = time.monotonic
+    reason: str = ""
+    headless: bool = False
+    """Whether the head of the cluster is gone: nobody in it answers any more."""
+    live: set[int] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    closing: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.begun = self.barren = self.misses = self.room = 0
+        self.told = False
+        self.gone: list[str] = []  # errors of groups that ended since the last look
+        self.error = ""
+        self.served: set[int] = set()
+        self.nodes: frozenset[str] | None = None
+        self.joined = self.left = -LATELY_S  # when a node did
+        self.peopled = self.heard = self.alone = self.noted = self.not_before = self.clock()
+
+    def at_once(self) -> int:
+        """How many trials train at a time."""
+        return len(self.live)
+
+    def begin(self) -> None:
+        """Start the groups of the plan."""
+        for _ in range(self.plan.groups):
+            self._start()
+
+    def watch(self) -> None:
+        """Look again and again, until the run is over."""
+        while not (self.headless or self.closing.wait(LOOK_S)):
+            try:
+                self.step()
+            except Exception:  # a cluster in trouble fails in many ways; the next look tells more
+                log.info("the cluster could not be looked at", exc_info=True)
+
+    def ended(self, number: int, error: str, served: bool, placed: bool = True) -> None:
+        """A group is no more. `served`: it had taken a trial once; `placed`: it had a place in the cluster before it failed."""
+        with self.lock:
+            self.live.discard(number)
+            if served:
+                self.alone = self.noted = self.clock()
+            if error:
+                self.gone.append(" ".join(error.split())[:200])
+                self.error = error if placed else self.error
+                self.barren = 0 if served else self.barren + placed
+            if error and not placed:  # arithmetic may see room where Ray has none: it is not tried for ever
+                self.misses += 1
+                self.not_before = self.clock() + PAUSE_S * 2**self.misses
+
+    def close(self) -> None:
+        """The run is over: nothing is started or stopped any more."""
+        with self.lock:
+            self.closing.set()
+
+    def step(self) -> None:
+        """One look at the cluster, and what follows from it."""
+        now = self.clock()
+        if self._headless(now):
+            return
+        missing = min(self.rules.most, self.rules.left()) - len(self.live)
+        if self.live - self.served:
+            before, self.served = self.served, self.served | self.cluster.serving()
+            self.misses = 0 if self.served - before else self.misses
+        if self.live & self.served:
+            self.alone = self.noted = now
+            if missing <= 0 and not self.gone and self.nodes is not None:
+                self.peopled = now
+                return
+        seen = self.cluster.look()
+        self._compare(seen, now)
+        if now - self.peopled >= HEAD_S:
+            self._tell(NODELESS)
+            self._give_up(NODELESS)
+            return
+        with self.lock:
+            gone, self.gone = self.gone, []
+        if gone:
+            cause = "a node left" if now - self.left < LATELY_S else f"a worker group ended, as {gone[-1]}"
+            self._tell(f"{cause}: {self._groups()}")
+        if missing > 0:
+            self._grow(seen, missing, now)
+        self._alone(seen, now)
+
+    def _headless(self, now: float) -> bool:
+        if self.cluster.answers():
+            self.heard, self.told = now, False
+            return False
+        if now - self.heard >= HEAD_S:
+            self._tell(HEADLESS)
+            self._give_up(HEADLESS)
+            self.headless = True
+        elif now - self.heard >= HEAD_S / 3 and not self.told:
+            self.told = True
+            self._tell(f"{HEADLESS}: if it does not come back within {HEAD_S:g} s, the run ends, to be gone on with later")
+        return True
+
+    def _compare(self, seen: Seen, now: float) -> None:
+        if self.nodes is not None and seen.nodes - self.nodes:
+            self.joined, self.not_before, self.barren, self.misses = now, now, 0, 0  # there a group may do better
+        if self.nodes is not None and self.nodes - seen.nodes:
+            self.left = now
+        self.nodes = seen.nodes
+        self.peopled = now if seen.nodes else self.peopled
+
+    def _grow(self, seen: Seen, missing: int, now: float) -> None:
+        """Start groups where there is room: what was seen twice, as a group that starts anew has none for a moment."""
+        serving = self.served & self.live
+        starting = len(self.live) - len(serving)
+        owed = [each for each in self.plan.beside for _ in range(len(serving))][seen.aides :]
+        room = placed((*self.plan.bundles, *self.plan.beside), seen.free, missing + starting, owed) - starting
+        more, self.room = min(room, self.room), room
+        if more <= 0 or self.barren >= BARREN or now < self.not_before:
+            return
+        for _ in range(more):
+            self._start()
+        self.room = 0
+        cause = "a node joined" if now - self.joined < LATELY_S else "there is room"
+        self._tell(f"{cause}: {self._groups()}")
+
+    def _start(self) -> None:
+        with self.lock:
+            if self.closing.is_set():
+                return
+            number, self.begun = self.begun, self.begun + 1
+            self.live.add(number)
+        self.cluster.add_group(number)
+
+    def _alone(self, seen: Seen, now: float) -> None:
+        """No group serves: that is said again and again, and ends the run in time; one that starts is waited for longer."""
+        if not self.live and self.barren >= BARREN:
+            self._give_up(f"{self.barren} worker groups in a row ended before they took a trial: {self.error}")
+        elif self.live and now - self.alone >= max(self.rules.wait_s, RETURN_S):
+            self._give_up(f"no worker group began for {now - self.alone:.0f} s: {self._lacks(seen)}")
+        elif not self.live and now - self.alone >= self.rules.wait_s:
+            self._give_up(f"no worker group had a place for {self.rules.wait_s:g} s (resources.wait_s): {self._lacks(seen)}")
+        elif now - self.noted >= self.rules.silence_s:
+            self.noted = now
+            why = "the worker groups have not begun yet" if self.live else "no worker group has a place"
+            self._tell(f"trials wait, as {why}: {self._lacks(seen)}")
+
+    def _lacks(self, seen: Seen) -> str:
+        """What a group needs, and what there is."""
+        needs = _sum((*self.plan.bundles, *self.plan.beside))
+        nodes = "1 node has" if len(seen.nodes) == 1 else f"{len(seen.nodes)} nodes have"
+        free = _sum(seen.free)
+        has = ", ".join(f"{free.get(name, 0):g} {name}" for name in needs)
+        return f"a group needs {', '.join(f'{value:g} {name}' for name, value in needs.items())}; {nodes} {has} free"
+
+    def _groups(self) -> str:
+        count = len(self.live)
+        return f"{count or 'no'} worker group{'s' * (count != 1)} now"
+
+    def _tell(self, text: str) -> None:
+        if not self.closing.is_set():
+            self.rules.note(text)
+
+    def _give_up(self, reason: str) -> None:
+        with self.lock:
+            if self.closing.is_set() or self.reason:
+                return
+            self.reason = reason
+            self.stop(reason)
+
+    def raise_reason(self, failed: bool = True) -> None:
+        """EnvironmentUnfitError when the run was ended from here, or has `failed` as the head is gone."""
+        if failed and not self.reason and not self.cluster.answers():
+            self.reason, self.headless = HEADLESS, True
+        if self.reason:
+            raise EnvironmentUnfitError(f"{self.reason}: see that the cluster is fit again")
+
+
+def _sum(bundles: Sequence[Resources]) -> dict[str, float]:
+    names = ("CPU", "GPU")
+    sums = {name: round(sum(bundle.get(name, 0) for bundle in bundles), 4) for name in names}
+    return {name: value for name, value in sums.items() if value}

@@ -1,0 +1,183 @@
+"""Warm worker groups: each is one long Ray Train run whose workers take trial after trial from the dispatcher.
+
+Knows Ray Train and the dispatcher; not what is searched.
+"""
+
+import contextlib
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from orchestrator.cluster._influence_actor import InfluenceActor
+from orchestrator.cluster._placement_groups import Reserved, forget, free
+from orchestrator.cluster._rendezvous import torch_config
+from orchestrator.cluster._worker import serve
+from orchestrator.cluster.connect import alive_nodes, answers, free_nodes, running_actors
+from orchestrator.cluster.dispatcher_client import NAMESPACE, Desk, DispatcherActor, run_name
+from orchestrator.cluster.group_autoscaler import Crew, Rules, Seen
+from orchestrator.config.plan import Groups
+from orchestrator.core.errors import UNFIT_ENVIRONMENT, EnvironmentUnfitError
+from orchestrator.core.signals import give_up, left
+
+CLOSE_S = 20.0
+ASK_S = 10.0
+SPARE_S = 6.0  # of an interruption, for Ray and MLflow after the groups
+AGAIN = ": go on with `--resume` when the cluster is fit again"
+RESTARTS = 100  # of one group over its life; what one trial may cost is `resources.max_failures`
+
+
+@contextlib.contextmanager
+def worker_groups(plan: Groups, folder: Path, max_failures: int, own_cluster: bool, rules: Rules | None = None) -> Iterator[Desk]:
+    """Start the groups and leave them warm until the block ends, in the main thread; Ray is connected already.
+
+    `own_cluster`: no node joins it. `rules`: how many groups there are to be, and who is told; without them those of the plan, and
+    nobody. EnvironmentUnfitError: the workers hold different resources, and the installed Ray cannot give them; or no group can
+    run any more.
+    """
+    _callbacks(plan)  # refused here rather than in the thread of a group
+    rules = rules or Rules(plan.groups, lambda: plan.groups, lambda text: None)
+    rules = replace(rules, most=plan.groups) if own_cluster else rules
+    name = f"dispatcher-{uuid.uuid4().hex[:8]}"
+    actor = ray.remote(num_cpus=0, max_concurrency=1000, max_restarts=-1)(DispatcherActor)
+    here = NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
+    )  # it ends with the driver's node alone
+    options = {"name": name, "namespace": NAMESPACE, "scheduling_strategy": here}
+    dispatcher = actor.options(**options).remote(plan.groups, max_failures)
+    running = _Running(plan, folder, name, dispatcher)
+    crew = running.crew = Crew(plan, rules, running, lambda reason: give_up(f"error: {reason}{AGAIN}", UNFIT_ENVIRONMENT))
+    crew.begin()
+    watch = threading.Thread(target=crew.watch, name="groups", daemon=True)
+    watch.start()
+    try:
+        yield Desk(name, dispatcher, at_once=crew.at_once)
+    except (KeyboardInterrupt, ray.exceptions.RayError) as error:
+        crew.raise_reason(failed=not isinstance(error, KeyboardInterrupt))
+        raise
+    finally:
+        crew.close()
+        if not crew.headless:
+            running.close()
+            watch.join(left(ASK_S, SPARE_S))  # Ray ends after this, and must not be asked then
+
+
+class _Running:
+    """The groups of a run in Ray: what a `Crew` sees and starts."""
+
+    crew: Crew
+
+    def __init__(self, plan: Groups, folder: Path, name: str, dispatcher: Any) -> None:
+        self.plan, self.folder, self.name, self.dispatcher = plan, folder, name, dispatcher
+        self.threads: list[threading.Thread] = []
+        self.answers = answers
+
+    def look(self) -> Seen:
+        """The nodes, what they have free, and our influence actors."""
+        return Seen(alive_nodes(), free_nodes(), running_actors(InfluenceActor.__name__) if self.plan.beside else 0)
+
+    def serving(self) -> set[int]:
+        """Groups that have asked for a trial, as far as is known within `ASK_S`."""
+        with contextlib.suppress(ray.exceptions.RayError):
+            return set(ray.get(self.dispatcher.serving.remote(), timeout=ASK_S))
+        return set()
+
+    def add_group(self, number: int) -> None:
+        """Start one, in a thread of its own."""
+        self.dispatcher.add_group.remote(number)
+        thread = threading.Thread(target=self._run, args=(number,), name=f"group-{number}", daemon=True)
+        self.threads.append(thread)
+        thread.start()
+
+    def close(self) -> None:
+        """Let all groups end, within `CLOSE_S` together, and sooner after an interruption."""
+        until = time.monotonic() + left(CLOSE_S, SPARE_S)
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(self.dispatcher.close.remote(), timeout=left(CLOSE_S, SPARE_S))
+        for thread in self.threads:
+            thread.join(max(until - time.monotonic(), 0.0))
+
+    def _run(self, number: int) -> None:
+        """The life of one group; however it ends, the dispatcher hears of it, so that nobody waits for it.
+
+        What it was training when it failed is for another group: a trial's own faults are told by its worker.
+        """
+        error, placed = "", True
+        run = run_name(self.name, number)
+        try:
+            _trainer(number, self.plan, self.name, self.folder).fit()
+        except Exception as failure:  # Ray Train wraps what its workers raise in types of its own
+            error = " ".join(str(failure).split())[:500] or type(failure).__name__
+            if type(getattr(failure, "controller_failure", None)).__name__ == "WorkerGroupStartupTimeoutError":
+                error, placed = "its workers found no place in the cluster", False
+            if isinstance(failure, ray.exceptions.RayActorError):
+                free(run)
+        served = False
+        forget(run)
+        with contextlib.suppress(ray.exceptions.RayError, EnvironmentUnfitError):
+            served = Desk(self.name, self.dispatcher).group_ended(number, error or "it was closed", lost=bool(error))
+        self.crew.ended(number, error, served, placed)
+
+
+class LeanTrainer(TorchTrainer):
+    """A TorchTrainer without the actors that a warm group never uses, each a process that costs the start a second or two.
+
+    The data set manager serves Ray Data, which we do not use; the cleaner removes placement groups of a controller that died, by
+    way of the dashboard, and stays for ever where there is none: `Reserved` does that here. Ray has no setting for either; if it
+    renames them, they are started as before.
+    """
+
+    unused = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [callback for callback in super()._create_default_callbacks() if type(callback).__name__ not in self.unused]
+
+
+def _trainer(number: int, plan: Groups, name: str, folder: Path) -> TorchTrainer:
+    # NCCL refuses two ranks on one GPU ("Duplicate GPU detected")
+    backend = "nccl" if plan.whole_gpus else "gloo"
+    run = run_name(name, number)
+    return LeanTrainer(
+        serve,
+        train_loop_config={"group": number, "name": name, "namespace": NAMESPACE},
+        torch_config=torch_config(backend, folder),
+        scaling_config=ScalingConfig(
+            num_workers=plan.workers,
+            use_gpu="GPU" in plan.mean,
+            resources_per_worker=plan.mean,
+            placement_strategy="PACK",  # a group is reserved as a whole, its workers on as few nodes as possible
+        ),
+        run_config=RunConfig(
+            name=run,
+            storage_path=str(folder),
+            # a group that finds no place ends: `Crew` starts another one where there is room
+            failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=0),
+            worker_runtime_env={"env_vars": {"RAY_ADDRESS": os.environ["RAY_ADDRESS"]}},
+            callbacks=[Reserved(run), *_callbacks(plan)],
+        ),
+    )
+
+
+def _callbacks(plan: Groups) -> list[Any]:
+    """What gives each worker its own resources where they differ; Ray is told their mean then, so that its sums are right."""
+    if not plan.uneven:
+        return []
+    try:
+        from orchestrator.cluster._heterogeneous_workers import UnevenWorkers, require_hooks
+
+        require_hooks()
+    except (ImportError, EnvironmentUnfitError) as error:
+        raise EnvironmentUnfitError(
+            f"workers of different resources are not possible with Ray {ray.__version__} ({error}): "
+            "install the Ray of constraints.txt, or give all students the same cpus_per_worker and gpus_per_worker"
+        ) from error
+    return [UnevenWorkers(plan.bundles)]

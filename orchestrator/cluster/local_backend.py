@@ -1,0 +1,90 @@
+"""The desk without Ray: one thread of this process is the only worker. For debugging, and for machines without Ray."""
+
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from methods import SettingsError
+from orchestrator.cluster._failures import judged
+from orchestrator.config.trial import TrialSpec
+from orchestrator.core.context import Record, TrialContext
+from orchestrator.core.errors import EnvironmentUnfitError, UserError
+from orchestrator.training.execute import work
+
+
+class LocalDesk:
+    """Takes, reports and stops one trial at a time, as `Desk` does; `note` tells a person."""
+
+    name = "local"
+
+    def __init__(self, note: Callable[[str], None] = lambda text: None) -> None:
+        self.records: queue.Queue[Record] = queue.Queue()
+        self.stopped = threading.Event()
+        self.heard, self.doing, self.note = time.monotonic(), "its start", note
+        self.thread: threading.Thread | None = None
+        self.device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+    def submit(self, trial: str, specification: dict[str, Any]) -> None:
+        """Start to train."""
+        self.stopped.clear()
+        self.phase("its start")
+        self.thread = threading.Thread(target=self._train, args=(specification,), name=trial, daemon=True)
+        self.thread.start()
+
+    def next_report(self, trial: str, wait_s: float) -> Record:
+        """The next record; EnvironmentUnfitError when nothing was heard for so long, or this machine is not fit for the trial."""
+        while True:
+            heard = self.heard
+            try:
+                record = self.records.get(timeout=max(heard + wait_s - time.monotonic(), 0))
+            except queue.Empty as error:
+                if self.heard == heard:
+                    raise EnvironmentUnfitError(
+                        f"nothing was heard of {trial} for {wait_s:g} s (resources.wait_s), which was last at {self.doing}: see "
+                        "what that waits for, such as a disk, and raise resources.wait_s only where a single step takes longer"
+                    ) from error
+                continue
+            if "unfit" in record:
+                raise EnvironmentUnfitError(record["unfit"])
+            return record
+
+    def stop(self, trial: str) -> None:
+        """End the training early."""
+        self.stopped.set()
+
+    def close(self, wait_s: float) -> None:
+        """Wait so long for the training to end; a process that goes while it computes is aborted."""
+        self.stopped.set()
+        if self.thread:
+            self.thread.join(wait_s)
+
+    def alive(self) -> None:
+        """A sign of life between reports."""
+        self.heard = time.monotonic()
+
+    def phase(self, doing: str) -> None:
+        """What the training does from now on."""
+        self.doing = doing
+        self.alive()
+
+    def _train(self, specification: dict[str, Any]) -> None:
+        context = TrialContext(
+            device=self.device,
+            report=self.records.put,
+            asked_to_stop=self.stopped.is_set,
+            alive=self.alive,
+            note=self.note,
+            phase=self.phase,
+        )
+        try:
+            work(TrialSpec.model_validate(specification), context)
+        except Exception as error:
+            fault = judged(error, specification, self.device)
+            if not isinstance(error, UserError | SettingsError):
+                traceback.print_exc()
+            self.records.put({"failed" if fault.own else "unfit": fault.message})

@@ -1,0 +1,82 @@
+"""A worker group for a moment: two Ray Train workers that add up a tensor, as a sweep's groups would. Knows no trial."""
+
+import os
+import threading
+import uuid
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+import torch.distributed
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+
+from orchestrator.cluster._rendezvous import torch_config
+from orchestrator.cluster.groups import LeanTrainer
+from orchestrator.core.errors import EnvironmentUnfitError
+
+WORKERS = 2
+NUMBERS = 1000
+HELD = {"memory": 50 * 2**20}  # no CPU: a cluster on which a sweep runs has a place for it too
+POLL_S = 0.5
+
+
+def two_workers(folder: Path, timeout_s: float) -> None:
+    """Start two workers with gloo between them, let them sum a tensor, and end them; Ray is connected.
+
+    `folder`: where Ray Train writes; on a cluster its nodes must all reach it. EnvironmentUnfitError: no place or no answer within
+    `timeout_s`, a worker that fails, a sum that is wrong.
+    """
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            _trainer(folder).fit()
+        except Exception as error:  # Ray Train wraps what its workers raise in types of its own
+            failures.append(error)
+
+    thread = threading.Thread(target=run, name="probe", daemon=True)
+    thread.start()
+    waited_s = 0.0
+    while thread.is_alive() and waited_s < timeout_s:  # in slices, so that Ctrl-C is heard
+        thread.join(POLL_S)
+        waited_s += POLL_S
+    if thread.is_alive():
+        raise EnvironmentUnfitError(
+            f"two workers did not answer within {timeout_s:g} s: see what keeps the machine or the cluster busy (`ray status`), "
+            "or which ports a firewall closes"
+        )
+    if failures:
+        raise EnvironmentUnfitError(f"two workers could not add up a tensor: {' '.join(str(failures[0]).split())[:500]}")
+
+
+def add_up(rank: int, world_size: int) -> None:
+    """Sum (rank + 1) * [0, 1, 2, ...] over the ranks and check it; EnvironmentUnfitError when the sum is another."""
+    numbers = torch.arange(NUMBERS, dtype=torch.float64)
+    total = (rank + 1) * numbers
+    torch.distributed.all_reduce(total)
+    expected = numbers * (world_size * (world_size + 1) // 2)
+    if not torch.equal(total, expected):
+        wrong = int((total != expected).nonzero()[0])
+        raise EnvironmentUnfitError(f"the sum of {world_size} workers is wrong at {wrong}: {total[wrong]} for {expected[wrong]}")
+
+
+def _work(settings: dict[str, Any]) -> None:
+    place = ray.train.get_context()
+    add_up(place.get_world_rank(), place.get_world_size())
+
+
+def _trainer(folder: Path) -> LeanTrainer:
+    return LeanTrainer(
+        _work,
+        train_loop_config={},
+        torch_config=torch_config("gloo", folder),
+        scaling_config=ScalingConfig(num_workers=WORKERS, resources_per_worker=HELD),
+        run_config=RunConfig(
+            name=f"probe-{uuid.uuid4().hex[:8]}",
+            storage_path=str(folder),
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+            worker_runtime_env={"env_vars": {"RAY_ADDRESS": os.environ["RAY_ADDRESS"]}},
+        ),
+    )

@@ -1,0 +1,215 @@
+"""Parse YAML that a person wrote into plain values: a key once, numbers as a person means them, limits on size and depth."""
+
+import re
+from typing import Any
+
+import yaml
+
+from orchestrator.core.text import control_character, escaped_byte, shortened
+
+MAX_BYTES = 256 * 1024
+MAX_DEPTH = 50
+MAX_VALUES = 50_000  # with every alias in the place of its anchor
+MAX_BITS = 1023  # of a whole number: larger ones are beyond the range of a float
+
+CORE = "tag:yaml.org,2002:"
+KEY_TAGS = (f"{CORE}str", f"{CORE}merge")
+WORDS = {"null": None, "true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+RESOLVED = (  # tag, what it looks like, and its first characters
+    ("merge", r"<<\Z", "<"),
+    ("null", r"(?:~|null|Null|NULL|)\Z", "~nN"),
+    ("bool", r"(?:yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF)\Z", "yYnNtTfFoO"),
+    ("int", r"[-+]?(?:0[xX][0-9a-fA-F_]+|0[oO][0-7_]+|0[bB][01_]+|[0-9][0-9_]*)\Z", "-+0123456789"),
+    ("float", r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?\Z", "-+.0123456789"),
+    ("float", r"(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z", "-+."),
+)
+
+
+class YamlError(ValueError):
+    """Text that is no YAML, or that is refused; `syntax` tells them apart, `line` counts from 1."""
+
+    def __init__(self, problem: str, line: int, syntax: bool) -> None:
+        super().__init__(problem)
+        self.line = line
+        self.syntax = syntax
+
+
+def parse_yaml(source: str | bytes) -> Any:
+    """Return the plain values of one YAML document: dictionaries, lists, texts, numbers, true, false and None.
+
+    A key stands once in its mapping. `1e-3` is a number, in lists, with a sign and with underscores too. 010, which YAML 1.1 takes
+    for 8, is refused. 1:30, which it takes for 90, is a text, and so is a date. An alias gives a copy of its own.
+
+    Raises:
+        YamlError: no YAML, or beyond a limit.
+    """
+    encoded = source.encode(errors="surrogatepass") if isinstance(source, str) else source
+    if len(encoded) > MAX_BYTES:
+        raise YamlError(f"it has more than {MAX_BYTES} bytes: shorten it", 1, syntax=False)
+    try:
+        return _copy(_Loader(source).load_document())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        if isinstance(error, _Refused):
+            raise YamlError(str(error.problem), line, syntax=False) from error
+        problem = ": ".join(part for part in (error.context, error.problem) if part)
+        raise YamlError(shortened(" ".join(problem.split())), line, syntax=True) from error
+    except yaml.reader.ReaderError as error:
+        before = source[: error.position]
+        line = (before.count("\n") if isinstance(before, str) else before.count(b"\n")) + 1
+        raise YamlError(_unreadable(error), line, syntax=False) from error
+
+
+def _unreadable(error: yaml.reader.ReaderError) -> str:
+    """Return why a character cannot be read: a byte that is not UTF-8, in a file or in an argument, or one that is not allowed."""
+    code = error.character if isinstance(error.character, int) else ord(error.character)
+    if isinstance(error.character, bytes) or error.encoding != "unicode":
+        return f"it is not {error.encoding.upper()} text: save it as UTF-8"
+    if byte := escaped_byte(chr(code)):
+        return f"it is not UTF-8 (byte {byte}): write it as UTF-8, and rename a file that has such a name"
+    return f"it has the character U+{code:04X}: leave it out"
+
+
+class _Refused(yaml.MarkedYAMLError):
+    """YAML that is well formed and not accepted."""
+
+
+def _refused(problem: str, mark: yaml.Mark | None) -> _Refused:
+    return _Refused(None, None, problem, mark)
+
+
+def _beyond(node: yaml.ScalarNode) -> _Refused:
+    return _refused(f"{shortened(node.value)} is a number beyond all bounds: give a smaller one", node.start_mark)
+
+
+def _tag(node: yaml.Node) -> str:
+    return shortened(node.tag.replace(CORE, "!!"))
+
+
+class _Loader(yaml.SafeLoader):
+    """Compose and construct within the limits; the state is that of one document."""
+
+    def __init__(self, source: str | bytes) -> None:
+        super().__init__(source)
+        self.depth = self.values = 0
+        self.unfinished: set[str] = set()
+        self.expanded: dict[str, int] = {}
+
+    def load_document(self) -> Any:
+        """Return the values of the only document; an escape or a version that PyYAML cannot convert is refused with its line."""
+        try:
+            return self.get_single_data()
+        except (ValueError, OverflowError) as error:
+            problem = "it has an escape beyond \\U0010FFFF, or a %YAML line with such a version: correct or remove it"
+            raise _refused(problem, self.get_mark()) from error  # type: ignore[no-untyped-call]
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose a node; a node beyond the depth, the number of values, or within itself is refused."""
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        anchor: str | None = getattr(event, "anchor", None)
+        mark = event.start_mark
+        if isinstance(event, yaml.AliasEvent):
+            if anchor in self.unfinished:
+                raise _refused(f"*{anchor} stands within its own anchor &{anchor}: write the values out", mark)
+            self._count(self.expanded.get(str(anchor), 0), mark)
+            return super().compose_node(parent, index)
+        if self.depth >= MAX_DEPTH:
+            raise _refused(f"it is nested in more than {MAX_DEPTH} levels: write it flatter", mark)
+        before = self.values
+        self._count(1, mark)
+        self.depth += 1
+        if anchor is not None:
+            self.unfinished.add(anchor)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        if anchor is not None:
+            self.unfinished.discard(anchor)
+            self.expanded[anchor] = self.values - before
+        return node
+
+    def _count(self, more: int, mark: yaml.Mark) -> None:
+        self.values += more
+        if self.values > MAX_VALUES:
+            raise _refused(f"it has more than {MAX_VALUES} values, those of aliases included: write fewer", mark)
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Compose a mapping, whose keys are texts that differ."""
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _refused("a key is a list or a mapping: give a text", key.start_mark)
+            known, name = (key.tag, key.value), shortened(repr(key.value))
+            if key.tag not in KEY_TAGS:
+                raise _refused(f"the key {name} {self._key_problem(key)}, for a key is a text", key.start_mark)
+            if known in lines:
+                raise _refused(f"the key {name} stands in line {lines[known]} already: keep one of them", key.start_mark)
+            lines[known] = key.start_mark.line + 1
+        return node
+
+    def _key_problem(self, key: yaml.ScalarNode) -> str:
+        implicit = self.resolve(yaml.ScalarNode, key.value, (True, False))  # type: ignore[no-untyped-call]
+        if key.tag == implicit:
+            return f"is read as {key.tag.removeprefix(CORE)}: write a name"
+        return f"has the tag {_tag(key)}: leave the tag out"
+
+    def construct_scalar(self, node: Any) -> Any:
+        """Construct a text, in which no control characters are allowed."""
+        text = super().construct_scalar(node)
+        if odd := control_character(text):
+            raise _refused(f"a text has the character {odd}: leave it out", node.start_mark)
+        return text
+
+    def construct_number(self, node: Any, kind: type[int] | type[float]) -> int | float:
+        """Construct a whole number, in base 2, 8 or 16 after 0b, 0o or 0x, or a decimal one."""
+        text = str(self.construct_scalar(node)).replace("_", "").lower()
+        try:
+            value = int(text, 0) if kind is int else float(text.replace(".inf", "inf").replace(".nan", "nan"))
+        except ValueError as error:
+            digits = text.lstrip("-+")
+            if digits.isdigit() and not digits.startswith("0"):  # more than Python converts
+                raise _beyond(node) from error
+            hint = "leave out the zeros in front, or quote it" if digits.isdigit() else "write for example 8 or 1e-3"
+            raise _refused(f"{shortened(repr(node.value))} is no number: {hint}", node.start_mark) from error
+        if isinstance(value, int) and value.bit_length() > MAX_BITS:
+            raise _beyond(node)
+        return value
+
+    def construct_word(self, node: Any) -> bool | None:
+        """Construct true, false or null; text that has an explicit tag and is none of these is refused."""
+        text = str(self.construct_scalar(node))
+        kind = node.tag.removeprefix(CORE)
+        value = WORDS.get(text.lower(), "") if text not in ("", "~") else None
+        if value == "" or (value is None) != (kind == "null"):
+            raise _refused(
+                f"{shortened(repr(text))} is no {kind}: give {'null' if kind == 'null' else 'true or false'}", node.start_mark
+            )
+        return value  # type: ignore[return-value]
+
+    def construct_undefined(self, node: Any) -> Any:
+        """Refuse dates, sets and all other tags."""
+        raise _refused(f"the tag {_tag(node)} is not supported: leave it out, and quote a text", node.start_mark)
+
+
+def _copy(value: Any) -> Any:
+    """The value, in which nothing stands twice: what changes one copy of an alias must not change the others."""
+    if isinstance(value, dict):
+        return {key: _copy(inner) for key, inner in value.items()}
+    return [_copy(inner) for inner in value] if isinstance(value, list) else value
+
+
+CONSTRUCTED: dict[str, Any] = {
+    "null": _Loader.construct_word,
+    "bool": _Loader.construct_word,
+    "int": lambda loader, node: loader.construct_number(node, int),
+    "float": lambda loader, node: loader.construct_number(node, float),
+    "str": _Loader.construct_scalar,
+    "seq": yaml.SafeLoader.construct_yaml_seq,
+    "map": yaml.SafeLoader.construct_yaml_map,
+}
+_Loader.yaml_constructors = {f"{CORE}{kind}": make for kind, make in CONSTRUCTED.items()}
+_Loader.yaml_constructors[None] = _Loader.construct_undefined
+_Loader.yaml_implicit_resolvers = {}
+for _kind, _pattern, _first in RESOLVED:
+    _Loader.add_implicit_resolver(f"{CORE}{_kind}", re.compile(_pattern), [*_first, *([""] if _kind == "null" else [])])

@@ -1,0 +1,18 @@
+"""Count the checkpoints that a sweep keeps at a time."""
+
+from orchestrator.config.schema import PAUSING, Search
+
+
+def checkpoints(search: Search, groups: int) -> tuple[int, str]:
+    """How many checkpoints of a sweep are there at a time, at most, and whose they are in words.
+
+    Those that are kept, that of each group with the one it is writing, and that of a trial which has just ended.
+    """
+    if search.scheduler in PAUSING:
+        return 3 * search.trials, "of every trial, with two snapshots each, until it is through"
+    if search.objectives:
+        return search.trials + groups, "of every trial: any may be on the Pareto front"
+    there = search.keep_checkpoints + 2 * groups + 1
+    if there < search.trials + groups:
+        return there, f"of the best {search.keep_checkpoints}, and of those that train"
+    return search.trials + groups, "of every trial"

@@ -1,0 +1,92 @@
+"""Count the different settings of a search space, and tell which values lead to settings that were not tried yet."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from orchestrator.config.conditional_space import Domain, branches
+from orchestrator.config.schema import Configuration
+from orchestrator.config.search_space import Parameters, held, peer_rates, points, qualified, searched
+from orchestrator.config.trial import METHOD
+
+Way = Mapping[str, Domain]
+"""One way through a space: the values that each of its parameters may have, None for a continuum."""
+
+
+def ways(configuration: Configuration) -> list[Way]:
+    """Return all ways through the space of a sweep. No two of them have settings in common."""
+    methods = searched(configuration)
+    common: dict[str, Domain] = dict.fromkeys(peer_rates(configuration)) | configuration.search.choices
+    found: list[Way] = []
+    for method in methods:
+        prefix = method if len(methods) > 1 else ""
+        chosen: dict[str, Domain] = {METHOD: (method,)} if prefix else {}
+        for branch in branches(method, held(configuration, method)):
+            own = {qualified(name, prefix): domain for name, domain in branch.domains.items()}
+            found.append({**chosen, **own, **common})
+    return found
+
+
+def count_settings(configuration: Configuration) -> int | None:
+    """Return how many different settings a sweep can train, points beside its space among them; None: a continuum."""
+    if configuration.search.fixed:
+        return len(points(configuration))
+    space = ways(configuration)
+    size = sum(_size(way, {}) for way in space)
+    if math.isinf(size):
+        return None
+    return int(size) + sum(not any(_is_on(way, point) for way in space) for point in points(configuration))
+
+
+def limit_trials(configuration: Configuration, begun: int = 0) -> tuple[Configuration, str]:
+    """Return a sweep of as many trials as it has different settings at most, and a sentence where these are fewer than asked for.
+
+    Args:
+        configuration: of a sweep that was checked.
+        begun: trials that the sweep has already, which stay.
+    """
+    asked, settings, names = configuration.search.trials, count_settings(configuration), ", ".join(searched(configuration))
+    if settings is None or configuration.search.fixed or max(settings, begun) >= asked:
+        return configuration, ""
+    trials = max(settings, begun, 1)
+    have = f"{names} has {settings} different settings" if settings > 1 else f"{names} has nothing to search"
+    note = (
+        f"search.trials = {asked}, and {have}: {trials} trial{'s' * (trials > 1)} instead, as equal settings are trained once; "
+        "to train settings with several seeds, list them as search.fixed and set search.seeds"
+    )
+    search = configuration.search.model_copy(update={"trials": trials})
+    return configuration.model_copy(update={"search": search}), note
+
+
+def is_left(space: Iterable[Way], known: Parameters, tried: Sequence[Parameters]) -> bool:
+    """Return whether settings that extend the `known` ones were not tried yet."""
+    fitting = [way for way in space if _fits(way, known)]
+    total = sum(_size(way, known) for way in fitting)
+    if total <= 0 or math.isinf(total):
+        return total > 0
+    different = {tuple(sorted(map(repr, each.items()))): each for each in tried if known.items() <= each.items()}
+    return total > sum(any(_is_on(way, each) for way in fitting) for each in different.values())
+
+
+def allowed(space: Iterable[Way], known: Parameters, name: str) -> list[Any]:
+    """Return the values that a parameter may have beside the `known` ones; none of a continuum."""
+    values = (way[name] for way in space if name in way and _fits(way, known))
+    return list(dict.fromkeys(value for domain in values for value in domain or ()))
+
+
+def _size(way: Way, known: Parameters) -> float:
+    """How many settings of a way extend those that are known, and fit it."""
+    return math.prod(math.inf if domain is None else len(domain) for name, domain in way.items() if name not in known)
+
+
+def _fits(way: Way, known: Parameters) -> bool:
+    return all(name in way and _has(way[name], value) for name, value in known.items())
+
+
+def _is_on(way: Way, settings: Parameters) -> bool:
+    """Whether these are whole settings of a way."""
+    return way.keys() == settings.keys() and _fits(way, settings)
+
+
+def _has(domain: Domain, value: Any) -> bool:
+    return domain is None or value in domain

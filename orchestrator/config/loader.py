@@ -1,0 +1,152 @@
+"""A configuration from a file, `--set` pairs or plain values; what does not fit is said in one sentence.
+
+Defaults < file < `--set key=value`. The resolved form is plain JSON and is stored with every run.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from orchestrator.config._yaml_text import MAX_BYTES, YamlError, parse_yaml
+from orchestrator.config.schema import Configuration
+from orchestrator.config.yielding import Origin, keep_schedules, require_milestones, require_searched_method, with_yielding_values
+from orchestrator.core.errors import ConfigurationError, nearest
+from orchestrator.core.paths import read_file
+from orchestrator.core.redact import redacted
+from orchestrator.core.text import quoted, shortened
+
+
+def load(file: Path | None, overrides: list[str], options: Mapping[str, Any] | None = None, **top: Any) -> Configuration:
+    """The configuration from a YAML file (None: the defaults), `--set` pairs, and what other options of the command line say.
+
+    `options` holds values by dotted keys; `top` those of top-level keys, where they are not None. Where two values cannot go
+    together, one that was typed on the command line makes the other give way, and `Configuration.yielded` says so.
+    """
+    values = _read(file) if file else {}
+    origin = Origin(dict(_leaves(values)), str(file))
+    for pair in sorted(overrides, key=lambda pair: not _names(pair.partition("=")[0].split("."))):  # names come first
+        origin.typed |= _apply(values, pair)
+    named = dict(options or {}) | {key: value for key, value in top.items() if value is not None}
+    for key, value in named.items():
+        _put(values, key.split("."), value, f"{key}={value}")
+        origin.typed.add(key)
+    schedules = keep_schedules(values, origin)
+    configuration = with_yielding_values(build(values), origin, schedules)
+    require_milestones(configuration)
+    require_searched_method(configuration, origin)
+    return configuration
+
+
+def given(file: Path) -> tuple[Configuration, dict[str, Any]]:
+    """The configuration of a YAML file, and the values that stand in it."""
+    return load(file, []), _read(file)
+
+
+def override(values: dict[str, Any], pairs: list[str]) -> None:
+    """Put the values of `--set` pairs into plain values, in place; ConfigurationError where a pair is none."""
+    for pair in pairs:
+        _apply(values, pair)
+
+
+def build(values: dict[str, Any]) -> Configuration:
+    """A configuration from plain values; ConfigurationError says in one sentence what does not fit."""
+    try:
+        return Configuration.model_validate(values)
+    except ValidationError as error:
+        raise ConfigurationError(_sentence(error)) from error
+
+
+PLAIN = {  # what the types of Python are in YAML
+    "tuple_type": "give a list, such as [one, another]",
+    "dict_type": "give keys with their values, such as {key: value}, or {} for none",
+}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    path = read_file(file, "--config", "give the path of a YAML file")
+    try:
+        with path.open("rb") as stream:
+            values = parse_yaml(stream.read(MAX_BYTES + 1))
+    except OSError as error:
+        raise ConfigurationError(f"--config {file} cannot be read ({error.strerror}): give the path of a YAML file") from error
+    except YamlError as error:
+        what = "is not YAML, line" if error.syntax else "cannot be used, line"
+        raise ConfigurationError(f"--config {file} {what} {error.line}: {redacted(str(error))}") from error
+    if not isinstance(values, dict | None):
+        raise ConfigurationError(f"--config {file} holds a {type(values).__name__}: give keys such as `data:` and `method:`")
+    return values or {}
+
+
+def _leaves(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted key of every value that is no mapping."""
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _apply(values: dict[str, Any], pair: str) -> set[str]:
+    """Put the value of a `--set` pair into its place; the keys that it gives."""
+    key, equals, text = pair.partition("=")
+    path, shown = key.strip().split("."), shortened(redacted(pair))
+    if not equals or not all(path):
+        raise ConfigurationError(f"--set {shown} is not of the form key=value: write for example --set method.temperature=4")
+    try:
+        value = parse_yaml(text) if text else None
+    except YamlError as error:
+        problem = "the value is not YAML; quote it" if error.syntax else redacted(str(error))
+        raise ConfigurationError(f"--set {shown}: {problem}") from error
+    _put(values, path, value, pair)
+    return {key for key, _ in _leaves({".".join(path): value})}
+
+
+def _put(values: dict[str, Any], path: list[str], value: Any, pair: str) -> None:
+    for name in path[:-1]:
+        inner = values.get(name)
+        if inner is not None and not isinstance(inner, dict):
+            raise ConfigurationError(f"--set {shortened(redacted(pair))}: {name} is {quoted(inner)}, which has no keys below it")
+        values[name] = inner = {} if inner is None else inner
+        values = inner
+    if _names(path) and values.get("name", value) != value:
+        values.clear()  # the settings of the file are those of what it named
+    values[path[-1]] = value
+
+
+def _names(path: list[str]) -> bool:
+    """Whether the key names something that has settings of its own."""
+    return path[-1] == "name" and len(path) > 1 and path[-2] in ("method", "student", "network")
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first thing wrong, as: field = value is not allowed: what is, and the next step."""
+    first = error.errors(include_url=False)[0]
+    path = shortened(".".join(str(part) for part in first["loc"]))
+    more = f" ({error.error_count() - 1} more after this one)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return f"there is no key {path!r}: {nearest(str(first['loc'][-1]), _keys(first['loc'][:-1]))}{more}"
+    if first["type"] == "missing":
+        return f"{path} is missing: give it in the file or with --set {path}=...{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return f"{path}: {message}{more}" if path else f"{message}{more}"
+    if first["type"] == "model_type":
+        message = f"give keys below it, of {', '.join(_keys(first['loc']))}"
+    message = PLAIN.get(first["type"], message)
+    given = "null" if first["input"] is None else quoted(first["input"])
+    return f"{path} = {given} is not allowed: {message[0].lower()}{message[1:]}{more}"
+
+
+def _keys(location: tuple[int | str, ...]) -> list[str]:
+    section: type[BaseModel] = Configuration
+    parts = list(location)
+    while parts:
+        annotation = section.model_fields[str(parts.pop(0))].annotation
+        if get_origin(annotation) is dict and parts:
+            parts.pop(0)  # a letter
+        section = next(
+            kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, BaseModel)
+        )
+    return list(section.model_fields)

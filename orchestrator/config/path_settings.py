@@ -1,0 +1,104 @@
+"""The settings that are paths: resolved before they are recorded, so that a resume does not depend on where it is typed."""
+
+import os
+from typing import Any
+
+from orchestrator.config.loader import build, override
+from orchestrator.config.resources import cluster_address
+from orchestrator.config.schema import Configuration
+from orchestrator.config.uris import database_file, database_uri
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.core.paths import read_path
+
+SUFFIX = ".safetensors"  # of weights in a file; others are named by torchvision
+
+
+def movable_keys(configuration: Configuration) -> list[str]:
+    """Return the keys that may name another place when a run is resumed, what is there being the same."""
+    networks = ["student", *(f"peers.{letter}.network" for letter in configuration.peers)]
+    networks += ["teacher.network"] if configuration.teacher else []
+    return ["data.path", *(["teacher.cache"] if configuration.teacher else []), *(f"{key}.weights" for key in networks)]
+
+
+def resolve_paths(configuration: Configuration, local: bool = False) -> Configuration:
+    """Return the configuration with absolute paths instead of those that are relative to the working directory, or begin with `~`.
+
+    The cache of a running cluster stays as it is given: its `~` is that of each node. ConfigurationError for a path that no file
+    system has.
+    """
+    values = configuration.plain()
+    for key in movable_keys(configuration):
+        section, name = _section(values, key)
+        given = section.get(name)
+        if given is None or (name == "weights" and not given.endswith(SUFFIX)):
+            continue
+        if key == "teacher.cache" and not local and cluster_address(configuration.resources) is not None:
+            continue
+        section[name] = str(read_path(given, key))
+    uri = configuration.tracking.uri
+    if uri is not None and (file := database_file(uri)):
+        values["tracking"]["uri"] = database_uri(file.absolute())
+    return configuration if values == configuration.plain() else _replace(configuration, build(values))
+
+
+def move_paths(configuration: Configuration, pairs: list[str]) -> Configuration:
+    """Return the configuration of a run with the paths of `--set` pairs, resolved.
+
+    Raises:
+        ConfigurationError: a pair sets something else, or a path where the run has none.
+    """
+    values, keys = configuration.plain(), movable_keys(configuration)
+    for pair in pairs:
+        key = pair.partition("=")[0].strip()
+        section, name = _section(values, key) if key in keys else ({}, "")
+        if section.get(name) is None and key != "teacher.cache":
+            raise ConfigurationError(
+                f"--set {key}: a resume goes on as its run was configured; with --resume, --set takes what has another place now, "
+                f"and is the same: {', '.join(_given(values, keys)) or 'this run has no path'}"
+            )
+    override(values, pairs)
+    moved = build(values)
+    for key in keys:
+        section, name = _section(values, key)
+        if key != "teacher.cache" and _section(configuration.plain(), key)[0].get(name) is not None and section.get(name) is None:
+            raise ConfigurationError(f"--set {key} is empty: give the path where it is now")
+    return resolve_paths(moved)
+
+
+def require_paths(name: str, configuration: Configuration) -> None:
+    """Raise ConfigurationError where something that the run `name` needs to go on is not in its place any more."""
+    values = configuration.plain()
+    for key in movable_keys(configuration):
+        section, last = _section(values, key)
+        given = section.get(last)
+        if given is None or key == "teacher.cache" or (last == "weights" and not given.endswith(SUFFIX)):
+            continue
+        if not os.path.exists(os.path.expanduser(given)) and not (key == "data.path" and configuration.data.download):
+            raise ConfigurationError(
+                f"--resume {name}: {key} = {given} is not there any more: put it back, or add `--set {key}=...` with its place now"
+            )
+
+
+def without_paths(configuration: Configuration) -> dict[str, Any]:
+    """Return the configuration as JSON values without what may be moved."""
+    values = configuration.plain()
+    for key in movable_keys(configuration):
+        section, name = _section(values, key)
+        section.pop(name, None)
+    return values
+
+
+def _given(values: dict[str, Any], keys: list[str]) -> list[str]:
+    return [key for key in keys if key == "teacher.cache" or _section(values, key)[0].get(key.rpartition(".")[2]) is not None]
+
+
+def _section(values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    *path, name = key.split(".")
+    for part in path:
+        values = values[part]
+    return values, name
+
+
+def _replace(configuration: Configuration, resolved: Configuration) -> Configuration:
+    """The configuration with the paths of another one; what is private to it stays."""
+    return configuration.model_copy(update=dict(resolved))

@@ -1,0 +1,399 @@
+"""The configuration of a run: typed, frozen, validated. Knows no torch, ray, mlflow or optuna; `reading.py` makes one of a file."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
+
+from orchestrator.config.fields import (
+    BatchSize,
+    Cpus,
+    Epochs,
+    Gamma,
+    Gib,
+    GivenPath,
+    Gpus,
+    LearningRate,
+    Milestones,
+    Names,
+    Norm,
+    OpenShare,
+    PathText,
+    Points,
+    Samples,
+    Seconds,
+    Seed,
+    Seeds,
+    Share,
+    Threads,
+    Trials,
+    Values,
+    WarmupEpochs,
+    WeightDecay,
+    Workers,
+)
+from orchestrator.config.fields import Choice as Choice
+from orchestrator.config.fields import Section as Section
+from orchestrator.config.uris import require_tracking
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Optimizer = Literal["sgd", "adamw"]
+Schedule = Literal["constant", "cosine", "multi_step"]
+Scheduler = Literal["asha", "hyperband", "median", "pbt", "none"]
+PAUSING = ("hyperband", "pbt")  # schedulers under which trials wait for one another
+LETTERS = "abcdefgh"  # of the students of a trial
+
+
+class Limit(Section):
+    """How many samples to keep of each split, stratified; null keeps all."""
+
+    train: Samples | None = None
+    validation: Samples | None = None
+    test: Samples | None = None
+
+
+class Data(Section):
+    """What is learned, and how its training images are varied."""
+
+    name: str = Field("digits", description="digits, a torchvision set, npz or folder")
+    path: GivenPath | None = Field(None, description="npz: the file; folder and torchvision sets: the root folder")
+    download: bool = Field(False, description="let torchvision download a set that is not on disk")
+    size: Annotated[int, Field(ge=4, le=4096)] | None = Field(None, description="folder: side in pixels of the images that are cut")
+    validation: OpenShare = Field(0.15, description="share of the training part held out for validation")
+    limit: Limit = Limit()
+    seed: Seed = Field(0, description="of the split, the limits and the label noise")
+    label_noise: Share = Field(0.0, description="share of training labels flipped to another class, seeded")
+    labelled: Samples | None = Field(
+        None, description="training samples that keep their label, stratified; the others are unlabelled. null: all"
+    )
+    labelled_share: OpenShare = Field(
+        0.25, description="labelled: share of every batch that has labels, drawn again and again; no meaning where all have"
+    )
+    validation_in_training: bool = Field(
+        False,
+        description="train on the validation part too: the baseline that has the labels which others weigh by; not for sweeps",
+    )
+    augmentation: Literal["auto", "none", "crop", "crop_flip", "resized_crop_flip"] = Field(
+        "auto", description="auto: by the data set, as the plan says with the reason; npz: none"
+    )
+    mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
+        None, description="of each channel, subtracted from pixels in 0..1; null: of the training images, folder: ImageNet's"
+    )
+    std: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = Field(
+        None, description="of each channel, by which the rest is divided; null as for mean, with which it is given"
+    )
+    mix: Literal["none", "mixup", "cutmix"] = Field(
+        "none", description="blend each training image with another one of its view; the teacher is fitted so too"
+    )
+    mix_alpha: Annotated[float, Field(ge=0.001, le=1000)] = Field(
+        1.0, description="of the Beta(alpha, alpha) that an image's own share is drawn from"
+    )
+    views: Epochs | None = Field(None, description="different augmented versions of the training set; null: one per epoch")
+    resident: bool | None = Field(
+        None, description="arrays in the device's memory; null: on a GPU of which they take a quarter at most"
+    )
+    loader_workers: Annotated[int, Field(ge=0, le=256)] = Field(2, description="folder: decoding processes of a worker; 0: itself")
+
+    @model_validator(mode="after")
+    def _mean_goes_with_std(self) -> "Data":
+        mean, std = ("null" if values is None else list(values) for values in (self.mean, self.std))
+        if len(self.mean or ()) != len(self.std or ()) or () in (self.mean, self.std):
+            raise ValueError(f"mean = {mean} with std = {std} is not allowed: give both, one value for each channel, or neither")
+        return self
+
+
+class Network(Choice):
+    """A network by name, with its settings (mlp: width, depth; cnn: width)."""
+
+    weights: PathText | None = Field(None, description="a .safetensors file, or the name of torchvision weights")
+
+
+class Training(Section):
+    """The recipe of one training; `batch_size` is that of all workers of a group together."""
+
+    epochs: Epochs = 12
+    batch_size: BatchSize = 64
+    optimizer: Optimizer = "sgd"
+    learning_rate: LearningRate = 0.05
+    momentum: Share = 0.9
+    nesterov: bool = False
+    weight_decay: WeightDecay = 5e-4
+    schedule: Schedule = "cosine"
+    milestones: Milestones = Field((), description="multi_step: epochs below `epochs` after which the rate is multiplied by gamma")
+    gamma: Gamma = 0.1
+    warmup_epochs: WarmupEpochs = 0.0
+    gradient_clip: Norm | None = Field(None, description="largest norm of the gradient")
+    precision: Precision = Field("auto", description="auto: bfloat16 on a GPU that has it")
+    eval_precision: Precision | None = Field(
+        None, description="of evaluations, in which the head and the softmax are in float32 in any case; null: as precision"
+    )
+    sync_batch_norm: bool = Field(
+        False,
+        description="several workers: batch norm over the batches of all of them, as one worker has it; false: each has the "
+        "statistics of its own part, and evaluations have the running ones of the first worker",
+    )
+    channels_last: bool | None = Field(None, description="null: for every network but the mlp")
+    compile: bool = Field(False, description="torch.compile for the student and the teacher; needs a C++ compiler on a CPU")
+
+    @model_validator(mode="after")
+    def _schedules_fit(self) -> "Training":
+        if self.schedule == "multi_step" and not self.milestones:
+            raise ValueError("milestones = [] is not allowed with schedule multi_step: give epochs such as [150, 180, 210]")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs = {self.warmup_epochs} is not allowed: it must be below epochs = {self.epochs}")
+        return self
+
+
+class PeerTraining(Section):
+    """Where the recipe of a peer is another one than `training`; null is as there. Epochs and batches are those of all students."""
+
+    optimizer: Optimizer | None = None
+    learning_rate: LearningRate | None = None
+    momentum: Share | None = None
+    nesterov: bool | None = None
+    weight_decay: WeightDecay | None = None
+    schedule: Schedule | None = None
+    milestones: Milestones | None = None
+    gamma: Gamma | None = None
+    warmup_epochs: WarmupEpochs | None = None
+    gradient_clip: Norm | None = None
+
+
+class Peer(Section):
+    """A student that is trained beside `student`, on the same batches; what it may hear of the others, the method says."""
+
+    network: Network
+    training: PeerTraining = PeerTraining()
+    cpus_per_worker: Cpus | None = Field(None, description="of its workers; null: as resources has it")
+    gpus_per_worker: Gpus | None = Field(None, description="of its workers; null: as resources has it")
+    threads_per_worker: Threads | None = Field(None, description="of its workers; null: as resources has it")
+
+
+class Teacher(Section):
+    """Who is listened to: fitted here by `training`, or loaded from `network.weights`."""
+
+    network: Network = Network.model_validate({"name": "mlp", "width": 256, "depth": 2})
+    training: Training = Training(epochs=20)
+    seed: Seed = 0
+    mode: Literal["auto", "cached", "online"] = Field(
+        "auto", description="cached: one pass per view, kept on disk; online: at every step; auto: cached where that fits cache_gib"
+    )
+    dtype: Literal["float16", "float32"] = Field("float16", description="of the cached logits and features")
+    precision: Precision = Field("auto", description="of its forward; auto: bfloat16 on a GPU that has it")
+    cache: GivenPath | None = Field(
+        None, description="folder of the cache, may be shared; null: in the store, on a running cluster ~/.cache of each node"
+    )
+    cache_gib: Gib = Field(20.0, description="largest size of the cache folder; the least recently used goes")
+
+
+class Search(Section):
+    """What is searched and how much. Settings given under `method` are held; the rest of its space is searched."""
+
+    methods: Names = Field((), description="search over these methods too; empty: the one under `method`")
+    hold: Names = Field((), description="keys that are not searched although a space would: training.learning_rate")
+    trials: Trials = 20
+    time_budget: Seconds | None = Field(None, description="seconds after which no more is trained")
+    scheduler: Scheduler = Field(
+        "asha",
+        description="asha, median: stop the poor while others train; hyperband: in brackets that wait for one another (a resume "
+        "builds them anew from what is unfinished); pbt: the poor take over from the good of their own method; none: train all",
+    )
+    grace_epochs: Epochs = Field(2, description="asha, median: no trial is stopped before")
+    reduction_factor: Annotated[int, Field(ge=2, le=1000)] = Field(
+        3, description="asha, hyperband: one of so many goes on at each rung"
+    )
+    keep_checkpoints: Trials = Field(
+        5,
+        description="so many best trials keep their weights, as does what is on a Pareto front or may be gone on with; "
+        "the others lose theirs as the sweep goes",
+    )
+    max_failed_trials: Trials | None = Field(
+        5, description="failed trials in a row after which the sweep ends; null: it never does"
+    )
+    finish_points: bool = Field(
+        True,
+        description="asha, median: the first points, which are the baselines, train all their epochs; no meaning for the others",
+    )
+    perturb_epochs: Epochs = Field(5, description="pbt: after every so many epochs the population is compared")
+    quantile: Annotated[float, Field(gt=0, le=0.5)] = Field(
+        0.25, description="pbt: the worst share takes over from the best share, each from one of its own method or from nobody"
+    )
+    resample_probability: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.25, description="pbt: chance that a continuous setting is drawn anew; else it is multiplied by 0.8 or 1.2"
+    )
+    sampler: Literal["tpe", "random"] = "tpe"
+    objective: str = Field("validation/accuracy", description="metric of an epoch's report; the last epoch counts")
+    direction: Literal["maximize", "minimize"] = "maximize"
+    objectives: Names = Field(
+        (), description="two or more instead of objective: a Pareto front; what is called best is so by the first"
+    )
+    choices: dict[str, Values] = Field({}, description="keys to search beside the space, each with its values")
+    fixed: Points = Field(
+        (), description="nothing is searched: trials with just these settings, each as a search would draw them by name"
+    )
+    seeds: Seeds = Field((), description="fixed: each of the settings is trained with each of these seeds; empty: with `seed`")
+    students: str = Field(
+        "mean", description="peers: whose metrics are the trial's: mean of the students, min (the worst one), or one by its letter"
+    )
+
+    @field_validator("choices", mode="before")
+    @classmethod
+    def _keys_with_dots(cls, value: Any) -> Any:
+        """`--set search.choices.student.width=[8, 16]` makes sections of the key's parts."""
+        if not isinstance(value, dict):
+            return value
+        leaves = list(_flat(value))
+        keys = [key for key, _ in leaves]
+        if twice := next((key for place, key in enumerate(keys) if key in keys[:place]), None):
+            raise ValueError(f"{twice!r} is given with dots and in sections: keep one of them")
+        return dict(leaves)
+
+
+def _flat(values: dict[Any, Any], prefix: str = "") -> Iterator[tuple[Any, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield (f"{prefix}{name}" if prefix else name), value
+
+
+class Resources(Section):
+    """Where it runs: groups of workers, each of which trains one trial at a time."""
+
+    address: str | None = Field(None, description="of a running Ray cluster; null starts Ray here")
+    workers: Workers = Field(
+        1, description="of a group, all students together; every student has equally many, which are its replicas"
+    )
+    pair: Literal["actors", "colocated"] | None = Field(
+        None, description="peers: actors, workers of their own; colocated, all in one worker; null: colocated where workers is 1"
+    )
+    groups: Workers | None = Field(None, description="null: as many as fit")
+    cpus_per_worker: Cpus = 1.0
+    threads_per_worker: Threads = Field(
+        1, description="threads of torch; more than a worker's share of the cores makes all of them slow"
+    )
+    gpus_per_worker: Gpus | None = Field(None, description="null: one where the cluster has GPUs")
+    influence: Literal["actor", "inline"] = Field(
+        "actor",
+        description="who computes the weights of samples, if the method has any: an actor beside the trainer, or the worker itself",
+    )
+    influence_cpus: Cpus = Field(1.0, description="of the influence actor of each student")
+    influence_gpus: Gpus = Field(0.0, description="of the influence actor; a part of one will do")
+    influence_gib: Gib = Field(2.0, description="memory that finding the weights may take beside data and network")
+    influence_wait_s: Seconds = Field(
+        300.0, description="longest wait for weights that are late; then the worker computes them itself"
+    )
+    retrieval: Literal["auto", "exact", "approximate"] = Field(
+        "auto",
+        description="how similar samples are found by what a teacher says, where a method retrieves any: exact; approximate, by "
+        "faiss; auto: exact up to 200,000 samples, and on a GPU",
+    )
+    max_failures: Annotated[int, Field(ge=0, le=1000)] = Field(
+        2, description="deaths of a worker, a group or a node that a trial outlives; with the next one it has failed"
+    )
+    silence_s: Seconds = Field(
+        120.0, description="seconds without a sign of life of a trial after which it is said what it waits for"
+    )
+    wait_s: Seconds = Field(
+        600.0,
+        description="longest wait for a sign of life, a group or a file: then the trial's group is replaced, or the wait given up",
+    )
+
+
+class Tracking(Section):
+    """Where runs are written; never with a secret, for the configuration is stored with every run."""
+
+    uri: str | None = Field(
+        None,
+        description="an MLflow server or database, without credentials: those come from MLFLOW_TRACKING_USERNAME and "
+        "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN; null: SQLite in the store",
+    )
+
+    @field_validator("uri")
+    @classmethod
+    def _an_address_without_secrets(cls, uri: str | None) -> str | None:
+        if uri is not None:
+            require_tracking(uri)
+        return uri
+
+
+class Student(NamedTuple):
+    """One of the students of a trial: its network and its recipe."""
+
+    network: Network
+    training: Training
+
+
+class Configuration(Section):
+    """Everything that decides a run."""
+
+    project: str = Field("distillation", min_length=1, max_length=200, description="MLflow's experiment")
+    seed: Seed = 0
+    data: Data = Data()
+    teacher: Teacher | None = Teacher()
+    student: Network = Network.model_validate({"name": "mlp", "width": 16, "depth": 1})
+    peers: dict[str, Peer] = Field({}, description="students beside `student`, which is a, by their letters: b, c, ...")
+    method: Choice = Choice(name="kd")
+    training: Training = Training()
+    search: Search = Search()
+    resources: Resources = Resources()
+    tracking: Tracking = Tracking()
+    _yielded: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @property
+    def yielded(self) -> dict[str, str]:
+        """By key, a sentence for each value that nobody typed and that gave way to one that somebody did."""
+        return dict(self._yielded)
+
+    def noting(self, yielded: Mapping[str, str]) -> "Configuration":
+        """Return the configuration with these as `yielded`."""
+        copy = self.model_copy()
+        copy._yielded = dict(yielded)
+        return copy
+
+    @field_validator("peers")
+    @classmethod
+    def _letters_in_order(cls, peers: dict[str, Peer]) -> dict[str, Peer]:
+        wanted = list(LETTERS[1 : len(peers) + 1])
+        if sorted(peers) != wanted:
+            raise ValueError(f"{list(peers)} is not allowed: name the peers of student a in order, {', '.join(wanted) or 'b'}")
+        return dict(sorted(peers.items()))
+
+    @model_validator(mode="after")
+    def _recipes_fit(self) -> "Configuration":
+        for letter in self.peers:
+            try:
+                _ = self.students[letter]
+            except ValidationError as error:
+                message = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+                raise ValueError(f"peers.{letter}.training: {message}") from error
+        return self
+
+    @property
+    def students(self) -> dict[str, Student]:
+        """All students by their letters, each with its own recipe."""
+        found = {"a": Student(self.student, self.training)}
+        for letter, peer in self.peers.items():
+            own = {name: value for name, value in peer.training if value is not None}
+            found[letter] = Student(peer.network, Training.model_validate(self.training.model_dump() | own))
+        return found
+
+    @property
+    def colocated(self) -> bool:
+        """Whether one worker trains several students."""
+        pair = self.resources.pair or ("colocated" if self.resources.workers == 1 else "actors")
+        return bool(self.peers) and pair == "colocated"
+
+    def threads(self, letter: str) -> int:
+        """Threads of the workers that train a student; where one trains several, those of student a."""
+        own = self.peers[letter].threads_per_worker if letter in self.peers else None
+        return own or self.resources.threads_per_worker
+
+    @property
+    def replicas(self) -> int:
+        """Workers that train one student together."""
+        return 1 if self.colocated else self.resources.workers // (1 + len(self.peers))
+
+    def plain(self) -> dict[str, Any]:
+        """The resolved configuration as JSON values."""
+        return self.model_dump(mode="json")

@@ -1,0 +1,55 @@
+"""Addresses of MLflow: which ones a configuration may hold, and that of a SQLite file. Asks nobody."""
+
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+from orchestrator.core.redact import redacted, secret_in
+
+WEB = ("http", "https")
+CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+
+
+def require_tracking(uri: str) -> None:
+    """ValueError with a sentence where MLflow cannot write to such an address, or it holds a secret; the sentence does not."""
+    found, scheme = secret_in(uri), scheme_of(uri)
+    no_address = "@" in uri and "://" not in uri
+    if found and scheme in WEB:
+        raise ValueError(
+            f"{redacted(uri)} holds {found}, which would be stored with every run: leave it out, and export {CREDENTIALS}"
+        )
+    if found:
+        raise ValueError(
+            f"{redacted(uri)} holds {found}, which would be stored with every run: leave it to what the database's driver reads by "
+            "itself (PostgreSQL: PGPASSWORD or ~/.pgpass), or give the http address of an MLflow server before the database"
+        )
+    if no_address or scheme == "file" or not (uri == "databricks" or re.match(r"[a-z][a-z0-9+.-]*:.", uri, re.IGNORECASE)):
+        shown = f"***@{uri.rpartition('@')[2]}" if no_address else redacted(uri)
+        raise ValueError(
+            f"{shown} is nowhere that MLflow writes runs: give the address of a server, such as http://127.0.0.1:5000, or a "
+            "database, such as sqlite:////folder/mlflow.db"
+        )
+
+
+def database_uri(file: Path) -> str:
+    """Return the address of a SQLite file for MLflow and SQLAlchemy, whatever characters its path has.
+
+    SQLAlchemy decodes the path. MLflow makes the folders of a path after `sqlite:///` as they are written there, so a path that
+    has to be escaped names its driver too, which MLflow leaves alone.
+    """
+    path = str(file)
+    escaped = path.translate({ord(sign): f"%{ord(sign):02X}" for sign in "%?#"})
+    return f"{'sqlite' if escaped == path else 'sqlite+pysqlite'}:///{escaped}"
+
+
+def database_file(uri: str) -> Path | None:
+    """Return the file of an address of SQLite; None for another database, one in memory, and one with options after a `?`."""
+    name = uri.partition(":///")[2]
+    if scheme_of(uri) != "sqlite" or not name or "?" in name or name == ":memory:":
+        return None
+    return Path(unquote(name))
+
+
+def scheme_of(uri: str) -> str:
+    """What stands before the colon, without the driver of a database."""
+    return uri.partition(":")[0].partition("+")[0].lower()

@@ -1,0 +1,168 @@
+"""Let a value that nobody typed give way to one that somebody did, where the two cannot go together, and say so."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.config.objectives import BETTER
+from orchestrator.config.schema import Configuration, Teacher, Training
+from orchestrator.core.errors import ConfigurationError
+
+DEFAULT, FILE, COMMAND_LINE = range(3)
+
+
+@dataclass
+class Origin:
+    """Where the values come from: those of the file by their dotted keys, and the keys that the command line gives."""
+
+    file: dict[str, Any]
+    name: str
+    typed: set[str] = field(default_factory=set)
+
+    def rank(self, key: str) -> int:
+        """Return how close to the person a key was given: COMMAND_LINE, FILE or DEFAULT."""
+        if any(key == typed or key.startswith(f"{typed}.") or typed.startswith(f"{key}.") for typed in self.typed):
+            return COMMAND_LINE
+        return FILE if any(key == known or known.startswith(f"{key}.") for known in self.file) else DEFAULT
+
+    def yields(self, key: str, *others: str) -> bool:
+        """Return whether a key gives way to the others: nobody typed it as close as one of them."""
+        return self.rank(key) < max(map(self.rank, others))
+
+    def said(self, key: str) -> str:
+        """Return where the value of a key that gives way stood."""
+        return f"of {self.name}" if self.rank(key) == FILE else "by default"
+
+
+def keep_schedules(values: dict[str, Any], origin: Origin) -> dict[str, str]:
+    """Change, in place, a warm-up and milestones that the epochs that were typed do not reach: they keep their share of the epochs.
+
+    Returns:
+        A sentence for each key that was changed.
+    """
+    said: dict[str, str] = {}
+    peers = values.get("peers")
+    recipes = {"training": Training(), "teacher.training": Teacher().training}
+    recipes |= {f"peers.{letter}.training": Training() for letter in (peers if isinstance(peers, dict) else ())}
+    for section, default in recipes.items():
+        epochs_key = f"{'teacher.' * section.startswith('teacher')}training.epochs"
+        epochs, planned = _value(values, epochs_key), origin.file.get(epochs_key, default.epochs)
+        if not (_positive(epochs) and _positive(planned) and epochs < planned):
+            continue
+        inherited = (f"{section}.milestones", *(("training.milestones",) if section.startswith("peers") else ()))
+        for name, (change, reason) in CHANGES.items():
+            key = f"{section}.{name}"
+            before = _value(values, key)
+            after = change(before, epochs, planned)
+            keys = (key, *inherited) if name == "schedule" else (key,)
+            if after is not None and all(origin.yields(one, epochs_key) for one in keys):
+                _value(values, section)[name] = after
+                changed = f"{key} = {_plain(after)} (not {_plain(before)}, {origin.said(key)})"
+                said[key] = f"{changed}, {reason} {epochs_key} = {epochs:g}"
+    return said
+
+
+def _shorter_warmup(before: Any, epochs: float, planned: float) -> float | None:
+    return float(f"{before / planned * epochs:.4g}") if _positive(before) and epochs <= before < planned else None
+
+
+def _earlier_milestones(before: Any, epochs: float, planned: float) -> list[int] | None:
+    """Return whole epochs below `epochs`, each once; None where all milestones are, or one is beyond what was planned."""
+    if not (isinstance(before, list) and before and all(map(_positive, before)) and epochs <= max(before) < planned and epochs > 1):
+        return None
+    return sorted({min(max(round(epoch / planned * epochs), 1), int(epochs) - 1) for epoch in before})
+
+
+def _constant(before: Any, epochs: float, planned: float) -> str | None:
+    return "constant" if before == "multi_step" and epochs == 1 else None
+
+
+CHANGES: dict[str, tuple[Callable[[Any, float, float], Any], str]] = {
+    "warmup_epochs": (_shorter_warmup, "its share of"),
+    "milestones": (_earlier_milestones, "their share of"),
+    "schedule": (_constant, "as there is no milestone within"),
+}
+
+
+def require_milestones(configuration: Configuration) -> None:
+    """Raise ConfigurationError where a recipe has a milestone that its training does not reach."""
+    recipes = {"training": configuration.training}
+    if configuration.teacher:
+        recipes["teacher.training"] = configuration.teacher.training
+    recipes |= {f"peers.{letter}.training": configuration.students[letter].training for letter in configuration.peers}
+    for section, recipe in recipes.items():
+        if recipe.schedule == "multi_step" and max(recipe.milestones) >= recipe.epochs:
+            epochs_key = f"{'teacher.' * section.startswith('teacher')}training.epochs"
+            raise ConfigurationError(
+                f"{section}.milestones = {list(recipe.milestones)} is not allowed with {epochs_key} = {recipe.epochs}: give "
+                f"milestones below it, or another {section}.schedule"
+            )
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def _value(values: Any, path: str) -> Any:
+    for part in path.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
+def require_searched_method(configuration: Configuration, origin: Origin) -> None:
+    """Raise ConfigurationError where a method and a list of methods without it were both typed: one would be ignored."""
+    name, methods = configuration.method.name, configuration.search.methods
+    if name not in methods and methods and origin.rank("search.methods") == origin.rank("method") == COMMAND_LINE:
+        typed = origin.rank("method.name") == COMMAND_LINE
+        given = f"method.name = {name} is" if typed else f"the settings under method are those of {name}, which is"
+        raise ConfigurationError(
+            f"{given} not among search.methods = {list(methods)}: add it there, or leave one of the two out; "
+            "`python run.py methods` lists all"
+        )
+
+
+def with_yielding_values(configuration: Configuration, origin: Origin, said: dict[str, str]) -> Configuration:
+    """Return the configuration in which what nobody typed gives way; `yielded` holds `said` and a sentence for each change."""
+    sentences = dict(said)
+    for key, value, reason in _changes(configuration, origin):
+        name = key.rpartition(".")[2]
+        before = getattr(configuration.search, name)
+        search = configuration.search.model_copy(update={name: value})
+        configuration = configuration.model_copy(update={"search": search})
+        sentences[key] = f"{key} = {_plain(value)} (not {_plain(before)}, {origin.said(key)}), {reason}"
+    return configuration.noting(sentences)
+
+
+def said_of(configuration: Configuration, kind: str) -> list[str]:
+    """Return the sentences of `yielded` that matter to a run of a kind: a training searches nothing."""
+    return [text for key, text in configuration.yielded.items() if kind == "sweep" or not key.startswith("search.")]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _changes(configuration: Configuration, origin: Origin) -> Iterator[tuple[str, Any, str]]:
+    """Yield the keys of `search` that give way, each with its new value and the reason."""
+    search, epochs = configuration.search, configuration.training.epochs
+    if origin.yields("search.methods", "method.name") and search.methods and configuration.method.name not in search.methods:
+        yield "search.methods", (), f"as method.name = {configuration.method.name}"
+    if search.objectives and search.scheduler != "none" and origin.yields("search.scheduler", "search.objectives"):
+        yield "search.scheduler", "none", "as no other compares trials by several search.objectives"
+    elif search.scheduler in ("asha", "median") and search.grace_epochs > epochs:
+        if origin.yields("search.grace_epochs", "training.epochs"):
+            yield "search.grace_epochs", epochs, f"as training.epochs = {epochs}"
+    elif (
+        search.scheduler == "pbt"
+        and search.perturb_epochs >= epochs > 1
+        and origin.yields("search.perturb_epochs", "training.epochs", "search.scheduler")
+    ):
+        yield "search.perturb_epochs", max(1, epochs // 3), f"as training.epochs = {epochs}"
+    better = BETTER.get(search.objective, ())
+    if better and search.direction not in better and origin.yields("search.direction", "search.objective"):
+        yield "search.direction", better[0], f"as search.objective = {search.objective}"
+    trials = len(search.fixed) * max(len(search.seeds), 1)
+    if search.fixed and search.trials != trials and origin.yields("search.trials", "search.fixed", "search.seeds"):
+        yield "search.trials", trials, "as search.fixed and search.seeds name so many"

@@ -1,0 +1,29 @@
+"""Describe where a run comes from: commit, versions, machine."""
+
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+
+PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "numpy")
+
+
+def describe() -> dict[str, str]:
+    """Tags of a run; without git or outside a checkout the commit is `unknown`."""
+    tags = {f"version.{name}": importlib.metadata.version(name) for name in PACKAGES}
+    tags |= {"version.python": platform.python_version(), "machine": platform.platform()}
+    commit = _git("rev-parse", "HEAD")
+    dirty = _git("status", "--porcelain", "--untracked-files=no")
+    if commit:
+        tags["mlflow.source.git.commit"] = commit
+    return tags | {"git.commit": commit or "unknown", "git.dirty": "unknown" if dirty is None else str(bool(dirty)).lower()}
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        folder = Path(__file__).parent
+        return subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,33 @@
+"""What tells whether image files are the same ones in another place, whatever their times: names, sizes and first bytes."""
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from orchestrator.data._parts import Parts
+
+THREADS = 8
+HEAD_BYTES = 4096  # of each file: more would read whole data sets, for which preparation opens the files alone
+
+
+def contents_of(parts: Parts) -> str:
+    """Return a hash over the path below the root, the size and the first 4 KiB of every image file.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    assert parts.root is not None
+    root = parts.root
+    named = sorted({bytes(path) for part in parts.splits().values() for path in part.inputs})
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor(THREADS) as pool:
+        for name, found in zip(named, pool.map(lambda name: _start(root / os.fsdecode(name)), named), strict=True):
+            digest.update(name + b"\0" + found)
+    return digest.hexdigest()
+
+
+def _start(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        return hashlib.sha256(size.to_bytes(8) + stream.read(HEAD_BYTES)).digest()

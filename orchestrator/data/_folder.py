@@ -1,0 +1,76 @@
+"""Images in ImageFolder's layout: listed, with their labels; nothing is decoded."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from orchestrator.config.schema import Data
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.core.paths import read_folder
+from orchestrator.data import checks
+from orchestrator.data._listing import LAYOUT, SUFFIXES, Listing, list_images
+from orchestrator.data._parts import Part, Parts
+
+VERSION = "2"  # raised when the same files become other pictures, so that prepared data and a teacher's outputs are not reused
+
+
+def load(config: Data, raw: Path) -> Parts:
+    """Return the paths of the images below `config.path`, relative to it.
+
+    Raises:
+        ConfigurationError: A part, a class, or the images of a class are missing.
+    """
+    root = _root(config)
+    listing = list_images(root)
+    classes = tuple(checks.require_printable(f"the class folder {root / 'train' / each!r}", each) for each in listing.classes)
+    parts = {part: _part(root, split, listing, part, classes) for part, split in listing.splits.items()}
+    return Parts(parts["train"], parts.get("validation"), parts["test"], classes, root.resolve())
+
+
+def identity(config: Data) -> list[Any]:
+    """Return where the folder is, and path, bytes and time of every image in it."""
+    root = _root(config)
+    listing = list_images(root)
+    parts = sorted(listing.splits, key=listing.splits.__getitem__)
+    paths = [path for part in parts for images in listing.images[part].values() for path in images]
+    return [VERSION, str(root.resolve()), [_status(root, path) for path in paths]]
+
+
+def list_unread(config: Data) -> list[str]:
+    """Return what lies in the folder and is not read, each kind with its count."""
+    return list_images(_root(config)).unread.in_words()
+
+
+def _status(root: Path, path: str) -> list[Any]:
+    try:
+        status = os.stat(root / path)
+    except OSError as error:  # removed since it was listed
+        raise ConfigurationError(f"{root / path} cannot be read ({error.strerror}): start again") from error
+    return [os.fsencode(path).hex(), status.st_size, status.st_mtime_ns]
+
+
+def _root(config: Data) -> Path:
+    if config.path is None:
+        raise ConfigurationError("data.path is missing: data.name = folder needs a folder of images, give --set data.path=FOLDER")
+    if config.size is None:
+        raise ConfigurationError(
+            "data.size is missing: data.name = folder needs the side of its images in pixels, --set data.size=224"
+        )
+    return read_folder(config.path, "data.path", f"data.name = folder needs {LAYOUT} in it")
+
+
+def _part(root: Path, split: str, listing: Listing, part: str, classes: tuple[str, ...]) -> Part:
+    images = listing.images[part]
+    known = set(classes)
+    if strange := [name for name in images if name not in known]:
+        raise ConfigurationError(f"{root / split / strange[0]} is a class that {root / 'train'} does not have: add or remove it")
+    if empty := [name for name in classes if not images.get(name)]:
+        unread = listing.unread.below(os.path.join(split, empty[0])).as_clause()
+        raise ConfigurationError(
+            f"data.path = {root}: class {empty[0]!r} (label {classes.index(empty[0])}) has 0 images in {split}/: every part needs "
+            f"every class, add images ({', '.join(SUFFIXES)}) or drop the class{unread}"
+        )
+    paths = [os.fsencode(path) for name in classes for path in images[name]]
+    return Part(np.array(paths, dtype=bytes), np.repeat(np.arange(len(classes)), [len(images[name]) for name in classes]))

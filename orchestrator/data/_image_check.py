@@ -1,0 +1,78 @@
+"""Decode every image of a data set once before it is trained on: damaged ones are named, and what is done to others is counted."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils import data
+
+from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.data._parts import Parts
+from orchestrator.data.decoding import ImageError, decode_image
+
+TOGETHER = 64  # images that a process takes at a time
+MOST_PROCESSES = 16
+FEW, MANY = 1024, 20_000  # images that are decoded sooner than processes start, and that take longer than one waits
+Checked = tuple[list[str], tuple[str, ...]]  # which image cannot be used and why, and the notes of how it was decoded
+
+
+def check_images(parts: Parts, note: Callable[[str], None]) -> dict[str, int]:
+    """Decode all images as training does, and count what is done to them by the notes of `decode_image`.
+
+    `note` is called where there are so many that it takes long.
+
+    Raises:
+        ConfigurationError: Names the first image that cannot be decoded, and how many there are.
+        EnvironmentUnfitError: There is too little memory for the processes that decode.
+    """
+    root = parts.root
+    assert root is not None
+    paths = np.array(list(dict.fromkeys(bytes(path) for part in parts.splits().values() for path in part.inputs)))
+    processes = min(_processors(), MOST_PROCESSES) if len(paths) > FEW else 0
+    if len(paths) > MANY:
+        note(f"{len(paths)} images are decoded once, to find those that are damaged: as long as an epoch takes to read them")
+    own = torch.Generator()  # or the seed of the processes would be drawn from everybody's random numbers
+    loader = data.DataLoader(_Images(root, paths), batch_size=TOGETHER, num_workers=processes, collate_fn=list, generator=own)
+    counts: Counter[str] = Counter()
+    damaged: list[str] = []
+    try:
+        for reasons, notes in chain.from_iterable(cast("Iterator[list[Checked]]", loader)):
+            counts.update(notes)
+            damaged += reasons
+    except RuntimeError as error:  # whatever an image does is caught where it is decoded
+        raise EnvironmentUnfitError(
+            f"a process that decodes the images below {root} died ({' '.join(str(error).split())[:200]}): free some memory"
+        ) from error
+    if damaged:
+        raise ConfigurationError(
+            f"{len(damaged)} of {len(paths)} images below {root} cannot be decoded, the first is {damaged[0]}: "
+            "replace or remove them, then start again"
+        )
+    return dict(counts)
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Images(data.Dataset[Checked]):
+    """Damage is returned as text, as an exception would reach the parent as a traceback."""
+
+    def __init__(self, root: Path, paths: NDArray[np.bytes_]) -> None:
+        self.root, self.paths = root, paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Checked:
+        path = self.root / os.fsdecode(bytes(self.paths[index]))
+        try:
+            return [], decode_image(path, 3).notes
+        except ImageError as error:
+            return [f"{path} ({error})"], ()

@@ -1,0 +1,199 @@
+"""List the images of a folder by split and class, however deep they lie, and count what is not read."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.core.errors import ConfigurationError
+
+JPEG, NETPBM = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), (".ppm", ".pgm", ".pbm", ".pnm")
+SUFFIXES = (*JPEG, ".png", ".webp", ".bmp", ".gif", *NETPBM, ".tif", ".tiff")  # of what decoding.py decodes
+LAYOUT = "train/CLASS/*.jpg and val/CLASS/*.jpg (or valid/, validation/) or test/CLASS/*.jpg"
+VALIDATION = ("val", "valid", "validation")
+MOST_KINDS = 12  # of what is not read, in one line
+SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin")  # beside names that begin with a dot; in lower case
+
+
+def list_kinds(words: Sequence[str]) -> str:
+    """Return the first kinds of what is not read, and how many more there are."""
+    more = [f"{len(words) - MOST_KINDS} more kinds"] if len(words) > MOST_KINDS else []
+    return "; ".join([*words[:MOST_KINDS], *more])
+
+
+def said_unread(words: Sequence[str]) -> str:
+    """Return ` (not read: ...)` for the sentence of a refusal; "" where everything is read."""
+    return f" (not read: {list_kinds(words)})" if words else ""
+
+
+@dataclass
+class Unread:
+    """What lies below `root` and is not read, by kind: the paths of files, and of folders by their name."""
+
+    root: Path
+    files: dict[str, list[str]] = field(default_factory=dict)
+    folders: dict[str, list[str]] = field(default_factory=dict)
+
+    def relative(self, path: str) -> str:
+        """Return a path as it is below the root."""
+        return path.removeprefix(os.path.join(self.root, ""))
+
+    def add_file(self, kind: str, path: str) -> None:
+        """Count a file."""
+        self.files.setdefault(kind, []).append(self.relative(path))
+
+    def add_folder(self, path: str) -> None:
+        """Count a folder."""
+        self.folders.setdefault(os.path.basename(path), []).append(path)
+
+    def below(self, folder: str) -> "Unread":
+        """Return what lies below a folder, given as its path below the root."""
+        found, start = Unread(self.root), os.path.join(folder, "")
+        for held, kept in ((self.files, found.files), (self.folders, found.folders)):
+            for kind, paths in held.items():
+                if inside := [path for path in paths if self.relative(path).startswith(start)]:
+                    kept[kind] = inside
+        return found
+
+    def as_clause(self) -> str:
+        """Return ` (not read: ...)` for the sentence of a refusal; "" where everything is read."""
+        return said_unread(self.in_words())
+
+    def in_words(self) -> list[str]:
+        """Return each kind with its count, and where the first one is."""
+        said = [f"{kind}: {len(paths)} ({_example(sorted(paths))})" for kind, paths in self.files.items()]
+        for name, paths in self.folders.items():
+            inside = sum(len(files) for path in paths for _, _, files in os.walk(path))
+            which = f"folder {self.relative(paths[0])}/" if len(paths) == 1 else f"{len(paths)} folders {name}/"
+            said.append(f"{which}: {inside} files")
+        return said
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of each split by class, sorted paths below the root; `splits` are the names of the folders."""
+
+    splits: dict[str, str]
+    images: dict[str, dict[str, list[str]]]
+    unread: Unread
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of the training part, in the order of their labels."""
+        return tuple(self.images["train"])
+
+
+def list_images(root: Path) -> Listing:
+    """List the images below `root`; nothing is opened.
+
+    Folders within a class are followed, links too, each once. `test/` is the test part; without it the validation folder is, and
+    with it that is the validation part.
+
+    Raises:
+        ConfigurationError: A part or its class folders are missing, or a folder cannot be read.
+    """
+    unread = Unread(root)
+    entries = _entries(root)
+    splits = _splits(root, [entry.name for entry in entries if _is_folder(entry)])
+    _add_rest(entries, unread, "images outside of the parts", set(splits.values()))
+    images = {part: _list_classes(root / split, unread) for part, split in splits.items()}
+    return Listing(splits, images, unread)
+
+
+def _splits(root: Path, present: Sequence[str]) -> dict[str, str]:
+    validation = [name for name in VALIDATION if name in present]
+    if len(validation) > 1:
+        both = " and ".join(f"{name}/" for name in validation)
+        raise ConfigurationError(f"data.path = {root} has {both}, and one of them is the validation part: keep one")
+    if "train" not in present or not (validation or "test" in present):
+        missing = "train/" if "train" not in present else "val/ and no test/"
+        raise ConfigurationError(f"data.path = {root} has no {missing}: data.name = folder needs {LAYOUT}")
+    if not validation:
+        return {"train": "train", "test": "test"}
+    return {"train": "train", "test": validation[0]} | ({"validation": validation[0], "test": "test"} if "test" in present else {})
+
+
+def _list_classes(folder: Path, unread: Unread) -> dict[str, list[str]]:
+    entries = _entries(folder)
+    names = sorted(entry.name for entry in entries if _is_folder(entry) and not _is_system(entry.name))
+    _add_rest(entries, unread, f"images in {folder.name}/ outside of its class folders", set(names))
+    if not names:
+        found = unread.below(folder.name).as_clause()
+        raise ConfigurationError(f"{folder} has no class folders: data.name = folder needs {LAYOUT}{found}")
+    return {name: _list_class(folder / name, unread) for name in names}
+
+
+def _list_class(folder: Path, unread: Unread) -> list[str]:
+    """The images of a class, sorted paths below the root."""
+    found: list[str] = []
+    waiting, seen = [str(folder)], {_key(unread.root), _key(folder.parent), _key(folder)}
+    while waiting:
+        for entry in _entries(waiting.pop()):
+            if _is_folder(entry):
+                if _is_system(entry.name):
+                    unread.add_folder(entry.path)
+                elif (key := _key(entry.path)) in seen:
+                    unread.add_file("links to folders that are read already", entry.path)
+                else:
+                    seen.add(key)
+                    waiting.append(entry.path)
+            elif (kind := _kind(entry)) is None:
+                found.append(unread.relative(entry.path))
+            else:
+                unread.add_file(kind, entry.path)
+    return sorted(found)
+
+
+def _add_rest(entries: Sequence[os.DirEntry[str]], unread: Unread, kind: str, read: set[str]) -> None:
+    """Count what lies beside the folders that are read; `kind` is that of images."""
+    for entry in entries:
+        if not _is_folder(entry):
+            unread.add_file(_kind(entry) or kind, entry.path)
+        elif entry.name not in read:
+            unread.add_folder(entry.path)
+
+
+def _kind(entry: os.DirEntry[str]) -> str | None:
+    """Why a file is not read; None where it is an image by its name."""
+    if _is_system(entry.name):
+        return "hidden or system files"
+    if not _leads(entry.is_file):
+        return "links that lead nowhere, or special files"
+    suffix = os.path.splitext(entry.name)[1].lower()
+    if suffix in SUFFIXES:
+        return None
+    return f"files of {suffix}" if suffix else "files without a suffix"
+
+
+def _is_system(name: str) -> bool:
+    return name.startswith(".") or name.lower() in SYSTEM
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return _leads(entry.is_dir)
+
+
+def _leads(there: Callable[[], bool]) -> bool:
+    try:
+        return there()
+    except OSError:  # a link to itself, or into a folder that is closed
+        return False
+
+
+def _key(path: Path | str) -> tuple[int, int]:
+    """What tells a folder from every other one, whatever links lead to it."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
+    """What is in a folder, links last: what they lead to is then read where it lies."""
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda entry: (entry.is_symlink(), entry.name))
+    except OSError as error:
+        raise ConfigurationError(f"{folder} cannot be read ({error.strerror}): make it readable") from error
+
+
+def _example(paths: Sequence[str]) -> str:
+    return paths[0] if len(paths) == 1 else f"such as {paths[0]}"

@@ -1,0 +1,183 @@
+"""Data in one .npz file with MedMNIST's keys; headers are read and compared with what there is before any array."""
+
+import contextlib
+import math
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import psutil
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from orchestrator.config.schema import Data
+from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError, UserError
+from orchestrator.core.paths import read_file
+from orchestrator.core.text import shortened
+from orchestrator.data import checks
+from orchestrator.data._listing import said_unread
+from orchestrator.data._parts import Part, Parts
+
+REQUIRED = ("train_images", "train_labels", "test_images", "test_labels")
+VALIDATION = ("val_images", "val_labels")
+KNOWN = (*REQUIRED, *VALIDATION, "classes")
+PARTS = {"train": "train", "val": "validation", "test": "test"}  # as the keys and as the messages name them
+COPIES = 2  # of the arrays in memory while the parts are cut
+HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}  # 3.0 is of structured arrays alone
+
+
+class Header(NamedTuple):
+    """What is said of an array before it."""
+
+    shape: checks.Shape
+    dtype: np.dtype[Any]
+
+    @property
+    def size(self) -> int:
+        """The bytes of the array."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def load(config: Data, raw: Path) -> Parts:
+    """Return the arrays of `config.path`.
+
+    Images are (n, H, W) or (n, H, W, C) uint8, labels (n,) or (n, 1) integers; `classes` holds names, one a class.
+    `val_images` and `val_labels` are the validation part where both exist.
+
+    Raises:
+        ConfigurationError: The file is damaged, or a key cannot be used.
+        EnvironmentUnfitError: The arrays are larger than the free memory.
+    """
+    path = _path(config)
+    arrays = _read(path)
+    parts = {split: _part(path, arrays, split) for split in PARTS if f"{split}_images" in arrays}
+    if "classes" in arrays:
+        classes = checks.names(f"data.path = {path}: classes", arrays["classes"], len(parts["train"]))
+    else:
+        classes = checks.numbered(parts["train"].labels)
+    return Parts(parts["train"], parts.get("val"), parts["test"], classes)
+
+
+def identity(config: Data) -> list[Any]:
+    """Return where the file is, its bytes and its time."""
+    path = _path(config)
+    status = path.stat()
+    return [str(path.resolve()), status.st_size, status.st_mtime_ns]
+
+
+def list_unread(config: Data) -> list[str]:
+    """Return the keys of the file that are not read."""
+    path = _path(config)
+    with _opened(path) as archive:
+        return _name_unread(_members(archive))
+
+
+def _name_unread(members: Iterable[str]) -> list[str]:
+    keys = [shortened(key) for key in members if key not in KNOWN]
+    return [f"keys of the file: {len(keys)} ({', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''})"] if keys else []
+
+
+def _path(config: Data) -> Path:
+    if config.path is None:
+        raise ConfigurationError("data.path is missing: data.name = npz needs an .npz file, give --set data.path=FILE.npz")
+    return read_file(config.path, "data.path", f"data.name = npz needs an .npz file with the keys {', '.join(REQUIRED)}")
+
+
+def _read(path: Path) -> dict[str, NDArray[Any]]:
+    with _opened(path) as archive:
+        members = _members(archive)
+        wanted = REQUIRED + (VALIDATION if any(key in members for key in VALIDATION) else ())
+        if missing := [key for key in wanted if key not in members]:
+            raise ConfigurationError(
+                f"data.path = {path} has no {' and no '.join(missing)}: the keys needed are {', '.join(wanted)}"
+                f"{said_unread(_name_unread(members))}"
+            )
+        known = {key: members[key] for key in KNOWN if key in members}
+        headers = {key: _read_header(archive, key, member) for key, member in known.items()}
+        _require_fit(path, headers)
+        _require_memory(path, sum(header.size for header in headers.values()))
+        arrays: dict[str, NDArray[Any]] = {}
+        for key, member in known.items():
+            with archive.open(member) as stream:
+                arrays[key] = npy.read_array(stream, allow_pickle=False)
+    return arrays
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with path.open("rb") as stream:
+            if stream.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
+                raise ValueError("it is a single array")
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except UserError:
+        raise
+    except Exception as error:  # numpy and zipfile name no errors of damage: each kind has its own
+        reason = shortened(" ".join(str(error).split())) or type(error).__name__
+        raise ConfigurationError(
+            f"data.path = {path} cannot be read as .npz ({reason}): write it again with numpy.savez"
+        ) from error
+
+
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The arrays by their keys, as numpy names them."""
+    members: dict[str, zipfile.ZipInfo] = {}
+    for member in archive.infolist():
+        key = member.filename.removesuffix(".npy")
+        if key in members:
+            raise ValueError(f"it holds {key} twice")
+        members[key] = member
+    return members
+
+
+def _read_header(archive: zipfile.ZipFile, key: str, member: zipfile.ZipInfo) -> Header:
+    """What the header of an array says; ValueError where the file does not hold as many bytes."""
+    with archive.open(member) as stream:
+        try:
+            version = npy.read_magic(stream)
+        except ValueError as error:
+            raise ValueError(f"{key} is no array of numpy") from error
+        if version not in HEADERS:
+            raise ValueError(f"{key} has the header of another format, {version}")
+        try:
+            shape, _, dtype = HEADERS[version](stream)
+        except Exception as error:  # numpy names no errors of damage, and repeats the whole header in some
+            raise ValueError(f"the header of {key} is damaged: {shortened(' '.join(str(error).split()))}") from error
+        header, held = Header(shape, dtype), member.file_size - stream.tell()
+    if dtype.hasobject:
+        raise ValueError(f"{key} holds pickled objects, which are never loaded")
+    if header.size != held or min(shape, default=1) < 0:
+        raise ValueError(
+            f"{key} is announced as {shortened(' x '.join(map(str, shape)))} of {shortened(str(dtype))}, "
+            f"{shortened(str(header.size))} bytes, and holds {held}"
+        )
+    return header
+
+
+def _require_fit(path: Path, headers: dict[str, Header]) -> None:
+    """ConfigurationError where types, shapes or counts say that the arrays cannot be used, before any of them is read."""
+    where, shapes = f"data.path = {path}", dict[str, checks.Shape]()
+    for split in (split for split in PARTS if f"{split}_images" in headers):
+        shapes[split] = checks.require_images(f"{where}: {split}_images", *headers[f"{split}_images"])
+        checks.require_labels(f"{where}: {split}_labels", *headers[f"{split}_labels"], shapes[split][0])
+    for split, shape in shapes.items():
+        checks.require_same_shape(where, PARTS[split], shape[1:], shapes["train"][1:])
+    if "classes" in headers:
+        checks.require_names(f"{where}: classes", *headers["classes"], shapes["train"][0])
+
+
+def _require_memory(path: Path, needed: int) -> None:
+    free = psutil.virtual_memory().available
+    if COPIES * needed > free:
+        raise EnvironmentUnfitError(
+            f"data.path = {path} holds arrays of {needed / 2**30:.3g} GiB, which take {COPIES} times as much memory while they are "
+            f"prepared, and {free / 2**30:.3g} GiB are free: save fewer or smaller images, or take a machine with more"
+        )
+
+
+def _part(path: Path, arrays: dict[str, NDArray[Any]], split: str) -> Part:
+    images = checks.images(f"data.path = {path}: {split}_images", arrays[f"{split}_images"])
+    return Part(images, checks.labels(f"data.path = {path}: {split}_labels", arrays[f"{split}_labels"], len(images)))

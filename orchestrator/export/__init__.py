@@ -1,0 +1,8 @@
+"""A student on its own: weights, settings, model card, predictions."""
+
+__all__ = [
+    "check",
+    "export",
+    "formats",
+    "predict",
+]

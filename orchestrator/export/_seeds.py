@@ -1,0 +1,41 @@
+"""What other seeds made of an exported student's settings, where its run trained them with several. Knows a run's records."""
+
+from typing import Any
+
+from orchestrator.config.trial import SEED
+from orchestrator.reporting.statistics import mean
+from orchestrator.store.records import Sweep, Trial
+
+PARTS = ("validation/", "test/")
+
+
+def over_seeds(sweep: Sweep, trial: Trial, letter: str) -> dict[str, Any] | None:
+    """The `seeds` of the complete trials with the trial's settings, and of each of their metrics `mean` and standard `error`.
+
+    Metrics are named as those of the export: `validation/last/nll`, `test/best/accuracy`. One that not all have is left out. None
+    where the run named no seeds, or fewer than two have such a trial.
+    """
+    alike = [one for one in sweep.trials.values() if one.state == "complete" and _rest(one) == _rest(trial)]
+    if not sweep.configuration.search.seeds or len(alike) < 2:
+        return None
+    told = [named(own(one.metrics, letter)) for one in alike]
+    shared = sorted(set[str].intersection(*map(set, told)))
+    found = {name: mean([metrics[name] for metrics in told]) for name in shared}
+    seeds = sorted(one.settings.get(SEED, sweep.configuration.seed) for one in alike)
+    return {"seeds": seeds, "metrics": {name: {"mean": one.value, "error": one.error} for name, one in found.items()}}
+
+
+def own(metrics: dict[str, Any], letter: str) -> dict[str, Any]:
+    """A student's own metrics under their plain names: of several they stand under its letter."""
+    mine = f"{letter}/"
+    return {name.removeprefix(mine): value for name, value in metrics.items() if name.startswith(mine)} or metrics
+
+
+def named(metrics: dict[str, Any]) -> dict[str, float]:
+    """Those of the validation and the test part, with whose weights they are of: `validation/nll` is of the last ones."""
+    found = {name: float(value) for name, value in metrics.items() if name.startswith(PARTS)}
+    return {name.replace("validation/", "validation/last/"): value for name, value in found.items()}
+
+
+def _rest(trial: Trial) -> dict[str, Any]:
+    return {name: value for name, value in trial.settings.items() if name != SEED}

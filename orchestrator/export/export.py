@@ -1,0 +1,394 @@
+"""A student on its own: its weights, what it takes to use them, and a card, out of what a run left in the store.
+
+Nothing is unpickled, here or by who loads it: weights are safetensors, all else is JSON and text. The student can be a program as
+well, of torch.export or ONNX: `export_formats.py`.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from methods import METHODS, Needs, made
+from orchestrator.config.method_settings import check_settings
+from orchestrator.config.objectives import in_words, watched
+from orchestrator.config.schema import Configuration
+from orchestrator.config.schema import Network as Choice
+from orchestrator.config.trial import CHECKPOINT, apply, student_folder
+from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError, nearest
+from orchestrator.core.paths import read_path
+from orchestrator.data.dataset import SUMMARY_FILE, read_summary
+from orchestrator.data.pictures import CLEAN_SHARE
+from orchestrator.data.prepare import describe
+from orchestrator.data.preprocessing import resolve_augmentation
+from orchestrator.export._model_card import model_card
+from orchestrator.export._seeds import named, over_seeds, own
+from orchestrator.export._settings import FORMAT, read_settings
+from orchestrator.export.check import batches, compared
+from orchestrator.export.formats import CARD, FORMATS, NAME, SETTINGS, Answers, load_onnx, load_program
+from orchestrator.models.build import MODELS, build
+from orchestrator.models.network import Network
+from orchestrator.models.weights import load_weights, network_fingerprint
+from orchestrator.reporting.peer_gain import hears
+from orchestrator.store.checkpoint_storage import place
+from orchestrator.store.progress import read_progress
+from orchestrator.store.record_file import DamagedRecordError
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.retained_weights import kept
+from orchestrator.store.store import Store, replacing, write_json
+from orchestrator.teacher import fit
+from orchestrator.teacher.quality import read_card
+
+log = logging.getLogger(__name__)
+Weights = Literal["best", "last"]
+SMALL = 2**26  # bytes of a network that may be made to see whether weights fit it
+FILES = {"best": "best.safetensors", "last": "student.safetensors"}  # of a checkpoint
+USABLE = ("complete", "stopped_early")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Where an exported student lies, what its settings say, and the letters of the students beside it."""
+
+    folder: Path
+    settings: dict[str, Any]
+    others: tuple[str, ...]
+
+
+def export(
+    store: Store,
+    name: str,
+    letter: str = "a",
+    number: int | None = None,
+    weights: str = "best",
+    to: Path | None = None,
+    form: str = NAME,
+) -> Exported:
+    """Write one student of a trial of the run `name` to a folder of its own, and load it again to see that it says the same.
+
+    `number` None is the best trial; `weights` are those best on the validation part, or the last ones; `to` None is a folder of
+    the store; `form` is one of FORMATS. ConfigurationError: no such run, trial, student, weights or format, a damaged checkpoint,
+    a folder that is not empty. EnvironmentUnfitError: the folder cannot be written, or a package of the format is missing.
+    """
+    asked = read_path(to, "--to") if to is not None else None
+    _require_options(form, weights)
+    sweep = Sweep.open(store, name)
+    trial = _trial(store, sweep, number)
+    configuration = apply(sweep.configuration, trial.settings)
+    students = configuration.students
+    if letter not in students:
+        raise ConfigurationError(f"--student {letter!r} is no student of {name!r}: give one of {', '.join(students)}")
+    source = {"run": name, "trial": trial.number, "state": trial.state, "student": letter, "weights": weights}
+    source |= {"asked": number is not None, "chosen": _chosen(sweep, number), "taken_over": trial.changes}
+    folder = _checkpoint(store, sweep, trial, letter)
+    summary = _data(store, sweep)
+    title = f"{name}-{trial.number}-{letter}"
+    target = asked or (store.exports / (title if form == NAME else f"{title}-{form}")).resolve()
+    _require_free(target)
+    network = _network(students[letter].network, summary, folder / FILES[weights], trial)
+    settings = {
+        "format": FORMAT,
+        "name": title,
+        "form": form,
+        "file": FORMATS[form].file,
+        "network": _resolved(students[letter].network),
+        "fingerprint": network_fingerprint(network.state_dict()),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        **_uses(summary),
+        "source": source | _progress(folder, trial, letter, weights),
+        "method": _method(configuration),
+        "training": students[letter].training.model_dump(mode="json") | _start(students[letter].network),
+        "seed": configuration.seed,
+        "over_seeds": over_seeds(sweep, trial, letter),
+        "searched": trial.settings,
+        "data": _described(configuration, summary),
+        "teacher": _teacher(store, sweep, summary) if _listens(configuration) else None,
+        "beside": {other: _resolved(student.network) for other, student in students.items() if other != letter},
+        "hears_others": hears(sweep, trial),
+    }
+    with _writing(target) as aside:
+        FORMATS[form].write(network, tuple(summary["shape"]), aside / FORMATS[form].file)
+        write_json(aside / SETTINGS, settings)
+        settings["checked"] = _checked(network, answering(aside), form, store, summary, target)
+        write_json(aside / SETTINGS, settings)
+        (aside / CARD).write_text(model_card(settings), encoding="utf-8")
+    return Exported(target, settings, tuple(other for other in students if other != letter))
+
+
+def _require_options(form: str, weights: str) -> None:
+    """Raise ConfigurationError for a format or weights that there are not, EnvironmentUnfitError without a format's package."""
+    if form not in FORMATS:
+        raise ConfigurationError(f"--format {form!r} is not allowed: {nearest(form, FORMATS)}")
+    FORMATS[form].require(form)
+    if weights not in get_args(Weights):
+        raise ConfigurationError(f"--weights {weights!r} is not allowed: give best or last")
+
+
+def load_exported(folder: Path | str) -> Network:
+    """The network that was exported to `folder` as safetensors, on the CPU and in eval mode.
+
+    It takes images (B, C, H, W) float32, prepared as `input` in settings.json and the card say. ConfigurationError: no export,
+    damaged, of another format, or written by a newer version.
+    """
+    folder = read_path(folder, "folder")
+    settings = read_settings(folder)
+    if settings.get("form", NAME) != NAME:
+        raise ConfigurationError(
+            f"{folder} holds {FORMATS[settings['form']].file} and no network: `answering` opens it, or export safetensors"
+        )
+    file = folder / FORMATS[NAME].file
+    _require_size(settings, file)
+    made = _built(settings, folder)
+    load_weights(made, str(file))
+    return made.eval()
+
+
+def _built(settings: dict[str, Any], folder: Path) -> Network:
+    network = dict(settings["network"])
+    try:
+        return build(network.pop("name"), len(settings["classes"]), tuple(settings["input"]["shape"]), network)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"{folder / SETTINGS} describes no network that can be made ({error}): write it anew with `python run.py export`"
+        ) from error
+
+
+def _require_size(settings: dict[str, Any], file: Path) -> None:
+    """ConfigurationError when a network is large, and larger than the file of its weights; shapes alone, no memory.
+
+    Whatever else does not fit in a smaller one, loading says by tensor.
+    """
+    try:
+        with torch.device("meta"):
+            needed = sum(tensor.nbytes for tensor in _built(settings, file.parent).state_dict().values())
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:  # sizes that torch cannot count
+        raise ConfigurationError(
+            f"{file.parent} is damaged, no network has the sizes in {SETTINGS} ({' '.join(str(error).split())[:200]}): "
+            "write it anew with `python run.py export`"
+        ) from error
+    if needed > SMALL and file.is_file() and needed > file.stat().st_size:
+        raise ConfigurationError(
+            f"{file.parent} is damaged, the network in {SETTINGS} has {needed} bytes and {file.name} holds {file.stat().st_size}: "
+            "write it anew with `python run.py export`"
+        )
+
+
+def answering(folder: Path | str) -> Answers:
+    """What was exported to `folder`, of whichever format, as a function of prepared images (B, C, H, W) to logits (B, K).
+
+    ConfigurationError as `load_exported`; EnvironmentUnfitError: a package of the format is missing.
+    """
+    folder = read_path(folder, "folder")
+    form = read_settings(folder).get("form", NAME)
+    if form == NAME:
+        network = load_exported(folder)
+        return lambda images: network(images).logits
+    read = load_program if form == "torchexport" else load_onnx
+    return read(folder / FORMATS[form].file)
+
+
+def _trial(store: Store, sweep: Sweep, number: int | None) -> Trial:
+    """The trial that is asked for, which has to have ended with something that can be used."""
+    if number is None:
+        best = sweep.best()
+        if best is None:
+            command = f"python run.py status {sweep.name}{store.option}"
+            raise ConfigurationError(f"{sweep.name!r} has no trial that ended well: `{command}` says more")
+        return best
+    if number not in sweep.trials:
+        known = ", ".join(str(known) for known in sorted(sweep.trials)) or "none yet"
+        raise ConfigurationError(f"--trial {number} is no trial of {sweep.name!r}: it has {known}")
+    trial = sweep.trials[number]
+    if trial.state not in USABLE:
+        usable = ", ".join(str(other.number) for other in sweep.ranked()) or "none yet"
+        state = f"failed ({' '.join(trial.message.split())})" if trial.state == "failed" else "has not ended"
+        raise ConfigurationError(f"--trial {number} of {sweep.name!r} {state}: those that can be exported are {usable}")
+    return trial
+
+
+def _chosen(sweep: Sweep, number: int | None) -> str:
+    """How the trial was chosen, in words."""
+    search, many = sweep.configuration.search, f"{len(sweep.trials)} trials"
+    first = f", the first of {len(search.objectives)} objectives" if search.objectives else ""
+    by = in_words(sweep.configuration, watched(search).name)
+    if len(sweep.trials) == 1:
+        return "the only one of its run"
+    return f"one of {many}" if number is not None else f"the best of {many} by {by} of the last epoch{first}"
+
+
+def _checkpoint(store: Store, sweep: Sweep, trial: Trial, letter: str) -> Path:
+    """The folder with a student's part of the trial's checkpoint."""
+    home = place(store, sweep.trial_folder(trial.number))
+    try:
+        home.bring()
+    except OSError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise EnvironmentUnfitError(
+            f"the checkpoint of trial {trial.number} cannot be fetched from {store.uri} ({reason})"
+        ) from error
+    folder = (home.found or [home.trial / CHECKPOINT])[0] / student_folder(letter)
+    if not folder.is_dir():
+        raise ConfigurationError(f"trial {trial.number} of {sweep.name!r} has no checkpoint at {folder}: give another --trial")
+    if not any((folder / file).exists() for file in FILES.values()):
+        there = ", ".join(str(number) for number in sorted(kept(sweep) & {other.number for other in sweep.ranked()}))
+        raise ConfigurationError(
+            f"the weights of trial {trial.number} of {sweep.name!r} were removed, because it is not among its best "
+            f"(search.keep_checkpoints = {sweep.configuration.search.keep_checkpoints}): give one of {there}, or train "
+            f"it again: its settings are in {home.trial / 'trial.json'}"
+        )
+    return folder
+
+
+def _require_free(target: Path) -> None:
+    """ConfigurationError when something is in the way."""
+    try:
+        free = not target.exists() or (target.is_dir() and not any(target.iterdir()))
+    except OSError as error:
+        raise EnvironmentUnfitError(f"--to {target} cannot be read ({error.strerror}): give another folder") from error
+    if not free:
+        what = "is not empty" if target.is_dir() else "is a file"
+        raise ConfigurationError(f"--to {target} {what}: nothing is replaced, give a folder that is new or empty")
+
+
+@contextlib.contextmanager
+def _writing(target: Path) -> Iterator[Path]:
+    """A folder to write to, which takes the target's place when all went well."""
+    try:
+        with replacing(target) as aside:
+            aside.mkdir()
+            yield aside
+            if target.is_dir():
+                target.rmdir()  # an empty one: else `replacing` would keep it as .old, and remove what has that name
+    except OSError as error:
+        raise EnvironmentUnfitError(f"--to {target} cannot be written ({error.strerror or error}): give another folder") from error
+
+
+def _network(chosen: Choice, summary: dict[str, Any], file: Path, trial: Trial) -> Network:
+    """The student with the weights of a file of its checkpoint."""
+    network = build(chosen.name, len(summary["classes"]), tuple(summary["shape"]), chosen.settings)
+    try:
+        network.load_state_dict(load_file(file))
+    except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: tensors of another network
+        raise _damaged(trial, file, error) from error
+    return network.eval()
+
+
+def _progress(folder: Path, trial: Trial, letter: str, weights: str) -> dict[str, Any]:
+    """After which epoch the weights stood, and what the student reached: by the checkpoint, of which the record may be behind."""
+    try:
+        progress = read_progress(folder)
+    except DamagedRecordError as error:
+        raise _damaged(trial, error.file, error.reason) from error
+    record, best_epoch = progress["record"], progress["best_epoch"]
+    last = record["epoch"]
+    metrics = {"validation/best/accuracy": progress["best_value"]} | named(own(record["metrics"], letter))
+    epochs = {"epoch": best_epoch if weights == "best" else last, "best_epoch": best_epoch, "epochs": last}
+    return epochs | {"metrics": dict(sorted(metrics.items()))}
+
+
+def _damaged(trial: Trial, file: Path, error: Exception | str) -> ConfigurationError:
+    reason = " ".join(str(error).split())
+    return ConfigurationError(
+        f"the checkpoint of trial {trial.number} is damaged, {file} cannot be used ({reason}): give another --trial, or train anew"
+    )
+
+
+def _data(store: Store, sweep: Sweep) -> dict[str, Any]:
+    """What the run knew of its data; of one that kept no copy what its source says now."""
+    file = sweep.folder / SUMMARY_FILE
+    if file.exists():
+        try:
+            return read_summary(sweep.folder)
+        except DamagedRecordError as error:
+            log.warning("%s: what its source says is taken", error)
+    data = sweep.configuration.data
+    return describe(data, store.root, data.seed)
+
+
+def _uses(summary: dict[str, Any]) -> dict[str, Any]:
+    """What somebody needs who has an image: the classes, and how it is prepared; `cut` is the share of a file's short side."""
+    prepared = {"shape": summary["shape"], "range": [0, 1], "mean": summary["mean"], "std": summary["std"]}
+    return {"classes": summary["classes"], "input": prepared | {"cut": CLEAN_SHARE if summary["root"] else None}}
+
+
+def _described(configuration: Configuration, summary: dict[str, Any]) -> dict[str, Any]:
+    """The data without the paths of this machine."""
+    kept = {"validation", "limit", "seed", "label_noise", "augmentation", "mix", "mix_alpha", "views"}
+    kept |= {name for name in ("labelled", "validation_in_training") if getattr(configuration.data, name)}
+    said = configuration.data.model_dump(mode="json", include=kept)
+    said["augmentation"] = resolve_augmentation(configuration.data, summary)
+    said["limit"] = {part: limit for part, limit in said["limit"].items() if limit}
+    sizes = summary["sizes"]
+    if _needs(configuration).labels:  # the others were not learned from
+        sizes = sizes | {"train": summary.get("labelled", sizes["train"])}
+    return {"name": summary["name"], "fingerprint": summary["fingerprint"], "sizes": sizes} | said
+
+
+def _method(configuration: Configuration) -> dict[str, Any]:
+    """Name, provenance, and every setting, defaults too."""
+    name = configuration.method.name
+    check_settings(configuration, name, "method.name")
+    kind = METHODS[name]
+    return {"name": name, "provenance": kind.provenance} | {"settings": asdict(kind.Settings.build(configuration.method.settings))}
+
+
+def _listens(configuration: Configuration) -> bool:
+    """Whether the method asked a teacher: cross entropy beside one has nothing of it."""
+    needs = _needs(configuration)
+    return needs.teacher or needs.features
+
+
+def _needs(configuration: Configuration) -> Needs:
+    return made(configuration.method.name, configuration.method.settings).needs
+
+
+def _resolved(network: Choice) -> dict[str, Any]:
+    """The network by name with every setting, so that a default may change one day."""
+    return {"name": network.name, **asdict(MODELS[network.name].settings.build(network.settings))}
+
+
+def _start(network: Choice) -> dict[str, Any]:
+    """What the training began with, without the folders of this machine."""
+    return {"start": Path(network.weights).name if network.weights else None}
+
+
+def _teacher(store: Store, sweep: Sweep, summary: dict[str, Any]) -> dict[str, Any] | None:
+    """Who taught, and what it reached: by the sweep's own copy of its card, which older sweeps do not have, or the store's."""
+    configuration, teacher = sweep.configuration, sweep.configuration.teacher
+    if teacher is None:
+        return None
+    augmentation = resolve_augmentation(configuration.data, summary)
+    place = store.teachers / fit.fingerprint(configuration, summary["fingerprint"], augmentation)
+    known = read_card(sweep.folder) or ((fit.card(place) or {}) if fit.damage(place) is None else {})
+    parts = ("validation/", "test/")
+    metrics = {name: value for name, value in known.get("metrics", {}).items() if name.startswith(parts)}
+    said = {"network": teacher.network.model_dump(mode="json", exclude={"weights"}), **_start(teacher.network), "metrics": metrics}
+    return said | ({} if teacher.network.weights else {"training": teacher.training.model_dump(mode="json")})
+
+
+def _checked(network: Network, written: Answers, form: str, store: Store, summary: dict[str, Any], target: Path) -> dict[str, Any]:
+    """What was written and read again says the same as the student: on how many images, and within what."""
+    given, tolerance = batches(store, summary), FORMATS[form].tolerance
+    found = compared(lambda images: network(images).logits, written, given, tolerance)
+    if not found["same"]:
+        step = "check that disk" if form == NAME else "give --format safetensors"
+        raise EnvironmentUnfitError(
+            f"--to {target}: what was written does not give the logits of the checkpoint when it is read (they differ by "
+            f"{found['largest']:.2g}): {step}"
+        )
+    images = {name: len(given.get(name, ())) for name in ("random", "validation")}
+    return images | {"largest_difference": found["largest"], "tolerance": tolerance}
+
+
+def ship(store: Store, name: str, trial: int, letter: str, to: Path) -> dict[str, Any]:
+    """Export the student `letter` of a trial of the sweep `name`; its settings.
+
+    A program needs neither this project nor a pickle where it is loaded. UserError: it cannot be exported.
+    """
+    return export(store, name, letter, trial, to=to, form="torchexport").settings

@@ -1,0 +1,186 @@
+"""The files that an exported student can stand in: how each is written and read again. Knows no run, no data set and no card.
+
+Nothing here is pickled or unpickled. `torch.export.load` would unpickle where a file says so, and all of a file that it takes for
+one of before PyTorch 2.8, whoever wrote it. So it is not called: a program is read by `load_pt2`, which knows no older format,
+and only when its members are those that are written here. A program is code all the same, whichever its format: open those of
+people you trust, and take safetensors from the others.
+"""
+
+import contextlib
+import importlib.util
+import io
+import json
+import logging
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.export.pt2_archive import PT2ArchiveReader
+from torch.export.pt2_archive._package import load_pt2
+
+from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.models.network import Network, Shape
+from orchestrator.models.weights import save_weights
+
+Answers = Callable[[Tensor], Tensor]  # images (B, C, H, W) float32, prepared, to logits (B, K)
+NAME = "safetensors"  # the format that a folder has where its settings name none
+SETTINGS, CARD = "settings.json", "README.md"  # beside the file of the format
+EXAMPLES = 2  # of a batch that a network is traced with: one would be taken for the only size
+LARGEST_BATCH = 2**16
+INSTALL = "install them (`pip install '.[onnx]'`), or give --format safetensors or torchexport"
+CONFIGS = "data/weights/model_weights_config.json", "data/constants/model_constants_config.json"
+EMPTY = "data/sample_inputs/model.pt"  # the inputs that a program was traced with, which would be pickled
+PLAIN = re.compile(  # the members of a program that is plain; those with a dot are PyTorch's own notes, which nobody reads
+    rf"models/model\.json|data/weights/weight_\d+|data/constants/tensor_\d+|archive_format|archive_version|byteorder|\.[\w./]+"
+    rf"|{'|'.join(map(re.escape, (*CONFIGS, EMPTY)))}"
+)
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format: its file, how that is written, and how far its logits may be from the student's.
+
+    `tolerance` is a share of the largest logit of a batch; 0: to the bit. `packages` are those that it needs beyond ours.
+    """
+
+    file: str
+    write: Callable[[Network, Shape, Path], None]
+    tolerance: float
+    packages: tuple[str, ...] = ()
+
+    def require(self, name: str) -> None:
+        """EnvironmentUnfitError when a package is missing."""
+        missing = [package for package in self.packages if importlib.util.find_spec(package) is None]
+        if missing:
+            raise EnvironmentUnfitError(f"--format {name} needs {', '.join(missing)}, which is not installed: {INSTALL}")
+
+
+class Logits(nn.Module):
+    """A student that says its logits alone, (B, C, H, W) to (B, K): what others expect of a network."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The logits of prepared images."""
+        return cast("Tensor", self.network(images).logits)
+
+
+def program(network: Network, shape: Shape) -> torch.export.ExportedProgram:
+    """The student in eval mode as a program of PyTorch's own operations, for batches of any size."""
+    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    with _quiet():
+        made = torch.export.export(Logits(network).eval(), (_example(shape),), dynamic_shapes={"images": {0: batch}})
+    made.example_inputs = None  # type: ignore[assignment]  # the one thing that would be pickled
+    return made
+
+
+def load_program(file: Path) -> Answers:
+    """The program in a .pt2 file; ConfigurationError when it is damaged, or holds what may be a pickle."""
+    data = read_plain(file)
+    try:
+        with _quiet():
+            return cast("Answers", load_pt2(io.BytesIO(data)).exported_programs["model"].module())
+    except Exception as error:  # PyTorch names no errors of damage, and each member has its own
+        raise _unreadable(file, error) from error
+
+
+def read_plain(file: Path) -> bytes:
+    """The bytes of a .pt2 file; ConfigurationError when something in it would be unpickled, or run as machine code, or it is none.
+
+    What is in it is asked of the reader that will open it: another one may see other members in the same bytes.
+    """
+    try:
+        data = file.read_bytes()
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            outside = [name for name in archive.namelist() if "/" not in name]  # PyTorch's reader refuses it without saying why
+        odd = [] if outside else _odd(PT2ArchiveReader(io.BytesIO(data)))
+    except Exception as error:  # as above
+        raise _unreadable(file, error) from error
+    if outside or odd:
+        what = "it is not of the format of this PyTorch" if outside else f"{odd[0]} in it is pickled or unknown here"
+        raise ConfigurationError(f"{file} is not opened, because {what}: write it anew with `run.py export --format torchexport`")
+    return data
+
+
+def _odd(archive: PT2ArchiveReader) -> list[str]:
+    """Whatever in an archive is not plain: members, and weights that are said to be pickled."""
+    names = archive.get_file_names()
+    odd = [name for name in names if not PLAIN.fullmatch(name)] + [EMPTY] * bool(archive.read_bytes(EMPTY))
+    configs = [json.loads(archive.read_bytes(name)) for name in CONFIGS]
+    return odd + [name for config in configs for name, said in config["config"].items() if said["use_pickle"] is not False]
+
+
+def load_onnx(file: Path) -> Answers:
+    """The graph in an .onnx file, run by onnxruntime on the CPU; ConfigurationError when it is damaged."""
+    FORMATS["onnx"].require("onnx")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        session = onnxruntime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own errors have no common ancestor
+        raise _unreadable(file, error) from error
+    return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+
+def _write_safetensors(network: Network, shape: Shape, file: Path) -> None:
+    save_weights(network, file)
+
+
+def _write_program(network: Network, shape: Shape, file: Path) -> None:
+    with _quiet():
+        torch.export.save(program(network, shape), file)
+
+
+def _write_onnx(network: Network, shape: Shape, file: Path) -> None:
+    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    names = {"input_names": ["images"], "output_names": ["logits"], "dynamic_shapes": {"images": {0: batch}}}
+    with _quiet(), contextlib.redirect_stdout(io.StringIO()):
+        torch.onnx.export(
+            Logits(network).eval(),
+            (_example(shape),),
+            str(file),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            **cast(Any, names),
+        )
+
+
+FORMATS: dict[str, Format] = {
+    "safetensors": Format("model.safetensors", _write_safetensors, 0.0),
+    "torchexport": Format("model.pt2", _write_program, 1e-5),
+    "onnx": Format("model.onnx", _write_onnx, 1e-4, ("onnx", "onnxscript", "onnxruntime")),
+}
+
+
+def _example(shape: Shape) -> Tensor:
+    return torch.zeros(EXAMPLES, *shape)
+
+
+def _unreadable(file: Path, error: Exception) -> ConfigurationError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return ConfigurationError(f"{file} is missing or damaged ({reason}): write it anew with `python run.py export`")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Tracing warns of what concerns its authors alone."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,148 @@
+"""The first try of an exported student: picture files in, the likeliest classes out. Knows the export and pictures, and no run."""
+
+import json
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from orchestrator.core import privacy
+from orchestrator.core.errors import BAD_CONFIGURATION, OK, ConfigurationError
+from orchestrator.core.paths import read_path
+from orchestrator.core.text import shortened
+from orchestrator.data.decoding import ImageError, decode_image
+from orchestrator.export._settings import read_settings
+from orchestrator.export.check import prepared
+from orchestrator.export.export import answering
+
+ARRAYS = ".npy"
+TOGETHER, VALUES = 256, 2**26  # the most images that are looked at in one batch, and the most values in them
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture (C, H, W), uint8, and how it is called; `note` says what was done to it that a person may not expect."""
+
+    name: str
+    pixels: NDArray[np.uint8]
+    note: str = ""
+
+
+def predict(folder: Path, images: list[str], top: int, as_json: bool) -> int:
+    """Print the `top` classes of each image; a sentence for each file that cannot be read. 2 where none could be."""
+    folder = read_path(folder, "EXPORT")
+    settings = read_settings(folder)
+    answers = answering(folder)
+    found: list[Picture] = []
+    for name in images:
+        try:
+            found += read(read_path(name, "IMAGES", only_read=True), settings["input"])
+        except ConfigurationError as error:
+            print(privacy.said(f"error: {error}"), file=sys.stderr)
+    if not found:
+        return BAD_CONFIGURATION
+    rows = probabilities(answers, found, settings)
+    told = [(picture, likeliest(row, settings["classes"], top)) for picture, row in zip(found, rows, strict=True)]
+    if as_json:
+        print(json.dumps([_plain(picture, classes) for picture, classes in told], indent=1))
+    else:
+        for picture, classes in told:
+            print(privacy.said(picture.name + (f" ({picture.note})" if picture.note else "")))
+            for one in classes:
+                print(privacy.said(f"  {one['probability']:7.2%}  {one['class']}"))
+    return OK
+
+
+def _plain(picture: Picture, classes: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"image": picture.name, **({"note": picture.note} if picture.note else {}), "classes": classes}
+
+
+def read(file: Path, said: dict[str, Any]) -> list[Picture]:
+    """The pictures of a file, as `input` in settings.json wants them; ConfigurationError: unreadable, or of another shape."""
+    if not file.is_file():
+        raise ConfigurationError(f"{file} does not exist or is no file: give a picture, or an array in a {ARRAYS} file")
+    return _of_array(file, said) if file.suffix.lower() == ARRAYS else [_of_image(file, said)]
+
+
+@torch.no_grad()
+def probabilities(answers: Any, pictures: list[Picture], settings: dict[str, Any]) -> Tensor:
+    """The probabilities (n, K) of the classes for each picture; ConfigurationError: the student does not fit its settings."""
+    mean, std, shape = (settings["input"][name] for name in ("mean", "std", "shape"))
+    together, rows = max(1, min(TOGETHER, VALUES // math.prod(shape))), []
+    for start in range(0, len(pictures), together):
+        pixels = np.stack([picture.pixels for picture in pictures[start : start + together]])
+        images = prepared(torch.from_numpy(pixels).float() / 255, mean, std)
+        try:
+            logits = answers(images)
+        except Exception as error:  # a program of another shape: torch.export and onnxruntime have errors of their own
+            raise ConfigurationError(
+                f"the student takes no images of shape {shape}, which is in its settings: export it anew"
+            ) from error
+        if logits.shape != (len(images), len(settings["classes"])):
+            raise ConfigurationError(
+                f"the student has {logits.shape[-1]} classes, and its settings name {len(settings['classes'])}: export it anew"
+            )
+        rows.append(logits.softmax(1))
+    return torch.cat(rows)
+
+
+def likeliest(row: Tensor, classes: list[str], top: int) -> list[dict[str, Any]]:
+    """The `top` classes of one picture, the likeliest first."""
+    values, places = row.topk(min(top, len(classes)))
+    return [{"class": classes[place], "probability": value} for value, place in zip(values.tolist(), places.tolist(), strict=True)]
+
+
+def _of_image(file: Path, said: dict[str, Any]) -> Picture:
+    channels, height, width = said["shape"]
+    if channels not in (1, 3):
+        raise ConfigurationError(f"{file} cannot be used: the student takes {channels} channels, give an array in a {ARRAYS} file")
+    try:
+        image, done = decode_image(file, channels)
+    except ImageError as error:
+        raise ConfigurationError(f"{file} cannot be decoded ({error}): give another picture") from error
+    notes = list(done)
+    if said["cut"] or image.size != (width, height):
+        notes += [] if said["cut"] else [f"scaled from {image.width} x {image.height} to {width} x {height} pixels"]
+        image = image.resize((width, height), Image.Resampling.BILINEAR, box=_box(image, width / height, said["cut"] or 1.0))
+    pixels = np.array(image)
+    return Picture(str(file), pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1)), "; ".join(notes))
+
+
+def _box(image: Image.Image, ratio: float, share: float) -> tuple[float, float, float, float]:
+    """The middle of a picture, as wide as `ratio` times its height: the largest such part, or that share of it."""
+    height = min(image.height, image.width / ratio) * share
+    width = height * ratio
+    left, top = (image.width - width) / 2, (image.height - height) / 2
+    return left, top, left + width, top + height
+
+
+def _of_array(file: Path, said: dict[str, Any]) -> list[Picture]:
+    channels, height, width = said["shape"]
+    try:
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise ValueError("it is an archive of several")
+    except Exception as error:  # numpy names no errors of damage: each kind has its own
+        reason = shortened(" ".join(str(error).split())) or type(error).__name__
+        raise ConfigurationError(
+            f"{file} is no array that can be read ({reason}): give one of uint8 that numpy.save wrote"
+        ) from error
+    single = array.shape == (height, width, channels) or (channels == 1 and array.shape == (height, width))
+    one = array[None] if single else array
+    if channels == 1 and one.ndim == 3:
+        one = one[..., None]
+    if array.dtype != np.uint8 or one.shape[1:] != (height, width, channels):
+        shape = " x ".join(str(size) for size in array.shape) or "a single number"
+        wanted = f"{height} x {width} x {channels}"
+        raise ConfigurationError(f"{file} is {array.dtype} of {shape}: give uint8 of {wanted}, or of n x {wanted} for several")
+    if not len(one):
+        raise ConfigurationError(f"{file} holds no picture: give one or more of {height} x {width} x {channels}")
+    names = [str(file)] if one.shape[0] == 1 else [f"{file}[{place}]" for place in range(len(one))]
+    return [Picture(name, row.transpose(2, 0, 1)) for name, row in zip(names, one, strict=True)]

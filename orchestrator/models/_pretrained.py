@@ -1,0 +1,94 @@
+"""Weights that torchvision publishes, brought into a network of ours. Knows torchvision's names, and no file of our own."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, hub
+
+from orchestrator.core.errors import ConfigurationError, nearest
+from orchestrator.models._torchvision_models import PARTS, Parts
+from orchestrator.models.network import Network
+
+
+def load_pretrained(network: Network, weights: str, exact: bool) -> None:
+    """Fills the network from weights such as IMAGENET1K_V1 or ResNet18_Weights.IMAGENET1K_V1; a download on first use.
+
+    The classifier and the stem keep their fresh values where their shape differs (other classes, small or grey images),
+    and are refused then if the network must be what was published (`exact`: a teacher).
+    ConfigurationError: not a network of torchvision, no such weights, they cannot be downloaded, or do not fit exactly.
+    """
+    member = _member(network, weights)
+    network.load_state_dict({**network.state_dict(), **_fitting(network, weights, _download(member), exact)})
+
+
+def require_pretrained(network: Network, weights: str, exact: bool) -> None:
+    """Raise the ConfigurationError of `load_pretrained`, without a download: by the shapes of torchvision's network."""
+    from torchvision.models import get_model
+
+    _member(network, weights)
+    with torch.device("meta"):  # shapes alone, no memory
+        state = get_model(network.name).state_dict()
+    _fitting(network, weights, state, exact)
+
+
+def _fitting(network: Network, weights: str, published: dict[str, Tensor], exact: bool) -> dict[str, Tensor]:
+    """What of the published state the network takes, under our names."""
+    expected, state = network.state_dict(), _renamed(published, PARTS[network.name])
+    fits = {name: tensor for name, tensor in state.items() if name in expected and tensor.shape == expected[name].shape}
+    assert all(name in fits or _may_stay_fresh(name, PARTS[network.name]) for name in expected), "PARTS matches torchvision"
+    if exact:
+        _require_all(network, weights, {name: state[name] for name in state if name in expected and name not in fits})
+    return fits
+
+
+def _require_all(network: Network, weights: str, misfits: dict[str, Tensor]) -> None:
+    step = (
+        "a teacher takes all or none, give a .safetensors file of a fitted network, or leave teacher.network.weights out to fit one"
+    )
+    if "head.weight" in misfits:
+        given, needed = len(misfits["head.weight"]), network.classes
+        raise ConfigurationError(f"weights = {weights} has a classifier for {given} classes and the data have {needed}: {step}")
+    if misfits:
+        raise ConfigurationError(f"weights = {weights} has another {', '.join(misfits)} than {network} for these images: {step}")
+
+
+def _member(network: Network, weights: str) -> Any:
+    """torchvision's entry for these weights of this network."""
+    if network.name not in PARTS:
+        message = f"weights = {weights!r} is no .safetensors file, and torchvision has none for {network.name}"
+        raise ConfigurationError(f"{message}: give a .safetensors file with weights of {network}")
+    from torchvision.models import get_model_weights
+
+    known: Any = get_model_weights(network.name)
+    owner, _, name = weights.rpartition(".")
+    if owner not in ("", known.__name__) or name not in known.__members__:
+        names = [f"{known.__name__}.{member}" for member in known.__members__]
+        message = f"there are no weights {weights!r} of {network.name}: {nearest(weights, names)}"
+        raise ConfigurationError(f"{message}, or give a .safetensors file")
+    return known[name]
+
+
+def _download(member: Any) -> dict[str, Tensor]:
+    # urllib's errors are OSErrors; a file that arrives damaged is a RuntimeError (hash) or an EOFError.
+    try:
+        state: dict[str, Tensor] = member.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except pickle.UnpicklingError as error:
+        file = Path(hub.get_dir(), "checkpoints", Path(member.url).name)
+        raise ConfigurationError(f"{file} holds more than weights: remove it, so that it is downloaded anew") from error
+    except (OSError, RuntimeError, EOFError) as error:
+        message = f"the weights {member} could not be downloaded from {member.url} ({error})"
+        raise ConfigurationError(f"{message}: allow the connection, or give a .safetensors file") from error
+    return state
+
+
+def _renamed(state: dict[str, Tensor], parts: Parts) -> dict[str, Tensor]:
+    """The state under our names: the classifier is the head, all else the body."""
+    start = f"{parts.classifier}."
+    return {f"head.{name.removeprefix(start)}" if name.startswith(start) else f"body.{name}": state[name] for name in state}
+
+
+def _may_stay_fresh(name: str, parts: Parts) -> bool:
+    # Weights from before batch normalisation counted its batches come without that counter.
+    return name.startswith(("head.", f"body.{parts.stem}.")) or name.endswith(".num_batches_tracked")

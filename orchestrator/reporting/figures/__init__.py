@@ -1,0 +1,5 @@
+"""Figures of a trial, drawn with matplotlib."""
+
+__all__ = [
+    "trial",
+]

@@ -1,0 +1,6 @@
+"""A sweep as one HTML page."""
+
+__all__ = [
+    "page",
+    "report",
+]

@@ -1,0 +1,99 @@
+"""Charts of what trials cost beside what they reached, and of several objectives, with the Pareto front. Knows records alone."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from orchestrator.config.objectives import Goal, front, goals, in_words
+from orchestrator.reporting.html import page
+from orchestrator.reporting.html._chart import Chart, Style, fitted, number
+from orchestrator.reporting.html._sweep_view import Facts, measure
+from orchestrator.store.records import Trial
+
+ACCURACY = "validation/accuracy"
+MOST = 1000  # trials that are drawn
+ROWS = 20
+
+
+class Measured(NamedTuple):
+    """A trial with what it cost and what it reached."""
+
+    trial: Trial
+    across: float
+    up: float
+
+
+def against_cost(facts: Facts) -> list[str]:
+    """Validation accuracy against seconds and, where it differs, the number of parameters, of complete trials."""
+    made = []
+    for anchor, name, label in (
+        ("seconds", "seconds/epoch", "seconds of an epoch (its last one)"),
+        ("parameters", "parameters", "parameters of the student"),
+    ):
+        points = _measured(facts, name, ACCURACY)
+        if len({point.across for point in points}) > 1:
+            made.append(_scatter(facts, f"cost-{anchor}", points, (label, "validation accuracy"), _cheapest(points), ""))
+    return made
+
+
+def objectives(facts: Facts) -> str:
+    """The first two of several objectives; empty where there is one, or no complete trial."""
+    wanted = goals(facts.sweep.configuration.search)
+    if len(wanted) < 2 or not facts.searched:
+        return ""
+    points = [Measured(trial, *trial.values[:2]) for trial in facts.complete if trial.values]
+    if not points:
+        return ""
+    names = [in_words(facts.sweep.configuration, goal.name) for goal in wanted]
+    also = f" The front is of all {len(names)} objectives." if len(names) > 2 else ""
+    best = {trial.number for trial in facts.sweep.front()}
+    return _scatter(facts, "objectives", points, (names[0], names[1]), best, also)
+
+
+def front_table(facts: Facts) -> str:
+    """The trials on the Pareto front of several objectives."""
+    wanted = goals(facts.sweep.configuration.search)
+    names = [f"{in_words(facts.sweep.configuration, goal.name)} ({goal.direction})" for goal in wanted]
+    rows = [[trial.number, facts.method(trial), *(number(value) for value in trial.values or ())] for trial in facts.sweep.front()]
+    return page.table(["trial", "method", *names], rows)
+
+
+def _measured(facts: Facts, cost: str, reached: str) -> list[Measured]:
+    found = [(trial, measure(trial, cost), measure(trial, reached)) for trial in facts.complete[:MOST]]
+    return [Measured(trial, across, up) for trial, across, up in found if across is not None and up is not None]
+
+
+def _cheapest(points: Sequence[Measured]) -> set[int]:
+    """The trials that none other beats at no more cost."""
+    values: Mapping[int, Sequence[float]] = {point.trial.number: (point.across, point.up) for point in points}
+    return set(front(values, (Goal("cost", "minimize"), Goal(ACCURACY, "maximize"))))
+
+
+def _scatter(facts: Facts, anchor: str, points: Sequence[Measured], labels: tuple[str, str], best: set[int], also: str) -> str:
+    chart = Chart(anchor, f"{labels[1]} against {labels[0]}", height=320)
+    x = fitted([point.across for point in points], chart.left, chart.right)
+    y = fitted([point.up for point in points], chart.bottom, chart.top, log=False)
+    chart.x_axis(x, labels[0] + (" (logarithmic)" if x.log else ""))
+    chart.y_axis(y, labels[1])
+    steps = sorted((point for point in points if point.trial.number in best), key=lambda point: (point.across, point.up))
+    if len(steps) > 1:
+        chart.line([(x(point.across), y(point.up)) for point in steps], "s6 thin", "4 3", "the Pareto front")
+    for point in sorted(points, key=lambda point: point.trial.number in best):
+        style, inside = facts.style(point.trial), point.trial.number in best
+        said = f"{facts.label(point.trial)}: {number(point.up)} for {number(point.across)}"
+        fill = f"f{style.colour}" if inside else "hollow"
+        chart.mark(x(point.across), y(point.up), style.marker, f"{fill} s{style.colour}", said, size=5 if inside else 3.5)
+    named: list[tuple[float, float]] = []
+    for point in steps:
+        place = x(point.across), y(point.up)
+        if all(abs(place[0] - across) > 24 or abs(place[1] - up) > 12 for across, up in named):
+            named.append(place)
+            chart.text(place[0], place[1] - 9, str(point.trial.number), "middle")
+    used = sorted({facts.method(point.trial) for point in points})
+    entries = [(method, Style(facts.methods.index(method))) for method in used] if len(facts.methods) > 1 else []
+    caption = f"{len(points)} complete trials. Filled, with their numbers and joined by the dashed line: the Pareto front.{also}"
+    rows = [
+        [point.trial.number, facts.method(point.trial), number(point.across), number(point.up), "yes" if point in steps else ""]
+        for point in sorted(points, key=lambda point: (point.trial.number not in best, point.across))[:ROWS]
+    ]
+    head = ["trial", "method", *labels, "on the front"]
+    return page.figure(chart, caption, page.legend(entries, lines=False), page.table(head, rows))

@@ -1,0 +1,153 @@
+"""Charts over the epochs: how the trials learned, and which of them were stopped when. Knows records alone."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from orchestrator.reporting.html import page
+from orchestrator.reporting.html._chart import BROAD, Chart, Scale, Style, fitted, number
+from orchestrator.reporting.html._sweep_view import Facts
+from orchestrator.store.records import Trial
+
+CURVES = 150  # that are drawn
+NAMED = 8  # curves with a colour of their own
+LANES = 60  # trials with a line each; more of them are counted
+ROWS = 20  # epochs in a table
+STATES = {  # how the end of a trial looks
+    "complete": Style(0),
+    "stopped_early": Style(1),
+    "failed": Style(6),
+    "running": Style(2),
+    "waiting": Style(4),
+}
+
+
+def learning_curves(facts: Facts) -> str:
+    """The objective of every trial after each epoch; those to look at have colours. Empty where nothing was told."""
+    known = [trial for trial in facts.trials if trial.known]
+    if not known:
+        return ""
+    named = _named(facts)
+    others = [trial for trial in known if trial.number not in {each.number for each in named}]
+    drawn = _spread(others, CURVES - len(named))
+    chart = Chart("learning", f"{facts.objective} after each epoch", BROAD, 380)
+    last = max(trial.known[-1][0] for trial in known)
+    x = _epochs(max(last, 2), chart.left, chart.right)
+    y = fitted([value for trial in (*drawn, *named) for _, value in trial.known], chart.bottom, chart.top)
+    chart.x_axis(x, "epoch")
+    chart.y_axis(y, facts.objective)
+    for trial in drawn:
+        chart.line([(x(epoch), y(value)) for epoch, value in trial.known], "faint", title=_ended(facts, trial))
+    for place, trial in enumerate(named):
+        style, points = Style(place), [(x(epoch), y(value)) for epoch, value in trial.known]
+        chart.line(points, f"s{style.colour}", style.dash, _ended(facts, trial))
+        chart.mark(*points[-1], style.marker, f"f{style.colour} s{style.colour}", _ended(facts, trial))
+    entries = [(f"{facts.label(trial)}, {trial.state.replace('_', ' ')}", Style(place)) for place, trial in enumerate(named)]
+    left_out = len(others) - len(drawn)
+    caption = f"Each line is a trial; {'the best of each method, then the best trials' if facts.searched else 'the training'}"
+    caption += " in colour, the others grey." if drawn else "."
+    caption += f" {left_out} of {len(known)} lines are left out, evenly over the trials." if left_out else ""
+    return page.figure(chart, caption, page.legend(entries), _values(facts, named or known[:NAMED]))
+
+
+def _named(facts: Facts) -> list[Trial]:
+    """The best of each method, then the best trials; where nothing has ended yet, the first ones."""
+    wanted = [*facts.best_of_methods(), *facts.sweep.ranked()] or facts.trials
+    return [trial for trial in {trial.number: trial for trial in wanted}.values() if trial.known][:NAMED]
+
+
+def _spread(trials: Sequence[Trial], count: int) -> list[Trial]:
+    """So many of them, evenly spaced."""
+    if len(trials) <= count:
+        return list(trials)
+    return [trials[place * len(trials) // count] for place in range(count)]
+
+
+def _ended(facts: Facts, trial: Trial) -> str:
+    epoch, value = trial.known[-1]
+    return f"{facts.label(trial)}: {number(value)} after epoch {epoch}, {facts.state_of(trial).replace('_', ' ')}"
+
+
+def _values(facts: Facts, trials: Sequence[Trial]) -> str:
+    last = max(trial.epochs for trial in trials)
+    every = -(-last // ROWS)
+    epochs = sorted({*range(every, last + 1, every), last})
+    known = [dict(trial.known) for trial in trials]
+    rows = [[epoch, *(number(values[epoch]) if epoch in values else "" for values in known)] for epoch in epochs]
+    return page.table(["epoch", *(facts.label(trial) for trial in trials)], rows)
+
+
+def _epochs(last: int, start: float, end: float, first: float = 1.0) -> "Epochs":
+    return Epochs(first, float(last), start, end)
+
+
+class Epochs(Scale):
+    """A scale whose ticks are whole epochs, the last one among them."""
+
+    @property
+    def ticks(self) -> list[tuple[float, str]]:
+        """Places and words of its ticks."""
+        first, last = int(self.low), int(self.high)
+        step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 10**6) if (last - first) / step <= 10)
+        found = [epoch for epoch in range(-(-first // step) * step, last + 1, step) if last - epoch >= 0.6 * step] + [last]
+        return [(self(epoch), str(epoch)) for epoch in found]
+
+
+def stopped(facts: Facts) -> str:
+    """Who trained for how long and how that ended. Empty of one trial."""
+    if len(facts.trials) < 2:
+        return ""
+    return _lanes(facts) if len(facts.trials) <= LANES else _remaining(facts)
+
+
+def _lanes(facts: Facts) -> str:
+    trials = facts.trials
+    chart = Chart("stopped", "How long each trial trained", BROAD, 70 + max(13.0 * len(trials), 60.0), (14, 20, 46, 44))
+    x = _epochs(facts.epochs, chart.left, chart.right, first=0.0)
+    chart.x_axis(x, "epochs trained")
+    band = (chart.bottom - chart.top) / len(trials)
+    for place, trial in enumerate(trials):
+        y = chart.top + (place + 0.5) * band
+        state = facts.state_of(trial)
+        style = STATES[state]
+        said = f"{facts.label(trial)}: {state.replace('_', ' ')} after {trial.epochs} epochs"
+        chart.text(chart.left - 8, y + 4, str(trial.number), "end")
+        chart.line([(x(0), y), (x(trial.epochs), y)], f"s{style.colour}", style.dash, said)
+        chart.mark(x(trial.epochs), y, style.marker, f"f{style.colour} s{style.colour}", said)
+    chart.text(13, (chart.top + chart.bottom) / 2, "trial", "middle", "label", turn=-90)
+    counts = Counter(facts.state_of(trial) for trial in trials)
+    entries = [(f"{state.replace('_', ' ')} ({counts[state]})", style) for state, style in STATES.items() if counts[state]]
+    caption = "A line per trial, as long as it trained; the sign at its end says how it ended."
+    return page.figure(chart, caption, page.legend(entries), _endings(facts))
+
+
+def _remaining(facts: Facts) -> str:
+    """Of many trials, how many trained at least so many epochs."""
+    chart = Chart("stopped", "How many trials trained how long", BROAD, 320)
+    x = _epochs(facts.epochs, chart.left, chart.right, first=0.0)
+    y = Scale(0.0, float(len(facts.trials)), chart.bottom, chart.top)
+    chart.x_axis(x, "epochs trained")
+    chart.y_axis(y, "trials that trained so long")
+    points = []
+    for epoch in range(facts.epochs + 1):
+        reached = sum(trial.epochs >= epoch for trial in facts.trials)
+        points += [(x(max(epoch - 1, 0)), y(reached)), (x(epoch), y(reached))]
+    chart.line(points, "s0")
+    caption = f"Of {len(facts.trials)} trials, those that trained at least so many epochs; a step down is where trials ended."
+    return page.figure(chart, caption, behind=_endings(facts))
+
+
+def _endings(facts: Facts) -> str:
+    """After which epoch who ended, and how."""
+    ended: dict[tuple[int, str], list[int]] = {}
+    for trial in facts.trials:
+        ended.setdefault((trial.epochs, facts.state_of(trial)), []).append(trial.number)
+    rows = [
+        [epochs, state.replace("_", " "), len(numbers), page.Cell(_listed(numbers), words=True)]
+        for (epochs, state), numbers in sorted(ended.items())
+    ]
+    return page.table(["after epoch", "state", "trials", "which"], rows)
+
+
+def _listed(numbers: Sequence[int], most: int = 40) -> str:
+    more = f" and {len(numbers) - most} more" if len(numbers) > most else ""
+    return ", ".join(map(str, numbers[:most])) + more

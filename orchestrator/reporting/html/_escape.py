@@ -1,0 +1,12 @@
+"""Text fit for the page, whatever it holds: without secrets and control characters, and escaped."""
+
+from functools import lru_cache
+from html import escape
+
+from orchestrator.core.privacy import said
+
+
+@lru_cache(maxsize=4096)
+def text(given: str) -> str:
+    """Text for an element or an attribute of HTML or SVG."""
+    return escape(said(given))

@@ -1,0 +1,67 @@
+"""The method's own pictures of the best trials, drawn from what they left in the store, as MLflow has them. Trains nothing."""
+
+import io
+from typing import TYPE_CHECKING
+
+from orchestrator.config.trial import apply
+from orchestrator.reporting.html import page
+from orchestrator.reporting.html._sweep_view import Facts
+from orchestrator.store.checkpoint_storage import LIGHT, place
+from orchestrator.store.records import Trial
+from orchestrator.store.store import Store
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TRIALS = 4  # the best of so many methods
+BROAD = 8.0  # inches from which on a picture has the whole width
+LARGEST = 300_000  # bytes of a drawing; a larger one is shown as pixels
+SAID = {
+    "terms": "what the method minimised along the training, and the weight between its terms where it has one",
+    "agreement": "how often the students of the trial say the same",
+    "alpha_per_sample": "how the weight between labels and teacher spreads over the samples, epoch by epoch",
+    "uncertainty": "how uncertain the samples are, epoch by epoch",
+    "weights": "how the weights of the training samples spread, epoch by epoch",
+    "influence": "the training samples that did most harm and most good",
+    "retrieved": "what was retrieved for a few training samples",
+    "class_accuracy": "validation accuracy of the classes, after the last epoch and over the epochs",
+    "class_weights": "the weights that the method gives the classes, by the true class",
+    "distributions": "who says what of a few validation samples",
+}
+
+
+def pictures(store: Store, facts: Facts) -> str:
+    """The pictures of the best trial of each method; empty where none left any."""
+    return "".join(filter(None, (_of_trial(store, facts, trial) for trial in facts.best_of_methods()[:TRIALS])))
+
+
+def _of_trial(store: Store, facts: Facts, trial: Trial) -> str:
+    from orchestrator.reporting.figures.trial import of_trial
+
+    folder, figures = facts.sweep.trial_folder(trial.number), []
+    try:
+        place(store, folder).bring(LIGHT)
+    except OSError as error:
+        return page.paragraph(f"The pictures of {facts.label(trial)} could not be fetched ({' '.join(str(error).split())[:300]}).")
+    students = apply(facts.sweep.configuration, trial.settings).students
+    for letter in students:
+        whose = f"student {letter}: " if len(students) > 1 else ""
+        for name, drawn in of_trial(folder, trial.state == "complete", facts.classes, letter):
+            kind, content = _file(drawn, f"{trial.number}-{letter}-{name}")
+            title = f"{whose}{name.replace('_', ' ')}"
+            broad = drawn.get_figwidth() > BROAD
+            figures.append(page.picture(kind, content, title, f"{facts.label(trial)}: {SAID.get(name, title)}.", broad))
+    return f"<h3>{page.text(facts.label(trial))}</h3>{page.charts(figures)}" if figures else ""
+
+
+def _file(drawn: "Figure", salt: str) -> tuple[str, bytes]:
+    """The figure as one image file: a drawing whose text is text, or pixels where that is smaller by far."""
+    import matplotlib
+
+    from orchestrator.reporting.figures.trial import picture
+
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+        drawn.savefig(buffer, format="svg", metadata={"Date": None})
+    small = len(buffer.getvalue()) <= LARGEST
+    return ("image/svg+xml", buffer.getvalue()) if small else ("image/png", picture(drawn))

@@ -1,0 +1,117 @@
+"""What the best student says of the held-out samples, asked anew of its kept weights. Draws nothing and writes nothing."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from orchestrator.config.schema import Configuration
+from orchestrator.config.trial import apply, student_folder
+from orchestrator.core.errors import UserError
+from orchestrator.data.batches import Batches
+from orchestrator.data.dataset import Dataset
+from orchestrator.data.views import Views
+from orchestrator.models.build import build
+from orchestrator.models.network import Network
+from orchestrator.store.checkpoint_storage import place
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store
+from orchestrator.training.metrics import BINS
+
+WEIGHTS = "best.safetensors"  # those that `export` gives
+SAMPLES = 10_000  # that are asked at most
+PIXELS = 60_000_000  # of all of them together: of large pictures fewer are asked
+BATCH = 256
+Part = Literal["validation", "test"]
+
+
+class Bin(NamedTuple):
+    """The samples about which a student was equally sure: how many, how sure, and how many of them were right (shares)."""
+
+    low: float
+    samples: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Of S samples of a `part` that has `whole`: `labels` (S,), the classes `predicted` (S,), and its `confidence` in them (S,)."""
+
+    letter: str
+    part: Part
+    whole: int
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+
+    @property
+    def accuracy(self) -> float:
+        """The share of right answers."""
+        return float((self.labels == self.predicted).mean())
+
+    @property
+    def confusion(self) -> NDArray[np.int64]:
+        """(K, K) samples by true class (row) and answer (column)."""
+        count = len(self.classes)
+        return np.bincount(self.labels * count + self.predicted, minlength=count * count).reshape(count, count)
+
+    @property
+    def bins(self) -> list[Bin]:
+        """Bins of equal width, those without a sample left out (Guo et al. 2017)."""
+        places = np.minimum((self.confidence * BINS).astype(int), BINS - 1)
+        right = self.labels == self.predicted
+        return [
+            Bin(place / BINS, int(among.sum()), float(self.confidence[among].mean()), float(right[among].mean()))
+            for place in range(BINS)
+            if (among := places == place).any()
+        ]
+
+    @property
+    def calibration_error(self) -> float:
+        """The expected calibration error."""
+        return sum(each.samples * abs(each.confidence - each.accuracy) for each in self.bins) / len(self.labels)
+
+
+def answers(store: Store, sweep: Sweep, trial: Trial, letter: str, data: dict[str, Any]) -> Answers | str:
+    """The answers of a student of a trial, on the test part where training has read that; or why there are none, in words."""
+    folder = store.root / "data" / str(data.get("fingerprint", ""))
+    if not data or not (folder / "data.json").is_file():
+        return "the prepared data are not in the store any more"
+    home = place(store, sweep.trial_folder(trial.number))
+    part: Part = "test" if trial.state == "complete" else "validation"
+    try:
+        home.bring()
+        files = [found / student_folder(letter) / WEIGHTS for found in home.found]
+        file = next((file for file in files if file.is_file()), None)
+        if file is None:
+            return "its weights are not in the store: they are gone, or were not written yet"
+        return _asked(apply(sweep.configuration, trial.settings), letter, file, Dataset.open(folder), part)
+    except (OSError, SafetensorError, RuntimeError, ValueError, UserError) as error:  # RuntimeError: tensors of another network
+        return f"they could not be computed ({' '.join(str(error).split())[:300]})"
+
+
+@torch.no_grad()
+def _asked(configuration: Configuration, letter: str, file: Path, dataset: Dataset, part: Part) -> Answers:
+    chosen = configuration.students[letter].network
+    network: Network = build(chosen.name, len(dataset.classes), dataset.shape, chosen.settings)
+    network.load_state_dict(load_file(file))
+    network.eval()
+    views = Views.of(dataset, configuration.data, configuration.seed)
+    batches = Batches(dataset, views, min(BATCH, len(dataset.train)), configuration.seed)
+    labels, predicted, confidence = [], [], []
+    for inputs in batches.some(part, min(SAMPLES, max(1, PIXELS // math.prod(dataset.shape[1:])))):
+        sure, answer = network(inputs.inputs).logits.double().softmax(dim=1).max(dim=1)
+        labels.append(inputs.labels.numpy())
+        predicted.append(answer.numpy())
+        confidence.append(np.nan_to_num(sure.numpy()))
+    batches.close()
+    joined = (np.concatenate(each) for each in (labels, predicted, confidence))
+    return Answers(letter, part, len(dataset.split(part)), dataset.classes, *joined)

@@ -1,0 +1,52 @@
+"""State in a sentence what students gained from their teacher over plain training, on the test part."""
+
+from methods import made
+from orchestrator.config.trial import SEED, apply
+from orchestrator.reporting.html._sweep_view import Facts, measure
+from orchestrator.reporting.statistics import difference
+from orchestrator.store.records import Trial
+
+PLAIN = "cross_entropy"
+TESTED = "test/last/accuracy"
+
+
+def teacher_gain(facts: Facts) -> str:
+    """Return by how much the best method with a teacher is above plain training; empty where one of both was not trained.
+
+    Where the same settings were trained with several seeds, it is the mean over these, with its 95 % t interval.
+    """
+    best = [trial for trial in facts.best_of_methods() if trial.state == "complete" and measure(trial, TESTED) is not None]
+    plain = next((trial for trial in best if facts.method(trial) == PLAIN), None)
+    taught = next((trial for trial in best if _needs_teacher(facts, trial)), None)
+    if plain is None or taught is None:
+        return ""
+    names = f"{facts.method(taught)} over {PLAIN}"
+    seeds = difference(_by_seed(facts, taught), _by_seed(facts, plain)) if facts.sweep.configuration.search.seeds else None
+    if seeds is not None and seeds.low is not None and seeds.high is not None:
+        verdict = "a difference beyond noise" if seeds.low > 0 or seeds.high < 0 else "not told apart"
+        return (
+            f"{names} on the test part, last weights, mean of {seeds.pairs} seeds: {seeds.mean:+.4f}, 95 % interval "
+            f"[{seeds.low:+.4f}, {seeds.high:+.4f}]: {verdict}."
+        )
+    gain = (measure(taught, TESTED) or 0.0) - (measure(plain, TESTED) or 0.0)
+    return (
+        f"{names} on the test part, last weights: {gain:+.4f} (trial {taught.number} with {measure(taught, TESTED):.4f}, trial "
+        f"{plain.number} with {measure(plain, TESTED):.4f}). Each is one training: only several seeds tell this from noise."
+    )
+
+
+def _needs_teacher(facts: Facts, trial: Trial) -> bool:
+    method = apply(facts.sweep.configuration, trial.settings).method
+    needs = made(method.name, method.settings).needs
+    return needs.teacher or needs.features
+
+
+def _by_seed(facts: Facts, like: Trial) -> dict[int, float]:
+    """Return the test accuracy of the complete trials with the settings of a trial, by seed."""
+
+    def without_seed(trial: Trial) -> dict[str, object]:
+        return {name: value for name, value in trial.settings.items() if name != SEED}
+
+    alike = [trial for trial in facts.complete if without_seed(trial) == without_seed(like)]
+    found = {int(trial.settings[SEED]): measure(trial, TESTED) for trial in alike if SEED in trial.settings}
+    return {seed: accuracy for seed, accuracy in found.items() if accuracy is not None}

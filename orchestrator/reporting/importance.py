@@ -1,0 +1,312 @@
+"""Which settings mattered in a sweep: Optuna's evaluators on a copy of its study. Reads the study and writes nothing.
+
+PED-ANOVA asks which settings tell the best trials from the others, fANOVA which settings explain the spread of all values.
+Either compares trials that have the same settings: of one that only some trials have it would describe noise. So there is a
+table of what all trials have, then one for each method, and below it one for each value of a choice that further settings
+depend on. Fewer than `LEAST` trials make no table. A trial that took other settings over while it trained does not count.
+"""
+
+import copy
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.importance import BaseImportanceEvaluator, FanovaImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
+from optuna.storages import JournalStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from orchestrator.config.objectives import watched
+from orchestrator.core.errors import ConfigurationError, UserError
+from orchestrator.store.record_file import DamagedRecordError
+from orchestrator.store.records import Sweep
+from orchestrator.store.study_file import JOURNAL, StudyFile, named_damage, sound_trials
+
+LEAST = 8  # trials; of fewer, either evaluator describes noise
+BEST = 5  # trials that PED-ANOVA compares with the others, as Optuna advises, where a tenth of them would be fewer
+SHUFFLES = 99
+SEED = 0
+WHOLE = "whole study"
+METHOD = "method.name"
+Values = Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How much each setting mattered in one group of trials: shares that sum to 1, the largest first.
+
+    `path` is the choices that the group has in common, from the method on; empty for the whole study.
+    `chance` is how often PED-ANOVA finds as much in a setting when the values are dealt to the trials at random: of few trials
+    one setting has a large share whatever the values are, and only this tells whether it means anything.
+    """
+
+    branch: str
+    path: dict[str, Any]
+    trials: int
+    ped_anova: dict[str, float]
+    fanova: dict[str, float]
+    chance: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Importance:
+    """The widest group first. `too_few` and `alike` name the groups without a table, with their numbers of trials.
+
+    `epoch` None: complete trials; `changed`: trials left out because they took other settings over while they trained.
+    """
+
+    objective: str
+    direction: str
+    epoch: int | None
+    trials: int
+    changed: int
+    rankings: list[Ranking]
+    too_few: list[str]
+    alike: list[str]
+    study: optuna.Study
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values."""
+        names = ("objective", "direction", "epoch", "trials", "changed", "too_few", "alike")
+        return {name: getattr(self, name) for name in names} | {"rankings": [asdict(ranking) for ranking in self.rankings]}
+
+    def metrics(self) -> dict[str, float]:
+        """Shares by setting, of the whole study and of each method; those of a method begin with its name."""
+        shares: dict[str, float] = {}
+        for ranking in self.rankings:
+            if not set(ranking.path) <= {METHOD}:
+                continue
+            prefix = f"{ranking.path[METHOD]}." if ranking.path else ""
+            shares |= {prefix + name.removeprefix(prefix): share for name, share in ranking.ped_anova.items()}
+        return shares
+
+
+def importance(sweep: Sweep, epoch: int | None = None, option: str = "") -> Importance:
+    """The importances of a sweep's settings, from its complete trials, or from all by their value after `epoch`.
+
+    `option` is what a command needs to find the store, for the next step of a refusal.
+    ConfigurationError for what is no sweep or no epoch of it, UserError when the trials do not allow an answer.
+    """
+    if sweep.kind != "sweep":
+        raise ConfigurationError(f"{sweep.name!r} is one training and searched nothing: give the name of a sweep")
+    epochs = sweep.configuration.training.epochs
+    if epoch is not None and not 1 <= epoch <= epochs:
+        raise ConfigurationError(f"--epoch {epoch} is not allowed: the trials of {sweep.name!r} have {epochs}, give 1 to {epochs}")
+    trials = _trials(sweep)
+    values = _values(trials, epoch, _own_until(sweep, trials))
+    if len(values) < LEAST:
+        raise UserError(_too_few(sweep, trials, len(values), epoch, option))
+    objective, direction = watched(sweep.configuration.search)
+    if len(set(values.values())) == 1:
+        raise UserError(f"all {len(values)} trials of {sweep.name!r} reached the same {objective}, so no setting made a difference")
+    used = [trial for trial in trials if trial.number in values]
+    if not _varied(used):
+        raise UserError(f"all {len(values)} trials of {sweep.name!r} have the same settings, so none can be compared")
+    rankings: list[Ranking] = []
+    small: dict[str, list[str]] = {}
+    alike: list[str] = []
+    for path, members in _groups(used, _deciding(trials)):
+        names = [name for name in _varied(members) if name in _common(members)]
+        if len(members) < LEAST:
+            value = str(list(path.values())[-1])
+            small.setdefault(_named(path).removesuffix(value), []).append(f"{value} ({len(members)})")
+        elif len(names) < 2 or len({values[trial.number] for trial in members}) == 1:
+            alike.append(f"{_named(path)} ({len(members)})")  # the share of a single setting would be 1, whatever it does
+        else:
+            rankings.append(_ranking(path, sweep, members, names, values))
+    too_few = [stem + ", ".join(rest) for stem, rest in small.items()]
+    if not rankings:
+        raise UserError(f"no {LEAST} of the {len(values)} trials of {sweep.name!r} differ in two settings that all of them have")
+    return Importance(
+        objective=objective,
+        direction=direction,
+        epoch=epoch,
+        trials=len(values),
+        changed=len(_values(trials, epoch)) - len(values),
+        rankings=rankings,
+        too_few=too_few,
+        alike=alike,
+        study=_copy(sweep, trials, values),
+    )
+
+
+def pages(found: Importance) -> dict[str, str]:
+    """Parallel coordinates and slices as HTML by file name, readable without a network: plotly's code is in each (5 MB)."""
+    from optuna.visualization import plot_parallel_coordinate, plot_slice
+
+    varied = sorted(_varied([trial for trial in found.study.trials if trial.state == TrialState.COMPLETE]))
+    which = "complete trials" if found.epoch is None else f"value after epoch {found.epoch}"
+    drawn = {"parallel_coordinate": plot_parallel_coordinate, "slice": plot_slice}
+    made = {}
+    for name, plot in drawn.items():
+        figure = plot(found.study, params=varied, target_name=found.objective)
+        figure.update_layout(title=f"{found.study.study_name}: {found.objective} ({which})", margin={"t": 90})
+        made[f"{name}.html"] = figure.to_html(include_plotlyjs=True, full_html=True)
+    return made
+
+
+def _trials(sweep: Sweep) -> list[FrozenTrial]:
+    """The trials of the study's journal as it is now; a driver may write to it meanwhile.
+
+    Of several objectives they have the first alone, and its epochs, which Optuna does not keep then, from the records.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    file = sweep.folder / JOURNAL
+    if not file.exists():
+        return []
+    journal = StudyFile(str(file))
+    try:
+        with named_damage(journal, file):
+            study: optuna.Study = optuna.load_study(study_name=sweep.name, storage=JournalStorage(journal))
+            found = copy.deepcopy(sound_trials(study))
+    except OSError as error:
+        raise DamagedRecordError(file, f"it cannot be read ({error.strerror or error})") from error
+    for trial in found if sweep.configuration.search.objectives else ():
+        record = sweep.trials.get(trial.number)
+        trial.intermediate_values = dict(record.known) if record else {}
+        trial.values = trial.values[:1] if trial.values else None
+    return found
+
+
+def _own_until(sweep: Sweep, trials: Sequence[FrozenTrial]) -> dict[int, int]:
+    """The epoch up to which a trial trained with the settings that were drawn for it, of those that took others over."""
+    changes = {trial.number: trial.user_attrs.get("changes") or [] for trial in trials}
+    changes |= {number: record.changes for number, record in sweep.trials.items() if record.changes}
+    return {number: min(change["epoch"] for change in made) for number, made in changes.items() if made}
+
+
+def _values(trials: Sequence[FrozenTrial], epoch: int | None, own_until: Mapping[int, int] | None = None) -> dict[int, float]:
+    """What each trial that counts reached. One that was stopped early has a value of fewer epochs, which is another thing.
+
+    With `own_until`, what it reached with settings that are not its own counts no more.
+    """
+    until = own_until or {}
+    if epoch is None:
+        whole = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.number not in until]
+        return {trial.number: trial.value for trial in whole if trial.value is not None}
+    reached = [trial for trial in trials if trial.state != TrialState.FAIL and epoch in trial.intermediate_values]
+    return {trial.number: trial.intermediate_values[epoch] for trial in reached if epoch <= until.get(trial.number, epoch)}
+
+
+def _too_few(sweep: Sweep, trials: Sequence[FrozenTrial], found: int, epoch: int | None, option: str) -> str:
+    until = _own_until(sweep, trials)
+    changed = len(_values(trials, epoch)) - found
+    which = "complete trials" if epoch is None else f"trials that reached epoch {epoch}"
+    counted = (
+        f"{sweep.name!r} has {found} {which}{' with settings of their own' if changed else ''} and at least {LEAST} are needed"
+    )
+    last = sorted(
+        min(max(trial.intermediate_values), until.get(trial.number, max(trial.intermediate_values)))
+        for trial in trials
+        if trial.intermediate_values and trial.state != TrialState.FAIL
+    )
+    middle = last[len(last) // 2] if last else None
+    others = len(_values(trials, middle, until)) if middle is not None and middle != epoch else 0
+    advice = [f"compare the {others} trials that reached epoch {middle} with --epoch {middle}"] if others >= LEAST else []
+    if changed:
+        why = "population based training changes settings while it trains, so importance has nothing to compare"
+        return f"{counted}: {why} in {changed} others" + (f"; {advice[0]}" if advice else "")
+    if sweep.alive:
+        advice.insert(0, "wait, it still runs")
+    elif sweep.configuration.search.scheduler != "pbt":
+        advice.insert(0, f"train more with `python run.py sweep --resume {sweep.name} --trials N{option}`")
+    return f"{counted}: {', or '.join(advice) or 'its population cannot grow, so there is nothing to compare'}"
+
+
+def _copy(sweep: Sweep, trials: Sequence[FrozenTrial], values: Values) -> optuna.Study:
+    """A study in memory in which the trials that count are complete at their value; the others keep the numbering."""
+    study = optuna.create_study(study_name=sweep.name, direction=watched(sweep.configuration.search).direction)
+    for trial in trials:
+        value = values.get(trial.number)
+        state = TrialState.FAIL if value is None else TrialState.COMPLETE
+        params, distributions = ({}, {}) if value is None else (trial.params, trial.distributions)
+        study.add_trial(create_trial(state=state, value=value, params=params, distributions=distributions))
+    return study
+
+
+def _ranking(path: dict[str, Any], sweep: Sweep, trials: Sequence[FrozenTrial], names: list[str], values: Values) -> Ranking:
+    study = _copy(sweep, trials, values)
+    ped_anova = PedAnovaImportanceEvaluator(target_quantile=min(0.5, max(0.1, BEST / len(trials))))
+    found = _evaluate(study, ped_anova, names)
+    as_much = dict.fromkeys(found, 0)
+    generator, reached = np.random.default_rng(SEED), [values[trial.number] for trial in trials]
+    for _ in range(SHUFFLES):
+        shuffled = zip((trial.number for trial in trials), generator.permutation(reached).tolist(), strict=True)
+        for name, value in _evaluate(_copy(sweep, trials, dict(shuffled)), ped_anova, names).items():
+            as_much[name] += value >= found[name]
+    chance = {name: (1 + count) / (1 + SHUFFLES) for name, count in as_much.items()}
+    fanova = _evaluate(study, FanovaImportanceEvaluator(seed=SEED), names)
+    return Ranking(_named(path), path, len(trials), _shares(found), _shares(fanova), chance)
+
+
+def _evaluate(study: optuna.Study, evaluator: BaseImportanceEvaluator, names: list[str]) -> dict[str, float]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # small regimes, experimental arguments
+        found: dict[str, float] = get_param_importances(study, evaluator=evaluator, params=names, normalize=False)
+    return found
+
+
+def _shares(found: Mapping[str, float]) -> dict[str, float]:
+    """Shares of 1, or zeros where no setting explains anything; Optuna would call all of them equal."""
+    total = sum(found.values())
+    shares = {name: float(value / total) if total > 0 else 0.0 for name, value in found.items()}
+    return dict(sorted(shares.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+def _varied(trials: Sequence[FrozenTrial]) -> list[str]:
+    """The settings that took more than one value, not having one counted as a value."""
+    names = {name for trial in trials for name in trial.params}
+    return sorted(name for name in names if len({repr(trial.params.get(name)) for trial in trials}) > 1)
+
+
+def _common(trials: Sequence[FrozenTrial]) -> set[str]:
+    """The settings that all of them have."""
+    return set.intersection(*(set(trial.params) for trial in trials))
+
+
+def _deciding(trials: Sequence[FrozenTrial]) -> set[str]:
+    """The choices on whose value it depends, in all that was drawn, whether a trial has some further setting."""
+    drawn = [trial for trial in trials if trial.state != TrialState.FAIL and trial.intermediate_values]
+    bounds = {name: bound for trial in drawn for name, bound in trial.distributions.items()}
+    choices = [name for name, bound in bounds.items() if isinstance(bound, optuna.distributions.CategoricalDistribution)]
+    return {choice for choice in choices if any(_decides(choice, name, drawn) for name in bounds)}
+
+
+def _decides(choice: str, name: str, drawn: Sequence[FrozenTrial]) -> bool:
+    if any(name in trial.params and choice not in trial.params for trial in drawn):
+        return False
+    asked = [trial for trial in drawn if choice in trial.params]
+    seen = {(repr(trial.params[choice]), name in trial.params) for trial in asked}
+    return len({value for value, _ in seen}) == len(seen) and len({has for _, has in seen}) == 2
+
+
+def _groups(trials: Sequence[FrozenTrial], deciding: set[str]) -> Iterator[tuple[dict[str, Any], list[FrozenTrial]]]:
+    """The choices that trials have in common, and those trials: all, each method, and what is left of that by further choices."""
+    methods = {trial.params.get(METHOD) for trial in trials}
+    path = {METHOD: methods.pop()} if len(methods) == 1 and METHOD in _common(trials) else {}
+    return _split(path, list(trials), set(), deciding | {METHOD})
+
+
+def _split(
+    path: dict[str, Any], trials: list[FrozenTrial], above: set[str], deciding: set[str]
+) -> Iterator[tuple[dict[str, Any], list[FrozenTrial]]]:
+    """A group, then the groups in it by each choice that the group `above` it, with these settings, did not have."""
+    yield path, trials
+    if len(trials) < LEAST:
+        return
+    common = _common(trials)
+    for choice in sorted((common - above) & deciding):
+        parts: dict[str, list[FrozenTrial]] = {}
+        for trial in trials:
+            parts.setdefault(str(trial.params[choice]), []).append(trial)
+        for _, members in sorted(parts.items()) if len(parts) > 1 else ():
+            yield from _split(path | {choice: members[0].params[choice]}, members, common, deciding)
+
+
+def _named(path: Mapping[str, Any]) -> str:
+    """`akd with alpha_schedule=gap`."""
+    method = str(path.get(METHOD, ""))
+    rest = ", ".join(f"{name.removeprefix(f'{method}.')}={value}" for name, value in path.items() if name != METHOD)
+    return " with ".join(part for part in (method, rest) if part) or WHOLE

@@ -1,0 +1,8 @@
+"""Live progress and tables in a terminal."""
+
+__all__ = [
+    "importance",
+    "methods_table",
+    "progress",
+    "teacher",
+]

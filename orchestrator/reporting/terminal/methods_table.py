@@ -1,0 +1,54 @@
+"""The methods as a person reads them: provenance, settings with defaults and documentation, and what is searched."""
+
+import dataclasses
+from typing import Any
+
+from rich.console import Console
+
+from methods import METHODS, allowed, shown_default
+from orchestrator.config.conditional_space import Branch, branches
+from search_spaces import SPACES
+
+
+def print_methods(console: Console) -> None:
+    """Every method with its settings and its search space."""
+    for name, method in METHODS.items():
+        console.print(f"[bold]{name}[/bold]  {method.provenance}", highlight=False, soft_wrap=True)
+        for item in dataclasses.fields(method.Settings):
+            line = f"  {item.name} = {shown_default(item)} ({allowed(item)}): {item.metadata['doc']}"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        searched = "; ".join(_questions(name)) or "nothing"
+        console.print(f"  searched: {searched}", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            f"  first tried: {'; '.join(map(_point, SPACES[name].points))}\n", markup=False, highlight=False, soft_wrap=True
+        )
+
+
+def _point(point: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in point.items())
+
+
+def _questions(name: str) -> list[str]:
+    """Every question of a space once, keys of the recipe last; one that comes only after certain answers says after which."""
+    ways = branches(name, {})
+    asked = dict.fromkeys(question for way in ways for question in (*way.choices, *way.ranges))
+    return [f"{_said(question, ways)}{_condition(question, ways)}" for question in sorted(asked, key=lambda name: "." in name)]
+
+
+def _said(question: str, ways: list[Branch]) -> str:
+    way = next(way for way in ways if question in way.choices or question in way.ranges)
+    if question in way.choices:
+        return f"{question} one of {', '.join(map(str, way.choices[question]))}"
+    low, high, log = way.ranges[question]
+    return f"{question} in [{low:g}, {high:g}]{' on a log scale' if log else ''}"
+
+
+def _condition(question: str, ways: list[Branch]) -> str:
+    """` if cam = True`: the answers without which the question does not come."""
+    where = [way for way in ways if question in way.choices or question in way.ranges]
+    needed: list[str] = []
+    for name, choices in where[0].choices.items():
+        given = {way.answers.get(name) for way in where}
+        if name != question and len(given) < len(choices) and all(name in way.answers for way in where):
+            needed.append(f"{name} = {' or '.join(str(choice) for choice in choices if choice in given)}")
+    return f" if {' and '.join(needed)}" if needed else ""

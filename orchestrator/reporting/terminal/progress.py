@@ -1,0 +1,358 @@
+"""What a person sees: live progress in a terminal, plain lines elsewhere, tables at the end. Knows records, not Ray."""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.config.objectives import counted, goals, in_words, watched
+from orchestrator.config.plan import planned_epochs
+from orchestrator.config.schema import PAUSING
+from orchestrator.config.trial import apply
+from orchestrator.core.privacy import said
+from orchestrator.reporting.peer_gain import gains, hears
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.teacher.quality import read_quality
+
+COSTS = ("seconds/", "cache/")
+AT_WORK = 8  # trials that a frame names
+TOTALS = ("seconds/total", "seconds/cpu_total", "seconds/gpu_total")  # of a trial so far, not of an epoch
+NOTES = 10  # of a sweep, the newest
+TESTED = ("test/last/accuracy", "test/best/accuracy", "best_epoch")  # metrics of a complete trial
+LOST = "its test accuracy is lost with the record and the checkpoint"
+STATES = ("complete", "running", "stopped_early", "failed")
+
+
+class Display:
+    """Listens to a run, which may have begun `elapsed_s` ago."""
+
+    def __init__(self, sweep: Sweep, console: Console, elapsed_s: float = 0.0) -> None:
+        self.sweep, self.console = sweep, console
+        self.first = time.monotonic()
+        self.start = self.first - elapsed_s
+        self.step = ""
+        self.before = sum(trial.ended for trial in sweep.trials.values())  # by an earlier run
+        self.epochs_before = sum(trial.epochs for trial in sweep.trials.values())
+        self.best: Trial | None = None
+        self.noted = {trial.number: len(trial.notes) for trial in sweep.trials.values()}  # how many notes were shown
+        self.costs: dict[str, float] = {}
+        self.live = Live(self.frame(), console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> "Display":
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def preparing(self, what: str) -> None:
+        """A step before the first trial."""
+        self.step = what
+        self._say(what)
+
+    def teacher_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        """The teacher's fitting goes on."""
+        self.step = f"fitting the teacher: epoch {epoch}, validation accuracy {metrics['validation/accuracy']:.4f}"
+        assert self.sweep.configuration.teacher is not None
+        if self.live or epoch == self.sweep.configuration.teacher.training.epochs:
+            self._say(self.step)
+
+    def teacher_ready(self, words: str) -> None:
+        """The teacher stands ready; unlike a step, the line stays in a terminal."""
+        self.console.print(words, markup=False, highlight=False, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """What a person should know of the run as a whole."""
+        self.console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
+
+    def trial_started(self, trial: Trial) -> None:
+        """A trial begins."""
+        if self.step:
+            self.step, self.first = "", time.monotonic()
+        self._refresh()
+
+    def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
+        """An epoch is finished; a single training says so, a sweep counts."""
+        for note in trial.notes[self.noted.get(trial.number, 0) :]:
+            self.console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+        self.noted[trial.number] = len(trial.notes)
+        for name, value in metrics.items():
+            if name.startswith(COSTS) and name not in TOTALS:
+                self.costs[name] = self.costs.get(name, 0.0) + value
+        if self.sweep.kind == "train":
+            shown = ("train/loss", "validation/accuracy", "validation/nll")
+            told = ", ".join(f"{name} {metrics[name]:.4f}" for name in shown)
+            if self.sweep.configuration.peers:
+                own = [f"{letter}/validation/accuracy" for letter in self.sweep.configuration.students]
+                told += f" ({counted(self.sweep.configuration)}); " + ", ".join(f"{name} {metrics[name]:.4f}" for name in own)
+            self._say(f"epoch {epoch}: {told}")
+        self._refresh()
+
+    def trial_changed(self, trial: Trial) -> None:
+        """A trial goes on from another one's weights."""
+        change = trial.changes[-1]
+        self._say(f"trial {trial.number} takes over trial {change['source']} after epoch {change['epoch']}: {settings(trial)}")
+
+    def trial_ended(self, trial: Trial) -> None:
+        """A trial ended: one line elsewhere than in a terminal, with what failed in it."""
+        text = f"trial {trial.number} {trial.state} after {trial.epochs} epochs"
+        text += f", {_watched(self.sweep)} {trial.value:.4f}" if trial.value is not None else ""
+        text += f": {trial.message}" if trial.message else ""
+        if self.live and trial.message:
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        elif not self.live:
+            self._say(f"{text} [{self._counts()}]")
+            self._say_best()
+        self._refresh()
+
+    def _say_best(self) -> None:
+        best = self.sweep.best()
+        if best is not None and best != self.best and best.value is not None and self.sweep.kind == "sweep":
+            self._say(f"best so far{_by_first(self.sweep)}: {_best_line(self.sweep, best)}")
+        self.best = best
+
+    def _say(self, text: str) -> None:
+        if self.live:
+            self._refresh()
+        else:
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _refresh(self) -> None:
+        if self.live:
+            self.live.update(self.frame())
+
+    def _counts(self) -> str:
+        states = [trial.state for trial in self.sweep.trials.values()]
+        counted = ", ".join(f"{states.count(state)} {state.replace('_', ' ')}" for state in STATES)  # type: ignore[arg-type]
+        return f"{counted}, of {self.total}; {self._times()}"
+
+    @property
+    def total(self) -> int:
+        """How many trials the run has."""
+        return 1 if self.sweep.kind == "train" else self.sweep.configuration.search.trials
+
+    def _times(self) -> str:
+        elapsed = time.monotonic() - self.start
+        ended = sum(trial.ended for trial in self.sweep.trials.values())
+        budget = self.sweep.configuration.search.time_budget
+        done, total = ended, float(self.total)
+        search, before = self.sweep.configuration.search, self.before
+        if search.scheduler in PAUSING and self.sweep.kind == "sweep":  # they end together
+            done, before = sum(trial.epochs for trial in self.sweep.trials.values()), self.epochs_before
+            total = max(planned_epochs(search, self.sweep.configuration.training.epochs), done)
+        own = done - before
+        left = (time.monotonic() - self.first) / own * (total - done) if own else None
+        if left is not None and budget:
+            left = min(left, max(budget - elapsed, 0))
+        return f"{elapsed:.0f} s elapsed" + (f", about {left:.0f} s left" if left is not None else "")
+
+    def frame(self) -> Text:
+        """How the trials stand at this moment, the best one, and those at work."""
+        text = Text(f"{self.sweep.name}: {self._counts()}")
+        if self.step:
+            text.append(f"\n{self.step}")
+        ranked = self.sweep.ranked()
+        if ranked and ranked[0].value is not None:
+            text.append(f"\nbest{_by_first(self.sweep)}: {_best_line(self.sweep, ranked[0])}")
+        if at_work := self._at_work():
+            text.append(f"\nat work: {at_work}")
+        return text
+
+    def _at_work(self) -> str:
+        """The trials that are trained at this moment, in one line: epochs, and the objective of the last one."""
+        epochs = self.sweep.configuration.training.epochs
+        running = [trial for _, trial in sorted(self.sweep.trials.items()) if trial.state == "running"]
+        told = [
+            f"trial {trial.number}, {trial.epochs} of {trial.settings.get('training.epochs', epochs)} epochs"
+            + (f" ({trial.value:.4f})" if trial.value is not None else "")
+            for trial in running[:AT_WORK]
+        ]
+        return "; ".join([*told, f"and {len(running) - AT_WORK} more"] if len(running) > AT_WORK else told)
+
+
+def settings(trial: Trial) -> str:
+    """The parameters of a trial in one line: those in force."""
+    return ", ".join(f"{name}={_short(value)}" for name, value in trial.settings.items()) or "the settings given"
+
+
+def _watched(sweep: Sweep) -> str:
+    """What trials are compared by, in words."""
+    return in_words(sweep.configuration, watched(sweep.configuration.search).name)
+
+
+def _by_first(sweep: Sweep) -> str:
+    """Of several objectives: by which of them a trial is the best."""
+    return f" by {_watched(sweep)}" if sweep.configuration.search.objectives and sweep.kind == "sweep" else ""
+
+
+def _best_line(sweep: Sweep, best: Trial) -> str:
+    """The best trial in a line, with what its value can be compared to: fewer epochs give another value."""
+    line = f"trial {best.number} at {best.value:.4f} with {settings(best)}"
+    if best.state == "stopped_early":
+        return f"{line}; it was stopped after {best.epochs} epochs, and a complete trial will come before it"
+    if ahead := sweep.stopped_ahead():
+        had = f"trial {ahead.number} had {ahead.value:.4f} when it was stopped after {ahead.epochs} epochs"
+        return f"{line}; {had}, which is not compared"
+    return line
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
+    """The end of a run: the best trials, the Pareto front, the test accuracy of the best students, and what to type next."""
+    table = Table(title=f"{sweep.name}: {sweep.state} after {sweep.seconds:.0f} s")
+    for column in ("trial", "state", _watched(sweep), "epochs", "settings"):
+        table.add_column(column, overflow="fold")
+    for trial in _shown(sweep):
+        table.add_row(str(trial.number), trial.state, f"{trial.value:.4f}", str(trial.epochs), settings(trial))
+    console.print(table)
+    if sweep.configuration.search.objectives and sweep.kind == "sweep":
+        console.print(_front(sweep))
+    best = sweep.best()
+    if best and best.state == "complete" and sweep.configuration.peers:
+        for line in students(sweep, best):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    elif best and best.metrics.keys() >= set(TESTED):
+        last, chosen, epoch = (best.metrics[name] for name in TESTED)
+        console.print(
+            f"best student{_by_first(sweep)}: trial {best.number}, test accuracy {last:.4f} with its last weights, "
+            f"{chosen:.4f} with those of epoch {epoch:.0f}, its best on validation",
+            highlight=False,
+            soft_wrap=True,
+        )
+    elif best and best.state == "complete":
+        console.print(f"best student{_by_first(sweep)}: trial {best.number}; {LOST}", highlight=False, soft_wrap=True)
+    elif best:
+        advice = "give it more time, or fewer training.epochs" if sweep.state == "finished" else "resume the sweep"
+        console.print(f"no trial has trained all its epochs, so the test part was not read: {advice}", soft_wrap=True)
+    if quality := read_quality(sweep.folder):
+        console.print(f"teacher {quality.words}", highlight=False, markup=False, soft_wrap=True)
+    waiting = sum(trial.state == "waiting" for trial in sweep.trials.values())
+    if waiting and sweep.state != "interrupted":
+        console.print(f"{waiting} trials never had a turn: give it more time, or resume the sweep", soft_wrap=True, highlight=False)
+    failed = sum(trial.state == "failed" for trial in sweep.trials.values())
+    if failed:
+        console.print(
+            f"{failed} of {len(sweep.trials)} trials failed: `{commands['status']}` says why", highlight=False, soft_wrap=True
+        )
+    for what, command in commands.items():
+        if what != "status":
+            console.print(f"{what}: {command}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _front(sweep: Sweep) -> Table:
+    objectives = [in_words(sweep.configuration, goal.name) for goal in goals(sweep.configuration.search)]
+    table = Table(title="Pareto front")
+    for column in ("trial", *objectives, "settings"):
+        table.add_column(column, overflow="fold")
+    for trial in sweep.front():
+        table.add_row(str(trial.number), *(_reached(value) for value in trial.values or ()), settings(trial))
+    return table
+
+
+def _reached(value: float) -> str:
+    return f"{value:.0f}" if value.is_integer() and abs(value) > 1 else f"{value:.4f}"
+
+
+def students(sweep: Sweep, trial: Trial) -> list[str]:
+    """A line for each student of a complete trial: its test accuracies, and its gain over its own KD where that is known."""
+    gained, configuration = gains(sweep, trial), apply(sweep.configuration, trial.settings)
+    lines = [f"best trial{_by_first(sweep)}: {trial.number} ({configuration.method.name})"] if sweep.kind == "sweep" else []
+    for letter, student in configuration.students.items():
+        if any(f"{letter}/{name}" not in trial.metrics for name in TESTED):
+            lines.append(f"student {letter} ({student.network.name}): {LOST}")
+            continue
+        last, chosen, epoch = (trial.metrics[f"{letter}/{name}"] for name in TESTED)
+        gain = gained.get(letter)
+        over = f", {gain.test:+.4f} over its own KD (trial {gain.baseline})," if gain else ""
+        lines.append(
+            f"student {letter} ({student.network.name}): test accuracy {last:.4f}{over} with its last weights, "
+            f"{chosen:.4f} with those of epoch {epoch:.0f}, its best on validation"
+        )
+    alone = [letter for letter in configuration.students if letter not in gained]
+    if sweep.kind == "sweep" and alone and hears(sweep, trial):
+        lines.append(
+            f"no kd trial is complete with the network of student {' and '.join(alone)}, so nothing is said of what it has of the "
+            "others: search kd beside it"
+        )
+    return lines
+
+
+def costs(display: Display, console: Console) -> None:
+    """Where the time of a training went, and how often the cache had what was asked for."""
+    seconds = {name.removeprefix("seconds/"): value for name, value in display.costs.items() if name.startswith("seconds/")}
+    total = seconds.pop("epoch", 0.0) + seconds.get("report", 0.0)
+    if not total:
+        return
+    seconds["rest"] = total - sum(seconds.values())
+    table = Table(title="where the time went")
+    for column in ("part", "seconds", "share"):
+        table.add_column(column, justify="left" if column == "part" else "right")
+    for part, value in sorted(seconds.items(), key=lambda pair: -pair[1]):
+        table.add_row(part, f"{value:.2f}", f"{value / total:.0%}")
+    console.print(table)
+    if "cache/hits" in display.costs:
+        hits, misses = (display.costs[f"cache/{name}"] for name in ("hits", "misses"))
+        console.print(f"teacher's cache: {hits:.0f} views found, {misses:.0f} computed", highlight=False)
+
+
+def _shown(sweep: Sweep) -> list[Trial]:
+    """The five best trials, and the best one of every other method: a student is judged beside its baselines."""
+    ranked = sweep.ranked()
+    best_of: dict[Any, Trial] = {}
+    for trial in ranked:
+        best_of.setdefault(trial.settings.get("method.name"), trial)
+    return [trial for place, trial in enumerate(ranked) if place < 5 or trial in best_of.values()]
+
+
+def show_damage(sweep: Sweep, option: str) -> None:
+    """Say which files of a sweep are damaged, on the standard error; `option`: what a command needs to find the store."""
+    told = sweep.damage(option)
+    for text in [*told[:NOTES], *([f"{len(told) - NOTES} more files are damaged"] if len(told) > NOTES else [])]:
+        print(said(f"note: {text}"), file=sys.stderr)
+
+
+def sweeps_table(sweeps: Sequence[Sweep], console: Console) -> None:
+    """A line for each sweep of a store: its state, how its trials stand, and its best value."""
+    table = Table(title=None if sweeps else "no sweeps in this store yet")
+    for column in ("sweep", "state", "trials", "best", "of"):
+        table.add_column(column, overflow="fold")
+    for sweep in sweeps:
+        found = sweep.status()
+        counts = Counter(trial["state"] for trial in found["trials"])
+        best = found["best"]
+        value = f"{best['value']:.4f}, trial {best['number']}" if best and best["value"] is not None else ""
+        trials = ", ".join(f"{count} {state}" for state, count in counts.items())
+        table.add_row(sweep.name, found["state"], trials, value, in_words(sweep.configuration, found["objective"]))
+    console.print(table)
+
+
+def status_table(sweep: Sweep, console: Console) -> None:
+    """Every trial of a sweep with its state, and why it failed."""
+    found = sweep.status()
+    looked_for = ", ".join(
+        f"{goal.direction} {in_words(sweep.configuration, goal.name)}" for goal in goals(sweep.configuration.search)
+    )
+    table = Table(title=f"{sweep.name}: {found['state']}, {looked_for}")
+    for column in ("trial", "state", "value", "epochs", "settings", "message"):
+        table.add_column(column, overflow="fold")
+    for summary_ in found["trials"]:
+        trial = sweep.trials[summary_["number"]]
+        value = f"{trial.value:.4f}" if trial.value is not None else ""
+        table.add_row(str(trial.number), summary_["state"], value, str(trial.epochs), settings(trial), Text(trial.said))
+    console.print(table)
+    for note in sweep.notes[-NOTES:]:
+        console.print(
+            f"{datetime.fromtimestamp(note['time']):%Y-%m-%d %H:%M} {note['text']}", markup=False, highlight=False, soft_wrap=True
+        )

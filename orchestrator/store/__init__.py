@@ -1,0 +1,15 @@
+"""What lies on disk: paths, records, locks, remote stores, checkpoints."""
+
+__all__ = [
+    "checkpoint_storage",
+    "environment",
+    "progress",
+    "record_file",
+    "records",
+    "remote",
+    "retained_weights",
+    "run_lock",
+    "staging",
+    "store",
+    "study_file",
+]

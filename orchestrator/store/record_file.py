@@ -1,0 +1,193 @@
+"""Typed JSON files: every kind has a schema, a format number and a checksum; damage is reported by file and key.
+
+The checksum is of the values as they were written, so formatting a file anew is no damage and a changed digit is.
+"""
+
+import hashlib
+import json
+import math
+import re
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError, from_json
+
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.core.redact import redacted
+from orchestrator.store.store import keep_text, write_text
+
+LARGEST_BYTES = 64 * 2**20  # a record of 10,000 epochs with 40 metrics each has 18 MB
+LONGEST_VALUE = 80  # characters of a value in a message
+FORMAT, CHECKSUM = "format", "checksum"
+STRICT = ConfigDict(strict=True)
+_TAIL = re.compile(rb',\n "checksum": "([0-9a-f]{64})"\n\}\s*\Z')
+T = TypeVar("T")
+
+
+def _require_finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise PydanticCustomError("finite_number", "Input should be a finite number")
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _require_finite(inner)
+    return value
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, lt=1e12)]
+Timestamp = Annotated[float, Field(ge=0, lt=253_402_300_800)]  # s since 1970, up to the year 9999
+Count = Annotated[int, Field(ge=0, lt=10**9)]
+Plain = Annotated[Any, AfterValidator(_require_finite)]  # what JSON can say of a setting
+
+
+class DamagedRecordError(ConfigurationError):
+    """A record that cannot be used: `file`, the `reason` with the key, and what can be done."""
+
+    def __init__(self, file: Path, reason: str, advice: str = "") -> None:
+        super().__init__("", field=str(file), value=reason)
+        self.args = file, reason, advice
+        self.file, self.reason, self.advice = file, reason, advice
+
+    def __str__(self) -> str:
+        return f"{self.file} is damaged: {self.reason}" + (f": {self.advice}" if self.advice else "")
+
+
+class RecordSchema(Generic[T]):
+    """How one kind of record is read and written.
+
+    Args:
+        kind: A dataclass, a TypedDict, or a mapping such as `dict[str, str]`.
+        number: The format that is written. Records of an older one, and of none, may lack keys that have a default.
+        advice: What a user can do about a damaged one.
+        other_keys: Whether keys that the schema does not name are kept rather than refused.
+    """
+
+    def __init__(self, kind: Any, number: int = 1, advice: str = "", other_keys: bool = False) -> None:
+        self.kind, self.number, self.advice = kind, number, advice
+        named = not other_keys and (is_dataclass(kind) or hasattr(kind, "__annotations__"))
+        self.names = _names(kind) if named else None
+
+    @cached_property
+    def _adapter(self) -> TypeAdapter[T]:
+        return TypeAdapter(self.kind)
+
+    def read(self, file: Path) -> T:
+        """Return the record in a file.
+
+        Raises:
+            DamagedRecordError: It is missing, no JSON, or not as the schema says.
+            ConfigurationError: A newer version of the program wrote it.
+        """
+        return self.read_sealed(file)[0]
+
+    def read_sealed(self, file: Path) -> tuple[T, bool]:
+        """Return the record and whether it carries a checksum, which then holds. Raises as `read` does."""
+        return self.parse(self._content(file), file)
+
+    def parse(self, content: bytes, file: Path) -> tuple[T, bool]:
+        """Return the record that `content` of a file is, and whether it carries a checksum. Raises as `read` does."""
+        try:
+            values = from_json(content)
+        except ValueError as error:
+            raise self._damaged(file, f"it is not JSON ({error})") from error
+        if not isinstance(values, dict):
+            raise self._damaged(file, f"it holds {_shown(values)} and no keys")
+        self._require_format(file, values)
+        try:
+            rest = {name: value for name, value in values.items() if name not in (FORMAT, CHECKSUM)}
+            # a strict dataclass is made of JSON alone, and names no format
+            record = self._adapter.validate_json(content) if is_dataclass(self.kind) else self._adapter.validate_python(rest)
+        except ValidationError as error:
+            raise self._damaged(file, _reason(error.errors(include_url=False)[0])) from error
+        self._require_names(file, values)
+        if CHECKSUM in values and not _holds(content, values):
+            raise self._damaged(file, f"its content is not what was written, for its key {CHECKSUM} is that of another one")
+        return record, CHECKSUM in values
+
+    def write(self, file: Path, values: Mapping[str, Any], lasting: bool = True) -> None:
+        """Replace the record in a file; `lasting`: also if the power fails, which takes milliseconds. OSError: no room."""
+        write_text(file, self.text(values), lasting)
+
+    def keep(self, file: Path, values: Callable[[], Mapping[str, Any]] | Mapping[str, Any], lasting: bool = True) -> None:
+        """Replace the record in a file as soon as the disk has room; a function is called when it is written."""
+        keep_text(file, lambda: self.text(values() if callable(values) else values), lasting)
+
+    def text(self, values: Mapping[str, Any]) -> str:
+        """Return the record as JSON, with its format and checksum."""
+        body = json.dumps({FORMAT: self.number, **values}, indent=1)
+        return f'{body[:-2]},\n "{CHECKSUM}": "{_checksum(body.encode())}"\n}}'
+
+    def damage(self, file: Path) -> DamagedRecordError | None:
+        """Return what is wrong with a file, None where it can be read or is not there."""
+        try:
+            self.read(file)
+        except DamagedRecordError as error:
+            return error if file.exists() else None
+        return None
+
+    def _content(self, file: Path) -> bytes:
+        try:
+            status = file.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise self._damaged(file, "it is no file")
+            if status.st_size > LARGEST_BYTES:
+                limit = LARGEST_BYTES // 2**20
+                raise self._damaged(file, f"it has {status.st_size / 2**20:,.0f} MiB, and no record has more than {limit}")
+            return file.read_bytes()
+        except OSError as error:
+            raise self._damaged(file, f"it cannot be read ({error.strerror or error})") from error
+
+    def _require_format(self, file: Path, values: dict[str, Any]) -> None:
+        number = values.get(FORMAT, 0)
+        if type(number) is not int or number < 0:
+            raise self._damaged(file, f"{FORMAT} = {_shown(number)} is not allowed: it is a whole number")
+        if number > self.number:
+            raise ConfigurationError(f"{file} was written by a newer version of this program: update it to read the record")
+
+    def _require_names(self, file: Path, values: dict[str, Any]) -> None:
+        """All keys are there in a record of the current format; no others are in any."""
+        if self.names is None:
+            return
+        missing = self.names - values.keys() if values.get(FORMAT) == self.number and is_dataclass(self.kind) else set()
+        other = values.keys() - self.names - {FORMAT, CHECKSUM}
+        if missing or other:
+            named, wrong = min(missing or other), "is missing" if missing else "is no key of such a record"
+            raise self._damaged(file, f"{_shown(named)[1:-1]} {wrong}")
+
+    def _damaged(self, file: Path, reason: str) -> DamagedRecordError:
+        return DamagedRecordError(file, reason, self.advice)
+
+
+def _names(kind: Any) -> set[str]:
+    return {field.name for field in fields(kind)} if is_dataclass(kind) else set(kind.__annotations__)
+
+
+def _checksum(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+def _holds(content: bytes, values: dict[str, Any]) -> bool:
+    """Whether the checksum is that of the bytes before it, or of the values, where somebody only formatted them anew."""
+    tail = _TAIL.search(content[-120:])
+    if tail and tail[1].decode() == _checksum(content[: len(content) - len(tail[0])] + b"\n}"):
+        return True
+    rest = {name: value for name, value in values.items() if name != CHECKSUM}
+    return bool(values[CHECKSUM] == _checksum(json.dumps(rest, indent=1).encode()))
+
+
+def _reason(error: ErrorDetails) -> str:
+    """Return the key, its value, and what is allowed."""
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "missing":
+        return f"{key} is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{key} = {_shown(error['input'])} is not allowed: {message[0].lower()}{message[1:]}"
+
+
+def _shown(value: Any) -> str:
+    text = "null" if value is None else redacted(repr(value)[: 4 * LONGEST_VALUE])
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."

@@ -1,0 +1,223 @@
+"""A store that is named by a URI: objects that every node can reach, and the folder that each node has for them.
+
+Knows pyarrow's file systems and bytes; nothing of trials. Credentials come from the environment and never stand in the URI.
+"""
+
+import hashlib
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.core.paths import path_problem
+from orchestrator.core.redact import redacted
+from orchestrator.core.text import shortened
+
+SCHEMES = ("s3", "gs", "file")
+OPTIONS = {"region", "scheme", "endpoint_override"}  # of S3; everything else may be a secret
+OF_EACH_NODE = Path("~/.cache/distillation-orchestrator/stores")  # `~` is that of who asks
+ANSWER_S = 30.0
+ATTEMPTS = 2
+PAUSE_S = 0.5  # doubled from attempt to attempt: longer outages are for who asks
+CHUNK_BYTES = 2**23
+T = TypeVar("T")
+Alive = Callable[[], None]
+
+
+def is_uri(text: str) -> bool:
+    """Whether a store is named by a URI, and not as a folder."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
+
+
+def checked(uri: str) -> str:
+    """The URI in one form; ConfigurationError says what is wrong with it, and repeats no secret."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise ConfigurationError(f"--store {shortened(redacted(uri))} is no URI ({error}): give {_known()}") from error
+    shown = f"--store {parts.scheme}://..."
+    if parts.scheme not in SCHEMES:
+        raise ConfigurationError(f"{shown}: this scheme is not known: give a folder that all nodes share, or {_known()}")
+    if "@" in parts.netloc:
+        raise ConfigurationError(f"{shown} has a name or a password in it: leave them out, credentials come from the environment")
+    if parts.fragment or (unknown := sorted({key for key, _ in parse_qsl(parts.query, True)} - OPTIONS)):
+        what = "#..." if parts.fragment else f"?{unknown[0]}=..."
+        raise ConfigurationError(
+            f"{shown}{what} is not allowed: a ? may be followed by {', '.join(sorted(OPTIONS))}; credentials come from the "
+            "environment"
+        )
+    path = unquote(parts.path)
+    if problem := path_problem(f"/{path}"):
+        raise ConfigurationError(f"{shown} {problem}: give {_known()}")
+    if ".." in PurePosixPath(path).parts or (parts.scheme == "file") != (not parts.netloc) or not (parts.netloc or path.strip("/")):
+        raise ConfigurationError(f"--store {parts.scheme}://{parts.netloc}{parts.path} names no place: give {_known()}")
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}{query}"
+
+
+def _known() -> str:
+    return "s3://BUCKET/..., gs://BUCKET/... or file:///..."
+
+
+def local_folder(uri: str) -> Path:
+    """The folder of this node for the store of that URI."""
+    words = re.sub(r"[^A-Za-z0-9]+", "-", uri.partition("?")[0]).strip("-")[:60]
+    return OF_EACH_NODE.expanduser() / f"{words}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}"
+
+
+class Remote:
+    """The objects below a URI, by names with slashes. OSError says what the file system says, after a few attempts."""
+
+    def __init__(self, uri: str) -> None:
+        from pyarrow import fs
+
+        self.uri = uri
+        self.system, self.base = fs.FileSystem.from_uri(uri)
+        self.of_this_machine = isinstance(self.system, fs.LocalFileSystem)
+
+    @classmethod
+    def open(cls, uri: str) -> "Remote":
+        """The store of that URI once something could be written to it; EnvironmentUnfitError within a bounded time."""
+
+        def probe() -> Remote:
+            remote = cls(uri)
+            if remote.of_this_machine:
+                Path(remote.base).mkdir(mode=0o700, parents=True, exist_ok=True)
+            remote.write_json(".probe.json", {})
+            remote.remove_file(".probe.json")
+            return remote
+
+        found, failures = _within(ANSWER_S, probe)
+        if found is None:
+            reason = " ".join(str(failures[0]).split())[:300] if failures else f"no answer within {ANSWER_S:g} s"
+            raise EnvironmentUnfitError(
+                f"--store {uri} cannot be used ({reason}): see that the bucket is there, that it can be reached from here, and "
+                "that the credentials in the environment may write to it"
+            ) from (failures[0] if failures else None)
+        return found
+
+    def names(self, folder: str) -> dict[str, int]:
+        """The files below a folder, by their names in it, with their bytes; none where there is no such folder."""
+        from pyarrow import fs
+
+        selector = fs.FileSelector(self._path(folder), recursive=True, allow_not_found=True)
+        found = self._attempt(lambda: self.system.get_file_info(selector))
+        start = len(self._path(folder)) + 1
+        return {info.path[start:]: info.size for info in found if info.is_file}
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of that name."""
+        return bool(self._attempt(lambda: self.system.get_file_info(self._path(name))).is_file)
+
+    def put(self, folder: Path, name: str, last: str = "", alive: Alive = lambda: None) -> None:
+        """Put all files of a folder below `name`, that of the name `last` after all others."""
+        files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+        for file in sorted(files, key=lambda file: file.name == last):
+            relative = file.relative_to(folder).as_posix()
+            self._attempt(lambda file=file, relative=relative: self._put(file, f"{name}/{relative}", alive))  # type: ignore[misc]
+
+    def get(self, name: str, folder: Path, wanted: Callable[[str], bool] = lambda name: True, alive: Alive = lambda: None) -> None:
+        """Fetch the wanted files below `name` into a folder; FileNotFoundError where there are none."""
+        names = [each for each in self.names(name) if wanted(each)]
+        if not names:
+            raise FileNotFoundError(f"{name} is not in {self.uri}")
+        for each in names:
+            target = folder / each
+            if not target.resolve().is_relative_to(folder.resolve()):
+                raise OSError(f"{each!r} in {self.uri} would lie outside of its folder")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._attempt(lambda each=each, target=target: self._get(f"{name}/{each}", target, alive))  # type: ignore[misc]
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Replace a file at once: a reader sees the old one or the new one."""
+        path, aside = self._path(name), self._path(f"{name}.aside")
+
+        def write() -> None:
+            with self._writing(aside if self.of_this_machine else path) as stream:
+                stream.write(json.dumps(value).encode())
+            if self.of_this_machine:
+                self.system.move(aside, path)
+
+        self._attempt(write)
+
+    def read_json(self, name: str) -> Any:
+        """What a file says; None where it is not there or damaged."""
+        if not self.has(name):
+            return None
+        try:
+            return json.loads(self._attempt(lambda: self.system.open_input_stream(self._path(name)).read()))
+        except ValueError:
+            return None
+
+    def remove_file(self, name: str) -> None:
+        """Remove a file that is there."""
+        self._attempt(lambda: self.system.delete_file(self._path(name)))
+
+    def remove(self, folder: str) -> None:
+        """Remove all below a folder, if there is any."""
+        if self.names(folder):
+            self._attempt(lambda: self.system.delete_dir(self._path(folder)))
+
+    def _path(self, name: str) -> str:
+        return f"{self.base.rstrip('/')}/{name}"
+
+    def _writing(self, path: str) -> Any:
+        if self.of_this_machine:  # elsewhere a folder is a part of a name
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        return self.system.open_output_stream(path)
+
+    def _put(self, file: Path, name: str, alive: Alive) -> None:
+        with file.open("rb") as source, self._writing(self._path(name)) as stream:
+            for chunk in _chunks(source.read):
+                stream.write(chunk)
+                alive()
+
+    def _get(self, name: str, target: Path, alive: Alive) -> None:
+        with self.system.open_input_stream(self._path(name)) as source, target.open("wb") as stream:
+            for chunk in _chunks(source.read):
+                stream.write(chunk)
+                alive()
+
+    def _attempt(self, action: Callable[[], T]) -> T:
+        """What the action gives; an outage of seconds is waited for. What is not there is not looked for again."""
+        for attempt in range(ATTEMPTS - 1):
+            try:
+                return action()
+            except (FileNotFoundError, PermissionError):
+                raise
+            except OSError:
+                time.sleep(PAUSE_S * 2**attempt)
+        return action()
+
+
+def _chunks(read: Callable[[int], bytes]) -> Iterator[bytes]:
+    while chunk := read(CHUNK_BYTES):
+        yield chunk
+
+
+def _within(seconds: float, action: Callable[[], T]) -> tuple[T | None, list[Exception]]:
+    """What the action gives, or what it raises; neither when it takes longer: a library may wait for ever."""
+    results: list[T] = []
+    failures: list[Exception] = []
+
+    def run() -> None:
+        try:
+            results.append(action())
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return (results[0] if results else None), failures
+
+
+def of_names(names: Iterable[str]) -> Callable[[str], bool]:
+    """Whether a file has one of these names, in whatever folder."""
+    wanted = frozenset(names)
+    return lambda name: name.rpartition("/")[2] in wanted

@@ -1,0 +1,17 @@
+"""Find the trials whose weights a sweep keeps."""
+
+from orchestrator.store.records import Sweep
+
+
+def kept(sweep: Sweep) -> set[int]:
+    """The trials whose weights stay."""
+    trials, search = sweep.trials.values(), sweep.configuration.search
+    best = sweep.ranked()[: search.keep_checkpoints]
+    front = sweep.front() if search.objectives else []
+    return {trial.number for trial in (*best, *front, *(trial for trial in trials if not trial.ended))} | _donors(sweep)
+
+
+def _donors(sweep: Sweep) -> set[int]:
+    """Those whose snapshot somebody has still to take over."""
+    unfinished = [trial for trial in sweep.trials.values() if trial.changes and not trial.ended]
+    return {trial.changes[-1]["source"] for trial in unfinished if trial.changes[-1]["epoch"] >= trial.epochs}

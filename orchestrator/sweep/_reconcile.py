@@ -1,0 +1,167 @@
+"""After a driver's death: the study and the records are brought to say the same of every trial. Knows no Tune.
+
+A driver asks the study, writes the record, hears epochs (record, then study), and tells the end (study, then record). It may have
+been killed between any two of these, and a file may have been damaged since. Whatever one side knows and the other one does not
+is written there; nothing is asked twice, and no number is left out.
+"""
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.samplers import PartialFixedSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from orchestrator.config.objectives import goals
+from orchestrator.config.schema import Configuration
+from orchestrator.config.search_space import draw, listed
+from orchestrator.store.progress import told_epochs
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.records import TrialState as RecordState
+
+STATES: dict[RecordState, TrialState] = {
+    "complete": TrialState.COMPLETE,
+    "stopped_early": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
+NAMES = {state: name for name, state in STATES.items()}
+LOST = "its record was damaged, and is made anew of the study and the checkpoint"
+
+
+def settle(study: optuna.Study, sweep: Sweep, fetch: Callable[[Path], None] = lambda trial: None) -> list[str]:
+    """Let study and records agree; afterwards a trial that began and has not ended is among the unfinished ones of the sweep.
+
+    Records that are damaged, or contradict the study, are set aside and made anew. Returns a sentence for each of them. `fetch`
+    brings what a trial's folder needs for that.
+    """
+    names = [goal.name for goal in goals(sweep.configuration.search)]
+    mended = _set_aside(study, sweep)
+    _begin_known(study, sweep)
+    begun = [frozen for frozen in study.get_trials(deepcopy=False) if frozen.state != TrialState.WAITING]
+    for frozen in begun:  # before anything is drawn, which depends on what the study knows
+        trial = sweep.trials.get(frozen.number)
+        if trial and not frozen.state.is_finished():
+            _tell(study, frozen, trial, len(names) == 1)
+        elif trial and not trial.ended:
+            trial.state = NAMES[frozen.state]
+            sweep.save_trial(trial)
+    for frozen in begun:
+        if frozen.number not in sweep.trials:
+            fetch(sweep.trial_folder(frozen.number))
+            trial = _made_anew(study, frozen, sweep, names)
+            trial.notes += [LOST] if sweep.trial_file(frozen.number) in mended else []
+            sweep.save_trial(trial)
+    sweep.trials = dict(sorted(sweep.trials.items()))
+    return list(mended.values())
+
+
+def _set_aside(study: optuna.Study, sweep: Sweep) -> dict[Path, str]:
+    """Rename the records that cannot be used; what was done, by their files."""
+    begun = {each.number: each for each in study.get_trials(deepcopy=False) if each.state != TrialState.WAITING}
+    for number, trial in list(sweep.trials.items()):
+        reason = _contradiction(begun[number], trial) if number in begun else _beyond(sweep, number)
+        if reason:
+            sweep.damaged[sweep.trial_file(number)] = reason
+            del sweep.trials[number]
+    return {file: sweep.set_aside(file) for file in list(sweep.damaged)}
+
+
+def _contradiction(frozen: FrozenTrial, trial: Trial) -> str:
+    """What the record says and the study says otherwise; the study is added to and never written anew, so it is believed."""
+    for name in trial.params.keys() & frozen.params.keys():
+        own, other = trial.params[name], frozen.params[name]
+        if own != other and json.dumps(own) != json.dumps(other):  # a choice may be a list, which is a tuple elsewhere
+            return f"params.{name} = {own!r}, and the study has {other!r}"
+    for epoch, value in trial.known:
+        if frozen.intermediate_values.get(epoch, value) != value:
+            return f"history has {value!r} after epoch {epoch}, and the study {frozen.intermediate_values[epoch]!r}"
+    if trial.ended and frozen.state.is_finished() and STATES[trial.state] != frozen.state:
+        return f"state = {trial.state}, and the study has {NAMES[frozen.state]}"
+    reached: list[Any] = trial.values or [trial.value]
+    if trial.state == "complete" and frozen.state == TrialState.COMPLETE and reached != frozen.values:
+        return f"value = {trial.value!r}, and the study has {frozen.values[0]!r}"
+    return ""
+
+
+def _beyond(sweep: Sweep, number: int) -> str:
+    """Why the study should not be made to have so many trials: no sweep is given fewer than it has begun."""
+    trials = sweep.configuration.search.trials
+    return f"number = {number} is not allowed: the sweep has {trials} trials" if number >= trials else ""
+
+
+def ask(study: optuna.Study, configuration: Configuration, params: dict[str, Any] | None = None) -> optuna.Trial:
+    """The next trial of the study, drawn whole; with the parameters given, where it is known which they were."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        asked = study.ask()
+    drawn(study, asked, configuration, params)
+    return asked
+
+
+def drawn(
+    study: optuna.Study, asked: optuna.Trial, configuration: Configuration, params: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """All parameters of a trial that the study began: those it has, those given, and the rest as they would have been drawn."""
+    sampler = study.sampler
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        try:
+            if params:
+                study.sampler = PartialFixedSampler(params, sampler)
+            return listed(asked, configuration) if configuration.search.fixed else draw(asked, configuration)
+        finally:
+            study.sampler = sampler
+
+
+def taken_up(study: optuna.Study, number: int) -> optuna.Trial:
+    """A trial that the study began."""
+    return optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
+
+
+def _begin_known(study: optuna.Study, sweep: Sweep) -> None:
+    """What the records know was begun: the study may have lost its last line, or all of them."""
+    trials = study.get_trials(deepcopy=False)
+    for number in range(max(sweep.trials, default=-1) + 1):
+        trial = sweep.trials.get(number)
+        if number >= len(trials) or trials[number].state == TrialState.WAITING:
+            ask(study, sweep.configuration, trial.params if trial else None)
+        elif trial and trials[number].state == TrialState.RUNNING and set(trial.params) > set(trials[number].params):
+            drawn(study, taken_up(study, number), sweep.configuration, trial.params)
+
+
+def _tell(study: optuna.Study, frozen: FrozenTrial, trial: Trial, single: bool) -> None:
+    """What the record knows of a trial that runs by the study. Optuna takes no epochs of several objectives."""
+    asked = taken_up(study, frozen.number)
+    for epoch, value in trial.known if single else ():
+        if epoch not in frozen.intermediate_values:
+            asked.report(value, epoch)
+    if trial.changes and frozen.user_attrs.get("changes") != trial.changes:
+        asked.set_user_attr("changes", trial.changes)
+    if trial.ended:
+        reached = (trial.values or trial.value) if trial.state == "complete" else None
+        study.tell(frozen.number, reached, state=STATES[trial.state])
+
+
+def _made_anew(study: optuna.Study, frozen: FrozenTrial, sweep: Sweep, names: list[str]) -> Trial:
+    """The record of a trial that the study alone knows: it was never written, or is damaged."""
+    ended = frozen.state.is_finished()
+    params = dict(frozen.params) if ended else drawn(study, taken_up(study, frozen.number), sweep.configuration)
+    trial = Trial(frozen.number, params, changes=frozen.user_attrs.get("changes", []))
+    if ended:
+        trial.state = NAMES[frozen.state]
+    known = dict(frozen.intermediate_values)
+    last = max(known, default=0)
+    told: dict[int, dict[str, Any]] = {record["epoch"]: {**record} for record in told_epochs(sweep.trial_folder(frozen.number))}
+    if len(names) > 1 and ended:
+        last = max(told, default=0)
+    for epoch in range(1, last + 1):
+        record = told.get(epoch, {"epoch": epoch, "metrics": {}})
+        if epoch in known:  # which is the trial's own, where it took over another one's weights since
+            record = record | {"metrics": record["metrics"] | {names[0]: known[epoch]}}
+        trial.hear(record, names)
+    if frozen.state == TrialState.COMPLETE:
+        trial.value, trial.values = frozen.values[0], list(frozen.values) if len(names) > 1 else None
+    return trial

@@ -1,0 +1,40 @@
+"""Report how good the teacher of a run is, and warn where that is no better than guessing, or worse than a student."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from orchestrator.config.method_variants import all_forms
+from orchestrator.data.dataset import Dataset, read_summary
+from orchestrator.store.records import Sweep
+from orchestrator.teacher.quality import ACCURACY, TeacherQuality, read_quality
+
+
+def announce(card: Mapping[str, Any], data: Path, say: Callable[[str], None], note: Callable[[str], None]) -> None:
+    """Say how good the teacher of a card is on the validation part of the data in a folder, and note where that is chance."""
+    quality, dataset = TeacherQuality.of_card(card), Dataset.open(data)
+    say(f"teacher {quality.words}")
+    labels = np.asarray(dataset.validation.labels)
+    if warning := quality.chance_warning(np.bincount(labels, minlength=len(dataset.classes)).tolist()):
+        note(warning)
+
+
+def worse_than_student(sweep: Sweep, data: Path) -> str:
+    """Return a warning where the teacher of a sweep is worse than the best student, else an empty text.
+
+    Where no method of the sweep asks the teacher there is none.
+    """
+    best, quality = sweep.best(), read_quality(sweep.folder)
+    if best is None or best.state != "complete" or quality is None or not _asks_teacher(sweep):
+        return ""
+    accuracies = [value for name, value in best.metrics.items() if name == ACCURACY or name[1:] == f"/{ACCURACY}"]
+    if not accuracies:
+        return ""
+    return quality.student_warning(max(accuracies), best.number, read_summary(data)["sizes"]["validation"])
+
+
+def _asks_teacher(sweep: Sweep) -> bool:
+    needs = [method.needs for method in all_forms(sweep.configuration, sweep.kind == "sweep")]
+    return any(each.teacher or each.features for each in needs)

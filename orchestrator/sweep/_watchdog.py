@@ -1,0 +1,209 @@
+"""Who looks after trials of which nothing is heard: says what they wait for, and has their group replaced in the end.
+
+`Watchdog` decides, from what the dispatcher sees; it knows no Ray. `watched` is the thread in the driver that does what it decides.
+"""
+
+import contextlib
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+from orchestrator.cluster.group_autoscaler import RETURN_S
+from orchestrator.config.schema import Resources
+from orchestrator.core.signals import left
+
+if TYPE_CHECKING:
+    from orchestrator.cluster.dispatcher_client import Desk
+
+LOOK_S = 1.0
+END_S = 5.0  # for a look that is being taken
+ANSWER_S = 10.0
+REPLY_S = 30.0  # a dispatcher that has not answered for so long, or for half of `resources.wait_s`, is replaced
+log = logging.getLogger(__name__)
+
+
+class Hands(Protocol):
+    """What a watchdog may do."""
+
+    def note(self, text: str) -> None:
+        """Tell the person who looks after the run."""
+
+    def cluster(self) -> str:
+        """What the cluster has, in words."""
+
+    def recover(self, groups: list[int]) -> None:
+        """Tell a dispatcher that had died which groups there are."""
+
+    def replace(self, group: int) -> bool:
+        """End the workers of a group, so that others take their place; False when it has none."""
+
+    def lose(self, group: int, why: str) -> None:
+        """A group is not counted on any more; its trial is for another one."""
+
+    def restart(self) -> None:
+        """End the dispatcher, for Ray to start it again."""
+
+    def end_reader(self, reader: str) -> None:
+        """End the process that waits for the records of a trial, for Tune to start it again."""
+
+    def end_process(self, process: Any) -> None:
+        """End such a process, of which the dispatcher knows nothing."""
+
+    def give_up(self, why: str) -> None:
+        """End the run, so that it can be resumed."""
+
+
+class Watchdog:
+    """Looks at one overview of the dispatcher after another; each silence is told once."""
+
+    def __init__(self, silence_s: float, wait_s: float, hands: Hands) -> None:
+        self.silence_s, self.wait_s, self.hands = silence_s, wait_s, hands
+        self.life = ""
+        self.groups: list[int] = []
+        self.told: set[str] = set()  # trials whose silence was
+        self.answered: float | None = None
+        self.restarted = -math.inf  # when a dispatcher was that did not answer
+        self.began = False  # whether the dispatcher has answered since it was started
+        self.processes: dict[str, tuple[str, Any]] = {}  # that wait for a trial's records, as the dispatcher last had them
+        self.unheard: dict[
+            str, tuple[float, str, Any]
+        ] = {}  # of these, who have shown the new dispatcher no sign of life, since when
+        self.died: float | None = None  # when a new dispatcher was seen that does not know yet what all groups hold
+
+    def look(self, seen: dict[str, Any] | None, now: float) -> None:
+        """Say and do what follows from what the dispatcher sees at a time (s); None: it does not answer."""
+        if seen is None:
+            self._unanswered(now)
+            return
+        self.answered, self.began = now, True
+        self.told.discard("")
+        for text in seen["notes"]:
+            self.hands.note(text)
+        self._recovered(seen, now)
+        self._unheard(seen["processes"], now)
+        limit_s = min(self.silence_s, self.wait_s)
+        self.told &= {trial["name"] for trial in seen["trials"] if trial["silent_s"] >= limit_s}
+        for trial in seen["trials"] if seen["groups"] else []:  # without a group, who starts them counts the time
+            if trial["silent_s"] >= limit_s and trial["name"] not in self.told:
+                self.told.add(trial["name"])
+                self.hands.note(f"{self._silent(trial, seen)}; {self.hands.cluster()}")
+            self._act(trial, seen)
+        for reader in seen["readers"]:
+            if reader["silent_s"] >= self.wait_s:
+                self.hands.note(f"the Tune process of {reader['name']} is replaced: {self._nothing(reader)}")
+                self.hands.end_reader(reader["reader"])
+
+    def _unheard(self, processes: dict[str, tuple[str, Any]], now: float) -> None:
+        """End a process that waited when a dispatcher died, and has shown the new one no sign of life: it may be stopped."""
+        self.processes = processes
+        for reader, (since, name, process) in list(self.unheard.items()):
+            if reader in processes or now - since >= self.wait_s:
+                del self.unheard[reader]
+            if reader not in processes and now - since >= self.wait_s:
+                silent = {"silent_s": now - since}
+                self.hands.note(f"the Tune process of {name} is replaced, after the dispatcher's death: {self._nothing(silent)}")
+                self.hands.end_process(process)
+
+    def _nothing(self, silent: dict[str, Any]) -> str:
+        return f"nothing was heard of it for {silent['silent_s']:.0f} s (resources.wait_s = {self.wait_s:g})"
+
+    def _unanswered(self, now: float) -> None:
+        since = self.answered = now if self.answered is None else self.answered
+        if now - since >= self.silence_s and "" not in self.told:
+            self.told.add("")
+            self.hands.note(f"the dispatcher, which hands out trials, has not answered for {now - since:.0f} s")
+        limit_s = min(REPLY_S, self.wait_s / 2) if self.began else RETURN_S
+        if now - max(since, self.restarted) >= limit_s:
+            if self.restarted < since:
+                self.hands.note(f"the dispatcher, which hands out trials, is replaced: it has not answered for {now - since:.0f} s")
+            self.restarted, self.began = now, False
+            self.hands.restart()
+
+    def _recovered(self, seen: dict[str, Any], now: float) -> None:
+        """A dispatcher that died knows nothing: it is told of the groups, and waits until each has been heard."""
+        if self.life and seen["life"] != self.life:
+            self.hands.note(
+                "the dispatcher, which hands out trials, died and was started again: trials go on from their checkpoints"
+            )
+            self.unheard = {reader: (now, *each) for reader, each in self.processes.items()} | self.unheard  # it may die twice
+        self.life = seen["life"]
+        if not seen["introduced"]:
+            self.hands.recover(self.groups)
+            return
+        self.groups = seen["groups"]
+        self.died = (now if self.died is None else self.died) if seen["missing"] else None
+        if self.died is not None and now - self.died >= max(self.wait_s, RETURN_S):
+            for group in seen["missing"]:
+                self.hands.lose(group, "it was not heard of after the dispatcher had died")
+
+    def _silent(self, trial: dict[str, Any], seen: dict[str, Any]) -> str:
+        waiting, silent = seen["waiting"], f"nothing was heard of {trial['name']} for {trial['silent_s']:.0f} s"
+        wait = f"{waiting} trial{'s wait' if waiting != 1 else ' waits'} for a group"
+        if trial["group"] is not None:
+            who = f"group {trial['group']} has it, last at {trial['doing']}"
+            return f"{silent}: {who}{' and is being started again' if not trial['workers'] else ''}; {wait}"
+        if not seen["serving"]:
+            error = f" ({seen['last_error']})" if seen["last_error"] else ""
+            return f"{silent}: it waits for a worker group, and none has started{error}; {wait}"
+        after = " until all of them are heard, after the dispatcher's death" if seen["missing"] else ""
+        return f"{silent}: it waits for one of {len(seen['groups'])} worker groups{after}; {wait}"
+
+    def _act(self, trial: dict[str, Any], seen: dict[str, Any]) -> None:
+        group, silent_s = trial["group"], trial["silent_s"]
+        limit_s = self.wait_s if trial["workers"] else max(self.wait_s, RETURN_S)
+        if silent_s < limit_s or (group is None and seen["missing"]):
+            return
+        why = f"nothing was heard of {trial['name']} for {silent_s:.0f} s (resources.wait_s = {self.wait_s:g})"
+        if group is None:
+            self.hands.give_up(f"{why}: no worker group takes it; {self.hands.cluster()}")
+        elif self.hands.replace(group):
+            self.hands.note(f"group {group} is replaced: {why}")
+        else:
+            self.hands.note(f"group {group} did not come back, and its trial is for another one: {why}")
+            self.hands.lose(group, "it did not come back")
+
+
+class _Hands:
+    """A watchdog's hands in the driver."""
+
+    def __init__(self, desk: "Desk", note: Callable[[str], None]) -> None:
+        self.desk, self.note = desk, note
+        self.recover, self.replace, self.lose, self.give_up = desk.recover, desk.replace, desk.lose, desk.give_up
+        self.restart, self.end_reader, self.end_process = desk.restart, desk.end_reader, desk.end_process
+
+    def cluster(self) -> str:
+        import ray
+
+        has, free = ray.cluster_resources(), ray.available_resources()
+        nodes = sum(bool(node["Alive"]) for node in ray.nodes())
+        kinds = " and ".join(f"{free.get(kind, 0):g} of {has.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU"))
+        return f"the cluster has {nodes} node{'s' * (nodes != 1)} with {kinds} free"
+
+
+@contextlib.contextmanager
+def watched(desk: "Desk", resources: Resources, note: Callable[[str], None]) -> Iterator[None]:
+    """Trials are looked after, every second or so, until the block ends; `note` hears of it from a thread."""
+    over = threading.Event()
+    watchdog = Watchdog(resources.silence_s, resources.wait_s, _Hands(desk, note))
+    thread = threading.Thread(target=_watch, args=(watchdog, desk, over), name="watchdog", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(left(END_S))  # Ray ends after this, and must not be asked then
+
+
+def _watch(watchdog: Watchdog, desk: "Desk", over: threading.Event) -> None:
+    while not over.wait(LOOK_S):
+        seen = None
+        try:
+            with contextlib.suppress(Exception):  # Ray in trouble fails in many ways
+                seen = desk.overview(ANSWER_S)
+            if not over.is_set():
+                watchdog.look(seen, time.monotonic())
+        except Exception:  # whoever looks after others goes on
+            log.warning("the watchdog could not do what it wanted", exc_info=True)

@@ -1,0 +1,105 @@
+"""What may be another thing when a sweep is gone on with, and what may not: a refusal names each difference."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config.loader import build, given
+from orchestrator.config.path_settings import move_paths, require_paths, resolve_paths
+from orchestrator.config.resources import at
+from orchestrator.config.schema import Configuration
+from orchestrator.config.search_space import with_its_method
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.data.dataset import read_summary
+from orchestrator.data.preprocessing import resolve_augmentation
+from orchestrator.store import run_lock
+from orchestrator.store.records import Sweep
+from orchestrator.sweep.space_snapshot import Described, differences
+
+GROWING = {"search": ("trials", "time_budget")}  # `--trials` and `--time-budget` say these
+SETTLED = ("teacher.mode", "data.augmentation")  # what `auto` comes to is decided when a sweep begins
+NAMED = 5  # differences in one sentence
+
+
+def changed(
+    found: Sweep,
+    trials: int | None,
+    time_budget_s: float | None,
+    file: Path | None,
+    address: str | None = None,
+    pairs: Sequence[str] = (),
+) -> Configuration:
+    """The configuration to go on with; ConfigurationError when that would be another sweep, or somebody runs this one.
+
+    `pairs` are `--set` pairs: where its data, weights and cache are now.
+    """
+    if found.alive:
+        raise ConfigurationError(f"--resume {found.name}: {run_lock.taken(found.folder)}")
+    if found.kind == "train" and (trials, time_budget_s) != (None, None):
+        raise ConfigurationError(f"--resume {found.name}: it is a single training: leave out --trials and --time-budget")
+    search = found.configuration.search
+    if trials is not None:
+        _require_growth(found, trials)
+    if file is not None:
+        _require_same_file(found, file)
+    values = move_paths(found.configuration, list(pairs)).plain()
+    values["search"]["trials"] = search.trials if trials is None else trials
+    values["search"]["time_budget"] = search.time_budget if time_budget_s is None else time_budget_s
+    unsettled = found.configuration.data.augmentation == "auto" and (found.folder / "data.json").is_file()
+    summary = read_summary(found.folder) if unsettled else None
+    values["data"]["augmentation"] = resolve_augmentation(found.configuration.data, summary)
+    values["resources"]["address"] = found.configuration.resources.address if address is None else at(address)
+    configuration = build(values)
+    require_paths(found.name, configuration)
+    return with_its_method(configuration) if found.kind == "sweep" else configuration
+
+
+def require_same(found: Sweep, now: Described) -> None:
+    """ConfigurationError names what the sweep searched or trained on when it began, and does not any more."""
+    different = differences(found.described, now)
+    if different:
+        raise ConfigurationError(
+            f"--resume {found.name}: {_listed(different)}: put back what it was, or begin another sweep under a new --name"
+        )
+
+
+def _require_growth(found: Sweep, trials: int) -> None:
+    search = found.configuration.search
+    if search.scheduler == "pbt" and trials != search.trials:
+        raise ConfigurationError(
+            f"--trials {trials}: the population of {found.name!r} has {search.trials} trials for its life: leave it out"
+        )
+    has = max(search.trials, len(found.trials))
+    if trials < has:
+        raise ConfigurationError(
+            f"--trials {trials} is less than the {has} trials that {found.name!r} has: give at least that many"
+        )
+
+
+def _require_same_file(found: Sweep, file: Path) -> None:
+    """What the file gives has to be what the sweep has; what it leaves to the defaults, the sweep knows."""
+    said, asked = given(file)
+    said = resolve_paths(said)
+    different = list(_different(asked, said.plain(), found.configuration.plain(), ""))
+    if different:
+        raise ConfigurationError(
+            f"--config {file}: {_listed(different)}: leave --config out, for a sweep goes on as it began, or begin another one"
+        )
+
+
+def _different(asked: dict[str, Any], said: Any, has: Any, path: str) -> list[str]:
+    found: list[str] = []
+    for key, inner in asked.items():
+        if path + key in [f"{section}.{name}" for section, names in GROWING.items() for name in names]:
+            continue
+        one, other = said.get(key), has.get(key)
+        if isinstance(inner, dict) and isinstance(one, dict) and isinstance(other, dict) and set(inner) <= set(one):
+            found += _different(inner, one, other, f"{path}{key}.")
+        elif one != other and not (path + key in SETTLED and one == "auto"):
+            found.append(f"{path}{key} = {one}, and the sweep has {other}")
+    return found
+
+
+def _listed(different: list[str]) -> str:
+    more = f"; and {len(different) - NAMED} more" if len(different) > NAMED else ""
+    return "; ".join(different[:NAMED]) + more

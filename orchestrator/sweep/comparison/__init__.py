@@ -1,0 +1,9 @@
+"""Compare methods: one search each, then the best settings over paired seeds."""
+
+__all__ = [
+    "design",
+    "page",
+    "record",
+    "result",
+    "running",
+]

@@ -1,0 +1,55 @@
+"""What a student costs whoever uses it: parameters, multiply-adds, latency of one image on one thread. Knows no training."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from orchestrator.config.schema import Network
+from orchestrator.models.build import build
+
+WARM_UP, REPEATS = 10, 50
+
+
+@dataclass(frozen=True)
+class StudentCost:
+    """`multiply_adds` of one image: of matrix products and convolutions. `latency_ms`: the median of the repetitions."""
+
+    parameters: int
+    multiply_adds: int
+    latency_ms: float
+
+
+def student_cost(network: Network, summary: dict[str, Any], repeats: int = REPEATS) -> StudentCost:
+    """Of a student for the data that `summary` describes: float32 on the CPU, in eval mode, one image, one thread.
+
+    Weights do not matter for any of it, and are random.
+    """
+    student = build(network.name, len(summary["classes"]), tuple(summary["shape"]), network.settings).eval()
+    image = torch.zeros(1, *summary["shape"])
+    with torch.inference_mode(), FlopCounterMode(display=False) as counted:
+        student(image)
+    latency_ms = 1000 * _median_s(lambda: student(image).logits, repeats)
+    # the counter counts a multiplication and an addition as two
+    return StudentCost(sum(each.numel() for each in student.parameters()), counted.get_total_flops() // 2, latency_ms)
+
+
+def _median_s(forward: Callable[[], Tensor], repeats: int) -> float:
+    threads, taken = torch.get_num_threads(), []
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            for _ in range(WARM_UP):
+                forward()
+            for _ in range(repeats):
+                start = time.perf_counter()
+                forward()
+                taken.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
+    return statistics.median(taken)

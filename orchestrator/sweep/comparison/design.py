@@ -1,0 +1,97 @@
+"""Which sweeps a comparison is made of: the same search for each method, then the best settings of each over seeds. Starts nothing.
+
+The search of a method is an ordinary sweep, and so is the training over seeds: a list of settings times a list of seeds. The seeds
+are others than that of the search, which chose what was best with its own.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from methods import METHODS
+from orchestrator.config.distinct import limit_trials
+from orchestrator.config.fields import LONGEST_LIST
+from orchestrator.config.schema import Choice, Configuration
+from orchestrator.config.search_space import qualified
+from orchestrator.config.trial import METHOD
+from orchestrator.core.errors import ConfigurationError, nearest
+
+OVER_SEEDS = "seeds"  # ends the name of the sweep over seeds
+REFERENCES = ("cross_entropy", "kd")  # what the others are measured by
+LARGEST_SEED = 2**31 - 1
+
+
+def named(text: str) -> tuple[str, ...]:
+    """The methods of `--methods`: two or more, each once; ConfigurationError otherwise."""
+    methods = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in methods:
+        if name not in METHODS:
+            raise ConfigurationError(f"--methods: {name!r} is no method: {nearest(name, METHODS)}; see `python run.py methods`")
+    if twice := [name for place, name in enumerate(methods) if name in methods[:place]]:
+        raise ConfigurationError(f"--methods names {twice[0]!r} twice: name each method once")
+    if len(methods) < 2:
+        given = f"names {methods[0]!r} alone" if methods else "names none"
+        raise ConfigurationError(f"--methods {given}: give two or more, such as cross_entropy,kd,wttm")
+    return methods
+
+
+def base(configuration: Configuration, methods: Sequence[str], seeds: int) -> Configuration:
+    """What the sweeps have in common, with all methods at once: what can be refused is refused by it.
+
+    Settings under `method` stay, and are held, if that method is compared. ConfigurationError: this cannot be compared.
+    """
+    search = configuration.search
+    if not 1 <= seeds <= LONGEST_LIST:
+        raise ConfigurationError(f"--seeds {seeds} is not allowed: give 1 to {LONGEST_LIST}, better 10")
+    if configuration.seed + seeds > LARGEST_SEED:
+        raise ConfigurationError(f"seed = {configuration.seed} leaves no room for {seeds} others: give a smaller one")
+    if search.fixed:
+        raise ConfigurationError("search.fixed searches nothing, and a comparison searches for each method: leave it out")
+    if search.scheduler == "pbt":
+        raise ConfigurationError(
+            "search.scheduler = 'pbt' changes settings while a trial trains, so that no settings could be trained again: take "
+            "asha, median, hyperband or none"
+        )
+    method = configuration.method if configuration.method.name in methods else Choice(name=methods[0])
+    common = configuration.model_copy(
+        update={"method": method, "search": search.model_copy(update={"methods": tuple(methods), "seeds": ()})}
+    )
+    return common.noting({key: sentence for key, sentence in common.yielded.items() if key != "search.methods"})
+
+
+def search_of(common: Configuration, method: str) -> Configuration:
+    """The search of one method, of as many trials as it has different settings at most."""
+    return _search(common, method)[0]
+
+
+def note_of(common: Configuration, method: str) -> str:
+    """Why the search of a method has fewer trials than were asked for, if it has."""
+    return _search(common, method)[1]
+
+
+def _search(common: Configuration, method: str) -> tuple[Configuration, str]:
+    own = common.method if common.method.name == method else Choice(name=method)
+    return limit_trials(common.model_copy(update={"method": own, "search": common.search.model_copy(update={"methods": ()})}))
+
+
+def seeds_of(common: Configuration, seeds: int) -> tuple[int, ...]:
+    """So many seeds after that of the search."""
+    return tuple(range(common.seed + 1, common.seed + 1 + seeds))
+
+
+def over_seeds(common: Configuration, settings: Mapping[str, Mapping[str, Any]], seeds: int) -> Configuration:
+    """The training of the settings by method, as their searches drew them, with every seed; those of a seed one after another."""
+    fixed = [{METHOD: name, **{qualified(key, name): value for key, value in own.items()}} for name, own in settings.items()]
+    method = common.method if common.method.name in settings else Choice(name=next(iter(settings)))
+    search = common.search.model_copy(
+        update={
+            "methods": tuple(settings),
+            "fixed": tuple(fixed),
+            "seeds": seeds_of(common, seeds),
+            "trials": len(fixed) * seeds,
+            "time_budget": None,
+            "scheduler": "none",
+            "sampler": "random",
+            "max_failed_trials": None,
+        }
+    )
+    return common.model_copy(update={"method": method, "search": search})

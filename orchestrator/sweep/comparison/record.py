@@ -1,0 +1,139 @@
+"""What a comparison leaves in the store: what was asked for, and which settings its searches chose. A resume reads it."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from orchestrator.config.schema import Configuration
+from orchestrator.core.errors import ConfigurationError, nearest
+from orchestrator.store import run_lock
+from orchestrator.store.record_file import STRICT, Count, DamagedRecordError, Finite, Plain, RecordSchema, Timestamp
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store
+from orchestrator.sweep.comparison.design import OVER_SEEDS
+
+FILE = "comparison.json"
+
+
+class Chosen(TypedDict, total=False):
+    """What the search of a method has chosen; or the `message` that says why nothing."""
+
+    trial: Count
+    value: Finite
+    settings: dict[str, Plain]
+    message: str
+
+
+@dataclass
+class ComparisonRecord:
+    """The comparison's own file. `configuration` is what its sweeps have in common, with all methods.
+
+    `chosen` is by method; it is empty before the searches have ended, and does not change afterwards.
+    """
+
+    __pydantic_config__ = STRICT
+    configuration: Configuration
+    seeds: Annotated[int, Field(ge=1, lt=10**6)]
+    started: Timestamp = field(default_factory=time.time)
+    chosen: dict[str, Chosen] = field(default_factory=dict)
+
+
+COMPARISON = RecordSchema[ComparisonRecord](ComparisonRecord, number=2, advice="put it back from a backup, or give another --name")
+
+
+@dataclass
+class Comparison(ComparisonRecord):
+    """The comparison in a folder of the store."""
+
+    folder: Path = field(kw_only=True)
+
+    @classmethod
+    def create(cls, store: Store, name: str, configuration: Configuration, seeds: int) -> "Comparison":
+        """A new one; ConfigurationError when its name, or that of one of its sweeps, is taken."""
+        require_new(store, name, configuration.search.methods)
+        made = cls(configuration, seeds, folder=place(store, name))
+        made.folder.mkdir(parents=True, exist_ok=True)
+        with run_lock.only_one(made.folder):
+            require_new(store, name, configuration.search.methods)
+            made.save()
+        return made
+
+    @classmethod
+    def open(cls, store: Store, name: str) -> "Comparison":
+        """One that stands in the store; ConfigurationError names those that do, and what is damaged in it."""
+        file = place(store, name) / FILE
+        if not file.exists():
+            names = sorted(path.parent.name for path in (store.root / "comparisons").glob(f"*/{FILE}"))
+            known = nearest(name, names) if names else "there is none yet"
+            raise ConfigurationError(f"there is no comparison {name!r} in {store.root}: {known}")
+        found = cls(**vars(COMPARISON.read(file)), folder=file.parent)
+        if other := found.chosen.keys() - set(found.methods):
+            raise DamagedRecordError(file, f"chosen.{min(other)} is of no method that is compared", COMPARISON.advice)
+        return found
+
+    @property
+    def name(self) -> str:
+        """The name of the comparison, with which those of its sweeps begin."""
+        return self.folder.name
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """What is compared, in the order that was asked for."""
+        return self.configuration.search.methods
+
+    @property
+    def over_seeds(self) -> str:
+        """The name of the sweep over seeds."""
+        return sweep_name(self.name, OVER_SEEDS)
+
+    def search(self, method: str) -> str:
+        """The name of the search of a method."""
+        return sweep_name(self.name, method)
+
+    @property
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """What is trained over seeds, by method: those whose search found something."""
+        return {method: one["settings"] for method, one in self.chosen.items() if "settings" in one}
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Be the one process that carries it out; ConfigurationError when there is another one."""
+        with run_lock.only_one(self.folder):
+            yield
+
+    def save(self) -> None:
+        """Write the record."""
+        own = {each.name: getattr(self, each.name) for each in fields(ComparisonRecord)}
+        COMPARISON.keep(self.folder / FILE, own | {"configuration": self.configuration.plain()})
+
+
+def place(store: Store, name: str) -> Path:
+    """The folder of a comparison; ConfigurationError when the name could leave the store."""
+    store.sweep(name)
+    return store.root / "comparisons" / name
+
+
+def sweep_name(name: str, part: str) -> str:
+    """The name of one of the sweeps of a comparison."""
+    return f"{name}-{part}"
+
+
+def require_new(store: Store, name: str, methods: tuple[str, ...]) -> None:
+    """ConfigurationError when there is a comparison, or one of the sweeps that it would begin."""
+    if (place(store, name) / FILE).exists():
+        raise ConfigurationError(
+            f"--name {name!r} exists already in this store: give another, or go on with `compare --resume {name}{store.option}`"
+        )
+    for part in (*methods, OVER_SEEDS):
+        try:
+            Sweep.require_new(store.sweep(sweep_name(name, part)))
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"--name {name!r} would begin the sweep {sweep_name(name, part)!r}, which exists already: give another name"
+            ) from error

@@ -1,0 +1,217 @@
+"""Carries a comparison out, or goes on with one: its searches one after another, then the sweep over seeds."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from orchestrator.config.influence_actors import aides
+from orchestrator.config.path_settings import require_paths, without_paths
+from orchestrator.config.schema import Configuration
+from orchestrator.core.errors import ConfigurationError, TrialError
+from orchestrator.core.signals import stoppable
+from orchestrator.reporting.terminal.progress import Display
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store
+from orchestrator.sweep.changed_configuration import require_same
+from orchestrator.sweep.comparison.design import note_of, over_seeds, search_of
+from orchestrator.sweep.comparison.record import Chosen, Comparison
+from orchestrator.sweep.driver import Lent, conduct, explain_data, open_desk, repair, send
+from orchestrator.sweep.events import Events
+from orchestrator.sweep.preflight.configuration import check_search
+from orchestrator.sweep.preflight.preflight import Prepared, prepared
+from orchestrator.sweep.provenance import keep
+from orchestrator.sweep.space_snapshot import described, described_data, differences, same_data
+from orchestrator.teacher.moved import carry_teacher_over
+
+if TYPE_CHECKING:
+    from orchestrator.tracking.model_registry import Ship
+
+ENDED = ("finished", "failed")
+ShipOf = Callable[[str], "Ship"]  # how the students of the sweep of that name are exported
+
+
+def carry_out(store: Store, comparison: Comparison, console: Console, ship_of: ShipOf | None = None) -> Sweep:
+    """The sweep over seeds, after everything that was missing; KeyboardInterrupt when somebody asked for the end.
+
+    With `ship_of`, the best student of every sweep becomes a model of MLflow.
+
+    A search that has ended stays as it is, however it ended; a search without anything to train again leaves its method out.
+    TrialError when that is so for all of them. ConfigurationError when a sweep in the store is not the one that is needed, or is
+    run by somebody else. EnvironmentUnfitError: nobody can train now; a resume goes on.
+    """
+    with comparison.hold(), stoppable(), contextlib.ExitStack() as open_:
+        bench = _Bench(store, comparison, console, open_, ship_of)
+        if not comparison.chosen:
+            common = comparison.configuration
+            for note in filter(None, (note_of(common, method) for method in comparison.methods)):
+                console.print(note, markup=False, highlight=False, soft_wrap=True)
+            found = {method: bench.ended(comparison.search(method), search_of(common, method)) for method in comparison.methods}
+            require_common_data(found)
+            comparison.chosen = {method: choice(sweep) for method, sweep in found.items()}
+            comparison.save()
+            _say_chosen(comparison, console)
+        if not comparison.settings:
+            reasons = "; ".join(f"{method}: {one['message']}" for method, one in comparison.chosen.items())
+            raise TrialError(f"no search of {comparison.name!r} found settings to compare: {reasons}")
+        bench.require_searched_data()
+        return bench.ended(comparison.over_seeds, over_seeds(comparison.configuration, comparison.settings, comparison.seeds))
+
+
+def choice(search: Sweep) -> Chosen:
+    """What a search has chosen, by validation alone; or the `message` that says why nothing."""
+    best = search.best()
+    if best is not None and best.state == "complete" and best.value is not None:
+        return {"trial": best.number, "value": best.value, "settings": best.settings}
+    if best is not None:
+        return {"message": "no trial of its search has trained all its epochs: give it more time"}
+    failures = [trial.message for trial in search.trials.values() if trial.message]
+    return {"message": f"every trial of its search failed: {failures[-1]}" if failures else "its search has no trial"}
+
+
+def require_common_data(sweeps: Mapping[str, Sweep]) -> None:
+    """ConfigurationError when searches were trained on different samples."""
+    described = {method: sweep.described.get("data") for method, sweep in sweeps.items()}
+    first = next(iter(described))
+    for method, own in described.items():
+        common = described[first]
+        if own != common and not (own and common and same_data(common, own)):
+            raise ConfigurationError(
+                f"{method} was searched on other data than {first}, so they cannot be compared: put the data back, and begin "
+                "another comparison under a new --name"
+            )
+
+
+class _Bench:
+    """What the sweeps of a comparison share: the prepared data, and worker groups that stay warm from the first one on."""
+
+    def __init__(
+        self, store: Store, comparison: Comparison, console: Console, open_: contextlib.ExitStack, ship_of: ShipOf | None
+    ) -> None:
+        self.store, self.comparison, self.console, self.open, self.ship_of = store, comparison, console, open_, ship_of
+        self.now: tuple[Sweep, Display] | None = None  # the sweep that trains, and who shows it
+        self.lent: Lent | None = None
+
+    @functools.cached_property
+    def begun(self) -> Prepared:
+        """Looked at before the groups start: afterwards every process has the address of a cluster.
+
+        Data that have another place now, and are the same, keep the teacher that was fitted on them.
+        """
+        comparison, standing = self.comparison, self.store.sweeps()
+        require_paths(comparison.name, comparison.configuration)
+        begun = prepared(self.store, comparison.configuration, "sweep", local=False)
+        now = described_data(begun.configuration, begun.data)
+        for name in [name for name in (*map(comparison.search, comparison.methods), comparison.over_seeds) if name in standing]:
+            found = Sweep.open(self.store, name)
+            if not differences(_foundations(found.described), _foundations(now)):
+                carry_teacher_over(self.store, found.folder, begun.configuration, begun.data)
+                comparison.save()  # with the places of now
+        return begun
+
+    def ended(self, name: str, configuration: Configuration) -> Sweep:
+        """A sweep of the comparison, begun or gone on with until it has ended."""
+        resume = name in self.store.sweeps()
+        found = self._opened(name, configuration) if resume else self._created(name, configuration)
+        ship = self.ship_of(name) if self.ship_of else None
+        with Display(found, self.console) as display:
+            if resume and found.damaged:
+                with found.hold():
+                    repair(self.store, found, display.note)
+            if found.state in ENDED:
+                send(found, self.store, found.folder, display, ship)
+                return found
+            keep(found.folder, self.begun.data)
+            self.now = found, display
+            self.lent = self.lent or self._groups(display)
+            begun, lent = self.begun, self.lent
+            conduct(found, self.store, begun.data, begun.asked, display, resume=resume, lent=lent, ship=ship)
+        if found.state == "interrupted":
+            raise KeyboardInterrupt
+        self.console.print(_said(found), markup=False, highlight=False, soft_wrap=True)
+        return found
+
+    def require_searched_data(self) -> None:
+        """ConfigurationError when the data, or the teacher's given weights, are not those of the searches any more.
+
+        A sweep over seeds that stands in the store is asked what it has; a search that was removed is not asked.
+        """
+        comparison, standing = self.comparison, self.store.sweeps()
+        search = next((name for name in map(comparison.search, comparison.methods) if name in standing), None)
+        if search is None:
+            return
+        if comparison.over_seeds in standing:
+            now = Sweep.open(self.store, comparison.over_seeds).described
+        else:
+            now = described_data(comparison.configuration, self.begun.data)
+        before = Sweep.open(self.store, search).described
+        if different := differences(_foundations(before), _foundations(now)):
+            raise ConfigurationError(
+                f"the seeds of {comparison.name!r} cannot be trained on what its searches were trained on: "
+                f"{'; '.join(different)}: put back what it was, or begin another comparison under a new --name"
+            )
+
+    def _created(self, name: str, configuration: Configuration) -> Sweep:
+        check_search(configuration)
+        now = described(configuration, "sweep", self.begun.data)
+        return Sweep.create(self.store.sweep(name), configuration, "sweep", now)
+
+    def _opened(self, name: str, configuration: Configuration) -> Sweep:
+        found = Sweep.open(self.store, name)
+        _require_designed(found, configuration)
+        if found.state not in ENDED:
+            found.configuration = configuration  # with the address of now
+            now = described(configuration, "sweep", self.begun.data)
+            require_same(found, now)
+            found.described = found.described | now
+        return found
+
+    def _groups(self, display: Display) -> Lent:
+        """As many as the method with the largest needs allows, for as many trials as the longest of the sweeps has."""
+        common, comparison = self.begun.configuration, self.comparison
+        trials = max(common.search.trials, len(comparison.methods) * comparison.seeds)
+        folder = comparison.folder / "groups"
+        explain_data(common, self.begun.data, display)
+        desk = open_desk(self.store, common, folder, trials, False, display, self._note, self._unended, aides(common, "sweep"))
+        return self.open.enter_context(desk)
+
+    def _note(self, text: str) -> None:
+        if self.now:
+            Events(self.now[0], [self.now[1]]).note(text)
+
+    def _unended(self) -> int:
+        """Trials of the sweep that trains which are to go on."""
+        assert self.now
+        return self.now[0].configuration.search.trials - sum(trial.ended for trial in list(self.now[0].trials.values()))
+
+
+def _foundations(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what a sweep describes: what it trains on, whatever it searches."""
+    return {key: value for key, value in described.items() if key == "data" or key.rpartition(".")[2] == "weights"}
+
+
+def _require_designed(found: Sweep, wanted: Configuration) -> None:
+    """ConfigurationError when the sweep is another one than the comparison began, where it was to be trained aside."""
+    has, asked = without_paths(found.configuration), without_paths(wanted)
+    different = [key for key in asked if key != "resources" and has[key] != asked[key]]
+    if different:
+        raise ConfigurationError(
+            f"the sweep {found.name!r} has another {' and '.join(different)} than its comparison: begin another comparison under a "
+            "new --name"
+        )
+
+
+def _said(sweep: Sweep) -> str:
+    best, states = sweep.best(), [trial.state for trial in sweep.trials.values()]
+    failed = f", {states.count('failed')} failed" if "failed" in states else ""
+    reached = f"; best trial {best.number} at {best.value:.4f}" if best and not sweep.configuration.search.fixed else ""
+    return f"{sweep.name}: {sweep.state} after {sweep.seconds:.0f} s, {len(states)} trials{failed}{reached}"
+
+
+def _say_chosen(comparison: Comparison, console: Console) -> None:
+    for method, one in comparison.chosen.items():
+        said = ", ".join(f"{name}={value}" for name, value in one.get("settings", {}).items()) or "the settings given"
+        text = one.get("message") or f"trial {one['trial']} at {one['value']:.4f} on validation, with {said}"
+        console.print(f"{method}: {text}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,6 @@
+"""Check a configuration before anything expensive starts."""
+
+__all__ = [
+    "configuration",
+    "preflight",
+]

@@ -1,0 +1,66 @@
+"""Check that batch normalisation has more than one value per channel in every step of a training."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from orchestrator.config.extra_space import networks
+from orchestrator.config.method_variants import all_forms
+from orchestrator.config.schema import Configuration, Network
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.models.build import build
+
+
+def check_batch_norm(configuration: Configuration, searching: bool, shape: Sequence[int], fits_teacher: bool) -> None:
+    """Raise ConfigurationError when a network would refuse its worker's share of a batch.
+
+    Batch normalisation refuses a single value per channel: a share of one sample, where the layer has no more than one pixel.
+
+    Args:
+        configuration: Its networks and batch sizes were checked.
+        searching: Whether networks of `search.choices` count too.
+        shape: (channels, height, width) of the images.
+        fits_teacher: Whether the teacher is trained here.
+    """
+    for field, network, key, size, sharing in _trained(configuration, searching, fits_teacher):
+        share = size // sharing
+        if share == 1 and not _takes_one(network, shape):
+            workers = f" ({sharing} workers share {size})" if sharing > 1 else ""
+            sync = ", or set sync_batch_norm" if sharing > 1 else ""
+            raise ConfigurationError(
+                f"{key} = {size} gives a step of {field} one sample{workers}, and batch normalisation in {network.name} needs more "
+                f"than one value per channel: give at least {2 * sharing}{sync}, or take a network without batch normalisation"
+            )
+
+
+def _trained(configuration: Configuration, searching: bool, fits_teacher: bool) -> Iterator[tuple[str, Network, str, int, int]]:
+    """Yield every network that is trained: its key, itself, the key of its batch size, that size, and among how many workers.
+
+    With `sync_batch_norm` the statistics are of the whole batch.
+    """
+    training, replicas, teacher = configuration.training, configuration.replicas, configuration.teacher
+    apart = 1 if training.sync_batch_norm else replicas
+    for kinds in networks(configuration, searching).values():
+        for field, network in kinds.items():
+            yield field, network, "training.batch_size", training.batch_size, apart
+    if teacher is None:
+        return
+    recipe = teacher.training
+    if fits_teacher:
+        workers = 1 if recipe.sync_batch_norm else configuration.resources.workers
+        yield "teacher.network", teacher.network, "teacher.training.batch_size", recipe.batch_size, workers
+    if any(method.teaching_rate for method in all_forms(configuration, searching)):
+        workers = 1 if recipe.sync_batch_norm else replicas
+        yield "teacher.network", teacher.network, "training.batch_size", training.batch_size, workers
+
+
+def _takes_one(network: Network, shape: Sequence[int]) -> bool:
+    """Return whether the network trains on a single image; shapes alone, no memory."""
+    channels, height, width = shape
+    with torch.device("meta"):
+        built = build(network.name, 2, (channels, height, width), network.settings).train()
+        try:
+            built(torch.empty(1, channels, height, width))
+        except ValueError:  # what torch raises for one value per channel
+            return False
+    return True

@@ -1,0 +1,69 @@
+"""What can be wrong with a sweep that trains a list of settings and searches nothing. Starts nothing."""
+
+import json
+from dataclasses import asdict
+
+from methods import METHODS, SettingsError
+from orchestrator.config.fields import MOST_TRIALS
+from orchestrator.config.schema import Configuration
+from orchestrator.config.search_space import points, searched
+from orchestrator.config.trial import SEED, apply
+from orchestrator.core.errors import ConfigurationError
+
+
+def check_fixed(configuration: Configuration) -> None:
+    """ConfigurationError when the trials are not those of the list, or one of them could not be trained."""
+    search = configuration.search
+    if not search.fixed:
+        if search.seeds:
+            raise ConfigurationError(
+                f"search.seeds = {list(search.seeds)} are those of search.fixed, which is empty: give settings, or leave it out"
+            )
+        return
+    if len(set(search.seeds)) < len(search.seeds):
+        raise ConfigurationError(f"search.seeds = {list(search.seeds)} names a seed twice: name each once")
+    if search.scheduler == "pbt":
+        raise ConfigurationError("search.scheduler = 'pbt' varies settings, and search.fixed holds them: set search.scheduler=none")
+    if (trials := len(search.fixed) * max(len(search.seeds), 1)) > MOST_TRIALS:
+        raise ConfigurationError(
+            f"search.fixed has {len(search.fixed)} settings and search.seeds {len(search.seeds)} seeds, which are {trials} trials: "
+            f"give fewer, for {MOST_TRIALS} trials at most"
+        )
+    given = points(configuration)
+    if search.trials != len(given):
+        times = f"{len(search.fixed)} settings x {len(search.seeds)} seeds" if search.seeds else "settings"
+        raise ConfigurationError(
+            f"search.trials = {search.trials}, and search.fixed names {len(given)} trials ({times}): set search.trials={len(given)}"
+        )
+    known: dict[str, int] = {}
+    for number, one in enumerate(search.fixed):
+        same = known.setdefault(_check_one(configuration, number, dict(one)), number)
+        if same != number:
+            raise ConfigurationError(
+                f"search.fixed[{number}] has the settings of search.fixed[{same}]: leave it out, or set search.seeds to train all "
+                "of them more than once"
+            )
+
+
+def _check_one(configuration: Configuration, number: int, settings: dict[str, object]) -> str:
+    """All that a trial is trained with, as text, defaults of its method written out."""
+    field = f"search.fixed[{number}]"
+    if SEED in settings:
+        raise ConfigurationError(f"{field} names a seed: give all seeds as search.seeds")
+    odd = [name for name, value in settings.items() if not isinstance(value, str | int | float | None)]
+    if odd:
+        raise ConfigurationError(
+            f"{field}: {odd[0]} = {settings[odd[0]]!r} is not allowed: give a number, text, true, false or null"
+        )
+    try:
+        trial = apply(configuration, settings)
+    except (ConfigurationError, LookupError, TypeError) as error:
+        raise ConfigurationError(f"{field}: {error}") from error
+    name = trial.method.name
+    if name not in searched(configuration):
+        raise ConfigurationError(f"{field} is of {name!r}, which is not among the methods {list(searched(configuration))}: add it")
+    try:
+        resolved = METHODS[name].Settings.build(trial.method.settings)
+    except SettingsError as error:
+        raise ConfigurationError(f"{field}: method {name}: {error}; see `python run.py methods`") from error
+    return json.dumps([trial.plain() | {"method": name}, asdict(resolved)], sort_keys=True)

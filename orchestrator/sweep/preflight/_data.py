@@ -1,0 +1,50 @@
+"""What can be wrong with data beyond their types: for the methods that learn from them, and for their batches. Starts nothing."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.config.method_variants import all_forms, forms, trained
+from orchestrator.config.plan import require_batches
+from orchestrator.config.schema import Configuration
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.data.batches import labelled_in
+
+
+def check_data(configuration: Configuration, searching: bool) -> None:
+    """ConfigurationError when one of the methods, which exist, cannot learn from data as they are configured."""
+    data = configuration.data
+    for name in trained(configuration, searching):
+        if not any(method.needs.weights for method in forms(configuration, name, searching)):
+            continue
+        if data.mix != "none":
+            raise ConfigurationError(
+                f"data.mix = {data.mix!r} blends two samples in a picture, and method {name} weighs each of them: "
+                "set data.mix=none, or take another method"
+            )
+        if data.validation_in_training:
+            raise ConfigurationError(
+                f"data.validation_in_training = true trains on the labels that the weights of method {name} come from: leave it "
+                "out, or take another method"
+            )
+
+
+def check_searched_data(configuration: Configuration) -> None:
+    """ConfigurationError when trials would be compared by samples that they were trained on."""
+    if configuration.data.validation_in_training:
+        raise ConfigurationError(
+            "data.validation_in_training = true is not for a sweep: search.objective would be of samples that were trained on; use "
+            "`python run.py train`, or leave it out"
+        )
+
+
+def check_batches(configuration: Configuration, searching: bool, summary: Mapping[str, Any]) -> None:
+    """ConfigurationError when a batch of one of the methods, or of the teacher, cannot be shared or filled.
+
+    `summary` is what `describe` says of the data.
+    """
+    samples, labelled = summary["sizes"]["train"], summary.get("labelled")
+    alone = {method.needs.labels for method in all_forms(configuration, searching)}
+    require_batches(configuration, samples, labelled, any(alone))
+    if labelled is not None and not all(alone):
+        share, size = configuration.data.labelled_share, configuration.training.batch_size
+        labelled_in(size, share, configuration.replicas, samples - labelled)

@@ -1,0 +1,54 @@
+"""What a method may miss in a configuration: a teacher, or peers; and the setting because of which it does. Starts nothing."""
+
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from typing import Any
+
+from methods import Method, Needs, SettingsError
+from orchestrator.config.method_variants import forms, named
+from orchestrator.config.schema import Configuration
+from orchestrator.core.errors import ConfigurationError
+
+
+def check_needs(configuration: Configuration, name: str, field: str, searching: bool) -> None:
+    """ConfigurationError when a form of the method, which exists, needs a teacher or peers and there is none."""
+    for method in forms(configuration, name, searching):
+        if not _missed(configuration, method.needs):
+            continue
+        wanted, (setting, other) = _missed(configuration, method.needs), _cause(configuration, method)
+        other += named(configuration, name, searching) if other else ""
+        who = f"method {name} with {setting} = {getattr(method.settings, setting)}" if setting else f"{field} = {name!r}"
+        if wanted == "teacher":
+            instead = other or ("dml" if method.needs.peer and configuration.peers else "cross_entropy")
+            raise ConfigurationError(f"{who} needs a teacher and `teacher` is null: configure one, or take {instead}")
+        instead = other or ("kd" if configuration.teacher else "cross_entropy")
+        raise ConfigurationError(
+            f"{who} trains students that hear one another, and there are no peers: configure peers.b.network, or take {instead}"
+        )
+
+
+def _missed(configuration: Configuration, needs: Needs) -> str:
+    """What is needed and not there; empty where all is."""
+    if configuration.teacher is None and (needs.teacher or needs.features or needs.bank):
+        return "teacher"
+    return "peers" if needs.peer and not configuration.peers else ""
+
+
+def _cause(configuration: Configuration, method: Method) -> tuple[str, str]:
+    """The setting without whose value nothing would be missed, and the other value to take; empty where all values miss it."""
+    for setting, value in _others(method):
+        try:
+            other = type(method)(replace(method.settings, **{setting: value}))
+        except SettingsError:
+            continue
+        if not _missed(configuration, other.needs):
+            return setting, f"method.{setting}={value}"
+    return "", ""
+
+
+def _others(method: Method) -> Iterator[tuple[str, Any]]:
+    """Every choice of the settings that is not taken."""
+    for item in fields(method.settings):
+        for value in item.metadata["choices"] or ():
+            if value != getattr(method.settings, item.name):
+                yield item.name, value

@@ -1,0 +1,138 @@
+"""What can be wrong with a bank and with what is retrieved from it, before anything starts; and what the plan says of it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from methods import Method, SettingsError
+from orchestrator.config import plan
+from orchestrator.config.method_variants import forms, named, trained
+from orchestrator.config.schema import Configuration
+from orchestrator.config.search_space import held
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.teacher import faiss_index
+
+SIDES = ("positives", "negatives")
+
+
+def check_banking(configuration: Configuration, name: str, searching: bool) -> None:
+    """ConfigurationError when a method would never have the bank that students fill, or one of fewer samples than it looks up.
+
+    Or when a bank were of blended samples.
+    """
+    short: list[tuple[Method, int]] = []
+    for method in forms(configuration, name, searching):
+        try:
+            fills = method.banking(configuration.training.epochs)
+        except SettingsError as error:
+            raise ConfigurationError(f"method {name}: {error}") from error
+        if configuration.data.mix != "none" and (fills or method.needs.bank):
+            raise ConfigurationError(
+                f"data.mix = {configuration.data.mix!r} blends two samples in a picture, and method {name} retrieves samples that "
+                "are similar to one: set data.mix=none, or take another method"
+            )
+        if fills and 0 < fills.queue < _least(method):
+            short.append((method, fills.queue))
+    if short:
+        method, queue = max(short, key=lambda each: _least(each[0]))
+        positives, negatives = method.retrieves
+        few = [f"positives = {positives} and the sample itself"] if 0 < positives >= queue else []
+        few += [f"negatives = {negatives}"] if negatives > queue else []
+        raise ConfigurationError(
+            f"method {name}: queue = {queue} is fewer samples than {', and than '.join(few)}: give method.queue of at least "
+            f"{_least(method)}, or 0 for all{named(configuration, name, searching)}"
+        )
+
+
+def _least(method: Method) -> int:
+    """How many samples a bank has, at least, in which one of them finds all that the method looks up."""
+    positives, negatives = method.retrieves
+    return max(positives + 1 if positives else 0, negatives)
+
+
+def check_retrieval(configuration: Configuration, searching: bool, summary: Mapping[str, Any], gpu: bool) -> None:
+    """ConfigurationError when no class has so many samples to retrieve, or an approximate search could not be made.
+
+    `summary` is what `describe` says of the data, `gpu` whether trials train on one.
+    """
+    asked = list(_retrieving(configuration, searching))
+    if not asked:
+        return
+    sizes = summary["class_sizes"]
+    for name in dict.fromkeys(name for name, _ in asked):
+        _check_numbers(configuration, name, searching, [method.retrieves for each, method in asked if each == name], sizes)
+    if _nearly(configuration, searching, sum(sizes), gpu) and not faiss_index.installed():
+        chosen = configuration.resources.retrieval
+        why = f", as {sum(sizes)} samples are more than {plan.EXACT_SAMPLES} on a CPU" if chosen == "auto" else ""
+        raise ConfigurationError(
+            f"resources.retrieval = {chosen!r} searches approximately{why}, for which faiss is missing: {faiss_index.INSTALL}"
+        )
+
+
+def _check_numbers(
+    configuration: Configuration, name: str, searching: bool, pairs: Sequence[tuple[int, int]], sizes: Sequence[int]
+) -> None:
+    """ConfigurationError when the largest class has fewer samples than a method's most positives, or leaves fewer than negatives.
+
+    `pairs` are the numbers of both in each form of the method, `sizes` those of the classes.
+    """
+    most = dict(zip(SIDES, (max(sizes) - 1, sum(sizes) - max(sizes)), strict=True))
+    wanted = dict(zip(SIDES, map(max, zip(*pairs, strict=True)), strict=True))
+    many = [side for side in SIDES if wanted[side] > most[side]]
+    if not many:
+        return
+    words = {"positives": f"has {most['positives']} others", "negatives": f"leaves {most['negatives']} of other classes"}
+    drawn = searching and any(side not in held(configuration, name) for side in many)
+    advice = " and ".join(f"method.{side} of at most {most[side]}" for side in many) + named(configuration, name, searching)
+    raise ConfigurationError(
+        f"method {name}: {' and '.join(f'{side} = {wanted[side]}' for side in many)} {'are' if many[1:] else 'is'} more than the "
+        f"training part has, where the largest class {' and '.join(words[side] for side in many)} with a label: "
+        + (f"hold {advice}, or give more data" if drawn else f"give {advice}, or more data")
+    )
+
+
+def retrieved(configuration: Configuration, searching: bool) -> set[tuple[int, int]]:
+    """The numbers of positives and negatives that are retrieved by what a teacher says, each pair once for all trials."""
+    found = {method.retrieves for _, method in _retrieving(configuration, searching) if method.needs.bank}
+    return found - {(0, 0)}
+
+
+def clean_bytes(configuration: Configuration, searching: bool, samples: int, features: int) -> int:
+    """Bytes of the cache beside the logits: features (n, D) of the clean view where a method has a bank, and what is retrieved."""
+    pairs = retrieved(configuration, searching)
+    if configuration.teacher is None or not any(method.needs.bank for _, method in _retrieving(configuration, searching)):
+        return 0
+    tables = sum(plan.neighbours_bytes(samples, sum(pair)) for pair in pairs)
+    return samples * features * plan.BYTES[configuration.teacher.dtype] + tables
+
+
+def retrieval_line(configuration: Configuration, searching: bool, summary: Mapping[str, Any], gpu: bool, cached: bool) -> str:
+    """How samples are retrieved, among how many, and what of it the cache holds; empty where no method retrieves any."""
+    asked = list(_retrieving(configuration, searching))
+    if not asked:
+        return ""
+    samples, pairs, lines = sum(summary["class_sizes"]), retrieved(configuration, searching), []
+    if pairs:
+        how = "approximate, by faiss" if _nearly(configuration, searching, samples, gpu) else "exact"
+        size = plan.size(sum(plan.neighbours_bytes(summary["sizes"]["train"], sum(pair)) for pair in pairs))
+        said = ", ".join(f"{positives} + {negatives}" for positives, negatives in sorted(pairs))
+        where = f"{size} in the cache, once for all trials" if cached else "by every trial anew"
+        lines.append(f"{how}, among {samples} samples: {said} of the same and of other classes; {where}")
+    filled = [banking for _, method in asked if (banking := method.banking(configuration.training.epochs))]
+    if filled:
+        most = max(min(banking.queue or samples, samples) for banking in filled)
+        lines.append(f"exact, among at most {most} samples, in each bank that students fill")
+    return "; ".join(lines)
+
+
+def _nearly(configuration: Configuration, searching: bool, samples: int, gpu: bool) -> bool:
+    """Whether negatives are searched approximately; positives never are."""
+    wanted = any(negatives for _, negatives in retrieved(configuration, searching))
+    return wanted and plan.approximate(configuration.resources, samples, gpu)
+
+
+def _retrieving(configuration: Configuration, searching: bool) -> Iterator[tuple[str, Method]]:
+    """The forms that have a bank, by the names of their methods."""
+    for name in trained(configuration, searching):
+        for method in forms(configuration, name, searching):
+            if method.needs.bank or method.banking(configuration.training.epochs):
+                yield name, method

@@ -1,0 +1,60 @@
+"""What can be wrong with the weights of samples, before anything starts: when they come, what they are of, whether they fit."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from methods import SettingsError
+from orchestrator.config import plan
+from orchestrator.config.extra_space import networks
+from orchestrator.config.method_variants import forms, trained
+from orchestrator.config.schema import Configuration
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.models.build import build
+from orchestrator.models.network import Network
+
+
+def check_weighing(configuration: Configuration, name: str, searching: bool) -> None:
+    """ConfigurationError when a method that weighs samples would never do so, or has nothing to weigh."""
+    for method in forms(configuration, name, searching):
+        try:
+            weighing = method.weighing(configuration.training.epochs)
+        except SettingsError as error:
+            raise ConfigurationError(f"method {name}: {error}") from error
+        if method.needs_unlabelled and configuration.data.labelled is None:
+            raise ConfigurationError(
+                f"method {name} with these settings learns from unlabelled samples too, and all have labels: set data.labelled to "
+                "how many keep theirs, or take another method.update"
+            )
+        if weighing and method.teaching_rate and configuration.peers:
+            raise ConfigurationError(
+                f"method {name} with these settings trains the teacher by what one student needs, and there are peers, who share "
+                "it: leave the peers out, or take method.update=iterative"
+            )
+
+
+def check_memory(configuration: Configuration, searching: bool, samples: int, classes: int, shape: Sequence[int]) -> None:
+    """ConfigurationError when finding the weights would take more than `resources.influence_gib`."""
+    limit_gib = configuration.resources.influence_gib
+    for name in trained(configuration, searching):
+        every = [method.weighing(configuration.training.epochs) for method in forms(configuration, name, searching)]
+        found = [each for each in every if each]
+        for field, student in _students(configuration, searching, classes, shape) if found else ():
+            shapes = dict(student.named_parameters())
+            needed = max(each.required_bytes(samples, classes, student.head.in_features, shapes) for each in found)
+            if needed > limit_gib * 2**30:
+                raise ConfigurationError(
+                    f"method {name} would take {plan.size(needed)} of memory to weigh {samples} samples for {field}, and "
+                    f"resources.influence_gib = {limit_gib:g}: raise it, or take less, such as method.estimator=last_layer or a "
+                    "smaller data.limit.train"
+                )
+
+
+def _students(configuration: Configuration, searching: bool, classes: int, shape: Sequence[int]) -> Iterator[tuple[str, Network]]:
+    """Every network that a student may have, by the words for it; shapes alone, no memory."""
+    channels, height, width = shape
+    for kinds in networks(configuration, searching).values():
+        for field, network in kinds.items():
+            with torch.device("meta"):
+                student = build(network.name, classes, (channels, height, width), network.settings)
+            yield field, student

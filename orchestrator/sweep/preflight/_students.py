@@ -1,0 +1,48 @@
+"""What can be wrong with several students beyond the types of their settings: who trains them, and with what. Knows no torch."""
+
+from orchestrator.config.plan import SETTINGS
+from orchestrator.config.schema import Configuration
+from orchestrator.core.errors import ConfigurationError
+
+
+def check_peers(configuration: Configuration) -> None:
+    """ConfigurationError when the workers of a group cannot be dealt out to the students, or a setting would have no meaning."""
+    resources, students = configuration.resources, len(configuration.students)
+    if not configuration.peers:
+        if resources.pair:
+            raise ConfigurationError(
+                f"resources.pair = {resources.pair!r} has no meaning with one student: leave it out, or give peers.b.network.name"
+            )
+    elif not configuration.colocated:
+        if resources.workers % students:
+            raise ConfigurationError(
+                f"resources.workers = {resources.workers} cannot be shared by {students} students: give a multiple of {students}, "
+                "or resources.pair=colocated with one worker"
+            )
+    elif resources.workers > 1:
+        raise ConfigurationError(
+            f"resources.pair = 'colocated' trains all students in one worker, and resources.workers = {resources.workers}: "
+            "give 1, or resources.pair=actors"
+        )
+    else:
+        _require_shared_resources(configuration)
+
+
+def require_one_process(configuration: Configuration) -> None:
+    """ConfigurationError when several students want workers of their own and this process is to train them all."""
+    if configuration.peers and not configuration.colocated:
+        raise ConfigurationError(
+            f"--local trains all students in this process, and resources.workers = {configuration.resources.workers}: "
+            "set resources.workers=1 (and no resources.pair=actors), or leave --local out"
+        )
+
+
+def _require_shared_resources(configuration: Configuration) -> None:
+    students = len(configuration.students)
+    for letter, peer in configuration.peers.items():
+        for key in (*SETTINGS.values(), "threads_per_worker"):
+            if getattr(peer, key) is not None:
+                raise ConfigurationError(
+                    f"peers.{letter}.{key} = {getattr(peer, key):g} has no meaning where one worker trains all students: give "
+                    f"resources.{key}, or workers of their own with resources.workers={students}"
+                )

@@ -1,0 +1,238 @@
+"""What can be wrong with a configuration beyond its types: names, settings, needs. Cheap; nothing is started or written."""
+
+from collections.abc import Sequence
+
+import torch
+
+from methods import METHODS, SettingsError
+from orchestrator.config.conditional_space import branches
+from orchestrator.config.extra_space import check_keys, networks
+from orchestrator.config.method_settings import check_settings
+from orchestrator.config.objectives import BETTER, PARAMETERS, several, unlettered
+from orchestrator.config.schema import PAUSING, Configuration, Network
+from orchestrator.config.search_space import held, key_value, peer_rate, peer_rates, searched
+from orchestrator.config.trial import network_key
+from orchestrator.core.errors import ConfigurationError, nearest
+from orchestrator.models.build import build
+from orchestrator.sweep.preflight._configurations import check_fixed
+from orchestrator.sweep.preflight._data import check_data, check_searched_data
+from orchestrator.sweep.preflight._needs import check_needs
+from orchestrator.sweep.preflight._retrieval import check_banking
+from orchestrator.sweep.preflight._sample_weights import check_weighing
+from orchestrator.sweep.preflight._students import check_peers
+from search_spaces import SPACES
+
+
+def check_network(network: Network, field: str, classes: int, shape: Sequence[int]) -> int:
+    """The parameters of a network; ConfigurationError when it does not exist or cannot have its settings."""
+    channels, height, width = shape
+    try:
+        with torch.device("meta"):  # shapes alone, no memory
+            built = build(network.name, classes, (channels, height, width), network.settings)
+            return sum(value.numel() for value in built.state_dict().values())
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{field}: {error}") from error
+
+
+def feature_width(network: Network, classes: int, shape: Sequence[int]) -> int:
+    """D, the length of the features of a network that was checked."""
+    channels, height, width = shape
+    with torch.device("meta"):
+        return build(network.name, classes, (channels, height, width), network.settings).head.in_features
+
+
+def check_students(configuration: Configuration, searched: bool, classes: int, shape: Sequence[int]) -> int:
+    """The parameters of all students together, each the largest that the search may choose; else as `check_network`."""
+    kinds = networks(configuration, searched).values()
+    return sum(max(check_network(network, field, classes, shape) for field, network in kind.items()) for kind in kinds)
+
+
+def check_networks(configuration: Configuration, searched: bool) -> None:
+    """ConfigurationError when a network does not exist or cannot have its settings, whatever the data."""
+    check_students(configuration, searched, 10, (3, 32, 32))
+    if configuration.teacher:
+        check_network(configuration.teacher.network, "teacher.network", 10, (3, 32, 32))
+
+
+def check_objective(configuration: Configuration) -> None:
+    """ConfigurationError when no epoch reports an objective, a direction looks for the worst, or nobody is whose it is."""
+    search = configuration.search
+    _check_whose(configuration)
+    if search.objectives:
+        _check_objectives(configuration)
+        return
+    known = [name for name in BETTER if name != "validation/agreement" or configuration.teacher]
+    if search.objective not in known:
+        raise ConfigurationError(f"search.objective = {search.objective!r} {_instead(configuration, known)}")
+    if search.direction not in BETTER[search.objective]:
+        raise ConfigurationError(
+            f"search.direction = {search.direction!r} looks for the worst {search.objective}: set {BETTER[search.objective][0]}"
+        )
+
+
+def _instead(configuration: Configuration, known: Sequence[str]) -> str:
+    """Why `search.objective` cannot be what it is, and what says the same."""
+    objective = configuration.search.objective
+    name, letter = unlettered(objective), objective.partition("/")[0]
+    if name == PARAMETERS:
+        return f"alone has nothing to be weighed against: name it among search.objectives=[validation/accuracy, {objective}]"
+    if name in known and configuration.peers and letter in configuration.students:
+        return f"is of one student: set search.objective={name} and search.students={letter}"
+    return f"is not reported: {nearest(objective, known)}"
+
+
+def _check_whose(configuration: Configuration) -> None:
+    """ConfigurationError when `search.students` names nobody."""
+    students = configuration.search.students
+    if not configuration.peers and students != "mean":
+        raise ConfigurationError(
+            f"search.students = {students!r} chooses among students, and there is one: leave it at mean, or configure peers"
+        )
+    if students not in ("mean", "min", *configuration.students):
+        letters = ", ".join(configuration.students)
+        raise ConfigurationError(f"search.students = {students!r} is not allowed: give mean, min, or a student ({letters})")
+
+
+def _check_objectives(configuration: Configuration) -> None:
+    """ConfigurationError when several objectives are not several, not reported, or have no direction."""
+    names, known = configuration.search.objectives, several(configuration)
+    if len(set(names)) < max(len(names), 2):
+        raise ConfigurationError(
+            f"search.objectives = {list(names)} is not several: name two or more, each once, or set search.objective for one"
+        )
+    for name in names:
+        if len(BETTER.get(unlettered(name), ())) > 1:
+            raise ConfigurationError(
+                f"search.objectives = {name!r} has no direction that is always the better one: take another, or search.objective "
+                "with search.direction"
+            )
+        if name not in known:
+            raise ConfigurationError(f"search.objectives = {name!r} is not reported: {nearest(name, known)}")
+
+
+def _check_sizes(configuration: Configuration) -> None:
+    """ConfigurationError when an objective is the size of networks that do not vary."""
+    for name in configuration.search.objectives:
+        letter = name.partition("/")[0]
+        sections = [network_key(each) for each in configuration.students if letter in (each, PARAMETERS)]
+        if unlettered(name) == PARAMETERS and not any(key.rpartition(".")[0] in sections for key in configuration.search.choices):
+            raise ConfigurationError(
+                f"search.objectives = {name!r} is the same in every trial, as search.choices varies no network that it counts: add "
+                f"for example search.choices.{sections[0]}.width=[8, 16, 32], or leave it out"
+            )
+
+
+def check_train(configuration: Configuration) -> None:
+    """Everything about a single training that can be checked without the data."""
+    check_peers(configuration)
+    check_networks(configuration, searched=False)
+    name = configuration.method.name
+    check_settings(configuration, name, "method.name")
+    check_needs(configuration, name, "method.name", searching=False)
+    check_weighing(configuration, name, searching=False)
+    check_banking(configuration, name, searching=False)
+    check_data(configuration, searching=False)
+    check_objective(configuration)
+
+
+def check_search(configuration: Configuration) -> None:
+    """Everything about a search that can be checked without the data: methods, held keys, choices, objectives, rungs."""
+    check_peers(configuration)
+    search, chosen = configuration.search, configuration.method
+    check_settings(configuration, chosen.name, "method.name")
+    if chosen.settings and chosen.name not in searched(configuration):
+        raise ConfigurationError(
+            f"the settings under method are those of {chosen.name}, which is not among search.methods = {list(search.methods)}: "
+            "add it there, or leave them out"
+        )
+    for key in search.hold:
+        try:
+            key_value(configuration, key)
+        except (KeyError, TypeError) as error:
+            raise ConfigurationError(
+                f"search.hold = {key!r} is no key of the configuration: write for example training.learning_rate"
+            ) from error
+    for name in searched(configuration):
+        field = "search.methods" if search.methods else "method.name"
+        check_settings(configuration, name, field)
+        if name not in SPACES:
+            raise ConfigurationError(f"search.methods = {name!r} has no search space: {nearest(name, SPACES)}")
+        check_held(configuration, name)
+        check_needs(configuration, name, field, searching=True)
+        check_weighing(configuration, name, searching=True)
+        check_banking(configuration, name, searching=True)
+    check_searched_data(configuration)
+    check_data(configuration, searching=True)
+    if len(set(search.methods)) != len(search.methods):
+        raise ConfigurationError(f"search.methods = {list(search.methods)} names a method twice: name each once")
+    check_choices(configuration)
+    check_fixed(configuration)
+    check_networks(configuration, searched=True)
+    check_objective(configuration)
+    if search.objectives and search.scheduler != "none":
+        raise ConfigurationError(
+            f"search.scheduler = {search.scheduler!r} compares trials by one objective, and search.objectives names "
+            f"{len(search.objectives)}: set search.scheduler=none"
+        )
+    _check_sizes(configuration)
+    if search.scheduler == "pbt":
+        check_population(configuration)
+    if search.grace_epochs > configuration.training.epochs and search.scheduler in ("asha", "median"):
+        raise ConfigurationError(
+            f"search.grace_epochs = {search.grace_epochs} is more than training.epochs = {configuration.training.epochs}: "
+            f"give at most {configuration.training.epochs}"
+        )
+
+
+def check_choices(configuration: Configuration) -> None:
+    """ConfigurationError when a key of `search.choices` cannot be searched, or a value does not fit."""
+    asked = {peer_rate(letter) for letter in configuration.peers}
+    for name in searched(configuration):
+        for branch in branches(name, {}):
+            asked |= {*branch.choices, *branch.ranges}
+    check_keys(configuration, asked)
+
+
+def check_population(configuration: Configuration) -> None:
+    """ConfigurationError when population based training would have nobody to compare, no time to, or nothing to vary."""
+    search, epochs = configuration.search, configuration.training.epochs
+    if search.trials < 2:
+        raise ConfigurationError(
+            f"search.trials = {search.trials} is no population for search.scheduler = 'pbt': give at least 2, better 4 or more"
+        )
+    if search.perturb_epochs >= epochs:
+        raise ConfigurationError(
+            f"search.perturb_epochs = {search.perturb_epochs} leaves no epoch after a comparison, as training.epochs = {epochs}: "
+            + (f"give at most {epochs - 1}" if epochs > 1 else "raise training.epochs")
+        )
+    ways = [branch for name in searched(configuration) for branch in branches(name, held(configuration, name))]
+    if not peer_rates(configuration) and not any(branch.continuous for branch in ways):
+        raise ConfigurationError(
+            "search.scheduler = 'pbt' varies continuous settings, and all of them are held: leave one out of search.hold "
+            "or of the settings under method, or take another scheduler"
+        )
+
+
+def check_held(configuration: Configuration, name: str) -> None:
+    """ConfigurationError when what is held cannot go with something that the search would choose."""
+    kept, keys = held(configuration, name), configuration.search.hold
+    for branch in branches(name, kept):
+        values = kept | branch.values
+        try:
+            METHODS[name].Settings.build({key: values[key] for key in values if "." not in key and key not in keys})
+        except SettingsError as error:
+            chosen = ", ".join(f"{key} = {value}" for key, value in branch.answers.items())
+            raise ConfigurationError(
+                f"method {name}: the search would choose {chosen or 'other settings'} beside what is held, and {error}; "
+                "hold what has to go with it, or leave it to the search"
+            ) from error
+
+
+def require_copies(uri: str, configuration: Configuration, kind: str) -> None:
+    """ConfigurationError where trials take over checkpoints of others, which are copies of a folder, and the store is a URI."""
+    scheduler = configuration.search.scheduler
+    if uri and kind == "sweep" and scheduler in PAUSING:
+        raise ConfigurationError(
+            f"search.scheduler = {scheduler!r} copies checkpoints within a folder, and --store is a URI: give a folder that all "
+            "nodes share, or take asha, median or none"
+        )

@@ -1,0 +1,298 @@
+"""Everything that can be refused before anything expensive starts, and the plan that `--dry-run` prints."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from orchestrator.config import plan
+from orchestrator.config.capacity import Sizes, require_cores, require_memory
+from orchestrator.config.checkpoints import checkpoints
+from orchestrator.config.distinct import count_settings, limit_trials
+from orchestrator.config.extra_space import alone
+from orchestrator.config.influence_actors import aides
+from orchestrator.config.objectives import goals, in_words
+from orchestrator.config.resources import cluster_address, local_memory, local_resources, require_answer, require_short_sockets
+from orchestrator.config.schema import Configuration
+from orchestrator.config.search_space import peer_rates
+from orchestrator.config.trial import network_key
+from orchestrator.config.yielding import said_of
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.core.paths import read_file
+from orchestrator.core.privacy import said
+from orchestrator.data.dataset import Dataset
+from orchestrator.data.prepare import describe, list_notes, prepare
+from orchestrator.data.preprocessing import explain, resolve_augmentation
+from orchestrator.data.shared_memory import describe_shortage
+from orchestrator.models.build import build
+from orchestrator.models.weight_files import names_file
+from orchestrator.models.weights import load_weights
+from orchestrator.store.staging import publish
+from orchestrator.store.store import SPARE_BYTES, Store
+from orchestrator.sweep.preflight._automatic import explain_automatic
+from orchestrator.sweep.preflight._batch_norm import check_batch_norm
+from orchestrator.sweep.preflight._data import check_batches
+from orchestrator.sweep.preflight._given_weights import check_given_weights
+from orchestrator.sweep.preflight._retrieval import check_retrieval, clean_bytes, retrieval_line
+from orchestrator.sweep.preflight._sample_weights import check_memory
+from orchestrator.sweep.preflight._students import require_one_process
+from orchestrator.sweep.preflight.configuration import (
+    check_network,
+    check_search,
+    check_students,
+    check_train,
+    feature_width,
+    require_copies,
+)
+from orchestrator.teacher import fit
+from orchestrator.teacher.access import Decision, decide
+from orchestrator.teacher.acquire import check_weights
+from orchestrator.tracking.schema import schema_problem
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run begins with: the folder of its data, how the teacher is asked (None without one), and both settled.
+
+    `note`: what the configuration has otherwise than it was asked for, and why.
+    """
+
+    data: Path
+    asked: Decision | None
+    configuration: Configuration
+    note: str = ""
+
+
+def prepared(
+    store: Store, configuration: Configuration, kind: str, local: bool, note: Callable[[str], None] = lambda _: None
+) -> Prepared:
+    """The prepared data and the decision about the cache, after every check; the teacher's given weights are in the store then.
+
+    The configuration has the teacher's mode that `auto` came to, so that a resume does not decide anew. `note` is called with what
+    a person may not expect of the data.
+    """
+    require_copies(store.uri, configuration, kind)
+    configuration, reduced = _settled(configuration, kind)
+    _, gpu, groups = _check(configuration, kind, local)
+    folder = prepare(configuration.data, store.root, configuration.data.seed, note)
+    summary = describe(configuration.data, store.root, configuration.data.seed)
+    for name, line in list_notes(summary).items():
+        note(f"{name}: {line}")
+    asked, _, _ = _check_with_data(store, configuration, kind, local, summary, gpu, groups)
+    if kind != "teacher" and (problem := schema_problem(store, configuration)):
+        note(problem)
+    check_weights(store, configuration, folder)
+    publish(store, folder, "data.json")
+    _download_students_weights(configuration, folder)
+    data = configuration.data.model_copy(update={"augmentation": resolve_augmentation(configuration.data)})
+    configuration = configuration.model_copy(update={"data": data})
+    if asked and configuration.teacher:
+        teacher = configuration.teacher.model_copy(update={"mode": asked.mode})
+        configuration = configuration.model_copy(update={"teacher": teacher})
+    return Prepared(folder, asked, configuration, reduced)
+
+
+def show_plan(store: Store, configuration: Configuration, kind: str, local: bool, console: Console) -> None:
+    """Print what would run: data, teacher, groups with the arithmetic, trials, rungs, bytes. Nothing is prepared."""
+    require_copies(store.uri, configuration, kind)
+    configuration, note = _settled(configuration, kind)
+    words, gpu, groups = _check(configuration, kind, local)
+    summary = describe(configuration.data, store.root, configuration.data.seed)
+    asked, checkpoint_bytes, whose = _check_with_data(store, configuration, kind, local, summary, gpu, groups)
+    lines = {"data": _data_line(summary) + (f", {configuration.data.mix}" if configuration.data.mix != "none" else "")}
+    lines |= list_notes(summary) | explain(configuration.data, summary) | _student_lines(configuration, kind)
+    if asked:
+        lines["teacher"] = _teacher_line(store, configuration, summary)
+        lines["cache"] = f"the teacher is {asked.words}"
+    cached = asked is not None and asked.folder is not None
+    if kind != "teacher" and (retrieval := retrieval_line(configuration, kind == "sweep", summary, gpu, cached)):
+        lines["retrieval"] = retrieval
+    if configuration.data.name == "folder" and (local or not cluster_address(configuration.resources)):
+        lines["loader"] = _loader_line(configuration, summary, groups)
+    lines["groups"] = words
+    lines |= _search_lines(configuration) if kind == "sweep" else {"epochs": str(configuration.training.epochs)}
+    if automatic := explain_automatic(configuration, kind, summary["augmentation"], gpu, lines.get("retrieval", "")):
+        lines["automatic"] = automatic
+    if kind != "teacher" and (problem := schema_problem(store, configuration)):
+        lines["tracking"] = problem
+    lines["store"] = f"{store.uri or store.root}; checkpoints take at most {checkpoint_bytes / 2**20:.1f} MiB: {whose}"
+    lines |= {f"changed {place}": sentence for place, sentence in enumerate(said_of(configuration, kind), 1)}
+    if note:
+        console.print(said(note), markup=False, highlight=False, soft_wrap=True)
+    width = max(map(len, lines)) + 2
+    for name, line in lines.items():
+        console.print(said(f"{name:{width}}{line}"), markup=False, highlight=False, soft_wrap=True)
+
+
+def require_weights(configuration: Configuration) -> None:
+    """ConfigurationError when a file of weights that a network begins with is not there, or cannot be read."""
+    networks = {network_key(letter): student.network for letter, student in configuration.students.items()}
+    if configuration.teacher:
+        networks["teacher.network"] = configuration.teacher.network
+    for key, network in networks.items():
+        if network.weights and names_file(network.weights):  # a name of torchvision otherwise
+            read_file(network.weights, f"{key}.weights", "give a .safetensors file with weights of this network")
+
+
+def _settled(configuration: Configuration, kind: str) -> tuple[Configuration, str]:
+    """The configuration once it was checked without data, of a sweep with as many trials as it has settings at most; and why."""
+    if kind != "sweep":
+        check_train(configuration)
+        return configuration, ""
+    check_search(configuration)
+    return limit_trials(configuration)
+
+
+def _check(configuration: Configuration, kind: str, local: bool) -> tuple[str, bool, int]:
+    """All that needs no data; the groups: their arithmetic in words, whether their first worker has a GPU, and their number."""
+    require_weights(configuration)
+    if local:
+        require_cores(configuration, [local_resources()])
+        if kind != "teacher":
+            require_one_process(configuration)
+        return "none: this process trains", torch.cuda.is_available(), 1
+    trials = configuration.search.trials if kind == "sweep" else 1
+    address = cluster_address(configuration.resources)
+    if address is None:
+        require_short_sockets()
+    available, nodes, free = _available(address)
+    require_cores(configuration, nodes)
+    groups = plan.groups(configuration, available, trials, nodes, aides(configuration, kind), free, elastic=bool(address))
+    held = _held(configuration, available, nodes)
+    words = f"{groups.groups} x {groups.workers} workers{held}; {groups.arithmetic} fit, {trials} trials"
+    return words, groups.bundles[0].get("GPU", 0) > 0, groups.groups
+
+
+def _held(configuration: Configuration, available: dict[str, float], nodes: list[dict[str, float]]) -> str:
+    """What a worker holds, and whom it trains where there are several students."""
+    each = {
+        role.letter: f"{role.needs['CPU']:g} CPU and {role.needs.get('GPU', 0):g} GPU"
+        for role in plan.roles(configuration, available, nodes)
+    }
+    if len(each) == 1:
+        return f" of {each['a']}" + (f" for students {', '.join(configuration.students)}" if configuration.peers else "")
+    return ", " + ", ".join(f"{configuration.replicas} for student {letter} of {held}" for letter, held in each.items())
+
+
+def _available(address: str | None) -> tuple[dict[str, float], list[dict[str, float]], list[dict[str, float]]]:
+    """What is free, what each node has, and what of that is free."""
+    if address is None:
+        return local_resources(), [local_resources()], [local_resources()]
+    from orchestrator.cluster.connect import connected, free_nodes, nodes
+
+    require_answer(address)
+    with connected(address) as available:
+        return dict(available), nodes(), free_nodes()
+
+
+def _download_students_weights(configuration: Configuration, data: Path) -> None:
+    """Download what torchvision publishes for students, once and before workers need it; ConfigurationError when that fails.
+
+    Files were read by `check_given_weights`.
+    """
+    for letter, (network, _) in configuration.students.items():
+        if network.weights and not names_file(network.weights):
+            dataset = Dataset.open(data)
+            student = build(network.name, len(dataset.classes), dataset.shape, network.settings)
+            try:
+                load_weights(student, network.weights)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{network_key(letter)}.weights: {error}") from error
+
+
+def _check_with_data(
+    store: Store, configuration: Configuration, kind: str, local: bool, summary: dict[str, Any], gpu: bool, groups: int = 1
+) -> tuple[Decision | None, int, str]:
+    """Networks, batches and free space against the data; how the teacher is asked, the bytes of the checkpoints, and of whom."""
+    classes, searching, samples = len(summary["classes"]), kind == "sweep", summary["sizes"]["train"]
+    parameters = check_students(configuration, searching, classes, summary["shape"])
+    beside = teacher_parameters = 0
+    if configuration.teacher:
+        teacher_parameters = check_network(configuration.teacher.network, "teacher.network", classes, summary["shape"])
+        width = feature_width(configuration.teacher.network, classes, summary["shape"])
+        beside = clean_bytes(configuration, searching, samples, width)
+    check_given_weights(configuration, classes, summary["shape"])
+    fits_teacher = configuration.teacher is not None and not configuration.teacher.network.weights
+    for each in (configuration, *(alone(configuration) if searching else ())):
+        check_batches(each, searching, summary)
+        check_batch_norm(each, searching, summary["shape"], fits_teacher)
+    if local or cluster_address(configuration.resources) is None:
+        require_memory(configuration, Sizes(parameters, teacher_parameters, prod(summary["shape"])), local_memory())
+    check_memory(configuration, searching, samples, classes, summary["shape"])
+    if kind != "teacher":
+        check_retrieval(configuration, searching, summary, gpu)
+    copies, whose = checkpoints(configuration.search, groups) if searching else (2, "of one training, and the one before")
+    checkpoint_bytes = plan.checkpoint_bytes(parameters, copies)
+    store.require_space(checkpoint_bytes + SPARE_BYTES)
+    reserved = checkpoint_bytes + SPARE_BYTES
+    asked = decide(store, configuration, summary, local, reserved, beside) if configuration.teacher else None
+    return asked, checkpoint_bytes, whose
+
+
+def _data_line(summary: dict[str, Any]) -> str:
+    said = {name: str(size) for name, size in summary["sizes"].items()}
+    if "labelled" in summary:
+        said["train"] = f"{summary['labelled']} labelled of {said['train']}"
+    if "validation_in_training" in summary:
+        said["train"] += " with the validation part"
+    sizes = ", ".join(f"{name} {size}" for name, size in said.items())
+    shape = "x".join(str(side) for side in summary["shape"])
+    return f"{summary['name']}: {sizes}; {len(summary['classes'])} classes, {shape}"
+
+
+def _network_line(network: dict[str, Any]) -> str:
+    settings = ", ".join(f"{key}={value}" for key, value in network.items() if key != "name")
+    return str(network["name"]) + (f" ({settings})" if settings else "")
+
+
+def _student_lines(configuration: Configuration, kind: str) -> dict[str, str]:
+    """Every student's network, and where its recipe is one of its own; without what is searched."""
+    searched = {*peer_rates(configuration), *configuration.search.choices} if kind == "sweep" else set()
+    lines = {}
+    for letter, (network, _) in configuration.students.items():
+        own = configuration.peers[letter].training.model_dump(exclude_none=True) if letter in configuration.peers else {}
+        held = {key: value for key, value in own.items() if f"peers.{letter}.training.{key}" not in searched}
+        recipe = "".join(f", {key} {value}" for key, value in held.items())
+        name = f"student {letter}" if configuration.peers else "student"
+        lines[name] = _network_line(network.model_dump(exclude_none=True)) + recipe
+    return lines
+
+
+def _teacher_line(store: Store, configuration: Configuration, summary: dict[str, Any]) -> str:
+    teacher = configuration.teacher
+    assert teacher is not None
+    folder = store.teachers / fit.fingerprint(configuration, summary["fingerprint"], summary["augmentation"])
+    if damage := fit.damage(folder):
+        source = f"{damage}: it is made anew"
+    elif fit.stands(folder):
+        source = "in the store already"
+    else:
+        source = "weights to load" if teacher.network.weights else f"to be fitted for {teacher.training.epochs} epochs, once"
+    return f"{_network_line(teacher.network.model_dump(exclude_none=True))}, {source}"
+
+
+def _loader_line(configuration: Configuration, summary: dict[str, Any], groups: int) -> str:
+    """How images are decoded on this machine, and whether its shared memory suffices for that."""
+    workers, share = configuration.data.loader_workers, configuration.training.batch_size // configuration.replicas
+    if not workers:
+        return "images are decoded in the process that trains"
+    batch_bytes = prod(summary["shape"]) * share * (1 if configuration.data.mix == "none" else 2)
+    shortage = describe_shortage(batch_bytes, workers, groups * configuration.resources.workers)
+    return f"{workers} processes decode images for each worker" + (f"; {shortage}" if shortage else "")
+
+
+def _search_lines(configuration: Configuration) -> dict[str, str]:
+    search = configuration.search
+    methods = ", ".join(search.methods or (configuration.method.name,))
+    budget = f", at most {search.time_budget:g} s" if search.time_budget else ""
+    looked_for = ", ".join(f"{goal.direction} {in_words(configuration, goal.name)}" for goal in goals(search))
+    settings = count_settings(configuration)
+    of = f" ({settings} different setting{'s' * (settings != 1)})" if settings is not None and not search.fixed else ""
+    return {
+        "trials": f"{search.trials} of {methods}{of}{budget}; {looked_for}",
+        "epochs": f"{configuration.training.epochs}; {plan.comparisons(search, configuration.training.epochs)}",
+    }

@@ -1,0 +1,143 @@
+"""What a sweep searches and what it trains on, in words that are kept with it: a resume says what has changed since."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config.conditional_space import Branch, branches
+from orchestrator.config.schema import Configuration
+from orchestrator.config.search_space import held, peer_rates, points, searched
+from orchestrator.config.trial import network_key
+from orchestrator.core.paths import read_path
+from orchestrator.data.dataset import read_summary
+from search_spaces.space import LEARNING_RATES
+
+Described = dict[str, Any]
+
+
+def described(configuration: Configuration, kind: str, data: Path) -> Described:
+    """The space (of a `sweep`), the prepared data in a folder, and the files of weights that were given, as plain JSON."""
+    return described_space(configuration, kind) | described_data(configuration, data)
+
+
+def described_space(configuration: Configuration, kind: str) -> Described:
+    """Every question of every method, by the choices under which it is asked, and what is tried first."""
+    if kind != "sweep":
+        return {}
+    if configuration.search.fixed:
+        return {"space": {}, "rates": {}, "points": points(configuration)}
+    spaces = {
+        name: [{"when": _when(branch), "asks": _asks(branch)} for branch in branches(name, held(configuration, name))]
+        for name in searched(configuration)
+    }
+    rates = {key: _range(*LEARNING_RATES, log=True) for key in peer_rates(configuration)}
+    return {"space": spaces, "rates": rates, "points": points(configuration)}
+
+
+def described_data(configuration: Configuration, data: Path) -> Described:
+    """How many samples there are, and sums over their bytes; of the weights that were given to teacher and students, too."""
+    summary = read_summary(data)
+    found: Described = {"data": {"where": str(configuration.data.path or summary["name"]), "sizes": summary["sizes"]}}
+    found["data"] |= {"sums": summary.get("sha256", {}) | ({"files": summary["fingerprint"]} if summary["root"] else {})}
+    found["data"] |= {"contents": summary["contents"]} if "contents" in summary else {}
+    if configuration.teacher and (weights := _of_file(configuration.teacher.network.weights)):
+        found["weights"] = weights
+    given = {network_key(letter): _of_file(student.network.weights) for letter, student in configuration.students.items()}
+    return found | {f"{key}.weights": weights for key, weights in given.items() if weights}
+
+
+def _of_file(weights: str | None) -> Described | None:
+    """Where a file of weights is, and a sum over its bytes; None where there is no such file."""
+    if not weights or not (file := read_path(weights, "weights")).is_file():
+        return None
+    with file.open("rb") as stream:
+        return {"where": weights, "sum": hashlib.file_digest(stream, "sha256").hexdigest()}
+
+
+def same_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two descriptions are of the same data: in the same place by their times too, elsewhere by what they are.
+
+    Without the `contents` of image files, which earlier versions did not describe, files elsewhere are others.
+    """
+    if before["sums"] == now["sums"] or before.get("where") == now.get("where"):
+        return bool(before["sums"] == now["sums"])
+    arrays, others = ({key: value for key, value in each["sums"].items() if key != "files"} for each in (before, now))
+    in_files = "files" in before["sums"] or "files" in now["sums"]
+    alike = before.get("contents") == now.get("contents")
+    return bool(arrays) and arrays == others and (not in_files or (alike and "contents" in before))
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What is another thing now, each in a few words; what only one side describes is not compared."""
+    found: list[str] = []
+    if "space" in before and "space" in now:
+        several = len(before["space"]) > 1
+        for method, ways in before["space"].items():
+            found += _of_method(f"{method}." if several else "", ways, now["space"].get(method, []))
+        found += _changed("", before["rates"], now["rates"])
+        found += list(_points(before["points"], now["points"]))
+    if "data" in before and "data" in now and not same_data(before["data"], now["data"]):
+        samples, were = (sum(each["data"]["sizes"].values()) for each in (now, before))
+        counted = f"{samples:,} samples were {were:,}" if samples != were else "as many samples, and not the same ones"
+        found.append(f"{now['data']['where']} has changed: {counted}")
+    for key in (key for key in before if key.rpartition(".")[2] == "weights" and key in now):
+        if before[key]["sum"] != now[key]["sum"]:
+            found.append(f"{'teacher.network.weights' if key == 'weights' else key} = {now[key]['where']} has changed")
+    return list(dict.fromkeys(found))
+
+
+def _when(branch: Branch) -> dict[str, Any]:
+    return dict(sorted(branch.answers.items()))
+
+
+def _asks(branch: Branch) -> dict[str, str]:
+    """Each parameter of the branch, in words."""
+    asks = {}
+    for name, value in branch.values.items():
+        if name in branch.ranges:
+            low, high, log = branch.ranges[name]
+            asks[name] = _range(low, high, log) + ("" if name in branch.continuous else ", whole numbers")
+        elif name in branch.choices:
+            asks[name] = "one of " + ", ".join(str(choice) for choice in branch.choices[name])
+        elif name not in branch.held:
+            asks[name] = f"always {value}"
+    return asks
+
+
+def _range(low: float, high: float, log: bool) -> str:
+    return f"{low:g} to {high:g}" + (", logarithmic" if log else "")
+
+
+def _of_method(prefix: str, before: list[Described], now: list[Described]) -> list[str]:
+    found = _changed(prefix, _questions(before), _questions(now))
+    if not found and before != now:
+        ways = [str(way["when"]) for way in [*before, *now] if way not in before or way not in now]
+        found.append(f"the space of {prefix.rstrip('.') or 'the method'} asks otherwise under {', '.join(dict.fromkeys(ways))}")
+    return found
+
+
+def _questions(ways: list[Described]) -> dict[str, str]:
+    """Every parameter in words, whatever it depends on."""
+    found: dict[str, dict[str, None]] = {}
+    for way in ways:
+        for name, text in way["asks"].items():
+            found.setdefault(name, {})[text] = None
+    return {name: " or ".join(sorted(texts)) for name, texts in found.items()}
+
+
+def _changed(prefix: str, before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    changed = [f"{prefix}{name} was {text}, is {now[name]}" for name, text in before.items() if now.get(name, text) != text]
+    gone = [f"{prefix}{name} was {text}, is not searched any more" for name, text in before.items() if name not in now]
+    return changed + gone + [f"{prefix}{name} was not searched, is {now[name]}" for name in now if name not in before]
+
+
+def _points(before: list[Described], now: list[Described]) -> Iterator[str]:
+    for place in range(max(len(before), len(now))):
+        was, is_ = (points[place] if place < len(points) else None for points in (before, now))
+        if was != is_:
+            yield f"point {place + 1}, which is tried first, was {_point(was)}, is {_point(is_)}"
+
+
+def _point(point: Described | None) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in point.items()) if point else "none"

@@ -1,0 +1,100 @@
+"""One pass of the teacher over a view, its blocks shared by the ranks of a group, into the cache. Knows no trial."""
+
+import contextlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from methods import Output
+from orchestrator.core import disk
+from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.data.batches import Batches
+from orchestrator.teacher._rank_shared_files import Files, Sharing
+from orchestrator.teacher.cache import Array, Lock, Writer
+from orchestrator.teacher.frozen import FrozenTeacher
+
+STOP_CHECK_BLOCKS = 16
+
+
+def _nobody(_: int) -> None:
+    """Nobody wants to hear how many samples of a pass are done."""
+
+
+class SharedPass:
+    """Opens files of the cache: `logits` of a view and, of the clean one, `features`. All ranks call everything together.
+
+    `told` hears how many samples are done.
+    """
+
+    def __init__(self, teacher: FrozenTeacher, batches: Batches, dtype: str, sharing: Sharing) -> None:
+        self.teacher, self.batches, self.dtype, self.sharing = teacher, batches, dtype, sharing
+        self.context = sharing.context
+        self.samples = len(batches.dataset.train)
+        self.told: Callable[[int], None] = _nobody
+
+    def open(self, view: int | None, files: Files) -> tuple[dict[str, Array], bool]:
+        """The arrays, mapped, and whether the teacher had to be asked; else as `Sharing.open`."""
+        return self.sharing.open(files, partial(self._compute, view))
+
+    def _compute(self, view: int | None, missing: Files, locks: list[Lock]) -> None:
+        parts, left, failure = Output._fields[: 2 if view is None else 1], self.samples, ""
+        with contextlib.ExitStack() as opened:
+            pens: dict[str, Writer] = {}
+
+            def alive() -> None:
+                for lock in locks:
+                    lock.show_life()
+
+            for number, batch in enumerate(self.batches.full_blocks(view, self.context.rank, self.context.world_size), 1):
+                output = self.teacher(batch.inputs)
+                blocks = {part: self.context.gather_tensors(getattr(output, part)) for part in parts}
+                rows = {part: torch.cat(each)[:left].cpu().numpy() for part, each in blocks.items()}
+                left -= len(rows["logits"])
+                if number == 1:  # a full disk is waited for here, and not after a long pass
+                    disk.together(self.context, partial(self._open, missing, rows, pens, opened), self.sharing.cache.root, alive)
+                failure = failure or self._write(rows, pens)
+                alive()
+                self.told(self.samples - left)
+                self.context.alive()
+                if number % STOP_CHECK_BLOCKS == 0:
+                    self.context.require_going_on()
+            self.context.together(lambda: _finish(pens, failure))
+
+    def _open(self, missing: Files, rows: dict[str, Array], pens: dict[str, Writer], opened: contextlib.ExitStack) -> None:
+        """Take the space of what is missing, unless that is done."""
+        if not pens:
+            with contextlib.ExitStack() as begun:
+                found = {part: begun.enter_context(self._writer(file, rows[part])) for part, file in missing.items()}
+                opened.push(begun.pop_all())
+            pens |= found
+
+    def _writer(self, file: Path, rows: Array) -> Writer:
+        return self.sharing.cache.writer(file, self.samples, rows.shape[1], self.dtype)
+
+    def _write(self, rows: dict[str, Array], pens: dict[str, Writer]) -> str:
+        """Write the rows; what went wrong in words, for the others are in the middle of the pass."""
+        try:
+            for part, pen in pens.items():
+                pen.add(self._cast(part, rows[part]))
+        except EnvironmentUnfitError as error:
+            return str(error)
+        return ""
+
+    def _cast(self, part: str, rows: Array) -> Array:
+        with np.errstate(over="ignore"):
+            cast = rows.astype(self.dtype)
+        if not np.isfinite(cast).all():
+            if np.isfinite(rows).all():
+                raise EnvironmentUnfitError(f"the teacher's {part} are beyond the range of {self.dtype}: set teacher.dtype=float32")
+            raise EnvironmentUnfitError(f"the teacher's {part} are not finite: {self.teacher.remedy}")
+        return cast
+
+
+def _finish(pens: dict[str, Writer], failure: str) -> None:
+    if failure:
+        raise EnvironmentUnfitError(failure)
+    for pen in pens.values():
+        pen.finish()

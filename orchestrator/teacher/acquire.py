@@ -1,0 +1,126 @@
+"""Brings the teacher into the store: found there, taken over from given weights and evaluated, or fitted."""
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from filelock import FileLock, Timeout
+
+from orchestrator.config.schema import Configuration
+from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.store.checkpoint_storage import place
+from orchestrator.store.staging import publish
+from orchestrator.store.store import Store, set_aside
+from orchestrator.teacher import fit
+from orchestrator.teacher.card import CARD
+from orchestrator.teacher.quality import ACCURACY
+
+log = logging.getLogger(__name__)
+Told = Callable[[int, dict[str, float]], None]
+
+
+class AnyDesk(Protocol):
+    """Who trains: worker groups, or this process."""
+
+    def submit(self, trial: str, specification: dict[str, Any]) -> None:
+        """Hand over a trial."""
+
+    def next_report(self, trial: str, silence_s: float) -> dict[str, Any]:
+        """Its next record."""
+
+    def stop(self, trial: str) -> None:
+        """End it early."""
+
+
+def check_weights(store: Store, configuration: Configuration, data: Path) -> None:
+    """Take given weights over before anything expensive starts; ConfigurationError when they do not fit.
+
+    A teacher in the store that is damaged is set aside, and made anew.
+    """
+    teacher = configuration.teacher
+    if teacher is None:
+        return
+    folder = fit.place(store, configuration, data)
+    if damage := fit.damage(folder):
+        log.warning("%s: the teacher is kept in %s and made anew", damage, set_aside(folder))
+    if teacher.network.weights and not fit.card(folder):
+        fit.adopt_weights(folder, teacher, data)
+
+
+def ready(store: Store, configuration: Configuration, data: Path, desk: AnyDesk, told: Told) -> tuple[Path, dict[str, Any], float]:
+    """The teacher's folder, its card and the seconds that it cost; `told` hears of every epoch of the fitting.
+
+    A teacher that was not fitted here is evaluated on the validation part once, and the card has that from then on.
+    """
+    start = time.monotonic()
+    folder = fit.place(store, configuration, data)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if not fit.card(folder):
+        with _only_one(folder, configuration, "fit"):
+            if not fit.card(folder):
+                _fit(store, folder, configuration, data, desk, told)
+    publish(store, folder, CARD)
+    if not _evaluated(folder):
+        with _only_one(folder, configuration, "evaluate"):
+            if not _evaluated(folder):
+                fit.keep_evaluation(folder, _evaluate(store, folder, configuration, data, desk))
+    card = fit.card(folder)
+    assert card is not None
+    return folder, card, time.monotonic() - start
+
+
+@contextlib.contextmanager
+def _only_one(folder: Path, configuration: Configuration, what: str) -> Iterator[None]:
+    """Be the one run that works on a teacher; EnvironmentUnfitError where another one does not end."""
+    wait_s = configuration.resources.wait_s
+    try:
+        with FileLock(f"{folder}.lock").acquire(timeout=wait_s):
+            yield
+    except Timeout as error:
+        raise EnvironmentUnfitError(
+            f"waited {wait_s:g} s for another run to {what} the teacher: see what holds {folder}.lock"
+        ) from error
+
+
+def _evaluated(folder: Path) -> bool:
+    """Whether the card of a teacher has its accuracy; cards of older versions have none where the weights were given."""
+    return ACCURACY in (fit.card(folder) or {}).get("metrics", {})
+
+
+def _evaluate(store: Store, folder: Path, configuration: Configuration, data: Path, desk: AnyDesk) -> dict[str, float]:
+    """The metrics of the teacher on the validation part; ConfigurationError when its logits are not finite."""
+    specification = fit.evaluation(folder, configuration, data).model_copy(update=store.shared)
+    desk.submit(specification.name, specification.plain())
+    record: dict[str, Any] = {}
+    while not record.get("done"):
+        record = desk.next_report(specification.name, configuration.resources.wait_s)
+        if record.get("failed"):
+            raise ConfigurationError(f"the teacher could not be evaluated: {record['failed']}")
+    metrics: dict[str, float] = record["metrics"]
+    if not all(map(math.isfinite, metrics.values())):
+        raise ConfigurationError(
+            "the teacher's logits on the validation part are not finite, although its weights are: give other "
+            "teacher.network.weights, or leave them out to fit a teacher here"
+        )
+    return metrics
+
+
+def _fit(store: Store, folder: Path, configuration: Configuration, data: Path, desk: AnyDesk, told: Told) -> None:
+    specification = fit.specification(folder, configuration, data).model_copy(update=store.shared)
+    home = place(store, specification.folder)
+    desk.submit(specification.name, specification.plain())
+    while True:
+        record = desk.next_report(specification.name, configuration.resources.wait_s)
+        if record.get("failed"):
+            advice = "" if "teacher." in record["failed"] else "; change teacher.training or teacher.network"
+            raise ConfigurationError(f"the teacher could not be fitted: {record['failed']}{advice}")
+        told(record["epoch"], record["metrics"])
+        if record.get("done"):
+            home.bring()
+            fit.adopt_fitted(folder, configuration, data, record["metrics"])
+            home.remove()
+            return

@@ -1,0 +1,129 @@
+"""What a sweep says of itself in MLflow: a description in Markdown, tags to filter by, and its data. Plain data; knows no MLflow.
+
+The description stands above the parent run: the best trials, the settings of the best one, and what to look at next.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.config.objectives import in_words, watched
+from orchestrator.config.schema import Configuration
+from orchestrator.store.records import Sweep, Trial
+from orchestrator.store.store import Store
+from orchestrator.teacher.quality import read_quality
+
+NOTE = "mlflow.note.content"  # the tag that MLflow's interface shows as a description
+RUN = "run:here"  # in a description: the address of its run in MLflow's interface, which whoever sends it knows
+LONGEST = 4500  # characters: a tag holds 5,000
+DIGEST = 36  # characters of a fingerprint that MLflow takes
+ROWS = 10  # trials of the table
+SETTINGS = 20  # of the best trial
+STATES = {"complete": "complete", "stopped_early": "stopped early", "failed": "failed"}
+
+
+def tags(configuration: Configuration, methods: str) -> dict[str, str]:
+    """What runs are told apart by: `tags.method = 'kd'`."""
+    teacher = configuration.teacher.network.name if configuration.teacher else "none"
+    return {"method": methods, "student": configuration.student.name, "teacher": teacher, "data": configuration.data.name}
+
+
+def searched(configuration: Configuration) -> str:
+    """The methods of a sweep, in one line."""
+    return ", ".join(configuration.search.methods or (configuration.method.name,))
+
+
+def description(store: Store, sweep: Sweep, state: str, model: str = "") -> str:
+    """The Markdown of the parent run; `state` is how the sweep is, `model` the name of its registered model, if it has one.
+
+    Links begin with `RUN`, but for a sweep that runs: its run may not be there yet.
+    """
+    best = sweep.best()
+    parts = [_summary(sweep, state, best)]
+    if best:
+        parts += [_table(sweep), _settings(best)]
+    parts += [_next(store, sweep, best, model, linked=state != "running")]
+    text = "\n\n".join(parts)
+    return text if len(text) <= LONGEST else text[: text.rindex("\n", 0, LONGEST)] + "\n\n(cut off here)"
+
+
+def dataset(configuration: Configuration, summary: Mapping[str, Any]) -> dict[str, str]:
+    """The data as MLflow has them: name, digest (our fingerprint), source, schema and profile, the last three as JSON."""
+    shape, classes = summary["shape"], summary["classes"]
+    keys = ("sizes", "class_sizes", "shape", "mean", "std", "labelled", "label_noise", "validation_in_training")
+    said = {key: summary[key] for key in keys if key in summary} | {"classes": len(classes)}
+    features = [{"type": "tensor", "tensor-spec": {"dtype": "uint8", "shape": [-1, *shape[1:], shape[0]]}}]
+    labels = [{"type": "tensor", "tensor-spec": {"dtype": "int64", "shape": [-1]}}]
+    schema = {"mlflow_tensorspec": {"features": json.dumps(features), "targets": json.dumps(labels)}}
+    path = configuration.data.path
+    return {
+        "name": summary["name"],
+        "digest": summary["fingerprint"][:DIGEST],
+        "source_type": "local",
+        "source": json.dumps({"uri": str(path) if path else summary["name"]}),
+        "schema": json.dumps(schema),
+        "profile": json.dumps(said),
+    }
+
+
+def _summary(sweep: Sweep, state: str, best: Trial | None) -> str:
+    configuration, many = sweep.configuration, len(sweep.trials)
+    teacher = f", teacher `{configuration.teacher.network.name}`" if configuration.teacher else ", no teacher"
+    if quality := read_quality(sweep.folder):
+        teacher += f" ({quality.accuracy_in_words})"
+    trials = "1 trial" if many == 1 else f"{many} trials"
+    what = (
+        f"**{state}**: {trials} of {searched(configuration)} on {configuration.data.name}, student "
+        f"`{configuration.student.name}`{teacher}, at most {configuration.training.epochs} epochs each."
+    )
+    if not best or best.value is None:
+        return what + " No trial ended well so far."
+    test = _test(best)
+    tested = f", test accuracy {test:.4f}" if test is not None else ""
+    objective = in_words(configuration, watched(configuration.search).name)
+    return f"{what} The best is trial {best.number}: {objective} {best.value:.4f}{tested}."
+
+
+def _table(sweep: Sweep) -> str:
+    objective = watched(sweep.configuration.search).name
+    ranked = sweep.ranked()
+    rows = ["## Trials", "", f"| trial | method | ended | epochs | {objective} | test accuracy |", "|---|---|---|---|---|---|"]
+    for trial in ranked[:ROWS]:
+        method = trial.settings.get("method.name", sweep.configuration.method.name)
+        value, test = ("" if found is None else f"{found:.4f}" for found in (trial.value, _test(trial)))
+        rows.append(f"| {trial.number} | {method} | {STATES[trial.state]} | {trial.epochs} | {value} | {test} |")
+    failed = sum(trial.state == "failed" for trial in sweep.trials.values())
+    more = [f"{len(ranked) - ROWS} more"] if len(ranked) > ROWS else []
+    more += [f"{failed} failed"] if failed else []
+    return "\n".join(rows) + (f"\n\nNot shown: {', '.join(more)}." if more else "")
+
+
+def _settings(best: Trial) -> str:
+    settings = list(best.settings.items())
+    if not settings:
+        return "## Best settings\n\nThose of `configuration.json`: nothing was searched."
+    rows = [f"| {name} | {f'{value:.4g}' if isinstance(value, float) else value} |" for name, value in settings[:SETTINGS]]
+    more = f"\n\n{len(settings) - SETTINGS} more stand in its run." if len(settings) > SETTINGS else ""
+    return "## Best settings\n\n| setting | value |\n|---|---|\n" + "\n".join(rows) + more
+
+
+def _next(store: Store, sweep: Sweep, best: Trial | None, model: str, linked: bool) -> str:
+    ran = f"[`configuration.json`]({RUN}/artifacts/configuration.json)" if linked else "`configuration.json`"
+    lines = [
+        "- Its trials are the runs below it: `tags.sweep = '" + sweep.name + "'`; the best one has `tags.best = 'true'`.",
+        f"- *Artifacts*: {ran} is what ran; each trial has its figures; `report` adds its page here.",
+    ]
+    if model:
+        lines.append(f"- The best student is the registered model [{model}](#/models/{model}), alias `best`.")
+    commands = [f"python run.py {command}{store.option}" for command in _commands(sweep, best)]
+    return "## Look closer\n\n" + "\n".join(lines) + "\n\n```\n" + "\n".join(commands) + "\n```"
+
+
+def _commands(sweep: Sweep, best: Trial | None) -> list[str]:
+    if sweep.kind != "sweep":
+        return [f"export {sweep.name}"] if best else []
+    return [f"status {sweep.name}", *([f"{what} {sweep.name}" for what in ("report", "importance", "export")] if best else [])]
+
+
+def _test(trial: Trial) -> float | None:
+    return trial.metrics.get("test/best/accuracy")

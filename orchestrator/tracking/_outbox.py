@@ -1,0 +1,202 @@
+"""What is still to be written to MLflow, in order, in a file: it outlives the process. Knows no MLflow and no meaning of a write.
+
+Line 1 says up to which byte everything is sent; each further line is a write, plain JSON. A write that was cut off by a kill was
+not handed over, and is dropped. Memory holds none of them, except while the disk is full.
+"""
+
+import contextlib
+import json
+import os
+import threading
+from collections import deque
+from functools import cache
+from pathlib import Path
+from typing import Any, NotRequired
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
+
+from orchestrator.store.store import aside_of
+
+Write = dict[str, Any]
+OPEN = ConfigDict(strict=True, extra="allow")  # what else a write holds is for who does it: MLflow refuses what is wrong
+
+
+@with_config(OPEN)
+class OfRun(TypedDict, total=False):
+    """What was handed over of a run: its last epoch, changes and measures, and its state."""
+
+    epoch: int
+    changes: int
+    measured: int
+    state: str
+
+
+@with_config(OPEN)
+class Told(TypedDict):
+    """What all writes before it said of each run."""
+
+    all_told: dict[str, OfRun]
+
+
+@with_config(OPEN)
+class Task(TypedDict):
+    """One write to a run, by its key."""
+
+    do: str
+    run: str
+    told: NotRequired[OfRun]
+    points: NotRequired[dict[str, list[tuple[str, float, int, int]]]]
+    tags: NotRequired[dict[str, str]]
+    existing: NotRequired[bool]
+
+
+CHUNK = 32 * 1024  # bytes that are read at a time
+LARGE = 4 * 2**20  # bytes of sent writes that are worth writing the file anew
+HEAD = 32  # bytes of line 1
+
+
+class Outbox:
+    """An ordered queue of writes in a file; one process at a time, any number of its threads.
+
+    `told` is what all writes together say: the `told` of each, merged by its `run`; it survives the removal of sent writes.
+    `recovered`: up to this byte, writes stood in the file before, and an earlier process may have tried to send them.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.lock = file, threading.Lock()
+        self.new = not file.exists()
+        self.told: dict[str, dict[str, Any]] = {}
+        self.held: deque[bytes] = deque()
+        self.closed = False
+        self._open()
+        self.unsent = self._read_all()
+        self.recovered = self.size
+
+    def _open(self) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o600)
+        self.size, self.position = os.fstat(self.descriptor).st_size, HEAD
+        if self.size < HEAD:
+            self._put(_head(HEAD), 0)
+            self.size = HEAD
+
+    def _read_all(self) -> int:
+        """Fold all lines into `told`, drop what was cut off, and count what is unsent."""
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # a damaged head: all is sent again, which changes nothing
+            self.position = int(json.loads(os.pread(self.descriptor, HEAD, 0))["sent"])
+        if not HEAD <= self.position <= self.size:
+            self.position = HEAD
+        unsent, start = 0, HEAD
+        while lines := self._lines(start):
+            for start, write in lines:
+                unsent += start > self.position
+                self._fold(write or {})
+        os.ftruncate(self.descriptor, start)
+        self.size, self.position = start, min(self.position, start)
+        return unsent
+
+    def append(self, write: Write) -> None:
+        """Hand a write over: from now on a kill does not lose it. While the disk is full it is held in memory."""
+        line = json.dumps(write, separators=(",", ":")).encode() + b"\n"
+        with self.lock:
+            if self.closed:
+                return
+            self._fold(write)
+            self.held.append(line)
+            self.unsent += 1
+            self._store_held()
+
+    def peek(self) -> list[tuple[int, Write | None]]:
+        """The oldest unsent writes, each with the byte after it; None is a line that is damaged."""
+        with self.lock:
+            self._store_held()
+            return self._lines(self.position) if not self.closed else []
+
+    def sent(self, end: int, writes: int) -> None:
+        """So many writes, up to this byte, are done with; sent ones are removed from the file when they are many."""
+        with self.lock:
+            if self.closed:
+                return
+            self.position, self.unsent = end, self.unsent - writes
+            with contextlib.suppress(OSError):  # known again after a kill: sent twice, which changes nothing
+                self._put(_head(end), 0)
+            if not self.unsent and self.size > LARGE:
+                self._compact()
+
+    def close(self) -> int:
+        """Nothing more is taken or given; how many writes stay in the file for a resume."""
+        with self.lock:
+            if not self.closed:
+                self._store_held()
+                if not self.unsent:
+                    self._compact()
+                self.closed = True
+                os.close(self.descriptor)
+            return self.unsent
+
+    def _fold(self, write: Write) -> None:
+        for run, told in write.get("all_told", {}).items():
+            self.told.setdefault(run, {}).update(told)
+        if "told" in write:
+            self.told.setdefault(write["run"], {}).update(write["told"])
+
+    def _lines(self, start: int) -> list[tuple[int, Write | None]]:
+        length, found = CHUNK, b""
+        while start + len(found) < self.size and b"\n" not in found:
+            found = os.pread(self.descriptor, min(length, self.size - start), start)
+            if len(found) < length and b"\n" not in found:
+                return []
+            length *= 2
+        lines = []
+        for line in found[: found.rfind(b"\n") + 1].splitlines(keepends=True):
+            start += len(line)
+            lines.append((start, _plain(line)))
+        return lines
+
+    def _store_held(self) -> None:
+        while self.held:
+            try:
+                self._put(self.held[0], self.size)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self.descriptor, self.size)
+                return
+            self.size += len(self.held.popleft())
+
+    def _put(self, content: bytes, where: int) -> None:
+        """OSError when not all of it could be written."""
+        if os.pwrite(self.descriptor, content, where) < len(content):
+            raise OSError(f"{self.file} is cut off")
+
+    def _compact(self) -> None:
+        """The file anew, with what all writes said in one line that counts as sent; as it is where there is no space for that."""
+        line = json.dumps({"all_told": self.told}, separators=(",", ":")).encode() + b"\n" if self.told else b""
+        aside = aside_of(self.file)
+        try:
+            with open(os.open(aside, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as new:
+                new.write(_head(HEAD + len(line)) + line)
+            os.replace(aside, self.file)
+        except OSError:
+            aside.unlink(missing_ok=True)
+            return
+        os.close(self.descriptor)
+        self._open()
+        self.position, self.recovered = self.size, 0
+
+
+def _head(sent: int) -> bytes:
+    return json.dumps({"sent": sent}).encode().ljust(HEAD - 1) + b"\n"
+
+
+def _plain(line: bytes) -> Write | None:
+    """The write in a line, None where it is none that was ever written here."""
+    try:
+        return dict(_lines().validate_json(line))
+    except ValidationError:
+        return None
+
+
+@cache
+def _lines() -> TypeAdapter[Any]:
+    return TypeAdapter(Told | Task)

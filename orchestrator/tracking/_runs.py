@@ -1,0 +1,320 @@
+"""The runs of a sweep in MLflow, and how each kind of write is done to them. Called by the thread that writes, alone.
+
+A run goes by its key: `parent`, `7` of a trial, `7/b` of a student of it. Its id is kept in the sweep's folder, and its tags say
+whose it is: a run that was made before the process died is found again. Every write may be done twice and leaves the same.
+"""
+
+import contextlib
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config.schema import LETTERS, Configuration
+from orchestrator.config.uris import database_file, database_uri, scheme_of
+from orchestrator.reporting.figures import trial
+from orchestrator.store.checkpoint_storage import LIGHT, place
+from orchestrator.store.record_file import DamagedRecordError, RecordSchema
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store, set_aside
+from orchestrator.tracking._client import OUTBOX, status_of
+from orchestrator.tracking._description import NOTE, RUN
+from orchestrator.tracking._outbox import Write
+from orchestrator.tracking._relocation import missing_artifacts, relocate_artifacts
+from orchestrator.tracking.model_registry import Ship, register
+
+PARENT = "parent"
+RUNS = "mlflow.json"  # in the sweep's folder: the ids of its runs
+RUN_IDS = RecordSchema[dict[str, str]](dict[str, str])
+log = logging.getLogger(__name__)
+FIGURES = "figures"
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+SOURCE = {"mlflow.source.name": "run.py", "mlflow.source.type": "LOCAL"}
+OWNER, KEY = "sweep.id", "sweep.key"  # tags by which a run is found
+log = logging.getLogger(__name__)
+Point = Sequence[Any]  # name, value, milliseconds since 1970, step
+
+
+class Runs:
+    """Does writes. Each has `do`, its kind, and `run`, the key of its run; `existing`: a run that is gone is not made for it.
+
+    `say` gets what a person should know of the places of the runs.
+    """
+
+    def __init__(self, store: Store, sweep: Sweep, classes: Sequence[str] = (), ship: Ship | None = None) -> None:
+        self.store, self.sweep, self.classes, self.ship = store, sweep, classes, ship
+        self.artifacts = store.artifacts if scheme_of(tracking_uri(store, sweep.configuration)) in DATABASES else None
+        self.say: Callable[[str], None] = log.warning
+        self.fonts = store.root / "fonts"
+        self.file = sweep.folder / RUNS
+        self.owner = f"{sweep.name} {sweep.started!r}"
+        self.experiment = ""
+        self.looked = False
+        self.ids: dict[str, str] = {}
+        self.doubtful = not self.file.exists() and (sweep.folder / OUTBOX).exists()  # there may be runs whose ids are not known
+        if self.file.exists():
+            try:
+                self.ids = RUN_IDS.read(self.file)
+            except DamagedRecordError as error:
+                self.doubtful = True
+                log.warning("%s: it is kept as %s, and the runs are looked for", error, set_aside(self.file).name)
+        self.kinds: dict[str, Callable[[Any, Write], None]] = {
+            "params": self._params, "tags": self._tags, "close": self._close,
+            "text": self._text, "figures": self._figures, "front": self._front, "dataset": self._dataset, "model": self._model,
+        }  # fmt: skip
+
+    def knows(self, write: Write) -> bool:
+        """Whether the run of a write was opened."""
+        return write["run"] in self.ids
+
+    def perform(self, client: Any, writes: Sequence[Write], again: bool) -> None:
+        """Do one write, or several of points together; `again`: they may have been done before, by a process that died."""
+        self._look(client)
+        try:
+            self._perform(client, writes, again)
+        except Exception as error:
+            if status_of(error) != 404 or not self._forget(client, writes):
+                raise
+            self._perform(client, writes, again=True)
+
+    def _perform(self, client: Any, writes: Sequence[Write], again: bool) -> None:
+        if writes[0]["do"] == "points":
+            self._points(client, writes)
+            return
+        for write in writes:
+            if write.get("existing") and not self.knows(write):
+                continue
+            if write["do"] == "open":
+                self._open(client, write, again)
+            else:
+                self.kinds[write["do"]](client, write)
+
+    def _look(self, client: Any) -> None:
+        """Once: whether the runs are there still. Somebody may have removed MLflow's database, which is no reason not to go on."""
+        if self.looked:
+            return
+        for before in relocate(self.store, self.sweep.configuration):
+            self.say(f"the store was in {before}: its artifacts in MLflow are now those of {self.store.artifacts}")
+        if PARENT in self.ids:
+            run = _get(client, self.ids[PARENT])
+            if run is None:
+                self.ids, self.doubtful = {}, True
+            else:
+                self._take(client.get_experiment(run.info.experiment_id))
+        if self.doubtful:
+            self._find_all(client)
+        self.looked = True
+
+    def _forget(self, client: Any, writes: Sequence[Write]) -> bool:
+        """Whether runs of these writes are gone from MLflow; they are begun anew then."""
+        keys = {PARENT} | {key for write in writes for key in (write["run"], *write.get("points", ()))}
+        gone = [key for key in keys if key in self.ids and _get(client, self.ids[key]) is None]
+        for key in gone:
+            del self.ids[key]
+        if PARENT in gone:
+            self.experiment = ""
+        return bool(gone)
+
+    def _home(self, client: Any) -> str:
+        """The id of the experiment, which is made where there is none."""
+        if self.experiment:
+            return self.experiment
+        name = self.sweep.configuration.project
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            location = self.artifacts.as_uri() if self.artifacts else None
+            tags = {"mlflow.experimentKind": "custom_model_development"}  # else the interface opens with its GenAI pages
+            try:
+                self.experiment = str(client.create_experiment(name, artifact_location=location, tags=tags))
+                return self.experiment
+            except Exception:
+                found = client.get_experiment_by_name(name)  # another sweep may have made it
+                if found is None:
+                    raise
+        if found.lifecycle_stage == "deleted":
+            client.restore_experiment(found.experiment_id)
+        self._take(found)
+        return self.experiment
+
+    def _take(self, experiment: Any) -> None:
+        """Write to an experiment that is there; say so where its artifacts would go astray."""
+        self.experiment = str(experiment.experiment_id)
+        if self.artifacts and (missing := missing_artifacts(experiment.artifact_location, self.artifacts)):
+            self.say(missing)
+
+    def _id(self, client: Any, key: str) -> str:
+        """The id of a run; one whose opening is gone, with MLflow's database, is begun with its name alone."""
+        if key not in self.ids:
+            name = self.sweep.name if key == PARENT else f"{self.sweep.name}/{key}"
+            kind = self.sweep.kind if key == PARENT else "student" if "/" in key else "trial"
+            bare = {"run": key, "name": name, "tags": {"kind": kind, "state": "running"}, "at": int(time.time() * 1000)}
+            self._open(client, bare, again=True)
+        return self.ids[key]
+
+    def _open(self, client: Any, write: Write, again: bool) -> None:
+        key = write["run"]
+        tags = write["tags"] | SOURCE | {OWNER: self.owner, KEY: key}
+        if key != PARENT:
+            above = key.partition("/")[0] if "/" in key else PARENT
+            tags |= {"mlflow.parentRunId": self._id(client, above), "sweep": self.sweep.name}
+        if key not in self.ids and (again or self.doubtful):
+            self._find(client, key)
+        if key in self.ids:
+            client.update_run(self.ids[key], status="RUNNING", name=write["name"])
+            _batch(client, self.ids[key], tags=tags)
+        else:
+            home = self._home(client)
+            made = client.create_run(home, start_time=write["at"], tags=tags, run_name=write["name"])
+            self._keep(key, made.info.run_id)
+
+    def _find(self, client: Any, key: str) -> None:
+        wanted = f"tags.`{OWNER}` = '{self.owner}' and tags.`{KEY}` = '{key}'"
+        for run in client.search_runs([self._home(client)], filter_string=wanted, max_results=1):
+            self._keep(key, run.info.run_id)
+
+    def _find_all(self, client: Any) -> None:
+        """The runs that there are, also of trials of which nothing more is written."""
+        token, wanted = None, f"tags.`{OWNER}` = '{self.owner}'"
+        while True:
+            found = client.search_runs([self._home(client)], filter_string=wanted, page_token=token)
+            self.ids = {run.data.tags[KEY]: run.info.run_id for run in found} | self.ids
+            token = getattr(found, "token", None)
+            if not token:
+                break
+        if self.ids:
+            RUN_IDS.write(self.file, self.ids)
+
+    def _keep(self, key: str, run: str) -> None:
+        RUN_IDS.write(self.file, self.ids | {key: run})
+        self.ids[key] = run
+
+    def _points(self, client: Any, writes: Sequence[Write]) -> None:
+        together: dict[str, list[Point]] = {}
+        for write in writes:
+            for key, points in write["points"].items():
+                if key in self.ids or not write.get("existing"):
+                    together.setdefault(key, []).extend(points)
+        for key, points in together.items():
+            log_points(client, self._id(client, key), points)
+
+    def _params(self, client: Any, write: Write) -> None:
+        """A param cannot be written again with another value: what a run has it keeps."""
+        run = self._id(client, write["run"])
+        try:
+            _batch(client, run, params=write["params"])
+        except Exception as error:
+            known = client.get_run(run).data.params if status_of(error) == 400 else {}
+            if not known:
+                raise
+            _batch(client, run, params={name: value for name, value in write["params"].items() if name not in known})
+
+    def _tags(self, client: Any, write: Write) -> None:
+        run = self._id(client, write["run"])
+        ids = {name: self.ids.get(key, "") for name, key in write.get("ids", {}).items()}
+        here = f"#/experiments/{self._home(client)}/runs/{run}"
+        tags = {name: value.replace(RUN, here) if name == NOTE else value for name, value in write["tags"].items()}
+        _batch(client, run, tags=tags | ids)
+        if write.get("without"):
+            known = client.get_run(run).data.tags
+            for name in write["without"]:
+                if name in known:
+                    client.delete_tag(run, name)
+
+    def _close(self, client: Any, write: Write) -> None:
+        run = self._id(client, write["run"])
+        _batch(client, run, tags=write["tags"])
+        client.set_terminated(run, write["status"], write["at"])
+
+    def _text(self, client: Any, write: Write) -> None:
+        client.log_text(self._id(client, write["run"]), write["text"], write["file"])
+
+    def _figures(self, client: Any, write: Write) -> None:
+        """Draw what the trial left, and send all of it together: to its students' runs, or to its own."""
+        trial.settle_cache(self.fonts)
+        key, letters = write["run"], write["letters"]
+        folder = self.sweep.trial_folder(int(key))
+        with contextlib.suppress(OSError):  # a store that does not answer: there is nothing to draw then
+            place(self.store, folder).bring(LIGHT)
+        for letter in letters or LETTERS[0]:
+            drawn = trial.pictures(folder, write["complete"], self.classes, letter)
+            if trial.AGREEMENT in drawn:
+                self._send(client, key, {trial.AGREEMENT: drawn.pop(trial.AGREEMENT)})
+            self._send(client, f"{key}/{letter}" if letters else key, drawn)
+
+    def _front(self, client: Any, write: Write) -> None:
+        """The Pareto front as a file and a picture."""
+        client.log_text(self._id(client, write["run"]), json.dumps(write["plain"], indent=1), f"{write['file']}.json")
+        if write["numbers"]:
+            trial.settle_cache(self.fonts)
+            points = {int(number): values for number, values in write["values"].items()}
+            drawn = trial.picture(trial.pareto_front(points, write["numbers"], write["names"]))
+            self._send(client, write["run"], {write["file"]: drawn})
+
+    def _dataset(self, client: Any, write: Write) -> None:
+        """The data as an entity of their own: equal ones are kept once, however often they are logged."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        used = DatasetInput(Dataset(**write["dataset"]), tags=[InputTag("mlflow.data.context", "training")])
+        client.log_inputs(self._id(client, write["run"]), datasets=[used])
+
+    def _model(self, client: Any, write: Write) -> None:
+        """The best student, logged with the run and registered, and the run told of that; by who can export it."""
+        if self.ship is None:
+            return
+        run, owned = self._id(client, write["run"]), write["tags"] | {OWNER: self.owner}
+        told = register(client, self.store, self.sweep, self.ship, run, self._home(client), write["trial"], write["letter"], owned)
+        _batch(client, run, tags=told)
+
+    def _send(self, client: Any, key: str, drawn: Mapping[str, bytes]) -> None:
+        if not drawn:
+            return
+        run = self._id(client, key)
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in drawn.items():
+                Path(folder, f"{name}.png").write_bytes(content)
+            client.log_artifacts(run, folder, FIGURES)
+
+
+def tracking_uri(store: Store, configuration: Configuration) -> str:
+    """Where runs go: the configured server, or SQLite in the store (many writers would get "database is locked")."""
+    return configuration.tracking.uri or database_uri(store.database)
+
+
+def relocate(store: Store, configuration: Configuration) -> list[str]:
+    """Let the runs of a moved store find their artifacts; the folders in which MLflow looked for them before."""
+    file = database_file(tracking_uri(store, configuration))
+    return relocate_artifacts(file, store.artifacts, own=file == store.database) if file else []
+
+
+def log_points(client: Any, run: str, points: Sequence[Point]) -> None:
+    """Metrics of a run: name, value, milliseconds since 1970, step."""
+    from mlflow.entities import Metric
+
+    metrics = [Metric(*point) for point in points]
+    for start in range(0, len(metrics), 1000):
+        client.log_batch(run, metrics=metrics[start : start + 1000])
+
+
+def _batch(client: Any, run: str, params: Mapping[str, str] | None = None, tags: Mapping[str, str] | None = None) -> None:
+    from mlflow.entities import Param, RunTag
+
+    pairs = [Param(name, value[:6000]) for name, value in (params or {}).items()]
+    for start in range(0, len(pairs), 100):
+        client.log_batch(run, params=pairs[start : start + 100])
+    labels = [RunTag(name, value[:5000]) for name, value in (tags or {}).items()]
+    for start in range(0, len(labels), 100):
+        client.log_batch(run, tags=labels[start : start + 100])
+
+
+def _get(client: Any, run: str) -> Any:
+    """The run, or None where MLflow has none of that id, or has it in its bin."""
+    try:
+        found = client.get_run(run)
+    except Exception as error:
+        if status_of(error) in (400, 404):
+            return None
+        raise
+    return found if found.info.lifecycle_stage == "active" else None

@@ -1,0 +1,89 @@
+"""Check whether an MLflow server answers and accepts the credentials, before anything is written."""
+
+import contextlib
+import http.client
+import os
+import socket
+import ssl
+import urllib.error
+import urllib.request
+from urllib.parse import urlsplit
+
+from orchestrator.config.uris import WEB, scheme_of
+from orchestrator.core.errors import ConfigurationError, UserError
+from orchestrator.core.proxies import bypass_proxies, is_loopback
+from orchestrator.core.redact import redacted
+from orchestrator.store.records import own_record
+from orchestrator.store.store import Store
+
+PATIENCE_S = 3.0
+PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}  # MLflow would try for minutes
+REFUSED = (401, 403)
+
+
+def unanswered(uri: str | None) -> str:
+    """Why nobody answers at an address of MLflow, in a sentence; "" where somebody does, or where it cannot be known.
+
+    Any answer will do, a refusal too: who is let in is seen with the first write.
+    """
+    if uri is None:
+        return ""
+    try:
+        if scheme_of(uri) in WEB:
+            _ask(uri)
+        elif scheme_of(uri) in PORTS and urlsplit(uri).hostname:
+            parts = urlsplit(uri)
+            socket.create_connection((parts.hostname, parts.port or PORTS[scheme_of(uri)]), PATIENCE_S).close()
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        return (
+            f"nobody answers at tracking.uri {redacted(uri)} ({redacted(str(reason))}): trials go on without it, and what is to be "
+            "written to MLflow is kept until it answers"
+        )
+    return ""
+
+
+def _ask(uri: str) -> None:
+    if is_loopback(uri):
+        bypass_proxies(uri)
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PATIENCE_S):
+            return
+    except urllib.error.HTTPError:
+        return
+    except urllib.error.URLError as error:
+        if not isinstance(error.reason, ssl.SSLError):  # whom to trust is for MLflow's own settings to say
+            raise
+
+
+def elsewhere(store: Store) -> list[str]:
+    """The addresses of MLflow, other than the store's own, that sweeps of the store write to; they may be printed."""
+    found = set()
+    for name in store.sweeps():
+        with contextlib.suppress(ConfigurationError):  # one that is damaged is for `status` to say
+            found.add(own_record(store.sweep(name))[0].configuration.tracking.uri)
+    return sorted(redacted(uri) for uri in found if uri)
+
+
+def refusal(uri: str) -> str:
+    """Why MLflow at `uri` cannot be used, with the next step; empty when it answers. The credentials are the environment's."""
+    from orchestrator.tracking._client import connect
+
+    before = {name: os.environ.get(name) for name in PATIENCE}
+    os.environ.update({name: value for name, value in PATIENCE.items() if before[name] is None})
+    try:
+        connect(uri).search_experiments(max_results=1)
+    except Exception as error:  # MLflow raises what its store, its server or the network raise
+        if isinstance(error, UserError):
+            return str(error)
+        status = getattr(error, "get_http_status_code", lambda: None)()
+        if status in REFUSED:
+            step = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+            return f"MLflow at {uri} does not let us in ({status}): {step}"
+        reason = " ".join(str(error).split())[:300]
+        return f"MLflow at {uri} does not answer ({reason}): start it, or leave tracking.uri out to write into the store"
+    finally:
+        for name in [name for name, value in before.items() if value is None]:
+            os.environ.pop(name, None)
+    return ""

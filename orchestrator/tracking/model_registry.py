@@ -1,0 +1,166 @@
+"""The best student of a sweep as a model of MLflow: logged with its run, registered as a version, alias `best`.
+
+Whatever was made before is found again by tags: the same student is never registered twice, whoever died in between.
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from orchestrator.core.errors import UserError
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store
+from orchestrator.tracking._client import status_of
+from orchestrator.tracking._description import DIGEST, LONGEST, NOTE
+
+KINDS = ("sweep",)  # of runs whose best student becomes a model: a training alone is one of many tries
+ALIAS = "best"
+CODE = Path(__file__).with_name("_pyfunc_model.py")
+MODEL = "student"  # what the logged model is called in its run
+EXAMPLES = 2  # images of the input example
+METRICS = ("accuracy", "nll", "ece")  # of the student, on the model's page
+VERSIONS = "mlflow.modelVersions"  # the tag by which the page of a logged model knows that it is registered
+PACKAGES = ("mlflow", "numpy", "torch")
+Tags = dict[str, str]
+Ship = Callable[[int, str, Path], dict[str, Any]]  # export a trial's student, by its letter, as a program; its settings
+
+
+def model_name(sweep: Sweep) -> str:
+    """The name of the registered model: PROJECT-SWEEP, without the two signs that MLflow refuses."""
+    return f"{sweep.configuration.project}-{sweep.name}".replace("/", "-").replace(":", "-")
+
+
+def register(
+    client: Any, store: Store, sweep: Sweep, ship: Ship, run: str, experiment: str, trial: int, letter: str, tags: Tags
+) -> dict[str, str]:
+    """Log and register the student `letter` of a trial; `tags` say whose and which. Returns what the run is to be told, as tags.
+
+    A student that cannot be exported, because its weights are gone, is told and no error.
+    """
+    name = model_name(sweep)
+    version = _registered(client, name, tags)
+    if version is None:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                model = _logged(client, experiment, tags) or _log(
+                    client, store, ship, run, experiment, trial, letter, tags, Path(folder)
+                )
+            except UserError as error:
+                return {"model.missing": str(error)}
+        version = _version(client, name, sweep, run, model, tags)
+    client.set_registered_model_alias(name, ALIAS, version)
+    return {"model.name": name, "model.version": str(version)}
+
+
+def _registered(client: Any, name: str, tags: Tags) -> str | None:
+    """The version that is this very student, if there is one."""
+    found = client.search_model_versions(f"name = '{_quoted(name)}'")
+    return next((str(version.version) for version in found if tags.items() <= version.tags.items()), None)
+
+
+def _logged(client: Any, experiment: str, tags: Tags) -> Any:
+    """A model that was logged whole and not registered: its process died then."""
+    wanted = " and ".join(f"tags.`{name}` = '{_quoted(value)}'" for name, value in tags.items())
+    found = client.search_logged_models([experiment], filter_string=wanted)
+    return next((model for model in found if str(model.status).endswith("READY")), None)
+
+
+def _log(
+    client: Any, store: Store, ship: Ship, run: str, experiment: str, trial: int, letter: str, tags: Tags, folder: Path
+) -> Any:
+    """Export the student, and log it as a model of the run."""
+    from mlflow.entities import LoggedModelOutput, Metric
+
+    from orchestrator.export.formats import CARD
+
+    exported = folder / "export"
+    settings = ship(trial, letter, exported)
+    source = settings["source"]
+    params = {name: str(value)[:500] for name, value in settings["searched"].items()}
+    params |= {"network": settings["network"]["name"], "parameters": str(settings["parameters"]), "epoch": str(source["epoch"])}
+    card = (exported / CARD).read_text(encoding="utf-8").split("---\n\n", 1)[-1]
+    note = {NOTE: card[: card.rindex("\n", 0, LONGEST)]}
+    model = client.create_logged_model(
+        experiment, name=MODEL, source_run_id=run, tags=tags | note, params=params, model_type="image-classifier"
+    )
+    _save(store, exported, settings, folder / "model", model, run)
+    client.log_model_artifacts(model.model_id, str(folder / "model"))
+    client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(run, [LoggedModelOutput(model.model_id, step=0)])
+    at = model.creation_timestamp
+    shown = {name: value for name, value in source["metrics"].items() if name.rpartition("/")[2] in METRICS}
+    data = {"dataset_name": settings["data"]["name"], "dataset_digest": settings["data"]["fingerprint"][:DIGEST]}
+    metrics = [Metric(f"student/{name}", value, at, 0, model_id=model.model_id, **data) for name, value in shown.items()]
+    client.log_batch(run, metrics=metrics)
+    return model
+
+
+def _save(store: Store, exported: Path, settings: dict[str, Any], target: Path, model: Any, run: str) -> None:
+    """The folder that MLflow loads: the code, the program, what it says of itself, a signature and an example."""
+    import numpy as np
+    from mlflow import pyfunc
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    from orchestrator.export.formats import CARD, SETTINGS
+
+    shape, float32 = settings["input"]["shape"], np.dtype("float32")
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(float32, (-1, *shape))]), outputs=Schema([TensorSpec(float32, (-1, len(settings["classes"])))])
+    )
+    named = {"artifact_path": model.artifact_location, "model_uuid": model.model_id, "run_id": run, "model_id": model.model_id}
+    files = {"program": settings["file"], "settings": SETTINGS, "card": CARD}
+    described = {key: settings[key] for key in ("name", "classes", "input", "network")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pyfunc.save_model(
+            path=str(target),
+            python_model=str(CODE),
+            artifacts={name: str(exported / file) for name, file in files.items()},
+            signature=signature,
+            input_example=_example(store, settings),
+            pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in PACKAGES],
+            metadata=described,
+            mlflow_model=Model(**named),
+        )
+
+
+def _example(store: Store, settings: dict[str, Any]) -> Any:
+    """Images (2, C, H, W) float32 in 0..1: of the validation part where the store has them."""
+    import numpy as np
+
+    from orchestrator.data.dataset import Dataset
+    from orchestrator.export.check import pictures
+
+    folder = store.root / "data" / settings["data"]["fingerprint"]
+    with contextlib.suppress(UserError):
+        if (folder / "data.json").exists():
+            return pictures(Dataset.open(folder), EXAMPLES).contiguous().numpy()
+    return np.zeros((EXAMPLES, *settings["input"]["shape"]), np.float32)
+
+
+def _version(client: Any, name: str, sweep: Sweep, run: str, model: Any, tags: Tags) -> str:
+    """A new version of the registered model, which is made where there is none."""
+    try:
+        client.create_registered_model(
+            name, description=f"The best students of the sweep `{sweep.name}`, the newest by the alias `{ALIAS}`."
+        )
+    except Exception as error:
+        if status_of(error) != 400:  # it exists already, or it may not have that name
+            raise
+        client.get_registered_model(name)
+    said = f"The student `{tags['student']}` of trial {tags['trial']} ({tags['method']}). It takes images in 0..1 and gives logits."
+    made = client.create_model_version(
+        name, model.artifact_location, run, tags=tags, description=said, await_creation_for=0, model_id=model.model_id
+    )
+    client.set_logged_model_tags(model.model_id, {VERSIONS: json.dumps([{"name": name, "version": made.version}])})
+    return str(made.version)
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")

@@ -1,0 +1,213 @@
+"""The bank that a student fills while it is trained: what it says of every training sample, and what its peers hear of that.
+
+Knows the replicas of one student; nothing of what a method retrieves. When a bank is due, and out of what: `methods/banking.py`.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from methods import Knowledge, Output
+from methods.banking import Banking
+from methods.retrieval import Neighbours, nearest
+from orchestrator.core.context import TrialContext
+from orchestrator.data.batches import Batches
+from orchestrator.data.memory import sent
+from orchestrator.training._distillation_module import Learner
+from orchestrator.training._restorable import find_misfit
+from orchestrator.training.checkpoint import State
+
+STOP_CHECK_BLOCKS = 16  # a stopped trial leaves a pass within so many blocks
+ROWS = 1 << 16  # entries that travel between the replicas at once
+AVERAGE = "average/"
+
+
+class StudentBank:
+    """Of one student: an entry for each training sample, or the average of its weights that says them.
+
+    The ranks of the student's replicas call `end_epoch`, `filled` and the `find` of its `knowledge` together, and then have the
+    same, to the bit.
+    """
+
+    def __init__(self, banking: Banking, learner: Learner, batches: Batches, context: TrialContext) -> None:
+        self.banking, self.learner, self.batches, self.context = banking, learner, batches, context
+        samples, device = len(batches.dataset.train), context.device
+        self.labels = torch.as_tensor(batches.dataset.train.labels).to(device)
+        self.average: State = self._weights() if banking.fill == "ema" else {}
+        self.entries: Output | None = None
+        self.seen = torch.zeros(samples, dtype=torch.bool, device=device)
+        self.drawn = torch.zeros(samples, dtype=torch.int32, device=device)  # how often in this epoch, by this rank
+        learner.record = self.record if banking.fill == "momentum" else None
+
+    def _weights(self) -> State:
+        return {name: value.detach().clone() for name, value in self.learner.student.named_parameters()}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """After a training step: the average moves towards the weights."""
+        if self.average:
+            torch._foreach_lerp_(list(self.average.values()), list(self.learner.student.parameters()), 1 - self.banking.momentum)
+
+    @torch.no_grad()
+    def record(self, index: Tensor, output: Output) -> None:
+        """Blend what the student says of training samples (B,) in a step into their entries; a first one is taken as it is."""
+        index, said = sent(index, self.context.device), Output(*(each.float() for each in output))
+        if self.batches.labelled:  # a sample may come twice in a batch: what is said of it last counts
+            places = torch.arange(len(index), device=index.device)
+            last = torch.where(index[:, None] == index, places, 0).amax(dim=1)
+            said = Output(*(each.index_select(0, last) for each in said))
+        known, stays = self.seen[index, None], self.banking.momentum
+        for entries, new in zip(self._begun(said), said, strict=True):
+            entries[index] = torch.where(known, stays * entries[index] + (1 - stays) * new, new)
+        self.seen.index_fill_(0, index, True)
+        self.drawn[index] = self.drawn[index] + 1
+
+    def _begun(self, like: Output) -> Output:
+        """The entries, which are as wide as what is said."""
+        if self.entries is None:
+            self.entries = Output(*(each.new_zeros(len(self.seen), each.shape[1]) for each in like))
+        return self.entries
+
+    def end_epoch(self, last: bool) -> None:
+        """After an epoch: every replica gets to know what the others have recorded; after the `last` one all is forgotten.
+
+        A sample that several of them saw has the mean of their entries, weighted by how often: labelled ones may come again.
+        """
+        if last:
+            self.average, self.entries, self.learner.record = {}, None, None
+        if self.entries is not None and self.context.world_size > 1:
+            total = self.context.total(self.drawn.clone())
+            for entries in self.entries:
+                for first in range(0, len(entries), ROWS):
+                    rows = slice(first, first + ROWS)
+                    often = total[rows, None]
+                    blended = self.context.total(entries[rows] * self.drawn[rows, None]) / often.clamp(min=1)
+                    entries[rows] = torch.where(often > 0, blended, entries[rows])
+                    self.context.alive()
+            self.seen |= total > 0
+        self.drawn.zero_()
+
+    def filled(self, going_on: Callable[[], None]) -> Output:
+        """What is in the bank now, logits (n, K) and features (n, D), which no later step changes.
+
+        `going_on` is called by all ranks now and then, and raises Stopped where somebody asked for the end.
+        """
+        if self.banking.fill != "momentum":
+            return self._clean(going_on)
+        if not self.seen.all():
+            clean, missing = self._clean(going_on), ~self.seen
+            for entries, fresh in zip(self._begun(clean), clean, strict=True):
+                entries[missing] = fresh[missing]
+            self.seen.fill_(True)
+        assert self.entries is not None
+        return Output(*(each.clone() for each in self.entries))
+
+    @torch.no_grad()
+    def _clean(self, going_on: Callable[[], None]) -> Output:
+        """What the student, or its average, says of the clean training part in eval mode; the ranks share the pass."""
+        training, context, tables = self.learner.training, self.context, list[Tensor]()
+        self.learner.eval()
+        done = 0
+        for number, batch in enumerate(self.batches.full_blocks(None, context.rank, context.world_size), 1):
+            said = self.learner.speak(batch, self.average or None)
+            blocks = [torch.cat(context.gather_tensors(each.float()))[: len(self.seen) - done] for each in said]
+            tables = tables or [block.new_empty(len(self.seen), block.shape[1]) for block in blocks]
+            for table, block in zip(tables, blocks, strict=True):
+                table[done : done + len(block)] = block
+            done += len(blocks[0])
+            context.alive()
+            if number % STOP_CHECK_BLOCKS == 0:
+                going_on()
+        self.learner.train(training)
+        return Output(*tables)
+
+    def knowledge(self, said: Sequence[Output], epoch: int) -> Knowledge:
+        """What the method gets after so many finished epochs: the own bank, or those of the peers, as the banking says."""
+        logits, features = said[0] if self.banking.source == "own" else joined(said)
+        return Knowledge(logits, features, self.labels, self._members(epoch), shared_nearest(self.context))
+
+    def _members(self, epoch: int) -> Tensor | None:
+        if not 0 < self.banking.queue < len(self.seen):
+            return None
+        members = torch.zeros(len(self.seen), dtype=torch.bool)
+        members[torch.from_numpy(self.batches.drawn_last(epoch - 1, self.banking.queue))] = True
+        return members.to(self.context.device)
+
+    def state(self) -> State:
+        """What a resume needs beside the weights."""
+        if self.entries is not None:
+            return {**self.entries._asdict(), "seen": self.seen}
+        return {f"{AVERAGE}{name}": value for name, value in self.average.items()}
+
+    def find_misfit(self, saved: State) -> str:
+        """Return why a saved state is none of this bank; "" where it is."""
+        if self.banking.fill == "ema":
+            return (
+                find_misfit("bank", {f"{AVERAGE}{name}": value for name, value in self._weights().items()}, saved) if saved else ""
+            )
+        if self.banking.fill != "momentum" or not saved:
+            return ""
+        samples = len(self.seen)
+        if set(saved) != {*Output._fields, "seen"} or any(len(value) != samples for value in saved.values()):
+            return f"the bank has no entry for each of {samples} samples"
+        return ""
+
+    def restore(self, saved: State) -> None:
+        """Stand where the checkpoint was made, of which the student has its weights already."""
+        if self.banking.fill == "ema":
+            self.average = self._weights()  # in their layout in memory, which decides the last bits
+            for name, value in self.average.items():
+                value.copy_(saved.get(f"{AVERAGE}{name}", value))
+        if self.banking.fill == "momentum" and "seen" in saved:
+            device = self.context.device
+            self.entries = Output(*(saved[name].to(device, copy=True) for name in Output._fields))
+            self.seen = saved["seen"].to(device, copy=True)
+
+
+def joined(said: Sequence[Output]) -> Output:
+    """What several say as one: the mean (n, K) of their logits, and their unit features (n, sum of D) side by side.
+
+    These are scaled so that the inner product of two samples is the mean of their cosine similarities.
+    """
+    assert said, "who hears peers has some"
+    logits = torch.stack([each.logits for each in said]).mean(dim=0)
+    return Output(logits, torch.cat([functional.normalize(each.features, dim=1) for each in said], dim=1) / math.sqrt(len(said)))
+
+
+def everybodys(own: Mapping[int, Output], context: TrialContext) -> dict[int, Output]:
+    """What the students of a trial have in their banks, by position, on all ranks of its `context`, given what this rank has.
+
+    The first rank that has it sends it; all of them call this together.
+    """
+    if context.world_size == 1:
+        return dict(own)
+    shapes = context.gather({position: [tuple(table.shape) for table in tables] for position, tables in own.items()})
+    found = {}
+    for position in sorted({position for of_rank in shapes for position in of_rank}):
+        source = next(rank for rank, of_rank in enumerate(shapes) if position in of_rank)
+        tables = own.get(position) or [torch.empty(shape, device=context.device) for shape in shapes[source][position]]
+        found[position] = Output(*(context.hand_out(table, source) for table in tables))
+        context.alive()
+    return found
+
+
+def shared_nearest(context: TrialContext) -> Callable[[Knowledge, int, int], Neighbours]:
+    """Exact retrieval whose queries the ranks of `context` share; they call it together, with the same knowledge."""
+
+    def find(knowledge: Knowledge, positives: int, negatives: int) -> Neighbours:
+        assert knowledge.features is not None, "a bank has features"
+        features, samples = knowledge.features.to(knowledge.labels.device), len(knowledge.labels)
+        wanted = (knowledge.labels, positives, negatives, knowledge.members)
+        if context.world_size == 1:
+            return nearest(features, *wanted, alive=context.alive)
+        each = -(-samples // context.world_size)  # the last ranks repeat the last sample where they do not go up
+        queries = (torch.arange(each, device=features.device) + context.rank * each).clamp(max=samples - 1)
+        found = nearest(features, *wanted, queries=queries, alive=context.alive)
+        together = (torch.cat(context.gather_tensors(table))[:samples] for table in found[:4])
+        same, others, same_similarity, others_similarity = together
+        return Neighbours(same, others, same_similarity, others_similarity, found.recall)
+
+    return find

@@ -1,0 +1,96 @@
+"""Student and method as one module, so that DDP reduces the parameters of both. Knows one batch at a time."""
+
+from collections.abc import Callable, Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.parallel import DistributedDataParallel
+
+from methods import Batch, LookAhead, Method, Output
+from methods.batch import alone
+from orchestrator.core.context import TrialContext
+from orchestrator.data.memory import sent
+from orchestrator.data.passes import Inputs
+from orchestrator.models.network import with_exact_head
+
+Hear = Callable[
+    [Tensor], Callable[[], Tensor]
+]  # what the student says (B, K) -> what the others say (P, B, K), when it is asked for
+
+
+class Learner(nn.Module):
+    """The student's forward, under autocast when asked, followed by the method's objective in float32."""
+
+    mean: Callable[[Tensor], Tensor]
+
+    def __init__(
+        self, student: nn.Module, method: Method, half_type: torch.dtype | None, eval_half_type: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self.student, self.method, self.half_type, self.eval_half_type = student, method, half_type, eval_half_type
+        self.weigh: Callable[[Tensor], Tensor] | None = None  # training samples (B,) -> their weights (B,)
+        self.record: Callable[[Tensor, Output], None] | None = None  # keeps what is said of training samples (B,)
+        self.mean, self.all_labelled = alone, False  # of what a batch is a part: as `Batch` has it
+
+    def forward(
+        self, batch: Inputs, teacher: Output | None, said: Output | None = None, hear: Hear | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar loss and the detached terms. `said`: what the student has said of the batch; `hear`: what others say then."""
+        said = self.speak(batch) if said is None else said
+        if self.record:
+            self.record(batch.index, said)
+        weights = self.weigh(batch.index) if self.weigh else None
+        objective = self.method(self._batch(batch, teacher, said, hear(said.logits) if hear else None, weights))
+        return objective.loss, objective.terms
+
+    def speak(self, batch: Inputs, at: Mapping[str, Tensor] | None = None) -> Output:
+        """What the student says of a batch; `at`: with other parameters, and its buffers untouched.
+
+        In eval mode in the type of evaluations, and with its head in float32.
+        """
+        half = self.half_type if self.training else self.eval_half_type
+        with torch.autocast(batch.inputs.device.type, half or torch.bfloat16, enabled=half is not None):
+            if at is None:
+                said = cast(Output, self.student(batch.inputs))
+            else:
+                buffers = {name: buffer.clone() for name, buffer in self.student.named_buffers()}
+                said = cast(Output, functional_call(self.student, {**at, **buffers}, (batch.inputs,)))
+        if self.training or half is None:
+            return said
+        head = at or dict(self.student.named_parameters())
+        return with_exact_head(said, head["head.weight"], head["head.bias"])
+
+    def seen(self, batch: Inputs, teacher: Output | None, at: Mapping[str, Tensor] | None = None) -> Batch:
+        """The batch as the method sees it, without peers and weights; `at`: with other parameters of the student."""
+        return self._batch(batch, teacher, self.speak(batch, at), None)
+
+    def _batch(
+        self,
+        batch: Inputs,
+        teacher: Output | None,
+        said: Output,
+        peers: Callable[[], Tensor] | None,
+        weights: Tensor | None = None,
+    ) -> Batch:
+        index = sent(batch.index, batch.inputs.device)
+        part = (index, batch.inputs, batch.labels, said, teacher, peers, weights, batch.mix)
+        return Batch(*part, mean=self.mean, all_labelled=self.all_labelled)
+
+    def ahead(self, batch: Inputs, teacher: Output | None, held_out: Inputs, rate: float) -> LookAhead:
+        """What a method that looks beyond the step on `batch` sees."""
+        return LookAhead(
+            parameters=dict(self.student.named_parameters()),
+            training=lambda parameters: self.seen(batch, teacher, parameters),
+            held_out=lambda parameters: self.seen(held_out, None, parameters),
+            learning_rate=rate,
+        )
+
+
+def replicate(learner: Learner, context: TrialContext) -> nn.Module:
+    """The learner, wrapped by DDP when several workers train it."""
+    if context.world_size == 1:
+        return learner
+    ids = [context.device.index] if context.device.type == "cuda" else None
+    return cast(nn.Module, DistributedDataParallel(learner, device_ids=ids, process_group=context.group))

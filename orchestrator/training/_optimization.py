@@ -1,0 +1,52 @@
+"""Optimiser and learning rate of a recipe. The rate is a function of the progress alone, so it needs no state."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from methods import ParameterGroup
+from orchestrator.config.schema import Training
+
+
+def optimizer(recipe: Training, student: nn.Module, own: list[ParameterGroup]) -> torch.optim.Optimizer:
+    """SGD or AdamW over the student, then, without weight decay, over the groups of the method's own parameters."""
+    groups: list[dict[str, Any]] = [{"params": list(student.parameters())}]
+    groups += [{"params": group.parameters, "weight_decay": 0.0} for group in own]
+    # on a GPU one kernel for all parameters, which also keeps the gradient scaler from waiting for the device
+    common: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    common["fused"] = all(parameter.is_cuda for group in groups for parameter in group["params"]) or None
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, **common)
+    return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, recipe: Training, own: list[ParameterGroup], rate: float) -> None:
+    """Give the student the recipe's `rate` of this step, and each group of the method its own."""
+    optimizer.param_groups[0]["lr"] = rate
+    for group, asked in zip(optimizer.param_groups[1:], own, strict=True):
+        if asked.learning_rate is None:
+            group["lr"] = rate
+        else:
+            group["lr"] = asked.learning_rate * (rate / recipe.learning_rate if asked.scheduled else 1.0)
+
+
+def learning_rate(recipe: Training, progress: float) -> float:
+    """The rate after `progress` epochs (fractions count): linear warm-up, then constant, cosine to 0, or steps."""
+    if progress < recipe.warmup_epochs:
+        return recipe.learning_rate * (progress + 1e-3) / (recipe.warmup_epochs + 1e-3)
+    if recipe.schedule == "cosine":
+        share = (progress - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
+        return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+    if recipe.schedule == "multi_step":
+        return recipe.learning_rate * recipe.gamma ** sum(progress >= milestone for milestone in recipe.milestones)
+    return recipe.learning_rate
+
+
+def restore(fresh: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take over the moments of a saved state, with the settings of the fresh optimiser: a trial may go on with others."""
+    settings = [{name: value for name, value in group.items() if name != "params"} for group in fresh.param_groups]
+    fresh.load_state_dict(state)
+    for group, own in zip(fresh.param_groups, settings, strict=True):
+        group.update(own)

@@ -1,0 +1,52 @@
+"""Fills the cache with what the teacher says, before anybody trains. Knows the teacher and the views; no student."""
+
+import time
+
+import torch
+
+from orchestrator.config.trial import TrialSpec
+from orchestrator.core.context import Stopped, TrialContext
+from orchestrator.teacher.outputs import CachedTeacher
+from orchestrator.training.process_cache import ask_teacher, bring_teacher, open_batches
+
+TOLD_S = 0.3
+
+
+def fill(spec: TrialSpec, context: TrialContext) -> None:
+    """Open each view of the specification once; all ranks call this together.
+
+    Records: `samples`, those of the view at hand that are done, now and then; after each view `epoch` (views so far),
+    `metrics` (hits and misses of the cache) and `notes`, what a person should hear; `done` with the last one.
+    """
+    torch.set_num_threads(spec.configuration.resources.threads_per_worker)
+    batches = open_batches(spec, context)
+    try:
+        teacher = bring_teacher(spec, context)
+        assert teacher is not None
+        source = ask_teacher(spec, teacher, batches, context)
+        assert isinstance(source, CachedTeacher), "who is asked at every step has no cache to fill"
+        source.shared_pass.told = _Told(context)
+        for number, view in enumerate(spec.views, 1):
+            context.phase("the teacher's pass over a view")
+            source.open_view(view, spec.features and view is None)
+            metrics = {f"cache/{name}": value for name, value in source.counts().items()}
+            record = {"epoch": number, "metrics": metrics, "notes": source.notes(), "done": number == len(spec.views)}
+            if context.leads:
+                context.report(record)
+            context.require_going_on()
+    except Stopped:
+        return
+    finally:
+        batches.close()
+
+
+class _Told:
+    """Reports the progress within a view, a few times a second."""
+
+    def __init__(self, context: TrialContext) -> None:
+        self.context, self.last = context, time.monotonic()
+
+    def __call__(self, samples: int) -> None:
+        if self.context.leads and time.monotonic() - self.last > TOLD_S:
+            self.last = time.monotonic()
+            self.context.report({"samples": samples})

@@ -1,0 +1,108 @@
+"""Whether a checkpoint that can be read is one of the training that is to go on with it: asked before anything is restored."""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.config.schema import Training
+from orchestrator.core.text import shortened
+from orchestrator.training._optimization import optimizer
+
+State = Mapping[str, Tensor]
+
+
+def find_misfit(what: str, expected: State, given: State) -> str:
+    """Return the first tensor that is missing, of another shape or type, or not expected, in words; "" where all fit."""
+    for name, tensor in expected.items():
+        if name not in given:
+            return f"{name} of the {what} is missing"
+        if given[name].shape != tensor.shape:
+            return f"{name} of the {what} has shape {list(given[name].shape)}, and {list(tensor.shape)} is expected"
+        if given[name].dtype != tensor.dtype:
+            return f"{name} of the {what} is {given[name].dtype}, and {tensor.dtype} is expected"
+    other = next((name for name in given if name not in expected), None)
+    return f"{other} is no tensor of the {what}" if other is not None else ""
+
+
+def find_optimizer_misfit(recipe: Training, fresh: torch.optim.Optimizer, given: Any) -> str:
+    """Return why a saved state is none of the optimiser, after an epoch at least; "" where it is."""
+    saved = given.get("optimizer") if isinstance(given, dict) else None
+    if not isinstance(saved, dict) or not isinstance(given.get("scaler"), dict):
+        return "the optimiser has no state"
+    groups, moments = saved.get("param_groups"), saved.get("state")
+    if not isinstance(groups, list) or not isinstance(moments, dict) or not all(isinstance(group, dict) for group in groups):
+        return "the optimiser's state has no groups of parameters"
+    wanted = fresh.state_dict()["param_groups"]
+    if [group.get("params") for group in groups] != [group["params"] for group in wanted]:
+        return "the optimiser's groups of parameters are others"
+    kept = _fresh_moments(recipe)
+    if kept and not moments:
+        return "the optimiser's state is empty, and the recipe keeps moments"
+    if (count := given.get("count", len(moments))) != len(moments):
+        return f"the optimiser's state is of {len(moments)} parameters, and it was saved of {count}"
+    parameters = [parameter for group in fresh.param_groups for parameter in group["params"]]
+    misfits = chain(
+        (_find_setting_misfit(own, group) for own, group in zip(wanted, groups, strict=True)),
+        (_find_moment_misfit(number, parameters, kept, moments[number]) for number in moments),
+    )
+    return next(filter(None, misfits), "")
+
+
+def find_scaler_misfit(fresh: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """Return why a saved state is none of the gradient scaler, whose own is empty where it is not in use; "" where it is."""
+    for name in fresh:
+        if not _is_number(given.get(name)) or given[name] < 0 or (given[name] == 0 and fresh[name] != 0):
+            return f"{name} of the gradient scaler is missing or no number that is allowed"
+    return ""
+
+
+def _fresh_moments(recipe: Training) -> dict[str, Tensor]:
+    """What the optimiser of the recipe keeps of a parameter after one step."""
+    one = nn.Parameter(torch.zeros(1))
+    fresh = optimizer(recipe, nn.ParameterList([one]), [])
+    one.grad = torch.ones_like(one)
+    fresh.step()
+    return {name: value for name, value in fresh.state[one].items() if isinstance(value, Tensor)}
+
+
+def _find_setting_misfit(own: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    if other := sorted(map(str, own.keys() ^ given.keys())):
+        return f"{other[0]} of a group of the optimiser is {'missing' if other[0] in own else 'not expected'}"
+    for name, value in own.items():
+        if name != "params" and not _is_alike(value, given[name]):
+            return f"{name} of a group of the optimiser is {shortened(repr(given[name]))}, and a value like {value} is expected"
+    return ""
+
+
+def _find_moment_misfit(number: Any, parameters: Sequence[Tensor], expected: State, given: Any) -> str:
+    if type(number) is not int or not 0 <= number < len(parameters) or not isinstance(given, dict):
+        return f"the optimiser's state is of a parameter {shortened(repr(number))} that there is not"
+    values = {name: value for name, value in given.items() if value is not None}
+    if missing := next((name for name in expected if name not in values), None):
+        return f"{missing} of the optimiser is missing for parameter {number}"
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            return f"{shortened(str(name))} of the optimiser is no tensor"
+        shape = parameters[number].shape if name not in expected or expected[name].dim() else torch.Size()
+        if value.shape != shape:
+            return f"{name} of the optimiser has shape {list(value.shape)}, and {list(shape)} is expected"
+        if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
+            return f"{name} of the optimiser is not finite or holds no floating-point numbers"
+        if not shape and name in expected and not expected[name].dim() and value <= 0:
+            return f"{name} of the optimiser is {value.item():g}, and a number of steps is expected"
+    return ""
+
+
+def _is_alike(own: Any, given: Any) -> bool:
+    """Whether a setting is of the kind of the optimiser's own: numbers are finite, and a switch may be unset."""
+    if isinstance(own, tuple):
+        return isinstance(given, tuple | list) and len(given) == len(own) and all(map(_is_number, given))
+    return isinstance(given, bool | None) if isinstance(own, bool | None) else _is_number(given)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,291 @@
+"""One student of a trial while it is trained: network, method, optimiser, best weights, what is drawn. Knows no epoch loop.
+
+Several of them may share a process: nothing here depends on who else is trained, but for what others say of a batch.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from methods import Knowledge, Output, Progress, Task, made
+from orchestrator.config.schema import LETTERS
+from orchestrator.config.trial import TrialSpec
+from orchestrator.core.context import Exchange, TrialContext
+from orchestrator.data.batches import Batches
+from orchestrator.data.passes import Inputs
+from orchestrator.models.batch_norm import synchronise
+from orchestrator.models.build import build
+from orchestrator.models.weights import load_weights
+from orchestrator.teacher.frozen import FrozenTeacher
+from orchestrator.training._bank import StudentBank
+from orchestrator.training._distillation_module import Hear, Learner, replicate
+from orchestrator.training._evaluation import evaluate
+from orchestrator.training._optimization import learning_rate, optimizer, restore, set_rates
+from orchestrator.training._randomness import Draws, seed_everything
+from orchestrator.training._restorable import find_misfit, find_optimizer_misfit, find_scaler_misfit
+from orchestrator.training._sample_predictions import retrieved, shown
+from orchestrator.training._sample_weight_schedule import SampleWeights
+from orchestrator.training._trace import Trace
+from orchestrator.training.checkpoint import Checkpoint, State
+from orchestrator.training.process_cache import channels_last, compile_in_place, half_type
+
+METHOD, PEER = 1, 2  # keep what a method draws, and the weights of the peers, apart from the weights of student a
+
+
+@dataclass
+class _Best:
+    """The weights that were best on the validation part, and when."""
+
+    value: float = -math.inf
+    epoch: int = 0
+    state: State | None = None
+
+
+class TrainedStudent:
+    """The student at a position of the exchange, in `context`, which is that of its replicas."""
+
+    def __init__(self, position: int, spec: TrialSpec, batches: Batches, exchange: Exchange) -> None:
+        configuration = spec.configuration
+        self.position, self.letter = position, LETTERS[position]
+        self.configuration, self.batches, self.exchange = configuration, batches, exchange
+        self.context: TrialContext = exchange.context
+        chosen, self.recipe = configuration.students[self.letter]
+        device, student = self.context.device, self._fresh()
+        method = made(configuration.method.name, configuration.method.settings)
+        layout = torch.channels_last if channels_last(self.recipe, chosen) else torch.contiguous_format
+        if self.recipe.sync_batch_norm:
+            synchronise(student, self.context)
+        self.student = student.to(device).to(memory_format=layout)  # type: ignore[call-overload]
+        self.method = method.to(device)
+        if self.recipe.compile:
+            compile_in_place(self.student)
+        evaluated = self.recipe.eval_precision or self.recipe.precision
+        types = (half_type(precision, device) for precision in (self.recipe.precision, evaluated))
+        self.learner = Learner(self.student, self.method, *types)
+        self.learner.mean, self.learner.all_labelled = self.context.mean, batches.all_labelled
+        self.weights: SampleWeights | None = None
+        weighing = self.method.weighing(self.recipe.epochs)
+        if weighing is not None:
+            self.weights = SampleWeights(spec, self.letter, weighing, batches.dataset, self.context)
+            self.learner.weigh = self.weights.of
+        self.bank: StudentBank | None = None
+        self.draws = Draws(device, apart=len(exchange.own) > 1)
+        self.best, self.trace, self.shown = _Best(), Trace(), State()
+        self.said: Output | None = None
+        self.class_accuracies = torch.full(
+            (len(batches.dataset.classes),), math.nan
+        )  # of the last evaluation on the validation part
+
+    def _fresh(self) -> nn.Module:
+        """The network as it begins; two students of one form must not begin as one."""
+        chosen, dataset = self.configuration.students[self.letter].network, self.batches.dataset
+        seed_everything(self.configuration.seed, *((PEER, self.position) if self.position else ()))
+        student = build(chosen.name, len(dataset.classes), dataset.shape, chosen.settings)
+        if chosen.weights:
+            load_weights(student, chosen.weights)
+        return student
+
+    def prepare(self, knowledge: Callable[[], Knowledge] | None) -> None:
+        """Everything that needs the teacher, or the method as it will be trained."""
+        seed_everything(self.configuration.seed, METHOD)  # who brought the teacher may have drawn, or found it at hand
+        self.method.prepare(knowledge, self._task())
+        self.method.to(self.context.device)
+        self.module = replicate(self.learner, self.context)
+        self.own_groups = self.method.parameter_groups()
+        self._begin()
+
+    def _begin(self) -> None:
+        self.optimizer = optimizer(self.recipe, self.student, self.own_groups)
+        self.scaler = torch.amp.GradScaler(self.context.device.type, enabled=self.learner.half_type == torch.float16)
+        banking = self.method.banking(self.recipe.epochs)
+        if banking is not None:
+            self.bank = StudentBank(banking, self.learner, self.batches, self.context)
+
+    def _task(self) -> Task:
+        dataset = self.batches.dataset
+        return Task(len(dataset.classes), len(dataset.train), self.recipe.epochs, self.context.mean)
+
+    @property
+    def parameters(self) -> int:
+        """Of the network, those that are trained."""
+        return sum(parameter.numel() for parameter in self.student.parameters() if parameter.requires_grad)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """What is drawn in an epoch follows from seed, epoch and rank alone, whoever else is trained.
+
+        Where the weights of the samples ask for it, the student begins anew with this epoch.
+        """
+        if self.weights and epoch == self.weights.weighing.begins_anew_after:
+            self.student.load_state_dict(self._fresh().state_dict())
+            self.best = _Best()
+            self._begin()
+        self.draws.seed(self.configuration.seed, epoch, self.context.rank)
+        self.module.train()
+
+    def look_ahead(self, batch: Inputs, answer: Output | None, held_out: Inputs, progress: float) -> None:
+        """Let the method ask what it wants to know before a step."""
+        with self.draws.going_on():
+            self.method.look_ahead(self.learner.ahead(batch, answer, held_out, self._rate(progress)))
+
+    def speak(self, batch: Inputs) -> None:
+        """Say what is thought of the batch, before any student of this process steps."""
+        with self.draws.going_on():
+            self.said = self.learner.speak(batch)
+        self._tell(self.said.logits)
+
+    def step(self, batch: Inputs, answer: Output | None, progress: float) -> None:
+        """One step on a batch, after `progress` epochs."""
+        set_rates(self.optimizer, self.recipe, self.own_groups, self._rate(progress))
+        with self.draws.going_on():
+            loss, terms = self.module(batch, answer, self.said, self._hear())
+            self.said = None
+            self.optimizer.zero_grad(set_to_none=True)
+            self.scaler.scale(loss).backward()
+        if self.recipe.gradient_clip:
+            self.scaler.unscale_(self.optimizer)
+            for group in self.optimizer.param_groups:  # apart: a method's own gradient must not shorten the student's step
+                torch.nn.utils.clip_grad_norm_(group["params"], self.recipe.gradient_clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.bank:
+            self.bank.step()
+        self.trace.step({"loss": loss.detach(), **terms})
+        if self.method.alternates and self.position < self.exchange.count - 1:
+            self._speak_anew(batch)
+
+    def _rate(self, progress: float) -> float:
+        """The learning rate after so many epochs; of a student that begins anew the whole schedule before that and again after."""
+        anew, epochs = self.weights.weighing.begins_anew_after if self.weights else None, self.recipe.epochs
+        if anew is not None:
+            first, last = (0, anew) if progress < anew else (anew, epochs)
+            progress = (progress - first) * epochs / (last - first)
+        return learning_rate(self.recipe, progress)
+
+    def _hear(self) -> Hear | None:
+        if not self.method.hears:
+            return None
+
+        def hear(logits: Tensor) -> Callable[[], Tensor]:
+            if self.said is None:  # else it was told
+                self._tell(logits)
+            return self.exchange.others(self.position)
+
+        return hear
+
+    def _tell(self, logits: Tensor) -> None:
+        self.exchange.tell(self.position, logits.detach().float(), self.method.alternates)
+
+    @torch.no_grad()
+    def _speak_anew(self, batch: Inputs) -> None:
+        """For those after it: with the weights after the step, and without a trace in statistics or random numbers."""
+        with self.draws.unnoticed():
+            said = self.learner.speak(batch, dict(self.student.named_parameters()))
+        self.exchange.tell_anew(self.position, said.logits.float())
+
+    def evaluate(self, teacher: Tensor | None) -> tuple[dict[str, float], Tensor]:
+        """Metrics of the epoch, and the classes that it gives to this rank's share of the validation part.
+
+        `train/...` are means of the terms; `validation/...`, with the agreement where the `teacher`'s classes are given.
+        """
+        steps = self.batches.steps()
+        sums = self.trace.sums()
+        terms = self.context.total(torch.stack(list(sums.values()))) / (steps * self.context.world_size)
+        metrics = {f"train/{name}": value for name, value in zip(sums, terms.tolist(), strict=True)}
+        self.context.align_buffers(self.student)
+        found = evaluate(self.learner, self.batches, "validation", self.context, teacher)
+        self.class_accuracies = found.class_accuracies
+        return metrics | {f"validation/{name}": value for name, value in found.metrics.items()}, found.classes
+
+    def end_epoch(self, epoch: int, validation: dict[str, float], pair: dict[str, float]) -> dict[str, float]:
+        """After an epoch, 1 for the first: keep the best weights, let the method move on; the method's numbers.
+
+        `pair`: what is known of all students together, kept for the pictures beside the accuracy in each class.
+        """
+        accuracy = validation["validation/accuracy"]
+        if accuracy > self.best.value:
+            self.best = _Best(accuracy, epoch, {key: value.detach().clone() for key, value in self.student.state_dict().items()})
+        drawn = self.method.end_epoch(self._progress(epoch, validation))
+        arrays = {name: value for name, value in drawn.items() if isinstance(value, Tensor)}
+        arrays |= self.weights.drawn() if self.weights else {}
+        arrays |= {"class_accuracy": self.class_accuracies} | {name: torch.tensor(value) for name, value in pair.items()}
+        self.trace.end_epoch(epoch - 1, arrays)
+        numbers = {f"method/{name}": value for name, value in drawn.items() if not isinstance(value, Tensor)}
+        numbers |= self.weights.metrics() if self.weights else {}
+        return {**numbers, "train/learning_rate": self.optimizer.param_groups[0]["lr"], "parameters": float(self.parameters)}
+
+    def weigh(self, epoch: int, teacher: Callable[[], State]) -> dict[str, float] | None:
+        """After an epoch: see to the weights of the samples; what came, or None where no new ones came into force.
+
+        `teacher` gives the state of a teacher that the trial has changed.
+        """
+        return self.weights.end_epoch(epoch, self.student.state_dict, teacher) if self.weights else None
+
+    def refresh(self, epoch: int, said: Mapping[int, Output]) -> None:
+        """After so many finished epochs a bank comes into force: of what this student says, or the others, by their positions."""
+        assert self.bank is not None, "checked before"
+        own = self.bank.banking.source == "own"
+        wanted = [tables for position, tables in sorted(said.items()) if (position == self.position) == own]
+        self.method.refresh(self.bank.knowledge(wanted, epoch))
+
+    def _progress(self, epoch: int, metrics: dict[str, float]) -> Progress:
+        validation = {name: value for name, value in metrics.items() if name.startswith("validation/")}
+        return Progress(epoch, self.recipe.epochs, validation)
+
+    def test(self) -> dict[str, float]:
+        """The test part, read once: with the last weights and with those that were best on the validation part."""
+        assert self.best.state is not None
+        last = {key: value.detach().clone() for key, value in self.student.state_dict().items()}
+        metrics = {"best_epoch": float(self.best.epoch)}
+        for name, state in (("best", self.best.state), ("last", last)):
+            self.student.load_state_dict(state)
+            found = evaluate(self.learner, self.batches, "test", self.context, None)
+            metrics |= {f"test/{name}/{key}": value for key, value in found.metrics.items()}
+        return metrics
+
+    def show(self, teacher: FrozenTeacher | None) -> None:
+        """Keep what there is to show beside the metrics."""
+        if self.context.leads:
+            self.shown = shown(self.learner, teacher, self.batches) | (self.weights.shown() if self.weights else {})
+            if self.method.neighbours is not None:
+                heard = teacher if self.method.needs.teacher else None  # else the bank is not the teacher's
+                self.shown |= retrieved(self.method.neighbours, heard, self.batches)
+
+    def state(self, record: dict[str, object]) -> Checkpoint:
+        """Everything that a resume needs, with the record of the last epoch."""
+        progress = {"record": record, "best_value": self.best.value, "best_epoch": self.best.epoch}
+        weights, progress["weights"] = self.weights.state() if self.weights else ({}, {})
+        optimizer = self.optimizer.state_dict()
+        states = {"optimizer": optimizer, "scaler": self.scaler.state_dict(), "count": len(optimizer["state"])}
+        student, best = dict(self.student.state_dict()), dict(self.best.state or {})
+        method, bank = dict(self.method.state_dict()), self.bank.state() if self.bank else {}
+        return Checkpoint(student, best, method, states, progress, self.trace.state, self.shown, weights, bank)
+
+    def find_misfit(self, saved: Checkpoint) -> str:
+        """Return why the checkpoint is none of this student; "" where `restore` can take it. Nothing changes by asking."""
+        student, method = self.student.state_dict(), self.method.state_dict()
+        return (
+            find_misfit("student", student, saved.student)
+            or find_misfit("best student", student, saved.best)
+            or find_misfit("method", method, saved.method)
+            or find_optimizer_misfit(self.recipe, self.optimizer, saved.optimizer)
+            or find_scaler_misfit(self.scaler.state_dict(), saved.optimizer["scaler"])
+            or (self.weights.find_misfit(saved.weights, saved.progress.get("weights", {})) if self.weights else "")
+            or (self.bank.find_misfit(saved.bank) if self.bank else "")
+        )
+
+    def restore(self, saved: Checkpoint, epoch: int, validation: dict[str, float]) -> None:
+        """Stand where the checkpoint was made, after so many epochs with these metrics."""
+        self.student.load_state_dict(saved.student)
+        self.method.load_state_dict(saved.method)
+        restore(self.optimizer, saved.optimizer["optimizer"])
+        self.scaler.load_state_dict(saved.optimizer["scaler"])
+        self.best = _Best(saved.progress["best_value"], saved.progress["best_epoch"], saved.best)
+        self.trace, self.shown = Trace(saved.trace), saved.shown
+        if self.weights:
+            self.weights.restore(saved.weights, saved.progress["weights"])
+        if self.bank:
+            self.bank.restore(saved.bank)
+        self.method.end_epoch(self._progress(epoch, validation))

@@ -1,0 +1,48 @@
+"""Evaluate a teacher on the validation part: the job of a worker group, once for each teacher whose weights were given."""
+
+import torch
+
+from orchestrator.config.trial import TrialSpec
+from orchestrator.core.context import TrialContext
+from orchestrator.data.batches import Batches
+from orchestrator.data.views import Views
+from orchestrator.training.metrics import Scores
+from orchestrator.training.process_cache import channels_last, loader_wait_s, open_dataset, open_teacher
+
+BATCH = 256  # samples of each worker at a time
+
+
+def evaluate_teacher(spec: TrialSpec, context: TrialContext) -> None:
+    """Report the metrics `validation/...` of the teacher of a specification, in float32; all ranks call this together.
+
+    The record has `epoch` 1, `metrics` and `done`. It is the same for any number of workers.
+    """
+    configuration, dataset = spec.configuration, open_dataset(spec.data)
+    assert spec.teacher is not None and configuration.teacher is not None
+    torch.set_num_threads(configuration.resources.threads_per_worker)
+    layout = channels_last(configuration.teacher.training, configuration.teacher.network)
+    teacher = open_teacher(spec.teacher, context.device, layout, None, False)
+    batches = Batches(
+        dataset,
+        Views.of(dataset, configuration.data, configuration.seed),
+        batch_size=context.world_size,  # of training, which is not done here
+        seed=configuration.seed,
+        rank=context.rank,
+        world_size=context.world_size,
+        device=context.device,
+        loader_workers=configuration.data.loader_workers,
+        channels_last=layout,
+        loader_wait_s=loader_wait_s(configuration.resources),
+    )
+    context.phase("the teacher's evaluation")
+    scores = Scores(len(dataset.classes), context.device)
+    try:
+        for batch in batches.ordered("validation", size=BATCH):
+            scores.add(teacher(batch.inputs).logits, batch.labels)
+            context.alive()
+    finally:
+        batches.close()
+    context.total(scores.sums)
+    metrics = {f"validation/{name}": value for name, value in scores.metrics(agreement=False).items()}
+    if context.leads:
+        context.report({"epoch": 1, "metrics": metrics, "done": True})

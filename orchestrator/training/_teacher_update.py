@@ -1,0 +1,60 @@
+"""Trains the teacher for an epoch, where a trial weighs its samples too: a teacher of the trial's own comes of it.
+
+Knows the teacher, the method and one epoch; not when it is asked for.
+"""
+
+import copy
+from typing import cast
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from methods import Batch, Method, Output
+from orchestrator.core.context import TrialContext
+from orchestrator.data.batches import Batches
+from orchestrator.data.memory import sent
+from orchestrator.models.batch_norm import synchronise
+from orchestrator.teacher.frozen import FrozenTeacher
+from orchestrator.training._randomness import seed_everything
+from orchestrator.training._sample_weight_schedule import SampleWeights
+from orchestrator.training.sample_weighting import changed_teacher
+
+TEACHER = 3  # keeps what it draws apart from what the student draws
+MOMENTUM = 0.9
+
+
+def teach(
+    teacher: FrozenTeacher,
+    method: Method,
+    weights: SampleWeights,
+    batches: Batches,
+    context: TrialContext,
+    epoch: int,
+    view: int | None,
+) -> FrozenTeacher:
+    """Another teacher: this one after an epoch of `Method.teach` on a view, by SGD at `Method.teaching_rate`, in float32.
+
+    All ranks of the student call this together. The optimiser begins anew each time: nothing of it has to be kept.
+    """
+    configuration = weights.spec.configuration
+    seed_everything(configuration.seed, epoch, context.rank, TEACHER)
+    network = copy.deepcopy(teacher.network).requires_grad_(True).train()
+    if configuration.teacher and configuration.teacher.training.sync_batch_norm:
+        synchronise(network, context)
+    module: nn.Module = network
+    if context.world_size > 1:
+        ids = [context.device.index] if context.device.type == "cuda" else None
+        module = DistributedDataParallel(network, device_ids=ids, process_group=context.group)
+    optimizer = torch.optim.SGD(network.parameters(), method.teaching_rate, MOMENTUM)
+    for inputs in batches.train(epoch, view):
+        said, before = cast(Output, module(inputs.inputs)), teacher(inputs.inputs)
+        index = sent(inputs.index, inputs.inputs.device)
+        part = (index, inputs.inputs, inputs.labels, said, before)
+        batch = Batch(*part, weights=weights.of(index), mix=inputs.mix, mean=context.mean, all_labelled=batches.all_labelled)
+        optimizer.zero_grad(set_to_none=True)
+        method.teach(batch, weights.noted["progress"]).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        context.alive()
+    context.align_buffers(network)
+    return changed_teacher(teacher, network.state_dict())

@@ -1,0 +1,366 @@
+"""The training of one trial, from its specification to its last report. Knows torch; nothing of Ray, Tune or MLflow.
+
+Every epoch is a function of (specification, state after the epoch before it): random numbers are seeded per epoch
+and the learning rate follows from the progress, so a trial that is resumed goes on to the bit.
+"""
+
+import functools
+import math
+import shutil
+import time
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from methods import Knowledge, Output
+from methods.retrieval import Neighbours
+from orchestrator.config.plan import views
+from orchestrator.config.schema import LETTERS
+from orchestrator.config.trial import KNOWLEDGE, TrialSpec, recipe_key
+from orchestrator.core.context import Exchange, Record, Stopped, TrialContext
+from orchestrator.core.errors import TrialError
+from orchestrator.data.batches import Batches
+from orchestrator.data.passes import Inputs
+from orchestrator.store.checkpoint_storage import place_of
+from orchestrator.teacher.frozen import FrozenTeacher
+from orchestrator.teacher.outputs import OnlineTeacher
+from orchestrator.training import checkpoint as checkpoints
+from orchestrator.training._bank import everybodys
+from orchestrator.training._clock import Clock
+from orchestrator.training._exchange import exchange_of
+from orchestrator.training._restorable import find_misfit
+from orchestrator.training._student import TrainedStudent
+from orchestrator.training._teacher_update import teach
+from orchestrator.training._trial_metrics import Metrics, student_metrics, trial_metrics
+from orchestrator.training.checkpoint import Checkpoint, State
+from orchestrator.training.cost import Spent
+from orchestrator.training.process_cache import (
+    AskedTeacher,
+    ask_teacher,
+    bring_teacher,
+    clean_knowledge,
+    open_batches,
+    retrieval,
+    validation_predictions,
+)
+from orchestrator.training.sample_weighting import changed_teacher
+
+TEACHER = "the teacher's pass over a view"  # a phase
+STOP_CHECK_STEPS = 16  # a stopped trial frees its group within so many steps
+
+
+def train(spec: TrialSpec, context: TrialContext) -> None:
+    """Train a trial to its end, or until somebody asks it to stop; reports after every epoch.
+
+    An epoch's record: `epoch` (1-based), `metrics`, `notes` if there is something to say, and with the last one `done`. After a
+    resume those that nobody heard come first, `behind` where another one follows at once. Raises TrialError when the loss is not
+    finite, SettingsError or ConfigurationError when a setting does not fit.
+    """
+    exchange = exchange_of(context, len(spec.configuration.students))
+    torch.set_num_threads(spec.configuration.threads(LETTERS[exchange.own[0]]))
+    batches = open_batches(spec, exchange.context)
+    try:
+        _Trainer(spec, context, exchange, batches).run()
+    except Stopped:  # while the teacher was asked about a view
+        return
+    finally:
+        batches.close()
+
+
+class _Trainer:
+    """The epochs of a trial, for the students of this process. `context` is everybody's, that of the exchange is the replicas'."""
+
+    def __init__(self, spec: TrialSpec, context: TrialContext, exchange: Exchange, batches: Batches) -> None:
+        self.spec, self.context, self.exchange, self.batches = spec, context, exchange, batches
+        self.configuration, self.place = spec.configuration, place_of(spec)
+        self.epochs = spec.configuration.training.epochs
+        self.records: list[Record] = []  # of all epochs
+        self.clock, self.spent = Clock(context.device), Spent()
+        with self.clock.measure("setup"):
+            self.students = [TrainedStudent(position, spec, batches, exchange) for position in exchange.own]
+            self.teacher = bring_teacher(spec, context)
+        self.method = self.students[0].method  # of its kind is every student's
+        self.taught = False  # whether the teacher is one of this trial's own
+        self.source: AskedTeacher | None = None
+        if self.teacher:
+            self.source = ask_teacher(spec, self.teacher, batches, context, self.method.needs.features)
+        self.retrieval = retrieval(spec, self.source, batches, context) if self.source and self.method.needs.bank else None
+        knowledge = functools.cache(self._knowledge) if self.source else None
+        for student in self.students:
+            student.prepare(knowledge)
+
+    def _knowledge(self) -> Knowledge:
+        assert self.source is not None
+        self.context.phase(TEACHER)
+        with self.clock.measure("teacher"):
+            bank = self.method.needs.bank
+            return clean_knowledge(self.source, self.batches, self.exchange.context, bank, self._find if bank else None)
+
+    def _find(self, knowledge: Knowledge, positives: int, negatives: int) -> Neighbours:
+        assert self.retrieval is not None
+        with self.clock.measure("retrieval"):
+            return self.retrieval(knowledge, positives, negatives)
+
+    def run(self) -> None:
+        """All epochs that are missing, or those up to `until`; after a resume what nobody heard is told, or the last one again."""
+        self._resume()
+        known = self.epochs if self.spec.known is None else self.spec.known
+        unheard = [record for record in self.records if record["epoch"] > known] or self.records[-1:]
+        for record in unheard if self.context.leads else ():
+            self.context.report(record if record is unheard[-1] else record | {"behind": True})
+        for epoch in range(self.records[-1]["epoch"] if self.records else 0, min(self.spec.until or self.epochs, self.epochs)):
+            if not self._train_epoch(epoch):
+                return
+            self._hand_over(self._end_epoch(epoch))
+        if self.taught:
+            self._forget()
+
+    def _hand_over(self, record: Record) -> None:
+        """Save, then report; the time that it takes is told with the next epoch."""
+        start = time.perf_counter()
+        self.context.phase("its checkpoint")
+        self.records.append(record)
+        parts = {student.letter: student.state(record) for student in self.students if student.context.leads}
+        if self.context.leads:
+            parts[LETTERS[0]].progress["records"] = self.records
+        for part in parts.values():
+            part.teacher = self._teacher_state()
+        checkpoints.save(self.place, parts, self.context)
+        if self.context.leads:
+            self.context.report(record)
+        self.clock.restart()
+        self.clock.add("report", time.perf_counter() - start)
+
+    def _resume(self) -> None:
+        """Stand where the checkpoint was made, if there is one."""
+        saved = self._load()
+        if saved is None:
+            return
+        record: Record = saved["a"].progress["record"]
+        self.records = saved["a"].progress.get("records", [record])  # older checkpoints have the last one alone
+        self.spent.resume(record["metrics"])
+        for student in self.students:
+            metrics = student_metrics(record["metrics"], student.letter, self.exchange.count > 1)
+            student.restore(saved[student.letter], record["epoch"], metrics)
+        if self.teacher and saved["a"].teacher:
+            self._change_teacher(changed_teacher(self.teacher, saved["a"].teacher))
+        self._refresh(record["epoch"])
+
+    def _load(self) -> dict[str, Checkpoint] | None:
+        """Return the newest checkpoint that fits, the same on all ranks; a person hears of newer ones that are passed over."""
+        letters, passed_over = LETTERS[: self.exchange.count], list[str]()
+        # on the host, where every rank can receive it, whatever device it has
+        load = functools.partial(
+            checkpoints.load, self.place, letters, torch.device("cpu"), self.context.alive, passed_over=passed_over
+        )
+        saved: dict[str, Checkpoint] | None = None
+        while True:
+            saved = self.context.share(self.place.together(self.context, lambda: load() if self.context.leads else None))
+            misfits = [misfit for misfit in self.context.gather(self._find_misfit(saved) if saved else "") if misfit]
+            if not misfits:
+                break
+            passed_over.append(misfits[0])
+        if passed_over and self.context.leads:
+            after = f"goes on after epoch {saved['a'].progress['record']['epoch']}" if saved else "begins again"
+            self.context.note(f"the checkpoint is damaged ({passed_over[0]}): the trial {after}")
+        return saved
+
+    def _find_misfit(self, saved: dict[str, Checkpoint]) -> str:
+        """Return why a checkpoint is none of this trial, as far as this rank can tell; "" where it is."""
+        record, several = saved["a"].progress["record"], self.exchange.count > 1
+        if record["epoch"] > self.epochs or bool(record.get("done")) != (record["epoch"] == self.epochs):
+            return f"its record is of epoch {record['epoch']} of {self.epochs}, done: {bool(record.get('done'))}"
+        own = self.teacher.network.state_dict() if self.teacher and saved["a"].teacher else {}
+        if misfit := find_misfit("teacher", own, saved["a"].teacher):
+            return misfit
+        for student in self.students:
+            if "validation/accuracy" not in student_metrics(record["metrics"], student.letter, several):
+                return f"its record has no accuracy of student {student.letter}"
+            if misfit := student.find_misfit(saved[student.letter]):
+                return f"student {student.letter}: {misfit}" if several else misfit
+        return ""
+
+    def _teacher_state(self) -> State:
+        """Of a teacher that this trial has changed, else nothing: the others stand in the store."""
+        return dict(self.teacher.network.state_dict()) if self.teacher and self.taught else {}
+
+    def _change_teacher(self, teacher: FrozenTeacher) -> None:
+        """Hear another teacher from now on: its knowledge of views that come back is cached, for this trial alone."""
+        self.teacher, self.taught = teacher, True
+        self._forget()
+        if self.batches.views.varies and views(self.configuration) >= self.epochs:
+            self.source = OnlineTeacher(teacher)
+        else:
+            spec = self.spec.model_copy(update={"knowledge": self.spec.knowledge and self.spec.folder / KNOWLEDGE})
+            self.source = ask_teacher(spec, teacher, self.batches, self.context, self.method.needs.features)
+
+    def _forget(self) -> None:
+        """What teachers of this trial alone have said is of no use to anybody else."""
+        self.context.gather(None)  # nobody reads it any more
+        if self.context.leads:
+            shutil.rmtree(self.spec.folder / KNOWLEDGE, ignore_errors=True)
+        self.context.gather(None)
+
+    def _refresh(self, epoch: int) -> None:
+        """The banks that are due after so many epochs come into force, in all students at once."""
+        banks = {student.position: student.bank for student in self.students if student.bank}
+        banking = self.method.banking(self.epochs)
+        if banking is None or not banking.due(epoch, self.epochs):
+            return
+        with self.clock.measure("bank"):
+            said = {position: bank.filled(self.context.require_going_on) for position, bank in banks.items()}
+            said = everybodys(said, self.context) if banking.source == "peers" else said
+            for student in self.students:
+                student.refresh(epoch, said)
+
+    def _weigh(self, epoch: int) -> dict[str, Metrics]:
+        """See to the weights of the samples after so many epochs; what came, by student of this process that has new ones."""
+        came: dict[str, Metrics] = {}
+        for student in self.students:
+            with self.clock.measure("influence"):
+                found = student.weigh(epoch, self._teacher_state)
+            if found is not None:
+                came[student.letter] = found
+                if student.weights and student.weights.aide:
+                    self.spent.add(found["influence/cpu_seconds"])
+                if student.method.teaching_rate:
+                    with self.clock.measure("teaching"):
+                        found |= self._teach(student, epoch)
+        return came
+
+    def _teach(self, student: TrainedStudent, epoch: int) -> Metrics:
+        """The teacher learns for an epoch; its accuracy on the validation part after that."""
+        assert self.teacher is not None and student.weights is not None, "checked before"
+        view = epoch % views(self.configuration) if self.batches.views.varies else None
+        self._change_teacher(teach(self.teacher, student.method, student.weights, self.batches, student.context, epoch, view))
+        predictions = validation_predictions(self.teacher, self.batches, student.context)
+        labels = np.array_split(self.batches.dataset.validation.labels, student.context.world_size)[student.context.rank]
+        correct = student.context.total((predictions.cpu() == torch.from_numpy(labels)).double().sum().to(student.context.device))
+        return {"influence/teacher_accuracy": float(correct) / len(self.batches.dataset.validation)}
+
+    def _train_epoch(self, epoch: int) -> bool:
+        """One epoch; False when it was broken off because somebody asked for the end."""
+        needs = self.method.needs
+        view = epoch % views(self.configuration) if self.batches.views.varies else None
+        self.context.phase(TEACHER)
+        with self.clock.measure("teacher"):
+            asked = self.source if needs.teacher or needs.features else None
+            if asked:
+                asked.open_view(view, needs.features and view is None)
+        self.context.phase(f"epoch {epoch + 1}")
+        # after the view, whose filling may draw: an epoch must not depend on what somebody left in the cache
+        for student in self.students:
+            student.begin_epoch(epoch)
+        steps, every = self.batches.steps(), self.method.looks_ahead_every
+        held_out = self.batches.held_out(epoch, -(-steps // every)) if every else iter(())
+        for step, batch in enumerate(self.clock.iterate("data", self.batches.train(epoch, view))):
+            if step % STOP_CHECK_STEPS == 0 and self.context.should_stop():
+                return False
+            with self.clock.measure("teacher"):
+                answer = asked.answer(batch) if asked else None
+            with self.clock.measure("student"):
+                progress = epoch + step / steps
+                if every and step % every == 0:
+                    self._look_ahead(batch, answer, next(held_out), progress)
+                self._step(batch, answer, progress)
+            self.context.alive()
+        return True
+
+    def _look_ahead(self, batch: Inputs, answer: Output | None, held_out: Inputs, progress: float) -> None:
+        for student in self.students:
+            student.look_ahead(batch, answer, held_out, progress)
+
+    def _step(self, batch: Inputs, answer: Output | None, progress: float) -> None:
+        """A step of every student of this process, in their order; where they hear one another, all have spoken before."""
+        hear = self.method.hears
+        if hear and len(self.students) > 1:
+            for student in self.students:
+                student.speak(batch)
+        for student in self.students:
+            student.step(batch, answer, progress)
+        if hear:
+            self.exchange.end_step()
+
+    def _end_epoch(self, epoch: int) -> Record:
+        """Evaluate, keep the best weights, and put together what is reported."""
+        steps, last = self.batches.steps(), epoch + 1 == self.epochs
+        self.context.phase(f"the evaluation of epoch {epoch + 1}")
+        with self.clock.measure("evaluation"):
+            predictions = validation_predictions(self.teacher, self.batches, self.exchange.context) if self.teacher else None
+            evaluated = {student.letter: student.evaluate(predictions) for student in self.students}
+        validation, pair = self._together(evaluated)
+        self._require_finite(epoch, validation)
+        own = {student.letter: student.end_epoch(epoch + 1, validation[student.letter], pair) for student in self.students}
+        for letter, came in self._weigh(epoch + 1).items():
+            own[letter] |= came
+        for student in self.students:
+            if student.bank:
+                with self.clock.measure("bank"):
+                    student.bank.end_epoch(last)
+        self._refresh(epoch + 1)
+        if last:
+            with self.clock.measure("evaluation"):
+                for student in self.students:
+                    own[student.letter] |= student.test()
+                    student.show(self.teacher)
+        ended = self._of_all(own)
+        of = {letter: metrics | ended[letter] for letter, metrics in validation.items()}
+        metrics = trial_metrics(of, self.configuration.search) | pair | self._costs(steps)
+        record: Record = {"epoch": epoch + 1, "metrics": metrics}
+        if last:
+            record["done"] = True
+        notes = (self.source.notes() if self.source else []) + self._notes_on_weights()
+        return record | ({"notes": notes} if notes else {})
+
+    def _notes_on_weights(self) -> list[str]:
+        if not self.method.needs.weights:
+            return []
+        own = [note for student in self.students if student.weights for note in student.weights.notes()]
+        return [note for notes in self.context.gather(own) for note in notes]
+
+    def _require_finite(self, epoch: int, of: dict[str, Metrics]) -> None:
+        lost = [letter for letter, metrics in of.items() if not all(math.isfinite(value) for value in metrics.values())]
+        if lost:
+            whose = f" of student{'s' * (len(lost) > 1)} {' and '.join(lost)}" if len(of) > 1 else ""
+            recipes = [recipe_key(self.spec.role, letter) for letter in lost]
+            advice = " or ".join(f"{recipe}.learning_rate" for recipe in recipes)
+            raise TrialError(
+                f"the loss{whose} is not finite in epoch {epoch + 1}: lower {advice}, or set {recipes[-1]}.gradient_clip"
+            )
+
+    def _together(self, evaluated: dict[str, tuple[Metrics, Tensor]]) -> tuple[dict[str, Metrics], Metrics]:
+        """Each student's metrics, on every rank; and of several the share of the validation part on which all of them agree."""
+        if self.exchange.count == 1:
+            return {letter: metrics for letter, (metrics, _) in evaluated.items()}, {}
+        of_ranks = self.context.gather({letter: (metrics, classes.cpu()) for letter, (metrics, classes) in evaluated.items()})
+        validation = {letter: metrics for of_rank in reversed(of_ranks) for letter, (metrics, _) in of_rank.items()}
+        agreeing = samples = 0
+        for first in range(0, len(of_ranks), self.exchange.count):  # those that saw the same share
+            pair = [classes for of_rank in of_ranks[first : first + self.exchange.count] for _, classes in of_rank.values()]
+            agreeing += int(torch.stack([classes == pair[0] for classes in pair]).all(dim=0).sum())
+            samples += len(pair[0])
+        return {letter: validation[letter] for letter in sorted(validation)}, {"pair/agreement": agreeing / samples}
+
+    def _of_all(self, own: dict[str, Metrics]) -> dict[str, Metrics]:
+        """What every student of the trial has, on every rank, given what those of this process have."""
+        if self.exchange.count == 1:
+            return own
+        return {letter: metrics for of_rank in reversed(self.context.gather(own)) for letter, metrics in of_rank.items()}
+
+    def _costs(self, steps: int) -> Metrics:
+        """Where this process spent its time, and how often the cache had the view: in this epoch and what came before the first.
+
+        Beside that what the trial has cost on the whole.
+        """
+        waited = self.exchange.waited()
+        if waited:
+            self.clock.add("exchange", waited)
+            self.clock.add("student", -waited)
+        seconds = self.clock.reset()
+        training = sum(seconds.get(part, 0.0) for part in ("data", "teacher", "student", "exchange"))
+        rate = steps * self.batches.batch_size / training if training else 0.0
+        found = self.source.counts() if self.source else {}
+        costs = {f"seconds/{part}": value for part, value in seconds.items()} | {"train/images_per_second": rate}
+        costs |= self.spent.metrics(self.context)
+        return costs | {f"cache/{name}": value for name, value in found.items()}

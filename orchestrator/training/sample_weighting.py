@@ -1,0 +1,150 @@
+"""What the training samples are worth to a student, computed from a snapshot of it: the same code beside the trainer and within it.
+
+Knows torch, the data and the method; not who asks, nor when the weights come into force.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from methods import Output, made
+from methods.weighing import Part, Survey, Surveyed
+from orchestrator.config.trial import TrialSpec
+from orchestrator.core.context import TrialContext
+from orchestrator.core.errors import TrialError
+from orchestrator.data.batches import Batches
+from orchestrator.models.build import build
+from orchestrator.models.weights import network_fingerprint
+from orchestrator.store.staging import on_this_node
+from orchestrator.teacher.frozen import TEACH, FrozenTeacher
+from orchestrator.teacher.outputs import OnlineTeacher
+from orchestrator.training.process_cache import ask_teacher, bring_teacher, channels_last, clean_knowledge, open_batches
+
+State = dict[str, Tensor]
+BLOCK_ELEMENTS = 1 << 22  # of the inputs that are looked at together: more of them do not make it faster
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A student after `epoch` finished epochs, as it travels: tensors on the CPU, the specification as JSON values.
+
+    `teacher` is the state of one that the trial has changed, else empty; `weights` (n,) are those in force; `before` is what the
+    last appraisal noted.
+    """
+
+    spec: dict[str, Any]
+    letter: str
+    epoch: int
+    student: State
+    weights: Tensor
+    teacher: State = field(default_factory=dict)
+    before: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Appraised:
+    """The answer: weights and scores (n,) float32 on the CPU, what is noted for the next one; what is tracked, cost and said."""
+
+    weights: Tensor
+    scores: Tensor
+    noted: dict[str, float]
+    tracked: dict[str, float]
+    costs: dict[str, float]
+    notes: tuple[str, ...] = ()
+
+
+def appraise(snapshot: Snapshot, device: torch.device, alive: Callable[[], None] = lambda: None) -> Appraised:
+    """Survey the student of the snapshot and let its method weigh the samples; TrialError where an estimator does not converge."""
+    started, cpu_started = time.perf_counter(), time.process_time()
+    context = TrialContext(device=device, alive=alive)
+    spec = on_this_node(TrialSpec.model_validate(snapshot.spec), context)
+    configuration = spec.configuration
+    weighing = made(configuration.method.name, configuration.method.settings).weighing(configuration.training.epochs)
+    assert weighing is not None, "nobody sends a snapshot for a method that weighs nothing"
+    batches = open_batches(spec, context)
+    try:
+        student = _student(snapshot, spec, batches, device)
+        teacher = _teacher_logits(snapshot, spec, batches, context)
+        network = _surveyed(student, batches, alive)
+        survey = Survey(
+            training=_part(network, student, batches, "train"),
+            held_out=_part(network, student, batches, "validation"),
+            teacher=teacher,
+            weights=snapshot.weights.to(device),
+            rates=torch.from_numpy(batches.rates()).to(device),
+            network=network,
+            limit_bytes=round(configuration.resources.influence_gib * 2**30),
+            seed=configuration.seed,
+            before=snapshot.before,
+            alive=alive,
+        )
+        found = weighing.weigh(survey)
+    except ArithmeticError as error:
+        raise TrialError(f"the weights of the samples after epoch {snapshot.epoch}: {error}") from error
+    finally:
+        batches.close()
+    weights, scores = found.weights.cpu(), found.scores.cpu()  # waits for the device
+    costs = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu_started}
+    if device.type == "cuda":
+        costs["gpu_seconds"] = costs["seconds"]
+    notes = tuple(f"the weights of the samples after epoch {snapshot.epoch}: {note}" for note in found.notes)
+    return Appraised(weights, scores, found.noted, found.tracked, costs, notes)
+
+
+def changed_teacher(teacher: FrozenTeacher, state: State) -> FrozenTeacher:
+    """A teacher with other weights; the one that is given belongs to everybody, and stays."""
+    network = copy.deepcopy(teacher.network)
+    network.load_state_dict(state)
+    return FrozenTeacher(network, network_fingerprint(network.state_dict()), teacher.half_type, TEACH)
+
+
+def _student(snapshot: Snapshot, spec: TrialSpec, batches: Batches, device: torch.device) -> nn.Module:
+    network, recipe = spec.configuration.students[snapshot.letter]
+    dataset = batches.dataset
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # within a worker nobody may notice it
+        student = build(network.name, len(dataset.classes), dataset.shape, network.settings)
+    student.load_state_dict(snapshot.student)
+    layout = torch.channels_last if channels_last(recipe, network) else torch.contiguous_format
+    return student.to(device).to(memory_format=layout).eval()  # type: ignore[call-overload,no-any-return]
+
+
+def _teacher_logits(snapshot: Snapshot, spec: TrialSpec, batches: Batches, context: TrialContext) -> Tensor | None:
+    teacher = bring_teacher(spec, context)
+    if teacher is None:
+        return None
+    if snapshot.teacher:  # nobody else will ask for what it says, so it is not kept
+        source = OnlineTeacher(changed_teacher(teacher, snapshot.teacher))
+        return clean_knowledge(source, batches, context, features=False).logits
+    return clean_knowledge(ask_teacher(spec, teacher, batches, context), batches, context, features=False).logits
+
+
+def _surveyed(student: nn.Module, batches: Batches, alive: Callable[[], None]) -> Surveyed:
+    buffers = dict(student.named_buffers())
+
+    def logits(parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        output: Output = functional_call(student, {**parameters, **buffers}, (inputs,))
+        return output.logits
+
+    size = min(max(BLOCK_ELEMENTS // math.prod(batches.dataset.shape), 16), 1024)
+
+    def blocks(part: Literal["train", "validation"]) -> Iterator[Tensor]:
+        for batch in batches.ordered(part, size=size):
+            alive()
+            yield batch.inputs
+
+    parameters = {name: value.detach() for name, value in student.named_parameters()}
+    return Surveyed(parameters, logits, lambda: blocks("train"), lambda: blocks("validation"))
+
+
+def _part(network: Surveyed, student: nn.Module, batches: Batches, part: Literal["train", "validation"]) -> Part:
+    with torch.no_grad():
+        said = [Output(*student(inputs)) for inputs in (network.training() if part == "train" else network.held_out())]
+    labels = torch.as_tensor(batches.dataset.split(part).labels).to(batches.device)
+    return Part(torch.cat([each.logits.float() for each in said]), torch.cat([each.features.float() for each in said]), labels)
