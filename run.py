@@ -176,7 +176,8 @@ def teacher(
     set_: Set = None,
     store: Store = "runs",
     seed: Seed = None,
-    fill: Annotated[bool, typer.Option("--fill", help="Then fill the cache with its logits of all views.")] = False,
+    precompute: Annotated[bool, typer.Option("--precompute", help="Then fill the cache with its logits of all views.")] = False,
+    fill: Annotated[bool, typer.Option("--fill", hidden=True)] = False,
     local: Local = False,
     address: Address = None,
     dry_run: DryRun = False,
@@ -187,7 +188,17 @@ def teacher(
         from orchestrator.cli.teacher import teacher as run
 
         sys.exit(
-            run(config=config, pairs=set_ or [], store=store, seed=seed, fill=fill, local=local, dry_run=dry_run, address=address)
+            run(
+                config=config,
+                pairs=set_ or [],
+                store=store,
+                seed=seed,
+                precompute=precompute,
+                fill=fill,
+                local=local,
+                dry_run=dry_run,
+                address=address,
+            )
         )
 
 

@@ -37,7 +37,7 @@ PRESETS: dict[str, tuple[Path | None, list[str]]] = {
         ],
     ),
 }
-ONE_PROCESS = ["resources.workers=1", "resources.pair=colocated"]
+ONE_PROCESS = ["resources.workers=1", "resources.peer_placement=colocated"]
 
 
 def variants(temperature: float) -> dict[str, Choice]:

@@ -40,7 +40,7 @@ PRESETS: dict[str, tuple[Path | None, list[str]]] = {
     ),
 }
 SOFT = {"offline": (0.5, 4.0), "online": (0.3, 1.0), "teacher_free": (0.1, 1.0)}  # alpha and T; the latter two by a pilot on digits
-TWO_STUDENTS = ["peers.b.network.name=mlp", "peers.b.network.width=64", "resources.workers=1", "resources.pair=colocated"]
+TWO_STUDENTS = ["peers.b.network.name=mlp", "peers.b.network.width=64", "resources.workers=1", "resources.peer_placement=colocated"]
 
 
 def variants(study: str, alpha: float, temperature: float) -> dict[str, Choice]:

@@ -29,8 +29,8 @@ from orchestrator.core.allocator import ALLOCATOR
 
 CLASSES = 10
 SIDES = {
-    "actor": ["method.name=kd_aif", "resources.influence=actor"],
-    "inline": ["method.name=kd_aif", "resources.influence=inline"],
+    "actor": ["method.name=kd_aif", "resources.influence_backend=actor"],
+    "inline": ["method.name=kd_aif", "resources.influence_backend=inline"],
     "kd": ["method.name=kd"],
 }
 WEIGHED = ["method.warmup=0.0", "method.every=1", "method.lag=1"]

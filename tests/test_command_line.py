@@ -192,14 +192,16 @@ def test_the_plan_of_a_method_that_weighs_samples(command: str, store: str, monk
     assert code == OK and "floor(2 CPU / 2 (1 x 1 of the workers + an influence actor of 1 CPU) per group) = 1 fit" in output, (
         output
     )
-    code, output = planned("resources.influence=inline")
+    code, output = planned("resources.influence_backend=inline")
     assert code == OK and "floor(2 CPU / 1 per group) = 2 fit" in output, output
     for setting, said in {
         "resources.influence_cpus=1.5": "need 2.5 CPU and the cluster has 2: lower it or resources.cpus_per_worker, or set",
         "resources.influence_gpus=0.5": "resources.influence_gpus = 0.5 fits no node (the largest has 0 GPU): lower it, or set",
     }.items():
         code, output = planned(setting)
-        assert (code, output.count("\n")) == (BAD_CONFIGURATION, 1) and f"{said} resources.influence=inline" in output, output
+        assert (code, output.count("\n")) == (BAD_CONFIGURATION, 1) and f"{said} resources.influence_backend=inline" in output, (
+            output
+        )
 
 
 def test_the_teacher_alone(store: str) -> None:

@@ -33,7 +33,7 @@ def seeded(trained: Path, to: Path, trials: list[dict[str, Any]], seeds: list[in
     store = Store(to)
     sweep = Sweep.open(store, "mine")
     fixed = [{"training.learning_rate": rate} for rate in (0.1, 0.2)] if seeds else []
-    search = {"fixed": fixed, "seeds": seeds, "trials": max(1, len(fixed) * len(seeds))}
+    search = {"configurations": fixed, "seeds": seeds, "trials": max(1, len(fixed) * len(seeds))}
     sweep.configuration = build(sweep.configuration.plain() | {"search": search})
     sweep.save()
     first = sweep.trial_folder(0)

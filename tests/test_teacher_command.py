@@ -1,4 +1,4 @@
-"""`run.py teacher --fill` as a person runs it, without Ray: views that are computed, and found the second time."""
+"""`run.py teacher --precompute` as a person runs it, without Ray: views that are computed, and found the second time."""
 
 import os
 import subprocess
@@ -19,11 +19,18 @@ SMALL = (
 
 
 def arguments(store: Path, *pairs: str) -> list[str]:
-    return ["teacher", "--fill", "--local", "--store", str(store), *(part for pair in (*SMALL, *pairs) for part in ("--set", pair))]
+    return [
+        "teacher",
+        "--precompute",
+        "--local",
+        "--store",
+        str(store),
+        *(part for pair in (*SMALL, *pairs) for part in ("--set", pair)),
+    ]
 
 
 def teacher(store: Path) -> subprocess.CompletedProcess[str]:
-    """`run.py teacher --fill --local` in a process of its own."""
+    """`run.py teacher --precompute --local` in a process of its own."""
     command = [sys.executable, "run.py", *arguments(store)]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     return subprocess.run(command, cwd=ROOT, env=environment | {"COLUMNS": "200"}, capture_output=True, text=True)
@@ -68,6 +75,6 @@ def test_a_teacher_without_a_cache_has_none_to_fill(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     refused = CliRunner().invoke(run.app, arguments(tmp_path, pair))  # in this process: starting another takes 3 s
     assert refused.exit_code == 2 and refused.output.count("\n") == 1
-    assert refused.output.startswith("error: --fill: the teacher is asked at every step")
+    assert refused.output.startswith("error: --precompute: the teacher is asked at every step")
     assert why in refused.output and refused.output.rstrip().endswith(advice)
     assert not (tmp_path / "teachers").exists(), "nothing was started"

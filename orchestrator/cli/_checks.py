@@ -28,7 +28,7 @@ from orchestrator.config.uris import database_uri
 from orchestrator.core.errors import UserError
 from orchestrator.core.paths import read_path
 from orchestrator.store.remote import Remote
-from orchestrator.store.store import SPARE_BYTES
+from orchestrator.store.store import SPARE_BYTES, Store
 
 PROJECT = Path(__file__).parents[2]
 TOKEN = Path("~/.ray/auth_token")
@@ -215,6 +215,10 @@ def store(conditions: Conditions) -> Finding:
         return Finding("bad", f"{place} is no folder: give another --store")
     if conditions.uri:
         _reached(conditions.uri)
+    try:
+        Store(root, conditions.uri).require_format()
+    except ConfigurationError as error:
+        return Finding("bad", str(error))
     try:
         with _probe(place) as folder:
             os.replace(_written(folder / "one"), folder / "two")

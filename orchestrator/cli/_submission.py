@@ -13,6 +13,7 @@ from typing import Any
 from orchestrator.cli._options import parse_duration
 from orchestrator.cli._run import default_name
 from orchestrator.config.loader import load
+from orchestrator.config.renamed import refuse_renamed
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import with_its_method
 from orchestrator.core.errors import ConfigurationError, nearest
@@ -98,6 +99,8 @@ def _read(group: Any, words: Sequence[str]) -> tuple[str, dict[str, Any], dict[s
             f"{error.format_message().rstrip('.')}: `python run.py {command} --help` lists what it takes"
         ) from error
     given = {key: value for key, value in context.params.items() if context.get_parameter_source(key).name == "COMMANDLINE"}
+    for key, value in given.items():
+        refuse_renamed(f"--{key}", value)
     return command, given, dict(context.params)
 
 

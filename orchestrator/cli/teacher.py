@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.config.loader import load
+from orchestrator.config.renamed import refuse_renamed
 from orchestrator.config.schema import Teacher
 from orchestrator.core import errors
 from orchestrator.core.errors import ConfigurationError
@@ -21,16 +22,19 @@ def teacher(
     pairs: list[str],
     store: Path | str,
     seed: int | None,
-    fill: bool,
+    precompute: bool,
     local: bool,
     dry_run: bool,
     address: str | None = None,
+    fill: bool = False,
 ) -> int:
-    """Fit the teacher, or load and check the one that was given; then fill its cache, if asked."""
+    """Fit the teacher, or load and check the one that was given; with `precompute`, then fill its cache."""
     from orchestrator.reporting.terminal.teacher import TeacherDisplay
     from orchestrator.sweep.driver import bring_teacher
     from orchestrator.sweep.preflight.preflight import prepared, show_plan
 
+    if fill:
+        refuse_renamed("--fill", fill)
     opened, configuration = Store.open(store), load(config, pairs, cluster_address(address, local), seed=seed)
     if configuration.teacher is None:
         raise ConfigurationError("teacher is null: set teacher.network.name, or take another --config")
@@ -38,12 +42,12 @@ def teacher(
         show_plan(opened, configuration, "teacher", local, console)
         return errors.OK
     begun = prepared(opened, configuration, "teacher", local, print_note)
-    if fill and begun.asked and not begun.asked.folder:
-        raise ConfigurationError(f"--fill: the teacher is {begun.asked.words}: {_way_to_a_cache(configuration.teacher)}")
+    if precompute and begun.asked and not begun.asked.folder:
+        raise ConfigurationError(f"--precompute: the teacher is {begun.asked.words}: {_way_to_a_cache(configuration.teacher)}")
     with TeacherDisplay(console) as display:
-        filling = display if fill else None
+        filling = display if precompute else None
         folder, card, cost_s = bring_teacher(opened, begun.configuration, begun.data, display, local, begun.asked, filling)
-        if fill:
+        if precompute:
             display.end()
     console.print(
         f"teacher {card['network']['name']} on {card['data']}: {folder} ({cost_s:.1f} s)", soft_wrap=True, highlight=False

@@ -15,4 +15,4 @@ def ui(store: Path | str, port: int) -> int:
     """MLflow's user interface, until it is interrupted."""
     from orchestrator.tracking.ui import serve
 
-    return serve(Store.existing(store), port, console)
+    return serve(Store.existing(store, any_format=True), port, console)

@@ -186,7 +186,7 @@ def aides(spec: TrialSpec) -> Iterator[Callable[[], Aide] | None]:
         return made[-1]
 
     try:
-        yield aide if spec.role == "student" and resources.influence == "actor" else None
+        yield aide if spec.role == "student" and resources.influence_backend == "actor" else None
     finally:
         for each in made:
             each.drop()

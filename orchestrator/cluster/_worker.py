@@ -93,7 +93,7 @@ class _Line:
 
     def open(self, trial: str, specification: dict[str, Any]) -> None:
         self.trial, self.doing = trial, ""
-        self.every_s = min(ALIVE_S, specification["configuration"]["resources"]["silence_s"] / 4)
+        self.every_s = min(ALIVE_S, specification["configuration"]["resources"]["heartbeat_warning_s"] / 4)
         self.stopped = self.dispatcher.until_stopped.remote(trial) if self.rank == 0 else None
         self.dispatcher.enlist.remote(self.group, self.rank, ray.get_runtime_context().current_actor)
 

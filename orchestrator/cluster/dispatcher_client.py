@@ -125,7 +125,8 @@ class Desk:
             if time.monotonic() >= until:
                 raise EnvironmentUnfitError(
                     f"the trial was not given back within {wait_s:g} s: {self._ask('describe', trial)}; "
-                    "see what it is at and the cluster's load, and raise resources.wait_s only where a single step takes longer"
+                    "see what it is at and the cluster's load, and raise resources.heartbeat_timeout_s only where a single step "
+                    "takes longer"
                 )
 
     def released(self, trial: str) -> bool:

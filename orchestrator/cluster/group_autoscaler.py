@@ -203,7 +203,9 @@ class Crew:
         elif self.live and now - self.alone >= max(self.rules.wait_s, RETURN_S):
             self._give_up(f"no worker group began for {now - self.alone:.0f} s: {self._lacks(seen)}")
         elif not self.live and now - self.alone >= self.rules.wait_s:
-            self._give_up(f"no worker group had a place for {self.rules.wait_s:g} s (resources.wait_s): {self._lacks(seen)}")
+            self._give_up(
+                f"no worker group had a place for {self.rules.wait_s:g} s (resources.heartbeat_timeout_s): {self._lacks(seen)}"
+            )
         elif now - self.noted >= self.rules.silence_s:
             self.noted = now
             why = "the worker groups have not begun yet" if self.live else "no worker group has a place"

@@ -45,8 +45,9 @@ class LocalDesk:
             except queue.Empty as error:
                 if self.heard == heard:
                     raise EnvironmentUnfitError(
-                        f"nothing was heard of {trial} for {wait_s:g} s (resources.wait_s), which was last at {self.doing}: see "
-                        "what that waits for, such as a disk, and raise resources.wait_s only where a single step takes longer"
+                        f"nothing was heard of {trial} for {wait_s:g} s (resources.heartbeat_timeout_s), which was last at "
+                        f"{self.doing}: see what that waits for, such as a disk, and raise resources.heartbeat_timeout_s only where a "
+                        "single step takes longer"
                     ) from error
                 continue
             if "unfit" in record:

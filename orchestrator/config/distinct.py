@@ -16,7 +16,7 @@ Way = Mapping[str, Domain]
 def ways(configuration: Configuration) -> list[Way]:
     """Return all ways through the space of a sweep. No two of them have settings in common."""
     methods = searched(configuration)
-    common: dict[str, Domain] = dict.fromkeys(peer_rates(configuration)) | configuration.search.choices
+    common: dict[str, Domain] = dict.fromkeys(peer_rates(configuration)) | configuration.search.extra_space
     found: list[Way] = []
     for method in methods:
         prefix = method if len(methods) > 1 else ""
@@ -29,7 +29,7 @@ def ways(configuration: Configuration) -> list[Way]:
 
 def count_settings(configuration: Configuration) -> int | None:
     """Return how many different settings a sweep can train, points beside its space among them; None: a continuum."""
-    if configuration.search.fixed:
+    if configuration.search.configurations:
         return len(points(configuration))
     space = ways(configuration)
     size = sum(_size(way, {}) for way in space)
@@ -46,13 +46,13 @@ def limit_trials(configuration: Configuration, begun: int = 0) -> tuple[Configur
         begun: trials that the sweep has already, which stay.
     """
     asked, settings, names = configuration.search.trials, count_settings(configuration), ", ".join(searched(configuration))
-    if settings is None or configuration.search.fixed or max(settings, begun) >= asked:
+    if settings is None or configuration.search.configurations or max(settings, begun) >= asked:
         return configuration, ""
     trials = max(settings, begun, 1)
     have = f"{names} has {settings} different settings" if settings > 1 else f"{names} has nothing to search"
     note = (
         f"search.trials = {asked}, and {have}: {trials} trial{'s' * (trials > 1)} instead, as equal settings are trained once; "
-        "to train settings with several seeds, list them as search.fixed and set search.seeds"
+        "to train settings with several seeds, list them as search.configurations and set search.seeds"
     )
     search = configuration.search.model_copy(update={"trials": trials})
     return configuration.model_copy(update={"search": search}), note

@@ -1,4 +1,4 @@
-"""The keys of `search.choices`, which are searched beside the space of every method: which may be, and what comes of them."""
+"""The keys of `search.extra_space`, which are searched beside the space of every method: which may be, and what comes of them."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -17,56 +17,59 @@ EXAMPLE = "write for example student.width, peers.b.network.width or training.ba
 
 def check_keys(configuration: Configuration, asked: set[str]) -> None:
     """ConfigurationError for a key that cannot vary or is `asked` by a space already, and for a value that does not fit alone."""
-    for key, values in configuration.search.choices.items():
+    for key, values in configuration.search.extra_space.items():
         _check_key(configuration, key)
-        if key in configuration.search.hold:
-            raise ConfigurationError(f"search.choices = {key!r} is in search.hold too: leave it out of one of them")
+        if key in configuration.search.freeze:
+            raise ConfigurationError(f"search.extra_space = {key!r} is in search.freeze too: leave it out of one of them")
         if key in asked:
-            raise ConfigurationError(f"search.choices = {key!r} is searched already, in a range of its own: leave it out")
+            raise ConfigurationError(f"search.extra_space = {key!r} is searched already, in a range of its own: leave it out")
         if len(values) < 2 or len({repr(value) for value in values}) < len(values):
-            raise ConfigurationError(f"search.choices: {key} = {list(values)} is no choice: give two or more different values")
+            raise ConfigurationError(f"search.extra_space: {key} = {list(values)} is no choice: give two or more different values")
         odd = [value for value in values if not isinstance(value, str | int | float | None)]
         if odd:
-            raise ConfigurationError(f"search.choices: {key} = {odd[0]!r} is not allowed: give numbers, texts, true, false or null")
+            raise ConfigurationError(
+                f"search.extra_space: {key} = {odd[0]!r} is not allowed: give numbers, texts, true, false or null"
+            )
     _require_few_networks(configuration)
     try:
         for _ in alone(configuration):
             pass
     except UserError as error:
-        raise ConfigurationError(f"search.choices: {error}") from error
+        raise ConfigurationError(f"search.extra_space: {error}") from error
 
 
 def _require_few_networks(configuration: Configuration) -> None:
     """ConfigurationError when a student may be so many networks that they could not be looked at one by one."""
     for letter in configuration.students:
         field = network_key(letter)
-        counts = [len(values) for key, values in configuration.search.choices.items() if key.startswith(f"{field}.")]
+        counts = [len(values) for key, values in configuration.search.extra_space.items() if key.startswith(f"{field}.")]
         if prod(counts) > MOST_NETWORKS:
             raise ConfigurationError(
-                f"search.choices: {field} may be {' x '.join(map(str, counts))} networks, and {MOST_NETWORKS} are allowed: give "
-                "fewer values"
+                f"search.extra_space: {field} may be {' x '.join(map(str, counts))} networks, and {MOST_NETWORKS} are allowed: "
+                "give fewer values"
             )
 
 
 def _check_key(configuration: Configuration, key: str) -> None:
     first, *rest = key.split(".")
     if not all((first, *rest)):
-        raise ConfigurationError(f"search.choices = {key!r} is no key of the configuration: {EXAMPLE}")
+        raise ConfigurationError(f"search.extra_space = {key!r} is no key of the configuration: {EXAMPLE}")
     if not rest and first not in ONCE:
         raise ConfigurationError(
-            f"search.choices = {key!r} is no key with a dot: {EXAMPLE}; settings of a method are searched by its space, "
+            f"search.extra_space = {key!r} is no key with a dot: {EXAMPLE}; settings of a method are searched by its space, "
             "or held under method"
         )
     if first in ONCE or key == "training.epochs" or rest[-1] in ("cpus_per_worker", "gpus_per_worker", "weights"):
-        raise ConfigurationError(f"search.choices = {key!r} must not vary within a sweep, which settles it once: {EXAMPLE}")
+        raise ConfigurationError(f"search.extra_space = {key!r} must not vary within a sweep, which settles it once: {EXAMPLE}")
     section = key.rpartition(".")[0]
     recipes = ["training", *(f"peers.{letter}.training" for letter in configuration.peers)]
     if section not in [*recipes, *map(network_key, configuration.students)]:
-        raise ConfigurationError(f"search.choices = {key!r} is no key of the configuration: {EXAMPLE}")
+        raise ConfigurationError(f"search.extra_space = {key!r} is no key of the configuration: {EXAMPLE}")
     given = [network_key(letter) for letter, student in configuration.students.items() if student.network.weights]
     if section in given:
         raise ConfigurationError(
-            f"search.choices = {key!r} would vary a network that begins with given weights: leave out {section}.weights, or the key"
+            f"search.extra_space = {key!r} would vary a network that begins with given weights: leave out {section}.weights, or "
+            "the key"
         )
 
 
@@ -86,7 +89,7 @@ def configured(configuration: Configuration, key: str) -> Any:
 
 def alone(configuration: Configuration) -> Iterator[Configuration]:
     """The configurations that have one value of one key each; ConfigurationError where one does not fit."""
-    for key, values in configuration.search.choices.items():
+    for key, values in configuration.search.extra_space.items():
         for value in values:
             yield apply(configuration, {key: value})
 
@@ -96,7 +99,9 @@ def networks(configuration: Configuration, searched: bool) -> dict[str, dict[str
     found = {}
     for letter, student in configuration.students.items():
         field = network_key(letter)
-        chosen = {key: values for key, values in configuration.search.choices.items() if searched and key.startswith(f"{field}.")}
+        chosen = {
+            key: values for key, values in configuration.search.extra_space.items() if searched and key.startswith(f"{field}.")
+        }
         found[letter] = {
             _words(field, answers): _with(student.network, field, answers)
             for answers in (dict(zip(chosen, values, strict=True)) for values in product(*chosen.values()))
@@ -111,4 +116,4 @@ def _with(network: Network, field: str, answers: dict[str, Any]) -> Network:
 
 def _words(field: str, answers: dict[str, Any]) -> str:
     chosen = ", ".join(f"{key} = {value!r}" for key, value in answers.items())
-    return f"search.choices: {field} with {chosen}" if chosen else field
+    return f"search.extra_space: {field} with {chosen}" if chosen else field

@@ -6,6 +6,7 @@ from typing import Annotated, Any, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from orchestrator.config.renamed import refuse_renamed
 from orchestrator.core.paths import path_problem
 from orchestrator.core.text import control_character
 
@@ -65,6 +66,8 @@ class Section(BaseModel):
         """A section that is given in part keeps the rest of its default; a choice that is named anew does not."""
         if not isinstance(values, dict):
             return values
+        for name, value in values.items():
+            refuse_renamed(f"{cls.__name__.lower()}.{name}", value)
         merged = dict(values)
         for name, field in cls.model_fields.items():
             given, default = values.get(name), field.default

@@ -18,7 +18,7 @@ def forms(configuration: Configuration, name: str, searching: bool) -> Iterator[
         kept = held(configuration, name)
         settings = [kept | branch.values for branch in branches(name, kept)]
     for values in settings:
-        yield made(name, {key: value for key, value in values.items() if "." not in key and key not in configuration.search.hold})
+        yield made(name, {key: value for key, value in values.items() if "." not in key and key not in configuration.search.freeze})
 
 
 def named(configuration: Configuration, name: str, searching: bool) -> str:

@@ -14,7 +14,7 @@ from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
 BYTES = {"float16": 2, "float32": 4}
 SETTINGS = {"CPU": "cpus_per_worker", "GPU": "gpus_per_worker"}
 EXACT_SAMPLES = 200_000  # the most that `auto` searches exactly on a CPU
-INLINE = "resources.influence=inline"
+INLINE = "resources.influence_backend=inline"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def influence_actors(configuration: Configuration) -> int:
 
     None where the workers compute the weights themselves.
     """
-    if configuration.resources.influence == "inline":
+    if configuration.resources.influence_backend == "inline":
         return 0
     return 1 if configuration.colocated else len(configuration.students)
 
@@ -318,7 +318,7 @@ def views(configuration: Configuration) -> int:
 
 def varies(configuration: Configuration, augmentation: str) -> bool:
     """Whether the views differ, given the resolved policy: without augmentation and mixing each is the clean one."""
-    return augmentation != "none" or configuration.data.mix != "none"
+    return augmentation != "none" or configuration.data.mixing != "none"
 
 
 def cache_bytes(configuration: Configuration, samples: int, classes: int, augmentation: str) -> int:

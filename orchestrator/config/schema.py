@@ -82,14 +82,14 @@ class Data(Section):
     std: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = Field(
         None, description="of each channel, by which the rest is divided; null as for mean, with which it is given"
     )
-    mix: Literal["none", "mixup", "cutmix"] = Field(
+    mixing: Literal["none", "mixup", "cutmix"] = Field(
         "none", description="blend each training image with another one of its view; the teacher is fitted so too"
     )
     mix_alpha: Annotated[float, Field(ge=0.001, le=1000)] = Field(
         1.0, description="of the Beta(alpha, alpha) that an image's own share is drawn from"
     )
     views: Epochs | None = Field(None, description="different augmented versions of the training set; null: one per epoch")
-    resident: bool | None = Field(
+    on_device: bool | None = Field(
         None, description="arrays in the device's memory; null: on a GPU of which they take a quarter at most"
     )
     loader_workers: Annotated[int, Field(ge=0, le=256)] = Field(2, description="folder: decoding processes of a worker; 0: itself")
@@ -190,7 +190,7 @@ class Search(Section):
     """What is searched and how much. Settings given under `method` are held; the rest of its space is searched."""
 
     methods: Names = Field((), description="search over these methods too; empty: the one under `method`")
-    hold: Names = Field((), description="keys that are not searched although a space would: training.learning_rate")
+    freeze: Names = Field((), description="keys that are not searched although a space would: training.learning_rate")
     trials: Trials = 20
     time_budget: Seconds | None = Field(None, description="seconds after which no more is trained")
     scheduler: Scheduler = Field(
@@ -210,7 +210,7 @@ class Search(Section):
     max_failed_trials: Trials | None = Field(
         5, description="failed trials in a row after which the sweep ends; null: it never does"
     )
-    finish_points: bool = Field(
+    protect_initial_trials: bool = Field(
         True,
         description="asha, median: the first points, which are the baselines, train all their epochs; no meaning for the others",
     )
@@ -227,19 +227,19 @@ class Search(Section):
     objectives: Names = Field(
         (), description="two or more instead of objective: a Pareto front; what is called best is so by the first"
     )
-    choices: dict[str, Values] = Field({}, description="keys to search beside the space, each with its values")
-    fixed: Points = Field(
+    extra_space: dict[str, Values] = Field({}, description="keys to search beside the space, each with its values")
+    configurations: Points = Field(
         (), description="nothing is searched: trials with just these settings, each as a search would draw them by name"
     )
-    seeds: Seeds = Field((), description="fixed: each of the settings is trained with each of these seeds; empty: with `seed`")
+    seeds: Seeds = Field((), description="configurations: each of them is trained with each of these seeds; empty: with `seed`")
     students: str = Field(
         "mean", description="peers: whose metrics are the trial's: mean of the students, min (the worst one), or one by its letter"
     )
 
-    @field_validator("choices", mode="before")
+    @field_validator("extra_space", mode="before")
     @classmethod
     def _keys_with_dots(cls, value: Any) -> Any:
-        """`--set search.choices.student.width=[8, 16]` makes sections of the key's parts."""
+        """`--set search.extra_space.student.width=[8, 16]` makes sections of the key's parts."""
         if not isinstance(value, dict):
             return value
         leaves = list(_flat(value))
@@ -264,7 +264,7 @@ class Resources(Section):
     workers: Workers = Field(
         1, description="of a group, all students together; every student has equally many, which are its replicas"
     )
-    pair: Literal["actors", "colocated"] | None = Field(
+    peer_placement: Literal["actors", "colocated"] | None = Field(
         None, description="peers: actors, workers of their own; colocated, all in one worker; null: colocated where workers is 1"
     )
     groups: Workers | None = Field(None, description="null: as many as fit")
@@ -273,7 +273,7 @@ class Resources(Section):
         1, description="threads of torch; more than a worker's share of the cores makes all of them slow"
     )
     gpus_per_worker: Gpus | None = Field(None, description="null: one where the cluster has GPUs")
-    influence: Literal["actor", "inline"] = Field(
+    influence_backend: Literal["actor", "inline"] = Field(
         "actor",
         description="who computes the weights of samples, if the method has any: an actor beside the trainer, or the worker itself",
     )
@@ -291,10 +291,10 @@ class Resources(Section):
     max_failures: Annotated[int, Field(ge=0, le=1000)] = Field(
         2, description="deaths of a worker, a group or a node that a trial outlives; with the next one it has failed"
     )
-    silence_s: Seconds = Field(
+    heartbeat_warning_s: Seconds = Field(
         120.0, description="seconds without a sign of life of a trial after which it is said what it waits for"
     )
-    wait_s: Seconds = Field(
+    heartbeat_timeout_s: Seconds = Field(
         600.0,
         description="longest wait for a sign of life, a group or a file: then the trial's group is replaced, or the wait given up",
     )
@@ -381,7 +381,7 @@ class Configuration(Section):
     @property
     def colocated(self) -> bool:
         """Whether one worker trains several students."""
-        pair = self.resources.pair or ("colocated" if self.resources.workers == 1 else "actors")
+        pair = self.resources.peer_placement or ("colocated" if self.resources.workers == 1 else "actors")
         return bool(self.peers) and pair == "colocated"
 
     def threads(self, letter: str) -> int:

@@ -2,7 +2,8 @@
 
 With one method a parameter has the name that its space gives it; with several, `method.name` comes first and the
 settings of each stand under its name (`kd.temperature`). Beside every space come the keys that all methods have in
-common: the learning rate of each peer, and those of `search.choices`. With `search.fixed` there is no space but a list.
+common: the learning rate of each peer, and those of `search.extra_space`. With `search.configurations` there is no
+space but a list.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -83,9 +84,9 @@ def with_its_method(configuration: Configuration) -> Configuration:
 
 
 def held(configuration: Configuration, method: str) -> Parameters:
-    """What is not searched for a method: settings given under `method`, and the keys in `search.hold`."""
+    """What is not searched for a method: settings given under `method`, and the keys in `search.freeze`."""
     given = configuration.method.settings if configuration.method.name == method else {}
-    return given | {key: key_value(configuration, key) for key in configuration.search.hold}
+    return given | {key: key_value(configuration, key) for key in configuration.search.freeze}
 
 
 def key_value(configuration: Configuration, key: str) -> Any:
@@ -119,7 +120,7 @@ def _asking(trial: Trial, configuration: Configuration, method: str, point: Para
 
 
 def listed(trial: Numbered, configuration: Configuration) -> Parameters:
-    """The parameters of a new trial of `search.fixed`; to the study each is a choice among what the list has under its name."""
+    """The parameters of a new trial of `search.configurations`; to the study each is a choice of the values in the list."""
     given = points(configuration)
     values = {name: list(dict.fromkeys(point[name] for point in given if name in point)) for name in given[trial.number]}
     return {name: trial.suggest_categorical(name, choices) for name, choices in values.items()}
@@ -127,7 +128,7 @@ def listed(trial: Numbered, configuration: Configuration) -> Parameters:
 
 def peer_rates(configuration: Configuration) -> list[str]:
     """The keys of the peers' learning rates that are searched; one that is held without a value is student a's."""
-    return [key for key in map(peer_rate, configuration.peers) if key not in configuration.search.hold]
+    return [key for key in map(peer_rate, configuration.peers) if key not in configuration.search.freeze]
 
 
 def peer_rate(letter: str) -> str:
@@ -140,7 +141,7 @@ def _suggest(trial: Trial, method: str, configuration: Configuration) -> None:
     SPACES[method].suggest(trial)
     for key in peer_rates(configuration):
         trial.suggest_float(key, *LEARNING_RATES, log=True)
-    for key, values in configuration.search.choices.items():
+    for key, values in configuration.search.extra_space.items():
         trial.suggest_categorical(key, values)
 
 
@@ -148,12 +149,14 @@ def points(configuration: Configuration) -> list[Parameters]:
     """What is tried first: the first point of every method, then their second ones, and so on; none twice.
 
     A point is what the search would ask of it. One that has another choice than what is held is left out, and so is one beside the
-    space that would ignore what is held. With `search.fixed` they are all trials that there are: with the first of the seeds, then
-    with the next.
+    space that would ignore what is held. With `search.configurations` they are all trials that there are: with the first of the
+    seeds, then with the next.
     """
     search = configuration.search
-    if search.fixed:
-        return [{**one, SEED: seed} for seed in search.seeds for one in search.fixed] or [dict(one) for one in search.fixed]
+    if search.configurations:
+        return [{**one, SEED: seed} for seed in search.seeds for one in search.configurations] or [
+            dict(one) for one in search.configurations
+        ]
     methods = searched(configuration)
     first: list[Parameters] = []
     for method, point in _in_turn({method: SPACES[method].points for method in methods}):
@@ -178,7 +181,7 @@ def _drawn(point: Parameters, method: str, configuration: Configuration, prefix:
         _suggest(asking, method, configuration)
     except KeyError:
         return None
-    ignored = kept.keys() - asking.met - set(configuration.search.hold)
+    ignored = kept.keys() - asking.met - set(configuration.search.freeze)
     return None if asking.apart and ignored else asking.drawn
 
 
@@ -186,7 +189,7 @@ def _unnamed(point: Parameters, configuration: Configuration) -> Parameters:
     """What a point, which knows one student, means for the rest: peers have its learning rate, choices the configured value."""
     rate = point.get("training.learning_rate", LEARNING_RATE)
     answers: Parameters = dict.fromkeys(peer_rates(configuration), rate)
-    for key, values in configuration.search.choices.items():
+    for key, values in configuration.search.extra_space.items():
         own = configured(configuration, key)
         answers[key] = own if own in values else values[0]
     return answers

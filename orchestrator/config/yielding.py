@@ -163,6 +163,10 @@ def _changes(configuration: Configuration, origin: Origin) -> Iterator[tuple[str
     better = BETTER.get(search.objective, ())
     if better and search.direction not in better and origin.yields("search.direction", "search.objective"):
         yield "search.direction", better[0], f"as search.objective = {search.objective}"
-    trials = len(search.fixed) * max(len(search.seeds), 1)
-    if search.fixed and search.trials != trials and origin.yields("search.trials", "search.fixed", "search.seeds"):
-        yield "search.trials", trials, "as search.fixed and search.seeds name so many"
+    trials = len(search.configurations) * max(len(search.seeds), 1)
+    if (
+        search.configurations
+        and search.trials != trials
+        and origin.yields("search.trials", "search.configurations", "search.seeds")
+    ):
+        yield "search.trials", trials, "as search.configurations and search.seeds name so many"

@@ -77,7 +77,7 @@ def _waited(loaded: Iterator[Stack], workers: int, wait_s: float) -> Iterator[St
             if time.monotonic() - last >= wait_s:
                 raise LoaderError(
                     f"no batch of images came from the data.loader_workers = {workers} processes within {wait_s:g} s, half of "
-                    f"resources.wait_s: see whether the disk of data.path answers and {SHARED} has space, or set "
+                    f"resources.heartbeat_timeout_s: see whether the disk of data.path answers and {SHARED} has space, or set "
                     "data.loader_workers=0 to decode in the process that trains"
                 ) from error
         else:

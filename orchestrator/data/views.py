@@ -36,7 +36,7 @@ class Views:
     def of(cls, dataset: Dataset, data: Data, seed: int) -> "Views":
         """The views of a data set's training part as `data` asks for them, padded by an eighth of the side."""
         policy = AUTOMATIC[dataset.name].policy if data.augmentation == "auto" else data.augmentation
-        return cls(policy, seed, len(dataset.train), shift_pixels(dataset.shape), data.mix, data.mix_alpha)
+        return cls(policy, seed, len(dataset.train), shift_pixels(dataset.shape), data.mixing, data.mix_alpha)
 
     @property
     def varies(self) -> bool:

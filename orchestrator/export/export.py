@@ -319,7 +319,7 @@ def _uses(summary: dict[str, Any]) -> dict[str, Any]:
 
 def _described(configuration: Configuration, summary: dict[str, Any]) -> dict[str, Any]:
     """The data without the paths of this machine."""
-    kept = {"validation", "limit", "seed", "label_noise", "augmentation", "mix", "mix_alpha", "views"}
+    kept = {"validation", "limit", "seed", "label_noise", "augmentation", "mixing", "mix_alpha", "views"}
     kept |= {name for name in ("labelled", "validation_in_training") if getattr(configuration.data, name)}
     said = configuration.data.model_dump(mode="json", include=kept)
     said["augmentation"] = resolve_augmentation(configuration.data, summary)

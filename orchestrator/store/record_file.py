@@ -103,6 +103,8 @@ class RecordSchema(Generic[T]):
             record = self._adapter.validate_json(content) if is_dataclass(self.kind) else self._adapter.validate_python(rest)
         except ValidationError as error:
             raise self._damaged(file, _reason(error.errors(include_url=False)[0])) from error
+        except ConfigurationError as error:  # of a configuration in the record
+            raise self._damaged(file, str(error)) from error
         self._require_names(file, values)
         if CHECKSUM in values and not _holds(content, values):
             raise self._damaged(file, f"its content is not what was written, for its key {CHECKSUM} is that of another one")

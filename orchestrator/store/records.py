@@ -130,7 +130,7 @@ class SweepRecord:
     described: dict[str, Plain] = field(default_factory=dict)
 
 
-SWEEP = RecordSchema[SweepRecord](SweepRecord, number=3)
+SWEEP = RecordSchema[SweepRecord](SweepRecord, number=4)
 
 
 @dataclass

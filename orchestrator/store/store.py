@@ -27,6 +27,8 @@ DEFAULT = Path("runs")
 SPARE_BYTES = 200 * 2**20  # checkpoints, journal and MLflow of a small sweep
 log = logging.getLogger(__name__)
 _writing = threading.RLock()
+FORMAT, FORMAT_FILE = 1, "store.json"  # a store without this file and with any of the content is of format 0
+CONTENT = ("sweeps", "comparisons", "teachers", "knowledge", "exports", "reports", "mlflow.db")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -54,19 +56,34 @@ class Store:
         return cls(read_path(name, "--store"))
 
     @classmethod
-    def existing(cls, name: Path | str) -> "Store":
-        """The store of earlier runs, for who only reads; ConfigurationError when there is none."""
+    def existing(cls, name: Path | str, any_format: bool = False) -> "Store":
+        """Return the store of earlier runs, to be read.
+
+        Args:
+            name: The folder or the URI of the store.
+            any_format: Whether a store of another format may be opened too, which is safe where MLflow alone reads it.
+
+        Raises:
+            ConfigurationError: There is no store, or it has another format.
+        """
         store = cls.named(name)
         if not os.path.isdir(store.root):
             where = f"{store.uri} has no runs that were started on this machine" if store.uri else f"{name} does not exist"
             raise ConfigurationError(
                 f"--store {where}: give that of an earlier run, or start with `python run.py sweep{store.option}`"
             )
+        if not any_format:
+            store.require_format()
         return store
 
     @classmethod
     def open(cls, name: Path | str) -> "Store":
-        """The store of that name; EnvironmentUnfitError when it cannot be written or has no space."""
+        """Return the store of that name, to be written.
+
+        Raises:
+            ConfigurationError: The store has another format.
+            EnvironmentUnfitError: It cannot be written or has no space.
+        """
         store = cls.named(name)
         root = store.root
         try:
@@ -79,7 +96,26 @@ class Store:
         if store.uri:
             Remote.open(store.uri)
         store.require_space(SPARE_BYTES)
+        store.require_format()
+        if not (root / FORMAT_FILE).exists():
+            write_json(root / FORMAT_FILE, {"format": FORMAT})
         return store
+
+    def require_format(self) -> None:
+        """Raise ConfigurationError where another version of the program wrote the store."""
+        has_content = any((self.root / name).exists() for name in CONTENT)  # first: the number is written before any content
+        file = self.root / FORMAT_FILE
+        found = _read_format(file) if file.exists() else 0 if has_content else FORMAT
+        if found == FORMAT:
+            return
+        if found > FORMAT:
+            what = f"has format {found}, of a newer version of this program: update the program, or give another folder"
+        else:
+            what = (
+                f"has format {found}, of an older version of this program: finish its runs with the version that wrote them, "
+                "or give a new folder"
+            )
+        raise ConfigurationError(f"--store {self.uri or self.root} {what}", field="--store", value=found, allowed=FORMAT)
 
     @property
     def shared(self) -> dict[str, Any]:
@@ -136,6 +172,19 @@ class Store:
     def sweeps(self) -> list[str]:
         """The names of the sweeps that stand in the store."""
         return sorted({path.parent.name for path in (self.root / "sweeps").glob("*/sweep*.json")})
+
+
+def _read_format(file: Path) -> int:
+    found = read_json(file)
+    number = found.get("format") if isinstance(found, dict) else None
+    if type(number) is not int:
+        raise ConfigurationError(
+            f"{file} names no format of the store: put it back from a backup, or give another --store",
+            field=str(file),
+            value=number,
+            allowed=FORMAT,
+        )
+    return number
 
 
 @contextlib.contextmanager

@@ -111,7 +111,7 @@ def drawn(
         try:
             if params:
                 study.sampler = PartialFixedSampler(params, sampler)
-            return listed(asked, configuration) if configuration.search.fixed else draw(asked, configuration)
+            return listed(asked, configuration) if configuration.search.configurations else draw(asked, configuration)
         finally:
             study.sampler = sampler
 

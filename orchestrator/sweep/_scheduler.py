@@ -32,7 +32,7 @@ def stopping(configuration: Configuration, sweep: Sweep) -> TrialScheduler:
     search = configuration.search
     if search.scheduler == "none":
         return FIFOScheduler()
-    spared = len(points(configuration)) if search.finish_points else 0
+    spared = len(points(configuration)) if search.protect_initial_trials else 0
     past = [trial for trial in sweep.trials.values() if trial.state != "failed"]
     common: dict[str, Any] = {"time_attr": "epoch", **objective(search)}
     if search.scheduler == "median":

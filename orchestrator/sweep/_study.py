@@ -48,7 +48,7 @@ def open_study(folder: Path, configuration: Configuration, resume: bool) -> optu
     search, file = configuration.search, folder / JOURNAL
     repair(file)
     journal = StudyFile(str(file))
-    sampler = ForgetfulSampler(search, configuration.seed, () if search.fixed else ways(configuration))
+    sampler = ForgetfulSampler(search, configuration.seed, () if search.configurations else ways(configuration))
     with named_damage(journal, file):
         storage = JournalStorage(journal)
         if resume and folder.name in optuna.get_all_study_names(storage):

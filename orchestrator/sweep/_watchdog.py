@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LOOK_S = 1.0
 END_S = 5.0  # for a look that is being taken
 ANSWER_S = 10.0
-REPLY_S = 30.0  # a dispatcher that has not answered for so long, or for half of `resources.wait_s`, is replaced
+REPLY_S = 30.0  # a dispatcher that has not answered for so long, or for half of `resources.heartbeat_timeout_s`, is replaced
 log = logging.getLogger(__name__)
 
 
@@ -108,7 +108,7 @@ class Watchdog:
                 self.hands.end_process(process)
 
     def _nothing(self, silent: dict[str, Any]) -> str:
-        return f"nothing was heard of it for {silent['silent_s']:.0f} s (resources.wait_s = {self.wait_s:g})"
+        return f"nothing was heard of it for {silent['silent_s']:.0f} s (resources.heartbeat_timeout_s = {self.wait_s:g})"
 
     def _unanswered(self, now: float) -> None:
         since = self.answered = now if self.answered is None else self.answered
@@ -156,7 +156,7 @@ class Watchdog:
         limit_s = self.wait_s if trial["workers"] else max(self.wait_s, RETURN_S)
         if silent_s < limit_s or (group is None and seen["missing"]):
             return
-        why = f"nothing was heard of {trial['name']} for {silent_s:.0f} s (resources.wait_s = {self.wait_s:g})"
+        why = f"nothing was heard of {trial['name']} for {silent_s:.0f} s (resources.heartbeat_timeout_s = {self.wait_s:g})"
         if group is None:
             self.hands.give_up(f"{why}: no worker group takes it; {self.hands.cluster()}")
         elif self.hands.replace(group):
@@ -187,7 +187,7 @@ class _Hands:
 def watched(desk: "Desk", resources: Resources, note: Callable[[str], None]) -> Iterator[None]:
     """Trials are looked after, every second or so, until the block ends; `note` hears of it from a thread."""
     over = threading.Event()
-    watchdog = Watchdog(resources.silence_s, resources.wait_s, _Hands(desk, note))
+    watchdog = Watchdog(resources.heartbeat_warning_s, resources.heartbeat_timeout_s, _Hands(desk, note))
     thread = threading.Thread(target=_watch, args=(watchdog, desk, over), name="watchdog", daemon=True)
     thread.start()
     try:

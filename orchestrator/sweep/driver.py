@@ -223,7 +223,7 @@ def _unended(sweep: Sweep, trials: int) -> int:
 def _given_back(lent: Lent, sweep: Sweep) -> Iterator[Lent]:
     """Worker groups that are lent; when all went well, none of them works on a trial of this sweep any more."""
     yield lent
-    desk, wait_s = lent[0], sweep.configuration.resources.wait_s
+    desk, wait_s = lent[0], sweep.configuration.resources.heartbeat_timeout_s
     for number in sweep.trials:
         desk.stop(trial_name(number))
     for number in sweep.trials:
@@ -271,7 +271,7 @@ def open_desk(
         signals.reclaim()  # Ray has set signal handlers of its own
         plan = groups(configuration, available, trials, nodes(), beside, free_nodes(), elastic=bool(address))
         show.preparing(f"starting {plan.groups} worker groups of {plan.workers} workers")
-        rules = Rules(resources.groups or trials, unended, note, resources.silence_s, resources.wait_s)
+        rules = Rules(resources.groups or trials, unended, note, resources.heartbeat_warning_s, resources.heartbeat_timeout_s)
         with (
             worker_groups(plan, folder, resources.max_failures, own_cluster=not address, rules=rules) as desk,
             looked_after(desk, resources, note),
@@ -343,7 +343,7 @@ def _train_one(sweep: Sweep, desk: AnyDesk, events: Events, folders: dict[str, A
     events.start(trial)
     desk.submit(specification.name, specification.plain())
     while not trial.ended:
-        record = desk.next_report(specification.name, sweep.configuration.resources.wait_s)
+        record = desk.next_report(specification.name, sweep.configuration.resources.heartbeat_timeout_s)
         if record.get("failed"):
             events.end(trial, "failed", record["failed"])
             raise TrialError(record["failed"])

@@ -25,7 +25,7 @@ def described_space(configuration: Configuration, kind: str) -> Described:
     """Every question of every method, by the choices under which it is asked, and what is tried first."""
     if kind != "sweep":
         return {}
-    if configuration.search.fixed:
+    if configuration.search.configurations:
         return {"space": {}, "rates": {}, "points": points(configuration)}
     spaces = {
         name: [{"when": _when(branch), "asks": _asks(branch)} for branch in branches(name, held(configuration, name))]

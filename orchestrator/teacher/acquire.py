@@ -76,7 +76,7 @@ def ready(store: Store, configuration: Configuration, data: Path, desk: AnyDesk,
 @contextlib.contextmanager
 def _only_one(folder: Path, configuration: Configuration, what: str) -> Iterator[None]:
     """Be the one run that works on a teacher; EnvironmentUnfitError where another one does not end."""
-    wait_s = configuration.resources.wait_s
+    wait_s = configuration.resources.heartbeat_timeout_s
     try:
         with FileLock(f"{folder}.lock").acquire(timeout=wait_s):
             yield
@@ -97,7 +97,7 @@ def _evaluate(store: Store, folder: Path, configuration: Configuration, data: Pa
     desk.submit(specification.name, specification.plain())
     record: dict[str, Any] = {}
     while not record.get("done"):
-        record = desk.next_report(specification.name, configuration.resources.wait_s)
+        record = desk.next_report(specification.name, configuration.resources.heartbeat_timeout_s)
         if record.get("failed"):
             raise ConfigurationError(f"the teacher could not be evaluated: {record['failed']}")
     metrics: dict[str, float] = record["metrics"]
@@ -114,7 +114,7 @@ def _fit(store: Store, folder: Path, configuration: Configuration, data: Path, d
     home = place(store, specification.folder)
     desk.submit(specification.name, specification.plain())
     while True:
-        record = desk.next_report(specification.name, configuration.resources.wait_s)
+        record = desk.next_report(specification.name, configuration.resources.heartbeat_timeout_s)
         if record.get("failed"):
             advice = "" if "teacher." in record["failed"] else "; change teacher.training or teacher.network"
             raise ConfigurationError(f"the teacher could not be fitted: {record['failed']}{advice}")

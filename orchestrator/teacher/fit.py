@@ -32,7 +32,7 @@ def fingerprint(configuration: Configuration, data_fingerprint: str, augmentatio
     del recipe["training"]["eval_precision"]  # decides what is said of the weights, and not the weights
     if not teacher.training.sync_batch_norm:
         del recipe["training"]["sync_batch_norm"]  # as before there was this setting
-    recipe |= {"augmentation": augmentation, "mix": None if data.mix == "none" else [data.mix, data.mix_alpha]}
+    recipe |= {"augmentation": augmentation, "mix": None if data.mixing == "none" else [data.mixing, data.mix_alpha]}
     if teacher.network.weights:
         file = read_path(teacher.network.weights, "teacher.network.weights")
         network = teacher.network.model_dump(mode="json", exclude={"weights"})

@@ -52,7 +52,7 @@ def fill(
     records: queue.Queue[tuple[int, dict[str, Any]]] = queue.Queue()
     for number, job in enumerate(jobs):
         desk.submit(job.name, job.plain())
-        follow = (number, job.name, configuration.resources.wait_s, desk, records)
+        follow = (number, job.name, configuration.resources.heartbeat_timeout_s, desk, records)
         threading.Thread(target=_follow, args=follow, name=job.name, daemon=True).start()
     try:
         _show(shares, records, show)

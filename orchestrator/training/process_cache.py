@@ -79,7 +79,7 @@ def open_batches(spec: TrialSpec, context: TrialContext) -> Batches:
     """
     configuration, filling = spec.configuration, spec.role == "fill"
     labels = not filling and made(configuration.method.name, configuration.method.settings).needs.labels
-    dataset, resident = (open_labelled if labels else open_dataset)(spec.data), configuration.data.resident
+    dataset, resident = (open_labelled if labels else open_dataset)(spec.data), configuration.data.on_device
     networks = [student.network for student in configuration.students.values()]
     batches = Batches(
         dataset,
@@ -104,7 +104,7 @@ def open_batches(spec: TrialSpec, context: TrialContext) -> Batches:
 
 def loader_wait_s(resources: Resources) -> float:
     """Seconds that a batch of decoded images is waited for: it must be said before the group is replaced for its silence."""
-    return resources.wait_s / 2
+    return resources.heartbeat_timeout_s / 2
 
 
 def bring_teacher(spec: TrialSpec, context: TrialContext) -> FrozenTeacher | None:
@@ -127,7 +127,7 @@ def ask_teacher(
     if spec.knowledge is None or chosen.mode == "online" or (features and batches.views.varies):
         return OnlineTeacher(teacher)
     cache = Cache(read_path(spec.knowledge, "teacher.cache"), round(chosen.cache_gib * 2**30))
-    return CachedTeacher(teacher, batches, cache, chosen.dtype, context, spec.configuration.resources.wait_s)
+    return CachedTeacher(teacher, batches, cache, chosen.dtype, context, spec.configuration.resources.heartbeat_timeout_s)
 
 
 def retrieval(spec: TrialSpec, source: AskedTeacher, batches: Batches, context: TrialContext) -> Retrieval:

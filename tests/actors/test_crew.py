@@ -156,7 +156,7 @@ def test_without_a_group_trials_wait_for_a_node_and_a_person_hears_what_is_missi
     assert not ray.stopped, "the time counts from when the last group served"
     ray.step(2)
     assert len(ray.stopped) == 1
-    with pytest.raises(EnvironmentUnfitError, match=r"no worker group had a place for 60 s \(resources.wait_s\)"):
+    with pytest.raises(EnvironmentUnfitError, match=r"no worker group had a place for 60 s \(resources.heartbeat_timeout_s\)"):
         crew.raise_reason()
     ray.step(3)
     assert len(ray.stopped) == 1, "once"

@@ -231,7 +231,7 @@ def test_an_actor_stays_for_the_life_of_its_worker_and_no_longer(
     ("pairs", "role", "has_one"),
     [
         ((), "student", True),
-        (("resources.influence=inline",), "student", False),
+        (("resources.influence_backend=inline",), "student", False),
         ((), "teacher", False),
         ((), "fill", False),
     ],
@@ -248,7 +248,7 @@ def test_a_worker_gives_its_trial_the_aide(monkeypatch: pytest.MonkeyPatch, spec
     """Which is found when it is asked for: no Ray runs here."""
     contexts: list[TrialContext] = []
     monkeypatch.setattr(worker, "work", lambda spec, context: contexts.append(context))
-    for pairs in ((), ("resources.influence=inline",)):
+    for pairs in ((), ("resources.influence_backend=inline",)):
         line: Any = worker._Line(None, 0, 0)
         line.open = line.report = lambda *values: None
         line.broken = lambda: False

@@ -67,7 +67,8 @@ def test_silence_is_measured_since_the_last_sign_of_life(clock: Clock) -> None:
     desk = LocalDesk()
     waiting = desk.records = Passing(clock, [desk.alive, lambda: None])
     with pytest.raises(
-        EnvironmentUnfitError, match=r"for 10 s \(resources\.wait_s\), which was last at its start: see what that waits for"
+        EnvironmentUnfitError,
+        match=r"for 10 s \(resources\.heartbeat_timeout_s\), which was last at its start: see what that waits for",
     ):
         desk.next_report("trial", SILENCE_S)
     assert waiting.waits == [SILENCE_S, SILENCE_S / 2], "the sign came in the middle of the first wait"

@@ -54,8 +54,8 @@ def test_a_run_has_a_name_before_it_is_sent() -> None:
 
 
 def test_a_teacher_and_a_resume_have_no_new_name() -> None:
-    teacher = made("teacher", "--store", "/s", "--fill")
-    assert teacher.entrypoint == "python run.py teacher --store /s --fill"
+    teacher = made("teacher", "--store", "/s", "--precompute")
+    assert teacher.entrypoint == "python run.py teacher --store /s --precompute"
     assert teacher.name == "teacher-20260102-030405" and teacher.labels == {"command": "teacher", "store": "/s"}
     resumed = made("sweep", "--resume", "mine", "--store", "/s", "--trials", "9")
     assert resumed.entrypoint == "python run.py sweep --store /s --trials 9 --resume mine"

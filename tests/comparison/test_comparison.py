@@ -106,7 +106,7 @@ def test_the_table_is_what_the_records_say(store: Store, here: Here) -> None:
 def test_seeds_are_paired(store: Store, here: Here) -> None:
     """With nothing of the teacher, and the recipe held, distillation is plain training: equal seeds give equal students."""
     held = ("method.name=kd", "method.alpha=0.0", "method.temperature=1.0", "training.learning_rate=0.05")
-    comparison = begun(store, *held, 'search.hold=["training.learning_rate"]', methods=FEW)
+    comparison = begun(store, *held, 'search.freeze=["training.learning_rate"]', methods=FEW)
     comparison.chosen = {
         "cross_entropy": {"trial": 0, "value": 0.5, "settings": {"label_smoothing": 0.0}},
         "kd": {"trial": 0, "value": 0.5, "settings": {}},
@@ -267,7 +267,7 @@ def test_a_trial_over_seeds_is_the_best_of_its_search_with_another_seed() -> Non
     common = design.base(load(None, [*SMALL, "method.name=kd", "method.alpha=0.3"]), ("kd", "wttm"), 2)
     chosen = {"kd": {"temperature": 3.0, "training.learning_rate": 0.1}, "wttm": {"temperature": 5.0, "alpha": 0.7}}
     planned = design.over_seeds(common, chosen, 2)
-    trials = [apply(planned, {**one, "seed": seed}) for seed in planned.search.seeds for one in planned.search.fixed]
+    trials = [apply(planned, {**one, "seed": seed}) for seed in planned.search.seeds for one in planned.search.configurations]
     assert [(trial.method.name, trial.seed) for trial in trials] == [("kd", 1), ("wttm", 1), ("kd", 2), ("wttm", 2)]
     for trial in trials:
         alone = apply(design.search_of(common, trial.method.name), chosen[trial.method.name])

@@ -52,7 +52,7 @@ def test_every_method_can_be_compared(names: tuple[str, ...], pairs: tuple[str, 
     [
         ([], 0, "--seeds 0 is not allowed"),
         (["search.scheduler=pbt"], 3, "search.scheduler = 'pbt' changes settings while a trial trains"),
-        (["search.fixed=[{temperature: 2.0}]"], 3, "search.fixed searches nothing"),
+        (["search.configurations=[{temperature: 2.0}]"], 3, "search.configurations searches nothing"),
         (["seed=2147483640"], 10, "leaves no room for 10 others"),
     ],
 )

@@ -66,7 +66,7 @@ def test_a_held_setting_that_goes_with_every_choice_passes() -> None:
 
 
 def test_a_population_varies_what_any_branch_leaves_free() -> None:
-    held = ("search.scheduler=pbt", "method.temperature=4", "method.alpha=0.9", "search.hold=[training.learning_rate]")
+    held = ("search.scheduler=pbt", "method.temperature=4", "method.alpha=0.9", "search.freeze=[training.learning_rate]")
     check_search(load(None, [*AKD, *held]))
     with pytest.raises(ConfigurationError, match="all of them are held"):
         check_search(load(None, [*KD, *held]))

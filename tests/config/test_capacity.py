@@ -34,7 +34,14 @@ NUMBERS = sorted(set(numbers()))
 
 
 def test_the_numbers_are_found() -> None:
-    expected = {"seed", "data.limit.train", "training.milestones", "search.seeds", "peers.b.training.gamma", "resources.wait_s"}
+    expected = {
+        "seed",
+        "data.limit.train",
+        "training.milestones",
+        "search.seeds",
+        "peers.b.training.gamma",
+        "resources.heartbeat_timeout_s",
+    }
     assert expected <= set(NUMBERS) and len(NUMBERS) > 60
 
 
@@ -49,10 +56,10 @@ def test_every_number_has_bounds(key: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("search.choices", {"training.batch_size": list(range(1, 5000))}),
+        ("search.extra_space", {"training.batch_size": list(range(1, 5000))}),
         ("search.seeds", list(range(5000))),
-        ("search.fixed", [{"temperature": place} for place in range(5000)]),
-        ("search.hold", ["seed"] * 5000),
+        ("search.configurations", [{"temperature": place} for place in range(5000)]),
+        ("search.freeze", ["seed"] * 5000),
         ("training.milestones", [1] * 5000),
         ("project", "x" * 201),
         ("student.name", "x" * 5001),
@@ -68,10 +75,10 @@ def test_lists_and_texts_have_bounds(key: str, value: Any) -> None:
 
 def test_the_networks_that_a_search_may_choose_are_few() -> None:
     some = list(range(1, 21))
-    wide = load(None, ["student.name=mlp", f"search.choices={{student.width: {some}, student.depth: {some}}}"])
+    wide = load(None, ["student.name=mlp", f"search.extra_space={{student.width: {some}, student.depth: {some}}}"])
     with pytest.raises(ConfigurationError, match="student may be 20 x 20 networks, and 300 are allowed"):
         check_choices(wide)
-    check_choices(load(None, ["student.name=mlp", f"search.choices={{student.width: {some}, student.depth: {some[:15]}}}"]))
+    check_choices(load(None, ["student.name=mlp", f"search.extra_space={{student.width: {some}, student.depth: {some[:15]}}}"]))
     assert extra_space.MOST_NETWORKS == 300
 
 

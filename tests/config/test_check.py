@@ -11,7 +11,7 @@ from orchestrator.core.errors import ConfigurationError
 from orchestrator.sweep.preflight.configuration import check_network, check_search, check_train
 
 PEER, NONE = "peers.b.network.name=mlp", "search.scheduler=none"
-HELD = ("search.scheduler=pbt", "search.hold=[training.learning_rate]", "method.temperature=4", "method.alpha=0.9")
+HELD = ("search.scheduler=pbt", "search.freeze=[training.learning_rate]", "method.temperature=4", "method.alpha=0.9")
 
 
 def refusal(*pairs: str) -> str:
@@ -61,21 +61,21 @@ def test_the_defaults_pass() -> None:
             ("method.name = 'dual_student' needs a teacher", "or take dml"),
         ),
         (("search.methods=[kd, dml]",), ("search.methods = 'dml'", "no peers", "peers.b.network")),
-        (("search.hold=[training.rate]",), ("search.hold = 'training.rate' is no key",)),
-        (("search.hold=[temperature]",), ("search.hold = 'temperature' is no key",)),
-        (("search.hold=[seed.low]",), ("search.hold = 'seed.low' is no key",)),
+        (("search.freeze=[training.rate]",), ("search.freeze = 'training.rate' is no key",)),
+        (("search.freeze=[temperature]",), ("search.freeze = 'temperature' is no key",)),
+        (("search.freeze=[seed.low]",), ("search.freeze = 'seed.low' is no key",)),
         (("search.objective=accuracy",), ("search.objective = 'accuracy'", "did you mean 'validation/accuracy'?")),
         (("search.objective=test/last/accuracy",), ("search.objective = 'test/last/accuracy' is not reported",)),
         ((PEER, "search.objective=b/validation/nll"), ("set search.objective=validation/nll and search.students=b",)),
         (("search.objective=a/validation/accuracy",), ("is not reported: did you mean 'validation/accuracy'",)),
         (("search.objective=parameters",), ("search.objective = 'parameters' alone", "search.objectives=[validation/accuracy, ")),
         (
-            ("search.objectives=[validation/accuracy, parameters]", NONE, "search.choices={training.momentum: [0.5, 0.9]}"),
-            ("search.objectives = 'parameters' is the same in every trial", "search.choices.student.width=[8, 16, 32]"),
+            ("search.objectives=[validation/accuracy, parameters]", NONE, "search.extra_space={training.momentum: [0.5, 0.9]}"),
+            ("search.objectives = 'parameters' is the same in every trial", "search.extra_space.student.width=[8, 16, 32]"),
         ),
         (
-            (PEER, "search.objectives=[train/loss, b/parameters]", NONE, "search.choices={student.width: [8, 16]}"),
-            ("search.objectives = 'b/parameters' is the same", "search.choices.peers.b.network.width=[8, 16, 32]"),
+            (PEER, "search.objectives=[train/loss, b/parameters]", NONE, "search.extra_space={student.width: [8, 16]}"),
+            ("search.objectives = 'b/parameters' is the same", "search.extra_space.peers.b.network.width=[8, 16, 32]"),
         ),
         (("search.direction=minimize",), ("search.direction = 'minimize'", "set maximize")),
         (
@@ -90,7 +90,7 @@ def test_the_defaults_pass() -> None:
         ),
         (
             HELD,
-            ("search.scheduler = 'pbt'", "all of them are held", "search.hold"),
+            ("search.scheduler = 'pbt'", "all of them are held", "search.freeze"),
         ),
         (("search.scheduler=median", "search.grace_epochs=5", "training.epochs=4"), ("search.grace_epochs = 5", "at most 4")),
         (("search.grace_epochs=5", "training.epochs=4"), ("search.grace_epochs = 5", "training.epochs = 4", "at most 4")),
@@ -98,7 +98,7 @@ def test_the_defaults_pass() -> None:
         (("search.students=a",), ("search.students = 'a'", "there is one")),
         ((PEER, "search.students=c"), ("search.students = 'c'", "mean, min", "(a, b)")),
         ((PEER, "search.students=worst"), ("search.students = 'worst'", "(a, b)")),
-        ((PEER, "search.hold=[peers.c.training.learning_rate]"), ("'peers.c.training.learning_rate' is no key",)),
+        ((PEER, "search.freeze=[peers.c.training.learning_rate]"), ("'peers.c.training.learning_rate' is no key",)),
         (("search.objectives=[validation/accuracy]", NONE), ("['validation/accuracy'] is not several", "search.objective")),
         (("search.objectives=[parameters, parameters]", NONE), ("is not several", "each once")),
         (("search.objectives=[parameters, validation/acc]", NONE), ("'validation/acc'", "did you mean 'validation/accuracy'")),
@@ -137,25 +137,25 @@ def test_what_cannot_be_is_refused_with_field_and_value(pairs: tuple[str, ...], 
         ("search.methods=[kd, dual_student, dml]", "peers.b.network.name=mlp", "peers.c.network.name=cnn"),
         ("method.name=ttm", "method.form=additive", "method.beta=0"),
         ("search.methods=[kd, ttm, wttm, cross_entropy]", "method.temperature=3"),
-        ("search.hold=[training.learning_rate, seed, data.limit.train]",),
-        ("search.hold=[training.learning_rate]", "search.methods=[cross_entropy, akd]"),
+        ("search.freeze=[training.learning_rate, seed, data.limit.train]",),
+        ("search.freeze=[training.learning_rate]", "search.methods=[cross_entropy, akd]"),
         ("search.objective=validation/entropy", "search.direction=minimize"),
         ("search.objective=validation/entropy", "search.direction=maximize"),
         ("search.grace_epochs=5", "training.epochs=4", "search.scheduler=none"),
         ("search.scheduler=pbt", "search.trials=2", "search.grace_epochs=50"),
         ("search.scheduler=pbt", "method.temperature=4", "method.alpha=0.9"),
-        ("search.scheduler=pbt", "search.methods=[kd, ttm]", "method.temperature=4", "search.hold=[training.learning_rate]"),
+        ("search.scheduler=pbt", "search.methods=[kd, ttm]", "method.temperature=4", "search.freeze=[training.learning_rate]"),
         ("search.scheduler=hyperband", "search.grace_epochs=50", "search.trials=1", "training.epochs=1"),
-        ("search.objectives=[validation/accuracy, parameters]", NONE, "search.choices={student.width: [8, 16]}"),
-        (PEER, "search.objectives=[train/loss, parameters]", NONE, "search.choices={peers.b.network.width: [8, 16]}"),
+        ("search.objectives=[validation/accuracy, parameters]", NONE, "search.extra_space={student.width: [8, 16]}"),
+        (PEER, "search.objectives=[train/loss, parameters]", NONE, "search.extra_space={peers.b.network.width: [8, 16]}"),
         (
             PEER,
             NONE,
-            "search.choices={peers.b.network.width: [8, 16]}",
+            "search.extra_space={peers.b.network.width: [8, 16]}",
             "search.objectives=[a/validation/accuracy, b/validation/nll, train/loss, b/parameters]",
         ),
         (PEER, "search.students=min"),
-        (PEER, "search.students=b", "search.hold=[peers.b.training.learning_rate]"),
+        (PEER, "search.students=b", "search.freeze=[peers.b.training.learning_rate]"),
         (*HELD, PEER),
         ("student.name=resnet110", "teacher.network.name=cnn", "teacher.network.width=8"),
     ],

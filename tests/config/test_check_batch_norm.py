@@ -40,7 +40,7 @@ def test_refused_is_what_raises_in_training(name: str, side: int) -> None:
 
 PEER = 'peers={"b": {"network": {"name": "resnet18"}}}'
 TEACHER = 'teacher.network={"name": "resnet18"}'
-CHOICE = 'search.choices={"student.name": ["resnet8", "resnet18"]}'
+CHOICE = 'search.extra_space={"student.name": ["resnet8", "resnet18"]}'
 
 
 def refusal(*pairs: str, **options: bool) -> str:
@@ -67,7 +67,7 @@ def test_every_network_that_is_trained_is_looked_at() -> None:
     learner = ("method.name=kd_aif", "method.update=both", "data.labelled=10")
     assert "training.batch_size = 1 gives a step of teacher.network" in refusal(TEACHER, "training.batch_size=1", *learner)
     searched = refusal('student={"name": "resnet8"}', CHOICE, "training.batch_size=1", "teacher=null", searching=True)
-    assert "a step of search.choices: student with student.name = 'resnet18' one sample" in searched
+    assert "a step of search.extra_space: student with student.name = 'resnet18' one sample" in searched
 
 
 def test_a_teacher_that_is_not_trained_here_may_have_any_batch() -> None:

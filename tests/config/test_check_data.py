@@ -38,7 +38,10 @@ def weighing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("data.mix=cutmix", "data.mix = 'cutmix' blends two samples in a picture, and method weighing weighs each of them: set "),
+        (
+            "data.mixing=cutmix",
+            "data.mixing = 'cutmix' blends two samples in a picture, and method weighing weighs each of them: set ",
+        ),
         (
             "data.validation_in_training=true",
             "data.validation_in_training = true trains on the labels that the weights of method weighing come from: leave it out",
@@ -56,8 +59,8 @@ def test_data_that_cannot_be_weighed(change: str, said: str) -> None:
 def test_one_of_several_searched_methods_may_weigh() -> None:
     several = ("method.name=kd", "search.methods=[kd, weighing]")
     check_search(load(None, [*several]))
-    with pytest.raises(ConfigurationError, match=r"^data.mix = 'mixup' blends .* method weighing"):
-        check_search(load(None, [*several, "data.mix=mixup"]))
+    with pytest.raises(ConfigurationError, match=r"^data.mixing = 'mixup' blends .* method weighing"):
+        check_search(load(None, [*several, "data.mixing=mixup"]))
 
 
 def test_no_sweep_over_samples_that_were_trained_on() -> None:

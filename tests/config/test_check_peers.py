@@ -21,7 +21,7 @@ from orchestrator.sweep.preflight.configuration import check_network, check_sear
 from orchestrator.sweep.preflight.preflight import prepared, show_plan
 
 PEER = "peers.b.network.name=cnn"
-ACTORS, ONE = "resources.pair=actors", "resources.pair=colocated"
+ACTORS, ONE = "resources.peer_placement=actors", "resources.peer_placement=colocated"
 
 
 @pytest.mark.parametrize(
@@ -30,17 +30,20 @@ ACTORS, ONE = "resources.pair=actors", "resources.pair=colocated"
         (
             (PEER, "resources.workers=3"),
             "resources.workers = 3 cannot be shared by 2 students: give a multiple of 2, "
-            "or resources.pair=colocated with one worker",
+            "or resources.peer_placement=colocated with one worker",
         ),
         ((PEER, ACTORS), "resources.workers = 1 cannot be shared by 2 students: give a multiple of 2"),
         ((PEER, "peers.c.network.name=mlp", "resources.workers=4"), "resources.workers = 4 cannot be shared by 3 students"),
         (
             (PEER, ONE, "resources.workers=2"),
-            "resources.pair = 'colocated' trains all students in one worker, and resources.workers = 2: "
-            "give 1, or resources.pair=actors",
+            "resources.peer_placement = 'colocated' trains all students in one worker, and resources.workers = 2: "
+            "give 1, or resources.peer_placement=actors",
         ),
-        ((ACTORS,), "resources.pair = 'actors' has no meaning with one student: leave it out, or give peers.b.network.name"),
-        ((ONE,), "resources.pair = 'colocated' has no meaning with one student"),
+        (
+            (ACTORS,),
+            "resources.peer_placement = 'actors' has no meaning with one student: leave it out, or give peers.b.network.name",
+        ),
+        ((ONE,), "resources.peer_placement = 'colocated' has no meaning with one student"),
         ((PEER, "peers.b.cpus_per_worker=2"), "peers.b.cpus_per_worker = 2 has no meaning where one worker trains all students"),
         (
             (PEER, ONE, "peers.b.gpus_per_worker=0"),
@@ -113,8 +116,8 @@ def test_the_plan_tells_of_every_student(digits_store: Path, machine: Machine) -
     )
     assert lines["trials"].endswith("maximize validation/accuracy (mean of a, b)")
     assert shown(digits_store, load(None, [PEER, *own]), "train")["student b"] == "cnn, learning_rate 0.1"
-    held = ("search.hold=[peers.b.training.learning_rate]", "peers.b.training.momentum=0.5")
-    chosen = "search.choices={peers.b.training.momentum: [0.5, 0.9]}"
+    held = ("search.freeze=[peers.b.training.learning_rate]", "peers.b.training.momentum=0.5")
+    chosen = "search.extra_space={peers.b.training.momentum: [0.5, 0.9]}"
     assert shown(digits_store, load(None, [PEER, *own, *held, chosen]), "sweep")["student b"] == "cnn, learning_rate 0.1"
     lines = shown(digits_store, load(None, [PEER, "search.students=b"]), "sweep")
     assert lines["trials"].endswith("maximize validation/accuracy (of b)")

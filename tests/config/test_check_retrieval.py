@@ -55,8 +55,14 @@ def configured(*pairs: str) -> Configuration:
             r"method\.paradigm=teacher_free$",
         ),
         (["teacher=null", PEER], r"or take method\.paradigm=online$"),
-        (["data.mix=cutmix"], r"^data\.mix = 'cutmix' blends two samples in a picture, and method retrieving retrieves samples"),
-        (["data.mix=mixup", "method.paradigm=teacher_free"], r"retrieves samples that are similar to one: set data\.mix=none"),
+        (
+            ["data.mixing=cutmix"],
+            r"^data\.mixing = 'cutmix' blends two samples in a picture, and method retrieving retrieves samples",
+        ),
+        (
+            ["data.mixing=mixup", "method.paradigm=teacher_free"],
+            r"retrieves samples that are similar to one: set data\.mixing=none",
+        ),
         (
             ["method.paradigm=teacher_free", "method.first=3", "training.epochs=3"],
             r"^method retrieving: first = 3 leaves no epoch of 3",
@@ -75,7 +81,7 @@ def test_what_cannot_be_trained_is_refused(pairs: list[str], sentence: str) -> N
         [PEER],
         ["method.paradigm=online", PEER, "teacher=null"],
         ["method.paradigm=teacher_free", "teacher=null"],
-        ["method.name=kd", "data.mix=cutmix"],
+        ["method.name=kd", "data.mixing=cutmix"],
     ],
 )
 def test_what_can_be_trained_passes(pairs: list[str]) -> None:
@@ -96,7 +102,7 @@ def test_a_search_is_refused_for_what_it_would_choose_and_not_for_what_is_held()
     check_search(configured(PEER))
     with pytest.raises(ConfigurationError, match=r"with paradigm = offline needs a teacher"):
         check_search(configured(PEER, "teacher=null"))
-    check_search(configured("method.paradigm=teacher_free", "teacher=null", "search.hold=[seed]"))
+    check_search(configured("method.paradigm=teacher_free", "teacher=null", "search.freeze=[seed]"))
 
 
 def test_the_forms_of_a_method_are_as_configured_or_all_choices_of_its_search() -> None:
@@ -342,7 +348,7 @@ def test_the_dry_run_shows_the_line_and_the_bytes(digits_store: Path, monkeypatc
     [
         (["method.positives=500"], "positives = 500 is more than the training part has"),
         (["method.paradigm=online"], "configure peers.b.network, or take method.paradigm=offline"),
-        (["data.mix=mixup"], "data.mix = 'mixup' blends two samples"),
+        (["data.mixing=mixup"], "data.mixing = 'mixup' blends two samples"),
     ],
 )
 def test_a_person_gets_one_sentence_and_nothing_starts(tmp_path: Path, command: list[str], pairs: list[str], sentence: str) -> None:
@@ -359,7 +365,7 @@ def test_the_cache_is_filled_with_features_where_a_search_may_need_them(tmp_path
         given = [*small, f"search.methods=[cross_entropy, {name}]"]
         arguments = [
             "teacher",
-            "--fill",
+            "--precompute",
             "--local",
             "--store",
             str(tmp_path),

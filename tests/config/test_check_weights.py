@@ -22,7 +22,7 @@ def configured(*pairs: str) -> Configuration:
         (["method.update=static", "training.epochs=1"], r"for which 1 epochs leave no room: give training\.epochs of 2"),
         (["method.warmup=1.0"], "and a warmup below 1"),
         (["method.update=both", "peers.b.network.name=cnn"], "trains the teacher by what one student needs, and there are peers"),
-        (["data.mix=mixup"], "blends two samples in a picture"),
+        (["data.mixing=mixup"], "blends two samples in a picture"),
         (["data.validation_in_training=true"], "trains on the labels that the weights of method kd_aif come from"),
         (["method.lag=4"], "lag = 4 is more than every = 2"),
         (["teacher=null"], "needs a teacher"),
@@ -73,9 +73,9 @@ def test_what_does_not_fit_is_refused_with_the_estimate(pairs: list[str], sample
 
 
 def test_the_largest_network_of_a_search_counts() -> None:
-    pairs = ("method.estimator=exact", "search.choices.student.width=[16, 256]")
+    pairs = ("method.estimator=exact", "search.extra_space.student.width=[16, 256]")
     check_memory(configured(*pairs), False, *DIGITS)
-    with pytest.raises(ConfigurationError, match=r"for search\.choices: student with student\.width = 256"):
+    with pytest.raises(ConfigurationError, match=r"for search\.extra_space: student with student\.width = 256"):
         check_memory(configured(*pairs), True, *DIGITS)
 
 

@@ -23,22 +23,22 @@ PEER = "peers.b.network.name=mlp"
         ("student.width: [8, [16]]", ("student.width = [16] is not allowed", "numbers, texts")),
         ("student.width: [8, 0]", ("student with student.width = 0", "network mlp: width = 0")),
         ("student.wide: [8, 16]", ("student with student.wide = 8", "'wide'", "width")),
-        ("student.width: [4, big]", ("search.choices: student with student.width = 'big': network mlp: width = 'big'",)),
-        ("student.: [mlp, cnn]", ("search.choices = 'student.' is no key of the configuration: write for example",)),
-        (".width: [4, 8]", ("search.choices = '.width' is no key",)),
+        ("student.width: [4, big]", ("search.extra_space: student with student.width = 'big': network mlp: width = 'big'",)),
+        ("student.: [mlp, cnn]", ("search.extra_space = 'student.' is no key of the configuration: write for example",)),
+        (".width: [4, 8]", ("search.extra_space = '.width' is no key",)),
         ("student.name: [mlp, resnet2]", ("student with student.name = 'resnet2'", "did you mean 'resnet")),
         ("peers.b.network.width: [8, 0]", ("peers.b.network with peers.b.network.width = 0",)),
         ("peers.c.network.width: [8, 16]", ("'peers.c.network.width' is no key",)),
         ("peers.b.width: [8, 16]", ("'peers.b.width' is no key",)),
-        ("peers.b.training.epochs: [8, 16]", ("search.choices: there is no key 'peers.b.training.epochs'",)),
-        ("training.batch_size: [32, 0]", ("search.choices: training.batch_size = 0 is not allowed",)),
-        ("training.batchsize: [32, 64]", ("search.choices: there is no key 'training.batchsize'", "did you mean 'batch_size'")),
-        ("training.schedule: [cosine, multi_step]", ("search.choices: ", "milestones")),
+        ("peers.b.training.epochs: [8, 16]", ("search.extra_space: there is no key 'peers.b.training.epochs'",)),
+        ("training.batch_size: [32, 0]", ("search.extra_space: training.batch_size = 0 is not allowed",)),
+        ("training.batchsize: [32, 64]", ("search.extra_space: there is no key 'training.batchsize'", "did you mean 'batch_size'")),
+        ("training.schedule: [cosine, multi_step]", ("search.extra_space: ", "milestones")),
         ("nothing.at.all: [1, 2]", ("'nothing.at.all' is no key",)),
         ("training: [1, 2]", ("'training' is no key with a dot",)),
         ("temperature: [1, 2]", ("'temperature' is no key with a dot", "held under method")),
         ("method.temperature: [1, 2]", ("'method.temperature' must not vary",)),
-        ("data.mix: [none, mixup]", ("'data.mix' must not vary",)),
+        ("data.mixing: [none, mixup]", ("'data.mixing' must not vary",)),
         ("teacher.seed: [1, 2]", ("'teacher.seed' must not vary",)),
         ("search.trials: [1, 2]", ("'search.trials' must not vary",)),
         ("resources.workers: [1, 2]", ("'resources.workers' must not vary",)),
@@ -52,14 +52,14 @@ PEER = "peers.b.network.name=mlp"
 )
 def test_what_cannot_be_chosen_is_refused_in_a_sentence(choices: str, said: tuple[str, ...]) -> None:
     with pytest.raises(ConfigurationError) as raised:
-        check_search(load(None, [PEER, f"search.choices={{{choices}}}"]))
+        check_search(load(None, [PEER, f"search.extra_space={{{choices}}}"]))
     sentence = str(raised.value)
     assert "\n" not in sentence and all(part in sentence for part in said), sentence
 
 
 def test_what_is_held_is_not_chosen() -> None:
-    with pytest.raises(ConfigurationError, match=r"'training.momentum' is in search.hold too: leave it out of one of them"):
-        check_search(load(None, ["search.hold=[training.momentum]", "search.choices={training.momentum: [0.1, 0.2]}"]))
+    with pytest.raises(ConfigurationError, match=r"'training.momentum' is in search.freeze too: leave it out of one of them"):
+        check_search(load(None, ["search.freeze=[training.momentum]", "search.extra_space={training.momentum: [0.1, 0.2]}"]))
 
 
 @pytest.mark.parametrize(
@@ -72,21 +72,23 @@ def test_what_is_held_is_not_chosen() -> None:
 )
 @pytest.mark.parametrize("scheduler", ["asha", "pbt", "none"])
 def test_what_can_be_chosen_passes(choices: str, scheduler: str) -> None:
-    check_search(load(None, [PEER, f"search.scheduler={scheduler}", f"search.choices={{{choices}}}", "search.methods=[kd, akd]"]))
+    check_search(
+        load(None, [PEER, f"search.scheduler={scheduler}", f"search.extra_space={{{choices}}}", "search.methods=[kd, akd]"])
+    )
 
 
 def test_values_that_fit_alone_and_not_together_are_refused_of_a_network() -> None:
     names = "peers.b.network.name: [mlp, cnn]"
-    check_search(load(None, [PEER, f"search.choices={{{names}}}"]))
+    check_search(load(None, [PEER, f"search.extra_space={{{names}}}"]))
     with pytest.raises(ConfigurationError, match=r"peers\.b\.network\.name = 'cnn', peers\.b\.network\.depth = 1: .*'depth'"):
-        check_search(load(None, [PEER, f"search.choices={{{names}, peers.b.network.depth: [1, 2]}}"]))
+        check_search(load(None, [PEER, f"search.extra_space={{{names}, peers.b.network.depth: [1, 2]}}"]))
 
 
 def test_a_key_may_be_given_in_sections() -> None:
     expected = {"student.width": (8, 16), "peers.b.network.depth": (1, 2)}
-    nested = load(None, ["search.choices.student.width=[8, 16]", "search.choices.peers.b.network.depth=[1, 2]"])
-    plain = load(None, ["search.choices={student.width: [8, 16], peers.b.network.depth: [1, 2]}"])
-    assert nested.search.choices == plain.search.choices == build(plain.plain()).search.choices == expected
+    nested = load(None, ["search.extra_space.student.width=[8, 16]", "search.extra_space.peers.b.network.depth=[1, 2]"])
+    plain = load(None, ["search.extra_space={student.width: [8, 16], peers.b.network.depth: [1, 2]}"])
+    assert nested.search.extra_space == plain.search.extra_space == build(plain.plain()).search.extra_space == expected
 
 
 def test_the_largest_network_of_each_student_counts() -> None:
@@ -98,7 +100,7 @@ def test_the_largest_network_of_each_student_counts() -> None:
 
     plain = load(None, [PEER, "student.width=16", "peers.b.network.width=4", "peers.b.network.depth=1"])
     assert check_students(plain, False, classes, shape) == mlp(16) + mlp(4)
-    choices = "search.choices={student.width: [8, 32], student.depth: [1, 2], peers.b.network.width: [4, 64, 16]}"
+    choices = "search.extra_space={student.width: [8, 32], student.depth: [1, 2], peers.b.network.width: [4, 64, 16]}"
     chosen = load(None, [PEER, "student.width=16", "peers.b.network.depth=1", choices])
     assert check_students(chosen, True, classes, shape) == mlp(32, 32) + mlp(64)
     assert check_students(chosen, False, classes, shape) != check_students(chosen, True, classes, shape)
@@ -107,17 +109,17 @@ def test_the_largest_network_of_each_student_counts() -> None:
 @pytest.mark.parametrize(("section", "choice"), [("student", "student.width"), ("peers.b.network", "peers.b.network.depth")])
 def test_a_network_with_given_weights_does_not_vary(section: str, choice: str) -> None:
     with pytest.raises(ConfigurationError, match=f"'{choice}' would vary .*: leave out {section}.weights"):
-        check_search(load(None, [PEER, f"{section}.weights=some.safetensors", f"search.choices={{{choice}: [1, 2]}}"]))
+        check_search(load(None, [PEER, f"{section}.weights=some.safetensors", f"search.extra_space={{{choice}: [1, 2]}}"]))
 
 
 def test_one_training_chooses_nothing() -> None:
-    check_train(load(None, ["search.choices={student.width: [0, 0]}"]))
+    check_train(load(None, ["search.extra_space={student.width: [0, 0]}"]))
 
 
 def test_every_batch_size_is_held_against_the_data(tmp_path: Path) -> None:
     store = Store.open(tmp_path)
     summary = {"classes": ["a", "b"], "sizes": {"train": 100}, "shape": [1, 8, 8], "augmentation": "none", "name": "digits"}
-    configuration = load(None, ["search.choices={training.batch_size: [32, 200]}", "teacher=null", "method.name=cross_entropy"])
+    configuration = load(None, ["search.extra_space={training.batch_size: [32, 200]}", "teacher=null", "method.name=cross_entropy"])
     with pytest.raises(ConfigurationError, match=r"100 samples and training.batch_size = 200"):
         _check_with_data(store, configuration, "sweep", True, summary, gpu=False)
     assert _check_with_data(store, configuration, "train", True, summary, gpu=False)[0] is None

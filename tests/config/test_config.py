@@ -168,7 +168,10 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(pair: str, said: str) ->
         (("training.warmup_epochs=4", "training.epochs=4"), "warmup_epochs = 4.0 is not allowed: it must be below epochs = 4"),
         (("peers.b=cnn",), "peers.b = 'cnn' is not allowed: give keys below it, of network, training, cpus_per_worker, gpus_per"),
         (("peers=null",), "peers = null is not allowed: give keys with their values, such as {key: value}, or {} for none"),
-        (("search.choices={student.width: 4}",), "search.choices.student.width = 4 is not allowed: give a list, such as [one, "),
+        (
+            ("search.extra_space={student.width: 4}",),
+            "search.extra_space.student.width = 4 is not allowed: give a list, such as [one, ",
+        ),
         (("training",), "--set training is not of the form key=value"),
         (("=3",), "--set =3 is not of the form key=value"),
         (("training..epochs=3",), "is not of the form key=value"),
@@ -220,7 +223,7 @@ def test_keys_that_are_no_text_are_told(tmp_path: Path) -> None:
         (),
         ("teacher=null", "method.name=cross_entropy"),
         ("student.name=cnn", "student.width=3", "student.weights=some.safetensors", "data.path=/somewhere"),
-        ("training.schedule=multi_step", "training.milestones=[2, 3]", "method.form=additive", "search.hold=[seed]"),
+        ("training.schedule=multi_step", "training.milestones=[2, 3]", "method.form=additive", "search.freeze=[seed]"),
     ],
 )
 def test_plain_values_are_json_and_build_the_same_again(pairs: tuple[str, ...]) -> None:

@@ -180,7 +180,7 @@ def test_a_sweep_that_is_run_is_left_alone(tmp_path: Path) -> None:
         ("training: {epochs: 9}", "training.epochs = 9, and the sweep has 7"),
         ("method: {name: ttm}\nseed: 3", "method.name = ttm, and the sweep has kd; seed = 3, and the sweep has 0"),
         ("method: {name: kd, temperature: 3.0}", "method.temperature = 3.0, and the sweep has None"),
-        ("search: {choices: {student.width: [8, 16]}}", "search.choices.student.width = [8, 16], and the sweep has None"),
+        ("search: {extra_space: {student.width: [8, 16]}}", "search.extra_space.student.width = [8, 16], and the sweep has None"),
     ],
 )
 def test_a_file_that_is_given_beside_it(text: str, said: str, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from orchestrator.sweep._study import open_study
 from orchestrator.sweep.preflight.configuration import check_search
 from search_spaces import SPACES, Space, Trial
 
-HELD = ("search.hold=[training.learning_rate]", "method.name=cross_entropy", "search.methods=[cross_entropy]")
+HELD = ("search.freeze=[training.learning_rate]", "method.name=cross_entropy", "search.methods=[cross_entropy]")
 ONE = (*HELD, "method.label_smoothing=0")
 
 
@@ -80,12 +80,12 @@ def test_what_is_drawn_does_not_depend_on_which_trials_have_ended(space: None, s
     ("pairs", "expected"),
     [
         (ONE, 1),
-        ((*ONE, "search.choices={student.width: [8, 16], student.depth: [1, 2, 3]}"), 6),
+        ((*ONE, "search.extra_space={student.width: [8, 16], student.depth: [1, 2, 3]}"), 6),
         (HELD, None),
         (("search.methods=[kd]", "method.name=kd"), None),
         ((*ONE, "search.methods=[cross_entropy, kd]"), None),
-        (("search.methods=[dml]", "method.name=dml", "peers.b.network.name=mlp", "search.hold=[training.learning_rate]"), None),
-        ((*ONE, "search.fixed=[{student.width: 8}, {student.width: 16}]", "search.seeds=[1, 2, 3]", "search.trials=6"), 6),
+        (("search.methods=[dml]", "method.name=dml", "peers.b.network.name=mlp", "search.freeze=[training.learning_rate]"), None),
+        ((*ONE, "search.configurations=[{student.width: 8}, {student.width: 16}]", "search.seeds=[1, 2, 3]", "search.trials=6"), 6),
     ],
 )
 def test_settings_are_counted(pairs: tuple[str, ...], expected: int | None) -> None:
@@ -94,7 +94,7 @@ def test_settings_are_counted(pairs: tuple[str, ...], expected: int | None) -> N
 
 def test_a_point_beside_the_space_counts() -> None:
     configuration = configured(
-        "search.methods=[ttm]", "method.name=ttm", "method.temperature=4", "search.hold=[training.learning_rate]"
+        "search.methods=[ttm]", "method.name=ttm", "method.temperature=4", "search.freeze=[training.learning_rate]"
     )
     pinned = configuration.model_copy(update={"method": configuration.method.model_copy(update={"form": "additive", "beta": 3.0})})
     assert count_settings(configuration) is None and count_settings(pinned) == 2
@@ -108,7 +108,7 @@ def test_one_finite_method_beside_another_one_is_trained_once() -> None:
 
 @pytest.mark.parametrize(("trials", "begun", "expected"), [(8, 0, 6), (6, 0, 6), (3, 0, 3), (9, 7, 7)])
 def test_a_sweep_has_no_more_trials_than_settings(trials: int, begun: int, expected: int) -> None:
-    asked = configured(*ONE, "search.choices={student.width: [8, 16], student.depth: [1, 2, 3]}", f"search.trials={trials}")
+    asked = configured(*ONE, "search.extra_space={student.width: [8, 16], student.depth: [1, 2, 3]}", f"search.trials={trials}")
     limited, note = limit_trials(asked, begun)
     assert limited.search.trials == expected
     assert bool(note) == (expected < trials)
@@ -117,8 +117,10 @@ def test_a_sweep_has_no_more_trials_than_settings(trials: int, begun: int, expec
 
 
 def test_equal_settings_in_a_list_are_refused_and_seeds_repeat_them() -> None:
-    several = "search.fixed=[{method.name: kd}, {method.name: kd, alpha: 0.9}]"
-    with pytest.raises(ConfigurationError, match=r"search.fixed\[1\] has the settings of search.fixed\[0\].*search.seeds"):
+    several = "search.configurations=[{method.name: kd}, {method.name: kd, alpha: 0.9}]"
+    with pytest.raises(
+        ConfigurationError, match=r"search.configurations\[1\] has the settings of search.configurations\[0\].*search.seeds"
+    ):
         check_search(configured("search.methods=[kd]", "method.name=kd", several, "search.trials=2"))
     other = several.replace("0.9", "0.8")
     check_search(configured("search.methods=[kd]", "method.name=kd", other, "search.seeds=[1, 2]", "search.trials=4"))

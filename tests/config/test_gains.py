@@ -63,7 +63,7 @@ def test_a_sweep_of_kd_alone_names_no_method(sweep: Sweep) -> None:
 
 def test_a_student_is_judged_beside_the_same_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     peer_method(monkeypatch)
-    choices = "search.choices={student.width: [4, 64], peers.b.network.depth: [1, 2]}"
+    choices = "search.extra_space={student.width: [4, 64], peers.b.network.depth: [1, 2]}"
     made = Sweep.create(
         tmp_path / "mine", load(None, ["peers.b.network.name=mlp", "search.methods=[kd, mutual]", choices]), "sweep"
     )

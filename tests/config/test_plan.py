@@ -113,7 +113,7 @@ def test_a_peer_that_says_nothing_has_what_resources_say() -> None:
     assert made.bundles == ({"CPU": 2.0, "GPU": 0.5},) * 2 and not made.uneven and made.groups == 2
 
 
-@pytest.mark.parametrize("pair", ["peers.b.network.name=cnn", "resources.pair=colocated"])
+@pytest.mark.parametrize("pair", ["peers.b.network.name=cnn", "resources.peer_placement=colocated"])
 def test_students_in_one_worker_are_one_role(pair: str) -> None:
     made = plan.groups(pairs(pair, workers=1), {"CPU": 4.0}, trials=9)
     assert made.bundles == ({"CPU": 1.0},) and made.arithmetic == "floor(4 CPU / 1 per group) = 4"
@@ -215,14 +215,14 @@ def test_without_anybody_who_weighs_the_plan_knows_no_influence_actor() -> None:
         (("peers.b.network.name=mlp",), 1),
         (("peers.b.network.name=mlp", "resources.workers=4"), 2),
         (("resources.workers=4",), 1),
-        (("resources.influence=inline", "peers.b.network.name=mlp", "resources.workers=4"), 0),
+        (("resources.influence_backend=inline", "peers.b.network.name=mlp", "resources.workers=4"), 0),
     ],
 )
 def test_one_influence_actor_for_each_student_with_workers_of_its_own(changes: tuple[str, ...], expected: int) -> None:
     assert plan.influence_actors(load(None, list(changes))) == expected
 
 
-OR_INLINE = r", or set resources.influence=inline$"
+OR_INLINE = r", or set resources.influence_backend=inline$"
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_who_has_influence_actors(monkeypatch: pytest.MonkeyPatch) -> None:
     among = "search.methods=[kd,weighing]"
     assert found("sweep", among) == 1 and found("train", among) == 0 and found("teacher", "method.name=weighing") == 0
     assert found("sweep", "method.name=weighing") == found("train", "method.name=weighing") == 1
-    assert found("sweep", among, "resources.influence=inline") == found("sweep", "method.name=kd") == 0
+    assert found("sweep", among, "resources.influence_backend=inline") == found("sweep", "method.name=kd") == 0
 
 
 @pytest.mark.parametrize(
@@ -334,7 +334,7 @@ def test_bytes_of_the_cache() -> None:
     assert size() == (6 + 1) * 1000 * 10 * 2
     assert size("teacher.dtype=float32", "data.views=4") == (4 + 1) * 1000 * 10 * 4
     assert size(augmentation="none") == 1000 * 10 * 2
-    assert size("data.mix=cutmix", augmentation="none") == size()
+    assert size("data.mixing=cutmix", augmentation="none") == size()
     assert size("teacher=null") == 0
 
 

@@ -62,7 +62,7 @@ def test_a_trial_trains_with_every_answer_asked_or_not(name: str) -> None:
 
 def test_what_is_held_is_not_asked() -> None:
     trial = Low()
-    drawn = draw(trial, configured("method.temperature=3", "search.hold=[training.learning_rate]"))
+    drawn = draw(trial, configured("method.temperature=3", "search.freeze=[training.learning_rate]"))
     assert trial.asked == list(drawn) == ["alpha"]
 
 
@@ -108,24 +108,24 @@ def test_the_points_of_several_methods_take_turns() -> None:
 
 
 def test_a_point_leaves_out_what_is_held_and_none_comes_twice() -> None:
-    held = configured("method.name=ttm", "method.temperature=2", "search.hold=[training.learning_rate]")
+    held = configured("method.name=ttm", "method.temperature=2", "search.freeze=[training.learning_rate]")
     first = points(held)
     assert all("temperature" not in point and "training.learning_rate" not in point for point in first)
     given = ("method.form=convex", "method.alpha_schedule=constant", "method.alpha=0.5", "method.temperature=2")
-    assert points(configured("method.name=ttm", *given, "search.hold=[training.learning_rate]")) == []
+    assert points(configured("method.name=ttm", *given, "search.freeze=[training.learning_rate]")) == []
     same = configured("method.name=ttm", *given)
     assert points(same) == [{"training.learning_rate": 0.05}], "the published point has another form"
 
 
 def test_points_that_become_equal_are_tried_once() -> None:
-    alike = configured("method.name=akd", "method.temperature=2", "method.cam_rho=2", "search.hold=[training.learning_rate]")
+    alike = configured("method.name=akd", "method.temperature=2", "method.cam_rho=2", "search.freeze=[training.learning_rate]")
     assert len(points(alike)) == len({str(point) for point in points(alike)}) == len(SPACES["akd"].points)
     ratios = configured("method.name=akd", "method.alpha_schedule=gap", "method.alpha_gap=ratio", "method.alpha_ema=0.0")
     assert points(ratios) == [
         {"temperature": 4.0, "cam": False, "training.learning_rate": 0.05},
         {"temperature": 4.0, "cam": True, "cam_width": 32, "cam_heads": 4, "cam_rho": 4.0, "training.learning_rate": 0.05},
     ]
-    given = ("method.alpha=0.5", "method.temperature=2", "search.hold=[training.learning_rate]")
+    given = ("method.alpha=0.5", "method.temperature=2", "search.freeze=[training.learning_rate]")
     assert points(configured("search.methods=[kd, ttm]", "method.name=ttm", *given)) == [
         {"method.name": "kd", "kd.temperature": 4.0, "kd.alpha": 0.9},
         {"method.name": "ttm"},
@@ -153,7 +153,7 @@ def test_the_learning_rates_of_all_students_are_searched_in_the_same_bounds() ->
 
 @pytest.mark.parametrize(("pairs", "rate"), [((), 0.05), ((f"{RATE}=0.3",), 0.3)])
 def test_a_peer_whose_rate_is_held_has_its_own_or_that_of_student_a(pairs: tuple[str, ...], rate: float) -> None:
-    configuration = configured(PEER, f"search.hold=[{RATE}]", *pairs)
+    configuration = configured(PEER, f"search.freeze=[{RATE}]", *pairs)
     assert all(RATE not in point for point in points(configuration))
     drawn = draw(Low(), configuration)
     assert RATE not in drawn
@@ -176,7 +176,7 @@ def test_a_point_has_its_rate_at_every_student(several: bool, monkeypatch: pytes
 
 
 def test_choices_are_asked_beside_every_space() -> None:
-    chosen = "search.choices={student.width: [8, 16, 32], peers.b.network.depth: [1, 2], training.batch_size: [32, 128]}"
+    chosen = "search.extra_space={student.width: [8, 16, 32], peers.b.network.depth: [1, 2], training.batch_size: [32, 128]}"
     configuration = configured(PEER, chosen, "search.methods=[kd, ttm]", "student.width=16")
     trial = Low("kd")
     drawn = draw(trial, configuration)
@@ -201,13 +201,13 @@ def test_choices_are_asked_beside_every_space() -> None:
     ],
 )
 def test_a_choice_begins_with_what_holds_without_it(choice: str, begun: object) -> None:
-    configuration = configured("student.name=cnn", PEER, "peers.b.training.momentum=0.5", f"search.choices={{{choice}}}")
+    configuration = configured("student.name=cnn", PEER, "peers.b.training.momentum=0.5", f"search.extra_space={{{choice}}}")
     key = choice.partition(":")[0]
     assert {point[key] for point in points(configuration)} == {begun}
 
 
 def test_a_choice_with_null_has_null_where_nothing_is_configured() -> None:
-    configuration = configured("search.choices={training.gradient_clip: [1.0, null]}")
+    configuration = configured("search.extra_space={training.gradient_clip: [1.0, null]}")
     assert [point["training.gradient_clip"] for point in points(configuration)] == [None]
 
 

@@ -59,7 +59,7 @@ def test_values_are_what_a_person_means(text: str, value: Any) -> None:
         ("!!python/object:os.system {}", 1, "the tag !!python/object:os.system is not supported"),
         ("a: 010", 1, "'010' is no number: leave out the zeros in front"),
         ("a: 1\nb: &b [*b]", 2, "*b stands within its own anchor"),
-        ("search: {choices: &c {student.width: [*c]}}", 1, "*c stands within its own anchor"),
+        ("search: {extra_space: &c {student.width: [*c]}}", 1, "*c stands within its own anchor"),
         ("a: &a\n  <<: *a\n  b: 1", 2, "*a stands within its own anchor"),
         (ALIASES, 5, f"more than {MAX_VALUES} values"),
         (MERGES, 6, f"more than {MAX_VALUES} values"),
@@ -114,7 +114,7 @@ def test_the_sentence_names_the_file_or_the_pair(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"--set data.path=.*: it is not UTF-8 \(byte 0xE9\): write it as UTF-8"):
         load(None, ["data.path=caf\udce9.npz"])
     with pytest.raises(ConfigurationError, match=r"'student.width' is given with dots and in sections"):
-        load(None, ["search.choices={student.width: [1, 2], student: {width: [3, 4]}}"])
+        load(None, ["search.extra_space={student.width: [1, 2], student: {width: [3, 4]}}"])
 
 
 def test_what_is_set_changes_one_copy_of_an_alias(tmp_path: Path) -> None:
@@ -127,5 +127,5 @@ def test_what_is_set_changes_one_copy_of_an_alias(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["1e-3", "+1e-3", "1_0e-4", "1E-3"])
 def test_powers_of_ten_are_numbers_in_lists(text: str) -> None:
-    loaded = load(None, [f"search.choices={{training.weight_decay: [{text}, 1e-2]}}"])
-    assert loaded.search.choices == {"training.weight_decay": (1e-3, 1e-2)}
+    loaded = load(None, [f"search.extra_space={{training.weight_decay: [{text}, 1e-2]}}"])
+    assert loaded.search.extra_space == {"training.weight_decay": (1e-3, 1e-2)}

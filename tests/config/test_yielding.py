@@ -40,7 +40,7 @@ def file(tmp_path: Path) -> Path:
         (("search.objective=validation/nll",), {"search.direction": "minimize"}),
         (("search.objective=validation/entropy",), {}),
         (("search.objectives=[validation/accuracy, train/loss]",), {"search.scheduler": "none"}),
-        (("search.fixed=[{method.name: kd}, {method.name: akd}]", "search.seeds=[1, 2, 3]"), {"search.trials": 6}),
+        (("search.configurations=[{method.name: kd}, {method.name: akd}]", "search.seeds=[1, 2, 3]"), {"search.trials": 6}),
     ],
 )
 def test_what_gives_way_is_valid_and_said(file: Path, pairs: tuple[str, ...], changed: dict[str, object]) -> None:
@@ -60,7 +60,7 @@ def test_what_gives_way_is_valid_and_said(file: Path, pairs: tuple[str, ...], ch
         (("training.epochs=3", "training.warmup_epochs=3"), "warmup_epochs = 3.0 is not allowed"),
         (("training.epochs=3", "search.grace_epochs=4"), "search.grace_epochs = 4 is more than training.epochs = 3"),
         (("search.grace_epochs=241",), "search.grace_epochs = 241 is more than training.epochs = 240"),
-        (("search.fixed=[{method.name: kd}]", "search.trials=2"), "search.trials = 2, and search.fixed names 1"),
+        (("search.configurations=[{method.name: kd}]", "search.trials=2"), "search.trials = 2, and search.configurations names 1"),
         (("search.methods=[kd]", "method.name=wttm"), r"method.name = wttm is not among search.methods = \['kd'\]: add it there"),
         (("method.name=wttm", "search.methods=[kd, akd]"), "method.name = wttm is not among search.methods"),
         (("search={methods: [akd]}", "method={name: kd}"), "method.name = kd is not among search.methods"),

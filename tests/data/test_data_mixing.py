@@ -185,7 +185,7 @@ def test_mixed_files_are_blends_of_the_pictures_of_their_view(files: Dataset) ->
 
 @pytest.mark.parametrize(("augmentation", "policy"), [("auto", "none"), ("crop_flip", "crop_flip")])
 def test_views_are_as_the_configuration_asks(dataset: Dataset, augmentation: Any, policy: str) -> None:
-    views = Views.of(dataset, Data(augmentation=augmentation, mix="cutmix", mix_alpha=0.3), 4)
+    views = Views.of(dataset, Data(augmentation=augmentation, mixing="cutmix", mix_alpha=0.3), 4)
     assert (views.policy, views.seed, views.count, views.pad) == (policy, 4, 102, 1)
     assert (views.mix, views.mix_alpha) == ("cutmix", 0.3)
 

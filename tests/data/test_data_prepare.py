@@ -114,7 +114,9 @@ def test_each_setting_that_matters_has_a_folder_of_its_own(tmp_path: Path) -> No
     ]
     folders = {prepare(Data(name="npz", path=file, **change), tmp_path, 0) for change in changes}
     assert len(folders) == len(changes)
-    same = Data(name="npz", path=file, views=3, loader_workers=0, augmentation="crop", mix="cutmix", mix_alpha=0.5, resident=True)
+    same = Data(
+        name="npz", path=file, views=3, loader_workers=0, augmentation="crop", mixing="cutmix", mix_alpha=0.5, on_device=True
+    )
     assert prepare(same, tmp_path, 0) in folders
 
 

@@ -108,5 +108,7 @@ def test_a_batch_that_never_comes_is_told(images: Path, monkeypatch: pytest.Monk
     os.mkfifo(images / NAMES[0])  # opening it waits for a writer, who never comes
     monkeypatch.setattr(pictures, "LOOK_S", 0.05)
     monkeypatch.setattr(_utils, "MP_STATUS_CHECK_INTERVAL", 0.05)  # for which the process is waited for at the end
-    with pytest.raises(LoaderError, match=r"within 0.1 s, half of resources.wait_s: .*/dev/shm.*data.loader_workers=0"):
+    with pytest.raises(
+        LoaderError, match=r"within 0.1 s, half of resources.heartbeat_timeout_s: .*/dev/shm.*data.loader_workers=0"
+    ):
         decoded(images, wait_s=0.1)

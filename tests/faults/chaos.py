@@ -25,13 +25,14 @@ from tests.faults.chaos_targets import damage, damaged_file, fill, mount, proces
 from tests.faults.mlflow_server import Server
 
 WAIT_S, INFLUENCE_WAIT_S = 15.0, 10.0
-LIMIT_S = 200.0  # a group may take two minutes to start again, whatever `resources.wait_s` says
+LIMIT_S = 200.0  # a group may take two minutes to start again, whatever `resources.heartbeat_timeout_s` says
 PROMISED_S = 20.0  # in which a driver ends after SIGTERM
 TRIALS = 20  # at first; the sweep grows by as many whenever it has ended
 SETTINGS = (
-    "search.methods=[kd,kd_aif]", "data.label_noise=0.3", "training.epochs=6", "search.finish_points=false",
-    "resources.max_failures=1000", "resources.silence_s=4", f"resources.wait_s={WAIT_S:g}", "resources.influence_cpus=0.5",
-    f"resources.influence_wait_s={INFLUENCE_WAIT_S:g}", "resources.cpus_per_worker=0.5", "search.max_failed_trials=3",
+    "search.methods=[kd,kd_aif]", "data.label_noise=0.3", "training.epochs=6", "search.protect_initial_trials=false",
+    "resources.max_failures=1000", "resources.heartbeat_warning_s=4", f"resources.heartbeat_timeout_s={WAIT_S:g}",
+    "resources.influence_cpus=0.5", f"resources.influence_wait_s={INFLUENCE_WAIT_S:g}",
+    "resources.cpus_per_worker=0.5", "search.max_failed_trials=3",
 )  # fmt: skip
 UNFIT, INTERRUPTED = 3, 130
 HOPELESS = 8  # drivers in a row that ended by themselves before an epoch

@@ -20,7 +20,7 @@ from tests.sweep.conftest import Watch
 
 KILLS = 10
 RUNGS = (
-    "training.epochs=9", "search.trials=8", "search.scheduler=asha", "search.grace_epochs=1", "search.finish_points=false",
+    "training.epochs=9", "search.trials=8", "search.scheduler=asha", "search.grace_epochs=1", "search.protect_initial_trials=false",
     "search.keep_checkpoints=1",
 )  # fmt: skip
 STEPS = ("starting Ray", "worker groups", "bringing the teacher")

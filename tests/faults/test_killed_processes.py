@@ -16,7 +16,13 @@ pytestmark = pytest.mark.faults
 Unbroken = Callable[..., Sweep]
 PAIR = ("resources.workers=2", "search.trials=3", "training.epochs=12")
 PEERS = ("resources.workers=2", "peers.b.network.name=mlp", "method.name=dual_student", "search.trials=2", "training.epochs=12")
-WEIGHED = ("method.name=kd_aif", "data.label_noise=0.3", "resources.influence=actor", "search.trials=3", "training.epochs=12")
+WEIGHED = (
+    "method.name=kd_aif",
+    "data.label_noise=0.3",
+    "resources.influence_backend=actor",
+    "search.trials=3",
+    "training.epochs=12",
+)
 
 
 def end_one(life: Life, title: str, draw: random.Random) -> None:

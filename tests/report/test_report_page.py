@@ -230,7 +230,12 @@ def test_the_configuration_and_the_best_trial_come_again(whole: Sweep, read: Pag
 
 
 def test_a_list_of_settings_with_seeds_is_not_told_as_a_search(tmp_path: Path) -> None:
-    listed = ["search.fixed=[{training.learning_rate: 0.1}]", "search.seeds=[1, 2]", "search.trials=2", "search.scheduler=none"]
+    listed = [
+        "search.configurations=[{training.learning_rate: 0.1}]",
+        "search.seeds=[1, 2]",
+        "search.trials=2",
+        "search.scheduler=none",
+    ]
     sweep = made(tmp_path / "store", 2, "finished", "sweep", "listed", *listed)
     for number in (0, 1):
         change(sweep, number, params={"method.name": "kd", "kd.temperature": 4.0, "seed": number + 1})

@@ -52,5 +52,9 @@ def test_over_seeds_the_interval_decides(tmp_path: Path, third: float, said: str
     plain = {1: 0.95, 2: 0.95, 3: 0.96}
     taught = {1: 0.96, 2: 0.97, 3: third}
     trials = [(PLAIN, seed, value) for seed, value in plain.items()] + [(TAUGHT, seed, value) for seed, value in taught.items()]
-    listed = ["search.fixed=[{method.name: kd}, {method.name: cross_entropy}]", "search.seeds=[1, 2, 3]", "search.trials=6"]
+    listed = [
+        "search.configurations=[{method.name: kd}, {method.name: cross_entropy}]",
+        "search.seeds=[1, 2, 3]",
+        "search.trials=6",
+    ]
     assert told(tmp_path, trials, *listed).endswith(said)

@@ -27,7 +27,14 @@ EPOCHS = 2
 
 
 def listed(**changes: Any) -> Configuration:
-    search = {"methods": ["cross_entropy", "kd"], "fixed": FIXED, "seeds": SEEDS, "trials": 6, "scheduler": "none", **changes}
+    search = {
+        "methods": ["cross_entropy", "kd"],
+        "configurations": FIXED,
+        "seeds": SEEDS,
+        "trials": 6,
+        "scheduler": "none",
+        **changes,
+    }
     return load(None, [f"search.{key}={json.dumps(value)}" for key, value in search.items()] + [f"training.epochs={EPOCHS}"])
 
 
@@ -89,20 +96,23 @@ def test_a_list_that_has_changed_is_another_sweep() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"trials": 5}, "search.trials = 5, and search.fixed names 6 trials (2 settings x 3 seeds): set search.trials=6"),
+        ({"trials": 5}, "search.trials = 5, and search.configurations names 6 trials (2 settings x 3 seeds): set search.trials=6"),
         ({"seeds": [1, 1, 2]}, "names a seed twice"),
         (
-            {"fixed": [{"method.name": "kd"}] * 400, "seeds": list(range(400)), "trials": 1},
-            "search.fixed has 400 settings and search.seeds 400 seeds, which are 160000 trials: give fewer, for 100000",
+            {"configurations": [{"method.name": "kd"}] * 400, "seeds": list(range(400)), "trials": 1},
+            "search.configurations has 400 settings and search.seeds 400 seeds, which are 160000 trials: give fewer, for 100000",
         ),
-        ({"fixed": [], "trials": 6}, "search.fixed, which is empty"),
+        ({"configurations": [], "trials": 6}, "search.configurations, which is empty"),
         ({"scheduler": "pbt"}, "search.scheduler=none"),
-        ({"fixed": [{"seed": 3}], "trials": 3}, "search.fixed[0] names a seed"),
-        ({"fixed": [{"method.name": "kd", "kd.temprature": 2.0}], "trials": 3}, "search.fixed[0]: method kd: "),
-        ({"fixed": [{"method.name": "ttm"}], "trials": 3}, "search.fixed[0] is of 'ttm'"),
-        ({"fixed": [{"training.learning_rate": -1.0}], "trials": 3}, "search.fixed[0]: training.learning_rate = -1.0"),
-        ({"fixed": [{"nothing.such": 1.0}], "trials": 3}, "search.fixed[0]: "),
-        ({"fixed": [{"temperature": [1.0]}], "trials": 3}, "temperature = [1.0] is not allowed"),
+        ({"configurations": [{"seed": 3}], "trials": 3}, "search.configurations[0] names a seed"),
+        ({"configurations": [{"method.name": "kd", "kd.temprature": 2.0}], "trials": 3}, "search.configurations[0]: method kd: "),
+        ({"configurations": [{"method.name": "ttm"}], "trials": 3}, "search.configurations[0] is of 'ttm'"),
+        (
+            {"configurations": [{"training.learning_rate": -1.0}], "trials": 3},
+            "search.configurations[0]: training.learning_rate = -1.0",
+        ),
+        ({"configurations": [{"nothing.such": 1.0}], "trials": 3}, "search.configurations[0]: "),
+        ({"configurations": [{"temperature": [1.0]}], "trials": 3}, "temperature = [1.0] is not allowed"),
     ],
 )
 def test_what_is_no_list_of_trials_is_refused(changes: dict[str, Any], said: str) -> None:

@@ -61,7 +61,7 @@ def test_two_others_are_too_few_and_pause_nobody(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("spared", "decision"), [("true", "CONTINUE"), ("false", "STOP")])
 def test_the_first_points_train_all_their_epochs(spared: str, decision: str, tmp_path: Path) -> None:
-    sweep = sweep_of(tmp_path, f"search.finish_points={spared}")
+    sweep = sweep_of(tmp_path, f"search.protect_initial_trials={spared}")
     rule = stopping(sweep.configuration, sweep)
     *others, point = begun(rule, 1, 2, 3, 0)  # KD has one point, which is trial 0
     for other in others:

@@ -16,7 +16,7 @@ from tests.sweep.conftest import Conduct, Watch
 
 pytestmark = pytest.mark.ray
 RATE = "training.learning_rate"
-B = ("peers.b.network.name=mlp", "peers.b.network.width=8", "search.hold=[peers.b.training.learning_rate]")  # b's is a's then
+B = ("peers.b.network.name=mlp", "peers.b.network.width=8", "search.freeze=[peers.b.training.learning_rate]")  # b's is a's then
 PAIRS = (*B, "data.limit.train=400", "resources.workers=2", "resources.groups=1")
 
 
@@ -46,7 +46,7 @@ def test_a_sweep_of_pairs_over_methods_that_hear_one_another_and_one_that_does_n
     watch = Watch()
     given = ("search.methods=[kd, dual_student, dml]", "search.trials=6", "search.reduction_factor=2", "search.grace_epochs=2")
     slow = ("student.name=cnn", "training.epochs=40")  # seconds a trial: a verdict takes milliseconds
-    sweep = run(*given, *PAIRS, *slow, "search.finish_points=false", "search.students=min", watch=watch)
+    sweep = run(*given, *PAIRS, *slow, "search.protect_initial_trials=false", "search.students=min", watch=watch)
     assert sweep.state == "finished" and sorted(watch.ended) == [(n, trial.state) for n, trial in sweep.trials.items()]
     assert [trial.params["method.name"] for trial in sweep.trials.values()] == ["kd", "dual_student", "dml"] * 2
     assert sweep.trials[0].state == "complete" and sweep.trials[4].state == "failed"

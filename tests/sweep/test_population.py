@@ -238,7 +238,7 @@ def test_what_never_had_a_turn_is_left_for_a_resume_when_the_time_is_spent(tmp_p
 
 
 def test_the_rates_of_all_students_vary_and_a_choice_is_inherited(tmp_path: Path) -> None:
-    pairs = ("peers.b.network.name=mlp", "search.choices={student.width: [8, 16, 32]}", "search.trials=2", *PBT)
+    pairs = ("peers.b.network.name=mlp", "search.extra_space={student.width: [8, 16, 32]}", "search.trials=2", *PBT)
     sweep, asking = begin(tmp_path, *pairs)
     for name in "xy":
         asking.suggest(name)

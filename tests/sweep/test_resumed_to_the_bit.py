@@ -160,7 +160,7 @@ def test_killed_again_and_again_while_tpe_models_what_it_knows(tmp_path: Path, w
 def test_a_trial_that_was_half_drawn_draws_the_rest(tmp_path: Path) -> None:
     drawn = []
     for folder in ("whole", "half"):
-        sweep = begin(tmp_path / folder, "search.sampler=random", "search.hold=[training.learning_rate]")
+        sweep = begin(tmp_path / folder, "search.sampler=random", "search.freeze=[training.learning_rate]")
         study = open_study(sweep.folder, sweep.configuration, resume=False)
         study.ask()  # the published point
         trial = study.ask()

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.ray
 
 def test_a_sweep_of_two_objectives_over_the_width_of_the_student(run: Conduct) -> None:
     objectives = ("search.objectives=[validation/accuracy, validation/nll]", "search.scheduler=none")
-    chosen = ("search.choices={student.width: [4, 16], training.batch_size: [64, 128]}", "search.sampler=random")
+    chosen = ("search.extra_space={student.width: [4, 16], training.batch_size: [64, 128]}", "search.sampler=random")
     sweep = run("method.name=kd", "search.trials=5", "training.epochs=3", *objectives, *chosen)
     assert sweep.state == "finished" and {trial.state for trial in sweep.trials.values()} == {"complete"}
     for trial in sweep.trials.values():

@@ -91,7 +91,7 @@ def test_a_death_between_question_and_record(tmp_path: Path) -> None:
 
 
 def test_a_resumed_trial_keeps_its_place_in_the_rungs(tmp_path: Path) -> None:
-    pairs = ("training.epochs=30", "search.grace_epochs=5", "search.reduction_factor=3", "search.finish_points=false")
+    pairs = ("training.epochs=30", "search.grace_epochs=5", "search.reduction_factor=3", "search.protect_initial_trials=false")
     sweep, searcher = begin(tmp_path, *pairs)
     searcher.suggest("a")
     history = [0.4 + 0.01 * epoch for epoch in range(20)]

@@ -42,7 +42,7 @@ def test_a_worker_that_hangs_is_replaced_and_a_dispatcher_or_a_stand_in_that_die
             os.kill(hit[-1], signal.SIGKILL)
 
     watch = Watch(strike)
-    sweep = run(*SETTINGS, "resources.silence_s=2", "resources.wait_s=4", watch=watch)
+    sweep = run(*SETTINGS, "resources.heartbeat_warning_s=2", "resources.heartbeat_timeout_s=4", watch=watch)
     assert len(hit) == 3 and not any(map(psutil.pid_exists, hit))
     assert [trial.state for trial in sweep.trials.values()] == ["complete"] * 4
     for number in (1, 2, 3):

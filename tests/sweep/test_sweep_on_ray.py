@@ -41,7 +41,9 @@ def test_a_sweep_with_failures_and_early_stops(run: Conduct, monkeypatch: pytest
     monkeypatch.setitem(SPACES, "kd", Space(POINTS, two_faults))
     watch = Watch()
     slow = ("student.name=cnn", "training.epochs=100")  # seconds a trial: a verdict takes milliseconds
-    sweep = run("method.name=kd", "search.trials=6", "search.reduction_factor=2", "search.finish_points=false", *slow, watch=watch)
+    sweep = run(
+        "method.name=kd", "search.trials=6", "search.reduction_factor=2", "search.protect_initial_trials=false", *slow, watch=watch
+    )
     assert sweep.state == "finished"
     states = {number: trial.state for number, trial in sweep.trials.items()}
     assert Counter(watch.ended) == Counter(states.items())  # each trial ended once

@@ -89,7 +89,9 @@ def test_signs_of_life_keep_it_quiet(dog: Watchdog, hands: Hands) -> None:
 def test_past_the_second_limit_the_group_is_replaced_and_has_its_time_to_come_back(dog: Watchdog, hands: Hands) -> None:
     dog.look(seen(trial(WAIT_S)), 0)
     assert hands.done == [("replace", 1)]
-    assert hands.notes[-1] == "group 1 is replaced: nothing was heard of trial-00003 for 400 s (resources.wait_s = 400)"
+    assert (
+        hands.notes[-1] == "group 1 is replaced: nothing was heard of trial-00003 for 400 s (resources.heartbeat_timeout_s = 400)"
+    )
     hands.workers.clear()
     dog.look(seen(trial(1, workers=0)), 1)
     assert len(hands.done) == 1
@@ -164,7 +166,9 @@ def test_a_tune_process_of_which_nothing_is_heard_is_ended(dog: Watchdog, hands:
         dog.look(seen(readers=[{"reader": "one", "name": "trial-00003", "silent_s": silent_s}]), silent_s)
         assert hands.done == [("end", "one")] * (silent_s >= WAIT_S)
     (note,) = hands.notes
-    assert note == ("the Tune process of trial-00003 is replaced: nothing was heard of it for 400 s (resources.wait_s = 400)")
+    assert note == (
+        "the Tune process of trial-00003 is replaced: nothing was heard of it for 400 s (resources.heartbeat_timeout_s = 400)"
+    )
 
 
 @pytest.mark.parametrize("later", ["another", "a third, as that one died too"])

@@ -59,7 +59,7 @@ def trained(specify: Specify, teacher: Callable[[TrialSpec], Path], folder: str,
 def test_the_float32_cache_with_a_view_an_epoch_is_the_online_teacher_to_the_bit(
     specify: Specify, make_teacher: MakeTeacher, network: str, policy: str, mix: str
 ) -> None:
-    pairs = (*CONVOLUTIONS, f"data.augmentation={policy}", f"data.mix={mix}", "method.name=wttm", "teacher.dtype=float32")
+    pairs = (*CONVOLUTIONS, f"data.augmentation={policy}", f"data.mixing={mix}", "method.name=wttm", "teacher.dtype=float32")
     settings = {"width": 4} if network == "cnn" else {}
     weights = []
     for mode in ("online", "cached"):
@@ -89,14 +89,14 @@ def test_the_float16_cache_stays_within_its_bound(specify: Specify, make_teacher
     assert 0 < distance(weights["rounded"], weights["exact"]) < 0.01 * distance(weights["exact"], start)
 
 
-@pytest.mark.parametrize("pairs", [("data.mix=none",), ("data.mix=cutmix",), ("teacher.mode=online",)], ids=str)
+@pytest.mark.parametrize("pairs", [("data.mixing=none",), ("data.mixing=cutmix",), ("teacher.mode=online",)], ids=str)
 def test_data_and_knowledge_in_the_memory_of_the_device_train_the_same_student(
     specify: Specify, make_teacher: MakeTeacher, pairs: tuple[str, ...]
 ) -> None:
     mapped, resident = (
         student(
             trained(
-                specify, lambda spec: make_teacher(spec.data, width=8), f"{kept}", *CONVOLUTIONS, *pairs, f"data.resident={kept}"
+                specify, lambda spec: make_teacher(spec.data, width=8), f"{kept}", *CONVOLUTIONS, *pairs, f"data.on_device={kept}"
             )
         )
         for kept in ("false", "true")

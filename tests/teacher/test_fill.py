@@ -153,7 +153,7 @@ def order(views: list[int | None]) -> list[int]:
         (["data.views=2"], "crop", [None, 0, 1]),
         (["data.views=9"], "crop", VIEWS),
         ([], "none", [None]),
-        (["data.mix=mixup"], "none", VIEWS),
+        (["data.mixing=mixup"], "none", VIEWS),
     ],
 )
 def test_what_there_is_to_fill(pairs: list[str], augmentation: str, views: list[int | None]) -> None:
@@ -170,7 +170,7 @@ def test_every_view_is_dealt_out_once(spec: TrialSpec, groups: int) -> None:
     assert all((job.role, job.knowledge, job.configuration) == ("fill", spec.knowledge, spec.configuration)
                for job in desk.jobs.values())  # fmt: skip
     assert set(cache_of(spec)) == FILES
-    assert set(desk.stopped) == set(desk.jobs) and desk.silences == {spec.configuration.resources.wait_s}
+    assert set(desk.stopped) == set(desk.jobs) and desk.silences == {spec.configuration.resources.heartbeat_timeout_s}
 
 
 def test_the_second_time_all_of_it_is_there(spec: TrialSpec) -> None:

@@ -45,7 +45,7 @@ def place(root: Path, *pairs: str) -> Path:
         "data.label_noise=0.1",
         "data.seed=1",
         "data.augmentation=crop",
-        "data.mix=mixup",
+        "data.mixing=mixup",
         "resources.workers=2",
     ],
 )
@@ -58,7 +58,7 @@ def test_another_recipe_network_seed_or_data_is_another_teacher(digits_store: Pa
     [
         "seed=5",
         "data.views=2",
-        "data.resident=true",
+        "data.on_device=true",
         "teacher.cache_gib=1",
         "student.width=3",
         "training.epochs=7",

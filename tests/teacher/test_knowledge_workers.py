@@ -36,7 +36,7 @@ PAIRS = (
     "data.limit.validation=20",
     "data.limit.test=20",
     "data.augmentation=crop_flip",
-    "data.mix=cutmix",
+    "data.mixing=cutmix",
 )
 
 

@@ -56,7 +56,7 @@ def test_views_that_do_not_vary_are_the_clean_one_alone(store: Store, monkeypatc
     disk(monkeypatch, LOTS)
     alone = Decision(store.knowledge, f"cached in {store.knowledge}, 19.5 KiB")
     assert said(store, data=PLAIN) == alone
-    assert plan.size(NEEDED) in said(store, "data.mix=cutmix", data=PLAIN).words, "mixing makes views of its own"
+    assert plan.size(NEEDED) in said(store, "data.mixing=cutmix", data=PLAIN).words, "mixing makes views of its own"
 
 
 @pytest.mark.parametrize(

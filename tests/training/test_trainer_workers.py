@@ -43,10 +43,10 @@ TRIALS = {
         "training.learning_rate=0.003",
     ),
     "mlp": ("student.name=mlp", "student.width=8", "method.name=kd"),
-    "mixed": ("student.name=mlp", "student.width=8", "method.name=kd", "data.mix=mixup", "data.labelled=60"),
+    "mixed": ("student.name=mlp", "student.width=8", "method.name=kd", "data.mixing=mixup", "data.labelled=60"),
     "synchronised": ("student.name=cnn", "student.width=4", "method.name=kd", "training.sync_batch_norm=true"),
     "diverged": ("student.name=mlp", "student.width=8", "method.name=kd", "training.learning_rate=1e10"),
-    "locked": ("student.name=mlp", "student.width=8", "method.name=kd", "resources.wait_s=0.01", "seed=5"),
+    "locked": ("student.name=mlp", "student.width=8", "method.name=kd", "resources.heartbeat_timeout_s=0.01", "seed=5"),
 }
 
 

@@ -73,10 +73,10 @@ def _searched(facts: Facts) -> str:
     if not facts.searched:
         return f"The student {networks} with {configuration.method.name} on {what}, for {facts.epochs} epochs."
     methods = ", ".join(search.methods or (configuration.method.name,))
-    if search.fixed:
+    if search.configurations:
         seeds = f", each with the seeds {', '.join(map(str, search.seeds))}" if search.seeds else ""
         return (
-            f"Nothing: {len(search.fixed)} settings of {methods} were given, for the student {networks} on {what}{seeds}. "
+            f"Nothing: {len(search.configurations)} settings of {methods} were given, for the student {networks} on {what}{seeds}. "
             f"{_counts(facts)}"
         )
     how = "no trial is stopped early" if search.scheduler == "none" else f"{search.scheduler} decides who goes on"
@@ -184,7 +184,7 @@ def steps(facts: Facts, commands: Commands, edges: Sequence[str] = ()) -> list[t
         told.append((f"Search a wider space: the best trial is at the end of what was searched, {'; '.join(edges)}.", ""))
     if commands.export:
         told.append(("Take the best student with you:", commands.export))
-    if facts.searched and not facts.sweep.configuration.search.fixed and len(facts.complete) > 1:
+    if facts.searched and not facts.sweep.configuration.search.configurations and len(facts.complete) > 1:
         told.append(("Train the best settings of each with several seeds before one is called the better.", ""))
     if commands.compare:
         told.append(

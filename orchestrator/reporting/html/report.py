@@ -140,7 +140,7 @@ def reproducing(store: Store, facts: Facts) -> Commands:
     sweep, option, file = facts.sweep, store.option, f"{facts.sweep.name}.yaml"
     best = sweep.best()
     search = sweep.configuration.search
-    comparable = facts.searched and not search.fixed and search.scheduler != "pbt"
+    comparable = facts.searched and not search.configurations and search.scheduler != "pbt"
     several = comparable and len(facts.methods) > 1 and len(facts.complete) > 1
     left = facts.searched and facts.state in ("interrupted", "failed")
     return Commands(

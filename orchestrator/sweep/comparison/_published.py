@@ -44,7 +44,7 @@ def published(configuration: Configuration) -> Published | None:
     Data of which a part was left out or made wrong, and students that hear one another, are another setting.
     """
     data, teacher = configuration.data, configuration.teacher
-    if teacher is None or configuration.peers or data.label_noise or data.labelled or data.mix != "none":
+    if teacher is None or configuration.peers or data.label_noise or data.labelled or data.mixing != "none":
         return None
     if data.limit.train or data.limit.test:
         return None

@@ -44,8 +44,8 @@ def base(configuration: Configuration, methods: Sequence[str], seeds: int) -> Co
         raise ConfigurationError(f"--seeds {seeds} is not allowed: give 1 to {LONGEST_LIST}, better 10")
     if configuration.seed + seeds > LARGEST_SEED:
         raise ConfigurationError(f"seed = {configuration.seed} leaves no room for {seeds} others: give a smaller one")
-    if search.fixed:
-        raise ConfigurationError("search.fixed searches nothing, and a comparison searches for each method: leave it out")
+    if search.configurations:
+        raise ConfigurationError("search.configurations searches nothing, and a comparison searches for each method: leave it out")
     if search.scheduler == "pbt":
         raise ConfigurationError(
             "search.scheduler = 'pbt' changes settings while a trial trains, so that no settings could be trained again: take "
@@ -85,7 +85,7 @@ def over_seeds(common: Configuration, settings: Mapping[str, Mapping[str, Any]],
     search = common.search.model_copy(
         update={
             "methods": tuple(settings),
-            "fixed": tuple(fixed),
+            "configurations": tuple(fixed),
             "seeds": seeds_of(common, seeds),
             "trials": len(fixed) * seeds,
             "time_budget": None,

@@ -44,7 +44,7 @@ class ComparisonRecord:
     chosen: dict[str, Chosen] = field(default_factory=dict)
 
 
-COMPARISON = RecordSchema[ComparisonRecord](ComparisonRecord, number=2, advice="put it back from a backup, or give another --name")
+COMPARISON = RecordSchema[ComparisonRecord](ComparisonRecord, number=3, advice="put it back from a backup, or give another --name")
 
 
 @dataclass

@@ -206,7 +206,7 @@ def _require_designed(found: Sweep, wanted: Configuration) -> None:
 def _said(sweep: Sweep) -> str:
     best, states = sweep.best(), [trial.state for trial in sweep.trials.values()]
     failed = f", {states.count('failed')} failed" if "failed" in states else ""
-    reached = f"; best trial {best.number} at {best.value:.4f}" if best and not sweep.configuration.search.fixed else ""
+    reached = f"; best trial {best.number} at {best.value:.4f}" if best and not sweep.configuration.search.configurations else ""
     return f"{sweep.name}: {sweep.state} after {sweep.seconds:.0f} s, {len(states)} trials{failed}{reached}"
 
 

@@ -16,9 +16,9 @@ def explain_automatic(configuration: Configuration, kind: str, augmentation: str
         retrieval: The plan's line on it; empty where no method retrieves similar samples.
     """
     chosen = [*_precisions(configuration, kind, gpu), *_layout(configuration, kind), *_data(configuration, augmentation, gpu)]
-    if configuration.peers and configuration.resources.pair is None and kind != "teacher":
+    if configuration.peers and configuration.resources.peer_placement is None and kind != "teacher":
         form = "colocated" if configuration.colocated else "actors"
-        chosen.append(f"resources.pair = {form} (resources.workers = {configuration.resources.workers})")
+        chosen.append(f"resources.peer_placement = {form} (resources.workers = {configuration.resources.workers})")
     if retrieval and configuration.resources.retrieval == "auto":
         how = "approximate" if retrieval.startswith("approximate") else "exact"
         chosen.append(f"resources.retrieval = {how} (approximate beyond {plan.EXACT_SAMPLES} samples on a CPU)")
@@ -59,6 +59,6 @@ def _data(configuration: Configuration, augmentation: str, gpu: bool) -> list[st
         vary = plan.varies(configuration, augmentation)
         views = f"{plan.views(configuration)} (one for each epoch)" if vary else "1 (images do not vary)"
         found.append(f"data.views = {views}")
-    if data.resident is None and gpu:
-        found.append("data.resident = true (where the images take a quarter of the GPU's free memory at most)")
+    if data.on_device is None and gpu:
+        found.append("data.on_device = true (where the images take a quarter of the GPU's free memory at most)")
     return found

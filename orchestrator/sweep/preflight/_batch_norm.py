@@ -18,7 +18,7 @@ def check_batch_norm(configuration: Configuration, searching: bool, shape: Seque
 
     Args:
         configuration: Its networks and batch sizes were checked.
-        searching: Whether networks of `search.choices` count too.
+        searching: Whether networks of `search.extra_space` count too.
         shape: (channels, height, width) of the images.
         fits_teacher: Whether the teacher is trained here.
     """

@@ -14,40 +14,44 @@ from orchestrator.core.errors import ConfigurationError
 def check_fixed(configuration: Configuration) -> None:
     """ConfigurationError when the trials are not those of the list, or one of them could not be trained."""
     search = configuration.search
-    if not search.fixed:
+    if not search.configurations:
         if search.seeds:
             raise ConfigurationError(
-                f"search.seeds = {list(search.seeds)} are those of search.fixed, which is empty: give settings, or leave it out"
+                f"search.seeds = {list(search.seeds)} are those of search.configurations, which is empty: give settings, or "
+                "leave it out"
             )
         return
     if len(set(search.seeds)) < len(search.seeds):
         raise ConfigurationError(f"search.seeds = {list(search.seeds)} names a seed twice: name each once")
     if search.scheduler == "pbt":
-        raise ConfigurationError("search.scheduler = 'pbt' varies settings, and search.fixed holds them: set search.scheduler=none")
-    if (trials := len(search.fixed) * max(len(search.seeds), 1)) > MOST_TRIALS:
         raise ConfigurationError(
-            f"search.fixed has {len(search.fixed)} settings and search.seeds {len(search.seeds)} seeds, which are {trials} trials: "
-            f"give fewer, for {MOST_TRIALS} trials at most"
+            "search.scheduler = 'pbt' varies settings, and search.configurations holds them: set search.scheduler=none"
+        )
+    if (trials := len(search.configurations) * max(len(search.seeds), 1)) > MOST_TRIALS:
+        raise ConfigurationError(
+            f"search.configurations has {len(search.configurations)} settings and search.seeds {len(search.seeds)} seeds, which "
+            f"are {trials} trials: give fewer, for {MOST_TRIALS} trials at most"
         )
     given = points(configuration)
     if search.trials != len(given):
-        times = f"{len(search.fixed)} settings x {len(search.seeds)} seeds" if search.seeds else "settings"
+        times = f"{len(search.configurations)} settings x {len(search.seeds)} seeds" if search.seeds else "settings"
         raise ConfigurationError(
-            f"search.trials = {search.trials}, and search.fixed names {len(given)} trials ({times}): set search.trials={len(given)}"
+            f"search.trials = {search.trials}, and search.configurations names {len(given)} trials ({times}): "
+            f"set search.trials={len(given)}"
         )
     known: dict[str, int] = {}
-    for number, one in enumerate(search.fixed):
+    for number, one in enumerate(search.configurations):
         same = known.setdefault(_check_one(configuration, number, dict(one)), number)
         if same != number:
             raise ConfigurationError(
-                f"search.fixed[{number}] has the settings of search.fixed[{same}]: leave it out, or set search.seeds to train all "
-                "of them more than once"
+                f"search.configurations[{number}] has the settings of search.configurations[{same}]: leave it out, or set "
+                "search.seeds to train all of them more than once"
             )
 
 
 def _check_one(configuration: Configuration, number: int, settings: dict[str, object]) -> str:
     """All that a trial is trained with, as text, defaults of its method written out."""
-    field = f"search.fixed[{number}]"
+    field = f"search.configurations[{number}]"
     if SEED in settings:
         raise ConfigurationError(f"{field} names a seed: give all seeds as search.seeds")
     odd = [name for name, value in settings.items() if not isinstance(value, str | int | float | None)]

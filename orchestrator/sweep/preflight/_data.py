@@ -16,10 +16,10 @@ def check_data(configuration: Configuration, searching: bool) -> None:
     for name in trained(configuration, searching):
         if not any(method.needs.weights for method in forms(configuration, name, searching)):
             continue
-        if data.mix != "none":
+        if data.mixing != "none":
             raise ConfigurationError(
-                f"data.mix = {data.mix!r} blends two samples in a picture, and method {name} weighs each of them: "
-                "set data.mix=none, or take another method"
+                f"data.mixing = {data.mixing!r} blends two samples in a picture, and method {name} weighs each of them: "
+                "set data.mixing=none, or take another method"
             )
         if data.validation_in_training:
             raise ConfigurationError(

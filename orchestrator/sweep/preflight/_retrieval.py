@@ -25,10 +25,10 @@ def check_banking(configuration: Configuration, name: str, searching: bool) -> N
             fills = method.banking(configuration.training.epochs)
         except SettingsError as error:
             raise ConfigurationError(f"method {name}: {error}") from error
-        if configuration.data.mix != "none" and (fills or method.needs.bank):
+        if configuration.data.mixing != "none" and (fills or method.needs.bank):
             raise ConfigurationError(
-                f"data.mix = {configuration.data.mix!r} blends two samples in a picture, and method {name} retrieves samples that "
-                "are similar to one: set data.mix=none, or take another method"
+                f"data.mixing = {configuration.data.mixing!r} blends two samples in a picture, and method {name} retrieves samples "
+                "that are similar to one: set data.mixing=none, or take another method"
             )
         if fills and 0 < fills.queue < _least(method):
             short.append((method, fills.queue))

@@ -9,20 +9,21 @@ def check_peers(configuration: Configuration) -> None:
     """ConfigurationError when the workers of a group cannot be dealt out to the students, or a setting would have no meaning."""
     resources, students = configuration.resources, len(configuration.students)
     if not configuration.peers:
-        if resources.pair:
+        if resources.peer_placement:
             raise ConfigurationError(
-                f"resources.pair = {resources.pair!r} has no meaning with one student: leave it out, or give peers.b.network.name"
+                f"resources.peer_placement = {resources.peer_placement!r} has no meaning with one student: leave it out, or "
+                "give peers.b.network.name"
             )
     elif not configuration.colocated:
         if resources.workers % students:
             raise ConfigurationError(
                 f"resources.workers = {resources.workers} cannot be shared by {students} students: give a multiple of {students}, "
-                "or resources.pair=colocated with one worker"
+                "or resources.peer_placement=colocated with one worker"
             )
     elif resources.workers > 1:
         raise ConfigurationError(
-            f"resources.pair = 'colocated' trains all students in one worker, and resources.workers = {resources.workers}: "
-            "give 1, or resources.pair=actors"
+            "resources.peer_placement = 'colocated' trains all students in one worker, and resources.workers = "
+            f"{resources.workers}: give 1, or resources.peer_placement=actors"
         )
     else:
         _require_shared_resources(configuration)
@@ -33,7 +34,7 @@ def require_one_process(configuration: Configuration) -> None:
     if configuration.peers and not configuration.colocated:
         raise ConfigurationError(
             f"--local trains all students in this process, and resources.workers = {configuration.resources.workers}: "
-            "set resources.workers=1 (and no resources.pair=actors), or leave --local out"
+            "set resources.workers=1 (and no resources.peer_placement=actors), or leave --local out"
         )
 
 

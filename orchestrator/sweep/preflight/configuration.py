@@ -115,10 +115,12 @@ def _check_sizes(configuration: Configuration) -> None:
     for name in configuration.search.objectives:
         letter = name.partition("/")[0]
         sections = [network_key(each) for each in configuration.students if letter in (each, PARAMETERS)]
-        if unlettered(name) == PARAMETERS and not any(key.rpartition(".")[0] in sections for key in configuration.search.choices):
+        if unlettered(name) == PARAMETERS and not any(
+            key.rpartition(".")[0] in sections for key in configuration.search.extra_space
+        ):
             raise ConfigurationError(
-                f"search.objectives = {name!r} is the same in every trial, as search.choices varies no network that it counts: add "
-                f"for example search.choices.{sections[0]}.width=[8, 16, 32], or leave it out"
+                f"search.objectives = {name!r} is the same in every trial, as search.extra_space varies no network that it counts: "
+                f"add for example search.extra_space.{sections[0]}.width=[8, 16, 32], or leave it out"
             )
 
 
@@ -145,12 +147,12 @@ def check_search(configuration: Configuration) -> None:
             f"the settings under method are those of {chosen.name}, which is not among search.methods = {list(search.methods)}: "
             "add it there, or leave them out"
         )
-    for key in search.hold:
+    for key in search.freeze:
         try:
             key_value(configuration, key)
         except (KeyError, TypeError) as error:
             raise ConfigurationError(
-                f"search.hold = {key!r} is no key of the configuration: write for example training.learning_rate"
+                f"search.freeze = {key!r} is no key of the configuration: write for example training.learning_rate"
             ) from error
     for name in searched(configuration):
         field = "search.methods" if search.methods else "method.name"
@@ -185,7 +187,7 @@ def check_search(configuration: Configuration) -> None:
 
 
 def check_choices(configuration: Configuration) -> None:
-    """ConfigurationError when a key of `search.choices` cannot be searched, or a value does not fit."""
+    """ConfigurationError when a key of `search.extra_space` cannot be searched, or a value does not fit."""
     asked = {peer_rate(letter) for letter in configuration.peers}
     for name in searched(configuration):
         for branch in branches(name, {}):
@@ -208,14 +210,14 @@ def check_population(configuration: Configuration) -> None:
     ways = [branch for name in searched(configuration) for branch in branches(name, held(configuration, name))]
     if not peer_rates(configuration) and not any(branch.continuous for branch in ways):
         raise ConfigurationError(
-            "search.scheduler = 'pbt' varies continuous settings, and all of them are held: leave one out of search.hold "
+            "search.scheduler = 'pbt' varies continuous settings, and all of them are held: leave one out of search.freeze "
             "or of the settings under method, or take another scheduler"
         )
 
 
 def check_held(configuration: Configuration, name: str) -> None:
     """ConfigurationError when what is held cannot go with something that the search would choose."""
-    kept, keys = held(configuration, name), configuration.search.hold
+    kept, keys = held(configuration, name), configuration.search.freeze
     for branch in branches(name, kept):
         values = kept | branch.values
         try:

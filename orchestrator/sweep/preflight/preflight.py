@@ -103,7 +103,7 @@ def show_plan(store: Store, configuration: Configuration, kind: str, local: bool
     words, gpu, groups = _check(configuration, kind, local)
     summary = describe(configuration.data, store.root, configuration.data.seed)
     asked, checkpoint_bytes, whose = _check_with_data(store, configuration, kind, local, summary, gpu, groups)
-    lines = {"data": _data_line(summary) + (f", {configuration.data.mix}" if configuration.data.mix != "none" else "")}
+    lines = {"data": _data_line(summary) + (f", {configuration.data.mixing}" if configuration.data.mixing != "none" else "")}
     lines |= list_notes(summary) | explain(configuration.data, summary) | _student_lines(configuration, kind)
     if asked:
         lines["teacher"] = _teacher_line(store, configuration, summary)
@@ -251,7 +251,7 @@ def _network_line(network: dict[str, Any]) -> str:
 
 def _student_lines(configuration: Configuration, kind: str) -> dict[str, str]:
     """Every student's network, and where its recipe is one of its own; without what is searched."""
-    searched = {*peer_rates(configuration), *configuration.search.choices} if kind == "sweep" else set()
+    searched = {*peer_rates(configuration), *configuration.search.extra_space} if kind == "sweep" else set()
     lines = {}
     for letter, (network, _) in configuration.students.items():
         own = configuration.peers[letter].training.model_dump(exclude_none=True) if letter in configuration.peers else {}
@@ -280,7 +280,7 @@ def _loader_line(configuration: Configuration, summary: dict[str, Any], groups: 
     workers, share = configuration.data.loader_workers, configuration.training.batch_size // configuration.replicas
     if not workers:
         return "images are decoded in the process that trains"
-    batch_bytes = prod(summary["shape"]) * share * (1 if configuration.data.mix == "none" else 2)
+    batch_bytes = prod(summary["shape"]) * share * (1 if configuration.data.mixing == "none" else 2)
     shortage = describe_shortage(batch_bytes, workers, groups * configuration.resources.workers)
     return f"{workers} processes decode images for each worker" + (f"; {shortage}" if shortage else "")
 
@@ -291,7 +291,7 @@ def _search_lines(configuration: Configuration) -> dict[str, str]:
     budget = f", at most {search.time_budget:g} s" if search.time_budget else ""
     looked_for = ", ".join(f"{goal.direction} {in_words(configuration, goal.name)}" for goal in goals(search))
     settings = count_settings(configuration)
-    of = f" ({settings} different setting{'s' * (settings != 1)})" if settings is not None and not search.fixed else ""
+    of = f" ({settings} different setting{'s' * (settings != 1)})" if settings is not None and not search.configurations else ""
     return {
         "trials": f"{search.trials} of {methods}{of}{budget}; {looked_for}",
         "epochs": f"{configuration.training.epochs}; {plan.comparisons(search, configuration.training.epochs)}",
