@@ -1,7 +1,8 @@
-"""The blocks of a Markdown page that a test runs: what is fenced, with its language and the file it names. Knows no page."""
+"""Extract the fenced blocks, commands and table options of a Markdown page, for tests that run them."""
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,19 +19,32 @@ class Block(NamedTuple):
 
 
 def blocks(page: str) -> list[Block]:
-    """The fenced blocks of a page of `docs/`, in order; each of them is of a kind that is run."""
+    """Return the fenced blocks of a page of `docs/` in order; each has a language that a test runs."""
     found = [Block(*match) for match in FENCED.findall((DOCS / page).read_text())]
     assert found and {block.language for block in found} <= {"sh", "python", "diff"}, page
     return found
 
 
 def commands(block: Block) -> list[list[str]]:
-    """The command lines of a block, as words; one may go on after a backslash."""
+    """Return the command lines of a block as words; a backslash continues a line."""
     return [shlex.split(line, comments=True) for line in block.text.replace("\\\n", " ").splitlines() if line.strip()]
 
 
+def variations(page: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield row label and options for every row of the tables that has options (`--set ...`) as its second cell."""
+    for label, options in re.findall(r"^\| ([^|]+) \| `(--[^`]+)` \|$", (DOCS / page).read_text(), re.MULTILINE):
+        yield label, shlex.split(options)
+
+
+def printed_commands(text: str) -> Iterator[list[str]]:
+    """Yield the words behind `python run.py` of every command that a page prints, fenced, indented or inline."""
+    text = text.replace("\\\n", " ")
+    for line in re.findall(r"^(?:\s{4}|)python run\.py (.+)$|`python run\.py ([^`\n]+)`", text, re.MULTILINE):
+        yield shlex.split(line[0] or line[1], comments=True)
+
+
 def patched(text: str, diff: str) -> str:
-    """The text with every `+` line put behind the line before it in the diff, which occurs once."""
+    """Return the text with every `+` line inserted after the line before it in the diff, which occurs once."""
     after = ""
     for line in diff.splitlines():
         if line.startswith("+"):

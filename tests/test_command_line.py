@@ -227,7 +227,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_the_readme_names_commands_that_exist() -> None:
-    text = "".join(file.read_text() for file in [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("configs/*.yaml")])
+    text = "".join(file.read_text() for file in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("configs/*.yaml")])
     commands = set(re.findall(r"python run\.py ([a-z]+)", text))
     assert commands and commands <= {command.callback.__name__ for command in run.app.registered_commands if command.callback}
     assert set(re.findall(r"`?make ([a-z]+)", (ROOT / "README.md").read_text())) <= set(
@@ -236,7 +236,7 @@ def test_the_readme_names_commands_that_exist() -> None:
 
 
 def test_the_pages_link_to_files_that_exist() -> None:
-    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")]:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")]:
         text = page.read_text()
         assert not re.search(r"@[A-Z]+@|TODO", text), page
         for link in re.findall(r"\]\(([^)#:]+)\)", text):

@@ -1,4 +1,4 @@
-"""Decode one image file to 8 bits per channel; training and `predict` share it. docs/data_and_models.md has the table of modes."""
+"""Decode one image file to 8 bits per channel; training and `predict` share it. docs/how-to/data.md has the table of modes."""
 
 import warnings
 from pathlib import Path

@@ -17,7 +17,7 @@ FILES = sorted((ROOT / "configs/cluster").glob("*.yaml"))
 def test_it_begins_with_the_command_that_takes_it(file: Path) -> None:
     name = file.relative_to(ROOT).as_posix()
     assert file.read_text().splitlines()[0] in (f"# ray up {name}", f"# kubectl apply -f {name}")
-    assert name in (ROOT / "docs/cluster.md").read_text()
+    assert name in (ROOT / "docs/how-to/cluster.md").read_text()
 
 
 def test_the_static_cluster_is_one_for_ray_and_wants_a_token() -> None:
