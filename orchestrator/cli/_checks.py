@@ -25,7 +25,7 @@ from packaging.specifiers import SpecifierSet
 
 from orchestrator.config.schema import Configuration
 from orchestrator.config.uris import database_uri
-from orchestrator.core.errors import UserError
+from orchestrator.core.errors import ConfigurationError, UserError
 from orchestrator.core.paths import read_path
 from orchestrator.store.remote import Remote
 from orchestrator.store.store import SPARE_BYTES, Store

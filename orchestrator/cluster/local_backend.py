@@ -46,8 +46,8 @@ class LocalDesk:
                 if self.heard == heard:
                     raise EnvironmentUnfitError(
                         f"nothing was heard of {trial} for {wait_s:g} s (resources.heartbeat_timeout_s), which was last at "
-                        f"{self.doing}: see what that waits for, such as a disk, and raise resources.heartbeat_timeout_s only where a "
-                        "single step takes longer"
+                        f"{self.doing}: see what that waits for, such as a disk, and raise resources.heartbeat_timeout_s only "
+                        "where a single step takes longer"
                     ) from error
                 continue
             if "unfit" in record:

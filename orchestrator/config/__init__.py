@@ -15,6 +15,7 @@ __all__ = [
     "objectives",
     "path_settings",
     "plan",
+    "renamed",
     "resources",
     "schema",
     "search_space",

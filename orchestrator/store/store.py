@@ -112,7 +112,7 @@ class Store:
             what = f"has format {found}, of a newer version of this program: update the program, or give another folder"
         else:
             what = (
-                f"has format {found}, of an older version of this program: finish its runs with the version that wrote them, "
+                f"has format {found}, of an older version of this program: resume its runs with the version that wrote them, "
                 "or give a new folder"
             )
         raise ConfigurationError(f"--store {self.uri or self.root} {what}", field="--store", value=found, allowed=FORMAT)

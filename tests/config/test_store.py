@@ -2,13 +2,15 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
-from orchestrator.store.store import SPARE_BYTES, Store, read_json, replacing, write_json
+from orchestrator.store.store import CONTENT, FORMAT, FORMAT_FILE, SPARE_BYTES, Store, read_json, replacing, write_json
+from tests.refusal import refused
 
 
 class Usage(NamedTuple):
@@ -37,10 +39,48 @@ def test_every_place_is_inside_and_different(tmp_path: Path) -> None:
     assert len(set(places)) == len(places) and all(place.is_relative_to(tmp_path) for place in places)
 
 
-def test_a_store_is_made_with_its_parents_and_left_empty(tmp_path: Path) -> None:
+def test_a_store_is_made_with_its_parents_and_holds_its_format_alone(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "some" / "where")
-    assert store.root.is_dir() and not list(store.root.iterdir())
-    assert Store.open(store.root) == store
+    assert [file.name for file in store.root.iterdir()] == [FORMAT_FILE]
+    assert read_json(store.root / FORMAT_FILE) == {"format": FORMAT}
+    assert Store.open(store.root) == store == Store.existing(store.root)
+
+
+OPENED = [Store.open, Store.existing]
+
+
+@pytest.mark.parametrize("opened", OPENED)
+@pytest.mark.parametrize("name", CONTENT)
+def test_content_without_a_format_is_of_an_older_version(tmp_path: Path, name: str, opened: Callable[[Path], Store]) -> None:
+    (tmp_path / name).mkdir()
+    with refused("--store", 0, FORMAT) as caught:
+        opened(tmp_path)
+    assert "older version" in str(caught.value) and not (tmp_path / FORMAT_FILE).exists()
+    assert Store.existing(tmp_path, any_format=True).root == tmp_path
+
+
+@pytest.mark.parametrize("opened", OPENED)
+@pytest.mark.parametrize(("number", "version"), [(FORMAT - 1, "older version"), (FORMAT + 1, "newer version")])
+def test_another_format_is_refused(tmp_path: Path, number: int, version: str, opened: Callable[[Path], Store]) -> None:
+    write_json(tmp_path / FORMAT_FILE, {"format": number})
+    with refused("--store", number, FORMAT) as caught:
+        opened(tmp_path)
+    assert version in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"format": true}', '{"format": "1"}'])
+def test_a_damaged_format_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / FORMAT_FILE).write_text(text)
+    for opened in OPENED:
+        with pytest.raises(ConfigurationError, match=FORMAT_FILE):
+            opened(tmp_path)
+
+
+def test_other_files_are_no_content(tmp_path: Path) -> None:
+    (tmp_path / "images.npz").touch()
+    (tmp_path / "data").mkdir()
+    assert Store.existing(tmp_path) == Store.open(tmp_path)
+    assert read_json(tmp_path / FORMAT_FILE) == {"format": FORMAT}
 
 
 @pytest.mark.parametrize("below", ["file", "file/below"])

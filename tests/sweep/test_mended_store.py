@@ -122,7 +122,7 @@ def test_an_older_version_is_read(tmp_path: Path) -> None:
 
 
 def test_who_died_before_the_first_file_left_no_name_behind(tmp_path: Path) -> None:
-    (tmp_path / "sweeps" / "mine").mkdir(parents=True)
+    (Store.open(tmp_path).root / "sweeps" / "mine").mkdir(parents=True)
     sweep, _ = begin(tmp_path)
     assert Sweep.open(Store(tmp_path), "mine").configuration == sweep.configuration
 
