@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import run
 from orchestrator.store.records import Sweep
-from orchestrator.store.store import Store
+from orchestrator.store.store import FORMAT_FILE, Store
 from tests.pairs import weighing_method
 from tests.seen import open_to_others, sockets
 
@@ -175,7 +175,7 @@ def test_the_plan(store: str) -> None:
         "to be fitted",
     ):
         assert said in output, output
-    assert not list(Path(store).iterdir())
+    assert [file.name for file in Path(store).iterdir()] == [FORMAT_FILE]
 
 
 @pytest.mark.parametrize("command", ["sweep", "train"])

@@ -25,7 +25,7 @@ from orchestrator.models.build import build
 from orchestrator.models.network import Network
 from orchestrator.models.weights import network_fingerprint
 from orchestrator.store.records import Sweep
-from orchestrator.store.store import Store, read_json, write_json
+from orchestrator.store.store import FORMAT_FILE, Store, read_json, write_json
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = ("training.epochs=3", "teacher.training.epochs=1", "student.name=cnn", "student.width=4", "method.temperature=3")
@@ -48,6 +48,7 @@ def store(trained: Path, tmp_path: Path) -> Store:
     """A copy of the store that a test may change."""
     for name in ("sweeps", "teachers", "data"):
         shutil.copytree(trained / name, tmp_path / "store" / name)
+    shutil.copy(trained / FORMAT_FILE, tmp_path / "store")
     return Store(tmp_path / "store")
 
 

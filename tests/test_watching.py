@@ -22,7 +22,7 @@ from orchestrator.core.errors import ConfigurationError
 from orchestrator.reporting.terminal.progress import Display
 from orchestrator.store import run_lock
 from orchestrator.store.records import Sweep, Trial
-from orchestrator.store.store import write_json
+from orchestrator.store.store import Store, write_json
 
 Driver = Callable[[Sweep], None]
 
@@ -30,7 +30,7 @@ Driver = Callable[[Sweep], None]
 @pytest.fixture
 def sweep(tmp_path: Path) -> Sweep:
     configuration = load(None, ["search.trials=3", "search.methods=[kd, ttm]", "training.epochs=4"])
-    return Sweep.create(tmp_path / "sweeps" / "mine", configuration, "sweep")
+    return Sweep.create(Store.open(tmp_path).sweep("mine"), configuration, "sweep")
 
 
 @pytest.fixture
