@@ -15,6 +15,7 @@ from ray.util.placement_group import PlacementGroup, placement_group_table, remo
 from orchestrator.cluster._controllers import forget_controller, note_controller
 
 GONE_S = 10.0
+LOST = (ray.exceptions.RayError, AttributeError)  # AttributeError: Ray has shut down, and its client is None
 KEY = "distillation-reserved/"
 
 
@@ -33,11 +34,11 @@ class Reserved(WorkerGroupCallback):
 
 def free(run: str) -> None:
     """Remove what the run reserved, and with it the workers; returns when they are gone or after `GONE_S`."""
-    noted = _internal_kv_get(KEY + run)
-    if not noted:
-        return
-    group = PlacementGroup(ray.PlacementGroupID.from_hex(noted.decode()))
-    with contextlib.suppress(ray.exceptions.RayError):
+    with contextlib.suppress(*LOST):
+        noted = _internal_kv_get(KEY + run)
+        if not noted:
+            return
+        group = PlacementGroup(ray.PlacementGroupID.from_hex(noted.decode()))
         remove_placement_group(group)
         until = time.monotonic() + GONE_S
         while placement_group_table(group).get("state", "REMOVED") != "REMOVED" and time.monotonic() < until:
@@ -46,6 +47,6 @@ def free(run: str) -> None:
 
 def forget(run: str) -> None:
     """The run is over."""
-    forget_controller(run)
-    with contextlib.suppress(ray.exceptions.RayError):
+    with contextlib.suppress(*LOST):
+        forget_controller(run)
         _internal_kv_del(KEY + run)

@@ -178,7 +178,7 @@ def _start(cpus: int | None) -> None:
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+    except Exception as error:  # a raylet that dies at its start is a bare Exception
         name, folder = ray_folder()
         where = f"its files go to {folder}{f', as {name} says' if name else ''}"
         raise EnvironmentUnfitError(

@@ -82,6 +82,9 @@ def conduct(
         if resume:
             repair(store, sweep, Events(sweep, [show]).note)
         if resume and over(sweep):
+            if sweep.ranked():  # its driver failed after the last trial had ended
+                sweep.state = "finished"
+                sweep.save()
             send(sweep, store, data, show, ship)
         else:
             _conduct(sweep, store, data, asked, show, local, resume, lent, ship)

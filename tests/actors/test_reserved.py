@@ -60,6 +60,17 @@ def test_what_a_dead_controller_held_is_freed(store: Store) -> None:
     assert store.removed == [GROUP]
 
 
+def test_nothing_is_freed_where_ray_has_shut_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_client(key: str) -> bytes:
+        raise AttributeError("'NoneType' object has no attribute 'internal_kv_get'")
+
+    for name in ("_internal_kv_get", "_internal_kv_del"):
+        monkeypatch.setattr(reserved, name, no_client)
+        monkeypatch.setattr(controllers, name, no_client)
+    reserved.free("run-1")
+    reserved.forget("run-1")
+
+
 @pytest.mark.parametrize(("answers", "answer_s", "killed"), [(True, 1.0, False), (False, 1.0, True), (True, 0.0, True)])
 def test_a_controller_is_ended_unless_it_answers(
     answers: bool, answer_s: float, killed: bool, store: Store, monkeypatch: pytest.MonkeyPatch
