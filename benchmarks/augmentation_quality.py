@@ -1,8 +1,8 @@
 """Which augmentation makes the better student on a named data set: what `data.augmentation=auto` should come to.
 
     python benchmarks/augmentation_quality.py [--preset digits] [--seeds 5] [--jobs 1] [--store FOLDER] [--out FILE.jsonl]
-    python benchmarks/augmentation_quality.py --preset fashion --path FOLDER-WITH-THE-FOUR-FILES --seeds 3
-    python benchmarks/augmentation_quality.py --preset cifar10 --path cifar10.npz --seeds 3
+    python benchmarks/augmentation_quality.py --preset fashion_resnets --path FOLDER-WITH-THE-FOUR-FILES --seeds 3
+    python benchmarks/augmentation_quality.py --preset cifar_resnets --path cifar10.npz --seeds 3
 
 Plain training and KD under each policy; the teacher of a policy is fitted under the same one. Seed s sets weights, order and views
 of the student, and every variant has the same seeds, the same recipe and the same split. Every trial is the real `train()` in a
@@ -27,16 +27,25 @@ from orchestrator.teacher.card import CARD
 from orchestrator.trial import TrialSpec
 
 POLICIES = ("none", "crop", "crop_flip")
-IMAGES = [  # few images for so many epochs that the student fits them: what augmentation is for
+FEW = [  # few images for so many epochs that the student fits them: what augmentation is for
     *("data.limit.train=1000", "data.limit.validation=200", "data.limit.test=5000"),
     *("student.name=cnn", "student.width=16", "training.epochs=60", "training.learning_rate=0.1"),
     *("teacher.network.name=cnn", "teacher.network.width=32", "teacher.training.epochs=60", "teacher.training.learning_rate=0.1"),
 ]
+RESNETS = [  # the pair of configs/fashion_mnist.yaml, on as many images and epochs as two cores allow
+    *("data.limit.train=3000", "data.limit.validation=500", "data.limit.test=5000"),
+    *("student.name=resnet8", "training.epochs=20", "training.batch_size=64", "training.learning_rate=0.1"),
+    *("teacher.network.name=resnet20", "teacher.training.epochs=20"),
+    *("teacher.training.batch_size=64", "teacher.training.learning_rate=0.1"),
+]
 PRESETS: dict[str, tuple[Path | None, list[str]]] = {
     "digits": (ROOT / "configs" / "digits.yaml", []),
-    "fashion": (None, ["data.name=FashionMNIST", *IMAGES]),
-    "cifar10": (None, IMAGES),
-    "cifar100": (None, IMAGES),
+    "fashion": (None, ["data.name=FashionMNIST", *FEW]),
+    "cifar10": (None, FEW),
+    "cifar100": (None, FEW),
+    "mnist_resnets": (None, ["data.name=MNIST", *RESNETS]),
+    "fashion_resnets": (None, ["data.name=FashionMNIST", *RESNETS]),
+    "cifar_resnets": (None, RESNETS),
 }
 
 

@@ -48,7 +48,8 @@ class DamagedRecordError(ConfigurationError):
     """A record that cannot be used: `file`, the `reason` with the key, and what can be done."""
 
     def __init__(self, file: Path, reason: str, advice: str = "") -> None:
-        super().__init__(file, reason, advice)
+        super().__init__("", field=str(file), value=reason)
+        self.args = file, reason, advice
         self.file, self.reason, self.advice = file, reason, advice
 
     def __str__(self) -> str:

@@ -169,6 +169,10 @@ class Desk:
         """A sign of life of the process that waits for the records of a trial; nobody waits for an answer."""
         self.dispatcher.attend.remote(reader, trial, process)
 
+    def deregister(self, reader: str) -> None:
+        """Send no more signs of life of a process that ends; nobody waits for an answer."""
+        self.dispatcher.forget_reader.remote(reader)
+
     def end_reader(self, reader: str) -> None:
         """End a process that waits for the records of a trial; Tune starts it again."""
         process = self._ask("forget_reader", reader)

@@ -306,11 +306,12 @@ class Dispatcher:
         }
 
     def _silent_readers(self) -> list[dict[str, Any]]:
-        """For how long nothing was heard of those that wait for a trial's records."""
-        wanted = {name for name, trial in self.trials.items() if not (trial.stopped.is_set() or self.closed)}
-        now = time.monotonic()
-        found = [(key, each) for key, each in self.readers.items() if each.trial in wanted]
-        return [{"reader": key, "name": each.trial, "silent_s": now - each.heard} for key, each in found]
+        """Return the seconds since the last sign of life of every Tune process.
+
+        A process sends them until it deregisters, also when its trial has ended: its last record may not have been received.
+        """
+        now, found = time.monotonic(), {} if self.closed else self.readers
+        return [{"reader": key, "name": each.trial, "silent_s": now - each.heard} for key, each in found.items()]
 
     async def dismiss(self, group: int) -> list[Any]:
         """The group is to be replaced: its workers, for whoever ends them. What it holds it finds again when it comes back."""

@@ -16,7 +16,7 @@ from orchestrator.record_file import RecordSchema
 from orchestrator.sweep import snapshots
 from orchestrator.trial import TrialSpec, trial_name
 
-ALIVE_S = 5.0
+ALIVE_S, CLEANUP_S = 5.0, 2.0
 RELEASES = 3  # times `wait_s`: a group that does not give a trial back is replaced, and that takes a while
 POINTER = "pointer.json"  # what Tune keeps for a checkpoint: the folder of a snapshot
 SNAPSHOT = RecordSchema[dict[str, str | None]](dict[str, str | None])
@@ -37,18 +37,24 @@ class StandIn(tune.Trainable):
         self.begin(config)
         self.after_another = True  # one that died: its trial may still be trained
         self.over = threading.Event()
-        threading.Thread(target=self._attend, args=(get_runtime_context().current_actor,), daemon=True).start()
+        process = get_runtime_context().current_actor
+        self.signs = threading.Thread(target=self._attend, args=(process,), daemon=True)
+        self.signs.start()
 
     def _attend(self, process: Any) -> None:
         """Signs of life, whatever the trial waits for: Tune would wait for ever for a process that is stopped."""
         reader, every_s = uuid.uuid4().hex, min(ALIVE_S, self.place["wait_s"] / 4)
-        while not self.over.wait(every_s):
+        while not self.over.is_set():
             with contextlib.suppress(Exception):  # Ray in trouble fails in many ways; the next sign may get through
                 self.desk.attend(reader, self.trial, process)
+            self.over.wait(every_s)
+        with contextlib.suppress(Exception):
+            self.desk.deregister(reader)
 
     def cleanup(self) -> None:
-        """No signs any more."""
+        """End the signs of life."""
         self.over.set()
+        self.signs.join(CLEANUP_S)
 
     def begin(self, config: dict[str, Any]) -> None:
         """Take a trial; one that could not be built is failed at the first step. Tune may still say where it goes on from."""

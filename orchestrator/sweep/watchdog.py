@@ -128,7 +128,7 @@ class Watchdog:
             self.hands.note(
                 "the dispatcher, which hands out trials, died and was started again: trials go on from their checkpoints"
             )
-            self.unheard = {reader: (now, *each) for reader, each in self.processes.items()}
+            self.unheard = {reader: (now, *each) for reader, each in self.processes.items()} | self.unheard  # it may die twice
         self.life = seen["life"]
         if not seen["introduced"]:
             self.hands.recover(self.groups)

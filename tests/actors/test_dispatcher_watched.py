@@ -120,7 +120,7 @@ def test_an_answer_that_was_lost_is_given_again() -> None:
     asyncio.run(play())
 
 
-def test_who_waits_for_records_is_heard_of_while_its_trial_is_wanted() -> None:
+def test_a_tune_process_is_watched_until_it_deregisters() -> None:
     async def play() -> None:
         desk = Dispatcher(groups=1, max_failures=0)
         await desk.submit("a", {})
@@ -131,8 +131,12 @@ def test_who_waits_for_records_is_heard_of_while_its_trial_is_wanted() -> None:
         await desk.attend("second", "a", "process 2")  # which Tune started in the place of the other one
         (seen,) = (await desk.overview())["readers"]
         assert seen["reader"] == "second" and seen["silent_s"] < LONG_S
-        await desk.stop("a")
-        assert (await desk.overview())["readers"] == [], "it waits for its next trial"
+        await desk.take(0, 0.0)
+        await desk.report("a", {"epoch": 1, "metrics": {}, "done": True}, 0)
+        await desk.give_back(0, "a")
+        desk.readers["second"].heard -= 1e6
+        (seen,) = (await desk.overview())["readers"]
+        assert seen["silent_s"] > 1e6 - 1, "a process that is stopped with the last record of its trial unread is replaced"
         await desk.submit("b", {})
         await desk.attend("second", "b", "process 2")
         assert [each["name"] for each in (await desk.overview())["readers"]] == ["b"]

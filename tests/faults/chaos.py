@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # as a program, beside the t
 from orchestrator.records import Sweep
 from tests.faults.broken import LEFT_S, NAME, Life, begun, check_runs, check_study, compare, end_what_is_left, record, resumed
 from tests.faults.chaos_report import Log, Made, summary, table
-from tests.faults.chaos_schedule import OFFLINE, Failure, schedule
+from tests.faults.chaos_schedule import OFFLINE, WEIGHTS, Failure, schedule
 from tests.faults.chaos_targets import damage, damaged_file, fill, mount, processes
 from tests.faults.mlflow_server import Server
 
@@ -269,17 +269,17 @@ def differences(found: Sweep, expected: Sweep, server: Server) -> list[str]:
     return missed
 
 
-def run(folder: Path, failures: int, seed: int, minutes: float, pause: bool) -> dict[str, object]:
+def run(folder: Path, failures: int, seed: int, minutes: float, pause: bool, only: frozenset[str]) -> dict[str, object]:
     """Make failures, up to so many of the seed and for so long; then finish the sweep, compare, and return the report.
 
-    `pause`: leave the sweep as it is, for a later run to continue.
+    `pause`: leave the sweep as it is, for a later run to continue. `only`: draw no other kinds of failure; none: all kinds.
     """
     folder.mkdir(parents=True, exist_ok=True)
     log, port = Log.open(folder / "failures.json"), folder / "port"
     server = Server(folder / "mlflow", int(port.read_text()) if port.exists() else None)
     port.write_text(str(server.port))
     chaos = Chaos(folder, log, server)
-    without = frozenset() if mount(chaos.store) else frozenset({"full disk"})
+    without = frozenset(WEIGHTS) - (only or frozenset(WEIGHTS)) | (frozenset() if mount(chaos.store) else {"full disk"})
     started, patience_s = time.monotonic(), 0.0
     try:
         server.begin()  # the first outage: it answers some seconds later
@@ -314,11 +314,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the schedule")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="make no more failures after this time")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir(), "chaos"), help="continued where it exists")
+    parser.add_argument("--only", choices=list(WEIGHTS), action="append", default=[], help="draw this kind alone; repeat it")
     parser.add_argument("--pause", action="store_true", help="leave the sweep unfinished: nothing is compared yet")
     parser.add_argument("--json", action="store_true", help="the report for programs")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    report = run(given.folder.resolve(), given.failures, given.seed, given.minutes, given.pause)
+    report = run(given.folder.resolve(), given.failures, given.seed, given.minutes, given.pause, frozenset(given.only))
     print(json.dumps(report, indent=1) if given.json else table(report))
     return int(bool(report["differences"] or report["exceeded"]))
 

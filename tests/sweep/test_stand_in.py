@@ -182,6 +182,7 @@ def test_a_trial_that_nobody_can_train_has_not_failed(stand_in: StandIn, desk: W
 def test_it_shows_life_whatever_its_trial_waits_for(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a thread: its step waits within Ray. The process that Tune would have to start again is told with it."""
     signs: list[tuple[str, str, Any]] = []
+    ended: list[str] = []
     enough = threading.Event()
 
     class Attended(Workers):
@@ -191,9 +192,13 @@ def test_it_shows_life_whatever_its_trial_waits_for(stand_in: StandIn, monkeypat
                 raise RuntimeError("Ray is in trouble")
             enough.set()
 
+        def deregister(self, reader: str) -> None:
+            ended.append(reader)
+
     monkeypatch.setattr("orchestrator.actors.desk.Desk.find", lambda name: Attended())
     monkeypatch.setattr(stand_ins, "get_runtime_context", lambda: SimpleNamespace(current_actor="this process"))
     stand_in.setup(config(3), stand_in.place | {"desk": "desk", "wait_s": 0.001})
     assert enough.wait(60)
     stand_in.cleanup()
     assert {sign[1:] for sign in signs} == {("trial-00003", "this process")} and len({sign[0] for sign in signs}) == 1
+    assert ended == [signs[0][0]], "it deregisters at its end"

@@ -167,13 +167,14 @@ def test_a_tune_process_of_which_nothing_is_heard_is_ended(dog: Watchdog, hands:
     assert note == ("the Tune process of trial-00003 is replaced: nothing was heard of it for 400 s (resources.wait_s = 400)")
 
 
-def test_a_tune_process_that_shows_a_new_dispatcher_no_sign_of_life_is_ended(dog: Watchdog, hands: Hands) -> None:
+@pytest.mark.parametrize("later", ["another", "a third, as that one died too"])
+def test_a_tune_process_that_shows_a_new_dispatcher_no_sign_of_life_is_ended(later: str, dog: Watchdog, hands: Hands) -> None:
     """Its trial is not known there, for nobody else sends it."""
     before = {"one": ("trial-00003", "stopped"), "two": ("trial-00004", "well")}
     dog.look(seen(processes=before), 0)
     for second in (10, 20, 10 + WAIT_S, 11 + WAIT_S):
         heard = {"two": before["two"]} if second > 10 else {}
-        dog.look(seen(life="another", processes=heard), second)
+        dog.look(seen(life="another" if second == 10 else later, processes=heard), second)
         assert hands.done == [("end process", "stopped")] * (second >= 10 + WAIT_S)
     assert any(note.startswith("the Tune process of trial-00003 is replaced, after the dispatcher's death") for note in hands.notes)
 
