@@ -7,9 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(
-    add_completion=False, no_args_is_help=True, help="Search for the recipe that distils best.", pretty_exceptions_enable=False
-)
+app = typer.Typer(no_args_is_help=True, help="Search for the recipe that distils best.", pretty_exceptions_enable=False)
 
 DEFAULT = Path(__file__).parent / "configs" / "digits.yaml"
 SHOWING = ("status", "watch", "submit")  # they may go on for ever: they end when nobody reads what they print
@@ -55,6 +53,23 @@ def _call(function: str, debug: bool, module: str = "commands", **arguments: Any
         except Exception:
             print(said(traceback.format_exc()), file=sys.stderr)
             sys.exit(UNEXPECTED)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from orchestrator.tracking.environment import describe_version
+
+        print(describe_version())
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Search for the recipe that distils best."""
 
 
 @app.command()

@@ -88,7 +88,11 @@ class Data(Section):
     mix_alpha: Annotated[float, Field(ge=0.001, le=1000)] = Field(
         1.0, description="of the Beta(alpha, alpha) that an image's own share is drawn from"
     )
-    views: Epochs | None = Field(None, description="different augmented versions of the training set; null: one per epoch")
+    views: Epochs | None = Field(
+        None,
+        json_schema_extra={"unit": "views"},
+        description="different augmented versions of the training set; null: one per epoch",
+    )
     resident: bool | None = Field(
         None, description="arrays in the device's memory; null: on a GPU of which they take a quarter at most"
     )
@@ -221,7 +225,9 @@ class Search(Section):
     resample_probability: Annotated[float, Field(ge=0, le=1)] = Field(
         0.25, description="pbt: chance that a continuous setting is drawn anew; else it is multiplied by 0.8 or 1.2"
     )
-    sampler: Literal["tpe", "random"] = Field("tpe", description="tpe: Optuna's tree-structured Parzen estimator; random: uniform draws")
+    sampler: Literal["tpe", "random"] = Field(
+        "tpe", description="tpe: Optuna's tree-structured Parzen estimator; random: uniform draws"
+    )
     objective: str = Field("validation/accuracy", description="metric of an epoch's report; the last epoch counts")
     direction: Literal["maximize", "minimize"] = Field("maximize", description="direction of objective")
     objectives: Names = Field(
@@ -267,7 +273,7 @@ class Resources(Section):
     pair: Literal["actors", "colocated"] | None = Field(
         None, description="peers: actors, workers of their own; colocated, all in one worker; null: colocated where workers is 1"
     )
-    groups: Workers | None = Field(None, description="null: as many as fit")
+    groups: Workers | None = Field(None, json_schema_extra={"unit": "groups"}, description="null: as many as fit")
     cpus_per_worker: Cpus = Field(1.0, description="cores that each worker reserves")
     threads_per_worker: Threads = Field(
         1, description="threads of torch; more than a worker's share of the cores makes all of them slow"

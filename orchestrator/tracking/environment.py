@@ -27,6 +27,13 @@ def describe() -> dict[str, str]:
     return tags | {"git.commit": commit or "unknown", "git.dirty": "unknown" if dirty is None else str(bool(dirty)).lower()}
 
 
+def describe_version() -> str:
+    """Return the version of the package and, in a git checkout, the commit: `0.1.0 (0123456789ab)`."""
+    version = importlib.metadata.version("distillation-orchestrator")
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    return f"{version} ({commit})" if commit else version
+
+
 def keep(folder: Path, data: Path) -> None:
     """Beside a sweep's record, at every start: what its data are, for an export without them, and what it runs on, for a report."""
     for schema, name, values in ((SUMMARY, SUMMARY_FILE, read_summary(data)), (ENVIRONMENT, ENVIRONMENT_FILE, describe())):
