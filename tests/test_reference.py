@@ -74,7 +74,7 @@ def test_types_are_words_with_bounds() -> None:
 
 
 def test_every_metric_of_a_trial_is_described(store: Store) -> None:
-    (trial,) = Sweep.open(store, "mine").trials
+    (trial,) = Sweep.open(store, "mine").trials.values()
     assert "b/validation/accuracy" in trial.metrics
     assert [name for name in trial.metrics if not is_described(name)] == []
 
