@@ -89,9 +89,7 @@ class Data(Section):
         1.0, description="of the Beta(alpha, alpha) that an image's own share is drawn from"
     )
     views: Epochs | None = Field(
-        None,
-        json_schema_extra={"unit": "views"},
-        description="different augmented versions of the training set; null: one per epoch",
+        None, json_schema_extra={"unit": "views"}, description="augmented versions of the training set; null: one per epoch"
     )
     resident: bool | None = Field(
         None, description="arrays in the device's memory; null: on a GPU of which they take a quarter at most"
@@ -211,9 +209,7 @@ class Search(Section):
         description="so many best trials keep their weights, as does what is on a Pareto front or may be gone on with; "
         "the others lose theirs as the sweep goes",
     )
-    max_failed_trials: Trials | None = Field(
-        5, description="failed trials in a row after which the sweep ends; null: it never does"
-    )
+    max_failed_trials: Trials | None = Field(5, description="failed trials in a row that end the sweep; null: no limit")
     finish_points: bool = Field(
         True,
         description="asha, median: the first points, which are the baselines, train all their epochs; no meaning for the others",
@@ -225,9 +221,7 @@ class Search(Section):
     resample_probability: Annotated[float, Field(ge=0, le=1)] = Field(
         0.25, description="pbt: chance that a continuous setting is drawn anew; else it is multiplied by 0.8 or 1.2"
     )
-    sampler: Literal["tpe", "random"] = Field(
-        "tpe", description="tpe: Optuna's tree-structured Parzen estimator; random: uniform draws"
-    )
+    sampler: Literal["tpe", "random"] = Field("tpe", description="tpe: tree-structured Parzen estimator; random: random draws")
     objective: str = Field("validation/accuracy", description="metric of an epoch's report; the last epoch counts")
     direction: Literal["maximize", "minimize"] = Field("maximize", description="direction of objective")
     objectives: Names = Field(
