@@ -1,4 +1,4 @@
-"""Build the navigation of the site from the folders of docs/, and replace links to files outside docs/ by their text."""
+"""Build the navigation of the site, unlink files outside docs/, and title the fenced blocks that name a file."""
 
 import logging
 import re
@@ -12,6 +12,7 @@ LAST = ("architecture.md", "results.md", "log.md")
 SECTIONS = {"How-to guides": "how-to", "Reference": "reference"}
 DECISIONS = {"Decisions": "decisions"}
 OUTSIDE = re.compile(r"\[([^\]]+)\]\((\.\./[^)\s#]+)(#[^)\s]*)?\)")
+FENCE_OF_A_FILE = re.compile(r"^```(\w+) (\S+)$", re.MULTILINE)
 log = logging.getLogger("mkdocs.hooks.site")  # a warning of this logger fails a strict build
 
 
@@ -55,6 +56,11 @@ def unlink_outside(text: str, page: Path, root: Path = ROOT) -> tuple[str, list[
     return OUTSIDE.sub(replace, text), missing
 
 
+def title_fences(text: str) -> str:
+    """Give a fenced block with the name of a file the form that superfences reads: the name as its title."""
+    return FENCE_OF_A_FILE.sub(r'```\1 title="\2"', text)
+
+
 def on_config(config: Any) -> Any:
     """Set the navigation."""
     config["nav"] = navigation()
@@ -62,9 +68,9 @@ def on_config(config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Replace the links of a page, and warn about targets that do not exist."""
+    """Replace the links of a page and title its fences, and warn about targets that do not exist."""
     file = DOCS / page.file.src_uri
     text, missing = unlink_outside(markdown, file)
     for target in missing:
         log.warning("%s links to %s, which does not exist", page.file.src_uri, target)
-    return text
+    return title_fences(text)

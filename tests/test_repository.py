@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,3 +79,25 @@ def test_a_missing_target_is_a_warning(caplog: pytest.LogCaptureFixture) -> None
     page = SimpleNamespace(file=SimpleNamespace(src_uri="page.md"))
     assert site.on_page_markdown("[gone](../gone.py)", page) == "gone"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def build_site(folder: Path, text: str) -> int:
+    """Build a site of one page with the settings and options of the project, without its hooks; return the exit code."""
+    settings = (ROOT / "mkdocs.yml").read_text()
+    hooks = settings[settings.index("hooks:") : settings.index("theme:")]
+    (folder / "mkdocs.yml").write_text(settings.replace(hooks, ""))
+    (folder / "docs").mkdir()
+    (folder / "docs" / "index.md").write_text(text)
+    (options,) = {line.split("/mkdocs ")[1] for line in (ROOT / "Makefile").read_text().splitlines() if "/mkdocs " in line}
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    command = [sys.executable, "-m", "mkdocs", *options.split()]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True).returncode
+
+
+@pytest.mark.parametrize(("text", "code"), [("# A\n\n[a](#a)\n", 0), ("# A\n\n[a](gone.md)\n", 1), ("# A\n\n[a](#gone)\n", 1)])
+def test_a_broken_link_fails_the_build(tmp_path: Path, text: str, code: int) -> None:
+    assert build_site(tmp_path, text) == code
+
+
+def test_fences_with_a_file_get_a_title() -> None:
+    assert site.title_fences("```python methods/a.py\nx\n```\n```sh\n") == '```python title="methods/a.py"\nx\n```\n```sh\n'

@@ -48,6 +48,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "influence/waited": ("s", "wait of the trainer for weights"),
     "influence/seconds": ("s", "wall time of computing the weights"),
     "influence/cpu_seconds": ("s", "CPU time of computing the weights"),
+    "influence/gpu_seconds": ("s", "wall time of computing the weights on a GPU"),
     "influence/teacher_accuracy": ("share", "validation accuracy of a teacher that the method updates"),
     "seconds/setup": ("s", "data, networks and process groups, before the first epoch"),
     "seconds/teacher": ("s", "teacher: forward passes, or reads of the cache"),
