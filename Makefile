@@ -1,11 +1,12 @@
 # make sweep: a first sweep. make test: the tests. make faults: a sweep that is broken on purpose.
 # make chaos: one sweep under many failures (FAILURES=50 SEED=0), compared with an undisturbed one.
-# make browser: Chromium looks at what a sweep shows. make check: linters. Each installs into .venv when that is missing.
+# make browser: Chromium looks at what a sweep shows. make check: linters and the site.
+# make docs: the site, in site/. make reference: docs/reference/ from the code. Each installs into .venv when that is missing.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: install sweep test slow faults chaos browser check format
+.PHONY: install sweep test slow faults chaos browser check format docs reference
 
 install: $(STAMP)
 
@@ -38,6 +39,13 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+reference: $(STAMP)
+	$(BIN)/python -m scripts.reference
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

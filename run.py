@@ -8,9 +8,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(
-    add_completion=False, no_args_is_help=True, help="Search for the recipe that distils best.", pretty_exceptions_enable=False
-)
+app = typer.Typer(no_args_is_help=True, help="Search for the recipe that distils best.", pretty_exceptions_enable=False)
 
 DEFAULT = Path(__file__).parent / "configs" / "digits.yaml"
 Config = Annotated[Path, typer.Option("--config", help="The experiment, a YAML file.")]
@@ -60,6 +58,23 @@ def _command(debug: bool, ends_unread: bool = False) -> Iterator[None]:
         except Exception:
             print(said(traceback.format_exc()), file=sys.stderr)
             sys.exit(UNEXPECTED)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from orchestrator.core.provenance import describe_version
+
+        print(describe_version())
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Search for the recipe that distils best."""
 
 
 @app.command()

@@ -33,26 +33,26 @@ PathText = Annotated[str, BeforeValidator(_path_of_a_file_system)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 OpenShare = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-Samples = Annotated[int, Field(ge=1, le=1_000_000_000)]
-Epochs = Annotated[int, Field(ge=1, le=100_000)]
-WarmupEpochs = Annotated[float, Field(ge=0, le=100_000)]
-BatchSize = Annotated[int, Field(ge=1, le=1_000_000)]
-Trials = Annotated[int, Field(ge=1, le=MOST_TRIALS)]
+Samples = Annotated[int, Field(ge=1, le=1_000_000_000, json_schema_extra={"unit": "samples"})]
+Epochs = Annotated[int, Field(ge=1, le=100_000, json_schema_extra={"unit": "epochs"})]
+WarmupEpochs = Annotated[float, Field(ge=0, le=100_000, json_schema_extra={"unit": "epochs"})]
+BatchSize = Annotated[int, Field(ge=1, le=1_000_000, json_schema_extra={"unit": "samples"})]
+Trials = Annotated[int, Field(ge=1, le=MOST_TRIALS, json_schema_extra={"unit": "trials"})]
 LearningRate = Annotated[float, Field(gt=0, le=1e30)]  # such a rate diverges, and fits into float32
 WeightDecay = Annotated[float, Field(ge=0, le=1000)]
 Norm = Annotated[float, Field(gt=0, le=1e9)]
 Gamma = Annotated[float, Field(gt=0, le=1)]
-Workers = Annotated[int, Field(ge=1, le=1024)]
-Threads = Annotated[int, Field(ge=1, le=1024)]
-Cpus = Annotated[float, Field(ge=SMALLEST_PART, le=4096)]
-Gpus = Annotated[float, Field(ge=0, le=1024), AfterValidator(_part)]
-Gib = Annotated[float, Field(gt=0, le=1_048_576)]
+Workers = Annotated[int, Field(ge=1, le=1024, json_schema_extra={"unit": "workers"})]
+Threads = Annotated[int, Field(ge=1, le=1024, json_schema_extra={"unit": "threads"})]
+Cpus = Annotated[float, Field(ge=SMALLEST_PART, le=4096, json_schema_extra={"unit": "cores"})]
+Gpus = Annotated[float, Field(ge=0, le=1024, json_schema_extra={"unit": "GPUs"}), AfterValidator(_part)]
+Gib = Annotated[float, Field(gt=0, le=1_048_576, json_schema_extra={"unit": "GiB"})]
 Names = Annotated[tuple[str, ...], Field(max_length=100)]
 Milestones = Annotated[tuple[Epochs, ...], Field(max_length=LONGEST_LIST)]
 Seeds = Annotated[tuple[Seed, ...], Field(max_length=LONGEST_LIST)]
 Points = Annotated[tuple[dict[str, Any], ...], Field(max_length=LONGEST_LIST)]  # sets of settings
 Values = Annotated[tuple[Any, ...], Field(max_length=100)]  # of a key that is searched
-Seconds = Annotated[float, Field(gt=0, le=366 * 24 * 3600)]
+Seconds = Annotated[float, Field(gt=0, le=366 * 24 * 3600, json_schema_extra={"unit": "s"})]
 
 
 class Section(BaseModel):
@@ -95,7 +95,7 @@ class Choice(Section):
     """A name with settings of its own, which the thing that is named validates."""
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
-    name: str
+    name: str = Field(description="its name, from the list of the reference")
 
     @property
     def settings(self) -> dict[str, Any]:

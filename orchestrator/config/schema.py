@@ -47,9 +47,9 @@ LETTERS = "abcdefgh"  # of the students of a trial
 class Limit(Section):
     """How many samples to keep of each split, stratified; null keeps all."""
 
-    train: Samples | None = None
-    validation: Samples | None = None
-    test: Samples | None = None
+    train: Samples | None = Field(None, description="training samples that are kept, stratified; null: all")
+    validation: Samples | None = Field(None, description="validation samples that are kept, stratified; null: all")
+    test: Samples | None = Field(None, description="test samples that are kept, stratified; null: all")
 
 
 class Data(Section):
@@ -88,7 +88,9 @@ class Data(Section):
     mix_alpha: Annotated[float, Field(ge=0.001, le=1000)] = Field(
         1.0, description="of the Beta(alpha, alpha) that an image's own share is drawn from"
     )
-    views: Epochs | None = Field(None, description="different augmented versions of the training set; null: one per epoch")
+    views: Epochs | None = Field(
+        None, json_schema_extra={"unit": "views"}, description="augmented versions of the training set; null: one per epoch"
+    )
     on_device: bool | None = Field(
         None, description="arrays in the device's memory; null: on a GPU of which they take a quarter at most"
     )
@@ -111,17 +113,17 @@ class Network(Choice):
 class Training(Section):
     """The recipe of one training; `batch_size` is that of all workers of a group together."""
 
-    epochs: Epochs = 12
-    batch_size: BatchSize = 64
-    optimizer: Optimizer = "sgd"
-    learning_rate: LearningRate = 0.05
-    momentum: Share = 0.9
-    nesterov: bool = False
-    weight_decay: WeightDecay = 5e-4
-    schedule: Schedule = "cosine"
+    epochs: Epochs = Field(12, description="passes over the training part")
+    batch_size: BatchSize = Field(64, description="samples of a step, over all workers of a student")
+    optimizer: Optimizer = Field("sgd", description="sgd: with momentum; adamw: with decoupled weight decay")
+    learning_rate: LearningRate = Field(0.05, description="highest learning rate, after the warm-up")
+    momentum: Share = Field(0.9, description="sgd: momentum; adamw does not use it")
+    nesterov: bool = Field(False, description="sgd: Nesterov momentum; adamw does not use it")
+    weight_decay: WeightDecay = Field(5e-4, description="weight decay of the optimizer")
+    schedule: Schedule = Field("cosine", description="learning rate after the warm-up: constant, cosine to 0, or multi_step")
     milestones: Milestones = Field((), description="multi_step: epochs below `epochs` after which the rate is multiplied by gamma")
-    gamma: Gamma = 0.1
-    warmup_epochs: WarmupEpochs = 0.0
+    gamma: Gamma = Field(0.1, description="multi_step: factor of the learning rate at each milestone")
+    warmup_epochs: WarmupEpochs = Field(0.0, description="linear rise of the learning rate at the start")
     gradient_clip: Norm | None = Field(None, description="largest norm of the gradient")
     precision: Precision = Field("auto", description="auto: bfloat16 on a GPU that has it")
     eval_precision: Precision | None = Field(
@@ -174,7 +176,7 @@ class Teacher(Section):
 
     network: Network = Network.model_validate({"name": "mlp", "width": 256, "depth": 2})
     training: Training = Training(epochs=20)
-    seed: Seed = 0
+    seed: Seed = Field(0, description="of the teacher's weights, order of samples and views")
     mode: Literal["auto", "cached", "online"] = Field(
         "auto", description="cached: one pass per view, kept on disk; online: at every step; auto: cached where that fits cache_gib"
     )
@@ -191,7 +193,7 @@ class Search(Section):
 
     methods: Names = Field((), description="search over these methods too; empty: the one under `method`")
     freeze: Names = Field((), description="keys that are not searched although a space would: training.learning_rate")
-    trials: Trials = 20
+    trials: Trials = Field(20, description="trials of the sweep; `--trials` overrides it")
     time_budget: Seconds | None = Field(None, description="seconds after which no more is trained")
     scheduler: Scheduler = Field(
         "asha",
@@ -207,9 +209,7 @@ class Search(Section):
         description="so many best trials keep their weights, as does what is on a Pareto front or may be gone on with; "
         "the others lose theirs as the sweep goes",
     )
-    max_failed_trials: Trials | None = Field(
-        5, description="failed trials in a row after which the sweep ends; null: it never does"
-    )
+    max_failed_trials: Trials | None = Field(5, description="failed trials in a row that end the sweep; null: no limit")
     protect_initial_trials: bool = Field(
         True,
         description="asha, median: the first points, which are the baselines, train all their epochs; no meaning for the others",
@@ -221,9 +221,9 @@ class Search(Section):
     resample_probability: Annotated[float, Field(ge=0, le=1)] = Field(
         0.25, description="pbt: chance that a continuous setting is drawn anew; else it is multiplied by 0.8 or 1.2"
     )
-    sampler: Literal["tpe", "random"] = "tpe"
+    sampler: Literal["tpe", "random"] = Field("tpe", description="tpe: tree-structured Parzen estimator; random: random draws")
     objective: str = Field("validation/accuracy", description="metric of an epoch's report; the last epoch counts")
-    direction: Literal["maximize", "minimize"] = "maximize"
+    direction: Literal["maximize", "minimize"] = Field("maximize", description="direction of objective")
     objectives: Names = Field(
         (), description="two or more instead of objective: a Pareto front; what is called best is so by the first"
     )
@@ -267,8 +267,8 @@ class Resources(Section):
     peer_placement: Literal["actors", "colocated"] | None = Field(
         None, description="peers: actors, workers of their own; colocated, all in one worker; null: colocated where workers is 1"
     )
-    groups: Workers | None = Field(None, description="null: as many as fit")
-    cpus_per_worker: Cpus = 1.0
+    groups: Workers | None = Field(None, json_schema_extra={"unit": "groups"}, description="null: as many as fit")
+    cpus_per_worker: Cpus = Field(1.0, description="cores that each worker reserves")
     threads_per_worker: Threads = Field(
         1, description="threads of torch; more than a worker's share of the cores makes all of them slow"
     )
@@ -328,7 +328,7 @@ class Configuration(Section):
     """Everything that decides a run."""
 
     project: str = Field("distillation", min_length=1, max_length=200, description="MLflow's experiment")
-    seed: Seed = 0
+    seed: Seed = Field(0, description="of weights, order of samples, views and search")
     data: Data = Data()
     teacher: Teacher | None = Teacher()
     student: Network = Network.model_validate({"name": "mlp", "width": 16, "depth": 1})

@@ -19,6 +19,13 @@ def describe() -> dict[str, str]:
     return tags | {"git.commit": commit or "unknown", "git.dirty": "unknown" if dirty is None else str(bool(dirty)).lower()}
 
 
+def describe_version() -> str:
+    """Return the version of the package and, in a git checkout, the commit: `0.1.0 (0123456789ab)`."""
+    version = importlib.metadata.version("distillation-orchestrator")
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    return f"{version} ({commit})" if commit else version
+
+
 def _git(*arguments: str) -> str | None:
     try:
         folder = Path(__file__).parent

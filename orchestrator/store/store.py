@@ -273,3 +273,84 @@ def read_json(file: Path) -> Any:
         return {name: each for name, each in value.items() if name != "checksum"} if isinstance(value, dict) else value
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{file} cannot be read ({error}): remove it, or start again under another --name") from error
+
+
+# Path below the store -> description. NAME, FINGERPRINT, N, LETTER and RUN stand for one part of a path; `**` for any rest.
+STORE_FILES: dict[str, str] = {
+    "mlflow.db": "MLflow's runs, unless `tracking.uri` names a server",
+    "mlflow.db.lock": "lock while MLflow's schema is created",
+    "artifacts/**": "MLflow's artifacts: configuration, figures, report, registered students",
+    "data/FINGERPRINT/data.json": "record of prepared data: classes, shapes, normalisation, checksums",
+    "data/FINGERPRINT/PART_ARRAY.npy": "prepared inputs and labels of a part: train, validation, test",
+    "data/FINGERPRINT/*": "prepared data of a folder of images: lists of files and their labels",
+    "teachers/groups/**": "meeting files of worker groups and ids of processes while teachers are fitted",
+    "teachers/FINGERPRINT.lock": "lock while a teacher is fitted or loaded",
+    "teachers/FINGERPRINT/teacher.json": "record of a teacher: network, data, metrics",
+    "teachers/FINGERPRINT/weights.safetensors": "weights of the teacher",
+    "teachers/FINGERPRINT*/**": "training of a teacher that is not finished: its checkpoint and the current attempt",
+    "knowledge/limit.lock": "lock while the cache is reduced to `teacher.cache_gib`",
+    "knowledge/FINGERPRINT/about.json": "teacher, data and view policy of the cached outputs",
+    "knowledge/FINGERPRINT/clean.npy": "logits of the images without augmentation",
+    "knowledge/FINGERPRINT/clean-features.npy": "features of the images without augmentation",
+    "knowledge/FINGERPRINT/view-N.npy": "logits of an augmented view",
+    "knowledge/FINGERPRINT/*": "locks of the cache, and what was retrieved from a bank",
+    "exports/NAME/model.safetensors": "weights of an exported student (`--format safetensors`)",
+    "exports/NAME/*": "settings.json, the model card README.md, and the student in the other formats",
+    "reports/NAME.html": "report of a sweep, one page",
+    "comparisons/NAME/**": "comparison of methods: comparison.json, result.json and comparison.md",
+    "sweeps/NAME/sweep.json": "state and configuration of a sweep or training",
+    "sweeps/NAME/sweep.copy.json": "copy of sweep.json, read if that is damaged",
+    "sweeps/NAME/data.json": "copy of the record of the prepared data; an export needs no data",
+    "sweeps/NAME/teacher.json": "copy of the record of the teacher",
+    "sweeps/NAME/environment.json": "commit, versions and machine of the last start",
+    "sweeps/NAME/study.log": "Optuna's journal",
+    "sweeps/NAME/study.log.lock": "lock of Optuna's journal",
+    "sweeps/NAME/driver.lock": "lock of the process that runs the sweep",
+    "sweeps/NAME/driver.json": "host, process and start of that process; removed at an orderly end",
+    "sweeps/NAME/mlflow.json": "ids of MLflow's runs",
+    "sweeps/NAME/outbox.jsonl": "queue of metrics for MLflow; line 1 holds the byte up to which they are sent",
+    "sweeps/NAME/outbox-files.jsonl": "queue of artifacts for MLflow",
+    "sweeps/NAME/outbox-refused.jsonl": "writes that MLflow refused, with the reason",
+    "sweeps/NAME/groups/**": "meeting files of worker groups and ids of the driver's processes",
+    "sweeps/NAME/tune/**": "Ray Tune's own state",
+    "sweeps/NAME/trials/N/trial.json": "state, settings and metrics of a trial",
+    "sweeps/NAME/trials/N/checkpoint/progress.json": "records of all epochs, and CRC-32 of the other files",
+    "sweeps/NAME/trials/N/checkpoint/student.safetensors": "weights after the last epoch",
+    "sweeps/NAME/trials/N/checkpoint/best.safetensors": "weights of the best epoch on the validation part",
+    "sweeps/NAME/trials/N/checkpoint/optimizer.pt": "state of optimizer and gradient scaler, loaded with `weights_only=True`",
+    "sweeps/NAME/trials/N/checkpoint/trace.safetensors": "terms of the loss and per-epoch arrays, for the figures",
+    "sweeps/NAME/trials/N/checkpoint/shown.safetensors": "sample predictions, for the figures",
+    "sweeps/NAME/trials/N/checkpoint/*": "further state of a method, such as its bank or its teacher",
+    "sweeps/NAME/trials/N/checkpoint/LETTER/*": "the same files of another student of the trial",
+    "sweeps/NAME/trials/N/snapshots/**": "copies of the checkpoint while trials wait for each other",
+    "sweeps/NAME/trials/N/knowledge/**": "cache of a teacher that the trial trains",
+    "sweeps/NAME/trials/N/influence/**": "snapshots for the influence actor",
+    "**.damaged": "a file or folder that could not be used; nothing reads it, and it can be removed",
+}
+PARTS = {
+    "NAME": r"[^/]+",
+    "FINGERPRINT": r"[0-9a-f]{8,64}",
+    "PART_ARRAY": r"(train|validation|test)_[a-z_]+",
+    "LETTER": r"[b-h]",
+    "N": r"\d+",
+    "**": r".+",
+    "*": r"[^/]+",
+}
+_TOKEN = re.compile("|".join(map(re.escape, PARTS)))
+
+
+def undescribed_files(root: Path) -> Iterator[str]:
+    """Yield the files of a store, relative to its root, that no pattern of `STORE_FILES` describes."""
+    patterns = [re.compile(_expression(pattern)) for pattern in STORE_FILES]
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if path.is_file() and not any(pattern.fullmatch(name) for pattern in patterns):
+            yield name
+
+
+def _expression(pattern: str) -> str:
+    tokens = _TOKEN.split(pattern)
+    return "".join(
+        re.escape(text) + (PARTS[token] if token else "")
+        for text, token in zip(tokens, [*_TOKEN.findall(pattern), ""], strict=True)
+    )

@@ -4,6 +4,7 @@ __all__ = [
     "checkpoint",
     "cost",
     "execute",
+    "metric_names",
     "metrics",
     "process_cache",
     "sample_weighting",

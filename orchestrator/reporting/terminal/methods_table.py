@@ -17,18 +17,21 @@ def print_methods(console: Console) -> None:
         for item in dataclasses.fields(method.Settings):
             line = f"  {item.name} = {shown_default(item)} ({allowed(item)}): {item.metadata['doc']}"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-        searched = "; ".join(_questions(name)) or "nothing"
+        searched = "; ".join(search_questions(name)) or "nothing"
         console.print(f"  searched: {searched}", markup=False, highlight=False, soft_wrap=True)
-        console.print(
-            f"  first tried: {'; '.join(map(_point, SPACES[name].points))}\n", markup=False, highlight=False, soft_wrap=True
-        )
+        console.print(f"  first tried: {'; '.join(first_points(name))}\n", markup=False, highlight=False, soft_wrap=True)
+
+
+def first_points(name: str) -> list[str]:
+    """Return the settings that a search over a method tries first, one text a point."""
+    return [_point(point) for point in SPACES[name].points]
 
 
 def _point(point: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in point.items())
 
 
-def _questions(name: str) -> list[str]:
+def search_questions(name: str) -> list[str]:
     """Every question of a space once, keys of the recipe last; one that comes only after certain answers says after which."""
     ways = branches(name, {})
     asked = dict.fromkeys(question for way in ways for question in (*way.choices, *way.ranges))
