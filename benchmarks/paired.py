@@ -45,7 +45,7 @@ def arguments(documentation: str | None, presets: Presets, variants: list[str]) 
     parser.add_argument("--preset", choices=list(presets), default="digits")
     parser.add_argument("--config", type=Path, help="a configuration instead of a preset")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="over both; repeat it")
-    parser.add_argument("--path", type=Path, help="FashionMNIST's four files somewhere below a folder, or an .npz file")
+    parser.add_argument("--path", type=Path, help="the four files of MNIST or FashionMNIST below a folder, or an .npz file")
     parser.add_argument("--noise", type=float, help="share of training labels that are flipped, for teacher and students")
     parser.add_argument("--temperature", type=float, default=4.0)
     parser.add_argument("--seeds", type=int, default=10)
@@ -71,19 +71,19 @@ def configured(options: Namespace, presets: Presets, store: Store, sets: tuple[s
     if options.path and options.path.is_file():
         pairs += ["data.name=npz", f"data.path={options.path.resolve()}", "data.augmentation=crop_flip"]
     elif options.path:
-        pairs.append("data.name=FashionMNIST")
-        adopt_raw_files(options.path, store.root / "data" / "raw")
+        names = [pair.removeprefix("data.name=") for pair in pairs if pair.startswith("data.name=")] or ["FashionMNIST"]
+        pairs.append(f"data.name={names[-1]}")
+        adopt_raw_files(options.path, store.root / "data" / "raw" / names[-1] / "raw")
     if options.noise is not None:
         pairs.append(f"data.label_noise={options.noise}")
     return load(file, [*pairs, *options.set, *sets])
 
 
-def adopt_raw_files(folder: Path, raw: Path) -> None:
-    """Unpack the four files of FashionMNIST below `folder` to where torchvision looks for them; `folder` is only read."""
+def adopt_raw_files(folder: Path, target: Path) -> None:
+    """Unpack the four files of MNIST or FashionMNIST below `folder` to where torchvision looks for them; `folder` is only read."""
     found = sorted(folder.rglob("*-ubyte.gz")) or sorted(folder.rglob("*-ubyte"))
     if len(found) != 4:
         raise SystemExit(f"--path {folder} holds {len(found)} files *-ubyte.gz or *-ubyte: give the folder of all four, or an .npz")
-    target = raw / "FashionMNIST" / "raw"
     target.mkdir(parents=True, exist_ok=True)
     for file in found:
         packed = file.read_bytes()

@@ -11,18 +11,27 @@ def check_peers(configuration: Configuration) -> None:
     if not configuration.peers:
         if resources.pair:
             raise ConfigurationError(
-                f"resources.pair = {resources.pair!r} has no meaning with one student: leave it out, or give peers.b.network.name"
+                f"resources.pair = {resources.pair!r} has no meaning with one student: leave it out, or give peers.b.network.name",
+                field="resources.pair",
+                value=resources.pair,
+                allowed=(None,),
             )
     elif not configuration.colocated:
         if resources.workers % students:
             raise ConfigurationError(
                 f"resources.workers = {resources.workers} cannot be shared by {students} students: give a multiple of {students}, "
-                "or resources.pair=colocated with one worker"
+                "or resources.pair=colocated with one worker",
+                field="resources.workers",
+                value=resources.workers,
+                allowed=f"a multiple of {students}",
             )
     elif resources.workers > 1:
         raise ConfigurationError(
             f"resources.pair = 'colocated' trains all students in one worker, and resources.workers = {resources.workers}: "
-            "give 1, or resources.pair=actors"
+            "give 1, or resources.pair=actors",
+            field="resources.workers",
+            value=resources.workers,
+            allowed=(1, 1),
         )
     else:
         _require_shared_resources(configuration)
@@ -33,7 +42,10 @@ def require_one_process(configuration: Configuration) -> None:
     if configuration.peers and not configuration.colocated:
         raise ConfigurationError(
             f"--local trains all students in this process, and resources.workers = {configuration.resources.workers}: "
-            "set resources.workers=1 (and no resources.pair=actors), or leave --local out"
+            "set resources.workers=1 (and no resources.pair=actors), or leave --local out",
+            field="--local",
+            value=True,
+            allowed="with resources.workers = 1",
         )
 
 
@@ -44,5 +56,8 @@ def _require_shared_resources(configuration: Configuration) -> None:
             if getattr(peer, key) is not None:
                 raise ConfigurationError(
                     f"peers.{letter}.{key} = {getattr(peer, key):g} has no meaning where one worker trains all students: give "
-                    f"resources.{key}, or workers of their own with resources.workers={students}"
+                    f"resources.{key}, or workers of their own with resources.workers={students}",
+                    field=f"peers.{letter}.{key}",
+                    value=getattr(peer, key),
+                    allowed=(None,),
                 )
