@@ -46,6 +46,8 @@ class AKDSettings(AlphaSettings):
                 f"cam_width = {self.cam_width} is not divisible by cam_heads = {self.cam_heads}: "
                 f"give {f'{below} or ' if below else ''}{below + self.cam_heads}",
                 "cam_width",
+                value=self.cam_width,
+                allowed=f"a multiple of cam_heads = {self.cam_heads}",
             )
 
 

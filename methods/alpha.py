@@ -64,9 +64,16 @@ class AlphaSettings(Settings):
             raise SettingsError(
                 f"alpha_min = {self.alpha_min} is not below alpha_max = {self.alpha_max}: the clamp needs room, as in 0.1 and 0.9",
                 "alpha_min",
+                value=self.alpha_min,
+                allowed=(0, self.alpha_max),
             )
         if self.alpha_schedule == "step" and self.alpha_when == 1:
-            raise SettingsError("alpha_when = 1 is not allowed with alpha_schedule = 'step': the step never comes", "alpha_when")
+            raise SettingsError(
+                "alpha_when = 1 is not allowed with alpha_schedule = 'step': the step never comes",
+                "alpha_when",
+                value=1,
+                allowed=(0, 1),
+            )
 
 
 class Terms(NamedTuple):

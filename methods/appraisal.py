@@ -80,6 +80,8 @@ class AppraisalSettings(Settings):
                 f"lag = {self.lag} is more than every = {self.every}, so weights would be asked for before the last ones came: "
                 f"give a lag of at most {self.every}, or raise every",
                 "lag",
+                value=self.lag,
+                allowed=(0, self.every),
             )
 
 
@@ -109,6 +111,8 @@ class Appraisal:
                 f"update = {settings.update!r} trains before it weighs and after it, for which {epochs} epochs leave no room: "
                 "give training.epochs of 2 or more, and a warmup below 1",
                 "update",
+                value=settings.update,
+                allowed="training.epochs of 2 or more",
             )
 
     def due(self, epoch: int) -> bool:

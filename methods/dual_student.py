@@ -53,6 +53,8 @@ class DualStudentSettings(PeerSettings):
                 "lambda_kd = 0.0 is not allowed beside lambda_ce = 0.0: peers that hear neither labels nor teacher have nothing to "
                 "tell one another, so give one of the two a weight",
                 "lambda_kd",
+                value=self.lambda_kd,
+                allowed="above 0",
             )
 
 

@@ -78,7 +78,10 @@ class ICKDSettings(Settings):
         super().__post_init__()
         if self.paradigm == "teacher_free" and self.alpha == self.nicd == 0:
             raise SettingsError(
-                "alpha = 0.0 is not allowed beside nicd = 0.0: the bank would say nothing; give one of the two a weight", "alpha"
+                "alpha = 0.0 is not allowed beside nicd = 0.0: the bank would say nothing; give one of the two a weight",
+                "alpha",
+                value=self.alpha,
+                allowed="above 0",
             )
 
 
@@ -127,7 +130,10 @@ class ICKD(Method):
             return
         if knowledge is None:
             raise SettingsError(
-                "paradigm = 'offline' needs a teacher that fills the bank: set `teacher`, or another paradigm", "paradigm"
+                "paradigm = 'offline' needs a teacher that fills the bank: set `teacher`, or another paradigm",
+                "paradigm",
+                value="offline",
+                allowed="with a teacher",
             )
         self._take(knowledge(), (task.samples, task.classes))
 
@@ -141,6 +147,8 @@ class ICKD(Method):
             raise SettingsError(
                 f"warmup = {chosen.warmup} leaves none of {epochs} epochs with a bank: lower it, or give at least two epochs",
                 "warmup",
+                value=chosen.warmup,
+                allowed="at least two epochs",
             )
         source = "peers" if chosen.paradigm == "online" else "own"
         return Banking(source, chosen.bank, chosen.bank_momentum, chosen.queue, first)  # type: ignore[arg-type]
@@ -182,7 +190,9 @@ class ICKD(Method):
         if tuple(knowledge.logits.shape) != shape:
             raise SettingsError(
                 f"the bank has {tuple(knowledge.logits.shape)} samples and classes, and the task {shape}: it is of other data or "
-                "of another teacher; fit the teacher on this data"
+                "of another teacher; fit the teacher on this data",
+                value=tuple(knowledge.logits.shape),
+                allowed=shape,
             )
         chosen, (positives, negatives) = self.settings, self.retrieves
         self.bank = None  # two of them need not fit

@@ -12,13 +12,18 @@ LONGEST_TEXT = 200
 class SettingsError(ValueError):
     """A method was given a setting that does not exist or lies outside what is allowed.
 
-    `field` names the setting (None when several disagree), `unknown` says that it does not exist.
+    `field` names the setting (None when several disagree), `value` is what was given, `allowed` what is allowed instead (names,
+    a pair of bounds, a type or a short text), and `unknown` says that the setting does not exist.
     """
 
-    def __init__(self, message: str, field: str | None = None, unknown: bool = False) -> None:
+    def __init__(
+        self, message: str, field: str | None = None, unknown: bool = False, *, value: object = None, allowed: object = None
+    ) -> None:
         super().__init__(message)
         self.field = field
         self.unknown = unknown
+        self.value = value
+        self.allowed = allowed
 
 
 def setting(
@@ -80,7 +85,7 @@ class Settings:
             wanted = allowed(item)
             if not _fits(item, value):
                 message = f"{item.name} = {_cut(value)} is not allowed: give {wanted} (default {item.default!r})"
-                raise SettingsError(message, item.name)
+                raise SettingsError(message, item.name, value=value, allowed=bounds(item))
 
     @classmethod
     def build(cls, values: Mapping[str, Any]) -> Self:
@@ -89,7 +94,8 @@ class Settings:
         for key in values:
             if key not in known:
                 names = ", ".join(known) or "it has none"
-                raise SettingsError(f"there is no setting {key!r} (settings: {names})", key, unknown=True)
+                message = f"there is no setting {key!r} (settings: {names})"
+                raise SettingsError(message, key, unknown=True, value=values[key], allowed=tuple(known))
         return cls(**{key: _coerced(known[key], value) for key, value in values.items()})
 
 
@@ -105,6 +111,16 @@ def allowed(item: "dataclasses.Field[Any]") -> str:
     kind = "a whole number" if isinstance(item.default, int) else "a number"
     left = f"({_plain(meta['above'])}" if meta["above"] is not None else f"[{_plain(meta['low'])}"
     return f"{kind} in {left}, {_plain(meta['high'])}]"
+
+
+def bounds(item: "dataclasses.Field[Any]") -> tuple[Any, ...] | type:
+    """Return what a setting accepts: its choices, the smallest and the largest number, or its type."""
+    meta = item.metadata
+    if meta["choices"]:
+        return tuple(meta["choices"])
+    if isinstance(item.default, bool | str):
+        return type(item.default)
+    return (meta["low"] if meta["above"] is None else meta["above"], meta["high"])
 
 
 def shown_default(item: "dataclasses.Field[Any]") -> str:

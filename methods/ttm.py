@@ -91,7 +91,7 @@ class WTTM(TTM):
             message = (
                 "mean_power_sum = True needs the teacher's logits of the training part: set `teacher`, or mean_power_sum = False"
             )
-            raise SettingsError(message, "mean_power_sum")
+            raise SettingsError(message, "mean_power_sum", value=True, allowed=(False,))
         self.log_mean = _log_mean_power_sum(knowledge().logits, self.settings.temperature)
 
     def soft(self, batch: Batch) -> Soft:

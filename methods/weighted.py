@@ -106,6 +106,8 @@ class FormedSettings(AlphaSettings):
                 f"alpha_schedule = {self.alpha_schedule!r} does not go with form = 'additive', which has no alpha: "
                 "take form = 'convex', or alpha_schedule = 'constant'",
                 "alpha_schedule",
+                value=self.alpha_schedule,
+                allowed=("constant",),
             )
 
 

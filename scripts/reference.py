@@ -17,10 +17,10 @@ from pydantic_core import PydanticUndefined
 
 import run
 from methods import METHODS, allowed, shown_default
-from orchestrator.config.schema import Configuration, PeerTraining, Training
 from orchestrator.config.fields import Choice
-from orchestrator.reporting.terminal.methods_table import first_points, search_questions
+from orchestrator.config.schema import Configuration, PeerTraining, Training
 from orchestrator.models.build import MODELS
+from orchestrator.reporting.terminal.methods_table import first_points, search_questions
 from orchestrator.store.store import STORE_FILES
 from orchestrator.training.metric_names import FIGURES, METRICS
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.core.errors import ConfigurationError, UserError
+from orchestrator.core.errors import ConfigurationError
 
 ANY: Any = object()
 
@@ -16,12 +16,12 @@ def refused(
     field: str | None,
     value: object = ANY,
     allowed: object = ANY,
-    error: type[UserError] = ConfigurationError,
-) -> Iterator[pytest.ExceptionInfo[UserError]]:
+    error: type[Exception] = ConfigurationError,
+) -> Iterator[pytest.ExceptionInfo[Any]]:
     """Require that the block raises `error` about `field`, and about `value` and `allowed` where these are given."""
     with pytest.raises(error) as caught:
         yield caught
-    refusal = caught.value
+    refusal: Any = caught.value
     assert refusal.field == field, f"{refusal.field!r} is named in: {refusal}"
     assert value is ANY or refusal.value == value, f"{refusal.value!r} is the value in: {refusal}"
     assert allowed is ANY or refusal.allowed == allowed, f"{refusal.allowed!r} is allowed in: {refusal}"

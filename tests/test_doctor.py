@@ -20,6 +20,7 @@ import run
 from orchestrator.cli import _checks as doctor
 from orchestrator.cli._checks import CHECKS, Conditions, Finding, examine
 from orchestrator.config.loader import load
+from tests.refusal import refused
 
 OK, UNFIT, INTERRUPTED = 0, 3, 130
 LOTS = 10**12
@@ -300,7 +301,7 @@ def test_workers_that_do_not_add_up(given: Make, monkeypatch: pytest.MonkeyPatch
         total[7] += 1
 
     monkeypatch.setattr(torch.distributed, "all_reduce", wrong)
-    with pytest.raises(EnvironmentUnfitError, match="the sum of 1 workers is wrong at 7"):
+    with refused("workers", 8.0, 7.0, EnvironmentUnfitError):
         smoke_test.add_up(0, 1)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total.mul_(3))  # 1 and 2 times
     smoke_test.add_up(0, 2)
@@ -315,7 +316,7 @@ def test_workers_that_fail_or_never_answer(tmp_path: Path, monkeypatch: pytest.M
     never = threading.Event()
     monkeypatch.setattr(smoke_test, "POLL_S", 0.01)
     monkeypatch.setattr(smoke_test, "_trainer", lambda folder: SimpleNamespace(fit=never.wait))
-    with pytest.raises(EnvironmentUnfitError, match=r"did not answer within 0\.02 s"):
+    with refused("workers", None, "an answer within 0.02 s", EnvironmentUnfitError):
         smoke_test.two_workers(tmp_path, 0.02)
     never.set()
 
@@ -323,7 +324,7 @@ def test_workers_that_fail_or_never_answer(tmp_path: Path, monkeypatch: pytest.M
         raise RuntimeError("a worker\nis gone")
 
     monkeypatch.setattr(smoke_test, "_trainer", lambda folder: SimpleNamespace(fit=fail))
-    with pytest.raises(EnvironmentUnfitError, match="two workers could not add up a tensor: a worker is gone"):
+    with refused("workers", "a worker is gone", None, EnvironmentUnfitError):
         smoke_test.two_workers(tmp_path, 60)
 
 

@@ -8,11 +8,11 @@ from pydantic import BaseModel
 from typer.testing import CliRunner
 
 import run
-from orchestrator.config.schema import Configuration, PeerTraining
 from orchestrator.config.objectives import BETTER
+from orchestrator.config.schema import Configuration, PeerTraining
+from orchestrator.reporting.figures.trial import pictures
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import STORE_FILES, Store, undescribed_files
-from orchestrator.reporting.figures.trial import pictures
 from orchestrator.training.metric_names import FIGURES, METRICS, is_described
 from scripts import reference
 

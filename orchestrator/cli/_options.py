@@ -16,7 +16,12 @@ def cluster_address(address: str | None, local: bool = False) -> dict[str, Any]:
     from orchestrator.config.resources import at
 
     if address is not None and local:
-        raise ConfigurationError("--address and --local exclude each other: leave one of them out")
+        raise ConfigurationError(
+            "--address and --local exclude each other: leave one of them out",
+            field="--address",
+            value=address,
+            allowed="without --local",
+        )
     return {"resources.address": at(address)} if address is not None else {}
 
 
@@ -24,5 +29,10 @@ def parse_duration(text: str) -> float:
     """Seconds of `90s`, `10m`, `2h` or `90`; ConfigurationError otherwise."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
     if not match or float(match[1]) == 0:
-        raise ConfigurationError(f"--time-budget {text!r} is not a time: write 90s, 10m or 2h")
+        raise ConfigurationError(
+            f"--time-budget {text!r} is not a time: write 90s, 10m or 2h",
+            field="--time-budget",
+            value=text,
+            allowed="90s, 10m or 2h",
+        )
     return float(match[1]) * UNITS[match[2]]

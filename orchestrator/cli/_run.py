@@ -132,7 +132,7 @@ def _conduct(store: Store, found: Sweep, begun: "Prepared", local: bool, resume:
         if found.state != "interrupted":
             raise
         again = f"python run.py sweep --resume {found.name}{store.option}"
-        raise EnvironmentUnfitError(f"{error}; what was not finished waits: {again}") from error
+        raise EnvironmentUnfitError.from_error(error, f"{error}; what was not finished waits: {again}") from error
     if found.kind == "train":
         costs(display, console)
     summary(found, console, next_commands(found, store))

@@ -52,12 +52,17 @@ def submission(group: Any, words: Sequence[str], name: str | None, root: Path, n
     command, given, options = _read(group, words)
     for option, sentence in NOT_THERE.items():
         if given.get(option):
-            raise ConfigurationError(sentence)
+            raise ConfigurationError(sentence, field=f"--{option}", value=given[option], allowed="left out")
     store, run, beside = _lasting(str(options["store"]) if "store" in given else None), options.get("resume"), {}
     others = set(given) - RESUMED
     if run is not None and others:
         flags = ", ".join(f"--{other.strip('_').replace('_', '-')}" for other in sorted(others))
-        raise ConfigurationError(f"--resume goes on as the sweep was configured: leave out {flags}")
+        raise ConfigurationError(
+            f"--resume goes on as the sweep was configured: leave out {flags}",
+            field="--resume",
+            value=run,
+            allowed=f"without {flags}",
+        )
     if run is not None:
         _require_moved(options.get("set_") or ())
     if run is None or "config" in given:
@@ -74,7 +79,10 @@ def submission(group: Any, words: Sequence[str], name: str | None, root: Path, n
     if redacted(entrypoint) != entrypoint:
         raise ConfigurationError(
             "the command line holds a secret, and everybody who may use the cluster can read it there: put it into the "
-            "environment of the cluster's nodes instead"
+            "environment of the cluster's nodes instead",
+            field="command line",
+            value=redacted(entrypoint),
+            allowed="a command without a secret",
         )
     job = name or f"{run or command}-{now or datetime.now():%Y%m%d-%H%M%S}"
     if not name and run and not options.get("resume") and options["name"] is None:
@@ -88,7 +96,10 @@ def _read(group: Any, words: Sequence[str]) -> tuple[str, dict[str, Any], dict[s
     command = words[0] if words else ""
     if command not in COMMANDS:
         raise ConfigurationError(
-            f"{command!r} is not for a cluster: {nearest(command, COMMANDS)}; write `python run.py submit -- sweep ...`"
+            f"{command!r} is not for a cluster: {nearest(command, COMMANDS)}; write `python run.py submit -- sweep ...`",
+            field="command",
+            value=command,
+            allowed=tuple(COMMANDS),
         )
     try:
         context = group.commands[command].make_context(command, list(words[1:]), help_option_names=[])
@@ -96,7 +107,9 @@ def _read(group: Any, words: Sequence[str]) -> tuple[str, dict[str, Any], dict[s
         if not hasattr(error, "format_message"):  # of the command line's library, which has one of several names
             raise
         raise ConfigurationError(
-            f"{error.format_message().rstrip('.')}: `python run.py {command} --help` lists what it takes"
+            f"{error.format_message().rstrip('.')}: `python run.py {command} --help` lists what it takes",
+            field=f"{command} --help",
+            value=error.format_message(),
         ) from error
     given = {key: value for key, value in context.params.items() if context.get_parameter_source(key).name == "COMMANDLINE"}
     for key, value in given.items():
@@ -131,10 +144,19 @@ def _checked(command: str, options: dict[str, Any], config: Path) -> Configurati
     elif command == "train":
         check_train(configuration)
     elif configuration.teacher is None:
-        raise ConfigurationError("teacher is null: set teacher.network.name, or take another --config")
+        raise ConfigurationError(
+            "teacher is null: set teacher.network.name, or take another --config",
+            field="teacher",
+            value=None,
+            allowed="teacher.network.name",
+        )
     if configuration.resources.address not in (None, "auto"):
         raise ConfigurationError(
-            f"resources.address = {configuration.resources.address!r}: a job uses the cluster that it is submitted to: leave it out"
+            f"resources.address = {configuration.resources.address!r}: a job uses the cluster that it is submitted to: leave it "
+            "out",
+            field="resources.address",
+            value=configuration.resources.address,
+            allowed=(None, "auto"),
         )
     for key, path in _paths(configuration):
         _require_everywhere(key, path)
@@ -147,7 +169,10 @@ def _require_moved(pairs: Sequence[str]) -> None:
         if key not in ("data.path", "teacher.cache") and not key.endswith(".weights"):
             raise ConfigurationError(
                 f"--set {key}: --resume goes on as the sweep was configured; with it, --set takes data.path, teacher.cache and "
-                "*.weights, for what has another place now"
+                "*.weights, for what has another place now",
+                field="--set",
+                value=key,
+                allowed=("data.path", "teacher.cache", "*.weights"),
             )
         if path:
             _require_everywhere(key, path)
@@ -157,7 +182,10 @@ def _require_everywhere(key: str, path: str) -> None:
     if not _everywhere(path):
         raise ConfigurationError(
             f"{key} = {path!r} would be looked for in the job's own folder, where no data are: give an absolute path that "
-            "all nodes share"
+            "all nodes share",
+            field=key,
+            value=path,
+            allowed="an absolute path that all nodes share",
         )
 
 
@@ -185,7 +213,10 @@ def _lasting(store: str | None) -> str:
         said = "--store is missing" if store is None else f"--store {store!r} is relative"
         raise ConfigurationError(
             f"{said}: it would lie in the job's own folder, which the cluster deletes: give an absolute path that all nodes "
-            "share, or a URI"
+            "share, or a URI",
+            field="--store",
+            value=store,
+            allowed="an absolute path that all nodes share, or a URI",
         )
     return checked(store) if is_uri(store) else store
 
@@ -200,5 +231,8 @@ def _packed(config: Path, root: Path) -> str:
 def _require_name(name: str | None, option: str) -> None:
     if name is not None and not NAME.fullmatch(name):
         raise ConfigurationError(
-            f"{option} {name!r} is not allowed: give letters, digits, '.', '_' or '-' (at most 100, the first a letter or digit)"
+            f"{option} {name!r} is not allowed: give letters, digits, '.', '_' or '-' (at most 100, the first a letter or digit)",
+            field=option,
+            value=name,
+            allowed="letters, digits, '.', '_' or '-'",
         )

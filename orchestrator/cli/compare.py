@@ -47,7 +47,10 @@ def compare(
     if resume is None:
         if methods is None:
             raise ConfigurationError(
-                "--methods is missing: give two or more, such as --methods cross_entropy,kd,wttm, or --resume NAME"
+                "--methods is missing: give two or more, such as --methods cross_entropy,kd,wttm, or --resume NAME",
+                field="--methods",
+                value=None,
+                allowed="two or more methods",
             )
         asked = design.named(methods)
         options = cluster_address(address) | {"search.methods": list(asked)} | ({} if trials is None else {"search.trials": trials})
@@ -58,7 +61,10 @@ def compare(
         if (methods, seeds, trials, config, name) != (None,) * 5 or dry_run:
             raise ConfigurationError(
                 "--resume goes on as the comparison was configured: leave out --methods, --seeds, --trials, --config, --name and "
-                "--dry-run"
+                "--dry-run",
+                field="--resume",
+                value=resume,
+                allowed="without --methods, --seeds, --trials, --config, --name and --dry-run",
             )
         found = Comparison.open(Store.existing(store), resume)
         values = move_paths(found.configuration, pairs).plain()
@@ -113,7 +119,7 @@ def _carry_out(store: Store, found: Comparison, console: Console, as_json: bool)
         console.print(f"\ninterrupted; resume: {again}", markup=False, highlight=False, soft_wrap=True)
         return errors.INTERRUPTED
     except EnvironmentUnfitError as error:
-        raise EnvironmentUnfitError(f"{error}; what was not finished waits: {again}") from error
+        raise EnvironmentUnfitError.from_error(error, f"{error}; what was not finished waits: {again}") from error
     came = result(store, found)
     _keep(store, found, came, last, console)
     page.show(came, console)

@@ -41,15 +41,33 @@ def _require_place(target: Path, asked: bool) -> None:
     """ConfigurationError when a page cannot stand there, or something else does."""
     if asked and not os.path.isdir(target.parent):
         raise ConfigurationError(
-            f"--to {target}: the folder {target.parent} does not exist: make it, or give a file in another one"
+            f"--to {target}: the folder {target.parent} does not exist: make it, or give a file in another one",
+            field="--to",
+            value=str(target),
+            allowed="a file in a folder that exists",
         )
     if os.path.isdir(target):
-        raise ConfigurationError(f"--to {target} is a folder: give the name of a file, such as {target / 'report.html'}")
+        raise ConfigurationError(
+            f"--to {target} is a folder: give the name of a file, such as {target / 'report.html'}",
+            field="--to",
+            value=str(target),
+            allowed="the name of a file",
+        )
     try:
         if target.exists() and GENERATOR.encode() not in target.read_bytes()[:HEAD]:
-            raise ConfigurationError(f"--to {target} exists and is no earlier report: nothing else is replaced, give another name")
+            raise ConfigurationError(
+                f"--to {target} exists and is no earlier report: nothing else is replaced, give another name",
+                field="--to",
+                value=str(target),
+                allowed="a new file, or an earlier report",
+            )
     except OSError as error:
-        raise EnvironmentUnfitError(f"--to {target} cannot be read ({error.strerror}): give another file") from error
+        raise EnvironmentUnfitError(
+            f"--to {target} cannot be read ({error.strerror}): give another file",
+            field="--to",
+            value=str(target),
+            allowed="a file that can be read",
+        ) from error
 
 
 def _write(target: Path, html: str) -> None:
@@ -57,4 +75,9 @@ def _write(target: Path, html: str) -> None:
         with replacing(target) as aside:
             aside.write_text(html, encoding="utf-8")
     except OSError as error:
-        raise EnvironmentUnfitError(f"--to {target} cannot be written ({error.strerror or error}): give another file") from error
+        raise EnvironmentUnfitError(
+            f"--to {target} cannot be written ({error.strerror or error}): give another file",
+            field="--to",
+            value=str(target),
+            allowed="a file that can be written",
+        ) from error

@@ -48,7 +48,12 @@ def run_status(name: str | None, store: Path | str, as_json: bool) -> int:
 def job_status(name: str | None, address: str | None, as_json: bool, follow: bool) -> int:
     """What a cluster knows: of a job its state and the end of its log, or the log until it ends; without a name all jobs."""
     if follow and name is None:
-        raise ConfigurationError("--follow needs the name of a job: `python run.py status --address HOST:PORT` lists them")
+        raise ConfigurationError(
+            "--follow needs the name of a job: `python run.py status --address HOST:PORT` lists them",
+            field="--follow",
+            value=True,
+            allowed="with the name of a job",
+        )
     cluster = Cluster(address)
     if name is None:
         list_jobs(cluster, as_json)

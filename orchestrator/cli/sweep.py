@@ -37,7 +37,10 @@ def sweep(
         return begin_run(Store.open(store), configuration, "sweep", name, dry_run, local=False)
     if name or seed is not None or dry_run or scheduler is not None:
         raise ConfigurationError(
-            "--resume goes on as the sweep was configured: leave out --name, --seed, --scheduler and --dry-run"
+            "--resume goes on as the sweep was configured: leave out --name, --seed, --scheduler and --dry-run",
+            field="--resume",
+            value=resume,
+            allowed="without --name, --seed, --scheduler and --dry-run",
         )
     Store.existing(store)
     return resume_run(Store.open(store), resume, trials, budget, config, address, pairs)

@@ -37,13 +37,23 @@ def teacher(
         refuse_renamed("--fill", fill)
     opened, configuration = Store.open(store), load(config, pairs, cluster_address(address, local), seed=seed)
     if configuration.teacher is None:
-        raise ConfigurationError("teacher is null: set teacher.network.name, or take another --config")
+        raise ConfigurationError(
+            "teacher is null: set teacher.network.name, or take another --config",
+            field="teacher",
+            value=None,
+            allowed="teacher.network.name",
+        )
     if dry_run:
         show_plan(opened, configuration, "teacher", local, console)
         return errors.OK
     begun = prepared(opened, configuration, "teacher", local, print_note)
     if precompute and begun.asked and not begun.asked.folder:
-        raise ConfigurationError(f"--precompute: the teacher is {begun.asked.words}: {_way_to_a_cache(configuration.teacher)}")
+        raise ConfigurationError(
+            f"--precompute: the teacher is {begun.asked.words}: {_way_to_a_cache(configuration.teacher)}",
+            field="--precompute",
+            value=True,
+            allowed=_way_to_a_cache(configuration.teacher),
+        )
     with TeacherDisplay(console) as display:
         filling = display if precompute else None
         folder, card, cost_s = bring_teacher(opened, begun.configuration, begun.data, display, local, begun.asked, filling)

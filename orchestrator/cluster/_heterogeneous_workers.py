@@ -33,7 +33,9 @@ def require_hooks() -> None:
     for owner, name, parameters in HOOKS:
         found = getattr(owner, name, None)
         if found is None or (parameters and not set(parameters) <= set(inspect.signature(found).parameters)):
-            raise EnvironmentUnfitError(f"{owner.__name__}.{name} is not as in Ray 2.60")
+            raise EnvironmentUnfitError(
+                f"{owner.__name__}.{name} is not as in Ray 2.60", field="ray", value=f"{owner.__name__}.{name}", allowed="Ray 2.60"
+            )
 
 
 class UnevenWorkerGroup(WorkerGroup):

@@ -147,10 +147,12 @@ class RayAide:
                 self._died(cause)
                 return None
             if isinstance(cause, UserError | SettingsError):
-                raise TrialError(str(cause)) from error
+                raise TrialError.from_error(cause, str(cause)) from error
             self.beside.end(self.actor)  # its device may be poisoned, its memory full
             reason = f"{type(cause).__name__}: {' '.join(str(cause).split())[:500]}"
-            raise TrialError(f"the weights of the samples could not be computed ({reason})") from error
+            raise TrialError(
+                f"the weights of the samples could not be computed ({reason})", field="resources.influence_backend", value=reason
+            ) from error
         except ray.exceptions.RayError as error:
             self._died(error)
             return None

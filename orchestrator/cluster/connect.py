@@ -135,7 +135,10 @@ def _join(address: str) -> None:
         reason = " ".join(str(error).split())[:300]
         raise EnvironmentUnfitError(
             f"resources.address = {address!r}: no Ray cluster lets us in there ({reason}): start one, give --address local, "
-            "or, if it wants a token, set RAY_AUTH_MODE=token and put the token where RAY_AUTH_TOKEN_PATH says"
+            "or, if it wants a token, set RAY_AUTH_MODE=token and put the token where RAY_AUTH_TOKEN_PATH says",
+            field="resources.address",
+            value=address,
+            allowed="a Ray cluster that this user may join, or local",
         ) from error
     os.environ["RAY_ADDRESS"] = context.address_info["gcs_address"]
     bypass_proxies(context.dashboard_url or "", *(node["NodeManagerAddress"] for node in ray.nodes()))
@@ -183,5 +186,8 @@ def _start(cpus: int | None) -> None:
         where = f"its files go to {folder}{f', as {name} says' if name else ''}"
         raise EnvironmentUnfitError(
             f"Ray could not be started on this machine ({' '.join(str(error).split())[:300]}); {where}: see whether that is a "
-            "folder that you may write, with space, or set RAY_TMPDIR to one"
+            "folder that you may write, with space, or set RAY_TMPDIR to one",
+            field=name or "RAY_TMPDIR",
+            value=folder,
+            allowed="a folder that you may write, with space",
         ) from error

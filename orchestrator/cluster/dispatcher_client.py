@@ -46,7 +46,10 @@ def answered(call: Callable[[], Any], reply_s: float = REPLY_S, patience_s: floa
             if time.monotonic() - failed >= patience_s or not left(math.inf, SPARE_S):
                 raise UnansweredError(
                     f"the dispatcher, which hands out trials, has not answered for {patience_s:g} s ({type(error).__name__}): "
-                    "see whether Ray is well"
+                    "see whether Ray is well",
+                    field="dispatcher",
+                    value=type(error).__name__,
+                    allowed=f"an answer within {patience_s:g} s",
                 ) from error
             time.sleep(PAUSE_S)
 
@@ -106,7 +109,7 @@ class Desk:
         while True:
             record = answered(lambda: self.dispatcher.next_report.remote(trial, ASK_S, sent.received), ASK_S + REPLY_S, wait_s)
             if "unfit" in record:
-                raise EnvironmentUnfitError(record["unfit"])
+                raise EnvironmentUnfitError(record["unfit"], field="trial", value=record["unfit"])
             if "unknown" in record:
                 sent.received = 0
                 if (known := sent.specification.get("known")) is not None:  # epochs of which the worker need not tell
@@ -123,10 +126,14 @@ class Desk:
         until = time.monotonic() + wait_s
         while not self._ask("released", trial, min(ASK_S, max(until - time.monotonic(), 0.0))):
             if time.monotonic() >= until:
+                holder = self._ask("describe", trial)
                 raise EnvironmentUnfitError(
-                    f"the trial was not given back within {wait_s:g} s: {self._ask('describe', trial)}; "
+                    f"the trial was not given back within {wait_s:g} s: {holder}; "
                     "see what it is at and the cluster's load, and raise resources.heartbeat_timeout_s only where a single step "
-                    "takes longer"
+                    "takes longer",
+                    field="resources.heartbeat_timeout_s",
+                    value=wait_s,
+                    allowed=f"longer than {holder}",
                 )
 
     def released(self, trial: str) -> bool:

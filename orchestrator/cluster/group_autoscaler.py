@@ -82,6 +82,8 @@ class Crew:
         self.told = False
         self.gone: list[str] = []  # errors of groups that ended since the last look
         self.error = ""
+        self.field = "resources.address"
+        self.value: object = None  # what `reason` is about
         self.served: set[int] = set()
         self.nodes: frozenset[str] | None = None
         self.joined = self.left = -LATELY_S  # when a node did
@@ -141,7 +143,7 @@ class Crew:
         self._compare(seen, now)
         if now - self.peopled >= HEAD_S:
             self._tell(NODELESS)
-            self._give_up(NODELESS)
+            self._give_up(NODELESS, value="nodes")
             return
         with self.lock:
             gone, self.gone = self.gone, []
@@ -158,7 +160,7 @@ class Crew:
             return False
         if now - self.heard >= HEAD_S:
             self._tell(HEADLESS)
-            self._give_up(HEADLESS)
+            self._give_up(HEADLESS, value="head")
             self.headless = True
         elif now - self.heard >= HEAD_S / 3 and not self.told:
             self.told = True
@@ -199,12 +201,18 @@ class Crew:
     def _alone(self, seen: Seen, now: float) -> None:
         """No group serves: that is said again and again, and ends the run in time; one that starts is waited for longer."""
         if not self.live and self.barren >= BARREN:
-            self._give_up(f"{self.barren} worker groups in a row ended before they took a trial: {self.error}")
+            self._give_up(
+                f"{self.barren} worker groups in a row ended before they took a trial: {self.error}", "resources.groups", self.error
+            )
         elif self.live and now - self.alone >= max(self.rules.wait_s, RETURN_S):
-            self._give_up(f"no worker group began for {now - self.alone:.0f} s: {self._lacks(seen)}")
+            self._give_up(
+                f"no worker group began for {now - self.alone:.0f} s: {self._lacks(seen)}", "resources.groups", now - self.alone
+            )
         elif not self.live and now - self.alone >= self.rules.wait_s:
             self._give_up(
-                f"no worker group had a place for {self.rules.wait_s:g} s (resources.heartbeat_timeout_s): {self._lacks(seen)}"
+                f"no worker group had a place for {self.rules.wait_s:g} s (resources.heartbeat_timeout_s): {self._lacks(seen)}",
+                "resources.heartbeat_timeout_s",
+                self.rules.wait_s,
             )
         elif now - self.noted >= self.rules.silence_s:
             self.noted = now
@@ -227,19 +235,24 @@ class Crew:
         if not self.closing.is_set():
             self.rules.note(text)
 
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, reason: str, field: str = "resources.address", value: object = None) -> None:
         with self.lock:
             if self.closing.is_set() or self.reason:
                 return
-            self.reason = reason
+            self.reason, self.field, self.value = reason, field, value
             self.stop(reason)
 
     def raise_reason(self, failed: bool = True) -> None:
         """EnvironmentUnfitError when the run was ended from here, or has `failed` as the head is gone."""
         if failed and not self.reason and not self.cluster.answers():
-            self.reason, self.headless = HEADLESS, True
+            self.reason, self.headless, self.field, self.value = HEADLESS, True, "resources.address", "head"
         if self.reason:
-            raise EnvironmentUnfitError(f"{self.reason}: see that the cluster is fit again")
+            raise EnvironmentUnfitError(
+                f"{self.reason}: see that the cluster is fit again",
+                field=self.field,
+                value=self.value,
+                allowed="a cluster with room for a worker group",
+            )
 
 
 def _sum(bundles: Sequence[Resources]) -> dict[str, float]:

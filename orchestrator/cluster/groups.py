@@ -178,6 +178,9 @@ def _callbacks(plan: Groups) -> list[Any]:
     except (ImportError, EnvironmentUnfitError) as error:
         raise EnvironmentUnfitError(
             f"workers of different resources are not possible with Ray {ray.__version__} ({error}): "
-            "install the Ray of constraints.txt, or give all students the same cpus_per_worker and gpus_per_worker"
+            "install the Ray of constraints.txt, or give all students the same cpus_per_worker and gpus_per_worker",
+            field="ray",
+            value=getattr(error, "value", str(error)),
+            allowed="the Ray of constraints.txt",
         ) from error
     return [UnevenWorkers(plan.bundles)]

@@ -23,6 +23,7 @@ from orchestrator.cluster.connect import bring_token
 from orchestrator.core import errors
 from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
 from orchestrator.core.proxies import bypass_proxies
+from orchestrator.core.redact import redacted
 from orchestrator.store.store import NAME
 
 SERVER = "RAY_API_SERVER_ADDRESS"
@@ -77,11 +78,20 @@ def server_address(address: str | None) -> str:
         named = parts.scheme in ("http", "https") and parts.hostname and (parts.port or "://" in address)
     except ValueError:  # a port that is no number
         parts, named = urlsplit(""), None
+    shown = redacted(url) if "@" in address else address
     if parts.username or parts.password:
-        raise ConfigurationError(f"{field} holds a user or a password: leave them out; Ray's token comes from RAY_AUTH_TOKEN_PATH")
+        raise ConfigurationError(
+            f"{field} holds a user or a password: leave them out; Ray's token comes from RAY_AUTH_TOKEN_PATH",
+            field=field,
+            value=shown,
+            allowed="an address without a user and a password",
+        )
     if not named:
         raise ConfigurationError(
-            f"{field} = {address!r} is no address of a job server: give HOST:PORT of the head's dashboard, such as 127.0.0.1:8265"
+            f"{field} = {shown!r} is no address of a job server: give HOST:PORT of the head's dashboard, such as 127.0.0.1:8265",
+            field=field,
+            value=shown,
+            allowed="HOST:PORT of the head's dashboard",
         )
     return url.rstrip("/")
 
@@ -154,7 +164,10 @@ class Cluster:
             if time.monotonic() > until:
                 raise EnvironmentUnfitError(
                     f"{name} was told to stop and has not ended after {STOP_S + KILLED_S:.0f} s: "
-                    f"look again with `python run.py status {name} --address {self.address}`"
+                    f"look again with `python run.py status {name} --address {self.address}`",
+                    field="name",
+                    value=name,
+                    allowed=f"an end within {STOP_S + KILLED_S:.0f} s",
                 )
             time.sleep(POLL_S)
         return job, True
@@ -180,19 +193,30 @@ class Cluster:
     def _asked(self, name: str = "") -> Iterator[None]:
         """What goes wrong with a request, in a sentence; the name of a job is a part of its address."""
         if name and not NAME.fullmatch(name):
-            raise ConfigurationError(f"{name!r} is no name of a job: give letters, digits, '.', '_' or '-'")
+            raise ConfigurationError(
+                f"{name!r} is no name of a job: give letters, digits, '.', '_' or '-'",
+                field="name",
+                value=name,
+                allowed="letters, digits, '.', '_' or '-'",
+            )
         try:
             yield
         except AuthenticationError as error:
             refused = "refuses the token it was given" if "failed" in str(error) else "wants a token and there is none here"
             raise EnvironmentUnfitError(
                 f"--address {self.address}: the cluster {refused}: put the cluster's token into ~/.ray/auth_token or where "
-                "RAY_AUTH_TOKEN_PATH says, and set RAY_AUTH_MODE=token (`ray get-auth-token` prints it on the head)"
+                "RAY_AUTH_TOKEN_PATH says, and set RAY_AUTH_MODE=token (`ray get-auth-token` prints it on the head)",
+                field="--address",
+                value=self.address,
+                allowed="the cluster's token",
             ) from error
         except OSError as error:  # of Python and of requests
             raise EnvironmentUnfitError(
                 f"--address {self.address}: no job server of Ray answers there: give HOST:PORT of the head's dashboard, usually "
-                "port 8265, or open a tunnel to it with `ssh -L 8265:127.0.0.1:8265 HEAD`"
+                "port 8265, or open a tunnel to it with `ssh -L 8265:127.0.0.1:8265 HEAD`",
+                field="--address",
+                value=self.address,
+                allowed="a job server of Ray",
             ) from error
         except (RuntimeError, ValueError, KeyError) as error:
             raise self._refusal(name, error) from error
@@ -201,12 +225,23 @@ class Cluster:
         said = str(error)
         if name and "does not exist" in said and "404" in said:
             return ConfigurationError(
-                f"the cluster at {self.address} has no job {name!r}: `python run.py status --address {self.address}` lists its jobs"
+                f"the cluster at {self.address} has no job {name!r}: "
+                f"`python run.py status --address {self.address}` lists its jobs",
+                field="name",
+                value=name,
+                allowed=f"a job of {self.address}",
             )
         if name and "already exists" in said:
-            return ConfigurationError(f"--name {name!r} is a job of {self.address} already: give another name, or leave it out")
+            return ConfigurationError(
+                f"--name {name!r} is a job of {self.address} already: give another name, or leave it out",
+                field="--name",
+                value=name,
+                allowed="the name of no job yet",
+            )
         return EnvironmentUnfitError(
-            f"--address {self.address}: its job server cannot do that ({_short(error)}): look at the head's logs"
+            f"--address {self.address}: its job server cannot do that ({_short(error)}): look at the head's logs",
+            field="--address",
+            value=self.address,
         )
 
 

@@ -46,12 +46,16 @@ class LocalDesk:
                 if self.heard == heard:
                     raise EnvironmentUnfitError(
                         f"nothing was heard of {trial} for {wait_s:g} s (resources.heartbeat_timeout_s), which was last at "
-                        f"{self.doing}: see what that waits for, such as a disk, and raise resources.heartbeat_timeout_s only "
-                        "where a single step takes longer"
+                        f"{self.doing}: see "
+                        "what that waits for, such as a disk, and raise resources.heartbeat_timeout_s only where a single step "
+                        "takes longer",
+                        field="resources.heartbeat_timeout_s",
+                        value=wait_s,
+                        allowed=f"longer than {self.doing} takes",
                     ) from error
                 continue
             if "unfit" in record:
-                raise EnvironmentUnfitError(record["unfit"])
+                raise EnvironmentUnfitError(record["unfit"], field="trial", value=record["unfit"])
             return record
 
     def stop(self, trial: str) -> None:

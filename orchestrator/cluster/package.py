@@ -38,7 +38,10 @@ class Package:
         named = ", ".join(f"{name} ({in_words(size)})" for name, size in largest)
         raise ConfigurationError(
             f"--limit-mib {limit_mib:g}: the project's {len(self.files)} files take {in_words(self.bytes)}, above all {named}: "
-            "leave some out with --exclude, or raise the limit"
+            "leave some out with --exclude, or raise the limit",
+            field="--limit-mib",
+            value=limit_mib,
+            allowed=(self.bytes / MIB, None),
         )
 
     def write(self, archive: Path) -> int:
@@ -66,7 +69,12 @@ def collect(root: Path, excludes: Iterable[str] = (), beside: Mapping[str, Path]
     left_out = PathSpec.from_lines("gitwildmatch", patterns)
     files = {file.relative_to(root).as_posix(): file for part in PARTS for file in _files(root / part, root, left_out)}
     if "run.py" not in files:
-        raise ConfigurationError(f"--exclude: {root}/run.py does not travel then, and nothing can run without it: leave it in")
+        raise ConfigurationError(
+            f"--exclude: {root}/run.py does not travel then, and nothing can run without it: leave it in",
+            field="--exclude",
+            value="run.py",
+            allowed="patterns that leave run.py in",
+        )
     return Package(files | dict(beside or {}))
 
 
@@ -77,7 +85,10 @@ def _files(path: Path, root: Path, left_out: PathSpec) -> Iterator[Path]:
         return
     if path.is_symlink() and (path.is_dir() or not path.resolve().is_relative_to(root)):
         raise ConfigurationError(
-            f"{name} is a link to {path.resolve()}, which does not travel: put a copy there, or --exclude {name}"
+            f"{name} is a link to {path.resolve()}, which does not travel: put a copy there, or --exclude {name}",
+            field=name,
+            value=str(path.resolve()),
+            allowed="a copy in the project",
         )
     if path.is_dir():
         for inner in sorted(path.iterdir()):

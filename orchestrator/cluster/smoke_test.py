@@ -45,10 +45,14 @@ def two_workers(folder: Path, timeout_s: float) -> None:
     if thread.is_alive():
         raise EnvironmentUnfitError(
             f"two workers did not answer within {timeout_s:g} s: see what keeps the machine or the cluster busy (`ray status`), "
-            "or which ports a firewall closes"
+            "or which ports a firewall closes",
+            field="workers",
+            value=None,
+            allowed=f"an answer within {timeout_s:g} s",
         )
     if failures:
-        raise EnvironmentUnfitError(f"two workers could not add up a tensor: {' '.join(str(failures[0]).split())[:500]}")
+        reason = " ".join(str(failures[0]).split())[:500]
+        raise EnvironmentUnfitError(f"two workers could not add up a tensor: {reason}", field="workers", value=reason)
 
 
 def add_up(rank: int, world_size: int) -> None:
@@ -59,7 +63,12 @@ def add_up(rank: int, world_size: int) -> None:
     expected = numbers * (world_size * (world_size + 1) // 2)
     if not torch.equal(total, expected):
         wrong = int((total != expected).nonzero()[0])
-        raise EnvironmentUnfitError(f"the sum of {world_size} workers is wrong at {wrong}: {total[wrong]} for {expected[wrong]}")
+        raise EnvironmentUnfitError(
+            f"the sum of {world_size} workers is wrong at {wrong}: {total[wrong]} for {expected[wrong]}",
+            field="workers",
+            value=float(total[wrong]),
+            allowed=float(expected[wrong]),
+        )
 
 
 def _work(settings: dict[str, Any]) -> None:

@@ -35,7 +35,10 @@ def require_cores(configuration: Configuration, nodes: Sequence[Mapping[str, flo
     for key, count in asked.items():
         if count > most:
             raise ConfigurationError(
-                f"{key} = {count} is more than {PROCESSES_PER_CORE} for each of {cores:g} cores: give at most {most}"
+                f"{key} = {count} is more than {PROCESSES_PER_CORE} for each of {cores:g} cores: give at most {most}",
+                field=key,
+                value=count,
+                allowed=(0, most),
             )
 
 
@@ -59,5 +62,8 @@ def require_memory(configuration: Configuration, sizes: Sizes, memory_bytes: int
         largest = max(needed, key=lambda key: needed[key])
         raise ConfigurationError(
             f"{largest} is too large: a group would take at least {size(total)} of memory ({parts}), and this machine has "
-            f"{size(memory_bytes)}: make {largest} smaller"
+            f"{size(memory_bytes)}: make {largest} smaller",
+            field=largest,
+            value=total,
+            allowed=(0, memory_bytes),
         )

@@ -20,22 +20,30 @@ def check_keys(configuration: Configuration, asked: set[str]) -> None:
     for key, values in configuration.search.extra_space.items():
         _check_key(configuration, key)
         if key in configuration.search.freeze:
-            raise ConfigurationError(f"search.extra_space = {key!r} is in search.freeze too: leave it out of one of them")
+            raise _key_error(key, "is in search.freeze too: leave it out of one of them", "not in search.freeze")
         if key in asked:
-            raise ConfigurationError(f"search.extra_space = {key!r} is searched already, in a range of its own: leave it out")
+            raise _key_error(key, "is searched already, in a range of its own: leave it out", "not in the search space")
         if len(values) < 2 or len({repr(value) for value in values}) < len(values):
-            raise ConfigurationError(f"search.extra_space: {key} = {list(values)} is no choice: give two or more different values")
+            raise ConfigurationError(
+                f"search.extra_space: {key} = {list(values)} is no choice: give two or more different values",
+                field=f"search.extra_space.{key}",
+                value=values,
+                allowed="two or more different values",
+            )
         odd = [value for value in values if not isinstance(value, str | int | float | None)]
         if odd:
             raise ConfigurationError(
-                f"search.extra_space: {key} = {odd[0]!r} is not allowed: give numbers, texts, true, false or null"
+                f"search.extra_space: {key} = {odd[0]!r} is not allowed: give numbers, texts, true, false or null",
+                field=f"search.extra_space.{key}",
+                value=odd[0],
+                allowed="numbers, texts, true, false or null",
             )
     _require_few_networks(configuration)
     try:
         for _ in alone(configuration):
             pass
     except UserError as error:
-        raise ConfigurationError(f"search.extra_space: {error}") from error
+        raise ConfigurationError.from_error(error, f"search.extra_space: {error}", "search.extra_space") from error
 
 
 def _require_few_networks(configuration: Configuration) -> None:
@@ -46,30 +54,38 @@ def _require_few_networks(configuration: Configuration) -> None:
         if prod(counts) > MOST_NETWORKS:
             raise ConfigurationError(
                 f"search.extra_space: {field} may be {' x '.join(map(str, counts))} networks, and {MOST_NETWORKS} are allowed: "
-                "give fewer values"
+                "give "
+                "fewer values",
+                field=f"search.extra_space.{field}",
+                value=prod(counts),
+                allowed=(1, MOST_NETWORKS),
             )
+
+
+def _key_error(key: str, problem: str, allowed: str = EXAMPLE) -> ConfigurationError:
+    return ConfigurationError(f"search.extra_space = {key!r} {problem}", field="search.extra_space", value=key, allowed=allowed)
 
 
 def _check_key(configuration: Configuration, key: str) -> None:
     first, *rest = key.split(".")
     if not all((first, *rest)):
-        raise ConfigurationError(f"search.extra_space = {key!r} is no key of the configuration: {EXAMPLE}")
+        raise _key_error(key, f"is no key of the configuration: {EXAMPLE}")
     if not rest and first not in ONCE:
-        raise ConfigurationError(
-            f"search.extra_space = {key!r} is no key with a dot: {EXAMPLE}; settings of a method are searched by its space, "
-            "or held under method"
+        raise _key_error(
+            key, f"is no key with a dot: {EXAMPLE}; settings of a method are searched by its space, or held under method"
         )
     if first in ONCE or key == "training.epochs" or rest[-1] in ("cpus_per_worker", "gpus_per_worker", "weights"):
-        raise ConfigurationError(f"search.extra_space = {key!r} must not vary within a sweep, which settles it once: {EXAMPLE}")
+        raise _key_error(key, f"must not vary within a sweep, which settles it once: {EXAMPLE}", "one value for the sweep")
     section = key.rpartition(".")[0]
     recipes = ["training", *(f"peers.{letter}.training" for letter in configuration.peers)]
     if section not in [*recipes, *map(network_key, configuration.students)]:
-        raise ConfigurationError(f"search.extra_space = {key!r} is no key of the configuration: {EXAMPLE}")
+        raise _key_error(key, f"is no key of the configuration: {EXAMPLE}")
     given = [network_key(letter) for letter, student in configuration.students.items() if student.network.weights]
     if section in given:
-        raise ConfigurationError(
-            f"search.extra_space = {key!r} would vary a network that begins with given weights: leave out {section}.weights, or "
-            "the key"
+        raise _key_error(
+            key,
+            f"would vary a network that begins with given weights: leave out {section}.weights, or the key",
+            f"without {section}.weights",
         )
 
 

@@ -1,9 +1,12 @@
 """The types of the configuration's fields, each with its bounds, and the section that holds them."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from orchestrator.config.renamed import refuse_renamed
@@ -101,3 +104,62 @@ class Choice(Section):
     def settings(self) -> dict[str, Any]:
         """The settings that were given, without the name and the fields that every choice has."""
         return dict(self.model_extra or {})
+
+
+def allowed_at(section: type[BaseModel], location: Sequence[int | str]) -> object:
+    """Return what a section allows at a location within it, as pydantic names one; None where it has no such key.
+
+    Returns:
+        Names of a choice or of the keys of a section, the pair of bounds of a number (the value may have to lie strictly
+        within), the length of a text or a list in words, or
+        the type of anything else.
+    """
+    annotation: Any = section
+    for part in location:
+        kinds = _kinds(annotation)
+        inner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        if inner is not None and str(part) in inner.model_fields:
+            field = inner.model_fields[str(part)]
+            annotation = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+        elif items := [kind for kind in kinds if get_origin(kind) in (tuple, dict)]:
+            annotation = next(kind for kind in reversed(get_args(items[0])) if kind is not Ellipsis)
+        else:
+            return None
+    return _allowed(annotation)
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """The types that an annotation is a union of, without what is annotated."""
+    if get_origin(annotation) is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [kind for each in get_args(annotation) for kind in _kinds(each)]
+    return [annotation]
+
+
+def _allowed(annotation: Any) -> object:
+    limits = _limits(annotation)
+    low, high = (next((limits[name] for name in names if name in limits), None) for names in (("ge", "gt"), ("le", "lt")))
+    if (low, high) != (None, None):
+        return (low, high)
+    kind = next((kind for kind in _kinds(annotation) if kind is not NoneType), None)
+    if "max_length" in limits:
+        unit = "characters" if kind is str else "values"
+        return f"{limits.get('min_length', 0)} to {limits['max_length']} {unit}"
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return tuple(kind.model_fields)
+    return get_origin(kind) or kind
+
+
+def _limits(annotation: Any) -> dict[str, Any]:
+    """The bounds and lengths that stand in an annotation, or in one of its union."""
+    if get_origin(annotation) in (Union, UnionType):
+        return {name: value for kind in get_args(annotation) for name, value in _limits(kind).items()}
+    if get_origin(annotation) is not Annotated:
+        return {}
+    kind, *metadata = get_args(annotation)
+    every = [each for item in metadata for each in (item.metadata if isinstance(item, FieldInfo) else [item])]
+    names = ("ge", "gt", "le", "lt", "min_length", "max_length")
+    return _limits(kind) | {name: getattr(item, name) for item in every for name in names if hasattr(item, name)}

@@ -5,14 +5,15 @@ Defaults < file < `--set key=value`. The resolved form is plain JSON and is stor
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from orchestrator.config._yaml_text import MAX_BYTES, YamlError, parse_yaml
+from orchestrator.config.fields import allowed_at
 from orchestrator.config.schema import Configuration
 from orchestrator.config.yielding import Origin, keep_schedules, require_milestones, require_searched_method, with_yielding_values
-from orchestrator.core.errors import ConfigurationError, nearest
+from orchestrator.core.errors import ConfigurationError, FieldError, nearest
 from orchestrator.core.paths import read_file
 from orchestrator.core.redact import redacted
 from orchestrator.core.text import quoted, shortened
@@ -55,7 +56,7 @@ def build(values: dict[str, Any]) -> Configuration:
     try:
         return Configuration.model_validate(values)
     except ValidationError as error:
-        raise ConfigurationError(_sentence(error)) from error
+        raise _refusal(error) from error
 
 
 PLAIN = {  # what the types of Python are in YAML
@@ -70,12 +71,24 @@ def _read(file: Path) -> dict[str, Any]:
         with path.open("rb") as stream:
             values = parse_yaml(stream.read(MAX_BYTES + 1))
     except OSError as error:
-        raise ConfigurationError(f"--config {file} cannot be read ({error.strerror}): give the path of a YAML file") from error
+        raise ConfigurationError(
+            f"--config {file} cannot be read ({error.strerror}): give the path of a YAML file",
+            field="--config",
+            value=str(file),
+            allowed="a YAML file",
+        ) from error
     except YamlError as error:
         what = "is not YAML, line" if error.syntax else "cannot be used, line"
-        raise ConfigurationError(f"--config {file} {what} {error.line}: {redacted(str(error))}") from error
+        raise ConfigurationError(
+            f"--config {file} {what} {error.line}: {redacted(str(error))}", field="--config", value=str(file), allowed="a YAML file"
+        ) from error
     if not isinstance(values, dict | None):
-        raise ConfigurationError(f"--config {file} holds a {type(values).__name__}: give keys such as `data:` and `method:`")
+        raise ConfigurationError(
+            f"--config {file} holds a {type(values).__name__}: give keys such as `data:` and `method:`",
+            field="--config",
+            value=str(file),
+            allowed=dict,
+        )
     return values or {}
 
 
@@ -93,12 +106,17 @@ def _apply(values: dict[str, Any], pair: str) -> set[str]:
     key, equals, text = pair.partition("=")
     path, shown = key.strip().split("."), shortened(redacted(pair))
     if not equals or not all(path):
-        raise ConfigurationError(f"--set {shown} is not of the form key=value: write for example --set method.temperature=4")
+        raise ConfigurationError(
+            f"--set {shown} is not of the form key=value: write for example --set method.temperature=4",
+            field="--set",
+            value=pair,
+            allowed="key=value",
+        )
     try:
         value = parse_yaml(text) if text else None
     except YamlError as error:
         problem = "the value is not YAML; quote it" if error.syntax else redacted(str(error))
-        raise ConfigurationError(f"--set {shown}: {problem}") from error
+        raise ConfigurationError(f"--set {shown}: {problem}", field=key.strip(), value=text, allowed="YAML") from error
     _put(values, path, value, pair)
     return {key for key, _ in _leaves({".".join(path): value})}
 
@@ -107,7 +125,12 @@ def _put(values: dict[str, Any], path: list[str], value: Any, pair: str) -> None
     for name in path[:-1]:
         inner = values.get(name)
         if inner is not None and not isinstance(inner, dict):
-            raise ConfigurationError(f"--set {shortened(redacted(pair))}: {name} is {quoted(inner)}, which has no keys below it")
+            raise ConfigurationError(
+                f"--set {shortened(redacted(pair))}: {name} is {quoted(inner)}, which has no keys below it",
+                field=pair.partition("=")[0].strip(),
+                value=pair.partition("=")[2],
+                allowed=f"a section {name}",
+            )
         values[name] = inner = {} if inner is None else inner
         values = inner
     if _names(path) and values.get("name", value) != value:
@@ -120,33 +143,38 @@ def _names(path: list[str]) -> bool:
     return path[-1] == "name" and len(path) > 1 and path[-2] in ("method", "student", "network")
 
 
+def _refusal(error: ValidationError) -> ConfigurationError:
+    """The first thing wrong, with its dotted key, the value without secrets, and what is allowed at that key."""
+    first = error.errors(include_url=False)[0]
+    location, cause = first["loc"], first.get("ctx", {}).get("error")
+    path = ".".join(str(part) for part in location)
+    if isinstance(cause, FieldError):
+        return ConfigurationError.from_error(cause, _sentence(error), path)
+    beyond = first["type"] == "extra_forbidden"
+    value = None if first["type"] == "missing" else first["input"]
+    allowed = allowed_at(Configuration, location[:-1] if beyond else location)
+    return ConfigurationError(_sentence(error), field=path or None, value=value, allowed=allowed)
+
+
 def _sentence(error: ValidationError) -> str:
     """The first thing wrong, as: field = value is not allowed: what is, and the next step."""
     first = error.errors(include_url=False)[0]
     path = shortened(".".join(str(part) for part in first["loc"]))
     more = f" ({error.error_count() - 1} more after this one)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
-        return f"there is no key {path!r}: {nearest(str(first['loc'][-1]), _keys(first['loc'][:-1]))}{more}"
+        return f"there is no key {path!r}: {nearest(str(first['loc'][-1]), _names_at(first['loc'][:-1]))}{more}"
     if first["type"] == "missing":
         return f"{path} is missing: give it in the file or with --set {path}=...{more}"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
         return f"{path}: {message}{more}" if path else f"{message}{more}"
     if first["type"] == "model_type":
-        message = f"give keys below it, of {', '.join(_keys(first['loc']))}"
+        message = f"give keys below it, of {', '.join(_names_at(first['loc']))}"
     message = PLAIN.get(first["type"], message)
     given = "null" if first["input"] is None else quoted(first["input"])
     return f"{path} = {given} is not allowed: {message[0].lower()}{message[1:]}{more}"
 
 
-def _keys(location: tuple[int | str, ...]) -> list[str]:
-    section: type[BaseModel] = Configuration
-    parts = list(location)
-    while parts:
-        annotation = section.model_fields[str(parts.pop(0))].annotation
-        if get_origin(annotation) is dict and parts:
-            parts.pop(0)  # a letter
-        section = next(
-            kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, BaseModel)
-        )
-    return list(section.model_fields)
+def _names_at(location: tuple[int | str, ...]) -> list[str]:
+    allowed = allowed_at(Configuration, location)
+    return list(allowed) if isinstance(allowed, tuple) else []

@@ -8,11 +8,17 @@ from orchestrator.core.errors import ConfigurationError, nearest
 def check_settings(configuration: Configuration, name: str, field: str) -> None:
     """ConfigurationError when a method does not exist or cannot have its settings."""
     if name not in METHODS:
-        raise ConfigurationError(f"{field} = {name!r} is no method: {nearest(name, METHODS)}; see `python run.py methods`")
+        raise ConfigurationError(
+            f"{field} = {name!r} is no method: {nearest(name, METHODS)}; see `python run.py methods`",
+            field=field,
+            value=name,
+            allowed=tuple(METHODS),
+        )
     method = METHODS[name]
     given = configuration.method.settings if name == configuration.method.name else {}
     try:
         method.Settings.build(given)
     except SettingsError as error:
         known = f"; {nearest(error.field, method.Settings.__dataclass_fields__)}" if error.unknown and error.field else ""
-        raise ConfigurationError(f"method {name}: {error}{known}; see `python run.py methods`") from error
+        message = f"method {name}: {error}{known}; see `python run.py methods`"
+        raise ConfigurationError.from_error(error, message, "method") from error

@@ -1,6 +1,7 @@
 """The settings that are paths: resolved before they are recorded, so that a resume does not depend on where it is typed."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 from orchestrator.config.loader import build, override
@@ -54,14 +55,17 @@ def move_paths(configuration: Configuration, pairs: list[str]) -> Configuration:
         if section.get(name) is None and key != "teacher.cache":
             raise ConfigurationError(
                 f"--set {key}: a resume goes on as its run was configured; with --resume, --set takes what has another place now, "
-                f"and is the same: {', '.join(_given(values, keys)) or 'this run has no path'}"
+                f"and is the same: {', '.join(_given(values, keys)) or 'this run has no path'}",
+                field=key,
+                value=pair.partition("=")[2],
+                allowed=tuple(_given(values, keys)),
             )
     override(values, pairs)
     moved = build(values)
     for key in keys:
         section, name = _section(values, key)
         if key != "teacher.cache" and _section(configuration.plain(), key)[0].get(name) is not None and section.get(name) is None:
-            raise ConfigurationError(f"--set {key} is empty: give the path where it is now")
+            raise ConfigurationError(f"--set {key} is empty: give the path where it is now", field=key, value=None, allowed=Path)
     return resolve_paths(moved)
 
 
@@ -75,7 +79,10 @@ def require_paths(name: str, configuration: Configuration) -> None:
             continue
         if not os.path.exists(os.path.expanduser(given)) and not (key == "data.path" and configuration.data.download):
             raise ConfigurationError(
-                f"--resume {name}: {key} = {given} is not there any more: put it back, or add `--set {key}=...` with its place now"
+                f"--resume {name}: {key} = {given} is not there any more: put it back, or add `--set {key}=...` with its place now",
+                field=key,
+                value=given,
+                allowed="a path that exists",
             )
 
 

@@ -80,7 +80,10 @@ def roles(configuration: Configuration, available: Mapping[str, float], nodes: S
     if 0 < there < wanted and any(values["GPU"] is None for values in asked.values()):
         raise EnvironmentUnfitError(
             f"a group of {resources.workers} workers with a GPU each needs {wanted:g} GPU and the cluster has {there:g}: lower "
-            f"resources.workers, or set resources.gpus_per_worker to {there / resources.workers:.2g} to share, to 0 for CPUs alone"
+            f"resources.workers, or set resources.gpus_per_worker to {there / resources.workers:.2g} to share, to 0 for CPUs alone",
+            field="resources.gpus_per_worker",
+            value=None,
+            allowed=(0, there / resources.workers),
         )
     default = 1.0 if there else 0.0
     found = []
@@ -127,7 +130,12 @@ def groups(
         short = fit.short(wanted)
         lower = list(dict.fromkeys(["resources.workers", "resources.groups", *(role.fields[short] for role in each)]))
         reason = fit.reason(wanted, available, nodes)
-        raise EnvironmentUnfitError(f"{wanted} x {len(bundles)} workers {reason}: lower {', '.join(lower[:-1])} or {lower[-1]}")
+        raise EnvironmentUnfitError(
+            f"{wanted} x {len(bundles)} workers {reason}: lower {', '.join(lower[:-1])} or {lower[-1]}",
+            field="resources.workers",
+            value=resources.workers,
+            allowed=fit.allowed(wanted, available),
+        )
     beside: tuple[dict[str, float], ...] = ()
     if aides:
         beside = (_beside(configuration, nodes).needs,) * aides
@@ -148,6 +156,11 @@ class _Fit(NamedTuple):
     def short(self, wanted: int) -> str:
         """The resource of which there is too little for so many groups."""
         return next((name for name, value in self.fits.items() if value < wanted), "CPU")
+
+    def allowed(self, wanted: int, available: Mapping[str, float]) -> str:
+        """Return what there is: of the resource that is short, or how many groups find room on nodes."""
+        short = self.short(wanted)
+        return f"{self.most} groups" if self.sums >= wanted else f"{available.get(short, 0):g} {short}"
 
     def reason(self, wanted: int, available: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> str:
         """Why so many groups do not fit, in words."""
@@ -198,7 +211,10 @@ def _fit_beside(
         raise ConfigurationError(
             f"{beside.fields[short]} = {beside.needs.get(short, 0):g}: {wanted} x {len(bundles)} workers, each group with "
             f"{_actors(aides)} beside it, {fit.reason(wanted, available, nodes)}: "
-            f"lower {', '.join(lower[:-1])} or {lower[-1]}, or set {INLINE}"
+            f"lower {', '.join(lower[:-1])} or {lower[-1]}, or set {INLINE}",
+            field=beside.fields[short],
+            value=beside.needs.get(short, 0),
+            allowed=fit.allowed(wanted, available),
         )
     return fit
 
@@ -211,7 +227,10 @@ def _beside(configuration: Configuration, nodes: Sequence[Mapping[str, float]] =
     resources = configuration.resources
     if resources.influence_gpus > 1 and resources.influence_gpus % 1:
         raise ConfigurationError(
-            f"resources.influence_gpus = {resources.influence_gpus:g} is not allowed: give a part of one GPU, or whole ones"
+            f"resources.influence_gpus = {resources.influence_gpus:g} is not allowed: give a part of one GPU, or whole ones",
+            field="resources.influence_gpus",
+            value=resources.influence_gpus,
+            allowed="a part of one GPU, or whole ones",
         )
     fields = {"CPU": "influence_cpus", "GPU": "influence_gpus"}
     held = {name: getattr(resources, key) for name, key in fields.items()}
@@ -246,9 +265,14 @@ def _require_node(role: Role, nodes: Sequence[Mapping[str, float]], otherwise: s
         largest = max(node.get(name, 0) for node in nodes)
         if value > largest:
             told = f"{role.fields[name]} = {value:g} fits no node (the largest has {largest:g} {name}): lower it{otherwise}"
-            raise ConfigurationError(told)
+            raise ConfigurationError(told, field=role.fields[name], value=value, allowed=(0, largest))
     both = " and ".join(f"{role.fields[name]} = {value:g}" for name, value in role.needs.items())
-    raise ConfigurationError(f"{both} fit no node together: lower one of them{otherwise}")
+    raise ConfigurationError(
+        f"{both} fit no node together: lower one of them{otherwise}",
+        field=role.fields[name],
+        value=value,
+        allowed="what one node has",
+    )
 
 
 def rungs(search: Search, epochs: int) -> list[int]:
@@ -371,9 +395,17 @@ def require_batches(configuration: Configuration, samples: int, labelled: int | 
             there, kind, more = labelled, "labelled samples", "more of them (data.labelled)"
         size = training.batch_size
         if size % sharing:
-            raise ConfigurationError(f"{name}.batch_size = {size} cannot be shared by {words}: give a multiple of {sharing}")
+            raise ConfigurationError(
+                f"{name}.batch_size = {size} cannot be shared by {words}: give a multiple of {sharing}",
+                field=f"{name}.batch_size",
+                value=size,
+                allowed=f"a multiple of {sharing}",
+            )
         if there < size:
             raise ConfigurationError(
                 f"the training part has {there} {kind} and {name}.batch_size = {size} ({size // sharing} for each of {sharing} "
-                f"workers): give at most {there - there % sharing}, or {more}"
+                f"workers): give at most {there - there % sharing}, or {more}",
+                field=f"{name}.batch_size",
+                value=size,
+                allowed=(sharing, there - there % sharing),
             )

@@ -61,7 +61,10 @@ def require_short_sockets() -> None:
         most = LONGEST_SOCKET - len(SOCKET.format(pid=2**22)) - 1
         raise EnvironmentUnfitError(
             f"{name} = {folder} is too long: Ray's sockets below it would have paths of {longest} bytes, and {LONGEST_SOCKET} are "
-            f"allowed: set {name} to a path of at most {most} bytes, or set RAY_TMPDIR=/tmp for Ray alone"
+            f"allowed: set {name} to a path of at most {most} bytes, or set RAY_TMPDIR=/tmp for Ray alone",
+            field=name,
+            value=folder,
+            allowed=f"at most {most} bytes",
         )
 
 
@@ -87,7 +90,10 @@ def found(address: str) -> str:
     except (ConnectionError, ValueError) as error:
         raise EnvironmentUnfitError(
             "resources.address = 'auto': no Ray cluster runs on this machine: start one with `ray start --head`, give the "
-            "host:port of another one, or --address local to start Ray here"
+            "host:port of another one, or --address local to start Ray here",
+            field="resources.address",
+            value=address,
+            allowed="a Ray cluster that runs on this machine",
         ) from error
     assert there is not None, "of `auto` Ray makes an address or an error"
     return there
@@ -107,7 +113,10 @@ def require_answer(address: str) -> None:
     """EnvironmentUnfitError when nobody listens at `host:port`, or where `auto` leads to; Ray itself would try for minutes."""
     if address.startswith("ray://"):
         raise EnvironmentUnfitError(
-            f"resources.address = {address!r} is Ray Client's: give the host:port of the cluster itself, or use `ray job submit`"
+            f"resources.address = {address!r} is Ray Client's: give the host:port of the cluster itself, or use `ray job submit`",
+            field="resources.address",
+            value=address,
+            allowed="host:port of the cluster itself",
         )
     there = found(address)
     host, _, port = there.rpartition(":")
@@ -117,5 +126,8 @@ def require_answer(address: str) -> None:
         last = f", where {there} was the last one" if there != address else ""
         raise EnvironmentUnfitError(
             f"resources.address = {address!r}: nobody answers there{last} ({error}): give the host:port of a running Ray cluster, "
-            "or --address local to start Ray here"
+            "or --address local to start Ray here",
+            field="resources.address",
+            value=address,
+            allowed="host:port of a running Ray cluster, or local",
         ) from error

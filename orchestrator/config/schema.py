@@ -35,6 +35,7 @@ from orchestrator.config.fields import (
 from orchestrator.config.fields import Choice as Choice
 from orchestrator.config.fields import Section as Section
 from orchestrator.config.uris import require_tracking
+from orchestrator.core.errors import FieldError
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Optimizer = Literal["sgd", "adamw"]
@@ -100,7 +101,12 @@ class Data(Section):
     def _mean_goes_with_std(self) -> "Data":
         mean, std = ("null" if values is None else list(values) for values in (self.mean, self.std))
         if len(self.mean or ()) != len(self.std or ()) or () in (self.mean, self.std):
-            raise ValueError(f"mean = {mean} with std = {std} is not allowed: give both, one value for each channel, or neither")
+            raise FieldError(
+                f"mean = {mean} with std = {std} is not allowed: give both, one value for each channel, or neither",
+                field="mean",
+                value=self.mean,
+                allowed="as many values as std has",
+            )
         return self
 
 
@@ -140,9 +146,19 @@ class Training(Section):
     @model_validator(mode="after")
     def _schedules_fit(self) -> "Training":
         if self.schedule == "multi_step" and not self.milestones:
-            raise ValueError("milestones = [] is not allowed with schedule multi_step: give epochs such as [150, 180, 210]")
+            raise FieldError(
+                "milestones = [] is not allowed with schedule multi_step: give epochs such as [150, 180, 210]",
+                field="milestones",
+                value=(),
+                allowed="one epoch or more",
+            )
         if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs = {self.warmup_epochs} is not allowed: it must be below epochs = {self.epochs}")
+            raise FieldError(
+                f"warmup_epochs = {self.warmup_epochs} is not allowed: it must be below epochs = {self.epochs}",
+                field="warmup_epochs",
+                value=self.warmup_epochs,
+                allowed=(0, self.epochs),
+            )
         return self
 
 
@@ -245,7 +261,7 @@ class Search(Section):
         leaves = list(_flat(value))
         keys = [key for key, _ in leaves]
         if twice := next((key for place, key in enumerate(keys) if key in keys[:place]), None):
-            raise ValueError(f"{twice!r} is given with dots and in sections: keep one of them")
+            raise FieldError(f"{twice!r} is given with dots and in sections: keep one of them", value=twice, allowed="once")
         return dict(leaves)
 
 
@@ -356,7 +372,11 @@ class Configuration(Section):
     def _letters_in_order(cls, peers: dict[str, Peer]) -> dict[str, Peer]:
         wanted = list(LETTERS[1 : len(peers) + 1])
         if sorted(peers) != wanted:
-            raise ValueError(f"{list(peers)} is not allowed: name the peers of student a in order, {', '.join(wanted) or 'b'}")
+            raise FieldError(
+                f"{list(peers)} is not allowed: name the peers of student a in order, {', '.join(wanted) or 'b'}",
+                value=tuple(peers),
+                allowed=tuple(wanted),
+            )
         return dict(sorted(peers.items()))
 
     @model_validator(mode="after")
@@ -365,8 +385,10 @@ class Configuration(Section):
             try:
                 _ = self.students[letter]
             except ValidationError as error:
-                message = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
-                raise ValueError(f"peers.{letter}.training: {message}") from error
+                first, section = error.errors(include_url=False)[0], f"peers.{letter}.training"
+                message = first["msg"].removeprefix("Value error, ")
+                cause = first.get("ctx", {}).get("error", error)
+                raise FieldError.from_error(cause, f"{section}: {message}", section) from error
         return self
 
     @property

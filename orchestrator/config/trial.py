@@ -104,6 +104,8 @@ def apply(configuration: Configuration, parameters: Mapping[str, Any]) -> Config
         for part in path[:-1]:
             section = section.get(part)
             if not isinstance(section, dict):
-                raise ConfigurationError(f"{key} is no parameter: {part} has no keys below it")
+                raise ConfigurationError(
+                    f"{key} is no parameter: {part} has no keys below it", field=key, value=value, allowed=f"keys below {part}"
+                )
         section[path[-1]] = value
     return build(values)

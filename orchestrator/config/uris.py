@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
+from orchestrator.core.errors import FieldError
 from orchestrator.core.redact import redacted, secret_in
 
 WEB = ("http", "https")
@@ -11,23 +12,29 @@ CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_
 
 
 def require_tracking(uri: str) -> None:
-    """ValueError with a sentence where MLflow cannot write to such an address, or it holds a secret; the sentence does not."""
+    """FieldError with a sentence where MLflow cannot write to such an address, or it holds a secret; the sentence does not."""
     found, scheme = secret_in(uri), scheme_of(uri)
     no_address = "@" in uri and "://" not in uri
     if found and scheme in WEB:
-        raise ValueError(
-            f"{redacted(uri)} holds {found}, which would be stored with every run: leave it out, and export {CREDENTIALS}"
+        raise FieldError(
+            f"{redacted(uri)} holds {found}, which would be stored with every run: leave it out, and export {CREDENTIALS}",
+            value=uri,
+            allowed="an address without a secret",
         )
     if found:
-        raise ValueError(
+        raise FieldError(
             f"{redacted(uri)} holds {found}, which would be stored with every run: leave it to what the database's driver reads by "
-            "itself (PostgreSQL: PGPASSWORD or ~/.pgpass), or give the http address of an MLflow server before the database"
+            "itself (PostgreSQL: PGPASSWORD or ~/.pgpass), or give the http address of an MLflow server before the database",
+            value=uri,
+            allowed="an address without a secret",
         )
     if no_address or scheme == "file" or not (uri == "databricks" or re.match(r"[a-z][a-z0-9+.-]*:.", uri, re.IGNORECASE)):
         shown = f"***@{uri.rpartition('@')[2]}" if no_address else redacted(uri)
-        raise ValueError(
+        raise FieldError(
             f"{shown} is nowhere that MLflow writes runs: give the address of a server, such as http://127.0.0.1:5000, or a "
-            "database, such as sqlite:////folder/mlflow.db"
+            "database, such as sqlite:////folder/mlflow.db",
+            value=shown,
+            allowed="the address of a server or a database",
         )
 
 

@@ -95,7 +95,10 @@ def require_milestones(configuration: Configuration) -> None:
             epochs_key = f"{'teacher.' * section.startswith('teacher')}training.epochs"
             raise ConfigurationError(
                 f"{section}.milestones = {list(recipe.milestones)} is not allowed with {epochs_key} = {recipe.epochs}: give "
-                f"milestones below it, or another {section}.schedule"
+                f"milestones below it, or another {section}.schedule",
+                field=f"{section}.milestones",
+                value=recipe.milestones,
+                allowed=(1, recipe.epochs - 1) if recipe.epochs > 1 else None,
             )
 
 
@@ -117,7 +120,10 @@ def require_searched_method(configuration: Configuration, origin: Origin) -> Non
         given = f"method.name = {name} is" if typed else f"the settings under method are those of {name}, which is"
         raise ConfigurationError(
             f"{given} not among search.methods = {list(methods)}: add it there, or leave one of the two out; "
-            "`python run.py methods` lists all"
+            "`python run.py methods` lists all",
+            field="method.name",
+            value=name,
+            allowed=methods,
         )
 
 

@@ -96,14 +96,14 @@ class TrialContext:
 
     def together(self, action: Callable[[], T]) -> T:
         """What the action gives on this rank; an EnvironmentUnfitError of any rank is raised on all of them."""
-        value, failure = None, ""
+        value, failure = None, None
         try:
             value = action()
         except EnvironmentUnfitError as error:
-            failure = str(error)
-        failures = [text for text in self.gather(failure) if text]
+            failure = error
+        failures = [error for error in self.gather(failure) if error]
         if failures:
-            raise EnvironmentUnfitError(failures[0])
+            raise EnvironmentUnfitError.from_error(failures[0], str(failures[0]))
         return cast(T, value)
 
     def gather_tensors(self, value: Tensor) -> list[Tensor]:

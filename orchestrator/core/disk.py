@@ -138,16 +138,18 @@ def together(
     """
     pause = Pause(where, context.note if context.leads else lambda text: None)
     while True:
-        value, kind, text = None, "", ""
+        value, kind, text, refusal = None, "", "", None
         try:
             value = action()
         except Exception as error:
             kind, text = _kind(error, away), " ".join(str(error).split())[:300]
             if not kind:
                 raise
-        said = {kind: text for kind, text in reversed(context.gather((kind, text))) if kind}
-        if "unfit" in said:
-            raise EnvironmentUnfitError(said["unfit"])
+            refusal = error if kind == "unfit" else None
+        gathered = context.gather((kind, text, refusal))
+        said = {kind: text for kind, text, _ in reversed(gathered) if kind}
+        if refusals := [refusal for _, _, refusal in gathered if refusal]:
+            raise EnvironmentUnfitError.from_error(refusals[0], said["unfit"])
         if not said:
             pause.over()
             return cast(T, value)

@@ -2,12 +2,38 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Self
+
+from orchestrator.core.redact import without_secrets
 
 OK, NO_USABLE_TRIAL, BAD_CONFIGURATION, UNFIT_ENVIRONMENT, INTERRUPTED = 0, 1, 2, 3, 130
 UNEXPECTED = 1  # an error of the program itself, as Python has it
 
 
-class UserError(Exception):
+class _About(Exception):
+    """An error that names the field, the value and what is allowed."""
+
+    def __init__(self, message: str, *, field: str | None = None, value: object = None, allowed: object = None) -> None:
+        super().__init__(message)
+        self.field = field
+        self.value = without_secrets(value)
+        self.allowed = allowed
+
+    @classmethod
+    def from_error(cls, error: Exception, message: str, below: str = "") -> Self:
+        """Return an error with another sentence that is about the same value as `error`.
+
+        Args:
+            error: An error of any class; it has the attributes of this one where it knows them.
+            message: The new sentence.
+            below: The key of the section that the field of `error` lies in.
+        """
+        field = ".".join(part for part in (below, getattr(error, "field", None)) if part)
+        value, allowed = getattr(error, "value", None), getattr(error, "allowed", None)
+        return cls(message, field=field or None, value=value, allowed=allowed)
+
+
+class UserError(_About):
     """Something that a person can correct.
 
     The message is for people and may change; programs and tests read the attributes.
@@ -15,17 +41,15 @@ class UserError(Exception):
     Args:
         message: One sentence: the field, its value, what is allowed, and the next step.
         field: The setting (`training.epochs`), option (`--store`), environment variable or file that the error is about.
-        value: The value that is refused.
+        value: The value that is refused; a text without its secrets where it holds one.
         allowed: What is allowed instead: a tuple of names, a pair of bounds, a type, or a short text.
     """
 
     exit_code = NO_USABLE_TRIAL
 
-    def __init__(self, message: str, *, field: str | None = None, value: object = None, allowed: object = None) -> None:
-        super().__init__(message)
-        self.field = field
-        self.value = value
-        self.allowed = allowed
+
+class FieldError(_About, ValueError):
+    """A value that a section of the configuration refuses; `field` is relative to the section."""
 
 
 class ConfigurationError(UserError):

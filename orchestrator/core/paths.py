@@ -46,19 +46,33 @@ def read_path(given: str | Path, key: str, only_read: bool = False) -> Path:
     """
     shown = _shown(given, key)
     if problem := path_problem(str(given), only_read):
-        raise ConfigurationError(f"{shown} {problem}: give another path")
+        raise ConfigurationError(f"{shown} {problem}: give another path", field=key, value=str(given), allowed=Path)
     try:
         path = Path(given).expanduser().resolve()
     except RuntimeError as error:  # of `~` as of links in a circle
         reason = "leads in a circle of links" if "loop" in str(error).lower() else "begins with the home folder of an unknown user"
-        raise ConfigurationError(f"{shown} {reason}: give the whole path, as /folder/file") from error
+        raise ConfigurationError(
+            f"{shown} {reason}: give the whole path, as /folder/file", field=key, value=str(given), allowed="a whole path"
+        ) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigurationError(f"{shown} cannot be looked up ({reason}): give another path") from error
+        raise ConfigurationError(
+            f"{shown} cannot be looked up ({reason}): give another path", field=key, value=str(given), allowed=Path
+        ) from error
     if problem := path_problem(str(path), only_read):
-        raise ConfigurationError(f"{shown}, in full {shortened(redacted(str(path)))}, {problem}: give another path")
+        raise ConfigurationError(
+            f"{shown}, in full {shortened(redacted(str(path)))}, {problem}: give another path",
+            field=key,
+            value=str(given),
+            allowed=Path,
+        )
     if path.parts[1:2] and path.parts[1] in KERNEL:
-        raise ConfigurationError(f"{shown} is kept by the kernel and on no disk: give another path")
+        raise ConfigurationError(
+            f"{shown} is kept by the kernel and on no disk: give another path",
+            field=key,
+            value=str(given),
+            allowed="a path on a disk",
+        )
     return path
 
 
@@ -85,15 +99,24 @@ def _readable(given: str | Path, key: str, wanted: str, kind: str) -> Path:
     try:
         mode = path.stat().st_mode
         if not (stat.S_ISDIR(mode) if kind == "folder" else stat.S_ISREG(mode)):
-            raise ConfigurationError(f"{shown} is not a {kind} (it is {_kind(mode)}): {wanted}")
+            raise ConfigurationError(
+                f"{shown} is not a {kind} (it is {_kind(mode)}): {wanted}", field=key, value=str(given), allowed=kind
+            )
         if kind == "folder":
             next(os.scandir(path), None)
         else:
             path.open("rb").close()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ConfigurationError(f"{shown} is not a {kind} ({error.strerror}): {wanted}") from error
+        raise ConfigurationError(
+            f"{shown} is not a {kind} ({error.strerror}): {wanted}", field=key, value=str(given), allowed=kind
+        ) from error
     except OSError as error:
-        raise ConfigurationError(f"{shown} cannot be read ({error.strerror or error}): {wanted}") from error
+        raise ConfigurationError(
+            f"{shown} cannot be read ({error.strerror or error}): {wanted}",
+            field=key,
+            value=str(given),
+            allowed=f"a {kind} that can be read",
+        ) from error
     return path
 
 

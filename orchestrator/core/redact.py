@@ -7,6 +7,7 @@ of an environment variable whose name says so. It errs towards hiding too much.
 import os
 import re
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import quote, unquote
 
 HIDDEN = "***"
@@ -33,6 +34,13 @@ def redacted(text: str, environment: Mapping[str, str] | None = None) -> str:
     for pattern in (_HEADER, _ENTRY, _PAIR, _QUERY):
         text = pattern.sub(rf"\1{HIDDEN}", text)
     return text
+
+
+def without_secrets(value: Any) -> Any:
+    """Return the value itself where it holds no secret, else a text of it without its secrets."""
+    if isinstance(value, list | tuple | dict) and redacted(repr(value)) != repr(value):
+        return redacted(repr(value))
+    return redacted(value) if isinstance(value, str) else value
 
 
 def _values(environment: Mapping[str, str]) -> list[str]:

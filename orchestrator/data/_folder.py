@@ -24,7 +24,10 @@ def load(config: Data, raw: Path) -> Parts:
     """
     root = _root(config)
     listing = list_images(root)
-    classes = tuple(checks.require_printable(f"the class folder {root / 'train' / each!r}", each) for each in listing.classes)
+    classes = tuple(
+        checks.require_printable(f"the class folder {root / 'train' / each!r}", each, str(root / "train" / each))
+        for each in listing.classes
+    )
     parts = {part: _part(root, split, listing, part, classes) for part, split in listing.splits.items()}
     return Parts(parts["train"], parts.get("validation"), parts["test"], classes, root.resolve())
 
@@ -47,16 +50,27 @@ def _status(root: Path, path: str) -> list[Any]:
     try:
         status = os.stat(root / path)
     except OSError as error:  # removed since it was listed
-        raise ConfigurationError(f"{root / path} cannot be read ({error.strerror}): start again") from error
+        raise ConfigurationError(
+            f"{root / path} cannot be read ({error.strerror}): start again",
+            field=str(root / path),
+            value=error.strerror,
+            allowed="a file that can be read",
+        ) from error
     return [os.fsencode(path).hex(), status.st_size, status.st_mtime_ns]
 
 
 def _root(config: Data) -> Path:
     if config.path is None:
-        raise ConfigurationError("data.path is missing: data.name = folder needs a folder of images, give --set data.path=FOLDER")
+        raise ConfigurationError(
+            "data.path is missing: data.name = folder needs a folder of images, give --set data.path=FOLDER",
+            field="data.path",
+            allowed="a folder of images",
+        )
     if config.size is None:
         raise ConfigurationError(
-            "data.size is missing: data.name = folder needs the side of its images in pixels, --set data.size=224"
+            "data.size is missing: data.name = folder needs the side of its images in pixels, --set data.size=224",
+            field="data.size",
+            allowed=int,
         )
     return read_folder(config.path, "data.path", f"data.name = folder needs {LAYOUT} in it")
 
@@ -65,12 +79,20 @@ def _part(root: Path, split: str, listing: Listing, part: str, classes: tuple[st
     images = listing.images[part]
     known = set(classes)
     if strange := [name for name in images if name not in known]:
-        raise ConfigurationError(f"{root / split / strange[0]} is a class that {root / 'train'} does not have: add or remove it")
+        raise ConfigurationError(
+            f"{root / split / strange[0]} is a class that {root / 'train'} does not have: add or remove it",
+            field=str(root / split / strange[0]),
+            value=strange[0],
+            allowed=classes,
+        )
     if empty := [name for name in classes if not images.get(name)]:
         unread = listing.unread.below(os.path.join(split, empty[0])).as_clause()
         raise ConfigurationError(
             f"data.path = {root}: class {empty[0]!r} (label {classes.index(empty[0])}) has 0 images in {split}/: every part needs "
-            f"every class, add images ({', '.join(SUFFIXES)}) or drop the class{unread}"
+            f"every class, add images ({', '.join(SUFFIXES)}) or drop the class{unread}",
+            field=str(root / split / empty[0]),
+            value=0,
+            allowed=(1, None),
         )
     paths = [os.fsencode(path) for name in classes for path in images[name]]
     return Part(np.array(paths, dtype=bytes), np.repeat(np.arange(len(classes)), [len(images[name]) for name in classes]))

@@ -19,7 +19,7 @@ from orchestrator.data.decoding import ImageError, decode_image
 TOGETHER = 64  # images that a process takes at a time
 MOST_PROCESSES = 16
 FEW, MANY = 1024, 20_000  # images that are decoded sooner than processes start, and that take longer than one waits
-Checked = tuple[list[str], tuple[str, ...]]  # which image cannot be used and why, and the notes of how it was decoded
+Checked = tuple[list[tuple[str, str]], tuple[str, ...]]  # which image cannot be used and why, and the notes of how it was decoded
 
 
 def check_images(parts: Parts, note: Callable[[str], None]) -> dict[str, int]:
@@ -40,19 +40,26 @@ def check_images(parts: Parts, note: Callable[[str], None]) -> dict[str, int]:
     own = torch.Generator()  # or the seed of the processes would be drawn from everybody's random numbers
     loader = data.DataLoader(_Images(root, paths), batch_size=TOGETHER, num_workers=processes, collate_fn=list, generator=own)
     counts: Counter[str] = Counter()
-    damaged: list[str] = []
+    damaged: list[tuple[str, str]] = []
     try:
         for reasons, notes in chain.from_iterable(cast("Iterator[list[Checked]]", loader)):
             counts.update(notes)
             damaged += reasons
     except RuntimeError as error:  # whatever an image does is caught where it is decoded
         raise EnvironmentUnfitError(
-            f"a process that decodes the images below {root} died ({' '.join(str(error).split())[:200]}): free some memory"
+            f"a process that decodes the images below {root} died ({' '.join(str(error).split())[:200]}): free some memory",
+            field="data.path",
+            value=str(root),
+            allowed="more free memory",
         ) from error
     if damaged:
+        path, reason = damaged[0]
         raise ConfigurationError(
-            f"{len(damaged)} of {len(paths)} images below {root} cannot be decoded, the first is {damaged[0]}: "
-            "replace or remove them, then start again"
+            f"{len(damaged)} of {len(paths)} images below {root} cannot be decoded, the first is {path} ({reason}): "
+            "replace or remove them, then start again",
+            field=path,
+            value=reason,
+            allowed="an image that can be decoded",
         )
     return dict(counts)
 
@@ -75,4 +82,4 @@ class _Images(data.Dataset[Checked]):
         try:
             return [], decode_image(path, 3).notes
         except ImageError as error:
-            return [f"{path} ({error})"], ()
+            return [(str(path), str(error))], ()

@@ -104,10 +104,19 @@ def _splits(root: Path, present: Sequence[str]) -> dict[str, str]:
     validation = [name for name in VALIDATION if name in present]
     if len(validation) > 1:
         both = " and ".join(f"{name}/" for name in validation)
-        raise ConfigurationError(f"data.path = {root} has {both}, and one of them is the validation part: keep one")
+        raise ConfigurationError(
+            f"data.path = {root} has {both}, and one of them is the validation part: keep one",
+            field="data.path[validation]",
+            value=tuple(validation),
+            allowed="one of them",
+        )
     if "train" not in present or not (validation or "test" in present):
         missing = "train/" if "train" not in present else "val/ and no test/"
-        raise ConfigurationError(f"data.path = {root} has no {missing}: data.name = folder needs {LAYOUT}")
+        raise ConfigurationError(
+            f"data.path = {root} has no {missing}: data.name = folder needs {LAYOUT}",
+            field=f"data.path[{'test' if 'train' in present else 'train'}]",
+            allowed=LAYOUT,
+        )
     if not validation:
         return {"train": "train", "test": "test"}
     return {"train": "train", "test": validation[0]} | ({"validation": validation[0], "test": "test"} if "test" in present else {})
@@ -119,7 +128,9 @@ def _list_classes(folder: Path, unread: Unread) -> dict[str, list[str]]:
     _add_rest(entries, unread, f"images in {folder.name}/ outside of its class folders", set(names))
     if not names:
         found = unread.below(folder.name).as_clause()
-        raise ConfigurationError(f"{folder} has no class folders: data.name = folder needs {LAYOUT}{found}")
+        raise ConfigurationError(
+            f"{folder} has no class folders: data.name = folder needs {LAYOUT}{found}", field=str(folder), value=0, allowed=LAYOUT
+        )
     return {name: _list_class(folder / name, unread) for name in names}
 
 
@@ -192,7 +203,12 @@ def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as found:
             return sorted(found, key=lambda entry: (entry.is_symlink(), entry.name))
     except OSError as error:
-        raise ConfigurationError(f"{folder} cannot be read ({error.strerror}): make it readable") from error
+        raise ConfigurationError(
+            f"{folder} cannot be read ({error.strerror}): make it readable",
+            field=str(folder),
+            value=error.strerror,
+            allowed="a folder that can be read",
+        ) from error
 
 
 def _example(paths: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from orchestrator.config.schema import Data
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError, UserError
+from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError, FieldError, UserError
 from orchestrator.core.paths import read_file
 from orchestrator.core.text import shortened
 from orchestrator.data import checks
@@ -54,7 +54,7 @@ def load(config: Data, raw: Path) -> Parts:
     arrays = _read(path)
     parts = {split: _part(path, arrays, split) for split in PARTS if f"{split}_images" in arrays}
     if "classes" in arrays:
-        classes = checks.names(f"data.path = {path}: classes", arrays["classes"], len(parts["train"]))
+        classes = checks.names(f"data.path = {path}: classes", arrays["classes"], len(parts["train"]), _field("classes"))
     else:
         classes = checks.numbered(parts["train"].labels)
     return Parts(parts["train"], parts.get("val"), parts["test"], classes)
@@ -79,9 +79,18 @@ def _name_unread(members: Iterable[str]) -> list[str]:
     return [f"keys of the file: {len(keys)} ({', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''})"] if keys else []
 
 
+def _field(key: str) -> str:
+    """Name an array of the file in a refusal."""
+    return f"data.path[{key}]"
+
+
 def _path(config: Data) -> Path:
     if config.path is None:
-        raise ConfigurationError("data.path is missing: data.name = npz needs an .npz file, give --set data.path=FILE.npz")
+        raise ConfigurationError(
+            "data.path is missing: data.name = npz needs an .npz file, give --set data.path=FILE.npz",
+            field="data.path",
+            allowed="an .npz file",
+        )
     return read_file(config.path, "data.path", f"data.name = npz needs an .npz file with the keys {', '.join(REQUIRED)}")
 
 
@@ -92,7 +101,10 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
         if missing := [key for key in wanted if key not in members]:
             raise ConfigurationError(
                 f"data.path = {path} has no {' and no '.join(missing)}: the keys needed are {', '.join(wanted)}"
-                f"{said_unread(_name_unread(members))}"
+                f"{said_unread(_name_unread(members))}",
+                field="data.path",
+                value=tuple(missing),
+                allowed=wanted,
             )
         known = {key: members[key] for key in KNOWN if key in members}
         headers = {key: _read_header(archive, key, member) for key, member in known.items()}
@@ -110,16 +122,17 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with path.open("rb") as stream:
             if stream.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
-                raise ValueError("it is a single array")
+                raise FieldError("it is a single array", field="data.path", value="a single array", allowed="an archive of arrays")
         with zipfile.ZipFile(path) as archive:
             yield archive
     except UserError:
         raise
     except Exception as error:  # numpy and zipfile name no errors of damage: each kind has its own
         reason = shortened(" ".join(str(error).split())) or type(error).__name__
-        raise ConfigurationError(
-            f"data.path = {path} cannot be read as .npz ({reason}): write it again with numpy.savez"
-        ) from error
+        message = f"data.path = {path} cannot be read as .npz ({reason}): write it again with numpy.savez"
+        if isinstance(error, FieldError):
+            raise ConfigurationError.from_error(error, message) from error
+        raise ConfigurationError(message, field="data.path", value=str(path), allowed="a file of numpy.savez") from error
 
 
 def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
@@ -128,31 +141,44 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     for member in archive.infolist():
         key = member.filename.removesuffix(".npy")
         if key in members:
-            raise ValueError(f"it holds {key} twice")
+            raise FieldError(f"it holds {key} twice", field=_field(key), value=2, allowed=1)
         members[key] = member
     return members
 
 
 def _read_header(archive: zipfile.ZipFile, key: str, member: zipfile.ZipInfo) -> Header:
-    """What the header of an array says; ValueError where the file does not hold as many bytes."""
+    """What the header of an array says; FieldError where the file does not hold as many bytes."""
     with archive.open(member) as stream:
         try:
             version = npy.read_magic(stream)
         except ValueError as error:
-            raise ValueError(f"{key} is no array of numpy") from error
+            raise FieldError(f"{key} is no array of numpy", field=_field(key), allowed="an array of numpy") from error
         if version not in HEADERS:
-            raise ValueError(f"{key} has the header of another format, {version}")
+            raise FieldError(
+                f"{key} has the header of another format, {version}", field=_field(key), value=version, allowed=tuple(HEADERS)
+            )
         try:
             shape, _, dtype = HEADERS[version](stream)
         except Exception as error:  # numpy names no errors of damage, and repeats the whole header in some
-            raise ValueError(f"the header of {key} is damaged: {shortened(' '.join(str(error).split()))}") from error
+            reason = shortened(" ".join(str(error).split()))
+            raise FieldError(
+                f"the header of {key} is damaged: {reason}", field=_field(key), value=reason, allowed="a header of numpy"
+            ) from error
         header, held = Header(shape, dtype), member.file_size - stream.tell()
     if dtype.hasobject:
-        raise ValueError(f"{key} holds pickled objects, which are never loaded")
+        raise FieldError(
+            f"{key} holds pickled objects, which are never loaded",
+            field=_field(key),
+            value=str(dtype),
+            allowed="no pickled objects",
+        )
     if header.size != held or min(shape, default=1) < 0:
-        raise ValueError(
+        raise FieldError(
             f"{key} is announced as {shortened(' x '.join(map(str, shape)))} of {shortened(str(dtype))}, "
-            f"{shortened(str(header.size))} bytes, and holds {held}"
+            f"{shortened(str(header.size))} bytes, and holds {held}",
+            field=_field(key),
+            value=shape,
+            allowed=f"{held} bytes",
         )
     return header
 
@@ -161,12 +187,12 @@ def _require_fit(path: Path, headers: dict[str, Header]) -> None:
     """ConfigurationError where types, shapes or counts say that the arrays cannot be used, before any of them is read."""
     where, shapes = f"data.path = {path}", dict[str, checks.Shape]()
     for split in (split for split in PARTS if f"{split}_images" in headers):
-        shapes[split] = checks.require_images(f"{where}: {split}_images", *headers[f"{split}_images"])
-        checks.require_labels(f"{where}: {split}_labels", *headers[f"{split}_labels"], shapes[split][0])
+        shapes[split] = checks.require_images(f"{where}: {split}_images", *headers[f"{split}_images"], _field(f"{split}_images"))
+        checks.require_labels(f"{where}: {split}_labels", *headers[f"{split}_labels"], shapes[split][0], _field(f"{split}_labels"))
     for split, shape in shapes.items():
-        checks.require_same_shape(where, PARTS[split], shape[1:], shapes["train"][1:])
+        checks.require_same_shape(where, PARTS[split], shape[1:], shapes["train"][1:], "data.path")
     if "classes" in headers:
-        checks.require_names(f"{where}: classes", *headers["classes"], shapes["train"][0])
+        checks.require_names(f"{where}: classes", *headers["classes"], shapes["train"][0], _field("classes"))
 
 
 def _require_memory(path: Path, needed: int) -> None:
@@ -174,10 +200,16 @@ def _require_memory(path: Path, needed: int) -> None:
     if COPIES * needed > free:
         raise EnvironmentUnfitError(
             f"data.path = {path} holds arrays of {needed / 2**30:.3g} GiB, which take {COPIES} times as much memory while they are "
-            f"prepared, and {free / 2**30:.3g} GiB are free: save fewer or smaller images, or take a machine with more"
+            f"prepared, and {free / 2**30:.3g} GiB are free: save fewer or smaller images, or take a machine with more",
+            field="data.path",
+            value=COPIES * needed,
+            allowed=(0, free),
         )
 
 
 def _part(path: Path, arrays: dict[str, NDArray[Any]], split: str) -> Part:
-    images = checks.images(f"data.path = {path}: {split}_images", arrays[f"{split}_images"])
-    return Part(images, checks.labels(f"data.path = {path}: {split}_labels", arrays[f"{split}_labels"], len(images)))
+    images = checks.images(f"data.path = {path}: {split}_images", arrays[f"{split}_images"], _field(f"{split}_images"))
+    return Part(
+        images,
+        checks.labels(f"data.path = {path}: {split}_labels", arrays[f"{split}_labels"], len(images), _field(f"{split}_labels")),
+    )

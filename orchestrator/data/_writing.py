@@ -45,7 +45,10 @@ def _aside(target: Path) -> Iterator[Path]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise EnvironmentUnfitError(
-            f"{target} cannot be written ({reason}): free some space, or give a --store that you may write"
+            f"{target} cannot be written ({reason}): free some space, or give a --store that you may write",
+            field=str(target),
+            value=reason,
+            allowed="a folder that can be written",
         ) from error
     finally:
         if aside is not None:

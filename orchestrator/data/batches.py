@@ -181,12 +181,18 @@ class Batches:
 def _require_batch(samples: int, batch_size: int, world_size: int) -> None:
     if batch_size % world_size:
         raise ConfigurationError(
-            f"training.batch_size = {batch_size} cannot be shared by {world_size} workers: give a multiple of {world_size}"
+            f"training.batch_size = {batch_size} cannot be shared by {world_size} workers: give a multiple of {world_size}",
+            field="training.batch_size",
+            value=batch_size,
+            allowed=f"a multiple of {world_size}",
         )
     if samples < batch_size:
         raise ConfigurationError(
             f"the training part has {samples} samples, fewer than one batch of {batch_size // world_size} for each of {world_size} "
-            f"workers ({world_size} x {batch_size // world_size} = {batch_size}): lower training.batch_size or give more data"
+            f"workers ({world_size} x {batch_size // world_size} = {batch_size}): lower training.batch_size or give more data",
+            field="training.batch_size",
+            value=batch_size,
+            allowed=(world_size, samples),
         )
 
 
@@ -199,12 +205,18 @@ def labelled_in(batch_size: int, share: float, world_size: int, unlabelled: int)
     if each < 2:
         raise ConfigurationError(
             f"training.batch_size = {batch_size} gives each of {world_size} workers {each} sample, and with data.labelled it takes "
-            f"a labelled and an unlabelled one: give at least {2 * world_size}"
+            f"a labelled and an unlabelled one: give at least {2 * world_size}",
+            field="training.batch_size",
+            value=batch_size,
+            allowed=(2 * world_size, None),
         )
     labelled = world_size * min(max(round(share * each), 1), each - 1)
     if unlabelled < batch_size - labelled:
         raise ConfigurationError(
             f"data.labelled leaves {unlabelled} training samples unlabelled, fewer than the {batch_size - labelled} of a batch "
-            f"(training.batch_size = {batch_size}, data.labelled_share = {share:g}): lower training.batch_size or data.labelled"
+            f"(training.batch_size = {batch_size}, data.labelled_share = {share:g}): lower training.batch_size or data.labelled",
+            field="training.batch_size",
+            value=batch_size,
+            allowed=f"at most {unlabelled} unlabelled samples in a batch",
         )
     return labelled

@@ -1,4 +1,7 @@
-"""What data must look like before they are used; every refusal is one sentence. Knows no source and no files."""
+"""What data must look like before they are used; every refusal is one sentence. Knows no source and no files.
+
+`where` begins the sentence of a refusal, and `field` is the setting or the file that it is about.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,99 +17,154 @@ MOST_CHANNELS = 4
 Shape = tuple[int, ...]
 
 
-def require_images(where: str, shape: Shape, dtype: np.dtype[Any]) -> Shape:
+def require_images(where: str, shape: Shape, dtype: np.dtype[Any], field: str) -> Shape:
     """Return (n, H, W, C) of images that are (n, H, W) or (n, H, W, C) uint8; ConfigurationError begins with `where`."""
     if dtype != np.uint8:
-        raise ConfigurationError(f"{where} is of type {dtype}: only uint8 (0 to 255) is allowed, convert it before saving")
+        raise ConfigurationError(
+            f"{where} is of type {dtype}: only uint8 (0 to 255) is allowed, convert it before saving",
+            field=field,
+            value=str(dtype),
+            allowed="uint8",
+        )
     if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] > MOST_CHANNELS) or 0 in shape:
         raise ConfigurationError(
             f"{where} has shape {shape}: give at least one image as (n, height, width) or "
-            f"(n, height, width, channels) with 1 to {MOST_CHANNELS} channels"
+            f"(n, height, width, channels) with 1 to {MOST_CHANNELS} channels",
+            field=field,
+            value=shape,
+            allowed=f"(n, height, width) or (n, height, width, 1 to {MOST_CHANNELS})",
         )
     return (*shape, 1) if len(shape) == 3 else shape
 
 
-def require_labels(where: str, shape: Shape, dtype: np.dtype[Any], count: int) -> None:
+def require_labels(where: str, shape: Shape, dtype: np.dtype[Any], count: int, field: str) -> None:
     """ConfigurationError, which begins with `where`, unless there is one integer (n,) or (n, 1) for each of `count` images."""
     if dtype.kind not in "iu":
-        raise ConfigurationError(f"{where} is of type {dtype}: only integers (class numbers from 0) are allowed")
+        raise ConfigurationError(
+            f"{where} is of type {dtype}: only integers (class numbers from 0) are allowed",
+            field=field,
+            value=str(dtype),
+            allowed=int,
+        )
     if shape not in ((count,), (count, 1)):
-        raise ConfigurationError(f"{where} has shape {shape} for {count} images: give one label an image, ({count},)")
+        raise ConfigurationError(
+            f"{where} has shape {shape} for {count} images: give one label an image, ({count},)",
+            field=field,
+            value=shape,
+            allowed=(count,),
+        )
 
 
-def require_names(where: str, shape: Shape, dtype: np.dtype[Any], count: int) -> None:
+def require_names(where: str, shape: Shape, dtype: np.dtype[Any], count: int, field: str) -> None:
     """ConfigurationError, which begins with `where`, unless it is a list of text, no longer than the `count` training images."""
     if len(shape) != 1 or dtype.kind not in "US":
-        raise ConfigurationError(f"{where} has shape {shape} and type {dtype}: give one name for each class, as text")
+        raise ConfigurationError(
+            f"{where} has shape {shape} and type {dtype}: give one name for each class, as text",
+            field=field,
+            value=(shape, str(dtype)),
+            allowed=str,
+        )
     if shape[0] > count:
-        raise ConfigurationError(f"{where} holds {shape[0]} names for {count} training images: every class needs one, drop names")
+        raise ConfigurationError(
+            f"{where} holds {shape[0]} names for {count} training images: every class needs one, drop names",
+            field=field,
+            value=shape[0],
+            allowed=(2, count),
+        )
 
 
-def require_same_shape(where: str, name: str, shape: Shape, train: Shape) -> None:
+def require_same_shape(where: str, name: str, shape: Shape, train: Shape, field: str) -> None:
     """ConfigurationError unless the images of a part have the (height, width, channels) of the training images."""
     if shape != train:
         raise ConfigurationError(
             f"{where}: the {name} images have shape {shape} and the training images {train}: "
-            "give all images the same height, width and channels"
+            "give all images the same height, width and channels",
+            field=f"{field}[{name}]",
+            value=shape,
+            allowed=train,
         )
 
 
-def images(where: str, array: NDArray[Any]) -> NDArray[np.uint8]:
+def images(where: str, array: NDArray[Any], field: str) -> NDArray[np.uint8]:
     """(n, H, W, C) uint8 from (n, H, W) or (n, H, W, C) uint8; ConfigurationError begins with `where`."""
-    return array.reshape(require_images(where, array.shape, array.dtype))
+    return array.reshape(require_images(where, array.shape, array.dtype, field))
 
 
-def labels(where: str, array: NDArray[Any], count: int) -> Labels:
+def labels(where: str, array: NDArray[Any], count: int, field: str) -> Labels:
     """(n,) int64 from integers (n,) or (n, 1), one for each of `count` images; ConfigurationError begins with `where`.
 
     Every class needs a sample, so labels are below `count`. Checked here, they size no list of names and no histogram.
     """
-    require_labels(where, array.shape, array.dtype, count)
+    require_labels(where, array.shape, array.dtype, count, field)
     if count and (largest := int(array.max())) >= count:
         raise ConfigurationError(
             f"{where} holds {largest} for {count} images: labels are class numbers from 0 and every class needs an image, so the "
-            f"largest that is allowed is {count - 1}; number the classes anew"
+            f"largest that is allowed is {count - 1}; number the classes anew",
+            field=field,
+            value=largest,
+            allowed=(0, count - 1),
         )
     return array.reshape(count).astype(np.int64)
 
 
-def names(where: str, array: NDArray[Any], count: int) -> tuple[str, ...]:
+def names(where: str, array: NDArray[Any], count: int, field: str) -> tuple[str, ...]:
     """Class names from a one-dimensional array of text, or of bytes in UTF-8, not more than the `count` training images.
 
     ConfigurationError begins with `where`.
     """
-    require_names(where, array.shape, array.dtype, count)
+    require_names(where, array.shape, array.dtype, count, field)
     text = array.astype(array.dtype.newbyteorder("<"))
     data, size = text.tobytes(), text.itemsize  # of numpy's text not each code point is one of Unicode's: decoding finds that
     encoding = "utf-8" if array.dtype.kind == "S" else "utf-32-le"
     try:
         found = tuple(data[place * size : (place + 1) * size].decode(encoding).rstrip("\0") for place in range(len(text)))
     except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{where} holds a name that is no Unicode ({error}): give text, or bytes in UTF-8") from error
-    require_names_of_classes(where, found)
+        raise ConfigurationError(
+            f"{where} holds a name that is no Unicode ({error}): give text, or bytes in UTF-8",
+            field=field,
+            value=error.object[error.start : error.end],
+            allowed="text, or bytes in UTF-8",
+        ) from error
+    require_names_of_classes(where, found, field)
     return found
 
 
-def require_names_of_classes(where: str, found: Sequence[str]) -> None:
+def require_names_of_classes(where: str, found: Sequence[str], field: str) -> None:
     """ConfigurationError, which begins with `where`, where a name is empty, repeated, or cannot be printed in one line."""
     first: dict[str, int] = {}
     for place, name in enumerate(found):
         if not name.strip():
-            raise ConfigurationError(f"{where}[{place}] is empty: give each class a name")
+            raise ConfigurationError(
+                f"{where}[{place}] is empty: give each class a name", field=f"{field}[{place}]", value=name, allowed="a name"
+            )
         if odd := control_character(name, allowed=""):
-            raise ConfigurationError(f"{where}[{place}] = {quoted(name)} has the character {odd}: give a name that can be printed")
+            raise ConfigurationError(
+                f"{where}[{place}] = {quoted(name)} has the character {odd}: give a name that can be printed",
+                field=f"{field}[{place}]",
+                value=name,
+                allowed="printable characters",
+            )
         if first.setdefault(name, place) != place:
-            raise ConfigurationError(f"{where}[{first[name]}] and [{place}] are both {quoted(name)}: give each class its own name")
+            raise ConfigurationError(
+                f"{where}[{first[name]}] and [{place}] are both {quoted(name)}: give each class its own name",
+                field=f"{field}[{place}]",
+                value=name,
+                allowed="a name of its own",
+            )
 
 
-def require_printable(where: str, text: str) -> str:
+def require_printable(where: str, text: str, field: str) -> str:
     """Return a class name that can be written as UTF-8 and printed in one line; ConfigurationError begins with `where`."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ConfigurationError(f"{where} has a name that is not UTF-8: rename it") from error
+        raise ConfigurationError(
+            f"{where} has a name that is not UTF-8: rename it", field=field, value=text, allowed="UTF-8"
+        ) from error
     if odd := control_character(text, allowed=""):
-        raise ConfigurationError(f"{where} has the character {odd} in its name: rename it")
+        raise ConfigurationError(
+            f"{where} has the character {odd} in its name: rename it", field=field, value=text, allowed="printable characters"
+        )
     return text
 
 
@@ -115,28 +173,36 @@ def numbered(train: Labels) -> tuple[str, ...]:
     return tuple(str(label) for label in range(int(train.max()) + 1))
 
 
-def consistent(where: str, parts: Parts) -> None:
+def consistent(where: str, parts: Parts, field: str) -> None:
     """ConfigurationError when parts do not fit each other: too few classes, labels out of range, other image shapes."""
     classes = len(parts.classes)
     if classes < 2:
-        raise ConfigurationError(f"{where} has {classes} class: give data with at least two")
+        raise ConfigurationError(
+            f"{where} has {classes} class: give data with at least two", field=field, value=classes, allowed=(2, None)
+        )
     for name, part in parts.splits().items():
         low, high = int(part.labels.min()), int(part.labels.max())
         if low < 0 or high >= classes:
             wrong = low if low < 0 else high
             raise ConfigurationError(
                 f"{where}: the {name} labels hold {wrong}, and only 0 to {classes - 1} are allowed "
-                f"for {classes} classes: mend the labels"
+                f"for {classes} classes: mend the labels",
+                field=f"{field}[{name}]",
+                value=wrong,
+                allowed=(0, classes - 1),
             )
-        require_same_shape(where, name, part.inputs.shape[1:], parts.train.inputs.shape[1:])
+        require_same_shape(where, name, part.inputs.shape[1:], parts.train.inputs.shape[1:], field)
 
 
-def every_class(where: str, name: str, part: Part, classes: tuple[str, ...]) -> None:
+def every_class(where: str, name: str, part: Part, classes: tuple[str, ...], field: str) -> None:
     """ConfigurationError when a class has no sample in a part."""
     counts = np.bincount(part.labels, minlength=len(classes))
     missing = int(counts.argmin())
     if counts[missing] == 0:
         raise ConfigurationError(
             f"{where}: class {classes[missing]!r} (label {missing}) has 0 of the {len(part)} samples of the {name} part: "
-            "every part needs every class, add samples or drop the class"
+            "every part needs every class, add samples or drop the class",
+            field=f"{field}[{name}]",
+            value=classes[missing],
+            allowed="at least one sample of every class",
         )

@@ -37,7 +37,12 @@ class Source:
 def find(config: Data) -> Source:
     """The source that `config.name` names; ConfigurationError gives the nearest known name."""
     if config.name not in DATASETS:
-        raise ConfigurationError(f"data.name = {config.name!r} is not known: {nearest(config.name, DATASETS)}")
+        raise ConfigurationError(
+            f"data.name = {config.name!r} is not known: {nearest(config.name, DATASETS)}",
+            field="data.name",
+            value=config.name,
+            allowed=tuple(DATASETS),
+        )
     return DATASETS[config.name]
 
 
@@ -69,14 +74,24 @@ def _torchvision_set(config: Data, root: Path, train: bool) -> Any:
         return getattr(datasets, config.name)(root, download=config.download, **part)
     except Exception as error:  # torchvision, scipy and pickle name no errors of damage: each kind has its own
         if isinstance(error, OSError) and error.errno in UNFIT:
-            raise EnvironmentUnfitError(f"{root} cannot be used ({error.strerror}): give another data.path or --store") from error
+            raise EnvironmentUnfitError(
+                f"{root} cannot be used ({error.strerror}): give another data.path or --store",
+                field=str(root),
+                value=error.strerror,
+                allowed="a folder that can be written",
+            ) from error
         # torchvision's readers assert on a truncated file, and raise RuntimeError for a missing one
         reason = " ".join(str(error).split()) or "a file is truncated"
         if config.download:
             step = "check the network, or copy its files there and remove data.download"
         else:
             step = "set data.download=true, or data.path to the folder that holds it"
-        raise ConfigurationError(f"data.name = {config.name} cannot be read below {root} ({reason}): {step}") from error
+        raise ConfigurationError(
+            f"data.name = {config.name} cannot be read below {root} ({reason}): {step}",
+            field="data.path",
+            value=str(root),
+            allowed=f"the files of {config.name}",
+        ) from error
 
 
 def _torchvision_part(dataset: Any) -> Part:
@@ -85,7 +100,7 @@ def _torchvision_part(dataset: Any) -> Part:
     if not hasattr(dataset, "targets"):  # SVHN alone keeps its channels first
         images = images.transpose(0, 2, 3, 1)
     where = f"{type(dataset).__name__} images"
-    return Part(checks.images(where, images), checks.labels(where, np.asarray(labels), len(images)))
+    return Part(checks.images(where, images, "data.name"), checks.labels(where, np.asarray(labels), len(images), "data.name"))
 
 
 def _digits_identity(config: Data) -> list[str]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -23,7 +23,16 @@ from orchestrator.data.shared_memory import SHARED, can_pass_memory, has_room
 LOOK_S = 5.0  # after which the loader looks whether its processes live
 CLEAN_SHARE = 224 / 256  # the clean view: the middle, as wide as 224 pixels of a short side of 256
 Box = tuple[float, float, float, float]
-Stack = torch.Tensor | NDArray[np.uint8] | str  # pictures, or what is wrong with one
+
+
+class Damage(NamedTuple):
+    """An image that cannot be decoded, and why."""
+
+    path: str
+    reason: str
+
+
+Stack = torch.Tensor | NDArray[np.uint8] | Damage  # pictures, or what is wrong with one
 
 
 def decode(
@@ -52,8 +61,13 @@ def decode(
         generator=torch.Generator(),  # or each pass would draw the seed of its workers from the trial's own random numbers
     )
     for pictures in _waited(iter(loader), workers, wait_s):
-        if isinstance(pictures, str):
-            raise ConfigurationError(pictures)
+        if isinstance(pictures, Damage):
+            raise ConfigurationError(
+                f"{pictures.path} cannot be decoded ({pictures.reason}): replace or remove this image, then start again",
+                field=pictures.path,
+                value=pictures.reason,
+                allowed="an image that can be decoded",
+            )
         yield torch.from_numpy(pictures) if isinstance(pictures, np.ndarray) else pictures
 
 
@@ -72,31 +86,36 @@ def _waited(loaded: Iterator[Stack], workers: int, wait_s: float) -> Iterator[St
             if "timed out" not in reason:
                 raise LoaderError(
                     f"a process that decodes images has ended ({reason}): as a rule there was no memory left, so lower "
-                    f"data.loader_workers = {workers}, or give this machine or container more memory"
+                    f"data.loader_workers = {workers}, or give this machine or container more memory",
+                    field="data.loader_workers",
+                    value=workers,
+                    allowed=(0, workers - 1),
                 ) from error
             if time.monotonic() - last >= wait_s:
                 raise LoaderError(
                     f"no batch of images came from the data.loader_workers = {workers} processes within {wait_s:g} s, half of "
                     f"resources.heartbeat_timeout_s: see whether the disk of data.path answers and {SHARED} has space, or set "
-                    "data.loader_workers=0 to decode in the process that trains"
+                    "data.loader_workers=0 to decode in the process that trains",
+                    field="resources.heartbeat_timeout_s",
+                    value=2 * wait_s,
                 ) from error
         else:
             last = time.monotonic()
 
 
-class _Pictures(data.Dataset[torch.Tensor | str]):
-    """Damage is returned as text: an exception would reach the parent as a traceback."""
+class _Pictures(data.Dataset[torch.Tensor | Damage]):
+    """Damage is returned: an exception would reach the parent as a traceback."""
 
     def __init__(self, root: Path, paths: NDArray[np.bytes_], size: int, numbers: NDArray[np.float64] | None) -> None:
         self.root, self.paths, self.size, self.numbers = root, paths, size, numbers
 
-    def __getitem__(self, index: int) -> torch.Tensor | str:
+    def __getitem__(self, index: int) -> torch.Tensor | Damage:
         path = self.root / os.fsdecode(bytes(self.paths[index]))
         numbers = None if self.numbers is None else self.numbers[[index]]
         try:
             image = decode_image(path, 3).image
         except ImageError as error:
-            return f"{path} cannot be decoded ({error}): replace or remove this image, then start again"
+            return Damage(str(path), str(error))
         box = _middle(image.height, image.width) if numbers is None else _crop(numbers, image.height, image.width)
         picture = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
         if numbers is not None and flipped(numbers)[0]:
@@ -115,12 +134,12 @@ def _crop(numbers: NDArray[np.float64], height: int, width: int) -> Box:
     return left, top, min(right, width), min(bottom, height)  # a sum may exceed the side by one rounding
 
 
-def _stack(pictures: list[torch.Tensor | str], shared: bool) -> Stack:
+def _stack(pictures: list[torch.Tensor | Damage], shared: bool) -> Stack:
     """One tensor, in shared memory where that has room: the loader would lose a batch for which there is none.
 
     Else an array, which goes through a pipe.
     """
-    damaged = [picture for picture in pictures if isinstance(picture, str)]
+    damaged = [picture for picture in pictures if isinstance(picture, Damage)]
     if damaged:
         return damaged[0]
     stacked = torch.stack(cast("list[torch.Tensor]", pictures))

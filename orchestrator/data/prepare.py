@@ -95,7 +95,8 @@ def _described(config: Data, store: Path, seed: int) -> dict[str, Any]:
         parts, _ = _build(config.model_copy(update={"download": False}), store, seed)
     except ConfigurationError as error:
         if config.download and error.__cause__:  # the files could not be read, and may only be missing
-            raise ConfigurationError(f"{error} (a dry run downloads nothing: start the run itself for that)") from error
+            message = f"{error} (a dry run downloads nothing: start the run itself for that)"
+            raise ConfigurationError.from_error(error, message) from error
         raise
     return _summary(config, parts, target.name)
 
@@ -123,12 +124,17 @@ def _build(config: Data, store: Path, seed: int) -> tuple[Parts, Labels]:
         return _cut(where, parts, config, seed)
     except ConfigurationError as error:  # what was not read may be what is missing
         if unread := said_unread(source.list_unread(config)):
-            raise ConfigurationError(f"{error}{unread}") from error
+            raise ConfigurationError.from_error(error, f"{error}{unread}") from error
         raise
 
 
+def _field(config: Data) -> str:
+    """The setting that the data come from."""
+    return "data.path" if config.path else "data.name"
+
+
 def _cut(where: str, parts: Parts, config: Data, seed: int) -> tuple[Parts, Labels]:
-    checks.consistent(where, parts)
+    checks.consistent(where, parts, _field(config))
     if parts.validation is None:
         parts = _with_validation(where, parts, config, seed)
     kept = {name: _kept(where, name, part, parts.classes, config, seed) for name, part in parts.splits().items()}
@@ -143,11 +149,14 @@ def _cut(where: str, parts: Parts, config: Data, seed: int) -> tuple[Parts, Labe
 
 def _with_validation(where: str, parts: Parts, config: Data, seed: int) -> Parts:
     total, classes = round(config.validation * len(parts.train)), len(parts.classes)
-    checks.every_class(where, "train", parts.train, parts.classes)
+    checks.every_class(where, "train", parts.train, parts.classes, _field(config))
     if not classes <= total <= len(parts.train) - classes:
         raise ConfigurationError(
             f"data.validation = {config.validation} of {len(parts.train)} training samples is {total}, which leaves "
-            f"{len(parts.train) - total}: both need at least one for each of {classes} classes, give another share or more data"
+            f"{len(parts.train) - total}: both need at least one for each of {classes} classes, give another share or more data",
+            field="data.validation",
+            value=config.validation,
+            allowed=(classes / len(parts.train), 1 - classes / len(parts.train)),
         )
     train, validation = cut(parts.train, total, np.random.default_rng([seed, CUT]))
     return replace(parts, train=train, validation=validation)
@@ -155,12 +164,17 @@ def _with_validation(where: str, parts: Parts, config: Data, seed: int) -> Parts
 
 def _kept(where: str, name: str, part: Part, classes: tuple[str, ...], config: Data, seed: int) -> Part:
     """A part within its limit, every class still in it."""
-    checks.every_class(where, name, part, classes)
+    checks.every_class(where, name, part, classes, _field(config))
     limit: int | None = getattr(config.limit, name)
     if limit is None or limit >= len(part):
         return part
     if limit < len(classes):
-        raise ConfigurationError(f"data.limit.{name} = {limit} is not allowed: give at least {len(classes)}, one for each class")
+        raise ConfigurationError(
+            f"data.limit.{name} = {limit} is not allowed: give at least {len(classes)}, one for each class",
+            field=f"data.limit.{name}",
+            value=limit,
+            allowed=(len(classes), None),
+        )
     return cut(part, limit, np.random.default_rng([seed, LIMITS[name]]))[1]
 
 
@@ -171,10 +185,18 @@ def _labelled(labels: Labels, classes: tuple[str, ...], config: Data, seed: int)
         return labels
     if wanted >= samples:
         raise ConfigurationError(
-            f"data.labelled = {wanted} of {samples} training samples leaves none unlabelled: give fewer, or leave it out"
+            f"data.labelled = {wanted} of {samples} training samples leaves none unlabelled: give fewer, or leave it out",
+            field="data.labelled",
+            value=wanted,
+            allowed=(len(classes), samples - 1),
         )
     if wanted < len(classes):
-        raise ConfigurationError(f"data.labelled = {wanted} is not allowed: give at least {len(classes)}, one for each class")
+        raise ConfigurationError(
+            f"data.labelled = {wanted} is not allowed: give at least {len(classes)}, one for each class",
+            field="data.labelled",
+            value=wanted,
+            allowed=(len(classes), samples - 1),
+        )
     return hide(labels, stratified(labels, wanted, np.random.default_rng([seed, LABELLED])))
 
 

@@ -75,7 +75,10 @@ def choose_normalization(data: Data, channels: int, statistics: Statistics | Non
     if len(data.mean) != channels:
         raise ConfigurationError(
             f"data.mean = {list(data.mean)} and data.std = {list(data.std)} have {_count(len(data.mean), 'value')} each, and the "
-            f"images have {_count(channels, 'channel')}: give {channels}, or leave both out"
+            f"images have {_count(channels, 'channel')}: give {channels}, or leave both out",
+            field="data.mean",
+            value=data.mean,
+            allowed=f"{channels} values",
         )
     return list(data.mean), list(data.std)
 

@@ -64,10 +64,17 @@ def read_settings(folder: Path) -> dict[str, Any]:
             _Whole.model_validate(settings)
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(
-            f"{folder} is no exported student or damaged ({_reason(error)}): write it with `python run.py export`"
+            f"{folder} is no exported student or damaged ({_reason(error)}): write it with `python run.py export`",
+            field=str(folder / SETTINGS),
+            value=_reason(error),
         ) from error
     if newer:
-        raise ConfigurationError(f"{folder} was written by a newer version of this program: update it to load the student")
+        raise ConfigurationError(
+            f"{folder} was written by a newer version of this program: update it to load the student",
+            field=str(folder / SETTINGS),
+            value=(head.format, head.form),
+            allowed=(FORMAT, tuple(FORMATS)),
+        )
     return settings
 
 

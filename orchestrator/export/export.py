@@ -83,7 +83,12 @@ def export(
     configuration = apply(sweep.configuration, trial.settings)
     students = configuration.students
     if letter not in students:
-        raise ConfigurationError(f"--student {letter!r} is no student of {name!r}: give one of {', '.join(students)}")
+        raise ConfigurationError(
+            f"--student {letter!r} is no student of {name!r}: give one of {', '.join(students)}",
+            field="--student",
+            value=letter,
+            allowed=tuple(students),
+        )
     source = {"run": name, "trial": trial.number, "state": trial.state, "student": letter, "weights": weights}
     source |= {"asked": number is not None, "chosen": _chosen(sweep, number), "taken_over": trial.changes}
     folder = _checkpoint(store, sweep, trial, letter)
@@ -124,10 +129,14 @@ def export(
 def _require_options(form: str, weights: str) -> None:
     """Raise ConfigurationError for a format or weights that there are not, EnvironmentUnfitError without a format's package."""
     if form not in FORMATS:
-        raise ConfigurationError(f"--format {form!r} is not allowed: {nearest(form, FORMATS)}")
+        raise ConfigurationError(
+            f"--format {form!r} is not allowed: {nearest(form, FORMATS)}", field="--format", value=form, allowed=tuple(FORMATS)
+        )
     FORMATS[form].require(form)
     if weights not in get_args(Weights):
-        raise ConfigurationError(f"--weights {weights!r} is not allowed: give best or last")
+        raise ConfigurationError(
+            f"--weights {weights!r} is not allowed: give best or last", field="--weights", value=weights, allowed=get_args(Weights)
+        )
 
 
 def load_exported(folder: Path | str) -> Network:
@@ -140,7 +149,10 @@ def load_exported(folder: Path | str) -> Network:
     settings = read_settings(folder)
     if settings.get("form", NAME) != NAME:
         raise ConfigurationError(
-            f"{folder} holds {FORMATS[settings['form']].file} and no network: `answering` opens it, or export safetensors"
+            f"{folder} holds {FORMATS[settings['form']].file} and no network: `answering` opens it, or export safetensors",
+            field=str(folder),
+            value=settings["form"],
+            allowed=NAME,
         )
     file = folder / FORMATS[NAME].file
     _require_size(settings, file)
@@ -155,7 +167,9 @@ def _built(settings: dict[str, Any], folder: Path) -> Network:
         return build(network.pop("name"), len(settings["classes"]), tuple(settings["input"]["shape"]), network)
     except ConfigurationError as error:
         raise ConfigurationError(
-            f"{folder / SETTINGS} describes no network that can be made ({error}): write it anew with `python run.py export`"
+            f"{folder / SETTINGS} describes no network that can be made ({error}): write it anew with `python run.py export`",
+            field=str(folder / SETTINGS),
+            value=settings["network"],
         ) from error
 
 
@@ -170,12 +184,17 @@ def _require_size(settings: dict[str, Any], file: Path) -> None:
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:  # sizes that torch cannot count
         raise ConfigurationError(
             f"{file.parent} is damaged, no network has the sizes in {SETTINGS} ({' '.join(str(error).split())[:200]}): "
-            "write it anew with `python run.py export`"
+            "write it anew with `python run.py export`",
+            field=str(file.parent / SETTINGS),
+            value=settings["network"],
         ) from error
     if needed > SMALL and file.is_file() and needed > file.stat().st_size:
         raise ConfigurationError(
             f"{file.parent} is damaged, the network in {SETTINGS} has {needed} bytes and {file.name} holds {file.stat().st_size}: "
-            "write it anew with `python run.py export`"
+            "write it anew with `python run.py export`",
+            field=str(file),
+            value=file.stat().st_size,
+            allowed=needed,
         )
 
 
@@ -199,16 +218,31 @@ def _trial(store: Store, sweep: Sweep, number: int | None) -> Trial:
         best = sweep.best()
         if best is None:
             command = f"python run.py status {sweep.name}{store.option}"
-            raise ConfigurationError(f"{sweep.name!r} has no trial that ended well: `{command}` says more")
+            raise ConfigurationError(
+                f"{sweep.name!r} has no trial that ended well: `{command}` says more",
+                field="name",
+                value=sweep.name,
+                allowed="a run with a trial that ended well",
+            )
         return best
     if number not in sweep.trials:
         known = ", ".join(str(known) for known in sorted(sweep.trials)) or "none yet"
-        raise ConfigurationError(f"--trial {number} is no trial of {sweep.name!r}: it has {known}")
+        raise ConfigurationError(
+            f"--trial {number} is no trial of {sweep.name!r}: it has {known}",
+            field="--trial",
+            value=number,
+            allowed=tuple(sorted(sweep.trials)),
+        )
     trial = sweep.trials[number]
     if trial.state not in USABLE:
         usable = ", ".join(str(other.number) for other in sweep.ranked()) or "none yet"
         state = f"failed ({' '.join(trial.message.split())})" if trial.state == "failed" else "has not ended"
-        raise ConfigurationError(f"--trial {number} of {sweep.name!r} {state}: those that can be exported are {usable}")
+        raise ConfigurationError(
+            f"--trial {number} of {sweep.name!r} {state}: those that can be exported are {usable}",
+            field="--trial",
+            value=number,
+            allowed=tuple(other.number for other in sweep.ranked()),
+        )
     return trial
 
 
@@ -230,17 +264,28 @@ def _checkpoint(store: Store, sweep: Sweep, trial: Trial, letter: str) -> Path:
     except OSError as error:
         reason = " ".join(str(error).split())[:300]
         raise EnvironmentUnfitError(
-            f"the checkpoint of trial {trial.number} cannot be fetched from {store.uri} ({reason})"
+            f"the checkpoint of trial {trial.number} cannot be fetched from {store.uri} ({reason})",
+            field="--store",
+            value=store.uri,
         ) from error
     folder = (home.found or [home.trial / CHECKPOINT])[0] / student_folder(letter)
     if not folder.is_dir():
-        raise ConfigurationError(f"trial {trial.number} of {sweep.name!r} has no checkpoint at {folder}: give another --trial")
+        raise ConfigurationError(
+            f"trial {trial.number} of {sweep.name!r} has no checkpoint at {folder}: give another --trial",
+            field=str(folder),
+            value=trial.number,
+            allowed="a trial with a checkpoint",
+        )
     if not any((folder / file).exists() for file in FILES.values()):
-        there = ", ".join(str(number) for number in sorted(kept(sweep) & {other.number for other in sweep.ranked()}))
+        others = tuple(sorted(kept(sweep) & {other.number for other in sweep.ranked()}))
+        there = ", ".join(str(number) for number in others)
         raise ConfigurationError(
             f"the weights of trial {trial.number} of {sweep.name!r} were removed, because it is not among its best "
             f"(search.keep_checkpoints = {sweep.configuration.search.keep_checkpoints}): give one of {there}, or train "
-            f"it again: its settings are in {home.trial / 'trial.json'}"
+            f"it again: its settings are in {home.trial / 'trial.json'}",
+            field="--trial",
+            value=trial.number,
+            allowed=others,
         )
     return folder
 
@@ -250,10 +295,20 @@ def _require_free(target: Path) -> None:
     try:
         free = not target.exists() or (target.is_dir() and not any(target.iterdir()))
     except OSError as error:
-        raise EnvironmentUnfitError(f"--to {target} cannot be read ({error.strerror}): give another folder") from error
+        raise EnvironmentUnfitError(
+            f"--to {target} cannot be read ({error.strerror}): give another folder",
+            field="--to",
+            value=str(target),
+            allowed="a folder that can be read",
+        ) from error
     if not free:
         what = "is not empty" if target.is_dir() else "is a file"
-        raise ConfigurationError(f"--to {target} {what}: nothing is replaced, give a folder that is new or empty")
+        raise ConfigurationError(
+            f"--to {target} {what}: nothing is replaced, give a folder that is new or empty",
+            field="--to",
+            value=str(target),
+            allowed="a folder that is new or empty",
+        )
 
 
 @contextlib.contextmanager
@@ -266,7 +321,12 @@ def _writing(target: Path) -> Iterator[Path]:
             if target.is_dir():
                 target.rmdir()  # an empty one: else `replacing` would keep it as .old, and remove what has that name
     except OSError as error:
-        raise EnvironmentUnfitError(f"--to {target} cannot be written ({error.strerror or error}): give another folder") from error
+        raise EnvironmentUnfitError(
+            f"--to {target} cannot be written ({error.strerror or error}): give another folder",
+            field="--to",
+            value=str(target),
+            allowed="a folder that can be written",
+        ) from error
 
 
 def _network(chosen: Choice, summary: dict[str, Any], file: Path, trial: Trial) -> Network:
@@ -295,7 +355,9 @@ def _progress(folder: Path, trial: Trial, letter: str, weights: str) -> dict[str
 def _damaged(trial: Trial, file: Path, error: Exception | str) -> ConfigurationError:
     reason = " ".join(str(error).split())
     return ConfigurationError(
-        f"the checkpoint of trial {trial.number} is damaged, {file} cannot be used ({reason}): give another --trial, or train anew"
+        f"the checkpoint of trial {trial.number} is damaged, {file} cannot be used ({reason}): give another --trial, or train anew",
+        field=str(file),
+        value=reason,
     )
 
 
@@ -380,7 +442,10 @@ def _checked(network: Network, written: Answers, form: str, store: Store, summar
         step = "check that disk" if form == NAME else "give --format safetensors"
         raise EnvironmentUnfitError(
             f"--to {target}: what was written does not give the logits of the checkpoint when it is read (they differ by "
-            f"{found['largest']:.2g}): {step}"
+            f"{found['largest']:.2g}): {step}",
+            field="--to",
+            value=found["largest"],
+            allowed=tolerance,
         )
     images = {name: len(given.get(name, ())) for name in ("random", "validation")}
     return images | {"largest_difference": found["largest"], "tolerance": tolerance}

@@ -58,7 +58,12 @@ class Format:
         """EnvironmentUnfitError when a package is missing."""
         missing = [package for package in self.packages if importlib.util.find_spec(package) is None]
         if missing:
-            raise EnvironmentUnfitError(f"--format {name} needs {', '.join(missing)}, which is not installed: {INSTALL}")
+            raise EnvironmentUnfitError(
+                f"--format {name} needs {', '.join(missing)}, which is not installed: {INSTALL}",
+                field="--format",
+                value=name,
+                allowed=INSTALL,
+            )
 
 
 class Logits(nn.Module):
@@ -106,7 +111,11 @@ def read_plain(file: Path) -> bytes:
         raise _unreadable(file, error) from error
     if outside or odd:
         what = "it is not of the format of this PyTorch" if outside else f"{odd[0]} in it is pickled or unknown here"
-        raise ConfigurationError(f"{file} is not opened, because {what}: write it anew with `run.py export --format torchexport`")
+        raise ConfigurationError(
+            f"{file} is not opened, because {what}: write it anew with `run.py export --format torchexport`",
+            field=str(file),
+            value=what,
+        )
     return data
 
 
@@ -169,7 +178,9 @@ def _example(shape: Shape) -> Tensor:
 
 def _unreadable(file: Path, error: Exception) -> ConfigurationError:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return ConfigurationError(f"{file} is missing or damaged ({reason}): write it anew with `python run.py export`")
+    return ConfigurationError(
+        f"{file} is missing or damaged ({reason}): write it anew with `python run.py export`", field=str(file), value=reason
+    )
 
 
 @contextlib.contextmanager

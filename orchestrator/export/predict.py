@@ -67,7 +67,12 @@ def _plain(picture: Picture, classes: list[dict[str, Any]]) -> dict[str, Any]:
 def read(file: Path, said: dict[str, Any]) -> list[Picture]:
     """The pictures of a file, as `input` in settings.json wants them; ConfigurationError: unreadable, or of another shape."""
     if not file.is_file():
-        raise ConfigurationError(f"{file} does not exist or is no file: give a picture, or an array in a {ARRAYS} file")
+        raise ConfigurationError(
+            f"{file} does not exist or is no file: give a picture, or an array in a {ARRAYS} file",
+            field=str(file),
+            value=None,
+            allowed=f"a picture, or an array in a {ARRAYS} file",
+        )
     return _of_array(file, said) if file.suffix.lower() == ARRAYS else [_of_image(file, said)]
 
 
@@ -83,11 +88,16 @@ def probabilities(answers: Any, pictures: list[Picture], settings: dict[str, Any
             logits = answers(images)
         except Exception as error:  # a program of another shape: torch.export and onnxruntime have errors of their own
             raise ConfigurationError(
-                f"the student takes no images of shape {shape}, which is in its settings: export it anew"
+                f"the student takes no images of shape {shape}, which is in its settings: export it anew",
+                field="input.shape",
+                value=tuple(shape),
             ) from error
         if logits.shape != (len(images), len(settings["classes"])):
             raise ConfigurationError(
-                f"the student has {logits.shape[-1]} classes, and its settings name {len(settings['classes'])}: export it anew"
+                f"the student has {logits.shape[-1]} classes, and its settings name {len(settings['classes'])}: export it anew",
+                field="classes",
+                value=logits.shape[-1],
+                allowed=len(settings["classes"]),
             )
         rows.append(logits.softmax(1))
     return torch.cat(rows)
@@ -102,11 +112,18 @@ def likeliest(row: Tensor, classes: list[str], top: int) -> list[dict[str, Any]]
 def _of_image(file: Path, said: dict[str, Any]) -> Picture:
     channels, height, width = said["shape"]
     if channels not in (1, 3):
-        raise ConfigurationError(f"{file} cannot be used: the student takes {channels} channels, give an array in a {ARRAYS} file")
+        raise ConfigurationError(
+            f"{file} cannot be used: the student takes {channels} channels, give an array in a {ARRAYS} file",
+            field=str(file),
+            value=channels,
+            allowed=f"an array in a {ARRAYS} file",
+        )
     try:
         image, done = decode_image(file, channels)
     except ImageError as error:
-        raise ConfigurationError(f"{file} cannot be decoded ({error}): give another picture") from error
+        raise ConfigurationError(
+            f"{file} cannot be decoded ({error}): give another picture", field=str(file), value=str(error), allowed="a picture"
+        ) from error
     notes = list(done)
     if said["cut"] or image.size != (width, height):
         notes += [] if said["cut"] else [f"scaled from {image.width} x {image.height} to {width} x {height} pixels"]
@@ -132,7 +149,10 @@ def _of_array(file: Path, said: dict[str, Any]) -> list[Picture]:
     except Exception as error:  # numpy names no errors of damage: each kind has its own
         reason = shortened(" ".join(str(error).split())) or type(error).__name__
         raise ConfigurationError(
-            f"{file} is no array that can be read ({reason}): give one of uint8 that numpy.save wrote"
+            f"{file} is no array that can be read ({reason}): give one of uint8 that numpy.save wrote",
+            field=str(file),
+            value=reason,
+            allowed="uint8 that numpy.save wrote",
         ) from error
     single = array.shape == (height, width, channels) or (channels == 1 and array.shape == (height, width))
     one = array[None] if single else array
@@ -141,8 +161,18 @@ def _of_array(file: Path, said: dict[str, Any]) -> list[Picture]:
     if array.dtype != np.uint8 or one.shape[1:] != (height, width, channels):
         shape = " x ".join(str(size) for size in array.shape) or "a single number"
         wanted = f"{height} x {width} x {channels}"
-        raise ConfigurationError(f"{file} is {array.dtype} of {shape}: give uint8 of {wanted}, or of n x {wanted} for several")
+        raise ConfigurationError(
+            f"{file} is {array.dtype} of {shape}: give uint8 of {wanted}, or of n x {wanted} for several",
+            field=str(file),
+            value=(str(array.dtype), array.shape),
+            allowed=("uint8", (height, width, channels)),
+        )
     if not len(one):
-        raise ConfigurationError(f"{file} holds no picture: give one or more of {height} x {width} x {channels}")
+        raise ConfigurationError(
+            f"{file} holds no picture: give one or more of {height} x {width} x {channels}",
+            field=str(file),
+            value=0,
+            allowed=(1, None),
+        )
     names = [str(file)] if one.shape[0] == 1 else [f"{file}[{place}]" for place in range(len(one))]
     return [Picture(name, row.transpose(2, 0, 1)) for name, row in zip(names, one, strict=True)]

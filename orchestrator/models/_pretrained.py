@@ -20,7 +20,7 @@ def load_pretrained(network: Network, weights: str, exact: bool) -> None:
     ConfigurationError: not a network of torchvision, no such weights, they cannot be downloaded, or do not fit exactly.
     """
     member = _member(network, weights)
-    network.load_state_dict({**network.state_dict(), **_fitting(network, weights, _download(member), exact)})
+    network.load_state_dict({**network.state_dict(), **_fitting(network, weights, _download(member, weights), exact)})
 
 
 def require_pretrained(network: Network, weights: str, exact: bool) -> None:
@@ -49,16 +49,31 @@ def _require_all(network: Network, weights: str, misfits: dict[str, Tensor]) -> 
     )
     if "head.weight" in misfits:
         given, needed = len(misfits["head.weight"]), network.classes
-        raise ConfigurationError(f"weights = {weights} has a classifier for {given} classes and the data have {needed}: {step}")
+        raise ConfigurationError(
+            f"weights = {weights} has a classifier for {given} classes and the data have {needed}: {step}",
+            field="weights",
+            value=weights,
+            allowed=f"a classifier for {needed} classes",
+        )
     if misfits:
-        raise ConfigurationError(f"weights = {weights} has another {', '.join(misfits)} than {network} for these images: {step}")
+        raise ConfigurationError(
+            f"weights = {weights} has another {', '.join(misfits)} than {network} for these images: {step}",
+            field="weights",
+            value=weights,
+            allowed={name: tuple(network.state_dict()[name].shape) for name in misfits},
+        )
 
 
 def _member(network: Network, weights: str) -> Any:
     """torchvision's entry for these weights of this network."""
     if network.name not in PARTS:
         message = f"weights = {weights!r} is no .safetensors file, and torchvision has none for {network.name}"
-        raise ConfigurationError(f"{message}: give a .safetensors file with weights of {network}")
+        raise ConfigurationError(
+            f"{message}: give a .safetensors file with weights of {network}",
+            field="weights",
+            value=weights,
+            allowed="a .safetensors file",
+        )
     from torchvision.models import get_model_weights
 
     known: Any = get_model_weights(network.name)
@@ -66,20 +81,30 @@ def _member(network: Network, weights: str) -> Any:
     if owner not in ("", known.__name__) or name not in known.__members__:
         names = [f"{known.__name__}.{member}" for member in known.__members__]
         message = f"there are no weights {weights!r} of {network.name}: {nearest(weights, names)}"
-        raise ConfigurationError(f"{message}, or give a .safetensors file")
+        raise ConfigurationError(f"{message}, or give a .safetensors file", field="weights", value=weights, allowed=tuple(names))
     return known[name]
 
 
-def _download(member: Any) -> dict[str, Tensor]:
+def _download(member: Any, weights: str) -> dict[str, Tensor]:
     # urllib's errors are OSErrors; a file that arrives damaged is a RuntimeError (hash) or an EOFError.
     try:
         state: dict[str, Tensor] = member.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except pickle.UnpicklingError as error:
         file = Path(hub.get_dir(), "checkpoints", Path(member.url).name)
-        raise ConfigurationError(f"{file} holds more than weights: remove it, so that it is downloaded anew") from error
+        raise ConfigurationError(
+            f"{file} holds more than weights: remove it, so that it is downloaded anew",
+            field="weights",
+            value=weights,
+            allowed="weights alone",
+        ) from error
     except (OSError, RuntimeError, EOFError) as error:
         message = f"the weights {member} could not be downloaded from {member.url} ({error})"
-        raise ConfigurationError(f"{message}: allow the connection, or give a .safetensors file") from error
+        raise ConfigurationError(
+            f"{message}: allow the connection, or give a .safetensors file",
+            field="weights",
+            value=weights,
+            allowed="a connection, or a .safetensors file",
+        ) from error
     return state
 
 

@@ -35,10 +35,12 @@ def build(name: str, classes: int, shape: Shape, settings: Mapping[str, Any]) ->
     ConfigurationError: no such network, a setting it does not have, or one outside its range.
     """
     if name not in MODELS:
-        raise ConfigurationError(f"there is no network {name!r}: {nearest(name, MODELS)}")
+        raise ConfigurationError(
+            f"there is no network {name!r}: {nearest(name, MODELS)}", field="name", value=name, allowed=tuple(MODELS)
+        )
     builder = MODELS[name]
     try:
         chosen = builder.settings.build(settings)
     except SettingsError as error:
-        raise ConfigurationError(f"network {name}: {error}") from error
+        raise ConfigurationError.from_error(error, f"network {name}: {error}") from error
     return builder.make(chosen, classes, shape)

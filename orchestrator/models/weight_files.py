@@ -42,19 +42,34 @@ def read_weights(weights: str, wanted: object) -> dict[str, Tensor]:
     """
     file = read_path(weights, "weights")
     if not file.is_file():
-        raise ConfigurationError(f"{file} does not exist or is no file: give a .safetensors file with weights of {wanted}")
+        raise ConfigurationError(
+            f"{file} does not exist or is no file: give a .safetensors file with weights of {wanted}",
+            field="weights",
+            value=weights,
+            allowed="a file that exists",
+        )
     try:
         kind = describe_file(file)
         if kind == SAFETENSORS and file.suffix.lower() != SUFFIX:
             raise ConfigurationError(
-                f"{file} is a safetensors file under another name: rename it to {file.with_suffix(SUFFIX).name}"
+                f"{file} is a safetensors file under another name: rename it to {file.with_suffix(SUFFIX).name}",
+                field="weights",
+                value=weights,
+                allowed=file.with_suffix(SUFFIX).name,
             )
         if kind not in (SAFETENSORS, UNKNOWN) or file.suffix.lower() != SUFFIX:
-            raise ConfigurationError(f"{file} is {kind}: {_advice(file, kind)}")
+            raise ConfigurationError(
+                f"{file} is {kind}: {_advice(file, kind)}", field="weights", value=weights, allowed=f"a {SUFFIX} file"
+            )
         return load_file(file)
     except (SafetensorError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigurationError(f"{file} is not a whole safetensors file ({reason}): give weights of {wanted}") from error
+        raise ConfigurationError(
+            f"{file} is not a whole safetensors file ({reason}): give weights of {wanted}",
+            field="weights",
+            value=weights,
+            allowed=f"a whole {SUFFIX} file",
+        ) from error
 
 
 def describe_file(file: Path) -> str:

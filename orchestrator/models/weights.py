@@ -59,7 +59,12 @@ def save_weights(network: torch.nn.Module, file: Path) -> None:
         aside.write_bytes(save(state))
         aside.replace(file)
     except OSError as error:
-        raise EnvironmentUnfitError(f"{file} cannot be written ({error.strerror}): free space, or give another folder") from error
+        raise EnvironmentUnfitError(
+            f"{file} cannot be written ({error.strerror}): free space, or give another folder",
+            field=str(file),
+            value=error.strerror,
+            allowed="a file that can be written",
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             aside.unlink()
@@ -81,5 +86,10 @@ def _fitting(network: Network, weights: str) -> dict[str, Tensor]:
     misfits = find_misfits(network.state_dict(), state)
     if misfits:
         count = f"{len(misfits)} tensor{'s do' if len(misfits) > 1 else ' does'} not fit"
-        raise ConfigurationError(f"{weights}: {count}; give weights of {network}\n{misfit_table(misfits)}")
+        raise ConfigurationError(
+            f"{weights}: {count}; give weights of {network}\n{misfit_table(misfits)}",
+            field="weights",
+            value=weights,
+            allowed=f"weights of {network}",
+        )
     return state

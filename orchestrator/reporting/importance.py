@@ -90,20 +90,42 @@ def importance(sweep: Sweep, epoch: int | None = None, option: str = "") -> Impo
     ConfigurationError for what is no sweep or no epoch of it, UserError when the trials do not allow an answer.
     """
     if sweep.kind != "sweep":
-        raise ConfigurationError(f"{sweep.name!r} is one training and searched nothing: give the name of a sweep")
+        raise ConfigurationError(
+            f"{sweep.name!r} is one training and searched nothing: give the name of a sweep",
+            field="name",
+            value=sweep.name,
+            allowed="a sweep",
+        )
     epochs = sweep.configuration.training.epochs
     if epoch is not None and not 1 <= epoch <= epochs:
-        raise ConfigurationError(f"--epoch {epoch} is not allowed: the trials of {sweep.name!r} have {epochs}, give 1 to {epochs}")
+        raise ConfigurationError(
+            f"--epoch {epoch} is not allowed: the trials of {sweep.name!r} have {epochs}, give 1 to {epochs}",
+            field="--epoch",
+            value=epoch,
+            allowed=(1, epochs),
+        )
     trials = _trials(sweep)
     values = _values(trials, epoch, _own_until(sweep, trials))
     if len(values) < LEAST:
-        raise UserError(_too_few(sweep, trials, len(values), epoch, option))
+        raise UserError(
+            _too_few(sweep, trials, len(values), epoch, option), field="search.trials", value=len(values), allowed=(LEAST, None)
+        )
     objective, direction = watched(sweep.configuration.search)
     if len(set(values.values())) == 1:
-        raise UserError(f"all {len(values)} trials of {sweep.name!r} reached the same {objective}, so no setting made a difference")
+        raise UserError(
+            f"all {len(values)} trials of {sweep.name!r} reached the same {objective}, so no setting made a difference",
+            field=objective,
+            value=next(iter(values.values())),
+            allowed="values that differ",
+        )
     used = [trial for trial in trials if trial.number in values]
     if not _varied(used):
-        raise UserError(f"all {len(values)} trials of {sweep.name!r} have the same settings, so none can be compared")
+        raise UserError(
+            f"all {len(values)} trials of {sweep.name!r} have the same settings, so none can be compared",
+            field="search.trials",
+            value=len(values),
+            allowed="settings that differ",
+        )
     rankings: list[Ranking] = []
     small: dict[str, list[str]] = {}
     alike: list[str] = []
@@ -118,7 +140,12 @@ def importance(sweep: Sweep, epoch: int | None = None, option: str = "") -> Impo
             rankings.append(_ranking(path, sweep, members, names, values))
     too_few = [stem + ", ".join(rest) for stem, rest in small.items()]
     if not rankings:
-        raise UserError(f"no {LEAST} of the {len(values)} trials of {sweep.name!r} differ in two settings that all of them have")
+        raise UserError(
+            f"no {LEAST} of the {len(values)} trials of {sweep.name!r} differ in two settings that all of them have",
+            field="search.trials",
+            value=len(values),
+            allowed=f"{LEAST} that differ in two settings",
+        )
     return Importance(
         objective=objective,
         direction=direction,

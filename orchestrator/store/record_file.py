@@ -148,7 +148,12 @@ class RecordSchema(Generic[T]):
         if type(number) is not int or number < 0:
             raise self._damaged(file, f"{FORMAT} = {_shown(number)} is not allowed: it is a whole number")
         if number > self.number:
-            raise ConfigurationError(f"{file} was written by a newer version of this program: update it to read the record")
+            raise ConfigurationError(
+                f"{file} was written by a newer version of this program: update it to read the record",
+                field=str(file),
+                value=number,
+                allowed=(0, self.number),
+            )
 
     def _require_names(self, file: Path, values: dict[str, Any]) -> None:
         """All keys are there in a record of the current format; no others are in any."""

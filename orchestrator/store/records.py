@@ -158,7 +158,10 @@ class Sweep(SweepRecord):
         if any((folder / name).exists() for name in (FILE, COPY)):
             raise ConfigurationError(
                 f"--name {folder.name!r} exists already in this store: give another, or go on with "
-                f"`python run.py sweep --resume {folder.name}{option}`"
+                f"`python run.py sweep --resume {folder.name}{option}`",
+                field="--name",
+                value=folder.name,
+                allowed="a new name",
             )
 
     @classmethod
@@ -171,7 +174,9 @@ class Sweep(SweepRecord):
         if not any((folder / name).exists() for name in (FILE, COPY)):
             names = store.sweeps()
             known = nearest(name, names) if names else "there is none yet"
-            raise ConfigurationError(f"there is no sweep {name!r} in {store.root}: {known}")
+            raise ConfigurationError(
+                f"there is no sweep {name!r} in {store.root}: {known}", field="name", value=name, allowed=tuple(names)
+            )
         record, damaged = own_record(folder)
         sweep = cls(**vars(record), folder=folder, damaged=damaged)
         for file in sorted(folder.glob(f"trials/*/{TRIAL_FILE}")):
@@ -340,6 +345,8 @@ def own_record(folder: Path) -> tuple[SweepRecord, dict[Path, str]]:
         reasons = " and ".join(f"{file.name}: {reason}" for file, reason in damaged.items())
         raise ConfigurationError(
             f"the record of the sweep in {folder} and its copy are damaged ({reasons}): put one of them back from a backup, or "
-            "give another --name"
+            "give another --name",
+            field=str(folder / FILE),
+            value={file.name: reason for file, reason in damaged.items()},
         )
     return found, {file: reason for file, reason in damaged.items() if file.exists()}

@@ -39,23 +39,46 @@ def checked(uri: str) -> str:
     try:
         parts = urlsplit(uri)
     except ValueError as error:
-        raise ConfigurationError(f"--store {shortened(redacted(uri))} is no URI ({error}): give {_known()}") from error
+        raise ConfigurationError(
+            f"--store {shortened(redacted(uri))} is no URI ({error}): give {_known()}",
+            field="--store",
+            value=shortened(redacted(uri)),
+            allowed=_known(),
+        ) from error
     shown = f"--store {parts.scheme}://..."
     if parts.scheme not in SCHEMES:
-        raise ConfigurationError(f"{shown}: this scheme is not known: give a folder that all nodes share, or {_known()}")
+        raise ConfigurationError(
+            f"{shown}: this scheme is not known: give a folder that all nodes share, or {_known()}",
+            field="--store",
+            value=parts.scheme,
+            allowed=SCHEMES,
+        )
     if "@" in parts.netloc:
-        raise ConfigurationError(f"{shown} has a name or a password in it: leave them out, credentials come from the environment")
+        raise ConfigurationError(
+            f"{shown} has a name or a password in it: leave them out, credentials come from the environment",
+            field="--store",
+            value=f"{parts.scheme}://...",
+            allowed="an address without a name and a password",
+        )
     if parts.fragment or (unknown := sorted({key for key, _ in parse_qsl(parts.query, True)} - OPTIONS)):
         what = "#..." if parts.fragment else f"?{unknown[0]}=..."
         raise ConfigurationError(
             f"{shown}{what} is not allowed: a ? may be followed by {', '.join(sorted(OPTIONS))}; credentials come from the "
-            "environment"
+            "environment",
+            field="--store",
+            value=what,
+            allowed=tuple(sorted(OPTIONS)),
         )
     path = unquote(parts.path)
     if problem := path_problem(f"/{path}"):
-        raise ConfigurationError(f"{shown} {problem}: give {_known()}")
+        raise ConfigurationError(f"{shown} {problem}: give {_known()}", field="--store", value=problem, allowed=_known())
     if ".." in PurePosixPath(path).parts or (parts.scheme == "file") != (not parts.netloc) or not (parts.netloc or path.strip("/")):
-        raise ConfigurationError(f"--store {parts.scheme}://{parts.netloc}{parts.path} names no place: give {_known()}")
+        raise ConfigurationError(
+            f"--store {parts.scheme}://{parts.netloc}{parts.path} names no place: give {_known()}",
+            field="--store",
+            value=f"{parts.scheme}://{parts.netloc}{parts.path}",
+            allowed=_known(),
+        )
     query = f"?{parts.query}" if parts.query else ""
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}{query}"
 
@@ -97,7 +120,10 @@ class Remote:
             reason = " ".join(str(failures[0]).split())[:300] if failures else f"no answer within {ANSWER_S:g} s"
             raise EnvironmentUnfitError(
                 f"--store {uri} cannot be used ({reason}): see that the bucket is there, that it can be reached from here, and "
-                "that the credentials in the environment may write to it"
+                "that the credentials in the environment may write to it",
+                field="--store",
+                value=uri,
+                allowed=f"an answer within {ANSWER_S:g} s",
             ) from (failures[0] if failures else None)
         return found
 

@@ -65,6 +65,10 @@ def life(folder: Path) -> Life | None:
     return Life(alive, max(time.time() - found["since"] - (0.0 if alive else age_s), 0.0))
 
 
+def _refusal(folder: Path) -> ConfigurationError:
+    return ConfigurationError(taken(folder), field="name", value=folder.name, allowed="a sweep that nobody runs")
+
+
 @contextlib.contextmanager
 def only_one(folder: Path) -> Iterator[None]:
     """Be the one process that has the folder, for a moment; ConfigurationError when there is another one."""
@@ -72,7 +76,7 @@ def only_one(folder: Path) -> Iterator[None]:
         with _lock(folder).acquire(timeout=0):
             yield
     except Timeout as error:
-        raise ConfigurationError(taken(folder)) from error
+        raise _refusal(folder) from error
 
 
 @contextlib.contextmanager
@@ -80,7 +84,7 @@ def held(folder: Path) -> Iterator[None]:
     """Be the one process that runs the sweep in the folder; ConfigurationError says who else does, and what can be done."""
     with only_one(folder):
         if _elsewhere(folder):
-            raise ConfigurationError(taken(folder))
+            raise _refusal(folder)
         word = folder / WORD
         DRIVER.write(word, {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()})
         ended = threading.Event()

@@ -28,7 +28,12 @@ def publish(store: Store, folder: Path, mark: str) -> None:
             remote.put(folder, name, mark)
     except OSError as error:
         reason = " ".join(str(error).split())[:300]
-        raise EnvironmentUnfitError(f"{name} cannot be written to {store.uri} ({reason}): see its space and credentials") from error
+        raise EnvironmentUnfitError(
+            f"{name} cannot be written to {store.uri} ({reason}): see its space and credentials",
+            field="--store",
+            value=store.uri,
+            allowed="a store with space that may be written",
+        ) from error
 
 
 def on_this_node(spec: TrialSpec, context: TrialContext) -> TrialSpec:
@@ -65,5 +70,10 @@ def fetched(remote: Remote, name: str, folder: Path, mark: str, alive: Alive = l
         except Timeout:  # another process of this node fetches it
             alive()
         except FileNotFoundError as error:
-            raise EnvironmentUnfitError(f"{name} is not in {remote.uri}: start the run where it was started first") from error
+            raise EnvironmentUnfitError(
+                f"{name} is not in {remote.uri}: start the run where it was started first",
+                field="--store",
+                value=remote.uri,
+                allowed=f"a store with {name}",
+            ) from error
     return folder

@@ -70,7 +70,10 @@ class Store:
         if not os.path.isdir(store.root):
             where = f"{store.uri} has no runs that were started on this machine" if store.uri else f"{name} does not exist"
             raise ConfigurationError(
-                f"--store {where}: give that of an earlier run, or start with `python run.py sweep{store.option}`"
+                f"--store {where}: give that of an earlier run, or start with `python run.py sweep{store.option}`",
+                field="--store",
+                value=store.uri or str(name),
+                allowed="the store of an earlier run",
             )
         if not any_format:
             store.require_format()
@@ -92,7 +95,12 @@ class Store:
                 probe.write(b"writable")
         except OSError as error:
             reason = error.strerror or str(error)
-            raise EnvironmentUnfitError(f"--store {root} cannot be written ({reason}): give a folder that you may write") from error
+            raise EnvironmentUnfitError(
+                f"--store {root} cannot be written ({reason}): give a folder that you may write",
+                field="--store",
+                value=str(root),
+                allowed="a folder that you may write",
+            ) from error
         if store.uri:
             Remote.open(store.uri)
         store.require_space(SPARE_BYTES)
@@ -128,7 +136,10 @@ class Store:
         if free < needed_bytes:
             raise EnvironmentUnfitError(
                 f"--store {self.root} has {free / 2**20:.0f} MiB free and {needed_bytes / 2**20:.0f} MiB are needed: "
-                "free some space or give another --store"
+                "free some space or give another --store",
+                field="--store",
+                value=free,
+                allowed=(needed_bytes, None),
             )
 
     @property
@@ -165,7 +176,10 @@ class Store:
         """The folder of a sweep; ConfigurationError when the name could leave the store."""
         if not NAME.fullmatch(name):
             raise ConfigurationError(
-                f"the name {name!r} is not allowed: give letters, digits, '.', '_' or '-' (at most 100, first a letter or digit)"
+                f"the name {name!r} is not allowed: give letters, digits, '.', '_' or '-' (at most 100, first a letter or digit)",
+                field="name",
+                value=name,
+                allowed="letters, digits, '.', '_' or '-'",
             )
         return self.root / "sweeps" / name
 
@@ -272,7 +286,9 @@ def read_json(file: Path) -> Any:
         value = json.loads(file.read_text())
         return {name: each for name, each in value.items() if name != "checksum"} if isinstance(value, dict) else value
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigurationError(f"{file} cannot be read ({error}): remove it, or start again under another --name") from error
+        raise ConfigurationError(
+            f"{file} cannot be read ({error}): remove it, or start again under another --name", field=str(file), value=str(error)
+        ) from error
 
 
 # Path below the store -> description. NAME, FINGERPRINT, N, LETTER and RUN stand for one part of a path; `**` for any rest.

@@ -70,9 +70,17 @@ def _require_directions(study: optuna.Study, search: Search) -> None:
     if search.objectives or len(known) > 1:
         given = list(search.objectives) or search.objective
         raise ConfigurationError(
-            f"search.objectives = {given}, and the study of {study.study_name!r} looks for others: {', '.join(known)} of them"
+            f"search.objectives = {given}, and the study of {study.study_name!r} looks for others: {', '.join(known)} of them",
+            field="search.objectives",
+            value=given,
+            allowed=tuple(known),
         )
-    raise ConfigurationError(f"search.direction = {search.direction!r}, and the study of {study.study_name!r} has the other one")
+    raise ConfigurationError(
+        f"search.direction = {search.direction!r}, and the study of {study.study_name!r} has the other one",
+        field="search.direction",
+        value=search.direction,
+        allowed=tuple(known),
+    )
 
 
 class StudySearch(Searcher):

@@ -70,7 +70,7 @@ def search(
     asked_for = missing + waits  # that last one is never asked for: see AllAtOnce
     _tune(sweep, desk, folders, asking, ending, asked_for, at_once, started)
     if ending.unfit:
-        raise EnvironmentUnfitError(f"{ending.unfit}")
+        raise EnvironmentUnfitError(f"{ending.unfit}", field="trial", value=ending.unfit)
     if failures.reason:
         return failures.reason
     spend(asking)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.config.fields import MOST_TRIALS
 from orchestrator.config.loader import build, given
 from orchestrator.config.path_settings import move_paths, require_paths, resolve_paths
 from orchestrator.config.resources import at
@@ -34,9 +35,19 @@ def changed(
     `pairs` are `--set` pairs: where its data, weights and cache are now.
     """
     if found.alive:
-        raise ConfigurationError(f"--resume {found.name}: {run_lock.taken(found.folder)}")
+        raise ConfigurationError(
+            f"--resume {found.name}: {run_lock.taken(found.folder)}",
+            field="--resume",
+            value=found.name,
+            allowed="a sweep that nobody runs",
+        )
     if found.kind == "train" and (trials, time_budget_s) != (None, None):
-        raise ConfigurationError(f"--resume {found.name}: it is a single training: leave out --trials and --time-budget")
+        raise ConfigurationError(
+            f"--resume {found.name}: it is a single training: leave out --trials and --time-budget",
+            field="--resume",
+            value=found.name,
+            allowed="without --trials and --time-budget",
+        )
     search = found.configuration.search
     if trials is not None:
         _require_growth(found, trials)
@@ -59,7 +70,10 @@ def require_same(found: Sweep, now: Described) -> None:
     different = differences(found.described, now)
     if different:
         raise ConfigurationError(
-            f"--resume {found.name}: {_listed(different)}: put back what it was, or begin another sweep under a new --name"
+            f"--resume {found.name}: {_listed(different)}: put back what it was, or begin another sweep under a new --name",
+            field="--resume",
+            value=found.name,
+            allowed=tuple(different),
         )
 
 
@@ -67,12 +81,18 @@ def _require_growth(found: Sweep, trials: int) -> None:
     search = found.configuration.search
     if search.scheduler == "pbt" and trials != search.trials:
         raise ConfigurationError(
-            f"--trials {trials}: the population of {found.name!r} has {search.trials} trials for its life: leave it out"
+            f"--trials {trials}: the population of {found.name!r} has {search.trials} trials for its life: leave it out",
+            field="--trials",
+            value=trials,
+            allowed=(search.trials, search.trials),
         )
     has = max(search.trials, len(found.trials))
     if trials < has:
         raise ConfigurationError(
-            f"--trials {trials} is less than the {has} trials that {found.name!r} has: give at least that many"
+            f"--trials {trials} is less than the {has} trials that {found.name!r} has: give at least that many",
+            field="--trials",
+            value=trials,
+            allowed=(has, MOST_TRIALS),
         )
 
 
@@ -83,7 +103,10 @@ def _require_same_file(found: Sweep, file: Path) -> None:
     different = list(_different(asked, said.plain(), found.configuration.plain(), ""))
     if different:
         raise ConfigurationError(
-            f"--config {file}: {_listed(different)}: leave --config out, for a sweep goes on as it began, or begin another one"
+            f"--config {file}: {_listed(different)}: leave --config out, for a sweep goes on as it began, or begin another one",
+            field="--config",
+            value=str(file),
+            allowed=tuple(different),
         )
 
 

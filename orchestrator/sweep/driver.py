@@ -349,7 +349,7 @@ def _train_one(sweep: Sweep, desk: AnyDesk, events: Events, folders: dict[str, A
         record = desk.next_report(specification.name, sweep.configuration.resources.heartbeat_timeout_s)
         if record.get("failed"):
             events.end(trial, "failed", record["failed"])
-            raise TrialError(record["failed"])
+            raise TrialError(record["failed"], field="trial", value=record["failed"])
         events.report(trial, record)
         if record.get("done"):
             events.end(trial, "complete")

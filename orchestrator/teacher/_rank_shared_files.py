@@ -45,7 +45,12 @@ class Sharing:
             if all(self.context.gather(len(arrays) == len(files))):
                 return arrays, made
             made = self._fill(files, make) or made
-        raise EnvironmentUnfitError(f"{next(iter(files.values()))} was removed as soon as it was there: raise teacher.cache_gib")
+        raise EnvironmentUnfitError(
+            f"{next(iter(files.values()))} was removed as soon as it was there: raise teacher.cache_gib",
+            field="teacher.cache_gib",
+            value=self.cache.limit_bytes / 2**30,
+            allowed="more GiB",
+        )
 
     def _wait_for_others(self, attempt: int) -> None:
         """A folder that nodes share may show a new file late."""
@@ -91,7 +96,10 @@ class Sharing:
                 self.context.require_going_on()
         if not got:
             raise EnvironmentUnfitError(
-                f"waited {self.wait_s:g} s for another process to fill {lock.file}, which did nothing: see what holds {lock.path}"
+                f"waited {self.wait_s:g} s for another process to fill {lock.file}, which did nothing: see what holds {lock.path}",
+                field=str(lock.file),
+                value=self.wait_s,
+                allowed="a file that no other process holds",
             )
 
 

@@ -40,7 +40,7 @@ class SharedPass:
         return self.sharing.open(files, partial(self._compute, view))
 
     def _compute(self, view: int | None, missing: Files, locks: list[Lock]) -> None:
-        parts, left, failure = Output._fields[: 2 if view is None else 1], self.samples, ""
+        parts, left, failure = Output._fields[: 2 if view is None else 1], self.samples, None
         with contextlib.ExitStack() as opened:
             pens: dict[str, Writer] = {}
 
@@ -74,27 +74,34 @@ class SharedPass:
     def _writer(self, file: Path, rows: Array) -> Writer:
         return self.sharing.cache.writer(file, self.samples, rows.shape[1], self.dtype)
 
-    def _write(self, rows: dict[str, Array], pens: dict[str, Writer]) -> str:
-        """Write the rows; what went wrong in words, for the others are in the middle of the pass."""
+    def _write(self, rows: dict[str, Array], pens: dict[str, Writer]) -> EnvironmentUnfitError | None:
+        """Write the rows; what went wrong is returned, for the others are in the middle of the pass."""
         try:
             for part, pen in pens.items():
                 pen.add(self._cast(part, rows[part]))
         except EnvironmentUnfitError as error:
-            return str(error)
-        return ""
+            return error
+        return None
 
     def _cast(self, part: str, rows: Array) -> Array:
         with np.errstate(over="ignore"):
             cast = rows.astype(self.dtype)
         if not np.isfinite(cast).all():
             if np.isfinite(rows).all():
-                raise EnvironmentUnfitError(f"the teacher's {part} are beyond the range of {self.dtype}: set teacher.dtype=float32")
-            raise EnvironmentUnfitError(f"the teacher's {part} are not finite: {self.teacher.remedy}")
+                raise EnvironmentUnfitError(
+                    f"the teacher's {part} are beyond the range of {self.dtype}: set teacher.dtype=float32",
+                    field="teacher.dtype",
+                    value=self.dtype,
+                    allowed=("float32",),
+                )
+            raise EnvironmentUnfitError(
+                f"the teacher's {part} are not finite: {self.teacher.remedy}", field="teacher", value=part, allowed="finite values"
+            )
         return cast
 
 
-def _finish(pens: dict[str, Writer], failure: str) -> None:
+def _finish(pens: dict[str, Writer], failure: EnvironmentUnfitError | None) -> None:
     if failure:
-        raise EnvironmentUnfitError(failure)
+        raise failure
     for pen in pens.values():
         pen.finish()

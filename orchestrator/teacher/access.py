@@ -62,16 +62,23 @@ def decide(
         return Decision(folder, f"cached in {folder}{' of each node' if cluster else ''}, {size}", cluster)
     if teacher.mode == "auto":
         return Decision(None, f"asked at every step: a cache would take {size}, and {short}")
+    limited = needed > teacher.cache_gib * 2**30
     raise ConfigurationError(
         f"teacher.mode = cached takes {size}, and {short}: raise teacher.cache_gib, lower data.views, name another folder with "
-        "teacher.cache, or set teacher.mode=auto"
+        "teacher.cache, or set teacher.mode=auto",
+        field="teacher.cache_gib" if limited else "teacher.cache",
+        value=teacher.cache_gib if limited else str(folder),
+        allowed=(needed / 2**30, None) if limited else f"{plan.size(needed + reserve_bytes)} free",
     )
 
 
 def _of_cluster(given: Path | None) -> Path:
     if given and not given.is_absolute() and given.parts[0] != "~":
         raise ConfigurationError(
-            f"teacher.cache = {given} is relative, and the nodes of a cluster have no common place: give /... or ~/..."
+            f"teacher.cache = {given} is relative, and the nodes of a cluster have no common place: give /... or ~/...",
+            field="teacher.cache",
+            value=str(given),
+            allowed="an absolute path",
         )
     return given or OF_EACH_NODE
 
@@ -82,7 +89,10 @@ def _of_this_node(folder: Path) -> Path:
     nearest = _existing(folder)
     if not nearest.is_dir() or not os.access(nearest, os.R_OK | os.X_OK | (0 if nearest == folder else os.W_OK)):
         raise ConfigurationError(
-            f"teacher.cache = {folder} cannot be used ({nearest} stands there): give a folder that you may write"
+            f"teacher.cache = {folder} cannot be used ({nearest} stands there): give a folder that you may write",
+            field="teacher.cache",
+            value=str(folder),
+            allowed="a folder that can be written",
         )
     return folder
 

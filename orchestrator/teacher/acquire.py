@@ -82,7 +82,10 @@ def _only_one(folder: Path, configuration: Configuration, what: str) -> Iterator
             yield
     except Timeout as error:
         raise EnvironmentUnfitError(
-            f"waited {wait_s:g} s for another run to {what} the teacher: see what holds {folder}.lock"
+            f"waited {wait_s:g} s for another run to {what} the teacher: see what holds {folder}.lock",
+            field=f"{folder}.lock",
+            value=wait_s,
+            allowed="a lock that no other run holds",
         ) from error
 
 
@@ -99,12 +102,17 @@ def _evaluate(store: Store, folder: Path, configuration: Configuration, data: Pa
     while not record.get("done"):
         record = desk.next_report(specification.name, configuration.resources.heartbeat_timeout_s)
         if record.get("failed"):
-            raise ConfigurationError(f"the teacher could not be evaluated: {record['failed']}")
+            raise ConfigurationError(
+                f"the teacher could not be evaluated: {record['failed']}", field="teacher", value=record["failed"]
+            )
     metrics: dict[str, float] = record["metrics"]
     if not all(map(math.isfinite, metrics.values())):
         raise ConfigurationError(
             "the teacher's logits on the validation part are not finite, although its weights are: give other "
-            "teacher.network.weights, or leave them out to fit a teacher here"
+            "teacher.network.weights, or leave them out to fit a teacher here",
+            field="teacher.network.weights",
+            value=configuration.teacher.network.weights if configuration.teacher else None,
+            allowed="weights whose logits are finite",
         )
     return metrics
 
@@ -117,7 +125,9 @@ def _fit(store: Store, folder: Path, configuration: Configuration, data: Path, d
         record = desk.next_report(specification.name, configuration.resources.heartbeat_timeout_s)
         if record.get("failed"):
             advice = "" if "teacher." in record["failed"] else "; change teacher.training or teacher.network"
-            raise ConfigurationError(f"the teacher could not be fitted: {record['failed']}{advice}")
+            raise ConfigurationError(
+                f"the teacher could not be fitted: {record['failed']}{advice}", field="teacher", value=record["failed"]
+            )
         told(record["epoch"], record["metrics"])
         if record.get("done"):
             home.bring()

@@ -259,5 +259,8 @@ def told(path: Path) -> Iterator[None]:
         reason = error.strerror or str(error)
         raise EnvironmentUnfitError(
             f"the cache cannot be used at {path} ({reason}): free some space, name another folder with teacher.cache, "
-            "or set teacher.mode=online"
+            "or set teacher.mode=online",
+            field=str(path),
+            value=reason,
+            allowed="a folder with free space that can be written",
         ) from error

@@ -43,7 +43,12 @@ class Approximate:
         self, features: Tensor, labels: Tensor, positives: int, negatives: int, alive: Callable[[], None] = lambda: None
     ) -> None:
         if not installed():
-            raise EnvironmentUnfitError(f"approximate retrieval needs faiss, which is not installed where trials train: {INSTALL}")
+            raise EnvironmentUnfitError(
+                f"approximate retrieval needs faiss, which is not installed where trials train: {INSTALL}",
+                field="resources.retrieval",
+                value="approximate",
+                allowed=("exact",),
+            )
         import faiss
 
         self.faiss: Any = faiss

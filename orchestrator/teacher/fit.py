@@ -73,8 +73,11 @@ def damage(folder: Path) -> DamagedRecordError | None:
 def adopt_weights(folder: Path, teacher: Teacher, data: Path) -> None:
     """Take over weights that were given; ConfigurationError when they do not fit the network or the data."""
     dataset = Dataset.open(data)
-    network = build(teacher.network.name, len(dataset.classes), dataset.shape, teacher.network.settings)
-    load_weights(network, str(teacher.network.weights), exact=True)
+    try:
+        network = build(teacher.network.name, len(dataset.classes), dataset.shape, teacher.network.settings)
+        load_weights(network, str(teacher.network.weights), exact=True)
+    except ConfigurationError as error:
+        raise ConfigurationError.from_error(error, str(error), "teacher.network") from error
     with replacing(folder) as aside:
         aside.mkdir(parents=True)
         save_weights(network, aside / WEIGHTS)
@@ -127,7 +130,10 @@ def adopt_fitted(folder: Path, configuration: Configuration, data: Path, metrics
     trained = _fitting(folder) / "checkpoint" / "student.safetensors"
     if not trained.exists():
         raise ConfigurationError(
-            f"the teacher's weights are not in {trained}: the store must be a folder that all nodes share, or a URI"
+            f"the teacher's weights are not in {trained}: the store must be a folder that all nodes share, or a URI",
+            field="--store",
+            value=str(trained),
+            allowed="a folder that all nodes share, or a URI",
         )
     weights = network_fingerprint(load_file(trained))
     said = _card(folder.name, weights, configuration.teacher, Dataset.open(data), metrics)

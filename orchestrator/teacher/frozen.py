@@ -62,7 +62,12 @@ class FrozenTeacher(nn.Module):
             network.load_state_dict(state)
         except (DamagedRecordError, ValidationError, RuntimeError) as error:  # RuntimeError: tensors of another network
             reason = " ".join(str(error).split())
-            raise EnvironmentUnfitError(f"the teacher cannot be read ({reason}): start again, which makes it anew") from error
+            raise EnvironmentUnfitError(
+                f"the teacher cannot be read ({reason}): start again, which makes it anew",
+                field=str(folder),
+                value=reason,
+                allowed="a whole teacher",
+            ) from error
         layout = torch.channels_last if channels_last else torch.contiguous_format
         return cls(network.to(device, memory_format=layout), card["weights"], half_type, GIVE if choice.weights else FIT)  # type: ignore[call-overload]
 

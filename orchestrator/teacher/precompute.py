@@ -66,10 +66,8 @@ def _follow(number: int, job: str, silence_s: float, desk: AnyDesk, records: que
     while not (record.get("done") or record.get("failed")):
         try:
             record = desk.next_report(job, silence_s)
-        except EnvironmentUnfitError as error:
-            record = {"failed": str(error), "unfit": True}
         except Exception as error:  # whatever it is: the one who waits for the queue has to hear of it
-            record = {"failed": str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"}
+            record = {"failed": str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}", "error": error}
         records.put((number, record))
 
 
@@ -78,10 +76,23 @@ def _show(shares: list[Share], records: queue.Queue[tuple[int, dict[str, Any]]],
     while filled != [len(share) for share in shares]:
         job, record = records.get()
         if record.get("failed"):
-            raise (EnvironmentUnfitError if "unfit" in record else TrialError)(f"the cache could not be filled: {record['failed']}")
+            raise _failure(record)
         if "epoch" in record:
             filled[job] = record["epoch"]
             show.view_filled(shares[job][filled[job] - 1], record["metrics"], record["notes"])
         show.progress(job, filled[job], record.get("samples", 0))
         if record.get("done") and filled[job] < len(shares[job]):
-            raise TrialError(f"the cache could not be filled: job {job} ended after {filled[job]} of {len(shares[job])} views")
+            raise TrialError(
+                f"the cache could not be filled: job {job} ended after {filled[job]} of {len(shares[job])} views",
+                field=f"fill-{job}",
+                value=filled[job],
+                allowed=len(shares[job]),
+            )
+
+
+def _failure(record: dict[str, Any]) -> UserError:
+    """Return the error of a job that failed, about the same value as the one that it met."""
+    message, error = f"the cache could not be filled: {record['failed']}", record.get("error")
+    if isinstance(error, UserError):
+        return (EnvironmentUnfitError if isinstance(error, EnvironmentUnfitError) else TrialError).from_error(error, message)
+    return TrialError(message, field="teacher", value=record["failed"])

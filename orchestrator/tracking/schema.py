@@ -32,7 +32,9 @@ def require_schema(database: Path) -> None:
     if leftover:
         raise EnvironmentUnfitError(
             f"the schema of MLflow's database {database} is incomplete: a change of it was cut off and left the table {leftover}. "
-            "Put the file back from a backup; if it holds no runs yet, remove it, and it is made anew"
+            "Put the file back from a backup; if it holds no runs yet, remove it, and it is made anew",
+            field=str(database),
+            value=leftover,
         )
     revisions, head = _revisions()
     if version is None or head is None or version == head:
@@ -41,11 +43,17 @@ def require_schema(database: Path) -> None:
     if version in revisions:
         raise EnvironmentUnfitError(
             f"MLflow's database {database} is out of date (its schema is {version}, MLflow {installed} needs {head}): copy the "
-            f"file to keep a backup, then run `{upgrade_command(database)}`"
+            f"file to keep a backup, then run `{upgrade_command(database)}`",
+            field=str(database),
+            value=version,
+            allowed=head,
         )
     raise EnvironmentUnfitError(
         f"MLflow's database {database} was written by a newer MLflow (its schema is {version}, and MLflow {installed} knows {head} "
-        "as the newest): update MLflow here, or give another --store"
+        "as the newest): update MLflow here, or give another --store",
+        field=str(database),
+        value=version,
+        allowed=f"at most {head}",
     )
 
 
@@ -95,7 +103,9 @@ def locked(database: Path) -> Iterator[None]:
             yield
     except Timeout as error:
         raise EnvironmentUnfitError(
-            f"waited {LOCK_S:g} s for another process to create {database}: see what holds {lock.lock_file}"
+            f"waited {LOCK_S:g} s for another process to create {database}: see what holds {lock.lock_file}",
+            field=str(lock.lock_file),
+            value=LOCK_S,
         ) from error
 
 
@@ -108,10 +118,18 @@ def opened(database: Path) -> Iterator[sqlite3.Connection]:
             yield known
     except sqlite3.OperationalError as error:
         raise EnvironmentUnfitError(
-            f"SQLite cannot use {database} ({error}): see who holds it, and whether you may write it"
+            f"SQLite cannot use {database} ({error}): see who holds it, and whether you may write it",
+            field=str(database),
+            value=str(error),
+            allowed="a file that can be read and written",
         ) from error
     except sqlite3.DatabaseError as error:
-        raise EnvironmentUnfitError(f"{database} is damaged ({error}): put it back from a backup, or move it away") from error
+        raise EnvironmentUnfitError(
+            f"{database} is damaged ({error}): put it back from a backup, or move it away",
+            field=str(database),
+            value=str(error),
+            allowed="a database of SQLite",
+        ) from error
 
 
 def _initialize(database: Path, artifacts: Path) -> None:

@@ -38,7 +38,12 @@ def serve(store: Store, port: int, console: Console) -> int:
     if not store.database.exists():
         if elsewhere(store):
             return OK
-        raise ConfigurationError(f"--store {store.root} holds no runs yet: start one with `python run.py sweep{store.option}`")
+        raise ConfigurationError(
+            f"--store {store.root} holds no runs yet: start one with `python run.py sweep{store.option}`",
+            field="--store",
+            value=str(store.root),
+            allowed="a store with runs",
+        )
     require_schema(store.database)
     require_free(port)
     _relocate(store, console)
@@ -93,4 +98,9 @@ def require_free(port: int) -> None:
         try:
             probe.bind((LOOPBACK, port))
         except OSError as error:
-            raise EnvironmentUnfitError(f"--port {port} is in use on {LOOPBACK} ({error.strerror}): give another one") from error
+            raise EnvironmentUnfitError(
+                f"--port {port} is in use on {LOOPBACK} ({error.strerror}): give another one",
+                field="--port",
+                value=port,
+                allowed="a free port",
+            ) from error

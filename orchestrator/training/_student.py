@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from methods import Knowledge, Output, Progress, Task, made
 from orchestrator.config.schema import LETTERS
-from orchestrator.config.trial import TrialSpec
+from orchestrator.config.trial import TrialSpec, network_key
 from orchestrator.core.context import Exchange, TrialContext
+from orchestrator.core.errors import ConfigurationError
 from orchestrator.data.batches import Batches
 from orchestrator.data.passes import Inputs
 from orchestrator.models.batch_norm import synchronise
@@ -83,9 +84,12 @@ class TrainedStudent:
         """The network as it begins; two students of one form must not begin as one."""
         chosen, dataset = self.configuration.students[self.letter].network, self.batches.dataset
         seed_everything(self.configuration.seed, *((PEER, self.position) if self.position else ()))
-        student = build(chosen.name, len(dataset.classes), dataset.shape, chosen.settings)
-        if chosen.weights:
-            load_weights(student, chosen.weights)
+        try:
+            student = build(chosen.name, len(dataset.classes), dataset.shape, chosen.settings)
+            if chosen.weights:
+                load_weights(student, chosen.weights)
+        except ConfigurationError as error:
+            raise ConfigurationError.from_error(error, str(error), network_key(self.letter)) from error
         return student
 
     def prepare(self, knowledge: Callable[[], Knowledge] | None) -> None:

@@ -326,7 +326,10 @@ class _Trainer:
             recipes = [recipe_key(self.spec.role, letter) for letter in lost]
             advice = " or ".join(f"{recipe}.learning_rate" for recipe in recipes)
             raise TrialError(
-                f"the loss{whose} is not finite in epoch {epoch + 1}: lower {advice}, or set {recipes[-1]}.gradient_clip"
+                f"the loss{whose} is not finite in epoch {epoch + 1}: lower {advice}, or set {recipes[-1]}.gradient_clip",
+                field=f"{recipes[0]}.learning_rate",
+                value=self.configuration.students[lost[0]].training.learning_rate,
+                allowed="a lower one",
             )
 
     def _together(self, evaluated: dict[str, tuple[Metrics, Tensor]]) -> tuple[dict[str, Metrics], Metrics]:

@@ -87,7 +87,7 @@ def appraise(snapshot: Snapshot, device: torch.device, alive: Callable[[], None]
         )
         found = weighing.weigh(survey)
     except ArithmeticError as error:
-        raise TrialError(f"the weights of the samples after epoch {snapshot.epoch}: {error}") from error
+        raise TrialError.from_error(error, f"the weights of the samples after epoch {snapshot.epoch}: {error}", "method") from error
     finally:
         batches.close()
     weights, scores = found.weights.cpu(), found.scores.cpu()  # waits for the device

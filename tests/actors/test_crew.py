@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass, field
 
-import pytest
-
 from orchestrator.cluster.group_autoscaler import BARREN, HEAD_S, RETURN_S, Crew, Rules, Seen
 from orchestrator.config.plan import Groups
 from orchestrator.core.errors import EnvironmentUnfitError
+from tests.refusal import refused
 
 CPU = {"CPU": 1.0}
 LOOK = 2.0
@@ -156,7 +155,7 @@ def test_without_a_group_trials_wait_for_a_node_and_a_person_hears_what_is_missi
     assert not ray.stopped, "the time counts from when the last group served"
     ray.step(2)
     assert len(ray.stopped) == 1
-    with pytest.raises(EnvironmentUnfitError, match=r"no worker group had a place for 60 s \(resources.heartbeat_timeout_s\)"):
+    with refused("resources.heartbeat_timeout_s", 60, error=EnvironmentUnfitError):
         crew.raise_reason()
     ray.step(3)
     assert len(ray.stopped) == 1, "once"
@@ -211,7 +210,7 @@ def test_groups_that_end_before_they_serve_are_not_started_for_ever() -> None:
         for number in list(crew.live):
             ray.end(number, "No module named 'orchestrator'")
     assert len(ray.stopped) == 1 and BARREN <= crew.begun <= 2 * BARREN
-    with pytest.raises(EnvironmentUnfitError, match=r"groups in a row ended before they took a trial: No module named"):
+    with refused("resources.groups", "No module named 'orchestrator'", error=EnvironmentUnfitError):
         crew.raise_reason()
 
 
@@ -238,7 +237,7 @@ def test_a_head_that_is_gone_ends_the_run_and_one_that_comes_back_does_not() -> 
     assert len(ray.notes) == 2 and all(f"does not come back within {HEAD_S:g} s" in note for note in ray.notes), "once each time"
     ray.step(2)
     assert len(ray.stopped) == 1 and crew.headless
-    with pytest.raises(EnvironmentUnfitError, match="the head of the Ray cluster does not answer any more"):
+    with refused("resources.address", "head", error=EnvironmentUnfitError):
         crew.raise_reason()
 
 
@@ -252,7 +251,7 @@ def test_a_cluster_without_any_node_ends_the_run_long_before_the_limit_of_a_wait
     assert not ray.stopped
     ray.step(2)
     assert len(ray.stopped) == 1 and ray.notes[-1] == "no node of the Ray cluster is alive any more"
-    with pytest.raises(EnvironmentUnfitError, match="no node of the Ray cluster is alive any more: see that"):
+    with refused("resources.address", "nodes", error=EnvironmentUnfitError):
         crew.raise_reason()
 
 
@@ -273,6 +272,6 @@ def test_an_error_of_a_cluster_without_a_head_is_told_as_such() -> None:
     crew = ray.crew(1)
     crew.raise_reason()
     ray.head = False
-    with pytest.raises(EnvironmentUnfitError, match="the head of the Ray cluster does not answer any more"):
+    with refused("resources.address", "head", error=EnvironmentUnfitError):
         crew.raise_reason()
     assert crew.headless

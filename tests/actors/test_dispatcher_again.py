@@ -13,6 +13,7 @@ from orchestrator.cluster._dispatcher import Dispatcher
 from orchestrator.cluster.dispatcher_client import Desk, answered
 from orchestrator.core.errors import EnvironmentUnfitError, UnansweredError
 from tests.actors.test_dispatcher import LONG_S, SHORT_S, settle
+from tests.refusal import refused
 
 
 def test_nothing_is_handed_out_before_every_group_is_free() -> None:
@@ -148,7 +149,7 @@ def test_a_dispatcher_that_stays_away_is_the_machines_fault(monkeypatch: pytest.
 
     monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", away)
     monkeypatch.setattr(desks, "PAUSE_S", 0)
-    with pytest.raises(UnansweredError, match=r"has not answered for 0\.01 s \(ActorDiedError\): see whether Ray is well"):
+    with refused("dispatcher", "ActorDiedError", "an answer within 0.01 s", UnansweredError):
         answered(lambda: None, patience_s=0.01)
 
 
@@ -158,7 +159,7 @@ def test_a_run_that_was_given_up_is_no_failure_of_who_waits(monkeypatch: pytest.
     desk = Desk("desk", fake)
     desk.submit("a", {})
     desk.give_up("no worker group is left")
-    with pytest.raises(EnvironmentUnfitError, match=r"^no worker group is left$"):
+    with refused("trial", "no worker group is left", error=EnvironmentUnfitError):
         desk.next_report("a", LONG_S)
 
 

@@ -65,10 +65,10 @@ def test_nothing_is_freed_where_ray_has_shut_down(monkeypatch: pytest.MonkeyPatc
         raise AttributeError("'NoneType' object has no attribute 'internal_kv_get'")
 
     for name in ("_internal_kv_get", "_internal_kv_del"):
-        monkeypatch.setattr(reserved, name, no_client)
+        monkeypatch.setattr(placement_groups, name, no_client)
         monkeypatch.setattr(controllers, name, no_client)
-    reserved.free("run-1")
-    reserved.forget("run-1")
+    placement_groups.free("run-1")
+    placement_groups.forget("run-1")
 
 
 @pytest.mark.parametrize(("answers", "answer_s", "killed"), [(True, 1.0, False), (False, 1.0, True), (True, 0.0, True)])

@@ -24,6 +24,7 @@ from orchestrator.cluster._heterogeneous_workers import ranked
 from orchestrator.cluster.connect import OWN_CLUSTER, connected, nodes
 from orchestrator.config.plan import Groups
 from orchestrator.core.errors import EnvironmentUnfitError
+from tests.refusal import refused
 
 A, B = {"CPU": 1.0}, {"CPU": 0.5}
 PAIRS = Groups(1, (A, B, A, B), "")
@@ -120,15 +121,15 @@ def test_ranks_follow_the_bundles_and_local_ranks_the_nodes() -> None:
 def test_a_ray_with_other_steps_is_refused(owner: type, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(groups._callbacks(PAIRS)) == 1
     monkeypatch.delattr(owner, name)
-    said = rf"workers of different resources are not possible with Ray .*{name} .*constraints.txt, or give all students the same"
-    with pytest.raises(EnvironmentUnfitError, match=said), groups.worker_groups(PAIRS, Path("none"), 0, own_cluster=True):
+    refusal = refused("ray", f"{owner.__name__}.{name}", "the Ray of constraints.txt", EnvironmentUnfitError)
+    with refusal, groups.worker_groups(PAIRS, Path("none"), 0, own_cluster=True):
         pass
     assert not groups._callbacks(Groups(1, (A, A), "")), "equal workers need none of it"
 
 
 def test_a_ray_that_has_another_signature_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WorkerGroup, "_create_workers", lambda self, number: [])
-    with pytest.raises(EnvironmentUnfitError, match="_create_workers is not as in Ray"):
+    with refused("ray", "WorkerGroup._create_workers", error=EnvironmentUnfitError):
         groups._callbacks(PAIRS)
 
 

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 import run
 from orchestrator.cluster import jobs
 from orchestrator.cluster.jobs import Cluster, Job, server_address
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.core.errors import EnvironmentUnfitError
+from tests.refusal import refused
 
 Answer = tuple[int, Any]
 VERSION: dict[str, list[Answer]] = {
@@ -86,14 +87,15 @@ def test_whose_address_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("address", ["head", "ray://head:10001", "head:port", "auto", "http://", ":8265"])
 def test_an_address_that_is_none(address: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"is no address of a job server: give HOST:PORT"):
+    with refused("--address", address, "HOST:PORT of the head's dashboard"):
         server_address(address)
 
 
-def test_an_address_with_a_password_is_not_repeated() -> None:
-    with pytest.raises(ConfigurationError) as told:
-        server_address("http://me:hunter22@head:8265")
-    assert "hunter22" not in str(told.value)
+@pytest.mark.parametrize("address", ["http://me:hunter22@head:8265", "me:hunter22@head:port"])
+def test_an_address_with_a_password_is_not_repeated(address: str) -> None:
+    with refused("--address") as told:
+        server_address(address)
+    assert "hunter22" not in f"{told.value} {told.value.value}"
 
 
 def test_an_address_nobody_answers() -> None:
@@ -111,14 +113,15 @@ def test_somebody_who_listens_and_never_answers(monkeypatch: pytest.MonkeyPatch)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        with pytest.raises(EnvironmentUnfitError, match="no job server of Ray answers there"):
-            Cluster(f"127.0.0.1:{silent.getsockname()[1]}")
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with refused("--address", address, "a job server of Ray", EnvironmentUnfitError):
+            Cluster(address)
 
 
 @pytest.mark.parametrize("answer", [(404, "no such page"), (200, "<html>"), (200, {"other": "server"}), (500, "broken")])
 def test_a_server_that_is_not_ray(answer: Answer) -> None:
-    said = "no job server of Ray answers there"
-    with server({"/api/version": [answer]}) as (address, _), pytest.raises(EnvironmentUnfitError, match=said):
+    refusal = refused("--address", allowed="a job server of Ray", error=EnvironmentUnfitError)
+    with server({"/api/version": [answer]}) as (address, _), refusal:
         Cluster(address)
 
 
@@ -243,7 +246,7 @@ def test_a_name_that_would_be_another_address(command: str) -> None:
 def test_a_cluster_that_falls_silent_is_not_followed_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "SILENT_S", 0.0)
     answers: dict[str, list[Answer]] = VERSION | {"/api/jobs/mine": [(500, "gone")]}
-    with server(answers) as (address, _), pytest.raises(EnvironmentUnfitError, match="its job server cannot do that"):
+    with server(answers) as (address, _), refused("--address", f"http://{address}", None, EnvironmentUnfitError):
         Cluster(address).follow("mine", print)
 
 
@@ -280,7 +283,7 @@ def test_a_job_that_does_not_stop(monkeypatch: pytest.MonkeyPatch) -> None:
         "/api/jobs/mine": [(200, details("mine", "RUNNING"))],
         "/api/jobs/mine/stop": [(200, {"stopped": True})],
     }
-    with server(answers) as (address, _), pytest.raises(EnvironmentUnfitError, match="was told to stop and has not ended"):
+    with server(answers) as (address, _), refused("name", "mine", "an end within 0 s", EnvironmentUnfitError):
         Cluster(address).stop("mine")
 
 

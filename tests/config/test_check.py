@@ -1,5 +1,6 @@
 """What is refused before anything starts, each in one sentence. Knows no data."""
 
+import re
 from typing import Any
 
 import pytest
@@ -9,18 +10,16 @@ from orchestrator.config.objectives import BETTER
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.sweep.preflight.configuration import check_network, check_search, check_train
+from tests.refusal import refused
 
 PEER, NONE = "peers.b.network.name=mlp", "search.scheduler=none"
 HELD = ("search.scheduler=pbt", "search.freeze=[training.learning_rate]", "method.temperature=4", "method.alpha=0.9")
 
 
-def refusal(*pairs: str) -> str:
-    with pytest.raises(ConfigurationError) as raised:
-        configuration = load(None, list(pairs))
-        check_train(configuration)
-        check_search(configuration)
-    assert "\n" not in str(raised.value)
-    return str(raised.value)
+def check(*pairs: str) -> None:
+    configuration = load(None, list(pairs))
+    check_train(configuration)
+    check_search(configuration)
 
 
 def test_the_defaults_pass() -> None:
@@ -29,101 +28,136 @@ def test_the_defaults_pass() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pairs", "said"),
+    ("pairs", "expected"),
     [
-        (("method.name=kdd",), ("method.name = 'kdd'", "did you mean 'kd'?")),
-        (("method.name=zzz",), ("method.name = 'zzz'", "known: ", "cross_entropy")),
-        (("method.temperatur=3",), ("'temperatur'", "did you mean 'temperature'?")),
-        (("method.temperature=0",), ("method kd", "temperature = 0", "[0.001, 10000]")),
-        (("method.temperature=-1",), ("temperature = -1",)),
-        (("method.temperature=hot",), ("temperature = 'hot'", "a number")),
-        (("method.temperature=true",), ("temperature = True",)),
-        (("method.alpha=1.5",), ("alpha = 1.5", "[0, 1]")),
-        (("method.form=other",), ("form = 'other'", "one of convex, additive")),
-        (("method.name=ttm", "method.normalize=1"), ("normalize = 1", "true or false")),
-        (("training.learning_rate=-0.1",), ("training.learning_rate = -0.1",)),
-        (("teacher=null",), ("method.name = 'kd' needs a teacher", "cross_entropy")),
-        (("student.name=resnet2",), ("student: ", "'resnet2'", "did you mean 'resnet")),
-        (("teacher.network.name=vgg",), ("teacher.network: ", "'vgg'")),
-        (("student.width=0",), ("student: ", "width = 0")),
-        (("student.hight=3",), ("student: ", "'hight'", "width")),
-        (("student.name=resnet8", "student.width=3"), ("student: ", "'width'")),
-        (("search.methods=[kd, tmm]",), ("search.methods = 'tmm'", "did you mean 'ttm'?")),
-        (("search.methods=[kd, kd]",), ("names a method twice",)),
+        (("method.name=kdd",), ("method.name", "kdd")),
+        (("method.name=zzz",), ("method.name", "zzz")),
+        (("method.temperatur=3",), ("method.temperatur", 3)),
+        (("method.temperature=0",), ("method.temperature", 0, (0.001, 10000.0))),
+        (("method.temperature=-1",), ("method.temperature", -1, (0.001, 10000.0))),
+        (("method.temperature=hot",), ("method.temperature", "hot", (0.001, 10000.0))),
+        (("method.temperature=true",), ("method.temperature", True, (0.001, 10000.0))),
+        (("method.alpha=1.5",), ("method.alpha", 1.5, (0, 1))),
+        (("method.form=other",), ("method.form", "other", ("convex", "additive"))),
+        (("method.name=ttm", "method.normalize=1"), ("method.normalize", 1, bool)),
+        (("training.learning_rate=-0.1",), ("training.learning_rate", -0.1, (0, 1e30))),
+        (("teacher=null",), ("method.name", "kd", "with a teacher, or cross_entropy")),
+        (("student.name=resnet2",), ("student.name", "resnet2")),
+        (("teacher.network.name=vgg",), ("teacher.network.name", "vgg")),
+        (("student.width=0",), ("student.width", 0, (1, 1000000))),
+        (("student.hight=3",), ("student.hight", 3, ("width", "depth", "dropout"))),
+        (("student.name=resnet8", "student.width=3"), ("student.width", 3, ())),
+        (("search.methods=[kd, tmm]",), ("search.methods", "tmm")),
+        (("search.methods=[kd, kd]",), ("search.methods", ("kd", "kd"), "each once")),
         (
             ("method.name=cross_entropy", "search.methods=[cross_entropy, ttm]", "teacher=null"),
-            ("search.methods = 'ttm' needs a teacher",),
+            ("search.methods", "ttm", "with a teacher, or cross_entropy"),
         ),
-        (("method.name=dual_student",), ("method.name = 'dual_student'", "no peers", "peers.b.network", "or take kd")),
-        (("method.name=dml", "teacher=null"), ("method.name = 'dml'", "no peers", "peers.b.network", "or take cross_entropy")),
+        (("method.name=dual_student",), ("method.name", "dual_student", "with peers, or kd")),
+        (("method.name=dml", "teacher=null"), ("method.name", "dml", "with peers, or cross_entropy")),
         (
             ("method.name=dual_student", "teacher=null", "peers.b.network.name=mlp"),
-            ("method.name = 'dual_student' needs a teacher", "or take dml"),
+            ("method.name", "dual_student", "with a teacher, or dml"),
         ),
-        (("search.methods=[kd, dml]",), ("search.methods = 'dml'", "no peers", "peers.b.network")),
-        (("search.freeze=[training.rate]",), ("search.freeze = 'training.rate' is no key",)),
-        (("search.freeze=[temperature]",), ("search.freeze = 'temperature' is no key",)),
-        (("search.freeze=[seed.low]",), ("search.freeze = 'seed.low' is no key",)),
-        (("search.objective=accuracy",), ("search.objective = 'accuracy'", "did you mean 'validation/accuracy'?")),
-        (("search.objective=test/last/accuracy",), ("search.objective = 'test/last/accuracy' is not reported",)),
-        ((PEER, "search.objective=b/validation/nll"), ("set search.objective=validation/nll and search.students=b",)),
-        (("search.objective=a/validation/accuracy",), ("is not reported: did you mean 'validation/accuracy'",)),
-        (("search.objective=parameters",), ("search.objective = 'parameters' alone", "search.objectives=[validation/accuracy, ")),
+        (("search.methods=[kd, dml]",), ("search.methods", "dml", "with peers, or kd")),
+        (("search.freeze=[training.rate]",), ("search.freeze", "training.rate", "keys of the configuration")),
+        (("search.freeze=[temperature]",), ("search.freeze", "temperature", "keys of the configuration")),
+        (("search.freeze=[seed.low]",), ("search.freeze", "seed.low", "keys of the configuration")),
+        (("search.objective=accuracy",), ("search.objective", "accuracy")),
+        (("search.objective=test/last/accuracy",), ("search.objective", "test/last/accuracy")),
+        ((PEER, "search.objective=b/validation/nll"), ("search.objective", "b/validation/nll")),
+        (("search.objective=a/validation/accuracy",), ("search.objective", "a/validation/accuracy")),
+        (("search.objective=parameters",), ("search.objective", "parameters")),
         (
             ("search.objectives=[validation/accuracy, parameters]", NONE, "search.extra_space={training.momentum: [0.5, 0.9]}"),
-            ("search.objectives = 'parameters' is the same in every trial", "search.extra_space.student.width=[8, 16, 32]"),
+            ("search.objectives", "parameters", "with search.extra_space.student"),
         ),
         (
             (PEER, "search.objectives=[train/loss, b/parameters]", NONE, "search.extra_space={student.width: [8, 16]}"),
-            ("search.objectives = 'b/parameters' is the same", "search.extra_space.peers.b.network.width=[8, 16, 32]"),
+            ("search.objectives", "b/parameters", "with search.extra_space.peers.b.network"),
         ),
-        (("search.direction=minimize",), ("search.direction = 'minimize'", "set maximize")),
+        (("search.direction=minimize",), ("search.direction", "minimize", ("maximize",))),
         (
             ("search.objective=validation/nll", "search.direction=maximize"),
-            ("search.direction = 'maximize'", "set minimize"),
+            ("search.direction", "maximize", ("minimize",)),
         ),
-        (("search.objective=validation/agreement", "teacher=null", "method.name=cross_entropy"), ("is not reported",)),
-        (("search.scheduler=pbt", "search.trials=1"), ("search.trials = 1", "no population", "at least 2")),
+        (
+            ("search.objective=validation/agreement", "teacher=null", "method.name=cross_entropy"),
+            ("search.objective", "validation/agreement"),
+        ),
+        (("search.scheduler=pbt", "search.trials=1"), ("search.trials", 1, (2, 100000))),
         (
             ("search.scheduler=pbt", "training.epochs=5", "search.perturb_epochs=5"),
-            ("search.perturb_epochs = 5", "training.epochs = 5", "at most 4"),
+            ("search.perturb_epochs", 5, (1, 4)),
         ),
         (
             HELD,
-            ("search.scheduler = 'pbt'", "all of them are held", "search.freeze"),
+            ("search.scheduler", "pbt", "with a continuous setting that is searched"),
         ),
-        (("search.scheduler=median", "search.grace_epochs=5", "training.epochs=4"), ("search.grace_epochs = 5", "at most 4")),
-        (("search.grace_epochs=5", "training.epochs=4"), ("search.grace_epochs = 5", "training.epochs = 4", "at most 4")),
-        (("search.students=min",), ("search.students = 'min'", "there is one", "mean")),
-        (("search.students=a",), ("search.students = 'a'", "there is one")),
-        ((PEER, "search.students=c"), ("search.students = 'c'", "mean, min", "(a, b)")),
-        ((PEER, "search.students=worst"), ("search.students = 'worst'", "(a, b)")),
-        ((PEER, "search.freeze=[peers.c.training.learning_rate]"), ("'peers.c.training.learning_rate' is no key",)),
-        (("search.objectives=[validation/accuracy]", NONE), ("['validation/accuracy'] is not several", "search.objective")),
-        (("search.objectives=[parameters, parameters]", NONE), ("is not several", "each once")),
-        (("search.objectives=[parameters, validation/acc]", NONE), ("'validation/acc'", "did you mean 'validation/accuracy'")),
-        (("search.objectives=[parameters, b/parameters]", NONE), ("'b/parameters' is not reported",)),
-        ((PEER, "search.objectives=[parameters, c/parameters]", NONE), ("'c/parameters' is not reported", "b/parameters")),
-        (("search.objectives=[parameters, validation/entropy]", NONE), ("'validation/entropy'", "direction")),
-        ((PEER, "search.objectives=[parameters, b/validation/entropy]", NONE), ("'b/validation/entropy'", "direction")),
-        (("search.objectives=[parameters, test/last/accuracy]", NONE), ("is not reported",)),
+        (("search.scheduler=median", "search.grace_epochs=5", "training.epochs=4"), ("search.grace_epochs", 5, (1, 4))),
+        (("search.grace_epochs=5", "training.epochs=4"), ("search.grace_epochs", 5, (1, 4))),
+        (("search.students=min",), ("search.students", "min", ("mean",))),
+        (("search.students=a",), ("search.students", "a", ("mean",))),
+        ((PEER, "search.students=c"), ("search.students", "c", ("mean", "min", "a", "b"))),
+        ((PEER, "search.students=worst"), ("search.students", "worst", ("mean", "min", "a", "b"))),
+        (
+            (PEER, "search.freeze=[peers.c.training.learning_rate]"),
+            ("search.freeze", "peers.c.training.learning_rate", "keys of the configuration"),
+        ),
+        (
+            ("search.objectives=[validation/accuracy]", NONE),
+            ("search.objectives", ("validation/accuracy",), "two or more, each once"),
+        ),
+        (
+            ("search.objectives=[parameters, parameters]", NONE),
+            ("search.objectives", ("parameters", "parameters"), "two or more, each once"),
+        ),
+        (("search.objectives=[parameters, validation/acc]", NONE), ("search.objectives", "validation/acc")),
+        (("search.objectives=[parameters, b/parameters]", NONE), ("search.objectives", "b/parameters")),
+        ((PEER, "search.objectives=[parameters, c/parameters]", NONE), ("search.objectives", "c/parameters")),
+        (("search.objectives=[parameters, validation/entropy]", NONE), ("search.objectives", "validation/entropy")),
+        ((PEER, "search.objectives=[parameters, b/validation/entropy]", NONE), ("search.objectives", "b/validation/entropy")),
+        (("search.objectives=[parameters, test/last/accuracy]", NONE), ("search.objectives", "test/last/accuracy")),
         (
             ("search.objectives=[parameters, train/loss]", "search.scheduler=asha"),
-            ("search.scheduler = 'asha'", "names 2", "search.scheduler=none"),
+            ("search.scheduler", "asha", ("none",)),
         ),
         (
             ("search.objectives=[parameters, train/loss]", "search.scheduler=pbt"),
-            ("search.scheduler = 'pbt'", "search.scheduler=none"),
+            ("search.scheduler", "pbt", ("none",)),
         ),
         (
             ("search.objectives=[parameters, validation/agreement]", NONE, "teacher=null", "method.name=cross_entropy"),
-            ("'validation/agreement' is not reported",),
+            ("search.objectives", "validation/agreement"),
         ),
     ],
 )
-def test_what_cannot_be_is_refused_with_field_and_value(pairs: tuple[str, ...], said: tuple[str, ...]) -> None:
-    sentence = refusal(*pairs)
-    assert all(part in sentence for part in said), sentence
+def test_what_cannot_be_is_refused_with_field_and_value(pairs: tuple[str, ...], expected: tuple[Any, ...]) -> None:
+    with refused(*expected) as told:
+        check(*pairs)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "hint"),
+    [
+        (("method.name=kdd",), "did you mean 'kd'"),
+        (("method.temperatur=3",), "did you mean 'temperature'"),
+        (("student.name=resnet2",), "did you mean 'resnet"),
+        (("search.methods=[kd, tmm]",), "did you mean 'ttm'"),
+        (("search.objective=accuracy",), "did you mean 'validation/accuracy'"),
+        (("search.objective=a/validation/accuracy",), "did you mean 'validation/accuracy'"),
+        (("search.objectives=[parameters, validation/acc]", NONE), "did you mean 'validation/accuracy'"),
+        ((PEER, "search.objective=b/validation/nll"), "search.objective=validation/nll and search.students=b"),
+        (("search.objective=parameters",), "search.objectives=[validation/accuracy, "),
+        (("search.objectives=[parameters, validation/entropy]", NONE), "direction"),
+        ((PEER, "search.objectives=[parameters, b/validation/entropy]", NONE), "direction"),
+        (("search.grace_epochs=5", "training.epochs=4"), "training.epochs = 4"),
+    ],
+)
+def test_a_refusal_holds_what_to_do_next(pairs: tuple[str, ...], hint: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(hint)):
+        check(*pairs)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +207,9 @@ def test_every_objective_has_a_direction_that_passes(objective: str) -> None:
         if direction in BETTER[objective]:
             check_search(load(None, pairs))
         else:
-            assert objective in refusal(*pairs)
+            with refused("search.direction", direction, BETTER[objective]) as told:
+                check_search(load(None, pairs))
+            assert objective in str(told.value)
 
 
 def test_a_network_is_checked_without_memory() -> None:
@@ -184,10 +220,10 @@ def test_a_search_without_the_method_that_is_named() -> None:
     """The default method need not be searched, nor have its teacher; what is said of it has to mean something all the same."""
     others: dict[str, Any] = {"search": {"methods": ["cross_entropy"]}}
     check_search(build(others | {"teacher": None}))
-    for method, said in [
-        ({"name": "kdd"}, "'kdd' is no method"),
-        ({"name": "kd", "temperature": 0}, "temperature = 0 "),
-        ({"name": "kd", "temperature": 2}, "those of kd, which is not among search.methods"),
+    for method, expected in [
+        ({"name": "kdd"}, ("method.name", "kdd")),
+        ({"name": "kd", "temperature": 0}, ("method.temperature", 0)),
+        ({"name": "kd", "temperature": 2}, ("method.name", "kd", ("cross_entropy",))),
     ]:
-        with pytest.raises(ConfigurationError, match=said):
+        with refused(*expected):
             check_search(build(others | {"method": method}))

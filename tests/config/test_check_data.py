@@ -1,5 +1,6 @@
 """Data that do not go with a method, a search or a batch are refused in a sentence; the plan says how many are labelled."""
 
+from contextlib import nullcontext
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ from methods.kd import KD
 from orchestrator.config import plan
 from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration
-from orchestrator.core.errors import ConfigurationError
 from orchestrator.store.store import Store
 from orchestrator.sweep.preflight._data import check_batches
 from orchestrator.sweep.preflight.configuration import check_search, check_train
 from orchestrator.sweep.preflight.preflight import show_plan
 from search_spaces import SPACES
+from tests.refusal import refused
 
 FEW = ("data.limit.train=400", "data.labelled=40")
 SUMMARY: dict[str, Any] = {"sizes": {"train": 400}, "labelled": 40}
@@ -36,22 +37,19 @@ def weighing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
-        (
-            "data.mixing=cutmix",
-            "data.mixing = 'cutmix' blends two samples in a picture, and method weighing weighs each of them: set ",
-        ),
+        ("data.mixing=cutmix", ("data.mixing", "cutmix", ("none",))),
         (
             "data.validation_in_training=true",
-            "data.validation_in_training = true trains on the labels that the weights of method weighing come from: leave it out",
+            ("data.validation_in_training", True, (False,)),
         ),
     ],
 )
-def test_data_that_cannot_be_weighed(change: str, said: str) -> None:
-    with pytest.raises(ConfigurationError) as told:
+def test_data_that_cannot_be_weighed(change: str, expected: tuple[Any, ...]) -> None:
+    with refused(*expected) as told:
         check_train(load(None, ["method.name=weighing", change]))
-    assert str(told.value).startswith(said) and "\n" not in str(told.value)
+    assert "method weighing" in str(told.value) and "\n" not in str(told.value)
     check_train(load(None, ["method.name=weighing"]))
     check_train(load(None, ["method.name=kd", change]))
 
@@ -59,14 +57,13 @@ def test_data_that_cannot_be_weighed(change: str, said: str) -> None:
 def test_one_of_several_searched_methods_may_weigh() -> None:
     several = ("method.name=kd", "search.methods=[kd, weighing]")
     check_search(load(None, [*several]))
-    with pytest.raises(ConfigurationError, match=r"^data.mixing = 'mixup' blends .* method weighing"):
+    with refused("data.mixing", "mixup", ("none",)):
         check_search(load(None, [*several, "data.mixing=mixup"]))
 
 
 def test_no_sweep_over_samples_that_were_trained_on() -> None:
     joined = load(None, ["data.validation_in_training=true"])
-    said = r"^data.validation_in_training = true is not for a sweep: search.objective would be .*`python run.py train`"
-    with pytest.raises(ConfigurationError, match=said):
+    with refused("data.validation_in_training", True, (False,)):
         check_search(joined)
     check_train(joined)
 
@@ -95,9 +92,7 @@ def test_the_plan_says_how_many_are_labelled(digits_store: Path, change: tuple[s
 
 
 def test_a_plan_whose_labelled_samples_fill_no_batch_is_refused(digits_store: Path) -> None:
-    with pytest.raises(
-        ConfigurationError, match=r"^the training part has 40 labelled samples and teacher.training.batch_size = 64"
-    ):
+    with refused("teacher.training.batch_size", 64, (1, 40)):
         data_line(digits_store, *FEW)
 
 
@@ -112,41 +107,38 @@ def searching(configuration: Configuration, *methods: str) -> Configuration:
 
 
 @pytest.mark.parametrize(
-    ("configuration", "methods", "said"),
+    ("configuration", "methods", "expected"),
     [
         (batched("kd", 64), ["kd"], None),
         (
             batched("kd", 64, 48),
             ["kd"],
-            r"^the training part has 40 labelled .* = 48 .*at most 40, or more of them \(data.labelled\)$",
+            ("teacher.training.batch_size", 48, (1, 40)),
         ),
         (batched("cross_entropy", 40), ["cross_entropy"], None),
         (
             batched("cross_entropy", 64),
             ["cross_entropy"],
-            "^the training part has 40 labelled samples and training.batch_size = 64",
+            ("training.batch_size", 64, (1, 40)),
         ),
-        (batched("kd", 64), ["kd", "cross_entropy"], "^the training part has 40 labelled samples and training.batch_size = 64"),
+        (batched("kd", 64), ["kd", "cross_entropy"], ("training.batch_size", 64, (1, 40))),
         (batched("kd", 64, 32, "teacher=null"), ["kd"], None),
-        (batched("kd", 401), ["kd"], r"^the training part has 400 samples and training.batch_size = 401 .*at most 400"),
-        (batched("kd", 400, 32, "data.labelled_share=0.05"), ["kd"], "^data.labelled leaves 360 .* fewer than the 380 of a batch"),
-        (batched("kd", 2, 32, "resources.workers=2"), ["kd"], "^training.batch_size = 2 gives each of 2 workers 1 sample"),
+        (batched("kd", 401), ["kd"], ("training.batch_size", 401, (1, 400))),
+        (batched("kd", 400, 32, "data.labelled_share=0.05"), ["kd"], (None, None, None)),
+        (batched("kd", 2, 32, "resources.workers=2"), ["kd"], (None, None, None)),
         (batched("cross_entropy", 2, 32, "resources.workers=2"), ["cross_entropy"], None),
     ],
 )
 def test_batches_are_counted_over_those_who_are_learned_from(
-    configuration: Configuration, methods: list[str], said: str | None
+    configuration: Configuration, methods: list[str], expected: tuple[Any, ...] | None
 ) -> None:
-    if said is None:
-        check_batches(searching(configuration, *methods), True, SUMMARY)
-        return
-    with pytest.raises(ConfigurationError, match=said):
+    with refused(*expected) if expected else nullcontext():
         check_batches(searching(configuration, *methods), True, SUMMARY)
 
 
 def test_where_all_are_labelled_every_method_learns_from_all() -> None:
     whole = {"sizes": {"train": 64}}
     check_batches(searching(load(None, []), "kd", "cross_entropy"), True, whole)
-    with pytest.raises(ConfigurationError, match=r"^the training part has 63 samples and training.batch_size = 64"):
+    with refused("training.batch_size", 64, (1, 63)):
         check_batches(load(None, ["method.name=cross_entropy"]), False, {"sizes": {"train": 63}})
     plan.require_batches(load(None, []), 64)

@@ -1,5 +1,6 @@
 """What is refused of a method that retrieves, in every form that may be trained; what the plan says; what the cache holds."""
 
+from contextlib import nullcontext
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from orchestrator.config import plan
 from orchestrator.config.loader import load
 from orchestrator.config.method_variants import all_forms, forms
 from orchestrator.config.schema import Configuration
-from orchestrator.core.errors import ConfigurationError
 from orchestrator.data.dataset import read_summary
 from orchestrator.data.prepare import describe, prepare
 from orchestrator.export.export import _listens
@@ -21,6 +21,7 @@ from orchestrator.store.store import Store, write_json
 from orchestrator.sweep.preflight._retrieval import check_retrieval, clean_bytes, retrieval_line
 from orchestrator.sweep.preflight.configuration import check_search, check_train, feature_width
 from orchestrator.sweep.preflight.preflight import show_plan
+from tests.refusal import refused
 from tests.retrieving import retrieving_method
 
 PEER = "peers.b.network.name=cnn"
@@ -38,39 +39,31 @@ def configured(*pairs: str) -> Configuration:
 
 
 @pytest.mark.parametrize(
-    ("pairs", "sentence"),
+    ("pairs", "expected"),
     [
         (
             ["method.paradigm=online"],
-            r"^method retrieving with paradigm = online trains students that hear one another, and there are no peers: configure "
-            r"peers\.b\.network, or take method\.paradigm=offline$",
+            ("method.paradigm", "online", "with peers, or method.paradigm=offline"),
         ),
         (
             ["method.paradigm=online", "teacher=null"],
-            r"no peers: configure peers\.b\.network, or take method\.paradigm=teacher_free$",
+            ("method.paradigm", "online", "with peers, or method.paradigm=teacher_free"),
         ),
         (
             ["teacher=null"],
-            r"^method retrieving with paradigm = offline needs a teacher and `teacher` is null: configure one, or take "
-            r"method\.paradigm=teacher_free$",
+            ("method.paradigm", "offline", "with a teacher, or method.paradigm=teacher_free"),
         ),
-        (["teacher=null", PEER], r"or take method\.paradigm=online$"),
-        (
-            ["data.mixing=cutmix"],
-            r"^data\.mixing = 'cutmix' blends two samples in a picture, and method retrieving retrieves samples",
-        ),
-        (
-            ["data.mixing=mixup", "method.paradigm=teacher_free"],
-            r"retrieves samples that are similar to one: set data\.mixing=none",
-        ),
+        (["teacher=null", PEER], ("method.paradigm", "offline", "with a teacher, or method.paradigm=online")),
+        (["data.mixing=cutmix"], ("data.mixing", "cutmix", ("none",))),
+        (["data.mixing=mixup", "method.paradigm=teacher_free"], ("data.mixing", "mixup", ("none",))),
         (
             ["method.paradigm=teacher_free", "method.first=3", "training.epochs=3"],
-            r"^method retrieving: first = 3 leaves no epoch of 3",
+            ("method.first",),
         ),
     ],
 )
-def test_what_cannot_be_trained_is_refused(pairs: list[str], sentence: str) -> None:
-    with pytest.raises(ConfigurationError, match=sentence):
+def test_what_cannot_be_trained_is_refused(pairs: list[str], expected: tuple[Any, ...]) -> None:
+    with refused(*expected):
         check_train(configured(*pairs))
 
 
@@ -89,18 +82,18 @@ def test_what_can_be_trained_passes(pairs: list[str]) -> None:
 
 
 def test_methods_whose_needs_are_those_of_the_class_are_refused_by_their_field() -> None:
-    with pytest.raises(ConfigurationError, match=r"^method\.name = 'kd' needs a teacher .*: configure one, or take cross_entropy$"):
+    with refused("method.name", "kd", "with a teacher, or cross_entropy"):
         check_train(load(None, ["method.name=kd", "teacher=null"]))
-    with pytest.raises(ConfigurationError, match=r"^search\.methods = 'dml' trains students .*, or take kd$"):
+    with refused("search.methods", "dml", "with peers, or kd"):
         check_search(load(None, ["search.methods=[kd, dml]"]))
 
 
 def test_a_search_is_refused_for_what_it_would_choose_and_not_for_what_is_held() -> None:
-    with pytest.raises(ConfigurationError, match=r"with paradigm = online .* no peers.*or take method\.paradigm=offline$"):
+    with refused("method.paradigm", "online", "with peers, or method.paradigm=offline"):
         check_search(configured())
     check_search(configured("method.paradigm=offline"))
     check_search(configured(PEER))
-    with pytest.raises(ConfigurationError, match=r"with paradigm = offline needs a teacher"):
+    with refused("method.paradigm", "offline", "with a teacher, or method.paradigm=online"):
         check_search(configured(PEER, "teacher=null"))
     check_search(configured("method.paradigm=teacher_free", "teacher=null", "search.freeze=[seed]"))
 
@@ -115,36 +108,32 @@ def test_the_forms_of_a_method_are_as_configured_or_all_choices_of_its_search() 
 
 
 @pytest.mark.parametrize(
-    ("pairs", "sentence"),
+    ("pairs", "expected"),
     [
         (
             ["method.positives=20", "method.negatives=1"],
-            r"^method retrieving: positives = 20 is more than the training part has, where the largest class has 19 others with a "
-            r"label: give method\.positives of at most 19, or more data$",
+            ("method.positives", 20, (0, 19)),
         ),
         (
             ["method.negatives=23"],
-            r"negatives = 23 .* the largest class leaves 22 of other classes with a label: give "
-            r"method\.negatives of at most 22, or more data$",
+            ("method.negatives", 23, (0, 22)),
         ),
-        (["method.paradigm=teacher_free", "method.positives=20", "method.negatives=1"], r"positives = 20 is more"),
+        (["method.paradigm=teacher_free", "method.positives=20", "method.negatives=1"], ("method.positives", 20, (0, 19))),
         (
             ["method.positives=20", "method.negatives=23"],
-            r"^method retrieving: positives = 20 and negatives = 23 are more than the training part has, where the largest class "
-            r"has 19 others and leaves 22 of other classes with a label: give method\.positives of at most 19 and "
-            r"method\.negatives of at most 22, or more data$",
+            ("method.positives", 20, (0, 19)),
         ),
     ],
 )
-def test_more_than_there_are_cannot_be_retrieved(pairs: list[str], sentence: str) -> None:
-    with pytest.raises(ConfigurationError, match=sentence):
+def test_more_than_there_are_cannot_be_retrieved(pairs: list[str], expected: tuple[Any, ...]) -> None:
+    with refused(*expected):
         check_retrieval(configured(*pairs), False, SUMMARY, gpu=False)
 
 
 def test_as_many_as_there_are_can_be_retrieved() -> None:
     check_retrieval(configured("method.positives=19", "method.negatives=22"), False, SUMMARY, gpu=False)
     check_retrieval(load(None, ["method.name=kd"]), False, {}, gpu=False)
-    with pytest.raises(ConfigurationError, match="negatives = 32"):
+    with refused("method.negatives", 32, (0, 22)):
         check_retrieval(configured("method.paradigm=offline"), True, SUMMARY, gpu=False)
 
 
@@ -152,45 +141,47 @@ FEW: dict[str, Any] = SUMMARY | {"class_sizes": [7, 6, 5]}
 
 
 @pytest.mark.parametrize(
-    ("pairs", "said", "advice"),
+    ("pairs", "expected", "advice"),
     [
         (
             [],
-            "positives = 8 and negatives = 32 are",
+            ("method.positives", 8, (0, 6)),
             "hold method.positives of at most 6 and method.negatives of at most 11, or give",
         ),
-        (["method.positives=3"], "negatives = 32 is", "hold method.negatives of at most 11, or give"),
-        (["method.negatives=9"], "positives = 8 is", "hold method.positives of at most 6, or give"),
+        (["method.positives=3"], ("method.negatives", 32, (0, 11)), "hold method.negatives of at most 11, or give"),
+        (["method.negatives=9"], ("method.positives", 8, (0, 6)), "hold method.positives of at most 6, or give"),
         (
             ["method.positives=9", "method.negatives=12"],
-            "positives = 9 and negatives = 12 are",
+            ("method.positives", 9, (0, 6)),
             "give method.positives of at most 6 and method.negatives of at most 11, or",
         ),
     ],
 )
 @pytest.mark.parametrize("methods", ["[retrieving]", "[kd, retrieving]", ""])
-def test_a_search_is_told_what_to_hold_and_under_which_name(pairs: list[str], said: str, advice: str, methods: str) -> None:
+def test_a_search_is_told_what_to_hold_and_under_which_name(
+    pairs: list[str], expected: tuple[Any, ...], advice: str, methods: str
+) -> None:
     given = [PEER, *pairs, *([f"search.methods={methods}"] if methods else [])]
     ending = advice.replace(", or", (" with method.name=retrieving" if methods else "") + ", or")
-    with pytest.raises(ConfigurationError) as told:
+    with refused(*expected) as told:
         check_retrieval(configured(*given), True, FEW, gpu=False)
-    assert str(told.value).startswith(f"method retrieving: {said} more than") and str(told.value).endswith(f": {ending} more data")
+    assert ending in str(told.value)
 
 
 def test_what_a_sentence_advises_is_accepted_next() -> None:
     """A search over several methods whose `method.name` is another one."""
     several = ["search.methods=[kd, retrieving]", PEER]
-    with pytest.raises(ConfigurationError, match=r"of at most 11 with method\.name=retrieving, or give more data$"):
+    with refused("method.positives", 8, (0, 6)):
         check_retrieval(load(None, ["method.name=kd", *several]), True, FEW, gpu=False)
     taken = configured(*several, "method.positives=6", "method.negatives=11")
     check_search(taken)
     check_retrieval(taken, True, FEW, gpu=False)
 
     alone = ["search.methods=[cross_entropy, retrieving]", "teacher=null"]
-    with pytest.raises(ConfigurationError, match=r"or take method\.paradigm=teacher_free with method\.name=retrieving$"):
+    with refused("method.paradigm", "offline", "with a teacher, or method.paradigm=teacher_free with method.name=retrieving"):
         check_search(load(None, ["method.name=cross_entropy", *alone]))
     check_search(configured(*alone, "method.paradigm=teacher_free"))
-    with pytest.raises(ConfigurationError, match=r"or take cross_entropy$"):
+    with refused("search.methods", "kd", "with a teacher, or cross_entropy"):
         check_search(load(None, ["search.methods=[cross_entropy, kd]", "teacher=null"]))
 
 
@@ -198,44 +189,36 @@ QUEUED = ["method.paradigm=teacher_free", "method.positives=8", "method.negative
 
 
 @pytest.mark.parametrize(
-    ("pairs", "sentence"),
+    ("pairs", "expected"),
     [
         (
             ["method.queue=31"],
-            "method retrieving: queue = 31 is fewer samples than negatives = 32: give method.queue of at least 32, or 0 for all",
+            ("method.queue", 31, (32, None)),
         ),
         (
             ["method.queue=8", "method.negatives=0"],
-            "method retrieving: queue = 8 is fewer samples than positives = 8 and the sample itself: give method.queue of at least "
-            "9, or 0 for all",
+            ("method.queue", 8, (9, None)),
         ),
         (
             ["method.queue=1"],
-            "method retrieving: queue = 1 is fewer samples than positives = 8 and the sample itself, and than negatives = 32: give "
-            "method.queue of at least 32, or 0 for all",
+            ("method.queue", 1, (32, None)),
         ),
-        (["method.queue=32"], ""),
-        (["method.queue=9", "method.negatives=0"], ""),
-        (["method.queue=1", "method.positives=0", "method.negatives=0"], ""),
-        (["method.queue=2", "method.positives=0", "method.negatives=2"], ""),
-        (["method.queue=0"], ""),
-        (["method.queue=1", "method.paradigm=offline"], ""),
+        (["method.queue=32"], None),
+        (["method.queue=9", "method.negatives=0"], None),
+        (["method.queue=1", "method.positives=0", "method.negatives=0"], None),
+        (["method.queue=2", "method.positives=0", "method.negatives=2"], None),
+        (["method.queue=0"], None),
+        (["method.queue=1", "method.paradigm=offline"], None),
     ],
 )
-def test_a_queue_holds_what_is_retrieved_from_it(pairs: list[str], sentence: str) -> None:
-    if not sentence:
+def test_a_queue_holds_what_is_retrieved_from_it(pairs: list[str], expected: tuple[Any, ...] | None) -> None:
+    with refused(*expected) if expected else nullcontext():
         check_train(configured(*QUEUED, *pairs))
-        return
-    with pytest.raises(ConfigurationError) as told:
-        check_train(configured(*QUEUED, *pairs))
-    assert str(told.value) == sentence
 
 
 def test_a_queue_holds_the_most_that_a_search_retrieves() -> None:
     given = ["search.methods=[cross_entropy, retrieving]", "method.paradigm=teacher_free", "method.negatives=3"]
-    with pytest.raises(
-        ConfigurationError, match=r"queue = 4 .* positives = 8 .*at least 9, or 0 for all with method\.name=retrieving$"
-    ):
+    with refused("method.queue", 4, (9, None)):
         check_search(configured(*given, "method.queue=4"))
     check_search(configured(*given, "method.queue=9"))
 
@@ -247,43 +230,37 @@ def test_an_index_is_for_negatives_alone(monkeypatch: pytest.MonkeyPatch, wanted
     said = retrieval_line(configuration, False, SUMMARY, False, True)
     assert said.startswith("approximate, by faiss" if wanted else "exact, among 42 samples: 8 + 0 of")
     if wanted:
-        with pytest.raises(ConfigurationError, match="for which faiss is missing"):
+        with refused("resources.retrieval", "approximate", ("exact",)):
             check_retrieval(configuration, False, SUMMARY, False)
     else:
         check_retrieval(configuration, False, SUMMARY, False)
 
 
 @pytest.mark.parametrize(
-    ("chosen", "samples", "gpu", "paradigm", "refused"),
+    ("chosen", "samples", "gpu", "paradigm", "missing"),
     [
-        ("approximate", 42, False, "offline", r"^resources\.retrieval = 'approximate' searches approximately, for which faiss is "),
-        (
-            "auto",
-            200_001,
-            False,
-            "offline",
-            r"^resources\.retrieval = 'auto' .*, as 200001 samples are more than 200000 on a CPU, ",
-        ),
-        ("auto", 200_000, False, "offline", None),
-        ("auto", 200_001, True, "offline", None),
-        ("approximate", 42, True, "offline", "faiss"),
-        ("exact", 200_001, False, "offline", None),
-        ("approximate", 200_001, False, "teacher_free", None),
+        ("approximate", 42, False, "offline", True),
+        ("auto", 200_001, False, "offline", True),
+        ("auto", 200_000, False, "offline", False),
+        ("auto", 200_001, True, "offline", False),
+        ("approximate", 42, True, "offline", True),
+        ("exact", 200_001, False, "offline", False),
+        ("approximate", 200_001, False, "teacher_free", False),
     ],
 )
 def test_an_approximate_search_needs_its_library(
-    monkeypatch: pytest.MonkeyPatch, chosen: str, samples: int, gpu: bool, paradigm: str, refused: str | None
+    monkeypatch: pytest.MonkeyPatch, chosen: str, samples: int, gpu: bool, paradigm: str, missing: bool
 ) -> None:
     configuration = configured(f"resources.retrieval={chosen}", f"method.paradigm={paradigm}", "method.negatives=9")
     summary = SUMMARY | {"class_sizes": [samples - 20, 10, 10]}
     check_retrieval(configuration, False, summary, gpu)
     monkeypatch.setattr("orchestrator.teacher.faiss_index.importlib.util.find_spec", lambda _: None)
-    if refused is None:
+    if not missing:
         check_retrieval(configuration, False, summary, gpu)
         return
-    with pytest.raises(ConfigurationError, match=refused) as told:
+    with refused("resources.retrieval", chosen, ("exact",)) as told:
         check_retrieval(configuration, False, summary, gpu)
-    assert "install faiss-cpu" in str(told.value) and str(told.value).endswith("or set resources.retrieval=exact")
+    assert "install faiss-cpu" in str(told.value)
 
 
 def test_the_cache_holds_features_and_each_pair_once() -> None:

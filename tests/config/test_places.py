@@ -6,6 +6,7 @@ from orchestrator.config import plan
 from orchestrator.config.bin_packing import has_room, placed
 from orchestrator.config.loader import load
 from orchestrator.core.errors import EnvironmentUnfitError
+from tests.refusal import refused
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,7 @@ def test_what_other_jobs_hold_on_a_node_leaves_no_room_there() -> None:
     together, spread = [{"CPU": 2.0}, {"CPU": 2.0}, {}], [{"CPU": 1.0}, {"CPU": 1.0}, {"CPU": 2.0}]
     assert plan.groups(wanted, {"CPU": 4.0}, 9, nodes, free=together).groups == 2
     assert plan.groups(wanted, {"CPU": 4.0}, 9, nodes, free=spread).groups == 1
-    with pytest.raises(EnvironmentUnfitError, match=r"1 x 1 workers do not fit the 3 nodes of the cluster, as none is split"):
+    with refused("resources.workers", 1, "0 groups", error=EnvironmentUnfitError):
         plan.groups(wanted, {"CPU": 3.0}, 9, nodes, free=[{"CPU": 1.0}] * 3)
 
 
@@ -53,14 +54,14 @@ def test_on_a_running_cluster_fewer_groups_than_were_asked_for_may_begin() -> No
     nodes = [{"CPU": 1.0}] * 2
     assert plan.groups(wanted, {"CPU": 2.0}, 9, nodes, elastic=True).groups == 2
     assert plan.groups(load(None, ["resources.groups=1"]), {"CPU": 2.0}, 9, nodes, elastic=True).groups == 1
-    with pytest.raises(EnvironmentUnfitError, match="3 x 1 workers need 3 CPU and the cluster has 2:"):
+    with refused("resources.workers", 1, "2 CPU", error=EnvironmentUnfitError):
         plan.groups(wanted, {"CPU": 2.0}, 9, nodes)
-    with pytest.raises(EnvironmentUnfitError, match=r"1 x 1 workers need 1 CPU and the cluster has 0\.5 of 2 free:"):
+    with refused("resources.workers", 1, "0.5 CPU", error=EnvironmentUnfitError):
         plan.groups(wanted, {"CPU": 0.5}, 9, nodes, free=[{"CPU": 0.5}, {}], elastic=True)
 
 
 def test_gpus_that_others_hold_are_not_replaced_by_cpus() -> None:
     nodes, free = [{"CPU": 4.0, "GPU": 2.0}], [{"CPU": 4.0}]
-    with pytest.raises(EnvironmentUnfitError, match="need 1 GPU and the cluster has 0 of 2 free"):
+    with refused("resources.workers", 1, "0 GPU", error=EnvironmentUnfitError):
         plan.groups(load(None, []), {"CPU": 4.0}, 9, nodes, free=free)
     assert plan.groups(load(None, ["resources.gpus_per_worker=0"]), {"CPU": 4.0}, 9, nodes, free=free).groups == 4

@@ -91,7 +91,7 @@ def test_a_shape_in_alpha_alone_is_seen(tmp_path: Path, colour: int) -> None:
 
 def test_a_shape_in_alpha_of_the_background_s_colour_is_refused(tmp_path: Path) -> None:
     Image.fromarray(np.dstack([np.full_like(COLOUR, 128), ALPHA])).save(tmp_path / "a.png")
-    with pytest.raises(ImageError, match="has the colour"):
+    with pytest.raises(ImageError, match="background"):
         decode_image(tmp_path / "a.png", 3)
     Image.fromarray(np.dstack([COLOUR, np.zeros_like(ALPHA)])).save(tmp_path / "a.png")
     assert (decoded(tmp_path / "a.png") == 128).all(), "nothing is in it, and so it is seen"
@@ -146,20 +146,20 @@ def test_cmyk_is_converted_by_its_definition(tmp_path: Path) -> None:
 def test_what_has_no_range_is_refused(tmp_path: Path, suffix: str, array: NDArray[Any]) -> None:
     array = array if array.dtype == np.int32 else array.astype(np.float32)
     Image.fromarray(array).save(tmp_path / f"a.{suffix}", "TIFF" if suffix == "tif" else "PPM")
-    with pytest.raises(ImageError, match="whose range is unknown: save it as grey or RGB of 8 or 16 bits"):
+    with pytest.raises(ImageError, match="range"):
         decode_image(tmp_path / f"a.{suffix}", 3)
 
 
 def test_integers_with_a_sign_are_refused(tmp_path: Path) -> None:
     """Pillow takes -1 of 8 bits for 255."""
     Image.fromarray(GREY).save(tmp_path / "a.tif", tiffinfo={339: 2})
-    with pytest.raises(ImageError, match="its pixels are integers with a sign, whose range is unknown: save it as grey or RGB"):
+    with pytest.raises(ImageError, match="sign"):
         decode_image(tmp_path / "a.tif", 3)
 
 
 def test_lab_is_refused(tmp_path: Path) -> None:
     Image.new("LAB", (8, 8)).save(tmp_path / "a.tif")
-    with pytest.raises(ImageError, match="its pixels are LAB: save it as grey or RGB"):
+    with pytest.raises(ImageError, match="LAB"):
         decode_image(tmp_path / "a.tif", 3)
 
 
@@ -167,7 +167,7 @@ def test_lab_is_refused(tmp_path: Path) -> None:
 def test_an_animation_or_several_pages_are_refused_and_one_is_not(tmp_path: Path, suffix: str) -> None:
     first, second = Image.fromarray(COLOUR), Image.fromarray(255 - COLOUR)
     first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=[second])
-    with pytest.raises(ImageError, match="it holds several frames or pages: save each"):
+    with pytest.raises(ImageError, match="several frames"):
         decode_image(tmp_path / f"a.{suffix}", 3)
     first.save(tmp_path / f"a.{suffix}")
     assert decoded(tmp_path / f"a.{suffix}").shape == COLOUR.shape
@@ -290,7 +290,7 @@ def test_inks_of_16_bits_are_cut_and_said(tmp_path: Path) -> None:
 
 def test_colours_of_16_bits_that_pillow_mistakes_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(png_16(COLOUR.astype(np.uint16) * 257, struct.pack(">HHH", 20, 20, 20)))
-    with pytest.raises(ImageError, match="one of its colours of 16 bits is transparent"):
+    with pytest.raises(ImageError, match="16 bits is transparent"):
         decode_image(tmp_path / "a", 3)
     (tmp_path / "a").write_bytes(tiff_16(COLOUR.astype(np.uint16) * 257, "<", planar=2))
     with pytest.raises(ImageError, match="each channel by itself"):

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from methods import Output
-from orchestrator.core.errors import ConfigurationError
+from methods.settings import bounds
 from orchestrator.models.build import MODELS, build
 from orchestrator.models.network import Network
 from orchestrator.models.weights import network_fingerprint
+from tests.refusal import refused
 
 every_model = pytest.mark.parametrize("name", MODELS)
 RESNETS = ("resnet8", "resnet20", "resnet32", "resnet56", "resnet110", "resnet8x4", "resnet32x4")
@@ -170,18 +171,18 @@ def test_separable_cnn_filters_every_channel_by_itself() -> None:
 
 @pytest.mark.parametrize(("wrong", "meant"), [("resnt20", "resnet20"), ("MLP", "mlp"), ("mobilenet", "mobilenet_v2")])
 def test_unknown_network_is_refused_with_the_known(wrong: str, meant: str) -> None:
-    with pytest.raises(ConfigurationError, match=wrong) as caught:
+    with refused("name", wrong, tuple(MODELS)) as caught:
         small(wrong)
     assert meant in str(caught.value)
 
 
 @every_model
 def test_unknown_setting_is_refused_with_those_there_are(name: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"network {name}.*'widht'") as caught:
+    known = {item.name: item for item in fields(MODELS[name].settings)}
+    with refused("widht", 3, tuple(known)) as caught:
         small(name, widht=3)
-    known = [item.name for item in fields(MODELS[name].settings)]
-    assert all(key in str(caught.value) for key in known)
-    assert known or "it has none" in str(caught.value)
+    assert name in str(caught.value) and all(key in str(caught.value) for key in known)
+    assert known or "none" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +197,8 @@ def test_unknown_setting_is_refused_with_those_there_are(name: str) -> None:
     ],
 )
 def test_setting_outside_its_range_is_refused(name: str, key: str, value: Any) -> None:
-    with pytest.raises(ConfigurationError, match=f"network {name}: {key} = {value}.*give a"):
+    (item,) = (item for item in fields(MODELS[name].settings) if item.name == key)
+    with refused(key, value, bounds(item)):
         small(name, **{key: value})
 
 

@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.core.errors import EnvironmentUnfitError
 from orchestrator.models._misfits import MOST_ROWS
 from orchestrator.models.build import build
 from orchestrator.models.network import Network
 from orchestrator.models.weights import load_weights, network_fingerprint, require_weights, save_weights
+from tests.refusal import ANY, refused
 
 
 def network(name: str = "resnet8", classes: int = 10, shape: tuple[int, int, int] = (3, 32, 32), seed: int = 0) -> Network:
@@ -36,9 +37,9 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "teacher.safetensors"
 
 
-def refusal(module: Network, weights: Any) -> str:
+def refusal(module: Network, weights: Any, allowed: object = ANY) -> str:
     before = fingerprint(module)
-    with pytest.raises(ConfigurationError) as caught:
+    with refused("weights", str(weights), allowed) as caught:
         load_weights(module, str(weights))
     assert fingerprint(module) == before, "a network that refuses weights keeps its own"
     return str(caught.value)
@@ -72,22 +73,20 @@ def test_tensors_that_share_memory_are_saved(tmp_path: Path) -> None:
 
 def test_unwritable_file_is_said_and_nothing_is_left(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file where a folder is needed")
-    with pytest.raises(EnvironmentUnfitError, match="cannot be written"):
-        save_weights(network(), tmp_path / "taken" / "weights.safetensors")
+    file = tmp_path / "taken" / "weights.safetensors"
+    with refused(str(file), allowed="a file that can be written", error=EnvironmentUnfitError):
+        save_weights(network(), file)
 
 
 def test_missing_file_is_said(tmp_path: Path) -> None:
-    said = refusal(network(), tmp_path / "none.safetensors")
-    assert said.endswith("does not exist or is no file: give a .safetensors file with weights of resnet8 with 10 classes")
+    assert "resnet8 with 10 classes" in refusal(network(), tmp_path / "none.safetensors", "a file that exists")
 
 
 @pytest.mark.parametrize("kept", [0, 4, 1000, -1])
 def test_truncated_file_is_said(file: Path, kept: int) -> None:
     file.write_bytes(file.read_bytes()[:kept])
-    said = refusal(network(seed=1), file)
-    assert "is not a whole safetensors file" in said
-    assert str(file) in said
-    assert said.endswith("give weights of resnet8 with 10 classes")
+    said = refusal(network(seed=1), file, "a whole .safetensors file")
+    assert str(file) in said and "resnet8 with 10 classes" in said
 
 
 def rows(said: str) -> list[list[str]]:
@@ -96,15 +95,15 @@ def rows(said: str) -> list[list[str]]:
 
 
 def test_other_number_of_classes_is_said(file: Path) -> None:
-    said = refusal(network(classes=100), file)
-    assert said.splitlines()[0] == f"{file}: 2 tensors do not fit; give weights of resnet8 with 100 classes"
+    said = refusal(network(classes=100), file, "weights of resnet8 with 100 classes")
+    assert "2 tensors" in said.splitlines()[0]
     assert rows(said) == [["head.weight", "float32 10x64", "float32 100x64"], ["head.bias", "float32 10", "float32 100"]]
 
 
 def test_of_another_network_every_tensor_is_said_up_to_a_number(file: Path) -> None:
-    said = refusal(network("resnet20"), file)
+    said = refusal(network("resnet20"), file, "weights of resnet20 with 10 classes")
     missing = [name for name in network("resnet20").state_dict() if name not in network().state_dict()]
-    assert f"{len(missing)} tensors do not fit; give weights of resnet20 with 10 classes" in said
+    assert f"{len(missing)} tensors" in said
     assert [row[0] for row in rows(said)[:-1]] == missing[:MOST_ROWS] and said.endswith(f"and {len(missing) - MOST_ROWS} more")
 
 
@@ -124,7 +123,7 @@ def test_every_kind_of_misfit_is_in_one_table(tmp_path: Path) -> None:
     with torch.device("meta"):
         built = network()
     for check in (load_weights, require_weights):
-        with pytest.raises(ConfigurationError) as caught:
+        with refused("weights", str(tmp_path / "odd.safetensors"), "weights of resnet8 with 10 classes") as caught:
             check(network() if check is load_weights else built, str(tmp_path / "odd.safetensors"))
         given = {name: (what, needed) for name, what, needed in rows(str(caught.value))}
         assert len(given) == 7 and given[negative] == ("1 variances below 0", "values of at least 0")
@@ -160,8 +159,8 @@ def test_a_checkpoint_of_pytorch_is_named_with_the_way_to_convert_it_and_never_o
 ) -> None:
     file = tmp_path / name
     torch.save({"fc.weight": Harmful(tmp_path / "ran")}, file, _use_new_zipfile_serialization=zipped)
-    said = refusal(network("resnet18"), file)
-    assert said.startswith(f"{file} is a PyTorch checkpoint, a pickle, which is not opened here: convert it with `python -c")
+    said = refusal(network("resnet18"), file, "a .safetensors file")
+    assert said.startswith(f"{file} is a PyTorch checkpoint") and "`python -c" in said
     assert "weights_only=True" in said and not (tmp_path / "ran").exists()
 
 
@@ -177,24 +176,25 @@ def test_the_way_to_convert_works(tmp_path: Path, place: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "kind"),
     [
-        ("teacher.bin", None, "does not exist or is no file"),
-        ("model.h5", b"\x89HDF\r\n\x1a\n and more", "is an HDF5 file, as Keras writes it: give a .safetensors file"),
-        ("model.onnx", b"\x08\x07 and more", "is an ONNX graph: give a .safetensors file"),
-        ("cut.pth", b"PK\x03\x04 and no end", "is a damaged zip archive"),
-        ("odd.weights", b"who knows", "is of a format that is not known here: give a .safetensors file"),
+        ("teacher.bin", None, ""),
+        ("model.h5", b"\x89HDF\r\n\x1a\n and more", "HDF5"),
+        ("model.onnx", b"\x08\x07 and more", "ONNX"),
+        ("cut.pth", b"PK\x03\x04 and no end", "damaged zip"),
+        ("odd.weights", b"who knows", "format"),
     ],
 )
-def test_other_files_are_named(tmp_path: Path, name: str, content: bytes | None, said: str) -> None:
+def test_other_files_are_named(tmp_path: Path, name: str, content: bytes | None, kind: str) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    assert f"{tmp_path / name} {said}" in refusal(network(), tmp_path / name)
+    said = refusal(network(), tmp_path / name, "a file that exists" if content is None else "a .safetensors file")
+    assert said.startswith(f"{tmp_path / name} ") and kind in said
 
 
 def test_safetensors_under_another_name_are_to_be_renamed(file: Path) -> None:
     moved = file.rename(file.with_name("teacher.bin"))
-    assert refusal(network(), moved).endswith("is a safetensors file under another name: rename it to teacher.safetensors")
+    assert "rename" in refusal(network(), moved, "teacher.safetensors")
 
 
 def test_fingerprint_sees_names_shapes_types_and_values() -> None:
@@ -244,22 +244,22 @@ def test_published_weights_leave_out_a_classifier_and_a_stem_of_another_shape(pu
 
 
 @pytest.mark.parametrize(
-    ("classes", "shape", "said"),
+    ("classes", "shape", "allowed"),
     [
-        (10, (3, 224, 224), "weights = IMAGENET1K_V1 has a classifier for 1000 classes and the data have 10"),
-        (1000, (3, 32, 32), "weights = IMAGENET1K_V1 has another body.conv1.weight than resnet18 with 1000 classes"),
+        (10, (3, 224, 224), "a classifier for 10 classes"),
+        (1000, (3, 32, 32), {"body.conv1.weight": (64, 3, 3, 3)}),
     ],
 )
 def test_published_weights_that_do_not_fit_exactly_are_refused_when_they_must(
-    published: dict[str, Tensor], classes: int, shape: tuple[int, int, int], said: str
+    published: dict[str, Tensor], classes: int, shape: tuple[int, int, int], allowed: object
 ) -> None:
     module = network("resnet18", classes, shape)
     before = fingerprint(module)
-    with pytest.raises(ConfigurationError, match=said) as caught:
+    with refused("weights", "IMAGENET1K_V1", allowed) as caught:
         load_weights(module, "IMAGENET1K_V1", exact=True)
     assert "\n" not in str(caught.value) and "teacher.network.weights" in str(caught.value)
     assert fingerprint(module) == before
-    with pytest.raises(ConfigurationError) as dry:
+    with refused("weights", "IMAGENET1K_V1", allowed) as dry:
         require_weights(module, "IMAGENET1K_V1", exact=True)
     assert str(dry.value) == str(caught.value)
     load_weights(fitting := network("resnet18", 1000, (3, 224, 224)), "IMAGENET1K_V1", exact=True)
@@ -298,9 +298,7 @@ def test_failed_download_is_said(monkeypatch: pytest.MonkeyPatch, error: Excepti
         raise error
 
     monkeypatch.setattr(ResNet18_Weights, "get_state_dict", fail)
-    said = refusal(network("resnet18"), "IMAGENET1K_V1")
-    assert "could not be downloaded" in said
-    assert "give a .safetensors file" in said
+    refusal(network("resnet18"), "IMAGENET1K_V1", "a connection, or a .safetensors file")
 
 
 def test_a_download_cannot_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,7 +306,5 @@ def test_a_download_cannot_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     file = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"  # as torch keeps IMAGENET1K_V1
     file.parent.mkdir(parents=True)
     torch.save({"fc.weight": Harmful(tmp_path / "ran")}, file)
-    assert (
-        refusal(network("resnet18"), "IMAGENET1K_V1") == f"{file} holds more than weights: remove it, so that it is downloaded anew"
-    )
+    assert str(file) in refusal(network("resnet18"), "IMAGENET1K_V1", "weights alone")
     assert not (tmp_path / "ran").exists()

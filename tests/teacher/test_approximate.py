@@ -9,6 +9,7 @@ from methods.retrieval import ByClass
 from orchestrator.core.errors import EnvironmentUnfitError
 from orchestrator.teacher import faiss_index
 from orchestrator.teacher.faiss_index import Approximate
+from tests.refusal import refused
 
 CLASSES, SAMPLES, POSITIVES, NEGATIVES = 5, 1200, 3, 6
 
@@ -130,5 +131,6 @@ def test_both_bring_openmp_and_live_together(bank: tuple[Tensor, Tensor]) -> Non
 
 def test_without_the_library_a_sentence_says_what_to_do(bank: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faiss_index, "installed", lambda: False)
-    with pytest.raises(EnvironmentUnfitError, match=r"needs faiss.*install faiss-cpu .*or set resources\.retrieval=exact"):
+    with refused("resources.retrieval", "approximate", ("exact",), EnvironmentUnfitError) as told:
         Approximate(*bank, POSITIVES, NEGATIVES)
+    assert "install faiss-cpu" in str(told.value)

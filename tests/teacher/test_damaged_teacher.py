@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from orchestrator.config.loader import load
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.core.errors import EnvironmentUnfitError
 from orchestrator.data.prepare import prepare
 from orchestrator.models.build import build
 from orchestrator.models.weights import save_weights
@@ -17,6 +17,7 @@ from orchestrator.teacher import fit
 from orchestrator.teacher.acquire import check_weights
 from orchestrator.teacher.card import CARD
 from orchestrator.teacher.frozen import WEIGHTS, FrozenTeacher, read_teacher
+from tests.refusal import refused
 
 CPU = torch.device("cpu")
 
@@ -61,7 +62,7 @@ def test_it_is_set_aside_and_made_anew(what: str, given: bool, tmp_path: Path, c
     check_weights(store, configuration, data)
     assert not caplog.text and fit.damage(folder) is None, "what is whole stays"
     damage(folder)
-    with pytest.raises(EnvironmentUnfitError, match="the teacher cannot be read"):
+    with refused(str(folder), allowed="a whole teacher", error=EnvironmentUnfitError):
         FrozenTeacher.open(folder, CPU)
     check_weights(store, configuration, data)
     assert said in caplog.text and f"{folder.name}.damaged" in caplog.text
@@ -72,5 +73,5 @@ def test_it_is_set_aside_and_made_anew(what: str, given: bool, tmp_path: Path, c
         assert not fit.stands(folder), "the run fits it"
     if given:
         file.write_bytes(file.read_bytes()[:100])
-        with pytest.raises(ConfigurationError, match=r"given.safetensors is not a whole safetensors file"):
+        with refused("teacher.network.weights", str(file), "a whole .safetensors file"):
             fit.adopt_weights(folder, configuration.teacher, data)

@@ -14,7 +14,6 @@ from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import Record, TrialContext
-from orchestrator.core.errors import ConfigurationError
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.prepare import prepare
 from orchestrator.models.build import build
@@ -26,6 +25,7 @@ from orchestrator.teacher.card import CARD, TEACHER
 from orchestrator.teacher.quality import TeacherQuality, read_quality
 from orchestrator.training._teacher_evaluation import evaluate_teacher
 from tests.process_group import on_every_rank
+from tests.refusal import refused
 
 
 def quality(accuracy: float | None, weights: str = "") -> TeacherQuality:
@@ -134,7 +134,7 @@ def test_logits_that_are_not_finite_are_refused_and_not_kept(given: Given) -> No
     torch.nn.init.constant_(network.head.weight, 3e38)
     save_weights(network, folder / "weights.safetensors")
     TEACHER.write(folder / CARD, {**TEACHER.read(folder / CARD), "weights": network_fingerprint(network.state_dict())})
-    with pytest.raises(ConfigurationError, match=r"are not finite, although its weights are: give other teacher.network.weights"):
+    with refused("teacher.network.weights", _weights(configuration), "weights whose logits are finite"):
         bring(given)
     assert read_quality(folder) == quality(None, _weights(configuration))
 

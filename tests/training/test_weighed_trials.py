@@ -19,6 +19,7 @@ from orchestrator.data.dataset import Dataset
 from orchestrator.training import _sample_weight_schedule as sample_weights
 from orchestrator.training._trainer import train
 from orchestrator.training.sample_weighting import Appraised, Snapshot, appraise
+from tests.refusal import refused
 
 SMALL = (
     "method.name=kd_aif", "data.limit.train=160", "data.limit.validation=60", "data.limit.test=40", "data.label_noise=0.25",
@@ -209,7 +210,7 @@ class Helper:
     def receive(self, wait_s: float, alive: Callable[[], None]) -> Any:
         alive()
         if self.fails:
-            raise TrialError(self.fails)
+            raise TrialError(self.fails, field="method", value="sent")
         return None if self.late else appraise(self.jobs[-1], torch.device("cpu"))
 
     def drop(self) -> None:
@@ -243,7 +244,7 @@ def test_beside_the_trainer_and_within_it_the_numbers_are_the_same(
 
 
 def test_what_goes_wrong_beside_the_trainer_fails_the_trial(weighed: Callable[..., TrialSpec]) -> None:
-    with pytest.raises(TrialError, match="the sentence of the actor"):
+    with refused("method", "sent", error=TrialError):
         with_helper(weighed("iterative"), Helper(fails="the sentence of the actor"))
 
 
@@ -276,8 +277,9 @@ def test_an_estimator_that_diverges_says_so(weighed: Callable[..., TrialSpec], m
         raise ArithmeticError("choose a larger damping")
 
     monkeypatch.setattr("methods.influence.scores", diverged)
-    with pytest.raises(TrialError, match="the weights of the samples after epoch 1: choose a larger damping"):
+    with pytest.raises(TrialError, match=r"epoch 1: choose a larger damping") as told:
         records_of(weighed("iterative"))
+    assert told.value.field == "method"
 
 
 def test_a_snapshot_on_its_way_is_sent_again_after_a_resume(weighed: Callable[..., TrialSpec]) -> None:

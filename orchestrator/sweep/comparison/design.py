@@ -25,12 +25,27 @@ def named(text: str) -> tuple[str, ...]:
     methods = tuple(name.strip() for name in text.split(",") if name.strip())
     for name in methods:
         if name not in METHODS:
-            raise ConfigurationError(f"--methods: {name!r} is no method: {nearest(name, METHODS)}; see `python run.py methods`")
+            raise ConfigurationError(
+                f"--methods: {name!r} is no method: {nearest(name, METHODS)}; see `python run.py methods`",
+                field="--methods",
+                value=name,
+                allowed=tuple(METHODS),
+            )
     if twice := [name for place, name in enumerate(methods) if name in methods[:place]]:
-        raise ConfigurationError(f"--methods names {twice[0]!r} twice: name each method once")
+        raise ConfigurationError(
+            f"--methods names {twice[0]!r} twice: name each method once",
+            field="--methods",
+            value=twice[0],
+            allowed="each method once",
+        )
     if len(methods) < 2:
         given = f"names {methods[0]!r} alone" if methods else "names none"
-        raise ConfigurationError(f"--methods {given}: give two or more, such as cross_entropy,kd,wttm")
+        raise ConfigurationError(
+            f"--methods {given}: give two or more, such as cross_entropy,kd,wttm",
+            field="--methods",
+            value=methods,
+            allowed="two or more methods",
+        )
     return methods
 
 
@@ -41,15 +56,33 @@ def base(configuration: Configuration, methods: Sequence[str], seeds: int) -> Co
     """
     search = configuration.search
     if not 1 <= seeds <= LONGEST_LIST:
-        raise ConfigurationError(f"--seeds {seeds} is not allowed: give 1 to {LONGEST_LIST}, better 10")
+        raise ConfigurationError(
+            f"--seeds {seeds} is not allowed: give 1 to {LONGEST_LIST}, better 10",
+            field="--seeds",
+            value=seeds,
+            allowed=(1, LONGEST_LIST),
+        )
     if configuration.seed + seeds > LARGEST_SEED:
-        raise ConfigurationError(f"seed = {configuration.seed} leaves no room for {seeds} others: give a smaller one")
+        raise ConfigurationError(
+            f"seed = {configuration.seed} leaves no room for {seeds} others: give a smaller one",
+            field="seed",
+            value=configuration.seed,
+            allowed=(0, LARGEST_SEED - seeds),
+        )
     if search.configurations:
-        raise ConfigurationError("search.configurations searches nothing, and a comparison searches for each method: leave it out")
+        raise ConfigurationError(
+            "search.configurations searches nothing, and a comparison searches for each method: leave it out",
+            field="search.configurations",
+            value=search.configurations,
+            allowed="left out",
+        )
     if search.scheduler == "pbt":
         raise ConfigurationError(
             "search.scheduler = 'pbt' changes settings while a trial trains, so that no settings could be trained again: take "
-            "asha, median, hyperband or none"
+            "asha, median, hyperband or none",
+            field="search.scheduler",
+            value="pbt",
+            allowed=("asha", "median", "hyperband", "none"),
         )
     method = configuration.method if configuration.method.name in methods else Choice(name=methods[0])
     common = configuration.model_copy(

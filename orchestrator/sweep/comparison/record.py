@@ -71,7 +71,9 @@ class Comparison(ComparisonRecord):
         if not file.exists():
             names = sorted(path.parent.name for path in (store.root / "comparisons").glob(f"*/{FILE}"))
             known = nearest(name, names) if names else "there is none yet"
-            raise ConfigurationError(f"there is no comparison {name!r} in {store.root}: {known}")
+            raise ConfigurationError(
+                f"there is no comparison {name!r} in {store.root}: {known}", field="name", value=name, allowed=tuple(names)
+            )
         found = cls(**vars(COMPARISON.read(file)), folder=file.parent)
         if other := found.chosen.keys() - set(found.methods):
             raise DamagedRecordError(file, f"chosen.{min(other)} is of no method that is compared", COMPARISON.advice)
@@ -128,12 +130,18 @@ def require_new(store: Store, name: str, methods: tuple[str, ...]) -> None:
     """ConfigurationError when there is a comparison, or one of the sweeps that it would begin."""
     if (place(store, name) / FILE).exists():
         raise ConfigurationError(
-            f"--name {name!r} exists already in this store: give another, or go on with `compare --resume {name}{store.option}`"
+            f"--name {name!r} exists already in this store: give another, or go on with `compare --resume {name}{store.option}`",
+            field="--name",
+            value=name,
+            allowed="a new name",
         )
     for part in (*methods, OVER_SEEDS):
         try:
             Sweep.require_new(store.sweep(sweep_name(name, part)))
         except ConfigurationError as error:
             raise ConfigurationError(
-                f"--name {name!r} would begin the sweep {sweep_name(name, part)!r}, which exists already: give another name"
+                f"--name {name!r} would begin the sweep {sweep_name(name, part)!r}, which exists already: give another name",
+                field="--name",
+                value=sweep_name(name, part),
+                allowed="a new name",
             ) from error

@@ -55,7 +55,12 @@ def carry_out(store: Store, comparison: Comparison, console: Console, ship_of: S
             _say_chosen(comparison, console)
         if not comparison.settings:
             reasons = "; ".join(f"{method}: {one['message']}" for method, one in comparison.chosen.items())
-            raise TrialError(f"no search of {comparison.name!r} found settings to compare: {reasons}")
+            raise TrialError(
+                f"no search of {comparison.name!r} found settings to compare: {reasons}",
+                field="search.methods",
+                value=comparison.methods,
+                allowed=None,
+            )
         bench.require_searched_data()
         return bench.ended(comparison.over_seeds, over_seeds(comparison.configuration, comparison.settings, comparison.seeds))
 
@@ -80,7 +85,10 @@ def require_common_data(sweeps: Mapping[str, Sweep]) -> None:
         if own != common and not (own and common and same_data(common, own)):
             raise ConfigurationError(
                 f"{method} was searched on other data than {first}, so they cannot be compared: put the data back, and begin "
-                "another comparison under a new --name"
+                "another comparison under a new --name",
+                field="data",
+                value=method,
+                allowed=f"the data of {first}",
             )
 
 
@@ -150,7 +158,10 @@ class _Bench:
         if different := differences(_foundations(before), _foundations(now)):
             raise ConfigurationError(
                 f"the seeds of {comparison.name!r} cannot be trained on what its searches were trained on: "
-                f"{'; '.join(different)}: put back what it was, or begin another comparison under a new --name"
+                f"{'; '.join(different)}: put back what it was, or begin another comparison under a new --name",
+                field="data",
+                value=tuple(different),
+                allowed="what the searches were trained on",
             )
 
     def _created(self, name: str, configuration: Configuration) -> Sweep:
@@ -199,7 +210,10 @@ def _require_designed(found: Sweep, wanted: Configuration) -> None:
     if different:
         raise ConfigurationError(
             f"the sweep {found.name!r} has another {' and '.join(different)} than its comparison: begin another comparison under a "
-            "new --name"
+            "new --name",
+            field=different[0],
+            value=asked[different[0]],
+            allowed=has[different[0]],
         )
 
 

@@ -29,7 +29,10 @@ def check_batch_norm(configuration: Configuration, searching: bool, shape: Seque
             sync = ", or set sync_batch_norm" if sharing > 1 else ""
             raise ConfigurationError(
                 f"{key} = {size} gives a step of {field} one sample{workers}, and batch normalisation in {network.name} needs more "
-                f"than one value per channel: give at least {2 * sharing}{sync}, or take a network without batch normalisation"
+                f"than one value per channel: give at least {2 * sharing}{sync}, or take a network without batch normalisation",
+                field=key,
+                value=size,
+                allowed=(2 * sharing, None),
             )
 
 

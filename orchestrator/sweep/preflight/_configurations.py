@@ -17,27 +17,45 @@ def check_fixed(configuration: Configuration) -> None:
     if not search.configurations:
         if search.seeds:
             raise ConfigurationError(
-                f"search.seeds = {list(search.seeds)} are those of search.configurations, which is empty: give settings, or "
-                "leave it out"
+                f"search.seeds = {list(search.seeds)} are those of search.configurations, which is empty: give settings, or leave "
+                "it out",
+                field="search.seeds",
+                value=search.seeds,
+                allowed=(),
             )
         return
     if len(set(search.seeds)) < len(search.seeds):
-        raise ConfigurationError(f"search.seeds = {list(search.seeds)} names a seed twice: name each once")
+        raise ConfigurationError(
+            f"search.seeds = {list(search.seeds)} names a seed twice: name each once",
+            field="search.seeds",
+            value=search.seeds,
+            allowed="each once",
+        )
     if search.scheduler == "pbt":
         raise ConfigurationError(
-            "search.scheduler = 'pbt' varies settings, and search.configurations holds them: set search.scheduler=none"
+            "search.scheduler = 'pbt' varies settings, and search.configurations holds them: set search.scheduler=none",
+            field="search.scheduler",
+            value=search.scheduler,
+            allowed=("none",),
         )
     if (trials := len(search.configurations) * max(len(search.seeds), 1)) > MOST_TRIALS:
         raise ConfigurationError(
             f"search.configurations has {len(search.configurations)} settings and search.seeds {len(search.seeds)} seeds, which "
-            f"are {trials} trials: give fewer, for {MOST_TRIALS} trials at most"
+            f"are {trials} trials: "
+            f"give fewer, for {MOST_TRIALS} trials at most",
+            field="search.configurations",
+            value=trials,
+            allowed=(1, MOST_TRIALS),
         )
     given = points(configuration)
     if search.trials != len(given):
         times = f"{len(search.configurations)} settings x {len(search.seeds)} seeds" if search.seeds else "settings"
         raise ConfigurationError(
-            f"search.trials = {search.trials}, and search.configurations names {len(given)} trials ({times}): "
-            f"set search.trials={len(given)}"
+            f"search.trials = {search.trials}, and search.configurations names {len(given)} trials ({times}): set "
+            f"search.trials={len(given)}",
+            field="search.trials",
+            value=search.trials,
+            allowed=(len(given), len(given)),
         )
     known: dict[str, int] = {}
     for number, one in enumerate(search.configurations):
@@ -45,7 +63,11 @@ def check_fixed(configuration: Configuration) -> None:
         if same != number:
             raise ConfigurationError(
                 f"search.configurations[{number}] has the settings of search.configurations[{same}]: leave it out, or set "
-                "search.seeds to train all of them more than once"
+                "search.seeds to train all "
+                "of them more than once",
+                field=f"search.configurations[{number}]",
+                value=dict(one),
+                allowed="each once",
             )
 
 
@@ -53,21 +75,35 @@ def _check_one(configuration: Configuration, number: int, settings: dict[str, ob
     """All that a trial is trained with, as text, defaults of its method written out."""
     field = f"search.configurations[{number}]"
     if SEED in settings:
-        raise ConfigurationError(f"{field} names a seed: give all seeds as search.seeds")
+        raise ConfigurationError(
+            f"{field} names a seed: give all seeds as search.seeds",
+            field=f"{field}.{SEED}",
+            value=settings[SEED],
+            allowed="search.seeds",
+        )
     odd = [name for name, value in settings.items() if not isinstance(value, str | int | float | None)]
     if odd:
         raise ConfigurationError(
-            f"{field}: {odd[0]} = {settings[odd[0]]!r} is not allowed: give a number, text, true, false or null"
+            f"{field}: {odd[0]} = {settings[odd[0]]!r} is not allowed: give a number, text, true, false or null",
+            field=f"{field}.{odd[0]}",
+            value=settings[odd[0]],
+            allowed="a number, text, true, false or null",
         )
     try:
         trial = apply(configuration, settings)
     except (ConfigurationError, LookupError, TypeError) as error:
-        raise ConfigurationError(f"{field}: {error}") from error
+        raise ConfigurationError.from_error(error, f"{field}: {error}", field) from error
     name = trial.method.name
     if name not in searched(configuration):
-        raise ConfigurationError(f"{field} is of {name!r}, which is not among the methods {list(searched(configuration))}: add it")
+        raise ConfigurationError(
+            f"{field} is of {name!r}, which is not among the methods {list(searched(configuration))}: add it",
+            field=f"{field}.method.name",
+            value=name,
+            allowed=tuple(searched(configuration)),
+        )
     try:
         resolved = METHODS[name].Settings.build(trial.method.settings)
     except SettingsError as error:
-        raise ConfigurationError(f"{field}: method {name}: {error}; see `python run.py methods`") from error
+        message = f"{field}: method {name}: {error}; see `python run.py methods`"
+        raise ConfigurationError.from_error(error, message, field) from error
     return json.dumps([trial.plain() | {"method": name}, asdict(resolved)], sort_keys=True)

@@ -19,12 +19,18 @@ def check_data(configuration: Configuration, searching: bool) -> None:
         if data.mixing != "none":
             raise ConfigurationError(
                 f"data.mixing = {data.mixing!r} blends two samples in a picture, and method {name} weighs each of them: "
-                "set data.mixing=none, or take another method"
+                "set data.mixing=none, or take another method",
+                field="data.mixing",
+                value=data.mixing,
+                allowed=("none",),
             )
         if data.validation_in_training:
             raise ConfigurationError(
                 f"data.validation_in_training = true trains on the labels that the weights of method {name} come from: leave it "
-                "out, or take another method"
+                "out, or take another method",
+                field="data.validation_in_training",
+                value=True,
+                allowed=(False,),
             )
 
 
@@ -33,7 +39,10 @@ def check_searched_data(configuration: Configuration) -> None:
     if configuration.data.validation_in_training:
         raise ConfigurationError(
             "data.validation_in_training = true is not for a sweep: search.objective would be of samples that were trained on; use "
-            "`python run.py train`, or leave it out"
+            "`python run.py train`, or leave it out",
+            field="data.validation_in_training",
+            value=True,
+            allowed=(False,),
         )
 
 

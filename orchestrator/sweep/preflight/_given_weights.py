@@ -26,7 +26,8 @@ def check_given_weights(configuration: Configuration, classes: int, shape: Seque
         try:
             require_weights(built, str(network.weights), exact)
         except ConfigurationError as error:
-            raise ConfigurationError(f"{key}.weights: {error}") from error
+            message = f"{key}.weights: {error}"
+            raise ConfigurationError(message, field=f"{key}.weights", value=network.weights, allowed=error.allowed) from error
 
 
 def _weighted(configuration: Configuration) -> Iterator[tuple[str, Network, bool]]:

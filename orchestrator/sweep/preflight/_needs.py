@@ -17,13 +17,22 @@ def check_needs(configuration: Configuration, name: str, field: str, searching: 
             continue
         wanted, (setting, other) = _missed(configuration, method.needs), _cause(configuration, method)
         other += named(configuration, name, searching) if other else ""
-        who = f"method {name} with {setting} = {getattr(method.settings, setting)}" if setting else f"{field} = {name!r}"
+        key, value = (f"method.{setting}", getattr(method.settings, setting)) if setting else (field, name)
+        who = f"method {name} with {setting} = {value}" if setting else f"{field} = {name!r}"
         if wanted == "teacher":
             instead = other or ("dml" if method.needs.peer and configuration.peers else "cross_entropy")
-            raise ConfigurationError(f"{who} needs a teacher and `teacher` is null: configure one, or take {instead}")
+            raise ConfigurationError(
+                f"{who} needs a teacher and `teacher` is null: configure one, or take {instead}",
+                field=key,
+                value=value,
+                allowed=f"with a teacher, or {instead}",
+            )
         instead = other or ("kd" if configuration.teacher else "cross_entropy")
         raise ConfigurationError(
-            f"{who} trains students that hear one another, and there are no peers: configure peers.b.network, or take {instead}"
+            f"{who} trains students that hear one another, and there are no peers: configure peers.b.network, or take {instead}",
+            field=key,
+            value=value,
+            allowed=f"with peers, or {instead}",
         )
 
 

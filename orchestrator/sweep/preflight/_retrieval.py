@@ -24,11 +24,15 @@ def check_banking(configuration: Configuration, name: str, searching: bool) -> N
         try:
             fills = method.banking(configuration.training.epochs)
         except SettingsError as error:
-            raise ConfigurationError(f"method {name}: {error}") from error
+            raise ConfigurationError.from_error(error, f"method {name}: {error}", "method") from error
         if configuration.data.mixing != "none" and (fills or method.needs.bank):
             raise ConfigurationError(
                 f"data.mixing = {configuration.data.mixing!r} blends two samples in a picture, and method {name} retrieves samples "
-                "that are similar to one: set data.mixing=none, or take another method"
+                "that "
+                "are similar to one: set data.mixing=none, or take another method",
+                field="data.mixing",
+                value=configuration.data.mixing,
+                allowed=("none",),
             )
         if fills and 0 < fills.queue < _least(method):
             short.append((method, fills.queue))
@@ -39,7 +43,10 @@ def check_banking(configuration: Configuration, name: str, searching: bool) -> N
         few += [f"negatives = {negatives}"] if negatives > queue else []
         raise ConfigurationError(
             f"method {name}: queue = {queue} is fewer samples than {', and than '.join(few)}: give method.queue of at least "
-            f"{_least(method)}, or 0 for all{named(configuration, name, searching)}"
+            f"{_least(method)}, or 0 for all{named(configuration, name, searching)}",
+            field="method.queue",
+            value=queue,
+            allowed=(_least(method), None),
         )
 
 
@@ -64,7 +71,10 @@ def check_retrieval(configuration: Configuration, searching: bool, summary: Mapp
         chosen = configuration.resources.retrieval
         why = f", as {sum(sizes)} samples are more than {plan.EXACT_SAMPLES} on a CPU" if chosen == "auto" else ""
         raise ConfigurationError(
-            f"resources.retrieval = {chosen!r} searches approximately{why}, for which faiss is missing: {faiss_index.INSTALL}"
+            f"resources.retrieval = {chosen!r} searches approximately{why}, for which faiss is missing: {faiss_index.INSTALL}",
+            field="resources.retrieval",
+            value=chosen,
+            allowed=("exact",),
         )
 
 
@@ -86,7 +96,10 @@ def _check_numbers(
     raise ConfigurationError(
         f"method {name}: {' and '.join(f'{side} = {wanted[side]}' for side in many)} {'are' if many[1:] else 'is'} more than the "
         f"training part has, where the largest class {' and '.join(words[side] for side in many)} with a label: "
-        + (f"hold {advice}, or give more data" if drawn else f"give {advice}, or more data")
+        + (f"hold {advice}, or give more data" if drawn else f"give {advice}, or more data"),
+        field=f"method.{many[0]}",
+        value=wanted[many[0]],
+        allowed=(0, most[many[0]]),
     )
 
 

@@ -20,16 +20,22 @@ def check_weighing(configuration: Configuration, name: str, searching: bool) -> 
         try:
             weighing = method.weighing(configuration.training.epochs)
         except SettingsError as error:
-            raise ConfigurationError(f"method {name}: {error}") from error
+            raise ConfigurationError.from_error(error, f"method {name}: {error}", "method") from error
         if method.needs_unlabelled and configuration.data.labelled is None:
             raise ConfigurationError(
                 f"method {name} with these settings learns from unlabelled samples too, and all have labels: set data.labelled to "
-                "how many keep theirs, or take another method.update"
+                "how many keep theirs, or take another method.update",
+                field="data.labelled",
+                value=None,
+                allowed=int,
             )
         if weighing and method.teaching_rate and configuration.peers:
             raise ConfigurationError(
                 f"method {name} with these settings trains the teacher by what one student needs, and there are peers, who share "
-                "it: leave the peers out, or take method.update=iterative"
+                "it: leave the peers out, or take method.update=iterative",
+                field="peers",
+                value=tuple(configuration.peers),
+                allowed=(),
             )
 
 
@@ -46,7 +52,10 @@ def check_memory(configuration: Configuration, searching: bool, samples: int, cl
                 raise ConfigurationError(
                     f"method {name} would take {plan.size(needed)} of memory to weigh {samples} samples for {field}, and "
                     f"resources.influence_gib = {limit_gib:g}: raise it, or take less, such as method.estimator=last_layer or a "
-                    "smaller data.limit.train"
+                    "smaller data.limit.train",
+                    field="resources.influence_gib",
+                    value=limit_gib,
+                    allowed=(needed / 2**30, None),
                 )
 
 

@@ -7,6 +7,7 @@ import torch
 from methods import METHODS, SettingsError
 from orchestrator.config.conditional_space import branches
 from orchestrator.config.extra_space import check_keys, networks
+from orchestrator.config.fields import MOST_TRIALS
 from orchestrator.config.method_settings import check_settings
 from orchestrator.config.objectives import BETTER, PARAMETERS, several, unlettered
 from orchestrator.config.schema import PAUSING, Configuration, Network
@@ -23,15 +24,18 @@ from orchestrator.sweep.preflight._students import check_peers
 from search_spaces import SPACES
 
 
-def check_network(network: Network, field: str, classes: int, shape: Sequence[int]) -> int:
-    """The parameters of a network; ConfigurationError when it does not exist or cannot have its settings."""
+def check_network(network: Network, field: str, classes: int, shape: Sequence[int], words: str = "") -> int:
+    """Return the parameters of a network; ConfigurationError when it does not exist or cannot have its settings.
+
+    `field` is the key of the network in the configuration; `words` begin the sentence of a refusal instead of it.
+    """
     channels, height, width = shape
     try:
         with torch.device("meta"):  # shapes alone, no memory
             built = build(network.name, classes, (channels, height, width), network.settings)
             return sum(value.numel() for value in built.state_dict().values())
     except ConfigurationError as error:
-        raise ConfigurationError(f"{field}: {error}") from error
+        raise ConfigurationError.from_error(error, f"{words or field}: {error}", field) from error
 
 
 def feature_width(network: Network, classes: int, shape: Sequence[int]) -> int:
@@ -43,8 +47,11 @@ def feature_width(network: Network, classes: int, shape: Sequence[int]) -> int:
 
 def check_students(configuration: Configuration, searched: bool, classes: int, shape: Sequence[int]) -> int:
     """The parameters of all students together, each the largest that the search may choose; else as `check_network`."""
-    kinds = networks(configuration, searched).values()
-    return sum(max(check_network(network, field, classes, shape) for field, network in kind.items()) for kind in kinds)
+    kinds = networks(configuration, searched)
+    return sum(
+        max(check_network(network, network_key(letter), classes, shape, words) for words, network in kind.items())
+        for letter, kind in kinds.items()
+    )
 
 
 def check_networks(configuration: Configuration, searched: bool) -> None:
@@ -63,10 +70,18 @@ def check_objective(configuration: Configuration) -> None:
         return
     known = [name for name in BETTER if name != "validation/agreement" or configuration.teacher]
     if search.objective not in known:
-        raise ConfigurationError(f"search.objective = {search.objective!r} {_instead(configuration, known)}")
+        raise ConfigurationError(
+            f"search.objective = {search.objective!r} {_instead(configuration, known)}",
+            field="search.objective",
+            value=search.objective,
+            allowed=tuple(known),
+        )
     if search.direction not in BETTER[search.objective]:
         raise ConfigurationError(
-            f"search.direction = {search.direction!r} looks for the worst {search.objective}: set {BETTER[search.objective][0]}"
+            f"search.direction = {search.direction!r} looks for the worst {search.objective}: set {BETTER[search.objective][0]}",
+            field="search.direction",
+            value=search.direction,
+            allowed=BETTER[search.objective],
         )
 
 
@@ -86,11 +101,19 @@ def _check_whose(configuration: Configuration) -> None:
     students = configuration.search.students
     if not configuration.peers and students != "mean":
         raise ConfigurationError(
-            f"search.students = {students!r} chooses among students, and there is one: leave it at mean, or configure peers"
+            f"search.students = {students!r} chooses among students, and there is one: leave it at mean, or configure peers",
+            field="search.students",
+            value=students,
+            allowed=("mean",),
         )
     if students not in ("mean", "min", *configuration.students):
         letters = ", ".join(configuration.students)
-        raise ConfigurationError(f"search.students = {students!r} is not allowed: give mean, min, or a student ({letters})")
+        raise ConfigurationError(
+            f"search.students = {students!r} is not allowed: give mean, min, or a student ({letters})",
+            field="search.students",
+            value=students,
+            allowed=("mean", "min", *configuration.students),
+        )
 
 
 def _check_objectives(configuration: Configuration) -> None:
@@ -98,16 +121,27 @@ def _check_objectives(configuration: Configuration) -> None:
     names, known = configuration.search.objectives, several(configuration)
     if len(set(names)) < max(len(names), 2):
         raise ConfigurationError(
-            f"search.objectives = {list(names)} is not several: name two or more, each once, or set search.objective for one"
+            f"search.objectives = {list(names)} is not several: name two or more, each once, or set search.objective for one",
+            field="search.objectives",
+            value=names,
+            allowed="two or more, each once",
         )
     for name in names:
         if len(BETTER.get(unlettered(name), ())) > 1:
             raise ConfigurationError(
                 f"search.objectives = {name!r} has no direction that is always the better one: take another, or search.objective "
-                "with search.direction"
+                "with search.direction",
+                field="search.objectives",
+                value=name,
+                allowed=tuple(known),
             )
         if name not in known:
-            raise ConfigurationError(f"search.objectives = {name!r} is not reported: {nearest(name, known)}")
+            raise ConfigurationError(
+                f"search.objectives = {name!r} is not reported: {nearest(name, known)}",
+                field="search.objectives",
+                value=name,
+                allowed=tuple(known),
+            )
 
 
 def _check_sizes(configuration: Configuration) -> None:
@@ -120,7 +154,11 @@ def _check_sizes(configuration: Configuration) -> None:
         ):
             raise ConfigurationError(
                 f"search.objectives = {name!r} is the same in every trial, as search.extra_space varies no network that it counts: "
-                f"add for example search.extra_space.{sections[0]}.width=[8, 16, 32], or leave it out"
+                "add "
+                f"for example search.extra_space.{sections[0]}.width=[8, 16, 32], or leave it out",
+                field="search.objectives",
+                value=name,
+                allowed=f"with search.extra_space.{sections[0]}",
             )
 
 
@@ -145,20 +183,31 @@ def check_search(configuration: Configuration) -> None:
     if chosen.settings and chosen.name not in searched(configuration):
         raise ConfigurationError(
             f"the settings under method are those of {chosen.name}, which is not among search.methods = {list(search.methods)}: "
-            "add it there, or leave them out"
+            "add it there, or leave them out",
+            field="method.name",
+            value=chosen.name,
+            allowed=search.methods,
         )
     for key in search.freeze:
         try:
             key_value(configuration, key)
         except (KeyError, TypeError) as error:
             raise ConfigurationError(
-                f"search.freeze = {key!r} is no key of the configuration: write for example training.learning_rate"
+                f"search.freeze = {key!r} is no key of the configuration: write for example training.learning_rate",
+                field="search.freeze",
+                value=key,
+                allowed="keys of the configuration",
             ) from error
     for name in searched(configuration):
         field = "search.methods" if search.methods else "method.name"
         check_settings(configuration, name, field)
         if name not in SPACES:
-            raise ConfigurationError(f"search.methods = {name!r} has no search space: {nearest(name, SPACES)}")
+            raise ConfigurationError(
+                f"search.methods = {name!r} has no search space: {nearest(name, SPACES)}",
+                field="search.methods",
+                value=name,
+                allowed=tuple(SPACES),
+            )
         check_held(configuration, name)
         check_needs(configuration, name, field, searching=True)
         check_weighing(configuration, name, searching=True)
@@ -166,7 +215,12 @@ def check_search(configuration: Configuration) -> None:
     check_searched_data(configuration)
     check_data(configuration, searching=True)
     if len(set(search.methods)) != len(search.methods):
-        raise ConfigurationError(f"search.methods = {list(search.methods)} names a method twice: name each once")
+        raise ConfigurationError(
+            f"search.methods = {list(search.methods)} names a method twice: name each once",
+            field="search.methods",
+            value=search.methods,
+            allowed="each once",
+        )
     check_choices(configuration)
     check_fixed(configuration)
     check_networks(configuration, searched=True)
@@ -174,7 +228,10 @@ def check_search(configuration: Configuration) -> None:
     if search.objectives and search.scheduler != "none":
         raise ConfigurationError(
             f"search.scheduler = {search.scheduler!r} compares trials by one objective, and search.objectives names "
-            f"{len(search.objectives)}: set search.scheduler=none"
+            f"{len(search.objectives)}: set search.scheduler=none",
+            field="search.scheduler",
+            value=search.scheduler,
+            allowed=("none",),
         )
     _check_sizes(configuration)
     if search.scheduler == "pbt":
@@ -182,7 +239,10 @@ def check_search(configuration: Configuration) -> None:
     if search.grace_epochs > configuration.training.epochs and search.scheduler in ("asha", "median"):
         raise ConfigurationError(
             f"search.grace_epochs = {search.grace_epochs} is more than training.epochs = {configuration.training.epochs}: "
-            f"give at most {configuration.training.epochs}"
+            f"give at most {configuration.training.epochs}",
+            field="search.grace_epochs",
+            value=search.grace_epochs,
+            allowed=(1, configuration.training.epochs),
         )
 
 
@@ -200,18 +260,27 @@ def check_population(configuration: Configuration) -> None:
     search, epochs = configuration.search, configuration.training.epochs
     if search.trials < 2:
         raise ConfigurationError(
-            f"search.trials = {search.trials} is no population for search.scheduler = 'pbt': give at least 2, better 4 or more"
+            f"search.trials = {search.trials} is no population for search.scheduler = 'pbt': give at least 2, better 4 or more",
+            field="search.trials",
+            value=search.trials,
+            allowed=(2, MOST_TRIALS),
         )
     if search.perturb_epochs >= epochs:
         raise ConfigurationError(
             f"search.perturb_epochs = {search.perturb_epochs} leaves no epoch after a comparison, as training.epochs = {epochs}: "
-            + (f"give at most {epochs - 1}" if epochs > 1 else "raise training.epochs")
+            + (f"give at most {epochs - 1}" if epochs > 1 else "raise training.epochs"),
+            field="search.perturb_epochs",
+            value=search.perturb_epochs,
+            allowed=(1, epochs - 1) if epochs > 1 else None,
         )
     ways = [branch for name in searched(configuration) for branch in branches(name, held(configuration, name))]
     if not peer_rates(configuration) and not any(branch.continuous for branch in ways):
         raise ConfigurationError(
             "search.scheduler = 'pbt' varies continuous settings, and all of them are held: leave one out of search.freeze "
-            "or of the settings under method, or take another scheduler"
+            "or of the settings under method, or take another scheduler",
+            field="search.scheduler",
+            value="pbt",
+            allowed="with a continuous setting that is searched",
         )
 
 
@@ -224,10 +293,11 @@ def check_held(configuration: Configuration, name: str) -> None:
             METHODS[name].Settings.build({key: values[key] for key in values if "." not in key and key not in keys})
         except SettingsError as error:
             chosen = ", ".join(f"{key} = {value}" for key, value in branch.answers.items())
-            raise ConfigurationError(
+            message = (
                 f"method {name}: the search would choose {chosen or 'other settings'} beside what is held, and {error}; "
                 "hold what has to go with it, or leave it to the search"
-            ) from error
+            )
+            raise ConfigurationError.from_error(error, message, "method") from error
 
 
 def require_copies(uri: str, configuration: Configuration, kind: str) -> None:
@@ -236,5 +306,8 @@ def require_copies(uri: str, configuration: Configuration, kind: str) -> None:
     if uri and kind == "sweep" and scheduler in PAUSING:
         raise ConfigurationError(
             f"search.scheduler = {scheduler!r} copies checkpoints within a folder, and --store is a URI: give a folder that all "
-            "nodes share, or take asha, median or none"
+            "nodes share, or take asha, median or none",
+            field="search.scheduler",
+            value=scheduler,
+            allowed=("asha", "median", "none"),
         )

@@ -201,7 +201,8 @@ def _download_students_weights(configuration: Configuration, data: Path) -> None
             try:
                 load_weights(student, network.weights)
             except ConfigurationError as error:
-                raise ConfigurationError(f"{network_key(letter)}.weights: {error}") from error
+                key = f"{network_key(letter)}.weights"
+                raise ConfigurationError(f"{key}: {error}", field=key, value=network.weights, allowed=error.allowed) from error
 
 
 def _check_with_data(
