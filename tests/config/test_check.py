@@ -220,10 +220,11 @@ def test_a_search_without_the_method_that_is_named() -> None:
     """The default method need not be searched, nor have its teacher; what is said of it has to mean something all the same."""
     others: dict[str, Any] = {"search": {"methods": ["cross_entropy"]}}
     check_search(build(others | {"teacher": None}))
-    for method, expected in [
+    refusals: list[tuple[dict[str, Any], tuple[Any, ...]]] = [
         ({"name": "kdd"}, ("method.name", "kdd")),
         ({"name": "kd", "temperature": 0}, ("method.temperature", 0)),
         ({"name": "kd", "temperature": 2}, ("method.name", "kd", ("cross_entropy",))),
-    ]:
+    ]
+    for method, expected in refusals:
         with refused(*expected):
             check_search(build(others | {"method": method}))
