@@ -20,7 +20,7 @@ from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import CHECKPOINT
 from orchestrator.core import disk, signals
 from orchestrator.core.context import Stopped, TrialContext
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import keep_json, read_json
 from orchestrator.store.study_file import StudyFile
@@ -201,7 +201,7 @@ def test_a_quota_counts_as_a_full_disk_where_space_is_shown(tmp_path: Path, code
 
 
 def test_what_is_no_full_disk_is_raised_at_once(tmp_path: Path) -> None:
-    for error in (OSError(errno.EIO, "Input/output error"), ValueError("no"), EnvironmentUnfitError("no")):
+    for error in (OSError(errno.EIO, "Input/output error"), ValueError("no"), PreflightError("no")):
 
         def fail(error: Exception = error) -> None:
             raise error

@@ -208,7 +208,7 @@ def _no_cuda() -> str:
 def store(conditions: Conditions) -> Finding:
     """Whether the store can be written and locked, and who else may read it.
 
-    EnvironmentUnfitError when there is no answer from its URI.
+    PreflightError when there is no answer from its URI.
     """
     root, place = conditions.root, conditions.place
     if not place.is_dir():
@@ -289,7 +289,7 @@ def _server(uri: str) -> Finding:
 
 
 def _sqlite(conditions: Conditions, database: Path) -> Finding:
-    """MLflow's database in the store; EnvironmentUnfitError where the installed MLflow cannot use it."""
+    """MLflow's database in the store; PreflightError where the installed MLflow cannot use it."""
     from orchestrator.tracking.schema import require_schema
 
     try:
@@ -374,7 +374,7 @@ def _written(file: Path) -> Path:
 
 
 def _reached(uri: str) -> None:
-    """EnvironmentUnfitError when there is no answer from a store's URI; folders that this makes do not stay."""
+    """PreflightError when there is no answer from a store's URI; folders that this makes do not stay."""
     parts = urlsplit(uri)
     folder = Path(unquote(parts.path))
     made = [each for each in (folder, *folder.parents) if not each.exists()] if parts.scheme == "file" else []

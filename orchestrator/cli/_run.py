@@ -14,7 +14,7 @@ from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import searched, with_its_method
 from orchestrator.config.yielding import said_of
 from orchestrator.core import errors
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 from orchestrator.core.privacy import said
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
@@ -128,11 +128,11 @@ def _conduct(store: Store, found: Sweep, begun: "Prepared", local: bool, resume:
             conduct(found, store, begun.data, begun.asked, display, local, resume, ship=partial(ship, store, found.name))
     except KeyboardInterrupt:  # before it had begun, or after its end
         return _interrupted(store, found)
-    except EnvironmentUnfitError as error:
+    except PreflightError as error:
         if found.state != "interrupted":
             raise
         again = f"python run.py sweep --resume {found.name}{store.option}"
-        raise EnvironmentUnfitError.from_error(error, f"{error}; what was not finished waits: {again}") from error
+        raise PreflightError.from_error(error, f"{error}; what was not finished waits: {again}") from error
     if found.kind == "train":
         costs(display, console)
     summary(found, console, next_commands(found, store))

@@ -17,7 +17,7 @@ from orchestrator.config.resources import at
 from orchestrator.config.schema import Configuration
 from orchestrator.config.yielding import said_of
 from orchestrator.core import errors
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.privacy import said
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store, keep_json, replacing
@@ -118,8 +118,8 @@ def _carry_out(store: Store, found: Comparison, console: Console, as_json: bool)
             _show_unfinished(store, found, console)
         console.print(f"\ninterrupted; resume: {again}", markup=False, highlight=False, soft_wrap=True)
         return errors.INTERRUPTED
-    except EnvironmentUnfitError as error:
-        raise EnvironmentUnfitError.from_error(error, f"{error}; what was not finished waits: {again}") from error
+    except PreflightError as error:
+        raise PreflightError.from_error(error, f"{error}; what was not finished waits: {again}") from error
     came = result(store, found)
     _keep(store, found, came, last, console)
     page.show(came, console)

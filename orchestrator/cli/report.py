@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.core import errors
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.paths import read_path
 from orchestrator.core.privacy import said
 from orchestrator.reporting.html.page import GENERATOR
@@ -62,7 +62,7 @@ def _require_place(target: Path, asked: bool) -> None:
                 allowed="a new file, or an earlier report",
             )
     except OSError as error:
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"--to {target} cannot be read ({error.strerror}): give another file",
             field="--to",
             value=str(target),
@@ -75,7 +75,7 @@ def _write(target: Path, html: str) -> None:
         with replacing(target) as aside:
             aside.write_text(html, encoding="utf-8")
     except OSError as error:
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"--to {target} cannot be written ({error.strerror or error}): give another file",
             field="--to",
             value=str(target),

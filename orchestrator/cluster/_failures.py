@@ -12,7 +12,7 @@ import torch
 
 from methods import SettingsError
 from orchestrator.config.trial import recipe_key
-from orchestrator.core.errors import EnvironmentUnfitError, LoaderError, TrialError, UnansweredError, UserError
+from orchestrator.core.errors import DispatcherTimeoutError, LoaderError, PreflightError, TrialError, UserError
 
 MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "_alloc_failed")
 COLLECTIVE = ("gloo", "nccl")  # gloo says in a RuntimeError of its own words that a peer is gone
@@ -36,9 +36,9 @@ def judged(error: Exception, specification: Mapping[str, Any], device: torch.dev
     """Whose fault the error is, which training the trial of that plain specification raised on that device."""
     text = " ".join(str(error).split())[:CHARACTERS]
     named, lower, on_host = f"{type(error).__name__}: {text}", text.lower(), device.type != "cuda"
-    if isinstance(error, UnansweredError | LoaderError):
+    if isinstance(error, DispatcherTimeoutError | LoaderError):
         return Fault(False, text, clean=False)
-    if isinstance(error, EnvironmentUnfitError):
+    if isinstance(error, PreflightError):
         return Fault(False, text, together=True)
     if isinstance(error, UserError | SettingsError):  # one rank alone may meet a damaged image
         return Fault(True, text, together=isinstance(error, TrialError | SettingsError))

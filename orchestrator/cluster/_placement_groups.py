@@ -19,7 +19,7 @@ LOST = (ray.exceptions.RayError, AttributeError)  # AttributeError: Ray has shut
 KEY = "distillation-reserved/"
 
 
-class Reserved(WorkerGroupCallback):
+class PlacementGroupCallback(WorkerGroupCallback):
     """Notes the placement group and the controller of a run whenever its workers have started; lives in the controller."""
 
     def __init__(self, run: str) -> None:

@@ -19,7 +19,7 @@ from orchestrator.cluster._pair import Pair
 from orchestrator.cluster.dispatcher_client import REPLY_S, answered
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import TrialContext
-from orchestrator.core.errors import UnansweredError, UserError
+from orchestrator.core.errors import DispatcherTimeoutError, UserError
 from orchestrator.core.privacy import keep_private
 from orchestrator.training.execute import work
 
@@ -66,7 +66,7 @@ def _train(name: str, specification: dict[str, Any], line: "_Line", idle: TrialC
         fault = judged(error, specification, idle.device)
         if not isinstance(error, UserError | SettingsError):
             log.exception("trial %s failed", name)
-        with contextlib.suppress(UnansweredError):
+        with contextlib.suppress(DispatcherTimeoutError):
             if fault.own:
                 line.report({"failed": fault.message})
             else:

@@ -21,7 +21,7 @@ from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from orchestrator.config.resources import ANSWER_S, found, listens, local_resources, ray_folder
 from orchestrator.core.allocator import allocator
-from orchestrator.core.errors import UNFIT_ENVIRONMENT, EnvironmentUnfitError
+from orchestrator.core.errors import UNFIT_ENVIRONMENT, PreflightError
 from orchestrator.core.proxies import NAMES, bypass_proxies, without_proxy
 from orchestrator.core.signals import give_up, left
 
@@ -133,7 +133,7 @@ def _join(address: str) -> None:
         context = ray.init(address=there, logging_level=logging.ERROR, log_to_driver=False, runtime_env=runtime_environment())
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"resources.address = {address!r}: no Ray cluster lets us in there ({reason}): start one, give --address local, "
             "or, if it wants a token, set RAY_AUTH_MODE=token and put the token where RAY_AUTH_TOKEN_PATH says",
             field="resources.address",
@@ -184,7 +184,7 @@ def _start(cpus: int | None) -> None:
     except Exception as error:  # a raylet that dies at its start is a bare Exception
         name, folder = ray_folder()
         where = f"its files go to {folder}{f', as {name} says' if name else ''}"
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"Ray could not be started on this machine ({' '.join(str(error).split())[:300]}); {where}: see whether that is a "
             "folder that you may write, with space, or set RAY_TMPDIR to one",
             field=name or "RAY_TMPDIR",

@@ -26,7 +26,7 @@ class Numbered(Trial, Protocol):
         """From 0 on."""
 
 
-class Asking:
+class QuestionRecorder:
     """A trial that answers a question about a held value itself, passes the others on, and notes what was drawn.
 
     A single choice is no question for the study, unless `point` answers it otherwise, by its name in the study: that is asked,
@@ -109,14 +109,14 @@ def draw(trial: Trial, configuration: Configuration) -> Parameters:
     return chosen | asking.drawn
 
 
-def _asking(trial: Trial, configuration: Configuration, method: str, point: Parameters) -> Asking:
+def _asking(trial: Trial, configuration: Configuration, method: str, point: Parameters) -> QuestionRecorder:
     """A trial of a method that follows a point where it lies beside the space."""
     others: dict[str, list[Any]] = {}
     for each in SPACES[method].points:
         for name, value in each.items():
             others.setdefault(name, []).append(value)
     prefix = method if len(searched(configuration)) > 1 else ""
-    return Asking(trial, held(configuration, method), prefix, point, others)
+    return QuestionRecorder(trial, held(configuration, method), prefix, point, others)
 
 
 def listed(trial: Numbered, configuration: Configuration) -> Parameters:

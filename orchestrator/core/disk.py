@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 from orchestrator.core.signals import left
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def together(
     """What the action gives on this rank; while the disk of any rank is full, all of them wait and try again.
 
     So they do while the store of the URI `away`, if any, does not answer one of them. All ranks call this together. Who waits shows
-    that it is `alive`; the first rank says why. An EnvironmentUnfitError of any rank is raised on all of them, as is Stopped when
+    that it is `alive`; the first rank says why. An PreflightError of any rank is raised on all of them, as is Stopped when
     somebody asks for the end of the trial.
     """
     pause = Pause(where, context.note if context.leads else lambda text: None)
@@ -149,7 +149,7 @@ def together(
         gathered = context.gather((kind, text, refusal))
         said = {kind: text for kind, text, _ in reversed(gathered) if kind}
         if refusals := [refusal for _, _, refusal in gathered if refusal]:
-            raise EnvironmentUnfitError.from_error(refusals[0], said["unfit"])
+            raise PreflightError.from_error(refusals[0], said["unfit"])
         if not said:
             pause.over()
             return cast(T, value)
@@ -162,7 +162,7 @@ def together(
 def _kind(error: Exception, away: str) -> str:
     if is_full(error):
         return "full"
-    if isinstance(error, EnvironmentUnfitError):
+    if isinstance(error, PreflightError):
         return "unfit"
     return "away" if away and isinstance(error, OSError) else ""
 

@@ -13,7 +13,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from orchestrator.config.schema import Data
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError, FieldError, UserError
+from orchestrator.core.errors import ConfigurationError, FieldError, PreflightError, UserError
 from orchestrator.core.paths import read_file
 from orchestrator.core.text import shortened
 from orchestrator.data import checks
@@ -48,7 +48,7 @@ def load(config: Data, raw: Path) -> Parts:
 
     Raises:
         ConfigurationError: The file is damaged, or a key cannot be used.
-        EnvironmentUnfitError: The arrays are larger than the free memory.
+        PreflightError: The arrays are larger than the free memory.
     """
     path = _path(config)
     arrays = _read(path)
@@ -198,7 +198,7 @@ def _require_fit(path: Path, headers: dict[str, Header]) -> None:
 def _require_memory(path: Path, needed: int) -> None:
     free = psutil.virtual_memory().available
     if COPIES * needed > free:
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"data.path = {path} holds arrays of {needed / 2**30:.3g} GiB, which take {COPIES} times as much memory while they are "
             f"prepared, and {free / 2**30:.3g} GiB are free: save fewer or smaller images, or take a machine with more",
             field="data.path",

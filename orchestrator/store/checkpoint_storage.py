@@ -74,7 +74,7 @@ class Folder:
             shutil.rmtree(other, ignore_errors=True)
 
 
-class Objects(Folder):
+class RemoteCheckpoint(Folder):
     """The checkpoint of a trial as objects named after the trial's folder below `root`, this node's for them."""
 
     def __init__(self, trial: Path, root: Path, uri: str) -> None:
@@ -155,17 +155,17 @@ class Objects(Folder):
             yield Path(folder)
 
 
-Place = Folder | Objects
+Place = Folder | RemoteCheckpoint
 
 
 def place(store: Store, trial: Path) -> Place:
     """Where the checkpoint of the trial in a folder of the store lies."""
-    return Objects(trial, store.root, store.uri) if store.uri else Folder(trial)
+    return RemoteCheckpoint(trial, store.root, store.uri) if store.uri else Folder(trial)
 
 
 def place_of(spec: TrialSpec) -> Place:
     """Where the checkpoint of a trial lies, on the node that trains it."""
-    return Objects(spec.folder, spec.root, spec.uri) if spec.uri and spec.root else Folder(spec.folder)
+    return RemoteCheckpoint(spec.folder, spec.root, spec.uri) if spec.uri and spec.root else Folder(spec.folder)
 
 
 def _epoch(name: str) -> int:

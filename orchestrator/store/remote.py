@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.paths import path_problem
 from orchestrator.core.redact import redacted
 from orchestrator.core.text import shortened
@@ -105,7 +105,7 @@ class Remote:
 
     @classmethod
     def open(cls, uri: str) -> "Remote":
-        """The store of that URI once something could be written to it; EnvironmentUnfitError within a bounded time."""
+        """The store of that URI once something could be written to it; PreflightError within a bounded time."""
 
         def probe() -> Remote:
             remote = cls(uri)
@@ -118,7 +118,7 @@ class Remote:
         found, failures = _within(ANSWER_S, probe)
         if found is None:
             reason = " ".join(str(failures[0]).split())[:300] if failures else f"no answer within {ANSWER_S:g} s"
-            raise EnvironmentUnfitError(
+            raise PreflightError(
                 f"--store {uri} cannot be used ({reason}): see that the bucket is there, that it can be reached from here, and "
                 "that the credentials in the environment may write to it",
                 field="--store",

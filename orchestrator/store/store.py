@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.core import disk
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.paths import read_path
 from orchestrator.store.remote import Remote, checked, is_uri, local_folder
 
@@ -85,7 +85,7 @@ class Store:
 
         Raises:
             ConfigurationError: The store has another format.
-            EnvironmentUnfitError: It cannot be written or has no space.
+            PreflightError: It cannot be written or has no space.
         """
         store = cls.named(name)
         root = store.root
@@ -95,7 +95,7 @@ class Store:
                 probe.write(b"writable")
         except OSError as error:
             reason = error.strerror or str(error)
-            raise EnvironmentUnfitError(
+            raise PreflightError(
                 f"--store {root} cannot be written ({reason}): give a folder that you may write",
                 field="--store",
                 value=str(root),
@@ -131,10 +131,10 @@ class Store:
         return {"uri": self.uri, "root": str(self.root)} if self.uri else {}
 
     def require_space(self, needed_bytes: int) -> None:
-        """EnvironmentUnfitError with the arithmetic when fewer bytes are free."""
+        """PreflightError with the arithmetic when fewer bytes are free."""
         free = shutil.disk_usage(self.root).free
         if free < needed_bytes:
-            raise EnvironmentUnfitError(
+            raise PreflightError(
                 f"--store {self.root} has {free / 2**20:.0f} MiB free and {needed_bytes / 2**20:.0f} MiB are needed: "
                 "free some space or give another --store",
                 field="--store",

@@ -27,7 +27,7 @@ from orchestrator.store.records import Trial
 from orchestrator.store.records import TrialState as RecordState
 from orchestrator.store.study_file import JOURNAL, StudyFile, named_damage, repair, sound_trials
 from orchestrator.sweep._reconcile import STATES, ask, taken_up
-from orchestrator.sweep._stateless_sampler import ForgetfulSampler
+from orchestrator.sweep._stateless_sampler import StatelessSampler
 from orchestrator.sweep.events import Events
 
 Vary = Callable[[dict[str, Any], dict[str, BaseDistribution]], dict[str, Any]]
@@ -48,7 +48,7 @@ def open_study(folder: Path, configuration: Configuration, resume: bool) -> optu
     search, file = configuration.search, folder / JOURNAL
     repair(file)
     journal = StudyFile(str(file))
-    sampler = ForgetfulSampler(search, configuration.seed, () if search.configurations else ways(configuration))
+    sampler = StatelessSampler(search, configuration.seed, () if search.configurations else ways(configuration))
     with named_damage(journal, file):
         storage = JournalStorage(journal)
         if resume and folder.name in optuna.get_all_study_names(storage):

@@ -17,7 +17,7 @@ LONGEST_S = 60.0  # for a store that does not answer; what is left goes with a r
 log = logging.getLogger(__name__)
 
 
-class Keeper:
+class RetentionPolicy:
     """Listens to a sweep, from before its first trial on, and removes the weights of its losers.
 
     `released` says whether no group works on a trial any more: who was stopped or lost may just write a checkpoint.
@@ -77,6 +77,6 @@ class Keeper:
 
 def remove_losers(store: Store, sweep: Sweep) -> None:
     """Remove the weights that nobody wants, of all trials. No group works on any."""
-    removing = Keeper(store, sweep, lambda _: True).removing
+    removing = RetentionPolicy(store, sweep, lambda _: True).removing
     if removing.ident is not None:
         removing.join(left(LONGEST_S, spare_s=10.0))

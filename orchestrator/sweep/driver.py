@@ -18,7 +18,7 @@ from orchestrator.config.search_space import searched
 from orchestrator.config.trial import TrialSpec, trial_name
 from orchestrator.core import signals
 from orchestrator.core.disk import telling
-from orchestrator.core.errors import EnvironmentUnfitError, TrialError
+from orchestrator.core.errors import PreflightError, TrialError
 from orchestrator.core.signals import stoppable
 from orchestrator.data.dataset import read_summary
 from orchestrator.data.prepare import describe
@@ -29,8 +29,8 @@ from orchestrator.store.store import Store
 from orchestrator.sweep._teacher_warnings import announce, worse_than_student
 from orchestrator.sweep.checkpoint_retention import remove_losers
 from orchestrator.sweep.events import Events, Listener
-from orchestrator.teacher.access import Decision
-from orchestrator.teacher.acquire import AnyDesk, ready
+from orchestrator.teacher.access import TeacherAccess
+from orchestrator.teacher.acquire import TrialDispatcher, ready
 from orchestrator.teacher.card import CARD, TEACHER
 from orchestrator.teacher.precompute import Filling, deal, fill, views_to_fill
 
@@ -66,7 +66,7 @@ def conduct(
     sweep: Sweep,
     store: Store,
     data: Path,
-    asked: Decision | None,
+    asked: TeacherAccess | None,
     show: Show,
     local: bool = False,
     resume: bool = False,
@@ -141,7 +141,7 @@ def _conduct(
     sweep: Sweep,
     store: Store,
     data: Path,
-    asked: Decision | None,
+    asked: TeacherAccess | None,
     show: Show,
     local: bool,
     resume: bool,
@@ -189,7 +189,7 @@ def _conduct(
             events.note(warning)
     except KeyboardInterrupt:
         state = "interrupted"
-    except EnvironmentUnfitError as error:
+    except PreflightError as error:
         state = "interrupted"  # nothing is wrong with the trials: they go on when the cluster, or this machine, is fit
         Events(sweep, []).note(str(error))  # whoever started it hears it as an error
         raise
@@ -250,9 +250,9 @@ def open_desk(
     `unended`: how many trials are to go on; `note`: hears of trouble, from any thread.
     """
     if local:
-        from orchestrator.cluster.local_backend import LocalDesk
+        from orchestrator.cluster.local_backend import LocalDispatcher
 
-        here = LocalDesk(note)
+        here = LocalDispatcher(note)
         try:
             yield here, lambda: 1
         finally:
@@ -260,7 +260,7 @@ def open_desk(
         return
     from orchestrator.cluster.connect import connected, free_nodes, nodes
     from orchestrator.cluster.descendants import end_left_over, noted
-    from orchestrator.cluster.group_autoscaler import Rules
+    from orchestrator.cluster.group_autoscaler import ScalingPolicy
     from orchestrator.cluster.groups import worker_groups
     from orchestrator.config.resources import cluster_address
     from orchestrator.sweep._watchdog import watched as looked_after
@@ -274,7 +274,9 @@ def open_desk(
         signals.reclaim()  # Ray has set signal handlers of its own
         plan = groups(configuration, available, trials, nodes(), beside, free_nodes(), elastic=bool(address))
         show.preparing(f"starting {plan.groups} worker groups of {plan.workers} workers")
-        rules = Rules(resources.groups or trials, unended, note, resources.heartbeat_warning_s, resources.heartbeat_timeout_s)
+        rules = ScalingPolicy(
+            resources.groups or trials, unended, note, resources.heartbeat_warning_s, resources.heartbeat_timeout_s
+        )
         with (
             worker_groups(plan, folder, resources.max_failures, own_cluster=not address, rules=rules) as desk,
             looked_after(desk, resources, note),
@@ -289,7 +291,7 @@ def bring_teacher(
     data: Path,
     show: Steps,
     local: bool,
-    cache: Decision | None,
+    cache: TeacherAccess | None,
     filling: Filling | None,
 ) -> tuple[Path, dict[str, Any], float]:
     """The teacher alone: its folder, its card, and the seconds that it cost; then its `cache` is filled, if somebody looks on."""
@@ -321,7 +323,14 @@ def bring_teacher(
 
 
 def _folders(
-    sweep: Sweep, store: Store, data: Path, asked: Decision | None, desk: AnyDesk, show: Show, events: Events, tracker: Any
+    sweep: Sweep,
+    store: Store,
+    data: Path,
+    asked: TeacherAccess | None,
+    desk: TrialDispatcher,
+    show: Show,
+    events: Events,
+    tracker: Any,
 ) -> dict[str, Any]:
     """The folders that every trial reads."""
     folders: dict[str, Any] = {"trials": str(sweep.folder / "trials"), "data": str(data), "teacher": None, "knowledge": None}
@@ -338,7 +347,7 @@ def _folders(
     return folders
 
 
-def _train_one(sweep: Sweep, desk: AnyDesk, events: Events, folders: dict[str, Any]) -> None:
+def _train_one(sweep: Sweep, desk: TrialDispatcher, events: Events, folders: dict[str, Any]) -> None:
     trial = sweep.trials.get(0) or Trial(0, {})
     if trial.ended:
         return

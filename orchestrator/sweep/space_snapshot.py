@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config.conditional_space import Branch, branches
+from orchestrator.config.conditional_space import SpaceBranch, branches
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import held, peer_rates, points, searched
 from orchestrator.config.trial import network_key
@@ -87,11 +87,11 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _when(branch: Branch) -> dict[str, Any]:
+def _when(branch: SpaceBranch) -> dict[str, Any]:
     return dict(sorted(branch.answers.items()))
 
 
-def _asks(branch: Branch) -> dict[str, str]:
+def _asks(branch: SpaceBranch) -> dict[str, str]:
     """Each parameter of the branch, in words."""
     asks = {}
     for name, value in branch.values.items():

@@ -297,7 +297,7 @@ def calm() -> None:
 def connect(uri: str) -> Any:
     """A client of MLflow that says only what went wrong, and gives up soon unless the environment says otherwise.
 
-    Runs and registered models are those at `uri`, whatever the environment names. EnvironmentUnfitError when that is a file of
+    Runs and registered models are those at `uri`, whatever the environment names. PreflightError when that is a file of
     SQLite which the installed MLflow cannot use.
     """
     calm()

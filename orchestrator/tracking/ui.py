@@ -10,7 +10,7 @@ import sys
 from rich.console import Console
 
 from orchestrator.config.uris import WEB, database_uri, scheme_of
-from orchestrator.core.errors import OK, ConfigurationError, EnvironmentUnfitError
+from orchestrator.core.errors import OK, ConfigurationError, PreflightError
 from orchestrator.core.signals import at_the_last, left, stoppable
 from orchestrator.store import run_lock
 from orchestrator.store.store import Store
@@ -26,7 +26,7 @@ ALLOWED_HOSTS = "localhost,localhost:*,127.0.0.1,127.0.0.1:*"
 
 
 def serve(store: Store, port: int, console: Console) -> int:
-    """Run the server until it is interrupted; EnvironmentUnfitError when the port is taken.
+    """Run the server until it is interrupted; PreflightError when the port is taken.
 
     Runs that a sweep wrote to a server of its own are not here: it is said where they are.
     """
@@ -92,13 +92,13 @@ def _relocate(store: Store, console: Console) -> None:
 
 
 def require_free(port: int) -> None:
-    """EnvironmentUnfitError when somebody listens there."""
+    """PreflightError when somebody listens there."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
         except OSError as error:
-            raise EnvironmentUnfitError(
+            raise PreflightError(
                 f"--port {port} is in use on {LOOPBACK} ({error.strerror}): give another one",
                 field="--port",
                 value=port,

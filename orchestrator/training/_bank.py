@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from methods import Knowledge, Output
-from methods.banking import Banking
+from methods.banking import BankSchedule
 from methods.retrieval import Neighbours, nearest
 from orchestrator.core.context import TrialContext
 from orchestrator.data.batches import Batches
 from orchestrator.data.memory import sent
-from orchestrator.training._distillation_module import Learner
+from orchestrator.training._distillation_module import DistillationModule
 from orchestrator.training._restorable import find_misfit
 from orchestrator.training.checkpoint import State
 
@@ -32,7 +32,7 @@ class StudentBank:
     same, to the bit.
     """
 
-    def __init__(self, banking: Banking, learner: Learner, batches: Batches, context: TrialContext) -> None:
+    def __init__(self, banking: BankSchedule, learner: DistillationModule, batches: Batches, context: TrialContext) -> None:
         self.banking, self.learner, self.batches, self.context = banking, learner, batches, context
         samples, device = len(batches.dataset.train), context.device
         self.labels = torch.as_tensor(batches.dataset.train.labels).to(device)

@@ -20,7 +20,7 @@ Hear = Callable[
 ]  # what the student says (B, K) -> what the others say (P, B, K), when it is asked for
 
 
-class Learner(nn.Module):
+class DistillationModule(nn.Module):
     """The student's forward, under autocast when asked, followed by the method's objective in float32."""
 
     mean: Callable[[Tensor], Tensor]
@@ -88,7 +88,7 @@ class Learner(nn.Module):
         )
 
 
-def replicate(learner: Learner, context: TrialContext) -> nn.Module:
+def replicate(learner: DistillationModule, context: TrialContext) -> nn.Module:
     """The learner, wrapped by DDP when several workers train it."""
     if context.world_size == 1:
         return learner

@@ -22,7 +22,7 @@ from orchestrator.models.build import build
 from orchestrator.models.weights import load_weights
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.training._bank import StudentBank
-from orchestrator.training._distillation_module import Hear, Learner, replicate
+from orchestrator.training._distillation_module import DistillationModule, Hear, replicate
 from orchestrator.training._evaluation import evaluate
 from orchestrator.training._optimization import learning_rate, optimizer, restore, set_rates
 from orchestrator.training._randomness import Draws, seed_everything
@@ -65,7 +65,7 @@ class TrainedStudent:
             compile_in_place(self.student)
         evaluated = self.recipe.eval_precision or self.recipe.precision
         types = (half_type(precision, device) for precision in (self.recipe.precision, evaluated))
-        self.learner = Learner(self.student, self.method, *types)
+        self.learner = DistillationModule(self.student, self.method, *types)
         self.learner.mean, self.learner.all_labelled = self.context.mean, batches.all_labelled
         self.weights: SampleWeights | None = None
         weighing = self.method.weighing(self.recipe.epochs)

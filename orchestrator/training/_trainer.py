@@ -34,7 +34,7 @@ from orchestrator.training._student import TrainedStudent
 from orchestrator.training._teacher_update import teach
 from orchestrator.training._trial_metrics import Metrics, student_metrics, trial_metrics
 from orchestrator.training.checkpoint import Checkpoint, State
-from orchestrator.training.cost import Spent
+from orchestrator.training.cost import TrialCost
 from orchestrator.training.process_cache import (
     AskedTeacher,
     ask_teacher,
@@ -76,7 +76,7 @@ class _Trainer:
         self.configuration, self.place = spec.configuration, place_of(spec)
         self.epochs = spec.configuration.training.epochs
         self.records: list[Record] = []  # of all epochs
-        self.clock, self.spent = Clock(context.device), Spent()
+        self.clock, self.spent = Clock(context.device), TrialCost()
         with self.clock.measure("setup"):
             self.students = [TrainedStudent(position, spec, batches, exchange) for position in exchange.own]
             self.teacher = bring_teacher(spec, context)

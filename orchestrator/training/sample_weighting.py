@@ -49,7 +49,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
-class Appraised:
+class SampleWeighting:
     """The answer: weights and scores (n,) float32 on the CPU, what is noted for the next one; what is tracked, cost and said."""
 
     weights: Tensor
@@ -60,7 +60,7 @@ class Appraised:
     notes: tuple[str, ...] = ()
 
 
-def appraise(snapshot: Snapshot, device: torch.device, alive: Callable[[], None] = lambda: None) -> Appraised:
+def appraise(snapshot: Snapshot, device: torch.device, alive: Callable[[], None] = lambda: None) -> SampleWeighting:
     """Survey the student of the snapshot and let its method weigh the samples; TrialError where an estimator does not converge."""
     started, cpu_started = time.perf_counter(), time.process_time()
     context = TrialContext(device=device, alive=alive)
@@ -95,7 +95,7 @@ def appraise(snapshot: Snapshot, device: torch.device, alive: Callable[[], None]
     if device.type == "cuda":
         costs["gpu_seconds"] = costs["seconds"]
     notes = tuple(f"the weights of the samples after epoch {snapshot.epoch}: {note}" for note in found.notes)
-    return Appraised(weights, scores, found.noted, found.tracked, costs, notes)
+    return SampleWeighting(weights, scores, found.noted, found.tracked, costs, notes)
 
 
 def changed_teacher(teacher: FrozenTeacher, state: State) -> FrozenTeacher:

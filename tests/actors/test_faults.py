@@ -9,7 +9,7 @@ import torch
 
 from methods import SettingsError
 from orchestrator.cluster._failures import judged
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError, LoaderError, TrialError, UnansweredError
+from orchestrator.core.errors import ConfigurationError, DispatcherTimeoutError, LoaderError, PreflightError, TrialError
 
 HOST, DEVICE = torch.device("cpu"), torch.device("cuda", 0)
 TRIAL = {"role": "student", "configuration": {"training": {"batch_size": 256}}}
@@ -30,9 +30,9 @@ class Kind(tuple[bool, bool, bool]):
         (MemoryError(), Kind((True, False, True))),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), Kind((True, False, True))),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), Kind((True, False, True))),
-        (EnvironmentUnfitError("locked"), Kind((False, True, True))),
+        (PreflightError("locked"), Kind((False, True, True))),
         (LoaderError("no batch came"), Kind((False, False, False))),
-        (UnansweredError("no answer"), Kind((False, False, False))),
+        (DispatcherTimeoutError("no answer"), Kind((False, False, False))),
         (OSError(errno.ESTALE, "Stale file handle"), Kind((False, False, False))),
         (PermissionError(errno.EACCES, "Permission denied"), Kind((False, False, False))),
         (TimeoutError("too long"), Kind((False, False, False))),

@@ -17,7 +17,7 @@ from ray import cloudpickle
 from orchestrator.cluster import _worker as worker
 from orchestrator.cluster import groups
 from orchestrator.cluster.connect import connected
-from orchestrator.cluster.dispatcher_client import Desk
+from orchestrator.cluster.dispatcher_client import DispatcherClient
 from orchestrator.config.loader import load
 from orchestrator.config.plan import Groups
 from orchestrator.config.schema import Configuration
@@ -109,7 +109,7 @@ def _await(death: Death, note: Path) -> None:
 class Place(NamedTuple):
     """Two warm workers, and what their trials share."""
 
-    desk: Desk
+    desk: DispatcherClient
     root: Path
     configuration: Configuration
     data: Path

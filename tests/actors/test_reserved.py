@@ -49,7 +49,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Store:
 def test_what_a_dead_controller_held_is_freed(store: Store) -> None:
     handle = SimpleNamespace(placement_group=SimpleNamespace(id=GROUP))
     group = SimpleNamespace(get_worker_group_state=lambda: SimpleNamespace(placement_group_handle=handle))
-    placement_groups.Reserved("run-1").after_worker_group_start(group)
+    placement_groups.PlacementGroupCallback("run-1").after_worker_group_start(group)
     placement_groups.free("run-2")
     assert store.removed == [] and len(store) == 2, "another run's is left alone"
     placement_groups.free("run-1")

@@ -23,7 +23,7 @@ from orchestrator.cluster import groups
 from orchestrator.cluster._heterogeneous_workers import ranked
 from orchestrator.cluster.connect import OWN_CLUSTER, connected, nodes
 from orchestrator.config.plan import Groups
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 from tests.refusal import refused
 
 A, B = {"CPU": 1.0}, {"CPU": 0.5}
@@ -121,7 +121,7 @@ def test_ranks_follow_the_bundles_and_local_ranks_the_nodes() -> None:
 def test_a_ray_with_other_steps_is_refused(owner: type, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(groups._callbacks(PAIRS)) == 1
     monkeypatch.delattr(owner, name)
-    refusal = refused("ray", f"{owner.__name__}.{name}", "the Ray of constraints.txt", EnvironmentUnfitError)
+    refusal = refused("ray", f"{owner.__name__}.{name}", "the Ray of constraints.txt", PreflightError)
     with refusal, groups.worker_groups(PAIRS, Path("none"), 0, own_cluster=True):
         pass
     assert not groups._callbacks(Groups(1, (A, A), "")), "equal workers need none of it"
@@ -129,7 +129,7 @@ def test_a_ray_with_other_steps_is_refused(owner: type, name: str, monkeypatch: 
 
 def test_a_ray_that_has_another_signature_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WorkerGroup, "_create_workers", lambda self, number: [])
-    with refused("ray", "WorkerGroup._create_workers", error=EnvironmentUnfitError):
+    with refused("ray", "WorkerGroup._create_workers", error=PreflightError):
         groups._callbacks(PAIRS)
 
 

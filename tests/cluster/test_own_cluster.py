@@ -10,7 +10,7 @@ import pytest
 import ray
 from ray.train.torch import TorchConfig
 
-from orchestrator.cluster._rendezvous import ByFile, meeting_file, torch_config
+from orchestrator.cluster._rendezvous import FileRendezvous, meeting_file, torch_config
 from orchestrator.cluster.connect import connected
 
 
@@ -51,7 +51,7 @@ def test_what_the_user_has_set_stays(started: dict[str, str], monkeypatch: pytes
 def test_workers_of_one_machine_meet_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
     here = torch_config("gloo", tmp_path)
-    assert isinstance(here, ByFile) and (here.backend, here.folder) == ("gloo", str(tmp_path))
+    assert isinstance(here, FileRendezvous) and (here.backend, here.folder) == ("gloo", str(tmp_path))
     for address in ("10.0.0.1:6379", "head.cluster:6379"):
         monkeypatch.setenv("RAY_ADDRESS", address)
         assert type(torch_config("nccl", tmp_path)) is TorchConfig

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cluster.local_backend import LocalDesk
+from orchestrator.cluster.local_backend import LocalDispatcher
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import Record, TrialContext
@@ -13,7 +13,7 @@ from orchestrator.store.store import Store
 from orchestrator.sweep._reconcile import settle
 from orchestrator.sweep._study import StudySearch, open_study
 from orchestrator.sweep.events import Events
-from orchestrator.teacher.access import Decision
+from orchestrator.teacher.access import TeacherAccess
 from orchestrator.teacher.acquire import ready
 from orchestrator.training._trainer import train
 
@@ -34,7 +34,7 @@ class Here:
         sweep: Sweep,
         store: Store,
         data: Path,
-        asked: Decision | None,
+        asked: TeacherAccess | None,
         show: Any,
         resume: bool = False,
         lent: Any = None,
@@ -44,7 +44,7 @@ class Here:
         assert asked is not None and lent == LENT
         self.conducted.append((sweep.name, resume))
         self.shipped.append(ship)
-        teacher, _, _ = ready(store, sweep.configuration, data, LocalDesk(), show.teacher_epoch)
+        teacher, _, _ = ready(store, sweep.configuration, data, LocalDispatcher(), show.teacher_epoch)
         folders = {"trials": sweep.folder / "trials", "data": data, "teacher": teacher, "knowledge": asked.folder}
         study = open_study(sweep.folder, sweep.configuration, resume)
         settle(study, sweep)

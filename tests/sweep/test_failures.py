@@ -12,7 +12,7 @@ from orchestrator.core import errors
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.sweep._failures import FailuresInARow, in_common
-from orchestrator.sweep._stopper import Ending
+from orchestrator.sweep._stopper import SweepStopper
 
 DIVERGED = "the loss is not finite in epoch {}: lower training.learning_rate"
 
@@ -44,7 +44,7 @@ def after(limit: int | None, *states: str) -> FailuresInARow:
 )
 def test_the_row_is_of_ends(limit: int | None, states: list[str], ends: bool) -> None:
     failures = after(limit, *states)
-    assert bool(failures.reason) is ends is Ending(failures).stop_all()
+    assert bool(failures.reason) is ends is SweepStopper(failures).stop_all()
 
 
 def test_the_first_reason_stays() -> None:
@@ -76,7 +76,7 @@ def test_one_failure_has_nothing_in_common_with_itself() -> None:
 
 
 def test_a_trial_that_nobody_can_train_ends_the_run_and_not_itself() -> None:
-    ending = Ending(FailuresInARow(1, {}))
+    ending = SweepStopper(FailuresInARow(1, {}))
     assert not ending("a", {"epoch": 1}) and not ending.stop_all()
     assert not ending("a", {"unfit": "no worker group is left", "done": True})
     assert ending.stop_all() and ending.unfit == "no worker group is left"

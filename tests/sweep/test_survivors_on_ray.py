@@ -38,7 +38,7 @@ def test_a_worker_that_hangs_is_replaced_and_a_dispatcher_or_a_stand_in_that_die
             hit.append(titled("ray::RayTrainWorker")[0].pid)
             os.kill(hit[-1], signal.SIGSTOP)
         if trial.number == 3 and epoch == 4 and len(hit) == 2:
-            hit.append(titled("ray::StandIn")[0].pid)
+            hit.append(titled("ray::ProxyTrainable")[0].pid)
             os.kill(hit[-1], signal.SIGKILL)
 
     watch = Watch(strike)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from orchestrator.config.loader import load
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 from orchestrator.data.prepare import prepare
 from orchestrator.models.build import build
 from orchestrator.models.weights import save_weights
@@ -62,7 +62,7 @@ def test_it_is_set_aside_and_made_anew(what: str, given: bool, tmp_path: Path, c
     check_weights(store, configuration, data)
     assert not caplog.text and fit.damage(folder) is None, "what is whole stays"
     damage(folder)
-    with refused(str(folder), allowed="a whole teacher", error=EnvironmentUnfitError):
+    with refused(str(folder), allowed="a whole teacher", error=PreflightError):
         FrozenTeacher.open(folder, CPU)
     check_weights(store, configuration, data)
     assert said in caplog.text and f"{folder.name}.damaged" in caplog.text

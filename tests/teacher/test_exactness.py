@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import TrialContext
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.views import Views
@@ -136,7 +136,7 @@ def test_logits_that_the_type_cannot_hold_are_refused_with_a_sentence(
     source = cached(spec, "float16")
     head = source.shared_pass.teacher.network.get_submodule("head")
     head.weight.mul_(scale)  # type: ignore[operator,union-attr]
-    with refused(*refusal, error=EnvironmentUnfitError):
+    with refused(*refusal, error=PreflightError):
         source.open_view(None)
     assert not list(source.files(None)["logits"].parent.glob("*.npy"))
 

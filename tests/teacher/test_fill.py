@@ -15,7 +15,7 @@ from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import Record, TrialContext
-from orchestrator.core.errors import EnvironmentUnfitError, TrialError, UserError
+from orchestrator.core.errors import PreflightError, TrialError, UserError
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.views import Views
@@ -59,7 +59,7 @@ class Here:
         """The next record."""
         self.silences.add(silence_s)
         if self.lines[trial].empty():
-            raise EnvironmentUnfitError("its job has ended, and nothing more will come")
+            raise PreflightError("its job has ended, and nothing more will come")
         return self.lines[trial].get()
 
     def stop(self, trial: str) -> None:
@@ -82,7 +82,7 @@ class Told(Here):
         """The next record that is written for it."""
         if not self.left[trial]:
             assert self.ends[trial].wait(LONGEST_S)
-            raise EnvironmentUnfitError("it was stopped")
+            raise PreflightError("it was stopped")
         record = self.left[trial].pop(0)
         if isinstance(record, Exception):
             raise record
@@ -275,7 +275,7 @@ VIEW: dict[str, Any] = {"epoch": 1, "metrics": {"cache/hits": 1.0, "cache/misses
     ("failure", "kind"),
     [
         ({"failed": "the disk is full"}, TrialError),
-        (EnvironmentUnfitError("the disk is full", field="teacher", value="the disk is full"), EnvironmentUnfitError),
+        (PreflightError("the disk is full", field="teacher", value="the disk is full"), PreflightError),
     ],
 )
 def test_a_job_that_fails_stops_the_others(spec: TrialSpec, failure: Record | UserError, kind: type[UserError]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.cluster.local_backend import LocalDesk
+from orchestrator.cluster.local_backend import LocalDispatcher
 from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import TrialSpec
@@ -94,7 +94,7 @@ def given(tmp_path: Path) -> Given:
 
 
 def bring(given: Given) -> dict[str, Any]:
-    desk = LocalDesk()
+    desk = LocalDispatcher()
     try:
         return ready(*given, desk, lambda epoch, metrics: None)[1]
     finally:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from trials_run import left, records_of, saved, untimed
 
 from methods import METHODS, Knowledge, Output
-from methods.banking import Banking
+from methods.banking import BankSchedule
 from methods.method import Method
 from orchestrator.config.schema import LETTERS
 from orchestrator.config.trial import TrialSpec
@@ -22,7 +22,7 @@ from orchestrator.data.dataset import Dataset
 from orchestrator.data.views import Views
 from orchestrator.training import _bank as banks
 from orchestrator.training._bank import StudentBank, joined
-from orchestrator.training._distillation_module import Learner
+from orchestrator.training._distillation_module import DistillationModule
 from orchestrator.training._trainer import train
 
 Specify = Callable[..., TrialSpec]
@@ -120,8 +120,8 @@ def made(spec: TrialSpec, fill: str, momentum: float, share: float | None = None
     batches = Batches(dataset, Views.of(dataset, spec.configuration.data, 0), SIZE, 0, labelled_share=share)
     student = Linear(math.prod(dataset.shape))
     method = Remembering(Remembering.Settings())
-    banking = Banking("own", fill, momentum, 0, 1)  # type: ignore[arg-type]
-    return StudentBank(banking, Learner(student, method, None), batches, TrialContext()), student
+    banking = BankSchedule("own", fill, momentum, 0, 1)  # type: ignore[arg-type]
+    return StudentBank(banking, DistillationModule(student, method, None), batches, TrialContext()), student
 
 
 def go_on() -> None:

@@ -40,7 +40,7 @@ def carry_out(store: Store, comparison: Comparison, console: Console, ship_of: S
 
     A search that has ended stays as it is, however it ended; a search without anything to train again leaves its method out.
     TrialError when that is so for all of them. ConfigurationError when a sweep in the store is not the one that is needed, or is
-    run by somebody else. EnvironmentUnfitError: nobody can train now; a resume goes on.
+    run by somebody else. PreflightError: nobody can train now; a resume goes on.
     """
     with comparison.hold(), stoppable(), contextlib.ExitStack() as open_:
         bench = _Bench(store, comparison, console, open_, ship_of)

@@ -49,7 +49,7 @@ from orchestrator.sweep.preflight.configuration import (
     require_copies,
 )
 from orchestrator.teacher import fit
-from orchestrator.teacher.access import Decision, decide
+from orchestrator.teacher.access import TeacherAccess, decide
 from orchestrator.teacher.acquire import check_weights
 from orchestrator.tracking.schema import schema_problem
 
@@ -62,7 +62,7 @@ class Prepared:
     """
 
     data: Path
-    asked: Decision | None
+    asked: TeacherAccess | None
     configuration: Configuration
     note: str = ""
 
@@ -207,7 +207,7 @@ def _download_students_weights(configuration: Configuration, data: Path) -> None
 
 def _check_with_data(
     store: Store, configuration: Configuration, kind: str, local: bool, summary: dict[str, Any], gpu: bool, groups: int = 1
-) -> tuple[Decision | None, int, str]:
+) -> tuple[TeacherAccess | None, int, str]:
     """Networks, batches and free space against the data; how the teacher is asked, the bytes of the checkpoints, and of whom."""
     classes, searching, samples = len(summary["classes"]), kind == "sweep", summary["sizes"]["train"]
     parameters = check_students(configuration, searching, classes, summary["shape"])
