@@ -14,7 +14,7 @@ from trials_run import add_teacher, specification
 from orchestrator.config.schema import Data
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import Record, TrialContext
-from orchestrator.core.errors import UserError
+from orchestrator.core.errors import PreflightError, UserError
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.views import Views
