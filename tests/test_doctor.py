@@ -302,9 +302,9 @@ def test_workers_that_do_not_add_up(given: Make, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(torch.distributed, "all_reduce", wrong)
     with refused("workers", 8.0, 7.0, PreflightError):
-        smoke_test.add_up(0, 1)
+        smoke_test.sum_over_workers(0, 1)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total.mul_(3))  # 1 and 2 times
-    smoke_test.add_up(0, 2)
+    smoke_test.sum_over_workers(0, 2)
 
 
 def test_workers_that_fail_or_never_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,7 +317,7 @@ def test_workers_that_fail_or_never_answer(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(smoke_test, "POLL_S", 0.01)
     monkeypatch.setattr(smoke_test, "_trainer", lambda folder: SimpleNamespace(fit=never.wait))
     with refused("workers", None, "an answer within 0.02 s", PreflightError):
-        smoke_test.two_workers(tmp_path, 0.02)
+        smoke_test.run_two_workers(tmp_path, 0.02)
     never.set()
 
     def fail() -> None:
@@ -325,7 +325,7 @@ def test_workers_that_fail_or_never_answer(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(smoke_test, "_trainer", lambda folder: SimpleNamespace(fit=fail))
     with refused("workers", "a worker is gone", None, PreflightError):
-        smoke_test.two_workers(tmp_path, 60)
+        smoke_test.run_two_workers(tmp_path, 60)
 
 
 def checks(monkeypatch: pytest.MonkeyPatch, **made: Any) -> None:

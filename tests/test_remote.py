@@ -17,11 +17,11 @@ from orchestrator.core import disk
 from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.store import remote as remotes
-from orchestrator.store.checkpoint_storage import LIGHT, RemoteCheckpoint, place
+from orchestrator.store.checkpoint_storage import LIGHT, RemoteCheckpoint, checkpoint_storage
 from orchestrator.store.progress import read_progress
 from orchestrator.store.records import Sweep, Trial
-from orchestrator.store.remote import Remote, checked, local_folder
-from orchestrator.store.staging import fetched, on_this_node, publish
+from orchestrator.store.remote import Remote, check_uri, local_folder
+from orchestrator.store.staging import fetched, publish, stage_on_node
 from orchestrator.store.store import Store, write_json
 from orchestrator.sweep.checkpoint_retention import remove_losers
 from orchestrator.training import checkpoint
@@ -76,7 +76,7 @@ def objects(tmp_path: Path, trial: RemoteCheckpoint) -> list[str]:
 
 @pytest.mark.parametrize("given", ["s3://bucket/some/where", "gs://bucket", "file:///data/x", "s3://b/x?region=eu-west-1"])
 def test_a_uri_stays_what_it_is_and_has_a_folder_of_its_own(given: str, at_home: AtHome, tmp_path: Path) -> None:
-    assert checked(given + ("" if "?" in given else "/")) == given
+    assert check_uri(given + ("" if "?" in given else "/")) == given
     store = Store.named(given)
     assert store.uri == given and store.option.endswith(given if "?" not in given else f"'{given}'")
     assert store.root.parent == tmp_path / "homes/driver/.cache/distillation-orchestrator/stores"
@@ -128,7 +128,7 @@ def test_a_checkpoint_written_on_one_node_is_read_on_another(tmp_path: Path, uri
     other = RemoteCheckpoint(local_folder(uri) / "sweeps/mine/trials/00001", local_folder(uri), uri)
     assert other.trial != trial.trial and epoch_of(other) == 3
     at_home("driver")
-    mine = place(store, store.sweep("mine") / "trials/00001")
+    mine = checkpoint_storage(store, store.sweep("mine") / "trials/00001")
     mine.bring(LIGHT)
     assert {path.name for path in (mine.trial / CHECKPOINT).iterdir()} == {"trace.safetensors", "progress.json"}
     mine.bring()
@@ -180,7 +180,7 @@ def test_objects_of_losers_are_removed_and_an_outage_leaves_them_for_later(
     sweep = Sweep.create(store.sweep("mine"), load(None, ["search.keep_checkpoints=1"]), "sweep")
     for number in range(3):
         sweep.save_trial(Trial(number, {}, state="complete", value=0.1 * number))
-        trial = place(store, sweep.trial_folder(number))
+        trial = checkpoint_storage(store, sweep.trial_folder(number))
         assert isinstance(trial, RemoteCheckpoint)
         save(trial, 1)
 
@@ -240,17 +240,17 @@ def test_what_is_shared_is_put_once_and_fetched_once_per_node(tmp_path: Path, ur
         {"name": "t", "configuration": {}, "folder": store.sweep("mine") / "trials/00001", "data": data, "teacher": teacher}
         | store.shared
     )
-    assert on_this_node(spec, TrialContext()) == spec, "the driver has what it made"
+    assert stage_on_node(spec, TrialContext()) == spec, "the driver has what it made"
     at_home("other")
-    here = on_this_node(TrialSpec.model_validate(spec.plain()), TrialContext())
+    here = stage_on_node(TrialSpec.model_validate(spec.plain()), TrialContext())
     root = tmp_path / "homes/other"
     assert here.teacher is not None and all(path.is_relative_to(root) for path in (here.folder, here.data, here.teacher))
     assert (here.data / "values.bin").read_bytes() == bytes(1000) and (here.teacher / "teacher.json").exists()
     shutil.rmtree(tmp_path / "shared")
-    assert on_this_node(TrialSpec.model_validate(spec.plain()), TrialContext()) == here, "and has it from now on"
+    assert stage_on_node(TrialSpec.model_validate(spec.plain()), TrialContext()) == here, "and has it from now on"
     at_home("third")
     with pytest.raises(PreflightError, match=r"data/abc is not in file:///"):
-        on_this_node(spec, TrialContext())
+        stage_on_node(spec, TrialContext())
 
 
 def test_a_fetch_that_breaks_off_leaves_nothing_that_looks_whole(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

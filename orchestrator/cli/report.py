@@ -8,13 +8,13 @@ from rich.console import Console
 from orchestrator.core import errors
 from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.paths import read_path
-from orchestrator.core.privacy import said
+from orchestrator.core.privacy import sanitize
 from orchestrator.reporting.html.page import GENERATOR
 from orchestrator.reporting.html.report import report as make
 from orchestrator.reporting.terminal.progress import show_damage
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store, replacing
-from orchestrator.tracking.artifacts import add
+from orchestrator.tracking.artifacts import log_to_sweep
 
 HEAD = 500  # bytes of a page in which its generator stands
 console = Console()
@@ -30,10 +30,10 @@ def report(name: str, store: Path | str, to: Path | None) -> int:
     made = make(opened, found)
     show_damage(found, opened.option)
     _write(target, made.html)
-    missed = add(opened, found, {}, 0, "report", {f"{name}.html": made.html})
+    missed = log_to_sweep(opened, found, {}, 0, "report", {f"{name}.html": made.html})
     logged = f"not logged: {missed}" if missed else f"logged to the run {name} in MLflow: artifact report/{name}.html"
     for line in (*made.summary, f"report: {target}", logged):
-        console.print(said(line), markup=False, highlight=False, soft_wrap=True)
+        console.print(sanitize(line), markup=False, highlight=False, soft_wrap=True)
     return errors.OK
 
 

@@ -56,10 +56,10 @@ class HeterogeneousWorkerGroup(WorkerGroup):
             indices = [index for index, other in enumerate(self.bundles) if other == bundle]
             given = rest | {"placement_group_bundle_indices": indices}
             workers += super()._create_workers(len(indices), placement_group, bundle, **given)
-        return ranked(workers)
+        return sort_by_rank(workers)
 
 
-def ranked(workers: Sequence[Any]) -> list[Any]:
+def sort_by_rank(workers: Sequence[Any]) -> list[Any]:
     """The workers by the index of their bundle, which becomes their rank.
 
     Ray ranks node by node and by GPU, for code that takes the GPU of its local rank; ours takes the one that Ray gave it.

@@ -22,7 +22,7 @@ from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import Aide, Stopped
 from orchestrator.core.errors import PreflightError, TrialError, UserError
 from orchestrator.core.privacy import keep_private
-from orchestrator.training.sample_weighting import SampleWeighting, Snapshot, appraise
+from orchestrator.training.sample_weighting import SampleWeighting, Snapshot, compute_sample_weights
 
 SLICE_S = 1.0  # whoever waits gives a sign of life so often
 Compute = Callable[[Snapshot, torch.device, Callable[[], None]], SampleWeighting]
@@ -175,11 +175,11 @@ class InfluenceClient:
 @functools.cache
 def _beside(cpus: float, gpus: float) -> InfluenceActorHandle:
     """One in the life of a worker."""
-    return InfluenceActorHandle(cpus, gpus, appraise)
+    return InfluenceActorHandle(cpus, gpus, compute_sample_weights)
 
 
 @contextlib.contextmanager
-def aides(spec: TrialSpec) -> Iterator[Callable[[], Aide] | None]:
+def influence_clients(spec: TrialSpec) -> Iterator[Callable[[], Aide] | None]:
     """Who computes beside this worker while it trains a trial, if anybody does; what is not answered at the end is dropped."""
     resources, made = spec.configuration.resources, []
 

@@ -19,11 +19,11 @@ from ray._private import ray_constants, state, worker
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
-from orchestrator.config.resources import ANSWER_S, found, listens, local_resources, ray_folder
+from orchestrator.config.resources import ANSWER_S, find_cluster, listens, local_resources, ray_folder
 from orchestrator.core.allocator import allocator
 from orchestrator.core.errors import UNFIT_ENVIRONMENT, PreflightError
 from orchestrator.core.proxies import NAMES, bypass_proxies, without_proxy
-from orchestrator.core.signals import give_up, left
+from orchestrator.core.signals import give_up, remaining_timeout
 
 TRAIN = {  # what the user has set stays
     # Ray Train asks its workers how they are; a group ends within this, not within 2 s
@@ -45,7 +45,7 @@ PACKAGES = [str(Path(__file__).parents[2] / name) for name in ("orchestrator", "
 
 
 @contextlib.contextmanager
-def connected(address: str | None, cpus: int | None = None) -> Iterator[Mapping[str, float]]:
+def connect_to_ray(address: str | None, cpus: int | None = None) -> Iterator[Mapping[str, float]]:
     """Ray's free resources, while connected; `address` None: of a cluster of our own."""
     before, clusters = dict(os.environ), ray_constants.ENABLE_RAY_CLUSTER
     os.environ.update(allocator() | {name: os.environ.get(name, value) for name, value in TRAIN.items()})
@@ -72,7 +72,7 @@ def _shut_down() -> None:
     over, node = threading.Event(), worker._global_node
 
     def watch() -> None:
-        if not over.wait(left(SHUTDOWN_S)) and node is not None:
+        if not over.wait(remaining_timeout(SHUTDOWN_S)) and node is not None:
             node.kill_all_processes(check_alive=False, allow_graceful=False)
         if not over.wait(SHUTDOWN_S / 2):
             give_up("error: Ray does not end: what was not written is made up for by `--resume`", UNFIT_ENVIRONMENT)
@@ -127,7 +127,7 @@ def answers() -> bool:
 
 def _join(address: str) -> None:
     bring_token()
-    there = found(address)
+    there = find_cluster(address)
     bypass_proxies(there)
     try:
         context = ray.init(address=there, logging_level=logging.ERROR, log_to_driver=False, runtime_env=runtime_environment())

@@ -16,7 +16,7 @@ import ray
 from orchestrator.cluster._controllers import ANSWER_S, end_controller
 from orchestrator.cluster._dispatcher import Dispatcher
 from orchestrator.core.errors import DispatcherTimeoutError, PreflightError
-from orchestrator.core.signals import left
+from orchestrator.core.signals import remaining_timeout
 
 NAMESPACE = "distillation"
 ASK_S = 30.0  # the dispatcher is asked anew so often, so that no call waits without a limit
@@ -32,7 +32,7 @@ def run_name(name: str, group: int) -> str:
     return f"{name}-group-{group}"
 
 
-def answered(call: Callable[[], Any], reply_s: float = REPLY_S, patience_s: float = PATIENCE_S) -> Any:
+def wait_for_answer(call: Callable[[], Any], reply_s: float = REPLY_S, patience_s: float = PATIENCE_S) -> Any:
     """What the dispatcher answers to a call that may be made again.
 
     DispatcherTimeoutError when it has not for `patience_s` since the call first failed: a call may itself wait for long.
@@ -43,7 +43,7 @@ def answered(call: Callable[[], Any], reply_s: float = REPLY_S, patience_s: floa
             return _reply(call(), reply_s)
         except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as error:
             failed = min(failed, time.monotonic())
-            if time.monotonic() - failed >= patience_s or not left(math.inf, SPARE_S):
+            if time.monotonic() - failed >= patience_s or not remaining_timeout(math.inf, SPARE_S):
                 raise DispatcherTimeoutError(
                     f"the dispatcher, which hands out trials, has not answered for {patience_s:g} s ({type(error).__name__}): "
                     "see whether Ray is well",
@@ -57,7 +57,7 @@ def answered(call: Callable[[], Any], reply_s: float = REPLY_S, patience_s: floa
 def _reply(answer: Any, reply_s: float) -> Any:
     """The answer within `reply_s`, after a signal sooner; GetTimeoutError without one."""
     until = time.monotonic() + reply_s
-    while (rest := min(until - time.monotonic(), left(math.inf, SPARE_S))) > SLICE_S:
+    while (rest := min(until - time.monotonic(), remaining_timeout(math.inf, SPARE_S))) > SLICE_S:
         with contextlib.suppress(ray.exceptions.GetTimeoutError):
             return ray.get(answer, timeout=SLICE_S)
     return ray.get(answer, timeout=max(rest, 0.0))
@@ -107,7 +107,9 @@ class DispatcherClient:
         """
         sent = self.sent[trial]
         while True:
-            record = answered(lambda: self.dispatcher.next_report.remote(trial, ASK_S, sent.received), ASK_S + REPLY_S, wait_s)
+            record = wait_for_answer(
+                lambda: self.dispatcher.next_report.remote(trial, ASK_S, sent.received), ASK_S + REPLY_S, wait_s
+            )
             if "unfit" in record:
                 raise PreflightError(record["unfit"], field="trial", value=record["unfit"])
             if "unknown" in record:
@@ -204,4 +206,4 @@ class DispatcherClient:
         self._ask("submit", trial, sent.specification, sent.token)
 
     def _ask(self, what: str, *arguments: Any) -> Any:
-        return answered(lambda: getattr(self.dispatcher, what).remote(*arguments), ASK_S + REPLY_S)
+        return wait_for_answer(lambda: getattr(self.dispatcher, what).remote(*arguments), ASK_S + REPLY_S)

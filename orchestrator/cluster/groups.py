@@ -19,7 +19,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.cluster._influence_actor import InfluenceActor
-from orchestrator.cluster._placement_groups import PlacementGroupCallback, forget, free
+from orchestrator.cluster._placement_groups import PlacementGroupCallback, forget_run, remove_placement_group_of
 from orchestrator.cluster._rendezvous import torch_config
 from orchestrator.cluster._worker import serve
 from orchestrator.cluster.connect import alive_nodes, answers, free_nodes, running_actors
@@ -27,7 +27,7 @@ from orchestrator.cluster.dispatcher_client import NAMESPACE, DispatcherActor, D
 from orchestrator.cluster.group_autoscaler import ClusterSnapshot, GroupAutoscaler, ScalingPolicy
 from orchestrator.config.plan import Groups
 from orchestrator.core.errors import UNFIT_ENVIRONMENT, PreflightError
-from orchestrator.core.signals import give_up, left
+from orchestrator.core.signals import give_up, remaining_timeout
 
 CLOSE_S = 20.0
 ASK_S = 10.0
@@ -72,7 +72,7 @@ def worker_groups(
         crew.close()
         if not crew.headless:
             running.close()
-            watch.join(left(ASK_S, SPARE_S))  # Ray ends after this, and must not be asked then
+            watch.join(remaining_timeout(ASK_S, SPARE_S))  # Ray ends after this, and must not be asked then
 
 
 class _Running:
@@ -104,9 +104,9 @@ class _Running:
 
     def close(self) -> None:
         """Let all groups end, within `CLOSE_S` together, and sooner after an interruption."""
-        until = time.monotonic() + left(CLOSE_S, SPARE_S)
+        until = time.monotonic() + remaining_timeout(CLOSE_S, SPARE_S)
         with contextlib.suppress(ray.exceptions.RayError):
-            ray.get(self.dispatcher.close.remote(), timeout=left(CLOSE_S, SPARE_S))
+            ray.get(self.dispatcher.close.remote(), timeout=remaining_timeout(CLOSE_S, SPARE_S))
         for thread in self.threads:
             thread.join(max(until - time.monotonic(), 0.0))
 
@@ -124,9 +124,9 @@ class _Running:
             if type(getattr(failure, "controller_failure", None)).__name__ == "WorkerGroupStartupTimeoutError":
                 error, placed = "its workers found no place in the cluster", False
             if isinstance(failure, ray.exceptions.RayActorError):
-                free(run)
+                remove_placement_group_of(run)
         served = False
-        forget(run)
+        forget_run(run)
         with contextlib.suppress(ray.exceptions.RayError, PreflightError):
             served = DispatcherClient(self.name, self.dispatcher).group_ended(number, error or "it was closed", lost=bool(error))
         self.crew.ended(number, error, served, placed)

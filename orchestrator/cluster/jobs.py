@@ -23,7 +23,7 @@ from orchestrator.cluster.connect import bring_token
 from orchestrator.core import errors
 from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.proxies import bypass_proxies
-from orchestrator.core.redact import redacted
+from orchestrator.core.redact import redact
 from orchestrator.store.store import NAME
 
 SERVER = "RAY_API_SERVER_ADDRESS"
@@ -78,7 +78,7 @@ def server_address(address: str | None) -> str:
         named = parts.scheme in ("http", "https") and parts.hostname and (parts.port or "://" in address)
     except ValueError:  # a port that is no number
         parts, named = urlsplit(""), None
-    shown = redacted(url) if "@" in address else address
+    shown = redact(url) if "@" in address else address
     if parts.username or parts.password:
         raise ConfigurationError(
             f"{field} holds a user or a password: leave them out; Ray's token comes from RAY_AUTH_TOKEN_PATH",

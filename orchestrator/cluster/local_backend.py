@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from methods import SettingsError
-from orchestrator.cluster._failures import judged
+from orchestrator.cluster._failures import classify_failure
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import Record, TrialContext
 from orchestrator.core.errors import PreflightError, UserError
-from orchestrator.training.execute import work
+from orchestrator.training.execute import execute
 
 
 class LocalDispatcher:
@@ -87,9 +87,9 @@ class LocalDispatcher:
             phase=self.phase,
         )
         try:
-            work(TrialSpec.model_validate(specification), context)
+            execute(TrialSpec.model_validate(specification), context)
         except Exception as error:
-            fault = judged(error, specification, self.device)
+            fault = classify_failure(error, specification, self.device)
             if not isinstance(error, UserError | SettingsError):
                 traceback.print_exc()
             self.records.put({"failed" if fault.own else "unfit": fault.message})

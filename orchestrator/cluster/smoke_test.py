@@ -22,7 +22,7 @@ HELD = {"memory": 50 * 2**20}  # no CPU: a cluster on which a sweep runs has a p
 POLL_S = 0.5
 
 
-def two_workers(folder: Path, timeout_s: float) -> None:
+def run_two_workers(folder: Path, timeout_s: float) -> None:
     """Start two workers with gloo between them, let them sum a tensor, and end them; Ray is connected.
 
     `folder`: where Ray Train writes; on a cluster its nodes must all reach it. PreflightError: no place or no answer within
@@ -55,7 +55,7 @@ def two_workers(folder: Path, timeout_s: float) -> None:
         raise PreflightError(f"two workers could not add up a tensor: {reason}", field="workers", value=reason)
 
 
-def add_up(rank: int, world_size: int) -> None:
+def sum_over_workers(rank: int, world_size: int) -> None:
     """Sum (rank + 1) * [0, 1, 2, ...] over the ranks and check it; PreflightError when the sum is another."""
     numbers = torch.arange(NUMBERS, dtype=torch.float64)
     total = (rank + 1) * numbers
@@ -73,7 +73,7 @@ def add_up(rank: int, world_size: int) -> None:
 
 def _work(settings: dict[str, Any]) -> None:
     place = ray.train.get_context()
-    add_up(place.get_world_rank(), place.get_world_size())
+    sum_over_workers(place.get_world_rank(), place.get_world_size())
 
 
 def _trainer(folder: Path) -> LeanTrainer:

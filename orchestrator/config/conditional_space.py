@@ -60,7 +60,7 @@ class SpaceBranch:
         return float(self.values[name])
 
 
-def branches(method: str, held: Mapping[str, Any]) -> list[SpaceBranch]:
+def list_branches(method: str, held: Mapping[str, Any]) -> list[SpaceBranch]:
     """All ways through the space of a method, given what is held."""
     found: list[SpaceBranch] = []
     ahead: list[dict[str, Any]] = [{}]

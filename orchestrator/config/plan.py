@@ -7,7 +7,7 @@ from itertools import pairwise
 from math import ceil, floor, fsum, log
 from typing import NamedTuple
 
-from orchestrator.config.bin_packing import has_room, placed
+from orchestrator.config.bin_packing import has_space, place_workers
 from orchestrator.config.schema import Configuration, Resources, Search
 from orchestrator.core.errors import ConfigurationError, PreflightError
 
@@ -184,7 +184,7 @@ def _fit(
     fits = {name: floor(round(available.get(name, 0) / need, 6)) for name, need in needs.items()}
     lines = [f"{available.get(name, 0):g} {name} / {need:g}{terms(name)} per group" for name, need in needs.items()]
     sums = min(fits.values())
-    most = placed(bundles, nodes, sums) if nodes else sums
+    most = place_workers(bundles, nodes, sums) if nodes else sums
     on = f", {most} on {len(nodes)} node{'s' * (len(nodes) != 1)}"
     arithmetic = f"floor({' , '.join(lines)}) = {sums}" + (on if most < sums else "")
     return _Fit(needs, fits, sums, most, arithmetic)
@@ -259,7 +259,7 @@ def _terms(each: list[Role], name: str, replicas: int, aides: int = 0, beside: R
 
 def _require_node(role: Role, nodes: Sequence[Mapping[str, float]], otherwise: str = "") -> None:
     """ConfigurationError when a worker of the role is larger than every node; without nodes nobody knows."""
-    if not nodes or any(has_room(node, role.needs) for node in nodes):
+    if not nodes or any(has_space(node, role.needs) for node in nodes):
         return
     for name, value in role.needs.items():
         largest = max(node.get(name, 0) for node in nodes)

@@ -74,12 +74,12 @@ def cluster_address(resources: Resources) -> str | None:
     return known if known and JOB in os.environ else resources.address or known
 
 
-def at(address: str) -> str | None:
+def resolve_address(address: str) -> str | None:
     """What `--address` says: None where it is `local`, Ray of this machine."""
     return None if address in ("", "local") else address
 
 
-def found(address: str) -> str:
+def find_cluster(address: str) -> str:
     """The host:port of a running cluster; for `auto` that of the one on this machine. PreflightError without one."""
     if address != "auto":
         return address
@@ -118,7 +118,7 @@ def require_answer(address: str) -> None:
             value=address,
             allowed="host:port of the cluster itself",
         )
-    there = found(address)
+    there = find_cluster(address)
     host, _, port = there.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=ANSWER_S).close()

@@ -76,7 +76,7 @@ class TrialError(UserError):
     """One trial cannot go on (diverged, bad setting); the sweep does."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def suggest_name(name: str, known: Iterable[str]) -> str:
     """`did you mean 'kd'? known: ...` for a name that does not exist."""
     names = sorted(known)
     begun = [known for known in names if name and known.startswith(name)]

@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 
 from methods import METHODS, Needs, made
 from orchestrator.config.method_settings import check_settings
-from orchestrator.config.objectives import in_words, watched
+from orchestrator.config.objectives import describe_objective, watched_metrics
 from orchestrator.config.schema import Configuration
 from orchestrator.config.schema import Network as Choice
 from orchestrator.config.trial import CHECKPOINT, apply, student_folder
-from orchestrator.core.errors import ConfigurationError, PreflightError, nearest
+from orchestrator.core.errors import ConfigurationError, PreflightError, suggest_name
 from orchestrator.core.paths import read_path
 from orchestrator.data.dataset import SUMMARY_FILE, read_summary
 from orchestrator.data.pictures import CLEAN_SHARE
@@ -35,12 +35,12 @@ from orchestrator.export.formats import CARD, FORMATS, NAME, SETTINGS, Predictio
 from orchestrator.models.build import MODELS, build
 from orchestrator.models.network import Network
 from orchestrator.models.weights import load_weights, network_fingerprint
-from orchestrator.reporting.peer_gain import hears
-from orchestrator.store.checkpoint_storage import place
+from orchestrator.reporting.peer_gain import uses_peers
+from orchestrator.store.checkpoint_storage import checkpoint_storage
 from orchestrator.store.progress import read_progress
 from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.store.records import Sweep, Trial
-from orchestrator.store.retained_weights import kept
+from orchestrator.store.retained_weights import trials_with_weights
 from orchestrator.store.store import Store, replacing, write_json
 from orchestrator.teacher import fit
 from orchestrator.teacher.quality import read_card
@@ -115,7 +115,7 @@ def export(
         "data": _described(configuration, summary),
         "teacher": _teacher(store, sweep, summary) if _listens(configuration) else None,
         "beside": {other: _resolved(student.network) for other, student in students.items() if other != letter},
-        "hears_others": hears(sweep, trial),
+        "hears_others": uses_peers(sweep, trial),
     }
     with _writing(target) as aside:
         FORMATS[form].write(network, tuple(summary["shape"]), aside / FORMATS[form].file)
@@ -130,7 +130,7 @@ def _require_options(form: str, weights: str) -> None:
     """Raise ConfigurationError for a format or weights that there are not, PreflightError without a format's package."""
     if form not in FORMATS:
         raise ConfigurationError(
-            f"--format {form!r} is not allowed: {nearest(form, FORMATS)}", field="--format", value=form, allowed=tuple(FORMATS)
+            f"--format {form!r} is not allowed: {suggest_name(form, FORMATS)}", field="--format", value=form, allowed=tuple(FORMATS)
         )
     FORMATS[form].require(form)
     if weights not in get_args(Weights):
@@ -250,7 +250,7 @@ def _chosen(sweep: Sweep, number: int | None) -> str:
     """How the trial was chosen, in words."""
     search, many = sweep.configuration.search, f"{len(sweep.trials)} trials"
     first = f", the first of {len(search.objectives)} objectives" if search.objectives else ""
-    by = in_words(sweep.configuration, watched(search).name)
+    by = describe_objective(sweep.configuration, watched_metrics(search).name)
     if len(sweep.trials) == 1:
         return "the only one of its run"
     return f"one of {many}" if number is not None else f"the best of {many} by {by} of the last epoch{first}"
@@ -258,7 +258,7 @@ def _chosen(sweep: Sweep, number: int | None) -> str:
 
 def _checkpoint(store: Store, sweep: Sweep, trial: Trial, letter: str) -> Path:
     """The folder with a student's part of the trial's checkpoint."""
-    home = place(store, sweep.trial_folder(trial.number))
+    home = checkpoint_storage(store, sweep.trial_folder(trial.number))
     try:
         home.bring()
     except OSError as error:
@@ -277,7 +277,7 @@ def _checkpoint(store: Store, sweep: Sweep, trial: Trial, letter: str) -> Path:
             allowed="a trial with a checkpoint",
         )
     if not any((folder / file).exists() for file in FILES.values()):
-        others = tuple(sorted(kept(sweep) & {other.number for other in sweep.ranked()}))
+        others = tuple(sorted(trials_with_weights(sweep) & {other.number for other in sweep.ranked()}))
         there = ", ".join(str(number) for number in others)
         raise ConfigurationError(
             f"the weights of trial {trial.number} of {sweep.name!r} were removed, because it is not among its best "

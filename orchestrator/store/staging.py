@@ -36,7 +36,7 @@ def publish(store: Store, folder: Path, mark: str) -> None:
         ) from error
 
 
-def on_this_node(spec: TrialSpec, context: TrialContext) -> TrialSpec:
+def stage_on_node(spec: TrialSpec, context: TrialContext) -> TrialSpec:
     """The specification with this node's folders, which data and teacher are fetched into; all ranks call this together.
 
     While the store does not answer they wait; PreflightError where it does not have what it should.
@@ -50,7 +50,7 @@ def on_this_node(spec: TrialSpec, context: TrialContext) -> TrialSpec:
         names = {key: getattr(spec, key).relative_to(given).as_posix() for key in MARKS if getattr(spec, key)}
         return {key: fetched(remote, name, root / name, MARKS[key], context.alive) for key, name in names.items()}
 
-    found = disk.together(context, bring, root, away=spec.uri)
+    found = disk.raise_on_all_ranks(context, bring, root, away=spec.uri)
     return spec.model_copy(update={"root": root, "folder": root / spec.folder.relative_to(given), **found})
 
 

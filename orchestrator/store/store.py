@@ -21,7 +21,7 @@ from typing import Any
 from orchestrator.core import disk
 from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.paths import read_path
-from orchestrator.store.remote import Remote, checked, is_uri, local_folder
+from orchestrator.store.remote import Remote, check_uri, is_uri, local_folder
 
 DEFAULT = Path("runs")
 SPARE_BYTES = 200 * 2**20  # checkpoints, journal and MLflow of a small sweep
@@ -51,7 +51,7 @@ class Store:
     def named(cls, name: Path | str) -> "Store":
         """The store in a folder, or of a URI: ConfigurationError when that is none that can be used."""
         if is_uri(str(name)):
-            uri = checked(str(name))
+            uri = check_uri(str(name))
             return cls(local_folder(uri), uri)
         return cls(read_path(name, "--store"))
 
@@ -262,7 +262,7 @@ def keep_text(file: Path, text: Callable[[], str], lasting: bool = True) -> None
             write_text(file, text(), lasting)
 
     try:
-        disk.patiently(write, file)
+        disk.retry_while_disk_full(write, file)
     except OSError as error:
         if not disk.is_full(error):
             raise

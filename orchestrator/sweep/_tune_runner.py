@@ -7,14 +7,14 @@ from typing import Any
 
 from ray import get_runtime_context, tune
 
-from orchestrator.config.objectives import watched
+from orchestrator.config.objectives import watched_metrics
 from orchestrator.config.schema import PAUSING
 from orchestrator.config.trial import trial_name
 from orchestrator.core.errors import PreflightError
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.sweep._failures import FailuresInARow
-from orchestrator.sweep._reconcile import settle
+from orchestrator.sweep._reconcile import reconcile
 from orchestrator.sweep._scheduler import scheduler
 from orchestrator.sweep._stopper import SweepStopper
 from orchestrator.sweep._study import StudySearch, open_study
@@ -36,7 +36,7 @@ NODE = "ray.io/node-id"
 STAND_IN = {"memory": 50 * 2**20}  # Tune wants a resource; CPU 0 is refused, and a CPU held by who waits is a deadlock
 
 
-def search(
+def run_trials(
     store: Store,
     sweep: Sweep,
     desk: Any,
@@ -52,7 +52,7 @@ def search(
     """
     configuration = sweep.configuration
     study = open_study(sweep.folder, configuration, resume)
-    settle(study, sweep)
+    reconcile(study, sweep)
     unfinished = [trial for trial in sweep.trials.values() if not trial.ended]
     missing = configuration.search.trials - len(sweep.trials) + len(unfinished)
     if missing <= 0:
@@ -73,7 +73,7 @@ def search(
         raise PreflightError(f"{ending.unfit}", field="trial", value=ending.unfit)
     if failures.reason:
         return failures.reason
-    spend(asking)
+    limit_time(asking)
     if waits:
         remove_snapshots(sweep)
     return ""
@@ -92,7 +92,7 @@ def _tune(
     """Run Tune until so many trials have ended, or `ending` says so."""
     configuration = sweep.configuration
     budget = configuration.search.time_budget
-    objective = watched(configuration.search).name
+    objective = watched_metrics(configuration.search).name
     place = {"desk": desk.name, "folders": folders, "wait_s": configuration.resources.heartbeat_timeout_s, "objective": objective}
     os.environ.update(TUNE)
     # a stand-in ends with the driver, not with some other node: that would fail its trial
@@ -115,7 +115,7 @@ def _tune(
     )
 
 
-def spend(asking: StudySearch) -> None:
+def limit_time(asking: StudySearch) -> None:
     """The time budget is spent: what trained is stopped where it is, and what never had its turn waits for a resume."""
     for trial in asking.events.sweep.trials.values():
         if not trial.ended and (trial.epochs or trial.number in asking.events.begun):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator.cluster.group_autoscaler import RETURN_S
 from orchestrator.config.schema import Resources
-from orchestrator.core.signals import left
+from orchestrator.core.signals import remaining_timeout
 
 if TYPE_CHECKING:
     from orchestrator.cluster.dispatcher_client import DispatcherClient
@@ -184,7 +184,7 @@ class _Hands:
 
 
 @contextlib.contextmanager
-def watched(desk: "DispatcherClient", resources: Resources, note: Callable[[str], None]) -> Iterator[None]:
+def watch_trials(desk: "DispatcherClient", resources: Resources, note: Callable[[str], None]) -> Iterator[None]:
     """Trials are looked after, every second or so, until the block ends; `note` hears of it from a thread."""
     over = threading.Event()
     watchdog = Watchdog(resources.heartbeat_warning_s, resources.heartbeat_timeout_s, _Hands(desk, note))
@@ -194,7 +194,7 @@ def watched(desk: "DispatcherClient", resources: Resources, note: Callable[[str]
         yield
     finally:
         over.set()
-        thread.join(left(END_S))  # Ray ends after this, and must not be asked then
+        thread.join(remaining_timeout(END_S))  # Ray ends after this, and must not be asked then
 
 
 def _watch(watchdog: Watchdog, desk: "DispatcherClient", over: threading.Event) -> None:

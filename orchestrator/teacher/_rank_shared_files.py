@@ -61,7 +61,7 @@ class RankSharedFiles:
     def _fill(self, files: Files, make: Make) -> bool:
         """Make what is missing, under the locks of the files; False when another process did it meanwhile."""
         folder = next(iter(files.values())).parent
-        disk.together(self.context, lambda: self.cache.make(folder), folder)
+        disk.raise_on_all_ranks(self.context, lambda: self.cache.make(folder), folder)
         self.writers = self.writers or writers(folder, self.context)
         mine = self.context.rank in self.writers
         with self._locked(list(files.values())) as locks:

@@ -54,7 +54,9 @@ class SharedPass:
                 rows = {part: torch.cat(each)[:left].cpu().numpy() for part, each in blocks.items()}
                 left -= len(rows["logits"])
                 if number == 1:  # a full disk is waited for here, and not after a long pass
-                    disk.together(self.context, partial(self._open, missing, rows, pens, opened), self.sharing.cache.root, alive)
+                    disk.raise_on_all_ranks(
+                        self.context, partial(self._open, missing, rows, pens, opened), self.sharing.cache.root, alive
+                    )
                 failure = failure or self._write(rows, pens)
                 alive()
                 self.told(self.samples - left)

@@ -33,7 +33,7 @@ class TeacherAccess:
         return "cached" if self.folder else "online"
 
 
-def decide(
+def decide_access(
     store: Store,
     configuration: Configuration,
     data: Mapping[str, Any],

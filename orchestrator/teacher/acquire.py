@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError, PreflightError
-from orchestrator.store.checkpoint_storage import place
+from orchestrator.store.checkpoint_storage import checkpoint_storage
 from orchestrator.store.staging import publish
 from orchestrator.store.store import Store, set_aside
 from orchestrator.teacher import fit
@@ -44,14 +44,14 @@ def check_weights(store: Store, configuration: Configuration, data: Path) -> Non
     teacher = configuration.teacher
     if teacher is None:
         return
-    folder = fit.place(store, configuration, data)
+    folder = fit.teacher_folder(store, configuration, data)
     if damage := fit.damage(folder):
         log.warning("%s: the teacher is kept in %s and made anew", damage, set_aside(folder))
     if teacher.network.weights and not fit.card(folder):
         fit.adopt_weights(folder, teacher, data)
 
 
-def ready(
+def acquire_teacher(
     store: Store, configuration: Configuration, data: Path, desk: TrialDispatcher, told: Told
 ) -> tuple[Path, dict[str, Any], float]:
     """The teacher's folder, its card and the seconds that it cost; `told` hears of every epoch of the fitting.
@@ -59,7 +59,7 @@ def ready(
     A teacher that was not fitted here is evaluated on the validation part once, and the card has that from then on.
     """
     start = time.monotonic()
-    folder = fit.place(store, configuration, data)
+    folder = fit.teacher_folder(store, configuration, data)
     folder.parent.mkdir(parents=True, exist_ok=True)
     if not fit.card(folder):
         with _only_one(folder, configuration, "fit"):
@@ -121,7 +121,7 @@ def _evaluate(store: Store, folder: Path, configuration: Configuration, data: Pa
 
 def _fit(store: Store, folder: Path, configuration: Configuration, data: Path, desk: TrialDispatcher, told: Told) -> None:
     specification = fit.specification(folder, configuration, data).model_copy(update=store.shared)
-    home = place(store, specification.folder)
+    home = checkpoint_storage(store, specification.folder)
     desk.submit(specification.name, specification.plain())
     while True:
         record = desk.next_report(specification.name, configuration.resources.heartbeat_timeout_s)

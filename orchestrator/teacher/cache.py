@@ -85,7 +85,7 @@ class Cache:
             for left in file.parent.glob(f".{file.name}.*"):  # by one who held this lock before, and died
                 left.unlink()
             self._make_room(size)
-            disk.require(self.root, size)
+            disk.require_space(self.root, size)
             return Writer(file, header, size)
 
     def _make_room(self, needed: int) -> None:

@@ -26,7 +26,7 @@ IDENTITY = {"index": "IVFFlat", "recall": RECALL}  # what decides what is found
 Floats = NDArray[np.float32]
 
 
-def installed() -> bool:
+def is_installed() -> bool:
     """Whether this process could make an index."""
     return importlib.util.find_spec("faiss") is not None
 
@@ -42,7 +42,7 @@ class FaissIndex:
     def __init__(
         self, features: Tensor, labels: Tensor, positives: int, negatives: int, alive: Callable[[], None] = lambda: None
     ) -> None:
-        if not installed():
+        if not is_installed():
             raise PreflightError(
                 f"approximate retrieval needs faiss, which is not installed where trials train: {INSTALL}",
                 field="resources.retrieval",

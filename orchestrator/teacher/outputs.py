@@ -14,7 +14,7 @@ from torch import Tensor
 from methods import Output
 from orchestrator.core.context import TrialContext
 from orchestrator.data.batches import Batches
-from orchestrator.data.memory import sent
+from orchestrator.data.memory import to_device
 from orchestrator.data.passes import Inputs
 from orchestrator.teacher._rank_shared_files import Files, RankSharedFiles
 from orchestrator.teacher._shared_pass import SharedPass
@@ -112,7 +112,7 @@ class CachedTeacher:
                 self.resident[part] = torch.from_numpy(np.array(self.arrays[part])).to(self.batches.device)
             return self.resident[part].index_select(0, batch.index).float()
         rows = torch.from_numpy(self.arrays[part][batch.index.numpy()])
-        return sent(rows, batch.inputs.device).float()
+        return to_device(rows, batch.inputs.device).float()
 
 
 def mapped(array: Array) -> Tensor:

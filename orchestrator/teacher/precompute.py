@@ -32,7 +32,7 @@ def views_to_fill(configuration: Configuration, augmentation: str) -> list[int |
     return [None, *(range(plan.views(configuration)) if plan.varies(configuration, augmentation) else [])]
 
 
-def deal(views: list[int | None], groups: int, everywhere: bool) -> list[Share]:
+def distribute_views(views: list[int | None], groups: int, everywhere: bool) -> list[Share]:
     """The views of each group's job: a part of them, or, where every node has a cache of its own, all, each beginning elsewhere."""
     if not everywhere:
         return [tuple(views[number::groups]) for number in range(min(groups, len(views)))]
@@ -40,7 +40,7 @@ def deal(views: list[int | None], groups: int, everywhere: bool) -> list[Share]:
     return [(*views[begin:], *views[:begin]) for begin in begins]
 
 
-def fill(
+def precompute_views(
     configuration: Configuration,
     folders: dict[str, Path],
     shares: list[Share],

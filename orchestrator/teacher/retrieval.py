@@ -77,7 +77,9 @@ class Retrieval:
         self, sharing: RankSharedFiles, knowledge: Knowledge, positives: int, negatives: int, missing: Files, locks: list[Lock]
     ) -> None:
         found = self._search(knowledge, positives, negatives, locks)
-        disk.together(self.context, partial(_write, sharing, missing, found), sharing.cache.root, partial(_show_life, locks))
+        disk.raise_on_all_ranks(
+            self.context, partial(_write, sharing, missing, found), sharing.cache.root, partial(_show_life, locks)
+        )
 
     def _search(self, knowledge: Knowledge, positives: int, negatives: int, locks: Sequence[Lock] = ()) -> Neighbours:
         """What every rank found, on every rank; the queries are dealt out in the order of their classes."""

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from methods import Batch, LookAhead, Method, Output
 from methods.batch import alone
 from orchestrator.core.context import TrialContext
-from orchestrator.data.memory import sent
+from orchestrator.data.memory import to_device
 from orchestrator.data.passes import Inputs
 from orchestrator.models.network import with_exact_head
 
@@ -74,7 +74,7 @@ class DistillationModule(nn.Module):
         peers: Callable[[], Tensor] | None,
         weights: Tensor | None = None,
     ) -> Batch:
-        index = sent(batch.index, batch.inputs.device)
+        index = to_device(batch.index, batch.inputs.device)
         part = (index, batch.inputs, batch.labels, said, teacher, peers, weights, batch.mix)
         return Batch(*part, mean=self.mean, all_labelled=self.all_labelled)
 

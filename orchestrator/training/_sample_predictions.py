@@ -21,7 +21,7 @@ NEIGHBOURS = 5  # of a query, positives and as many negatives
 
 
 @torch.no_grad()
-def shown(learner: DistillationModule, teacher: FrozenTeacher | None, batches: Batches) -> dict[str, Tensor]:
+def sample_predictions(learner: DistillationModule, teacher: FrozenTeacher | None, batches: Batches) -> dict[str, Tensor]:
     """`labels` (S,), distributions (S, K) by name, and `class_weights` (K, K) where the method has them: row = true class.
 
     A class without a sample has a row of NaN. In eval mode; the learner is left as it was.

@@ -22,7 +22,7 @@ from orchestrator.core.errors import TrialError
 from orchestrator.data.dataset import Dataset
 from orchestrator.training._restorable import find_misfit
 from orchestrator.training._sample_predictions import samples
-from orchestrator.training.sample_weighting import SampleWeighting, Snapshot, State, appraise
+from orchestrator.training.sample_weighting import SampleWeighting, Snapshot, State, compute_sample_weights
 
 SHOWN = 8  # samples of each kind that a person is shown
 LATE_S = 1.0  # a wait that is worth a word
@@ -176,7 +176,7 @@ class SampleWeights:
             self.aide.drop()
             limit = f" within {wait_s:g} s (resources.influence_wait_s)" if waited >= wait_s else ""
             self.said.append(f"{what} did not come{limit}, so the worker computed them itself")
-        return appraise(self.pending, self.context.device, self._alive)
+        return compute_sample_weights(self.pending, self.context.device, self._alive)
 
     def _alive(self) -> None:
         """A sign of life; Stopped where somebody asked for the end of the trial meanwhile."""

@@ -10,7 +10,7 @@ import ray
 from orchestrator.cluster import dispatcher_client as desks
 from orchestrator.cluster._controllers import ANSWER_S
 from orchestrator.cluster._dispatcher import Dispatcher
-from orchestrator.cluster.dispatcher_client import DispatcherClient, answered
+from orchestrator.cluster.dispatcher_client import DispatcherClient, wait_for_answer
 from orchestrator.core.errors import DispatcherTimeoutError, PreflightError
 from tests.actors.test_dispatcher import LONG_S, SHORT_S, settle
 from tests.refusal import refused
@@ -150,7 +150,7 @@ def test_a_dispatcher_that_stays_away_is_the_machines_fault(monkeypatch: pytest.
     monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", away)
     monkeypatch.setattr(desks, "PAUSE_S", 0)
     with refused("dispatcher", "ActorDiedError", "an answer within 0.01 s", DispatcherTimeoutError):
-        answered(lambda: None, patience_s=0.01)
+        wait_for_answer(lambda: None, patience_s=0.01)
 
 
 def test_a_run_that_was_given_up_is_no_failure_of_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,4 +197,4 @@ def test_a_long_wait_is_not_counted_as_silence(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", late)
     monkeypatch.setattr("time.monotonic", lambda: now)
     monkeypatch.setattr(desks, "PAUSE_S", 0)
-    assert answered(lambda: None, patience_s=8.0) == "an answer" and calls == 2
+    assert wait_for_answer(lambda: None, patience_s=8.0) == "an answer" and calls == 2

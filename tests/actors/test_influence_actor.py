@@ -18,7 +18,7 @@ from orchestrator.cluster import _influence_actor as influence_actor
 from orchestrator.cluster import _worker as worker
 from orchestrator.cluster import groups
 from orchestrator.cluster._influence_actor import InfluenceActorHandle, InfluenceClient
-from orchestrator.cluster.connect import connected
+from orchestrator.cluster.connect import connect_to_ray
 from orchestrator.cluster.dispatcher_client import DispatcherClient
 from orchestrator.config.loader import load
 from orchestrator.config.plan import Groups
@@ -59,7 +59,7 @@ def snapshot(epoch: int = 3, order: str = "", folder: Path | None = None) -> Sna
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
     """Ray with room for a worker and two influence actors."""
-    with connected(None, cpus=4):
+    with connect_to_ray(None, cpus=4):
         cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not find this file
         yield
         cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
@@ -241,7 +241,7 @@ def test_who_has_an_aide(pairs: tuple[str, ...], role: str, has_one: bool, tmp_p
     spec = TrialSpec.model_validate(
         {"name": "one", "role": role, "configuration": load(None, list(pairs)), "folder": tmp_path, "data": tmp_path}
     )
-    with influence_actor.aides(spec) as aide:
+    with influence_actor.influence_clients(spec) as aide:
         assert (aide is not None) is has_one
 
 

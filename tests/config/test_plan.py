@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.config import plan
-from orchestrator.config.influence_actors import aides
+from orchestrator.config.influence_actors import count_influence_actors
 from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration, Search
 from orchestrator.core.errors import ConfigurationError, PreflightError
@@ -280,7 +280,7 @@ def test_who_has_influence_actors(monkeypatch: pytest.MonkeyPatch) -> None:
     weighing_method(monkeypatch)
 
     def found(kind: str, *changes: str) -> int:
-        return aides(load(None, list(changes)), kind)
+        return count_influence_actors(load(None, list(changes)), kind)
 
     among = "search.methods=[kd,weighing]"
     assert found("sweep", among) == 1 and found("train", among) == 0 and found("teacher", "method.name=weighing") == 0

@@ -13,7 +13,7 @@ from ray.tune.schedulers import TrialScheduler
 from orchestrator.config.loader import load
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
-from orchestrator.sweep._reconcile import settle
+from orchestrator.sweep._reconcile import reconcile
 from orchestrator.sweep._study import open_study
 from orchestrator.sweep._synchronous import SynchronousSearch
 from orchestrator.sweep.events import Events, Listener
@@ -34,7 +34,7 @@ def resumed(sweep: Sweep) -> tuple[Sweep, SynchronousSearch]:
     """The sweep as another process finds it."""
     found = Sweep.open(Store(sweep.folder.parent.parent), sweep.name)
     study = open_study(found.folder, found.configuration, resume=True)
-    settle(study, found)
+    reconcile(study, found)
     unfinished = [trial for trial in found.trials.values() if not trial.ended]
     return found, SynchronousSearch(study, found.configuration, Events(found, []), unfinished, len(unfinished))
 

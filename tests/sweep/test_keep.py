@@ -12,9 +12,9 @@ from orchestrator.config.schema import Search
 from orchestrator.config.trial import CHECKPOINT, KNOWLEDGE
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.export.export import export
-from orchestrator.store.checkpoint_storage import LIGHT, Folder
+from orchestrator.store.checkpoint_storage import LIGHT, LocalCheckpoint
 from orchestrator.store.records import Sweep, Trial
-from orchestrator.store.retained_weights import kept
+from orchestrator.store.retained_weights import trials_with_weights
 from orchestrator.store.store import Store, write_json
 from orchestrator.sweep import _snapshots as snapshots
 from orchestrator.sweep._pbt import Population
@@ -112,7 +112,7 @@ def test_a_resume_removes_what_is_left_and_goes_on_with_more_kept(tmp_path: Path
     search = sweep.configuration.search.model_copy(update={"keep_checkpoints": 3})
     sweep.configuration = sweep.configuration.model_copy(update={"search": search})
     RetentionPolicy(Store(tmp_path), sweep, lambda _: True)
-    assert kept(sweep) == {1, 2, 3, 4} and weights(sweep) == {1, 4}, "what was removed does not come back"
+    assert trials_with_weights(sweep) == {1, 2, 3, 4} and weights(sweep) == {1, 4}, "what was removed does not come back"
 
 
 def test_whatever_a_death_left_is_removed_with_the_weights(tmp_path: Path) -> None:
@@ -120,19 +120,19 @@ def test_whatever_a_death_left_is_removed_with_the_weights(tmp_path: Path) -> No
     for name in (f".{CHECKPOINT}.4711.abcd", f"{CHECKPOINT}.old", KNOWLEDGE, "snapshots"):
         (tmp_path / name).mkdir()
     (tmp_path / "trial.json").touch()
-    Folder(tmp_path).strip()
+    LocalCheckpoint(tmp_path).strip()
     assert sorted(path.name for path in tmp_path.iterdir()) == [CHECKPOINT, "trial.json"]
 
 
 def test_pictures_stay_where_the_end_came_between_two_renames(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / CHECKPOINT).rename(tmp_path / f"{CHECKPOINT}.old")
-    Folder(tmp_path).strip()
+    LocalCheckpoint(tmp_path).strip()
     assert {path.name for path in (tmp_path / f"{CHECKPOINT}.old").iterdir() if path.is_file()} == set(LIGHT)
 
 
 def test_nobody_strips_what_has_no_checkpoint(tmp_path: Path) -> None:
-    Folder(tmp_path / "none").strip()
+    LocalCheckpoint(tmp_path / "none").strip()
     assert not (tmp_path / "none").exists()
 
 

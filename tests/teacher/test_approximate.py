@@ -130,7 +130,7 @@ def test_both_bring_openmp_and_live_together(bank: tuple[Tensor, Tensor]) -> Non
 
 
 def test_without_the_library_a_sentence_says_what_to_do(bank: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faiss_index, "installed", lambda: False)
+    monkeypatch.setattr(faiss_index, "is_installed", lambda: False)
     with refused("resources.retrieval", "approximate", ("exact",), PreflightError) as told:
         FaissIndex(*bank, POSITIVES, NEGATIVES)
     assert "install faiss-cpu" in str(told.value)

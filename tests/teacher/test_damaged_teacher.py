@@ -56,7 +56,7 @@ def test_it_is_set_aside_and_made_anew(what: str, given: bool, tmp_path: Path, c
     pairs = ["teacher.network.width=8", "teacher.network.depth=1", *([f"teacher.network.weights={file}"] if given else [])]
     configuration, store = load(None, pairs), Store.open(tmp_path / "store")
     data = prepare(configuration.data, store.root, 0)
-    folder = fit.place(store, configuration, data)
+    folder = fit.teacher_folder(store, configuration, data)
     assert configuration.teacher is not None
     fit.adopt_weights(folder, load(None, [*pairs, f"teacher.network.weights={file}"]).teacher or configuration.teacher, data)
     check_weights(store, configuration, data)
@@ -70,7 +70,7 @@ def test_it_is_set_aside_and_made_anew(what: str, given: bool, tmp_path: Path, c
     if given:
         assert read_teacher(folder)[0]["classes"] == 10
     else:
-        assert not fit.stands(folder), "the run fits it"
+        assert not fit.teacher_exists(folder), "the run fits it"
     if given:
         file.write_bytes(file.read_bytes()[:100])
         with refused("teacher.network.weights", str(file), "a whole .safetensors file"):

@@ -9,7 +9,7 @@ import pytest
 from orchestrator.config import plan
 from orchestrator.config.loader import load
 from orchestrator.store.store import SPARE_BYTES, Store
-from orchestrator.teacher.access import OF_EACH_NODE, TeacherAccess, decide
+from orchestrator.teacher.access import OF_EACH_NODE, TeacherAccess, decide_access
 from tests.refusal import ANY, refused
 
 SAMPLES, CLASSES, VIEWS = 1000, 10, 12
@@ -43,7 +43,7 @@ def disk(monkeypatch: pytest.MonkeyPatch, free: int) -> list[Path]:
 
 
 def said(store: Store, *pairs: str, data: dict[str, Any] = VARIED, local: bool = True) -> TeacherAccess:
-    return decide(store, load(None, [f"training.epochs={VIEWS}", *pairs]), data, local)
+    return decide_access(store, load(None, [f"training.epochs={VIEWS}", *pairs]), data, local)
 
 
 def test_auto_caches_in_the_store_what_fits(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.views import Views
 from orchestrator.training import _bank as banks
-from orchestrator.training._bank import StudentBank, joined
+from orchestrator.training._bank import StudentBank, join_banks
 from orchestrator.training._distillation_module import DistillationModule
 from orchestrator.training._trainer import train
 
@@ -195,7 +195,7 @@ def test_what_peers_say_is_the_mean_of_what_each_does(specify: Specify) -> None:
 
 def test_of_two_students_each_has_the_bank_of_the_other() -> None:
     said = Output(torch.randn(7, 3), torch.randn(7, 5))
-    found = joined([said])
+    found = join_banks([said])
     assert torch.equal(found.logits, said.logits)
     torch.testing.assert_close(found.features, said.features / said.features.norm(dim=1, keepdim=True))
 

@@ -18,7 +18,7 @@ from orchestrator.core.errors import TrialError
 from orchestrator.data.dataset import Dataset
 from orchestrator.training import _sample_weight_schedule as sample_weights
 from orchestrator.training._trainer import train
-from orchestrator.training.sample_weighting import SampleWeighting, Snapshot, appraise
+from orchestrator.training.sample_weighting import SampleWeighting, Snapshot, compute_sample_weights
 from tests.refusal import refused
 
 SMALL = (
@@ -211,7 +211,7 @@ class Helper:
         alive()
         if self.fails:
             raise TrialError(self.fails, field="method", value="sent")
-        return None if self.late else appraise(self.jobs[-1], torch.device("cpu"))
+        return None if self.late else compute_sample_weights(self.jobs[-1], torch.device("cpu"))
 
     def drop(self) -> None:
         self.dropped += 1

@@ -19,7 +19,7 @@ from orchestrator.data.dataset import Dataset
 from orchestrator.data.views import Views
 from orchestrator.models.build import build
 from orchestrator.models.network import Network
-from orchestrator.store.checkpoint_storage import place
+from orchestrator.store.checkpoint_storage import checkpoint_storage
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.training.metrics import BINS
@@ -85,7 +85,7 @@ def answers(store: Store, sweep: Sweep, trial: Trial, letter: str, data: dict[st
     folder = store.root / "data" / str(data.get("fingerprint", ""))
     if not data or not (folder / "data.json").is_file():
         return "the prepared data are not in the store any more"
-    home = place(store, sweep.trial_folder(trial.number))
+    home = checkpoint_storage(store, sweep.trial_folder(trial.number))
     part: Part = "test" if trial.state == "complete" else "validation"
     try:
         home.bring()

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from methods import METHODS, allowed, shown_default
-from orchestrator.config.conditional_space import SpaceBranch, branches
+from orchestrator.config.conditional_space import SpaceBranch, list_branches
 from search_spaces import SPACES
 
 
@@ -33,7 +33,7 @@ def _point(point: dict[str, Any]) -> str:
 
 def search_questions(name: str) -> list[str]:
     """Every question of a space once, keys of the recipe last; one that comes only after certain answers says after which."""
-    ways = branches(name, {})
+    ways = list_branches(name, {})
     asked = dict.fromkeys(question for way in ways for question in (*way.choices, *way.ranges))
     return [f"{_said(question, ways)}{_condition(question, ways)}" for question in sorted(asked, key=lambda name: "." in name)]
 
