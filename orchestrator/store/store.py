@@ -293,6 +293,7 @@ def read_json(file: Path) -> Any:
 
 # Path below the store -> description. NAME, FINGERPRINT, N, LETTER and RUN stand for one part of a path; `**` for any rest.
 STORE_FILES: dict[str, str] = {
+    "store.json": "number of the format of the store",
     "mlflow.db": "MLflow's runs, unless `tracking.uri` names a server",
     "mlflow.db.lock": "lock while MLflow's schema is created",
     "artifacts/**": "MLflow's artifacts: configuration, figures, report, registered students",
