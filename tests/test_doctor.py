@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 import run
 from orchestrator.cli import _checks as doctor
-from orchestrator.cli._checks import CHECKS, Conditions, Finding, examine
+from orchestrator.cli._checks import CHECKS, examine
+from orchestrator.cli._findings import Conditions, Finding
 from orchestrator.config.loader import load
 from tests.refusal import refused
 

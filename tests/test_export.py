@@ -18,9 +18,9 @@ import run
 from orchestrator.config.loader import build as configure
 from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.data.dataset import Dataset
-from orchestrator.export import export as exports
-from orchestrator.export.export import answering, export, load_exported
+from orchestrator.export.export import export
 from orchestrator.export.formats import FORMATS
+from orchestrator.export.loading import answering, load_exported
 from orchestrator.models.build import build
 from orchestrator.models.network import Network
 from orchestrator.models.weights import network_fingerprint
@@ -321,7 +321,9 @@ def test_the_old_checkpoint_serves_while_a_new_one_takes_its_place(store: Store)
 
 
 def test_what_does_not_read_back_the_same_is_not_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exports, "load_exported", lambda folder: build("cnn", 10, (1, 8, 8), {"width": 4}).eval())
+    monkeypatch.setattr(
+        "orchestrator.export.loading.load_exported", lambda folder: build("cnn", 10, (1, 8, 8), {"width": 4}).eval()
+    )
     with pytest.raises(PreflightError, match="does not give the logits of the checkpoint"):
         export(store, "mine")
     assert not list(store.exports.iterdir())

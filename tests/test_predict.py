@@ -15,7 +15,7 @@ import run
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.data.pictures import decode
 from orchestrator.export import predict
-from orchestrator.export.export import load_exported
+from orchestrator.export.loading import load_exported
 from orchestrator.models.build import build
 from orchestrator.models.weights import save_weights
 from orchestrator.store.store import write_json

@@ -14,19 +14,17 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock, Timeout
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from orchestrator.config.schema import Configuration
+from orchestrator.cli._findings import Conditions, Finding
 from orchestrator.config.uris import database_uri
 from orchestrator.core.errors import ConfigurationError, UserError
-from orchestrator.core.paths import read_path
 from orchestrator.store.remote import Remote
 from orchestrator.store.store import SPARE_BYTES, Store
 
@@ -39,46 +37,6 @@ OTHERS = stat.S_IRWXG | stat.S_IRWXO
 COMFORT_BYTES = 2 * 2**30  # below it, a run of more than the digits may fill the disk
 RAY_FULL = 0.95  # of a disk, from which on Ray refuses to write objects to it
 RAY_SHARED_BYTES = 200 * 2**20  # below it, Ray lays its objects on the disk
-
-
-class Finding(NamedTuple):
-    """What a check found; what is bad ends with the next step."""
-
-    fitness: Literal["ok", "warn", "bad"]
-    said: str
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What is looked at: the store, the settings that a run would have, and whether nothing that takes long is tried.
-
-    Of a store that is named by a `uri`, `store` is the driver's folder.
-    """
-
-    store: Path
-    configuration: Configuration
-    quick: bool = False
-    uri: str = ""
-
-    @property
-    def address(self) -> str | None:
-        """The running cluster that a run would use."""
-        from orchestrator.config.resources import cluster_address
-
-        return cluster_address(self.configuration.resources)
-
-    @property
-    def root(self) -> Path:
-        """The folder of the store, whether it is there or not."""
-        return read_path(self.store, "--store")
-
-    @property
-    def place(self) -> Path:
-        """The store, or what there is of the way to it."""
-        folder = self.root
-        while not os.path.lexists(folder):
-            folder = folder.parent
-        return folder
 
 
 Check = Callable[[Conditions], Finding]

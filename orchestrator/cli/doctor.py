@@ -17,7 +17,8 @@ from orchestrator.cli._run import console
 
 def doctor(config: Path, pairs: list[str], store: Path | str, address: str | None, quick: bool) -> int:
     """What is fit for a run and what is not, a line each."""
-    from orchestrator.cli._checks import Conditions, examine
+    from orchestrator.cli._checks import examine
+    from orchestrator.cli._findings import Conditions
 
     configuration = load(config, pairs, cluster_address(address))
     named, fit = Store.named(store), True

@@ -12,7 +12,7 @@ import psutil
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from orchestrator.config.schema import Data
+from orchestrator.config.data_schema import Data
 from orchestrator.core.errors import ConfigurationError, FieldError, PreflightError, UserError
 from orchestrator.core.paths import read_file
 from orchestrator.core.text import shorten

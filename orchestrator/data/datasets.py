@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.config.schema import Data
+from orchestrator.config.data_schema import Data
 from orchestrator.core.errors import ConfigurationError, PreflightError, suggest_name
 from orchestrator.core.paths import read_path
 from orchestrator.data import _folder as folder

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.config.schema import Data
+from orchestrator.config.data_schema import Data
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.data import checks, datasets
 from orchestrator.data._contents import contents_of

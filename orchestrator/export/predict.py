@@ -20,7 +20,7 @@ from orchestrator.core.text import shorten
 from orchestrator.data.decoding import ImageError, decode_image
 from orchestrator.export._settings import read_settings
 from orchestrator.export.check import prepared
-from orchestrator.export.export import answering
+from orchestrator.export.loading import answering
 
 ARRAYS = ".npy"
 TOGETHER, VALUES = 256, 2**26  # the most images that are looked at in one batch, and the most values in them

@@ -231,7 +231,7 @@ class Sweep(SweepRecord):
 
     def hold(self) -> AbstractContextManager[None]:
         """Be the one driver of this sweep; ConfigurationError says who else is."""
-        return run_lock.is_locked(self.folder)
+        return run_lock.hold_lock(self.folder)
 
     def save(self) -> None:
         """Write the sweep's own file, and its copy when that is done."""

@@ -80,7 +80,7 @@ def single_driver(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def is_locked(folder: Path) -> Iterator[None]:
+def hold_lock(folder: Path) -> Iterator[None]:
     """Be the one process that runs the sweep in the folder; ConfigurationError says who else does, and what can be done."""
     with single_driver(folder):
         if _elsewhere(folder):

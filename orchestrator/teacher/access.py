@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.config import plan
+from orchestrator.config import sizes
 from orchestrator.config.resources import cluster_address
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError
@@ -51,9 +51,9 @@ def decide_access(
     teacher = configuration.teacher
     assert teacher is not None
     cluster = not local and cluster_address(configuration.resources) is not None
-    needed = plan.cache_bytes(configuration, data["sizes"]["train"], len(data["classes"]), data["augmentation"]) + clean_bytes
-    views = plan.views(configuration) if plan.varies(configuration, data["augmentation"]) else 0
-    size = plan.size(needed) + (f" for {views} views and the clean one" if views else "")
+    needed = sizes.cache_bytes(configuration, data["sizes"]["train"], len(data["classes"]), data["augmentation"]) + clean_bytes
+    views = sizes.views(configuration) if sizes.varies(configuration, data["augmentation"]) else 0
+    size = sizes.size(needed) + (f" for {views} views and the clean one" if views else "")
     if teacher.mode == "online":
         return TeacherAccess(None, "asked at every step (teacher.mode = online)")
     folder = _of_cluster(teacher.cache) if cluster else _of_this_node(teacher.cache or store.knowledge)
@@ -68,7 +68,7 @@ def decide_access(
         "teacher.cache, or set teacher.mode=auto",
         field="teacher.cache_gib" if limited else "teacher.cache",
         value=teacher.cache_gib if limited else str(folder),
-        allowed=(needed / 2**30, None) if limited else f"{plan.size(needed + reserve_bytes)} free",
+        allowed=(needed / 2**30, None) if limited else f"{sizes.size(needed + reserve_bytes)} free",
     )
 
 
@@ -111,7 +111,7 @@ def _short(needed: int, limit_gib: float, folder: Path | None, reserve_bytes: in
         return ""
     free = shutil.disk_usage(_existing(folder)).free + _held_bytes(folder)
     return (
-        f"{folder} has {plan.size(free)} free, of which {plan.size(reserve_bytes)} are for other things"
+        f"{folder} has {sizes.size(free)} free, of which {sizes.size(reserve_bytes)} are for other things"
         if free < needed + reserve_bytes
         else ""
     )

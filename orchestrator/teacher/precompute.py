@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 from typing import Any, Protocol
 
-from orchestrator.config import plan
+from orchestrator.config import sizes
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.errors import PreflightError, TrialError, UserError
@@ -29,7 +29,7 @@ class Filling(Protocol):
 
 def views_to_fill(configuration: Configuration, augmentation: str) -> list[int | None]:
     """The clean view (None), which some methods prepare with, and the augmented ones, if views differ."""
-    return [None, *(range(plan.views(configuration)) if plan.varies(configuration, augmentation) else [])]
+    return [None, *(range(sizes.views(configuration)) if sizes.varies(configuration, augmentation) else [])]
 
 
 def distribute_views(views: list[int | None], groups: int, everywhere: bool) -> list[Share]:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from methods import Knowledge, Output
 from methods.retrieval import Neighbours
-from orchestrator.config.plan import views
 from orchestrator.config.schema import LETTERS
+from orchestrator.config.sizes import views
 from orchestrator.config.trial import KNOWLEDGE, TrialSpec, recipe_key
 from orchestrator.core.context import Exchange, Record, Stopped, TrialContext
 from orchestrator.core.errors import TrialError

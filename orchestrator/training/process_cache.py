@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from methods import Knowledge, Output, made
 from methods.retrieval import Neighbours
-from orchestrator.config.plan import approximate
 from orchestrator.config.schema import Network, Resources, Training
+from orchestrator.config.sizes import approximate
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import TrialContext
 from orchestrator.core.paths import read_path

@@ -10,7 +10,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import run
-from orchestrator.config import plan
+from orchestrator.config import sizes
 from orchestrator.config.loader import load
 from orchestrator.config.method_variants import build_all_variants, build_variants
 from orchestrator.config.schema import Configuration
@@ -309,7 +309,7 @@ def test_the_dry_run_shows_the_line_and_the_bytes(digits_store: Path, monkeypatc
         return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
     samples = 1222
-    size = plan.size(samples * (10 * 2 + 256 * 2 + 40 * 8))
+    size = sizes.size(samples * (10 * 2 + 256 * 2 + 40 * 8))
     text = shown("train")
     line = next(line for line in text.splitlines() if line.startswith("retrieval "))
     assert f" exact, among {samples} samples: 8 + 32 of the same" in line and f", {size}\n" in text

@@ -13,7 +13,7 @@ from orchestrator.core.signals import defer_signals, reinstall_handlers, remaini
 
 SECOND = """
 import os, signal, sys
-from orchestrator import interrupt
+from orchestrator.core import signals as interrupt
 interrupt.TWICE_S = 0.0
 with interrupt.stoppable():
     try:
@@ -25,8 +25,8 @@ with interrupt.stoppable():
 
 STUCK = """
 import ctypes, os, signal, threading, time
-from orchestrator import interrupt
-last = interrupt.at_the_last
+from orchestrator.core import signals as interrupt
+last = interrupt.before_exit
 
 def again_and_again():
     while True:

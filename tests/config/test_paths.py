@@ -14,7 +14,7 @@ from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.paths import read_file, read_folder, read_path
 from orchestrator.data.prepare import describe
-from orchestrator.export.export import load_exported
+from orchestrator.export.loading import load_exported
 from orchestrator.store.store import Store
 from orchestrator.sweep.preflight.preflight import require_weights
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import plan
+from orchestrator.config import plan, sizes
 from orchestrator.config.influence_actors import count_influence_actors
 from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration, Search
@@ -320,12 +320,12 @@ def test_more_trials_than_one_band_of_brackets_holds() -> None:
 
 @pytest.mark.parametrize(("views", "epochs", "expected"), [("null", 5, 5), ("3", 5, 3), ("9", 5, 5)])
 def test_a_trial_sees_no_more_views_than_it_has_epochs(views: str, epochs: int, expected: int) -> None:
-    assert plan.views(load(None, [f"data.views={views}", f"training.epochs={epochs}"])) == expected
+    assert sizes.views(load(None, [f"data.views={views}", f"training.epochs={epochs}"])) == expected
 
 
 def test_bytes_of_the_cache() -> None:
     def size(*pairs: str, augmentation: str = "crop") -> int:
-        return plan.cache_bytes(load(None, ["training.epochs=6", *pairs]), samples=1000, classes=10, augmentation=augmentation)
+        return sizes.cache_bytes(load(None, ["training.epochs=6", *pairs]), samples=1000, classes=10, augmentation=augmentation)
 
     assert size() == (6 + 1) * 1000 * 10 * 2
     assert size("teacher.dtype=float32", "data.views=4") == (4 + 1) * 1000 * 10 * 4

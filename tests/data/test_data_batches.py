@@ -11,7 +11,7 @@ import torch
 from data_made import folder, npz, opened
 from PIL import Image
 
-from orchestrator.config.schema import Data
+from orchestrator.config.data_schema import Data
 from orchestrator.data._augmentation import FLIP, boxes
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset

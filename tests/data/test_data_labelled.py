@@ -10,7 +10,7 @@ import torch
 from data_made import CLASSES, folder, identities, npz, opened
 from numpy.typing import NDArray
 
-from orchestrator.config.schema import Data, Limit
+from orchestrator.config.data_schema import Data, Limit
 from orchestrator.data import memory
 from orchestrator.data.batches import Batches, labelled_in
 from orchestrator.data.dataset import Dataset, read_summary

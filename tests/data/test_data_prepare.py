@@ -12,7 +12,7 @@ import pytest
 from data_made import CLASSES, arrays, identities, images, npz, opened
 from numpy.typing import NDArray
 
-from orchestrator.config.schema import Data, Limit
+from orchestrator.config.data_schema import Data, Limit
 from orchestrator.core.errors import PreflightError
 from orchestrator.data import datasets
 from orchestrator.data._parts import allot, stratified

@@ -11,7 +11,7 @@ import pytest
 import torch
 from data_made import folder, npz, opened
 
-from orchestrator.config.schema import Data
+from orchestrator.config.data_schema import Data
 from orchestrator.data import memory
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset, Split

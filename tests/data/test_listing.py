@@ -10,8 +10,8 @@ from data_made import folder
 from PIL import Image
 from rich.console import Console
 
+from orchestrator.config.data_schema import Data
 from orchestrator.config.loader import build
-from orchestrator.config.schema import Data
 from orchestrator.data._listing import LAYOUT, SUFFIXES, list_images
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.decoding import FORMATS

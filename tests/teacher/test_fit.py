@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from orchestrator.config.data_schema import Data
 from orchestrator.config.loader import load
-from orchestrator.config.schema import Data
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import Record, TrialContext
 from orchestrator.data.batches import Batches

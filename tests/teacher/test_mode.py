@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import plan
+from orchestrator.config import sizes as byte_sizes
 from orchestrator.config.loader import load
 from orchestrator.store.store import SPARE_BYTES, Store
 from orchestrator.teacher.access import OF_EACH_NODE, TeacherAccess, decide_access
@@ -56,7 +56,7 @@ def test_views_that_do_not_vary_are_the_clean_one_alone(store: Store, monkeypatc
     disk(monkeypatch, LOTS)
     alone = TeacherAccess(store.knowledge, f"cached in {store.knowledge}, 19.5 KiB")
     assert said(store, data=PLAIN) == alone
-    assert plan.size(NEEDED) in said(store, "data.mixing=cutmix", data=PLAIN).words, "mixing makes views of its own"
+    assert byte_sizes.size(NEEDED) in said(store, "data.mixing=cutmix", data=PLAIN).words, "mixing makes views of its own"
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_views_that_do_not_vary_are_the_clean_one_alone(store: Store, monkeypatc
 )
 def test_the_bytes_are_those_of_the_arrays(store: Store, monkeypatch: pytest.MonkeyPatch, pairs: list[str], needed: int) -> None:
     disk(monkeypatch, LOTS)
-    assert f", {plan.size(needed)} for " in said(store, *pairs).words
+    assert f", {byte_sizes.size(needed)} for " in said(store, *pairs).words
 
 
 @pytest.mark.parametrize("more", [0, -1])

@@ -253,7 +253,7 @@ def test_labels_as_they_are_used_decide_what_is_kept(specify: Specify, make_teac
 def test_auto_is_exact_up_to_a_limit(
     specify: Specify, make_teacher: MakeTeacher, monkeypatch: pytest.MonkeyPatch, chosen: str, limit: int, approximate: bool
 ) -> None:
-    monkeypatch.setattr("orchestrator.config.plan.EXACT_SAMPLES", limit)
+    monkeypatch.setattr("orchestrator.config.sizes.EXACT_SAMPLES", limit)
     spec = specify(*SMALL, f"resources.retrieval={chosen}")
     assert retrieval_of(spec, *opened(spec, make_teacher, None), TrialContext()).approximate is approximate
 

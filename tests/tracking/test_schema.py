@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.cli import _checks as doctor
+from orchestrator.cli._findings import Conditions
 from orchestrator.config.loader import load
 from orchestrator.config.uris import database_uri
 from orchestrator.core.errors import PreflightError
@@ -61,9 +62,9 @@ def test_ui_and_doctor_refuse_another_schema(tracked_store: Store, version: str,
     with pytest.raises(PreflightError, match=said):
         ui.serve(tracked_store, 5000, Console(file=io.StringIO()))
     with pytest.raises(PreflightError, match=said):
-        doctor.tracking(doctor.Conditions(tracked_store.root, load(None, [])))
+        doctor.tracking(Conditions(tracked_store.root, load(None, [])))
     shared = load(None, [f"tracking.uri={database_uri(tracked_store.database)}"])
-    found = doctor.tracking(doctor.Conditions(tracked_store.root.parent / "other", shared))
+    found = doctor.tracking(Conditions(tracked_store.root.parent / "other", shared))
     assert found.fitness == "bad" and said in found.said
     for configuration in (load(None, []), shared):
         assert said in schema_problem(tracked_store, configuration), "a plan and the start of a run say so too"

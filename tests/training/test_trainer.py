@@ -13,7 +13,7 @@ from torch import Tensor
 from trials_run import records_of, saved
 
 from methods import Batch, Method, Objective, Settings
-from orchestrator.config.schema import Data
+from orchestrator.config.data_schema import Data
 from orchestrator.config.trial import CHECKPOINT, TrialSpec
 from orchestrator.core.context import Record, TrialContext
 from orchestrator.core.errors import TrialError

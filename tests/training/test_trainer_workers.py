@@ -11,7 +11,7 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from trials_run import add_teacher, specification
 
-from orchestrator.config.schema import Data
+from orchestrator.config.data_schema import Data
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import Record, TrialContext
 from orchestrator.core.errors import PreflightError, UserError

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from methods import Method, SettingsError
-from orchestrator.config import plan
+from orchestrator.config import sizes as byte_sizes
 from orchestrator.config.method_variants import build_named_variants, build_trained_variants, build_variants
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import frozen_values
@@ -69,7 +69,7 @@ def check_retrieval(configuration: Configuration, searching: bool, summary: Mapp
         _check_numbers(configuration, name, searching, [method.retrieves for each, method in asked if each == name], sizes)
     if _nearly(configuration, searching, sum(sizes), gpu) and not faiss_index.is_installed():
         chosen = configuration.resources.retrieval
-        why = f", as {sum(sizes)} samples are more than {plan.EXACT_SAMPLES} on a CPU" if chosen == "auto" else ""
+        why = f", as {sum(sizes)} samples are more than {byte_sizes.EXACT_SAMPLES} on a CPU" if chosen == "auto" else ""
         raise ConfigurationError(
             f"resources.retrieval = {chosen!r} searches approximately{why}, for which faiss is missing: {faiss_index.INSTALL}",
             field="resources.retrieval",
@@ -116,8 +116,8 @@ def clean_bytes(configuration: Configuration, searching: bool, samples: int, fea
     pairs = retrieved(configuration, searching)
     if configuration.teacher is None or not any(method.needs.bank for _, method in _retrieving(configuration, searching)):
         return 0
-    tables = sum(plan.neighbours_bytes(samples, sum(pair)) for pair in pairs)
-    return samples * features * plan.BYTES[configuration.teacher.dtype] + tables
+    tables = sum(byte_sizes.neighbours_bytes(samples, sum(pair)) for pair in pairs)
+    return samples * features * byte_sizes.BYTES[configuration.teacher.dtype] + tables
 
 
 def retrieval_line(configuration: Configuration, searching: bool, summary: Mapping[str, Any], gpu: bool, cached: bool) -> str:
@@ -128,7 +128,7 @@ def retrieval_line(configuration: Configuration, searching: bool, summary: Mappi
     samples, pairs, lines = sum(summary["class_sizes"]), retrieved(configuration, searching), []
     if pairs:
         how = "approximate, by faiss" if _nearly(configuration, searching, samples, gpu) else "exact"
-        size = plan.size(sum(plan.neighbours_bytes(summary["sizes"]["train"], sum(pair)) for pair in pairs))
+        size = byte_sizes.size(sum(byte_sizes.neighbours_bytes(summary["sizes"]["train"], sum(pair)) for pair in pairs))
         said = ", ".join(f"{positives} + {negatives}" for positives, negatives in sorted(pairs))
         where = f"{size} in the cache, once for all trials" if cached else "by every trial anew"
         lines.append(f"{how}, among {samples} samples: {said} of the same and of other classes; {where}")
@@ -142,7 +142,7 @@ def retrieval_line(configuration: Configuration, searching: bool, summary: Mappi
 def _nearly(configuration: Configuration, searching: bool, samples: int, gpu: bool) -> bool:
     """Whether negatives are searched approximately; positives never are."""
     wanted = any(negatives for _, negatives in retrieved(configuration, searching))
-    return wanted and plan.approximate(configuration.resources, samples, gpu)
+    return wanted and byte_sizes.approximate(configuration.resources, samples, gpu)
 
 
 def _retrieving(configuration: Configuration, searching: bool) -> Iterator[tuple[str, Method]]:

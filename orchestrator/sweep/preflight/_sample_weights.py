@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from methods import SettingsError
-from orchestrator.config import plan
+from orchestrator.config import sizes
 from orchestrator.config.extra_space import networks
 from orchestrator.config.method_variants import build_trained_variants, build_variants
 from orchestrator.config.schema import Configuration
@@ -50,7 +50,7 @@ def check_memory(configuration: Configuration, searching: bool, samples: int, cl
             needed = max(each.required_bytes(samples, classes, student.head.in_features, shapes) for each in found)
             if needed > limit_gib * 2**30:
                 raise ConfigurationError(
-                    f"method {name} would take {plan.size(needed)} of memory to weigh {samples} samples for {field}, and "
+                    f"method {name} would take {sizes.size(needed)} of memory to weigh {samples} samples for {field}, and "
                     f"resources.influence_gib = {limit_gib:g}: raise it, or take less, such as method.estimator=last_layer or a "
                     "smaller data.limit.train",
                     field="resources.influence_gib",

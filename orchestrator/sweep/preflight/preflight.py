@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from orchestrator.config import plan
+from orchestrator.config import sizes as byte_sizes
 from orchestrator.config.capacity import Sizes, require_cores, require_memory
 from orchestrator.config.checkpoints import checkpoints
 from orchestrator.config.distinct import count_settings, limit_trials
@@ -229,7 +230,7 @@ def _check_with_data(
     if kind != "teacher":
         check_retrieval(configuration, searching, summary, gpu)
     copies, whose = checkpoints(configuration.search, groups) if searching else (2, "of one training, and the one before")
-    checkpoint_bytes = plan.checkpoint_bytes(parameters, copies)
+    checkpoint_bytes = byte_sizes.checkpoint_bytes(parameters, copies)
     store.require_space(checkpoint_bytes + SPARE_BYTES)
     reserved = checkpoint_bytes + SPARE_BYTES
     asked = decide_access(store, configuration, summary, local, reserved, beside) if configuration.teacher else None
