@@ -41,22 +41,22 @@ def _command(debug: bool, ends_unread: bool = False) -> Iterator[None]:
 
     from orchestrator.core.errors import INTERRUPTED, UNEXPECTED, UserError
     from orchestrator.core.output import survive_lost_output
-    from orchestrator.core.privacy import private, said
+    from orchestrator.core.privacy import private_files, sanitize
     from orchestrator.core.proxies import direct_loopback
     from orchestrator.core.signals import stoppable
 
-    with private(), survive_lost_output(ends=ends_unread), direct_loopback():
+    with private_files(), survive_lost_output(ends=ends_unread), direct_loopback():
         try:
             with stoppable():
                 yield
         except UserError as error:
-            print(said(traceback.format_exc() if debug else f"error: {error}"), file=sys.stderr)
+            print(sanitize(traceback.format_exc() if debug else f"error: {error}"), file=sys.stderr)
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(INTERRUPTED)
         except Exception:
-            print(said(traceback.format_exc()), file=sys.stderr)
+            print(sanitize(traceback.format_exc()), file=sys.stderr)
             sys.exit(UNEXPECTED)
 
 

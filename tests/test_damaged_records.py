@@ -23,7 +23,7 @@ from orchestrator.store.store import Store, read_json, write_json
 from orchestrator.sweep._reconcile import LOST
 from orchestrator.sweep.comparison.record import Comparison
 from orchestrator.sweep.comparison.record import place as comparison_folder
-from orchestrator.sweep.driver import repair
+from orchestrator.sweep.driver import repair_records
 from orchestrator.tracking._outbox import Outbox
 from orchestrator.tracking._runs import RUN_IDS, RUNS, Runs
 from tests.mutated import WAYS, destroy, edited, mutations
@@ -191,7 +191,7 @@ def test_a_resume_sets_it_aside_and_makes_it_anew(name: str, store: Store) -> No
             file.write_bytes(changed)
         found, notes = Sweep.open(store, "mine"), list[str]()
         was_damaged = bool(found.damaged)
-        repair(store, found, notes.append)
+        repair_records(store, found, notes.append)
         after = Sweep.open(store, "mine")
         assert not after.damaged and sorted(after.trials) == sorted(before.trials), what
         assert not was_damaged or (len(notes) == 1 and f"{name} is damaged (" in notes[0] and "is kept as" in notes[0]), notes
@@ -221,12 +221,12 @@ def test_a_record_that_contradicts_the_study_is_made_anew(key: str, value: Any, 
     notes: list[str] = []
     found = Sweep.open(store, "mine")
     assert not found.damaged, "nothing but the study says otherwise"
-    repair(store, found, notes.append)
+    repair_records(store, found, notes.append)
     trial = Sweep.open(store, "mine").trials[0]
     assert f"{OTHER} is damaged ({said}" in notes[0] and trial.notes == [LOST]
     assert (trial.params, trial.state, trial.value, trial.history) == (before.params, before.state, before.value, before.history)
     assert read_json(file.with_name("trial.json.damaged"))[key] != values[key]
-    repair(store, found, notes.append)
+    repair_records(store, found, notes.append)
     assert len(notes) == 1, "once"
 
 
@@ -235,7 +235,7 @@ def test_a_trial_that_the_sweep_cannot_have_is_set_aside(store: Store) -> None:
     shutil.copytree(folder.with_name("00000"), folder)
     write_json(folder / "trial.json", read_json(folder / "trial.json") | {"number": 99_999_999})
     notes: list[str] = []
-    repair(store, Sweep.open(store, "mine"), notes.append)
+    repair_records(store, Sweep.open(store, "mine"), notes.append)
     assert "number = 99999999 is not allowed: the sweep has 10 trials" in notes[0]
     assert len(Sweep.open(store, "mine").trials) == TRIALS
 
@@ -274,7 +274,7 @@ def test_a_line_of_the_study_that_means_nothing_is_named(index: int, store: Stor
     refused = 0
     for what, changed in mutations(lines[index], COUNT, seed=index):
         file.write_bytes(b"".join([*lines[:index], json.dumps(json.loads(changed)).encode() + b"\n", *lines[index:][1:]]))
-        for read in (lambda: _trials(found), lambda: repair(store, Sweep.open(store, "mine"), lambda _: None)):
+        for read in (lambda: _trials(found), lambda: repair_records(store, Sweep.open(store, "mine"), lambda _: None)):
             try:
                 read()
             except ConfigurationError as error:  # a direction is one that there is, and not that of the sweep

@@ -7,9 +7,9 @@ from itertools import pairwise
 from math import ceil, floor, fsum, log
 from typing import NamedTuple
 
-from orchestrator.config.bin_packing import has_room, placed
+from orchestrator.config.bin_packing import has_space, place_workers
 from orchestrator.config.schema import Configuration, Resources, Search
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.core.errors import ConfigurationError, PreflightError
 
 BYTES = {"float16": 2, "float32": 4}
 SETTINGS = {"CPU": "cpus_per_worker", "GPU": "gpus_per_worker"}
@@ -64,7 +64,7 @@ class Role(NamedTuple):
 def roles(configuration: Configuration, available: Mapping[str, float], nodes: Sequence[Mapping[str, float]] = ()) -> list[Role]:
     """Who is in a group; a group is its roles over and over, `configuration.replicas` times, in the order of the ranks.
 
-    GPUs that `nodes` have, and others hold now, are not replaced by CPUs. EnvironmentUnfitError when nothing is said of GPUs and
+    GPUs that `nodes` have, and others hold now, are not replaced by CPUs. PreflightError when nothing is said of GPUs and
     there are some, but fewer than a group has workers.
     """
     resources = configuration.resources
@@ -78,7 +78,7 @@ def roles(configuration: Configuration, available: Mapping[str, float], nodes: S
     wanted = configuration.replicas * sum(1.0 if values["GPU"] is None else values["GPU"] for values in asked.values())
     there = max(available.get("GPU", 0), _total(nodes, "GPU"))
     if 0 < there < wanted and any(values["GPU"] is None for values in asked.values()):
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"a group of {resources.workers} workers with a GPU each needs {wanted:g} GPU and the cluster has {there:g}: lower "
             f"resources.workers, or set resources.gpus_per_worker to {there / resources.workers:.2g} to share, to 0 for CPUs alone",
             field="resources.gpus_per_worker",
@@ -117,7 +117,7 @@ def groups(
     `available` is what is free in the cluster, `nodes` what each node has; without nodes, where a worker goes is not asked.
     `free` is what each node has free; None: all of it. `elastic`: where there is room for one, fewer than were asked for may begin.
     ConfigurationError when a worker or an influence actor fits no node, or the groups would fit without their influence actors;
-    EnvironmentUnfitError with the arithmetic when they would not.
+    PreflightError with the arithmetic when they would not.
     """
     each, resources = roles(configuration, available, nodes), configuration.resources
     bundles = tuple(role.needs for _ in range(configuration.replicas) for role in each)
@@ -130,7 +130,7 @@ def groups(
         short = fit.short(wanted)
         lower = list(dict.fromkeys(["resources.workers", "resources.groups", *(role.fields[short] for role in each)]))
         reason = fit.reason(wanted, available, nodes)
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"{wanted} x {len(bundles)} workers {reason}: lower {', '.join(lower[:-1])} or {lower[-1]}",
             field="resources.workers",
             value=resources.workers,
@@ -184,7 +184,7 @@ def _fit(
     fits = {name: floor(round(available.get(name, 0) / need, 6)) for name, need in needs.items()}
     lines = [f"{available.get(name, 0):g} {name} / {need:g}{terms(name)} per group" for name, need in needs.items()]
     sums = min(fits.values())
-    most = placed(bundles, nodes, sums) if nodes else sums
+    most = place_workers(bundles, nodes, sums) if nodes else sums
     on = f", {most} on {len(nodes)} node{'s' * (len(nodes) != 1)}"
     arithmetic = f"floor({' , '.join(lines)}) = {sums}" + (on if most < sums else "")
     return _Fit(needs, fits, sums, most, arithmetic)
@@ -259,7 +259,7 @@ def _terms(each: list[Role], name: str, replicas: int, aides: int = 0, beside: R
 
 def _require_node(role: Role, nodes: Sequence[Mapping[str, float]], otherwise: str = "") -> None:
     """ConfigurationError when a worker of the role is larger than every node; without nodes nobody knows."""
-    if not nodes or any(has_room(node, role.needs) for node in nodes):
+    if not nodes or any(has_space(node, role.needs) for node in nodes):
         return
     for name, value in role.needs.items():
         largest = max(node.get(name, 0) for node in nodes)

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 
 from orchestrator.core.errors import ConfigurationError
-from orchestrator.core.redact import redacted
+from orchestrator.core.redact import redact
 from orchestrator.store.store import keep_text, write_text
 
 LARGEST_BYTES = 64 * 2**20  # a record of 10,000 epochs with 40 metrics each has 18 MB
@@ -196,5 +196,5 @@ def _reason(error: ErrorDetails) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = "null" if value is None else redacted(repr(value)[: 4 * LONGEST_VALUE])
+    text = "null" if value is None else redact(repr(value)[: 4 * LONGEST_VALUE])
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."

@@ -35,7 +35,7 @@ class StudyFile(JournalFileBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append the operations. After a signal a full disk is waited for no more: OSError, and the file is as it was."""
-        disk.patiently(lambda: self._append(logs), Path(self._file_path))
+        disk.retry_while_disk_full(lambda: self._append(logs), Path(self._file_path))
 
     def _append(self, logs: list[dict[str, Any]]) -> None:
         size = os.path.getsize(self._file_path)

@@ -9,10 +9,10 @@ from typing import Any
 
 from ray import get_runtime_context, tune
 
-from orchestrator.cluster.dispatcher_client import Desk
+from orchestrator.cluster.dispatcher_client import DispatcherClient
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import TrialSpec, trial_name
-from orchestrator.core.errors import EnvironmentUnfitError, UserError
+from orchestrator.core.errors import PreflightError, UserError
 from orchestrator.store.record_file import RecordSchema
 from orchestrator.sweep import _snapshots as snapshots
 
@@ -22,7 +22,7 @@ POINTER = "pointer.json"  # what Tune keeps for a checkpoint: the folder of a sn
 SNAPSHOT = RecordSchema[dict[str, str | None]](dict[str, str | None])
 
 
-class StandIn(tune.Trainable):
+class ProxyTrainable(tune.Trainable):
     """Reused from trial to trial; every record of a worker is one Tune result with our own `epoch`.
 
     Keys of Tune's `config`: number; configuration (JSON) or error; until: the epoch after which the worker stops and Tune pauses
@@ -33,7 +33,7 @@ class StandIn(tune.Trainable):
     def setup(self, config: dict[str, Any], place: dict[str, Any]) -> None:
         """`place`: the desk's name, the folders of the sweep, and what every trial has in common."""
         self.place = place
-        self.desk = Desk.find(place["desk"])
+        self.desk = DispatcherClient.find(place["desk"])
         self.begin(config)
         self.after_another = True  # one that died: its trial may still be trained
         self.over = threading.Event()
@@ -102,7 +102,7 @@ class StandIn(tune.Trainable):
             if not record.get("failed"):
                 self._reached(record)
             return record | ({"missed": missed} if missed else {})
-        except EnvironmentUnfitError as error:
+        except PreflightError as error:
             return {"unfit": str(error)}
         except UserError as error:  # raised here it would stand in a log of Ray that nobody reads
             return {"failed": str(error)}

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator.cluster.group_autoscaler import RETURN_S
 from orchestrator.config.schema import Resources
-from orchestrator.core.signals import left
+from orchestrator.core.signals import remaining_timeout
 
 if TYPE_CHECKING:
-    from orchestrator.cluster.dispatcher_client import Desk
+    from orchestrator.cluster.dispatcher_client import DispatcherClient
 
 LOOK_S = 1.0
 END_S = 5.0  # for a look that is being taken
@@ -172,7 +172,7 @@ class Watchdog:
 class _Hands:
     """A watchdog's hands in the driver."""
 
-    def __init__(self, desk: "Desk", note: Callable[[str], None]) -> None:
+    def __init__(self, desk: "DispatcherClient", note: Callable[[str], None]) -> None:
         self.desk, self.note = desk, note
         self.recover, self.replace, self.lose, self.give_up = desk.recover, desk.replace, desk.lose, desk.give_up
         self.restart, self.end_reader, self.end_process = desk.restart, desk.end_reader, desk.end_process
@@ -187,7 +187,7 @@ class _Hands:
 
 
 @contextlib.contextmanager
-def watched(desk: "Desk", resources: Resources, note: Callable[[str], None]) -> Iterator[None]:
+def watch_trials(desk: "DispatcherClient", resources: Resources, note: Callable[[str], None]) -> Iterator[None]:
     """Trials are looked after, every second or so, until the block ends; `note` hears of it from a thread."""
     over = threading.Event()
     watchdog = Watchdog(resources.heartbeat_warning_s, resources.heartbeat_timeout_s, _Hands(desk, note))
@@ -197,10 +197,10 @@ def watched(desk: "Desk", resources: Resources, note: Callable[[str], None]) -> 
         yield
     finally:
         over.set()
-        thread.join(left(END_S))  # Ray ends after this, and must not be asked then
+        thread.join(remaining_timeout(END_S))  # Ray ends after this, and must not be asked then
 
 
-def _watch(watchdog: Watchdog, desk: "Desk", over: threading.Event) -> None:
+def _watch(watchdog: Watchdog, desk: "DispatcherClient", over: threading.Event) -> None:
     while not over.wait(LOOK_S):
         seen = None
         try:

@@ -20,7 +20,7 @@ OF_EACH_NODE = Path("~/.cache/distillation-orchestrator/knowledge")  # `~` is th
 
 
 @dataclass(frozen=True)
-class Decision:
+class TeacherAccess:
     """The folder of the cache, None when the teacher is asked at every step, and whether every node has its own; in words too."""
 
     folder: Path | None
@@ -33,14 +33,14 @@ class Decision:
         return "cached" if self.folder else "online"
 
 
-def decide(
+def decide_access(
     store: Store,
     configuration: Configuration,
     data: Mapping[str, Any],
     local: bool,
     reserve_bytes: int = SPARE_BYTES,
     clean_bytes: int = 0,
-) -> Decision:
+) -> TeacherAccess:
     """Cached, or online where that was asked for or `auto` finds no room; `data` is what `describe` says of them.
 
     Decided once per run, before Ray is started: afterwards every process has the address of a cluster. `local` runs without
@@ -55,13 +55,13 @@ def decide(
     views = plan.views(configuration) if plan.varies(configuration, data["augmentation"]) else 0
     size = plan.size(needed) + (f" for {views} views and the clean one" if views else "")
     if teacher.mode == "online":
-        return Decision(None, "asked at every step (teacher.mode = online)")
+        return TeacherAccess(None, "asked at every step (teacher.mode = online)")
     folder = _of_cluster(teacher.cache) if cluster else _of_this_node(teacher.cache or store.knowledge)
     short = _short(needed, teacher.cache_gib, None if cluster else folder, reserve_bytes)
     if not short:
-        return Decision(folder, f"cached in {folder}{' of each node' if cluster else ''}, {size}", cluster)
+        return TeacherAccess(folder, f"cached in {folder}{' of each node' if cluster else ''}, {size}", cluster)
     if teacher.mode == "auto":
-        return Decision(None, f"asked at every step: a cache would take {size}, and {short}")
+        return TeacherAccess(None, f"asked at every step: a cache would take {size}, and {short}")
     limited = needed > teacher.cache_gib * 2**30
     raise ConfigurationError(
         f"teacher.mode = cached takes {size}, and {short}: raise teacher.cache_gib, lower data.views, name another folder with "

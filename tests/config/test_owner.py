@@ -40,7 +40,7 @@ def test_a_process_that_was_killed_holds_nothing(folder: Path) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "held\n"
         assert run_lock.running(folder)
-        with pytest.raises(ConfigurationError) as told, run_lock.held(folder):
+        with pytest.raises(ConfigurationError) as told, run_lock.is_locked(folder):
             pass
         assert f"sweep 'mine' is run by process {process.pid} on {socket.gethostname()} since 20" in str(told.value)
         assert f"end it with `kill {process.pid}`" in str(told.value)
@@ -48,7 +48,7 @@ def test_a_process_that_was_killed_holds_nothing(folder: Path) -> None:
         process.wait()
     assert read_json(folder / run_lock.WORD)["pid"] == process.pid, "it could not clean up"
     assert not run_lock.running(folder)
-    with run_lock.held(folder):
+    with run_lock.is_locked(folder):
         assert run_lock.running(folder) and read_json(folder / run_lock.WORD)["pid"] == os.getpid()
     assert not run_lock.running(folder) and not (folder / run_lock.WORD).exists()
 
@@ -57,16 +57,16 @@ def test_another_host_whose_lock_is_not_seen_here(folder: Path) -> None:
     word(folder, age_s=5)
     assert run_lock.running(folder)
     with pytest.raises(ConfigurationError, match=r"by process 7 on elsewhere since 2023-.* life . s ago: .* silent for 60 s"):
-        run_lock.held(folder).__enter__()
+        run_lock.is_locked(folder).__enter__()
     assert read_json(folder / run_lock.WORD)["host"] == "elsewhere", "its word is left alone"
     word(folder, age_s=run_lock.SILENT_S + 5)
     assert not run_lock.running(folder)
-    with run_lock.held(folder):
+    with run_lock.is_locked(folder):
         pass
 
 
 def test_a_word_that_cannot_be_read_is_none(folder: Path) -> None:
     (folder / run_lock.WORD).write_text('{"host"')
-    with run_lock.held(folder):
+    with run_lock.is_locked(folder):
         (folder / run_lock.WORD).write_text("[]")
-        assert run_lock.taken(folder) == "sweep 'mine' is run by another process at this moment: wait for it, or end it"
+        assert run_lock.lock_holder(folder) == "sweep 'mine' is run by another process at this moment: wait for it, or end it"

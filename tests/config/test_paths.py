@@ -133,9 +133,9 @@ def test_every_key_with_a_path_is_refused_in_the_same_way(key: str, path: str, t
 
 
 def _cache_of(configuration: Configuration, store: Path) -> None:
-    from orchestrator.teacher.access import decide
+    from orchestrator.teacher.access import decide_access
 
-    decide(Store(store), configuration, {"sizes": {"train": 10}, "classes": ["a", "b"], "augmentation": "none"}, local=True)
+    decide_access(Store(store), configuration, {"sizes": {"train": 10}, "classes": ["a", "b"], "augmentation": "none"}, local=True)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=" ".join)

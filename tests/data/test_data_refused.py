@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from orchestrator.config.schema import Data, Limit
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.data import _image_check as image_check
 from orchestrator.data import checks, datasets
 from orchestrator.data._listing import LAYOUT
@@ -188,7 +188,7 @@ def test_arrays_beyond_the_free_memory_are_refused_before_they_are_read(tmp_path
     assert describe(config, tmp_path / "store", 0)["sizes"]["test"] == 40
     of(2 * held - 1)
     monkeypatch.setattr(np.lib.format, "read_array", refuse)
-    with refused("data.path", 2 * held, (0, 2 * held - 1), EnvironmentUnfitError):
+    with refused("data.path", 2 * held, (0, 2 * held - 1), PreflightError):
         describe(config, tmp_path / "store", 0)
     monkeypatch.setattr(np.lib.format, "read_array", read)
 
@@ -390,7 +390,7 @@ def test_processes_find_what_one_finds_and_their_death_is_one_sentence(tmp_path:
     assert said[:2] == said[2:] and said[0].startswith("24 images are decoded once")
     assert torch.equal(before, torch.get_rng_state())
     monkeypatch.setattr(image_check, "decode_image", lambda *_: os._exit(1))
-    with refused("data.path", str(root), "more free memory", EnvironmentUnfitError):
+    with refused("data.path", str(root), "more free memory", PreflightError):
         prepare(config, tmp_path / "store", 0)
 
 

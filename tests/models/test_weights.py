@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 from orchestrator.models._misfits import MOST_ROWS
 from orchestrator.models.build import build
 from orchestrator.models.network import Network
@@ -74,7 +74,7 @@ def test_tensors_that_share_memory_are_saved(tmp_path: Path) -> None:
 def test_unwritable_file_is_said_and_nothing_is_left(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file where a folder is needed")
     file = tmp_path / "taken" / "weights.safetensors"
-    with refused(str(file), allowed="a file that can be written", error=EnvironmentUnfitError):
+    with refused(str(file), allowed="a file that can be written", error=PreflightError):
         save_weights(network(), file)
 
 

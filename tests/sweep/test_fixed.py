@@ -12,7 +12,7 @@ from orchestrator.config.trial import apply
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
-from orchestrator.sweep._reconcile import settle
+from orchestrator.sweep._reconcile import reconcile
 from orchestrator.sweep._study import StudySearch, open_study
 from orchestrator.sweep.events import Events
 from orchestrator.sweep.preflight.configuration import check_search
@@ -40,7 +40,7 @@ def listed(**changes: Any) -> Configuration:
 
 def searcher_of(sweep: Sweep, resume: bool) -> StudySearch:
     study = open_study(sweep.folder, sweep.configuration, resume)
-    settle(study, sweep)
+    reconcile(study, sweep)
     unfinished = [trial for trial in sweep.trials.values() if not trial.ended]
     return StudySearch(study, sweep.configuration, Events(sweep, []), unfinished)
 

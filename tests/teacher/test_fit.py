@@ -31,7 +31,7 @@ Specify = Callable[..., TrialSpec]
 
 def place(root: Path, *pairs: str) -> Path:
     configuration = load(None, [*TINY, *pairs])
-    return fit.place(Store(root), configuration, prepare(configuration.data, root, configuration.data.seed))
+    return fit.teacher_folder(Store(root), configuration, prepare(configuration.data, root, configuration.data.seed))
 
 
 @pytest.mark.parametrize(

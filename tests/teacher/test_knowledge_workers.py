@@ -16,7 +16,7 @@ from filelock import FileLock
 from orchestrator.config.loader import load
 from orchestrator.core import disk
 from orchestrator.core.context import Stopped, TrialContext
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.prepare import prepare
@@ -89,7 +89,7 @@ def worker(rank: int, world_size: int, root: Path) -> dict[str, Any]:
         with patch.object(*broken, side_effect=PermissionError(13, "Permission denied")) if rank == 0 else contextlib.nullcontext():
             try:
                 asked.open_view(0)
-            except EnvironmentUnfitError as error:
+            except PreflightError as error:
                 told[name] = str(error)
         told[f"after {name}"] = context.gather(f"rank {rank}")
     stopping = TrialContext(rank, world_size, CPU, asked_to_stop=lambda: True)

@@ -20,7 +20,7 @@ from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.views import Views
 from orchestrator.teacher import retrieval
-from orchestrator.teacher._rank_shared_files import Sharing
+from orchestrator.teacher._rank_shared_files import RankSharedFiles
 from orchestrator.teacher.cache import Cache
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.outputs import CachedTeacher, OnlineTeacher
@@ -65,7 +65,7 @@ def by_hand(knowledge: Knowledge, positives: int, negatives: int) -> tuple[list[
 
 def kept(root: Path, context: TrialContext | None = None, wait_s: float = 5, teacher: str = "one") -> Retrieval:
     context = context or TrialContext()
-    return Retrieval(context, False, Sharing(Cache(root, 2**24), context, wait_s), {"teacher": teacher, "data": "these"})
+    return Retrieval(context, False, RankSharedFiles(Cache(root, 2**24), context, wait_s), {"teacher": teacher, "data": "these"})
 
 
 def searches(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from trials_run import add_teacher, left, records_of, specification, untimed
 
 from methods import Knowledge, ic_kd
-from methods.bank import Bank, Looking
+from methods.bank import Bank, BankQuery
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import Record, TrialContext
 from orchestrator.training._trainer import train
@@ -82,7 +82,7 @@ def both(rank: int, world_size: int, root: str) -> dict[str, list[Any]]:
     for name in SHARED:
         records, banks = list[Record](), list[dict[str, Tensor]]()
 
-        def noted(knowledge: Knowledge, looking: Looking, banks: list[dict[str, Tensor]] = banks) -> Bank:
+        def noted(knowledge: Knowledge, looking: BankQuery, banks: list[dict[str, Tensor]] = banks) -> Bank:
             bank = Bank(knowledge, looking)
             assert bank.targets is not None
             tables = {key: value for key, value in bank.neighbours._asdict().items() if isinstance(value, Tensor)}

@@ -25,7 +25,7 @@ from orchestrator.models.build import build
 from orchestrator.teacher.outputs import CachedTeacher
 from orchestrator.training import _student as student
 from orchestrator.training import _trainer as trainer
-from orchestrator.training._distillation_module import Learner, replicate
+from orchestrator.training._distillation_module import DistillationModule, replicate
 from orchestrator.training._evaluation import Evaluated, evaluate
 from orchestrator.training._trainer import STOP_CHECK_STEPS, train
 from orchestrator.training.checkpoint import Checkpoint
@@ -90,7 +90,7 @@ def initial(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
     """The weights that each training began with."""
     begun: list[dict[str, Tensor]] = []
 
-    def noted(learner: Learner, context: TrialContext) -> torch.nn.Module:
+    def noted(learner: DistillationModule, context: TrialContext) -> torch.nn.Module:
         begun.append({key: value.detach().clone() for key, value in learner.student.state_dict().items()})
         return replicate(learner, context)
 
@@ -268,7 +268,7 @@ def test_the_scores_are_those_of_the_weights_that_were_saved(specify: Specify, m
 def test_the_test_part_is_evaluated_in_the_last_epoch_alone(specify: Specify, monkeypatch: pytest.MonkeyPatch) -> None:
     parts: list[str] = []
 
-    def noted(learner: Learner, batches: Batches, part: Any, *rest: Any) -> Evaluated:
+    def noted(learner: DistillationModule, batches: Batches, part: Any, *rest: Any) -> Evaluated:
         parts.append(part)
         return evaluate(learner, batches, part, *rest)
 
@@ -364,5 +364,5 @@ def test_a_method_gets_the_index_where_the_inputs_are(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # there is none for the device that computes nothing
     meta, method = torch.device("meta"), Noting(Settings())
     batch = Inputs(torch.arange(2), torch.zeros(2, 1, 8, 8, device=meta), torch.zeros(2, dtype=torch.int64, device=meta))
-    Learner(build("mlp", 10, (1, 8, 8), {}).to(meta), method, None)(batch, None)
+    DistillationModule(build("mlp", 10, (1, 8, 8), {}).to(meta), method, None)(batch, None)
     assert method.place == meta

@@ -14,7 +14,7 @@ from trials_run import add_teacher, specification
 from orchestrator.config.schema import Data
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import Record, TrialContext
-from orchestrator.core.errors import EnvironmentUnfitError, UserError
+from orchestrator.core.errors import PreflightError, UserError
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.views import Views
@@ -23,7 +23,7 @@ from orchestrator.teacher.cache import Cache
 from orchestrator.teacher.frozen import WEIGHTS, FrozenTeacher
 from orchestrator.teacher.outputs import CachedTeacher
 from orchestrator.training import _student as student
-from orchestrator.training._distillation_module import Learner, replicate
+from orchestrator.training._distillation_module import DistillationModule, replicate
 from orchestrator.training._trainer import train
 from orchestrator.training.metrics import Scores
 from tests.process_group import on_every_rank
@@ -56,9 +56,9 @@ def trial(root: Path, name: str, folder: str = "") -> TrialSpec:
 
 def worker(rank: int, world_size: int, root: Path) -> None:
     """One rank: every trial in turn; its records, its last weights and its failure are left in files."""
-    learners: list[Learner] = []
+    learners: list[DistillationModule] = []
 
-    def noted(learner: Learner, context: TrialContext) -> torch.nn.Module:
+    def noted(learner: DistillationModule, context: TrialContext) -> torch.nn.Module:
         learners.append(learner)
         return replicate(learner, context)
 
@@ -179,4 +179,4 @@ def test_every_rank_hears_of_a_divergence(root: Path, rank: int) -> None:
 
 @pytest.mark.parametrize("rank", range(WORKERS))
 def test_every_rank_gives_up_when_another_process_holds_the_lock(root: Path, rank: int) -> None:
-    assert left(root, "locked", rank)["failure"].startswith(f"{EnvironmentUnfitError.__name__}: waited 0.01 s")
+    assert left(root, "locked", rank)["failure"].startswith(f"{PreflightError.__name__}: waited 0.01 s")

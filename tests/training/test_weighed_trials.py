@@ -18,7 +18,7 @@ from orchestrator.core.errors import TrialError
 from orchestrator.data.dataset import Dataset
 from orchestrator.training import _sample_weight_schedule as sample_weights
 from orchestrator.training._trainer import train
-from orchestrator.training.sample_weighting import Appraised, Snapshot, appraise
+from orchestrator.training.sample_weighting import SampleWeighting, Snapshot, compute_sample_weights
 from tests.refusal import refused
 
 SMALL = (
@@ -133,8 +133,8 @@ def test_what_did_most_harm_is_shown(weighed: Callable[..., TrialSpec]) -> None:
 def test_a_static_student_begins_anew(weighed: Callable[..., TrialSpec], monkeypatch: pytest.MonkeyPatch) -> None:
     """With weights that are all one, the second half of eight epochs is a training of its own: it does not depend on the first."""
 
-    def equal(snapshot: Snapshot, device: torch.device, alive: Callable[[], None]) -> Appraised:
-        return Appraised(torch.ones_like(snapshot.weights), -snapshot.weights, {}, {}, {})
+    def equal(snapshot: Snapshot, device: torch.device, alive: Callable[[], None]) -> SampleWeighting:
+        return SampleWeighting(torch.ones_like(snapshot.weights), -snapshot.weights, {}, {}, {})
 
     monkeypatch.setattr(sample_weights, "appraise", equal)
     eight = ("training.epochs=8", "data.views=1")
@@ -211,7 +211,7 @@ class Helper:
         alive()
         if self.fails:
             raise TrialError(self.fails, field="method", value="sent")
-        return None if self.late else appraise(self.jobs[-1], torch.device("cpu"))
+        return None if self.late else compute_sample_weights(self.jobs[-1], torch.device("cpu"))
 
     def drop(self) -> None:
         self.dropped += 1

@@ -5,9 +5,9 @@ from typing import Any
 
 from methods import Method, SettingsError
 from orchestrator.config import plan
-from orchestrator.config.method_variants import forms, named, trained
+from orchestrator.config.method_variants import build_named_variants, build_trained_variants, build_variants
 from orchestrator.config.schema import Configuration
-from orchestrator.config.search_space import held
+from orchestrator.config.search_space import frozen_values
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.teacher import faiss_index
 
@@ -20,7 +20,7 @@ def check_banking(configuration: Configuration, name: str, searching: bool) -> N
     Or when a bank were of blended samples.
     """
     short: list[tuple[Method, int]] = []
-    for method in forms(configuration, name, searching):
+    for method in build_variants(configuration, name, searching):
         try:
             fills = method.banking(configuration.training.epochs)
         except SettingsError as error:
@@ -43,7 +43,7 @@ def check_banking(configuration: Configuration, name: str, searching: bool) -> N
         few += [f"negatives = {negatives}"] if negatives > queue else []
         raise ConfigurationError(
             f"method {name}: queue = {queue} is fewer samples than {', and than '.join(few)}: give method.queue of at least "
-            f"{_least(method)}, or 0 for all{named(configuration, name, searching)}",
+            f"{_least(method)}, or 0 for all{build_named_variants(configuration, name, searching)}",
             field="method.queue",
             value=queue,
             allowed=(_least(method), None),
@@ -67,7 +67,7 @@ def check_retrieval(configuration: Configuration, searching: bool, summary: Mapp
     sizes = summary["class_sizes"]
     for name in dict.fromkeys(name for name, _ in asked):
         _check_numbers(configuration, name, searching, [method.retrieves for each, method in asked if each == name], sizes)
-    if _nearly(configuration, searching, sum(sizes), gpu) and not faiss_index.installed():
+    if _nearly(configuration, searching, sum(sizes), gpu) and not faiss_index.is_installed():
         chosen = configuration.resources.retrieval
         why = f", as {sum(sizes)} samples are more than {plan.EXACT_SAMPLES} on a CPU" if chosen == "auto" else ""
         raise ConfigurationError(
@@ -91,8 +91,10 @@ def _check_numbers(
     if not many:
         return
     words = {"positives": f"has {most['positives']} others", "negatives": f"leaves {most['negatives']} of other classes"}
-    drawn = searching and any(side not in held(configuration, name) for side in many)
-    advice = " and ".join(f"method.{side} of at most {most[side]}" for side in many) + named(configuration, name, searching)
+    drawn = searching and any(side not in frozen_values(configuration, name) for side in many)
+    advice = " and ".join(f"method.{side} of at most {most[side]}" for side in many) + build_named_variants(
+        configuration, name, searching
+    )
     raise ConfigurationError(
         f"method {name}: {' and '.join(f'{side} = {wanted[side]}' for side in many)} {'are' if many[1:] else 'is'} more than the "
         f"training part has, where the largest class {' and '.join(words[side] for side in many)} with a label: "
@@ -145,7 +147,7 @@ def _nearly(configuration: Configuration, searching: bool, samples: int, gpu: bo
 
 def _retrieving(configuration: Configuration, searching: bool) -> Iterator[tuple[str, Method]]:
     """The forms that have a bank, by the names of their methods."""
-    for name in trained(configuration, searching):
-        for method in forms(configuration, name, searching):
+    for name in build_trained_variants(configuration, searching):
+        for method in build_variants(configuration, name, searching):
             if method.needs.bank or method.banking(configuration.training.epochs):
                 yield name, method
