@@ -41,8 +41,8 @@ class ScalingPolicy:
     most: int
     left: Callable[[], int]
     note: Callable[[str], None]
-    silence_s: float = 120.0
-    wait_s: float = 600.0
+    heartbeat_warning_s: float = 120.0
+    heartbeat_timeout_s: float = 600.0
 
 
 class Cluster(Protocol):
@@ -204,17 +204,18 @@ class GroupAutoscaler:
             self._give_up(
                 f"{self.barren} worker groups in a row ended before they took a trial: {self.error}", "resources.groups", self.error
             )
-        elif self.live and now - self.alone >= max(self.rules.wait_s, RETURN_S):
+        elif self.live and now - self.alone >= max(self.rules.heartbeat_timeout_s, RETURN_S):
             self._give_up(
                 f"no worker group began for {now - self.alone:.0f} s: {self._lacks(seen)}", "resources.groups", now - self.alone
             )
-        elif not self.live and now - self.alone >= self.rules.wait_s:
+        elif not self.live and now - self.alone >= self.rules.heartbeat_timeout_s:
             self._give_up(
-                f"no worker group had a place for {self.rules.wait_s:g} s (resources.heartbeat_timeout_s): {self._lacks(seen)}",
+                f"no worker group had a place for {self.rules.heartbeat_timeout_s:g} s (resources.heartbeat_timeout_s): "
+                f"{self._lacks(seen)}",
                 "resources.heartbeat_timeout_s",
-                self.rules.wait_s,
+                self.rules.heartbeat_timeout_s,
             )
-        elif now - self.noted >= self.rules.silence_s:
+        elif now - self.noted >= self.rules.heartbeat_warning_s:
             self.noted = now
             why = "the worker groups have not begun yet" if self.live else "no worker group has a place"
             self._tell(f"trials wait, as {why}: {self._lacks(seen)}")

@@ -35,13 +35,13 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Place:
-    """Where batches are made: on `device`, from arrays that lie there when `resident`, channels last when `layout` says so.
+    """Where batches are made: on `device`, from arrays that lie there when `on_device`, channels last when `layout` says so.
 
     `loader_workers` processes decode the images of folder data; for a batch of theirs nobody waits longer than `loader_wait_s`.
     """
 
     device: torch.device = CPU
-    resident: bool = False
+    on_device: bool = False
     layout: torch.memory_format = torch.contiguous_format
     loader_workers: int = 0
     loader_wait_s: float = math.inf
@@ -53,7 +53,7 @@ class Pass:
     def __init__(self, dataset: Dataset, part: str, views: Views, view: int | None, place: Place) -> None:
         self.dataset, self.part, self.split, self.views, self.place = dataset, part, dataset.split(part), views, place
         self.view, self.device = view, place.device
-        self.resident = place.resident and dataset.root is None
+        self.on_device = place.on_device and dataset.root is None
         self.cut = dataset.root is not None and views.policy == "resized_crop_flip"  # by whoever decodes
         height, width = dataset.shape[1:]
         places = None if self.cut else views.places(view, height, width)
@@ -90,7 +90,7 @@ class Pass:
         if self.dataset.root is not None:
             wanted = [self._with_partners(index) for index in batches]
             return zip(wanted, self._decoded(wanted), strict=True)
-        if self.resident:
+        if self.on_device:
             held = on_device(self.dataset, self.part, self.device)
             return ((samples, held.index_select(0, samples)) for samples in map(self._with_partners, batches))
         mapped = np.asarray(self.split.inputs)
@@ -119,4 +119,4 @@ class Pass:
 
     def _at_home(self, tensor: Tensor) -> Tensor:
         """Where samples are looked up: on the device when the data lie there, else on the CPU."""
-        return to_device(tensor, self.device) if self.resident else tensor
+        return to_device(tensor, self.device) if self.on_device else tensor

@@ -17,7 +17,7 @@ from orchestrator.store.record_file import RecordSchema
 from orchestrator.sweep import _snapshots as snapshots
 
 ALIVE_S, CLEANUP_S = 5.0, 2.0
-RELEASES = 3  # times `wait_s`: a group that does not give a trial back is replaced, and that takes a while
+RELEASES = 3  # times `heartbeat_timeout_s`: a group that does not give a trial back is replaced, and that takes a while
 POINTER = "pointer.json"  # what Tune keeps for a checkpoint: the folder of a snapshot
 SNAPSHOT = RecordSchema[dict[str, str | None]](dict[str, str | None])
 
@@ -43,7 +43,7 @@ class ProxyTrainable(tune.Trainable):
 
     def _attend(self, process: Any) -> None:
         """Signs of life, whatever the trial waits for: Tune would wait for ever for a process that is stopped."""
-        reader, every_s = uuid.uuid4().hex, min(ALIVE_S, self.place["wait_s"] / 4)
+        reader, every_s = uuid.uuid4().hex, min(ALIVE_S, self.place["heartbeat_timeout_s"] / 4)
         while not self.over.is_set():
             with contextlib.suppress(Exception):  # Ray in trouble fails in many ways; the next sign may get through
                 self.desk.attend(reader, self.trial, process)
@@ -93,7 +93,7 @@ class ProxyTrainable(tune.Trainable):
                 self._submit()
             missed = []
             while True:
-                record = self.desk.next_report(self.trial, self.place["wait_s"])
+                record = self.desk.next_report(self.trial, self.place["heartbeat_timeout_s"])
                 if record.get("epoch", self.known + 1) <= self.known:  # a training that goes on tells its last epoch again
                     continue
                 if not record.pop("behind", False) or self.until is None:
@@ -114,7 +114,7 @@ class ProxyTrainable(tune.Trainable):
         if self.after_another:
             self.desk.stop(self.trial)
         if self.snapshot or self.after_another:
-            self.desk.wait_until_released(self.trial, RELEASES * self.place["wait_s"])
+            self.desk.wait_until_released(self.trial, RELEASES * self.place["heartbeat_timeout_s"])
         self.after_another = False
         if self.snapshot:
             snapshots.put_back(self.snapshot, self.specification.folder)

@@ -93,7 +93,12 @@ def _tune(
     configuration = sweep.configuration
     budget = configuration.search.time_budget
     objective = watched_metrics(configuration.search).name
-    place = {"desk": desk.name, "folders": folders, "wait_s": configuration.resources.heartbeat_timeout_s, "objective": objective}
+    place = {
+        "desk": desk.name,
+        "folders": folders,
+        "heartbeat_timeout_s": configuration.resources.heartbeat_timeout_s,
+        "objective": objective,
+    }
     os.environ.update(TUNE)
     # a stand-in ends with the driver, not with some other node: that would fail its trial
     here = tune.PlacementGroupFactory([STAND_IN], bundle_label_selector=[{NODE: get_runtime_context().get_node_id()}])

@@ -59,8 +59,8 @@ class Hands(Protocol):
 class Watchdog:
     """Looks at one overview of the dispatcher after another; each silence is told once."""
 
-    def __init__(self, silence_s: float, wait_s: float, hands: Hands) -> None:
-        self.silence_s, self.wait_s, self.hands = silence_s, wait_s, hands
+    def __init__(self, heartbeat_warning_s: float, heartbeat_timeout_s: float, hands: Hands) -> None:
+        self.heartbeat_warning_s, self.heartbeat_timeout_s, self.hands = heartbeat_warning_s, heartbeat_timeout_s, hands
         self.life = ""
         self.groups: list[int] = []
         self.told: set[str] = set()  # trials whose silence was
@@ -84,7 +84,7 @@ class Watchdog:
             self.hands.note(text)
         self._recovered(seen, now)
         self._unheard(seen["processes"], now)
-        limit_s = min(self.silence_s, self.wait_s)
+        limit_s = min(self.heartbeat_warning_s, self.heartbeat_timeout_s)
         self.told &= {trial["name"] for trial in seen["trials"] if trial["silent_s"] >= limit_s}
         for trial in seen["trials"] if seen["groups"] else []:  # without a group, who starts them counts the time
             if trial["silent_s"] >= limit_s and trial["name"] not in self.told:
@@ -92,7 +92,7 @@ class Watchdog:
                 self.hands.note(f"{self._silent(trial, seen)}; {self.hands.cluster()}")
             self._act(trial, seen)
         for reader in seen["readers"]:
-            if reader["silent_s"] >= self.wait_s:
+            if reader["silent_s"] >= self.heartbeat_timeout_s:
                 self.hands.note(f"the Tune process of {reader['name']} is replaced: {self._nothing(reader)}")
                 self.hands.end_reader(reader["reader"])
 
@@ -100,22 +100,24 @@ class Watchdog:
         """End a process that waited when a dispatcher died, and has shown the new one no sign of life: it may be stopped."""
         self.processes = processes
         for reader, (since, name, process) in list(self.unheard.items()):
-            if reader in processes or now - since >= self.wait_s:
+            if reader in processes or now - since >= self.heartbeat_timeout_s:
                 del self.unheard[reader]
-            if reader not in processes and now - since >= self.wait_s:
+            if reader not in processes and now - since >= self.heartbeat_timeout_s:
                 silent = {"silent_s": now - since}
                 self.hands.note(f"the Tune process of {name} is replaced, after the dispatcher's death: {self._nothing(silent)}")
                 self.hands.end_process(process)
 
     def _nothing(self, silent: dict[str, Any]) -> str:
-        return f"nothing was heard of it for {silent['silent_s']:.0f} s (resources.heartbeat_timeout_s = {self.wait_s:g})"
+        return (
+            f"nothing was heard of it for {silent['silent_s']:.0f} s (resources.heartbeat_timeout_s = {self.heartbeat_timeout_s:g})"
+        )
 
     def _unanswered(self, now: float) -> None:
         since = self.answered = now if self.answered is None else self.answered
-        if now - since >= self.silence_s and "" not in self.told:
+        if now - since >= self.heartbeat_warning_s and "" not in self.told:
             self.told.add("")
             self.hands.note(f"the dispatcher, which hands out trials, has not answered for {now - since:.0f} s")
-        limit_s = min(REPLY_S, self.wait_s / 2) if self.began else RETURN_S
+        limit_s = min(REPLY_S, self.heartbeat_timeout_s / 2) if self.began else RETURN_S
         if now - max(since, self.restarted) >= limit_s:
             if self.restarted < since:
                 self.hands.note(f"the dispatcher, which hands out trials, is replaced: it has not answered for {now - since:.0f} s")
@@ -135,7 +137,7 @@ class Watchdog:
             return
         self.groups = seen["groups"]
         self.died = (now if self.died is None else self.died) if seen["missing"] else None
-        if self.died is not None and now - self.died >= max(self.wait_s, RETURN_S):
+        if self.died is not None and now - self.died >= max(self.heartbeat_timeout_s, RETURN_S):
             for group in seen["missing"]:
                 self.hands.lose(group, "it was not heard of after the dispatcher had died")
 
@@ -153,10 +155,11 @@ class Watchdog:
 
     def _act(self, trial: dict[str, Any], seen: dict[str, Any]) -> None:
         group, silent_s = trial["group"], trial["silent_s"]
-        limit_s = self.wait_s if trial["workers"] else max(self.wait_s, RETURN_S)
+        limit_s = self.heartbeat_timeout_s if trial["workers"] else max(self.heartbeat_timeout_s, RETURN_S)
         if silent_s < limit_s or (group is None and seen["missing"]):
             return
-        why = f"nothing was heard of {trial['name']} for {silent_s:.0f} s (resources.heartbeat_timeout_s = {self.wait_s:g})"
+        limit = f"resources.heartbeat_timeout_s = {self.heartbeat_timeout_s:g}"
+        why = f"nothing was heard of {trial['name']} for {silent_s:.0f} s ({limit})"
         if group is None:
             self.hands.give_up(f"{why}: no worker group takes it; {self.hands.cluster()}")
         elif self.hands.replace(group):

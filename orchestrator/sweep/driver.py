@@ -226,11 +226,11 @@ def _unended(sweep: Sweep, trials: int) -> int:
 def _given_back(lent: Lent, sweep: Sweep) -> Iterator[Lent]:
     """Worker groups that are lent; when all went well, none of them works on a trial of this sweep any more."""
     yield lent
-    desk, wait_s = lent[0], sweep.configuration.resources.heartbeat_timeout_s
+    desk, heartbeat_timeout_s = lent[0], sweep.configuration.resources.heartbeat_timeout_s
     for number in sweep.trials:
         desk.stop(trial_name(number))
     for number in sweep.trials:
-        desk.wait_until_released(trial_name(number), wait_s)
+        desk.wait_until_released(trial_name(number), heartbeat_timeout_s)
 
 
 @contextlib.contextmanager

@@ -78,15 +78,15 @@ def acquire_teacher(
 @contextlib.contextmanager
 def _only_one(folder: Path, configuration: Configuration, what: str) -> Iterator[None]:
     """Be the one run that works on a teacher; PreflightError where another one does not end."""
-    wait_s = configuration.resources.heartbeat_timeout_s
+    heartbeat_timeout_s = configuration.resources.heartbeat_timeout_s
     try:
-        with FileLock(f"{folder}.lock").acquire(timeout=wait_s):
+        with FileLock(f"{folder}.lock").acquire(timeout=heartbeat_timeout_s):
             yield
     except Timeout as error:
         raise PreflightError(
-            f"waited {wait_s:g} s for another run to {what} the teacher: see what holds {folder}.lock",
+            f"waited {heartbeat_timeout_s:g} s for another run to {what} the teacher: see what holds {folder}.lock",
             field=f"{folder}.lock",
-            value=wait_s,
+            value=heartbeat_timeout_s,
             allowed="a lock that no other run holds",
         ) from error
 

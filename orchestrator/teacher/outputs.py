@@ -107,7 +107,7 @@ class CachedTeacher:
         return {"logits": folder / "clean.npy"} | ({"features": folder / "clean-features.npy"} if features else {})
 
     def _rows(self, part: str, batch: Inputs) -> Tensor:
-        if self.batches.resident:
+        if self.batches.on_device:
             if part not in self.resident:
                 self.resident[part] = torch.from_numpy(np.array(self.arrays[part])).to(self.batches.device)
             return self.resident[part].index_select(0, batch.index).float()

@@ -79,7 +79,7 @@ def open_batches(spec: TrialSpec, context: TrialContext) -> Batches:
     """
     configuration, filling = spec.configuration, spec.role == "fill"
     labels = not filling and made(configuration.method.name, configuration.method.settings).needs.labels
-    dataset, resident = (open_labelled if labels else open_dataset)(spec.data), configuration.data.on_device
+    dataset, on_device = (open_labelled if labels else open_dataset)(spec.data), configuration.data.on_device
     networks = [student.network for student in configuration.students.values()]
     batches = Batches(
         dataset,
@@ -91,7 +91,7 @@ def open_batches(spec: TrialSpec, context: TrialContext) -> Batches:
         device=context.device,
         loader_workers=configuration.data.loader_workers,
         channels_last=any(channels_last(configuration.training, network) for network in networks),
-        resident=fits_on_device(dataset, context.device) if resident is None else resident,
+        on_device=fits_on_device(dataset, context.device) if on_device is None else on_device,
         labelled_share=None if filling else configuration.data.labelled_share,
         loader_wait_s=loader_wait_s(configuration.resources),
     )

@@ -29,7 +29,7 @@ class Ray:
 
     def crew(self, groups: int, most: int = 9) -> GroupAutoscaler:
         beside = ({"CPU": self.beside},) if self.beside else ()
-        rules = ScalingPolicy(most, lambda: self.trials, self.notes.append, silence_s=20, wait_s=60)
+        rules = ScalingPolicy(most, lambda: self.trials, self.notes.append, heartbeat_warning_s=20, heartbeat_timeout_s=60)
         self.made = GroupAutoscaler(Groups(groups, (CPU,), "", beside), rules, self, self.stop, lambda: self.now)
         self.made.begin()
         return self.made
@@ -165,7 +165,7 @@ def test_a_group_that_starts_is_given_the_time_that_takes_however_short_the_wait
     ray = Ray({"a": 1}, at_once=False)
     crew = ray.crew(1)
     ray.step(int(RETURN_S / LOOK) - 1)
-    assert not ray.stopped and crew.rules.wait_s < RETURN_S
+    assert not ray.stopped and crew.rules.heartbeat_timeout_s < RETURN_S
     ray.step()
     assert len(ray.stopped) == 1 and crew.reason.startswith(f"no worker group began for {RETURN_S:g} s: a group needs 1 CPU")
 

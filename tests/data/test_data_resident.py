@@ -39,7 +39,7 @@ def dataset(tmp_path: Path) -> Dataset:
 
 def batches(dataset: Dataset, resident: bool, policy: str = "crop_flip", mix: str = "none", **given: Any) -> Batches:
     views = Views(policy, 0, len(dataset.train), 1, mix)
-    return Batches(dataset, views, 16, 0, resident=resident, **given)
+    return Batches(dataset, views, 16, 0, on_device=resident, **given)
 
 
 def every_pass(made: Batches) -> Iterator[Inputs]:
@@ -117,7 +117,7 @@ def test_files_are_decoded_all_the_same(tmp_path: Path) -> None:
     config = Data(name="folder", path=folder(tmp_path / "images", ("train", "val", "test")), size=16)
     files = Dataset.open(prepare(config, tmp_path, 0))
     for near, mapped in zip(
-        *(Batches(files, Views("crop", 0, 12, 2), 4, 0, resident=r).train(0, 1) for r in (True, False)), strict=True
+        *(Batches(files, Views("crop", 0, 12, 2), 4, 0, on_device=r).train(0, 1) for r in (True, False)), strict=True
     ):
         assert torch.equal(near.inputs, mapped.inputs) and torch.equal(near.index, mapped.index)
     assert not memory._kept

@@ -48,7 +48,7 @@ class Written:
 def stand_in(*records: dict[str, Any]) -> ProxyTrainable:
     made = ProxyTrainable.__new__(ProxyTrainable)  # as Tune would make it, without an actor
     folders = {"trials": "trials", "data": "data", "teacher": None, "knowledge": None}
-    made.place = {"folders": folders, "wait_s": 5.0, "objective": "validation/accuracy"}
+    made.place = {"folders": folders, "heartbeat_timeout_s": 5.0, "objective": "validation/accuracy"}
     made.desk = cast(Any, Written(*records))
     return made
 

@@ -56,7 +56,7 @@ def desk() -> Workers:
 def stand_in(tmp_path: Path, desk: Workers) -> ProxyTrainable:
     made = ProxyTrainable.__new__(ProxyTrainable)  # as Tune would make it, without an actor
     folders = {"trials": str(tmp_path), "data": "data", "teacher": None, "knowledge": None}
-    made.place = {"folders": folders, "wait_s": 5.0, "objective": "validation/accuracy"}
+    made.place = {"folders": folders, "heartbeat_timeout_s": 5.0, "objective": "validation/accuracy"}
     made.desk = cast(Any, desk)
     return made
 
@@ -203,7 +203,7 @@ def test_it_shows_life_whatever_its_trial_waits_for(stand_in: ProxyTrainable, mo
 
     monkeypatch.setattr("orchestrator.cluster.dispatcher_client.DispatcherClient.find", lambda name: Attended())
     monkeypatch.setattr(stand_ins, "get_runtime_context", lambda: SimpleNamespace(current_actor="this process"))
-    stand_in.setup(config(3), stand_in.place | {"desk": "desk", "wait_s": 0.001})
+    stand_in.setup(config(3), stand_in.place | {"desk": "desk", "heartbeat_timeout_s": 0.001})
     assert enough.wait(60)
     stand_in.cleanup()
     assert {sign[1:] for sign in signs} == {("trial-00003", "this process")} and len({sign[0] for sign in signs}) == 1
