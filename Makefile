@@ -20,7 +20,7 @@ sweep: $(STAMP)
 	$(BIN)/python run.py sweep
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray and not faults and not browser and not slow" -n auto --maxprocesses 4
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ray and not faults and not browser and not slow" -n auto --maxprocesses 4 --dist loadscope
 	$(BIN)/python -m pytest -m "ray and not faults and not slow"
 
 slow: $(STAMP)
