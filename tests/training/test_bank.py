@@ -215,8 +215,7 @@ def test_only_those_that_were_drawn_last_can_be_retrieved(specify: Specify, queu
             assert set(knowledge.members.nonzero().flatten().tolist()) == set(drawn[-queue:])
 
 
-@pytest.mark.parametrize("source", STUDENTS)
-@pytest.mark.parametrize("fill", ["epoch", "ema", "momentum"])
+@pytest.mark.parametrize(("source", "fill"), [("own", "epoch"), ("own", "ema"), ("own", "momentum"), ("peers", "ema")])
 def test_a_resume_has_the_bits(specify: Specify, source: str, fill: str) -> None:
     """Before there was a bank, when it has just come into force, and when there was one before."""
     pairs = (*SMALL, *STUDENTS[source], f"method.fill={fill}", "method.first=2", "method.queue=60")

@@ -56,8 +56,7 @@ def whole(root: Path, name: str) -> tuple[list[dict[str, float]], dict[str, Tens
     return [untimed(record["metrics"]) for record in records_of(spec)], left(spec)
 
 
-@pytest.mark.parametrize("dies_after", [1, 2])
-@pytest.mark.parametrize("name", TRIALS)
+@pytest.mark.parametrize(("name", "dies_after"), [*((name, 2) for name in TRIALS), ("offline", 1), ("free-ema", 1)])
 def test_a_trial_that_is_resumed_goes_on_to_the_bit(root: Path, name: str, dies_after: int) -> None:
     expected, tensors = whole(root, name)
     spec = trial(root, name, f"{name}-{dies_after}")
