@@ -23,7 +23,7 @@ class Usage(NamedTuple):
 
 @pytest.mark.parametrize("name", ["..", ".", "", "a/b", "../a", "/a", "a\\b", ".hidden", "-x", "a b", "a\n", "ä", "a" * 101, "a\0"])
 def test_a_name_that_could_leave_the_store_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"the name .* is not allowed") as raised:
+    with refused("name", name) as raised:
         Store(tmp_path).sweep(name)
     assert "\n" not in str(raised.value)
 
@@ -164,9 +164,9 @@ def test_json_comes_back_and_damage_is_named(tmp_path: Path) -> None:
     write_json(file, {"a": [1, None, 0.5]})
     assert read_json(file) == json.loads(file.read_text()) == {"a": [1, None, 0.5]}
     file.write_text(file.read_text()[:-3])
-    with pytest.raises(ConfigurationError, match=r"file\.json cannot be read"):
+    with refused(str(file)):
         read_json(file)
-    with pytest.raises(ConfigurationError, match=r"nowhere\.json cannot be read"):
+    with refused(str(tmp_path / "nowhere.json")):
         read_json(tmp_path / "nowhere.json")
 
 
