@@ -106,9 +106,10 @@ def _read(group: Any, words: Sequence[str]) -> tuple[str, dict[str, Any], dict[s
     except Exception as error:
         if not hasattr(error, "format_message"):  # of the command line's library, which has one of several names
             raise
+        parameter = getattr(error, "param", None)
         raise ConfigurationError(
             f"{error.format_message().rstrip('.')}: `python run.py {command} --help` lists what it takes",
-            field=f"{command} --help",
+            field=getattr(error, "option_name", None) or (parameter.opts[0] if parameter else command),
             value=error.format_message(),
         ) from error
     given = {key: value for key, value in context.params.items() if context.get_parameter_source(key).name == "COMMANDLINE"}

@@ -114,7 +114,8 @@ def read_plain(file: Path) -> bytes:
         raise ConfigurationError(
             f"{file} is not opened, because {what}: write it anew with `run.py export --format torchexport`",
             field=str(file),
-            value=what,
+            value=(outside or odd)[0],
+            allowed="members of the format of this PyTorch" if outside else "members that are plain",
         )
     return data
 

@@ -193,26 +193,26 @@ class Sweep(SweepRecord):
         objectives = len(self.configuration.search.objectives) or 1
         usable = trial.state in ("complete", "stopped_early")
         if file.parent != self.trial_folder(trial.number):
-            reason = f"number = {trial.number} is not allowed: it lies in the folder {file.parent.name}"
+            key, reason = "number", f"number = {trial.number} is not allowed: it lies in the folder {file.parent.name}"
         elif len(trial.history) > trial.epochs:
-            reason = f"history has {len(trial.history)} epochs, and epochs = {trial.epochs}"
+            key, reason = "history", f"history has {len(trial.history)} epochs, and epochs = {trial.epochs}"
         elif trial.value is None and (trial.state == "complete" or trial.values):
-            reason = f"value = null is not allowed: state = {trial.state}"
+            key, reason = "value", f"value = null is not allowed: state = {trial.state}"
         elif trial.values is not None and len(trial.values) != objectives:
-            reason = f"values has {len(trial.values)} numbers, and the sweep {objectives} objectives"
+            key, reason = "values", f"values has {len(trial.values)} numbers, and the sweep {objectives} objectives"
         else:
-            reason = "" if sealed or not usable else self._misfit(trial)
+            key, reason = ("", "") if sealed or not usable else self._misfit(trial)
         if reason:
-            raise DamagedRecordError(file, reason)
+            raise DamagedRecordError(file, reason, key=key)
 
-    def _misfit(self, trial: Trial) -> str:
-        """Why the parameters cannot have been trained with, in a record that no checksum vouches for."""
+    def _misfit(self, trial: Trial) -> tuple[str, str]:
+        """The key, and why the parameters cannot have been trained with, in a record that no checksum vouches for."""
         for name, params in (("params", trial.params), ("changes", trial.settings)):
             try:
                 apply(self.configuration, params)
             except ConfigurationError as error:
-                return f"{name}: {error}"
-        return ""
+                return name, f"{name}: {error}"
+        return "", ""
 
     @property
     def name(self) -> str:

@@ -123,7 +123,7 @@ class Remote:
                 "that the credentials in the environment may write to it",
                 field="--store",
                 value=uri,
-                allowed=f"an answer within {ANSWER_S:g} s",
+                allowed="a store that may be written" if failures else f"an answer within {ANSWER_S:g} s",
             ) from (failures[0] if failures else None)
         return found
 

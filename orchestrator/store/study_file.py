@@ -55,7 +55,9 @@ def named_damage(journal: StudyFile, file: Path) -> Iterator[None]:
         raise
     except Exception as error:  # Optuna names no errors of damage: there are KeyError, TypeError, AssertionError and many more
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DamagedRecordError(file, f"up to line {journal.line}, {type(error).__name__}: {reason}", ADVICE) from error
+        raise DamagedRecordError(
+            file, f"up to line {journal.line}, {type(error).__name__}: {reason}", ADVICE, f"line {journal.line}"
+        ) from error
 
 
 def sound_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -96,7 +98,7 @@ def repair(file: Path) -> None:
         else:
             return
         if stream.read(1):
-            raise DamagedRecordError(file, f"line {number} is no operation", ADVICE)
+            raise DamagedRecordError(file, f"line {number} is no operation", ADVICE, f"line {number}")
     with file.open("r+b") as stream:
         stream.truncate(sound)
         stream.flush()

@@ -10,7 +10,6 @@ from orchestrator.config.checkpoints import checkpoints
 from orchestrator.config.loader import load
 from orchestrator.config.schema import Search
 from orchestrator.config.trial import CHECKPOINT, KNOWLEDGE
-from orchestrator.core.errors import ConfigurationError
 from orchestrator.export.export import export
 from orchestrator.store.checkpoint_storage import LIGHT, LocalCheckpoint
 from orchestrator.store.records import Sweep, Trial
@@ -20,6 +19,7 @@ from orchestrator.sweep import _snapshots as snapshots
 from orchestrator.sweep._pbt import Population
 from orchestrator.sweep.checkpoint_retention import RetentionPolicy, remove_losers
 from orchestrator.sweep.events import Events
+from tests.refusal import refused
 from tests.sweep.simulated import SimulatedTune, begin
 from tests.sweep.test_population import PBT, better_later
 
@@ -197,5 +197,6 @@ def test_an_export_of_what_was_removed_says_what_there_is(tmp_path: Path) -> Non
     remove_losers(Store(tmp_path), sweep)
     write_json(sweep.folder / "data.json", {"classes": ["a"]})
     store = Store(tmp_path)
-    with pytest.raises(ConfigurationError, match=r"weights of trial 0 of 'mine' were removed.*keep_checkpoints = 1.*one of 1,"):
+    with refused("--trial", 0, (1,)) as told:
         export(store, "mine", number=0)
+    assert "search.keep_checkpoints" in str(told.value)

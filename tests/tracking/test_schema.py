@@ -20,6 +20,7 @@ from orchestrator.store.store import Store
 from orchestrator.tracking import schema, ui
 from orchestrator.tracking._client import connect, short, verdict
 from orchestrator.tracking.schema import create_schema, require_schema, schema_problem, upgrade_command
+from tests.refusal import refused
 
 OLDER = "451aebb31d03"  # MLflow's second revision
 
@@ -56,8 +57,10 @@ def test_an_older_schema_is_refused_with_the_command_that_mends_it(tmp_path: Pat
     assert verdict(raised.value) == "away", "what is written waits for it"
 
 
-@pytest.mark.parametrize(("version", "said"), [("f" * 12, "was written by a newer MLflow"), (OLDER, "python -m mlflow db upgrade")])
-def test_ui_and_doctor_refuse_another_schema(tracked_store: Store, version: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("version", "allowed", "said"), [("f" * 12, "at most {}", "newer MLflow"), (OLDER, "{}", "python -m mlflow db upgrade")]
+)
+def test_ui_and_doctor_refuse_another_schema(tracked_store: Store, version: str, allowed: str, said: str) -> None:
     set_version(tracked_store.database, version)
     with pytest.raises(PreflightError, match=said):
         ui.serve(tracked_store, 5000, Console(file=io.StringIO()))

@@ -76,7 +76,9 @@ class Comparison(ComparisonRecord):
             )
         found = cls(**vars(COMPARISON.read(file)), folder=file.parent)
         if other := found.chosen.keys() - set(found.methods):
-            raise DamagedRecordError(file, f"chosen.{min(other)} is of no method that is compared", COMPARISON.advice)
+            raise DamagedRecordError(
+                file, f"chosen.{min(other)} is of no method that is compared", COMPARISON.advice, f"chosen.{min(other)}"
+            )
         return found
 
     @property

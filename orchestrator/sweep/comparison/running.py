@@ -54,12 +54,12 @@ def run_comparison(store: Store, comparison: Comparison, console: Console, ship_
             comparison.save()
             _say_chosen(comparison, console)
         if not comparison.settings:
-            reasons = "; ".join(f"{method}: {one['message']}" for method, one in comparison.chosen.items())
+            messages = {method: one["message"] for method, one in comparison.chosen.items()}
+            reasons = "; ".join(f"{method}: {message}" for method, message in messages.items())
             raise TrialError(
                 f"no search of {comparison.name!r} found settings to compare: {reasons}",
                 field="search.methods",
-                value=comparison.methods,
-                allowed=None,
+                value=messages,
             )
         bench.require_searched_data()
         return bench.ended(comparison.over_seeds, over_seeds(comparison.configuration, comparison.settings, comparison.seeds))
