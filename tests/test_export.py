@@ -26,7 +26,7 @@ from orchestrator.models.network import Network
 from orchestrator.models.weights import network_fingerprint
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import FORMAT_FILE, Store, read_json, write_json
-from tests.refusal import refused
+from tests.refusal import ANY, refused
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = ("training.epochs=3", "teacher.training.epochs=1", "student.name=cnn", "student.width=4", "method.temperature=3")
@@ -351,21 +351,20 @@ def test_a_place_that_cannot_be_written_is_told(store: Store, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("file", "content", "allowed"),
     [
-        (lambda folder: (folder / "settings.json").unlink(), "is no exported student or damaged"),
-        (lambda folder: (folder / "settings.json").write_text("[1]"), "is no exported student or damaged"),
-        (lambda folder: (folder / "settings.json").write_text('{"format": 1}'), "is no exported student or damaged"),
-        (lambda folder: (folder / "settings.json").write_text(NEWER), "newer version"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "does not exist"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"1"), "is not a whole safetensors file"),
+        *(("settings.json", content, None) for content in (None, "[1]", '{"format": 1}')),
+        ("settings.json", NEWER, (FORMAT, tuple(FORMATS))),
+        ("model.safetensors", None, "a file that exists"),
+        ("model.safetensors", "1", "a whole .safetensors file"),
     ],
 )
-def test_a_damaged_export_is_told(store: Store, change: Any, said: str) -> None:
-    folder = export(store, "mine").folder
-    change(folder)
-    with pytest.raises(ConfigurationError, match=said):
-        load_exported(folder)
+def test_a_damaged_export_is_told(store: Store, file: str, content: str | None, allowed: object) -> None:
+    target = export(store, "mine").folder / file
+    target.unlink() if content is None else target.write_text(content)
+    field, value = (str(target), ANY) if file == "settings.json" else ("weights", str(target))
+    with refused(field, value, allowed):
+        load_exported(target.parent)
 
 
 @pytest.mark.parametrize(
