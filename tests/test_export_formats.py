@@ -21,7 +21,6 @@ from orchestrator.models._cifar_resnet import DEPTHS
 from orchestrator.models.build import MODELS, build
 from orchestrator.models.network import Network
 from tests.families import SMALL, trained
-from tests.refusal import refused
 
 LARGE = ("resnet18", "mobilenet_v2")  # seconds each as ONNX
 ONNX = [package for package in FORMATS["onnx"].packages if importlib.util.find_spec(package) is None]
@@ -110,10 +109,8 @@ def test_a_program_with_a_pickle_is_not_opened(program: Path, tmp_path: Path) ->
         {"extra/note": b"1"},
     ]
     for number, changes in enumerate(doctored):
-        file = rewritten(program, tmp_path / f"{number}.pt2", changes)
-        with refused(str(file), allowed="members that are plain") as told:
-            load_program(file)
-        assert str(told.value.value).endswith(next(iter(changes)) if number else "network.body.1.weight")
+        with pytest.raises(ConfigurationError, match=r"is not opened, because .* is pickled"):
+            load_program(rewritten(program, tmp_path / f"{number}.pt2", changes))
 
 
 class Touch:
@@ -143,7 +140,7 @@ def test_the_format_of_before_pytorch_2_8_is_never_unpickled(program: Path, tmp_
         with zipfile.ZipFile(file, "w") as archive:
             for name, content in ours.items():
                 archive.writestr(name, content)
-        with refused(str(file), allowed="members of the format of this PyTorch"):
+        with pytest.raises(ConfigurationError, match="is not opened, because it is not of the format"):
             load_program(file)
         assert not touched.exists()
     with pytest.raises(Exception, match="magic number"):  # said when the harm is done: the refusal is what kept us from it
@@ -156,14 +153,14 @@ def test_a_program_with_an_empty_member_of_the_older_format_is_not_opened(progra
     file = Path(shutil.copy(program, tmp_path))
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr(name, b"")
-    with refused(str(file), name, "members of the format of this PyTorch"):
+    with pytest.raises(ConfigurationError, match="is not of the format"):
         load_program(file)
 
 
 def test_a_program_is_read_without_the_older_format(program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.export, "load", None)
     file = rewritten(program, tmp_path / "cut.pt2", {"models/model.json": b"{}"})
-    with refused(str(file), allowed=None):
+    with pytest.raises(ConfigurationError, match="missing or damaged"):
         load_program(file)
     assert load_program(program)(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
 
@@ -173,9 +170,8 @@ def test_a_file_that_is_no_program_or_damaged_is_told(program: Path, tmp_path: P
     cut.write_bytes(program.read_bytes()[:-100])
     with zipfile.ZipFile(empty, "w") as archive:
         archive.writestr("serialized_exported_program.json", "{}")  # the format of older versions, which unpickles
-    older = "members of the format of this PyTorch"
-    for file, allowed in ((cut, None), (tmp_path / "none.pt2", None), (empty, older)):
-        with refused(str(file), allowed=allowed) as told:
+    for file, said in ((cut, "missing or damaged"), (tmp_path / "none.pt2", "missing or damaged"), (empty, "is not of the format")):
+        with pytest.raises(ConfigurationError, match=said) as told:
             load_program(file)
         assert "\n" not in str(told.value)
 
@@ -184,7 +180,6 @@ def test_a_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else object())
     with pytest.raises(PreflightError, match="--format onnx needs onnxruntime, which is not installed: install them"):
         FORMATS["onnx"].require("onnx")
-    assert "onnxruntime" in str(told.value) and "pip install" in str(told.value)
 
 
 @pytest.mark.faults

@@ -26,7 +26,6 @@ from orchestrator.store.store import Store, write_json
 from orchestrator.sweep.checkpoint_retention import remove_losers
 from orchestrator.training import checkpoint
 from tests.process_group import on_every_rank
-from tests.refusal import ANY, refused
 
 AtHome = Callable[[str], None]
 
@@ -85,21 +84,23 @@ def test_a_uri_stays_what_it_is_and_has_a_folder_of_its_own(given: str, at_home:
 
 
 @pytest.mark.parametrize(
-    ("given", "value", "allowed"),
+    ("given", "said"),
     [
-        ("s3://AKIA:geheim@bucket/x", "s3://...", "an address without a name and a password"),
-        ("s3://geheim@bucket/x", "s3://...", "an address without a name and a password"),
-        ("s3://bucket/x?secret_key=geheim", "?secret_key=***", tuple(sorted(OPTIONS))),
-        ("s3://bucket/x#geheim", "#...", tuple(sorted(OPTIONS))),
-        ("ftp://bucket/geheim", "ftp", ("s3", "gs", "file")),
-        *((given, given, ANY) for given in ("s3:///x", "s3://bucket/../x", "file://host/x", "file:///")),
+        ("s3://AKIA:geheim@bucket/x", "credentials come from the environment"),
+        ("s3://geheim@bucket/x", "credentials come from the environment"),
+        ("s3://bucket/x?secret_key=geheim", r"\?secret_key=\.\.\. is not allowed.*region"),
+        ("s3://bucket/x#geheim", "is not allowed"),
+        ("ftp://bucket/geheim", "this scheme is not known.*s3://BUCKET"),
+        ("s3:///x", "names no place"),
+        ("s3://bucket/../x", "names no place"),
+        ("file://host/x", "names no place"),
+        ("file:///", "names no place"),
     ],
 )
-def test_what_is_no_place_is_one_sentence_without_a_secret(given: str, value: str, allowed: object) -> None:
-    with refused("--store", value, allowed) as raised:
+def test_what_is_no_place_is_one_sentence_without_a_secret(given: str, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said) as raised:
         Store.named(given)
-    error = raised.value
-    assert "geheim" not in f"{error} {error.value}" and "\n" not in str(error)
+    assert "geheim" not in str(raised.value) and "\n" not in str(raised.value)
 
 
 def test_a_store_that_cannot_be_reached_is_refused_in_bounded_time(

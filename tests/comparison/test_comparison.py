@@ -18,7 +18,7 @@ from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import apply
 from orchestrator.core import errors
-from orchestrator.core.errors import TrialError
+from orchestrator.core.errors import ConfigurationError, TrialError
 from orchestrator.core.provenance import describe
 from orchestrator.data.prepare import prepare
 from orchestrator.store.environment import ENVIRONMENT, ENVIRONMENT_FILE
@@ -261,7 +261,7 @@ def test_sweeps_of_another_configuration_or_other_data_are_refused(store: Store,
     for method, summed in (("kd", "1"), ("ttm", "2")):
         described = {"data": {"sums": {"train": summed}}}
         sweeps[method] = Sweep(other, "sweep", described=described, folder=store.sweep(method))
-    with refused("data", "ttm", "the data of kd"):
+    with pytest.raises(ConfigurationError, match="ttm was searched on other data than kd"):
         running.require_common_data(sweeps)
 
 

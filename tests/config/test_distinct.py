@@ -10,7 +10,6 @@ from orchestrator.config.distinct import count_settings, limit_trials, ways
 from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import draw
-from orchestrator.core.errors import ConfigurationError
 from orchestrator.sweep._stateless_sampler import StatelessSampler
 from orchestrator.sweep._study import open_study
 from orchestrator.sweep.preflight.configuration import check_search

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.core.errors import ConfigurationError
 from orchestrator.store import run_lock
 from orchestrator.store.store import read_json, write_json
-from tests.refusal import refused
 
 HOLD = """
 import sys, pathlib
@@ -42,7 +42,8 @@ def test_a_process_that_was_killed_holds_nothing(folder: Path) -> None:
         assert run_lock.running(folder)
         with pytest.raises(ConfigurationError) as told, run_lock.hold_lock(folder):
             pass
-        assert all(part in str(told.value) for part in (socket.gethostname(), f"kill {process.pid}"))
+        assert f"sweep 'mine' is run by process {process.pid} on {socket.gethostname()} since 20" in str(told.value)
+        assert f"end it with `kill {process.pid}`" in str(told.value)
         process.kill()
         process.wait()
     assert read_json(folder / run_lock.WORD)["pid"] == process.pid, "it could not clean up"

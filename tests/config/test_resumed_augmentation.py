@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+
 from orchestrator.config.loader import load
+from orchestrator.core.errors import ConfigurationError
 from orchestrator.data.prepare import describe
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store, write_json

@@ -8,7 +8,6 @@ import pytest
 from orchestrator.config.loader import load
 from orchestrator.config.search_space import key_value
 from orchestrator.config.yielding import describe_yielded
-from orchestrator.core.errors import ConfigurationError
 from orchestrator.sweep.preflight.configuration import check_search
 from tests.refusal import refused
 

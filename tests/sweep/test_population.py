@@ -11,6 +11,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 
 from orchestrator.cli import sweep as sweep_command
+from orchestrator.core.errors import ConfigurationError
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 from orchestrator.sweep import _snapshots as snapshots
@@ -170,7 +171,7 @@ def test_a_take_over_that_the_death_of_the_driver_prevented_is_done_on_resume(tm
 
 def test_a_population_does_not_grow(tmp_path: Path) -> None:
     sweep, _ = begin(tmp_path, *PBT, "search.trials=6")
-    with refused("--trials", 9, (6, 6)):
+    with pytest.raises(ConfigurationError, match=r"--trials 9: the population of 'mine' has 6 trials"):
         sweep_command.sweep(Path("none.yaml"), [], tmp_path, None, None, False, 9, None, sweep.name)
 
 

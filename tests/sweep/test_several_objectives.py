@@ -9,6 +9,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from orchestrator.config.loader import load
+from orchestrator.core.errors import ConfigurationError
 from orchestrator.reporting.importance import importance
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store, read_json, write_json
@@ -100,7 +101,7 @@ def test_a_death_between_study_and_record_keeps_all_values(tmp_path: Path, monke
 )
 def test_other_directions_are_refused(others: tuple[str, ...], tmp_path: Path) -> None:
     sweep, _ = begin(tmp_path)
-    with refused("search.objectives", allowed=("minimize", "maximize")):
+    with pytest.raises(ConfigurationError, match="looks for others: minimize, maximize"):
         open_study(sweep.folder, load(None, list(others)), resume=True)
 
 

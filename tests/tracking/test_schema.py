@@ -20,7 +20,6 @@ from orchestrator.store.store import Store
 from orchestrator.tracking import schema, ui
 from orchestrator.tracking._client import connect, short, verdict
 from orchestrator.tracking.schema import create_schema, require_schema, schema_problem, upgrade_command
-from tests.refusal import refused
 
 OLDER = "451aebb31d03"  # MLflow's second revision
 
