@@ -165,7 +165,7 @@ def test_a_line_of_the_study_is_there_as_a_whole_or_not_at_all(tiny: Path) -> No
 
 def test_after_a_signal_nobody_waits_and_the_old_record_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keep_json(tmp_path / "record.json", {"a": 1})
-    monkeypatch.setattr(disk, "left", lambda most_s: min(most_s, 3.0))
+    monkeypatch.setattr(disk, "remaining_timeout", lambda most_s: min(most_s, 3.0))
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.EDQUOT, "Disk quota exceeded")))
     keep_json(tmp_path / "record.json", {"a": 2})
     assert read_json(tmp_path / "record.json") == {"a": 1} and len(list(tmp_path.iterdir())) == 1

@@ -198,8 +198,8 @@ def serve(settings: dict[str, Any]) -> None:
         if spec.name == "busy":
             aide.receive(LONG_S, context.alive)
 
-    worker.work = work  # type: ignore[attr-defined]
-    setattr(influence_actor, "appraise", compute)  # noqa: B010
+    worker.execute = work  # type: ignore[attr-defined]
+    setattr(influence_actor, "compute_sample_weights", compute)  # noqa: B010
     worker.serve(settings)
 
 
@@ -248,7 +248,7 @@ def test_who_has_an_aide(pairs: tuple[str, ...], role: str, has_one: bool, tmp_p
 def test_a_worker_gives_its_trial_the_aide(monkeypatch: pytest.MonkeyPatch, specify: Specify) -> None:
     """Which is found when it is asked for: no Ray runs here."""
     contexts: list[TrialContext] = []
-    monkeypatch.setattr(worker, "work", lambda spec, context: contexts.append(context))
+    monkeypatch.setattr(worker, "execute", lambda spec, context: contexts.append(context))
     for pairs in ((), ("resources.influence_backend=inline",)):
         line: Any = worker._Line(None, 0, 0)
         line.open = line.report = lambda *values: None

@@ -81,7 +81,7 @@ def serve(settings: dict[str, Any]) -> None:
             (spec.folder / DIED).write_text(str(found["a"].progress["record"]["epoch"] if found else 0))
         execute(spec, context)
 
-    worker.work = work_until_death  # type: ignore[attr-defined]
+    worker.execute = work_until_death  # type: ignore[attr-defined]
     worker.serve(settings)
 
 

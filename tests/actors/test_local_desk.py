@@ -78,7 +78,7 @@ def test_a_training_gives_its_signs_of_life_to_the_desk(clock: Clock, specify: S
         context.alive()
         context.report({"epoch": 1})
 
-    monkeypatch.setattr(local_backend, "work", trained)
+    monkeypatch.setattr(local_backend, "execute", trained)
     desk = LocalDispatcher()
     desk.submit("trial", specify("teacher=null", "method.name=cross_entropy").plain())
     assert desk.records.get(timeout=60) == {"epoch": 1}
@@ -91,7 +91,7 @@ def test_a_fault_of_the_machine_fails_no_trial(own: bool, specify: Specify, monk
         context.note("the disk is full")
         raise TrialError("it diverged") if own else OSError(116, "Stale file handle")
 
-    monkeypatch.setattr(local_backend, "work", trained)
+    monkeypatch.setattr(local_backend, "execute", trained)
     notes: list[str] = []
     desk = LocalDispatcher(notes.append)
     desk.submit("trial", specify("teacher=null", "method.name=cross_entropy").plain())

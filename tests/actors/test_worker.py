@@ -48,7 +48,7 @@ def training(
         if error:
             raise error
 
-    monkeypatch.setattr(worker, "work", work)
+    monkeypatch.setattr(worker, "execute", work)
     line = line or Line()
     specification = specify("teacher=null", "method.name=cross_entropy").plain()
     try:

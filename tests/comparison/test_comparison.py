@@ -59,9 +59,9 @@ def store(tmp_path: Path) -> Store:
 def here(monkeypatch: pytest.MonkeyPatch) -> Here:
     """Sweeps are carried out in this process, and nothing is sent anywhere."""
     here = Here()
-    monkeypatch.setattr(running, "conduct", here.conduct)
-    monkeypatch.setattr(running, "open_desk", lambda *given: contextlib.nullcontext(LENT))
-    monkeypatch.setattr(running, "send", lambda *_: None)
+    monkeypatch.setattr(running, "run_sweep", here.conduct)
+    monkeypatch.setattr(running, "open_dispatcher", lambda *given: contextlib.nullcontext(LENT))
+    monkeypatch.setattr(running, "flush_tracking", lambda *_: None)
     return here
 
 

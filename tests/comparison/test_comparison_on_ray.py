@@ -26,7 +26,7 @@ def test_a_comparison_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         opened.append(given)
         return open_dispatcher(*given)
 
-    monkeypatch.setattr(running, "open_desk", counted)
+    monkeypatch.setattr(running, "open_dispatcher", counted)
     pairs = [part for pair in (*SMALL, "data.limit.train=200", "project=compared") for part in ("--set", pair)]
     asked = ["--methods", "cross_entropy,kd", "--trials", "2", "--seeds", "2", "--name", "mine", "--store", str(tmp_path)]
     done = CliRunner().invoke(run.app, ["compare", *asked, "--json", *pairs])

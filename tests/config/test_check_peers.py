@@ -9,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from orchestrator.config import plan
+from orchestrator.config import sizes
 from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration
 from orchestrator.models.build import MODELS, build
@@ -136,7 +136,7 @@ def test_the_bytes_of_checkpoints_are_those_of_all_students(digits_store: Path, 
         asked.append(parameters)
         return 0
 
-    monkeypatch.setattr(plan, "checkpoint_bytes", counted)
+    monkeypatch.setattr(sizes, "checkpoint_bytes", counted)
     configuration = load(None, [PEER])
     prepare_run(Store(digits_store), configuration, "train", local=True)
     shape = (1, 8, 8)

@@ -139,7 +139,7 @@ def test_a_static_student_begins_anew(weighed: Callable[..., TrialSpec], monkeyp
     def equal(snapshot: Snapshot, device: torch.device, alive: Callable[[], None]) -> SampleWeighting:
         return SampleWeighting(torch.ones_like(snapshot.weights), -snapshot.weights, {}, {}, {})
 
-    monkeypatch.setattr(sample_weights, "appraise", equal)
+    monkeypatch.setattr(sample_weights, "compute_sample_weights", equal)
     eight = ("training.epochs=8", "data.views=1")
     records = records_of(weighed("static", *eight, name="one"))
     rates = [record["metrics"]["train/learning_rate"] for record in records]
