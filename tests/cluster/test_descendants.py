@@ -18,8 +18,8 @@ LONG_S = 60.0
 DRIVER = """
 import subprocess, sys, time
 from pathlib import Path
-from orchestrator.cluster.descendants import noted
-with noted(Path(sys.argv[1])):
+from orchestrator.cluster.descendants import record_descendants
+with record_descendants(Path(sys.argv[1])):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     time.sleep(600)
 """

@@ -13,9 +13,9 @@ from orchestrator.core.signals import defer_signals, reinstall_handlers, remaini
 
 SECOND = """
 import os, signal, sys
-from orchestrator.core import signals as interrupt
-interrupt.TWICE_S = 0.0
-with interrupt.stoppable():
+from orchestrator.core import signals
+signals.TWICE_S = 0.0
+with signals.stoppable():
     try:
         os.kill(os.getpid(), signal.SIGTERM)
     finally:
@@ -25,8 +25,8 @@ with interrupt.stoppable():
 
 STUCK = """
 import ctypes, os, signal, threading, time
-from orchestrator.core import signals as interrupt
-last = interrupt.before_exit
+from orchestrator.core import signals
+last = signals.before_exit
 
 def again_and_again():
     while True:
