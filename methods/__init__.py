@@ -21,7 +21,7 @@ from methods.method import (
     Progress,
     Task,
 )
-from methods.settings import Settings, SettingsError, allowed, setting, shown_default
+from methods.settings import Settings, SettingsError, allowed, allowed_values, setting, shown_default
 from methods.tf_kd import TfKD
 from methods.ttm import TTM, WTTM
 
@@ -71,6 +71,7 @@ __all__ = [
     "Task",
     "TfKD",
     "allowed",
+    "allowed_values",
     "made",
     "setting",
     "shown_default",

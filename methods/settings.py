@@ -85,7 +85,7 @@ class Settings:
             wanted = allowed(item)
             if not _fits(item, value):
                 message = f"{item.name} = {_cut(value)} is not allowed: give {wanted} (default {item.default!r})"
-                raise SettingsError(message, item.name, value=value, allowed=bounds(item))
+                raise SettingsError(message, item.name, value=value, allowed=allowed_values(item))
 
     @classmethod
     def build(cls, values: Mapping[str, Any]) -> Self:
@@ -113,7 +113,7 @@ def allowed(item: "dataclasses.Field[Any]") -> str:
     return f"{kind} in {left}, {_plain(meta['high'])}]"
 
 
-def bounds(item: "dataclasses.Field[Any]") -> tuple[Any, ...] | type:
+def allowed_values(item: "dataclasses.Field[Any]") -> tuple[Any, ...] | type:
     """Return what a setting accepts: its choices, the smallest and the largest number, or its type."""
     meta = item.metadata
     if meta["choices"]:

@@ -78,13 +78,11 @@ def roles(configuration: Configuration, available: Mapping[str, float], nodes: S
     wanted = configuration.replicas * sum(1.0 if values["GPU"] is None else values["GPU"] for values in asked.values())
     there = max(available.get("GPU", 0), _total(nodes, "GPU"))
     if 0 < there < wanted and any(values["GPU"] is None for values in asked.values()):
-        raise EnvironmentUnfitError(
+        message = (
             f"a group of {resources.workers} workers with a GPU each needs {wanted:g} GPU and the cluster has {there:g}: lower "
-            f"resources.workers, or set resources.gpus_per_worker to {there / resources.workers:.2g} to share, to 0 for CPUs alone",
-            field="resources.gpus_per_worker",
-            value=None,
-            allowed=(0, there / resources.workers),
+            f"resources.workers, or set resources.gpus_per_worker to {there / resources.workers:.2g} to share, to 0 for CPUs alone"
         )
+        raise EnvironmentUnfitError(message, field="resources.gpus_per_worker", value=None, allowed=(0, there / resources.workers))
     default = 1.0 if there else 0.0
     found = []
     for letter, values in asked.items():
@@ -267,12 +265,8 @@ def _require_node(role: Role, nodes: Sequence[Mapping[str, float]], otherwise: s
             told = f"{role.fields[name]} = {value:g} fits no node (the largest has {largest:g} {name}): lower it{otherwise}"
             raise ConfigurationError(told, field=role.fields[name], value=value, allowed=(0, largest))
     both = " and ".join(f"{role.fields[name]} = {value:g}" for name, value in role.needs.items())
-    raise ConfigurationError(
-        f"{both} fit no node together: lower one of them{otherwise}",
-        field=role.fields[name],
-        value=value,
-        allowed="what one node has",
-    )
+    message = f"{both} fit no node together: lower one of them{otherwise}"
+    raise ConfigurationError(message, field=role.fields[name], value=value, allowed="what one node has")
 
 
 def rungs(search: Search, epochs: int) -> list[int]:
@@ -395,17 +389,11 @@ def require_batches(configuration: Configuration, samples: int, labelled: int | 
             there, kind, more = labelled, "labelled samples", "more of them (data.labelled)"
         size = training.batch_size
         if size % sharing:
-            raise ConfigurationError(
-                f"{name}.batch_size = {size} cannot be shared by {words}: give a multiple of {sharing}",
-                field=f"{name}.batch_size",
-                value=size,
-                allowed=f"a multiple of {sharing}",
-            )
+            message = f"{name}.batch_size = {size} cannot be shared by {words}: give a multiple of {sharing}"
+            raise ConfigurationError(message, field=f"{name}.batch_size", value=size, allowed=f"a multiple of {sharing}")
         if there < size:
-            raise ConfigurationError(
+            message = (
                 f"the training part has {there} {kind} and {name}.batch_size = {size} ({size // sharing} for each of {sharing} "
-                f"workers): give at most {there - there % sharing}, or {more}",
-                field=f"{name}.batch_size",
-                value=size,
-                allowed=(sharing, there - there % sharing),
+                f"workers): give at most {there - there % sharing}, or {more}"
             )
+            raise ConfigurationError(message, field=f"{name}.batch_size", value=size, allowed=(sharing, there - there % sharing))

@@ -101,12 +101,8 @@ class Data(Section):
     def _mean_goes_with_std(self) -> "Data":
         mean, std = ("null" if values is None else list(values) for values in (self.mean, self.std))
         if len(self.mean or ()) != len(self.std or ()) or () in (self.mean, self.std):
-            raise FieldError(
-                f"mean = {mean} with std = {std} is not allowed: give both, one value for each channel, or neither",
-                field="mean",
-                value=self.mean,
-                allowed="as many values as std has",
-            )
+            message = f"mean = {mean} with std = {std} is not allowed: give both, one value for each channel, or neither"
+            raise FieldError(message, field="mean", value=self.mean, allowed="as many values as std has")
         return self
 
 
@@ -146,19 +142,11 @@ class Training(Section):
     @model_validator(mode="after")
     def _schedules_fit(self) -> "Training":
         if self.schedule == "multi_step" and not self.milestones:
-            raise FieldError(
-                "milestones = [] is not allowed with schedule multi_step: give epochs such as [150, 180, 210]",
-                field="milestones",
-                value=(),
-                allowed="one epoch or more",
-            )
+            message = "milestones = [] is not allowed with schedule multi_step: give epochs such as [150, 180, 210]"
+            raise FieldError(message, field="milestones", value=(), allowed="one epoch or more")
         if self.warmup_epochs >= self.epochs:
-            raise FieldError(
-                f"warmup_epochs = {self.warmup_epochs} is not allowed: it must be below epochs = {self.epochs}",
-                field="warmup_epochs",
-                value=self.warmup_epochs,
-                allowed=(0, self.epochs),
-            )
+            message = f"warmup_epochs = {self.warmup_epochs} is not allowed: it must be below epochs = {self.epochs}"
+            raise FieldError(message, field="warmup_epochs", value=self.warmup_epochs, allowed=(0, self.epochs))
         return self
 
 
@@ -372,11 +360,8 @@ class Configuration(Section):
     def _letters_in_order(cls, peers: dict[str, Peer]) -> dict[str, Peer]:
         wanted = list(LETTERS[1 : len(peers) + 1])
         if sorted(peers) != wanted:
-            raise FieldError(
-                f"{list(peers)} is not allowed: name the peers of student a in order, {', '.join(wanted) or 'b'}",
-                value=tuple(peers),
-                allowed=tuple(wanted),
-            )
+            message = f"{list(peers)} is not allowed: name the peers of student a in order, {', '.join(wanted) or 'b'}"
+            raise FieldError(message, value=tuple(peers), allowed=tuple(wanted))
         return dict(sorted(peers.items()))
 
     @model_validator(mode="after")

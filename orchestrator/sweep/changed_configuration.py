@@ -72,8 +72,8 @@ def require_same(found: Sweep, now: Described) -> None:
         raise ConfigurationError(
             f"--resume {found.name}: {_listed(different)}: put back what it was, or begin another sweep under a new --name",
             field="--resume",
-            value=found.name,
-            allowed=tuple(different),
+            value=tuple(different),
+            allowed="as the sweep began",
         )
 
 
@@ -105,8 +105,8 @@ def _require_same_file(found: Sweep, file: Path) -> None:
         raise ConfigurationError(
             f"--config {file}: {_listed(different)}: leave --config out, for a sweep goes on as it began, or begin another one",
             field="--config",
-            value=str(file),
-            allowed=tuple(different),
+            value=tuple(different),
+            allowed="as the sweep began",
         )
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from orchestrator.config.loader import load
-from orchestrator.core.errors import ConfigurationError
 from orchestrator.models.build import build
 from orchestrator.sweep.preflight._batch_norm import check_batch_norm
+from tests.refusal import refused
 
 RESNET = 'student={"name": "resnet18"}'
 
@@ -31,7 +31,7 @@ def test_refused_is_what_raises_in_training(name: str, side: int) -> None:
         raises = True
     pairs = (f'student={{"name": "{name}"}}', "teacher=null", "method.name=cross_entropy")
     if raises:
-        with pytest.raises(ConfigurationError, match=rf"training\.batch_size = 1 gives a step of student one sample, .* in {name}"):
+        with refused("training.batch_size", 1, (2, None)):
             check(*pairs, "training.batch_size=1", side=side)
     else:
         check(*pairs, "training.batch_size=1", side=side)
@@ -43,31 +43,33 @@ TEACHER = 'teacher.network={"name": "resnet18"}'
 CHOICE = 'search.extra_space={"student.name": ["resnet8", "resnet18"]}'
 
 
-def refusal(*pairs: str, **options: bool) -> str:
-    with pytest.raises(ConfigurationError) as caught:
+def refusal(*pairs: str, field: str = "training.batch_size", **options: bool) -> str:
+    with refused(field) as told:
         check(*pairs, side=8, **options)
-    return str(caught.value)
+    return str(told.value)
 
 
 def test_some_networks_take_one_and_others_do_not() -> None:
     check(RESNET, "training.batch_size=1", side=64)
-    assert "batch normalisation in resnet18" in refusal(RESNET, "training.batch_size=1")
+    assert "resnet18" in refusal(RESNET, "training.batch_size=1")
 
 
 def test_the_share_of_a_worker_counts() -> None:
-    said = refusal(RESNET, "training.batch_size=4", "resources.workers=4")
-    assert "one sample (4 workers share 4)" in said and "give at least 8, or set sync_batch_norm" in said
+    with refused("training.batch_size", 4, (8, None)) as told:
+        check(RESNET, "training.batch_size=4", "resources.workers=4", side=8)
+    assert "sync_batch_norm" in str(told.value)
     check(RESNET, "training.batch_size=8", "resources.workers=4", side=8)
     check(RESNET, "training.batch_size=4", "resources.workers=4", "training.sync_batch_norm=true", side=8)
 
 
 def test_every_network_that_is_trained_is_looked_at() -> None:
-    assert "a step of peers.b.network one sample" in refusal(PEER, "training.batch_size=1")
-    assert "teacher.training.batch_size = 1 gives a step of teacher.network" in refusal(TEACHER, "teacher.training.batch_size=1")
+    assert "peers.b.network" in refusal(PEER, "training.batch_size=1")
+    fitted = refusal(TEACHER, "teacher.training.batch_size=1", field="teacher.training.batch_size")
+    assert "teacher.network" in fitted
     learner = ("method.name=kd_aif", "method.update=both", "data.labelled=10")
-    assert "training.batch_size = 1 gives a step of teacher.network" in refusal(TEACHER, "training.batch_size=1", *learner)
+    assert "teacher.network" in refusal(TEACHER, "training.batch_size=1", *learner)
     searched = refusal('student={"name": "resnet8"}', CHOICE, "training.batch_size=1", "teacher=null", searching=True)
-    assert "a step of search.extra_space: student with student.name = 'resnet18' one sample" in searched
+    assert "student.name = 'resnet18'" in searched
 
 
 def test_a_teacher_that_is_not_trained_here_may_have_any_batch() -> None:

@@ -10,11 +10,11 @@ from orchestrator.config.distinct import count_settings, limit_trials, ways
 from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import draw
-from orchestrator.core.errors import ConfigurationError
 from orchestrator.sweep._stateless_sampler import ForgetfulSampler
 from orchestrator.sweep._study import open_study
 from orchestrator.sweep.preflight.configuration import check_search
 from search_spaces import SPACES, Space, Trial
+from tests.refusal import refused
 
 HELD = ("search.freeze=[training.learning_rate]", "method.name=cross_entropy", "search.methods=[cross_entropy]")
 ONE = (*HELD, "method.label_smoothing=0")
@@ -118,9 +118,7 @@ def test_a_sweep_has_no_more_trials_than_settings(trials: int, begun: int, expec
 
 def test_equal_settings_in_a_list_are_refused_and_seeds_repeat_them() -> None:
     several = "search.configurations=[{method.name: kd}, {method.name: kd, alpha: 0.9}]"
-    with pytest.raises(
-        ConfigurationError, match=r"search.configurations\[1\] has the settings of search.configurations\[0\].*search.seeds"
-    ):
+    with refused("search.configurations[1]", {"method.name": "kd", "alpha": 0.9}, "each once"):
         check_search(configured("search.methods=[kd]", "method.name=kd", several, "search.trials=2"))
     other = several.replace("0.9", "0.8")
     check_search(configured("search.methods=[kd]", "method.name=kd", other, "search.seeds=[1, 2]", "search.trials=4"))

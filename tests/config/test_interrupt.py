@@ -13,9 +13,9 @@ from orchestrator.core.signals import left, reclaim, stoppable, unbroken
 
 SECOND = """
 import os, signal, sys
-from orchestrator import interrupt
-interrupt.TWICE_S = 0.0
-with interrupt.stoppable():
+from orchestrator.core import signals
+signals.TWICE_S = 0.0
+with signals.stoppable():
     try:
         os.kill(os.getpid(), signal.SIGTERM)
     finally:
@@ -25,21 +25,21 @@ with interrupt.stoppable():
 
 STUCK = """
 import ctypes, os, signal, threading, time
-from orchestrator import interrupt
-last = interrupt.at_the_last
+from orchestrator.core import signals
+last = signals.at_the_last
 
 def again_and_again():
     while True:
         time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGINT)
 
-with interrupt.stoppable(), last(threading.Event().wait), last(lambda: print("written", flush=True)):
-    interrupt.LIMIT_S, interrupt.TWICE_S, interrupt.LAST_S = {times}
+with signals.stoppable(), last(threading.Event().wait), last(lambda: print("written", flush=True)):
+    signals.LIMIT_S, signals.TWICE_S, signals.LAST_S = {times}
     try:
         threading.Timer(0.0, {signal}).start()
         time.sleep(60)
     finally:
-        signal.pthread_sigmask(signal.SIG_BLOCK, interrupt.SIGNALS)  # further ones come to another thread
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals.SIGNALS)  # further ones come to another thread
         ctypes.CDLL(None).sleep(60)  # as a call to a library that does not return
         print("never")
 """
@@ -100,7 +100,7 @@ def test_the_second_signal_ends_at_once() -> None:
     ("signalled", "times", "code", "told"),
     [
         ("os.kill, (os.getpid(), signal.SIGTERM)", (0.2, 1.0, 2.0), 130, "not ended in time"),
-        ("interrupt.give_up, ('error: no node is left', 3)", (0.2, 1.0, 2.0), 3, "error: no node is left"),
+        ("signals.give_up, ('error: no node is left', 3)", (0.2, 1.0, 2.0), 3, "error: no node is left"),
         ("again_and_again", (60.0, 0.0, 2.0), 130, "ended at once"),
     ],
 )

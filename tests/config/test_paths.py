@@ -1,7 +1,6 @@
 """Every path that a person gives, in every key and option: one sentence that names it, and none is read that may never end."""
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from orchestrator.data.prepare import describe
 from orchestrator.export.export import load_exported
 from orchestrator.store.store import Store
 from orchestrator.sweep.preflight.preflight import require_weights
+from tests.refusal import refused
 
 PROBLEMS = {
     "~nosuchuser/x": "begins with the home folder of an unknown user",
@@ -62,9 +62,9 @@ def links_in_a_circle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 )
 def test_what_is_no_path_is_refused_with_its_key(path: str, said: str, reader: object) -> None:
     for key, start in (("data.path", "data.path = "), ("--store", "--store ")):
-        with pytest.raises(ConfigurationError) as raised:
+        with refused(key, path) as told:
             reader(path, key)  # type: ignore[operator]
-        assert str(raised.value).startswith(start) and said in str(raised.value) and len(str(raised.value)) < 500
+        assert str(told.value).startswith(start) and said in str(told.value) and len(str(told.value)) < 500
 
 
 def test_a_path_is_absolute_and_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,39 +78,40 @@ def test_a_path_is_absolute_and_without_links(tmp_path: Path, monkeypatch: pytes
 
 def test_what_is_only_read_may_have_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
     assert read_path("caf\udce9.npy", "IMAGES", only_read=True) == tmp_path / "caf\udce9.npy"
-    with pytest.raises(ConfigurationError, match="has the character U\\+D800"):
+    with refused("IMAGES", "caf\udce9\ud800"):
         read_path("caf\udce9\ud800", "IMAGES", only_read=True)
 
 
 @pytest.mark.parametrize(
     ("name", "kind", "said"),
     [
-        ("folder", "file", "is not a file (it is a folder): give another"),
-        ("pipe", "file", "is not a file (it is a pipe)"),
-        ("/dev/zero", "file", "is not a file (it is a device)"),
-        ("file", "folder", "is not a folder (it is a file)"),
-        ("nowhere", "file", "is not a file (No such file or directory)"),
-        ("file/below", "file", "is not a file (Not a directory)"),
-        ("nowhere", "folder", "is not a folder (No such file or directory)"),
+        ("folder", "file", "a folder"),
+        ("pipe", "file", "a pipe"),
+        ("/dev/zero", "file", "a device"),
+        ("file", "folder", "a file"),
+        ("nowhere", "file", "No such file"),
+        ("file/below", "file", "Not a directory"),
+        ("nowhere", "folder", "No such file"),
     ],
 )
 def test_what_is_another_thing_is_refused(name: str, kind: str, said: str) -> None:
     os.mkdir("folder")
     os.mkfifo("pipe")
     Path("file").touch()
-    with pytest.raises(ConfigurationError, match=re.escape(said)):
+    with refused("data.path", name, kind) as told:
         (read_file if kind == "file" else read_folder)(name, "data.path", "give another")
+    assert said in str(told.value)
     assert read_file("file", "data.path", "").name == "file"
 
 
 def test_what_must_not_be_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("file").touch()
 
-    def refused(*_: object) -> None:
+    def forbidden(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refused)
-    with pytest.raises(ConfigurationError, match=r"data.path = file cannot be read \(Permission denied\)"):
+    monkeypatch.setattr(Path, "open", forbidden)
+    with refused("data.path", "file", "a file that can be read"):
         read_file("file", "data.path", "")
 
 
@@ -122,14 +123,14 @@ def test_every_key_with_a_path_is_refused_in_the_same_way(key: str, path: str, t
     if "weights" in key and path == "loop":
         os.symlink("l.safetensors", "l.safetensors")
         given = "l.safetensors"
-    with pytest.raises(ConfigurationError) as raised:
+    with refused(key) as raised:
         configuration = load(None, list(HERE[key]), {key: "" if given == "''" else f"{given}{end}"})
         require_weights(configuration)
         if key == "data.path":
             describe(configuration.data, tmp_path, 0)
         elif key == "teacher.cache":
             _cache_of(configuration, tmp_path)
-    assert str(raised.value).startswith(f"{key} = ") and "\n" not in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def _cache_of(configuration: Configuration, store: Path) -> None:
@@ -150,7 +151,7 @@ def test_every_option_with_a_path_is_refused_in_one_line(options: tuple[str, ...
 
 
 def test_an_export_is_read_from_a_path(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="folder = ~nosuchuser begins with"):
+    with refused("folder", "~nosuchuser", "a whole path"):
         load_exported("~nosuchuser")
 
 

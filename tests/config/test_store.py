@@ -23,7 +23,7 @@ class Usage(NamedTuple):
 
 @pytest.mark.parametrize("name", ["..", ".", "", "a/b", "../a", "/a", "a\\b", ".hidden", "-x", "a b", "a\n", "ä", "a" * 101, "a\0"])
 def test_a_name_that_could_leave_the_store_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"the name .* is not allowed") as raised:
+    with refused("name", name) as raised:
         Store(tmp_path).sweep(name)
     assert "\n" not in str(raised.value)
 
@@ -86,18 +86,18 @@ def test_other_files_are_no_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize("below", ["file", "file/below"])
 def test_a_store_that_cannot_be_written_is_refused_in_a_sentence(tmp_path: Path, below: str) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(EnvironmentUnfitError, match=r"--store .* cannot be written") as raised:
+    with refused("--store", str(tmp_path / below), error=EnvironmentUnfitError) as raised:
         Store.open(tmp_path / below)
     assert "\n" not in str(raised.value)
 
 
 def test_a_full_disk_is_refused_with_the_arithmetic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**12, 10**12, SPARE_BYTES - 1))
-    with pytest.raises(EnvironmentUnfitError, match="has 200 MiB free and 200 MiB are needed"):
+    with refused("--store", SPARE_BYTES - 1, (SPARE_BYTES, None), EnvironmentUnfitError):
         Store.open(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**12, 0, SPARE_BYTES))
     store = Store.open(tmp_path)
-    with pytest.raises(EnvironmentUnfitError, match="has 200 MiB free and 300 MiB are needed"):
+    with refused("--store", SPARE_BYTES, (300 * 2**20, None), EnvironmentUnfitError):
         store.require_space(300 * 2**20)
 
 
@@ -164,9 +164,9 @@ def test_json_comes_back_and_damage_is_named(tmp_path: Path) -> None:
     write_json(file, {"a": [1, None, 0.5]})
     assert read_json(file) == json.loads(file.read_text()) == {"a": [1, None, 0.5]}
     file.write_text(file.read_text()[:-3])
-    with pytest.raises(ConfigurationError, match=r"file\.json cannot be read"):
+    with refused(str(file)):
         read_json(file)
-    with pytest.raises(ConfigurationError, match=r"nowhere\.json cannot be read"):
+    with refused(str(tmp_path / "nowhere.json")):
         read_json(tmp_path / "nowhere.json")
 
 

@@ -9,7 +9,7 @@ from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import key_value
 from orchestrator.config.trial import TrialSpec, apply, network_key, student_folder
-from orchestrator.core.errors import ConfigurationError
+from tests.refusal import refused
 
 
 def test_a_bare_name_is_a_setting_of_the_method_and_a_dotted_one_a_key() -> None:
@@ -49,7 +49,7 @@ def test_the_base_is_not_changed() -> None:
 
 @pytest.mark.parametrize(("key", "value"), [("training.learning_rate", -1.0), ("training.epochs", 2.5), ("training.nothing", 1)])
 def test_a_value_that_does_not_fit_is_refused_in_a_sentence(key: str, value: float) -> None:
-    with pytest.raises(ConfigurationError, match=key) as raised:
+    with refused(key, value) as raised:
         apply(Configuration(), {key: value})
     assert "\n" not in str(raised.value)
 

@@ -1,14 +1,15 @@
 """A value that nobody typed gives way to one that somebody did, and the plan says so; of two that were typed none does."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orchestrator.config.loader import load
 from orchestrator.config.search_space import key_value
 from orchestrator.config.yielding import said_of
-from orchestrator.core.errors import ConfigurationError
 from orchestrator.sweep.preflight.configuration import check_search
+from tests.refusal import refused
 
 FILE = """
 training: {epochs: 240, warmup_epochs: 6}
@@ -55,24 +56,24 @@ def test_what_gives_way_is_valid_and_said(file: Path, pairs: tuple[str, ...], ch
 
 
 @pytest.mark.parametrize(
-    ("pairs", "said"),
+    ("pairs", "expected"),
     [
-        (("training.epochs=3", "training.warmup_epochs=3"), "warmup_epochs = 3.0 is not allowed"),
-        (("training.epochs=3", "search.grace_epochs=4"), "search.grace_epochs = 4 is more than training.epochs = 3"),
-        (("search.grace_epochs=241",), "search.grace_epochs = 241 is more than training.epochs = 240"),
-        (("search.configurations=[{method.name: kd}]", "search.trials=2"), "search.trials = 2, and search.configurations names 1"),
-        (("search.methods=[kd]", "method.name=wttm"), r"method.name = wttm is not among search.methods = \['kd'\]: add it there"),
-        (("method.name=wttm", "search.methods=[kd, akd]"), "method.name = wttm is not among search.methods"),
-        (("search={methods: [akd]}", "method={name: kd}"), "method.name = kd is not among search.methods"),
+        (("training.epochs=3", "training.warmup_epochs=3"), ("training.warmup_epochs", 3.0, (0, 3))),
+        (("training.epochs=3", "search.grace_epochs=4"), ("search.grace_epochs", 4, (1, 3))),
+        (("search.grace_epochs=241",), ("search.grace_epochs", 241, (1, 240))),
+        (("search.configurations=[{method.name: kd}]", "search.trials=2"), ("search.trials", 2, (1, 1))),
+        (("search.methods=[kd]", "method.name=wttm"), ("method.name", "wttm", ("kd",))),
+        (("method.name=wttm", "search.methods=[kd, akd]"), ("method.name", "wttm", ("kd", "akd"))),
+        (("search={methods: [akd]}", "method={name: kd}"), ("method.name", "kd", ("akd",))),
         (
             ("search.methods=[akd]", "method.temperature=2"),
-            "the settings under method are those of kd, which is not among",
+            ("method.name", "kd", ("akd",)),
         ),
-        (("search.objective=validation/nll", "search.direction=maximize"), "search.direction = 'maximize'"),
+        (("search.objective=validation/nll", "search.direction=maximize"), ("search.direction", "maximize", ("minimize",))),
     ],
 )
-def test_what_was_typed_never_gives_way(file: Path, pairs: tuple[str, ...], said: str) -> None:
-    with pytest.raises(ConfigurationError, match=said):
+def test_what_was_typed_never_gives_way(file: Path, pairs: tuple[str, ...], expected: tuple[Any, ...]) -> None:
+    with refused(*expected):
         check_search(load(file, list(pairs)))
 
 
@@ -120,27 +121,27 @@ def test_one_epoch_has_no_milestone_and_a_constant_rate(steps: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pairs", "said"),
+    ("pairs", "expected"),
     [
         (
             ("training.epochs=10", "training.milestones=[5, 10]"),
-            r"training.milestones = \[5, 10\] is not allowed with",
+            ("training.milestones", (5, 10), (1, 9)),
         ),
-        (("training.milestones=[5, 240]",), r"training.milestones = \[5, 240\] is not allowed with training.epochs = 240"),
-        (("training.epochs=1", "training.milestones=[1]"), r"training.milestones = \[1\] is not allowed"),
-        (("training.epochs=1", "training.schedule=multi_step"), r"training.milestones = \[150, 180, 210\] is not allowed"),
+        (("training.milestones=[5, 240]",), ("training.milestones", (5, 240), (1, 239))),
+        (("training.epochs=1", "training.milestones=[1]"), ("training.milestones", (1,), None)),
+        (("training.epochs=1", "training.schedule=multi_step"), ("training.milestones", (150, 180, 210), None)),
         (
             ("teacher.training.milestones=[100]",),
-            r"teacher.training.milestones = \[100\] is not allowed with teacher",
+            ("teacher.training.milestones", (100,), (1, 99)),
         ),
         (
             ("peers.b.training.milestones=[240]",),
-            r"peers.b.training.milestones = \[240\] is not allowed with training",
+            ("peers.b.training.milestones", (240,), (1, 239)),
         ),
     ],
 )
-def test_milestones_that_were_typed_are_below_the_epochs(steps: Path, pairs: tuple[str, ...], said: str) -> None:
-    with pytest.raises(ConfigurationError, match=said):
+def test_milestones_that_were_typed_are_below_the_epochs(steps: Path, pairs: tuple[str, ...], expected: tuple[Any, ...]) -> None:
+    with refused(*expected):
         load(steps, list(pairs))
 
 
@@ -154,12 +155,12 @@ def test_the_file_does_not_give_way_to_itself_and_the_defaults_do(tmp_path: Path
     written.write_text("training: {epochs: 1}\n")
     assert load(written, []).search.grace_epochs == 1
     written.write_text("training: {epochs: 3}\nsearch: {grace_epochs: 5}\n")
-    with pytest.raises(ConfigurationError, match=r"search.grace_epochs = 5 is more than training.epochs = 3"):
+    with refused("search.grace_epochs", 5, (1, 3)):
         check_search(load(written, []))
 
 
 def test_an_option_is_typed_too_and_its_text_is_no_yaml(file: Path) -> None:
     loaded = load(file, [], {"search.scheduler": "pbt", "training.epochs": 3})
     assert loaded.search.perturb_epochs == 1
-    with pytest.raises(ConfigurationError, match=r"search.scheduler = 'a: b' is not allowed"):
+    with refused("search.scheduler", "a: b"):
         load(None, [], {"search.scheduler": "a: b"})

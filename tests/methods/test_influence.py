@@ -246,7 +246,7 @@ def test_the_largest_eigenvalue_is_that_of_the_matrix(small: Small) -> None:
 def test_lissa_notices_a_scale_that_is_too_small(small: Small) -> None:
     problem = small.problem()
     scale = 0.4 * influence.largest_eigenvalue(problem, problem.held_out_gradient())
-    with pytest.raises(Diverged, match="choose a scale above"):
+    with pytest.raises(Diverged, match="scale"):
         influence.scores(problem, influence.lissa, DAMPING, scale=scale)
 
 

@@ -13,6 +13,7 @@ from methods.appraisal import ESTIMATORS, Appraisal
 from methods.influence import Solution
 from methods.kd_aif import KDAIF
 from methods.weighing import Part, Survey, Surveyed
+from tests.refusal import refused
 
 SAMPLES, CLASSES, FEATURES, HELD_OUT = 40, 4, 5, 24
 
@@ -186,7 +187,7 @@ def test_samples_are_weighed_while_an_epoch_is_left(settings: dict[str, Any], ep
 
 @pytest.mark.parametrize(("settings", "epochs"), [({"update": "static"}, 1), ({}, 1), ({"warmup": 1.0}, 20)])
 def test_weights_that_would_never_come_are_refused(settings: dict[str, Any], epochs: int) -> None:
-    with pytest.raises(SettingsError, match=r"give training\.epochs of 2 or more, and a warmup below 1"):
+    with refused("update", settings.get("update", "iterative"), "training.epochs of 2 or more", error=SettingsError):
         method(**settings).weighing(epochs)
 
 
@@ -197,7 +198,7 @@ def test_a_lag_leaves_an_epoch_for_the_weights(epochs: int, lag: int) -> None:
 
 
 def test_a_lag_beyond_the_next_weighing_is_refused() -> None:
-    with pytest.raises(SettingsError, match="lag = 3 is more than every = 2"):
+    with refused("lag", 3, (0, 2), error=SettingsError):
         method(lag=3, every=2)
 
 

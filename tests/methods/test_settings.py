@@ -16,6 +16,7 @@ from orchestrator.models.build import MODELS
 from orchestrator.reporting.terminal import methods_table
 from search_spaces import SPACES
 from search_spaces.space import Space
+from tests.refusal import refused
 
 
 @dataclass(frozen=True)
@@ -38,35 +39,34 @@ def test_a_text_without_choices_is_any_text(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("name", "value", "bounds"),
     [
-        ({"text": 5}, "text = 5 is not allowed: give a text of at most 200 printable characters (default 'logits')"),
-        ({"text": None}, "text = None is not allowed"),
-        ({"text": True}, "text = True is not allowed"),
-        ({"text": "x" * 201}, "is not allowed: give a text of at most 200"),
-        ({"text": "a\0b"}, r"text = 'a\x00b' is not allowed"),
-        ({"text": "\ud800"}, "is not allowed"),
-        ({"mode": "c"}, "give one of a, b"),
-        ({"count": 10**400}, "give a whole number in [-1000000, 1000000]"),
-        ({"count": 1.0}, "give a whole number"),
-        ({"weight": 10**400}, "give a number in [1e-09, 1000000]"),
-        ({"weight": 1e308}, "give a number in"),
-        ({"weight": 1e-300}, "give a number in"),
-        ({"weight": math.nan}, "give a number in"),
-        ({"weight": "0.5"}, "weight = '0.5' is not allowed: give a number"),
-        ({"ready": "yes"}, "give true or false"),
+        ("text", 5, str),
+        ("text", None, str),
+        ("text", True, str),
+        ("text", "x" * 201, str),
+        ("text", "a\0b", str),
+        ("text", "\ud800", str),
+        ("mode", "c", ("a", "b")),
+        ("count", 10**400, (-1_000_000, 1_000_000)),
+        ("count", 1.0, (-1_000_000, 1_000_000)),
+        ("weight", 10**400, (1e-9, 1_000_000)),
+        ("weight", 1e308, (1e-9, 1_000_000)),
+        ("weight", 1e-300, (1e-9, 1_000_000)),
+        ("weight", math.nan, (1e-9, 1_000_000)),
+        ("weight", "0.5", (1e-9, 1_000_000)),
+        ("ready", "yes", bool),
     ],
 )
-def test_what_is_refused_is_named_with_what_is_allowed(values: dict[str, Any], said: str) -> None:
-    with pytest.raises(SettingsError) as raised:
-        Own.build(values)
-    assert said in str(raised.value) and len(str(raised.value)) < 700
-    assert str(raised.value).startswith(next(iter(values)))
+def test_what_is_refused_is_named_with_what_is_allowed(name: str, value: Any, bounds: Any) -> None:
+    with refused(name, value, bounds, error=SettingsError) as told:
+        Own.build({name: value})
+    assert name in str(told.value) and allowed(Own.__dataclass_fields__[name]) in str(told.value) and len(str(told.value)) < 700
 
 
 def test_a_whole_number_is_a_number_and_a_list_is_no_setting() -> None:
     assert Own.build({"weight": 2}) == Own(weight=2.0)
-    with pytest.raises(TypeError, match="a number or a text, not \\[\\]"):
+    with pytest.raises(TypeError, match="default"):
         setting([], "a list")
 
 
@@ -78,7 +78,7 @@ def test_every_number_has_bounds(name: str) -> None:
             assert math.isfinite(lower) and math.isfinite(item.metadata["high"]), item.name
             assert "inf" not in allowed(item)
             for beyond in (10**400, -(10**400), 1e308, -1e308):
-                with pytest.raises(SettingsError, match=item.name):
+                with refused(item.name, beyond, (lower, item.metadata["high"]), error=SettingsError):
                     OWNERS[name].build({item.name: beyond})
 
 
