@@ -1,12 +1,12 @@
 """The command line: a function per command, no logic. Everything heavy is imported by the command that needs it."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from orchestrator.cli.error_handling import run_command
 
 app = typer.Typer(no_args_is_help=True, help="Search for the recipe that distils best.", pretty_exceptions_enable=False)
 
@@ -27,37 +27,6 @@ Address = Annotated[
     typer.Option("--address", help="A running Ray cluster: HOST:PORT, or auto for that of this machine; over resources.address."),
 ]
 Local = Annotated[bool, typer.Option("--local", help="In this process, without Ray.")]
-
-
-@contextmanager
-def _command(debug: bool, ends_unread: bool = False) -> Iterator[None]:
-    """Run a command in the block: print an error as its sentence, and exit with its code.
-
-    Args:
-        debug: Print tracebacks.
-        ends_unread: End quietly when nobody reads the output any more, as of `status | head -1`.
-    """
-    import traceback
-
-    from orchestrator.core.errors import INTERRUPTED, UNEXPECTED, UserError
-    from orchestrator.core.output import survive_lost_output
-    from orchestrator.core.privacy import private, said
-    from orchestrator.core.proxies import direct_loopback
-    from orchestrator.core.signals import stoppable
-
-    with private(), survive_lost_output(ends=ends_unread), direct_loopback():
-        try:
-            with stoppable():
-                yield
-        except UserError as error:
-            print(said(traceback.format_exc() if debug else f"error: {error}"), file=sys.stderr)
-            sys.exit(error.exit_code)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            sys.exit(INTERRUPTED)
-        except Exception:
-            print(said(traceback.format_exc()), file=sys.stderr)
-            sys.exit(UNEXPECTED)
 
 
 def _print_version(wanted: bool) -> None:
@@ -100,7 +69,7 @@ def sweep(
     debug: Debug = False,
 ) -> None:
     """Search: train many students, stop the poor ones early, keep the best."""
-    with _command(debug):
+    with run_command(debug):
         from orchestrator.cli.sweep import sweep as run
 
         sys.exit(
@@ -143,7 +112,7 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Compare methods: the same search for each, then the best settings of each over paired seeds."""
-    with _command(debug):
+    with run_command(debug):
         from orchestrator.cli.compare import compare as run
 
         sys.exit(
@@ -177,7 +146,7 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train one student with the settings given."""
-    with _command(debug):
+    with run_command(debug):
         from orchestrator.cli.train import train as run
 
         sys.exit(
@@ -199,7 +168,7 @@ def teacher(
     debug: Debug = False,
 ) -> None:
     """Fit the teacher alone, or load and check it."""
-    with _command(debug):
+    with run_command(debug):
         from orchestrator.cli.teacher import teacher as run
 
         sys.exit(
@@ -220,7 +189,7 @@ def teacher(
 @app.command()
 def methods(debug: Debug = False) -> None:
     """List the methods, their settings and their search spaces."""
-    with _command(debug):
+    with run_command(debug):
         from orchestrator.cli.methods import methods as run
 
         sys.exit(run())
@@ -239,12 +208,12 @@ def status(
 ) -> None:
     """Show the state of a sweep, or of a job on a cluster; without a name, of all sweeps of a --store, or of all jobs."""
     if address is not None or follow or (name is None and store is None):
-        with _command(debug, ends_unread=True):
+        with run_command(debug, ends_unread=True):
             from orchestrator.cli.status import job_status
 
             sys.exit(job_status(name=name, address=address, follow=follow, as_json=json))
     else:
-        with _command(debug, ends_unread=True):
+        with run_command(debug, ends_unread=True):
             from orchestrator.cli.status import run_status
 
             sys.exit(run_status(name=name, store=store or "runs", as_json=json))
@@ -258,7 +227,7 @@ def watch(
     debug: Debug = False,
 ) -> None:
     """Look on while a sweep runs, from another terminal or node; Ctrl-C ends the looking alone."""
-    with _command(debug, ends_unread=True):
+    with run_command(debug, ends_unread=True):
         from orchestrator.cli.watch import watch as run
 
         sys.exit(run(name=name, store=store, once=once))
@@ -277,7 +246,7 @@ def submit(
     debug: Debug = False,
 ) -> None:
     """Send the project and a command line to a running cluster, and follow it there to its end."""
-    with _command(debug, ends_unread=True):
+    with run_command(debug, ends_unread=True):
         from orchestrator.cli.submit import submit as run
 
         sys.exit(
@@ -296,7 +265,7 @@ def submit(
 @app.command()
 def stop(name: Annotated[str, typer.Argument(help="The name of a job.")], address: JobServer = None, debug: Debug = False) -> None:
     """Stop a job on a cluster; its run can be resumed."""
-    with _command(debug):
+    with run_command(debug):
         from orchestrator.cli.stop import stop as run
 
         sys.exit(run(name=name, address=address))
@@ -313,7 +282,7 @@ def importance(
     debug: Debug = False,
 ) -> None:
     """Show which settings of a sweep mattered, and log that to MLflow."""
-    with _command(debug):
+    with run_command(debug):
         from orchestrator.cli.importance import importance as run
 
         sys.exit(run(name=name, store=store, epoch=epoch))
@@ -327,7 +296,7 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Write what a sweep found as one HTML page, and log that to MLflow."""
-    with _command(debug):
+    with run_command(debug):
         from orchestrator.cli.report import report as run
 
         sys.exit(run(name=name, store=store, to=to))
@@ -347,7 +316,7 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Put a trained student into a folder of its own: weights, settings, a model card."""
-    with _command(debug):
+    with run_command(debug):
         from orchestrator.cli.export import export as run
 
         sys.exit(run(name=name, student=student, trial=trial, weights=weights, to=to, store=store, form=form))
@@ -364,7 +333,7 @@ def predict(
     debug: Debug = False,
 ) -> None:
     """Let an exported student look at pictures: the likeliest classes of each, with their probabilities."""
-    with _command(debug):
+    with run_command(debug):
         from orchestrator.export.predict import predict as run
 
         sys.exit(run(folder=folder, images=images, top=top, as_json=json))
@@ -380,7 +349,7 @@ def doctor(
     debug: Debug = False,
 ) -> None:
     """Look whether this machine, or a cluster, is fit for a run."""
-    with _command(debug):
+    with run_command(debug):
         from orchestrator.cli.doctor import doctor as run
 
         sys.exit(run(config=config, pairs=set_ or [], store=store, address=address, quick=quick))
@@ -393,7 +362,7 @@ def ui(
     debug: Debug = False,
 ) -> None:
     """Open MLflow's user interface on the store, on this machine alone."""
-    with _command(debug):
+    with run_command(debug):
         from orchestrator.cli.ui import ui as run
 
         sys.exit(run(store=store, port=port))

@@ -156,13 +156,13 @@ def conducted(folder: Path, settings: list[str], kind: str) -> list[Report]:
     from orchestrator.config.loader import load
     from orchestrator.store.records import Sweep
     from orchestrator.store.store import Store
-    from orchestrator.sweep.driver import conduct
-    from orchestrator.sweep.preflight.preflight import prepared
+    from orchestrator.sweep.driver import run_sweep
+    from orchestrator.sweep.preflight.preflight import prepare_run
 
     store, configuration = Store.open(folder), load(None, settings)
-    begun = prepared(store, configuration, kind, local=False)
+    begun = prepare_run(store, configuration, kind, local=False)
     sweep, watch = Sweep.create(store.sweep("ours"), begun.configuration, kind), Watch()
-    conduct(sweep, store, begun.data, begun.asked, watch)
+    run_sweep(sweep, store, begun.data, begun.asked, watch)
     assert sweep.state == "finished" and all(trial.state == "complete" for trial in sweep.trials.values()), sweep.state
     return watch.reports
 

@@ -92,13 +92,13 @@ def adopt_raw_files(folder: Path, target: Path) -> None:
 
 def begin(options: Namespace, presets: Presets, store: Store, sets: tuple[str, ...] = ()) -> tuple[TrialSpec, dict[str, Any]]:
     """What all trials have in common, with the teacher in the store, and the teacher's card."""
-    from orchestrator.cluster.local_backend import LocalDesk
-    from orchestrator.sweep.preflight.preflight import prepared
-    from orchestrator.teacher.acquire import ready
+    from orchestrator.cluster.local_backend import LocalDispatcher
+    from orchestrator.sweep.preflight.preflight import prepare_run
+    from orchestrator.teacher.acquire import acquire_teacher
 
-    begun = prepared(store, configured(options, presets, store, sets), "train", local=True)
+    begun = prepare_run(store, configured(options, presets, store, sets), "train", local=True)
     print("the teacher is being fitted, or found", file=sys.stderr)
-    teacher, card, _ = ready(store, begun.configuration, begun.data, LocalDesk(), lambda *_: None)
+    teacher, card, _ = acquire_teacher(store, begun.configuration, begun.data, LocalDispatcher(), lambda *_: None)
     knowledge = begun.asked.folder if begun.asked else None
     return TrialSpec(
         name="shared",

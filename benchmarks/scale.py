@@ -57,8 +57,8 @@ def swept(options: Namespace) -> dict[str, float]:
     from orchestrator.reporting.terminal.progress import Display
     from orchestrator.store.records import Sweep, Trial
     from orchestrator.store.store import Store
-    from orchestrator.sweep.driver import conduct
-    from orchestrator.sweep.preflight.preflight import prepared
+    from orchestrator.sweep.driver import run_sweep
+    from orchestrator.sweep.preflight.preflight import prepare_run
 
     ends: list[tuple[float, float]] = []
     before: list[float] = []
@@ -78,11 +78,11 @@ def swept(options: Namespace) -> dict[str, float]:
     with cluster(options.nodes) as address, open(options.folder / "printed", "w") as printed:
         pairs = [f"search.trials={trials}", f"search.sampler={sampler}", f"resources.address={address}"]
         store, configuration = Store.open(options.folder / "store"), load(None, [*SETTINGS, *pairs])
-        begun = prepared(store, configuration, "sweep", local=False)
+        begun = prepare_run(store, configuration, "sweep", local=False)
         sweep = Sweep.create(store.sweep("scale"), begun.configuration, "sweep")
         profile = cProfile.Profile() if options.profile else nullcontext()
         with profile, Clock(sweep, Console(file=printed)) as clock:
-            conduct(sweep, store, begun.data, begun.asked, clock)
+            run_sweep(sweep, store, begun.data, begun.asked, clock)
         if isinstance(profile, cProfile.Profile):
             options.profile.mkdir(parents=True, exist_ok=True)
             profile.dump_stats(options.profile / f"{sampler}-{trials}.prof")

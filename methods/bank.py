@@ -18,7 +18,7 @@ LOOKED_AT = 16_384  # samples whose entropies are tracked, at most
 
 
 @dataclass(frozen=True)
-class Looking:
+class BankQuery:
     """What is looked up: so many `positives`, of which a target is made (None: no target; 0: the whole class), and `negatives`.
 
     A target is the mean over the positives with the weights softmax(similarity / retrieval_temperature): of their logits
@@ -36,7 +36,7 @@ class Bank:
     """Made once from the knowledge of n samples, on its device, without a gradient. `neighbours` are what was retrieved."""
 
     @torch.no_grad()
-    def __init__(self, knowledge: Knowledge, looking: Looking) -> None:
+    def __init__(self, knowledge: Knowledge, looking: BankQuery) -> None:
         self.knowledge, self.looking = knowledge, looking
         self.neighbours: Neighbours = knowledge.neighbours(looking.positives or 0, looking.negatives)
         logits = knowledge.logits

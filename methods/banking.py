@@ -8,7 +8,7 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
-class Banking:
+class BankSchedule:
     """A bank with an entry, logits and features, for each training sample; the method gets it after an epoch, as `Knowledge`.
 
     source    own: what this student says; peers: what the others say: the mean of their logits, their unit features side by

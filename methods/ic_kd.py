@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from methods import contrast, losses
-from methods.bank import Bank, Looking
-from methods.banking import Banking
+from methods.bank import Bank, BankQuery
+from methods.banking import BankSchedule
 from methods.batch import Batch
 from methods.method import Knowledge, Method, Needs, Objective, Progress, Task
 from methods.retrieval import Neighbours
@@ -137,7 +137,7 @@ class ICKD(Method):
             )
         self._take(knowledge(), (task.samples, task.classes))
 
-    def banking(self, epochs: int) -> Banking | None:
+    def banking(self, epochs: int) -> BankSchedule | None:
         """After the warm-up anew after every epoch; SettingsError when no epoch is left to use it."""
         chosen = self.settings
         if chosen.paradigm == "offline" or (chosen.paradigm == "online" and not self._aims and chosen.nicd == 0):
@@ -151,7 +151,7 @@ class ICKD(Method):
                 allowed="at least two epochs",
             )
         source = "peers" if chosen.paradigm == "online" else "own"
-        return Banking(source, chosen.bank, chosen.bank_momentum, chosen.queue, first)  # type: ignore[arg-type]
+        return BankSchedule(source, chosen.bank, chosen.bank_momentum, chosen.queue, first)  # type: ignore[arg-type]
 
     def refresh(self, knowledge: Knowledge) -> None:
         """The bank that students filled."""
@@ -198,7 +198,7 @@ class ICKD(Method):
         self.bank = None  # two of them need not fit
         self.bank = Bank(
             knowledge,
-            Looking(
+            BankQuery(
                 positives if self._aims else None,
                 negatives,
                 chosen.retrieval_temperature,

@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor, nn
 
 from methods import losses
-from methods.banking import Banking
+from methods.banking import BankSchedule
 from methods.batch import Batch, alone
 from methods.retrieval import Neighbours, nearest
 from methods.settings import Settings as Settings
@@ -175,7 +175,7 @@ class Method(nn.Module):
         """
         return None
 
-    def banking(self, epochs: int) -> Banking | None:
+    def banking(self, epochs: int) -> BankSchedule | None:
         """How students fill a bank in a trial of so many epochs; None: they fill none.
 
         SettingsError when none would ever come into force.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from methods import METHODS, Batch, Method, Needs, Objective, Settings, SettingsError, setting
-from methods.banking import Banking
+from methods.banking import BankSchedule
 from search_spaces import SPACES
 from search_spaces.space import Space, Trial
 
@@ -33,13 +33,13 @@ class Retrieving(Method):
         needs = {"offline": Needs(teacher=True, bank=True), "online": Needs(peer=True), "teacher_free": Needs()}
         self.needs = needs[settings.paradigm]
 
-    def banking(self, epochs: int) -> Banking | None:
+    def banking(self, epochs: int) -> BankSchedule | None:
         """A bank of the students' own, but for a frozen teacher."""
         if self.needs.bank:
             return None
         if self.settings.first >= epochs:
             raise SettingsError(f"first = {self.settings.first} leaves no epoch of {epochs} with a bank: lower it", "first")
-        return Banking("peers" if self.needs.peer else "own", "epoch", 0.0, self.settings.queue, self.settings.first)
+        return BankSchedule("peers" if self.needs.peer else "own", "epoch", 0.0, self.settings.queue, self.settings.first)
 
     @property
     def retrieves(self) -> tuple[int, int]:

@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 import run
 from orchestrator.cli import _checks as doctor
-from orchestrator.cli._checks import CHECKS, Conditions, Finding, examine
+from orchestrator.cli._checks import CHECKS, examine
+from orchestrator.cli._findings import Conditions, Finding
 from orchestrator.config.loader import load
 from tests.refusal import refused
 
@@ -295,37 +296,37 @@ def test_a_server_that_is_away_refuses_or_answers(given: Make, monkeypatch: pyte
 
 def test_workers_that_do_not_add_up(given: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     from orchestrator.cluster import smoke_test
-    from orchestrator.core.errors import EnvironmentUnfitError
+    from orchestrator.core.errors import PreflightError
 
     def wrong(total: torch.Tensor) -> None:
         total[7] += 1
 
     monkeypatch.setattr(torch.distributed, "all_reduce", wrong)
-    with refused("workers", 8.0, 7.0, EnvironmentUnfitError):
-        smoke_test.add_up(0, 1)
+    with refused("workers", 8.0, 7.0, PreflightError):
+        smoke_test.sum_over_workers(0, 1)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total.mul_(3))  # 1 and 2 times
-    smoke_test.add_up(0, 2)
+    smoke_test.sum_over_workers(0, 2)
 
 
 def test_workers_that_fail_or_never_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import threading
 
     from orchestrator.cluster import smoke_test
-    from orchestrator.core.errors import EnvironmentUnfitError
+    from orchestrator.core.errors import PreflightError
 
     never = threading.Event()
     monkeypatch.setattr(smoke_test, "POLL_S", 0.01)
     monkeypatch.setattr(smoke_test, "_trainer", lambda folder: SimpleNamespace(fit=never.wait))
-    with refused("workers", None, "an answer within 0.02 s", EnvironmentUnfitError):
-        smoke_test.two_workers(tmp_path, 0.02)
+    with refused("workers", None, "an answer within 0.02 s", PreflightError):
+        smoke_test.run_two_workers(tmp_path, 0.02)
     never.set()
 
     def fail() -> None:
         raise RuntimeError("a worker\nis gone")
 
     monkeypatch.setattr(smoke_test, "_trainer", lambda folder: SimpleNamespace(fit=fail))
-    with refused("workers", "a worker is gone", None, EnvironmentUnfitError):
-        smoke_test.two_workers(tmp_path, 60)
+    with refused("workers", "a worker is gone", None, PreflightError):
+        smoke_test.run_two_workers(tmp_path, 60)
 
 
 def checks(monkeypatch: pytest.MonkeyPatch, **made: Any) -> None:

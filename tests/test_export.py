@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 import run
 from orchestrator.config.loader import build as configure
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.data.dataset import Dataset
-from orchestrator.export import export as exports
-from orchestrator.export.export import answering, export, load_exported
+from orchestrator.export.export import export
 from orchestrator.export.formats import FORMATS
+from orchestrator.export.loading import answering, load_exported
 from orchestrator.models.build import build
 from orchestrator.models.network import Network
 from orchestrator.models.weights import network_fingerprint
@@ -321,8 +321,10 @@ def test_the_old_checkpoint_serves_while_a_new_one_takes_its_place(store: Store)
 
 
 def test_what_does_not_read_back_the_same_is_not_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exports, "load_exported", lambda folder: build("cnn", 10, (1, 8, 8), {"width": 4}).eval())
-    with pytest.raises(EnvironmentUnfitError, match="does not give the logits of the checkpoint"):
+    monkeypatch.setattr(
+        "orchestrator.export.loading.load_exported", lambda folder: build("cnn", 10, (1, 8, 8), {"width": 4}).eval()
+    )
+    with pytest.raises(PreflightError, match="does not give the logits of the checkpoint"):
         export(store, "mine")
     assert not list(store.exports.iterdir())
 
@@ -341,7 +343,7 @@ def test_nothing_is_replaced(store: Store, tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_told(store: Store, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(EnvironmentUnfitError, match=r"--to .* cannot be"):
+    with pytest.raises(PreflightError, match=r"--to .* cannot be"):
         export(store, "mine", to=tmp_path / "file" / "out")
 
 

@@ -14,9 +14,9 @@ import torch
 from torch._export.serde.schema import SCHEMA_VERSION
 from torch._export.serde.serialize import serialize
 
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.export.check import compared
-from orchestrator.export.formats import FORMATS, Answers, load_onnx, load_program, read_plain
+from orchestrator.export.formats import FORMATS, Predictions, load_onnx, load_program, read_plain
 from orchestrator.models._cifar_resnet import DEPTHS
 from orchestrator.models.build import MODELS, build
 from orchestrator.models.network import Network
@@ -27,7 +27,7 @@ ONNX = [package for package in FORMATS["onnx"].packages if importlib.util.find_s
 needs_onnx = pytest.mark.skipif(bool(ONNX), reason=f"{', '.join(ONNX)} not installed: pip install '.[onnx]'")
 
 
-def same(network: Network, written: Answers, shape: tuple[int, int, int], tolerance: float) -> None:
+def same(network: Network, written: Predictions, shape: tuple[int, int, int], tolerance: float) -> None:
     given = {str(size): torch.randn(size, *shape) for size in (1, 2, 7)}
     found = compared(lambda images: network(images).logits, written, given, tolerance)
     assert found["same"], found["largest"]
@@ -178,7 +178,7 @@ def test_a_file_that_is_no_program_or_damaged_is_told(program: Path, tmp_path: P
 
 def test_a_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else object())
-    with pytest.raises(EnvironmentUnfitError, match="--format onnx needs onnxruntime, which is not installed: install them"):
+    with pytest.raises(PreflightError, match="--format onnx needs onnxruntime, which is not installed: install them"):
         FORMATS["onnx"].require("onnx")
 
 

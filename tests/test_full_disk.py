@@ -20,7 +20,7 @@ from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import CHECKPOINT
 from orchestrator.core import disk, signals
 from orchestrator.core.context import Stopped, TrialContext
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import keep_json, read_json
 from orchestrator.store.study_file import StudyFile
@@ -116,7 +116,7 @@ def test_a_checkpoint_that_stays_half_leaves_the_old_one_and_the_room(tiny: Path
     rounds: list[int] = []
     stopping = TrialContext(asked_to_stop=lambda: len(rounds) > 2, alive=lambda: rounds.append(disk.free_bytes(tiny)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(disk, "require", lambda *_: None)
+        patch.setattr(disk, "require_space", lambda *_: None)
         with pytest.raises(Stopped):
             checkpoint.save(tiny, {"a": large}, stopping)
     assert min(rounds) > MIB // 2
@@ -127,7 +127,7 @@ def test_a_checkpoint_that_stays_half_leaves_the_old_one_and_the_room(tiny: Path
 def test_records_are_written_into_the_reserve(tiny: Path) -> None:
     fill_up(tiny, 2**15)
     with pytest.raises(OSError, match="No space left"):
-        disk.require(tiny, 0)
+        disk.require_space(tiny, 0)
     keep_json(tiny / "record.json", {"a": 1})
     assert read_json(tiny / "record.json") == {"a": 1}
 
@@ -136,7 +136,7 @@ def test_the_record_of_a_sweep_waits_on_a_disk_without_any_room(tiny: Path) -> N
     sweep = Sweep.create(tiny / "mine", Configuration(), "sweep")
     watch = Watch()
     events = Events(sweep, [watch])
-    with disk.telling(events.note), freed_when(watch.notes, fill_up(tiny)):
+    with disk.report_waits(events.note), freed_when(watch.notes, fill_up(tiny)):
         events.start(Trial(0, {"alpha": 0.5}))
     assert read_json(sweep.trial_folder(0) / "trial.json")["state"] == "running"
     texts = [note["text"] for note in read_json(sweep.folder / "sweep.json")["notes"]]
@@ -156,7 +156,7 @@ def test_a_line_of_the_study_is_there_as_a_whole_or_not_at_all(tiny: Path) -> No
             assert file.read_bytes() == before, "nothing of a line that did not fit"
         said.append(text)
 
-    with disk.telling(look), freed_when(said, ballast):
+    with disk.report_waits(look), freed_when(said, ballast):
         study.set_user_attr("second", "x" * 10_000)
     assert len(said) == 2
     again = optuna.load_study(study_name="mine", storage=optuna.storages.JournalStorage(JournalFileBackend(str(file))))
@@ -165,7 +165,7 @@ def test_a_line_of_the_study_is_there_as_a_whole_or_not_at_all(tiny: Path) -> No
 
 def test_after_a_signal_nobody_waits_and_the_old_record_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keep_json(tmp_path / "record.json", {"a": 1})
-    monkeypatch.setattr(disk, "left", lambda most_s: min(most_s, 3.0))
+    monkeypatch.setattr(disk, "remaining_timeout", lambda most_s: min(most_s, 3.0))
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.EDQUOT, "Disk quota exceeded")))
     keep_json(tmp_path / "record.json", {"a": 2})
     assert read_json(tmp_path / "record.json") == {"a": 1} and len(list(tmp_path.iterdir())) == 1
@@ -181,8 +181,8 @@ def test_a_signal_ends_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def full() -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(KeyboardInterrupt), signals.stoppable(), disk.telling(signalled):
-        disk.patiently(full, tmp_path)
+    with pytest.raises(KeyboardInterrupt), signals.stoppable(), disk.report_waits(signalled):
+        disk.retry_while_disk_full(full, tmp_path)
     assert len(said) == 1
 
 
@@ -195,21 +195,21 @@ def test_a_quota_counts_as_a_full_disk_where_space_is_shown(tmp_path: Path, code
             raise OSError(code, os.strerror(code))
         return "written"
 
-    with disk.telling(said.append):
-        assert disk.patiently(write, tmp_path / "not" / "there") == "written"
+    with disk.report_waits(said.append):
+        assert disk.retry_while_disk_full(write, tmp_path / "not" / "there") == "written"
     assert len(said) == 2 and "or a quota" in said[0]
 
 
 def test_what_is_no_full_disk_is_raised_at_once(tmp_path: Path) -> None:
-    for error in (OSError(errno.EIO, "Input/output error"), ValueError("no"), EnvironmentUnfitError("no")):
+    for error in (OSError(errno.EIO, "Input/output error"), ValueError("no"), PreflightError("no")):
 
         def fail(error: Exception = error) -> None:
             raise error
 
         with pytest.raises(type(error)):
-            disk.patiently(fail, tmp_path)
+            disk.retry_while_disk_full(fail, tmp_path)
         with pytest.raises(type(error)):
-            disk.together(TrialContext(), fail, tmp_path)
+            disk.raise_on_all_ranks(TrialContext(), fail, tmp_path)
 
 
 def test_a_trial_that_is_stopped_waits_no_more(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_a_trial_that_is_stopped_waits_no_more(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(Stopped):
-        disk.together(context, full, tmp_path)
+        disk.raise_on_all_ranks(context, full, tmp_path)
     assert next(asked, None) is None
 
 

@@ -106,7 +106,7 @@ def test_when_it_has_just_come_into_being(where: str, store: str, monkeypatch: p
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_while_workers_start(number: int, store: str, closed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.cluster.connect.connected", ends(number))
+    monkeypatch.setattr("orchestrator.cluster.connect.connect_to_ray", ends(number))
     code, output = call("sweep", "--store", store, "--name", "mine", *settings(*PLAIN))
     assert code == INTERRUPTED and f"resume: python run.py sweep --resume mine --store {store}" in output
     assert closed == ["close interrupted"]
@@ -134,7 +134,7 @@ def array_file(folder: Path, samples: int) -> str:
 def test_data_and_settings_that_have_changed_are_named(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = array_file(tmp_path, 240)
     with monkeypatch.context() as patch:
-        patch.setattr("orchestrator.cluster.connect.connected", ends(signal.SIGTERM))
+        patch.setattr("orchestrator.cluster.connect.connect_to_ray", ends(signal.SIGTERM))
         pairs = settings(*PLAIN, "data.name=npz", f"data.path={data}")
         assert call("sweep", "--store", store, "--name", "mine", *pairs)[0] == INTERRUPTED
     (tmp_path / "other.yaml").write_text("method: {name: kd}\n")

@@ -30,7 +30,7 @@ for words in json.loads(sys.argv[1]):
 def copied(folder: Path) -> Path:
     for name in COPIED:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("run.py", "pyproject.toml", "tests/conftest.py", "tests/process_group.py"):
+    for name in ("run.py", "pyproject.toml", "tests/conftest.py", "tests/process_group.py", "tests/refusal.py"):
         shutil.copy(ROOT / name, folder / name)
     return folder
 

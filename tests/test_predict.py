@@ -12,13 +12,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import run
-from orchestrator.core.errors import ConfigurationError
 from orchestrator.data.pictures import decode
 from orchestrator.export import predict
-from orchestrator.export.export import load_exported
+from orchestrator.export.loading import load_exported
 from orchestrator.models.build import build
 from orchestrator.models.weights import save_weights
 from orchestrator.store.store import write_json
+from tests.refusal import refused
 
 GREY = {"shape": [1, 8, 8], "range": [0, 1], "mean": [0.3], "std": [0.4], "cut": None}
 CLASSES = ["zero", "one", "two"]
@@ -248,9 +248,9 @@ def test_settings_that_do_not_fit_the_program_are_one_sentence(tmp_path: Path) -
     def fails(_: torch.Tensor) -> torch.Tensor:
         raise AssertionError("Guard failed: images.size()[2] == 9")
 
-    with pytest.raises(ConfigurationError, match=r"takes no images of shape \[1, 8, 8\]"):
+    with refused("input.shape", (1, 8, 8)):
         predict.probabilities(fails, [picture], settings)
-    with pytest.raises(ConfigurationError, match="has 4 classes, and its settings name 3"):
+    with refused("classes", 4, 3):
         predict.probabilities(lambda images: torch.zeros(len(images), 4), [picture], settings)
 
 

@@ -13,7 +13,7 @@ import run
 from orchestrator.cli import methods as command
 from orchestrator.config.loader import build
 from orchestrator.core.errors import ConfigurationError
-from orchestrator.core.privacy import keep_private, private, said
+from orchestrator.core.privacy import keep_private, private_files, sanitize
 from tests.seen import open_to_others
 
 OK, UNEXPECTED, BAD_CONFIGURATION = 0, 1, 2
@@ -94,10 +94,10 @@ def test_a_name_leads_nowhere_else(command: str, name: str, store: Path) -> None
 )
 def test_a_setting_that_names_something_leads_nowhere_else(values: dict[str, Any], tmp_path: Path) -> None:
     from orchestrator.store.store import Store
-    from orchestrator.sweep.preflight.preflight import prepared
+    from orchestrator.sweep.preflight.preflight import prepare_run
 
     with pytest.raises(ConfigurationError):
-        prepared(Store(tmp_path), build({"teacher": None, "method": {"name": "cross_entropy"}} | values), "train", local=True)
+        prepare_run(Store(tmp_path), build({"teacher": None, "method": {"name": "cross_entropy"}} | values), "train", local=True)
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.parent.name != "data"]
 
 
@@ -116,7 +116,7 @@ def test_a_process_of_ray_keeps_to_itself() -> None:
 
 def test_a_log_names_no_secret(caplog: pytest.LogCaptureFixture) -> None:
     factory = logging.getLogRecordFactory()
-    with private():
+    with private_files():
         logging.getLogger("somebody").warning("MLflow at %s is away", ADDRESS)
         try:
             raise ConnectionError(f"no answer from {ADDRESS}")
@@ -167,8 +167,8 @@ def test_a_record_names_no_secret(tmp_path: Path) -> None:
 
 
 def test_what_is_said_stays_readable() -> None:
-    assert said("größer als 3 µs: “yes”, 図\n\tnext") == "größer als 3 µs: “yes”, 図\n\tnext"
-    assert said("a\x1b]0;title\x07\r\x9b") == r"a\x1b]0;title\x07\r\x9b"
+    assert sanitize("größer als 3 µs: “yes”, 図\n\tnext") == "größer als 3 µs: “yes”, 図\n\tnext"
+    assert sanitize("a\x1b]0;title\x07\r\x9b") == r"a\x1b]0;title\x07\r\x9b"
 
 
 def test_no_setting_is_a_place_for_a_secret() -> None:

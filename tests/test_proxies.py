@@ -16,7 +16,7 @@ from orchestrator.cluster import jobs
 from orchestrator.cluster.connect import runtime_environment
 from orchestrator.cluster.jobs import Cluster
 from orchestrator.core.proxies import NAMES, bypass_proxies, direct_loopback, is_loopback, without_proxy
-from orchestrator.tracking.health import unanswered
+from orchestrator.tracking.health import find_unreachable
 from tests.cluster.test_jobs import VERSION, Answer, server
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
@@ -61,7 +61,7 @@ def test_the_head_of_a_cluster_is_asked_directly(proxied: list[tuple[str, bytes]
 
 def test_mlflow_at_a_loopback_address_is_asked_directly(proxied: list[tuple[str, bytes]]) -> None:
     with server(answering()) as (address, asked), direct_loopback():
-        assert unanswered(f"http://{address}") == ""
+        assert find_unreachable(f"http://{address}") == ""
         assert requests.get(f"http://{address}/health", timeout=5).text == "OK"  # as MLflow's client asks
     assert [path for path, _ in asked] == ["GET /health"] * 2 and not proxied
 

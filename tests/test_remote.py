@@ -15,13 +15,13 @@ from orchestrator.config.loader import load
 from orchestrator.config.trial import CHECKPOINT, TrialSpec
 from orchestrator.core import disk
 from orchestrator.core.context import TrialContext
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.store import remote as remotes
-from orchestrator.store.checkpoint_storage import LIGHT, Objects, place
+from orchestrator.store.checkpoint_storage import LIGHT, RemoteCheckpoint, checkpoint_storage
 from orchestrator.store.progress import read_progress
 from orchestrator.store.records import Sweep, Trial
-from orchestrator.store.remote import Remote, checked, local_folder
-from orchestrator.store.staging import fetched, on_this_node, publish
+from orchestrator.store.remote import Remote, check_uri, local_folder
+from orchestrator.store.staging import fetched, publish, stage_on_node
 from orchestrator.store.store import Store, write_json
 from orchestrator.sweep.checkpoint_retention import remove_losers
 from orchestrator.training import checkpoint
@@ -60,23 +60,23 @@ def made(epoch: int) -> checkpoint.Checkpoint:
     )
 
 
-def save(where: Objects, epoch: int) -> None:
+def save(where: RemoteCheckpoint, epoch: int) -> None:
     checkpoint.save(where, {"a": made(epoch)}, TrialContext())
 
 
-def epoch_of(where: Objects, letters: str = "a") -> int | None:
+def epoch_of(where: RemoteCheckpoint, letters: str = "a") -> int | None:
     loaded = checkpoint.load(where, letters, torch.device("cpu"))
     return loaded["a"].progress["record"]["epoch"] if loaded else None
 
 
-def objects(tmp_path: Path, trial: Objects) -> list[str]:
+def objects(tmp_path: Path, trial: RemoteCheckpoint) -> list[str]:
     """The folders of checkpoints at the URI."""
     return sorted(path.name for path in (tmp_path / "shared" / trial.name).iterdir() if path.is_dir())
 
 
 @pytest.mark.parametrize("given", ["s3://bucket/some/where", "gs://bucket", "file:///data/x", "s3://b/x?region=eu-west-1"])
 def test_a_uri_stays_what_it_is_and_has_a_folder_of_its_own(given: str, at_home: AtHome, tmp_path: Path) -> None:
-    assert checked(given + ("" if "?" in given else "/")) == given
+    assert check_uri(given + ("" if "?" in given else "/")) == given
     store = Store.named(given)
     assert store.uri == given and store.option.endswith(given if "?" not in given else f"'{given}'")
     assert store.root.parent == tmp_path / "homes/driver/.cache/distillation-orchestrator/stores"
@@ -108,27 +108,27 @@ def test_a_store_that_cannot_be_reached_is_refused_in_bounded_time(
 ) -> None:
     monkeypatch.setattr(remotes, "ANSWER_S", 0.01)
     monkeypatch.setattr(Remote, "write_json", lambda *_: time.sleep(0.5))
-    with pytest.raises(EnvironmentUnfitError, match=r"no answer within 0.01 s.*credentials in the environment"):
+    with pytest.raises(PreflightError, match=r"no answer within 0.01 s.*credentials in the environment"):
         Store.open(uri)
     monkeypatch.undo()
     (tmp_path / "file").touch()
-    with pytest.raises(EnvironmentUnfitError, match=r"cannot be used \(.*see that the bucket is there"):
+    with pytest.raises(PreflightError, match=r"cannot be used \(.*see that the bucket is there"):
         Store.open((tmp_path / "file" / "below").as_uri())
 
 
 def test_a_checkpoint_written_on_one_node_is_read_on_another(tmp_path: Path, uri: str, at_home: AtHome) -> None:
     store = Store.open(uri)
     at_home("one")
-    trial = Objects(local_folder(uri) / "sweeps/mine/trials/00001", local_folder(uri), uri)
+    trial = RemoteCheckpoint(local_folder(uri) / "sweeps/mine/trials/00001", local_folder(uri), uri)
     for epoch in (1, 2, 3):
         save(trial, epoch)
         assert len(objects(tmp_path, trial)) == min(epoch, 2), "the one before stays, older ones go"
     assert list(trial.trial.iterdir()) == [], "nothing stays on the node"
     at_home("two")
-    other = Objects(local_folder(uri) / "sweeps/mine/trials/00001", local_folder(uri), uri)
+    other = RemoteCheckpoint(local_folder(uri) / "sweeps/mine/trials/00001", local_folder(uri), uri)
     assert other.trial != trial.trial and epoch_of(other) == 3
     at_home("driver")
-    mine = place(store, store.sweep("mine") / "trials/00001")
+    mine = checkpoint_storage(store, store.sweep("mine") / "trials/00001")
     mine.bring(LIGHT)
     assert {path.name for path in (mine.trial / CHECKPOINT).iterdir()} == {"trace.safetensors", "progress.json"}
     mine.bring()
@@ -138,7 +138,7 @@ def test_a_checkpoint_written_on_one_node_is_read_on_another(tmp_path: Path, uri
 @pytest.mark.parametrize("damage", ["cut", "missing", "pointer", "no pointer", "died before the pointer"])
 def test_a_damaged_one_is_passed_over(tmp_path: Path, uri: str, damage: str) -> None:
     Store.open(uri)
-    trial = Objects(local_folder(uri) / "trials/1", local_folder(uri), uri)
+    trial = RemoteCheckpoint(local_folder(uri) / "trials/1", local_folder(uri), uri)
     save(trial, 1)
     save(trial, 2)
     home = tmp_path / "shared/trials/1"
@@ -161,7 +161,7 @@ def test_a_damaged_one_is_passed_over(tmp_path: Path, uri: str, damage: str) -> 
 
 def test_a_loser_keeps_what_pictures_are_drawn_from(tmp_path: Path, uri: str) -> None:
     Store.open(uri)
-    trial = Objects(local_folder(uri) / "trials/1", local_folder(uri), uri)
+    trial = RemoteCheckpoint(local_folder(uri) / "trials/1", local_folder(uri), uri)
     save(trial, 1)
     save(trial, 2)
     trial.strip()
@@ -180,8 +180,8 @@ def test_objects_of_losers_are_removed_and_an_outage_leaves_them_for_later(
     sweep = Sweep.create(store.sweep("mine"), load(None, ["search.keep_checkpoints=1"]), "sweep")
     for number in range(3):
         sweep.save_trial(Trial(number, {}, state="complete", value=0.1 * number))
-        trial = place(store, sweep.trial_folder(number))
-        assert isinstance(trial, Objects)
+        trial = checkpoint_storage(store, sweep.trial_folder(number))
+        assert isinstance(trial, RemoteCheckpoint)
         save(trial, 1)
 
     def with_weights() -> list[str]:
@@ -203,7 +203,7 @@ def pair(rank: int, world_size: int, uri: str, home: str) -> tuple[int, list[str
         patch.setattr(disk, "POLL_S", 0.001)
         said: list[str] = []
         context = TrialContext(rank, world_size, torch.device("cpu"), note=said.append)
-        trial = Objects(local_folder(uri) / "trials/1", local_folder(uri), uri)
+        trial = RemoteCheckpoint(local_folder(uri) / "trials/1", local_folder(uri), uri)
         checkpoint.save(trial, {"ab"[rank]: made(5 + rank)}, context)
         put, outages = Remote.put, iter(range(2))
 
@@ -240,17 +240,17 @@ def test_what_is_shared_is_put_once_and_fetched_once_per_node(tmp_path: Path, ur
         {"name": "t", "configuration": {}, "folder": store.sweep("mine") / "trials/00001", "data": data, "teacher": teacher}
         | store.shared
     )
-    assert on_this_node(spec, TrialContext()) == spec, "the driver has what it made"
+    assert stage_on_node(spec, TrialContext()) == spec, "the driver has what it made"
     at_home("other")
-    here = on_this_node(TrialSpec.model_validate(spec.plain()), TrialContext())
+    here = stage_on_node(TrialSpec.model_validate(spec.plain()), TrialContext())
     root = tmp_path / "homes/other"
     assert here.teacher is not None and all(path.is_relative_to(root) for path in (here.folder, here.data, here.teacher))
     assert (here.data / "values.bin").read_bytes() == bytes(1000) and (here.teacher / "teacher.json").exists()
     shutil.rmtree(tmp_path / "shared")
-    assert on_this_node(TrialSpec.model_validate(spec.plain()), TrialContext()) == here, "and has it from now on"
+    assert stage_on_node(TrialSpec.model_validate(spec.plain()), TrialContext()) == here, "and has it from now on"
     at_home("third")
-    with pytest.raises(EnvironmentUnfitError, match=r"data/abc is not in file:///"):
-        on_this_node(spec, TrialContext())
+    with pytest.raises(PreflightError, match=r"data/abc is not in file:///"):
+        stage_on_node(spec, TrialContext())
 
 
 def test_a_fetch_that_breaks_off_leaves_nothing_that_looks_whole(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 import run
-from orchestrator.sweep import provenance as environment
+from orchestrator.core import provenance as environment
 from scripts import site
 
 ROOT = Path(__file__).parents[1]

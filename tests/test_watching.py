@@ -18,11 +18,11 @@ from rich.text import Text
 
 from orchestrator.cli.watch import PERIOD_S, watch
 from orchestrator.config.loader import load
-from orchestrator.core.errors import ConfigurationError
 from orchestrator.reporting.terminal.progress import Display
 from orchestrator.store import run_lock
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store, write_json
+from tests.refusal import refused
 
 Driver = Callable[[Sweep], None]
 
@@ -206,8 +206,9 @@ def test_looking_writes_nothing_and_takes_no_lock(sweep: Sweep, monkeypatch: pyt
 
 
 def test_an_unknown_name_or_store_is_refused_in_a_sentence(sweep: Sweep, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"there is no sweep 'min' in .* did you mean 'mine'"):
+    with refused("name", "min", ("mine",)) as told:
         watch("min", tmp_path, once=True)
-    with pytest.raises(ConfigurationError, match="does not exist: give that of an earlier run"):
+    assert "did you mean 'mine'" in str(told.value)
+    with refused("--store", str(tmp_path / "none"), "the store of an earlier run"):
         watch("mine", tmp_path / "none", once=True)
     assert not (tmp_path / "none").exists()

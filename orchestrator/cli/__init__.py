@@ -3,6 +3,7 @@
 __all__ = [
     "compare",
     "doctor",
+    "error_handling",
     "export",
     "importance",
     "methods",

@@ -14,19 +14,17 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock, Timeout
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from orchestrator.config.schema import Configuration
+from orchestrator.cli._findings import Conditions, Finding
 from orchestrator.config.uris import database_uri
 from orchestrator.core.errors import ConfigurationError, UserError
-from orchestrator.core.paths import read_path
 from orchestrator.store.remote import Remote
 from orchestrator.store.store import SPARE_BYTES, Store
 
@@ -39,46 +37,6 @@ OTHERS = stat.S_IRWXG | stat.S_IRWXO
 COMFORT_BYTES = 2 * 2**30  # below it, a run of more than the digits may fill the disk
 RAY_FULL = 0.95  # of a disk, from which on Ray refuses to write objects to it
 RAY_SHARED_BYTES = 200 * 2**20  # below it, Ray lays its objects on the disk
-
-
-class Finding(NamedTuple):
-    """What a check found; what is bad ends with the next step."""
-
-    fitness: Literal["ok", "warn", "bad"]
-    said: str
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What is looked at: the store, the settings that a run would have, and whether nothing that takes long is tried.
-
-    Of a store that is named by a `uri`, `store` is the driver's folder.
-    """
-
-    store: Path
-    configuration: Configuration
-    quick: bool = False
-    uri: str = ""
-
-    @property
-    def address(self) -> str | None:
-        """The running cluster that a run would use."""
-        from orchestrator.config.resources import cluster_address
-
-        return cluster_address(self.configuration.resources)
-
-    @property
-    def root(self) -> Path:
-        """The folder of the store, whether it is there or not."""
-        return read_path(self.store, "--store")
-
-    @property
-    def place(self) -> Path:
-        """The store, or what there is of the way to it."""
-        folder = self.root
-        while not os.path.lexists(folder):
-            folder = folder.parent
-        return folder
 
 
 Check = Callable[[Conditions], Finding]
@@ -150,11 +108,11 @@ def ray_address(conditions: Conditions) -> Finding:
         require_short_sockets()
         said = "a cluster of our own, on loopback" + (", with token authentication" if mode.lower() == "token" else "")
     else:
-        from orchestrator.cluster.connect import connected, nodes
+        from orchestrator.cluster.connect import connect_to_ray, nodes
         from orchestrator.config.resources import require_answer
 
         require_answer(address)
-        with connected(address) as free:
+        with connect_to_ray(address) as free:
             many = len(nodes())
             said = f"{address} lets us in: {many} node{'s' * (many != 1)}, {free.get('CPU', 0):g} CPU "
             said += f"and {free.get('GPU', 0):g} GPU free"
@@ -208,7 +166,7 @@ def _no_cuda() -> str:
 def store(conditions: Conditions) -> Finding:
     """Whether the store can be written and locked, and who else may read it.
 
-    EnvironmentUnfitError when there is no answer from its URI.
+    PreflightError when there is no answer from its URI.
     """
     root, place = conditions.root, conditions.place
     if not place.is_dir():
@@ -282,14 +240,14 @@ def tracking(conditions: Conditions) -> Finding:
 
 
 def _server(uri: str) -> Finding:
-    from orchestrator.tracking.health import refusal
+    from orchestrator.tracking.health import find_refusal
 
-    reason = refusal(uri)
+    reason = find_refusal(uri)
     return Finding("bad", reason) if reason else Finding("ok", f"{uri} answers")
 
 
 def _sqlite(conditions: Conditions, database: Path) -> Finding:
-    """MLflow's database in the store; EnvironmentUnfitError where the installed MLflow cannot use it."""
+    """MLflow's database in the store; PreflightError where the installed MLflow cannot use it."""
     from orchestrator.tracking.schema import require_schema
 
     try:
@@ -312,15 +270,21 @@ def group(conditions: Conditions) -> Finding:
     """A worker group as a sweep starts them: Ray, two workers, a sum between them."""
     import time
 
-    from orchestrator.cluster.connect import connected
-    from orchestrator.cluster.descendants import noted
-    from orchestrator.cluster.smoke_test import two_workers
+    from orchestrator.cluster.connect import connect_to_ray
+    from orchestrator.cluster.descendants import record_descendants
+    from orchestrator.cluster.smoke_test import run_two_workers
     from orchestrator.core.signals import stoppable
 
     started = time.monotonic()
-    with _probe(conditions.place) as folder, stoppable(), noted(folder), connected(conditions.address, cpus=2), stoppable():
+    with (
+        _probe(conditions.place) as folder,
+        stoppable(),
+        record_descendants(folder),
+        connect_to_ray(conditions.address, cpus=2),
+        stoppable(),
+    ):
         begun = time.monotonic()
-        two_workers(folder, GROUP_S)
+        run_two_workers(folder, GROUP_S)
         ended = time.monotonic()
     return Finding("ok", f"two workers added up a tensor; Ray took {begun - started:.1f} s, they {ended - begun:.1f} s")
 
@@ -374,7 +338,7 @@ def _written(file: Path) -> Path:
 
 
 def _reached(uri: str) -> None:
-    """EnvironmentUnfitError when there is no answer from a store's URI; folders that this makes do not stay."""
+    """PreflightError when there is no answer from a store's URI; folders that this makes do not stay."""
     parts = urlsplit(uri)
     folder = Path(unquote(parts.path))
     made = [each for each in (folder, *folder.parents) if not each.exists()] if parts.scheme == "file" else []

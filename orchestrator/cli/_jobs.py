@@ -9,8 +9,8 @@ from rich.console import Console
 
 from orchestrator.cluster.jobs import Cluster, Job
 from orchestrator.core import errors
-from orchestrator.core.privacy import said
-from orchestrator.core.redact import redacted
+from orchestrator.core.privacy import sanitize
+from orchestrator.core.redact import redact
 
 LAST_LINES = 20  # of a job's log, where it is shown
 BY_ITSELF = (errors.OK, errors.NO_USABLE_TRIAL, errors.BAD_CONFIGURATION)
@@ -23,7 +23,7 @@ def list_jobs(cluster: Cluster, as_json: bool) -> None:
     if as_json:
         print(json.dumps([_plain(job) for job in found], indent=1))
         return
-    rows = [("job", "state", "started", "command"), *((job.name, job.state, _when(job), redacted(job.entrypoint)) for job in found)]
+    rows = [("job", "state", "started", "command"), *((job.name, job.state, _when(job), redact(job.entrypoint)) for job in found)]
     widths = [max(len(row[column]) for row in rows) + 2 for column in range(3)]
     for *fields, command in rows:
         print_line("".join(f"{text:{width}}" for text, width in zip(fields, widths, strict=True)) + command)
@@ -36,14 +36,14 @@ def show_job(cluster: Cluster, job: Job, as_json: bool) -> None:
         print(json.dumps(_plain(job), indent=1))
         return
     ended = f", ended {job.ended:%Y-%m-%d %H:%M:%S}" if job.ended else ""
-    print_line(f"{job.name}: {job.state}, started {_when(job)}{ended}: {redacted(job.entrypoint)}")
+    print_line(f"{job.name}: {job.state}, started {_when(job)}{ended}: {redact(job.entrypoint)}")
     for line in cluster.log(job.name).splitlines()[-LAST_LINES:]:
-        print_line(said(f"  {line}"))
+        print_line(sanitize(f"  {line}"))
 
 
 def follow_job(cluster: Cluster, name: str) -> int:
     try:
-        found = cluster.follow(name, lambda text: print(said(text), end="", flush=True))
+        found = cluster.follow(name, lambda text: print(sanitize(text), end="", flush=True))
     except KeyboardInterrupt:
         print_line(f"\n{name} goes on without you")
         print_job_commands(cluster, name)
@@ -52,7 +52,7 @@ def follow_job(cluster: Cluster, name: str) -> int:
     if found.returned == NOT_FOUND:
         print_line("the head found no `python`: start Ray there with the environment's bin folder on the PATH")
     elif found.state == "failed" and found.returned is None:
-        print_line(redacted(found.message))
+        print_line(redact(found.message))
     print_resume_command(cluster, found)
     return found.exit_code
 
@@ -77,7 +77,7 @@ def _when(job: Job) -> str:
 
 def _plain(job: Job) -> dict[str, Any]:
     times = {key: moment.isoformat() if moment else None for key, moment in (("started", job.started), ("ended", job.ended))}
-    hidden = {"entrypoint": redacted(job.entrypoint), "message": redacted(job.message)}
+    hidden = {"entrypoint": redact(job.entrypoint), "message": redact(job.message)}
     return asdict(job) | times | hidden
 
 

@@ -13,7 +13,7 @@ UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 def cluster_address(address: str | None, local: bool = False) -> dict[str, Any]:
     """The change of the configuration that `--address` is."""
-    from orchestrator.config.resources import at
+    from orchestrator.config.resources import resolve_address
 
     if address is not None and local:
         raise ConfigurationError(
@@ -22,7 +22,7 @@ def cluster_address(address: str | None, local: bool = False) -> dict[str, Any]:
             value=address,
             allowed="without --local",
         )
-    return {"resources.address": at(address)} if address is not None else {}
+    return {"resources.address": resolve_address(address)} if address is not None else {}
 
 
 def parse_duration(text: str) -> float:

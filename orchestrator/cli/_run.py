@@ -11,11 +11,11 @@ from rich.console import Console
 
 from orchestrator.config.path_settings import resolve_paths
 from orchestrator.config.schema import Configuration
-from orchestrator.config.search_space import searched, with_its_method
-from orchestrator.config.yielding import said_of
+from orchestrator.config.search_space import searched_methods, with_its_method
+from orchestrator.config.yielding import describe_yielded
 from orchestrator.core import errors
-from orchestrator.core.errors import EnvironmentUnfitError
-from orchestrator.core.privacy import said
+from orchestrator.core.errors import PreflightError
+from orchestrator.core.privacy import sanitize
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 
@@ -27,8 +27,8 @@ console = Console()
 
 def begin_run(store: Store, configuration: Configuration, kind: str, name: str | None, dry_run: bool, local: bool) -> int:
     """A new sweep or training, once everything that can be refused has been looked at."""
-    from orchestrator.sweep.preflight.preflight import prepared, show_plan
-    from orchestrator.sweep.space_snapshot import described
+    from orchestrator.sweep.preflight.preflight import prepare_run, show_plan
+    from orchestrator.sweep.space_snapshot import describe_sweep
 
     if kind == "sweep":
         configuration = with_its_method(configuration)
@@ -40,10 +40,10 @@ def begin_run(store: Store, configuration: Configuration, kind: str, name: str |
         return errors.OK
     found = None
     try:
-        begun = prepared(store, configuration, kind, local, print_note)
-        for sentence in said_of(configuration, kind):
+        begun = prepare_run(store, configuration, kind, local, print_note)
+        for sentence in describe_yielded(configuration, kind):
             print_note(sentence)
-        found = Sweep.create(folder, begun.configuration, kind, described(begun.configuration, kind, begun.data))
+        found = Sweep.create(folder, begun.configuration, kind, describe_sweep(begun.configuration, kind, begun.data))
         if begun.note:
             _tell(found, begun.note)
     except KeyboardInterrupt:
@@ -53,7 +53,7 @@ def begin_run(store: Store, configuration: Configuration, kind: str, name: str |
 
 def default_name(configuration: Configuration, kind: str) -> str:
     """What is trained, and when; a search over several methods goes by its project."""
-    methods = searched(configuration) if kind == "sweep" else (configuration.method.name,)
+    methods = searched_methods(configuration) if kind == "sweep" else (configuration.method.name,)
     what = methods[0] if len(methods) == 1 else re.sub(r"[^A-Za-z0-9]+", "-", configuration.project).strip("-") or "sweep"
     return f"{what}-{datetime.now():%Y%m%d-%H%M%S}"
 
@@ -68,20 +68,20 @@ def resume_run(
     pairs: Sequence[str] = (),
 ) -> int:
     from orchestrator.config.distinct import limit_trials
-    from orchestrator.sweep.changed_configuration import changed, require_same
-    from orchestrator.sweep.preflight.preflight import prepared
-    from orchestrator.sweep.space_snapshot import described, described_space
+    from orchestrator.sweep.changed_configuration import change_configuration, require_same
+    from orchestrator.sweep.preflight.preflight import prepare_run
+    from orchestrator.sweep.space_snapshot import describe_sweep, described_space
     from orchestrator.teacher.moved import carry_teacher_over
 
     found = Sweep.open(store, name)
-    found.configuration = changed(found, trials, time_budget_s, file, address, pairs)
+    found.configuration = change_configuration(found, trials, time_budget_s, file, address, pairs)
     note = ""
     if found.kind == "sweep":
         found.configuration, note = limit_trials(found.configuration, begun=len(found.trials))
     require_same(found, described_space(found.configuration, found.kind))
     try:
-        begun = prepared(store, found.configuration, found.kind, local=False, note=print_note)
-        now = described(begun.configuration, found.kind, begun.data)
+        begun = prepare_run(store, found.configuration, found.kind, local=False, note=print_note)
+        now = describe_sweep(begun.configuration, found.kind, begun.data)
         require_same(found, now)
         carry_teacher_over(store, found.folder, begun.configuration, begun.data)
     except KeyboardInterrupt:
@@ -94,7 +94,7 @@ def resume_run(
 
 def print_note(text: str) -> None:
     """Print what a person may not expect."""
-    console.print(said(f"note: {text}"), markup=False, highlight=False, soft_wrap=True)
+    console.print(sanitize(f"note: {text}"), markup=False, highlight=False, soft_wrap=True)
 
 
 def _tell(found: Sweep, note: str) -> None:
@@ -119,20 +119,20 @@ def _interrupted(store: Store, found: Sweep | None) -> int:
 def _conduct(store: Store, found: Sweep, begun: "Prepared", local: bool, resume: bool) -> int:
     from orchestrator.export.export import ship
     from orchestrator.reporting.terminal.progress import Display, costs, summary
-    from orchestrator.sweep.driver import conduct
+    from orchestrator.sweep.driver import run_sweep
     from orchestrator.sweep.provenance import keep
 
     try:
         keep(found.folder, begun.data)
         with Display(found, console) as display:
-            conduct(found, store, begun.data, begun.asked, display, local, resume, ship=partial(ship, store, found.name))
+            run_sweep(found, store, begun.data, begun.asked, display, local, resume, ship=partial(ship, store, found.name))
     except KeyboardInterrupt:  # before it had begun, or after its end
         return _interrupted(store, found)
-    except EnvironmentUnfitError as error:
+    except PreflightError as error:
         if found.state != "interrupted":
             raise
         again = f"python run.py sweep --resume {found.name}{store.option}"
-        raise EnvironmentUnfitError.from_error(error, f"{error}; what was not finished waits: {again}") from error
+        raise PreflightError.from_error(error, f"{error}; what was not finished waits: {again}") from error
     if found.kind == "train":
         costs(display, console)
     summary(found, console, next_commands(found, store))

@@ -16,10 +16,10 @@ from orchestrator.config.loader import load
 from orchestrator.config.renamed import refuse_renamed
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import with_its_method
-from orchestrator.core.errors import ConfigurationError, nearest
-from orchestrator.core.redact import redacted
+from orchestrator.core.errors import ConfigurationError, suggest_name
+from orchestrator.core.redact import redact
 from orchestrator.data.datasets import find
-from orchestrator.store.remote import checked, is_uri
+from orchestrator.store.remote import check_uri, is_uri
 from orchestrator.store.store import NAME
 from orchestrator.sweep.preflight.configuration import check_search, check_train, require_copies
 
@@ -76,12 +76,12 @@ def submission(group: Any, words: Sequence[str], name: str | None, root: Path, n
             run = given["name"] = options["name"] or default_name(configuration, command)
     _require_name(run, "--resume" if options.get("resume") else "--name")
     entrypoint = shlex.join(["python", "run.py", command, *_written(group.commands[command], given)])
-    if redacted(entrypoint) != entrypoint:
+    if redact(entrypoint) != entrypoint:
         raise ConfigurationError(
             "the command line holds a secret, and everybody who may use the cluster can read it there: put it into the "
             "environment of the cluster's nodes instead",
             field="command line",
-            value=redacted(entrypoint),
+            value=redact(entrypoint),
             allowed="a command without a secret",
         )
     job = name or f"{run or command}-{now or datetime.now():%Y%m%d-%H%M%S}"
@@ -96,7 +96,7 @@ def _read(group: Any, words: Sequence[str]) -> tuple[str, dict[str, Any], dict[s
     command = words[0] if words else ""
     if command not in COMMANDS:
         raise ConfigurationError(
-            f"{command!r} is not for a cluster: {nearest(command, COMMANDS)}; write `python run.py submit -- sweep ...`",
+            f"{command!r} is not for a cluster: {suggest_name(command, COMMANDS)}; write `python run.py submit -- sweep ...`",
             field="command",
             value=command,
             allowed=tuple(COMMANDS),
@@ -106,9 +106,10 @@ def _read(group: Any, words: Sequence[str]) -> tuple[str, dict[str, Any], dict[s
     except Exception as error:
         if not hasattr(error, "format_message"):  # of the command line's library, which has one of several names
             raise
+        parameter = getattr(error, "param", None)
         raise ConfigurationError(
             f"{error.format_message().rstrip('.')}: `python run.py {command} --help` lists what it takes",
-            field=f"{command} --help",
+            field=getattr(error, "option_name", None) or (parameter.opts[0] if parameter else command),
             value=error.format_message(),
         ) from error
     given = {key: value for key, value in context.params.items() if context.get_parameter_source(key).name == "COMMANDLINE"}
@@ -218,7 +219,7 @@ def _lasting(store: str | None) -> str:
             value=store,
             allowed="an absolute path that all nodes share, or a URI",
         )
-    return checked(store) if is_uri(store) else store
+    return check_uri(store) if is_uri(store) else store
 
 
 def _packed(config: Path, root: Path) -> str:

@@ -13,12 +13,12 @@ from orchestrator.cli._options import cluster_address
 from orchestrator.cli._run import console as standard
 from orchestrator.config.loader import build, load
 from orchestrator.config.path_settings import move_paths, resolve_paths
-from orchestrator.config.resources import at
+from orchestrator.config.resources import resolve_address
 from orchestrator.config.schema import Configuration
-from orchestrator.config.yielding import said_of
+from orchestrator.config.yielding import describe_yielded
 from orchestrator.core import errors
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
-from orchestrator.core.privacy import said
+from orchestrator.core.errors import ConfigurationError, PreflightError
+from orchestrator.core.privacy import sanitize
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store, keep_json, replacing
 from orchestrator.sweep.comparison import design, page
@@ -52,7 +52,7 @@ def compare(
                 value=None,
                 allowed="two or more methods",
             )
-        asked = design.named(methods)
+        asked = design.parse_methods(methods)
         options = cluster_address(address) | {"search.methods": list(asked)} | ({} if trials is None else {"search.trials": trials})
         found = _begin(Store.open(store), asked, seeds, load(config or default, pairs, options), name, dry_run)
         if found is None:
@@ -69,14 +69,14 @@ def compare(
         found = Comparison.open(Store.existing(store), resume)
         values = move_paths(found.configuration, pairs).plain()
         if address is not None:
-            values["resources"]["address"] = at(address)
+            values["resources"]["address"] = resolve_address(address)
         found.configuration = build(values)
     return _carry_out(Store.open(store), found, console, as_json)
 
 
 def _print_note(text: str) -> None:
     """Print a note on the standard error: the standard output may be the result alone."""
-    print(said(f"note: {text}"), file=sys.stderr)
+    print(sanitize(f"note: {text}"), file=sys.stderr)
 
 
 def _begin(
@@ -88,7 +88,7 @@ def _begin(
     dry_run: bool,
 ) -> Comparison | None:
     """The record of a new comparison, once everything that can be refused has been looked at; None after a `dry_run`."""
-    from orchestrator.sweep.preflight.preflight import prepared, show_plan
+    from orchestrator.sweep.preflight.preflight import prepare_run, show_plan
 
     count = 10 if seeds is None else seeds
     common = design.base(resolve_paths(configuration), methods, count)
@@ -100,26 +100,26 @@ def _begin(
         trained = f"then {len(methods)} x {count} trainings, seeds {common.seed + 1} to {common.seed + count}"
         standard.print(f"comparison: {each}, {trained}", markup=False, highlight=False, soft_wrap=True)
         return None
-    begun = prepared(store, common, "sweep", local=False, note=_print_note)
-    for sentence in said_of(common, "sweep"):
+    begun = prepare_run(store, common, "sweep", local=False, note=_print_note)
+    for sentence in describe_yielded(common, "sweep"):
         _print_note(sentence)
     return Comparison.create(store, name, begun.configuration, count)
 
 
 def _carry_out(store: Store, found: Comparison, console: Console, as_json: bool) -> int:
     from orchestrator.export.export import ship
-    from orchestrator.sweep.comparison.running import carry_out
+    from orchestrator.sweep.comparison.running import run_comparison
 
     again = f"python run.py compare --resume {found.name}{store.option}"
     try:
-        last = carry_out(store, found, console, ship_of=lambda name: partial(ship, store, name))
+        last = run_comparison(store, found, console, ship_of=lambda name: partial(ship, store, name))
     except KeyboardInterrupt:
         with contextlib.suppress(KeyboardInterrupt):  # who is in a hurry is told how to go on all the same
             _show_unfinished(store, found, console)
         console.print(f"\ninterrupted; resume: {again}", markup=False, highlight=False, soft_wrap=True)
         return errors.INTERRUPTED
-    except EnvironmentUnfitError as error:
-        raise EnvironmentUnfitError.from_error(error, f"{error}; what was not finished waits: {again}") from error
+    except PreflightError as error:
+        raise PreflightError.from_error(error, f"{error}; what was not finished waits: {again}") from error
     came = result(store, found)
     _keep(store, found, came, last, console)
     page.show(came, console)
@@ -141,12 +141,12 @@ def _show_unfinished(store: Store, found: Comparison, console: Console) -> None:
 
 def _keep(store: Store, found: Comparison, came: Result, last: Sweep, console: Console) -> None:
     """The result beside the record of the comparison, and at the run of the sweep over seeds."""
-    from orchestrator.tracking.artifacts import add
+    from orchestrator.tracking.artifacts import log_to_sweep
 
     text = page.markdown(came)
     keep_json(found.folder / "result.json", came.plain())
     with replacing(found.folder / "comparison.md") as aside:
         aside.write_text(text, encoding="utf-8")
     files = {"result.json": json.dumps(came.plain(), indent=1), "comparison.md": text}
-    if missed := add(store, last, page.metrics(came), 0, FOLDER, files):
+    if missed := log_to_sweep(store, last, page.metrics(came), 0, FOLDER, files):
         console.print(f"not logged: {missed}", markup=False, highlight=False, soft_wrap=True)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.config.loader import load
 from orchestrator.core import errors
-from orchestrator.core.privacy import said
+from orchestrator.core.privacy import sanitize
 from orchestrator.store.store import Store
 
 if TYPE_CHECKING:
@@ -17,11 +17,12 @@ from orchestrator.cli._run import console
 
 def doctor(config: Path, pairs: list[str], store: Path | str, address: str | None, quick: bool) -> int:
     """What is fit for a run and what is not, a line each."""
-    from orchestrator.cli._checks import Conditions, examine
+    from orchestrator.cli._checks import examine
+    from orchestrator.cli._findings import Conditions
 
     configuration = load(config, pairs, cluster_address(address))
     named, fit = Store.named(store), True
     for name, finding in examine(Conditions(named.root, configuration, quick, named.uri)):
-        console.print(said(f"{name:13}{finding.fitness:6}{finding.said}"), markup=False, highlight=False, soft_wrap=True)
+        console.print(sanitize(f"{name:13}{finding.fitness:6}{finding.said}"), markup=False, highlight=False, soft_wrap=True)
         fit = fit and finding.fitness != "bad"
     return errors.OK if fit else errors.UNFIT_ENVIRONMENT

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.config.objectives import in_words
+from orchestrator.config.objectives import describe_objective
 from orchestrator.core import errors
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
@@ -22,18 +22,18 @@ def importance(name: str, store: Path | str, epoch: int | None) -> int:
     from orchestrator.reporting.importance import importance as evaluate
     from orchestrator.reporting.terminal.importance import importance_tables
     from orchestrator.reporting.terminal.progress import show_damage
-    from orchestrator.tracking.artifacts import add
+    from orchestrator.tracking.artifacts import log_to_sweep
 
     opened = Store.existing(store)
     found = Sweep.open(opened, name)
     show_damage(found, opened.option)
     evaluated = evaluate(found, epoch, opened.option)
-    told = replace(evaluated, objective=in_words(found.configuration, evaluated.objective))
+    told = replace(evaluated, objective=describe_objective(found.configuration, evaluated.objective))
     importance_tables(told.plain(), LEAST, console)
     folder = "importance" if epoch is None else f"importance/epoch_{epoch}"
     metrics = {f"{folder}/{setting}": share for setting, share in evaluated.metrics().items()}
     files = {"importance.json": json.dumps(evaluated.plain(), indent=1), **pages(told)}
-    missed = add(opened, found, metrics, evaluated.trials, folder, files)
+    missed = log_to_sweep(opened, found, metrics, evaluated.trials, folder, files)
     logged = f"not logged: {missed}" if missed else f"logged to the run {name} in MLflow: metrics and artifacts `{folder}/`"
     console.print(logged, markup=False, highlight=False, soft_wrap=True)
     return errors.OK

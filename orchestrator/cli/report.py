@@ -6,15 +6,15 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.core import errors
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.paths import read_path
-from orchestrator.core.privacy import said
+from orchestrator.core.privacy import sanitize
 from orchestrator.reporting.html.page import GENERATOR
 from orchestrator.reporting.html.report import report as make
 from orchestrator.reporting.terminal.progress import show_damage
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store, replacing
-from orchestrator.tracking.artifacts import add
+from orchestrator.tracking.artifacts import log_to_sweep
 
 HEAD = 500  # bytes of a page in which its generator stands
 console = Console()
@@ -30,10 +30,10 @@ def report(name: str, store: Path | str, to: Path | None) -> int:
     made = make(opened, found)
     show_damage(found, opened.option)
     _write(target, made.html)
-    missed = add(opened, found, {}, 0, "report", {f"{name}.html": made.html})
+    missed = log_to_sweep(opened, found, {}, 0, "report", {f"{name}.html": made.html})
     logged = f"not logged: {missed}" if missed else f"logged to the run {name} in MLflow: artifact report/{name}.html"
     for line in (*made.summary, f"report: {target}", logged):
-        console.print(said(line), markup=False, highlight=False, soft_wrap=True)
+        console.print(sanitize(line), markup=False, highlight=False, soft_wrap=True)
     return errors.OK
 
 
@@ -62,7 +62,7 @@ def _require_place(target: Path, asked: bool) -> None:
                 allowed="a new file, or an earlier report",
             )
     except OSError as error:
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"--to {target} cannot be read ({error.strerror}): give another file",
             field="--to",
             value=str(target),
@@ -75,7 +75,7 @@ def _write(target: Path, html: str) -> None:
         with replacing(target) as aside:
             aside.write_text(html, encoding="utf-8")
     except OSError as error:
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"--to {target} cannot be written ({error.strerror or error}): give another file",
             field="--to",
             value=str(target),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.core import errors
 from orchestrator.core.errors import ConfigurationError
-from orchestrator.core.privacy import said
+from orchestrator.core.privacy import sanitize
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 
@@ -32,7 +32,7 @@ def run_status(name: str | None, store: Path | str, as_json: bool) -> int:
         except ConfigurationError as error:
             if name is not None:
                 raise
-            print(said(f"error: {error}"), file=sys.stderr)  # the others can be looked at all the same
+            print(sanitize(f"error: {error}"), file=sys.stderr)  # the others can be looked at all the same
     for one in found:
         show_damage(one, opened.option)
     if as_json:

@@ -31,7 +31,7 @@ def teacher(
     """Fit the teacher, or load and check the one that was given; with `precompute`, then fill its cache."""
     from orchestrator.reporting.terminal.teacher import TeacherDisplay
     from orchestrator.sweep.driver import bring_teacher
-    from orchestrator.sweep.preflight.preflight import prepared, show_plan
+    from orchestrator.sweep.preflight.preflight import prepare_run, show_plan
 
     if fill:
         refuse_renamed("--fill", fill)
@@ -46,7 +46,7 @@ def teacher(
     if dry_run:
         show_plan(opened, configuration, "teacher", local, console)
         return errors.OK
-    begun = prepared(opened, configuration, "teacher", local, print_note)
+    begun = prepare_run(opened, configuration, "teacher", local, print_note)
     if precompute and begun.asked and not begun.asked.folder:
         raise ConfigurationError(
             f"--precompute: the teacher is {begun.asked.words}: {_way_to_a_cache(configuration.teacher)}",

@@ -61,7 +61,7 @@ def _follow(store: Store, sweep: Sweep, elapsed_s: float, console: Console, rest
 def _look(store: Store, name: str) -> tuple[Sweep, float]:
     """The sweep as its records have it, `interrupted` where nobody runs it; for how long its driver has, or had, been at it (s)."""
     sweep = Sweep.open(store, name)
-    life = run_lock.life(sweep.folder)
+    life = run_lock.driver_status(sweep.folder)
     young = life is None and time.time() - sweep.started < BEGINS_S
     if sweep.state == "running" and not young and not (life and life.alive):
         sweep.state = "interrupted"

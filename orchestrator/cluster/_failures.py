@@ -12,7 +12,7 @@ import torch
 
 from methods import SettingsError
 from orchestrator.config.trial import recipe_key
-from orchestrator.core.errors import EnvironmentUnfitError, LoaderError, TrialError, UnansweredError, UserError
+from orchestrator.core.errors import DispatcherTimeoutError, LoaderError, PreflightError, TrialError, UserError
 
 MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "_alloc_failed")
 COLLECTIVE = ("gloo", "nccl")  # gloo says in a RuntimeError of its own words that a peer is gone
@@ -20,7 +20,7 @@ DEVICE = ("cuda error", "cudnn_status", "cublas_status")
 CHARACTERS = 500  # of a message that nobody wrote for a person
 
 
-class Fault(NamedTuple):
+class Failure(NamedTuple):
     """What went wrong, in a sentence.
 
     `own`: the trial's; `together`: all ranks raise it or none; `clean`: the process may train another trial.
@@ -32,25 +32,25 @@ class Fault(NamedTuple):
     clean: bool = True
 
 
-def judged(error: Exception, specification: Mapping[str, Any], device: torch.device) -> Fault:
+def classify_failure(error: Exception, specification: Mapping[str, Any], device: torch.device) -> Failure:
     """Whose fault the error is, which training the trial of that plain specification raised on that device."""
     text = " ".join(str(error).split())[:CHARACTERS]
     named, lower, on_host = f"{type(error).__name__}: {text}", text.lower(), device.type != "cuda"
-    if isinstance(error, UnansweredError | LoaderError):
-        return Fault(False, text, clean=False)
-    if isinstance(error, EnvironmentUnfitError):
-        return Fault(False, text, together=True)
+    if isinstance(error, DispatcherTimeoutError | LoaderError):
+        return Failure(False, text, clean=False)
+    if isinstance(error, PreflightError):
+        return Failure(False, text, together=True)
     if isinstance(error, UserError | SettingsError):  # one rank alone may meet a damaged image
-        return Fault(True, text, together=isinstance(error, TrialError | SettingsError))
+        return Failure(True, text, together=isinstance(error, TrialError | SettingsError))
     if _of_memory(error, lower):
-        return Fault(True, _memory(text, specification, device), clean=on_host)
+        return Failure(True, _memory(text, specification, device), clean=on_host)
     if isinstance(error, torch.distributed.DistError) or any(word in lower for word in COLLECTIVE):
-        return Fault(False, named, clean=False)
+        return Failure(False, named, clean=False)
     if isinstance(error, OSError) or any(kind.__module__.startswith("ray.") for kind in type(error).__mro__):
-        return Fault(False, named, clean=False)
+        return Failure(False, named, clean=False)
     if any(word in lower for word in DEVICE) and "device-side assert" not in lower:
-        return Fault(False, named, clean=False)
-    return Fault(True, named, clean=on_host)  # a fault of the code, which the settings led to
+        return Failure(False, named, clean=False)
+    return Failure(True, named, clean=on_host)  # a fault of the code, which the settings led to
 
 
 def _of_memory(error: Exception, lower: str) -> bool:

@@ -16,7 +16,7 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
 from ray.util.placement_group import placement_group as reserve
 
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 
 Bundles = tuple[dict[str, float], ...]
 
@@ -29,16 +29,16 @@ HOOKS = (
 
 
 def require_hooks() -> None:
-    """EnvironmentUnfitError when the installed Ray lacks a step that is done here, which it would pass over in silence."""
+    """PreflightError when the installed Ray lacks a step that is done here, which it would pass over in silence."""
     for owner, name, parameters in HOOKS:
         found = getattr(owner, name, None)
         if found is None or (parameters and not set(parameters) <= set(inspect.signature(found).parameters)):
-            raise EnvironmentUnfitError(
+            raise PreflightError(
                 f"{owner.__name__}.{name} is not as in Ray 2.60", field="ray", value=f"{owner.__name__}.{name}", allowed="Ray 2.60"
             )
 
 
-class UnevenWorkerGroup(WorkerGroup):
+class HeterogeneousWorkerGroup(WorkerGroup):
     """A worker group whose rank r holds `bundles[r]`, whatever nodes and GPUs Ray chose, at a restart too."""
 
     bundles: Bundles = ()
@@ -56,10 +56,10 @@ class UnevenWorkerGroup(WorkerGroup):
             indices = [index for index, other in enumerate(self.bundles) if other == bundle]
             given = rest | {"placement_group_bundle_indices": indices}
             workers += super()._create_workers(len(indices), placement_group, bundle, **given)
-        return ranked(workers)
+        return sort_by_rank(workers)
 
 
-def ranked(workers: Sequence[Any]) -> list[Any]:
+def sort_by_rank(workers: Sequence[Any]) -> list[Any]:
     """The workers by the index of their bundle, which becomes their rank.
 
     Ray ranks node by node and by GPU, for code that takes the GPU of its local rank; ours takes the one that Ray gave it.
@@ -83,12 +83,12 @@ def ranked(workers: Sequence[Any]) -> list[Any]:
     return ordered
 
 
-class UnevenWorkers(ControllerCallback):
+class HeterogeneousWorkers(ControllerCallback):
     """Tells the controller of one group, which is a process of its own, to make its workers from these bundles."""
 
     def __init__(self, bundles: Bundles) -> None:
         self.bundles = bundles
 
     def after_controller_start(self, train_run_context: Any) -> None:
-        UnevenWorkerGroup.bundles = self.bundles
-        TrainController.worker_group_cls = UnevenWorkerGroup
+        HeterogeneousWorkerGroup.bundles = self.bundles
+        TrainController.worker_group_cls = HeterogeneousWorkerGroup

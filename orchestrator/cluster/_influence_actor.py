@@ -20,12 +20,12 @@ from methods import SettingsError
 from orchestrator.cluster.dispatcher_client import NAMESPACE
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import Aide, Stopped
-from orchestrator.core.errors import EnvironmentUnfitError, TrialError, UserError
+from orchestrator.core.errors import PreflightError, TrialError, UserError
 from orchestrator.core.privacy import keep_private
-from orchestrator.training.sample_weighting import Appraised, Snapshot, appraise
+from orchestrator.training.sample_weighting import SampleWeighting, Snapshot, compute_sample_weights
 
 SLICE_S = 1.0  # whoever waits gives a sign of life so often
-Compute = Callable[[Snapshot, torch.device, Callable[[], None]], Appraised]
+Compute = Callable[[Snapshot, torch.device, Callable[[], None]], SampleWeighting]
 log = logging.getLogger(__name__)
 
 
@@ -37,7 +37,7 @@ class InfluenceActor:
         torch.set_num_threads(threads)
         self.compute, self.device = compute, _device()
 
-    def appraise(self, snapshot: Snapshot) -> Appraised:
+    def appraise(self, snapshot: Snapshot) -> SampleWeighting:
         """The answer; Stopped when nobody wants it any more."""
         return self.compute(snapshot, self.device, _require_wanted)
 
@@ -52,7 +52,7 @@ def _require_wanted() -> None:
         raise Stopped
 
 
-class Beside:
+class InfluenceActorHandle:
     """The influence actor of this process: started when it is first needed, and anew when it is gone."""
 
     def __init__(self, cpus: float, gpus: float, compute: Compute) -> None:
@@ -84,10 +84,10 @@ class Beside:
             ray.kill(handle)
 
 
-class RayAide:
+class InfluenceClient:
     """One student's line to the influence actor of its worker, which several students may share."""
 
-    def __init__(self, beside: Beside, max_failures: int) -> None:
+    def __init__(self, beside: InfluenceActorHandle, max_failures: int) -> None:
         self.beside, self.max_failures = beside, max_failures
         self.actor = beside.actor()  # it starts while the student has its first epochs
         self.snapshot: Any = None
@@ -101,7 +101,7 @@ class RayAide:
         self.epoch, self.snapshot, self.deaths = job.epoch, ray.put(job), 0
         self._begin()
 
-    def receive(self, wait_s: float, alive: Callable[[], None]) -> Appraised | None:
+    def receive(self, wait_s: float, alive: Callable[[], None]) -> SampleWeighting | None:
         """What came of the last job, None where it is not there within `wait_s` or its actor died once too often.
 
         An actor that had started and is late is ended: the next snapshot gets another one.
@@ -135,15 +135,15 @@ class RayAide:
         self.actor = self.beside.actor()
         self.answer = self.actor.appraise.remote(self.snapshot)
 
-    def _collect(self) -> Appraised | None:
+    def _collect(self) -> SampleWeighting | None:
         """The answer that is there; None when the actor died meanwhile."""
         answer, self.answer = self.answer, None
         try:
-            appraised: Appraised = ray.get(answer)
+            appraised: SampleWeighting = ray.get(answer)
             return appraised
         except ray.exceptions.RayTaskError as error:
             cause = error.cause
-            if isinstance(cause, EnvironmentUnfitError | OSError):  # the fault of its place, as a death is
+            if isinstance(cause, PreflightError | OSError):  # the fault of its place, as a death is
                 self._died(cause)
                 return None
             if isinstance(cause, UserError | SettingsError):
@@ -173,18 +173,18 @@ class RayAide:
 
 
 @functools.cache
-def _beside(cpus: float, gpus: float) -> Beside:
+def _beside(cpus: float, gpus: float) -> InfluenceActorHandle:
     """One in the life of a worker."""
-    return Beside(cpus, gpus, appraise)
+    return InfluenceActorHandle(cpus, gpus, compute_sample_weights)
 
 
 @contextlib.contextmanager
-def aides(spec: TrialSpec) -> Iterator[Callable[[], Aide] | None]:
+def influence_clients(spec: TrialSpec) -> Iterator[Callable[[], Aide] | None]:
     """Who computes beside this worker while it trains a trial, if anybody does; what is not answered at the end is dropped."""
     resources, made = spec.configuration.resources, []
 
-    def aide() -> RayAide:
-        made.append(RayAide(_beside(resources.influence_cpus, resources.influence_gpus), resources.max_failures))
+    def aide() -> InfluenceClient:
+        made.append(InfluenceClient(_beside(resources.influence_cpus, resources.influence_gpus), resources.max_failures))
         return made[-1]
 
     try:

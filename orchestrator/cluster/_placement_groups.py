@@ -19,7 +19,7 @@ LOST = (ray.exceptions.RayError, AttributeError)  # AttributeError: Ray has shut
 KEY = "distillation-reserved/"
 
 
-class Reserved(WorkerGroupCallback):
+class PlacementGroupCallback(WorkerGroupCallback):
     """Notes the placement group and the controller of a run whenever its workers have started; lives in the controller."""
 
     def __init__(self, run: str) -> None:
@@ -32,7 +32,7 @@ class Reserved(WorkerGroupCallback):
         note_controller(self.run)
 
 
-def free(run: str) -> None:
+def remove_placement_group_of(run: str) -> None:
     """Remove what the run reserved, and with it the workers; returns when they are gone or after `GONE_S`."""
     with contextlib.suppress(*LOST):
         noted = _internal_kv_get(KEY + run)
@@ -45,7 +45,7 @@ def free(run: str) -> None:
             time.sleep(0.2)
 
 
-def forget(run: str) -> None:
+def forget_run(run: str) -> None:
     """The run is over."""
     with contextlib.suppress(*LOST):
         forget_controller(run)

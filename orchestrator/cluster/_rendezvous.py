@@ -23,7 +23,7 @@ def torch_config(backend: str, folder: Path) -> TorchConfig:
     """How the workers of a group are connected by `backend`: by a file in `folder` where Ray is on loopback; it is connected."""
     if os.environ["RAY_ADDRESS"].rpartition(":")[0] != LOOPBACK:
         return TorchConfig(backend=backend)
-    return ByFile(backend=backend, folder=str(folder))
+    return FileRendezvous(backend=backend, folder=str(folder))
 
 
 def meeting_file(folder: Path) -> Path:
@@ -34,7 +34,7 @@ def meeting_file(folder: Path) -> Path:
 
 
 @dataclass
-class ByFile(TorchConfig):
+class FileRendezvous(TorchConfig):
     """A TorchConfig whose workers meet in a file of `folder`, a new one at every start of the group."""
 
     folder: str = ""
@@ -48,7 +48,7 @@ class ByFile(TorchConfig):
 class _ByFileBackend(_TorchBackend):
     file: Path | None = None
 
-    def on_start(self, worker_group: Any, backend_config: ByFile) -> None:
+    def on_start(self, worker_group: Any, backend_config: FileRendezvous) -> None:
         """As Ray does it for `env://`, without an address."""
         self.file = meeting_file(Path(backend_config.folder))
         worker_group.execute(_set_torch_distributed_env_vars)
@@ -59,7 +59,7 @@ class _ByFileBackend(_TorchBackend):
             [worker_group.execute_single_async(rank, _setup_torch_process_group, world_rank=rank, **settings) for rank in workers]
         )
 
-    def on_shutdown(self, worker_group: Any, backend_config: ByFile) -> None:
+    def on_shutdown(self, worker_group: Any, backend_config: FileRendezvous) -> None:
         """The file goes with the group."""
         try:
             super().on_shutdown(worker_group, backend_config)

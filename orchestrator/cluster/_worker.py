@@ -13,15 +13,15 @@ import torch
 
 from methods import SettingsError
 from orchestrator.cluster._dispatcher import CLOSE, Record
-from orchestrator.cluster._failures import judged
-from orchestrator.cluster._influence_actor import aides
+from orchestrator.cluster._failures import classify_failure
+from orchestrator.cluster._influence_actor import influence_clients
 from orchestrator.cluster._pair import Pair
-from orchestrator.cluster.dispatcher_client import REPLY_S, answered
+from orchestrator.cluster.dispatcher_client import REPLY_S, wait_for_answer
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import TrialContext
-from orchestrator.core.errors import UnansweredError, UserError
+from orchestrator.core.errors import DispatcherTimeoutError, UserError
 from orchestrator.core.privacy import keep_private
-from orchestrator.training.execute import work
+from orchestrator.training.execute import execute
 
 TAKE_S = 10.0  # a worker asks anew so often, so that no collective waits longer than this for rank 0
 ALIVE_S = 5.0  # between two signs of life; more often where less silence is borne
@@ -60,13 +60,13 @@ def _train(name: str, specification: dict[str, Any], line: "_Line", idle: TrialC
     )
     try:
         spec = TrialSpec.model_validate(specification)
-        with aides(spec) as aide:
-            work(spec, replace(context, aide=aide))
+        with influence_clients(spec) as aide:
+            execute(spec, replace(context, aide=aide))
     except Exception as error:
-        fault = judged(error, specification, idle.device)
+        fault = classify_failure(error, specification, idle.device)
         if not isinstance(error, UserError | SettingsError):
             log.exception("trial %s failed", name)
-        with contextlib.suppress(UnansweredError):
+        with contextlib.suppress(DispatcherTimeoutError):
             if fault.own:
                 line.report({"failed": fault.message})
             else:
@@ -89,7 +89,7 @@ class _Line:
         self.signed, self.every_s = 0.0, ALIVE_S
 
     def take(self) -> Any:
-        return answered(lambda: self.dispatcher.take.remote(self.group, TAKE_S), TAKE_S + REPLY_S)
+        return wait_for_answer(lambda: self.dispatcher.take.remote(self.group, TAKE_S), TAKE_S + REPLY_S)
 
     def open(self, trial: str, specification: dict[str, Any]) -> None:
         self.trial, self.doing = trial, ""
@@ -98,10 +98,10 @@ class _Line:
         self.dispatcher.enlist.remote(self.group, self.rank, ray.get_runtime_context().current_actor)
 
     def report(self, record: Record) -> None:
-        answered(lambda: self.dispatcher.report.remote(self.trial, record, self.group))
+        wait_for_answer(lambda: self.dispatcher.report.remote(self.trial, record, self.group))
 
     def excuse(self, fault: str) -> None:
-        answered(lambda: self.dispatcher.excuse.remote(self.trial, fault, self.group))
+        wait_for_answer(lambda: self.dispatcher.excuse.remote(self.trial, fault, self.group))
 
     def asked_to_stop(self) -> bool:
         self.alive()
@@ -131,4 +131,4 @@ class _Line:
         self.dispatcher.say.remote(f"{self.trial}: {text}")
 
     def give_back(self) -> None:
-        answered(lambda: self.dispatcher.give_back.remote(self.group, self.trial))
+        wait_for_answer(lambda: self.dispatcher.give_back.remote(self.group, self.trial))

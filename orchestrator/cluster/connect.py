@@ -19,11 +19,11 @@ from ray._private import ray_constants, state, worker
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
-from orchestrator.config.resources import ANSWER_S, found, listens, local_resources, ray_folder
+from orchestrator.config.resources import ANSWER_S, find_cluster, listens, local_resources, ray_folder
 from orchestrator.core.allocator import allocator
-from orchestrator.core.errors import UNFIT_ENVIRONMENT, EnvironmentUnfitError
+from orchestrator.core.errors import UNFIT_ENVIRONMENT, PreflightError
 from orchestrator.core.proxies import NAMES, bypass_proxies, without_proxy
-from orchestrator.core.signals import give_up, left
+from orchestrator.core.signals import give_up, remaining_timeout
 
 TRAIN = {  # what the user has set stays
     # Ray Train asks its workers how they are; a group ends within this, not within 2 s
@@ -45,7 +45,7 @@ PACKAGES = [str(Path(__file__).parents[2] / name) for name in ("orchestrator", "
 
 
 @contextlib.contextmanager
-def connected(address: str | None, cpus: int | None = None) -> Iterator[Mapping[str, float]]:
+def connect_to_ray(address: str | None, cpus: int | None = None) -> Iterator[Mapping[str, float]]:
     """Ray's free resources, while connected; `address` None: of a cluster of our own."""
     before, clusters = dict(os.environ), ray_constants.ENABLE_RAY_CLUSTER
     os.environ.update(allocator() | {name: os.environ.get(name, value) for name, value in TRAIN.items()})
@@ -72,7 +72,7 @@ def _shut_down() -> None:
     over, node = threading.Event(), worker._global_node
 
     def watch() -> None:
-        if not over.wait(left(SHUTDOWN_S)) and node is not None:
+        if not over.wait(remaining_timeout(SHUTDOWN_S)) and node is not None:
             node.kill_all_processes(check_alive=False, allow_graceful=False)
         if not over.wait(SHUTDOWN_S / 2):
             give_up("error: Ray does not end: what was not written is made up for by `--resume`", UNFIT_ENVIRONMENT)
@@ -127,13 +127,13 @@ def answers() -> bool:
 
 def _join(address: str) -> None:
     bring_token()
-    there = found(address)
+    there = find_cluster(address)
     bypass_proxies(there)
     try:
         context = ray.init(address=there, logging_level=logging.ERROR, log_to_driver=False, runtime_env=runtime_environment())
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"resources.address = {address!r}: no Ray cluster lets us in there ({reason}): start one, give --address local, "
             "or, if it wants a token, set RAY_AUTH_MODE=token and put the token where RAY_AUTH_TOKEN_PATH says",
             field="resources.address",
@@ -184,7 +184,7 @@ def _start(cpus: int | None) -> None:
     except Exception as error:  # a raylet that dies at its start is a bare Exception
         name, folder = ray_folder()
         where = f"its files go to {folder}{f', as {name} says' if name else ''}"
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"Ray could not be started on this machine ({' '.join(str(error).split())[:300]}); {where}: see whether that is a "
             "folder that you may write, with space, or set RAY_TMPDIR to one",
             field=name or "RAY_TMPDIR",

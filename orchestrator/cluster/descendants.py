@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from orchestrator.core.errors import ConfigurationError
-from orchestrator.core.signals import at_the_last, left
+from orchestrator.core.signals import before_exit, remaining_timeout
 from orchestrator.store.store import read_json, write_json
 
 FILES = "processes-*.json"
@@ -25,7 +25,7 @@ Noted = dict[str, Any]
 
 
 @contextlib.contextmanager
-def noted(folder: Path) -> Iterator[None]:
+def record_descendants(folder: Path) -> Iterator[None]:
     """Keep a list of all processes below this one in a file of the folder; at the end of the block those that still live are ended.
 
     So they are where this process ends at once.
@@ -33,14 +33,14 @@ def noted(folder: Path) -> Iterator[None]:
     descendants, over = Descendants(), threading.Event()
     file = folder / FILES.replace("*", str(descendants.driver.pid))
     thread = threading.Thread(target=_keep, args=(descendants, file, over), name="processes", daemon=True)
-    with at_the_last(lambda: _kill(descendants.look())):
+    with before_exit(lambda: _kill(descendants.look())):
         thread.start()
         try:
             yield
         finally:
             over.set()
             thread.join()
-            _, living = psutil.wait_procs(descendants.look(), timeout=left(ORDERLY_S))
+            _, living = psutil.wait_procs(descendants.look(), timeout=remaining_timeout(ORDERLY_S))
             _kill(living)
             file.unlink(missing_ok=True)
 

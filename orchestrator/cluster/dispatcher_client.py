@@ -15,8 +15,8 @@ import ray
 
 from orchestrator.cluster._controllers import ANSWER_S, end_controller
 from orchestrator.cluster._dispatcher import Dispatcher
-from orchestrator.core.errors import EnvironmentUnfitError, UnansweredError
-from orchestrator.core.signals import left
+from orchestrator.core.errors import DispatcherTimeoutError, PreflightError
+from orchestrator.core.signals import remaining_timeout
 
 NAMESPACE = "distillation"
 ASK_S = 30.0  # the dispatcher is asked anew so often, so that no call waits without a limit
@@ -32,10 +32,10 @@ def run_name(name: str, group: int) -> str:
     return f"{name}-group-{group}"
 
 
-def answered(call: Callable[[], Any], reply_s: float = REPLY_S, patience_s: float = PATIENCE_S) -> Any:
+def wait_for_answer(call: Callable[[], Any], reply_s: float = REPLY_S, patience_s: float = PATIENCE_S) -> Any:
     """What the dispatcher answers to a call that may be made again.
 
-    UnansweredError when it has not for `patience_s` since the call first failed: a call may itself wait for long.
+    DispatcherTimeoutError when it has not for `patience_s` since the call first failed: a call may itself wait for long.
     """
     failed = math.inf
     while True:
@@ -43,8 +43,8 @@ def answered(call: Callable[[], Any], reply_s: float = REPLY_S, patience_s: floa
             return _reply(call(), reply_s)
         except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as error:
             failed = min(failed, time.monotonic())
-            if time.monotonic() - failed >= patience_s or not left(math.inf, SPARE_S):
-                raise UnansweredError(
+            if time.monotonic() - failed >= patience_s or not remaining_timeout(math.inf, SPARE_S):
+                raise DispatcherTimeoutError(
                     f"the dispatcher, which hands out trials, has not answered for {patience_s:g} s ({type(error).__name__}): "
                     "see whether Ray is well",
                     field="dispatcher",
@@ -57,7 +57,7 @@ def answered(call: Callable[[], Any], reply_s: float = REPLY_S, patience_s: floa
 def _reply(answer: Any, reply_s: float) -> Any:
     """The answer within `reply_s`, after a signal sooner; GetTimeoutError without one."""
     until = time.monotonic() + reply_s
-    while (rest := min(until - time.monotonic(), left(math.inf, SPARE_S))) > SLICE_S:
+    while (rest := min(until - time.monotonic(), remaining_timeout(math.inf, SPARE_S))) > SLICE_S:
         with contextlib.suppress(ray.exceptions.GetTimeoutError):
             return ray.get(answer, timeout=SLICE_S)
     return ray.get(answer, timeout=max(rest, 0.0))
@@ -81,7 +81,7 @@ class _Sent:
 
 
 @dataclass(frozen=True)
-class Desk:
+class DispatcherClient:
     """The driver's side of the dispatcher; `name` finds it from any process of the cluster."""
 
     name: str
@@ -91,7 +91,7 @@ class Desk:
     """How many trials train at a time; the driver knows."""
 
     @classmethod
-    def find(cls, name: str) -> "Desk":
+    def find(cls, name: str) -> "DispatcherClient":
         """The desk of that name."""
         return cls(name, ray.get_actor(name, namespace=NAMESPACE))
 
@@ -103,13 +103,15 @@ class Desk:
     def next_report(self, trial: str, wait_s: float) -> dict[str, Any]:
         """The next record of the trial, however long it takes: the watchdog looks after those of which nothing is heard.
 
-        EnvironmentUnfitError when there is nobody to train it any more, or the dispatcher has not answered for `wait_s`.
+        PreflightError when there is nobody to train it any more, or the dispatcher has not answered for `wait_s`.
         """
         sent = self.sent[trial]
         while True:
-            record = answered(lambda: self.dispatcher.next_report.remote(trial, ASK_S, sent.received), ASK_S + REPLY_S, wait_s)
+            record = wait_for_answer(
+                lambda: self.dispatcher.next_report.remote(trial, ASK_S, sent.received), ASK_S + REPLY_S, wait_s
+            )
             if "unfit" in record:
-                raise EnvironmentUnfitError(record["unfit"], field="trial", value=record["unfit"])
+                raise PreflightError(record["unfit"], field="trial", value=record["unfit"])
             if "unknown" in record:
                 sent.received = 0
                 if (known := sent.specification.get("known")) is not None:  # epochs of which the worker need not tell
@@ -122,12 +124,12 @@ class Desk:
                     return dict(record)
 
     def wait_until_released(self, trial: str, wait_s: float) -> None:
-        """Return when no group holds the trial; EnvironmentUnfitError says who still does after `wait_s`."""
+        """Return when no group holds the trial; PreflightError says who still does after `wait_s`."""
         until = time.monotonic() + wait_s
         while not self._ask("released", trial, min(ASK_S, max(until - time.monotonic(), 0.0))):
             if time.monotonic() >= until:
                 holder = self._ask("describe", trial)
-                raise EnvironmentUnfitError(
+                raise PreflightError(
                     f"the trial was not given back within {wait_s:g} s: {holder}; "
                     "see what it is at and the cluster's load, and raise resources.heartbeat_timeout_s only where a single step "
                     "takes longer",
@@ -204,4 +206,4 @@ class Desk:
         self._ask("submit", trial, sent.specification, sent.token)
 
     def _ask(self, what: str, *arguments: Any) -> Any:
-        return answered(lambda: getattr(self.dispatcher, what).remote(*arguments), ASK_S + REPLY_S)
+        return wait_for_answer(lambda: getattr(self.dispatcher, what).remote(*arguments), ASK_S + REPLY_S)

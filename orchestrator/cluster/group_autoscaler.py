@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from orchestrator.config.bin_packing import Resources, placed
+from orchestrator.config.bin_packing import Resources, place_workers
 from orchestrator.config.plan import Groups
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 
 LOOK_S = 2.0
 HEAD_S = 30.0  # a head may be started again; Ray itself ends the driver a minute after it is gone
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Seen:
+class ClusterSnapshot:
     """What a cluster has: the nodes that are alive by their ids, what each has free, and how many influence actors run for us."""
 
     nodes: frozenset[str]
@@ -35,14 +35,14 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Rules:
+class ScalingPolicy:
     """What a run wants of its groups. `left`: trials that have not ended; `note`: tells a person, from any thread."""
 
     most: int
     left: Callable[[], int]
     note: Callable[[str], None]
-    silence_s: float = 120.0
-    wait_s: float = 600.0
+    heartbeat_warning_s: float = 120.0
+    heartbeat_timeout_s: float = 600.0
 
 
 class Cluster(Protocol):
@@ -51,22 +51,22 @@ class Cluster(Protocol):
     def answers(self) -> bool:
         """Whether its head does; within a second or two."""
 
-    def look(self) -> Seen:
+    def look(self) -> ClusterSnapshot:
         """What there is."""
 
     def add_group(self, number: int) -> None:
-        """Start a group; that it has ended is told to `Crew.ended`."""
+        """Start a group; that it has ended is told to `GroupAutoscaler.ended`."""
 
     def serving(self) -> set[int]:
         """Groups whose workers have asked for a trial."""
 
 
 @dataclass
-class Crew:
+class GroupAutoscaler:
     """The worker groups of a run. `stop` ends the run from outside, for the reason that it is given."""
 
     plan: Groups
-    rules: Rules
+    rules: ScalingPolicy
     cluster: Cluster
     stop: Callable[[str], None]
     clock: Callable[[], float] = time.monotonic
@@ -167,7 +167,7 @@ class Crew:
             self._tell(f"{HEADLESS}: if it does not come back within {HEAD_S:g} s, the run ends, to be gone on with later")
         return True
 
-    def _compare(self, seen: Seen, now: float) -> None:
+    def _compare(self, seen: ClusterSnapshot, now: float) -> None:
         if self.nodes is not None and seen.nodes - self.nodes:
             self.joined, self.not_before, self.barren, self.misses = now, now, 0, 0  # there a group may do better
         if self.nodes is not None and self.nodes - seen.nodes:
@@ -175,12 +175,12 @@ class Crew:
         self.nodes = seen.nodes
         self.peopled = now if seen.nodes else self.peopled
 
-    def _grow(self, seen: Seen, missing: int, now: float) -> None:
+    def _grow(self, seen: ClusterSnapshot, missing: int, now: float) -> None:
         """Start groups where there is room: what was seen twice, as a group that starts anew has none for a moment."""
         serving = self.served & self.live
         starting = len(self.live) - len(serving)
         owed = [each for each in self.plan.beside for _ in range(len(serving))][seen.aides :]
-        room = placed((*self.plan.bundles, *self.plan.beside), seen.free, missing + starting, owed) - starting
+        room = place_workers((*self.plan.bundles, *self.plan.beside), seen.free, missing + starting, owed) - starting
         more, self.room = min(room, self.room), room
         if more <= 0 or self.barren >= BARREN or now < self.not_before:
             return
@@ -198,28 +198,29 @@ class Crew:
             self.live.add(number)
         self.cluster.add_group(number)
 
-    def _alone(self, seen: Seen, now: float) -> None:
+    def _alone(self, seen: ClusterSnapshot, now: float) -> None:
         """No group serves: that is said again and again, and ends the run in time; one that starts is waited for longer."""
         if not self.live and self.barren >= BARREN:
             self._give_up(
                 f"{self.barren} worker groups in a row ended before they took a trial: {self.error}", "resources.groups", self.error
             )
-        elif self.live and now - self.alone >= max(self.rules.wait_s, RETURN_S):
+        elif self.live and now - self.alone >= max(self.rules.heartbeat_timeout_s, RETURN_S):
             self._give_up(
                 f"no worker group began for {now - self.alone:.0f} s: {self._lacks(seen)}", "resources.groups", now - self.alone
             )
-        elif not self.live and now - self.alone >= self.rules.wait_s:
+        elif not self.live and now - self.alone >= self.rules.heartbeat_timeout_s:
             self._give_up(
-                f"no worker group had a place for {self.rules.wait_s:g} s (resources.heartbeat_timeout_s): {self._lacks(seen)}",
+                f"no worker group had a place for {self.rules.heartbeat_timeout_s:g} s (resources.heartbeat_timeout_s): "
+                f"{self._lacks(seen)}",
                 "resources.heartbeat_timeout_s",
-                self.rules.wait_s,
+                self.rules.heartbeat_timeout_s,
             )
-        elif now - self.noted >= self.rules.silence_s:
+        elif now - self.noted >= self.rules.heartbeat_warning_s:
             self.noted = now
             why = "the worker groups have not begun yet" if self.live else "no worker group has a place"
             self._tell(f"trials wait, as {why}: {self._lacks(seen)}")
 
-    def _lacks(self, seen: Seen) -> str:
+    def _lacks(self, seen: ClusterSnapshot) -> str:
         """What a group needs, and what there is."""
         needs = _sum((*self.plan.bundles, *self.plan.beside))
         nodes = "1 node has" if len(seen.nodes) == 1 else f"{len(seen.nodes)} nodes have"
@@ -243,11 +244,11 @@ class Crew:
             self.stop(reason)
 
     def raise_reason(self, failed: bool = True) -> None:
-        """EnvironmentUnfitError when the run was ended from here, or has `failed` as the head is gone."""
+        """PreflightError when the run was ended from here, or has `failed` as the head is gone."""
         if failed and not self.reason and not self.cluster.answers():
             self.reason, self.headless, self.field, self.value = HEADLESS, True, "resources.address", "head"
         if self.reason:
-            raise EnvironmentUnfitError(
+            raise PreflightError(
                 f"{self.reason}: see that the cluster is fit again",
                 field=self.field,
                 value=self.value,

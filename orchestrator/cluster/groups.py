@@ -19,15 +19,15 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.cluster._influence_actor import InfluenceActor
-from orchestrator.cluster._placement_groups import Reserved, forget, free
+from orchestrator.cluster._placement_groups import PlacementGroupCallback, forget_run, remove_placement_group_of
 from orchestrator.cluster._rendezvous import torch_config
 from orchestrator.cluster._worker import serve
 from orchestrator.cluster.connect import alive_nodes, answers, free_nodes, running_actors
-from orchestrator.cluster.dispatcher_client import NAMESPACE, Desk, DispatcherActor, run_name
-from orchestrator.cluster.group_autoscaler import Crew, Rules, Seen
+from orchestrator.cluster.dispatcher_client import NAMESPACE, DispatcherActor, DispatcherClient, run_name
+from orchestrator.cluster.group_autoscaler import ClusterSnapshot, GroupAutoscaler, ScalingPolicy
 from orchestrator.config.plan import Groups
-from orchestrator.core.errors import UNFIT_ENVIRONMENT, EnvironmentUnfitError
-from orchestrator.core.signals import give_up, left
+from orchestrator.core.errors import UNFIT_ENVIRONMENT, PreflightError
+from orchestrator.core.signals import give_up, remaining_timeout
 
 CLOSE_S = 20.0
 ASK_S = 10.0
@@ -37,15 +37,17 @@ RESTARTS = 100  # of one group over its life; what one trial may cost is `resour
 
 
 @contextlib.contextmanager
-def worker_groups(plan: Groups, folder: Path, max_failures: int, own_cluster: bool, rules: Rules | None = None) -> Iterator[Desk]:
+def worker_groups(
+    plan: Groups, folder: Path, max_failures: int, own_cluster: bool, rules: ScalingPolicy | None = None
+) -> Iterator[DispatcherClient]:
     """Start the groups and leave them warm until the block ends, in the main thread; Ray is connected already.
 
     `own_cluster`: no node joins it. `rules`: how many groups there are to be, and who is told; without them those of the plan, and
-    nobody. EnvironmentUnfitError: the workers hold different resources, and the installed Ray cannot give them; or no group can
+    nobody. PreflightError: the workers hold different resources, and the installed Ray cannot give them; or no group can
     run any more.
     """
     _callbacks(plan)  # refused here rather than in the thread of a group
-    rules = rules or Rules(plan.groups, lambda: plan.groups, lambda text: None)
+    rules = rules or ScalingPolicy(plan.groups, lambda: plan.groups, lambda text: None)
     rules = replace(rules, most=plan.groups) if own_cluster else rules
     name = f"dispatcher-{uuid.uuid4().hex[:8]}"
     actor = ray.remote(num_cpus=0, max_concurrency=1000, max_restarts=-1)(DispatcherActor)
@@ -55,12 +57,14 @@ def worker_groups(plan: Groups, folder: Path, max_failures: int, own_cluster: bo
     options = {"name": name, "namespace": NAMESPACE, "scheduling_strategy": here}
     dispatcher = actor.options(**options).remote(plan.groups, max_failures)
     running = _Running(plan, folder, name, dispatcher)
-    crew = running.crew = Crew(plan, rules, running, lambda reason: give_up(f"error: {reason}{AGAIN}", UNFIT_ENVIRONMENT))
+    crew = running.crew = GroupAutoscaler(
+        plan, rules, running, lambda reason: give_up(f"error: {reason}{AGAIN}", UNFIT_ENVIRONMENT)
+    )
     crew.begin()
     watch = threading.Thread(target=crew.watch, name="groups", daemon=True)
     watch.start()
     try:
-        yield Desk(name, dispatcher, at_once=crew.at_once)
+        yield DispatcherClient(name, dispatcher, at_once=crew.at_once)
     except (KeyboardInterrupt, ray.exceptions.RayError) as error:
         crew.raise_reason(failed=not isinstance(error, KeyboardInterrupt))
         raise
@@ -68,22 +72,22 @@ def worker_groups(plan: Groups, folder: Path, max_failures: int, own_cluster: bo
         crew.close()
         if not crew.headless:
             running.close()
-            watch.join(left(ASK_S, SPARE_S))  # Ray ends after this, and must not be asked then
+            watch.join(remaining_timeout(ASK_S, SPARE_S))  # Ray ends after this, and must not be asked then
 
 
 class _Running:
-    """The groups of a run in Ray: what a `Crew` sees and starts."""
+    """The groups of a run in Ray: what a `GroupAutoscaler` sees and starts."""
 
-    crew: Crew
+    crew: GroupAutoscaler
 
     def __init__(self, plan: Groups, folder: Path, name: str, dispatcher: Any) -> None:
         self.plan, self.folder, self.name, self.dispatcher = plan, folder, name, dispatcher
         self.threads: list[threading.Thread] = []
         self.answers = answers
 
-    def look(self) -> Seen:
+    def look(self) -> ClusterSnapshot:
         """The nodes, what they have free, and our influence actors."""
-        return Seen(alive_nodes(), free_nodes(), running_actors(InfluenceActor.__name__) if self.plan.beside else 0)
+        return ClusterSnapshot(alive_nodes(), free_nodes(), running_actors(InfluenceActor.__name__) if self.plan.beside else 0)
 
     def serving(self) -> set[int]:
         """Groups that have asked for a trial, as far as is known within `ASK_S`."""
@@ -100,9 +104,9 @@ class _Running:
 
     def close(self) -> None:
         """Let all groups end, within `CLOSE_S` together, and sooner after an interruption."""
-        until = time.monotonic() + left(CLOSE_S, SPARE_S)
+        until = time.monotonic() + remaining_timeout(CLOSE_S, SPARE_S)
         with contextlib.suppress(ray.exceptions.RayError):
-            ray.get(self.dispatcher.close.remote(), timeout=left(CLOSE_S, SPARE_S))
+            ray.get(self.dispatcher.close.remote(), timeout=remaining_timeout(CLOSE_S, SPARE_S))
         for thread in self.threads:
             thread.join(max(until - time.monotonic(), 0.0))
 
@@ -120,20 +124,20 @@ class _Running:
             if type(getattr(failure, "controller_failure", None)).__name__ == "WorkerGroupStartupTimeoutError":
                 error, placed = "its workers found no place in the cluster", False
             if isinstance(failure, ray.exceptions.RayActorError):
-                free(run)
+                remove_placement_group_of(run)
         served = False
-        forget(run)
-        with contextlib.suppress(ray.exceptions.RayError, EnvironmentUnfitError):
-            served = Desk(self.name, self.dispatcher).group_ended(number, error or "it was closed", lost=bool(error))
+        forget_run(run)
+        with contextlib.suppress(ray.exceptions.RayError, PreflightError):
+            served = DispatcherClient(self.name, self.dispatcher).group_ended(number, error or "it was closed", lost=bool(error))
         self.crew.ended(number, error, served, placed)
 
 
 class LeanTrainer(TorchTrainer):
     """A TorchTrainer without the actors that a warm group never uses, each a process that costs the start a second or two.
 
-    The data set manager serves Ray Data, which we do not use; the cleaner removes placement groups of a controller that died, by
-    way of the dashboard, and stays for ever where there is none: `Reserved` does that here. Ray has no setting for either; if it
-    renames them, they are started as before.
+    The data set manager serves Ray Data, which is not used here. The cleaner removes the placement groups of a dead controller
+    through the dashboard, and never ends where there is none; `PlacementGroupCallback` does its work here. Ray has no setting
+    for either. If Ray renames them, both are started as before.
     """
 
     unused = ("DatasetsCallback", "PlacementGroupCleanerCallback")
@@ -159,10 +163,10 @@ def _trainer(number: int, plan: Groups, name: str, folder: Path) -> TorchTrainer
         run_config=RunConfig(
             name=run,
             storage_path=str(folder),
-            # a group that finds no place ends: `Crew` starts another one where there is room
+            # a group that finds no place ends: `GroupAutoscaler` starts another one where there is room
             failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=0),
             worker_runtime_env={"env_vars": {"RAY_ADDRESS": os.environ["RAY_ADDRESS"]}},
-            callbacks=[Reserved(run), *_callbacks(plan)],
+            callbacks=[PlacementGroupCallback(run), *_callbacks(plan)],
         ),
     )
 
@@ -172,15 +176,15 @@ def _callbacks(plan: Groups) -> list[Any]:
     if not plan.uneven:
         return []
     try:
-        from orchestrator.cluster._heterogeneous_workers import UnevenWorkers, require_hooks
+        from orchestrator.cluster._heterogeneous_workers import HeterogeneousWorkers, require_hooks
 
         require_hooks()
-    except (ImportError, EnvironmentUnfitError) as error:
-        raise EnvironmentUnfitError(
+    except (ImportError, PreflightError) as error:
+        raise PreflightError(
             f"workers of different resources are not possible with Ray {ray.__version__} ({error}): "
             "install the Ray of constraints.txt, or give all students the same cpus_per_worker and gpus_per_worker",
             field="ray",
             value=getattr(error, "value", str(error)),
             allowed="the Ray of constraints.txt",
         ) from error
-    return [UnevenWorkers(plan.bundles)]
+    return [HeterogeneousWorkers(plan.bundles)]

@@ -21,9 +21,9 @@ from ray.job_submission import JobSubmissionClient
 
 from orchestrator.cluster.connect import bring_token
 from orchestrator.core import errors
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.proxies import bypass_proxies
-from orchestrator.core.redact import redacted
+from orchestrator.core.redact import redact
 from orchestrator.store.store import NAME
 
 SERVER = "RAY_API_SERVER_ADDRESS"
@@ -78,7 +78,7 @@ def server_address(address: str | None) -> str:
         named = parts.scheme in ("http", "https") and parts.hostname and (parts.port or "://" in address)
     except ValueError:  # a port that is no number
         parts, named = urlsplit(""), None
-    shown = redacted(url) if "@" in address else address
+    shown = redact(url) if "@" in address else address
     if parts.username or parts.password:
         raise ConfigurationError(
             f"{field} holds a user or a password: leave them out; Ray's token comes from RAY_AUTH_TOKEN_PATH",
@@ -97,7 +97,7 @@ def server_address(address: str | None) -> str:
 
 
 class Cluster:
-    """The job server at an address; EnvironmentUnfitError when nobody answers there, or wants another token."""
+    """The job server at an address; PreflightError when nobody answers there, or wants another token."""
 
     def __init__(self, address: str | None = None) -> None:
         self.address = server_address(address)
@@ -143,7 +143,7 @@ class Cluster:
                 at += len(text)
             try:
                 job, answered = self.job(name), time.monotonic()
-            except EnvironmentUnfitError:
+            except PreflightError:
                 if time.monotonic() - answered > SILENT_S:
                     raise
             else:
@@ -162,7 +162,7 @@ class Cluster:
         until = time.monotonic() + STOP_S + KILLED_S
         while not (job := self.job(name)).over:
             if time.monotonic() > until:
-                raise EnvironmentUnfitError(
+                raise PreflightError(
                     f"{name} was told to stop and has not ended after {STOP_S + KILLED_S:.0f} s: "
                     f"look again with `python run.py status {name} --address {self.address}`",
                     field="name",
@@ -203,7 +203,7 @@ class Cluster:
             yield
         except AuthenticationError as error:
             refused = "refuses the token it was given" if "failed" in str(error) else "wants a token and there is none here"
-            raise EnvironmentUnfitError(
+            raise PreflightError(
                 f"--address {self.address}: the cluster {refused}: put the cluster's token into ~/.ray/auth_token or where "
                 "RAY_AUTH_TOKEN_PATH says, and set RAY_AUTH_MODE=token (`ray get-auth-token` prints it on the head)",
                 field="--address",
@@ -211,7 +211,7 @@ class Cluster:
                 allowed="the cluster's token",
             ) from error
         except OSError as error:  # of Python and of requests
-            raise EnvironmentUnfitError(
+            raise PreflightError(
                 f"--address {self.address}: no job server of Ray answers there: give HOST:PORT of the head's dashboard, usually "
                 "port 8265, or open a tunnel to it with `ssh -L 8265:127.0.0.1:8265 HEAD`",
                 field="--address",
@@ -238,7 +238,7 @@ class Cluster:
                 value=name,
                 allowed="the name of no job yet",
             )
-        return EnvironmentUnfitError(
+        return PreflightError(
             f"--address {self.address}: its job server cannot do that ({_short(error)}): look at the head's logs",
             field="--address",
             value=self.address,

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 
 from methods import SettingsError
-from orchestrator.cluster._failures import judged
+from orchestrator.cluster._failures import classify_failure
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import Record, TrialContext
-from orchestrator.core.errors import EnvironmentUnfitError, UserError
-from orchestrator.training.execute import work
+from orchestrator.core.errors import PreflightError, UserError
+from orchestrator.training.execute import execute
 
 
-class LocalDesk:
-    """Takes, reports and stops one trial at a time, as `Desk` does; `note` tells a person."""
+class LocalDispatcher:
+    """Takes, reports and stops one trial at a time, as `DispatcherClient` does; `note` tells a person."""
 
     name = "local"
 
@@ -37,14 +37,14 @@ class LocalDesk:
         self.thread.start()
 
     def next_report(self, trial: str, wait_s: float) -> Record:
-        """The next record; EnvironmentUnfitError when nothing was heard for so long, or this machine is not fit for the trial."""
+        """The next record; PreflightError when nothing was heard for so long, or this machine is not fit for the trial."""
         while True:
             heard = self.heard
             try:
                 record = self.records.get(timeout=max(heard + wait_s - time.monotonic(), 0))
             except queue.Empty as error:
                 if self.heard == heard:
-                    raise EnvironmentUnfitError(
+                    raise PreflightError(
                         f"nothing was heard of {trial} for {wait_s:g} s (resources.heartbeat_timeout_s), which was last at "
                         f"{self.doing}: see "
                         "what that waits for, such as a disk, and raise resources.heartbeat_timeout_s only where a single step "
@@ -55,7 +55,7 @@ class LocalDesk:
                     ) from error
                 continue
             if "unfit" in record:
-                raise EnvironmentUnfitError(record["unfit"], field="trial", value=record["unfit"])
+                raise PreflightError(record["unfit"], field="trial", value=record["unfit"])
             return record
 
     def stop(self, trial: str) -> None:
@@ -87,9 +87,9 @@ class LocalDesk:
             phase=self.phase,
         )
         try:
-            work(TrialSpec.model_validate(specification), context)
+            execute(TrialSpec.model_validate(specification), context)
         except Exception as error:
-            fault = judged(error, specification, self.device)
+            fault = classify_failure(error, specification, self.device)
             if not isinstance(error, UserError | SettingsError):
                 traceback.print_exc()
             self.records.put({"failed" if fault.own else "unfit": fault.message})

@@ -14,7 +14,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 
 from orchestrator.cluster._rendezvous import torch_config
 from orchestrator.cluster.groups import LeanTrainer
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 
 WORKERS = 2
 NUMBERS = 1000
@@ -22,10 +22,10 @@ HELD = {"memory": 50 * 2**20}  # no CPU: a cluster on which a sweep runs has a p
 POLL_S = 0.5
 
 
-def two_workers(folder: Path, timeout_s: float) -> None:
+def run_two_workers(folder: Path, timeout_s: float) -> None:
     """Start two workers with gloo between them, let them sum a tensor, and end them; Ray is connected.
 
-    `folder`: where Ray Train writes; on a cluster its nodes must all reach it. EnvironmentUnfitError: no place or no answer within
+    `folder`: where Ray Train writes; on a cluster its nodes must all reach it. PreflightError: no place or no answer within
     `timeout_s`, a worker that fails, a sum that is wrong.
     """
     failures: list[BaseException] = []
@@ -43,7 +43,7 @@ def two_workers(folder: Path, timeout_s: float) -> None:
         thread.join(POLL_S)
         waited_s += POLL_S
     if thread.is_alive():
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"two workers did not answer within {timeout_s:g} s: see what keeps the machine or the cluster busy (`ray status`), "
             "or which ports a firewall closes",
             field="workers",
@@ -52,18 +52,18 @@ def two_workers(folder: Path, timeout_s: float) -> None:
         )
     if failures:
         reason = " ".join(str(failures[0]).split())[:500]
-        raise EnvironmentUnfitError(f"two workers could not add up a tensor: {reason}", field="workers", value=reason)
+        raise PreflightError(f"two workers could not add up a tensor: {reason}", field="workers", value=reason)
 
 
-def add_up(rank: int, world_size: int) -> None:
-    """Sum (rank + 1) * [0, 1, 2, ...] over the ranks and check it; EnvironmentUnfitError when the sum is another."""
+def sum_over_workers(rank: int, world_size: int) -> None:
+    """Sum (rank + 1) * [0, 1, 2, ...] over the ranks and check it; PreflightError when the sum is another."""
     numbers = torch.arange(NUMBERS, dtype=torch.float64)
     total = (rank + 1) * numbers
     torch.distributed.all_reduce(total)
     expected = numbers * (world_size * (world_size + 1) // 2)
     if not torch.equal(total, expected):
         wrong = int((total != expected).nonzero()[0])
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"the sum of {world_size} workers is wrong at {wrong}: {total[wrong]} for {expected[wrong]}",
             field="workers",
             value=float(total[wrong]),
@@ -73,7 +73,7 @@ def add_up(rank: int, world_size: int) -> None:
 
 def _work(settings: dict[str, Any]) -> None:
     place = ray.train.get_context()
-    add_up(place.get_world_rank(), place.get_world_size())
+    sum_over_workers(place.get_world_rank(), place.get_world_size())
 
 
 def _trainer(folder: Path) -> LeanTrainer:

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from orchestrator.core.text import control_character, escaped_byte, shortened
+from orchestrator.core.text import control_character, escaped_byte, shorten
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 50
@@ -54,7 +54,7 @@ def parse_yaml(source: str | bytes) -> Any:
         if isinstance(error, _Refused):
             raise YamlError(str(error.problem), line, syntax=False) from error
         problem = ": ".join(part for part in (error.context, error.problem) if part)
-        raise YamlError(shortened(" ".join(problem.split())), line, syntax=True) from error
+        raise YamlError(shorten(" ".join(problem.split())), line, syntax=True) from error
     except yaml.reader.ReaderError as error:
         before = source[: error.position]
         line = (before.count("\n") if isinstance(before, str) else before.count(b"\n")) + 1
@@ -80,11 +80,11 @@ def _refused(problem: str, mark: yaml.Mark | None) -> _Refused:
 
 
 def _beyond(node: yaml.ScalarNode) -> _Refused:
-    return _refused(f"{shortened(node.value)} is a number beyond all bounds: give a smaller one", node.start_mark)
+    return _refused(f"{shorten(node.value)} is a number beyond all bounds: give a smaller one", node.start_mark)
 
 
 def _tag(node: yaml.Node) -> str:
-    return shortened(node.tag.replace(CORE, "!!"))
+    return shorten(node.tag.replace(CORE, "!!"))
 
 
 class _Loader(yaml.SafeLoader):
@@ -140,7 +140,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise _refused("a key is a list or a mapping: give a text", key.start_mark)
-            known, name = (key.tag, key.value), shortened(repr(key.value))
+            known, name = (key.tag, key.value), shorten(repr(key.value))
             if key.tag not in KEY_TAGS:
                 raise _refused(f"the key {name} {self._key_problem(key)}, for a key is a text", key.start_mark)
             if known in lines:
@@ -171,7 +171,7 @@ class _Loader(yaml.SafeLoader):
             if digits.isdigit() and not digits.startswith("0"):  # more than Python converts
                 raise _beyond(node) from error
             hint = "leave out the zeros in front, or quote it" if digits.isdigit() else "write for example 8 or 1e-3"
-            raise _refused(f"{shortened(repr(node.value))} is no number: {hint}", node.start_mark) from error
+            raise _refused(f"{shorten(repr(node.value))} is no number: {hint}", node.start_mark) from error
         if isinstance(value, int) and value.bit_length() > MAX_BITS:
             raise _beyond(node)
         return value
@@ -183,7 +183,7 @@ class _Loader(yaml.SafeLoader):
         value = WORDS.get(text.lower(), "") if text not in ("", "~") else None
         if value == "" or (value is None) != (kind == "null"):
             raise _refused(
-                f"{shortened(repr(text))} is no {kind}: give {'null' if kind == 'null' else 'true or false'}", node.start_mark
+                f"{shorten(repr(text))} is no {kind}: give {'null' if kind == 'null' else 'true or false'}", node.start_mark
             )
         return value  # type: ignore[return-value]
 

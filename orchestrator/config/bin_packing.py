@@ -6,12 +6,12 @@ Resources = Mapping[str, float]
 DIGITS = 6  # Ray counts in ten-thousandths; 0.1 + 0.2 is 0.30000000000000004
 
 
-def has_room(left: Resources, needs: Resources) -> bool:
+def has_space(left: Resources, needs: Resources) -> bool:
     """Whether a node that has so much left can hold a worker of these needs, a part of a GPU on one GPU."""
     return _Node(left).take(needs)
 
 
-def placed(bundles: Sequence[Resources], nodes: Sequence[Resources], most: int, held: Sequence[Resources] = ()) -> int:
+def place_workers(bundles: Sequence[Resources], nodes: Sequence[Resources], most: int, held: Sequence[Resources] = ()) -> int:
     """Groups of `bundles` that find room on what the nodes have free, at most `most`; `held` is placed before them.
 
     One after another, the largest workers first, each on the first node that has room. No worker is split over two nodes, and no

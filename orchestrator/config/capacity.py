@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from orchestrator.config.plan import size
 from orchestrator.config.schema import Configuration
+from orchestrator.config.sizes import size
 from orchestrator.core.errors import ConfigurationError
 
 PROCESSES_PER_CORE = 4  # threads of a worker, or processes that decode images: more only wait for one another

@@ -12,7 +12,7 @@ Domain = Sequence[Any] | None
 
 
 @dataclass
-class Branch:
+class SpaceBranch:
     """One way through a space, taken as a trial: `answers` to its choices, the other questions as they were asked.
 
     `domains` are the values that each question allows on this way. `values` is what a trial of this branch has at the low end of
@@ -60,12 +60,12 @@ class Branch:
         return float(self.values[name])
 
 
-def branches(method: str, held: Mapping[str, Any]) -> list[Branch]:
+def list_branches(method: str, held: Mapping[str, Any]) -> list[SpaceBranch]:
     """All ways through the space of a method, given what is held."""
-    found: list[Branch] = []
+    found: list[SpaceBranch] = []
     ahead: list[dict[str, Any]] = [{}]
     while ahead:
-        found.append(Branch(held, ahead.pop(0)))
+        found.append(SpaceBranch(held, ahead.pop(0)))
         SPACES[method].suggest(found[-1])
         ahead += found[-1].others
     return found

@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.config.conditional_space import Domain, branches
+from orchestrator.config.conditional_space import Domain, list_branches
 from orchestrator.config.schema import Configuration
-from orchestrator.config.search_space import Parameters, held, peer_rates, points, qualified, searched
+from orchestrator.config.search_space import Parameters, frozen_values, peer_rates, points, qualify_name, searched_methods
 from orchestrator.config.trial import METHOD
 
 Way = Mapping[str, Domain]
@@ -15,14 +15,14 @@ Way = Mapping[str, Domain]
 
 def ways(configuration: Configuration) -> list[Way]:
     """Return all ways through the space of a sweep. No two of them have settings in common."""
-    methods = searched(configuration)
+    methods = searched_methods(configuration)
     common: dict[str, Domain] = dict.fromkeys(peer_rates(configuration)) | configuration.search.extra_space
     found: list[Way] = []
     for method in methods:
         prefix = method if len(methods) > 1 else ""
         chosen: dict[str, Domain] = {METHOD: (method,)} if prefix else {}
-        for branch in branches(method, held(configuration, method)):
-            own = {qualified(name, prefix): domain for name, domain in branch.domains.items()}
+        for branch in list_branches(method, frozen_values(configuration, method)):
+            own = {qualify_name(name, prefix): domain for name, domain in branch.domains.items()}
             found.append({**chosen, **own, **common})
     return found
 
@@ -45,7 +45,7 @@ def limit_trials(configuration: Configuration, begun: int = 0) -> tuple[Configur
         configuration: of a sweep that was checked.
         begun: trials that the sweep has already, which stay.
     """
-    asked, settings, names = configuration.search.trials, count_settings(configuration), ", ".join(searched(configuration))
+    asked, settings, names = configuration.search.trials, count_settings(configuration), ", ".join(searched_methods(configuration))
     if settings is None or configuration.search.configurations or max(settings, begun) >= asked:
         return configuration, ""
     trials = max(settings, begun, 1)

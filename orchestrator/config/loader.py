@@ -13,10 +13,10 @@ from orchestrator.config._yaml_text import MAX_BYTES, YamlError, parse_yaml
 from orchestrator.config.fields import allowed_at
 from orchestrator.config.schema import Configuration
 from orchestrator.config.yielding import Origin, keep_schedules, require_milestones, require_searched_method, with_yielding_values
-from orchestrator.core.errors import ConfigurationError, FieldError, nearest
+from orchestrator.core.errors import ConfigurationError, FieldError, suggest_name
 from orchestrator.core.paths import read_file
-from orchestrator.core.redact import redacted
-from orchestrator.core.text import quoted, shortened
+from orchestrator.core.redact import redact
+from orchestrator.core.text import quote, shorten
 
 
 def load(file: Path | None, overrides: list[str], options: Mapping[str, Any] | None = None, **top: Any) -> Configuration:
@@ -40,7 +40,7 @@ def load(file: Path | None, overrides: list[str], options: Mapping[str, Any] | N
     return configuration
 
 
-def given(file: Path) -> tuple[Configuration, dict[str, Any]]:
+def plain_values(file: Path) -> tuple[Configuration, dict[str, Any]]:
     """The configuration of a YAML file, and the values that stand in it."""
     return load(file, []), _read(file)
 
@@ -80,7 +80,7 @@ def _read(file: Path) -> dict[str, Any]:
     except YamlError as error:
         what = "is not YAML, line" if error.syntax else "cannot be used, line"
         raise ConfigurationError(
-            f"--config {file} {what} {error.line}: {redacted(str(error))}", field="--config", value=str(file), allowed="a YAML file"
+            f"--config {file} {what} {error.line}: {redact(str(error))}", field="--config", value=str(file), allowed="a YAML file"
         ) from error
     if not isinstance(values, dict | None):
         raise ConfigurationError(
@@ -104,7 +104,7 @@ def _leaves(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, 
 def _apply(values: dict[str, Any], pair: str) -> set[str]:
     """Put the value of a `--set` pair into its place; the keys that it gives."""
     key, equals, text = pair.partition("=")
-    path, shown = key.strip().split("."), shortened(redacted(pair))
+    path, shown = key.strip().split("."), shorten(redact(pair))
     if not equals or not all(path):
         raise ConfigurationError(
             f"--set {shown} is not of the form key=value: write for example --set method.temperature=4",
@@ -115,7 +115,7 @@ def _apply(values: dict[str, Any], pair: str) -> set[str]:
     try:
         value = parse_yaml(text) if text else None
     except YamlError as error:
-        problem = "the value is not YAML; quote it" if error.syntax else redacted(str(error))
+        problem = "the value is not YAML; quote it" if error.syntax else redact(str(error))
         raise ConfigurationError(f"--set {shown}: {problem}", field=key.strip(), value=text, allowed="YAML") from error
     _put(values, path, value, pair)
     return {key for key, _ in _leaves({".".join(path): value})}
@@ -126,7 +126,7 @@ def _put(values: dict[str, Any], path: list[str], value: Any, pair: str) -> None
         inner = values.get(name)
         if inner is not None and not isinstance(inner, dict):
             raise ConfigurationError(
-                f"--set {shortened(redacted(pair))}: {name} is {quoted(inner)}, which has no keys below it",
+                f"--set {shorten(redact(pair))}: {name} is {quote(inner)}, which has no keys below it",
                 field=pair.partition("=")[0].strip(),
                 value=pair.partition("=")[2],
                 allowed=f"a section {name}",
@@ -159,10 +159,10 @@ def _refusal(error: ValidationError) -> ConfigurationError:
 def _sentence(error: ValidationError) -> str:
     """The first thing wrong, as: field = value is not allowed: what is, and the next step."""
     first = error.errors(include_url=False)[0]
-    path = shortened(".".join(str(part) for part in first["loc"]))
+    path = shorten(".".join(str(part) for part in first["loc"]))
     more = f" ({error.error_count() - 1} more after this one)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
-        return f"there is no key {path!r}: {nearest(str(first['loc'][-1]), _names_at(first['loc'][:-1]))}{more}"
+        return f"there is no key {path!r}: {suggest_name(str(first['loc'][-1]), _names_at(first['loc'][:-1]))}{more}"
     if first["type"] == "missing":
         return f"{path} is missing: give it in the file or with --set {path}=...{more}"
     message = first["msg"].removeprefix("Value error, ")
@@ -171,7 +171,7 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] == "model_type":
         message = f"give keys below it, of {', '.join(_names_at(first['loc']))}"
     message = PLAIN.get(first["type"], message)
-    given = "null" if first["input"] is None else quoted(first["input"])
+    given = "null" if first["input"] is None else quote(first["input"])
     return f"{path} = {given} is not allowed: {message[0].lower()}{message[1:]}{more}"
 
 

@@ -2,14 +2,14 @@
 
 from methods import METHODS, SettingsError
 from orchestrator.config.schema import Configuration
-from orchestrator.core.errors import ConfigurationError, nearest
+from orchestrator.core.errors import ConfigurationError, suggest_name
 
 
 def check_settings(configuration: Configuration, name: str, field: str) -> None:
     """ConfigurationError when a method does not exist or cannot have its settings."""
     if name not in METHODS:
         raise ConfigurationError(
-            f"{field} = {name!r} is no method: {nearest(name, METHODS)}; see `python run.py methods`",
+            f"{field} = {name!r} is no method: {suggest_name(name, METHODS)}; see `python run.py methods`",
             field=field,
             value=name,
             allowed=tuple(METHODS),
@@ -19,6 +19,6 @@ def check_settings(configuration: Configuration, name: str, field: str) -> None:
     try:
         method.Settings.build(given)
     except SettingsError as error:
-        known = f"; {nearest(error.field, method.Settings.__dataclass_fields__)}" if error.unknown and error.field else ""
+        known = f"; {suggest_name(error.field, method.Settings.__dataclass_fields__)}" if error.unknown and error.field else ""
         message = f"method {name}: {error}{known}; see `python run.py methods`"
         raise ConfigurationError.from_error(error, message, "method") from error

@@ -3,36 +3,36 @@
 from collections.abc import Iterator
 
 from methods import Method, made
-from orchestrator.config.conditional_space import branches
+from orchestrator.config.conditional_space import list_branches
 from orchestrator.config.schema import Configuration
-from orchestrator.config.search_space import held, searched
+from orchestrator.config.search_space import frozen_values, searched_methods
 
 
-def forms(configuration: Configuration, name: str, searching: bool) -> Iterator[Method]:
+def build_variants(configuration: Configuration, name: str, searching: bool) -> Iterator[Method]:
     """The method with its settings, or each that the search may choose, at the low end of ranges.
 
     SettingsError when one of them cannot be; of a search `check_held` says so better.
     """
     settings = [configuration.method.settings if name == configuration.method.name else {}]
     if searching:
-        kept = held(configuration, name)
-        settings = [kept | branch.values for branch in branches(name, kept)]
+        kept = frozen_values(configuration, name)
+        settings = [kept | branch.values for branch in list_branches(name, kept)]
     for values in settings:
         yield made(name, {key: value for key, value in values.items() if "." not in key and key not in configuration.search.freeze})
 
 
-def named(configuration: Configuration, name: str, searching: bool) -> str:
+def build_named_variants(configuration: Configuration, name: str, searching: bool) -> str:
     """What else has to be given for `method.` settings to be those of this method, to end a sentence that advises some."""
     theirs = name == configuration.method.name and not (searching and configuration.search.methods)
     return "" if theirs else f" with method.name={name}"
 
 
-def trained(configuration: Configuration, searching: bool) -> tuple[str, ...]:
+def build_trained_variants(configuration: Configuration, searching: bool) -> tuple[str, ...]:
     """The methods that a sweep searches over, or the one of a training."""
-    return searched(configuration) if searching else (configuration.method.name,)
+    return searched_methods(configuration) if searching else (configuration.method.name,)
 
 
-def all_forms(configuration: Configuration, searching: bool) -> Iterator[Method]:
+def build_all_variants(configuration: Configuration, searching: bool) -> Iterator[Method]:
     """Every form of every method that may be trained."""
-    for name in trained(configuration, searching):
-        yield from forms(configuration, name, searching)
+    for name in build_trained_variants(configuration, searching):
+        yield from build_variants(configuration, name, searching)

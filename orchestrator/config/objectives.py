@@ -41,12 +41,12 @@ def goals(search: Search) -> tuple[Goal, ...]:
     return tuple(Goal(name, _direction(name)) for name in search.objectives)
 
 
-def watched(search: Search) -> Goal:
+def watched_metrics(search: Search) -> Goal:
     """The objective, or the first of several."""
     return goals(search)[0]
 
 
-def counted(configuration: Configuration) -> str:
+def count_objectives(configuration: Configuration) -> str:
     """Whose metrics are the trial's, in words: `mean of a, b`; empty of one student."""
     if not configuration.peers:
         return ""
@@ -54,13 +54,13 @@ def counted(configuration: Configuration) -> str:
     return {"mean": f"mean of {letters}", "min": f"the worst of {letters}"}.get(students, f"of {students}")
 
 
-def in_words(configuration: Configuration, name: str) -> str:
+def describe_objective(configuration: Configuration, name: str) -> str:
     """An objective as a person reads it: `validation/accuracy (mean of a, b)` where there are several students."""
-    how = f"sum of {', '.join(configuration.students)}" if name == PARAMETERS else counted(configuration)
+    how = f"sum of {', '.join(configuration.students)}" if name == PARAMETERS else count_objectives(configuration)
     return f"{name} ({how})" if configuration.peers and unlettered(name) == name else name
 
 
-def several(configuration: Configuration) -> list[str]:
+def has_several_objectives(configuration: Configuration) -> list[str]:
     """What can be one of several objectives: metrics with one direction, of the trial or of each student, and sizes."""
     names = [name for name, directions in BETTER.items() if len(directions) == 1] + [PARAMETERS]
     names = [name for name in names if name != "validation/agreement" or configuration.teacher]
@@ -68,7 +68,7 @@ def several(configuration: Configuration) -> list[str]:
     return names + [f"{letter}/{name}" for letter in letters for name in names]
 
 
-def front(points: Mapping[int, Sequence[float]], directions: Sequence[Goal]) -> list[int]:
+def pareto_front(points: Mapping[int, Sequence[float]], directions: Sequence[Goal]) -> list[int]:
     """The keys of the points that no other one dominates: is nowhere worse and somewhere better. Equal points stay together."""
     lower = {key: [goal.sign * value for goal, value in zip(directions, point, strict=True)] for key, point in points.items()}
     return [key for key, point in lower.items() if not any(_dominates(other, point) for other in lower.values())]

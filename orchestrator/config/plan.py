@@ -7,13 +7,11 @@ from itertools import pairwise
 from math import ceil, floor, fsum, log
 from typing import NamedTuple
 
-from orchestrator.config.bin_packing import has_room, placed
-from orchestrator.config.schema import Configuration, Resources, Search
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.config.bin_packing import has_space, place_workers
+from orchestrator.config.schema import Configuration, Search
+from orchestrator.core.errors import ConfigurationError, PreflightError
 
-BYTES = {"float16": 2, "float32": 4}
 SETTINGS = {"CPU": "cpus_per_worker", "GPU": "gpus_per_worker"}
-EXACT_SAMPLES = 200_000  # the most that `auto` searches exactly on a CPU
 INLINE = "resources.influence_backend=inline"
 
 
@@ -64,7 +62,7 @@ class Role(NamedTuple):
 def roles(configuration: Configuration, available: Mapping[str, float], nodes: Sequence[Mapping[str, float]] = ()) -> list[Role]:
     """Who is in a group; a group is its roles over and over, `configuration.replicas` times, in the order of the ranks.
 
-    GPUs that `nodes` have, and others hold now, are not replaced by CPUs. EnvironmentUnfitError when nothing is said of GPUs and
+    GPUs that `nodes` have, and others hold now, are not replaced by CPUs. PreflightError when nothing is said of GPUs and
     there are some, but fewer than a group has workers.
     """
     resources = configuration.resources
@@ -78,11 +76,13 @@ def roles(configuration: Configuration, available: Mapping[str, float], nodes: S
     wanted = configuration.replicas * sum(1.0 if values["GPU"] is None else values["GPU"] for values in asked.values())
     there = max(available.get("GPU", 0), _total(nodes, "GPU"))
     if 0 < there < wanted and any(values["GPU"] is None for values in asked.values()):
-        message = (
+        raise PreflightError(
             f"a group of {resources.workers} workers with a GPU each needs {wanted:g} GPU and the cluster has {there:g}: lower "
-            f"resources.workers, or set resources.gpus_per_worker to {there / resources.workers:.2g} to share, to 0 for CPUs alone"
+            f"resources.workers, or set resources.gpus_per_worker to {there / resources.workers:.2g} to share, to 0 for CPUs alone",
+            field="resources.gpus_per_worker",
+            value=None,
+            allowed=(0, there / resources.workers),
         )
-        raise EnvironmentUnfitError(message, field="resources.gpus_per_worker", value=None, allowed=(0, there / resources.workers))
     default = 1.0 if there else 0.0
     found = []
     for letter, values in asked.items():
@@ -115,7 +115,7 @@ def groups(
     `available` is what is free in the cluster, `nodes` what each node has; without nodes, where a worker goes is not asked.
     `free` is what each node has free; None: all of it. `elastic`: where there is room for one, fewer than were asked for may begin.
     ConfigurationError when a worker or an influence actor fits no node, or the groups would fit without their influence actors;
-    EnvironmentUnfitError with the arithmetic when they would not.
+    PreflightError with the arithmetic when they would not.
     """
     each, resources = roles(configuration, available, nodes), configuration.resources
     bundles = tuple(role.needs for _ in range(configuration.replicas) for role in each)
@@ -128,7 +128,7 @@ def groups(
         short = fit.short(wanted)
         lower = list(dict.fromkeys(["resources.workers", "resources.groups", *(role.fields[short] for role in each)]))
         reason = fit.reason(wanted, available, nodes)
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"{wanted} x {len(bundles)} workers {reason}: lower {', '.join(lower[:-1])} or {lower[-1]}",
             field="resources.workers",
             value=resources.workers,
@@ -182,7 +182,7 @@ def _fit(
     fits = {name: floor(round(available.get(name, 0) / need, 6)) for name, need in needs.items()}
     lines = [f"{available.get(name, 0):g} {name} / {need:g}{terms(name)} per group" for name, need in needs.items()]
     sums = min(fits.values())
-    most = placed(bundles, nodes, sums) if nodes else sums
+    most = place_workers(bundles, nodes, sums) if nodes else sums
     on = f", {most} on {len(nodes)} node{'s' * (len(nodes) != 1)}"
     arithmetic = f"floor({' , '.join(lines)}) = {sums}" + (on if most < sums else "")
     return _Fit(needs, fits, sums, most, arithmetic)
@@ -257,7 +257,7 @@ def _terms(each: list[Role], name: str, replicas: int, aides: int = 0, beside: R
 
 def _require_node(role: Role, nodes: Sequence[Mapping[str, float]], otherwise: str = "") -> None:
     """ConfigurationError when a worker of the role is larger than every node; without nodes nobody knows."""
-    if not nodes or any(has_room(node, role.needs) for node in nodes):
+    if not nodes or any(has_space(node, role.needs) for node in nodes):
         return
     for name, value in role.needs.items():
         largest = max(node.get(name, 0) for node in nodes)
@@ -265,8 +265,12 @@ def _require_node(role: Role, nodes: Sequence[Mapping[str, float]], otherwise: s
             told = f"{role.fields[name]} = {value:g} fits no node (the largest has {largest:g} {name}): lower it{otherwise}"
             raise ConfigurationError(told, field=role.fields[name], value=value, allowed=(0, largest))
     both = " and ".join(f"{role.fields[name]} = {value:g}" for name, value in role.needs.items())
-    message = f"{both} fit no node together: lower one of them{otherwise}"
-    raise ConfigurationError(message, field=role.fields[name], value=value, allowed="what one node has")
+    raise ConfigurationError(
+        f"{both} fit no node together: lower one of them{otherwise}",
+        field=role.fields[name],
+        value=value,
+        allowed="what one node has",
+    )
 
 
 def rungs(search: Search, epochs: int) -> list[int]:
@@ -329,48 +333,6 @@ def comparisons(search: Search, epochs: int) -> str:
     return "every trial trains them all"
 
 
-def views(configuration: Configuration) -> int:
-    """Augmented versions of the training set that a trial sees."""
-    return min(configuration.data.views or configuration.training.epochs, configuration.training.epochs)
-
-
-def varies(configuration: Configuration, augmentation: str) -> bool:
-    """Whether the views differ, given the resolved policy: without augmentation and mixing each is the clean one."""
-    return augmentation != "none" or configuration.data.mixing != "none"
-
-
-def cache_bytes(configuration: Configuration, samples: int, classes: int, augmentation: str) -> int:
-    """Bytes of the teacher's logits on disk: an array of samples x classes per view, and one of the clean view."""
-    if configuration.teacher is None:
-        return 0
-    files = views(configuration) + 1 if varies(configuration, augmentation) else 1
-    return files * samples * classes * BYTES[configuration.teacher.dtype]
-
-
-def approximate(resources: Resources, samples: int, gpu: bool) -> bool:
-    """Whether neighbours among so many labelled samples are looked for approximately."""
-    return resources.retrieval == "approximate" or (resources.retrieval == "auto" and samples > EXACT_SAMPLES and not gpu)
-
-
-def neighbours_bytes(samples: int, neighbours: int) -> int:
-    """Bytes of what is retrieved for each of the samples, on disk: positions int32 and similarities float32."""
-    return samples * neighbours * (4 + 4)
-
-
-def size(count: float) -> str:
-    """Bytes as a person reads them."""
-    for unit in ("bytes", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.3g} {unit}"
-        count /= 1024
-    return f"{count:.3g} GiB"
-
-
-def checkpoint_bytes(parameters: int, copies: int) -> int:
-    """Bytes of so many checkpoints: last and best weights, and up to two moments of the optimiser, in float32."""
-    return 4 * 4 * parameters * copies
-
-
 def require_batches(configuration: Configuration, samples: int, labelled: int | None = None, labelled_alone: bool = False) -> None:
     """ConfigurationError when a global batch cannot be shared by its workers or filled by the training part.
 
@@ -389,11 +351,17 @@ def require_batches(configuration: Configuration, samples: int, labelled: int | 
             there, kind, more = labelled, "labelled samples", "more of them (data.labelled)"
         size = training.batch_size
         if size % sharing:
-            message = f"{name}.batch_size = {size} cannot be shared by {words}: give a multiple of {sharing}"
-            raise ConfigurationError(message, field=f"{name}.batch_size", value=size, allowed=f"a multiple of {sharing}")
-        if there < size:
-            message = (
-                f"the training part has {there} {kind} and {name}.batch_size = {size} ({size // sharing} for each of {sharing} "
-                f"workers): give at most {there - there % sharing}, or {more}"
+            raise ConfigurationError(
+                f"{name}.batch_size = {size} cannot be shared by {words}: give a multiple of {sharing}",
+                field=f"{name}.batch_size",
+                value=size,
+                allowed=f"a multiple of {sharing}",
             )
-            raise ConfigurationError(message, field=f"{name}.batch_size", value=size, allowed=(sharing, there - there % sharing))
+        if there < size:
+            raise ConfigurationError(
+                f"the training part has {there} {kind} and {name}.batch_size = {size} ({size // sharing} for each of {sharing} "
+                f"workers): give at most {there - there % sharing}, or {more}",
+                field=f"{name}.batch_size",
+                value=size,
+                allowed=(sharing, there - there % sharing),
+            )

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from orchestrator.config.schema import Resources
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for a submitted job, which belongs to its cluster wherever it began
 ANSWER_S = 5.0
@@ -54,12 +54,12 @@ def ray_folder() -> tuple[str, str]:
 
 
 def require_short_sockets() -> None:
-    """Raise EnvironmentUnfitError when Ray's session lies so deep that its sockets cannot be bound."""
+    """Raise PreflightError when Ray's session lies so deep that its sockets cannot be bound."""
     name, folder = ray_folder()
     longest = len(os.path.join(folder, SOCKET.format(pid=os.getpid())).encode())
     if longest > LONGEST_SOCKET:
         most = LONGEST_SOCKET - len(SOCKET.format(pid=2**22)) - 1
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"{name} = {folder} is too long: Ray's sockets below it would have paths of {longest} bytes, and {LONGEST_SOCKET} are "
             f"allowed: set {name} to a path of at most {most} bytes, or set RAY_TMPDIR=/tmp for Ray alone",
             field=name,
@@ -74,13 +74,13 @@ def cluster_address(resources: Resources) -> str | None:
     return known if known and JOB in os.environ else resources.address or known
 
 
-def at(address: str) -> str | None:
+def resolve_address(address: str) -> str | None:
     """What `--address` says: None where it is `local`, Ray of this machine."""
     return None if address in ("", "local") else address
 
 
-def found(address: str) -> str:
-    """The host:port of a running cluster; for `auto` that of the one on this machine. EnvironmentUnfitError without one."""
+def find_cluster(address: str) -> str:
+    """The host:port of a running cluster; for `auto` that of the one on this machine. PreflightError without one."""
     if address != "auto":
         return address
     from ray._private.services import canonicalize_bootstrap_address
@@ -88,7 +88,7 @@ def found(address: str) -> str:
     try:
         there: str | None = canonicalize_bootstrap_address("auto")
     except (ConnectionError, ValueError) as error:
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             "resources.address = 'auto': no Ray cluster runs on this machine: start one with `ray start --head`, give the "
             "host:port of another one, or --address local to start Ray here",
             field="resources.address",
@@ -110,21 +110,21 @@ def listens(address: str) -> bool:
 
 
 def require_answer(address: str) -> None:
-    """EnvironmentUnfitError when nobody listens at `host:port`, or where `auto` leads to; Ray itself would try for minutes."""
+    """PreflightError when nobody listens at `host:port`, or where `auto` leads to; Ray itself would try for minutes."""
     if address.startswith("ray://"):
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"resources.address = {address!r} is Ray Client's: give the host:port of the cluster itself, or use `ray job submit`",
             field="resources.address",
             value=address,
             allowed="host:port of the cluster itself",
         )
-    there = found(address)
+    there = find_cluster(address)
     host, _, port = there.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
     except (OSError, ValueError) as error:
         last = f", where {there} was the last one" if there != address else ""
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"resources.address = {address!r}: nobody answers there{last} ({error}): give the host:port of a running Ray cluster, "
             "or --address local to start Ray here",
             field="resources.address",

@@ -26,7 +26,7 @@ class Numbered(Trial, Protocol):
         """From 0 on."""
 
 
-class Asking:
+class QuestionRecorder:
     """A trial that answers a question about a held value itself, passes the others on, and notes what was drawn.
 
     A single choice is no question for the study, unless `point` answers it otherwise, by its name in the study: that is asked,
@@ -51,7 +51,7 @@ class Asking:
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """One of the choices, or the held one."""
         if len(choices) == 1 and name not in self.held:
-            if self.point.get(qualified(name, self.prefix), choices[0]) == choices[0]:
+            if self.point.get(qualify_name(name, self.prefix), choices[0]) == choices[0]:
                 return choices[0]
             self.apart, choices = True, tuple(dict.fromkeys([*choices, *self.others[name]]))
         return self._ask("suggest_categorical", name, choices)
@@ -60,17 +60,17 @@ class Asking:
         if name in self.held:
             self.met.add(name)
             return self.held[name]
-        full = qualified(name, self.prefix)
+        full = qualify_name(name, self.prefix)
         self.drawn[full] = getattr(self.trial, kind)(full, *bounds, **options)
         return self.drawn[full]
 
 
-def qualified(name: str, prefix: str) -> str:
+def qualify_name(name: str, prefix: str) -> str:
     """The name of a parameter in the study; keys of the configuration, which have a dot, are common to all methods."""
     return f"{prefix}.{name}" if prefix and "." not in name else name
 
 
-def searched(configuration: Configuration) -> tuple[str, ...]:
+def searched_methods(configuration: Configuration) -> tuple[str, ...]:
     """The methods of the sweep."""
     return configuration.search.methods or (configuration.method.name,)
 
@@ -83,7 +83,7 @@ def with_its_method(configuration: Configuration) -> Configuration:
     return configuration.model_copy(update={"method": Choice(name=methods[0])})
 
 
-def held(configuration: Configuration, method: str) -> Parameters:
+def frozen_values(configuration: Configuration, method: str) -> Parameters:
     """What is not searched for a method: settings given under `method`, and the keys in `search.freeze`."""
     given = configuration.method.settings if configuration.method.name == method else {}
     return given | {key: key_value(configuration, key) for key in configuration.search.freeze}
@@ -99,7 +99,7 @@ def key_value(configuration: Configuration, key: str) -> Any:
 
 def draw(trial: Trial, configuration: Configuration) -> Parameters:
     """The parameters of a new trial: those of a point where its number is that of one, as `open_study` queues them."""
-    methods, first = searched(configuration), points(configuration)
+    methods, first = searched_methods(configuration), points(configuration)
     number = getattr(trial, "number", len(first))
     point = first[number] if number < len(first) else {}
     chosen = {} if len(methods) == 1 else {"method.name": trial.suggest_categorical("method.name", methods)}
@@ -109,17 +109,17 @@ def draw(trial: Trial, configuration: Configuration) -> Parameters:
     return chosen | asking.drawn
 
 
-def _asking(trial: Trial, configuration: Configuration, method: str, point: Parameters) -> Asking:
+def _asking(trial: Trial, configuration: Configuration, method: str, point: Parameters) -> QuestionRecorder:
     """A trial of a method that follows a point where it lies beside the space."""
     others: dict[str, list[Any]] = {}
     for each in SPACES[method].points:
         for name, value in each.items():
             others.setdefault(name, []).append(value)
-    prefix = method if len(searched(configuration)) > 1 else ""
-    return Asking(trial, held(configuration, method), prefix, point, others)
+    prefix = method if len(searched_methods(configuration)) > 1 else ""
+    return QuestionRecorder(trial, frozen_values(configuration, method), prefix, point, others)
 
 
-def listed(trial: Numbered, configuration: Configuration) -> Parameters:
+def list_questions(trial: Numbered, configuration: Configuration) -> Parameters:
     """The parameters of a new trial of `search.configurations`; to the study each is a choice of the values in the list."""
     given = points(configuration)
     values = {name: list(dict.fromkeys(point[name] for point in given if name in point)) for name in given[trial.number]}
@@ -157,7 +157,7 @@ def points(configuration: Configuration) -> list[Parameters]:
         return [{**one, SEED: seed} for seed in search.seeds for one in search.configurations] or [
             dict(one) for one in search.configurations
         ]
-    methods = searched(configuration)
+    methods = searched_methods(configuration)
     first: list[Parameters] = []
     for method, point in _in_turn({method: SPACES[method].points for method in methods}):
         prefix = method if len(methods) > 1 else ""
@@ -172,10 +172,10 @@ def points(configuration: Configuration) -> list[Parameters]:
 
 def _drawn(point: Parameters, method: str, configuration: Configuration, prefix: str) -> Parameters | None:
     """What a trial draws that answers as the point does; None where it contradicts what is held, or has no answer."""
-    kept = held(configuration, method)
+    kept = frozen_values(configuration, method)
     if any(isinstance(value, str | bool) and kept.get(name, value) != value for name, value in point.items()):
         return None
-    answers = {qualified(name, prefix): value for name, value in point.items()} | _unnamed(point, configuration)
+    answers = {qualify_name(name, prefix): value for name, value in point.items()} | _unnamed(point, configuration)
     asking = _asking(_Answers(answers), configuration, method, answers)
     try:
         _suggest(asking, method, configuration)

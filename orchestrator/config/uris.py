@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from orchestrator.core.errors import FieldError
-from orchestrator.core.redact import redacted, secret_in
+from orchestrator.core.redact import redact, secret_in
 
 WEB = ("http", "https")
 CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
@@ -17,19 +17,19 @@ def require_tracking(uri: str) -> None:
     no_address = "@" in uri and "://" not in uri
     if found and scheme in WEB:
         raise FieldError(
-            f"{redacted(uri)} holds {found}, which would be stored with every run: leave it out, and export {CREDENTIALS}",
+            f"{redact(uri)} holds {found}, which would be stored with every run: leave it out, and export {CREDENTIALS}",
             value=uri,
             allowed="an address without a secret",
         )
     if found:
         raise FieldError(
-            f"{redacted(uri)} holds {found}, which would be stored with every run: leave it to what the database's driver reads by "
+            f"{redact(uri)} holds {found}, which would be stored with every run: leave it to what the database's driver reads by "
             "itself (PostgreSQL: PGPASSWORD or ~/.pgpass), or give the http address of an MLflow server before the database",
             value=uri,
             allowed="an address without a secret",
         )
     if no_address or scheme == "file" or not (uri == "databricks" or re.match(r"[a-z][a-z0-9+.-]*:.", uri, re.IGNORECASE)):
-        shown = f"***@{uri.rpartition('@')[2]}" if no_address else redacted(uri)
+        shown = f"***@{uri.rpartition('@')[2]}" if no_address else redact(uri)
         raise FieldError(
             f"{shown} is nowhere that MLflow writes runs: give the address of a server, such as http://127.0.0.1:5000, or a "
             "database, such as sqlite:////folder/mlflow.db",

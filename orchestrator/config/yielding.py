@@ -139,7 +139,7 @@ def with_yielding_values(configuration: Configuration, origin: Origin, said: dic
     return configuration.noting(sentences)
 
 
-def said_of(configuration: Configuration, kind: str) -> list[str]:
+def describe_yielded(configuration: Configuration, kind: str) -> list[str]:
     """Return the sentences of `yielded` that matter to a run of a kind: a training searches nothing."""
     return [text for key, text in configuration.yielded.items() if kind == "sweep" or not key.startswith("search.")]
 

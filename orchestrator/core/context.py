@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 
 Record = dict[str, Any]
 T = TypeVar("T")
@@ -95,15 +95,15 @@ class TrialContext:
         return boxes
 
     def together(self, action: Callable[[], T]) -> T:
-        """What the action gives on this rank; an EnvironmentUnfitError of any rank is raised on all of them."""
+        """What the action gives on this rank; an PreflightError of any rank is raised on all of them."""
         value, failure = None, None
         try:
             value = action()
-        except EnvironmentUnfitError as error:
+        except PreflightError as error:
             failure = error
         failures = [error for error in self.gather(failure) if error]
         if failures:
-            raise EnvironmentUnfitError.from_error(failures[0], str(failures[0]))
+            raise PreflightError.from_error(failures[0], str(failures[0]))
         return cast(T, value)
 
     def gather_tensors(self, value: Tensor) -> list[Tensor]:

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from orchestrator.core.errors import EnvironmentUnfitError
-from orchestrator.core.signals import left
+from orchestrator.core.errors import PreflightError
+from orchestrator.core.signals import remaining_timeout
 
 if TYPE_CHECKING:
     from orchestrator.core.context import TrialContext
@@ -40,7 +40,7 @@ _process = _Process()
 
 
 @contextmanager
-def telling(note: Note) -> Iterator[None]:
+def report_waits(note: Note) -> Iterator[None]:
     """Within the block `note` hears of the pauses of this process, those aside that tell somebody of their own."""
     before, _process.note = _process.note, note
     try:
@@ -63,7 +63,7 @@ def free_bytes(where: Path) -> int:
     return shutil.disk_usage(_existing(where)).free
 
 
-def require(where: Path, needed_bytes: int) -> None:
+def require_space(where: Path, needed_bytes: int) -> None:
     """OSError, as of a full disk, unless so many bytes are free beside the reserve."""
     if free_bytes(where) < needed_bytes + RESERVE_BYTES:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(where))
@@ -106,7 +106,7 @@ class Pause:
             _process.note(text)
 
 
-def patiently(action: Callable[[], T], where: Path) -> T:
+def retry_while_disk_full(action: Callable[[], T], where: Path) -> T:
     """What the action gives, which is tried again and again while the disk of `where` is full.
 
     It must leave nothing behind when it fails. After a signal nobody waits any more: the error of the full disk is raised.
@@ -118,7 +118,7 @@ def patiently(action: Callable[[], T], where: Path) -> T:
             pause.over()
             return value
         except Exception as error:
-            if not is_full(error) or left(math.inf) < math.inf:
+            if not is_full(error) or remaining_timeout(math.inf) < math.inf:
                 raise
         try:
             pause.wait()
@@ -127,13 +127,13 @@ def patiently(action: Callable[[], T], where: Path) -> T:
             raise
 
 
-def together(
+def raise_on_all_ranks(
     context: "TrialContext", action: Callable[[], T], where: Path, alive: Callable[[], None] = lambda: None, away: str = ""
 ) -> T:
     """What the action gives on this rank; while the disk of any rank is full, all of them wait and try again.
 
     So they do while the store of the URI `away`, if any, does not answer one of them. All ranks call this together. Who waits shows
-    that it is `alive`; the first rank says why. An EnvironmentUnfitError of any rank is raised on all of them, as is Stopped when
+    that it is `alive`; the first rank says why. An PreflightError of any rank is raised on all of them, as is Stopped when
     somebody asks for the end of the trial.
     """
     pause = Pause(where, context.note if context.leads else lambda text: None)
@@ -149,7 +149,7 @@ def together(
         gathered = context.gather((kind, text, refusal))
         said = {kind: text for kind, text, _ in reversed(gathered) if kind}
         if refusals := [refusal for _, _, refusal in gathered if refusal]:
-            raise EnvironmentUnfitError.from_error(refusals[0], said["unfit"])
+            raise PreflightError.from_error(refusals[0], said["unfit"])
         if not said:
             pause.over()
             return cast(T, value)
@@ -162,7 +162,7 @@ def together(
 def _kind(error: Exception, away: str) -> str:
     if is_full(error):
         return "full"
-    if isinstance(error, EnvironmentUnfitError):
+    if isinstance(error, PreflightError):
         return "unfit"
     return "away" if away and isinstance(error, OSError) else ""
 

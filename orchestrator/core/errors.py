@@ -58,17 +58,17 @@ class ConfigurationError(UserError):
     exit_code = BAD_CONFIGURATION
 
 
-class EnvironmentUnfitError(UserError):
+class PreflightError(UserError):
     """This machine or cluster cannot do what was asked: space, permissions, resources, ports."""
 
     exit_code = UNFIT_ENVIRONMENT
 
 
-class UnansweredError(EnvironmentUnfitError):
+class DispatcherTimeoutError(PreflightError):
     """Who hands out trials does not answer: Ray, or the node that it was on, is not well."""
 
 
-class LoaderError(EnvironmentUnfitError):
+class LoaderError(PreflightError):
     """The processes that decode images for one training process have ended, or give no batch; those of other ranks may be well."""
 
 
@@ -76,7 +76,7 @@ class TrialError(UserError):
     """One trial cannot go on (diverged, bad setting); the sweep does."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def suggest_name(name: str, known: Iterable[str]) -> str:
     """`did you mean 'kd'? known: ...` for a name that does not exist."""
     names = sorted(known)
     begun = [known for known in names if name and known.startswith(name)]

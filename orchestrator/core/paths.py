@@ -5,8 +5,8 @@ import stat
 from pathlib import Path
 
 from orchestrator.core.errors import ConfigurationError
-from orchestrator.core.redact import redacted
-from orchestrator.core.text import ESCAPED_BYTES, SURROGATE, control_character, escaped_byte, shortened
+from orchestrator.core.redact import redact
+from orchestrator.core.text import ESCAPED_BYTES, SURROGATE, control_character, escaped_byte, shorten
 
 MAX_COMPONENT_BYTES = 255  # NAME_MAX of Linux and macOS
 MAX_PATH_BYTES = 4095  # PATH_MAX of Linux, without its zero
@@ -61,7 +61,7 @@ def read_path(given: str | Path, key: str, only_read: bool = False) -> Path:
         ) from error
     if problem := path_problem(str(path), only_read):
         raise ConfigurationError(
-            f"{shown}, in full {shortened(redacted(str(path)))}, {problem}: give another path",
+            f"{shown}, in full {shorten(redact(str(path)))}, {problem}: give another path",
             field=key,
             value=str(given),
             allowed=Path,
@@ -122,7 +122,7 @@ def _readable(given: str | Path, key: str, wanted: str, kind: str) -> Path:
 
 def _shown(given: str | Path, key: str) -> str:
     """The key and the value, as an option is typed and as a key is set."""
-    text = shortened(redacted(str(given))) if str(given).strip() else repr(str(given))
+    text = shorten(redact(str(given))) if str(given).strip() else repr(str(given))
     return f"{key} {text}" if key.startswith("--") else f"{key} = {text}"
 
 

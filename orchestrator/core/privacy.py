@@ -7,18 +7,18 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
-from orchestrator.core.redact import redacted
+from orchestrator.core.redact import redact
 
 OWNER_ONLY = 0o077
 
 
-def said(text: str) -> str:
+def sanitize(text: str) -> str:
     """The text as a person may see it: without secrets, and without characters that a terminal would obey."""
-    return "".join(mark if mark.isprintable() or mark in "\n\t" else repr(mark)[1:-1] for mark in redacted(text))
+    return "".join(mark if mark.isprintable() or mark in "\n\t" else repr(mark)[1:-1] for mark in redact(text))
 
 
 @contextlib.contextmanager
-def private() -> Iterator[None]:
+def private_files() -> Iterator[None]:
     """Within the block, whatever this process writes is for its owner alone and its log is redacted."""
     mask, factory = os.umask(OWNER_ONLY), logging.getLogRecordFactory()
     logging.setLogRecordFactory(_Redacting(factory))
@@ -47,8 +47,8 @@ class _Redacting:
         record: logging.LogRecord = self.make(*arguments, **words)
         with contextlib.suppress(TypeError, ValueError):  # arguments that do not fit: `logging` says so itself
             text = record.getMessage()
-            if said(text) != text:  # else it stays as it is: some formatters want its arguments
-                record.msg, record.args = said(text), None
+            if sanitize(text) != text:  # else it stays as it is: some formatters want its arguments
+                record.msg, record.args = sanitize(text), None
         if record.exc_info and record.exc_info[0]:
-            record.exc_text = said("".join(traceback.format_exception(*record.exc_info)).rstrip("\n"))
+            record.exc_text = sanitize("".join(traceback.format_exception(*record.exc_info)).rstrip("\n"))
         return record

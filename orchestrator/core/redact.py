@@ -26,7 +26,7 @@ _SECRET_NAME = re.compile(
 _NO_SECRET = re.compile(r"_(PATH|FILE|DIR|URI|URL|MODE|NAME|TIMEOUT|TYPE|ID|ENABLED|SOCK)$", re.IGNORECASE)
 
 
-def redacted(text: str, environment: Mapping[str, str] | None = None) -> str:
+def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
     """The text without its secrets, `***` in their place; `environment` is that of this process unless another one is given."""
     for value in _values(os.environ if environment is None else environment):
         text = text.replace(value, HIDDEN)
@@ -38,9 +38,9 @@ def redacted(text: str, environment: Mapping[str, str] | None = None) -> str:
 
 def without_secrets(value: Any) -> Any:
     """Return the value itself where it holds no secret, else a text of it without its secrets."""
-    if isinstance(value, list | tuple | dict) and redacted(repr(value)) != repr(value):
-        return redacted(repr(value))
-    return redacted(value) if isinstance(value, str) else value
+    if isinstance(value, list | tuple | dict) and redact(repr(value)) != repr(value):
+        return redact(repr(value))
+    return redact(value) if isinstance(value, str) else value
 
 
 def _values(environment: Mapping[str, str]) -> list[str]:
@@ -61,4 +61,4 @@ def secret_in(address: str) -> str:
     if at and rest[:1] != "/" and (web or ":" in before):
         return "a user name or a password before the @" if web else "a password before the @"
     behind = "".join(re.findall(r"[?#].*", unquote(address)))
-    return "a secret behind the ?" if redacted(behind, {}) != behind else ""
+    return "a secret behind the ?" if redact(behind, {}) != behind else ""

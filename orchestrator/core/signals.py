@@ -57,7 +57,7 @@ def stoppable() -> Iterator[None]:
         if not _state.depth:
             outermost.enter_context(_watched())
         _state.depth += 1
-        reclaim()
+        reinstall_handlers()
         try:
             yield
         except SystemExit as error:
@@ -71,7 +71,7 @@ def stoppable() -> Iterator[None]:
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
-def reclaim() -> None:
+def reinstall_handlers() -> None:
     """Hear of signals again, after a library has set handlers of its own; within `stoppable`, in the main thread."""
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
@@ -79,7 +79,7 @@ def reclaim() -> None:
 
 
 @contextlib.contextmanager
-def unbroken() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """What is written within the block is finished: a signal that comes meanwhile raises KeyboardInterrupt at its end.
 
     So does an error after the signal, as of somebody who gives up because of it.
@@ -97,7 +97,7 @@ def unbroken() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def left(most_s: float, spare_s: float = 0.0) -> float:
+def remaining_timeout(most_s: float, spare_s: float = 0.0) -> float:
     """Seconds that a wait may take: `most_s`, and after a signal what is left of `END_S` less what others still need of it."""
     if _state.came is None:
         return most_s
@@ -105,7 +105,7 @@ def left(most_s: float, spare_s: float = 0.0) -> float:
 
 
 @contextlib.contextmanager
-def at_the_last(action: Callable[[], object]) -> Iterator[None]:
+def before_exit(action: Callable[[], object]) -> Iterator[None]:
     """Within the block the action is what is still done, in a thread, when the process ends at once; it has `LAST_S`."""
     _state.last.append(action)
     try:

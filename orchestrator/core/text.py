@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Container
 from typing import Any
 
-from orchestrator.core.redact import redacted
+from orchestrator.core.redact import redact
 
 LONGEST_QUOTE = 200  # characters of a value in a sentence
 ESCAPED_BYTES = "".join(map(chr, range(0xDC80, 0xDD00)))  # of names that are not UTF-8, as Python decodes them
@@ -24,11 +24,11 @@ def escaped_byte(text: str) -> str:
     return next((f"0x{ord(mark) - 0xDC00:02X}" for mark in text if mark in ESCAPED_BYTES), "")
 
 
-def quoted(value: Any) -> str:
+def quote(value: Any) -> str:
     """Return the `repr` of a value without secrets, cut after 200 characters."""
-    return shortened(redacted(repr(value)))
+    return shorten(redact(repr(value)))
 
 
-def shortened(text: str) -> str:
+def shorten(text: str) -> str:
     """Return the text, cut after 200 characters."""
     return text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}... ({len(text)} characters)"

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.config.schema import Data
+from orchestrator.config.data_schema import Data
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.paths import read_folder
 from orchestrator.data import checks

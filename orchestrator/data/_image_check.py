@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils import data
 
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.data._parts import Parts
 from orchestrator.data.decoding import ImageError, decode_image
 
@@ -29,7 +29,7 @@ def check_images(parts: Parts, note: Callable[[str], None]) -> dict[str, int]:
 
     Raises:
         ConfigurationError: Names the first image that cannot be decoded, and how many there are.
-        EnvironmentUnfitError: There is too little memory for the processes that decode.
+        PreflightError: There is too little memory for the processes that decode.
     """
     root = parts.root
     assert root is not None
@@ -46,7 +46,7 @@ def check_images(parts: Parts, note: Callable[[str], None]) -> dict[str, int]:
             counts.update(notes)
             damaged += reasons
     except RuntimeError as error:  # whatever an image does is caught where it is decoded
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"a process that decodes the images below {root} died ({' '.join(str(error).split())[:200]}): free some memory",
             field="data.path",
             value=str(root),

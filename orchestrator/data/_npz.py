@@ -12,10 +12,10 @@ import psutil
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from orchestrator.config.schema import Data
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError, FieldError, UserError
+from orchestrator.config.data_schema import Data
+from orchestrator.core.errors import ConfigurationError, FieldError, PreflightError, UserError
 from orchestrator.core.paths import read_file
-from orchestrator.core.text import shortened
+from orchestrator.core.text import shorten
 from orchestrator.data import checks
 from orchestrator.data._listing import said_unread
 from orchestrator.data._parts import Part, Parts
@@ -48,7 +48,7 @@ def load(config: Data, raw: Path) -> Parts:
 
     Raises:
         ConfigurationError: The file is damaged, or a key cannot be used.
-        EnvironmentUnfitError: The arrays are larger than the free memory.
+        PreflightError: The arrays are larger than the free memory.
     """
     path = _path(config)
     arrays = _read(path)
@@ -75,7 +75,7 @@ def list_unread(config: Data) -> list[str]:
 
 
 def _name_unread(members: Iterable[str]) -> list[str]:
-    keys = [shortened(key) for key in members if key not in KNOWN]
+    keys = [shorten(key) for key in members if key not in KNOWN]
     return [f"keys of the file: {len(keys)} ({', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''})"] if keys else []
 
 
@@ -128,7 +128,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     except UserError:
         raise
     except Exception as error:  # numpy and zipfile name no errors of damage: each kind has its own
-        reason = shortened(" ".join(str(error).split())) or type(error).__name__
+        reason = shorten(" ".join(str(error).split())) or type(error).__name__
         message = f"data.path = {path} cannot be read as .npz ({reason}): write it again with numpy.savez"
         if isinstance(error, FieldError):
             raise ConfigurationError.from_error(error, message) from error
@@ -160,7 +160,7 @@ def _read_header(archive: zipfile.ZipFile, key: str, member: zipfile.ZipInfo) ->
         try:
             shape, _, dtype = HEADERS[version](stream)
         except Exception as error:  # numpy names no errors of damage, and repeats the whole header in some
-            reason = shortened(" ".join(str(error).split()))
+            reason = shorten(" ".join(str(error).split()))
             raise FieldError(
                 f"the header of {key} is damaged: {reason}", field=_field(key), value=reason, allowed="a header of numpy"
             ) from error
@@ -174,8 +174,8 @@ def _read_header(archive: zipfile.ZipFile, key: str, member: zipfile.ZipInfo) ->
         )
     if header.size != held or min(shape, default=1) < 0:
         raise FieldError(
-            f"{key} is announced as {shortened(' x '.join(map(str, shape)))} of {shortened(str(dtype))}, "
-            f"{shortened(str(header.size))} bytes, and holds {held}",
+            f"{key} is announced as {shorten(' x '.join(map(str, shape)))} of {shorten(str(dtype))}, "
+            f"{shorten(str(header.size))} bytes, and holds {held}",
             field=_field(key),
             value=shape,
             allowed=f"{held} bytes",
@@ -198,7 +198,7 @@ def _require_fit(path: Path, headers: dict[str, Header]) -> None:
 def _require_memory(path: Path, needed: int) -> None:
     free = psutil.virtual_memory().available
     if COPIES * needed > free:
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"data.path = {path} holds arrays of {needed / 2**30:.3g} GiB, which take {COPIES} times as much memory while they are "
             f"prepared, and {free / 2**30:.3g} GiB are free: save fewer or smaller images, or take a machine with more",
             field="data.path",

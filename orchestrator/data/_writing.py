@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 from orchestrator.data._parts import Labels, Parts
 from orchestrator.data.dataset import SUMMARY, SUMMARY_FILE
 
@@ -19,7 +19,7 @@ from orchestrator.data.dataset import SUMMARY, SUMMARY_FILE
 def write(target: Path, parts: Parts, clean: Labels, summary: dict[str, Any]) -> None:
     """Write the folder `target`; where another process was first, its folder stays.
 
-    Raises EnvironmentUnfitError when the disk is full or the folder cannot be written.
+    Raises PreflightError when the disk is full or the folder cannot be written.
     """
     arrays = {f"{name}_inputs": part.inputs for name, part in parts.splits().items()}
     arrays |= {f"{name}_labels": part.labels for name, part in parts.splits().items()} | {"train_clean_labels": clean}
@@ -44,7 +44,7 @@ def _aside(target: Path) -> Iterator[Path]:
                 raise
     except OSError as error:
         reason = error.strerror or str(error)
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"{target} cannot be written ({reason}): free some space, or give a --store that you may write",
             field=str(target),
             value=reason,

@@ -25,7 +25,7 @@ Part = Literal["train", "validation", "test"]
 class Batches:
     """This rank's share of every global batch of `batch_size` samples.
 
-    `loader_workers` processes decode the images of folder data, each batch within `loader_wait_s`; arrays need none. `resident`
+    `loader_workers` processes decode the images of folder data, each batch within `loader_wait_s`; arrays need none. `on_device`
     keeps arrays in the memory of the device, where a step then neither copies nor waits; folder data ignore it. Where some
     training samples are unlabelled, every batch of an epoch has `labelled_share` labelled ones; None: they come as they come.
     Raises ConfigurationError when `batch_size` is no multiple of `world_size`, more than there are training samples, or has no
@@ -43,7 +43,7 @@ class Batches:
         device: torch.device = CPU,
         loader_workers: int = 0,
         channels_last: bool = False,
-        resident: bool = False,
+        on_device: bool = False,
         labelled_share: float | None = None,
         loader_wait_s: float = math.inf,
     ) -> None:
@@ -52,7 +52,7 @@ class Batches:
         self.dataset, self.views, self.batch_size, self.seed = dataset, views, batch_size, seed
         self.rank, self.world_size, self.device = rank, world_size, device
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.place = Place(device, resident, layout, loader_workers, loader_wait_s)
+        self.place = Place(device, on_device, layout, loader_workers, loader_wait_s)
         known = dataset.train.labels != UNLABELLED
         self._known, self._hidden = np.flatnonzero(known), np.flatnonzero(~known)
         mixed = labelled_share is not None and len(self._hidden)
@@ -60,9 +60,9 @@ class Batches:
         self._open: weakref.WeakSet[Generator[Inputs, None, None]] = weakref.WeakSet()
 
     @property
-    def resident(self) -> bool:
+    def on_device(self) -> bool:
         """Whether the arrays lie in the device's memory, and `Inputs.index` with them."""
-        return self.place.resident and self.dataset.root is None
+        return self.place.on_device and self.dataset.root is None
 
     @property
     def all_labelled(self) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.core.errors import ConfigurationError
-from orchestrator.core.text import control_character, quoted
+from orchestrator.core.text import control_character, quote
 from orchestrator.data._parts import Labels, Part, Parts
 
 MOST_CHANNELS = 4
@@ -139,14 +139,14 @@ def require_names_of_classes(where: str, found: Sequence[str], field: str) -> No
             )
         if odd := control_character(name, allowed=""):
             raise ConfigurationError(
-                f"{where}[{place}] = {quoted(name)} has the character {odd}: give a name that can be printed",
+                f"{where}[{place}] = {quote(name)} has the character {odd}: give a name that can be printed",
                 field=f"{field}[{place}]",
                 value=name,
                 allowed="printable characters",
             )
         if first.setdefault(name, place) != place:
             raise ConfigurationError(
-                f"{where}[{first[name]}] and [{place}] are both {quoted(name)}: give each class its own name",
+                f"{where}[{first[name]}] and [{place}] are both {quote(name)}: give each class its own name",
                 field=f"{field}[{place}]",
                 value=name,
                 allowed="a name of its own",

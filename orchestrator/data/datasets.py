@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.config.schema import Data
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError, nearest
+from orchestrator.config.data_schema import Data
+from orchestrator.core.errors import ConfigurationError, PreflightError, suggest_name
 from orchestrator.core.paths import read_path
 from orchestrator.data import _folder as folder
 from orchestrator.data import _npz as npz
@@ -38,7 +38,7 @@ def find(config: Data) -> Source:
     """The source that `config.name` names; ConfigurationError gives the nearest known name."""
     if config.name not in DATASETS:
         raise ConfigurationError(
-            f"data.name = {config.name!r} is not known: {nearest(config.name, DATASETS)}",
+            f"data.name = {config.name!r} is not known: {suggest_name(config.name, DATASETS)}",
             field="data.name",
             value=config.name,
             allowed=tuple(DATASETS),
@@ -74,7 +74,7 @@ def _torchvision_set(config: Data, root: Path, train: bool) -> Any:
         return getattr(datasets, config.name)(root, download=config.download, **part)
     except Exception as error:  # torchvision, scipy and pickle name no errors of damage: each kind has its own
         if isinstance(error, OSError) and error.errno in UNFIT:
-            raise EnvironmentUnfitError(
+            raise PreflightError(
                 f"{root} cannot be used ({error.strerror}): give another data.path or --store",
                 field=str(root),
                 value=error.strerror,

@@ -7,7 +7,7 @@ from typing import NamedTuple, cast
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from orchestrator.core.text import shortened
+from orchestrator.core.text import shorten
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # by content, and no others: Pillow has EPS drawn by Ghostscript
 BACKGROUND = (128, 128, 128)  # behind what is transparent: black and white shapes are both visible on it
@@ -67,7 +67,7 @@ def decode_image(file: Path, channels: int) -> Decoded:
     except UnidentifiedImageError as error:
         raise ImageError(f"it is none of {', '.join(FORMATS)}, or its header is damaged") from error
     except Exception as error:  # Pillow names no errors of damage, and each format has its own
-        raise ImageError(shortened(" ".join(str(error).split())) or type(error).__name__) from error
+        raise ImageError(shorten(" ".join(str(error).split())) or type(error).__name__) from error
 
 
 def _require_one_frame(image: Image.Image) -> None:

@@ -11,14 +11,14 @@ LARGEST_SHARE = 1 / 4  # of the free memory of the device
 _kept: dict[tuple[str, str, torch.device], Tensor] = {}
 
 
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on `device`; to a GPU through pinned memory, so that the host does not wait for the copy."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
 
-def fits_resident(dataset: Dataset, device: torch.device) -> bool:
+def fits_on_device(dataset: Dataset, device: torch.device) -> bool:
     """Whether all parts of a data set may lie on a GPU: arrays, of a quarter of its free memory at most, or there already."""
     if dataset.root is not None or device.type != "cuda":
         return False
@@ -28,7 +28,7 @@ def fits_resident(dataset: Dataset, device: torch.device) -> bool:
     return sum(dataset.split(name).inputs.nbytes for name in ("train", "validation", "test")) <= free * LARGEST_SHARE
 
 
-def resident(dataset: Dataset, part: str, device: torch.device) -> Tensor:
+def on_device(dataset: Dataset, part: str, device: torch.device) -> Tensor:
     """A part's images (n, H, W, C) uint8 on `device`, copied once per process; those of another data set are let go."""
     assert dataset.root is None, "files are decoded, and do not lie in memory"
     key = dataset.fingerprint, part, device

@@ -13,7 +13,7 @@ from methods import Mix
 from orchestrator.data import pictures
 from orchestrator.data._mixing import blended
 from orchestrator.data.dataset import Dataset
-from orchestrator.data.memory import resident, sent
+from orchestrator.data.memory import on_device, to_device
 from orchestrator.data.views import Views
 
 CPU = torch.device("cpu")
@@ -35,13 +35,13 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Place:
-    """Where batches are made: on `device`, from arrays that lie there when `resident`, channels last when `layout` says so.
+    """Where batches are made: on `device`, from arrays that lie there when `on_device`, channels last when `layout` says so.
 
     `loader_workers` processes decode the images of folder data; for a batch of theirs nobody waits longer than `loader_wait_s`.
     """
 
     device: torch.device = CPU
-    resident: bool = False
+    on_device: bool = False
     layout: torch.memory_format = torch.contiguous_format
     loader_workers: int = 0
     loader_wait_s: float = math.inf
@@ -53,16 +53,16 @@ class Pass:
     def __init__(self, dataset: Dataset, part: str, views: Views, view: int | None, place: Place) -> None:
         self.dataset, self.part, self.split, self.views, self.place = dataset, part, dataset.split(part), views, place
         self.view, self.device = view, place.device
-        self.resident = place.resident and dataset.root is None
+        self.on_device = place.on_device and dataset.root is None
         self.cut = dataset.root is not None and views.policy == "resized_crop_flip"  # by whoever decodes
         height, width = dataset.shape[1:]
         places = None if self.cut else views.places(view, height, width)
-        self.places = None if places is None else sent(places, self.device)
+        self.places = None if places is None else to_device(places, self.device)
         mixing = views.mixing(view, height, width)
         self.partner = None if mixing is None else self._at_home(mixing.partner)
-        self.share = None if mixing is None else sent(mixing.share, self.device)
-        self.boxes = None if mixing is None or mixing.boxes is None else sent(mixing.boxes, self.device)
-        self.labels = sent(torch.from_numpy(self.split.labels), self.device)
+        self.share = None if mixing is None else to_device(mixing.share, self.device)
+        self.boxes = None if mixing is None or mixing.boxes is None else to_device(mixing.boxes, self.device)
+        self.labels = to_device(torch.from_numpy(self.split.labels), self.device)
         self.mean, self.std = (self._plane(values) for values in (dataset.mean, dataset.std))
 
     def inputs(self, order: NDArray[np.int64], size: int) -> Generator[Inputs, None, None]:
@@ -70,7 +70,7 @@ class Pass:
         batches = torch.split(self._at_home(torch.from_numpy(order)), size) if len(order) else ()
         for wanted, images in self._images(batches):
             count = len(wanted) if self.partner is None else len(wanted) // 2
-            yield self._made(wanted[:count], sent(wanted, self.device), sent(images, self.device))
+            yield self._made(wanted[:count], to_device(wanted, self.device), to_device(images, self.device))
 
     def _made(self, index: Tensor, wanted: Tensor, images: Tensor) -> Inputs:
         """From the own pictures and those of the partners behind them, if any: `wanted` (B or 2 B,), `images` alike."""
@@ -90,8 +90,8 @@ class Pass:
         if self.dataset.root is not None:
             wanted = [self._with_partners(index) for index in batches]
             return zip(wanted, self._decoded(wanted), strict=True)
-        if self.resident:
-            held = resident(self.dataset, self.part, self.device)
+        if self.on_device:
+            held = on_device(self.dataset, self.part, self.device)
             return ((samples, held.index_select(0, samples)) for samples in map(self._with_partners, batches))
         mapped = np.asarray(self.split.inputs)
         return ((samples, torch.from_numpy(mapped[samples.numpy()])) for samples in map(self._with_partners, batches))
@@ -115,8 +115,8 @@ class Pass:
     def _plane(self, values: tuple[float, ...]) -> Tensor:
         """(1, C, H, W) of 255 x `values` (C,): as large as a picture, or channels last would take five times as long."""
         each = (255 * torch.tensor(values, dtype=torch.float32)).view(1, -1, 1, 1)
-        return sent(each.expand(1, *self.dataset.shape).contiguous(memory_format=self.place.layout), self.device)
+        return to_device(each.expand(1, *self.dataset.shape).contiguous(memory_format=self.place.layout), self.device)
 
     def _at_home(self, tensor: Tensor) -> Tensor:
         """Where samples are looked up: on the device when the data lie there, else on the CPU."""
-        return sent(tensor, self.device) if self.resident else tensor
+        return to_device(tensor, self.device) if self.on_device else tensor

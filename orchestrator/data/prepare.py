@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.config.schema import Data
+from orchestrator.config.data_schema import Data
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.data import checks, datasets
 from orchestrator.data._contents import contents_of
@@ -33,7 +33,7 @@ def prepare(config: Data, store: Path, seed: int, note: Callable[[str], None] = 
     """The folder `store/data/FINGERPRINT` with train, validation and test as .npy files and `data.json`.
 
     What stands there already is reused, without loading the source; what is damaged is set aside and prepared anew. `note` is
-    called with what takes long. Raises ConfigurationError for data that cannot be used, EnvironmentUnfitError when the store
+    called with what takes long. Raises ConfigurationError for data that cannot be used, PreflightError when the store
     cannot be written.
     """
     target = _folder(config, store, seed)

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from orchestrator.config.schema import Data
+from orchestrator.config.data_schema import Data
 from orchestrator.data._augmentation import NUMBERS, shifted, shifts, stretched, stretches
 from orchestrator.data._mixing import MIXES, Mixing, draw
 from orchestrator.data.dataset import Dataset

@@ -4,5 +4,6 @@ __all__ = [
     "check",
     "export",
     "formats",
+    "loading",
     "predict",
 ]

@@ -21,7 +21,7 @@ TORCH = (
 )
 CODE = {
     "safetensors": "import torch\n"
-    "from orchestrator.export.export import load_exported\n\n"
+    "from orchestrator.export.loading import load_exported\n\n"
     'FOLDER = "."  # the folder of this card\n'
     "network = load_exported(FOLDER)  # on the CPU, in eval mode\n"
     + TORCH

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from orchestrator.core.errors import ConfigurationError
-from orchestrator.core.text import SURROGATE, control_character, shortened
+from orchestrator.core.text import SURROGATE, control_character, shorten
 from orchestrator.data.checks import MOST_CHANNELS
 from orchestrator.export.formats import FORMATS, NAME, SETTINGS
 
@@ -84,4 +84,4 @@ def _reason(error: Exception) -> str:
         return f"{SETTINGS}: {'.'.join(str(part) for part in first['loc']) or 'all of it'}: {first['msg']}"
     if isinstance(error, OSError):
         return f"{SETTINGS}: {error.strerror or error}"
-    return shortened(f"{type(error).__name__}: {error}" if type(error) is not ValueError else str(error))
+    return shorten(f"{type(error).__name__}: {error}" if type(error) is not ValueError else str(error))

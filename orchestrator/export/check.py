@@ -10,7 +10,7 @@ from torch import Tensor
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.pictures import decode
-from orchestrator.export.formats import Answers
+from orchestrator.export.formats import Predictions
 from orchestrator.store.store import Store
 
 RANDOM, REAL = 4, 16  # images of each batch
@@ -49,7 +49,7 @@ def prepared(images: Tensor, mean: list[float], std: list[float]) -> Tensor:
 
 
 @torch.no_grad()
-def compared(network: Answers, written: Answers, given: dict[str, Tensor], tolerance: float) -> dict[str, Any]:
+def compared(network: Predictions, written: Predictions, given: dict[str, Tensor], tolerance: float) -> dict[str, Any]:
     """How far the logits of what was written are from those of the network: `largest` of the differences, and whether it is `same`.
 
     A difference may be `tolerance` times the largest logit of the network on that batch.

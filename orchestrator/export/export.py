@@ -11,17 +11,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from methods import METHODS, Needs, made
 from orchestrator.config.method_settings import check_settings
-from orchestrator.config.objectives import in_words, watched
+from orchestrator.config.objectives import describe_objective, watched_metrics
 from orchestrator.config.schema import Configuration
 from orchestrator.config.schema import Network as Choice
 from orchestrator.config.trial import CHECKPOINT, apply, student_folder
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError, nearest
+from orchestrator.core.errors import ConfigurationError, PreflightError, suggest_name
 from orchestrator.core.paths import read_path
 from orchestrator.data.dataset import SUMMARY_FILE, read_summary
 from orchestrator.data.pictures import CLEAN_SHARE
@@ -29,25 +28,25 @@ from orchestrator.data.prepare import describe
 from orchestrator.data.preprocessing import resolve_augmentation
 from orchestrator.export._model_card import model_card
 from orchestrator.export._seeds import named, over_seeds, own
-from orchestrator.export._settings import FORMAT, read_settings
+from orchestrator.export._settings import FORMAT
 from orchestrator.export.check import batches, compared
-from orchestrator.export.formats import CARD, FORMATS, NAME, SETTINGS, Answers, load_onnx, load_program
+from orchestrator.export.formats import CARD, FORMATS, NAME, SETTINGS, Predictions
+from orchestrator.export.loading import answering
 from orchestrator.models.build import MODELS, build
 from orchestrator.models.network import Network
-from orchestrator.models.weights import load_weights, network_fingerprint
-from orchestrator.reporting.peer_gain import hears
-from orchestrator.store.checkpoint_storage import place
+from orchestrator.models.weights import network_fingerprint
+from orchestrator.reporting.peer_gain import uses_peers
+from orchestrator.store.checkpoint_storage import checkpoint_storage
 from orchestrator.store.progress import read_progress
 from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.store.records import Sweep, Trial
-from orchestrator.store.retained_weights import kept
+from orchestrator.store.retained_weights import trials_with_weights
 from orchestrator.store.store import Store, replacing, write_json
 from orchestrator.teacher import fit
 from orchestrator.teacher.quality import read_card
 
 log = logging.getLogger(__name__)
 Weights = Literal["best", "last"]
-SMALL = 2**26  # bytes of a network that may be made to see whether weights fit it
 FILES = {"best": "best.safetensors", "last": "student.safetensors"}  # of a checkpoint
 USABLE = ("complete", "stopped_early")
 
@@ -74,7 +73,7 @@ def export(
 
     `number` None is the best trial; `weights` are those best on the validation part, or the last ones; `to` None is a folder of
     the store; `form` is one of FORMATS. ConfigurationError: no such run, trial, student, weights or format, a damaged checkpoint,
-    a folder that is not empty. EnvironmentUnfitError: the folder cannot be written, or a package of the format is missing.
+    a folder that is not empty. PreflightError: the folder cannot be written, or a package of the format is missing.
     """
     asked = read_path(to, "--to") if to is not None else None
     _require_options(form, weights)
@@ -115,7 +114,7 @@ def export(
         "data": _described(configuration, summary),
         "teacher": _teacher(store, sweep, summary) if _listens(configuration) else None,
         "beside": {other: _resolved(student.network) for other, student in students.items() if other != letter},
-        "hears_others": hears(sweep, trial),
+        "hears_others": uses_peers(sweep, trial),
     }
     with _writing(target) as aside:
         FORMATS[form].write(network, tuple(summary["shape"]), aside / FORMATS[form].file)
@@ -127,89 +126,16 @@ def export(
 
 
 def _require_options(form: str, weights: str) -> None:
-    """Raise ConfigurationError for a format or weights that there are not, EnvironmentUnfitError without a format's package."""
+    """Raise ConfigurationError for a format or weights that there are not, PreflightError without a format's package."""
     if form not in FORMATS:
         raise ConfigurationError(
-            f"--format {form!r} is not allowed: {nearest(form, FORMATS)}", field="--format", value=form, allowed=tuple(FORMATS)
+            f"--format {form!r} is not allowed: {suggest_name(form, FORMATS)}", field="--format", value=form, allowed=tuple(FORMATS)
         )
     FORMATS[form].require(form)
     if weights not in get_args(Weights):
         raise ConfigurationError(
             f"--weights {weights!r} is not allowed: give best or last", field="--weights", value=weights, allowed=get_args(Weights)
         )
-
-
-def load_exported(folder: Path | str) -> Network:
-    """The network that was exported to `folder` as safetensors, on the CPU and in eval mode.
-
-    It takes images (B, C, H, W) float32, prepared as `input` in settings.json and the card say. ConfigurationError: no export,
-    damaged, of another format, or written by a newer version.
-    """
-    folder = read_path(folder, "folder")
-    settings = read_settings(folder)
-    if settings.get("form", NAME) != NAME:
-        raise ConfigurationError(
-            f"{folder} holds {FORMATS[settings['form']].file} and no network: `answering` opens it, or export safetensors",
-            field=str(folder),
-            value=settings["form"],
-            allowed=NAME,
-        )
-    file = folder / FORMATS[NAME].file
-    _require_size(settings, file)
-    made = _built(settings, folder)
-    load_weights(made, str(file))
-    return made.eval()
-
-
-def _built(settings: dict[str, Any], folder: Path) -> Network:
-    network = dict(settings["network"])
-    try:
-        return build(network.pop("name"), len(settings["classes"]), tuple(settings["input"]["shape"]), network)
-    except ConfigurationError as error:
-        raise ConfigurationError(
-            f"{folder / SETTINGS} describes no network that can be made ({error}): write it anew with `python run.py export`",
-            field=str(folder / SETTINGS),
-            value=settings["network"],
-        ) from error
-
-
-def _require_size(settings: dict[str, Any], file: Path) -> None:
-    """ConfigurationError when a network is large, and larger than the file of its weights; shapes alone, no memory.
-
-    Whatever else does not fit in a smaller one, loading says by tensor.
-    """
-    try:
-        with torch.device("meta"):
-            needed = sum(tensor.nbytes for tensor in _built(settings, file.parent).state_dict().values())
-    except (RuntimeError, TypeError, ValueError, OverflowError) as error:  # sizes that torch cannot count
-        raise ConfigurationError(
-            f"{file.parent} is damaged, no network has the sizes in {SETTINGS} ({' '.join(str(error).split())[:200]}): "
-            "write it anew with `python run.py export`",
-            field=str(file.parent / SETTINGS),
-            value=settings["network"],
-        ) from error
-    if needed > SMALL and file.is_file() and needed > file.stat().st_size:
-        raise ConfigurationError(
-            f"{file.parent} is damaged, the network in {SETTINGS} has {needed} bytes and {file.name} holds {file.stat().st_size}: "
-            "write it anew with `python run.py export`",
-            field=str(file),
-            value=file.stat().st_size,
-            allowed=needed,
-        )
-
-
-def answering(folder: Path | str) -> Answers:
-    """What was exported to `folder`, of whichever format, as a function of prepared images (B, C, H, W) to logits (B, K).
-
-    ConfigurationError as `load_exported`; EnvironmentUnfitError: a package of the format is missing.
-    """
-    folder = read_path(folder, "folder")
-    form = read_settings(folder).get("form", NAME)
-    if form == NAME:
-        network = load_exported(folder)
-        return lambda images: network(images).logits
-    read = load_program if form == "torchexport" else load_onnx
-    return read(folder / FORMATS[form].file)
 
 
 def _trial(store: Store, sweep: Sweep, number: int | None) -> Trial:
@@ -250,7 +176,7 @@ def _chosen(sweep: Sweep, number: int | None) -> str:
     """How the trial was chosen, in words."""
     search, many = sweep.configuration.search, f"{len(sweep.trials)} trials"
     first = f", the first of {len(search.objectives)} objectives" if search.objectives else ""
-    by = in_words(sweep.configuration, watched(search).name)
+    by = describe_objective(sweep.configuration, watched_metrics(search).name)
     if len(sweep.trials) == 1:
         return "the only one of its run"
     return f"one of {many}" if number is not None else f"the best of {many} by {by} of the last epoch{first}"
@@ -258,12 +184,12 @@ def _chosen(sweep: Sweep, number: int | None) -> str:
 
 def _checkpoint(store: Store, sweep: Sweep, trial: Trial, letter: str) -> Path:
     """The folder with a student's part of the trial's checkpoint."""
-    home = place(store, sweep.trial_folder(trial.number))
+    home = checkpoint_storage(store, sweep.trial_folder(trial.number))
     try:
         home.bring()
     except OSError as error:
         reason = " ".join(str(error).split())[:300]
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"the checkpoint of trial {trial.number} cannot be fetched from {store.uri} ({reason})",
             field="--store",
             value=store.uri,
@@ -277,7 +203,7 @@ def _checkpoint(store: Store, sweep: Sweep, trial: Trial, letter: str) -> Path:
             allowed="a trial with a checkpoint",
         )
     if not any((folder / file).exists() for file in FILES.values()):
-        others = tuple(sorted(kept(sweep) & {other.number for other in sweep.ranked()}))
+        others = tuple(sorted(trials_with_weights(sweep) & {other.number for other in sweep.ranked()}))
         there = ", ".join(str(number) for number in others)
         raise ConfigurationError(
             f"the weights of trial {trial.number} of {sweep.name!r} were removed, because it is not among its best "
@@ -295,7 +221,7 @@ def _require_free(target: Path) -> None:
     try:
         free = not target.exists() or (target.is_dir() and not any(target.iterdir()))
     except OSError as error:
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"--to {target} cannot be read ({error.strerror}): give another folder",
             field="--to",
             value=str(target),
@@ -321,7 +247,7 @@ def _writing(target: Path) -> Iterator[Path]:
             if target.is_dir():
                 target.rmdir()  # an empty one: else `replacing` would keep it as .old, and remove what has that name
     except OSError as error:
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"--to {target} cannot be written ({error.strerror or error}): give another folder",
             field="--to",
             value=str(target),
@@ -434,13 +360,15 @@ def _teacher(store: Store, sweep: Sweep, summary: dict[str, Any]) -> dict[str, A
     return said | ({} if teacher.network.weights else {"training": teacher.training.model_dump(mode="json")})
 
 
-def _checked(network: Network, written: Answers, form: str, store: Store, summary: dict[str, Any], target: Path) -> dict[str, Any]:
+def _checked(
+    network: Network, written: Predictions, form: str, store: Store, summary: dict[str, Any], target: Path
+) -> dict[str, Any]:
     """What was written and read again says the same as the student: on how many images, and within what."""
     given, tolerance = batches(store, summary), FORMATS[form].tolerance
     found = compared(lambda images: network(images).logits, written, given, tolerance)
     if not found["same"]:
         step = "check that disk" if form == NAME else "give --format safetensors"
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"--to {target}: what was written does not give the logits of the checkpoint when it is read (they differ by "
             f"{found['largest']:.2g}): {step}",
             field="--to",

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from torch.export.pt2_archive import PT2ArchiveReader
 from torch.export.pt2_archive._package import load_pt2
 
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.models.network import Network, Shape
 from orchestrator.models.weights import save_weights
 
-Answers = Callable[[Tensor], Tensor]  # images (B, C, H, W) float32, prepared, to logits (B, K)
+Predictions = Callable[[Tensor], Tensor]  # images (B, C, H, W) float32, prepared, to logits (B, K)
 NAME = "safetensors"  # the format that a folder has where its settings name none
 SETTINGS, CARD = "settings.json", "README.md"  # beside the file of the format
 EXAMPLES = 2  # of a batch that a network is traced with: one would be taken for the only size
@@ -55,10 +55,10 @@ class Format:
     packages: tuple[str, ...] = ()
 
     def require(self, name: str) -> None:
-        """EnvironmentUnfitError when a package is missing."""
+        """PreflightError when a package is missing."""
         missing = [package for package in self.packages if importlib.util.find_spec(package) is None]
         if missing:
-            raise EnvironmentUnfitError(
+            raise PreflightError(
                 f"--format {name} needs {', '.join(missing)}, which is not installed: {INSTALL}",
                 field="--format",
                 value=name,
@@ -87,12 +87,12 @@ def program(network: Network, shape: Shape) -> torch.export.ExportedProgram:
     return made
 
 
-def load_program(file: Path) -> Answers:
+def load_program(file: Path) -> Predictions:
     """The program in a .pt2 file; ConfigurationError when it is damaged, or holds what may be a pickle."""
     data = read_plain(file)
     try:
         with _quiet():
-            return cast("Answers", load_pt2(io.BytesIO(data)).exported_programs["model"].module())
+            return cast("Predictions", load_pt2(io.BytesIO(data)).exported_programs["model"].module())
     except Exception as error:  # PyTorch names no errors of damage, and each member has its own
         raise _unreadable(file, error) from error
 
@@ -114,7 +114,8 @@ def read_plain(file: Path) -> bytes:
         raise ConfigurationError(
             f"{file} is not opened, because {what}: write it anew with `run.py export --format torchexport`",
             field=str(file),
-            value=what,
+            value=(outside or odd)[0],
+            allowed="members of the format of this PyTorch" if outside else "members that are plain",
         )
     return data
 
@@ -127,7 +128,7 @@ def _odd(archive: PT2ArchiveReader) -> list[str]:
     return odd + [name for config in configs for name, said in config["config"].items() if said["use_pickle"] is not False]
 
 
-def load_onnx(file: Path) -> Answers:
+def load_onnx(file: Path) -> Predictions:
     """The graph in an .onnx file, run by onnxruntime on the CPU; ConfigurationError when it is damaged."""
     FORMATS["onnx"].require("onnx")
     import onnxruntime

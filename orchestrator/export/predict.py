@@ -16,11 +16,11 @@ from torch import Tensor
 from orchestrator.core import privacy
 from orchestrator.core.errors import BAD_CONFIGURATION, OK, ConfigurationError
 from orchestrator.core.paths import read_path
-from orchestrator.core.text import shortened
+from orchestrator.core.text import shorten
 from orchestrator.data.decoding import ImageError, decode_image
 from orchestrator.export._settings import read_settings
 from orchestrator.export.check import prepared
-from orchestrator.export.export import answering
+from orchestrator.export.loading import answering
 
 ARRAYS = ".npy"
 TOGETHER, VALUES = 256, 2**26  # the most images that are looked at in one batch, and the most values in them
@@ -45,7 +45,7 @@ def predict(folder: Path, images: list[str], top: int, as_json: bool) -> int:
         try:
             found += read(read_path(name, "IMAGES", only_read=True), settings["input"])
         except ConfigurationError as error:
-            print(privacy.said(f"error: {error}"), file=sys.stderr)
+            print(privacy.sanitize(f"error: {error}"), file=sys.stderr)
     if not found:
         return BAD_CONFIGURATION
     rows = probabilities(answers, found, settings)
@@ -54,9 +54,9 @@ def predict(folder: Path, images: list[str], top: int, as_json: bool) -> int:
         print(json.dumps([_plain(picture, classes) for picture, classes in told], indent=1))
     else:
         for picture, classes in told:
-            print(privacy.said(picture.name + (f" ({picture.note})" if picture.note else "")))
+            print(privacy.sanitize(picture.name + (f" ({picture.note})" if picture.note else "")))
             for one in classes:
-                print(privacy.said(f"  {one['probability']:7.2%}  {one['class']}"))
+                print(privacy.sanitize(f"  {one['probability']:7.2%}  {one['class']}"))
     return OK
 
 
@@ -147,7 +147,7 @@ def _of_array(file: Path, said: dict[str, Any]) -> list[Picture]:
         if not isinstance(array, np.ndarray):
             raise ValueError("it is an archive of several")
     except Exception as error:  # numpy names no errors of damage: each kind has its own
-        reason = shortened(" ".join(str(error).split())) or type(error).__name__
+        reason = shorten(" ".join(str(error).split())) or type(error).__name__
         raise ConfigurationError(
             f"{file} is no array that can be read ({reason}): give one of uint8 that numpy.save wrote",
             field=str(file),

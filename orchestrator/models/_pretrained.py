@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, hub
 
-from orchestrator.core.errors import ConfigurationError, nearest
+from orchestrator.core.errors import ConfigurationError, suggest_name
 from orchestrator.models._torchvision_models import PARTS, Parts
 from orchestrator.models.network import Network
 
@@ -80,7 +80,7 @@ def _member(network: Network, weights: str) -> Any:
     owner, _, name = weights.rpartition(".")
     if owner not in ("", known.__name__) or name not in known.__members__:
         names = [f"{known.__name__}.{member}" for member in known.__members__]
-        message = f"there are no weights {weights!r} of {network.name}: {nearest(weights, names)}"
+        message = f"there are no weights {weights!r} of {network.name}: {suggest_name(weights, names)}"
         raise ConfigurationError(f"{message}, or give a .safetensors file", field="weights", value=weights, allowed=tuple(names))
     return known[name]
 

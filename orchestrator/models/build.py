@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from methods import Settings, SettingsError
-from orchestrator.core.errors import ConfigurationError, nearest
+from orchestrator.core.errors import ConfigurationError, suggest_name
 from orchestrator.models import _cifar_resnet as cifar_resnet
 from orchestrator.models import _simple as simple
 from orchestrator.models import _torchvision_models as torchvision_models
@@ -36,7 +36,7 @@ def build(name: str, classes: int, shape: Shape, settings: Mapping[str, Any]) ->
     """
     if name not in MODELS:
         raise ConfigurationError(
-            f"there is no network {name!r}: {nearest(name, MODELS)}", field="name", value=name, allowed=tuple(MODELS)
+            f"there is no network {name!r}: {suggest_name(name, MODELS)}", field="name", value=name, allowed=tuple(MODELS)
         )
     builder = MODELS[name]
     try:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.models._misfits import find_misfits, misfit_table
 from orchestrator.models._pretrained import load_pretrained, require_pretrained
 from orchestrator.models.network import Network
@@ -47,7 +47,7 @@ def require_weights(network: Network, weights: str, exact: bool = False) -> None
 def save_weights(network: torch.nn.Module, file: Path) -> None:
     """Writes the network's state as safetensors, aside and then renamed, so that a file that is there is whole.
 
-    EnvironmentUnfitError: the file cannot be written.
+    PreflightError: the file cannot be written.
     """
     # Clones, because safetensors refuses memory that two tensors share and layouts that are not contiguous.
     state = {
@@ -59,7 +59,7 @@ def save_weights(network: torch.nn.Module, file: Path) -> None:
         aside.write_bytes(save(state))
         aside.replace(file)
     except OSError as error:
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"{file} cannot be written ({error.strerror}): free space, or give another folder",
             field=str(file),
             value=error.strerror,

@@ -18,7 +18,7 @@ from optuna.importance import BaseImportanceEvaluator, FanovaImportanceEvaluator
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from orchestrator.config.objectives import watched
+from orchestrator.config.objectives import watched_metrics
 from orchestrator.core.errors import ConfigurationError, UserError
 from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.store.records import Sweep
@@ -110,7 +110,7 @@ def importance(sweep: Sweep, epoch: int | None = None, option: str = "") -> Impo
         raise UserError(
             _too_few(sweep, trials, len(values), epoch, option), field="search.trials", value=len(values), allowed=(LEAST, None)
         )
-    objective, direction = watched(sweep.configuration.search)
+    objective, direction = watched_metrics(sweep.configuration.search)
     if len(set(values.values())) == 1:
         raise UserError(
             f"all {len(values)} trials of {sweep.name!r} reached the same {objective}, so no setting made a difference",
@@ -244,7 +244,7 @@ def _too_few(sweep: Sweep, trials: Sequence[FrozenTrial], found: int, epoch: int
 
 def _copy(sweep: Sweep, trials: Sequence[FrozenTrial], values: Values) -> optuna.Study:
     """A study in memory in which the trials that count are complete at their value; the others keep the numbering."""
-    study = optuna.create_study(study_name=sweep.name, direction=watched(sweep.configuration.search).direction)
+    study = optuna.create_study(study_name=sweep.name, direction=watched_metrics(sweep.configuration.search).direction)
     for trial in trials:
         value = values.get(trial.number)
         state = TrialState.FAIL if value is None else TrialState.COMPLETE

@@ -33,7 +33,7 @@ def baselines(sweep: Sweep, trial: Trial) -> dict[str, Trial]:
     return found
 
 
-def hears(sweep: Sweep, trial: Trial) -> bool:
+def uses_peers(sweep: Sweep, trial: Trial) -> bool:
     """Whether the students of a trial heard one another, by its method and what that was set to."""
     from methods import made  # torch, which `status` does without
 
@@ -41,9 +41,9 @@ def hears(sweep: Sweep, trial: Trial) -> bool:
     return made(chosen.name, chosen.settings).hears
 
 
-def gains(sweep: Sweep, trial: Trial) -> dict[str, Gain]:
+def peer_gains(sweep: Sweep, trial: Trial) -> dict[str, Gain]:
     """By letter, the gain of each student that has a baseline, of a complete trial whose students heard one another; else none."""
-    if trial.state != "complete" or not hears(sweep, trial):
+    if trial.state != "complete" or not uses_peers(sweep, trial):
         return {}
     return {
         letter: Gain(

@@ -26,7 +26,7 @@ KEPT = 2  # checkpoints of a trial among the objects
 T = TypeVar("T")
 
 
-class Folder:
+class LocalCheckpoint:
     """The checkpoint of a trial in the trial's folder."""
 
     def __init__(self, trial: Path) -> None:
@@ -74,7 +74,7 @@ class Folder:
             shutil.rmtree(other, ignore_errors=True)
 
 
-class Objects(Folder):
+class RemoteCheckpoint(LocalCheckpoint):
     """The checkpoint of a trial as objects named after the trial's folder below `root`, this node's for them."""
 
     def __init__(self, trial: Path, root: Path, uri: str) -> None:
@@ -83,7 +83,7 @@ class Objects(Folder):
 
     def together(self, context: TrialContext, action: Callable[[], T]) -> T:
         """What the action gives on this rank; while the store does not answer all ranks wait, who call this together."""
-        return disk.together(context, action, self.trial, away=self.uri)
+        return disk.raise_on_all_ranks(context, action, self.trial, away=self.uri)
 
     def newest_first(self, alive: Alive) -> Iterator[Path]:
         """Copies of the checkpoints in this node's folder, each fetched when it is asked for."""
@@ -155,17 +155,17 @@ class Objects(Folder):
             yield Path(folder)
 
 
-Place = Folder | Objects
+Place = LocalCheckpoint | RemoteCheckpoint
 
 
-def place(store: Store, trial: Path) -> Place:
+def checkpoint_storage(store: Store, trial: Path) -> Place:
     """Where the checkpoint of the trial in a folder of the store lies."""
-    return Objects(trial, store.root, store.uri) if store.uri else Folder(trial)
+    return RemoteCheckpoint(trial, store.root, store.uri) if store.uri else LocalCheckpoint(trial)
 
 
-def place_of(spec: TrialSpec) -> Place:
+def checkpoint_storage_of(spec: TrialSpec) -> Place:
     """Where the checkpoint of a trial lies, on the node that trains it."""
-    return Objects(spec.folder, spec.root, spec.uri) if spec.uri and spec.root else Folder(spec.folder)
+    return RemoteCheckpoint(spec.folder, spec.root, spec.uri) if spec.uri and spec.root else LocalCheckpoint(spec.folder)
 
 
 def _epoch(name: str) -> int:

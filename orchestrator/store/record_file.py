@@ -18,7 +18,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 
 from orchestrator.core.errors import ConfigurationError
-from orchestrator.core.redact import redacted
+from orchestrator.core.redact import redact
 from orchestrator.store.store import keep_text, write_text
 
 LARGEST_BYTES = 64 * 2**20  # a record of 10,000 epochs with 40 metrics each has 18 MB
@@ -45,11 +45,11 @@ Plain = Annotated[Any, AfterValidator(_require_finite)]  # what JSON can say of 
 
 
 class DamagedRecordError(ConfigurationError):
-    """A record that cannot be used: `file`, the `reason` with the key, and what can be done."""
+    """A record that cannot be used: `file`, the `reason`, what can be done, and the `key` that is wrong, where it is one."""
 
-    def __init__(self, file: Path, reason: str, advice: str = "") -> None:
-        super().__init__("", field=str(file), value=reason)
-        self.args = file, reason, advice
+    def __init__(self, file: Path, reason: str, advice: str = "", key: str = "") -> None:
+        super().__init__("", field=str(file), value=key or reason)
+        self.args = file, reason, advice, key
         self.file, self.reason, self.advice = file, reason, advice
 
     def __str__(self) -> str:
@@ -102,12 +102,15 @@ class RecordSchema(Generic[T]):
             # a strict dataclass is made of JSON alone, and names no format
             record = self._adapter.validate_json(content) if is_dataclass(self.kind) else self._adapter.validate_python(rest)
         except ValidationError as error:
-            raise self._damaged(file, _reason(error.errors(include_url=False)[0])) from error
+            first = error.errors(include_url=False)[0]
+            raise self._damaged(file, _reason(first), _key(first)) from error
         except ConfigurationError as error:  # of a configuration in the record
             raise self._damaged(file, str(error)) from error
         self._require_names(file, values)
         if CHECKSUM in values and not _holds(content, values):
-            raise self._damaged(file, f"its content is not what was written, for its key {CHECKSUM} is that of another one")
+            raise self._damaged(
+                file, f"its content is not what was written, for its key {CHECKSUM} is that of another one", CHECKSUM
+            )
         return record, CHECKSUM in values
 
     def write(self, file: Path, values: Mapping[str, Any], lasting: bool = True) -> None:
@@ -146,7 +149,7 @@ class RecordSchema(Generic[T]):
     def _require_format(self, file: Path, values: dict[str, Any]) -> None:
         number = values.get(FORMAT, 0)
         if type(number) is not int or number < 0:
-            raise self._damaged(file, f"{FORMAT} = {_shown(number)} is not allowed: it is a whole number")
+            raise self._damaged(file, f"{FORMAT} = {_shown(number)} is not allowed: it is a whole number", FORMAT)
         if number > self.number:
             raise ConfigurationError(
                 f"{file} was written by a newer version of this program: update it to read the record",
@@ -163,10 +166,10 @@ class RecordSchema(Generic[T]):
         other = values.keys() - self.names - {FORMAT, CHECKSUM}
         if missing or other:
             named, wrong = min(missing or other), "is missing" if missing else "is no key of such a record"
-            raise self._damaged(file, f"{_shown(named)[1:-1]} {wrong}")
+            raise self._damaged(file, f"{_shown(named)[1:-1]} {wrong}", named)
 
-    def _damaged(self, file: Path, reason: str) -> DamagedRecordError:
-        return DamagedRecordError(file, reason, self.advice)
+    def _damaged(self, file: Path, reason: str, key: str = "") -> DamagedRecordError:
+        return DamagedRecordError(file, reason, self.advice, key)
 
 
 def _names(kind: Any) -> set[str]:
@@ -186,9 +189,13 @@ def _holds(content: bytes, values: dict[str, Any]) -> bool:
     return bool(values[CHECKSUM] == _checksum(json.dumps(rest, indent=1).encode()))
 
 
+def _key(error: ErrorDetails) -> str:
+    return ".".join(str(part) for part in error["loc"])
+
+
 def _reason(error: ErrorDetails) -> str:
     """Return the key, its value, and what is allowed."""
-    key = ".".join(str(part) for part in error["loc"])
+    key = _key(error)
     if error["type"] == "missing":
         return f"{key} is missing"
     message = error["msg"].removeprefix("Value error, ")
@@ -196,5 +203,5 @@ def _reason(error: ErrorDetails) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = "null" if value is None else redacted(repr(value)[: 4 * LONGEST_VALUE])
+    text = "null" if value is None else redact(repr(value)[: 4 * LONGEST_VALUE])
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."

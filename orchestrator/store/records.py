@@ -15,10 +15,10 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from orchestrator.config.objectives import front, goals, watched
+from orchestrator.config.objectives import goals, pareto_front, watched_metrics
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import apply
-from orchestrator.core.errors import ConfigurationError, nearest
+from orchestrator.core.errors import ConfigurationError, suggest_name
 from orchestrator.store import run_lock
 from orchestrator.store.record_file import STRICT, Count, DamagedRecordError, Finite, Plain, RecordSchema, Seconds, Timestamp
 from orchestrator.store.store import Store, set_aside
@@ -146,7 +146,7 @@ class Sweep(SweepRecord):
         """A new sweep; ConfigurationError when the name is taken."""
         cls.require_new(folder)
         folder.mkdir(parents=True, exist_ok=True)  # who was killed right here left an empty one
-        with run_lock.only_one(folder):
+        with run_lock.single_driver(folder):
             cls.require_new(folder)
             sweep = cls(configuration, kind, described=described or {}, folder=folder)
             sweep.save()
@@ -173,7 +173,7 @@ class Sweep(SweepRecord):
         folder = store.sweep(name)
         if not any((folder / name).exists() for name in (FILE, COPY)):
             names = store.sweeps()
-            known = nearest(name, names) if names else "there is none yet"
+            known = suggest_name(name, names) if names else "there is none yet"
             raise ConfigurationError(
                 f"there is no sweep {name!r} in {store.root}: {known}", field="name", value=name, allowed=tuple(names)
             )
@@ -193,26 +193,26 @@ class Sweep(SweepRecord):
         objectives = len(self.configuration.search.objectives) or 1
         usable = trial.state in ("complete", "stopped_early")
         if file.parent != self.trial_folder(trial.number):
-            reason = f"number = {trial.number} is not allowed: it lies in the folder {file.parent.name}"
+            key, reason = "number", f"number = {trial.number} is not allowed: it lies in the folder {file.parent.name}"
         elif len(trial.history) > trial.epochs:
-            reason = f"history has {len(trial.history)} epochs, and epochs = {trial.epochs}"
+            key, reason = "history", f"history has {len(trial.history)} epochs, and epochs = {trial.epochs}"
         elif trial.value is None and (trial.state == "complete" or trial.values):
-            reason = f"value = null is not allowed: state = {trial.state}"
+            key, reason = "value", f"value = null is not allowed: state = {trial.state}"
         elif trial.values is not None and len(trial.values) != objectives:
-            reason = f"values has {len(trial.values)} numbers, and the sweep {objectives} objectives"
+            key, reason = "values", f"values has {len(trial.values)} numbers, and the sweep {objectives} objectives"
         else:
-            reason = "" if sealed or not usable else self._misfit(trial)
+            key, reason = ("", "") if sealed or not usable else self._misfit(trial)
         if reason:
-            raise DamagedRecordError(file, reason)
+            raise DamagedRecordError(file, reason, key=key)
 
-    def _misfit(self, trial: Trial) -> str:
-        """Why the parameters cannot have been trained with, in a record that no checksum vouches for."""
+    def _misfit(self, trial: Trial) -> tuple[str, str]:
+        """The key, and why the parameters cannot have been trained with, in a record that no checksum vouches for."""
         for name, params in (("params", trial.params), ("changes", trial.settings)):
             try:
                 apply(self.configuration, params)
             except ConfigurationError as error:
-                return f"{name}: {error}"
-        return ""
+                return name, f"{name}: {error}"
+        return "", ""
 
     @property
     def name(self) -> str:
@@ -227,11 +227,11 @@ class Sweep(SweepRecord):
     @property
     def maximize(self) -> bool:
         """Whether a larger value is better."""
-        return watched(self.configuration.search).direction == "maximize"
+        return watched_metrics(self.configuration.search).direction == "maximize"
 
     def hold(self) -> AbstractContextManager[None]:
         """Be the one driver of this sweep; ConfigurationError says who else is."""
-        return run_lock.held(self.folder)
+        return run_lock.hold_lock(self.folder)
 
     def save(self) -> None:
         """Write the sweep's own file, and its copy when that is done."""
@@ -300,7 +300,7 @@ class Sweep(SweepRecord):
     def front(self) -> list[Trial]:
         """Of several objectives: the complete trials that no other one dominates, in order of the first objective."""
         complete = {trial.number: trial.values for trial in self.ranked() if trial.values and trial.state == "complete"}
-        return [self.trials[number] for number in front(complete, goals(self.configuration.search))]
+        return [self.trials[number] for number in pareto_front(complete, goals(self.configuration.search))]
 
     def status(self) -> dict[str, Any]:
         """The contract of `status --json`."""
@@ -310,8 +310,8 @@ class Sweep(SweepRecord):
         return {
             "sweep": self.name,
             "state": "interrupted" if self.state == "running" and not alive else self.state,
-            "objective": watched(self.configuration.search).name,
-            "direction": watched(self.configuration.search).direction,
+            "objective": watched_metrics(self.configuration.search).name,
+            "direction": watched_metrics(self.configuration.search).direction,
             "objectives": [goal._asdict() for goal in goals(self.configuration.search)],
             "trials": trials,
             "best": self._summary(best, alive) if best else None,

@@ -13,10 +13,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.paths import path_problem
-from orchestrator.core.redact import redacted
-from orchestrator.core.text import shortened
+from orchestrator.core.redact import redact
+from orchestrator.core.text import shorten
 
 SCHEMES = ("s3", "gs", "file")
 OPTIONS = {"region", "scheme", "endpoint_override"}  # of S3; everything else may be a secret
@@ -34,15 +34,15 @@ def is_uri(text: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
 
 
-def checked(uri: str) -> str:
+def check_uri(uri: str) -> str:
     """The URI in one form; ConfigurationError says what is wrong with it, and repeats no secret."""
     try:
         parts = urlsplit(uri)
     except ValueError as error:
         raise ConfigurationError(
-            f"--store {shortened(redacted(uri))} is no URI ({error}): give {_known()}",
+            f"--store {shorten(redact(uri))} is no URI ({error}): give {_known()}",
             field="--store",
-            value=shortened(redacted(uri)),
+            value=shorten(redact(uri)),
             allowed=_known(),
         ) from error
     shown = f"--store {parts.scheme}://..."
@@ -105,7 +105,7 @@ class Remote:
 
     @classmethod
     def open(cls, uri: str) -> "Remote":
-        """The store of that URI once something could be written to it; EnvironmentUnfitError within a bounded time."""
+        """The store of that URI once something could be written to it; PreflightError within a bounded time."""
 
         def probe() -> Remote:
             remote = cls(uri)
@@ -118,12 +118,12 @@ class Remote:
         found, failures = _within(ANSWER_S, probe)
         if found is None:
             reason = " ".join(str(failures[0]).split())[:300] if failures else f"no answer within {ANSWER_S:g} s"
-            raise EnvironmentUnfitError(
+            raise PreflightError(
                 f"--store {uri} cannot be used ({reason}): see that the bucket is there, that it can be reached from here, and "
                 "that the credentials in the environment may write to it",
                 field="--store",
                 value=uri,
-                allowed=f"an answer within {ANSWER_S:g} s",
+                allowed="a store that may be written" if failures else f"an answer within {ANSWER_S:g} s",
             ) from (failures[0] if failures else None)
         return found
 

@@ -3,7 +3,7 @@
 from orchestrator.store.records import Sweep
 
 
-def kept(sweep: Sweep) -> set[int]:
+def trials_with_weights(sweep: Sweep) -> set[int]:
     """The trials whose weights stay."""
     trials, search = sweep.trials.values(), sweep.configuration.search
     best = sweep.ranked()[: search.keep_checkpoints]

@@ -48,29 +48,29 @@ def running(folder: Path) -> bool:
         return True
 
 
-class Life(NamedTuple):
+class DriverStatus(NamedTuple):
     """What the word of an owner tells: whether he lives, and for how long he has, or had, held the folder (s)."""
 
     alive: bool
     seconds: float
 
 
-def life(folder: Path) -> Life | None:
+def driver_status(folder: Path) -> DriverStatus | None:
     """How it stands with the last owner by his word alone; None where he left in order. For onlookers: no lock is taken."""
     found = _word(folder)
     if found is None:
         return None
     here, age_s = found["host"] == socket.gethostname(), _age_s(folder)
     alive = age_s <= SILENT_S and not (here and _gone(found["pid"]))
-    return Life(alive, max(time.time() - found["since"] - (0.0 if alive else age_s), 0.0))
+    return DriverStatus(alive, max(time.time() - found["since"] - (0.0 if alive else age_s), 0.0))
 
 
 def _refusal(folder: Path) -> ConfigurationError:
-    return ConfigurationError(taken(folder), field="name", value=folder.name, allowed="a sweep that nobody runs")
+    return ConfigurationError(lock_holder(folder), field="name", value=folder.name, allowed="a sweep that nobody runs")
 
 
 @contextlib.contextmanager
-def only_one(folder: Path) -> Iterator[None]:
+def single_driver(folder: Path) -> Iterator[None]:
     """Be the one process that has the folder, for a moment; ConfigurationError when there is another one."""
     try:
         with _lock(folder).acquire(timeout=0):
@@ -80,9 +80,9 @@ def only_one(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
+def hold_lock(folder: Path) -> Iterator[None]:
     """Be the one process that runs the sweep in the folder; ConfigurationError says who else does, and what can be done."""
-    with only_one(folder):
+    with single_driver(folder):
         if _elsewhere(folder):
             raise _refusal(folder)
         word = folder / WORD
@@ -98,7 +98,7 @@ def held(folder: Path) -> Iterator[None]:
             word.unlink(missing_ok=True)
 
 
-def taken(folder: Path) -> str:
+def lock_holder(folder: Path) -> str:
     """Who runs the sweep in the folder, in a sentence with the next step."""
     found = _word(folder)
     if found is None:

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core import disk
 from orchestrator.core.context import TrialContext
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 from orchestrator.store.remote import Alive, Remote, local_folder
 from orchestrator.store.store import Store, replacing
 
@@ -28,7 +28,7 @@ def publish(store: Store, folder: Path, mark: str) -> None:
             remote.put(folder, name, mark)
     except OSError as error:
         reason = " ".join(str(error).split())[:300]
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"{name} cannot be written to {store.uri} ({reason}): see its space and credentials",
             field="--store",
             value=store.uri,
@@ -36,10 +36,10 @@ def publish(store: Store, folder: Path, mark: str) -> None:
         ) from error
 
 
-def on_this_node(spec: TrialSpec, context: TrialContext) -> TrialSpec:
+def stage_on_node(spec: TrialSpec, context: TrialContext) -> TrialSpec:
     """The specification with this node's folders, which data and teacher are fetched into; all ranks call this together.
 
-    While the store does not answer they wait; EnvironmentUnfitError where it does not have what it should.
+    While the store does not answer they wait; PreflightError where it does not have what it should.
     """
     if not spec.uri or spec.root is None:
         return spec
@@ -50,14 +50,14 @@ def on_this_node(spec: TrialSpec, context: TrialContext) -> TrialSpec:
         names = {key: getattr(spec, key).relative_to(given).as_posix() for key in MARKS if getattr(spec, key)}
         return {key: fetched(remote, name, root / name, MARKS[key], context.alive) for key, name in names.items()}
 
-    found = disk.together(context, bring, root, away=spec.uri)
+    found = disk.raise_on_all_ranks(context, bring, root, away=spec.uri)
     return spec.model_copy(update={"root": root, "folder": root / spec.folder.relative_to(given), **found})
 
 
 def fetched(remote: Remote, name: str, folder: Path, mark: str, alive: Alive = lambda: None) -> Path:
     """The folder of this node with the files below `name`, fetched once for all of its processes; `mark` is one of them.
 
-    EnvironmentUnfitError where they are not in the store, OSError where it does not answer.
+    PreflightError where they are not in the store, OSError where it does not answer.
     """
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = FileLock(f"{folder}.lock")
@@ -70,7 +70,7 @@ def fetched(remote: Remote, name: str, folder: Path, mark: str, alive: Alive = l
         except Timeout:  # another process of this node fetches it
             alive()
         except FileNotFoundError as error:
-            raise EnvironmentUnfitError(
+            raise PreflightError(
                 f"{name} is not in {remote.uri}: start the run where it was started first",
                 field="--store",
                 value=remote.uri,

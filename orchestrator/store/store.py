@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.core import disk
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.paths import read_path
-from orchestrator.store.remote import Remote, checked, is_uri, local_folder
+from orchestrator.store.remote import Remote, check_uri, is_uri, local_folder
 
 DEFAULT = Path("runs")
 SPARE_BYTES = 200 * 2**20  # checkpoints, journal and MLflow of a small sweep
@@ -51,7 +51,7 @@ class Store:
     def named(cls, name: Path | str) -> "Store":
         """The store in a folder, or of a URI: ConfigurationError when that is none that can be used."""
         if is_uri(str(name)):
-            uri = checked(str(name))
+            uri = check_uri(str(name))
             return cls(local_folder(uri), uri)
         return cls(read_path(name, "--store"))
 
@@ -85,7 +85,7 @@ class Store:
 
         Raises:
             ConfigurationError: The store has another format.
-            EnvironmentUnfitError: It cannot be written or has no space.
+            PreflightError: It cannot be written or has no space.
         """
         store = cls.named(name)
         root = store.root
@@ -95,7 +95,7 @@ class Store:
                 probe.write(b"writable")
         except OSError as error:
             reason = error.strerror or str(error)
-            raise EnvironmentUnfitError(
+            raise PreflightError(
                 f"--store {root} cannot be written ({reason}): give a folder that you may write",
                 field="--store",
                 value=str(root),
@@ -131,10 +131,10 @@ class Store:
         return {"uri": self.uri, "root": str(self.root)} if self.uri else {}
 
     def require_space(self, needed_bytes: int) -> None:
-        """EnvironmentUnfitError with the arithmetic when fewer bytes are free."""
+        """PreflightError with the arithmetic when fewer bytes are free."""
         free = shutil.disk_usage(self.root).free
         if free < needed_bytes:
-            raise EnvironmentUnfitError(
+            raise PreflightError(
                 f"--store {self.root} has {free / 2**20:.0f} MiB free and {needed_bytes / 2**20:.0f} MiB are needed: "
                 "free some space or give another --store",
                 field="--store",
@@ -262,7 +262,7 @@ def keep_text(file: Path, text: Callable[[], str], lasting: bool = True) -> None
             write_text(file, text(), lasting)
 
     try:
-        disk.patiently(write, file)
+        disk.retry_while_disk_full(write, file)
     except OSError as error:
         if not disk.is_full(error):
             raise
@@ -293,6 +293,7 @@ def read_json(file: Path) -> Any:
 
 # Path below the store -> description. NAME, FINGERPRINT, N, LETTER and RUN stand for one part of a path; `**` for any rest.
 STORE_FILES: dict[str, str] = {
+    "store.json": "number of the format of the store",
     "mlflow.db": "MLflow's runs, unless `tracking.uri` names a server",
     "mlflow.db.lock": "lock while MLflow's schema is created",
     "artifacts/**": "MLflow's artifacts: configuration, figures, report, registered students",

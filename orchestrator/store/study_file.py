@@ -35,7 +35,7 @@ class StudyFile(JournalFileBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append the operations. After a signal a full disk is waited for no more: OSError, and the file is as it was."""
-        disk.patiently(lambda: self._append(logs), Path(self._file_path))
+        disk.retry_while_disk_full(lambda: self._append(logs), Path(self._file_path))
 
     def _append(self, logs: list[dict[str, Any]]) -> None:
         size = os.path.getsize(self._file_path)
@@ -55,7 +55,9 @@ def named_damage(journal: StudyFile, file: Path) -> Iterator[None]:
         raise
     except Exception as error:  # Optuna names no errors of damage: there are KeyError, TypeError, AssertionError and many more
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DamagedRecordError(file, f"up to line {journal.line}, {type(error).__name__}: {reason}", ADVICE) from error
+        raise DamagedRecordError(
+            file, f"up to line {journal.line}, {type(error).__name__}: {reason}", ADVICE, f"line {journal.line}"
+        ) from error
 
 
 def sound_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -96,7 +98,7 @@ def repair(file: Path) -> None:
         else:
             return
         if stream.read(1):
-            raise DamagedRecordError(file, f"line {number} is no operation", ADVICE)
+            raise DamagedRecordError(file, f"line {number} is no operation", ADVICE, f"line {number}")
     with file.open("r+b") as stream:
         stream.truncate(sound)
         stream.flush()

@@ -7,16 +7,16 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import HyperBandScheduler, TrialScheduler
 
 from orchestrator.sweep._study import objective
-from orchestrator.sweep._synchronous import AllAtOnce, next_to_run
+from orchestrator.sweep._synchronous import SynchronousSearch, next_to_run
 
 
-class Brackets(HyperBandScheduler):
+class HyperbandBrackets(HyperBandScheduler):
     """Ray's synchronous Hyperband over our own `epoch`.
 
     The brackets of a resumed sweep are built anew from its unfinished trials.
     """
 
-    def __init__(self, asking: AllAtOnce, at_once: Callable[[], int]) -> None:
+    def __init__(self, asking: SynchronousSearch, at_once: Callable[[], int]) -> None:
         search = asking.configuration.search
         super().__init__(
             time_attr="epoch",

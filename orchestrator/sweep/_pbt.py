@@ -16,7 +16,7 @@ from ray.tune.schedulers import PopulationBasedTraining
 from ray.tune.schedulers.pbt import _PBTTrialState
 
 from orchestrator.sweep._study import objective
-from orchestrator.sweep._synchronous import AllAtOnce, next_to_run
+from orchestrator.sweep._synchronous import SynchronousSearch, next_to_run
 
 FACTORS = (0.8, 1.2)
 
@@ -56,7 +56,7 @@ class Population(PopulationBasedTraining):
     After a resume the next comparison is at the next multiple of `perturb_epochs` above what the slowest unfinished trial has.
     """
 
-    def __init__(self, asking: AllAtOnce, at_once: Callable[[], int]) -> None:
+    def __init__(self, asking: SynchronousSearch, at_once: Callable[[], int]) -> None:
         search = asking.configuration.search
         super().__init__(
             time_attr="epoch",

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.config.objectives import goals
 from orchestrator.config.schema import Configuration
-from orchestrator.config.search_space import draw, listed
+from orchestrator.config.search_space import draw, list_questions
 from orchestrator.store.progress import told_epochs
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.records import TrialState as RecordState
@@ -31,7 +31,7 @@ NAMES = {state: name for name, state in STATES.items()}
 LOST = "its record was damaged, and is made anew of the study and the checkpoint"
 
 
-def settle(study: optuna.Study, sweep: Sweep, fetch: Callable[[Path], None] = lambda trial: None) -> list[str]:
+def reconcile(study: optuna.Study, sweep: Sweep, fetch: Callable[[Path], None] = lambda trial: None) -> list[str]:
     """Let study and records agree; afterwards a trial that began and has not ended is among the unfinished ones of the sweep.
 
     Records that are damaged, or contradict the study, are set aside and made anew. Returns a sentence for each of them. `fetch`
@@ -92,16 +92,16 @@ def _beyond(sweep: Sweep, number: int) -> str:
     return f"number = {number} is not allowed: the sweep has {trials} trials" if number >= trials else ""
 
 
-def ask(study: optuna.Study, configuration: Configuration, params: dict[str, Any] | None = None) -> optuna.Trial:
+def create_trial(study: optuna.Study, configuration: Configuration, params: dict[str, Any] | None = None) -> optuna.Trial:
     """The next trial of the study, drawn whole; with the parameters given, where it is known which they were."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         asked = study.ask()
-    drawn(study, asked, configuration, params)
+    draw_params(study, asked, configuration, params)
     return asked
 
 
-def drawn(
+def draw_params(
     study: optuna.Study, asked: optuna.Trial, configuration: Configuration, params: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """All parameters of a trial that the study began: those it has, those given, and the rest as they would have been drawn."""
@@ -111,12 +111,12 @@ def drawn(
         try:
             if params:
                 study.sampler = PartialFixedSampler(params, sampler)
-            return listed(asked, configuration) if configuration.search.configurations else draw(asked, configuration)
+            return list_questions(asked, configuration) if configuration.search.configurations else draw(asked, configuration)
         finally:
             study.sampler = sampler
 
 
-def taken_up(study: optuna.Study, number: int) -> optuna.Trial:
+def reopen_trial(study: optuna.Study, number: int) -> optuna.Trial:
     """A trial that the study began."""
     return optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
 
@@ -127,14 +127,14 @@ def _begin_known(study: optuna.Study, sweep: Sweep) -> None:
     for number in range(max(sweep.trials, default=-1) + 1):
         trial = sweep.trials.get(number)
         if number >= len(trials) or trials[number].state == TrialState.WAITING:
-            ask(study, sweep.configuration, trial.params if trial else None)
+            create_trial(study, sweep.configuration, trial.params if trial else None)
         elif trial and trials[number].state == TrialState.RUNNING and set(trial.params) > set(trials[number].params):
-            drawn(study, taken_up(study, number), sweep.configuration, trial.params)
+            draw_params(study, reopen_trial(study, number), sweep.configuration, trial.params)
 
 
 def _tell(study: optuna.Study, frozen: FrozenTrial, trial: Trial, single: bool) -> None:
     """What the record knows of a trial that runs by the study. Optuna takes no epochs of several objectives."""
-    asked = taken_up(study, frozen.number)
+    asked = reopen_trial(study, frozen.number)
     for epoch, value in trial.known if single else ():
         if epoch not in frozen.intermediate_values:
             asked.report(value, epoch)
@@ -148,7 +148,7 @@ def _tell(study: optuna.Study, frozen: FrozenTrial, trial: Trial, single: bool) 
 def _made_anew(study: optuna.Study, frozen: FrozenTrial, sweep: Sweep, names: list[str]) -> Trial:
     """The record of a trial that the study alone knows: it was never written, or is damaged."""
     ended = frozen.state.is_finished()
-    params = dict(frozen.params) if ended else drawn(study, taken_up(study, frozen.number), sweep.configuration)
+    params = dict(frozen.params) if ended else draw_params(study, reopen_trial(study, frozen.number), sweep.configuration)
     trial = Trial(frozen.number, params, changes=frozen.user_attrs.get("changes", []))
     if ended:
         trial.state = NAMES[frozen.state]

@@ -12,18 +12,18 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import points
 from orchestrator.store.records import Sweep, Trial
-from orchestrator.sweep._hyperband import Brackets
+from orchestrator.sweep._hyperband import HyperbandBrackets
 from orchestrator.sweep._pbt import Population
 from orchestrator.sweep._study import StudySearch, objective
-from orchestrator.sweep._synchronous import AllAtOnce
+from orchestrator.sweep._synchronous import SynchronousSearch
 
 MEDIAN_OF = 3  # fewer averages make no median that one would stop a trial for
 
 
 def scheduler(asking: StudySearch, sweep: Sweep, at_once: Callable[[], int]) -> TrialScheduler:
     """The scheduler of the configuration, knowing what the sweep has seen; `at_once` trials train at a time."""
-    if isinstance(asking, AllAtOnce):
-        return Population(asking, at_once) if asking.configuration.search.scheduler == "pbt" else Brackets(asking, at_once)
+    if isinstance(asking, SynchronousSearch):
+        return Population(asking, at_once) if asking.configuration.search.scheduler == "pbt" else HyperbandBrackets(asking, at_once)
     return stopping(asking.configuration, sweep)
 
 

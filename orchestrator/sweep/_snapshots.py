@@ -45,7 +45,7 @@ def remove(trial: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    disk.patiently(lambda: _copy_now(source, target), target)
+    disk.retry_while_disk_full(lambda: _copy_now(source, target), target)
 
 
 def _copy_now(source: Path, target: Path) -> None:

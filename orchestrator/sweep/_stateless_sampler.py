@@ -22,7 +22,7 @@ from orchestrator.config.schema import Search
 UNTRIED = 1  # keeps what replaces a value apart from what drew it
 
 
-class ForgetfulSampler(BaseSampler):
+class StatelessSampler(BaseSampler):
     """Makes the configured sampler anew for every trial, and for every parameter that is drawn on its own.
 
     Where the `space` has finitely many settings on some of its ways, a value that leads to none but those of earlier trials is

@@ -7,7 +7,7 @@ from ray import tune
 from orchestrator.sweep._failures import FailuresInARow
 
 
-class Ending(tune.Stopper):
+class SweepStopper(tune.Stopper):
     """Ends the run when `failures` has a reason, or a result says that it is `unfit`: no trial can be trained any more."""
 
     def __init__(self, failures: FailuresInARow) -> None:

@@ -17,17 +17,17 @@ from ray.tune.search import Searcher
 
 from methods import METHODS, SettingsError
 from orchestrator.config.distinct import ways
-from orchestrator.config.objectives import goals, watched
+from orchestrator.config.objectives import goals, watched_metrics
 from orchestrator.config.schema import Configuration, Search
 from orchestrator.config.search_space import points
 from orchestrator.config.trial import apply
 from orchestrator.core.errors import ConfigurationError
-from orchestrator.core.signals import unbroken
+from orchestrator.core.signals import defer_signals
 from orchestrator.store.records import Trial
 from orchestrator.store.records import TrialState as RecordState
 from orchestrator.store.study_file import JOURNAL, StudyFile, named_damage, repair, sound_trials
-from orchestrator.sweep._reconcile import STATES, ask, taken_up
-from orchestrator.sweep._stateless_sampler import ForgetfulSampler
+from orchestrator.sweep._reconcile import STATES, create_trial, reopen_trial
+from orchestrator.sweep._stateless_sampler import StatelessSampler
 from orchestrator.sweep.events import Events
 
 Vary = Callable[[dict[str, Any], dict[str, BaseDistribution]], dict[str, Any]]
@@ -35,7 +35,7 @@ Vary = Callable[[dict[str, Any], dict[str, BaseDistribution]], dict[str, Any]]
 
 def objective(search: Search) -> dict[str, str]:
     """What Tune compares by, as its searchers and schedulers take it: `metric` and `mode`."""
-    goal = watched(search)
+    goal = watched_metrics(search)
     return {"metric": goal.name, "mode": goal.direction[:3]}
 
 
@@ -48,7 +48,7 @@ def open_study(folder: Path, configuration: Configuration, resume: bool) -> optu
     search, file = configuration.search, folder / JOURNAL
     repair(file)
     journal = StudyFile(str(file))
-    sampler = ForgetfulSampler(search, configuration.seed, () if search.configurations else ways(configuration))
+    sampler = StatelessSampler(search, configuration.seed, () if search.configurations else ways(configuration))
     with named_damage(journal, file):
         storage = JournalStorage(journal)
         if resume and folder.name in optuna.get_all_study_names(storage):
@@ -104,7 +104,7 @@ class StudySearch(Searcher):
         self.trials: dict[str, Trial] = {}
         self.asked: dict[int, optuna.Trial] = {}
         for trial in unfinished:
-            self.asked[trial.number] = taken_up(study, trial.number)
+            self.asked[trial.number] = reopen_trial(study, trial.number)
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         """Metric and mode are those of the configuration."""
@@ -114,7 +114,7 @@ class StudySearch(Searcher):
         """The next trial as plain values, None while enough are at work; one that cannot be built travels with its `error`."""
         if len(self.running) >= self.at_once():
             return None
-        with unbroken():
+        with defer_signals():
             self.running.add(trial_id)
             trial = self.unfinished.pop(0) if self.unfinished else self._ask()
             self.trials[trial_id] = trial
@@ -128,7 +128,7 @@ class StudySearch(Searcher):
         """The trial `taker` goes on from `donor` after `epoch` epochs; its plain values. `vary`: settings, bounds -> settings."""
         trial, source = (self.events.sweep.trials[number] for number in (taker, donor))
         bounds = {name: bound for frozen in self.study.trials for name, bound in frozen.distributions.items()}
-        with unbroken():
+        with defer_signals():
             self.events.change(trial, epoch, donor, vary(source.settings, bounds))
             self.asked[taker].set_user_attr("changes", trial.changes)  # its value is not that of the parameters that were drawn
         return self._config(trial)
@@ -143,13 +143,13 @@ class StudySearch(Searcher):
         return {"number": trial.number, "configuration": json.dumps(configuration.plain()), "known": trial.epochs}
 
     def _ask(self) -> Trial:
-        asked = ask(self.study, self.configuration)
+        asked = create_trial(self.study, self.configuration)
         self.asked[asked.number] = asked
         return Trial(asked.number, asked.params)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A finished epoch, which is not the trial's last result."""
-        with unbroken():
+        with defer_signals():
             self._record(self.trials[trial_id], result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -160,7 +160,7 @@ class StudySearch(Searcher):
         if trial.ended or result.get("unfit"):
             return
         epochs = self.configuration.training.epochs
-        with unbroken():
+        with defer_signals():
             self._record(trial, result)
             if error or result.get("failed") or trial.value is None:
                 message = result.get("failed") or "its stand-in failed; see the log of Ray"
@@ -171,7 +171,7 @@ class StudySearch(Searcher):
     def finish(self, trial: Trial, state: RecordState, message: str = "") -> None:
         """Tell the study and the listeners; a pruned trial keeps the value of its last epoch, where there is one objective."""
         reached = (trial.values or trial.value) if state == "complete" else None
-        with unbroken():
+        with defer_signals():
             self.study.tell(trial.number, reached, state=STATES[state], skip_if_finished=True)
             self.events.end(trial, state, message)
 

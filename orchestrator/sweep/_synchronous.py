@@ -20,7 +20,7 @@ from orchestrator.sweep.events import Events
 BUSY = (TuneTrial.PENDING, TuneTrial.RUNNING)
 
 
-class AllAtOnce(StudySearch):
+class SynchronousSearch(StudySearch):
     """Hands out `total` trials when Tune begins. Tune keeps a stand-in for reuse until the search has said its last word."""
 
     def __init__(
@@ -48,7 +48,7 @@ class AllAtOnce(StudySearch):
         return config
 
 
-def next_to_run(ask: Any, asking: AllAtOnce, at_once: Callable[[], int], controller: Any) -> Any:
+def next_to_run(ask: Any, asking: SynchronousSearch, at_once: Callable[[], int], controller: Any) -> Any:
     """The trial that a scheduler chooses by `ask`, if fewer than `at_once` are at work. The records say whose turn it is."""
     trials = controller.get_trials()
     for trial in trials:

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.config.method_variants import all_forms
+from orchestrator.config.method_variants import build_all_variants
 from orchestrator.data.dataset import Dataset, read_summary
 from orchestrator.store.records import Sweep
 from orchestrator.teacher.quality import ACCURACY, TeacherQuality, read_quality
 
 
-def announce(card: Mapping[str, Any], data: Path, say: Callable[[str], None], note: Callable[[str], None]) -> None:
+def report_teacher(card: Mapping[str, Any], data: Path, say: Callable[[str], None], note: Callable[[str], None]) -> None:
     """Say how good the teacher of a card is on the validation part of the data in a folder, and note where that is chance."""
     quality, dataset = TeacherQuality.of_card(card), Dataset.open(data)
     say(f"teacher {quality.words}")
@@ -36,5 +36,5 @@ def worse_than_student(sweep: Sweep, data: Path) -> str:
 
 
 def _asks_teacher(sweep: Sweep) -> bool:
-    needs = [method.needs for method in all_forms(sweep.configuration, sweep.kind == "sweep")]
+    needs = [method.needs for method in build_all_variants(sweep.configuration, sweep.kind == "sweep")]
     return any(each.teacher or each.features for each in needs)

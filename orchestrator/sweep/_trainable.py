@@ -9,20 +9,20 @@ from typing import Any
 
 from ray import get_runtime_context, tune
 
-from orchestrator.cluster.dispatcher_client import Desk
+from orchestrator.cluster.dispatcher_client import DispatcherClient
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import TrialSpec, trial_name
-from orchestrator.core.errors import EnvironmentUnfitError, UserError
+from orchestrator.core.errors import PreflightError, UserError
 from orchestrator.store.record_file import RecordSchema
 from orchestrator.sweep import _snapshots as snapshots
 
 ALIVE_S, CLEANUP_S = 5.0, 2.0
-RELEASES = 3  # times `wait_s`: a group that does not give a trial back is replaced, and that takes a while
+RELEASES = 3  # times `heartbeat_timeout_s`: a group that does not give a trial back is replaced, and that takes a while
 POINTER = "pointer.json"  # what Tune keeps for a checkpoint: the folder of a snapshot
 SNAPSHOT = RecordSchema[dict[str, str | None]](dict[str, str | None])
 
 
-class StandIn(tune.Trainable):
+class ProxyTrainable(tune.Trainable):
     """Reused from trial to trial; every record of a worker is one Tune result with our own `epoch`.
 
     Keys of Tune's `config`: number; configuration (JSON) or error; until: the epoch after which the worker stops and Tune pauses
@@ -33,7 +33,7 @@ class StandIn(tune.Trainable):
     def setup(self, config: dict[str, Any], place: dict[str, Any]) -> None:
         """`place`: the desk's name, the folders of the sweep, and what every trial has in common."""
         self.place = place
-        self.desk = Desk.find(place["desk"])
+        self.desk = DispatcherClient.find(place["desk"])
         self.begin(config)
         self.after_another = True  # one that died: its trial may still be trained
         self.over = threading.Event()
@@ -43,7 +43,7 @@ class StandIn(tune.Trainable):
 
     def _attend(self, process: Any) -> None:
         """Signs of life, whatever the trial waits for: Tune would wait for ever for a process that is stopped."""
-        reader, every_s = uuid.uuid4().hex, min(ALIVE_S, self.place["wait_s"] / 4)
+        reader, every_s = uuid.uuid4().hex, min(ALIVE_S, self.place["heartbeat_timeout_s"] / 4)
         while not self.over.is_set():
             with contextlib.suppress(Exception):  # Ray in trouble fails in many ways; the next sign may get through
                 self.desk.attend(reader, self.trial, process)
@@ -93,7 +93,7 @@ class StandIn(tune.Trainable):
                 self._submit()
             missed = []
             while True:
-                record = self.desk.next_report(self.trial, self.place["wait_s"])
+                record = self.desk.next_report(self.trial, self.place["heartbeat_timeout_s"])
                 if record.get("epoch", self.known + 1) <= self.known:  # a training that goes on tells its last epoch again
                     continue
                 if not record.pop("behind", False) or self.until is None:
@@ -102,7 +102,7 @@ class StandIn(tune.Trainable):
             if not record.get("failed"):
                 self._reached(record)
             return record | ({"missed": missed} if missed else {})
-        except EnvironmentUnfitError as error:
+        except PreflightError as error:
             return {"unfit": str(error)}
         except UserError as error:  # raised here it would stand in a log of Ray that nobody reads
             return {"failed": str(error)}
@@ -114,7 +114,7 @@ class StandIn(tune.Trainable):
         if self.after_another:
             self.desk.stop(self.trial)
         if self.snapshot or self.after_another:
-            self.desk.wait_until_released(self.trial, RELEASES * self.place["wait_s"])
+            self.desk.wait_until_released(self.trial, RELEASES * self.place["heartbeat_timeout_s"])
         self.after_another = False
         if self.snapshot:
             snapshots.put_back(self.snapshot, self.specification.folder)

@@ -7,22 +7,22 @@ from typing import Any
 
 from ray import get_runtime_context, tune
 
-from orchestrator.config.objectives import watched
+from orchestrator.config.objectives import watched_metrics
 from orchestrator.config.schema import PAUSING
 from orchestrator.config.trial import trial_name
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.sweep._failures import FailuresInARow
-from orchestrator.sweep._reconcile import settle
+from orchestrator.sweep._reconcile import reconcile
 from orchestrator.sweep._scheduler import scheduler
-from orchestrator.sweep._stopper import Ending
+from orchestrator.sweep._stopper import SweepStopper
 from orchestrator.sweep._study import StudySearch, open_study
-from orchestrator.sweep._synchronous import AllAtOnce, remove_snapshots
-from orchestrator.sweep._trainable import StandIn
-from orchestrator.sweep.checkpoint_retention import Keeper
+from orchestrator.sweep._synchronous import SynchronousSearch, remove_snapshots
+from orchestrator.sweep._trainable import ProxyTrainable
+from orchestrator.sweep.checkpoint_retention import RetentionPolicy
 from orchestrator.sweep.events import Events
-from orchestrator.teacher.acquire import AnyDesk
+from orchestrator.teacher.acquire import TrialDispatcher
 
 TUNE = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our records and MLflow hold everything
@@ -36,7 +36,7 @@ NODE = "ray.io/node-id"
 STAND_IN = {"memory": 50 * 2**20}  # Tune wants a resource; CPU 0 is refused, and a CPU held by who waits is a deadlock
 
 
-def search(
+def run_trials(
     store: Store,
     sweep: Sweep,
     desk: Any,
@@ -48,32 +48,32 @@ def search(
 ) -> str:
     """All trials that are left; why the search ended before them, if it did.
 
-    `started`: when the time budget began (s, monotonic). EnvironmentUnfitError: nobody can train them for now.
+    `started`: when the time budget began (s, monotonic). PreflightError: nobody can train them for now.
     """
     configuration = sweep.configuration
     study = open_study(sweep.folder, configuration, resume)
-    settle(study, sweep)
+    reconcile(study, sweep)
     unfinished = [trial for trial in sweep.trials.values() if not trial.ended]
     missing = configuration.search.trials - len(sweep.trials) + len(unfinished)
     if missing <= 0:
         return ""
     waits = configuration.search.scheduler in PAUSING
     failures = FailuresInARow(configuration.search.max_failed_trials, sweep.trials)
-    keeper = Keeper(store, sweep, lambda number: desk.released(trial_name(number)))
+    keeper = RetentionPolicy(store, sweep, lambda number: desk.released(trial_name(number)))
     told = events.and_tell(_Release(desk)).and_tell(keeper).and_tell(failures)
     asking = (
-        AllAtOnce(study, configuration, told, unfinished, missing)
+        SynchronousSearch(study, configuration, told, unfinished, missing)
         if waits
         else StudySearch(study, configuration, told, unfinished, at_once)
     )
-    ending = Ending(failures)
-    asked_for = missing + waits  # that last one is never asked for: see AllAtOnce
+    ending = SweepStopper(failures)
+    asked_for = missing + waits  # that last one is never asked for: see SynchronousSearch
     _tune(sweep, desk, folders, asking, ending, asked_for, at_once, started)
     if ending.unfit:
-        raise EnvironmentUnfitError(f"{ending.unfit}", field="trial", value=ending.unfit)
+        raise PreflightError(f"{ending.unfit}", field="trial", value=ending.unfit)
     if failures.reason:
         return failures.reason
-    spend(asking)
+    limit_time(asking)
     if waits:
         remove_snapshots(sweep)
     return ""
@@ -84,7 +84,7 @@ def _tune(
     desk: Any,
     folders: dict[str, Any],
     asking: StudySearch,
-    ending: Ending,
+    ending: SweepStopper,
     trials: int,
     at_once: Callable[[], int],
     started: float,
@@ -92,13 +92,18 @@ def _tune(
     """Run Tune until so many trials have ended, or `ending` says so."""
     configuration = sweep.configuration
     budget = configuration.search.time_budget
-    objective = watched(configuration.search).name
-    place = {"desk": desk.name, "folders": folders, "wait_s": configuration.resources.heartbeat_timeout_s, "objective": objective}
+    objective = watched_metrics(configuration.search).name
+    place = {
+        "desk": desk.name,
+        "folders": folders,
+        "heartbeat_timeout_s": configuration.resources.heartbeat_timeout_s,
+        "objective": objective,
+    }
     os.environ.update(TUNE)
     # a stand-in ends with the driver, not with some other node: that would fail its trial
     here = tune.PlacementGroupFactory([STAND_IN], bundle_label_selector=[{NODE: get_runtime_context().get_node_id()}])
     tune.run(  # not a Tuner, whose results cannot be made while a trial has not begun
-        tune.with_resources(tune.with_parameters(StandIn, place=place), here),
+        tune.with_resources(tune.with_parameters(ProxyTrainable, place=place), here),
         name="tune",
         storage_path=str(sweep.folder),
         verbose=0,
@@ -115,7 +120,7 @@ def _tune(
     )
 
 
-def spend(asking: StudySearch) -> None:
+def limit_time(asking: StudySearch) -> None:
     """The time budget is spent: what trained is stopped where it is, and what never had its turn waits for a resume."""
     for trial in asking.events.sweep.trials.values():
         if not trial.ended and (trial.epochs or trial.number in asking.events.begun):
@@ -129,7 +134,7 @@ def _folder_name(trial: Any) -> str:
 class _Release:
     """Frees the worker group of a trial that ended before its training did."""
 
-    def __init__(self, desk: AnyDesk) -> None:
+    def __init__(self, desk: TrialDispatcher) -> None:
         self.desk = desk
 
     def trial_started(self, trial: Trial) -> None:

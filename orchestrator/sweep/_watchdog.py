@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator.cluster.group_autoscaler import RETURN_S
 from orchestrator.config.schema import Resources
-from orchestrator.core.signals import left
+from orchestrator.core.signals import remaining_timeout
 
 if TYPE_CHECKING:
-    from orchestrator.cluster.dispatcher_client import Desk
+    from orchestrator.cluster.dispatcher_client import DispatcherClient
 
 LOOK_S = 1.0
 END_S = 5.0  # for a look that is being taken
@@ -59,8 +59,8 @@ class Hands(Protocol):
 class Watchdog:
     """Looks at one overview of the dispatcher after another; each silence is told once."""
 
-    def __init__(self, silence_s: float, wait_s: float, hands: Hands) -> None:
-        self.silence_s, self.wait_s, self.hands = silence_s, wait_s, hands
+    def __init__(self, heartbeat_warning_s: float, heartbeat_timeout_s: float, hands: Hands) -> None:
+        self.heartbeat_warning_s, self.heartbeat_timeout_s, self.hands = heartbeat_warning_s, heartbeat_timeout_s, hands
         self.life = ""
         self.groups: list[int] = []
         self.told: set[str] = set()  # trials whose silence was
@@ -84,7 +84,7 @@ class Watchdog:
             self.hands.note(text)
         self._recovered(seen, now)
         self._unheard(seen["processes"], now)
-        limit_s = min(self.silence_s, self.wait_s)
+        limit_s = min(self.heartbeat_warning_s, self.heartbeat_timeout_s)
         self.told &= {trial["name"] for trial in seen["trials"] if trial["silent_s"] >= limit_s}
         for trial in seen["trials"] if seen["groups"] else []:  # without a group, who starts them counts the time
             if trial["silent_s"] >= limit_s and trial["name"] not in self.told:
@@ -92,7 +92,7 @@ class Watchdog:
                 self.hands.note(f"{self._silent(trial, seen)}; {self.hands.cluster()}")
             self._act(trial, seen)
         for reader in seen["readers"]:
-            if reader["silent_s"] >= self.wait_s:
+            if reader["silent_s"] >= self.heartbeat_timeout_s:
                 self.hands.note(f"the Tune process of {reader['name']} is replaced: {self._nothing(reader)}")
                 self.hands.end_reader(reader["reader"])
 
@@ -100,22 +100,24 @@ class Watchdog:
         """End a process that waited when a dispatcher died, and has shown the new one no sign of life: it may be stopped."""
         self.processes = processes
         for reader, (since, name, process) in list(self.unheard.items()):
-            if reader in processes or now - since >= self.wait_s:
+            if reader in processes or now - since >= self.heartbeat_timeout_s:
                 del self.unheard[reader]
-            if reader not in processes and now - since >= self.wait_s:
+            if reader not in processes and now - since >= self.heartbeat_timeout_s:
                 silent = {"silent_s": now - since}
                 self.hands.note(f"the Tune process of {name} is replaced, after the dispatcher's death: {self._nothing(silent)}")
                 self.hands.end_process(process)
 
     def _nothing(self, silent: dict[str, Any]) -> str:
-        return f"nothing was heard of it for {silent['silent_s']:.0f} s (resources.heartbeat_timeout_s = {self.wait_s:g})"
+        return (
+            f"nothing was heard of it for {silent['silent_s']:.0f} s (resources.heartbeat_timeout_s = {self.heartbeat_timeout_s:g})"
+        )
 
     def _unanswered(self, now: float) -> None:
         since = self.answered = now if self.answered is None else self.answered
-        if now - since >= self.silence_s and "" not in self.told:
+        if now - since >= self.heartbeat_warning_s and "" not in self.told:
             self.told.add("")
             self.hands.note(f"the dispatcher, which hands out trials, has not answered for {now - since:.0f} s")
-        limit_s = min(REPLY_S, self.wait_s / 2) if self.began else RETURN_S
+        limit_s = min(REPLY_S, self.heartbeat_timeout_s / 2) if self.began else RETURN_S
         if now - max(since, self.restarted) >= limit_s:
             if self.restarted < since:
                 self.hands.note(f"the dispatcher, which hands out trials, is replaced: it has not answered for {now - since:.0f} s")
@@ -135,7 +137,7 @@ class Watchdog:
             return
         self.groups = seen["groups"]
         self.died = (now if self.died is None else self.died) if seen["missing"] else None
-        if self.died is not None and now - self.died >= max(self.wait_s, RETURN_S):
+        if self.died is not None and now - self.died >= max(self.heartbeat_timeout_s, RETURN_S):
             for group in seen["missing"]:
                 self.hands.lose(group, "it was not heard of after the dispatcher had died")
 
@@ -153,10 +155,11 @@ class Watchdog:
 
     def _act(self, trial: dict[str, Any], seen: dict[str, Any]) -> None:
         group, silent_s = trial["group"], trial["silent_s"]
-        limit_s = self.wait_s if trial["workers"] else max(self.wait_s, RETURN_S)
+        limit_s = self.heartbeat_timeout_s if trial["workers"] else max(self.heartbeat_timeout_s, RETURN_S)
         if silent_s < limit_s or (group is None and seen["missing"]):
             return
-        why = f"nothing was heard of {trial['name']} for {silent_s:.0f} s (resources.heartbeat_timeout_s = {self.wait_s:g})"
+        limit = f"resources.heartbeat_timeout_s = {self.heartbeat_timeout_s:g}"
+        why = f"nothing was heard of {trial['name']} for {silent_s:.0f} s ({limit})"
         if group is None:
             self.hands.give_up(f"{why}: no worker group takes it; {self.hands.cluster()}")
         elif self.hands.replace(group):
@@ -169,7 +172,7 @@ class Watchdog:
 class _Hands:
     """A watchdog's hands in the driver."""
 
-    def __init__(self, desk: "Desk", note: Callable[[str], None]) -> None:
+    def __init__(self, desk: "DispatcherClient", note: Callable[[str], None]) -> None:
         self.desk, self.note = desk, note
         self.recover, self.replace, self.lose, self.give_up = desk.recover, desk.replace, desk.lose, desk.give_up
         self.restart, self.end_reader, self.end_process = desk.restart, desk.end_reader, desk.end_process
@@ -184,7 +187,7 @@ class _Hands:
 
 
 @contextlib.contextmanager
-def watched(desk: "Desk", resources: Resources, note: Callable[[str], None]) -> Iterator[None]:
+def watch_trials(desk: "DispatcherClient", resources: Resources, note: Callable[[str], None]) -> Iterator[None]:
     """Trials are looked after, every second or so, until the block ends; `note` hears of it from a thread."""
     over = threading.Event()
     watchdog = Watchdog(resources.heartbeat_warning_s, resources.heartbeat_timeout_s, _Hands(desk, note))
@@ -194,10 +197,10 @@ def watched(desk: "Desk", resources: Resources, note: Callable[[str], None]) -> 
         yield
     finally:
         over.set()
-        thread.join(left(END_S))  # Ray ends after this, and must not be asked then
+        thread.join(remaining_timeout(END_S))  # Ray ends after this, and must not be asked then
 
 
-def _watch(watchdog: Watchdog, desk: "Desk", over: threading.Event) -> None:
+def _watch(watchdog: Watchdog, desk: "DispatcherClient", over: threading.Event) -> None:
     while not over.wait(LOOK_S):
         seen = None
         try:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.fields import MOST_TRIALS
-from orchestrator.config.loader import build, given
+from orchestrator.config.loader import build, plain_values
 from orchestrator.config.path_settings import move_paths, require_paths, resolve_paths
-from orchestrator.config.resources import at
+from orchestrator.config.resources import resolve_address
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import with_its_method
 from orchestrator.core.errors import ConfigurationError
@@ -22,7 +22,7 @@ SETTLED = ("teacher.mode", "data.augmentation")  # what `auto` comes to is decid
 NAMED = 5  # differences in one sentence
 
 
-def changed(
+def change_configuration(
     found: Sweep,
     trials: int | None,
     time_budget_s: float | None,
@@ -36,7 +36,7 @@ def changed(
     """
     if found.alive:
         raise ConfigurationError(
-            f"--resume {found.name}: {run_lock.taken(found.folder)}",
+            f"--resume {found.name}: {run_lock.lock_holder(found.folder)}",
             field="--resume",
             value=found.name,
             allowed="a sweep that nobody runs",
@@ -59,7 +59,7 @@ def changed(
     unsettled = found.configuration.data.augmentation == "auto" and (found.folder / "data.json").is_file()
     summary = read_summary(found.folder) if unsettled else None
     values["data"]["augmentation"] = resolve_augmentation(found.configuration.data, summary)
-    values["resources"]["address"] = found.configuration.resources.address if address is None else at(address)
+    values["resources"]["address"] = found.configuration.resources.address if address is None else resolve_address(address)
     configuration = build(values)
     require_paths(found.name, configuration)
     return with_its_method(configuration) if found.kind == "sweep" else configuration
@@ -98,7 +98,7 @@ def _require_growth(found: Sweep, trials: int) -> None:
 
 def _require_same_file(found: Sweep, file: Path) -> None:
     """What the file gives has to be what the sweep has; what it leaves to the defaults, the sweep knows."""
-    said, asked = given(file)
+    said, asked = plain_values(file)
     said = resolve_paths(said)
     different = list(_different(asked, said.plain(), found.configuration.plain(), ""))
     if different:

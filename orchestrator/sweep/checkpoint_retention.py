@@ -7,17 +7,17 @@ import logging
 import threading
 from collections.abc import Callable
 
-from orchestrator.core.signals import left
-from orchestrator.store.checkpoint_storage import place
+from orchestrator.core.signals import remaining_timeout
+from orchestrator.store.checkpoint_storage import checkpoint_storage
 from orchestrator.store.records import Sweep, Trial
-from orchestrator.store.retained_weights import kept
+from orchestrator.store.retained_weights import trials_with_weights
 from orchestrator.store.store import Store
 
 LONGEST_S = 60.0  # for a store that does not answer; what is left goes with a resume
 log = logging.getLogger(__name__)
 
 
-class Keeper:
+class RetentionPolicy:
     """Listens to a sweep, from before its first trial on, and removes the weights of its losers.
 
     `released` says whether no group works on a trial any more: who was stopped or lost may just write a checkpoint.
@@ -28,11 +28,11 @@ class Keeper:
         self.heavy = {trial.number for trial in sweep.trials.values() if trial.ended}  # those that may have their weights
         self.due: set[int] = set()  # losers that were not released yet, or not removed
         self.removing = threading.Thread()
-        self._remove(self.heavy - kept(sweep))
+        self._remove(self.heavy - trials_with_weights(sweep))
 
     def tidy(self) -> None:
         """Remove the weights that nobody wants, and that nobody writes at this moment."""
-        losers = self.heavy - kept(self.sweep)
+        losers = self.heavy - trials_with_weights(self.sweep)
         self._remove({number for number in losers if self.sweep.trials[number].state == "complete" or self.released(number)})
         self.due = losers & self.heavy
 
@@ -47,7 +47,7 @@ class Keeper:
     def _strip(self, numbers: set[int]) -> None:
         for number in sorted(numbers):
             try:
-                place(self.store, self.sweep.trial_folder(number)).strip()
+                checkpoint_storage(self.store, self.sweep.trial_folder(number)).strip()
                 self.heavy.discard(number)
             except OSError as error:  # of a store that does not answer
                 log.warning("the weights of trial %d are not removed yet: %s", number, error)
@@ -77,6 +77,6 @@ class Keeper:
 
 def remove_losers(store: Store, sweep: Sweep) -> None:
     """Remove the weights that nobody wants, of all trials. No group works on any."""
-    removing = Keeper(store, sweep, lambda _: True).removing
+    removing = RetentionPolicy(store, sweep, lambda _: True).removing
     if removing.ident is not None:
-        removing.join(left(LONGEST_S, spare_s=10.0))
+        removing.join(remaining_timeout(LONGEST_S, spare_s=10.0))

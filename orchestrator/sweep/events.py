@@ -5,7 +5,7 @@ import time
 from typing import Any, Protocol
 
 from orchestrator.config.objectives import goals
-from orchestrator.core.privacy import said
+from orchestrator.core.privacy import sanitize
 from orchestrator.store.records import Note, Sweep, Trial
 
 NOTES = 100  # of the newest are kept in the record
@@ -49,7 +49,7 @@ class Events:
 
         `pending`: until `settle`, which takes it out of the record.
         """
-        text = said(text)
+        text = sanitize(text)
         with _noting:
             if self.sweep.notes and self.sweep.notes[-1]["text"] == text:
                 return  # said by another group, of the same thing
@@ -90,7 +90,7 @@ class Events:
     def report(self, trial: Trial, record: dict[str, Any]) -> None:
         """A record of a finished epoch; one that was told before, as after a resume, is no news."""
         epoch, metrics = record["epoch"], record["metrics"]
-        record = record | {"notes": [*map(said, record.get("notes", []))]}
+        record = record | {"notes": [*map(sanitize, record.get("notes", []))]}
         if epoch <= trial.epochs or not trial.hear(record, [goal.name for goal in goals(self.sweep.configuration.search)]):
             return
         for listener in self.listeners:  # before the record: an epoch that it knows is not told again after a kill
@@ -106,7 +106,7 @@ class Events:
 
     def end(self, trial: Trial, state: Any, message: str = "") -> None:
         """Nothing more comes of the trial in this run; of one that waits and has not begun there is nothing to tell."""
-        trial.state, trial.message = state, said(message)
+        trial.state, trial.message = state, sanitize(message)
         self.sweep.save_trial(trial)
         if state == "waiting" and trial.number not in self.begun:
             return

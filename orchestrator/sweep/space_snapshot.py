@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config.conditional_space import Branch, branches
+from orchestrator.config.conditional_space import SpaceBranch, list_branches
 from orchestrator.config.schema import Configuration
-from orchestrator.config.search_space import held, peer_rates, points, searched
+from orchestrator.config.search_space import frozen_values, peer_rates, points, searched_methods
 from orchestrator.config.trial import network_key
 from orchestrator.core.paths import read_path
 from orchestrator.data.dataset import read_summary
@@ -16,7 +16,7 @@ from search_spaces.space import LEARNING_RATES
 Described = dict[str, Any]
 
 
-def described(configuration: Configuration, kind: str, data: Path) -> Described:
+def describe_sweep(configuration: Configuration, kind: str, data: Path) -> Described:
     """The space (of a `sweep`), the prepared data in a folder, and the files of weights that were given, as plain JSON."""
     return described_space(configuration, kind) | described_data(configuration, data)
 
@@ -28,8 +28,8 @@ def described_space(configuration: Configuration, kind: str) -> Described:
     if configuration.search.configurations:
         return {"space": {}, "rates": {}, "points": points(configuration)}
     spaces = {
-        name: [{"when": _when(branch), "asks": _asks(branch)} for branch in branches(name, held(configuration, name))]
-        for name in searched(configuration)
+        name: [{"when": _when(branch), "asks": _asks(branch)} for branch in list_branches(name, frozen_values(configuration, name))]
+        for name in searched_methods(configuration)
     }
     rates = {key: _range(*LEARNING_RATES, log=True) for key in peer_rates(configuration)}
     return {"space": spaces, "rates": rates, "points": points(configuration)}
@@ -87,11 +87,11 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _when(branch: Branch) -> dict[str, Any]:
+def _when(branch: SpaceBranch) -> dict[str, Any]:
     return dict(sorted(branch.answers.items()))
 
 
-def _asks(branch: Branch) -> dict[str, str]:
+def _asks(branch: SpaceBranch) -> dict[str, str]:
     """Each parameter of the branch, in words."""
     asks = {}
     for name, value in branch.values.items():

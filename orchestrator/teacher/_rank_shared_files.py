@@ -13,7 +13,7 @@ from pathlib import Path
 
 from orchestrator.core import disk
 from orchestrator.core.context import TrialContext
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 from orchestrator.teacher.cache import Array, Cache, Lock, told
 
 ATTEMPTS = 6  # a file may be removed between its making and its use when the limit is small
@@ -21,7 +21,7 @@ Files = dict[str, Path]
 Make = Callable[[Files, list[Lock]], None]
 
 
-class Sharing:
+class RankSharedFiles:
     """Makes files that lie in one folder, and maps them. All ranks call everything together.
 
     Each folder (one per node, or one for all) has one rank that writes it. Others than this group wait for its locks.
@@ -35,7 +35,7 @@ class Sharing:
         """The arrays of the files, mapped, and whether this group had to make one.
 
         `make` computes what is missing on any rank, together; it gets the files that this rank writes, and the locks by which it
-        shows life. EnvironmentUnfitError when another process holds a lock without a sign of life, or the cache cannot be used;
+        shows life. PreflightError when another process holds a lock without a sign of life, or the cache cannot be used;
         Stopped when somebody asks for the end of the trial meanwhile.
         """
         made = False
@@ -45,7 +45,7 @@ class Sharing:
             if all(self.context.gather(len(arrays) == len(files))):
                 return arrays, made
             made = self._fill(files, make) or made
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"{next(iter(files.values()))} was removed as soon as it was there: raise teacher.cache_gib",
             field="teacher.cache_gib",
             value=self.cache.limit_bytes / 2**30,
@@ -61,7 +61,7 @@ class Sharing:
     def _fill(self, files: Files, make: Make) -> bool:
         """Make what is missing, under the locks of the files; False when another process did it meanwhile."""
         folder = next(iter(files.values())).parent
-        disk.together(self.context, lambda: self.cache.make(folder), folder)
+        disk.raise_on_all_ranks(self.context, lambda: self.cache.make(folder), folder)
         self.writers = self.writers or writers(folder, self.context)
         mine = self.context.rank in self.writers
         with self._locked(list(files.values())) as locks:
@@ -95,7 +95,7 @@ class Sharing:
             if got is None:
                 self.context.require_going_on()
         if not got:
-            raise EnvironmentUnfitError(
+            raise PreflightError(
                 f"waited {self.wait_s:g} s for another process to fill {lock.file}, which did nothing: see what holds {lock.path}",
                 field=str(lock.file),
                 value=self.wait_s,

@@ -10,9 +10,9 @@ import torch
 
 from methods import Output
 from orchestrator.core import disk
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 from orchestrator.data.batches import Batches
-from orchestrator.teacher._rank_shared_files import Files, Sharing
+from orchestrator.teacher._rank_shared_files import Files, RankSharedFiles
 from orchestrator.teacher.cache import Array, Lock, Writer
 from orchestrator.teacher.frozen import FrozenTeacher
 
@@ -29,14 +29,14 @@ class SharedPass:
     `told` hears how many samples are done.
     """
 
-    def __init__(self, teacher: FrozenTeacher, batches: Batches, dtype: str, sharing: Sharing) -> None:
+    def __init__(self, teacher: FrozenTeacher, batches: Batches, dtype: str, sharing: RankSharedFiles) -> None:
         self.teacher, self.batches, self.dtype, self.sharing = teacher, batches, dtype, sharing
         self.context = sharing.context
         self.samples = len(batches.dataset.train)
         self.told: Callable[[int], None] = _nobody
 
     def open(self, view: int | None, files: Files) -> tuple[dict[str, Array], bool]:
-        """The arrays, mapped, and whether the teacher had to be asked; else as `Sharing.open`."""
+        """The arrays, mapped, and whether the teacher had to be asked; else as `RankSharedFiles.open`."""
         return self.sharing.open(files, partial(self._compute, view))
 
     def _compute(self, view: int | None, missing: Files, locks: list[Lock]) -> None:
@@ -54,7 +54,9 @@ class SharedPass:
                 rows = {part: torch.cat(each)[:left].cpu().numpy() for part, each in blocks.items()}
                 left -= len(rows["logits"])
                 if number == 1:  # a full disk is waited for here, and not after a long pass
-                    disk.together(self.context, partial(self._open, missing, rows, pens, opened), self.sharing.cache.root, alive)
+                    disk.raise_on_all_ranks(
+                        self.context, partial(self._open, missing, rows, pens, opened), self.sharing.cache.root, alive
+                    )
                 failure = failure or self._write(rows, pens)
                 alive()
                 self.told(self.samples - left)
@@ -74,12 +76,12 @@ class SharedPass:
     def _writer(self, file: Path, rows: Array) -> Writer:
         return self.sharing.cache.writer(file, self.samples, rows.shape[1], self.dtype)
 
-    def _write(self, rows: dict[str, Array], pens: dict[str, Writer]) -> EnvironmentUnfitError | None:
+    def _write(self, rows: dict[str, Array], pens: dict[str, Writer]) -> PreflightError | None:
         """Write the rows; what went wrong is returned, for the others are in the middle of the pass."""
         try:
             for part, pen in pens.items():
                 pen.add(self._cast(part, rows[part]))
-        except EnvironmentUnfitError as error:
+        except PreflightError as error:
             return error
         return None
 
@@ -88,19 +90,19 @@ class SharedPass:
             cast = rows.astype(self.dtype)
         if not np.isfinite(cast).all():
             if np.isfinite(rows).all():
-                raise EnvironmentUnfitError(
+                raise PreflightError(
                     f"the teacher's {part} are beyond the range of {self.dtype}: set teacher.dtype=float32",
                     field="teacher.dtype",
                     value=self.dtype,
                     allowed=("float32",),
                 )
-            raise EnvironmentUnfitError(
+            raise PreflightError(
                 f"the teacher's {part} are not finite: {self.teacher.remedy}", field="teacher", value=part, allowed="finite values"
             )
         return cast
 
 
-def _finish(pens: dict[str, Writer], failure: EnvironmentUnfitError | None) -> None:
+def _finish(pens: dict[str, Writer], failure: PreflightError | None) -> None:
     if failure:
         raise failure
     for pen in pens.values():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.config import plan
+from orchestrator.config import sizes
 from orchestrator.config.resources import cluster_address
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError
@@ -20,7 +20,7 @@ OF_EACH_NODE = Path("~/.cache/distillation-orchestrator/knowledge")  # `~` is th
 
 
 @dataclass(frozen=True)
-class Decision:
+class TeacherAccess:
     """The folder of the cache, None when the teacher is asked at every step, and whether every node has its own; in words too."""
 
     folder: Path | None
@@ -33,14 +33,14 @@ class Decision:
         return "cached" if self.folder else "online"
 
 
-def decide(
+def decide_access(
     store: Store,
     configuration: Configuration,
     data: Mapping[str, Any],
     local: bool,
     reserve_bytes: int = SPARE_BYTES,
     clean_bytes: int = 0,
-) -> Decision:
+) -> TeacherAccess:
     """Cached, or online where that was asked for or `auto` finds no room; `data` is what `describe` says of them.
 
     Decided once per run, before Ray is started: afterwards every process has the address of a cluster. `local` runs without
@@ -51,24 +51,24 @@ def decide(
     teacher = configuration.teacher
     assert teacher is not None
     cluster = not local and cluster_address(configuration.resources) is not None
-    needed = plan.cache_bytes(configuration, data["sizes"]["train"], len(data["classes"]), data["augmentation"]) + clean_bytes
-    views = plan.views(configuration) if plan.varies(configuration, data["augmentation"]) else 0
-    size = plan.size(needed) + (f" for {views} views and the clean one" if views else "")
+    needed = sizes.cache_bytes(configuration, data["sizes"]["train"], len(data["classes"]), data["augmentation"]) + clean_bytes
+    views = sizes.views(configuration) if sizes.varies(configuration, data["augmentation"]) else 0
+    size = sizes.size(needed) + (f" for {views} views and the clean one" if views else "")
     if teacher.mode == "online":
-        return Decision(None, "asked at every step (teacher.mode = online)")
+        return TeacherAccess(None, "asked at every step (teacher.mode = online)")
     folder = _of_cluster(teacher.cache) if cluster else _of_this_node(teacher.cache or store.knowledge)
     short = _short(needed, teacher.cache_gib, None if cluster else folder, reserve_bytes)
     if not short:
-        return Decision(folder, f"cached in {folder}{' of each node' if cluster else ''}, {size}", cluster)
+        return TeacherAccess(folder, f"cached in {folder}{' of each node' if cluster else ''}, {size}", cluster)
     if teacher.mode == "auto":
-        return Decision(None, f"asked at every step: a cache would take {size}, and {short}")
+        return TeacherAccess(None, f"asked at every step: a cache would take {size}, and {short}")
     limited = needed > teacher.cache_gib * 2**30
     raise ConfigurationError(
         f"teacher.mode = cached takes {size}, and {short}: raise teacher.cache_gib, lower data.views, name another folder with "
         "teacher.cache, or set teacher.mode=auto",
         field="teacher.cache_gib" if limited else "teacher.cache",
         value=teacher.cache_gib if limited else str(folder),
-        allowed=(needed / 2**30, None) if limited else f"{plan.size(needed + reserve_bytes)} free",
+        allowed=(needed / 2**30, None) if limited else f"{sizes.size(needed + reserve_bytes)} free",
     )
 
 
@@ -111,7 +111,7 @@ def _short(needed: int, limit_gib: float, folder: Path | None, reserve_bytes: in
         return ""
     free = shutil.disk_usage(_existing(folder)).free + _held_bytes(folder)
     return (
-        f"{folder} has {plan.size(free)} free, of which {plan.size(reserve_bytes)} are for other things"
+        f"{folder} has {sizes.size(free)} free, of which {sizes.size(reserve_bytes)} are for other things"
         if free < needed + reserve_bytes
         else ""
     )

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from orchestrator.config.schema import Configuration
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
-from orchestrator.store.checkpoint_storage import place
+from orchestrator.core.errors import ConfigurationError, PreflightError
+from orchestrator.store.checkpoint_storage import checkpoint_storage
 from orchestrator.store.staging import publish
 from orchestrator.store.store import Store, set_aside
 from orchestrator.teacher import fit
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 Told = Callable[[int, dict[str, float]], None]
 
 
-class AnyDesk(Protocol):
+class TrialDispatcher(Protocol):
     """Who trains: worker groups, or this process."""
 
     def submit(self, trial: str, specification: dict[str, Any]) -> None:
@@ -44,20 +44,22 @@ def check_weights(store: Store, configuration: Configuration, data: Path) -> Non
     teacher = configuration.teacher
     if teacher is None:
         return
-    folder = fit.place(store, configuration, data)
+    folder = fit.teacher_folder(store, configuration, data)
     if damage := fit.damage(folder):
         log.warning("%s: the teacher is kept in %s and made anew", damage, set_aside(folder))
     if teacher.network.weights and not fit.card(folder):
         fit.adopt_weights(folder, teacher, data)
 
 
-def ready(store: Store, configuration: Configuration, data: Path, desk: AnyDesk, told: Told) -> tuple[Path, dict[str, Any], float]:
+def acquire_teacher(
+    store: Store, configuration: Configuration, data: Path, desk: TrialDispatcher, told: Told
+) -> tuple[Path, dict[str, Any], float]:
     """The teacher's folder, its card and the seconds that it cost; `told` hears of every epoch of the fitting.
 
     A teacher that was not fitted here is evaluated on the validation part once, and the card has that from then on.
     """
     start = time.monotonic()
-    folder = fit.place(store, configuration, data)
+    folder = fit.teacher_folder(store, configuration, data)
     folder.parent.mkdir(parents=True, exist_ok=True)
     if not fit.card(folder):
         with _only_one(folder, configuration, "fit"):
@@ -75,16 +77,16 @@ def ready(store: Store, configuration: Configuration, data: Path, desk: AnyDesk,
 
 @contextlib.contextmanager
 def _only_one(folder: Path, configuration: Configuration, what: str) -> Iterator[None]:
-    """Be the one run that works on a teacher; EnvironmentUnfitError where another one does not end."""
-    wait_s = configuration.resources.heartbeat_timeout_s
+    """Be the one run that works on a teacher; PreflightError where another one does not end."""
+    heartbeat_timeout_s = configuration.resources.heartbeat_timeout_s
     try:
-        with FileLock(f"{folder}.lock").acquire(timeout=wait_s):
+        with FileLock(f"{folder}.lock").acquire(timeout=heartbeat_timeout_s):
             yield
     except Timeout as error:
-        raise EnvironmentUnfitError(
-            f"waited {wait_s:g} s for another run to {what} the teacher: see what holds {folder}.lock",
+        raise PreflightError(
+            f"waited {heartbeat_timeout_s:g} s for another run to {what} the teacher: see what holds {folder}.lock",
             field=f"{folder}.lock",
-            value=wait_s,
+            value=heartbeat_timeout_s,
             allowed="a lock that no other run holds",
         ) from error
 
@@ -94,7 +96,7 @@ def _evaluated(folder: Path) -> bool:
     return ACCURACY in (fit.card(folder) or {}).get("metrics", {})
 
 
-def _evaluate(store: Store, folder: Path, configuration: Configuration, data: Path, desk: AnyDesk) -> dict[str, float]:
+def _evaluate(store: Store, folder: Path, configuration: Configuration, data: Path, desk: TrialDispatcher) -> dict[str, float]:
     """The metrics of the teacher on the validation part; ConfigurationError when its logits are not finite."""
     specification = fit.evaluation(folder, configuration, data).model_copy(update=store.shared)
     desk.submit(specification.name, specification.plain())
@@ -117,9 +119,9 @@ def _evaluate(store: Store, folder: Path, configuration: Configuration, data: Pa
     return metrics
 
 
-def _fit(store: Store, folder: Path, configuration: Configuration, data: Path, desk: AnyDesk, told: Told) -> None:
+def _fit(store: Store, folder: Path, configuration: Configuration, data: Path, desk: TrialDispatcher, told: Told) -> None:
     specification = fit.specification(folder, configuration, data).model_copy(update=store.shared)
-    home = place(store, specification.folder)
+    home = checkpoint_storage(store, specification.folder)
     desk.submit(specification.name, specification.plain())
     while True:
         record = desk.next_report(specification.name, configuration.resources.heartbeat_timeout_s)

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from orchestrator.core import disk
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 from orchestrator.store.store import aside_of, write_json
 
 FORMAT = 2  # raised when what is written changes, so that older files are not read
@@ -85,7 +85,7 @@ class Cache:
             for left in file.parent.glob(f".{file.name}.*"):  # by one who held this lock before, and died
                 left.unlink()
             self._make_room(size)
-            disk.require(self.root, size)
+            disk.require_space(self.root, size)
             return Writer(file, header, size)
 
     def _make_room(self, needed: int) -> None:
@@ -252,12 +252,12 @@ def _remove_if_dead(aside: Path) -> None:
 
 @contextlib.contextmanager
 def told(path: Path) -> Iterator[None]:
-    """EnvironmentUnfitError with a sentence for what the file system refuses."""
+    """PreflightError with a sentence for what the file system refuses."""
     try:
         yield
     except OSError as error:  # a Timeout is one too
         reason = error.strerror or str(error)
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"the cache cannot be used at {path} ({reason}): free some space, name another folder with teacher.cache, "
             "or set teacher.mode=online",
             field=str(path),

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from methods.retrieval import ByClass, Neighbours, recall
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 
 INSTALL = "install faiss-cpu (`pip install '.[approximate]'`), or set resources.retrieval=exact"
 RECALL, SAMPLE = 0.95, 256  # cells are added until this share is found, of the negatives of so many queries
@@ -26,24 +26,24 @@ IDENTITY = {"index": "IVFFlat", "recall": RECALL}  # what decides what is found
 Floats = NDArray[np.float32]
 
 
-def installed() -> bool:
+def is_installed() -> bool:
     """Whether this process could make an index."""
     return importlib.util.find_spec("faiss") is not None
 
 
-class Approximate:
+class FaissIndex:
     """Neighbours of queries among features (n, D) with labels (n,) of at least two classes: positives exact, negatives nearly.
 
     2 sqrt(n) cells; a query looks into so many of them that RECALL of the nearest negatives of SAMPLE queries are found, which is
     measured against an exact search: `recall`. Takes 4 n D bytes beside an exact search's. The query's class is excluded as a range
-    of ids, which are places in the order of the classes. EnvironmentUnfitError without faiss.
+    of ids, which are places in the order of the classes. PreflightError without faiss.
     """
 
     def __init__(
         self, features: Tensor, labels: Tensor, positives: int, negatives: int, alive: Callable[[], None] = lambda: None
     ) -> None:
-        if not installed():
-            raise EnvironmentUnfitError(
+        if not is_installed():
+            raise PreflightError(
                 f"approximate retrieval needs faiss, which is not installed where trials train: {INSTALL}",
                 field="resources.retrieval",
                 value="approximate",

@@ -40,7 +40,7 @@ def fingerprint(configuration: Configuration, data_fingerprint: str, augmentatio
     return hashlib.sha256(json.dumps([recipe, data_fingerprint, workers], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def place(store: Store, configuration: Configuration, data: Path) -> Path:
+def teacher_folder(store: Store, configuration: Configuration, data: Path) -> Path:
     """The folder of the configured teacher, whether it is there yet or not."""
     assert configuration.teacher is not None
     dataset = Dataset.open(data)
@@ -48,14 +48,14 @@ def place(store: Store, configuration: Configuration, data: Path) -> Path:
     return store.teachers / fingerprint(configuration, dataset.fingerprint, policy)
 
 
-def stands(folder: Path) -> bool:
+def teacher_exists(folder: Path) -> bool:
     """Whether there is a teacher in the folder, damaged or not."""
     return (folder / CARD).exists() and (folder / WEIGHTS).exists()
 
 
 def card(folder: Path) -> dict[str, Any] | None:
     """What is known of a teacher that is ready: its network, data and metrics; None when it has to be fitted first."""
-    if not stands(folder):
+    if not teacher_exists(folder):
         return None
     return {"fingerprint": folder.name, "data": "", "metrics": {}, **TEACHER.read(folder / CARD)}
 
@@ -63,7 +63,7 @@ def card(folder: Path) -> dict[str, Any] | None:
 def damage(folder: Path) -> DamagedRecordError | None:
     """Return what is wrong with the teacher in the folder, None where it can be used or there is none."""
     try:
-        if stands(folder):
+        if teacher_exists(folder):
             read_teacher(folder)
     except DamagedRecordError as error:
         return error
@@ -137,7 +137,7 @@ def adopt_fitted(folder: Path, configuration: Configuration, data: Path, metrics
         )
     weights = network_fingerprint(load_file(trained))
     said = _card(folder.name, weights, configuration.teacher, Dataset.open(data), metrics)
-    disk.patiently(lambda: _take(trained, said, folder), folder)
+    disk.retry_while_disk_full(lambda: _take(trained, said, folder), folder)
     shutil.rmtree(_fitting(folder), ignore_errors=True)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from methods import Output
 from orchestrator.config.schema import Network
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 from orchestrator.models.build import build
 from orchestrator.models.network import with_exact_head
 from orchestrator.models.weights import network_fingerprint
@@ -54,7 +54,7 @@ class FrozenTeacher(nn.Module):
     def open(
         cls, folder: Path, device: torch.device, channels_last: bool = False, half_type: torch.dtype | None = None
     ) -> "FrozenTeacher":
-        """Return the teacher that was fitted into `folder`; EnvironmentUnfitError when it is damaged."""
+        """Return the teacher that was fitted into `folder`; PreflightError when it is damaged."""
         try:
             card, state = read_teacher(folder)
             choice = Network.model_validate(card["network"])
@@ -62,7 +62,7 @@ class FrozenTeacher(nn.Module):
             network.load_state_dict(state)
         except (DamagedRecordError, ValidationError, RuntimeError) as error:  # RuntimeError: tensors of another network
             reason = " ".join(str(error).split())
-            raise EnvironmentUnfitError(
+            raise PreflightError(
                 f"the teacher cannot be read ({reason}): start again, which makes it anew",
                 field=str(folder),
                 value=reason,

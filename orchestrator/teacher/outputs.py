@@ -14,9 +14,9 @@ from torch import Tensor
 from methods import Output
 from orchestrator.core.context import TrialContext
 from orchestrator.data.batches import Batches
-from orchestrator.data.memory import sent
+from orchestrator.data.memory import to_device
 from orchestrator.data.passes import Inputs
-from orchestrator.teacher._rank_shared_files import Files, Sharing
+from orchestrator.teacher._rank_shared_files import Files, RankSharedFiles
 from orchestrator.teacher._shared_pass import SharedPass
 from orchestrator.teacher.cache import Array, Cache
 from orchestrator.teacher.frozen import FrozenTeacher
@@ -55,7 +55,7 @@ class CachedTeacher:
         self, teacher: FrozenTeacher, batches: Batches, cache: Cache, dtype: str, context: TrialContext, wait_s: float
     ) -> None:
         self.batches, self.cache, self.context = batches, cache, context
-        self.sharing = Sharing(cache, context, wait_s)
+        self.sharing = RankSharedFiles(cache, context, wait_s)
         self.shared_pass = SharedPass(teacher, batches, dtype, self.sharing)
         about = {"teacher": teacher.fingerprint, "precision": teacher.precision, "dtype": dtype, "data": batches.dataset.content}
         self.about: dict[bool, dict[str, Any]] = {
@@ -69,7 +69,7 @@ class CachedTeacher:
     def open_view(self, view: int | None, features: bool = False) -> None:
         """Map what is known of a view, asking the teacher first if nobody did.
 
-        Features are kept of the clean view (None) alone. EnvironmentUnfitError when another process holds the lock without
+        Features are kept of the clean view (None) alone. PreflightError when another process holds the lock without
         a sign of life, or the cache cannot be used; Stopped when somebody asks for the end meanwhile.
         """
         assert view is None or not features, "features are of the clean view"
@@ -107,12 +107,12 @@ class CachedTeacher:
         return {"logits": folder / "clean.npy"} | ({"features": folder / "clean-features.npy"} if features else {})
 
     def _rows(self, part: str, batch: Inputs) -> Tensor:
-        if self.batches.resident:
+        if self.batches.on_device:
             if part not in self.resident:
                 self.resident[part] = torch.from_numpy(np.array(self.arrays[part])).to(self.batches.device)
             return self.resident[part].index_select(0, batch.index).float()
         rows = torch.from_numpy(self.arrays[part][batch.index.numpy()])
-        return sent(rows, batch.inputs.device).float()
+        return to_device(rows, batch.inputs.device).float()
 
 
 def mapped(array: Array) -> Tensor:

@@ -5,11 +5,11 @@ import threading
 from pathlib import Path
 from typing import Any, Protocol
 
-from orchestrator.config import plan
+from orchestrator.config import sizes
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import TrialSpec
-from orchestrator.core.errors import EnvironmentUnfitError, TrialError, UserError
-from orchestrator.teacher.acquire import AnyDesk
+from orchestrator.core.errors import PreflightError, TrialError, UserError
+from orchestrator.teacher.acquire import TrialDispatcher
 
 Share = tuple[int | None, ...]
 
@@ -29,10 +29,10 @@ class Filling(Protocol):
 
 def views_to_fill(configuration: Configuration, augmentation: str) -> list[int | None]:
     """The clean view (None), which some methods prepare with, and the augmented ones, if views differ."""
-    return [None, *(range(plan.views(configuration)) if plan.varies(configuration, augmentation) else [])]
+    return [None, *(range(sizes.views(configuration)) if sizes.varies(configuration, augmentation) else [])]
 
 
-def deal(views: list[int | None], groups: int, everywhere: bool) -> list[Share]:
+def distribute_views(views: list[int | None], groups: int, everywhere: bool) -> list[Share]:
     """The views of each group's job: a part of them, or, where every node has a cache of its own, all, each beginning elsewhere."""
     if not everywhere:
         return [tuple(views[number::groups]) for number in range(min(groups, len(views)))]
@@ -40,12 +40,17 @@ def deal(views: list[int | None], groups: int, everywhere: bool) -> list[Share]:
     return [(*views[begin:], *views[:begin]) for begin in begins]
 
 
-def fill(
-    configuration: Configuration, folders: dict[str, Path], shares: list[Share], features: bool, desk: AnyDesk, show: Filling
+def precompute_views(
+    configuration: Configuration,
+    folders: dict[str, Path],
+    shares: list[Share],
+    features: bool,
+    desk: TrialDispatcher,
+    show: Filling,
 ) -> None:
     """Fill the views; returns when all are there. `folders` are those of a specification: folder, data, teacher, knowledge.
 
-    The other jobs are stopped when one fails; TrialError with its message, EnvironmentUnfitError where nobody can do it for now.
+    The other jobs are stopped when one fails; TrialError with its message, PreflightError where nobody can do it for now.
     """
     common: dict[str, Any] = {"role": "fill", "configuration": configuration, "features": features, **folders}
     jobs = [TrialSpec(name=f"fill-{number}", views=share, **common) for number, share in enumerate(shares)]
@@ -61,7 +66,9 @@ def fill(
             desk.stop(job.name)
 
 
-def _follow(number: int, job: str, silence_s: float, desk: AnyDesk, records: queue.Queue[tuple[int, dict[str, Any]]]) -> None:
+def _follow(
+    number: int, job: str, silence_s: float, desk: TrialDispatcher, records: queue.Queue[tuple[int, dict[str, Any]]]
+) -> None:
     record: dict[str, Any] = {}
     while not (record.get("done") or record.get("failed")):
         try:
@@ -94,5 +101,5 @@ def _failure(record: dict[str, Any]) -> UserError:
     """Return the error of a job that failed, about the same value as the one that it met."""
     message, error = f"the cache could not be filled: {record['failed']}", record.get("error")
     if isinstance(error, UserError):
-        return (EnvironmentUnfitError if isinstance(error, EnvironmentUnfitError) else TrialError).from_error(error, message)
+        return (PreflightError if isinstance(error, PreflightError) else TrialError).from_error(error, message)
     return TrialError(message, field="teacher", value=record["failed"])

@@ -12,9 +12,9 @@ from methods import Knowledge
 from methods.retrieval import ByClass, Neighbours
 from orchestrator.core import disk
 from orchestrator.core.context import TrialContext
-from orchestrator.teacher._rank_shared_files import Files, Sharing
+from orchestrator.teacher._rank_shared_files import Files, RankSharedFiles
 from orchestrator.teacher.cache import Lock
-from orchestrator.teacher.faiss_index import IDENTITY, Approximate
+from orchestrator.teacher.faiss_index import IDENTITY, FaissIndex
 from orchestrator.teacher.outputs import mapped
 
 QUERIES = 2048  # of a rank, between two times that it hears of a stop
@@ -34,13 +34,13 @@ class Retrieval:
     """
 
     def __init__(
-        self, context: TrialContext, approximate: bool, sharing: Sharing | None = None, about: dict[str, Any] | None = None
+        self, context: TrialContext, approximate: bool, sharing: RankSharedFiles | None = None, about: dict[str, Any] | None = None
     ) -> None:
         self.context, self.approximate, self.sharing, self.about = context, approximate, sharing, about or {}
         self.found: dict[tuple[int, int], Neighbours] = {}
 
     def __call__(self, knowledge: Knowledge, positives: int, negatives: int) -> Neighbours:
-        """So many of each sample's class, and of others; EnvironmentUnfitError and Stopped as `Sharing.open` raises them."""
+        """Return neighbours of each sample's class, and of others; PreflightError and Stopped as `RankSharedFiles.open`."""
         assert knowledge.members is None, "of a bank that changes nothing is kept"
         asked = (positives, negatives)
         if asked not in self.found:
@@ -48,7 +48,7 @@ class Retrieval:
             self.found[asked] = find(knowledge, *asked)
         return self.found[asked]
 
-    def _cached(self, sharing: Sharing, knowledge: Knowledge, positives: int, negatives: int) -> Neighbours:
+    def _cached(self, sharing: RankSharedFiles, knowledge: Knowledge, positives: int, negatives: int) -> Neighbours:
         files = self._files(sharing, knowledge.labels, positives, negatives)
         arrays, _ = sharing.open(files, partial(self._make, sharing, knowledge, positives, negatives))
         tables = {
@@ -59,7 +59,7 @@ class Retrieval:
         }
         return Neighbours(**tables, recall=float(arrays["recall"][0, 0]))
 
-    def _files(self, sharing: Sharing, labels: Tensor, positives: int, negatives: int) -> Files:
+    def _files(self, sharing: RankSharedFiles, labels: Tensor, positives: int, negatives: int) -> Files:
         """Where the tables lie that have columns, and the recall."""
         folder = sharing.cache.folder(
             {
@@ -74,10 +74,12 @@ class Retrieval:
         return {name: folder / f"{name}.npy" for name in (*names, "recall")}
 
     def _make(
-        self, sharing: Sharing, knowledge: Knowledge, positives: int, negatives: int, missing: Files, locks: list[Lock]
+        self, sharing: RankSharedFiles, knowledge: Knowledge, positives: int, negatives: int, missing: Files, locks: list[Lock]
     ) -> None:
         found = self._search(knowledge, positives, negatives, locks)
-        disk.together(self.context, partial(_write, sharing, missing, found), sharing.cache.root, partial(_show_life, locks))
+        disk.raise_on_all_ranks(
+            self.context, partial(_write, sharing, missing, found), sharing.cache.root, partial(_show_life, locks)
+        )
 
     def _search(self, knowledge: Knowledge, positives: int, negatives: int, locks: Sequence[Lock] = ()) -> Neighbours:
         """What every rank found, on every rank; the queries are dealt out in the order of their classes."""
@@ -92,7 +94,7 @@ class Retrieval:
 
         seek: Callable[..., Neighbours]
         if self.approximate and negatives:
-            seek = Approximate(features, labels, positives, negatives, alive)
+            seek = FaissIndex(features, labels, positives, negatives, alive)
         else:
             seek = partial(ByClass(features, labels).nearest, positives, negatives, alive=alive)
         order = labels.argsort(stable=True)
@@ -116,7 +118,7 @@ def _show_life(locks: list[Lock]) -> None:
         lock.show_life()
 
 
-def _write(sharing: Sharing, missing: Files, found: Neighbours) -> None:
+def _write(sharing: RankSharedFiles, missing: Files, found: Neighbours) -> None:
     tables = {**found._asdict(), "recall": torch.tensor([[found.recall]])}
     for name, file in missing.items():
         rows = tables[name].cpu().numpy()

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from orchestrator.config.uris import CREDENTIALS, database_file, database_uri
 from orchestrator.core.errors import UserError
-from orchestrator.core.redact import redacted
+from orchestrator.core.redact import redact
 from orchestrator.tracking._outbox import Outbox, Write
 from orchestrator.tracking.overrides import switch_off
 from orchestrator.tracking.schema import create_schema
@@ -246,7 +246,7 @@ class Writer:
     @property
     def shown(self) -> str:
         """The address as it may be printed."""
-        return redacted(self.uri)
+        return redact(self.uri)
 
     def _say_once(self, say: Callable[[str], None], what: str, text: str) -> bool:
         last = self.said.get(what)
@@ -280,7 +280,7 @@ def verdict(error: Exception) -> Verdict:
 
 def short(error: Exception) -> str:
     """What an error says, in one line that may be printed; of a request that failed the reason alone."""
-    said = redacted(" ".join(str(error).split())) or type(error).__name__
+    said = redact(" ".join(str(error).split())) or type(error).__name__
     if isinstance(error, UserError):
         return said  # with a command to copy
     reason = REASON.search(said) if "API request" in said else None
@@ -297,7 +297,7 @@ def calm() -> None:
 def connect(uri: str) -> Any:
     """A client of MLflow that says only what went wrong, and gives up soon unless the environment says otherwise.
 
-    Runs and registered models are those at `uri`, whatever the environment names. EnvironmentUnfitError when that is a file of
+    Runs and registered models are those at `uri`, whatever the environment names. PreflightError when that is a file of
     SQLite which the installed MLflow cannot use.
     """
     calm()

@@ -23,7 +23,7 @@ OPEN = ConfigDict(strict=True, extra="allow")  # what else a write holds is for 
 
 
 @with_config(OPEN)
-class OfRun(TypedDict, total=False):
+class RunWrites(TypedDict, total=False):
     """What was handed over of a run: its last epoch, changes and measures, and its state."""
 
     epoch: int
@@ -36,7 +36,7 @@ class OfRun(TypedDict, total=False):
 class Told(TypedDict):
     """What all writes before it said of each run."""
 
-    all_told: dict[str, OfRun]
+    all_told: dict[str, RunWrites]
 
 
 @with_config(OPEN)
@@ -45,7 +45,7 @@ class Task(TypedDict):
 
     do: str
     run: str
-    told: NotRequired[OfRun]
+    told: NotRequired[RunWrites]
     points: NotRequired[dict[str, list[tuple[str, float, int, int]]]]
     tags: NotRequired[dict[str, str]]
     existing: NotRequired[bool]

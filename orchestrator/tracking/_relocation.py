@@ -28,7 +28,7 @@ def relocate_artifacts(database: Path, artifacts: Path, own: bool = True) -> lis
         The folders that runs had before; nothing where all have theirs in `artifacts`.
 
     Raises:
-        EnvironmentUnfitError: SQLite cannot read or change the database.
+        PreflightError: SQLite cannot read or change the database.
     """
     if not database.exists():
         return []

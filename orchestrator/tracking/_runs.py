@@ -16,7 +16,7 @@ from typing import Any
 from orchestrator.config.schema import LETTERS, Configuration
 from orchestrator.config.uris import database_file, database_uri, scheme_of
 from orchestrator.reporting.figures import trial
-from orchestrator.store.checkpoint_storage import LIGHT, place
+from orchestrator.store.checkpoint_storage import LIGHT, checkpoint_storage
 from orchestrator.store.record_file import DamagedRecordError, RecordSchema
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store, set_aside
@@ -237,7 +237,7 @@ class Runs:
         key, letters = write["run"], write["letters"]
         folder = self.sweep.trial_folder(int(key))
         with contextlib.suppress(OSError):  # a store that does not answer: there is nothing to draw then
-            place(self.store, folder).bring(LIGHT)
+            checkpoint_storage(self.store, folder).bring(LIGHT)
         for letter in letters or LETTERS[0]:
             drawn = trial.pictures(folder, write["complete"], self.classes, letter)
             if trial.AGREEMENT in drawn:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 
-from orchestrator.core.redact import redacted
+from orchestrator.core.redact import redact
 from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
@@ -11,7 +11,7 @@ from orchestrator.tracking._client import connect, short
 from orchestrator.tracking._runs import PARENT, RUN_IDS, RUNS, log_points, relocate, tracking_uri
 
 
-def add(store: Store, sweep: Sweep, metrics: Mapping[str, float], step: int, folder: str, files: Mapping[str, str]) -> str:
+def log_to_sweep(store: Store, sweep: Sweep, metrics: Mapping[str, float], step: int, folder: str, files: Mapping[str, str]) -> str:
     """Log metrics at a step, and text files into a folder of the artifacts, to the sweep's parent run.
 
     Returns "" when that is done, else why it is not, as the end of a sentence.
@@ -35,5 +35,5 @@ def add(store: Store, sweep: Sweep, metrics: Mapping[str, float], step: int, fol
         for name, text in files.items():
             client.log_text(run, text, f"{folder}/{name}")
     except Exception as error:  # MLflow raises what its store, its server or the network raise
-        return f"MLflow at {redacted(uri)}: {short(error)}"
+        return f"MLflow at {redact(uri)}: {short(error)}"
     return ""

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from orchestrator.config.uris import WEB, scheme_of
 from orchestrator.core.errors import ConfigurationError, UserError
 from orchestrator.core.proxies import bypass_proxies, is_loopback
-from orchestrator.core.redact import redacted
+from orchestrator.core.redact import redact
 from orchestrator.store.records import own_record
 from orchestrator.store.store import Store
 
@@ -22,7 +22,7 @@ PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT
 REFUSED = (401, 403)
 
 
-def unanswered(uri: str | None) -> str:
+def find_unreachable(uri: str | None) -> str:
     """Why nobody answers at an address of MLflow, in a sentence; "" where somebody does, or where it cannot be known.
 
     Any answer will do, a refusal too: who is let in is seen with the first write.
@@ -38,7 +38,7 @@ def unanswered(uri: str | None) -> str:
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         return (
-            f"nobody answers at tracking.uri {redacted(uri)} ({redacted(str(reason))}): trials go on without it, and what is to be "
+            f"nobody answers at tracking.uri {redact(uri)} ({redact(str(reason))}): trials go on without it, and what is to be "
             "written to MLflow is kept until it answers"
         )
     return ""
@@ -57,16 +57,16 @@ def _ask(uri: str) -> None:
             raise
 
 
-def elsewhere(store: Store) -> list[str]:
+def other_tracking_addresses(store: Store) -> list[str]:
     """The addresses of MLflow, other than the store's own, that sweeps of the store write to; they may be printed."""
     found = set()
     for name in store.sweeps():
         with contextlib.suppress(ConfigurationError):  # one that is damaged is for `status` to say
             found.add(own_record(store.sweep(name))[0].configuration.tracking.uri)
-    return sorted(redacted(uri) for uri in found if uri)
+    return sorted(redact(uri) for uri in found if uri)
 
 
-def refusal(uri: str) -> str:
+def find_refusal(uri: str) -> str:
     """Why MLflow at `uri` cannot be used, with the next step; empty when it answers. The credentials are the environment's."""
     from orchestrator.tracking._client import connect
 

@@ -3,7 +3,7 @@
 import os
 
 from orchestrator.config.uris import WEB, scheme_of
-from orchestrator.core.redact import redacted
+from orchestrator.core.redact import redact
 
 UNUSED = {  # what they would decide, and what decides it here
     "MLFLOW_TRACKING_URI": "runs are written to {uri}; `--set tracking.uri=...` names another place",
@@ -38,9 +38,9 @@ def unused_variables(uri: str) -> list[str]:
     """Return a sentence for each variable that is set and that runs at `uri` do not follow, or follow unseen."""
     found = {name: value for name in UNUSED if (value := os.environ.get(name)) and value != uri}
     workspace = found.pop("MLFLOW_WORKSPACE", "") if scheme_of(uri) in WEB else ""
-    shown = redacted(uri)
+    shown = redact(uri)
     texts = [
-        f"{name}={redacted(value)} in the environment is not followed: {UNUSED[name].format(uri=shown)}"
+        f"{name}={redact(value)} in the environment is not followed: {UNUSED[name].format(uri=shown)}"
         for name, value in found.items()
     ]
     followed = f"runs are written to the workspace {workspace!r} of {shown}, as MLFLOW_WORKSPACE in the environment says"

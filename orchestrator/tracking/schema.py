@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from orchestrator.config.schema import Configuration
 from orchestrator.config.uris import database_file, database_uri
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 from orchestrator.store.store import Store, replacing
 
 LOCK_S = 300.0  # longest wait for another process that creates the schema: seconds of CPU, on a machine that may be busy
@@ -23,14 +23,14 @@ QUOTED = re.compile(r"""["'](\w+)["']""")
 
 
 def require_schema(database: Path) -> None:
-    """Raise EnvironmentUnfitError with the command to type where the installed MLflow does not read or write this database.
+    """Raise PreflightError with the command to type where the installed MLflow does not read or write this database.
 
     A file that does not exist, is empty or has no schema of MLflow yet is none: MLflow creates what is missing.
     """
     tables, version = _contents(database)
     leftover = next((name for name in sorted(tables) if name.startswith("_alembic_tmp_")), "")
     if leftover:
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"the schema of MLflow's database {database} is incomplete: a change of it was cut off and left the table {leftover}. "
             "Put the file back from a backup; if it holds no runs yet, remove it, and it is made anew",
             field=str(database),
@@ -41,14 +41,14 @@ def require_schema(database: Path) -> None:
         return
     installed = importlib.metadata.version("mlflow")
     if version in revisions:
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"MLflow's database {database} is out of date (its schema is {version}, MLflow {installed} needs {head}): copy the "
             f"file to keep a backup, then run `{upgrade_command(database)}`",
             field=str(database),
             value=version,
             allowed=head,
         )
-    raise EnvironmentUnfitError(
+    raise PreflightError(
         f"MLflow's database {database} was written by a newer MLflow (its schema is {version}, and MLflow {installed} knows {head} "
         "as the newest): update MLflow here, or give another --store",
         field=str(database),
@@ -64,7 +64,7 @@ def schema_problem(store: Store, configuration: Configuration) -> str:
     try:
         if database:
             require_schema(database)
-    except EnvironmentUnfitError as error:
+    except PreflightError as error:
         return f"{error}; trials go on, and what is written is kept until then"
     return ""
 
@@ -78,7 +78,7 @@ def create_schema(database: Path, artifacts: Path) -> None:
     """Create the database if there is none, with `artifacts` as the folder of its default experiment.
 
     It is made aside and renamed when it is whole, by one process at a time: others wait for it, and a kill leaves nothing that
-    looks like a database. Raises EnvironmentUnfitError as `require_schema` does, or where another process holds the lock for long.
+    looks like a database. Raises PreflightError as `require_schema` does, or where another process holds the lock for long.
     """
     version = _contents(database)[1]
     if version is not None and version == _revisions()[1]:
@@ -102,7 +102,7 @@ def locked(database: Path) -> Iterator[None]:
         with lock.acquire(timeout=LOCK_S):
             yield
     except Timeout as error:
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"waited {LOCK_S:g} s for another process to create {database}: see what holds {lock.lock_file}",
             field=str(lock.lock_file),
             value=LOCK_S,
@@ -111,20 +111,20 @@ def locked(database: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def opened(database: Path) -> Iterator[sqlite3.Connection]:
-    """Open a database that exists, and close it; EnvironmentUnfitError when SQLite cannot read or change it."""
+    """Open a database that exists, and close it; PreflightError when SQLite cannot read or change it."""
     try:  # not mode=ro, in which what a killed process left half written could not be rolled back
         known = sqlite3.connect(f"{database.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_S)
         with contextlib.closing(known):
             yield known
     except sqlite3.OperationalError as error:
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"SQLite cannot use {database} ({error}): see who holds it, and whether you may write it",
             field=str(database),
             value=str(error),
             allowed="a file that can be read and written",
         ) from error
     except sqlite3.DatabaseError as error:
-        raise EnvironmentUnfitError(
+        raise PreflightError(
             f"{database} is damaged ({error}): put it back from a backup, or move it away",
             field=str(database),
             value=str(error),

@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.config.objectives import goals, in_words
+from orchestrator.config.objectives import describe_objective, goals
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import apply
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.provenance import describe
 from orchestrator.data.dataset import read_summary
-from orchestrator.reporting.peer_gain import gains
+from orchestrator.reporting.peer_gain import peer_gains
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.teacher.quality import ACCURACY
@@ -238,7 +238,7 @@ class Tracker:
     def _gains(self) -> None:
         """What the students of each complete trial have of each other."""
         for trial in self.sweep.ranked() if self.letters else ():
-            for letter, gain in gains(self.sweep, trial).items():
+            for letter, gain in peer_gains(self.sweep, trial).items():
                 key, found = f"{trial.number}/{letter}", [gain.validation, gain.test]
                 if self._told(key).get("gains") != found:
                     named = {"gain/validation_accuracy": gain.validation, "gain/test_accuracy": gain.test}
@@ -255,7 +255,7 @@ class Tracker:
             for trial in front
         ]
         plain = {"objectives": [goal._asdict() for goal in objectives], "front": members}
-        words = [in_words(self.sweep.configuration, name) for name in names]
+        words = [describe_objective(self.sweep.configuration, name) for name in names]
         drawn = {"plain": plain, "values": values, "numbers": numbers, "names": words, "file": FRONT}
         self.writer.add({"do": "front", "run": PARENT, **drawn}, files=True)
         for number in values:

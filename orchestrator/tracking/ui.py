@@ -10,12 +10,12 @@ import sys
 from rich.console import Console
 
 from orchestrator.config.uris import WEB, database_uri, scheme_of
-from orchestrator.core.errors import OK, ConfigurationError, EnvironmentUnfitError
-from orchestrator.core.signals import at_the_last, left, stoppable
+from orchestrator.core.errors import OK, ConfigurationError, PreflightError
+from orchestrator.core.signals import before_exit, remaining_timeout, stoppable
 from orchestrator.store import run_lock
 from orchestrator.store.store import Store
 from orchestrator.tracking._relocation import relocate_artifacts
-from orchestrator.tracking.health import elsewhere
+from orchestrator.tracking.health import other_tracking_addresses
 from orchestrator.tracking.overrides import server_environment
 from orchestrator.tracking.schema import require_schema
 
@@ -26,17 +26,17 @@ ALLOWED_HOSTS = "localhost,localhost:*,127.0.0.1,127.0.0.1:*"
 
 
 def serve(store: Store, port: int, console: Console) -> int:
-    """Run the server until it is interrupted; EnvironmentUnfitError when the port is taken.
+    """Run the server until it is interrupted; PreflightError when the port is taken.
 
     Runs that a sweep wrote to a server of its own are not here: it is said where they are.
     """
-    for uri in elsewhere(store):
+    for uri in other_tracking_addresses(store):
         look = (
             "open it in a browser" if scheme_of(uri) in WEB else "`mlflow server --backend-store-uri` with that address shows them"
         )
         console.print(f"sweeps of this store were written to {uri}: {look}", markup=False, highlight=False, soft_wrap=True)
     if not store.database.exists():
-        if elsewhere(store):
+        if other_tracking_addresses(store):
             return OK
         raise ConfigurationError(
             f"--store {store.root} holds no runs yet: start one with `python run.py sweep{store.option}`",
@@ -57,7 +57,7 @@ def serve(store: Store, port: int, console: Console) -> int:
     command += ["--allowed-hosts", ALLOWED_HOSTS, *backend]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # jobs: eight processes, for judges
     server = subprocess.Popen(command, start_new_session=True, env=quiet | environment)
-    with at_the_last(lambda: _signal(server, signal.SIGKILL)):
+    with before_exit(lambda: _signal(server, signal.SIGKILL)):
         try:
             with stoppable():
                 return server.wait()
@@ -77,7 +77,7 @@ def _end(server: "subprocess.Popen[bytes]") -> None:
     """End the server, also one that does not hear of it."""
     _signal(server, signal.SIGTERM)
     try:
-        server.wait(left(END_S))
+        server.wait(remaining_timeout(END_S))
     except subprocess.TimeoutExpired:
         _signal(server, signal.SIGKILL)
         server.wait()
@@ -92,13 +92,13 @@ def _relocate(store: Store, console: Console) -> None:
 
 
 def require_free(port: int) -> None:
-    """EnvironmentUnfitError when somebody listens there."""
+    """PreflightError when somebody listens there."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
         except OSError as error:
-            raise EnvironmentUnfitError(
+            raise PreflightError(
                 f"--port {port} is in use on {LOOPBACK} ({error.strerror}): give another one",
                 field="--port",
                 value=port,

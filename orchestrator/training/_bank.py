@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from methods import Knowledge, Output
-from methods.banking import Banking
+from methods.banking import BankSchedule
 from methods.retrieval import Neighbours, nearest
 from orchestrator.core.context import TrialContext
 from orchestrator.data.batches import Batches
-from orchestrator.data.memory import sent
-from orchestrator.training._distillation_module import Learner
+from orchestrator.data.memory import to_device
+from orchestrator.training._distillation_module import DistillationModule
 from orchestrator.training._restorable import find_misfit
 from orchestrator.training.checkpoint import State
 
@@ -32,7 +32,7 @@ class StudentBank:
     same, to the bit.
     """
 
-    def __init__(self, banking: Banking, learner: Learner, batches: Batches, context: TrialContext) -> None:
+    def __init__(self, banking: BankSchedule, learner: DistillationModule, batches: Batches, context: TrialContext) -> None:
         self.banking, self.learner, self.batches, self.context = banking, learner, batches, context
         samples, device = len(batches.dataset.train), context.device
         self.labels = torch.as_tensor(batches.dataset.train.labels).to(device)
@@ -54,7 +54,7 @@ class StudentBank:
     @torch.no_grad()
     def record(self, index: Tensor, output: Output) -> None:
         """Blend what the student says of training samples (B,) in a step into their entries; a first one is taken as it is."""
-        index, said = sent(index, self.context.device), Output(*(each.float() for each in output))
+        index, said = to_device(index, self.context.device), Output(*(each.float() for each in output))
         if self.batches.labelled:  # a sample may come twice in a batch: what is said of it last counts
             places = torch.arange(len(index), device=index.device)
             last = torch.where(index[:, None] == index, places, 0).amax(dim=1)
@@ -126,8 +126,8 @@ class StudentBank:
 
     def knowledge(self, said: Sequence[Output], epoch: int) -> Knowledge:
         """What the method gets after so many finished epochs: the own bank, or those of the peers, as the banking says."""
-        logits, features = said[0] if self.banking.source == "own" else joined(said)
-        return Knowledge(logits, features, self.labels, self._members(epoch), shared_nearest(self.context))
+        logits, features = said[0] if self.banking.source == "own" else join_banks(said)
+        return Knowledge(logits, features, self.labels, self._members(epoch), broadcast_nearest(self.context))
 
     def _members(self, epoch: int) -> Tensor | None:
         if not 0 < self.banking.queue < len(self.seen):
@@ -167,7 +167,7 @@ class StudentBank:
             self.seen = saved["seen"].to(device, copy=True)
 
 
-def joined(said: Sequence[Output]) -> Output:
+def join_banks(said: Sequence[Output]) -> Output:
     """What several say as one: the mean (n, K) of their logits, and their unit features (n, sum of D) side by side.
 
     These are scaled so that the inner product of two samples is the mean of their cosine similarities.
@@ -177,7 +177,7 @@ def joined(said: Sequence[Output]) -> Output:
     return Output(logits, torch.cat([functional.normalize(each.features, dim=1) for each in said], dim=1) / math.sqrt(len(said)))
 
 
-def everybodys(own: Mapping[int, Output], context: TrialContext) -> dict[int, Output]:
+def gather_banks(own: Mapping[int, Output], context: TrialContext) -> dict[int, Output]:
     """What the students of a trial have in their banks, by position, on all ranks of its `context`, given what this rank has.
 
     The first rank that has it sends it; all of them call this together.
@@ -194,7 +194,7 @@ def everybodys(own: Mapping[int, Output], context: TrialContext) -> dict[int, Ou
     return found
 
 
-def shared_nearest(context: TrialContext) -> Callable[[Knowledge, int, int], Neighbours]:
+def broadcast_nearest(context: TrialContext) -> Callable[[Knowledge, int, int], Neighbours]:
     """Exact retrieval whose queries the ranks of `context` share; they call it together, with the same knowledge."""
 
     def find(knowledge: Knowledge, positives: int, negatives: int) -> Neighbours:

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from methods import Batch, LookAhead, Method, Output
 from methods.batch import alone
 from orchestrator.core.context import TrialContext
-from orchestrator.data.memory import sent
+from orchestrator.data.memory import to_device
 from orchestrator.data.passes import Inputs
 from orchestrator.models.network import with_exact_head
 
@@ -20,7 +20,7 @@ Hear = Callable[
 ]  # what the student says (B, K) -> what the others say (P, B, K), when it is asked for
 
 
-class Learner(nn.Module):
+class DistillationModule(nn.Module):
     """The student's forward, under autocast when asked, followed by the method's objective in float32."""
 
     mean: Callable[[Tensor], Tensor]
@@ -74,7 +74,7 @@ class Learner(nn.Module):
         peers: Callable[[], Tensor] | None,
         weights: Tensor | None = None,
     ) -> Batch:
-        index = sent(batch.index, batch.inputs.device)
+        index = to_device(batch.index, batch.inputs.device)
         part = (index, batch.inputs, batch.labels, said, teacher, peers, weights, batch.mix)
         return Batch(*part, mean=self.mean, all_labelled=self.all_labelled)
 
@@ -88,7 +88,7 @@ class Learner(nn.Module):
         )
 
 
-def replicate(learner: Learner, context: TrialContext) -> nn.Module:
+def replicate(learner: DistillationModule, context: TrialContext) -> nn.Module:
     """The learner, wrapped by DDP when several workers train it."""
     if context.world_size == 1:
         return learner

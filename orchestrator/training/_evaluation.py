@@ -7,7 +7,7 @@ from torch import Tensor
 
 from orchestrator.core.context import TrialContext
 from orchestrator.data.batches import Batches
-from orchestrator.training._distillation_module import Learner
+from orchestrator.training._distillation_module import DistillationModule
 from orchestrator.training.metrics import Scores
 
 
@@ -21,7 +21,11 @@ class Evaluated(NamedTuple):
 
 @torch.no_grad()
 def evaluate(
-    learner: Learner, batches: Batches, part: Literal["train", "validation", "test"], context: TrialContext, teacher: Tensor | None
+    learner: DistillationModule,
+    batches: Batches,
+    part: Literal["train", "validation", "test"],
+    context: TrialContext,
+    teacher: Tensor | None,
 ) -> Evaluated:
     """The quality of the student in eval mode; `teacher`: its classes for this rank's share of the part, for the agreement."""
     training = learner.training

@@ -7,12 +7,12 @@ import torch
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import Stopped, TrialContext
 from orchestrator.teacher.outputs import CachedTeacher
-from orchestrator.training.process_cache import ask_teacher, bring_teacher, open_batches
+from orchestrator.training.process_cache import compute_teacher_outputs, load_teacher, open_batches
 
 TOLD_S = 0.3
 
 
-def fill(spec: TrialSpec, context: TrialContext) -> None:
+def precompute_view(spec: TrialSpec, context: TrialContext) -> None:
     """Open each view of the specification once; all ranks call this together.
 
     Records: `samples`, those of the view at hand that are done, now and then; after each view `epoch` (views so far),
@@ -21,9 +21,9 @@ def fill(spec: TrialSpec, context: TrialContext) -> None:
     torch.set_num_threads(spec.configuration.resources.threads_per_worker)
     batches = open_batches(spec, context)
     try:
-        teacher = bring_teacher(spec, context)
+        teacher = load_teacher(spec, context)
         assert teacher is not None
-        source = ask_teacher(spec, teacher, batches, context)
+        source = compute_teacher_outputs(spec, teacher, batches, context)
         assert isinstance(source, CachedTeacher), "who is asked at every step has no cache to fill"
         source.shared_pass.told = _Told(context)
         for number, view in enumerate(spec.views, 1):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.config.schema import Training
-from orchestrator.core.text import shortened
+from orchestrator.core.text import shorten
 from orchestrator.training._optimization import optimizer
 
 State = Mapping[str, Tensor]
@@ -74,19 +74,19 @@ def _find_setting_misfit(own: Mapping[str, Any], given: Mapping[str, Any]) -> st
         return f"{other[0]} of a group of the optimiser is {'missing' if other[0] in own else 'not expected'}"
     for name, value in own.items():
         if name != "params" and not _is_alike(value, given[name]):
-            return f"{name} of a group of the optimiser is {shortened(repr(given[name]))}, and a value like {value} is expected"
+            return f"{name} of a group of the optimiser is {shorten(repr(given[name]))}, and a value like {value} is expected"
     return ""
 
 
 def _find_moment_misfit(number: Any, parameters: Sequence[Tensor], expected: State, given: Any) -> str:
     if type(number) is not int or not 0 <= number < len(parameters) or not isinstance(given, dict):
-        return f"the optimiser's state is of a parameter {shortened(repr(number))} that there is not"
+        return f"the optimiser's state is of a parameter {shorten(repr(number))} that there is not"
     values = {name: value for name, value in given.items() if value is not None}
     if missing := next((name for name in expected if name not in values), None):
         return f"{missing} of the optimiser is missing for parameter {number}"
     for name, value in values.items():
         if not isinstance(value, Tensor):
-            return f"{shortened(str(name))} of the optimiser is no tensor"
+            return f"{shorten(str(name))} of the optimiser is no tensor"
         shape = parameters[number].shape if name not in expected or expected[name].dim() else torch.Size()
         if value.shape != shape:
             return f"{name} of the optimiser has shape {list(value.shape)}, and {list(shape)} is expected"

@@ -12,7 +12,7 @@ from orchestrator.data import pictures
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.teacher.frozen import FrozenTeacher
-from orchestrator.training._distillation_module import Learner
+from orchestrator.training._distillation_module import DistillationModule
 
 SAMPLES = 6  # whose distributions are kept
 WEIGHED = 2048  # validation samples over which the weights of the classes are averaged, at most
@@ -21,7 +21,7 @@ NEIGHBOURS = 5  # of a query, positives and as many negatives
 
 
 @torch.no_grad()
-def shown(learner: Learner, teacher: FrozenTeacher | None, batches: Batches) -> dict[str, Tensor]:
+def sample_predictions(learner: DistillationModule, teacher: FrozenTeacher | None, batches: Batches) -> dict[str, Tensor]:
     """`labels` (S,), distributions (S, K) by name, and `class_weights` (K, K) where the method has them: row = true class.
 
     A class without a sample has a row of NaN. In eval mode; the learner is left as it was.

@@ -22,7 +22,7 @@ from orchestrator.core.errors import TrialError
 from orchestrator.data.dataset import Dataset
 from orchestrator.training._restorable import find_misfit
 from orchestrator.training._sample_predictions import samples
-from orchestrator.training.sample_weighting import Appraised, Snapshot, State, appraise
+from orchestrator.training.sample_weighting import SampleWeighting, Snapshot, State, compute_sample_weights
 
 SHOWN = 8  # samples of each kind that a person is shown
 LATE_S = 1.0  # a wait that is worth a word
@@ -155,19 +155,19 @@ class SampleWeights:
             numbers["auc_noisy"] = auc(self.scores[labelled], self.wrong[labelled])
         return {f"influence/{name}": value for name, value in numbers.items()}
 
-    def _received(self) -> tuple[Appraised | None, Exception | None]:
+    def _received(self) -> tuple[SampleWeighting | None, Exception | None]:
         """The answer, or what went wrong: that is raised by all ranks or by none."""
         try:
             return self._receive(), None
         except (TrialError, Stopped) as error:
             return None, error
 
-    def _receive(self) -> Appraised:
+    def _receive(self) -> SampleWeighting:
         assert self.pending is not None
         if self.aide is not None:
             wait_s, started = self.spec.configuration.resources.influence_wait_s, time.monotonic()
             self.context.phase("the influence actor")
-            answer: Appraised | None = self.aide.receive(wait_s, self._alive)
+            answer: SampleWeighting | None = self.aide.receive(wait_s, self._alive)
             waited, what = time.monotonic() - started, f"the weights of the samples after epoch {self.pending.epoch}"
             if answer is not None:
                 if self.weighing.lag and waited > LATE_S:
@@ -176,7 +176,7 @@ class SampleWeights:
             self.aide.drop()
             limit = f" within {wait_s:g} s (resources.influence_wait_s)" if waited >= wait_s else ""
             self.said.append(f"{what} did not come{limit}, so the worker computed them itself")
-        return appraise(self.pending, self.context.device, self._alive)
+        return compute_sample_weights(self.pending, self.context.device, self._alive)
 
     def _alive(self) -> None:
         """A sign of life; Stopped where somebody asked for the end of the trial meanwhile."""

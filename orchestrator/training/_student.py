@@ -22,12 +22,12 @@ from orchestrator.models.build import build
 from orchestrator.models.weights import load_weights
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.training._bank import StudentBank
-from orchestrator.training._distillation_module import Hear, Learner, replicate
+from orchestrator.training._distillation_module import DistillationModule, Hear, replicate
 from orchestrator.training._evaluation import evaluate
 from orchestrator.training._optimization import learning_rate, optimizer, restore, set_rates
 from orchestrator.training._randomness import Draws, seed_everything
 from orchestrator.training._restorable import find_misfit, find_optimizer_misfit, find_scaler_misfit
-from orchestrator.training._sample_predictions import retrieved, shown
+from orchestrator.training._sample_predictions import retrieved, sample_predictions
 from orchestrator.training._sample_weight_schedule import SampleWeights
 from orchestrator.training._trace import Trace
 from orchestrator.training.checkpoint import Checkpoint, State
@@ -65,7 +65,7 @@ class TrainedStudent:
             compile_in_place(self.student)
         evaluated = self.recipe.eval_precision or self.recipe.precision
         types = (half_type(precision, device) for precision in (self.recipe.precision, evaluated))
-        self.learner = Learner(self.student, self.method, *types)
+        self.learner = DistillationModule(self.student, self.method, *types)
         self.learner.mean, self.learner.all_labelled = self.context.mean, batches.all_labelled
         self.weights: SampleWeights | None = None
         weighing = self.method.weighing(self.recipe.epochs)
@@ -252,7 +252,7 @@ class TrainedStudent:
     def show(self, teacher: FrozenTeacher | None) -> None:
         """Keep what there is to show beside the metrics."""
         if self.context.leads:
-            self.shown = shown(self.learner, teacher, self.batches) | (self.weights.shown() if self.weights else {})
+            self.shown = sample_predictions(self.learner, teacher, self.batches) | (self.weights.shown() if self.weights else {})
             if self.method.neighbours is not None:
                 heard = teacher if self.method.needs.teacher else None  # else the bank is not the teacher's
                 self.shown |= retrieved(self.method.neighbours, heard, self.batches)

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from methods import Batch, Method, Output
 from orchestrator.core.context import TrialContext
 from orchestrator.data.batches import Batches
-from orchestrator.data.memory import sent
+from orchestrator.data.memory import to_device
 from orchestrator.models.batch_norm import synchronise
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.training._randomness import seed_everything
@@ -24,7 +24,7 @@ TEACHER = 3  # keeps what it draws apart from what the student draws
 MOMENTUM = 0.9
 
 
-def teach(
+def update_teacher(
     teacher: FrozenTeacher,
     method: Method,
     weights: SampleWeights,
@@ -49,7 +49,7 @@ def teach(
     optimizer = torch.optim.SGD(network.parameters(), method.teaching_rate, MOMENTUM)
     for inputs in batches.train(epoch, view):
         said, before = cast(Output, module(inputs.inputs)), teacher(inputs.inputs)
-        index = sent(inputs.index, inputs.inputs.device)
+        index = to_device(inputs.index, inputs.inputs.device)
         part = (index, inputs.inputs, inputs.labels, said, before)
         batch = Batch(*part, weights=weights.of(index), mix=inputs.mix, mean=context.mean, all_labelled=batches.all_labelled)
         optimizer.zero_grad(set_to_none=True)

@@ -15,31 +15,31 @@ from torch import Tensor
 
 from methods import Knowledge, Output
 from methods.retrieval import Neighbours
-from orchestrator.config.plan import views
 from orchestrator.config.schema import LETTERS
+from orchestrator.config.sizes import views
 from orchestrator.config.trial import KNOWLEDGE, TrialSpec, recipe_key
 from orchestrator.core.context import Exchange, Record, Stopped, TrialContext
 from orchestrator.core.errors import TrialError
 from orchestrator.data.batches import Batches
 from orchestrator.data.passes import Inputs
-from orchestrator.store.checkpoint_storage import place_of
+from orchestrator.store.checkpoint_storage import checkpoint_storage_of
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.outputs import OnlineTeacher
 from orchestrator.training import checkpoint as checkpoints
-from orchestrator.training._bank import everybodys
+from orchestrator.training._bank import gather_banks
 from orchestrator.training._clock import Clock
 from orchestrator.training._exchange import exchange_of
 from orchestrator.training._restorable import find_misfit
 from orchestrator.training._student import TrainedStudent
-from orchestrator.training._teacher_update import teach
+from orchestrator.training._teacher_update import update_teacher
 from orchestrator.training._trial_metrics import Metrics, student_metrics, trial_metrics
 from orchestrator.training.checkpoint import Checkpoint, State
-from orchestrator.training.cost import Spent
+from orchestrator.training.cost import TrialCost
 from orchestrator.training.process_cache import (
     AskedTeacher,
-    ask_teacher,
-    bring_teacher,
     clean_knowledge,
+    compute_teacher_outputs,
+    load_teacher,
     open_batches,
     retrieval,
     validation_predictions,
@@ -73,18 +73,18 @@ class _Trainer:
 
     def __init__(self, spec: TrialSpec, context: TrialContext, exchange: Exchange, batches: Batches) -> None:
         self.spec, self.context, self.exchange, self.batches = spec, context, exchange, batches
-        self.configuration, self.place = spec.configuration, place_of(spec)
+        self.configuration, self.place = spec.configuration, checkpoint_storage_of(spec)
         self.epochs = spec.configuration.training.epochs
         self.records: list[Record] = []  # of all epochs
-        self.clock, self.spent = Clock(context.device), Spent()
+        self.clock, self.spent = Clock(context.device), TrialCost()
         with self.clock.measure("setup"):
             self.students = [TrainedStudent(position, spec, batches, exchange) for position in exchange.own]
-            self.teacher = bring_teacher(spec, context)
+            self.teacher = load_teacher(spec, context)
         self.method = self.students[0].method  # of its kind is every student's
         self.taught = False  # whether the teacher is one of this trial's own
         self.source: AskedTeacher | None = None
         if self.teacher:
-            self.source = ask_teacher(spec, self.teacher, batches, context, self.method.needs.features)
+            self.source = compute_teacher_outputs(spec, self.teacher, batches, context, self.method.needs.features)
         self.retrieval = retrieval(spec, self.source, batches, context) if self.source and self.method.needs.bank else None
         knowledge = functools.cache(self._knowledge) if self.source else None
         for student in self.students:
@@ -193,7 +193,7 @@ class _Trainer:
             self.source = OnlineTeacher(teacher)
         else:
             spec = self.spec.model_copy(update={"knowledge": self.spec.knowledge and self.spec.folder / KNOWLEDGE})
-            self.source = ask_teacher(spec, teacher, self.batches, self.context, self.method.needs.features)
+            self.source = compute_teacher_outputs(spec, teacher, self.batches, self.context, self.method.needs.features)
 
     def _forget(self) -> None:
         """What teachers of this trial alone have said is of no use to anybody else."""
@@ -210,7 +210,7 @@ class _Trainer:
             return
         with self.clock.measure("bank"):
             said = {position: bank.filled(self.context.require_going_on) for position, bank in banks.items()}
-            said = everybodys(said, self.context) if banking.source == "peers" else said
+            said = gather_banks(said, self.context) if banking.source == "peers" else said
             for student in self.students:
                 student.refresh(epoch, said)
 
@@ -233,7 +233,9 @@ class _Trainer:
         """The teacher learns for an epoch; its accuracy on the validation part after that."""
         assert self.teacher is not None and student.weights is not None, "checked before"
         view = epoch % views(self.configuration) if self.batches.views.varies else None
-        self._change_teacher(teach(self.teacher, student.method, student.weights, self.batches, student.context, epoch, view))
+        self._change_teacher(
+            update_teacher(self.teacher, student.method, student.weights, self.batches, student.context, epoch, view)
+        )
         predictions = validation_predictions(self.teacher, self.batches, student.context)
         labels = np.array_split(self.batches.dataset.validation.labels, student.context.world_size)[student.context.rank]
         correct = student.context.total((predictions.cpu() == torch.from_numpy(labels)).double().sum().to(student.context.device))

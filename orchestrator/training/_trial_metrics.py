@@ -5,7 +5,7 @@ Every student's stand under its letter (`a/validation/accuracy`); the plain name
 
 from statistics import fmean
 
-from orchestrator.config.objectives import unlettered, watched
+from orchestrator.config.objectives import unlettered, watched_metrics
 from orchestrator.config.schema import Search
 
 Metrics = dict[str, float]
@@ -29,7 +29,7 @@ def _counted(of: dict[str, Metrics], search: Search) -> Metrics:
     if search.students in of:
         return of[search.students]
     if search.students == "min":
-        goal = watched(search)
+        goal = watched_metrics(search)
         return max(of.values(), key=lambda metrics: goal.sign * metrics[unlettered(goal.name)])
     common = [name for name in of["a"] if all(name in metrics for metrics in of.values())]
     return {name: fmean(metrics[name] for metrics in of.values()) for name in common}

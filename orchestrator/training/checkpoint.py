@@ -24,7 +24,7 @@ from torch import Tensor
 from orchestrator.config.trial import student_folder
 from orchestrator.core import disk
 from orchestrator.core.context import TrialContext
-from orchestrator.store.checkpoint_storage import Folder, Place
+from orchestrator.store.checkpoint_storage import LocalCheckpoint, Place
 from orchestrator.store.progress import PROGRESS, PROGRESS_FILE, read_progress
 from orchestrator.store.record_file import DamagedRecordError
 
@@ -59,7 +59,7 @@ def save(where: Path | Place, parts: Mapping[str, Checkpoint], context: TrialCon
     home = _place(where)
     epoch = next((int(part.progress["record"]["epoch"]) for part in parts.values()), 0)
     with home.writing(context, epoch) as aside:
-        disk.together(context, lambda: _write_all(aside, parts), home.trial)  # all of it is there: rank 0 may rename it
+        disk.raise_on_all_ranks(context, lambda: _write_all(aside, parts), home.trial)  # all of it is there: rank 0 may rename it
 
 
 def load(
@@ -87,11 +87,11 @@ def load(
 
 
 def _place(where: Path | Place) -> Place:
-    return Folder(where) if isinstance(where, Path) else where
+    return LocalCheckpoint(where) if isinstance(where, Path) else where
 
 
 def _write_all(aside: Path, parts: Mapping[str, Checkpoint]) -> None:
-    disk.require(aside, sum(_bytes(vars(part)) for part in parts.values()))
+    disk.require_space(aside, sum(_bytes(vars(part)) for part in parts.values()))
     try:
         for letter, part in parts.items():
             _write(aside / student_folder(letter), part)

@@ -14,7 +14,7 @@ from orchestrator.core.context import TrialContext
 TOTAL, CPU_TOTAL, GPU_TOTAL = "seconds/total", "seconds/cpu_total", "seconds/gpu_total"
 
 
-class Spent:
+class TrialCost:
     """Counts from its making on; a resume goes on from what was told before."""
 
     def __init__(self) -> None:

@@ -2,18 +2,18 @@
 
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import Stopped, TrialContext
-from orchestrator.store.staging import on_this_node
-from orchestrator.training._precompute import fill
+from orchestrator.store.staging import stage_on_node
+from orchestrator.training._precompute import precompute_view
 from orchestrator.training._teacher_evaluation import evaluate_teacher
 from orchestrator.training._trainer import train
 
-WORK = {"student": train, "teacher": train, "fill": fill, "evaluate": evaluate_teacher}
+WORK = {"student": train, "teacher": train, "fill": precompute_view, "evaluate": evaluate_teacher}
 
 
-def work(spec: TrialSpec, context: TrialContext) -> None:
+def execute(spec: TrialSpec, context: TrialContext) -> None:
     """Do what the role of the specification says; all ranks of a group call this together."""
     try:
-        here = on_this_node(spec, context)
+        here = stage_on_node(spec, context)
     except Stopped:  # while the store was waited for
         return
     WORK[spec.role](here, context)

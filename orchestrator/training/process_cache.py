@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from methods import Knowledge, Output, made
 from methods.retrieval import Neighbours
-from orchestrator.config.plan import approximate
 from orchestrator.config.schema import Network, Resources, Training
+from orchestrator.config.sizes import approximate
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import TrialContext
 from orchestrator.core.paths import read_path
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
-from orchestrator.data.memory import fits_resident
+from orchestrator.data.memory import fits_on_device
 from orchestrator.data.views import Views
 from orchestrator.teacher.cache import Cache
 from orchestrator.teacher.frozen import FrozenTeacher
@@ -79,7 +79,7 @@ def open_batches(spec: TrialSpec, context: TrialContext) -> Batches:
     """
     configuration, filling = spec.configuration, spec.role == "fill"
     labels = not filling and made(configuration.method.name, configuration.method.settings).needs.labels
-    dataset, resident = (open_labelled if labels else open_dataset)(spec.data), configuration.data.on_device
+    dataset, on_device = (open_labelled if labels else open_dataset)(spec.data), configuration.data.on_device
     networks = [student.network for student in configuration.students.values()]
     batches = Batches(
         dataset,
@@ -91,7 +91,7 @@ def open_batches(spec: TrialSpec, context: TrialContext) -> Batches:
         device=context.device,
         loader_workers=configuration.data.loader_workers,
         channels_last=any(channels_last(configuration.training, network) for network in networks),
-        resident=fits_resident(dataset, context.device) if resident is None else resident,
+        on_device=fits_on_device(dataset, context.device) if on_device is None else on_device,
         labelled_share=None if filling else configuration.data.labelled_share,
         loader_wait_s=loader_wait_s(configuration.resources),
     )
@@ -107,7 +107,7 @@ def loader_wait_s(resources: Resources) -> float:
     return resources.heartbeat_timeout_s / 2
 
 
-def bring_teacher(spec: TrialSpec, context: TrialContext) -> FrozenTeacher | None:
+def load_teacher(spec: TrialSpec, context: TrialContext) -> FrozenTeacher | None:
     """The teacher of a trial, or None where there is none."""
     chosen = spec.configuration.teacher
     if spec.teacher is None or chosen is None:
@@ -118,7 +118,7 @@ def bring_teacher(spec: TrialSpec, context: TrialContext) -> FrozenTeacher | Non
     return open_teacher(spec.teacher, context.device, channels_last(recipe, chosen.network), precision, recipe.compile)
 
 
-def ask_teacher(
+def compute_teacher_outputs(
     spec: TrialSpec, teacher: FrozenTeacher, batches: Batches, context: TrialContext, features: bool = False
 ) -> AskedTeacher:
     """The teacher as the trial asks it: from the cache, unless that is off or lacks what is needed: features of views that vary."""

@@ -22,10 +22,10 @@ from orchestrator.core.errors import TrialError
 from orchestrator.data.batches import Batches
 from orchestrator.models.build import build
 from orchestrator.models.weights import network_fingerprint
-from orchestrator.store.staging import on_this_node
+from orchestrator.store.staging import stage_on_node
 from orchestrator.teacher.frozen import TEACH, FrozenTeacher
 from orchestrator.teacher.outputs import OnlineTeacher
-from orchestrator.training.process_cache import ask_teacher, bring_teacher, channels_last, clean_knowledge, open_batches
+from orchestrator.training.process_cache import channels_last, clean_knowledge, compute_teacher_outputs, load_teacher, open_batches
 
 State = dict[str, Tensor]
 BLOCK_ELEMENTS = 1 << 22  # of the inputs that are looked at together: more of them do not make it faster
@@ -49,7 +49,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
-class Appraised:
+class SampleWeighting:
     """The answer: weights and scores (n,) float32 on the CPU, what is noted for the next one; what is tracked, cost and said."""
 
     weights: Tensor
@@ -60,11 +60,11 @@ class Appraised:
     notes: tuple[str, ...] = ()
 
 
-def appraise(snapshot: Snapshot, device: torch.device, alive: Callable[[], None] = lambda: None) -> Appraised:
+def compute_sample_weights(snapshot: Snapshot, device: torch.device, alive: Callable[[], None] = lambda: None) -> SampleWeighting:
     """Survey the student of the snapshot and let its method weigh the samples; TrialError where an estimator does not converge."""
     started, cpu_started = time.perf_counter(), time.process_time()
     context = TrialContext(device=device, alive=alive)
-    spec = on_this_node(TrialSpec.model_validate(snapshot.spec), context)
+    spec = stage_on_node(TrialSpec.model_validate(snapshot.spec), context)
     configuration = spec.configuration
     weighing = made(configuration.method.name, configuration.method.settings).weighing(configuration.training.epochs)
     assert weighing is not None, "nobody sends a snapshot for a method that weighs nothing"
@@ -95,7 +95,7 @@ def appraise(snapshot: Snapshot, device: torch.device, alive: Callable[[], None]
     if device.type == "cuda":
         costs["gpu_seconds"] = costs["seconds"]
     notes = tuple(f"the weights of the samples after epoch {snapshot.epoch}: {note}" for note in found.notes)
-    return Appraised(weights, scores, found.noted, found.tracked, costs, notes)
+    return SampleWeighting(weights, scores, found.noted, found.tracked, costs, notes)
 
 
 def changed_teacher(teacher: FrozenTeacher, state: State) -> FrozenTeacher:
@@ -116,13 +116,13 @@ def _student(snapshot: Snapshot, spec: TrialSpec, batches: Batches, device: torc
 
 
 def _teacher_logits(snapshot: Snapshot, spec: TrialSpec, batches: Batches, context: TrialContext) -> Tensor | None:
-    teacher = bring_teacher(spec, context)
+    teacher = load_teacher(spec, context)
     if teacher is None:
         return None
     if snapshot.teacher:  # nobody else will ask for what it says, so it is not kept
         source = OnlineTeacher(changed_teacher(teacher, snapshot.teacher))
         return clean_knowledge(source, batches, context, features=False).logits
-    return clean_knowledge(ask_teacher(spec, teacher, batches, context), batches, context, features=False).logits
+    return clean_knowledge(compute_teacher_outputs(spec, teacher, batches, context), batches, context, features=False).logits
 
 
 def _surveyed(student: nn.Module, batches: Batches, alive: Callable[[], None]) -> Surveyed:

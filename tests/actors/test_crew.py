@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from orchestrator.cluster.group_autoscaler import BARREN, HEAD_S, RETURN_S, Crew, Rules, Seen
+from orchestrator.cluster.group_autoscaler import BARREN, HEAD_S, RETURN_S, ClusterSnapshot, GroupAutoscaler, ScalingPolicy
 from orchestrator.config.plan import Groups
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 from tests.refusal import refused
 
 CPU = {"CPU": 1.0}
@@ -27,10 +27,10 @@ class Ray:
     where: dict[int, str] = field(default_factory=dict)
     asked: set[int] = field(default_factory=set)
 
-    def crew(self, groups: int, most: int = 9) -> Crew:
+    def crew(self, groups: int, most: int = 9) -> GroupAutoscaler:
         beside = ({"CPU": self.beside},) if self.beside else ()
-        rules = Rules(most, lambda: self.trials, self.notes.append, silence_s=20, wait_s=60)
-        self.made = Crew(Groups(groups, (CPU,), "", beside), rules, self, self.stop, lambda: self.now)
+        rules = ScalingPolicy(most, lambda: self.trials, self.notes.append, heartbeat_warning_s=20, heartbeat_timeout_s=60)
+        self.made = GroupAutoscaler(Groups(groups, (CPU,), "", beside), rules, self, self.stop, lambda: self.now)
         self.made.begin()
         return self.made
 
@@ -44,8 +44,8 @@ class Ray:
     def free(self, node: str) -> float:
         return self.nodes[node] - sum(place == node for place in self.where.values())
 
-    def look(self) -> Seen:
-        return Seen(frozenset(self.nodes), [{"CPU": self.free(node)} for node in self.nodes], self.aides)
+    def look(self) -> ClusterSnapshot:
+        return ClusterSnapshot(frozenset(self.nodes), [{"CPU": self.free(node)} for node in self.nodes], self.aides)
 
     def add_group(self, number: int) -> None:
         node = next((node for node in self.nodes if self.free(node) >= 1), None)
@@ -155,7 +155,7 @@ def test_without_a_group_trials_wait_for_a_node_and_a_person_hears_what_is_missi
     assert not ray.stopped, "the time counts from when the last group served"
     ray.step(2)
     assert len(ray.stopped) == 1
-    with refused("resources.heartbeat_timeout_s", 60, error=EnvironmentUnfitError):
+    with refused("resources.heartbeat_timeout_s", 60, error=PreflightError):
         crew.raise_reason()
     ray.step(3)
     assert len(ray.stopped) == 1, "once"
@@ -165,7 +165,7 @@ def test_a_group_that_starts_is_given_the_time_that_takes_however_short_the_wait
     ray = Ray({"a": 1}, at_once=False)
     crew = ray.crew(1)
     ray.step(int(RETURN_S / LOOK) - 1)
-    assert not ray.stopped and crew.rules.wait_s < RETURN_S
+    assert not ray.stopped and crew.rules.heartbeat_timeout_s < RETURN_S
     ray.step()
     assert len(ray.stopped) == 1 and crew.reason.startswith(f"no worker group began for {RETURN_S:g} s: a group needs 1 CPU")
 
@@ -210,7 +210,7 @@ def test_groups_that_end_before_they_serve_are_not_started_for_ever() -> None:
         for number in list(crew.live):
             ray.end(number, "No module named 'orchestrator'")
     assert len(ray.stopped) == 1 and BARREN <= crew.begun <= 2 * BARREN
-    with refused("resources.groups", "No module named 'orchestrator'", error=EnvironmentUnfitError):
+    with refused("resources.groups", "No module named 'orchestrator'", error=PreflightError):
         crew.raise_reason()
 
 
@@ -237,7 +237,7 @@ def test_a_head_that_is_gone_ends_the_run_and_one_that_comes_back_does_not() -> 
     assert len(ray.notes) == 2 and all(f"does not come back within {HEAD_S:g} s" in note for note in ray.notes), "once each time"
     ray.step(2)
     assert len(ray.stopped) == 1 and crew.headless
-    with refused("resources.address", "head", error=EnvironmentUnfitError):
+    with refused("resources.address", "head", error=PreflightError):
         crew.raise_reason()
 
 
@@ -251,7 +251,7 @@ def test_a_cluster_without_any_node_ends_the_run_long_before_the_limit_of_a_wait
     assert not ray.stopped
     ray.step(2)
     assert len(ray.stopped) == 1 and ray.notes[-1] == "no node of the Ray cluster is alive any more"
-    with refused("resources.address", "nodes", error=EnvironmentUnfitError):
+    with refused("resources.address", "nodes", error=PreflightError):
         crew.raise_reason()
 
 
@@ -272,6 +272,6 @@ def test_an_error_of_a_cluster_without_a_head_is_told_as_such() -> None:
     crew = ray.crew(1)
     crew.raise_reason()
     ray.head = False
-    with refused("resources.address", "head", error=EnvironmentUnfitError):
+    with refused("resources.address", "head", error=PreflightError):
         crew.raise_reason()
     assert crew.headless

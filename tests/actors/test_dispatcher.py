@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cluster._dispatcher import CLOSE, SHORT, Dispatcher
-from orchestrator.cluster.dispatcher_client import Desk
+from orchestrator.cluster.dispatcher_client import DispatcherClient
 
 LONG_S = 30.0  # never waited for: what is awaited has happened
 SHORT_S = 0.001  # how long nothing is waited for
@@ -339,12 +339,12 @@ def test_close_wakes_who_waits_for_a_trial_and_who_trains_one() -> None:
 def test_the_desk_asks_whether_a_trial_was_released(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Any, ...]] = []
 
-    def ask(desk: Desk, *arguments: Any) -> bool:
+    def ask(desk: DispatcherClient, *arguments: Any) -> bool:
         asked.append(arguments)
         return True
 
-    monkeypatch.setattr(Desk, "_ask", ask)
-    assert Desk("desk", None).released("trial-00003") and asked == [("released", "trial-00003", 0.0)]
+    monkeypatch.setattr(DispatcherClient, "_ask", ask)
+    assert DispatcherClient("desk", None).released("trial-00003") and asked == [("released", "trial-00003", 0.0)]
 
 
 @pytest.mark.parametrize(("role", "recipe"), [("student", "training"), ("teacher", "teacher.training")])

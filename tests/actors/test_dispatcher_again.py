@@ -10,8 +10,8 @@ import ray
 from orchestrator.cluster import dispatcher_client as desks
 from orchestrator.cluster._controllers import ANSWER_S
 from orchestrator.cluster._dispatcher import Dispatcher
-from orchestrator.cluster.dispatcher_client import Desk, answered
-from orchestrator.core.errors import EnvironmentUnfitError, UnansweredError
+from orchestrator.cluster.dispatcher_client import DispatcherClient, wait_for_answer
+from orchestrator.core.errors import DispatcherTimeoutError, PreflightError
 from tests.actors.test_dispatcher import LONG_S, SHORT_S, settle
 from tests.refusal import refused
 
@@ -122,7 +122,7 @@ def play(monkeypatch: pytest.MonkeyPatch, deaths: dict[int, str], known: int | N
     fake.before = train
     monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", fake.get)
     monkeypatch.setattr(desks, "PAUSE_S", 0)
-    desk = Desk("desk", fake)
+    desk = DispatcherClient("desk", fake)
     desk.submit("a", {"of": "a", "known": known})  # None: as the fitting of a teacher has it
     return [desk.next_report("a", LONG_S) for _ in range(3)], given
 
@@ -149,17 +149,17 @@ def test_a_dispatcher_that_stays_away_is_the_machines_fault(monkeypatch: pytest.
 
     monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", away)
     monkeypatch.setattr(desks, "PAUSE_S", 0)
-    with refused("dispatcher", "ActorDiedError", "an answer within 0.01 s", UnansweredError):
-        answered(lambda: None, patience_s=0.01)
+    with refused("dispatcher", "ActorDiedError", "an answer within 0.01 s", DispatcherTimeoutError):
+        wait_for_answer(lambda: None, patience_s=0.01)
 
 
 def test_a_run_that_was_given_up_is_no_failure_of_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Ray({})
     monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", fake.get)
-    desk = Desk("desk", fake)
+    desk = DispatcherClient("desk", fake)
     desk.submit("a", {})
     desk.give_up("no worker group is left")
-    with refused("trial", "no worker group is left", error=EnvironmentUnfitError):
+    with refused("trial", "no worker group is left", error=PreflightError):
         desk.next_report("a", LONG_S)
 
 
@@ -172,7 +172,7 @@ def test_a_group_is_replaced_by_the_death_of_its_workers(monkeypatch: pytest.Mon
     )
     controllers: list[tuple[str, float]] = []
     monkeypatch.setattr(desks, "end_controller", lambda run, answer_s=0.0: controllers.append((run, answer_s)))
-    desk = Desk("desk", fake)
+    desk = DispatcherClient("desk", fake)
     for rank in range(2):
         fake.loop.run_until_complete(fake.dispatcher.enlist(0, rank, f"worker {rank}"))
     assert desk.replace(0) and killed == [("worker 0", True), ("worker 1", True)]
@@ -197,4 +197,4 @@ def test_a_long_wait_is_not_counted_as_silence(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", late)
     monkeypatch.setattr("time.monotonic", lambda: now)
     monkeypatch.setattr(desks, "PAUSE_S", 0)
-    assert answered(lambda: None, patience_s=8.0) == "an answer" and calls == 2
+    assert wait_for_answer(lambda: None, patience_s=8.0) == "an answer" and calls == 2

@@ -8,8 +8,8 @@ import ray
 import torch
 
 from methods import SettingsError
-from orchestrator.cluster._failures import judged
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError, LoaderError, TrialError, UnansweredError
+from orchestrator.cluster._failures import classify_failure
+from orchestrator.core.errors import ConfigurationError, DispatcherTimeoutError, LoaderError, PreflightError, TrialError
 
 HOST, DEVICE = torch.device("cpu"), torch.device("cuda", 0)
 TRIAL = {"role": "student", "configuration": {"training": {"batch_size": 256}}}
@@ -30,9 +30,9 @@ class Kind(tuple[bool, bool, bool]):
         (MemoryError(), Kind((True, False, True))),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), Kind((True, False, True))),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), Kind((True, False, True))),
-        (EnvironmentUnfitError("locked"), Kind((False, True, True))),
+        (PreflightError("locked"), Kind((False, True, True))),
         (LoaderError("no batch came"), Kind((False, False, False))),
-        (UnansweredError("no answer"), Kind((False, False, False))),
+        (DispatcherTimeoutError("no answer"), Kind((False, False, False))),
         (OSError(errno.ESTALE, "Stale file handle"), Kind((False, False, False))),
         (PermissionError(errno.EACCES, "Permission denied"), Kind((False, False, False))),
         (TimeoutError("too long"), Kind((False, False, False))),
@@ -43,7 +43,7 @@ class Kind(tuple[bool, bool, bool]):
     ],
 )
 def test_each_kind_on_the_host(error: Exception, kind: Kind) -> None:
-    fault = judged(error, TRIAL, HOST)
+    fault = classify_failure(error, TRIAL, HOST)
     assert (fault.own, fault.together, fault.clean) == kind
 
 
@@ -60,7 +60,7 @@ def test_each_kind_on_the_host(error: Exception, kind: Kind) -> None:
     ],
 )
 def test_each_kind_on_a_device(error: Exception, own: bool, clean: bool) -> None:
-    fault = judged(error, TRIAL, DEVICE)
+    fault = classify_failure(error, TRIAL, DEVICE)
     assert (fault.own, fault.clean) == (own, clean), "who met an error on a device starts anew"
 
 
@@ -72,7 +72,7 @@ def test_each_kind_on_a_device(error: Exception, own: bool, clean: bool) -> None
     ],
 )
 def test_a_lack_of_memory_says_what_to_lower(error: Exception, role: str, said: str) -> None:
-    message = judged(error, {**TRIAL, "role": role}, DEVICE).message
+    message = classify_failure(error, {**TRIAL, "role": role}, DEVICE).message
     assert message.startswith(said) and message.endswith("or let fewer groups share the device (resources.groups)")
     assert "\n" not in message
 
@@ -82,11 +82,11 @@ def test_a_lack_of_memory_says_what_to_lower(error: Exception, role: str, said: 
     [(TrialError("one sentence"), "one sentence"), (ValueError("two\n lines"), "ValueError: two lines")],
 )
 def test_what_nobody_wrote_for_a_person_is_told_with_its_kind(error: Exception, message: str) -> None:
-    assert judged(error, TRIAL, HOST).message == message
+    assert classify_failure(error, TRIAL, HOST).message == message
 
 
 def test_a_real_allocation_that_fails_is_a_lack_of_memory() -> None:
     with pytest.raises((RuntimeError, MemoryError)) as caught:
         torch.empty(2**62, dtype=torch.uint8)
-    fault: Any = judged(caught.value, TRIAL, HOST)
+    fault: Any = classify_failure(caught.value, TRIAL, HOST)
     assert fault.own and fault.message.startswith("out of memory on cpu")

@@ -17,22 +17,22 @@ from methods import SettingsError
 from orchestrator.cluster import _influence_actor as influence_actor
 from orchestrator.cluster import _worker as worker
 from orchestrator.cluster import groups
-from orchestrator.cluster._influence_actor import Beside, RayAide
-from orchestrator.cluster.connect import connected
-from orchestrator.cluster.dispatcher_client import Desk
+from orchestrator.cluster._influence_actor import InfluenceActorHandle, InfluenceClient
+from orchestrator.cluster.connect import connect_to_ray
+from orchestrator.cluster.dispatcher_client import DispatcherClient
 from orchestrator.config.loader import load
 from orchestrator.config.plan import Groups
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import TrialError
-from orchestrator.training.sample_weighting import Appraised, Snapshot
+from orchestrator.training.sample_weighting import SampleWeighting, Snapshot
 from tests.refusal import refused
 
 LONG_S = 60.0
 Specify = Callable[..., TrialSpec]
 
 
-def compute(snapshot: Snapshot, device: torch.device, alive: Callable[[], None]) -> Appraised:
+def compute(snapshot: Snapshot, device: torch.device, alive: Callable[[], None]) -> SampleWeighting:
     """In place of the appraisal: does what the specification of the snapshot says."""
     order, folder = snapshot.spec.get("order", ""), Path(snapshot.spec.get("folder", ""))
     if order == "die" or (order == "die once" and not (folder / "died").exists()):
@@ -48,7 +48,7 @@ def compute(snapshot: Snapshot, device: torch.device, alive: Callable[[], None])
     if order == "break":
         raise ValueError("two words\nand a line")
     facts: dict[str, float] = {"pid": os.getpid(), "threads": torch.get_num_threads(), "cpu": device.type == "cpu"}
-    return Appraised(snapshot.weights * 2, -snapshot.weights, {"epoch": snapshot.epoch}, facts, {})
+    return SampleWeighting(snapshot.weights * 2, -snapshot.weights, {"epoch": snapshot.epoch}, facts, {})
 
 
 def snapshot(epoch: int = 3, order: str = "", folder: Path | None = None) -> Snapshot:
@@ -59,33 +59,33 @@ def snapshot(epoch: int = 3, order: str = "", folder: Path | None = None) -> Sna
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
     """Ray with room for a worker and two influence actors."""
-    with connected(None, cpus=4):
+    with connect_to_ray(None, cpus=4):
         cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not find this file
         yield
         cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.fixture(scope="module")
-def beside(ray_here: None) -> Beside:
+def beside(ray_here: None) -> InfluenceActorHandle:
     """An influence actor with two CPUs, which is this process's own."""
-    return Beside(2.0, 0.0, compute)
+    return InfluenceActorHandle(2.0, 0.0, compute)
 
 
 @pytest.fixture
-def aide(beside: Beside) -> Iterator[RayAide]:
-    made = RayAide(beside, max_failures=2)
+def aide(beside: InfluenceActorHandle) -> Iterator[InfluenceClient]:
+    made = InfluenceClient(beside, max_failures=2)
     yield made
     made.drop()
 
 
-def answered(aide: RayAide, alive: Callable[[], None] = lambda: None) -> Appraised:
+def answered(aide: InfluenceClient, alive: Callable[[], None] = lambda: None) -> SampleWeighting:
     found = aide.receive(LONG_S, alive)
     assert found is not None
     return found
 
 
 @pytest.mark.ray
-def test_the_answer_is_that_of_the_last_snapshot_and_comes_once(aide: RayAide) -> None:
+def test_the_answer_is_that_of_the_last_snapshot_and_comes_once(aide: InfluenceClient) -> None:
     assert aide.receive(LONG_S, lambda: None) is None, "nothing was asked"
     aide.send(snapshot(1, "wait"))
     aide.send(snapshot(2))
@@ -97,7 +97,7 @@ def test_the_answer_is_that_of_the_last_snapshot_and_comes_once(aide: RayAide) -
 
 
 @pytest.mark.ray
-def test_an_actor_that_is_killed_at_work_is_started_again_and_sent_the_snapshot(aide: RayAide, tmp_path: Path) -> None:
+def test_an_actor_that_is_killed_at_work_is_started_again_and_sent_the_snapshot(aide: InfluenceClient, tmp_path: Path) -> None:
     aide.send(snapshot(1))
     before = answered(aide).tracked["pid"]
     aide.send(snapshot(3, "die once", tmp_path))
@@ -108,14 +108,14 @@ def test_an_actor_that_is_killed_at_work_is_started_again_and_sent_the_snapshot(
 
 
 @pytest.mark.ray
-def test_a_fault_of_the_actors_place_is_a_death_and_not_the_trials(aide: RayAide, tmp_path: Path) -> None:
+def test_a_fault_of_the_actors_place_is_a_death_and_not_the_trials(aide: InfluenceClient, tmp_path: Path) -> None:
     aide.send(snapshot(3, "stale once", tmp_path))
     assert answered(aide).noted["epoch"] == 3
     assert aide.notes() == ["the influence actor died and was started again; the snapshot of epoch 3 was sent again"]
 
 
 @pytest.mark.ray
-def test_an_actor_that_died_unasked_is_started_for_the_next_snapshot(aide: RayAide) -> None:
+def test_an_actor_that_died_unasked_is_started_for_the_next_snapshot(aide: InfluenceClient) -> None:
     aide.send(snapshot(1))
     process = psutil.Process(int(answered(aide).tracked["pid"]))
     process.kill()
@@ -125,8 +125,8 @@ def test_an_actor_that_died_unasked_is_started_for_the_next_snapshot(aide: RayAi
 
 
 @pytest.mark.ray
-def test_a_snapshot_that_kills_every_actor_is_given_up(beside: Beside, tmp_path: Path) -> None:
-    aide = RayAide(beside, max_failures=1)
+def test_a_snapshot_that_kills_every_actor_is_given_up(beside: InfluenceActorHandle, tmp_path: Path) -> None:
+    aide = InfluenceClient(beside, max_failures=1)
     aide.send(snapshot(4, "die", tmp_path))
     assert aide.receive(LONG_S, lambda: None) is None
     again, given_up = aide.notes()
@@ -137,7 +137,7 @@ def test_a_snapshot_that_kills_every_actor_is_given_up(beside: Beside, tmp_path:
 
 
 @pytest.mark.ray
-def test_a_late_answer_is_none_and_the_next_snapshot_goes_to_another_actor(aide: RayAide) -> None:
+def test_a_late_answer_is_none_and_the_next_snapshot_goes_to_another_actor(aide: InfluenceClient) -> None:
     """Late may be stopped, which no message ends."""
     aide.send(snapshot(0))
     process = psutil.Process(int(answered(aide).tracked["pid"]))
@@ -152,8 +152,8 @@ def test_a_late_answer_is_none_and_the_next_snapshot_goes_to_another_actor(aide:
 
 
 @pytest.mark.ray
-def test_students_that_share_an_actor_each_get_their_answer(beside: Beside, tmp_path: Path) -> None:
-    first, second = RayAide(beside, 2), RayAide(beside, 2)
+def test_students_that_share_an_actor_each_get_their_answer(beside: InfluenceActorHandle, tmp_path: Path) -> None:
+    first, second = InfluenceClient(beside, 2), InfluenceClient(beside, 2)
     first.send(snapshot(1, "die once", tmp_path))
     second.send(snapshot(2))
     found = [answered(first), answered(second)]
@@ -162,14 +162,14 @@ def test_students_that_share_an_actor_each_get_their_answer(beside: Beside, tmp_
 
 @pytest.mark.ray
 def test_an_actor_that_ray_cannot_place_is_late(ray_here: None) -> None:
-    aide = RayAide(Beside(64.0, 0.0, compute), max_failures=2)
+    aide = InfluenceClient(InfluenceActorHandle(64.0, 0.0, compute), max_failures=2)
     aide.send(snapshot())
     assert aide.receive(0.0, lambda: None) is None and aide.notes() == []
     aide.drop()
 
 
 @pytest.mark.ray
-def test_an_error_of_the_computation_is_the_trials(aide: RayAide) -> None:
+def test_an_error_of_the_computation_is_the_trials(aide: InfluenceClient) -> None:
     aide.send(snapshot())
     pid = answered(aide).tracked["pid"]
     aide.send(snapshot(order="refuse"))
@@ -198,12 +198,12 @@ def serve(settings: dict[str, Any]) -> None:
         if spec.name == "busy":
             aide.receive(LONG_S, context.alive)
 
-    worker.work = work  # type: ignore[attr-defined]
-    setattr(influence_actor, "appraise", compute)  # noqa: B010
+    worker.execute = work  # type: ignore[attr-defined]
+    setattr(influence_actor, "compute_sample_weights", compute)  # noqa: B010
     worker.serve(settings)
 
 
-def told(desk: Desk, name: str, spec: TrialSpec) -> dict[str, psutil.Process]:
+def told(desk: DispatcherClient, name: str, spec: TrialSpec) -> dict[str, psutil.Process]:
     """The processes that a trial names."""
     desk.submit(name, spec.model_copy(update={"name": name}).plain())
     record = desk.next_report(name, LONG_S)
@@ -213,7 +213,7 @@ def told(desk: Desk, name: str, spec: TrialSpec) -> dict[str, psutil.Process]:
 
 @pytest.mark.ray
 def test_an_actor_stays_for_the_life_of_its_worker_and_no_longer(
-    ray_here: None, beside: Beside, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ray_here: None, beside: InfluenceActorHandle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Its CPU is beside the worker's bundle, which has one and gives none away."""
     spec = TrialSpec(name="one", configuration=load(None, []), folder=tmp_path, data=tmp_path)
@@ -241,14 +241,14 @@ def test_who_has_an_aide(pairs: tuple[str, ...], role: str, has_one: bool, tmp_p
     spec = TrialSpec.model_validate(
         {"name": "one", "role": role, "configuration": load(None, list(pairs)), "folder": tmp_path, "data": tmp_path}
     )
-    with influence_actor.aides(spec) as aide:
+    with influence_actor.influence_clients(spec) as aide:
         assert (aide is not None) is has_one
 
 
 def test_a_worker_gives_its_trial_the_aide(monkeypatch: pytest.MonkeyPatch, specify: Specify) -> None:
     """Which is found when it is asked for: no Ray runs here."""
     contexts: list[TrialContext] = []
-    monkeypatch.setattr(worker, "work", lambda spec, context: contexts.append(context))
+    monkeypatch.setattr(worker, "execute", lambda spec, context: contexts.append(context))
     for pairs in ((), ("resources.influence_backend=inline",)):
         line: Any = worker._Line(None, 0, 0)
         line.open = line.report = lambda *values: None

@@ -16,8 +16,8 @@ from ray import cloudpickle
 
 from orchestrator.cluster import _worker as worker
 from orchestrator.cluster import groups
-from orchestrator.cluster.connect import connected
-from orchestrator.cluster.dispatcher_client import Desk
+from orchestrator.cluster.connect import connect_to_ray
+from orchestrator.cluster.dispatcher_client import DispatcherClient
 from orchestrator.config.loader import load
 from orchestrator.config.plan import Groups
 from orchestrator.config.schema import Configuration
@@ -26,9 +26,9 @@ from orchestrator.core.context import Record, TrialContext
 from orchestrator.data.prepare import prepare
 from orchestrator.store.store import Store
 from orchestrator.teacher import fit
-from orchestrator.teacher.acquire import ready
+from orchestrator.teacher.acquire import acquire_teacher
 from orchestrator.training import checkpoint
-from orchestrator.training.execute import work
+from orchestrator.training.execute import execute
 
 pytestmark = pytest.mark.ray
 EPOCHS, STEPS = 3, 5
@@ -79,9 +79,9 @@ def serve(settings: dict[str, Any]) -> None:
         if context.leads and (spec.folder / DIED).exists():
             found = checkpoint.load(spec.folder, "ab", context.device)
             (spec.folder / DIED).write_text(str(found["a"].progress["record"]["epoch"] if found else 0))
-        work(spec, context)
+        execute(spec, context)
 
-    worker.work = work_until_death  # type: ignore[attr-defined]
+    worker.execute = work_until_death  # type: ignore[attr-defined]
     worker.serve(settings)
 
 
@@ -109,7 +109,7 @@ def _await(death: Death, note: Path) -> None:
 class Place(NamedTuple):
     """Two warm workers, and what their trials share."""
 
-    desk: Desk
+    desk: DispatcherClient
     root: Path
     configuration: Configuration
     data: Path
@@ -132,12 +132,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         fitted.append(metrics)
         folders.update(path.name for path in store.teachers.glob(f"*.fitting/{CHECKPOINT}/*") if path.is_dir())
 
-    with pytest.MonkeyPatch.context() as patch, connected(None, cpus=2):
+    with pytest.MonkeyPatch.context() as patch, connect_to_ray(None, cpus=2):
         cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not find this file
         patch.setattr(groups, "serve", serve)
         pair = Groups(1, ({"CPU": 1.0}, {"CPU": 1.0}), "")
         with groups.worker_groups(pair, root / "groups", max_failures=1, own_cluster=True) as desk:
-            teacher, _, _ = ready(store, configuration, data, desk, told)
+            teacher, _, _ = acquire_teacher(store, configuration, data, desk, told)
             yield Place(desk, root, configuration, data, teacher, fitted, folders)
 
 
@@ -207,7 +207,7 @@ def test_the_workers_of_a_pair_fit_the_teacher_together(place: Place) -> None:
     assert not place.folders and len(place.fitted) == 2
     records: list[Record] = []
     alone = fit.specification(place.root / "alone", place.configuration, place.data)
-    work(alone, TrialContext(report=records.append))
+    execute(alone, TrialContext(report=records.append))
     for found, expected in zip(place.fitted, records, strict=True):
         assert {name for name in found if not name.startswith(TIMED)} == {
             name for name in expected["metrics"] if not name.startswith(TIMED)

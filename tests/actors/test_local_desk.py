@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from orchestrator.cluster import local_backend
-from orchestrator.cluster.local_backend import LocalDesk
+from orchestrator.cluster.local_backend import LocalDispatcher
 from orchestrator.core.context import Record, TrialContext
-from orchestrator.core.errors import EnvironmentUnfitError, TrialError
+from orchestrator.core.errors import PreflightError, TrialError
 from tests.refusal import refused
 
 SILENCE_S = 10.0
@@ -53,7 +53,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_an_epoch_may_be_longer_than_the_silence_that_is_allowed(clock: Clock) -> None:
-    desk = LocalDesk()
+    desk = LocalDispatcher()
 
     def end() -> None:
         desk.alive()
@@ -65,9 +65,9 @@ def test_an_epoch_may_be_longer_than_the_silence_that_is_allowed(clock: Clock) -
 
 
 def test_silence_is_measured_since_the_last_sign_of_life(clock: Clock) -> None:
-    desk = LocalDesk()
+    desk = LocalDispatcher()
     waiting = desk.records = Passing(clock, [desk.alive, lambda: None])
-    with refused("resources.heartbeat_timeout_s", SILENCE_S, "longer than its start takes", EnvironmentUnfitError):
+    with refused("resources.heartbeat_timeout_s", SILENCE_S, "longer than its start takes", PreflightError):
         desk.next_report("trial", SILENCE_S)
     assert waiting.waits == [SILENCE_S, SILENCE_S / 2], "the sign came in the middle of the first wait"
 
@@ -78,8 +78,8 @@ def test_a_training_gives_its_signs_of_life_to_the_desk(clock: Clock, specify: S
         context.alive()
         context.report({"epoch": 1})
 
-    monkeypatch.setattr(local_backend, "work", trained)
-    desk = LocalDesk()
+    monkeypatch.setattr(local_backend, "execute", trained)
+    desk = LocalDispatcher()
     desk.submit("trial", specify("teacher=null", "method.name=cross_entropy").plain())
     assert desk.records.get(timeout=60) == {"epoch": 1}
     assert desk.heard == clock.now == 107
@@ -91,13 +91,13 @@ def test_a_fault_of_the_machine_fails_no_trial(own: bool, specify: Specify, monk
         context.note("the disk is full")
         raise TrialError("it diverged") if own else OSError(116, "Stale file handle")
 
-    monkeypatch.setattr(local_backend, "work", trained)
+    monkeypatch.setattr(local_backend, "execute", trained)
     notes: list[str] = []
-    desk = LocalDesk(notes.append)
+    desk = LocalDispatcher(notes.append)
     desk.submit("trial", specify("teacher=null", "method.name=cross_entropy").plain())
     if own:
         assert desk.next_report("trial", 60) == {"failed": "it diverged"}
     else:
-        with refused("trial", "OSError: [Errno 116] Stale file handle", error=EnvironmentUnfitError):
+        with refused("trial", "OSError: [Errno 116] Stale file handle", error=PreflightError):
             desk.next_report("trial", 60)
     assert notes == ["the disk is full"]

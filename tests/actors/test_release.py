@@ -6,8 +6,8 @@ from typing import Any, cast
 import pytest
 
 from orchestrator.cluster._dispatcher import Dispatcher
-from orchestrator.cluster.dispatcher_client import Desk
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.cluster.dispatcher_client import DispatcherClient
+from orchestrator.core.errors import PreflightError
 from tests.actors.test_dispatcher import LONG_S, SHORT_S, settle
 from tests.refusal import refused
 
@@ -95,7 +95,7 @@ class Remote:
 def test_the_caller_waits_with_a_limit_and_says_who_holds_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", lambda answer, timeout: answer)
     held = cast(Any, type("Held", (), {"released": Remote(False, False, True), "describe": Remote("group 1 holds trial-00003")}))
-    Desk("desk", held()).wait_until_released("trial-00003", 30.0)
+    DispatcherClient("desk", held()).wait_until_released("trial-00003", 30.0)
     held.released = Remote(False)
-    with refused("resources.heartbeat_timeout_s", 0.01, "longer than group 1 holds trial-00003", EnvironmentUnfitError):
-        Desk("desk", held()).wait_until_released("trial-00003", 0.01)
+    with refused("resources.heartbeat_timeout_s", 0.01, "longer than group 1 holds trial-00003", PreflightError):
+        DispatcherClient("desk", held()).wait_until_released("trial-00003", 0.01)

@@ -49,14 +49,14 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Store:
 def test_what_a_dead_controller_held_is_freed(store: Store) -> None:
     handle = SimpleNamespace(placement_group=SimpleNamespace(id=GROUP))
     group = SimpleNamespace(get_worker_group_state=lambda: SimpleNamespace(placement_group_handle=handle))
-    placement_groups.Reserved("run-1").after_worker_group_start(group)
-    placement_groups.free("run-2")
+    placement_groups.PlacementGroupCallback("run-1").after_worker_group_start(group)
+    placement_groups.remove_placement_group_of("run-2")
     assert store.removed == [] and len(store) == 2, "another run's is left alone"
-    placement_groups.free("run-1")
+    placement_groups.remove_placement_group_of("run-1")
     assert store.removed == [GROUP] and store.states == [], "it is waited for"
-    placement_groups.forget("run-1")
+    placement_groups.forget_run("run-1")
     assert not store
-    placement_groups.free("run-1")
+    placement_groups.remove_placement_group_of("run-1")
     assert store.removed == [GROUP]
 
 
@@ -67,8 +67,8 @@ def test_nothing_is_freed_where_ray_has_shut_down(monkeypatch: pytest.MonkeyPatc
     for name in ("_internal_kv_get", "_internal_kv_del"):
         monkeypatch.setattr(placement_groups, name, no_client)
         monkeypatch.setattr(controllers, name, no_client)
-    placement_groups.free("run-1")
-    placement_groups.forget("run-1")
+    placement_groups.remove_placement_group_of("run-1")
+    placement_groups.forget_run("run-1")
 
 
 @pytest.mark.parametrize(("answers", "answer_s", "killed"), [(True, 1.0, False), (False, 1.0, True), (True, 0.0, True)])
@@ -86,6 +86,6 @@ def test_a_controller_is_ended_unless_it_answers(
     assert not ended, "of a run whose workers have not started nothing is known"
     controllers.end_controller("run-1", answer_s)
     assert ended == [handle] * killed
-    placement_groups.forget("run-1")
+    placement_groups.forget_run("run-1")
     controllers.end_controller("run-1")
     assert len(ended) == killed

@@ -20,10 +20,10 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
 from orchestrator.cluster import _worker as worker
 from orchestrator.cluster import groups
-from orchestrator.cluster._heterogeneous_workers import ranked
-from orchestrator.cluster.connect import OWN_CLUSTER, connected, nodes
+from orchestrator.cluster._heterogeneous_workers import sort_by_rank
+from orchestrator.cluster.connect import OWN_CLUSTER, connect_to_ray, nodes
 from orchestrator.config.plan import Groups
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 from tests.refusal import refused
 
 A, B = {"CPU": 1.0}, {"CPU": 0.5}
@@ -58,7 +58,7 @@ def told(folder: Path, attempt: str) -> list[dict[str, Any]]:
 
 @pytest.mark.ray
 def test_every_rank_holds_what_its_student_was_given_after_a_restart_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with connected(None, cpus=3):  # no more than the sum: a bundle of the mean, or of the largest, would not go
+    with connect_to_ray(None, cpus=3):  # no more than the sum: a bundle of the mean, or of the largest, would not go
         run_group(monkeypatch, tmp_path, dies=True)
     for attempt in ("first", "last"):
         said = told(tmp_path, attempt)
@@ -86,7 +86,7 @@ def three_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_every_rank_holds_what_its_student_was_given_on_several_nodes(
     three_nodes: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with connected(three_nodes) as available:
+    with connect_to_ray(three_nodes) as available:
         assert available["CPU"] == 3 and [node["CPU"] for node in nodes()] == [1, 1, 1]
         run_group(monkeypatch, tmp_path, dies=False)
     said = told(tmp_path, "last")
@@ -107,7 +107,7 @@ def test_ranks_follow_the_bundles_and_local_ranks_the_nodes() -> None:
         for index, node in enumerate(nodes_of)
     ]
     assert WorkerGroup._sort_workers_by_gpu_id_grouped_by_node(workers) != workers
-    placed = [worker.distributed_context for worker in ranked([workers[index] for index in (2, 0, 3, 1)])]
+    placed = [worker.distributed_context for worker in sort_by_rank([workers[index] for index in (2, 0, 3, 1)])]
     assert placed == [worker.distributed_context for worker in workers]
     assert [place.world_rank for place in placed] == [0, 1, 2, 3]
     assert [(place.node_rank, place.local_rank) for place in placed] == [(0, 0), (1, 0), (1, 1), (0, 1)]
@@ -121,7 +121,7 @@ def test_ranks_follow_the_bundles_and_local_ranks_the_nodes() -> None:
 def test_a_ray_with_other_steps_is_refused(owner: type, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(groups._callbacks(PAIRS)) == 1
     monkeypatch.delattr(owner, name)
-    refusal = refused("ray", f"{owner.__name__}.{name}", "the Ray of constraints.txt", EnvironmentUnfitError)
+    refusal = refused("ray", f"{owner.__name__}.{name}", "the Ray of constraints.txt", PreflightError)
     with refusal, groups.worker_groups(PAIRS, Path("none"), 0, own_cluster=True):
         pass
     assert not groups._callbacks(Groups(1, (A, A), "")), "equal workers need none of it"
@@ -129,7 +129,7 @@ def test_a_ray_with_other_steps_is_refused(owner: type, name: str, monkeypatch: 
 
 def test_a_ray_that_has_another_signature_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WorkerGroup, "_create_workers", lambda self, number: [])
-    with refused("ray", "WorkerGroup._create_workers", error=EnvironmentUnfitError):
+    with refused("ray", "WorkerGroup._create_workers", error=PreflightError):
         groups._callbacks(PAIRS)
 
 

@@ -10,7 +10,7 @@ from methods import SettingsError
 from orchestrator.cluster import _worker as worker
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import Record, TrialContext
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError, TrialError, UnansweredError
+from orchestrator.core.errors import ConfigurationError, DispatcherTimeoutError, PreflightError, TrialError
 
 Specify = Callable[..., TrialSpec]
 
@@ -48,7 +48,7 @@ def training(
         if error:
             raise error
 
-    monkeypatch.setattr(worker, "work", work)
+    monkeypatch.setattr(worker, "execute", work)
     line = line or Line()
     specification = specify("teacher=null", "method.name=cross_entropy").plain()
     try:
@@ -72,7 +72,7 @@ def test_what_all_ranks_cannot_help_is_tried_again_by_the_same_group(
     monkeypatch: pytest.MonkeyPatch, specify: Specify, world_size: int
 ) -> None:
     """It asks for a trial while it holds one, and gets it again."""
-    assert training(monkeypatch, specify, EnvironmentUnfitError("locked"), world_size) == [{"excused": "locked"}]
+    assert training(monkeypatch, specify, PreflightError("locked"), world_size) == [{"excused": "locked"}]
 
 
 @pytest.mark.parametrize(("world_size", "then"), [(1, "given back"), (2, "raised")])
@@ -93,7 +93,7 @@ def test_what_one_rank_may_raise_alone_restarts_a_group_of_several(
         ConnectionResetError(104, "reset by peer"),
         RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer"),
         torch.distributed.DistNetworkError("timed out"),
-        UnansweredError("the dispatcher has not answered for 120 s"),
+        DispatcherTimeoutError("the dispatcher has not answered for 120 s"),
     ],
 )
 def test_a_process_that_is_of_no_more_use_ends(
@@ -106,7 +106,7 @@ def test_a_process_that_is_of_no_more_use_ends(
 def test_a_dispatcher_that_is_away_hears_no_excuse(monkeypatch: pytest.MonkeyPatch, specify: Specify) -> None:
     class Mute(Line):
         def excuse(self, fault: str) -> None:
-            raise UnansweredError("nobody there")
+            raise DispatcherTimeoutError("nobody there")
 
     assert training(monkeypatch, specify, OSError("stale"), line=Mute()) == ["raised"]
 

@@ -12,7 +12,7 @@ from orchestrator.cli import train as train_command
 from orchestrator.cluster.connect import PACKAGES, runtime_environment
 from orchestrator.config.resources import listens, require_answer
 from orchestrator.core.allocator import allocator
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 from orchestrator.core.proxies import NAMES
 from tests.refusal import refused
 
@@ -34,9 +34,9 @@ def test_who_listens_is_found_and_who_does_not_is_told(nothing_listens: str) -> 
         require_answer(address)
     assert not listens(nothing_listens)
     for address in (nothing_listens, "nowhere", "127.0.0.1:", "127.0.0.1:99999999"):
-        with refused("resources.address", address, LISTENING, EnvironmentUnfitError):
+        with refused("resources.address", address, LISTENING, PreflightError):
             require_answer(address)
-    with refused("resources.address", "ray://127.0.0.1:10001", "host:port of the cluster itself", EnvironmentUnfitError):
+    with refused("resources.address", "ray://127.0.0.1:10001", "host:port of the cluster itself", PreflightError):
         require_answer("ray://127.0.0.1:10001")
 
 
@@ -45,10 +45,10 @@ def test_auto_without_a_cluster_is_told_at_once(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(services, "find_gcs_addresses", set)
     monkeypatch.setattr(services, "find_bootstrap_address", lambda folder: None)
-    with refused("resources.address", "auto", "a Ray cluster that runs on this machine", EnvironmentUnfitError):
+    with refused("resources.address", "auto", "a Ray cluster that runs on this machine", PreflightError):
         require_answer("auto")
     monkeypatch.setattr(services, "find_bootstrap_address", lambda folder: nothing_listens.replace("127.0.0.1", "127.0.0.2"))
-    with refused("resources.address", "auto", LISTENING, EnvironmentUnfitError) as told:
+    with refused("resources.address", "auto", LISTENING, PreflightError) as told:
         require_answer("auto")
     assert "127.0.0.2" in str(told.value), "the last one known"
 

@@ -12,14 +12,14 @@ from typing import Any
 import psutil
 import pytest
 
-from orchestrator.cluster.descendants import end_left_over, noted
+from orchestrator.cluster.descendants import end_left_over, record_descendants
 
 LONG_S = 60.0
 DRIVER = """
 import subprocess, sys, time
 from pathlib import Path
-from orchestrator.cluster.descendants import noted
-with noted(Path(sys.argv[1])):
+from orchestrator.cluster.descendants import record_descendants
+with record_descendants(Path(sys.argv[1])):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     time.sleep(600)
 """
@@ -100,7 +100,7 @@ def test_a_file_that_says_nothing_is_passed_over(content: str, folder: Path, tmp
 
 def test_what_still_lives_at_the_end_of_the_block_is_ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.cluster.descendants.ORDERLY_S", 0.0)
-    with noted(folder):
+    with record_descendants(folder):
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         until(lambda: noted_processes(folder))
     assert child.wait(LONG_S) == -signal.SIGKILL and not list(folder.iterdir())

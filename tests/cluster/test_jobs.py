@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import run
 from orchestrator.cluster import jobs
 from orchestrator.cluster.jobs import Cluster, Job, server_address
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 from tests.refusal import refused
 
 Answer = tuple[int, Any]
@@ -114,13 +114,13 @@ def test_somebody_who_listens_and_never_answers(monkeypatch: pytest.MonkeyPatch)
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with refused("--address", address, "a job server of Ray", EnvironmentUnfitError):
+        with refused("--address", address, "a job server of Ray", PreflightError):
             Cluster(address)
 
 
 @pytest.mark.parametrize("answer", [(404, "no such page"), (200, "<html>"), (200, {"other": "server"}), (500, "broken")])
 def test_a_server_that_is_not_ray(answer: Answer) -> None:
-    refusal = refused("--address", allowed="a job server of Ray", error=EnvironmentUnfitError)
+    refusal = refused("--address", allowed="a job server of Ray", error=PreflightError)
     with server({"/api/version": [answer]}) as (address, _), refusal:
         Cluster(address)
 
@@ -246,7 +246,7 @@ def test_a_name_that_would_be_another_address(command: str) -> None:
 def test_a_cluster_that_falls_silent_is_not_followed_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "SILENT_S", 0.0)
     answers: dict[str, list[Answer]] = VERSION | {"/api/jobs/mine": [(500, "gone")]}
-    with server(answers) as (address, _), refused("--address", f"http://{address}", None, EnvironmentUnfitError):
+    with server(answers) as (address, _), refused("--address", f"http://{address}", None, PreflightError):
         Cluster(address).follow("mine", print)
 
 
@@ -283,7 +283,7 @@ def test_a_job_that_does_not_stop(monkeypatch: pytest.MonkeyPatch) -> None:
         "/api/jobs/mine": [(200, details("mine", "RUNNING"))],
         "/api/jobs/mine/stop": [(200, {"stopped": True})],
     }
-    with server(answers) as (address, _), refused("name", "mine", "an end within 0 s", EnvironmentUnfitError):
+    with server(answers) as (address, _), refused("name", "mine", "an end within 0 s", PreflightError):
         Cluster(address).stop("mine")
 
 

@@ -10,8 +10,8 @@ import pytest
 import ray
 from ray.train.torch import TorchConfig
 
-from orchestrator.cluster._rendezvous import ByFile, meeting_file, torch_config
-from orchestrator.cluster.connect import connected
+from orchestrator.cluster._rendezvous import FileRendezvous, meeting_file, torch_config
+from orchestrator.cluster.connect import connect_to_ray
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 def test_it_keeps_to_loopback_and_keeps_its_authentication(started: dict[str, str]) -> None:
     before = dict(os.environ)
-    with connected(None):
+    with connect_to_ray(None):
         pass
     assert started["RAY_ADDRESS"].startswith("127.0.0.1:") and started["dashboard"] == "False"
     assert started["GLOO_SOCKET_IFNAME"] == started["NCCL_SOCKET_IFNAME"]
@@ -43,7 +43,7 @@ def test_it_keeps_to_loopback_and_keeps_its_authentication(started: dict[str, st
 def test_what_the_user_has_set_stays(started: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth0")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
-    with connected(None):
+    with connect_to_ray(None):
         pass
     assert started["NCCL_SOCKET_IFNAME"] == "eth0" and started["RAY_USAGE_STATS_ENABLED"] == "1"
 
@@ -51,7 +51,7 @@ def test_what_the_user_has_set_stays(started: dict[str, str], monkeypatch: pytes
 def test_workers_of_one_machine_meet_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
     here = torch_config("gloo", tmp_path)
-    assert isinstance(here, ByFile) and (here.backend, here.folder) == ("gloo", str(tmp_path))
+    assert isinstance(here, FileRendezvous) and (here.backend, here.folder) == ("gloo", str(tmp_path))
     for address in ("10.0.0.1:6379", "head.cluster:6379"):
         monkeypatch.setenv("RAY_ADDRESS", address)
         assert type(torch_config("nccl", tmp_path)) is TorchConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.config.resources import LONGEST_SOCKET, SOCKET, ray_folder, require_short_sockets
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 from tests.refusal import refused
 
 NAMES = ("RAY_TMPDIR", "TMPDIR")
@@ -36,7 +36,7 @@ def test_the_longest_path_that_a_socket_may_have(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv(name, "/" + "t" * (room - 1))
     require_short_sockets()
     monkeypatch.setenv(name, "/" + "t" * room)
-    with refused(name, "/" + "t" * room, "at most 39 bytes", EnvironmentUnfitError):
+    with refused(name, "/" + "t" * room, "at most 39 bytes", PreflightError):
         require_short_sockets()
 
 

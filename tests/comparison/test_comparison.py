@@ -27,8 +27,8 @@ from orchestrator.store.store import Store, read_json
 from orchestrator.sweep.comparison import design, page, running
 from orchestrator.sweep.comparison.record import Comparison
 from orchestrator.sweep.comparison.result import Result, result
-from orchestrator.sweep.preflight.preflight import prepared
-from orchestrator.sweep.space_snapshot import described
+from orchestrator.sweep.preflight.preflight import prepare_run
+from orchestrator.sweep.space_snapshot import describe_sweep
 
 SMALL = (
     "data.limit.train=200",
@@ -47,7 +47,7 @@ QUIET = Console(quiet=True)
 
 def begun(store: Store, *pairs: str, methods: tuple[str, ...] = METHODS, seeds: int = SEEDS) -> Comparison:
     common = design.base(load(None, [*SMALL, *pairs]), methods, seeds)
-    return Comparison.create(store, "mine", prepared(store, common, "sweep", local=False).configuration, seeds)
+    return Comparison.create(store, "mine", prepare_run(store, common, "sweep", local=False).configuration, seeds)
 
 
 @pytest.fixture
@@ -59,9 +59,9 @@ def store(tmp_path: Path) -> Store:
 def here(monkeypatch: pytest.MonkeyPatch) -> Here:
     """Sweeps are carried out in this process, and nothing is sent anywhere."""
     here = Here()
-    monkeypatch.setattr(running, "conduct", here.conduct)
-    monkeypatch.setattr(running, "open_desk", lambda *given: contextlib.nullcontext(LENT))
-    monkeypatch.setattr(running, "send", lambda *_: None)
+    monkeypatch.setattr(running, "run_sweep", here.conduct)
+    monkeypatch.setattr(running, "open_dispatcher", lambda *given: contextlib.nullcontext(LENT))
+    monkeypatch.setattr(running, "flush_tracking", lambda *_: None)
     return here
 
 
@@ -83,7 +83,7 @@ def without_clocks(found: Result) -> list[dict[str, Any]]:
 
 def test_the_table_is_what_the_records_say(store: Store, here: Here) -> None:
     comparison = begun(store)
-    last = running.carry_out(store, comparison, QUIET)
+    last = running.run_comparison(store, comparison, QUIET)
     assert Counter(here.trained) == {"mine-cross_entropy": 2, "mine-kd": 2, "mine-ttm": 2, "mine-seeds": 9}
     found = result(store, comparison)
     assert [row.method for row in found.rows] == list(METHODS) and found.seeds == (1, 2, 3)
@@ -111,7 +111,7 @@ def test_seeds_are_paired(store: Store, here: Here) -> None:
         "cross_entropy": {"trial": 0, "value": 0.5, "settings": {"label_smoothing": 0.0}},
         "kd": {"trial": 0, "value": 0.5, "settings": {}},
     }
-    last = running.carry_out(store, comparison, QUIET)
+    last = running.run_comparison(store, comparison, QUIET)
     plain, distilled = (plain_values(last, method) for method in ("cross_entropy", "kd"))
     assert plain == distilled and len(set(plain.values())) > 1
     assert here.conducted == [("mine-seeds", False)]  # what was chosen is not searched again
@@ -119,27 +119,27 @@ def test_seeds_are_paired(store: Store, here: Here) -> None:
 
 def test_a_comparison_that_was_interrupted_comes_to_the_same(store: Store, here: Here, tmp_path: Path) -> None:
     whole = begun(store, methods=FEW, seeds=2)
-    running.carry_out(store, whole, QUIET)
+    running.run_comparison(store, whole, QUIET)
     other = Store.open(tmp_path / "other")
     begun(other, methods=FEW, seeds=2)
     here.trained = []
     for where in ("mine-kd", "mine-seeds"):
         here.interrupted_in = where
         with pytest.raises(KeyboardInterrupt):
-            running.carry_out(other, Comparison.open(other, "mine"), QUIET)
-    running.carry_out(other, Comparison.open(other, "mine"), QUIET)
+            running.run_comparison(other, Comparison.open(other, "mine"), QUIET)
+    running.run_comparison(other, Comparison.open(other, "mine"), QUIET)
     assert Counter(here.trained) == {"mine-cross_entropy": 2, "mine-kd": 2, "mine-seeds": 4}  # none twice
     assert {("mine-kd", True), ("mine-seeds", True)} <= set(here.conducted)
     assert without_clocks(result(other, Comparison.open(other, "mine"))) == without_clocks(result(store, whole))
     here.conducted = []
-    running.carry_out(other, Comparison.open(other, "mine"), QUIET)
+    running.run_comparison(other, Comparison.open(other, "mine"), QUIET)
     assert here.conducted == []  # all of it has ended
 
 
 def test_a_method_without_settings_is_left_out_and_says_why(store: Store, here: Here) -> None:
     comparison = begun(store, methods=FEW)
     failed = begun_search(store, comparison, "kd", Trial(0, {}, state="failed", message="the loss is not finite"))
-    running.carry_out(store, comparison, QUIET)
+    running.run_comparison(store, comparison, QUIET)
     found = result(store, comparison)
     (_, kd) = found.rows
     assert kd.message == "every trial of its search failed: the loss is not finite" and not kd.means and kd.student is None
@@ -154,12 +154,12 @@ def test_where_nothing_can_be_compared_the_reasons_are_said(store: Store, here: 
     for method in comparison.methods:
         begun_search(store, comparison, method, Trial(0, {}, state="failed", message=f"{method} diverged"))
     with pytest.raises(TrialError, match=r"cross_entropy: .*cross_entropy diverged; kd: .*kd diverged"):
-        running.carry_out(store, comparison, QUIET)
+        running.run_comparison(store, comparison, QUIET)
 
 
 def test_a_seed_that_failed_is_no_pair(store: Store, here: Here) -> None:
     comparison = begun(store, methods=FEW)
-    last = running.carry_out(store, comparison, QUIET)
+    last = running.run_comparison(store, comparison, QUIET)
     lost = next(trial for trial in last.trials.values() if trial.params["method.name"] == "kd" and trial.params["seed"] == 2)
     lost.state, lost.message = "failed", "it diverged"
     last.save_trial(lost)
@@ -170,7 +170,7 @@ def test_a_seed_that_failed_is_no_pair(store: Store, here: Here) -> None:
 
 def test_every_sweep_says_what_it_ran_on_and_may_ship_its_students(store: Store, here: Here) -> None:
     comparison = begun(store, methods=FEW, seeds=1)
-    running.carry_out(store, comparison, QUIET, ship_of=lambda name: f"ship of {name}")  # type: ignore[arg-type,return-value]
+    running.run_comparison(store, comparison, QUIET, ship_of=lambda name: f"ship of {name}")  # type: ignore[arg-type,return-value]
     names = ["mine-cross_entropy", "mine-kd", "mine-seeds"]
     assert here.shipped == [f"ship of {name}" for name in names]
     for name in names:
@@ -198,9 +198,9 @@ def test_an_interrupted_search_has_nothing_to_show(store: Store, here: Here) -> 
 
 def test_a_search_that_was_removed_has_an_unknown_cost(store: Store, here: Here) -> None:
     comparison = begun(store, methods=FEW, seeds=1)
-    running.carry_out(store, comparison, QUIET)
+    running.run_comparison(store, comparison, QUIET)
     shutil.rmtree(store.sweep("mine-kd"))
-    running.carry_out(store, comparison, QUIET)
+    running.run_comparison(store, comparison, QUIET)
     found = result(store, comparison)
     plain, kd = found.rows
     assert kd.means["accuracy"].count == 1 and kd.search.cpu_s is None and kd.searched is None
@@ -217,13 +217,13 @@ def test_seeds_on_other_data_than_the_searches_are_refused(store: Store, here: H
         search.save()
     said = "cannot be trained on what its searches were trained on: digits has changed: as many samples, and not the same ones"
     with pytest.raises(ConfigurationError, match=said):
-        running.carry_out(store, comparison, QUIET)
+        running.run_comparison(store, comparison, QUIET)
     assert "mine-seeds" not in store.sweeps()
     planned = design.over_seeds(comparison.configuration, comparison.settings, SEEDS)
     data = prepare(planned.data, store.root, planned.data.seed)
-    Sweep.create(store.sweep("mine-seeds"), planned, "sweep", described(planned, "sweep", data))
+    Sweep.create(store.sweep("mine-seeds"), planned, "sweep", describe_sweep(planned, "sweep", data))
     with pytest.raises(ConfigurationError, match=said):
-        running.carry_out(store, comparison, QUIET)
+        running.run_comparison(store, comparison, QUIET)
     assert here.conducted == []
 
 
@@ -231,7 +231,9 @@ def begun_search(store: Store, comparison: Comparison, method: str, *trials: Tri
     """A search that has ended with these trials."""
     configuration = design.search_of(comparison.configuration, method)
     data = prepare(configuration.data, store.root, configuration.data.seed)
-    sweep = Sweep.create(store.sweep(comparison.search(method)), configuration, "sweep", described(configuration, "sweep", data))
+    sweep = Sweep.create(
+        store.sweep(comparison.search(method)), configuration, "sweep", describe_sweep(configuration, "sweep", data)
+    )
     for trial in trials:
         sweep.save_trial(trial)
     sweep.state = "failed"
@@ -241,7 +243,7 @@ def begun_search(store: Store, comparison: Comparison, method: str, *trials: Tri
 
 def test_one_seed_says_that_it_has_no_interval(store: Store, here: Here) -> None:
     comparison = begun(store, methods=FEW, seeds=1)
-    running.carry_out(store, comparison, QUIET)
+    running.run_comparison(store, comparison, QUIET)
     found = result(store, comparison)
     assert found.rows[1].against["cross_entropy"].difference.low is None
     text = page.markdown(found)
@@ -254,7 +256,7 @@ def test_sweeps_of_another_configuration_or_other_data_are_refused(store: Store,
     other: Configuration = comparison.configuration.model_copy(update={"seed": 5})
     Sweep.create(store.sweep("mine-kd"), design.search_of(other, "kd"), "sweep", {})
     with pytest.raises(ConfigurationError, match="'mine-kd' has another seed than its comparison"):
-        running.carry_out(store, comparison, QUIET)
+        running.run_comparison(store, comparison, QUIET)
     sweeps = {}
     for method, summed in (("kd", "1"), ("ttm", "2")):
         described = {"data": {"sums": {"train": summed}}}

@@ -11,7 +11,7 @@ import run
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 from orchestrator.sweep.comparison import running
-from orchestrator.sweep.driver import open_desk
+from orchestrator.sweep.driver import open_dispatcher
 
 pytestmark = pytest.mark.ray
 SMALL = ("teacher.network.width=16", "teacher.training.epochs=1", "student.width=6", "training.epochs=2", "search.grace_epochs=1")
@@ -24,9 +24,9 @@ def test_a_comparison_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     def counted(*given: Any) -> Any:
         opened.append(given)
-        return open_desk(*given)
+        return open_dispatcher(*given)
 
-    monkeypatch.setattr(running, "open_desk", counted)
+    monkeypatch.setattr(running, "open_dispatcher", counted)
     pairs = [part for pair in (*SMALL, "data.limit.train=200", "project=compared") for part in ("--set", pair)]
     asked = ["--methods", "cross_entropy,kd", "--trials", "2", "--seeds", "2", "--name", "mine", "--store", str(tmp_path)]
     done = CliRunner().invoke(run.app, ["compare", *asked, "--json", *pairs])

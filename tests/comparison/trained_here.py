@@ -4,17 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cluster.local_backend import LocalDesk
+from orchestrator.cluster.local_backend import LocalDispatcher
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import Record, TrialContext
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
-from orchestrator.sweep._reconcile import settle
+from orchestrator.sweep._reconcile import reconcile
 from orchestrator.sweep._study import StudySearch, open_study
 from orchestrator.sweep.events import Events
-from orchestrator.teacher.access import Decision
-from orchestrator.teacher.acquire import ready
+from orchestrator.teacher.access import TeacherAccess
+from orchestrator.teacher.acquire import acquire_teacher
 from orchestrator.training._trainer import train
 
 LENT = ("a desk that nobody asks", len)
@@ -34,7 +34,7 @@ class Here:
         sweep: Sweep,
         store: Store,
         data: Path,
-        asked: Decision | None,
+        asked: TeacherAccess | None,
         show: Any,
         resume: bool = False,
         lent: Any = None,
@@ -44,10 +44,10 @@ class Here:
         assert asked is not None and lent == LENT
         self.conducted.append((sweep.name, resume))
         self.shipped.append(ship)
-        teacher, _, _ = ready(store, sweep.configuration, data, LocalDesk(), show.teacher_epoch)
+        teacher, _, _ = acquire_teacher(store, sweep.configuration, data, LocalDispatcher(), show.teacher_epoch)
         folders = {"trials": sweep.folder / "trials", "data": data, "teacher": teacher, "knowledge": asked.folder}
         study = open_study(sweep.folder, sweep.configuration, resume)
-        settle(study, sweep)
+        reconcile(study, sweep)
         unfinished = [trial for trial in sweep.trials.values() if not trial.ended]
         searcher = StudySearch(study, sweep.configuration, Events(sweep, []), unfinished)
         sweep.state = "interrupted"

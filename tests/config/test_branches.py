@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from methods import METHODS
-from orchestrator.config.conditional_space import branches
+from orchestrator.config.conditional_space import list_branches
 from orchestrator.config.loader import load
 from orchestrator.sweep.preflight.configuration import check_search
 from search_spaces import SPACES
@@ -17,7 +17,7 @@ KD, AKD = ((f"search.methods=[{name}]", f"method.name={name}") for name in ("kd"
 
 @pytest.mark.parametrize("name", SPACES)
 def test_every_branch_is_another_one_that_the_method_accepts(name: str) -> None:
-    found = branches(name, {})
+    found = list_branches(name, {})
     assert len({str(branch.answers) for branch in found}) == len(found)
     for branch in found:
         METHODS[name].Settings.build({key: value for key, value in branch.values.items() if "." not in key})
@@ -26,7 +26,7 @@ def test_every_branch_is_another_one_that_the_method_accepts(name: str) -> None:
 
 
 def test_all_answers_to_choices_that_stand_beside_each_other_are_combined() -> None:
-    fixed = [branch.answers for branch in branches("akd", {"alpha_schedule": "constant"})]
+    fixed = [branch.answers for branch in list_branches("akd", {"alpha_schedule": "constant"})]
     off, on = ([answers for answers in fixed if answers["cam"] is value] for value in (False, True))
     assert off == [{"cam": False}]
     sizes = {(answers["cam_width"], answers["cam_heads"]) for answers in on}
@@ -34,7 +34,7 @@ def test_all_answers_to_choices_that_stand_beside_each_other_are_combined() -> N
 
 
 def test_a_question_comes_in_its_branches_alone() -> None:
-    for branch in branches("akd", {}):
+    for branch in list_branches("akd", {}):
         learned = branch.answers["alpha_schedule"] == "learnable"
         assert ("alpha_learning_rate" in branch.continuous) == learned
         assert ("alpha_tau" in branch.ranges) == (branch.answers.get("alpha_learnable") == "entropy")
@@ -42,7 +42,7 @@ def test_a_question_comes_in_its_branches_alone() -> None:
 
 
 def test_what_is_held_is_not_asked_and_is_among_the_values() -> None:
-    for branch in branches("akd", {"alpha_schedule": "gap", "temperature": 2.5}):
+    for branch in list_branches("akd", {"alpha_schedule": "gap", "temperature": 2.5}):
         assert "alpha_schedule" not in branch.choices and "temperature" not in branch.continuous
         assert branch.values["alpha_schedule"] == "gap" and branch.values["temperature"] == 2.5
 

@@ -125,7 +125,7 @@ def searching(configuration: Configuration, *methods: str) -> Configuration:
         (batched("kd", 64, 32, "teacher=null"), ["kd"], None),
         (batched("kd", 401), ["kd"], ("training.batch_size", 401, (1, 400))),
         (batched("kd", 400, 32, "data.labelled_share=0.05"), ["kd"], ("training.batch_size", 400)),
-        (batched("kd", 2, 32, "resources.workers=2"), ["kd"], ("training.batch_size", 2, (4, None))),
+        (batched("kd", 2, 32, "resources.workers=2"), ["kd"], ("training.batch_size", 2)),
         (batched("cross_entropy", 2, 32, "resources.workers=2"), ["cross_entropy"], None),
     ],
 )

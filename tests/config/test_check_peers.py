@@ -9,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from orchestrator.config import plan
+from orchestrator.config import sizes
 from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration
 from orchestrator.models.build import MODELS, build
@@ -18,7 +18,7 @@ from orchestrator.store.store import Store
 from orchestrator.sweep.preflight import preflight
 from orchestrator.sweep.preflight._students import check_peers, require_one_process
 from orchestrator.sweep.preflight.configuration import check_network, check_search, check_train
-from orchestrator.sweep.preflight.preflight import prepared, show_plan
+from orchestrator.sweep.preflight.preflight import prepare_run, show_plan
 from tests.refusal import refused
 
 PEER = "peers.b.network.name=cnn"
@@ -126,7 +126,7 @@ def test_a_worker_that_this_machine_cannot_hold_is_refused(digits_store: Path, m
     machine(2.0)
     configuration = load(None, [PEER, "peers.b.cpus_per_worker=8", "resources.workers=2"])
     with refused("peers.b.cpus_per_worker", 8, (0, 2)):
-        prepared(Store(digits_store), configuration, "train", local=False)
+        prepare_run(Store(digits_store), configuration, "train", local=False)
 
 
 def test_the_bytes_of_checkpoints_are_those_of_all_students(digits_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,9 +136,9 @@ def test_the_bytes_of_checkpoints_are_those_of_all_students(digits_store: Path, 
         asked.append(parameters)
         return 0
 
-    monkeypatch.setattr(plan, "checkpoint_bytes", counted)
+    monkeypatch.setattr(sizes, "checkpoint_bytes", counted)
     configuration = load(None, [PEER])
-    prepared(Store(digits_store), configuration, "train", local=True)
+    prepare_run(Store(digits_store), configuration, "train", local=True)
     shape = (1, 8, 8)
     each = [check_network(network, "student", 10, shape) for network, _ in configuration.students.values()]
     assert asked == [sum(each)] and min(each) > 0
@@ -146,7 +146,7 @@ def test_the_bytes_of_checkpoints_are_those_of_all_students(digits_store: Path, 
 
 def test_a_peer_whose_network_does_not_exist_is_refused(digits_store: Path) -> None:
     with refused("peers.b.network.name", "resnet9", tuple(MODELS)):
-        prepared(Store(digits_store), load(None, ["peers.b.network.name=resnet9"]), "train", local=True)
+        prepare_run(Store(digits_store), load(None, ["peers.b.network.name=resnet9"]), "train", local=True)
 
 
 @pytest.mark.parametrize(("field", "weights"), [("student.weights", "student"), ("peers.b.network.weights", "peers.b.network")])
@@ -159,7 +159,7 @@ def test_students_that_do_not_share_the_classes_are_refused(field: str, weights:
     networks = ["student.name=mlp", "student.width=16", "student.depth=1"]
     networks += ["peers.b.network.name=mlp", "peers.b.network.width=16", "peers.b.network.depth=1"]
     store = Store(digits_store)
-    prepared(store, load(None, [*networks, f"{weights}.weights={files[10]}"]), "train", local=True)
+    prepare_run(store, load(None, [*networks, f"{weights}.weights={files[10]}"]), "train", local=True)
     with refused(field, str(files[12])) as told:
-        prepared(store, load(None, [*networks, f"{weights}.weights={files[12]}"]), "train", local=True)
+        prepare_run(store, load(None, [*networks, f"{weights}.weights={files[12]}"]), "train", local=True)
     assert "head.weight" in str(told.value)

@@ -10,9 +10,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import run
-from orchestrator.config import plan
+from orchestrator.config import sizes
 from orchestrator.config.loader import load
-from orchestrator.config.method_variants import all_forms, forms
+from orchestrator.config.method_variants import build_all_variants, build_variants
 from orchestrator.config.schema import Configuration
 from orchestrator.data.dataset import read_summary
 from orchestrator.data.prepare import describe, prepare
@@ -99,12 +99,12 @@ def test_a_search_is_refused_for_what_it_would_choose_and_not_for_what_is_held()
 
 
 def test_the_forms_of_a_method_are_as_configured_or_all_choices_of_its_search() -> None:
-    assert [method.retrieves for method in forms(configured("method.positives=5"), "retrieving", False)] == [(5, 32)]
-    searched = [(method.needs.bank, method.retrieves[0]) for method in forms(configured(), "retrieving", True)]
+    assert [method.retrieves for method in build_variants(configured("method.positives=5"), "retrieving", False)] == [(5, 32)]
+    searched = [(method.needs.bank, method.retrieves[0]) for method in build_variants(configured(), "retrieving", True)]
     assert sorted(searched) == [(False, 4), (False, 4), (False, 8), (False, 8), (True, 4), (True, 8)]
     both = load(None, ["search.methods=[kd, retrieving]"])
-    assert sum(method.needs.bank for method in all_forms(both, True)) == 2
-    assert not any(method.needs.bank for method in all_forms(both, False))
+    assert sum(method.needs.bank for method in build_all_variants(both, True)) == 2
+    assert not any(method.needs.bank for method in build_all_variants(both, False))
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_the_dry_run_shows_the_line_and_the_bytes(digits_store: Path, monkeypatc
         return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
     samples = 1222
-    size = plan.size(samples * (10 * 2 + 256 * 2 + 40 * 8))
+    size = sizes.size(samples * (10 * 2 + 256 * 2 + 40 * 8))
     text = shown("train")
     line = next(line for line in text.splitlines() if line.startswith("retrieval "))
     assert f" exact, among {samples} samples: 8 + 32 of the same" in line and f", {size}\n" in text

@@ -155,25 +155,25 @@ def test_a_changed_space_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.
 
 def test_trials_may_only_grow_and_the_budget_is_free(tmp_path: Path) -> None:
     found = sweep(tmp_path)
-    assert changed_configuration.changed(found, None, None, None) == found.configuration
-    grown = changed_configuration.changed(found, 9, 60.0, None).search
+    assert changed_configuration.change_configuration(found, None, None, None) == found.configuration
+    grown = changed_configuration.change_configuration(found, 9, 60.0, None).search
     assert (grown.trials, grown.time_budget) == (9, 60.0)
     with refused("--trials", 5, (6, MOST_TRIALS)):
-        changed_configuration.changed(found, 5, None, None)
+        changed_configuration.change_configuration(found, 5, None, None)
 
 
 def test_a_training_has_no_trials_to_add(tmp_path: Path) -> None:
     found = sweep(tmp_path, kind="train")
-    assert changed_configuration.changed(found, None, None, None) == found.configuration
+    assert changed_configuration.change_configuration(found, None, None, None) == found.configuration
     for trials, budget in ((2, None), (None, 60.0)):
         with refused("--resume", "mine", "without --trials and --time-budget"):
-            changed_configuration.changed(found, trials, budget, None)
+            changed_configuration.change_configuration(found, trials, budget, None)
 
 
 def test_a_sweep_that_is_run_is_left_alone(tmp_path: Path) -> None:
     found = sweep(tmp_path)
     with found.hold(), refused("--resume", "mine", "a sweep that nobody runs"):
-        changed_configuration.changed(found, None, None, None)
+        changed_configuration.change_configuration(found, None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -192,10 +192,10 @@ def test_a_file_that_is_given_beside_it(text: str, different: tuple[str, ...], t
     file = tmp_path / "mine.yaml"
     file.write_text(text)
     if not different:
-        assert changed_configuration.changed(found, None, None, file) == found.configuration
+        assert changed_configuration.change_configuration(found, None, None, file) == found.configuration
         return
     with refused("--config") as told:
-        changed_configuration.changed(found, None, None, file)
+        changed_configuration.change_configuration(found, None, None, file)
     assert (
         tuple(text.partition(",")[0] if "[" not in text else text[: text.index("]") + 1] for text in told.value.value) == different
     )

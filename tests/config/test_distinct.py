@@ -10,7 +10,7 @@ from orchestrator.config.distinct import count_settings, limit_trials, ways
 from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import draw
-from orchestrator.sweep._stateless_sampler import ForgetfulSampler
+from orchestrator.sweep._stateless_sampler import StatelessSampler
 from orchestrator.sweep._study import open_study
 from orchestrator.sweep.preflight.configuration import check_search
 from search_spaces import SPACES, Space, Trial
@@ -43,7 +43,7 @@ def configured(*pairs: str) -> Configuration:
 def drawn(configuration: Configuration, count: int, sampler: str = "random", tell: Any = None) -> list[dict[str, Any]]:
     """What so many trials draw; each is told a value, or what `tell` says of it."""
     chosen = configuration.search.model_copy(update={"sampler": sampler})
-    study = optuna.create_study(sampler=ForgetfulSampler(chosen, configuration.seed, ways(configuration)), direction="maximize")
+    study = optuna.create_study(sampler=StatelessSampler(chosen, configuration.seed, ways(configuration)), direction="maximize")
     for number in range(count):
         asked = study.ask()
         draw(asked, configuration)

@@ -4,11 +4,11 @@ import copy
 
 import pytest
 
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError, TrialError, UserError
+from orchestrator.core.errors import ConfigurationError, PreflightError, TrialError, UserError
 from tests.refusal import refused
 
 
-@pytest.mark.parametrize("kind", [UserError, ConfigurationError, EnvironmentUnfitError, TrialError])
+@pytest.mark.parametrize("kind", [UserError, ConfigurationError, PreflightError, TrialError])
 def test_an_error_keeps_its_field_value_and_what_is_allowed_between_processes(kind: type[UserError]) -> None:
     error = copy.copy(
         kind("training.epochs is 0", field="training.epochs", value=0, allowed=(1, None))

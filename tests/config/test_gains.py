@@ -6,7 +6,7 @@ import pytest
 
 from methods import METHODS
 from orchestrator.config.loader import load
-from orchestrator.reporting.peer_gain import Gain, baselines, gains, hears
+from orchestrator.reporting.peer_gain import Gain, baselines, peer_gains, uses_peers
 from orchestrator.store.records import Sweep, Trial
 from tests.pairs import metrics_of, peer_method
 
@@ -32,7 +32,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
 
 def test_each_student_is_judged_beside_its_own_best_kd_on_validation(sweep: Sweep) -> None:
     assert {letter: trial.number for letter, trial in baselines(sweep, sweep.trials[3]).items()} == {"a": 0, "b": 1}
-    found = gains(sweep, sweep.trials[3])
+    found = peer_gains(sweep, sweep.trials[3])
     assert found["a"] == pytest.approx(Gain(0, 0.05, 0.06)) and found["b"] == pytest.approx(Gain(1, -0.01, 0.05))
 
 
@@ -43,12 +43,12 @@ def test_a_tie_goes_to_the_first(sweep: Sweep) -> None:
 
 @pytest.mark.parametrize("number", [0, 2, 4, 5])
 def test_whoever_is_alone_or_not_complete_gains_nothing(sweep: Sweep, number: int) -> None:
-    assert gains(sweep, sweep.trials[number]) == {}
+    assert peer_gains(sweep, sweep.trials[number]) == {}
 
 
 def test_nothing_is_gained_without_a_baseline_or_a_peer(sweep: Sweep) -> None:
     del sweep.trials[0], sweep.trials[1]
-    assert not baselines(sweep, sweep.trials[3]) and not gains(sweep, sweep.trials[3])
+    assert not baselines(sweep, sweep.trials[3]) and not peer_gains(sweep, sweep.trials[3])
     sweep.trials[0] = Trial(0, {"method.name": "kd"}, "complete", 0.5, metrics=metrics_of((0.5, 0.5), (0.5, 0.5)))
     assert set(baselines(sweep, sweep.trials[3])) == {"a", "b"}
     sweep.configuration = load(None, [])
@@ -76,8 +76,8 @@ def test_a_student_is_judged_beside_the_same_network(tmp_path: Path, monkeypatch
     for number, (method, width, depth, a, b) in enumerate(tried):
         params = {"method.name": method, "student.width": width, "peers.b.network.depth": depth}
         made.trials[number] = Trial(number, params, "complete", a + b, metrics=metrics_of((a, a), (b, b)))
-    assert gains(made, made.trials[2]) == {"a": pytest.approx(Gain(1, 0.1, 0.1)), "b": pytest.approx(Gain(1, -0.1, -0.1))}
-    assert gains(made, made.trials[3]) == {"a": pytest.approx(Gain(0, -0.1, -0.1))}, "no kd trial has b with two layers"
+    assert peer_gains(made, made.trials[2]) == {"a": pytest.approx(Gain(1, 0.1, 0.1)), "b": pytest.approx(Gain(1, -0.1, -0.1))}
+    assert peer_gains(made, made.trials[3]) == {"a": pytest.approx(Gain(0, -0.1, -0.1))}, "no kd trial has b with two layers"
 
 
 @pytest.mark.parametrize(("weight", "heard"), [(0.0, False), (0.2, True)])
@@ -87,4 +87,6 @@ def test_students_whose_peers_have_no_weight_hear_nobody(tmp_path: Path, weight:
     made.trials[0] = Trial(0, {"method.name": "kd"}, "complete", 0.5, metrics=same)
     params = {"method.name": "dual_student", "dual_student.lambda_peer": weight}
     made.trials[1] = Trial(1, params, "complete", 0.5, metrics=same)
-    assert hears(made, made.trials[1]) == bool(gains(made, made.trials[1])) == heard and not hears(made, made.trials[0])
+    assert uses_peers(made, made.trials[1]) == bool(peer_gains(made, made.trials[1])) == heard and not uses_peers(
+        made, made.trials[0]
+    )

@@ -5,12 +5,21 @@ import random
 import pytest
 
 from orchestrator.config.loader import load
-from orchestrator.config.objectives import BETTER, PARAMETERS, Goal, front, goals, in_words, several, watched
+from orchestrator.config.objectives import (
+    BETTER,
+    PARAMETERS,
+    Goal,
+    describe_objective,
+    goals,
+    has_several_objectives,
+    pareto_front,
+    watched_metrics,
+)
 
 
 def test_one_objective_has_the_direction_that_is_set() -> None:
     search = load(None, ["search.objective=validation/entropy", "search.direction=minimize"]).search
-    assert goals(search) == (("validation/entropy", "minimize"),) and watched(search).sign == 1.0
+    assert goals(search) == (("validation/entropy", "minimize"),) and watched_metrics(search).sign == 1.0
 
 
 def test_directions_of_several_follow_from_their_names_and_the_first_is_watched() -> None:
@@ -18,23 +27,23 @@ def test_directions_of_several_follow_from_their_names_and_the_first_is_watched(
     search = load(None, [f"search.objectives=[{names}]"]).search
     directions = ["minimize", "maximize", "minimize", "minimize", "maximize", "minimize"]
     assert [goal.direction for goal in goals(search)] == directions
-    assert watched(search) == ("b/validation/nll", "minimize"), "and not search.objective"
+    assert watched_metrics(search) == ("b/validation/nll", "minimize"), "and not search.objective"
 
 
 def test_what_can_be_one_of_several() -> None:
-    alone = several(load(None, []))
+    alone = has_several_objectives(load(None, []))
     assert set(alone) == set(BETTER) - {"validation/entropy"} | {"parameters"}
-    pair = several(load(None, ["peers.b.network.name=mlp", "teacher=null"]))
+    pair = has_several_objectives(load(None, ["peers.b.network.name=mlp", "teacher=null"]))
     assert set(pair) == {f"{whose}{name}" for whose in ("", "a/", "b/") for name in set(alone) - {"validation/agreement"}}
 
 
 @pytest.mark.parametrize(("students", "whose"), [("mean", "mean of a, b"), ("min", "the worst of a, b"), ("b", "of b")])
 def test_an_objective_is_told_with_whose_it_is(students: str, whose: str) -> None:
     pair = load(None, ["peers.b.network.name=mlp", f"search.students={students}"])
-    assert in_words(pair, "validation/accuracy") == f"validation/accuracy ({whose})"
-    assert in_words(pair, PARAMETERS) == "parameters (sum of a, b)", "whoever counts"
-    assert in_words(pair, "b/validation/accuracy") == "b/validation/accuracy"
-    assert in_words(load(None, []), "validation/accuracy") == "validation/accuracy"
+    assert describe_objective(pair, "validation/accuracy") == f"validation/accuracy ({whose})"
+    assert describe_objective(pair, PARAMETERS) == "parameters (sum of a, b)", "whoever counts"
+    assert describe_objective(pair, "b/validation/accuracy") == "b/validation/accuracy"
+    assert describe_objective(load(None, []), "validation/accuracy") == "validation/accuracy"
 
 
 def brute_force(points: dict[int, list[float]], directions: list[str]) -> set[int]:
@@ -58,9 +67,9 @@ def brute_force(points: dict[int, list[float]], directions: list[str]) -> set[in
 def test_the_front_is_that_of_brute_force(seed: int, directions: list[str]) -> None:
     generator = random.Random(seed)
     points = {number: [float(generator.randrange(6)) for _ in directions] for number in range(25)}  # many are equal
-    found = front(points, [Goal(str(place), direction) for place, direction in enumerate(directions)])  # type: ignore[arg-type]
+    found = pareto_front(points, [Goal(str(place), direction) for place, direction in enumerate(directions)])  # type: ignore[arg-type]
     assert set(found) == brute_force(points, directions) and len(found) == len(set(found)) > 0
 
 
 def test_a_front_of_nobody_is_empty() -> None:
-    assert front({}, [Goal("one", "maximize"), Goal("other", "minimize")]) == []
+    assert pareto_front({}, [Goal("one", "maximize"), Goal("other", "minimize")]) == []

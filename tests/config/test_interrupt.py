@@ -9,7 +9,7 @@ import time
 import pytest
 
 from orchestrator.core import signals
-from orchestrator.core.signals import left, reclaim, stoppable, unbroken
+from orchestrator.core.signals import defer_signals, reinstall_handlers, remaining_timeout, stoppable
 
 SECOND = """
 import os, signal, sys
@@ -26,7 +26,7 @@ with signals.stoppable():
 STUCK = """
 import ctypes, os, signal, threading, time
 from orchestrator.core import signals
-last = signals.at_the_last
+last = signals.before_exit
 
 def again_and_again():
     while True:
@@ -60,23 +60,23 @@ def test_a_signal_interrupts_and_handlers_are_put_back(number: int) -> None:
 def test_what_is_being_written_is_finished() -> None:
     written = []
     with pytest.raises(KeyboardInterrupt), stoppable():
-        with unbroken():
+        with defer_signals():
             kill(signal.SIGTERM)
-            with unbroken():
+            with defer_signals():
                 written.append("within")
             written.append("whole")
         written.append("never")
     assert written == ["within", "whole"]
-    with stoppable(), unbroken():
+    with stoppable(), defer_signals():
         written.append("another run")
     assert written[-1] == "another run"
 
 
 def test_who_gives_up_because_of_the_signal_is_interrupted() -> None:
-    with pytest.raises(KeyboardInterrupt), stoppable(), unbroken():
+    with pytest.raises(KeyboardInterrupt), stoppable(), defer_signals():
         kill(signal.SIGTERM)
         raise OSError("the disk is full, and nobody waits for room any more")
-    with pytest.raises(OSError, match="full"), stoppable(), unbroken():
+    with pytest.raises(OSError, match="full"), stoppable(), defer_signals():
         raise OSError("full")
 
 
@@ -119,13 +119,13 @@ def test_the_end_that_ray_makes_of_sigterm() -> None:
         sys.exit(2)
     with pytest.raises(KeyboardInterrupt), stoppable():
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(3))
-        reclaim()
+        reinstall_handlers()
         kill(signal.SIGTERM)
 
 
 def test_waits_share_what_is_left_of_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    assert left(60.0, 8.0) == 60.0
+    assert remaining_timeout(60.0, 8.0) == 60.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     monkeypatch.setattr(signals, "LIMIT_S", 1000.0)  # the process would end
     with pytest.raises(KeyboardInterrupt), stoppable():
@@ -133,7 +133,7 @@ def test_waits_share_what_is_left_of_an_interruption(monkeypatch: pytest.MonkeyP
             kill(signal.SIGINT)
         finally:
             now += 3.0
-            assert left(60.0) == signals.END_S - 3.0 and left(60.0, spare_s=8.0) == signals.END_S - 11.0
-            assert left(2.0) == 2.0
+            assert remaining_timeout(60.0) == signals.END_S - 3.0 and remaining_timeout(60.0, spare_s=8.0) == signals.END_S - 11.0
+            assert remaining_timeout(2.0) == 2.0
             now += 60.0
-            assert left(60.0) == 0.0
+            assert remaining_timeout(60.0) == 0.0

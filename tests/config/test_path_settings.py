@@ -15,7 +15,7 @@ from orchestrator.data.dataset import read_summary
 from orchestrator.data.prepare import prepare
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store, write_json
-from orchestrator.sweep.changed_configuration import changed, require_same
+from orchestrator.sweep.changed_configuration import change_configuration, require_same
 from orchestrator.sweep.provenance import keep
 from orchestrator.sweep.space_snapshot import described_data
 from orchestrator.teacher import fit
@@ -94,7 +94,7 @@ def test_data_in_another_place_are_compared_and_keep_their_teacher(tmp_path: Pat
     data = prepare(configuration.data, store.root, 0)
     sweep = Sweep.create(store.sweep("mine"), configuration, "train", described_data(configuration, data))
     keep(sweep.folder, data)
-    teacher = fit.place(store, configuration, data)
+    teacher = fit.teacher_folder(store, configuration, data)
     teacher.mkdir(parents=True)
     (teacher / WEIGHTS).write_bytes(b"weights")
     card = {"fingerprint": teacher.name, "weights": "7", "network": {"name": "mlp"}, "classes": 2, "shape": [3, 8, 8]}
@@ -105,17 +105,17 @@ def test_data_in_another_place_are_compared_and_keep_their_teacher(tmp_path: Pat
     write(other, first=9)
 
     with refused("data.path", str(old)):
-        changed(sweep, None, None, None)
+        change_configuration(sweep, None, None, None)
     with refused("--resume") as told:
-        moved = changed(sweep, None, None, None, pairs=[f"data.path={other}"])
+        moved = change_configuration(sweep, None, None, None, pairs=[f"data.path={other}"])
         require_same(sweep, described_data(moved, prepare(moved.data, store.root, 0)))
     assert "other.npz" in str(told.value.value)
-    moved = changed(sweep, None, None, None, pairs=[f"data.path={same}"])
+    moved = change_configuration(sweep, None, None, None, pairs=[f"data.path={same}"])
     there = prepare(moved.data, store.root, 0)
     require_same(sweep, described_data(moved, there))
     assert read_summary(there)["fingerprint"] != read_summary(data)["fingerprint"]
     carry_teacher_over(store, sweep.folder, moved, there)
-    kept = fit.place(store, moved, there)
+    kept = fit.teacher_folder(store, moved, there)
     assert kept != teacher and (kept / WEIGHTS).read_bytes() == b"weights"
     assert fit.card(kept) == {"data": "", "metrics": {}, **card, "fingerprint": kept.name}
 
@@ -128,7 +128,7 @@ def test_weights_that_students_begin_with_are_compared(tmp_path: Path, digits_st
     sweep = Sweep.create(Store.open(tmp_path / "store").sweep("mine"), given, "train", described_data(given, data))
     for name, content in (("t", b"one"), ("u", b"two")):
         (tmp_path / f"{name}.safetensors").write_bytes(content)
-        moved = changed(sweep, None, None, None, pairs=[f"student.weights={tmp_path / name}.safetensors"])
+        moved = change_configuration(sweep, None, None, None, pairs=[f"student.weights={tmp_path / name}.safetensors"])
         now = described_data(moved, data)
         if content == b"one":
             require_same(sweep, now)

@@ -13,7 +13,7 @@ from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.paths import read_file, read_folder, read_path
 from orchestrator.data.prepare import describe
-from orchestrator.export.export import load_exported
+from orchestrator.export.loading import load_exported
 from orchestrator.store.store import Store
 from orchestrator.sweep.preflight.preflight import require_weights
 from tests.refusal import refused
@@ -134,9 +134,9 @@ def test_every_key_with_a_path_is_refused_in_the_same_way(key: str, path: str, t
 
 
 def _cache_of(configuration: Configuration, store: Path) -> None:
-    from orchestrator.teacher.access import decide
+    from orchestrator.teacher.access import decide_access
 
-    decide(Store(store), configuration, {"sizes": {"train": 10}, "classes": ["a", "b"], "augmentation": "none"}, local=True)
+    decide_access(Store(store), configuration, {"sizes": {"train": 10}, "classes": ["a", "b"], "augmentation": "none"}, local=True)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=" ".join)

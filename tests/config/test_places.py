@@ -3,9 +3,9 @@
 import pytest
 
 from orchestrator.config import plan
-from orchestrator.config.bin_packing import has_room, placed
+from orchestrator.config.bin_packing import has_space, place_workers
 from orchestrator.config.loader import load
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 from tests.refusal import refused
 
 
@@ -23,14 +23,14 @@ from tests.refusal import refused
     ],
 )
 def test_groups_are_placed_worker_by_worker(bundles: list[dict[str, float]], nodes: list[dict[str, float]], expected: int) -> None:
-    assert placed(bundles, nodes, 99) == expected
-    assert placed(bundles, nodes, 1) == 1, "no more than are wanted"
+    assert place_workers(bundles, nodes, 99) == expected
+    assert place_workers(bundles, nodes, 1) == 1, "no more than are wanted"
 
 
 def test_what_is_held_comes_first_and_what_finds_no_room_takes_none() -> None:
-    assert placed([{"CPU": 1.0}], [{"CPU": 2.0}, {"CPU": 1.0}], 9, held=[{"CPU": 1.0}]) == 2
-    assert placed([{"CPU": 1.0}], [{"CPU": 2.0}, {"CPU": 1.0}], 9, held=[{"CPU": 3.0}]) == 3
-    assert not has_room({"CPU": 1.0, "GPU": 1.0}, {"CPU": 1.0, "GPU": 2.0}) and has_room({"CPU": 1.0}, {"CPU": 1.0})
+    assert place_workers([{"CPU": 1.0}], [{"CPU": 2.0}, {"CPU": 1.0}], 9, held=[{"CPU": 1.0}]) == 2
+    assert place_workers([{"CPU": 1.0}], [{"CPU": 2.0}, {"CPU": 1.0}], 9, held=[{"CPU": 3.0}]) == 3
+    assert not has_space({"CPU": 1.0, "GPU": 1.0}, {"CPU": 1.0, "GPU": 2.0}) and has_space({"CPU": 1.0}, {"CPU": 1.0})
 
 
 def test_what_other_jobs_hold_on_a_node_leaves_no_room_there() -> None:
@@ -39,7 +39,7 @@ def test_what_other_jobs_hold_on_a_node_leaves_no_room_there() -> None:
     together, spread = [{"CPU": 2.0}, {"CPU": 2.0}, {}], [{"CPU": 1.0}, {"CPU": 1.0}, {"CPU": 2.0}]
     assert plan.groups(wanted, {"CPU": 4.0}, 9, nodes, free=together).groups == 2
     assert plan.groups(wanted, {"CPU": 4.0}, 9, nodes, free=spread).groups == 1
-    with refused("resources.workers", 1, "0 groups", error=EnvironmentUnfitError):
+    with refused("resources.workers", 1, "0 groups", error=PreflightError):
         plan.groups(wanted, {"CPU": 3.0}, 9, nodes, free=[{"CPU": 1.0}] * 3)
 
 
@@ -54,14 +54,14 @@ def test_on_a_running_cluster_fewer_groups_than_were_asked_for_may_begin() -> No
     nodes = [{"CPU": 1.0}] * 2
     assert plan.groups(wanted, {"CPU": 2.0}, 9, nodes, elastic=True).groups == 2
     assert plan.groups(load(None, ["resources.groups=1"]), {"CPU": 2.0}, 9, nodes, elastic=True).groups == 1
-    with refused("resources.workers", 1, "2 CPU", error=EnvironmentUnfitError):
+    with refused("resources.workers", 1, "2 CPU", error=PreflightError):
         plan.groups(wanted, {"CPU": 2.0}, 9, nodes)
-    with refused("resources.workers", 1, "0.5 CPU", error=EnvironmentUnfitError):
+    with refused("resources.workers", 1, "0.5 CPU", error=PreflightError):
         plan.groups(wanted, {"CPU": 0.5}, 9, nodes, free=[{"CPU": 0.5}, {}], elastic=True)
 
 
 def test_gpus_that_others_hold_are_not_replaced_by_cpus() -> None:
     nodes, free = [{"CPU": 4.0, "GPU": 2.0}], [{"CPU": 4.0}]
-    with refused("resources.workers", 1, "0 GPU", error=EnvironmentUnfitError):
+    with refused("resources.workers", 1, "0 GPU", error=PreflightError):
         plan.groups(load(None, []), {"CPU": 4.0}, 9, nodes, free=free)
     assert plan.groups(load(None, ["resources.gpus_per_worker=0"]), {"CPU": 4.0}, 9, nodes, free=free).groups == 4

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import plan
-from orchestrator.config.influence_actors import aides
+from orchestrator.config import plan, sizes
+from orchestrator.config.influence_actors import count_influence_actors
 from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration, Search
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
+from orchestrator.core.errors import ConfigurationError, PreflightError
 from tests.pairs import weighing_method
 from tests.refusal import refused
 
@@ -60,7 +60,7 @@ def test_as_many_groups_as_fit() -> None:
                 assert plan.groups(wanted, machine, 1000, nodes).groups == count, (machine, wanted)
                 continue
             refused += not nodes
-            with pytest.raises((EnvironmentUnfitError, ConfigurationError) if nodes else EnvironmentUnfitError):
+            with pytest.raises((PreflightError, ConfigurationError) if nodes else PreflightError):
                 plan.groups(wanted, machine, 1000, nodes)
     assert 0 < refused < len(MACHINES) and fewer, "0.3 of a GPU goes three times into each, ten times into three by the sum"
 
@@ -82,17 +82,17 @@ def test_a_worker_gets_a_gpu_where_a_whole_group_can_have_them(gpus: float, work
 
 @pytest.mark.parametrize("peers", [(), ("peers.b.network.name=cnn",), ("peers.b.network.name=cnn", "peers.b.gpus_per_worker=0.5")])
 def test_fewer_gpus_than_workers_are_no_reason_to_train_on_cpus_in_silence(peers: tuple[str, ...]) -> None:
-    with refused("resources.gpus_per_worker", None, (0, 0.5), error=EnvironmentUnfitError):
+    with refused("resources.gpus_per_worker", None, (0, 0.5), error=PreflightError):
         plan.groups(load(None, ["resources.workers=2", *peers]), {"CPU": 16.0, "GPU": 1.0}, trials=9)
 
 
 def test_a_refusal_holds_the_arithmetic() -> None:
-    with refused("resources.workers", 2, "4 CPU", error=EnvironmentUnfitError) as told:
+    with refused("resources.workers", 2, "4 CPU", error=PreflightError) as told:
         plan.groups(resources(groups=3, workers=2), {"CPU": 4.0}, trials=9)
     assert "3 x 2 workers need 6 CPU" in str(told.value)
-    with refused("resources.workers", 2, "1 GPU", error=EnvironmentUnfitError):
+    with refused("resources.workers", 2, "1 GPU", error=PreflightError):
         plan.groups(resources(workers=2, gpus_per_worker=1), {"CPU": 4.0, "GPU": 1.0}, trials=9)
-    with refused("resources.workers", 1, "0 CPU", error=EnvironmentUnfitError):
+    with refused("resources.workers", 1, "0 CPU", error=PreflightError):
         plan.groups(resources(), {}, trials=9)
 
 
@@ -165,13 +165,13 @@ def test_groups_are_counted_on_the_nodes_that_there_are() -> None:
     wanted, nodes = resources(cpus_per_worker=2), [{"CPU": 3.0}] * 3
     made = plan.groups(wanted, {"CPU": 9.0}, 9, nodes)
     assert made.groups == 3 and made.arithmetic == "floor(9 CPU / 2 per group) = 4, 3 on 3 nodes"
-    with refused("resources.workers", 1, "3 groups", error=EnvironmentUnfitError):
+    with refused("resources.workers", 1, "3 groups", error=PreflightError):
         plan.groups(resources(cpus_per_worker=2, groups=4), {"CPU": 9.0}, 9, nodes)
     assert plan.groups(pairs("peers.b.cpus_per_worker=2"), {"CPU": 9.0}, 9, nodes).groups == 3, "each on a node of its own"
 
 
 def test_a_refusal_names_what_can_be_lowered_for_each_student() -> None:
-    with refused("resources.workers", 2, "4 CPU", error=EnvironmentUnfitError) as told:
+    with refused("resources.workers", 2, "4 CPU", error=PreflightError) as told:
         plan.groups(pairs("resources.groups=2", "peers.b.cpus_per_worker=2"), {"CPU": 4.0}, 9, [{"CPU": 4.0}])
     assert "resources.cpus_per_worker or peers.b.cpus_per_worker" in str(told.value)
 
@@ -185,7 +185,7 @@ def test_groups_have_room_for_their_influence_actors() -> None:
             for nodes in ((), ({"CPU": cpus},)):
                 assert plan.groups(wanted, {"CPU": cpus}, 1000, nodes, aides=1).groups == expected
         else:
-            with pytest.raises(ConfigurationError if fits else EnvironmentUnfitError):
+            with pytest.raises(ConfigurationError if fits else PreflightError):
                 plan.groups(wanted, {"CPU": cpus}, 1000, aides=1)
 
 
@@ -280,7 +280,7 @@ def test_who_has_influence_actors(monkeypatch: pytest.MonkeyPatch) -> None:
     weighing_method(monkeypatch)
 
     def found(kind: str, *changes: str) -> int:
-        return aides(load(None, list(changes)), kind)
+        return count_influence_actors(load(None, list(changes)), kind)
 
     among = "search.methods=[kd,weighing]"
     assert found("sweep", among) == 1 and found("train", among) == 0 and found("teacher", "method.name=weighing") == 0
@@ -320,12 +320,12 @@ def test_more_trials_than_one_band_of_brackets_holds() -> None:
 
 @pytest.mark.parametrize(("views", "epochs", "expected"), [("null", 5, 5), ("3", 5, 3), ("9", 5, 5)])
 def test_a_trial_sees_no_more_views_than_it_has_epochs(views: str, epochs: int, expected: int) -> None:
-    assert plan.views(load(None, [f"data.views={views}", f"training.epochs={epochs}"])) == expected
+    assert sizes.views(load(None, [f"data.views={views}", f"training.epochs={epochs}"])) == expected
 
 
 def test_bytes_of_the_cache() -> None:
     def size(*pairs: str, augmentation: str = "crop") -> int:
-        return plan.cache_bytes(load(None, ["training.epochs=6", *pairs]), samples=1000, classes=10, augmentation=augmentation)
+        return sizes.cache_bytes(load(None, ["training.epochs=6", *pairs]), samples=1000, classes=10, augmentation=augmentation)
 
     assert size() == (6 + 1) * 1000 * 10 * 2
     assert size("teacher.dtype=float32", "data.views=4") == (4 + 1) * 1000 * 10 * 4

@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 import run
 from orchestrator.cli._submission import submission
+from orchestrator.config.data_schema import Data
 from orchestrator.config.loader import build, load
 from orchestrator.config.renamed import RENAMED, refuse_renamed
-from orchestrator.config.schema import Configuration, Data, Resources, Search, Section
+from orchestrator.config.schema import Configuration, Resources, Search, Section
 from tests.refusal import refused
 
 OLD_KEYS = [key for key in RENAMED if not key.startswith("--")]

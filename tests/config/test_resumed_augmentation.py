@@ -6,8 +6,8 @@ from orchestrator.config.loader import load
 from orchestrator.data.prepare import describe
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store, write_json
-from orchestrator.sweep.changed_configuration import changed
-from orchestrator.sweep.preflight.preflight import prepared
+from orchestrator.sweep.changed_configuration import change_configuration
+from orchestrator.sweep.preflight.preflight import prepare_run
 from tests.refusal import refused
 
 
@@ -19,15 +19,15 @@ def test_a_run_begins_with_the_policy_that_auto_comes_to(tmp_path: Path) -> None
     store = Store.open(tmp_path / "store")
     for asked, policy in (("auto", "none"), ("crop", "crop")):
         configuration = load(None, [f"data.augmentation={asked}", "data.limit.train=100"])
-        assert prepared(store, configuration, "train", local=True).configuration.data.augmentation == policy
+        assert prepare_run(store, configuration, "train", local=True).configuration.data.augmentation == policy
 
 
 def test_a_sweep_from_before_that_was_settled_goes_on_with_what_its_data_had(tmp_path: Path) -> None:
     sweep = begun(Store.open(tmp_path / "store"))
-    assert changed(sweep, None, None, None).data.augmentation == "none", "of such a sweep nothing is known"
+    assert change_configuration(sweep, None, None, None).data.augmentation == "none", "of such a sweep nothing is known"
     summary = describe(sweep.configuration.data, tmp_path, 0)
     write_json(sweep.folder / "data.json", summary | {"augmentation": "crop"})
-    assert changed(sweep, None, None, None).data.augmentation == "crop"
+    assert change_configuration(sweep, None, None, None).data.augmentation == "crop"
 
 
 def test_a_file_that_leaves_it_to_auto_is_the_file_of_the_sweep(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_a_file_that_leaves_it_to_auto_is_the_file_of_the_sweep(tmp_path: Path) 
     same, other = tmp_path / "same.yaml", tmp_path / "other.yaml"
     same.write_text("data: {augmentation: auto}\n")
     other.write_text("data: {augmentation: crop}\n")
-    assert changed(sweep, None, None, same).data.augmentation == "none"
+    assert change_configuration(sweep, None, None, same).data.augmentation == "none"
     with refused("--config") as told:
-        changed(sweep, None, None, other)
+        change_configuration(sweep, None, None, other)
     assert "data.augmentation" in str(told.value.value)

@@ -9,7 +9,7 @@ import pytest
 from methods import METHODS
 from orchestrator.config.loader import build, load
 from orchestrator.config.schema import Configuration
-from orchestrator.config.search_space import draw, points, searched, with_its_method
+from orchestrator.config.search_space import draw, points, searched_methods, with_its_method
 from orchestrator.config.trial import apply
 from search_spaces import SPACES
 from search_spaces.space import LEARNING_RATES
@@ -217,7 +217,7 @@ def test_a_single_method_that_is_searched_is_the_one_that_is_trained(name: str) 
     configuration = with_its_method(load(None, [f"search.methods=[{name}]", *peers]))
     drawn = draw(optuna.create_study().ask(), configuration)
     trained = apply(configuration, drawn)
-    assert trained.method.name == name == searched(configuration)[0]
+    assert trained.method.name == name == searched_methods(configuration)[0]
     METHODS[name].Settings.build(trained.method.settings)
 
 

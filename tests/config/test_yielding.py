@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.config.loader import load
 from orchestrator.config.search_space import key_value
-from orchestrator.config.yielding import said_of
+from orchestrator.config.yielding import describe_yielded
 from orchestrator.sweep.preflight.configuration import check_search
 from tests.refusal import refused
 
@@ -51,8 +51,8 @@ def test_what_gives_way_is_valid_and_said(file: Path, pairs: tuple[str, ...], ch
     for key, value in changed.items():
         assert key_value(loaded, key) == value
         assert f"{key} = {f'{value:g}' if isinstance(value, float) else value} (not " in loaded.yielded[key]
-    assert said_of(loaded, "sweep") == list(loaded.yielded.values())
-    assert all(not sentence.startswith("search.") for sentence in said_of(loaded, "train"))
+    assert describe_yielded(loaded, "sweep") == list(loaded.yielded.values())
+    assert all(not sentence.startswith("search.") for sentence in describe_yielded(loaded, "train"))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from data_made import folder, npz, opened
 
-from orchestrator.config.schema import Data
+from orchestrator.config.data_schema import Data
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.prepare import prepare
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from orchestrator.config.schema import Data, Limit
+from orchestrator.config.data_schema import Data, Limit
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.prepare import prepare
 

@@ -11,7 +11,7 @@ import torch
 from data_made import folder, npz, opened
 from PIL import Image
 
-from orchestrator.config.schema import Data
+from orchestrator.config.data_schema import Data
 from orchestrator.data._augmentation import FLIP, boxes
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
@@ -88,7 +88,7 @@ def test_full_blocks_of_all_ranks_cover_the_training_part_in_order(dataset: Data
 @pytest.mark.parametrize("mix", ["none", "mixup", "cutmix"])
 @pytest.mark.parametrize("resident", [False, True])
 def test_full_blocks_show_what_training_sees(dataset: Dataset, mix: str, resident: bool) -> None:
-    made = Batches(dataset, Views("crop_flip", 0, 102, 1, mix), 20, 0, 1, 2, resident=resident)
+    made = Batches(dataset, Views("crop_flip", 0, 102, 1, mix), 20, 0, 1, 2, on_device=resident)
     seen = {
         index: picture
         for batch in made.full_blocks(5, 0, 1)

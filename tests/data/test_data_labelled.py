@@ -10,7 +10,7 @@ import torch
 from data_made import CLASSES, folder, identities, npz, opened
 from numpy.typing import NDArray
 
-from orchestrator.config.schema import Data, Limit
+from orchestrator.config.data_schema import Data, Limit
 from orchestrator.data import memory
 from orchestrator.data.batches import Batches, labelled_in
 from orchestrator.data.dataset import Dataset, read_summary
@@ -144,7 +144,7 @@ def test_whole_and_part_are_not_confused_in_the_memory_of_a_device(few: Dataset)
     memory._kept.clear()
     part, kept = few.labelled(), torch.from_numpy(shown(few))
     for dataset in (few, part, few):
-        held = memory.resident(dataset, "train", torch.device("cpu"))
+        held = memory.on_device(dataset, "train", torch.device("cpu"))
         assert torch.equal(held, torch.from_numpy(np.array(few.train.inputs))[kept if dataset is part else slice(None)])
     memory._kept.clear()
 

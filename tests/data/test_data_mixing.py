@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from orchestrator.config.schema import Data
+from orchestrator.config.data_schema import Data
 from orchestrator.data._augmentation import FLIP, HORIZONTAL, VERTICAL
 from orchestrator.data._mixing import Mixing, draw
 from orchestrator.data.batches import Batches

@@ -12,8 +12,8 @@ import pytest
 from data_made import CLASSES, arrays, identities, images, npz, opened
 from numpy.typing import NDArray
 
-from orchestrator.config.schema import Data, Limit
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.config.data_schema import Data, Limit
+from orchestrator.core.errors import PreflightError
 from orchestrator.data import datasets
 from orchestrator.data._parts import allot, stratified
 from orchestrator.data.dataset import Dataset, read_summary
@@ -247,13 +247,13 @@ def test_a_download_that_may_not_be_written_is_told(tmp_path: Path, monkeypatch:
         raise PermissionError(errno.EACCES, "Permission denied", "x")
 
     monkeypatch.setattr("torchvision.datasets.MNIST", denied)
-    with refused(str(tmp_path / "data" / "raw"), "Permission denied", error=EnvironmentUnfitError):
+    with refused(str(tmp_path / "data" / "raw"), "Permission denied", error=PreflightError):
         prepare(Data(name="MNIST", download=True), tmp_path, 0)
 
 
 def test_a_store_that_is_no_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("a file")
-    with pytest.raises(EnvironmentUnfitError) as told:
+    with pytest.raises(PreflightError) as told:
         prepare(Data(), tmp_path / "store", 0)
     assert Path(str(told.value.field)).parent == tmp_path / "store" / "data"
     assert told.value.value == os.strerror(errno.ENOTDIR) and told.value.allowed == "a folder that can be written"
@@ -264,7 +264,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pyt
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(np, "save", full)
-    with pytest.raises(EnvironmentUnfitError) as told:
+    with pytest.raises(PreflightError) as told:
         prepare(Data(), tmp_path, 0)
     assert Path(str(told.value.field)).parent == tmp_path / "data" and told.value.value == os.strerror(errno.ENOSPC)
     assert not list((tmp_path / "data").iterdir())

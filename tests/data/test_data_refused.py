@@ -1,11 +1,9 @@
 """Bad data: each is refused in one sentence that names the field or file. Knows no good data."""
 
 import io
-import os
 import re
 import warnings
 import zipfile
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -13,17 +11,12 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-import torch
-from data_made import arrays, folder, images, npz
+from data_made import arrays, images, npz
 from numpy.typing import NDArray
-from PIL import Image
 
-from orchestrator.config.schema import Data, Limit
-from orchestrator.core.errors import ConfigurationError, EnvironmentUnfitError
-from orchestrator.data import _image_check as image_check
+from orchestrator.config.data_schema import Data, Limit
+from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.data import checks, datasets
-from orchestrator.data._listing import LAYOUT
-from orchestrator.data.pictures import decode
 from orchestrator.data.prepare import describe, list_notes, prepare
 from tests.refusal import ANY, refused
 
@@ -188,7 +181,7 @@ def test_arrays_beyond_the_free_memory_are_refused_before_they_are_read(tmp_path
     assert describe(config, tmp_path / "store", 0)["sizes"]["test"] == 40
     of(2 * held - 1)
     monkeypatch.setattr(np.lib.format, "read_array", refuse)
-    with refused("data.path", 2 * held, (0, 2 * held - 1), EnvironmentUnfitError):
+    with refused("data.path", 2 * held, (0, 2 * held - 1), PreflightError):
         describe(config, tmp_path / "store", 0)
     monkeypatch.setattr(np.lib.format, "read_array", read)
 
@@ -313,120 +306,3 @@ def test_a_truncated_torchvision_file(tmp_path: Path) -> None:
     _truncated_mnist(tmp_path)
     with refused("data.path", str(tmp_path), "the files of MNIST"):
         prepare(Data(name="MNIST", path=tmp_path), tmp_path, 0)
-
-
-def _no_test(root: Path) -> None:
-    for file in sorted((root / "test").rglob("*"), reverse=True):
-        file.rmdir() if file.is_dir() else file.unlink()
-    (root / "test").rmdir()
-
-
-def _empty_class(root: Path) -> None:
-    for file in (root / "test" / "dog").iterdir():
-        file.unlink()
-
-
-def _two_validation_parts(root: Path) -> None:
-    for name in ("valid", "val"):
-        (root / name).mkdir()
-
-
-BAD_FOLDERS: dict[str, tuple[Callable[[Path], object], Refusal]] = {  # a field that begins with / lies below the folder
-    "no test": (_no_test, ("data.path[test]", None, LAYOUT)),
-    "no train": (lambda root: (root / "train").rename(root / "training"), ("data.path[train]", None, LAYOUT)),
-    "empty class": (_empty_class, ("/test/dog", 0, (1, None))),
-    "two validation parts": (_two_validation_parts, ("data.path[validation]", ("val", "valid"), "one of them")),
-    "a name that is not UTF-8": (
-        lambda root: [(root / split / "cat").rename(os.fsdecode(bytes(root / split) + b"/caf\xe9")) for split in ("train", "test")],
-        ("/train/caf\udce9", "caf\udce9", "UTF-8"),
-    ),
-    "a name with a line break": (
-        lambda root: [(root / split / "cat").rename(root / split / "a\nb") for split in ("train", "test")],
-        ("/train/a\nb", "a\nb", "printable characters"),
-    ),
-    "class that training does not have": (
-        lambda root: (root / "test" / "fish").mkdir(),
-        ("/test/fish", "fish", ("cat", "dog")),
-    ),
-}
-
-
-@pytest.mark.parametrize(("damage", "refusal"), BAD_FOLDERS.values(), ids=list(BAD_FOLDERS))
-def test_bad_folders(tmp_path: Path, damage: Callable[[Path], object], refusal: Refusal) -> None:
-    root = folder(tmp_path / "images")
-    damage(root)
-    field, value, allowed = refusal
-    with refused(f"{root}{field}" if field.startswith("/") else field, value, allowed) as told:
-        prepare(Data(name="folder", path=root, size=8), tmp_path, 0)
-    assert str(root) in str(told.value)
-
-
-@pytest.mark.parametrize("content", [b"", b"no image", None])
-def test_images_that_cannot_be_opened_are_counted_before_any_training(tmp_path: Path, content: bytes | None) -> None:
-    root = folder(tmp_path / "images")
-    first, second = root / "train" / "dog" / "1.png", root / "test" / "cat" / "0.png"
-    for path in (first, second):
-        path.write_bytes(path.read_bytes()[:-60] if content is None else content)
-    config = Data(name="folder", path=root, size=8, validation=0.34)
-    with refused(str(first.resolve())) as told:
-        prepare(config, tmp_path / "store", 0)
-    assert "2 of 24" in str(told.value) and "\n" not in str(told.value) and not (tmp_path / "store").exists()
-    assert describe(config, tmp_path / "store", 0)["sizes"]["test"] == 12, "a dry run lists and opens nothing"
-
-
-def test_processes_find_what_one_finds_and_their_death_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = folder(tmp_path / "images")
-    said: list[str] = []
-    (root / "train" / "dog" / "1.png").write_bytes(b"no image")
-    config = Data(name="folder", path=root, size=8, validation=0.34)
-    monkeypatch.setattr(image_check, "MANY", 23)
-    before = torch.get_rng_state()
-    for few in (1024, 0):
-        monkeypatch.setattr(image_check, "FEW", few)
-        with refused(f"{root}/train/dog/1.png") as told:
-            prepare(config, tmp_path / "store", 0, said.append)
-        assert "1 of 24" in str(told.value)
-        said.append(str(told.value))
-    assert said[:2] == said[2:] and said[0].startswith("24 images are decoded once")
-    assert torch.equal(before, torch.get_rng_state())
-    monkeypatch.setattr(image_check, "decode_image", lambda *_: os._exit(1))
-    with refused("data.path", str(root), "more free memory", EnvironmentUnfitError):
-        prepare(config, tmp_path / "store", 0)
-
-
-def test_a_truncated_jpeg_and_what_training_would_refuse_are_found_before_it(tmp_path: Path) -> None:
-    """The header of such a JPEG is whole."""
-    root = folder(tmp_path / "images")
-    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
-    whole = io.BytesIO()
-    Image.fromarray(noise).save(whole, "JPEG")
-    frames = [Image.fromarray(noise), Image.fromarray(255 - noise)]
-    broken, moving = root / "train" / "cat" / "half.jpg", root / "train" / "dog" / "moving.gif"
-    broken.write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
-    config = Data(name="folder", path=root, size=8, validation=0.34)
-    with refused(str(broken)) as told:
-        prepare(config, tmp_path / "store", 0)
-    assert "1 of 25" in str(told.value) and "truncated" in str(told.value.value)
-    broken.write_bytes(whole.getvalue())
-    frames[0].save(moving, save_all=True, append_images=frames[1:])
-    with refused(str(moving)) as told:
-        prepare(config, tmp_path / "store", 0)
-    assert "1 of 26" in str(told.value) and "frames" in str(told.value.value)
-
-
-def test_a_picture_that_a_program_would_draw_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow goes by the content, and has EPS drawn by Ghostscript."""
-    from PIL import EpsImagePlugin
-
-    def draw(*_: object) -> None:
-        raise AssertionError("Ghostscript would be started")
-
-    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", draw)
-    root = folder(tmp_path / "images")
-    text = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n%%EOF\n"
-    (root / "train" / "cat" / "0.png").write_bytes(text)
-    with refused(f"{root}/train/cat/0.png") as told:
-        prepare(Data(name="folder", path=root, size=16), tmp_path, 0)
-    assert "1 of 24" in str(told.value)
-    with refused(f"{root}/train/cat/0.png"):
-        list(decode(root, np.array([b"train/cat/0.png"]), [np.array([0])], 16, None, 0, False))

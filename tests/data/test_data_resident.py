@@ -11,11 +11,11 @@ import pytest
 import torch
 from data_made import folder, npz, opened
 
-from orchestrator.config.schema import Data
+from orchestrator.config.data_schema import Data
 from orchestrator.data import memory
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset, Split
-from orchestrator.data.memory import fits_resident
+from orchestrator.data.memory import fits_on_device
 from orchestrator.data.passes import Inputs
 from orchestrator.data.prepare import prepare
 from orchestrator.data.views import Views
@@ -39,7 +39,7 @@ def dataset(tmp_path: Path) -> Dataset:
 
 def batches(dataset: Dataset, resident: bool, policy: str = "crop_flip", mix: str = "none", **given: Any) -> Batches:
     views = Views(policy, 0, len(dataset.train), 1, mix)
-    return Batches(dataset, views, 16, 0, resident=resident, **given)
+    return Batches(dataset, views, 16, 0, on_device=resident, **given)
 
 
 def every_pass(made: Batches) -> Iterator[Inputs]:
@@ -97,7 +97,7 @@ def test_one_data_set_is_kept_at_a_time(dataset: Dataset) -> None:
 
 def test_a_copy_in_chunks_is_the_whole(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "CHUNK", 10)
-    assert np.array_equal(memory.resident(dataset, "train", CPU).numpy(), dataset.train.inputs)
+    assert np.array_equal(memory.on_device(dataset, "train", CPU).numpy(), dataset.train.inputs)
 
 
 def test_mapped_data_are_not_copied_as_a_whole(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,11 +117,11 @@ def test_files_are_decoded_all_the_same(tmp_path: Path) -> None:
     config = Data(name="folder", path=folder(tmp_path / "images", ("train", "val", "test")), size=16)
     files = Dataset.open(prepare(config, tmp_path, 0))
     for near, mapped in zip(
-        *(Batches(files, Views("crop", 0, 12, 2), 4, 0, resident=r).train(0, 1) for r in (True, False)), strict=True
+        *(Batches(files, Views("crop", 0, 12, 2), 4, 0, on_device=r).train(0, 1) for r in (True, False)), strict=True
     ):
         assert torch.equal(near.inputs, mapped.inputs) and torch.equal(near.index, mapped.index)
     assert not memory._kept
-    assert not fits_resident(files, torch.device("cuda"))
+    assert not fits_on_device(files, torch.device("cuda"))
 
 
 @pytest.mark.parametrize(("free", "fits"), [(4, True), (3.9, False)])
@@ -130,17 +130,17 @@ def test_a_quarter_of_the_free_memory_is_the_limit(
 ) -> None:
     size = sum(dataset.split(name).inputs.nbytes for name in ("train", "validation", "test"))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free * size), 10**12))
-    assert fits_resident(dataset, torch.device("cuda", 0)) == fits
-    assert not fits_resident(dataset, CPU)
+    assert fits_on_device(dataset, torch.device("cuda", 0)) == fits
+    assert not fits_on_device(dataset, CPU)
 
 
 def test_data_that_lie_there_already_fit(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """They take from the free memory themselves, and the next trial must not be sent back to the host for that."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 10**12))
     device = torch.device("cuda", 0)
-    assert not fits_resident(dataset, device)
+    assert not fits_on_device(dataset, device)
     memory._kept[dataset.fingerprint, "train", device] = torch.empty(0)
-    assert fits_resident(dataset, device)
+    assert fits_on_device(dataset, device)
 
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -12,7 +12,7 @@ from data_made import folder
 from numpy.typing import NDArray
 from PIL import Image
 
-from orchestrator.config.schema import Data
+from orchestrator.config.data_schema import Data
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.decoding import BACKGROUND, ORIENTATION, ImageError, decode_image
 from orchestrator.data.prepare import describe, list_notes, prepare

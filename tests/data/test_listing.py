@@ -10,14 +10,14 @@ from data_made import folder
 from PIL import Image
 from rich.console import Console
 
+from orchestrator.config.data_schema import Data
 from orchestrator.config.loader import build
-from orchestrator.config.schema import Data
 from orchestrator.data._listing import LAYOUT, SUFFIXES, list_images
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.decoding import FORMATS
 from orchestrator.data.prepare import describe, list_notes, prepare
 from orchestrator.store.store import Store
-from orchestrator.sweep.preflight.preflight import prepared, show_plan
+from orchestrator.sweep.preflight.preflight import prepare_run, show_plan
 from tests.refusal import refused
 
 
@@ -161,7 +161,7 @@ def test_a_plan_and_a_start_say_what_is_not_read_and_what_was_done(tmp_path: Pat
     said: list[str] = []
     show_plan(store, configuration, "train", True, Console())
     before = capsys.readouterr().out
-    prepared(store, configuration, "train", local=True, note=said.append)
+    prepare_run(store, configuration, "train", local=True, note=said.append)
     show_plan(store, configuration, "train", True, Console())
     after = capsys.readouterr().out
     assert said == ["not read: files of .txt: 1 (train/cat/a.txt)", "images: grey of 16 bits scaled to 8: 1"]

@@ -9,8 +9,8 @@ import torch
 from data_made import arrays, npz
 from rich.console import Console
 
+from orchestrator.config.data_schema import Data
 from orchestrator.config.loader import load
-from orchestrator.config.schema import Data
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.datasets import DATASETS

@@ -12,7 +12,7 @@ PROCESSES: dict[str, str | tuple[str, ...]] = {  # what it is called here -> how
     "worker": "ray::RayTrainWorker",
     "controller": "ray::TrainController",
     "dispatcher": "ray::Dispatcher",
-    "Tune process": ("ray::ResourceTrainable", "ray::StandIn"),
+    "Tune process": ("ray::ResourceTrainable", "ray::ProxyTrainable"),
     "influence actor": "ray::InfluenceActor",
     "raylet": "raylet",
     "GCS": "gcs_server",

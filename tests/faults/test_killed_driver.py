@@ -12,8 +12,8 @@ from orchestrator.config.trial import CHECKPOINT, apply
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.sweep._study import open_study
-from orchestrator.sweep.driver import conduct
-from orchestrator.sweep.preflight.preflight import prepared
+from orchestrator.sweep.driver import run_sweep
+from orchestrator.sweep.preflight.preflight import prepare_run
 from tests.faults.broken import Life, begun, check_all, check_runs, check_study, reached, record, resumed, untimed
 from tests.faults.conftest import WHOLE, Tell
 from tests.sweep.conftest import Watch
@@ -105,9 +105,9 @@ def alone(sweep: Sweep, number: int) -> Trial:
     """The same trial, trained in this process."""
     store = Store(sweep.folder.parents[1])
     configuration = apply(sweep.configuration, sweep.trials[number].params)
-    ready = prepared(store, configuration, "train", local=True)
+    ready = prepare_run(store, configuration, "train", local=True)
     training = Sweep.create(store.sweep(f"alone-{number}"), ready.configuration, "train")
-    conduct(training, store, ready.data, ready.asked, Watch(), local=True)
+    run_sweep(training, store, ready.data, ready.asked, Watch(), local=True)
     return training.trials[0]
 
 

@@ -16,14 +16,19 @@ from tests.methods.test_conformance import options
 
 SIZE, WORLD = 12, 3
 HARD = {"update": "ssl", "pseudo": "hard", "feedback": 0.5, "threshold": 0.5}
-FORMS: list[Any] = [
-    *options(),
+FORMS: list[tuple[str, dict[str, Any]]] = [
     ("akd", {"cam": True, "cam_width": 8, "alpha_schedule": "gap"}),
     ("akd", {"cam": True, "cam_width": 8, "alpha_schedule": "constant"}),
     *(("kd", {"alpha_schedule": "learnable", "alpha_learnable": name}) for name in ("raw", "entropy", "bayes", "uncertainty")),
     *(("kd", {"alpha_schedule": "gap", "alpha_gap": name}) for name in ("ratio", "kl", "label", "acc")),
     ("kd_aif", {"update": "ssl", "pseudo": "hard", "threshold": 0.5}),
     ("dual_student", {"w_norm": "mean1", "peer_weight": "1-w"}),
+]
+# every option as it is, and blending on every method and every form above
+CASES: list[Any] = [
+    *((*option.values, False) for option in options()),
+    *((*form, mix) for form in FORMS for mix in (False, True)),
+    *((name, {}, True) for name in METHODS),
 ]
 
 
@@ -78,8 +83,7 @@ def gradients(loss: Tensor, method: Method, logits: Tensor) -> list[Tensor]:
     return list(found)
 
 
-@pytest.mark.parametrize("mix", [False, True], ids=["plain", "blended"])
-@pytest.mark.parametrize(("name", "settings"), FORMS)
+@pytest.mark.parametrize(("name", "settings", "mix"), CASES)
 def test_ranks_follow_together_the_gradient_of_one(
     name: str, settings: dict[str, Any], mix: bool, prepare: Any, make_batch: Any
 ) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from methods import METHODS, Settings, SettingsError, allowed, setting
 from methods.kd import KD
-from orchestrator.config.conditional_space import branches
+from orchestrator.config.conditional_space import list_branches
 from orchestrator.models.build import MODELS
 from orchestrator.reporting.terminal import methods_table
 from search_spaces import SPACES
@@ -99,5 +99,5 @@ def test_a_method_with_a_text_is_listed_and_searched(monkeypatch: pytest.MonkeyP
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert "text = 'logits' (a text of at most 200 printable characters): the name of what is compared" in printed
     assert "text one of logits, features" in printed
-    assert [way.values["text"] for way in branches("compared", {})] == ["logits", "features"]
-    assert [way.values["text"] for way in branches("compared", {"text": "other"})] == ["other"]
+    assert [way.values["text"] for way in list_branches("compared", {})] == ["logits", "features"]
+    assert [way.values["text"] for way in list_branches("compared", {"text": "other"})] == ["other"]

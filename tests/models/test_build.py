@@ -203,5 +203,8 @@ def test_setting_outside_its_range_is_refused(name: str, key: str, value: Any) -
 
 
 def test_torchvision_is_imported_by_those_who_need_it_alone() -> None:
-    code = "import sys, orchestrator.models.build as m; m.build('resnet20', 10, (3, 32, 32), {}); sys.exit('torchvision' in sys.modules)"
+    code = (
+        "import sys; from orchestrator.models.build import build; build('resnet20', 10, (3, 32, 32), {}); "
+        "sys.exit('torchvision' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

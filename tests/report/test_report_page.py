@@ -16,7 +16,7 @@ from orchestrator.config.trial import apply
 from orchestrator.data.dataset import Dataset
 from orchestrator.models.build import build
 from orchestrator.reporting.html._chart import Chart
-from orchestrator.reporting.html._predictions import Answers, answers
+from orchestrator.reporting.html._predictions import Predictions, answers
 from orchestrator.reporting.html._sweep_view import Facts
 from orchestrator.reporting.html.page import POLICY
 from orchestrator.reporting.html.report import pairs, report, resolved
@@ -102,7 +102,7 @@ def test_what_the_page_holds_of_the_student_is_what_its_weights_say(whole: Sweep
     store, best = Store(whole.folder.parents[1]), whole.best()
     assert best is not None
     found = answers(store, whole, best, "a", Facts.of(whole).data)
-    assert isinstance(found, Answers)
+    assert isinstance(found, Predictions)
     dataset = Dataset.open(next((store.root / "data").glob("*/data.json")).parent)
     network = build("mlp", 10, (1, 8, 8), whole.configuration.student.settings).eval()
     network.load_state_dict(load_file(whole.trial_folder(best.number) / "checkpoint" / "best.safetensors"))

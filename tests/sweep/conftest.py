@@ -10,8 +10,8 @@ import pytest
 from orchestrator.config.loader import load
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
-from orchestrator.sweep.driver import conduct
-from orchestrator.sweep.preflight.preflight import prepared
+from orchestrator.sweep.driver import run_sweep
+from orchestrator.sweep.preflight.preflight import prepare_run
 
 SMALL = (
     "data.name=digits",
@@ -69,9 +69,9 @@ def run(tmp_path: Path) -> Conduct:
     def start(*pairs: str, kind: str = "sweep", name: str = "sweep", watch: Watch | None = None, **options: Any) -> Sweep:
         store = Store.open(tmp_path / "store")
         configuration = load(None, [*SMALL, *pairs])
-        begun = prepared(store, configuration, kind, local=options.get("local", False))
+        begun = prepare_run(store, configuration, kind, local=options.get("local", False))
         sweep = Sweep.create(store.sweep(name), begun.configuration, kind)
-        conduct(sweep, store, begun.data, begun.asked, watch or Watch(), **options)
+        run_sweep(sweep, store, begun.data, begun.asked, watch or Watch(), **options)
         return Sweep.open(store, name)
 
     return start

@@ -13,30 +13,30 @@ from ray.tune.schedulers import TrialScheduler
 from orchestrator.config.loader import load
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
-from orchestrator.sweep._reconcile import settle
+from orchestrator.sweep._reconcile import reconcile
 from orchestrator.sweep._study import open_study
-from orchestrator.sweep._synchronous import AllAtOnce
+from orchestrator.sweep._synchronous import SynchronousSearch
 from orchestrator.sweep.events import Events, Listener
 
 OBJECTIVE = "validation/accuracy"
 Score = Callable[[int, int], float | None]  # number, epoch -> value; None: the trial fails
 
 
-def begin(folder: Path, *pairs: str, listeners: Sequence[Listener] = ()) -> tuple[Sweep, AllAtOnce]:
+def begin(folder: Path, *pairs: str, listeners: Sequence[Listener] = ()) -> tuple[Sweep, SynchronousSearch]:
     """A new sweep of KD whose trials wait for one another, and its searcher."""
     configuration = load(None, ["method.name=kd", *pairs])
     sweep = Sweep.create(Store.open(folder).sweep("mine"), configuration, "sweep")
     study = open_study(sweep.folder, configuration, resume=False)
-    return sweep, AllAtOnce(study, configuration, Events(sweep, list(listeners)), [], configuration.search.trials)
+    return sweep, SynchronousSearch(study, configuration, Events(sweep, list(listeners)), [], configuration.search.trials)
 
 
-def resumed(sweep: Sweep) -> tuple[Sweep, AllAtOnce]:
+def resumed(sweep: Sweep) -> tuple[Sweep, SynchronousSearch]:
     """The sweep as another process finds it."""
     found = Sweep.open(Store(sweep.folder.parent.parent), sweep.name)
     study = open_study(found.folder, found.configuration, resume=True)
-    settle(study, found)
+    reconcile(study, found)
     unfinished = [trial for trial in found.trials.values() if not trial.ended]
-    return found, AllAtOnce(study, found.configuration, Events(found, []), unfinished, len(unfinished))
+    return found, SynchronousSearch(study, found.configuration, Events(found, []), unfinished, len(unfinished))
 
 
 class SimulatedTrial:
@@ -82,7 +82,7 @@ class SimulatedTrial:
 class SimulatedTune:
     """Tune's controller. A trial that failed stays among the live ones, as in Tune."""
 
-    def __init__(self, asking: AllAtOnce, scheduler: Any, score: Score, at_once: int, seed: int = 0) -> None:
+    def __init__(self, asking: SynchronousSearch, scheduler: Any, score: Score, at_once: int, seed: int = 0) -> None:
         self.asking, self.scheduler, self.score, self.at_once = asking, scheduler, score, at_once
         self.order = random.Random(seed)
         self.trials: list[SimulatedTrial] = []

@@ -5,7 +5,7 @@ from pathlib import Path
 from orchestrator.config.loader import load
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
-from orchestrator.sweep._reconcile import settle
+from orchestrator.sweep._reconcile import reconcile
 from orchestrator.sweep._study import StudySearch, open_study
 from orchestrator.sweep.events import Events
 
@@ -22,6 +22,6 @@ def resumed(sweep: Sweep) -> tuple[Sweep, StudySearch]:
     """The sweep as another process finds it."""
     found = Sweep.open(Store(sweep.folder.parent.parent), sweep.name)
     study = open_study(found.folder, found.configuration, resume=True)
-    settle(study, found)
+    reconcile(study, found)
     unfinished = [trial for trial in found.trials.values() if not trial.ended]
     return found, StudySearch(study, found.configuration, Events(found, []), unfinished)

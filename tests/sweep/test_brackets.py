@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.config import plan
 from orchestrator.store.records import Sweep
-from orchestrator.sweep._hyperband import Brackets
+from orchestrator.sweep._hyperband import HyperbandBrackets
 from tests.sweep.simulated import SimulatedTune, begin, resumed
 
 HYPERBAND = ("search.scheduler=hyperband", "search.trials=17", "training.epochs=9")
@@ -21,7 +21,7 @@ def by_number(number: int, epoch: int) -> float:
 
 def play(folder: Path, *pairs: str, score: Any = by_number, order: int = 0, at_once: int = 2) -> Sweep:
     sweep, asking = begin(folder, *HYPERBAND, *pairs)
-    tune = SimulatedTune(asking, Brackets(asking, lambda: at_once), score, at_once, order).run()
+    tune = SimulatedTune(asking, HyperbandBrackets(asking, lambda: at_once), score, at_once, order).run()
     assert tune.most_running == at_once
     return sweep
 
@@ -59,9 +59,9 @@ def test_a_failed_trial_keeps_nobody_waiting(number: int, epoch: int, tmp_path: 
 @pytest.mark.parametrize("told", [3, 20, 40, 60])
 def test_a_resumed_search_ends_though_some_are_past_the_next_milestones(told: int, tmp_path: Path) -> None:
     sweep, asking = begin(tmp_path, *HYPERBAND)
-    SimulatedTune(asking, Brackets(asking, lambda: 3), by_number, 3).run(told)
+    SimulatedTune(asking, HyperbandBrackets(asking, lambda: 3), by_number, 3).run(told)
     found, again = resumed(sweep)
-    SimulatedTune(again, Brackets(again, lambda: 2), by_number, 2).run()
+    SimulatedTune(again, HyperbandBrackets(again, lambda: 2), by_number, 2).run()
     assert all(trial.ended for trial in found.trials.values())
     assert all(len(trial.history) == trial.epochs for trial in found.trials.values())
 
@@ -73,7 +73,7 @@ def test_trials_that_are_all_past_the_next_milestones_are_compared_there_at_once
         for epoch in range(1, 6):
             asking.on_trial_result(str(number), told_of(number, epoch))
     found, again = resumed(sweep)
-    SimulatedTune(again, Brackets(again, lambda: 2), by_number, 2).run()
+    SimulatedTune(again, HyperbandBrackets(again, lambda: 2), by_number, 2).run()
     states = [trial.state for trial in found.trials.values()]
     assert states[:3] == ["complete"] * 3 and states[3:8].count("complete") == 2
     assert [found.trials[number].state for number in (8, 9, 10)] == ["stopped_early"] * 3 and states[11] == "complete"
@@ -87,7 +87,7 @@ def told_of(number: int, epoch: int) -> dict[str, Any]:
 @pytest.mark.parametrize("factor", [2, 3, 4])
 def test_the_plan_tells_the_brackets_that_ray_builds(epochs: int, factor: int, tmp_path: Path) -> None:
     sweep, asking = begin(tmp_path, f"training.epochs={epochs}", f"search.reduction_factor={factor}", "search.scheduler=hyperband")
-    scheduler = Brackets(asking, lambda: 2)
+    scheduler = HyperbandBrackets(asking, lambda: 2)
     for trials, milestones in plan.brackets(sweep.configuration.search, epochs):
         bracket = scheduler._create_bracket(len(milestones))
         assert bracket._n0 == trials
@@ -103,5 +103,5 @@ def test_the_plan_tells_the_brackets_that_ray_builds(epochs: int, factor: int, t
 def test_the_plan_knows_the_epochs_of_all_trials_together(trials: int, reduction: int, tmp_path: Path) -> None:
     given = (f"search.trials={trials}", f"search.reduction_factor={reduction}", "training.epochs=10")
     sweep, asking = begin(tmp_path, *HYPERBAND, *given)
-    SimulatedTune(asking, Brackets(asking, lambda: 3), by_number, 3).run()
+    SimulatedTune(asking, HyperbandBrackets(asking, lambda: 3), by_number, 3).run()
     assert sum(trial.epochs for trial in sweep.trials.values()) == plan.planned_epochs(sweep.configuration.search, 10)

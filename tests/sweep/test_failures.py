@@ -12,7 +12,7 @@ from orchestrator.core import errors
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.sweep._failures import FailuresInARow, in_common
-from orchestrator.sweep._stopper import Ending
+from orchestrator.sweep._stopper import SweepStopper
 
 DIVERGED = "the loss is not finite in epoch {}: lower training.learning_rate"
 
@@ -44,7 +44,7 @@ def after(limit: int | None, *states: str) -> FailuresInARow:
 )
 def test_the_row_is_of_ends(limit: int | None, states: list[str], ends: bool) -> None:
     failures = after(limit, *states)
-    assert bool(failures.reason) is ends is Ending(failures).stop_all()
+    assert bool(failures.reason) is ends is SweepStopper(failures).stop_all()
 
 
 def test_the_first_reason_stays() -> None:
@@ -76,7 +76,7 @@ def test_one_failure_has_nothing_in_common_with_itself() -> None:
 
 
 def test_a_trial_that_nobody_can_train_ends_the_run_and_not_itself() -> None:
-    ending = Ending(FailuresInARow(1, {}))
+    ending = SweepStopper(FailuresInARow(1, {}))
     assert not ending("a", {"epoch": 1}) and not ending.stop_all()
     assert not ending("a", {"unfit": "no worker group is left", "done": True})
     assert ending.stop_all() and ending.unfit == "no worker group is left"
@@ -96,7 +96,7 @@ def test_a_sweep_that_ended_early_has_failed_and_says_how_to_go_on(
     def conduct(sweep: Sweep, *given: Any, **named: Any) -> None:
         sweep.trials, sweep.state = {0: usable, 1: ended(1)}, state
 
-    monkeypatch.setattr("orchestrator.sweep.driver.conduct", conduct)
+    monkeypatch.setattr("orchestrator.sweep.driver.run_sweep", conduct)
     begun: Any = SimpleNamespace(data=specify().data, asked=None)
     assert commands._conduct(Store(tmp_path), found, begun, local=False, resume=False) == code
     assert ("sweep --resume mine" in capsys.readouterr().out) is resumes

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import run
 from orchestrator.config.loader import load
 from orchestrator.core.errors import ConfigurationError, UserError
-from orchestrator.reporting.importance import importance, pages
+from orchestrator.reporting.importance import SHUFFLES, importance, pages
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.tracking._runs import tracking_uri
@@ -88,6 +88,12 @@ def made(
             create_trial(params=params, distributions=distributions, intermediate_values=between, user_attrs=attrs, **told)
         )
     return store, sweep
+
+
+@pytest.fixture(autouse=True)
+def few_shuffles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine shuffles of the values instead of 99: most of the time goes there, and one test alone reads what they give."""
+    monkeypatch.setattr("orchestrator.reporting.importance.SHUFFLES", 9)
 
 
 def call(*arguments: str) -> tuple[int, str]:
@@ -168,7 +174,8 @@ def test_a_setting_of_few_trials_is_not_ranked(tmp_path: Path) -> None:
     assert set(ranking.ped_anova) == set(ranking.fanova) == set(found.metrics()) == {"noise", "rate"}
 
 
-def test_chance_tells_what_decides_from_noise(tmp_path: Path) -> None:
+def test_chance_tells_what_decides_from_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.reporting.importance.SHUFFLES", SHUFFLES)
     (decided,) = importance(made(tmp_path / "flat", flat)[1]).rankings
     assert decided.chance["rate"] < min(0.05, decided.chance["noise"])
     (random,) = importance(made(tmp_path / "rare", rare, trials=12)[1]).rankings

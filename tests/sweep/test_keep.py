@@ -10,16 +10,16 @@ from orchestrator.config.checkpoints import checkpoints
 from orchestrator.config.loader import load
 from orchestrator.config.schema import Search
 from orchestrator.config.trial import CHECKPOINT, KNOWLEDGE
-from orchestrator.core.errors import ConfigurationError
 from orchestrator.export.export import export
-from orchestrator.store.checkpoint_storage import LIGHT, Folder
+from orchestrator.store.checkpoint_storage import LIGHT, LocalCheckpoint
 from orchestrator.store.records import Sweep, Trial
-from orchestrator.store.retained_weights import kept
+from orchestrator.store.retained_weights import trials_with_weights
 from orchestrator.store.store import Store, write_json
 from orchestrator.sweep import _snapshots as snapshots
 from orchestrator.sweep._pbt import Population
-from orchestrator.sweep.checkpoint_retention import Keeper, remove_losers
+from orchestrator.sweep.checkpoint_retention import RetentionPolicy, remove_losers
 from orchestrator.sweep.events import Events
+from tests.refusal import refused
 from tests.sweep.simulated import SimulatedTune, begin
 from tests.sweep.test_population import PBT, better_later
 
@@ -60,7 +60,7 @@ def add(sweep: Sweep, number: int, **values: Any) -> Trial:
 def test_the_best_and_the_unfinished_have_their_weights_at_every_moment(tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)
     sweep = made(tmp_path, "search.keep_checkpoints=3")
-    events = Events(sweep, [Keeper(Store(tmp_path), sweep, lambda _: True)])
+    events = Events(sweep, [RetentionPolicy(Store(tmp_path), sweep, lambda _: True)])
     trials = [add(sweep, number) for number in range(12)]
     draw.shuffle(trials)
     for trial in trials:
@@ -79,7 +79,7 @@ def test_a_front_keeps_more_than_the_best(tmp_path: Path) -> None:
     sweep = made(
         tmp_path, "search.keep_checkpoints=1", "search.scheduler=none", "search.objectives=[validation/accuracy, train/loss]"
     )
-    events = Events(sweep, [Keeper(Store(tmp_path), sweep, lambda _: True)])
+    events = Events(sweep, [RetentionPolicy(Store(tmp_path), sweep, lambda _: True)])
     points = [(0.9, 1.0), (0.5, 0.1), (0.4, 0.5), (0.7, 0.5)]
     for number, point in enumerate(points):
         trial = add(sweep, number, value=point[0], values=list(point))
@@ -89,7 +89,7 @@ def test_a_front_keeps_more_than_the_best(tmp_path: Path) -> None:
 
 def test_a_group_that_may_still_write_is_waited_for(tmp_path: Path) -> None:
     sweep, held = made(tmp_path, "search.keep_checkpoints=1"), {1}
-    events = Events(sweep, [Keeper(Store(tmp_path), sweep, lambda number: number not in held)])
+    events = Events(sweep, [RetentionPolicy(Store(tmp_path), sweep, lambda number: number not in held)])
     first, second, third = (add(sweep, number) for number in range(3))
     first.value = 0.9
     events.end(first, "complete")
@@ -111,8 +111,8 @@ def test_a_resume_removes_what_is_left_and_goes_on_with_more_kept(tmp_path: Path
     assert weights(sweep) == {1, 4}
     search = sweep.configuration.search.model_copy(update={"keep_checkpoints": 3})
     sweep.configuration = sweep.configuration.model_copy(update={"search": search})
-    Keeper(Store(tmp_path), sweep, lambda _: True)
-    assert kept(sweep) == {1, 2, 3, 4} and weights(sweep) == {1, 4}, "what was removed does not come back"
+    RetentionPolicy(Store(tmp_path), sweep, lambda _: True)
+    assert trials_with_weights(sweep) == {1, 2, 3, 4} and weights(sweep) == {1, 4}, "what was removed does not come back"
 
 
 def test_whatever_a_death_left_is_removed_with_the_weights(tmp_path: Path) -> None:
@@ -120,19 +120,19 @@ def test_whatever_a_death_left_is_removed_with_the_weights(tmp_path: Path) -> No
     for name in (f".{CHECKPOINT}.4711.abcd", f"{CHECKPOINT}.old", KNOWLEDGE, "snapshots"):
         (tmp_path / name).mkdir()
     (tmp_path / "trial.json").touch()
-    Folder(tmp_path).strip()
+    LocalCheckpoint(tmp_path).strip()
     assert sorted(path.name for path in tmp_path.iterdir()) == [CHECKPOINT, "trial.json"]
 
 
 def test_pictures_stay_where_the_end_came_between_two_renames(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / CHECKPOINT).rename(tmp_path / f"{CHECKPOINT}.old")
-    Folder(tmp_path).strip()
+    LocalCheckpoint(tmp_path).strip()
     assert {path.name for path in (tmp_path / f"{CHECKPOINT}.old").iterdir() if path.is_file()} == set(LIGHT)
 
 
 def test_nobody_strips_what_has_no_checkpoint(tmp_path: Path) -> None:
-    Folder(tmp_path / "none").strip()
+    LocalCheckpoint(tmp_path / "none").strip()
     assert not (tmp_path / "none").exists()
 
 
@@ -170,7 +170,7 @@ class Disk:
 def test_donors_keep_their_snapshots_until_they_were_taken_over(tmp_path: Path, order: int) -> None:
     sweep, asking = begin(tmp_path, *PBT, "search.trials=8", "search.keep_checkpoints=1")
     disk = Disk(sweep)
-    asking.events.listeners.extend([disk, Keeper(Store(tmp_path), sweep, lambda _: True)])
+    asking.events.listeners.extend([disk, RetentionPolicy(Store(tmp_path), sweep, lambda _: True)])
     SimulatedTune(asking, Population(asking, lambda: 1), better_later, 1, order).run()
     assert disk.taken_over and disk.donors_that_had_ended, "one group: a donor may be through before its taker has its turn"
     assert weights(sweep) == {sweep.best().number}  # type: ignore[union-attr]
@@ -197,5 +197,6 @@ def test_an_export_of_what_was_removed_says_what_there_is(tmp_path: Path) -> Non
     remove_losers(Store(tmp_path), sweep)
     write_json(sweep.folder / "data.json", {"classes": ["a"]})
     store = Store(tmp_path)
-    with pytest.raises(ConfigurationError, match=r"weights of trial 0 of 'mine' were removed.*keep_checkpoints = 1.*one of 1,"):
+    with refused("--trial", 0, (1,)) as told:
         export(store, "mine", number=0)
+    assert "search.keep_checkpoints" in str(told.value)

@@ -15,13 +15,13 @@ from ray._private import ray_constants, state
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray.cluster_utils import Cluster
 
-from orchestrator.cluster.connect import OWN_CLUSTER, connected, free_nodes
+from orchestrator.cluster.connect import OWN_CLUSTER, connect_to_ray, free_nodes
 from orchestrator.config.loader import load
 from orchestrator.config.trial import apply
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
-from orchestrator.sweep.driver import conduct
-from orchestrator.sweep.preflight.preflight import prepared
+from orchestrator.sweep.driver import run_sweep
+from orchestrator.sweep.preflight.preflight import prepare_run
 from tests.sweep.conftest import SMALL, Watch
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
@@ -88,14 +88,14 @@ def test_a_node_leaves_and_another_one_joins(cluster: Cluster, tmp_path: Path) -
     store, watch = Store.open(tmp_path / "store"), Changing(cluster=cluster)
     changes = ("method.name=kd", "student.name=cnn", "training.epochs=20", "search.scheduler=none", "search.trials=40")
     configuration = load(None, [*SMALL, *changes, f"resources.address={cluster.address}", "search.sampler=random"])
-    begun = prepared(store, configuration, "sweep", local=False)
-    conduct(Sweep.create(store.sweep("sweep"), begun.configuration, "sweep"), store, begun.data, begun.asked, watch)
+    begun = prepare_run(store, configuration, "sweep", local=False)
+    run_sweep(Sweep.create(store.sweep("sweep"), begun.configuration, "sweep"), store, begun.data, begun.asked, watch)
     sweep = Sweep.open(store, "sweep")
     assert sweep.state == "interrupted" and watch.step == 3, watch.notes
     assert {trial.state for trial in sweep.trials.values()} == {"complete", "waiting"}, "none has failed"
     assert [note["text"] for note in sweep.notes] == watch.notes
 
-    with connected(cluster.address):
+    with connect_to_ray(cluster.address):
         until = time.monotonic() + GONE_S
         while left_behind() and time.monotonic() < until:
             time.sleep(0.1)
@@ -105,5 +105,5 @@ def test_a_node_leaves_and_another_one_joins(cluster: Cluster, tmp_path: Path) -
     trial = sweep.trials[watch.lost]
     alone = apply(begun.configuration, trial.settings)
     again = Sweep.create(store.sweep("alone"), alone, "train")
-    conduct(again, store, begun.data, begun.asked, Watch(), local=True)
+    run_sweep(again, store, begun.data, begun.asked, Watch(), local=True)
     assert again.trials[0].history == trial.history and len(trial.history) == 20, "as if nothing had happened"

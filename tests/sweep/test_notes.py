@@ -10,7 +10,7 @@ from orchestrator.config.loader import load
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store, read_json, write_json
 from orchestrator.sweep._study import StudySearch, open_study
-from orchestrator.sweep._trainable import StandIn
+from orchestrator.sweep._trainable import ProxyTrainable
 from orchestrator.sweep.driver import _train_one
 from orchestrator.sweep.events import Events
 
@@ -45,10 +45,10 @@ class Written:
         return self.records.pop(0)
 
 
-def stand_in(*records: dict[str, Any]) -> StandIn:
-    made = StandIn.__new__(StandIn)  # as Tune would make it, without an actor
+def stand_in(*records: dict[str, Any]) -> ProxyTrainable:
+    made = ProxyTrainable.__new__(ProxyTrainable)  # as Tune would make it, without an actor
     folders = {"trials": "trials", "data": "data", "teacher": None, "knowledge": None}
-    made.place = {"folders": folders, "wait_s": 5.0, "objective": "validation/accuracy"}
+    made.place = {"folders": folders, "heartbeat_timeout_s": 5.0, "objective": "validation/accuracy"}
     made.desk = cast(Any, Written(*records))
     return made
 

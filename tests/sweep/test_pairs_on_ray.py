@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from orchestrator.core.errors import ConfigurationError
 from orchestrator.store.records import Sweep
 from orchestrator.sweep._study import open_study
 from search_spaces import SPACES, Space
+from tests.refusal import refused
 from tests.sweep.conftest import Conduct, Watch
 
 pytestmark = pytest.mark.ray
@@ -105,7 +105,6 @@ def test_this_process_trains_both_students_but_no_workers_of_their_own(run: Cond
         assert trial.metrics[f"{letter}/validation/nll"] > 0 and len(trace(sweep, 0, letter)["epochs/uncertainty_histogram"]) == 3
     first, last = (trace(sweep, 0, "b")["steps/cross_entropy"].chunk(3)[part].mean() for part in (0, 2))
     assert last < first
-    refused = r"^--local trains all students in this process, and resources.workers = 2: set resources.workers=1 "
-    with pytest.raises(ConfigurationError, match=refused):
+    with refused("--local", True, "with resources.workers = 1"):
         run(*given, "resources.workers=2", kind="train", local=True, name="apart")
     assert not (sweep.folder.parent / "apart").exists()

@@ -16,7 +16,7 @@ from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 from orchestrator.sweep import _snapshots as snapshots
 from orchestrator.sweep._pbt import Population, explore
-from orchestrator.sweep._tune_runner import spend
+from orchestrator.sweep._tune_runner import limit_time
 from tests.sweep.conftest import Watch
 from tests.sweep.simulated import SimulatedTune, begin, resumed
 
@@ -224,7 +224,7 @@ def test_what_never_had_a_turn_is_left_for_a_resume_when_the_time_is_spent(tmp_p
     watch = Watch()
     sweep, asking = begin(tmp_path, *PBT, "search.trials=8", listeners=[watch])
     SimulatedTune(asking, Population(asking, lambda: 2), better_later, 2).run(10)
-    spend(asking)
+    limit_time(asking)
     begun = set(watch.started)
     assert 2 <= len(begun) < 8
     found = Sweep.open(Store(tmp_path), "mine")

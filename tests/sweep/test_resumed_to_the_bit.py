@@ -16,7 +16,7 @@ from orchestrator.config.search_space import draw
 from orchestrator.store.record_file import RecordSchema
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
-from orchestrator.sweep._reconcile import settle
+from orchestrator.sweep._reconcile import reconcile
 from orchestrator.sweep._study import StudySearch, open_study
 from orchestrator.sweep.events import Events
 
@@ -73,7 +73,7 @@ def value(trial: Trial, epoch: int) -> float:
 def drive(sweep: Sweep, resume: bool, total: int) -> None:
     """A driver with one worker group, from its first write to its last."""
     study = open_study(sweep.folder, sweep.configuration, resume)
-    settle(study, sweep)
+    reconcile(study, sweep)
     unfinished = [trial for trial in sweep.trials.values() if not trial.ended]
     searcher = StudySearch(study, sweep.configuration, Events(sweep, []), unfinished)
     for place in range(total - len(sweep.trials) + len(unfinished)):
@@ -168,7 +168,7 @@ def test_a_trial_that_was_half_drawn_draws_the_rest(tmp_path: Path) -> None:
             draw(trial, sweep.configuration)
         else:
             trial.suggest_float("temperature", 1.0, 10.0, log=True)
-        settle(open_study(sweep.folder, sweep.configuration, resume=True), sweep)
+        reconcile(open_study(sweep.folder, sweep.configuration, resume=True), sweep)
         drawn.append([(number, each.params, each.state) for number, each in sweep.trials.items()])
     assert drawn[0] == drawn[1] and set(drawn[0][1][1]) == {"temperature", "alpha"}
 
@@ -224,7 +224,7 @@ def test_several_objectives_come_back(tmp_path: Path) -> None:
     (sweep.folder / "study.log").unlink()
     found = reopened(sweep)
     study = open_study(found.folder, found.configuration, resume=True)
-    settle(study, found)
+    reconcile(study, found)
     assert study.trials[number].values == [0.5, 1.5] and study.trials[number].state == TrialState.COMPLETE
 
 

@@ -14,7 +14,7 @@ from orchestrator.reporting.importance import importance
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store, read_json, write_json
 from orchestrator.sweep._study import StudySearch, open_study
-from orchestrator.sweep._tune_runner import spend
+from orchestrator.sweep._tune_runner import limit_time
 from tests.sweep import studies
 from tests.sweep.studies import resumed
 
@@ -64,7 +64,7 @@ def test_a_resume_goes_on_and_samples_with_what_was_stopped(tmp_path: Path) -> N
         searcher.suggest(name)
     searcher.on_trial_result("stopped", result(1, 0.4, 0.9))
     searcher.on_trial_complete("failed", {"failed": "it diverged", "done": True})
-    spend(searcher)
+    limit_time(searcher)
     states = [trial.state for trial in sweep.trials.values()]
     assert states[12:] == ["stopped_early", "failed", "stopped_early"]
     assert searcher.study.trials[12].state == TrialState.PRUNED

@@ -9,10 +9,10 @@ import pytest
 
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import SNAPSHOTS
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 from orchestrator.sweep import _snapshots as snapshots
 from orchestrator.sweep import _trainable as stand_ins
-from orchestrator.sweep._trainable import StandIn
+from orchestrator.sweep._trainable import ProxyTrainable
 from tests.sweep.test_snapshots import read, save
 
 METRICS = {"validation/accuracy": 0.5}
@@ -29,7 +29,7 @@ class Workers:
 
     def wait_until_released(self, trial: str, wait_s: float) -> None:
         if self.busy:
-            raise EnvironmentUnfitError(f"{trial} was not given back within {wait_s:g} s")
+            raise PreflightError(f"{trial} was not given back within {wait_s:g} s")
         self.done.append(f"released {trial}")
 
     def submit(self, trial: str, specification: dict[str, Any]) -> None:
@@ -53,10 +53,10 @@ def desk() -> Workers:
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path, desk: Workers) -> StandIn:
-    made = StandIn.__new__(StandIn)  # as Tune would make it, without an actor
+def stand_in(tmp_path: Path, desk: Workers) -> ProxyTrainable:
+    made = ProxyTrainable.__new__(ProxyTrainable)  # as Tune would make it, without an actor
     folders = {"trials": str(tmp_path), "data": "data", "teacher": None, "knowledge": None}
-    made.place = {"folders": folders, "wait_s": 5.0, "objective": "validation/accuracy"}
+    made.place = {"folders": folders, "heartbeat_timeout_s": 5.0, "objective": "validation/accuracy"}
     made.desk = cast(Any, desk)
     return made
 
@@ -65,23 +65,23 @@ def config(number: int, until: int | None = None, **more: Any) -> dict[str, Any]
     return {"number": number, "configuration": Configuration().model_dump_json(), "until": until, **more}
 
 
-def epochs(stand_in: StandIn, steps: int) -> list[int]:
+def epochs(stand_in: ProxyTrainable, steps: int) -> list[int]:
     return [stand_in.step()["epoch"] for _ in range(steps)]
 
 
-def checkpoint(stand_in: StandIn, folder: Path) -> Path:
+def checkpoint(stand_in: ProxyTrainable, folder: Path) -> Path:
     folder.mkdir()
     stand_in.save_checkpoint(str(folder))
     return folder
 
 
-def test_nothing_is_submitted_before_the_first_step(stand_in: StandIn, desk: Workers) -> None:
+def test_nothing_is_submitted_before_the_first_step(stand_in: ProxyTrainable, desk: Workers) -> None:
     assert stand_in.reset_config(config(0)) and not desk.done
     assert epochs(stand_in, 6) == [1, 2, 3, 4, 5, 6]
     assert desk.done == ["submit trial-00000 until 6"]
 
 
-def test_a_trial_that_was_paused_goes_on_and_tells_no_epoch_twice(stand_in: StandIn, desk: Workers, tmp_path: Path) -> None:
+def test_a_trial_that_was_paused_goes_on_and_tells_no_epoch_twice(stand_in: ProxyTrainable, desk: Workers, tmp_path: Path) -> None:
     stand_in.begin(config(0, until=2))
     assert epochs(stand_in, 2) == [1, 2]
     kept = checkpoint(stand_in, tmp_path / "tune")
@@ -94,7 +94,7 @@ def test_a_trial_that_was_paused_goes_on_and_tells_no_epoch_twice(stand_in: Stan
     assert desk.done[-2:] == ["released trial-00000", "submit trial-00000 until 4"]
 
 
-def test_a_trial_takes_over_another_ones_weights(stand_in: StandIn, desk: Workers, tmp_path: Path) -> None:
+def test_a_trial_takes_over_another_ones_weights(stand_in: ProxyTrainable, desk: Workers, tmp_path: Path) -> None:
     stand_in.begin(config(0, until=2))
     epochs(stand_in, 2)
     kept = checkpoint(stand_in, tmp_path / "tune")
@@ -107,19 +107,21 @@ def test_a_trial_takes_over_another_ones_weights(stand_in: StandIn, desk: Worker
     assert sorted(path.name for path in (tmp_path / "00001" / SNAPSHOTS).iterdir()) == ["epoch-2", "epoch-4"]
 
 
-def test_the_last_epoch_is_no_pause(stand_in: StandIn, tmp_path: Path) -> None:
+def test_the_last_epoch_is_no_pause(stand_in: ProxyTrainable, tmp_path: Path) -> None:
     stand_in.begin(config(0, until=6))
     assert epochs(stand_in, 5) == [1, 2, 3, 4, 5]
     assert stand_in.step()["done"] and not (tmp_path / "00000" / SNAPSHOTS).exists()
 
 
-def test_whoever_asks_on_after_the_worker_stopped_gets_the_rest(stand_in: StandIn, desk: Workers) -> None:
+def test_whoever_asks_on_after_the_worker_stopped_gets_the_rest(stand_in: ProxyTrainable, desk: Workers) -> None:
     stand_in.begin(config(0, until=2))
     assert epochs(stand_in, 6) == [1, 2, 3, 4, 5, 6]
     assert desk.done == ["submit trial-00000 until 2", "released trial-00000", "submit trial-00000 until 6"]
 
 
-def test_a_resumed_trial_tells_its_last_epoch_and_does_the_take_over_that_was_left(stand_in: StandIn, tmp_path: Path) -> None:
+def test_a_resumed_trial_tells_its_last_epoch_and_does_the_take_over_that_was_left(
+    stand_in: ProxyTrainable, tmp_path: Path
+) -> None:
     save(tmp_path / "00003", "00003 2")
     kept = snapshots.keep(tmp_path / "00003", 2)
     save(tmp_path / "00000", "00000 2")
@@ -128,21 +130,23 @@ def test_a_resumed_trial_tells_its_last_epoch_and_does_the_take_over_that_was_le
     assert read(tmp_path / "00000" / "checkpoint") == "00003 4"
 
 
-def test_a_resumed_trial_goes_on_from_its_own_where_nothing_is_left(stand_in: StandIn, tmp_path: Path) -> None:
+def test_a_resumed_trial_goes_on_from_its_own_where_nothing_is_left(stand_in: ProxyTrainable, tmp_path: Path) -> None:
     save(tmp_path / "00000", "00000 2")
     stand_in.begin(config(0, until=4, snapshot=str(tmp_path / "00003" / "snapshots" / "epoch-2"), known=2))
     assert epochs(stand_in, 3) == [2, 3, 4]
     assert read(tmp_path / "00000" / "checkpoint") == "00000 4"
 
 
-def test_epochs_that_a_dead_driver_did_not_hear_are_told_one_by_one(stand_in: StandIn, desk: Workers, tmp_path: Path) -> None:
+def test_epochs_that_a_dead_driver_did_not_hear_are_told_one_by_one(
+    stand_in: ProxyTrainable, desk: Workers, tmp_path: Path
+) -> None:
     save(tmp_path / "00000", "00000 4")
     stand_in.begin(config(0, known=1))
     assert epochs(stand_in, 5) == [2, 3, 4, 5, 6]
 
 
 def test_where_trials_wait_for_one_another_they_are_told_with_the_epoch_at_which_it_stands(
-    stand_in: StandIn, desk: Workers, tmp_path: Path
+    stand_in: ProxyTrainable, desk: Workers, tmp_path: Path
 ) -> None:
     save(tmp_path / "00000", "00000 4")
     stand_in.begin(config(0, until=2, known=1))
@@ -157,7 +161,7 @@ def test_where_trials_wait_for_one_another_they_are_told_with_the_epoch_at_which
     ("busy", "end", "said"), [(True, "unfit", "was not given back within 15 s"), (False, "failed", "could not be copied")]
 )
 def test_what_cannot_be_taken_over_fails_the_trial_alone(
-    busy: bool, end: str, said: str, stand_in: StandIn, desk: Workers, tmp_path: Path
+    busy: bool, end: str, said: str, stand_in: ProxyTrainable, desk: Workers, tmp_path: Path
 ) -> None:
     stand_in.begin(config(0, until=2))
     epochs(stand_in, 2)
@@ -170,16 +174,18 @@ def test_what_cannot_be_taken_over_fails_the_trial_alone(
     assert result["done"] and said in result[end]
 
 
-def test_a_trial_that_nobody_can_train_has_not_failed(stand_in: StandIn, desk: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_that_nobody_can_train_has_not_failed(
+    stand_in: ProxyTrainable, desk: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def unfit(trial: str, wait_s: float) -> dict[str, Any]:
-        raise EnvironmentUnfitError("no worker group is left")
+        raise PreflightError("no worker group is left")
 
     monkeypatch.setattr(desk, "next_report", unfit)
     stand_in.begin(config(0))
     assert stand_in.step() == {"unfit": "no worker group is left", "done": True}
 
 
-def test_it_shows_life_whatever_its_trial_waits_for(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_shows_life_whatever_its_trial_waits_for(stand_in: ProxyTrainable, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a thread: its step waits within Ray. The process that Tune would have to start again is told with it."""
     signs: list[tuple[str, str, Any]] = []
     ended: list[str] = []
@@ -195,9 +201,9 @@ def test_it_shows_life_whatever_its_trial_waits_for(stand_in: StandIn, monkeypat
         def deregister(self, reader: str) -> None:
             ended.append(reader)
 
-    monkeypatch.setattr("orchestrator.cluster.dispatcher_client.Desk.find", lambda name: Attended())
+    monkeypatch.setattr("orchestrator.cluster.dispatcher_client.DispatcherClient.find", lambda name: Attended())
     monkeypatch.setattr(stand_ins, "get_runtime_context", lambda: SimpleNamespace(current_actor="this process"))
-    stand_in.setup(config(3), stand_in.place | {"desk": "desk", "wait_s": 0.001})
+    stand_in.setup(config(3), stand_in.place | {"desk": "desk", "heartbeat_timeout_s": 0.001})
     assert enough.wait(60)
     stand_in.cleanup()
     assert {sign[1:] for sign in signs} == {("trial-00003", "this process")} and len({sign[0] for sign in signs}) == 1

@@ -10,8 +10,8 @@ import pytest
 
 from orchestrator.store.records import Trial
 from orchestrator.store.store import Store
-from orchestrator.sweep.driver import conduct
-from orchestrator.sweep.preflight.preflight import prepared
+from orchestrator.sweep.driver import run_sweep
+from orchestrator.sweep.preflight.preflight import prepare_run
 from search_spaces import SPACES, Space
 from tests.processes import titled
 from tests.sweep.conftest import Conduct, Watch
@@ -38,7 +38,7 @@ def test_a_worker_that_hangs_is_replaced_and_a_dispatcher_or_a_stand_in_that_die
             hit.append(titled("ray::RayTrainWorker")[0].pid)
             os.kill(hit[-1], signal.SIGSTOP)
         if trial.number == 3 and epoch == 4 and len(hit) == 2:
-            hit.append(titled("ray::StandIn")[0].pid)
+            hit.append(titled("ray::ProxyTrainable")[0].pid)
             os.kill(hit[-1], signal.SIGKILL)
 
     watch = Watch(strike)
@@ -70,7 +70,7 @@ def test_failures_in_a_row_end_the_sweep_and_a_resume_counts_anew(run: Conduct, 
     said = "the last 2 trials have all failed (search.max_failed_trials = 2): each says: the loss is not finite in epoch 1"
     assert said in sweep.notes[-1]["text"] and not any(trial.ended for trial in sweep.trials.values() if trial.number > 2)
     store = Store.open(sweep.folder.parent.parent)
-    begun = prepared(store, sweep.configuration, "sweep", local=False)
-    conduct(sweep, store, begun.data, begun.asked, Watch(), resume=True)
+    begun = prepare_run(store, sweep.configuration, "sweep", local=False)
+    run_sweep(sweep, store, begun.data, begun.asked, Watch(), resume=True)
     assert sweep.state == "finished" and [trial.state for trial in sweep.trials.values()].count("complete") == 2
     assert sorted(sweep.trials) == [0, 1, 2, 3]

@@ -10,11 +10,12 @@ import pytest
 from optuna.trial import TrialState
 
 from methods import METHODS
-from orchestrator.core.errors import UserError
+from orchestrator.core.errors import TrialError
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.sweep._study import open_study
 from search_spaces import SPACES, Space
 from tests.processes import titled
+from tests.refusal import refused
 from tests.sweep.conftest import Conduct, Watch
 
 pytestmark = pytest.mark.ray
@@ -126,8 +127,9 @@ def test_train_on_ray_and_in_this_process_agree(settings: tuple[str, ...], run: 
 
 
 def test_a_failed_training_says_why(run: Conduct) -> None:
-    with pytest.raises(UserError, match="not finite"):
+    with refused("trial", error=TrialError) as told:
         run("method.name=cross_entropy", "teacher=null", "training.learning_rate=1e12", kind="train", local=True)
+    assert "not finite" in str(told.value.value)
 
 
 def test_every_method_trains(run: Conduct) -> None:

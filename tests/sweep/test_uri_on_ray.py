@@ -7,11 +7,11 @@ import pytest
 
 from orchestrator.config.loader import load
 from orchestrator.export.export import export
-from orchestrator.store.checkpoint_storage import place
+from orchestrator.store.checkpoint_storage import checkpoint_storage
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
-from orchestrator.sweep.driver import conduct
-from orchestrator.sweep.preflight.preflight import prepared
+from orchestrator.sweep.driver import run_sweep
+from orchestrator.sweep.preflight.preflight import prepare_run
 from tests.sweep.conftest import SMALL, Watch
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]  # minutes of `make test` are for what breaks more often
@@ -24,9 +24,9 @@ def test_a_sweep_with_a_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     store = Store.open((tmp_path / "shared").as_uri())
     pairs = ("method.name=kd", "training.epochs=3", "search.trials=4", "search.keep_checkpoints=1", "search.scheduler=none")
     configuration = load(None, [*SMALL, *pairs])
-    begun = prepared(store, configuration, "sweep", local=False)
+    begun = prepare_run(store, configuration, "sweep", local=False)
     sweep = Sweep.create(store.sweep("mine"), begun.configuration, "sweep")
-    conduct(sweep, store, begun.data, begun.asked, Watch())
+    run_sweep(sweep, store, begun.data, begun.asked, Watch())
     assert sweep.state == "finished" and len(sweep.ranked()) == 4
     best = sweep.best()
     assert best is not None
@@ -34,7 +34,7 @@ def test_a_sweep_with_a_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert with_weights == {f"{best.number:05d}"}
     assert not list(sweep.folder.rglob("student.safetensors"))
     for number in sweep.trials:
-        here = place(store, sweep.trial_folder(number))
+        here = checkpoint_storage(store, sweep.trial_folder(number))
         here.bring()
         assert json.loads((here.found[0] / "progress.json").read_text())["record"]["epoch"] == 3
     drawn = list(store.artifacts.glob("**/figures/terms.png"))

@@ -8,7 +8,7 @@ import pytest
 from orchestrator.cluster.group_autoscaler import RETURN_S
 from orchestrator.config.schema import Resources
 from orchestrator.sweep import _watchdog as watchdogs
-from orchestrator.sweep._watchdog import Watchdog, watched
+from orchestrator.sweep._watchdog import Watchdog, watch_trials
 
 SILENCE_S, WAIT_S = 100.0, 400.0
 
@@ -204,6 +204,6 @@ def test_the_thread_looks_again_after_whatever_goes_wrong(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(watchdogs, "LOOK_S", 0)
     desk: Any = Troubled()
-    with watched(desk, Resources(), note):
+    with watch_trials(desk, Resources(), note):
         assert enough.wait(30)
     assert said[:2] == ["look 2", "look 3"]

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from methods.retrieval import ByClass
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 from orchestrator.teacher import faiss_index
-from orchestrator.teacher.faiss_index import Approximate
+from orchestrator.teacher.faiss_index import FaissIndex
 from tests.refusal import refused
 
 CLASSES, SAMPLES, POSITIVES, NEGATIVES = 5, 1200, 3, 6
@@ -38,7 +38,7 @@ def truth(bank: tuple[Tensor, Tensor], same: bool, count: int) -> list[set[int]]
 def test_positives_are_exact_and_negatives_nearly(bank: tuple[Tensor, Tensor]) -> None:
     features, labels = bank
     signs: list[None] = []
-    seek = Approximate(features, labels, POSITIVES, NEGATIVES, lambda: signs.append(None))
+    seek = FaissIndex(features, labels, POSITIVES, NEGATIVES, lambda: signs.append(None))
     found = seek(torch.arange(SAMPLES))
     assert [set(row) - {-1} for row in found.positives.tolist()] == truth(bank, True, POSITIVES)
     rows, exact = found.negatives.tolist(), truth(bank, False, NEGATIVES)
@@ -62,7 +62,7 @@ def test_the_bank_of_an_exact_search_is_sorted_once(bank: tuple[Tensor, Tensor],
         return ByClass(features, labels)
 
     monkeypatch.setattr(faiss_index, "ByClass", counted)
-    seek = Approximate(*bank, POSITIVES, NEGATIVES)
+    seek = FaissIndex(*bank, POSITIVES, NEGATIVES)
     for first in (0, 500):
         seek(torch.arange(first, first + 500))
     assert banks == [SAMPLES]
@@ -72,7 +72,7 @@ def test_the_recall_is_that_of_the_queries_that_were_tried(bank: tuple[Tensor, T
     """All are tried, and the share is counted from the lists of both searches."""
     monkeypatch.setattr(faiss_index, "RECALL", 0.0)
     monkeypatch.setattr(faiss_index, "SAMPLE", SAMPLES)
-    seek = Approximate(*bank, 0, NEGATIVES)
+    seek = FaissIndex(*bank, 0, NEGATIVES)
     found, exact = seek(torch.arange(SAMPLES)).negatives.tolist(), truth(bank, False, NEGATIVES)
     assert seek.recall < 1
     assert seek.recall == pytest.approx(
@@ -84,7 +84,7 @@ def test_cells_are_added_until_enough_is_found(bank: tuple[Tensor, Tensor], monk
     recalls, looks = [], []
     for wanted in (0.0, 0.95, 1.0):
         monkeypatch.setattr(faiss_index, "RECALL", wanted)
-        seek = Approximate(*bank, 0, 40)
+        seek = FaissIndex(*bank, 0, 40)
         recalls.append(seek.recall)
         looks.append(seek.looks)
         assert seek.recall >= wanted
@@ -98,16 +98,16 @@ def test_where_few_cells_hold_too_few_others_all_are_looked_into(monkeypatch: py
     generator = torch.Generator().manual_seed(1)
     labels = (torch.arange(1600) >= 1590).long()
     features = torch.randn(1600, 8, generator=generator) * 0.7 + torch.eye(8)[labels] * 6
-    found = Approximate(features, labels, 0, 4)(torch.arange(0, 1590, 10))
+    found = FaissIndex(features, labels, 0, 4)(torch.arange(0, 1590, 10))
     assert (found.negatives >= 1590).all()
-    scarce = Approximate(features, labels, 0, 12)(torch.arange(0, 1590, 100))
+    scarce = FaissIndex(features, labels, 0, 12)(torch.arange(0, 1590, 100))
     assert ((scarce.negatives >= 1590).sum(dim=1) == 10).all() and ((scarce.negatives == -1).sum(dim=1) == 2).all()
 
 
 def test_half_types_and_any_queries(bank: tuple[Tensor, Tensor]) -> None:
     features, labels = bank
     queries = torch.tensor([1100, 3, 3, 0])
-    whole = Approximate(features.half(), labels, POSITIVES, NEGATIVES)
+    whole = FaissIndex(features.half(), labels, POSITIVES, NEGATIVES)
     assert torch.equal(whole(queries).negatives, whole(torch.arange(SAMPLES)).negatives[queries])
 
 
@@ -117,10 +117,10 @@ def test_both_bring_openmp_and_live_together(bank: tuple[Tensor, Tensor]) -> Non
     expected, threads = torch.from_numpy(left.numpy() @ right.numpy()), torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        alone = Approximate(*bank, POSITIVES, NEGATIVES)(torch.arange(200))
+        alone = FaissIndex(*bank, POSITIVES, NEGATIVES)(torch.arange(200))
         for _ in range(3):
             torch.testing.assert_close(left @ right, expected)
-            again = Approximate(*bank, POSITIVES, NEGATIVES)(torch.arange(200))
+            again = FaissIndex(*bank, POSITIVES, NEGATIVES)(torch.arange(200))
             assert torch.equal(again.negatives, alone.negatives)
         import faiss
 
@@ -130,7 +130,7 @@ def test_both_bring_openmp_and_live_together(bank: tuple[Tensor, Tensor]) -> Non
 
 
 def test_without_the_library_a_sentence_says_what_to_do(bank: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faiss_index, "installed", lambda: False)
-    with refused("resources.retrieval", "approximate", ("exact",), EnvironmentUnfitError) as told:
-        Approximate(*bank, POSITIVES, NEGATIVES)
+    monkeypatch.setattr(faiss_index, "is_installed", lambda: False)
+    with refused("resources.retrieval", "approximate", ("exact",), PreflightError) as told:
+        FaissIndex(*bank, POSITIVES, NEGATIVES)
     assert "install faiss-cpu" in str(told.value)

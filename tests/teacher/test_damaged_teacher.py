@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from orchestrator.config.loader import load
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 from orchestrator.data.prepare import prepare
 from orchestrator.models.build import build
 from orchestrator.models.weights import save_weights
@@ -56,13 +56,13 @@ def test_it_is_set_aside_and_made_anew(what: str, given: bool, tmp_path: Path, c
     pairs = ["teacher.network.width=8", "teacher.network.depth=1", *([f"teacher.network.weights={file}"] if given else [])]
     configuration, store = load(None, pairs), Store.open(tmp_path / "store")
     data = prepare(configuration.data, store.root, 0)
-    folder = fit.place(store, configuration, data)
+    folder = fit.teacher_folder(store, configuration, data)
     assert configuration.teacher is not None
     fit.adopt_weights(folder, load(None, [*pairs, f"teacher.network.weights={file}"]).teacher or configuration.teacher, data)
     check_weights(store, configuration, data)
     assert not caplog.text and fit.damage(folder) is None, "what is whole stays"
     damage(folder)
-    with refused(str(folder), allowed="a whole teacher", error=EnvironmentUnfitError):
+    with refused(str(folder), allowed="a whole teacher", error=PreflightError):
         FrozenTeacher.open(folder, CPU)
     check_weights(store, configuration, data)
     assert said in caplog.text and f"{folder.name}.damaged" in caplog.text
@@ -70,7 +70,7 @@ def test_it_is_set_aside_and_made_anew(what: str, given: bool, tmp_path: Path, c
     if given:
         assert read_teacher(folder)[0]["classes"] == 10
     else:
-        assert not fit.stands(folder), "the run fits it"
+        assert not fit.teacher_exists(folder), "the run fits it"
     if given:
         file.write_bytes(file.read_bytes()[:100])
         with refused("teacher.network.weights", str(file), "a whole .safetensors file"):

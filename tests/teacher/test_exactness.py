@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import TrialContext
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.views import Views
@@ -22,7 +22,7 @@ from orchestrator.teacher.cache import Cache, Writer
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.outputs import CachedTeacher, OnlineTeacher
 from orchestrator.training._trainer import train
-from orchestrator.training.process_cache import ask_teacher
+from orchestrator.training.process_cache import compute_teacher_outputs
 from tests.refusal import refused
 
 CPU = torch.device("cpu")
@@ -110,7 +110,9 @@ def test_features_of_pictures_that_do_not_vary_come_from_the_cache(specify: Spec
     spec = specify(*SMALL, "data.augmentation=none")
     spec = spec.model_copy(update={"teacher": make_teacher(spec.data, width=8)})
     source = cached(spec)
-    assert isinstance(ask_teacher(spec, source.shared_pass.teacher, source.batches, TrialContext(), features=True), CachedTeacher)
+    assert isinstance(
+        compute_teacher_outputs(spec, source.shared_pass.teacher, source.batches, TrialContext(), features=True), CachedTeacher
+    )
     source.open_view(None, features=True)
     for batch in source.batches.train(0, None):
         expected, answer = source.shared_pass.teacher(batch.inputs), source.answer(batch)
@@ -121,7 +123,9 @@ def test_features_of_views_that_vary_are_asked_for_at_every_step(specify: Specif
     spec = specify(*SMALL, "data.augmentation=crop")
     spec = spec.model_copy(update={"teacher": make_teacher(spec.data, width=8)})
     source = cached(spec)
-    assert isinstance(ask_teacher(spec, source.shared_pass.teacher, source.batches, TrialContext(), features=True), OnlineTeacher)
+    assert isinstance(
+        compute_teacher_outputs(spec, source.shared_pass.teacher, source.batches, TrialContext(), features=True), OnlineTeacher
+    )
 
 
 @pytest.mark.parametrize(
@@ -136,7 +140,7 @@ def test_logits_that_the_type_cannot_hold_are_refused_with_a_sentence(
     source = cached(spec, "float16")
     head = source.shared_pass.teacher.network.get_submodule("head")
     head.weight.mul_(scale)  # type: ignore[operator,union-attr]
-    with refused(*refusal, error=EnvironmentUnfitError):
+    with refused(*refusal, error=PreflightError):
         source.open_view(None)
     assert not list(source.files(None)["logits"].parent.glob("*.npy"))
 

@@ -15,14 +15,14 @@ from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import Record, TrialContext
-from orchestrator.core.errors import EnvironmentUnfitError, TrialError, UserError
+from orchestrator.core.errors import PreflightError, TrialError, UserError
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.views import Views
 from orchestrator.teacher.frozen import FrozenTeacher
-from orchestrator.teacher.precompute import deal, fill, views_to_fill
+from orchestrator.teacher.precompute import distribute_views, precompute_views, views_to_fill
 from orchestrator.training import _precompute as precompute
-from orchestrator.training.execute import work
+from orchestrator.training.execute import execute
 from tests.refusal import refused
 
 SAMPLES, LONGEST_S, BROKEN_S = 140, 60.0, 5.0  # 140 samples do not go up in batches of 32
@@ -51,7 +51,7 @@ class Here:
         self.jobs[trial], line = TrialSpec.model_validate(specification), queue.Queue[Record]()
         self.lines[trial] = line
         try:
-            work(self.jobs[trial], TrialContext(report=line.put))
+            execute(self.jobs[trial], TrialContext(report=line.put))
         except UserError as error:
             line.put({"failed": str(error)})
 
@@ -59,7 +59,7 @@ class Here:
         """The next record."""
         self.silences.add(silence_s)
         if self.lines[trial].empty():
-            raise EnvironmentUnfitError("its job has ended, and nothing more will come")
+            raise PreflightError("its job has ended, and nothing more will come")
         return self.lines[trial].get()
 
     def stop(self, trial: str) -> None:
@@ -82,7 +82,7 @@ class Told(Here):
         """The next record that is written for it."""
         if not self.left[trial]:
             assert self.ends[trial].wait(LONGEST_S)
-            raise EnvironmentUnfitError("it was stopped")
+            raise PreflightError("it was stopped")
         record = self.left[trial].pop(0)
         if isinstance(record, Exception):
             raise record
@@ -134,7 +134,7 @@ def filled(spec: TrialSpec, groups: int = 1, desk: Here | None = None, features:
     assert spec.teacher is not None and spec.knowledge is not None
     folders = {"folder": spec.folder, "data": spec.data, "teacher": spec.teacher, "knowledge": spec.knowledge}
     desk, show = desk or Here(), Shown()
-    fill(spec.configuration, folders, deal(VIEWS, groups, everywhere=False), features, desk, show)
+    precompute_views(spec.configuration, folders, distribute_views(VIEWS, groups, everywhere=False), features, desk, show)
     return desk, show
 
 
@@ -218,13 +218,13 @@ def test_the_progress_never_falls_and_ends_with_all_samples(spec: TrialSpec, gro
 def test_a_job_records_samples_then_its_views_and_the_last_one_is_done(spec: TrialSpec) -> None:
     records: list[Record] = []
     job = spec.model_copy(update={"views": (None, 1)})
-    precompute.fill(job, TrialContext(report=records.append))
+    precompute.precompute_view(job, TrialContext(report=records.append))
     within = [{"samples": samples} for samples in (32, 64, 96, 128, SAMPLES)]
     computed = {"cache/hits": 0.0, "cache/misses": 1.0}
     ends: list[Record] = [{"epoch": number, "metrics": computed, "notes": [], "done": number == 2} for number in (1, 2)]
     assert records == [*within, ends[0], *within, ends[1]]
     records.clear()
-    precompute.fill(job, TrialContext(report=records.append))
+    precompute.precompute_view(job, TrialContext(report=records.append))
     assert [record["metrics"] for record in records] == [{"cache/hits": 1.0, "cache/misses": 0.0}] * 2
 
 
@@ -245,7 +245,7 @@ def test_within_a_view_it_is_told_now_and_then(spec: TrialSpec, monkeypatch: pyt
 def test_a_job_that_is_asked_to_stop_ends_after_its_view(spec: TrialSpec) -> None:
     records: list[Record] = []
     job = spec.model_copy(update={"views": (0, 1, 2)})
-    precompute.fill(job, TrialContext(report=records.append, asked_to_stop=lambda: True))
+    precompute.precompute_view(job, TrialContext(report=records.append, asked_to_stop=lambda: True))
     assert [record["epoch"] for record in records if "epoch" in record] == [1]
     assert not any(record.get("done") for record in records) and set(cache_of(spec)) == {"view-00000.npy"}
 
@@ -275,7 +275,7 @@ VIEW: dict[str, Any] = {"epoch": 1, "metrics": {"cache/hits": 1.0, "cache/misses
     ("failure", "kind"),
     [
         ({"failed": "the disk is full"}, TrialError),
-        (EnvironmentUnfitError("the disk is full", field="teacher", value="the disk is full"), EnvironmentUnfitError),
+        (PreflightError("the disk is full", field="teacher", value="the disk is full"), PreflightError),
     ],
 )
 def test_a_job_that_fails_stops_the_others(spec: TrialSpec, failure: Record | UserError, kind: type[UserError]) -> None:
@@ -327,6 +327,6 @@ def test_a_desk_that_breaks_ends_the_filling_too(spec: TrialSpec) -> None:
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 7])
 def test_where_every_node_has_its_own_cache_every_group_opens_all_views(groups: int) -> None:
-    shares = deal(VIEWS, groups, everywhere=True)
+    shares = distribute_views(VIEWS, groups, everywhere=True)
     assert len(shares) == groups and all(set(share) == set(VIEWS) and len(share) == len(VIEWS) for share in shares)
     assert len({share[0] for share in shares}) == min(groups, len(VIEWS)), "they begin at different ones"

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from orchestrator.config.data_schema import Data
 from orchestrator.config.loader import load
-from orchestrator.config.schema import Data
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import Record, TrialContext
 from orchestrator.data.batches import Batches
@@ -31,7 +31,7 @@ Specify = Callable[..., TrialSpec]
 
 def place(root: Path, *pairs: str) -> Path:
     configuration = load(None, [*TINY, *pairs])
-    return fit.place(Store(root), configuration, prepare(configuration.data, root, configuration.data.seed))
+    return fit.teacher_folder(Store(root), configuration, prepare(configuration.data, root, configuration.data.seed))
 
 
 @pytest.mark.parametrize(

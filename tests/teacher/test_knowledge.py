@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import TrialContext
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.views import Views
@@ -163,7 +163,7 @@ def test_waiting_too_long_for_the_lock_is_told_in_a_sentence(spec: TrialSpec, te
     holder.start()
     held.wait()
     try:
-        with refused(str(folder_of(source) / "view-00000.npy"), 0.01, error=EnvironmentUnfitError) as raised:
+        with refused(str(folder_of(source) / "view-00000.npy"), 0.01, error=PreflightError) as raised:
             source.open_view(0)
     finally:
         done.set()
@@ -179,7 +179,7 @@ def test_a_teacher_that_fails_leaves_no_file_and_no_lock(
     source = cached(teacher, batches_of(spec), tmp_path, wait_s=0.01)
     with monkeypatch.context() as patch:
         patch.setattr("os.posix_fallocate", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
-        with refused(str(folder_of(source) / "view-00000.npy"), "Input/output error", error=EnvironmentUnfitError):
+        with refused(str(folder_of(source) / "view-00000.npy"), "Input/output error", error=PreflightError):
             source.open_view(0)
     assert {file.name for file in folder_of(source).iterdir()} == {"about.json", "view-00000.npy.lock"}
     source.open_view(0)

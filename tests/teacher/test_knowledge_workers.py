@@ -16,7 +16,7 @@ from filelock import FileLock
 from orchestrator.config.loader import load
 from orchestrator.core import disk
 from orchestrator.core.context import Stopped, TrialContext
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.prepare import prepare
@@ -89,8 +89,8 @@ def worker(rank: int, world_size: int, root: Path) -> dict[str, Any]:
         with patch.object(*broken, side_effect=PermissionError(13, "Permission denied")) if rank == 0 else contextlib.nullcontext():
             try:
                 asked.open_view(0)
-            except EnvironmentUnfitError as error:
-                told[name] = str(error)
+            except PreflightError as error:
+                told[name] = error.value
         told[f"after {name}"] = context.gather(f"rank {rank}")
     stopping = TrialContext(rank, world_size, CPU, asked_to_stop=lambda: True)
     try:
@@ -152,7 +152,7 @@ def test_what_one_rank_alone_meets_is_raised_by_all_and_leaves_them_in_step(
     told: list[dict[str, Any]], name: str, rank: int
 ) -> None:
     said = told[rank]
-    assert "Permission denied" in said[name]
+    assert said[name] == "Permission denied"
     assert said[f"after {name}"] == ["rank 0", "rank 1"]
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import plan
+from orchestrator.config import sizes as byte_sizes
 from orchestrator.config.loader import load
 from orchestrator.store.store import SPARE_BYTES, Store
-from orchestrator.teacher.access import OF_EACH_NODE, Decision, decide
+from orchestrator.teacher.access import OF_EACH_NODE, TeacherAccess, decide_access
 from tests.refusal import ANY, refused
 
 SAMPLES, CLASSES, VIEWS = 1000, 10, 12
@@ -42,21 +42,21 @@ def disk(monkeypatch: pytest.MonkeyPatch, free: int) -> list[Path]:
     return asked
 
 
-def said(store: Store, *pairs: str, data: dict[str, Any] = VARIED, local: bool = True) -> Decision:
-    return decide(store, load(None, [f"training.epochs={VIEWS}", *pairs]), data, local)
+def said(store: Store, *pairs: str, data: dict[str, Any] = VARIED, local: bool = True) -> TeacherAccess:
+    return decide_access(store, load(None, [f"training.epochs={VIEWS}", *pairs]), data, local)
 
 
 def test_auto_caches_in_the_store_what_fits(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     disk(monkeypatch, LOTS)
     words = f"cached in {store.knowledge}, 254 KiB for 12 views and the clean one"
-    assert said(store) == said(store, "teacher.mode=cached") == Decision(store.knowledge, words)
+    assert said(store) == said(store, "teacher.mode=cached") == TeacherAccess(store.knowledge, words)
 
 
 def test_views_that_do_not_vary_are_the_clean_one_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     disk(monkeypatch, LOTS)
-    alone = Decision(store.knowledge, f"cached in {store.knowledge}, 19.5 KiB")
+    alone = TeacherAccess(store.knowledge, f"cached in {store.knowledge}, 19.5 KiB")
     assert said(store, data=PLAIN) == alone
-    assert plan.size(NEEDED) in said(store, "data.mixing=cutmix", data=PLAIN).words, "mixing makes views of its own"
+    assert byte_sizes.size(NEEDED) in said(store, "data.mixing=cutmix", data=PLAIN).words, "mixing makes views of its own"
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_views_that_do_not_vary_are_the_clean_one_alone(store: Store, monkeypatc
 )
 def test_the_bytes_are_those_of_the_arrays(store: Store, monkeypatch: pytest.MonkeyPatch, pairs: list[str], needed: int) -> None:
     disk(monkeypatch, LOTS)
-    assert f", {plan.size(needed)} for " in said(store, *pairs).words
+    assert f", {byte_sizes.size(needed)} for " in said(store, *pairs).words
 
 
 @pytest.mark.parametrize("more", [0, -1])
@@ -77,7 +77,7 @@ def test_the_limit_is_the_largest_size_that_is_cached(store: Store, monkeypatch:
         assert found.folder == store.knowledge
         return
     words = "asked at every step: a cache would take 254 KiB for 12 views and the clean one, and teacher.cache_gib = "
-    assert found == Decision(None, f"{words}{limit:g}")
+    assert found == TeacherAccess(None, f"{words}{limit:g}")
 
 
 @pytest.mark.parametrize("more", [0, -1])
@@ -136,7 +136,7 @@ def test_online_has_no_folder_and_asks_no_disk(store: Store, monkeypatch: pytest
     asked = disk(monkeypatch, 0)
     for more in ((), ("teacher.cache=elsewhere",), ("resources.address=10.0.0.1:6379",)):
         found = said(store, "teacher.mode=online", *more, local=False)
-        assert found == Decision(None, "asked at every step (teacher.mode = online)")
+        assert found == TeacherAccess(None, "asked at every step (teacher.mode = online)")
     assert not asked
 
 

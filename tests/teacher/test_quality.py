@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.cluster.local_backend import LocalDesk
+from orchestrator.cluster.local_backend import LocalDispatcher
 from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import TrialSpec
@@ -20,7 +20,7 @@ from orchestrator.models.build import build
 from orchestrator.models.weights import network_fingerprint, save_weights
 from orchestrator.store.store import Store, read_json, write_json
 from orchestrator.teacher import fit
-from orchestrator.teacher.acquire import check_weights, ready
+from orchestrator.teacher.acquire import acquire_teacher, check_weights
 from orchestrator.teacher.card import CARD, TEACHER
 from orchestrator.teacher.quality import TeacherQuality, read_quality
 from orchestrator.training._teacher_evaluation import evaluate_teacher
@@ -94,16 +94,18 @@ def given(tmp_path: Path) -> Given:
 
 
 def bring(given: Given) -> dict[str, Any]:
-    desk = LocalDesk()
+    desk = LocalDispatcher()
     try:
-        return ready(*given, desk, lambda epoch, metrics: None)[1]
+        return acquire_teacher(*given, desk, lambda epoch, metrics: None)[1]
     finally:
         desk.close(10)
 
 
 def test_given_weights_are_evaluated_when_they_are_adopted_and_never_again(given: Given) -> None:
     _, configuration, data = given
-    assert fit.card(fit.place(*given)) is not None and read_quality(fit.place(*given)) == quality(None, _weights(configuration))
+    assert fit.card(fit.teacher_folder(*given)) is not None and read_quality(fit.teacher_folder(*given)) == quality(
+        None, _weights(configuration)
+    )
     card, dataset = bring(given), Dataset.open(data)
     torch.manual_seed(5)
     network = build("mlp", 10, (1, 8, 8), {"width": 8}).eval()
@@ -114,21 +116,21 @@ def test_given_weights_are_evaluated_when_they_are_adopted_and_never_again(given
     labels = torch.from_numpy(np.array(dataset.validation.labels))
     assert card["metrics"]["validation/accuracy"] == pytest.approx((logits.argmax(1) == labels).double().mean().item(), abs=1e-12)
     assert card["metrics"]["validation/nll"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), abs=1e-5)
-    file = fit.place(*given) / CARD
+    file = fit.teacher_folder(*given) / CARD
     write_json(file, read_json(file) | {"metrics": {"validation/accuracy": 0.123}})
     assert bring(given)["metrics"] == {"validation/accuracy": 0.123}, "what stands in the card is not computed again"
 
 
 def test_a_card_of_an_older_version_is_evaluated_when_it_is_next_adopted(given: Given) -> None:
     before = bring(given)
-    file = fit.place(*given) / CARD
+    file = fit.teacher_folder(*given) / CARD
     file.write_text(json.dumps({key: value for key, value in before.items() if key != "metrics"}))
     assert bring(given) == before
 
 
 def test_logits_that_are_not_finite_are_refused_and_not_kept(given: Given) -> None:
     _, configuration, _ = given
-    folder = fit.place(*given)
+    folder = fit.teacher_folder(*given)
     torch.manual_seed(5)
     network = build("mlp", 10, (1, 8, 8), {"width": 8})
     torch.nn.init.constant_(network.head.weight, 3e38)
@@ -153,5 +155,5 @@ def _evaluate(rank: int, world_size: int, plain: dict[str, Any]) -> dict[str, fl
 
 def test_two_workers_find_what_one_finds(given: Given) -> None:
     alone = bring(given)["metrics"]
-    found, _ = on_every_rank(2, _evaluate, fit.evaluation(fit.place(*given), given[1], given[2]).plain())
+    found, _ = on_every_rank(2, _evaluate, fit.evaluation(fit.teacher_folder(*given), given[1], given[2]).plain())
     assert found == pytest.approx(alone, abs=1e-9)

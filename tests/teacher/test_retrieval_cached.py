@@ -20,7 +20,7 @@ from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.views import Views
 from orchestrator.teacher import retrieval
-from orchestrator.teacher._rank_shared_files import Sharing
+from orchestrator.teacher._rank_shared_files import RankSharedFiles
 from orchestrator.teacher.cache import Cache
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.outputs import CachedTeacher, OnlineTeacher
@@ -65,7 +65,7 @@ def by_hand(knowledge: Knowledge, positives: int, negatives: int) -> tuple[list[
 
 def kept(root: Path, context: TrialContext | None = None, wait_s: float = 5, teacher: str = "one") -> Retrieval:
     context = context or TrialContext()
-    return Retrieval(context, False, Sharing(Cache(root, 2**24), context, wait_s), {"teacher": teacher, "data": "these"})
+    return Retrieval(context, False, RankSharedFiles(Cache(root, 2**24), context, wait_s), {"teacher": teacher, "data": "these"})
 
 
 def searches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -253,7 +253,7 @@ def test_labels_as_they_are_used_decide_what_is_kept(specify: Specify, make_teac
 def test_auto_is_exact_up_to_a_limit(
     specify: Specify, make_teacher: MakeTeacher, monkeypatch: pytest.MonkeyPatch, chosen: str, limit: int, approximate: bool
 ) -> None:
-    monkeypatch.setattr("orchestrator.config.plan.EXACT_SAMPLES", limit)
+    monkeypatch.setattr("orchestrator.config.sizes.EXACT_SAMPLES", limit)
     spec = specify(*SMALL, f"resources.retrieval={chosen}")
     assert retrieval_of(spec, *opened(spec, make_teacher, None), TrialContext()).approximate is approximate
 

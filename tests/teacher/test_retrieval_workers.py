@@ -14,7 +14,7 @@ from methods.retrieval import ByClass
 from orchestrator.core import disk
 from orchestrator.core.context import Stopped, TrialContext
 from orchestrator.teacher import retrieval
-from orchestrator.teacher._rank_shared_files import Sharing
+from orchestrator.teacher._rank_shared_files import RankSharedFiles
 from orchestrator.teacher.cache import Cache
 from orchestrator.teacher.retrieval import Retrieval
 from tests.process_group import on_every_rank
@@ -31,7 +31,7 @@ def knowledge() -> Knowledge:
 
 
 def found(context: TrialContext, root: Path | None = None, approximate: bool = False) -> dict[str, Any]:
-    sharing = root and Sharing(Cache(root, 2**24), context, 20)
+    sharing = root and RankSharedFiles(Cache(root, 2**24), context, 20)
     return Retrieval(context, approximate, sharing or None, {"data": "these"})(knowledge(), *ASKED)._asdict()
 
 

@@ -15,7 +15,7 @@ from orchestrator.core.errors import OK
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 from orchestrator.tracking import health as reach
-from orchestrator.tracking.health import unanswered
+from orchestrator.tracking.health import find_unreachable
 from orchestrator.tracking.ui import serve
 
 
@@ -38,12 +38,12 @@ def server() -> Iterator[int]:
 
 def test_any_answer_will_do(server: int) -> None:
     for uri in (f"http://127.0.0.1:{server}/mlflow", f"https://127.0.0.1:{server}", f"postgresql://ann@127.0.0.1:{server}/runs"):
-        assert unanswered(uri) == "", uri
+        assert find_unreachable(uri) == "", uri
 
 
 @pytest.mark.parametrize("uri", [None, "sqlite:///mlflow.db", "databricks", "mysql:///runs"])
 def test_where_nobody_can_be_asked_nobody_is(uri: str | None) -> None:
-    assert unanswered(uri) == ""
+    assert find_unreachable(uri) == ""
 
 
 def test_silence_is_said_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,9 +52,9 @@ def test_silence_is_said_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> Non
         silent.bind(("127.0.0.1", 0))
         silent.listen(1)  # and never answers
         port = silent.getsockname()[1]
-        assert f"nobody answers at tracking.uri http://127.0.0.1:{port} (timed out)" in unanswered(f"http://127.0.0.1:{port}")
+        assert f"nobody answers at tracking.uri http://127.0.0.1:{port} (timed out)" in find_unreachable(f"http://127.0.0.1:{port}")
     for uri in (f"http://127.0.0.1:{port}", f"postgresql://127.0.0.1:{port}/runs"):
-        assert "trials go on without it" in unanswered(uri)
+        assert "trials go on without it" in find_unreachable(uri)
 
 
 def test_ui_says_where_runs_are_that_are_not_here(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.core.redact import redacted, secret_in
+from orchestrator.core.redact import redact, secret_in
 
 PASSWORD = "open-sesame-42"
 
@@ -24,7 +24,7 @@ PASSWORD = "open-sesame-42"
     ],
 )
 def test_what_stands_where_a_secret_stands_is_hidden(text: str, expected: str) -> None:
-    assert redacted(text, {}) == expected
+    assert redact(text, {}) == expected
 
 
 @pytest.mark.parametrize(
@@ -39,18 +39,18 @@ def test_what_stands_where_a_secret_stands_is_hidden(text: str, expected: str) -
     ],
 )
 def test_other_text_stays_as_it_is(text: str) -> None:
-    assert redacted(text, {}) == text
+    assert redact(text, {}) == text
 
 
 def test_values_of_secret_variables_are_hidden_wherever_they_stand() -> None:
     environment = {"MLFLOW_TRACKING_PASSWORD": f"{PASSWORD}/x", "HF_TOKEN": "hf_abcdef"}
-    assert redacted(f"({PASSWORD}/x) {PASSWORD}%2Fx hf_abcdef", environment) == "(***) *** ***"
+    assert redact(f"({PASSWORD}/x) {PASSWORD}%2Fx hf_abcdef", environment) == "(***) *** ***"
     kept = {
         "RAY_AUTH_TOKEN_PATH": "/home/ann/token", "RAY_AUTH_MODE": "token", "TOKENIZERS_PARALLELISM": "warning",
         "KEYBOARD": "qwertz", "SOME_KEY": "true", "MLFLOW_TRACKING_USERNAME": "ann-lee",
     }  # fmt: skip
     text = "/home/ann/token token warning qwertz true ann-lee"
-    assert redacted(text, kept) == text
+    assert redact(text, kept) == text
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_values_of_secret_variables_are_hidden_wherever_they_stand() -> None:
     ],
 )  # fmt: skip
 def test_a_secret_in_an_address_is_found(address: str) -> None:
-    assert secret_in(address) and PASSWORD not in redacted(address, {})
+    assert secret_in(address) and PASSWORD not in redact(address, {})
 
 
 @pytest.mark.parametrize(
@@ -73,4 +73,4 @@ def test_a_secret_in_an_address_is_found(address: str) -> None:
     ],
 )  # fmt: skip
 def test_an_address_without_one_is_left_alone(address: str) -> None:
-    assert not secret_in(address) and redacted(address, {}).endswith(address.rpartition("@")[2])
+    assert not secret_in(address) and redact(address, {}).endswith(address.rpartition("@")[2])

@@ -12,9 +12,10 @@ import pytest
 from rich.console import Console
 
 from orchestrator.cli import _checks as doctor
+from orchestrator.cli._findings import Conditions
 from orchestrator.config.loader import load
 from orchestrator.config.uris import database_uri
-from orchestrator.core.errors import EnvironmentUnfitError
+from orchestrator.core.errors import PreflightError
 from orchestrator.store.store import Store
 from orchestrator.tracking import schema, ui
 from orchestrator.tracking._client import connect, short, verdict
@@ -46,7 +47,7 @@ def test_an_older_schema_is_refused_with_the_command_that_mends_it(tmp_path: Pat
     shutil.copy(empty_database, database)
     require_schema(database)
     set_version(database, OLDER)
-    with pytest.raises(EnvironmentUnfitError, match=f"is out of date .its schema is {OLDER}, MLflow .* needs") as raised:
+    with pytest.raises(PreflightError, match=f"is out of date .its schema is {OLDER}, MLflow .* needs") as raised:
         connect(database_uri(database))
     command = upgrade_command(database)
     words = subprocess.run(["sh", "-c", f"printf '%s\\n' {command}"], capture_output=True, text=True, check=True)
@@ -55,15 +56,17 @@ def test_an_older_schema_is_refused_with_the_command_that_mends_it(tmp_path: Pat
     assert verdict(raised.value) == "away", "what is written waits for it"
 
 
-@pytest.mark.parametrize(("version", "said"), [("f" * 12, "was written by a newer MLflow"), (OLDER, "python -m mlflow db upgrade")])
-def test_ui_and_doctor_refuse_another_schema(tracked_store: Store, version: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("version", "allowed", "said"), [("f" * 12, "at most {}", "newer MLflow"), (OLDER, "{}", "python -m mlflow db upgrade")]
+)
+def test_ui_and_doctor_refuse_another_schema(tracked_store: Store, version: str, allowed: str, said: str) -> None:
     set_version(tracked_store.database, version)
-    with pytest.raises(EnvironmentUnfitError, match=said):
+    with pytest.raises(PreflightError, match=said):
         ui.serve(tracked_store, 5000, Console(file=io.StringIO()))
-    with pytest.raises(EnvironmentUnfitError, match=said):
-        doctor.tracking(doctor.Conditions(tracked_store.root, load(None, [])))
+    with pytest.raises(PreflightError, match=said):
+        doctor.tracking(Conditions(tracked_store.root, load(None, [])))
     shared = load(None, [f"tracking.uri={database_uri(tracked_store.database)}"])
-    found = doctor.tracking(doctor.Conditions(tracked_store.root.parent / "other", shared))
+    found = doctor.tracking(Conditions(tracked_store.root.parent / "other", shared))
     assert found.fitness == "bad" and said in found.said
     for configuration in (load(None, []), shared):
         assert said in schema_problem(tracked_store, configuration), "a plan and the start of a run say so too"
@@ -75,7 +78,7 @@ def test_a_database_of_the_installed_mlflow_and_one_that_is_not_there_are_no_pro
 
 def test_a_change_of_the_schema_that_was_cut_off_is_named(tracked_store: Store) -> None:
     execute(tracked_store.database, "CREATE TABLE _alembic_tmp_experiments (experiment_id INTEGER)")
-    with pytest.raises(EnvironmentUnfitError, match=r"is incomplete: .* left the table _alembic_tmp_experiments"):
+    with pytest.raises(PreflightError, match=r"is incomplete: .* left the table _alembic_tmp_experiments"):
         require_schema(tracked_store.database)
 
 
@@ -122,5 +125,5 @@ def test_tables_of_somebody_else_stay(tmp_path: Path) -> None:
 
 def test_a_damaged_database_is_a_sentence(tracked_store: Store) -> None:
     tracked_store.database.write_bytes(b"no database, but long enough to look like one" * 100)
-    with pytest.raises(EnvironmentUnfitError, match=r"is damaged .* put it back from a backup"):
+    with pytest.raises(PreflightError, match=r"is damaged .* put it back from a backup"):
         connect(database_uri(tracked_store.database))

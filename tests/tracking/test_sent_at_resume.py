@@ -13,7 +13,7 @@ from orchestrator.reporting.html._sweep_view import Facts
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.sweep import driver as module
-from orchestrator.sweep.driver import conduct, over
+from orchestrator.sweep.driver import is_finished, run_sweep
 from orchestrator.sweep.events import Events
 from orchestrator.tracking import _client as writing
 from orchestrator.tracking.tracker import Tracker
@@ -43,7 +43,7 @@ def test_a_resume_of_a_finished_sweep_sends_what_is_unsent(
     tracker.trial_reported(trial, 1, {"validation/accuracy": 0.1})
     trial.state, trial.value = "complete", 0.1
     sweep.save_trial(trial)
-    assert not over(sweep), "it runs"
+    assert not is_finished(sweep), "it runs"
     sweep.state = "finished"
     tracker.trial_ended(trial)
     unsent = tracker.close("finished")
@@ -51,13 +51,13 @@ def test_a_resume_of_a_finished_sweep_sends_what_is_unsent(
     assert f"`python run.py sweep --resume mine --store {tracked_store.root}`" in said.notes[-1]
     noted = [note["text"] for note in Sweep.open(tracked_store, "mine").status()["notes"]]
     assert noted == said.notes and len(noted) > 2, "who looks meanwhile is told what is unsent"
-    assert over(sweep)
+    assert is_finished(sweep)
 
     monkeypatch.setattr(writing, "connect", connect)
-    monkeypatch.setattr(module, "open_desk", lambda *given: pytest.fail("nothing is to be trained"))
+    monkeypatch.setattr(module, "open_dispatcher", lambda *given: pytest.fail("nothing is to be trained"))
     show = Watch()
     sweep.state = "failed"  # as where Ray dies when the last trial has ended, and the driver with it
-    conduct(sweep, tracked_store, data, None, show, resume=True)
+    run_sweep(sweep, tracked_store, data, None, show, resume=True)
     assert show.notes == [] and sweep.state == "finished"
     left = Sweep.open(tracked_store, "mine")
     assert [note["text"] for note in left.status()["notes"]] == ["a node was lost"], "nothing is unsent any more"
@@ -69,4 +69,4 @@ def test_a_resume_of_a_finished_sweep_sends_what_is_unsent(
     assert {name: run.info.status for name, run in runs.items()} == {"mine": "FINISHED", "mine/000 kd": "FINISHED"}
     assert runs["mine/000 kd"].data.metrics == {"validation/accuracy": 0.1}
     sweep.configuration = load(None, ["search.trials=2"])
-    assert not over(sweep), "there is another trial to train"
+    assert not is_finished(sweep), "there is another trial to train"

@@ -11,7 +11,7 @@ from trials_run import add_teacher, specification
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import Record, TrialContext
 from orchestrator.training import _student as student
-from orchestrator.training._distillation_module import Learner, replicate
+from orchestrator.training._distillation_module import DistillationModule, replicate
 from orchestrator.training._trace import Trace
 from orchestrator.training._trainer import train
 from tests.process_group import on_every_rank
@@ -50,10 +50,10 @@ def worker(rank: int, world_size: int, root: Path) -> None:
 
 def said(spec: TrialSpec, rank: int = 0, world_size: int = 1, stopped: bool = False) -> dict[str, torch.Tensor]:
     """What a rank has at the end: alpha of its steps, the weights, the method; of a trial that may be stopped and resumed."""
-    learners, alphas, records = list[Learner](), list[torch.Tensor](), list[Record]()
+    learners, alphas, records = list[DistillationModule](), list[torch.Tensor](), list[Record]()
     original = Trace.step
 
-    def noted(learner: Learner, context: TrialContext) -> torch.nn.Module:
+    def noted(learner: DistillationModule, context: TrialContext) -> torch.nn.Module:
         learners.append(learner)
         return replicate(learner, context)
 

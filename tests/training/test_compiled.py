@@ -14,7 +14,7 @@ from torch._dynamo.utils import counters
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import Record, TrialContext
 from orchestrator.models.network import Network
-from orchestrator.training._precompute import fill
+from orchestrator.training._precompute import precompute_view
 from orchestrator.training._trainer import train
 from orchestrator.training.process_cache import open_teacher
 
@@ -116,7 +116,7 @@ def test_the_cache_is_filled_by_a_compiled_teacher(specify: Specify, make_teache
     files = []
     for name in ("false", "true"):
         spec = trial(specify, make_teacher, name, f"training.compile={name}")
-        fill(spec.model_copy(update={"role": "fill", "views": (None, 0)}), TrialContext())
+        precompute_view(spec.model_copy(update={"role": "fill", "views": (None, 0)}), TrialContext())
         assert spec.knowledge is not None
         files.append({file.relative_to(spec.knowledge): file.read_bytes() for file in spec.knowledge.glob("*/*.npy")})
     assert widths(compiled) == [32] and len(files[0]) == 2

@@ -11,7 +11,7 @@ from torch import Tensor
 from trials_run import add_teacher, left, records_of, specification, untimed
 
 from methods import Knowledge, ic_kd
-from methods.bank import Bank, Looking
+from methods.bank import Bank, BankQuery
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import Record, TrialContext
 from orchestrator.training._trainer import train
@@ -56,8 +56,7 @@ def whole(root: Path, name: str) -> tuple[list[dict[str, float]], dict[str, Tens
     return [untimed(record["metrics"]) for record in records_of(spec)], left(spec)
 
 
-@pytest.mark.parametrize("dies_after", [1, 2])
-@pytest.mark.parametrize("name", TRIALS)
+@pytest.mark.parametrize(("name", "dies_after"), [*((name, 2) for name in TRIALS), ("offline", 1), ("free-ema", 1)])
 def test_a_trial_that_is_resumed_goes_on_to_the_bit(root: Path, name: str, dies_after: int) -> None:
     expected, tensors = whole(root, name)
     spec = trial(root, name, f"{name}-{dies_after}")
@@ -82,7 +81,7 @@ def both(rank: int, world_size: int, root: str) -> dict[str, list[Any]]:
     for name in SHARED:
         records, banks = list[Record](), list[dict[str, Tensor]]()
 
-        def noted(knowledge: Knowledge, looking: Looking, banks: list[dict[str, Tensor]] = banks) -> Bank:
+        def noted(knowledge: Knowledge, looking: BankQuery, banks: list[dict[str, Tensor]] = banks) -> Bank:
             bank = Bank(knowledge, looking)
             assert bank.targets is not None
             tables = {key: value for key, value in bank.neighbours._asdict().items() if isinstance(value, Tensor)}

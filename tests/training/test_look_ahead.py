@@ -12,19 +12,19 @@ from methods import AKD, Batch, Method, Output, Task
 from methods.learnable import held_out_slope
 from orchestrator.data.passes import Inputs
 from orchestrator.models.build import build
-from orchestrator.training._distillation_module import Learner
+from orchestrator.training._distillation_module import DistillationModule
 
 SHAPE, CLASSES, RATE = (1, 8, 8), 10, 0.2
 NETWORKS: dict[str, dict[str, Any]] = {"mlp": {"width": 8}, "cnn": {"width": 4}}
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
-def learner(name: str, half_type: torch.dtype | None = None, **settings: Any) -> Learner:
+def learner(name: str, half_type: torch.dtype | None = None, **settings: Any) -> DistillationModule:
     torch.manual_seed(5)
     student = build(name, CLASSES, SHAPE, NETWORKS[name]).train()
     method: Method = AKD(AKD.Settings.build({"alpha_schedule": "learnable", "alpha_learnable": "bilevel", **settings}))
     method.prepare(None, Task(CLASSES, 64, 3))
-    return Learner(student, method, half_type)
+    return DistillationModule(student, method, half_type)
 
 
 def inputs(size: int, seed: int, dtype: torch.dtype = torch.float32) -> Inputs:

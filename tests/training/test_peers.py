@@ -27,7 +27,7 @@ from orchestrator.training._randomness import seed_everything
 from orchestrator.training._student import PEER
 from orchestrator.training._trainer import train
 from orchestrator.training._trial_metrics import student_metrics, trial_metrics
-from orchestrator.training.process_cache import bring_teacher
+from orchestrator.training.process_cache import load_teacher
 from tests.refusal import refused
 
 Specify = Callable[..., TrialSpec]
@@ -282,5 +282,5 @@ def test_workers_on_unlike_devices_hear_one_teacher(
 ) -> None:
     types = [getattr(torch, name) if name else None for name in of_ranks]
     monkeypatch.setattr(TrialContext, "gather", lambda self, mine: types)
-    teacher = bring_teacher(distil(*SMALL, *A, *B), TrialContext(0, 2))
+    teacher = load_teacher(distil(*SMALL, *A, *B), TrialContext(0, 2))
     assert teacher is not None and teacher.precision == precision

@@ -14,7 +14,7 @@ from methods import METHODS
 from methods.cross_entropy import CrossEntropy
 from methods.kd import KD
 from methods.retrieval import Neighbours
-from orchestrator.config.schema import Data
+from orchestrator.config.data_schema import Data
 from orchestrator.config.trial import CHECKPOINT, TrialSpec
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset

@@ -10,7 +10,7 @@ from trials_run import records_of, specification
 from orchestrator.core.context import TrialContext
 from orchestrator.training import cost
 from orchestrator.training._trainer import train
-from orchestrator.training.cost import CPU_TOTAL, TOTAL, Spent
+from orchestrator.training.cost import CPU_TOTAL, TOTAL, TrialCost
 
 PLAIN = ("method.name=cross_entropy", "teacher=null", "training.epochs=4")
 
@@ -24,7 +24,7 @@ def clocks(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def test_it_counts_from_its_making(clocks: SimpleNamespace) -> None:
-    counted = Spent()
+    counted = TrialCost()
     clocks.wall, clocks.cpu = 104.0, 13.0
     assert counted.metrics(TrialContext()) == {TOTAL: 4.0, CPU_TOTAL: 3.0}
     counted.add(2.0)
@@ -32,7 +32,7 @@ def test_it_counts_from_its_making(clocks: SimpleNamespace) -> None:
 
 
 def test_a_resume_goes_on_from_what_was_told(clocks: SimpleNamespace) -> None:
-    counted = Spent()
+    counted = TrialCost()
     counted.resume({TOTAL: 7.0, CPU_TOTAL: 6.0})
     clocks.wall, clocks.cpu = 101.0, 10.5
     assert counted.metrics(TrialContext()) == {TOTAL: 8.0, CPU_TOTAL: 6.5}

@@ -15,7 +15,7 @@ from orchestrator.config.trial import TrialSpec
 from orchestrator.core.allocator import ALLOCATOR, allocator
 from orchestrator.core.context import Record, TrialContext
 from orchestrator.core.proxies import direct_loopback
-from orchestrator.training._precompute import fill
+from orchestrator.training._precompute import precompute_view
 from orchestrator.training._trainer import train
 
 SMALL = (
@@ -47,7 +47,7 @@ def test_each_trial_has_the_threads_that_it_asks_for(specify: Specify, make_teac
     for number, threads in enumerate(("resources.threads_per_worker=3", "resources.threads_per_worker=2", "seed=0")):
         spec = specify(*SMALL, threads, folder=f"trial-{number}")
         spec = spec.model_copy(update={"teacher": make_teacher(spec.data, width=8), "role": role, "views": (None,)})
-        (fill if role == "fill" else train)(spec, TrialContext(report=heard))
+        (precompute_view if role == "fill" else train)(spec, TrialContext(report=heard))
     assert found == [3, 2, 1], "also after another trial of the same process, and one unless somebody asks"
 
 
@@ -69,7 +69,7 @@ def test_ray_starts_with_that_allocator_and_leaves_the_environment_as_it_was(mon
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     before = dict(os.environ)
-    with connect.connected(None) as available:
+    with connect.connect_to_ray(None) as available:
         assert available == {"CPU": 2.0}
     assert {name: seen[0].get(name) for name in ALLOCATOR} == {TRIM: "4096", MMAP: ALLOCATOR[MMAP]}
     assert dict(os.environ) == before and MMAP not in before

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from trials_run import records_of
 
-from orchestrator.config.schema import Data
+from orchestrator.config.data_schema import Data
 from orchestrator.config.trial import CHECKPOINT, TrialSpec
 from orchestrator.core.context import TrialContext
 from orchestrator.data.batches import Batches

@@ -11,10 +11,10 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from trials_run import add_teacher, specification
 
-from orchestrator.config.schema import Data
+from orchestrator.config.data_schema import Data
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import Record, TrialContext
-from orchestrator.core.errors import EnvironmentUnfitError, UserError
+from orchestrator.core.errors import PreflightError, UserError
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.views import Views
@@ -23,7 +23,7 @@ from orchestrator.teacher.cache import Cache
 from orchestrator.teacher.frozen import WEIGHTS, FrozenTeacher
 from orchestrator.teacher.outputs import CachedTeacher
 from orchestrator.training import _student as student
-from orchestrator.training._distillation_module import Learner, replicate
+from orchestrator.training._distillation_module import DistillationModule, replicate
 from orchestrator.training._trainer import train
 from orchestrator.training.metrics import Scores
 from tests.process_group import on_every_rank
@@ -56,9 +56,9 @@ def trial(root: Path, name: str, folder: str = "") -> TrialSpec:
 
 def worker(rank: int, world_size: int, root: Path) -> None:
     """One rank: every trial in turn; its records, its last weights and its failure are left in files."""
-    learners: list[Learner] = []
+    learners: list[DistillationModule] = []
 
-    def noted(learner: Learner, context: TrialContext) -> torch.nn.Module:
+    def noted(learner: DistillationModule, context: TrialContext) -> torch.nn.Module:
         learners.append(learner)
         return replicate(learner, context)
 
@@ -78,7 +78,7 @@ def trained(root: Path, name: str, rank: int, world_size: int) -> tuple[list[Rec
         for asked_to_stop in stops:
             train(spec, TrialContext(rank, world_size, CPU, records.append, asked_to_stop))
     except UserError as error:
-        return records, f"{type(error).__name__}: {error}"
+        return records, f"{type(error).__name__}: {error.field} = {error.value}"
     return records, ""
 
 
@@ -89,7 +89,7 @@ def locked_file(root: Path) -> Path:
     teacher = FrozenTeacher.open(root / "teacher", CPU)
     source = CachedTeacher(teacher, batches, Cache(root / "knowledge", 2**30), "float16", TrialContext(), 1)
     file = source.files(0)["logits"]
-    file.parent.mkdir(parents=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     return file
 
 
@@ -174,9 +174,10 @@ def test_two_workers_train_the_student_of_one_with_the_same_global_batch(root: P
 
 @pytest.mark.parametrize("rank", range(WORKERS))
 def test_every_rank_hears_of_a_divergence(root: Path, rank: int) -> None:
-    assert left(root, "diverged", rank)["failure"].startswith("TrialError: the loss is not finite")
+    assert left(root, "diverged", rank)["failure"] == "TrialError: training.learning_rate = 10000000000.0"
 
 
 @pytest.mark.parametrize("rank", range(WORKERS))
 def test_every_rank_gives_up_when_another_process_holds_the_lock(root: Path, rank: int) -> None:
-    assert left(root, "locked", rank)["failure"].startswith(f"{EnvironmentUnfitError.__name__}: waited 0.01 s")
+    file = locked_file(root)
+    assert left(root, "locked", rank)["failure"] == f"{PreflightError.__name__}: {file} = 0.01"

@@ -45,7 +45,7 @@ class Failing:
         """It will not get far."""
 
     def receive(self, wait_s: float, alive: object) -> None:
-        raise TrialError("the sentence of the actor")
+        raise TrialError("the sentence of the actor", field="method", value=3)
 
     def drop(self) -> None:
         """Nothing runs."""
@@ -64,7 +64,7 @@ def failed(rank: int, world_size: int, root: str, name: str, *pairs: str) -> str
     context = TrialContext(rank, world_size, CPU, pair=Pair, aide=Failing)
     with pytest.raises(TrialError) as error:
         train(specification(Path(root), name, *pairs), context)
-    return str(error.value)
+    return f"{error.value}: {error.value.field} = {error.value.value}"
 
 
 @pytest.fixture(scope="module")
@@ -101,4 +101,4 @@ def test_a_pair_has_two_sets_of_weights(root: Path) -> None:
 
 
 def test_what_goes_wrong_at_one_worker_is_raised_by_both(root: Path) -> None:
-    assert on_every_rank(2, failed, str(root), "failed", *COMMON) == ["the sentence of the actor"] * 2
+    assert on_every_rank(2, failed, str(root), "failed", *COMMON) == ["the sentence of the actor: method = 3"] * 2

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from orchestrator.config.objectives import Goal, front, goals, in_words
+from orchestrator.config.objectives import Goal, describe_objective, goals, pareto_front
 from orchestrator.reporting.html import page
 from orchestrator.reporting.html._chart import Chart, Style, fitted, number
 from orchestrator.reporting.html._sweep_view import Facts, measure
@@ -43,7 +43,7 @@ def objectives(facts: Facts) -> str:
     points = [Measured(trial, *trial.values[:2]) for trial in facts.complete if trial.values]
     if not points:
         return ""
-    names = [in_words(facts.sweep.configuration, goal.name) for goal in wanted]
+    names = [describe_objective(facts.sweep.configuration, goal.name) for goal in wanted]
     also = f" The front is of all {len(names)} objectives." if len(names) > 2 else ""
     best = {trial.number for trial in facts.sweep.front()}
     return _scatter(facts, "objectives", points, (names[0], names[1]), best, also)
@@ -52,7 +52,7 @@ def objectives(facts: Facts) -> str:
 def front_table(facts: Facts) -> str:
     """The trials on the Pareto front of several objectives."""
     wanted = goals(facts.sweep.configuration.search)
-    names = [f"{in_words(facts.sweep.configuration, goal.name)} ({goal.direction})" for goal in wanted]
+    names = [f"{describe_objective(facts.sweep.configuration, goal.name)} ({goal.direction})" for goal in wanted]
     rows = [[trial.number, facts.method(trial), *(number(value) for value in trial.values or ())] for trial in facts.sweep.front()]
     return page.table(["trial", "method", *names], rows)
 
@@ -65,7 +65,7 @@ def _measured(facts: Facts, cost: str, reached: str) -> list[Measured]:
 def _cheapest(points: Sequence[Measured]) -> set[int]:
     """The trials that none other beats at no more cost."""
     values: Mapping[int, Sequence[float]] = {point.trial.number: (point.across, point.up) for point in points}
-    return set(front(values, (Goal("cost", "minimize"), Goal(ACCURACY, "maximize"))))
+    return set(pareto_front(values, (Goal("cost", "minimize"), Goal(ACCURACY, "maximize"))))
 
 
 def _scatter(facts: Facts, anchor: str, points: Sequence[Measured], labels: tuple[str, str], best: set[int], also: str) -> str:

@@ -3,10 +3,10 @@
 from functools import lru_cache
 from html import escape
 
-from orchestrator.core.privacy import said
+from orchestrator.core.privacy import sanitize
 
 
 @lru_cache(maxsize=4096)
 def text(given: str) -> str:
     """Text for an element or an attribute of HTML or SVG."""
-    return escape(said(given))
+    return escape(sanitize(given))

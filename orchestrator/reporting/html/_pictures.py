@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from orchestrator.config.trial import apply
 from orchestrator.reporting.html import page
 from orchestrator.reporting.html._sweep_view import Facts
-from orchestrator.store.checkpoint_storage import LIGHT, place
+from orchestrator.store.checkpoint_storage import LIGHT, checkpoint_storage
 from orchestrator.store.records import Trial
 from orchestrator.store.store import Store
 
@@ -40,7 +40,7 @@ def _of_trial(store: Store, facts: Facts, trial: Trial) -> str:
 
     folder, figures = facts.sweep.trial_folder(trial.number), []
     try:
-        place(store, folder).bring(LIGHT)
+        checkpoint_storage(store, folder).bring(LIGHT)
     except OSError as error:
         return page.paragraph(f"The pictures of {facts.label(trial)} could not be fetched ({' '.join(str(error).split())[:300]}).")
     students = apply(facts.sweep.configuration, trial.settings).students

@@ -19,7 +19,7 @@ from orchestrator.data.dataset import Dataset
 from orchestrator.data.views import Views
 from orchestrator.models.build import build
 from orchestrator.models.network import Network
-from orchestrator.store.checkpoint_storage import place
+from orchestrator.store.checkpoint_storage import checkpoint_storage
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.training.metrics import BINS
@@ -41,7 +41,7 @@ class Bin(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """Of S samples of a `part` that has `whole`: `labels` (S,), the classes `predicted` (S,), and its `confidence` in them (S,)."""
 
     letter: str
@@ -80,12 +80,12 @@ class Answers:
         return sum(each.samples * abs(each.confidence - each.accuracy) for each in self.bins) / len(self.labels)
 
 
-def answers(store: Store, sweep: Sweep, trial: Trial, letter: str, data: dict[str, Any]) -> Answers | str:
+def answers(store: Store, sweep: Sweep, trial: Trial, letter: str, data: dict[str, Any]) -> Predictions | str:
     """The answers of a student of a trial, on the test part where training has read that; or why there are none, in words."""
     folder = store.root / "data" / str(data.get("fingerprint", ""))
     if not data or not (folder / "data.json").is_file():
         return "the prepared data are not in the store any more"
-    home = place(store, sweep.trial_folder(trial.number))
+    home = checkpoint_storage(store, sweep.trial_folder(trial.number))
     part: Part = "test" if trial.state == "complete" else "validation"
     try:
         home.bring()
@@ -99,7 +99,7 @@ def answers(store: Store, sweep: Sweep, trial: Trial, letter: str, data: dict[st
 
 
 @torch.no_grad()
-def _asked(configuration: Configuration, letter: str, file: Path, dataset: Dataset, part: Part) -> Answers:
+def _asked(configuration: Configuration, letter: str, file: Path, dataset: Dataset, part: Part) -> Predictions:
     chosen = configuration.students[letter].network
     network: Network = build(chosen.name, len(dataset.classes), dataset.shape, chosen.settings)
     network.load_state_dict(load_file(file))
@@ -114,4 +114,4 @@ def _asked(configuration: Configuration, letter: str, file: Path, dataset: Datas
         confidence.append(np.nan_to_num(sure.numpy()))
     batches.close()
     joined = (np.concatenate(each) for each in (labels, predicted, confidence))
-    return Answers(letter, part, len(dataset.split(part)), dataset.classes, *joined)
+    return Predictions(letter, part, len(dataset.split(part)), dataset.classes, *joined)

@@ -4,7 +4,7 @@ import numpy as np
 
 from orchestrator.reporting.html import page
 from orchestrator.reporting.html._chart import BROAD, NARROW, Chart, Names, Scale, short
-from orchestrator.reporting.html._predictions import Answers
+from orchestrator.reporting.html._predictions import Predictions
 from orchestrator.training.metrics import BINS
 
 MATRIX = 25  # classes up to which a matrix can be read
@@ -12,7 +12,7 @@ COUNTED = 12  # classes up to which its cells have numbers
 WORST = 20  # confusions, and classes, of which there are more
 
 
-def confusion(found: Answers) -> str:
+def confusion(found: Predictions) -> str:
     """Who is taken for whom: a matrix, or of many classes the most frequent confusions."""
     counts = found.confusion
     names = found.classes
@@ -30,7 +30,7 @@ def confusion(found: Answers) -> str:
     return page.figure(chart, caption, behind=listed)
 
 
-def _matrix(found: Answers) -> Chart:
+def _matrix(found: Predictions) -> Chart:
     counts, names = found.confusion, tuple(found.classes)
     side = NARROW if len(names) <= COUNTED else BROAD
     left = 40 + 6.2 * max(len(short(name, 12)) for name in names)
@@ -53,7 +53,7 @@ def _matrix(found: Answers) -> Chart:
     return chart
 
 
-def reliability(found: Answers) -> str:
+def reliability(found: Predictions) -> str:
     """How sure the student is, and how often it is right then; below, how many samples that is of."""
     chart = Chart(f"reliability-{found.letter}", "Reliability diagram", height=400, margins=(14, 16, 110, 60))
     x, y = Scale(0.0, 1.0, chart.left, chart.right), Scale(0.0, 1.0, chart.bottom, chart.top)
@@ -81,7 +81,7 @@ def reliability(found: Answers) -> str:
     return page.figure(chart, caption, behind=page.table(["confidence", "samples", "mean confidence", "accuracy"], rows))
 
 
-def per_class(found: Answers) -> str:
+def per_class(found: Predictions) -> str:
     """The accuracy in each class, the worst first; of many classes the worst and the best."""
     counts = found.confusion
     totals = counts.sum(axis=1)
@@ -106,6 +106,6 @@ def per_class(found: Answers) -> str:
     return page.figure(chart, caption, behind=page.table(["class", "samples", "right", "accuracy"], rows))
 
 
-def _asked(found: Answers) -> str:
+def _asked(found: Predictions) -> str:
     some = "" if len(found.labels) == found.whole else f", evenly spaced among {found.whole}"
     return f"Of {len(found.labels)} samples of the {found.part} part{some}."

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from orchestrator.config.objectives import Goal, in_words, watched
+from orchestrator.config.objectives import Goal, describe_objective, watched_metrics
 from orchestrator.data.dataset import SUMMARY_FILE, read_summary
 from orchestrator.reporting.html._chart import Style, word
 from orchestrator.store.environment import ENVIRONMENT, ENVIRONMENT_FILE
@@ -39,12 +39,12 @@ class Facts:
     @property
     def goal(self) -> Goal:
         """The objective that trials are compared by."""
-        return watched(self.sweep.configuration.search)
+        return watched_metrics(self.sweep.configuration.search)
 
     @property
     def objective(self) -> str:
         """The objective in words."""
-        return in_words(self.sweep.configuration, self.goal.name)
+        return describe_objective(self.sweep.configuration, self.goal.name)
 
     @property
     def searched(self) -> bool:

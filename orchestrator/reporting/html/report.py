@@ -16,7 +16,7 @@ from orchestrator.reporting.html import _settings_charts as settings_charts
 from orchestrator.reporting.html import _student as student
 from orchestrator.reporting.html import page
 from orchestrator.reporting.html._pictures import pictures
-from orchestrator.reporting.html._predictions import Answers, answers
+from orchestrator.reporting.html._predictions import Predictions, answers
 from orchestrator.reporting.html._summary import Commands, banner, glance, sentences, steps
 from orchestrator.reporting.html._sweep_view import Facts, measure
 from orchestrator.reporting.html._trials import trials
@@ -116,7 +116,7 @@ def _unanswered(why: str) -> str:
     return page.paragraph(f"Its confusion matrix, reliability diagram and classes cannot be shown: {why}.")
 
 
-def _answers(best: Trial, found: Answers, several: bool) -> str:
+def _answers(best: Trial, found: Predictions, several: bool) -> str:
     recorded = measure(best, f"{found.letter}/test/best/accuracy" if several else "test/best/accuracy")
     said = f"Asked anew for this page it is right in {found.accuracy:.4f} of {len(found.labels)} samples of the {found.part} part"
     whole = len(found.labels) == found.whole and found.part == "test" and recorded is not None

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from methods import METHODS, allowed, shown_default
-from orchestrator.config.conditional_space import Branch, branches
+from orchestrator.config.conditional_space import SpaceBranch, list_branches
 from search_spaces import SPACES
 
 
@@ -33,12 +33,12 @@ def _point(point: dict[str, Any]) -> str:
 
 def search_questions(name: str) -> list[str]:
     """Every question of a space once, keys of the recipe last; one that comes only after certain answers says after which."""
-    ways = branches(name, {})
+    ways = list_branches(name, {})
     asked = dict.fromkeys(question for way in ways for question in (*way.choices, *way.ranges))
     return [f"{_said(question, ways)}{_condition(question, ways)}" for question in sorted(asked, key=lambda name: "." in name)]
 
 
-def _said(question: str, ways: list[Branch]) -> str:
+def _said(question: str, ways: list[SpaceBranch]) -> str:
     way = next(way for way in ways if question in way.choices or question in way.ranges)
     if question in way.choices:
         return f"{question} one of {', '.join(map(str, way.choices[question]))}"
@@ -46,7 +46,7 @@ def _said(question: str, ways: list[Branch]) -> str:
     return f"{question} in [{low:g}, {high:g}]{' on a log scale' if log else ''}"
 
 
-def _condition(question: str, ways: list[Branch]) -> str:
+def _condition(question: str, ways: list[SpaceBranch]) -> str:
     """` if cam = True`: the answers without which the question does not come."""
     where = [way for way in ways if question in way.choices or question in way.ranges]
     needed: list[str] = []

@@ -12,12 +12,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.config.objectives import counted, goals, in_words, watched
+from orchestrator.config.objectives import count_objectives, describe_objective, goals, watched_metrics
 from orchestrator.config.plan import planned_epochs
 from orchestrator.config.schema import PAUSING
 from orchestrator.config.trial import apply
-from orchestrator.core.privacy import said
-from orchestrator.reporting.peer_gain import gains, hears
+from orchestrator.core.privacy import sanitize
+from orchestrator.reporting.peer_gain import peer_gains, uses_peers
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.teacher.quality import read_quality
 
@@ -93,7 +93,9 @@ class Display:
             told = ", ".join(f"{name} {metrics[name]:.4f}" for name in shown)
             if self.sweep.configuration.peers:
                 own = [f"{letter}/validation/accuracy" for letter in self.sweep.configuration.students]
-                told += f" ({counted(self.sweep.configuration)}); " + ", ".join(f"{name} {metrics[name]:.4f}" for name in own)
+                told += f" ({count_objectives(self.sweep.configuration)}); " + ", ".join(
+                    f"{name} {metrics[name]:.4f}" for name in own
+                )
             self._say(f"epoch {epoch}: {told}")
         self._refresh()
 
@@ -186,7 +188,7 @@ def settings(trial: Trial) -> str:
 
 def _watched(sweep: Sweep) -> str:
     """What trials are compared by, in words."""
-    return in_words(sweep.configuration, watched(sweep.configuration.search).name)
+    return describe_objective(sweep.configuration, watched_metrics(sweep.configuration.search).name)
 
 
 def _by_first(sweep: Sweep) -> str:
@@ -252,7 +254,7 @@ def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
 
 
 def _front(sweep: Sweep) -> Table:
-    objectives = [in_words(sweep.configuration, goal.name) for goal in goals(sweep.configuration.search)]
+    objectives = [describe_objective(sweep.configuration, goal.name) for goal in goals(sweep.configuration.search)]
     table = Table(title="Pareto front")
     for column in ("trial", *objectives, "settings"):
         table.add_column(column, overflow="fold")
@@ -267,7 +269,7 @@ def _reached(value: float) -> str:
 
 def students(sweep: Sweep, trial: Trial) -> list[str]:
     """A line for each student of a complete trial: its test accuracies, and its gain over its own KD where that is known."""
-    gained, configuration = gains(sweep, trial), apply(sweep.configuration, trial.settings)
+    gained, configuration = peer_gains(sweep, trial), apply(sweep.configuration, trial.settings)
     lines = [f"best trial{_by_first(sweep)}: {trial.number} ({configuration.method.name})"] if sweep.kind == "sweep" else []
     for letter, student in configuration.students.items():
         if any(f"{letter}/{name}" not in trial.metrics for name in TESTED):
@@ -281,7 +283,7 @@ def students(sweep: Sweep, trial: Trial) -> list[str]:
             f"{chosen:.4f} with those of epoch {epoch:.0f}, its best on validation"
         )
     alone = [letter for letter in configuration.students if letter not in gained]
-    if sweep.kind == "sweep" and alone and hears(sweep, trial):
+    if sweep.kind == "sweep" and alone and uses_peers(sweep, trial):
         lines.append(
             f"no kd trial is complete with the network of student {' and '.join(alone)}, so nothing is said of what it has of the "
             "others: search kd beside it"
@@ -320,7 +322,7 @@ def show_damage(sweep: Sweep, option: str) -> None:
     """Say which files of a sweep are damaged, on the standard error; `option`: what a command needs to find the store."""
     told = sweep.damage(option)
     for text in [*told[:NOTES], *([f"{len(told) - NOTES} more files are damaged"] if len(told) > NOTES else [])]:
-        print(said(f"note: {text}"), file=sys.stderr)
+        print(sanitize(f"note: {text}"), file=sys.stderr)
 
 
 def sweeps_table(sweeps: Sequence[Sweep], console: Console) -> None:
@@ -334,7 +336,7 @@ def sweeps_table(sweeps: Sequence[Sweep], console: Console) -> None:
         best = found["best"]
         value = f"{best['value']:.4f}, trial {best['number']}" if best and best["value"] is not None else ""
         trials = ", ".join(f"{count} {state}" for state, count in counts.items())
-        table.add_row(sweep.name, found["state"], trials, value, in_words(sweep.configuration, found["objective"]))
+        table.add_row(sweep.name, found["state"], trials, value, describe_objective(sweep.configuration, found["objective"]))
     console.print(table)
 
 
@@ -342,7 +344,7 @@ def status_table(sweep: Sweep, console: Console) -> None:
     """Every trial of a sweep with its state, and why it failed."""
     found = sweep.status()
     looked_for = ", ".join(
-        f"{goal.direction} {in_words(sweep.configuration, goal.name)}" for goal in goals(sweep.configuration.search)
+        f"{goal.direction} {describe_objective(sweep.configuration, goal.name)}" for goal in goals(sweep.configuration.search)
     )
     table = Table(title=f"{sweep.name}: {found['state']}, {looked_for}")
     for column in ("trial", "state", "value", "epochs", "settings", "message"):

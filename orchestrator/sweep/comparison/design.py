@@ -11,22 +11,22 @@ from methods import METHODS
 from orchestrator.config.distinct import limit_trials
 from orchestrator.config.fields import LONGEST_LIST
 from orchestrator.config.schema import Choice, Configuration
-from orchestrator.config.search_space import qualified
+from orchestrator.config.search_space import qualify_name
 from orchestrator.config.trial import METHOD
-from orchestrator.core.errors import ConfigurationError, nearest
+from orchestrator.core.errors import ConfigurationError, suggest_name
 
 OVER_SEEDS = "seeds"  # ends the name of the sweep over seeds
 REFERENCES = ("cross_entropy", "kd")  # what the others are measured by
 LARGEST_SEED = 2**31 - 1
 
 
-def named(text: str) -> tuple[str, ...]:
+def parse_methods(text: str) -> tuple[str, ...]:
     """The methods of `--methods`: two or more, each once; ConfigurationError otherwise."""
     methods = tuple(name.strip() for name in text.split(",") if name.strip())
     for name in methods:
         if name not in METHODS:
             raise ConfigurationError(
-                f"--methods: {name!r} is no method: {nearest(name, METHODS)}; see `python run.py methods`",
+                f"--methods: {name!r} is no method: {suggest_name(name, METHODS)}; see `python run.py methods`",
                 field="--methods",
                 value=name,
                 allowed=tuple(METHODS),
@@ -113,7 +113,7 @@ def seeds_of(common: Configuration, seeds: int) -> tuple[int, ...]:
 
 def over_seeds(common: Configuration, settings: Mapping[str, Mapping[str, Any]], seeds: int) -> Configuration:
     """The training of the settings by method, as their searches drew them, with every seed; those of a seed one after another."""
-    fixed = [{METHOD: name, **{qualified(key, name): value for key, value in own.items()}} for name, own in settings.items()]
+    fixed = [{METHOD: name, **{qualify_name(key, name): value for key, value in own.items()}} for name, own in settings.items()]
     method = common.method if common.method.name in settings else Choice(name=next(iter(settings)))
     search = common.search.model_copy(
         update={

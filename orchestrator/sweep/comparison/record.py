@@ -11,7 +11,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from orchestrator.config.schema import Configuration
-from orchestrator.core.errors import ConfigurationError, nearest
+from orchestrator.core.errors import ConfigurationError, suggest_name
 from orchestrator.store import run_lock
 from orchestrator.store.record_file import STRICT, Count, DamagedRecordError, Finite, Plain, RecordSchema, Timestamp
 from orchestrator.store.records import Sweep
@@ -59,7 +59,7 @@ class Comparison(ComparisonRecord):
         require_new(store, name, configuration.search.methods)
         made = cls(configuration, seeds, folder=place(store, name))
         made.folder.mkdir(parents=True, exist_ok=True)
-        with run_lock.only_one(made.folder):
+        with run_lock.single_driver(made.folder):
             require_new(store, name, configuration.search.methods)
             made.save()
         return made
@@ -70,13 +70,15 @@ class Comparison(ComparisonRecord):
         file = place(store, name) / FILE
         if not file.exists():
             names = sorted(path.parent.name for path in (store.root / "comparisons").glob(f"*/{FILE}"))
-            known = nearest(name, names) if names else "there is none yet"
+            known = suggest_name(name, names) if names else "there is none yet"
             raise ConfigurationError(
                 f"there is no comparison {name!r} in {store.root}: {known}", field="name", value=name, allowed=tuple(names)
             )
         found = cls(**vars(COMPARISON.read(file)), folder=file.parent)
         if other := found.chosen.keys() - set(found.methods):
-            raise DamagedRecordError(file, f"chosen.{min(other)} is of no method that is compared", COMPARISON.advice)
+            raise DamagedRecordError(
+                file, f"chosen.{min(other)} is of no method that is compared", COMPARISON.advice, f"chosen.{min(other)}"
+            )
         return found
 
     @property
@@ -106,7 +108,7 @@ class Comparison(ComparisonRecord):
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
         """Be the one process that carries it out; ConfigurationError when there is another one."""
-        with run_lock.only_one(self.folder):
+        with run_lock.single_driver(self.folder):
             yield
 
     def save(self) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from orchestrator.config.influence_actors import aides
+from orchestrator.config.influence_actors import count_influence_actors
 from orchestrator.config.path_settings import require_paths, without_paths
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError, TrialError
@@ -18,12 +18,12 @@ from orchestrator.store.store import Store
 from orchestrator.sweep.changed_configuration import require_same
 from orchestrator.sweep.comparison.design import note_of, over_seeds, search_of
 from orchestrator.sweep.comparison.record import Chosen, Comparison
-from orchestrator.sweep.driver import Lent, conduct, explain_data, open_desk, repair, send
+from orchestrator.sweep.driver import Lent, explain_data, flush_tracking, open_dispatcher, repair_records, run_sweep
 from orchestrator.sweep.events import Events
 from orchestrator.sweep.preflight.configuration import check_search
-from orchestrator.sweep.preflight.preflight import Prepared, prepared
+from orchestrator.sweep.preflight.preflight import Prepared, prepare_run
 from orchestrator.sweep.provenance import keep
-from orchestrator.sweep.space_snapshot import described, described_data, differences, same_data
+from orchestrator.sweep.space_snapshot import describe_sweep, described_data, differences, same_data
 from orchestrator.teacher.moved import carry_teacher_over
 
 if TYPE_CHECKING:
@@ -33,14 +33,14 @@ ENDED = ("finished", "failed")
 ShipOf = Callable[[str], "Ship"]  # how the students of the sweep of that name are exported
 
 
-def carry_out(store: Store, comparison: Comparison, console: Console, ship_of: ShipOf | None = None) -> Sweep:
+def run_comparison(store: Store, comparison: Comparison, console: Console, ship_of: ShipOf | None = None) -> Sweep:
     """The sweep over seeds, after everything that was missing; KeyboardInterrupt when somebody asked for the end.
 
     With `ship_of`, the best student of every sweep becomes a model of MLflow.
 
     A search that has ended stays as it is, however it ended; a search without anything to train again leaves its method out.
     TrialError when that is so for all of them. ConfigurationError when a sweep in the store is not the one that is needed, or is
-    run by somebody else. EnvironmentUnfitError: nobody can train now; a resume goes on.
+    run by somebody else. PreflightError: nobody can train now; a resume goes on.
     """
     with comparison.hold(), stoppable(), contextlib.ExitStack() as open_:
         bench = _Bench(store, comparison, console, open_, ship_of)
@@ -54,12 +54,12 @@ def carry_out(store: Store, comparison: Comparison, console: Console, ship_of: S
             comparison.save()
             _say_chosen(comparison, console)
         if not comparison.settings:
-            reasons = "; ".join(f"{method}: {one['message']}" for method, one in comparison.chosen.items())
+            messages = {method: one["message"] for method, one in comparison.chosen.items()}
+            reasons = "; ".join(f"{method}: {message}" for method, message in messages.items())
             raise TrialError(
                 f"no search of {comparison.name!r} found settings to compare: {reasons}",
                 field="search.methods",
-                value=comparison.methods,
-                allowed=None,
+                value=messages,
             )
         bench.require_searched_data()
         return bench.ended(comparison.over_seeds, over_seeds(comparison.configuration, comparison.settings, comparison.seeds))
@@ -110,7 +110,7 @@ class _Bench:
         """
         comparison, standing = self.comparison, self.store.sweeps()
         require_paths(comparison.name, comparison.configuration)
-        begun = prepared(self.store, comparison.configuration, "sweep", local=False)
+        begun = prepare_run(self.store, comparison.configuration, "sweep", local=False)
         now = described_data(begun.configuration, begun.data)
         for name in [name for name in (*map(comparison.search, comparison.methods), comparison.over_seeds) if name in standing]:
             found = Sweep.open(self.store, name)
@@ -127,15 +127,15 @@ class _Bench:
         with Display(found, self.console) as display:
             if resume and found.damaged:
                 with found.hold():
-                    repair(self.store, found, display.note)
+                    repair_records(self.store, found, display.note)
             if found.state in ENDED:
-                send(found, self.store, found.folder, display, ship)
+                flush_tracking(found, self.store, found.folder, display, ship)
                 return found
             keep(found.folder, self.begun.data)
             self.now = found, display
             self.lent = self.lent or self._groups(display)
             begun, lent = self.begun, self.lent
-            conduct(found, self.store, begun.data, begun.asked, display, resume=resume, lent=lent, ship=ship)
+            run_sweep(found, self.store, begun.data, begun.asked, display, resume=resume, lent=lent, ship=ship)
         if found.state == "interrupted":
             raise KeyboardInterrupt
         self.console.print(_said(found), markup=False, highlight=False, soft_wrap=True)
@@ -166,7 +166,7 @@ class _Bench:
 
     def _created(self, name: str, configuration: Configuration) -> Sweep:
         check_search(configuration)
-        now = described(configuration, "sweep", self.begun.data)
+        now = describe_sweep(configuration, "sweep", self.begun.data)
         return Sweep.create(self.store.sweep(name), configuration, "sweep", now)
 
     def _opened(self, name: str, configuration: Configuration) -> Sweep:
@@ -174,7 +174,7 @@ class _Bench:
         _require_designed(found, configuration)
         if found.state not in ENDED:
             found.configuration = configuration  # with the address of now
-            now = described(configuration, "sweep", self.begun.data)
+            now = describe_sweep(configuration, "sweep", self.begun.data)
             require_same(found, now)
             found.described = found.described | now
         return found
@@ -185,7 +185,9 @@ class _Bench:
         trials = max(common.search.trials, len(comparison.methods) * comparison.seeds)
         folder = comparison.folder / "groups"
         explain_data(common, self.begun.data, display)
-        desk = open_desk(self.store, common, folder, trials, False, display, self._note, self._unended, aides(common, "sweep"))
+        desk = open_dispatcher(
+            self.store, common, folder, trials, False, display, self._note, self._unended, count_influence_actors(common, "sweep")
+        )
         return self.open.enter_context(desk)
 
     def _note(self, text: str) -> None:

@@ -1,6 +1,6 @@
 """Explain what settings that were left to the program (`auto` or null) come to; augmentation, cache and groups have own lines."""
 
-from orchestrator.config import plan
+from orchestrator.config import sizes
 from orchestrator.config.schema import Configuration, Network, Training
 from orchestrator.training.process_cache import channels_last
 
@@ -21,7 +21,7 @@ def explain_automatic(configuration: Configuration, kind: str, augmentation: str
         chosen.append(f"resources.peer_placement = {form} (resources.workers = {configuration.resources.workers})")
     if retrieval and configuration.resources.retrieval == "auto":
         how = "approximate" if retrieval.startswith("approximate") else "exact"
-        chosen.append(f"resources.retrieval = {how} (approximate beyond {plan.EXACT_SAMPLES} samples on a CPU)")
+        chosen.append(f"resources.retrieval = {how} (approximate beyond {sizes.EXACT_SAMPLES} samples on a CPU)")
     if configuration.tracking.uri is None and kind != "teacher":
         chosen.append("tracking.uri = SQLite in the store")
     return "; ".join(chosen)
@@ -56,8 +56,8 @@ def _layout_of(recipe: Training, network: Network) -> str:
 def _data(configuration: Configuration, augmentation: str, gpu: bool) -> list[str]:
     data, found = configuration.data, []
     if data.views is None:
-        vary = plan.varies(configuration, augmentation)
-        views = f"{plan.views(configuration)} (one for each epoch)" if vary else "1 (images do not vary)"
+        vary = sizes.varies(configuration, augmentation)
+        views = f"{sizes.views(configuration)} (one for each epoch)" if vary else "1 (images do not vary)"
         found.append(f"data.views = {views}")
     if data.on_device is None and gpu:
         found.append("data.on_device = true (where the images take a quarter of the GPU's free memory at most)")

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from orchestrator.config.extra_space import networks
-from orchestrator.config.method_variants import all_forms
+from orchestrator.config.method_variants import build_all_variants
 from orchestrator.config.schema import Configuration, Network
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.models.build import build
@@ -52,7 +52,7 @@ def _trained(configuration: Configuration, searching: bool, fits_teacher: bool) 
     if fits_teacher:
         workers = 1 if recipe.sync_batch_norm else configuration.resources.workers
         yield "teacher.network", teacher.network, "teacher.training.batch_size", recipe.batch_size, workers
-    if any(method.teaching_rate for method in all_forms(configuration, searching)):
+    if any(method.teaching_rate for method in build_all_variants(configuration, searching)):
         workers = 1 if recipe.sync_batch_norm else replicas
         yield "teacher.network", teacher.network, "training.batch_size", training.batch_size, workers
 

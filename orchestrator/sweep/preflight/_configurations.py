@@ -6,7 +6,7 @@ from dataclasses import asdict
 from methods import METHODS, SettingsError
 from orchestrator.config.fields import MOST_TRIALS
 from orchestrator.config.schema import Configuration
-from orchestrator.config.search_space import points, searched
+from orchestrator.config.search_space import points, searched_methods
 from orchestrator.config.trial import SEED, apply
 from orchestrator.core.errors import ConfigurationError
 
@@ -94,12 +94,12 @@ def _check_one(configuration: Configuration, number: int, settings: dict[str, ob
     except (ConfigurationError, LookupError, TypeError) as error:
         raise ConfigurationError.from_error(error, f"{field}: {error}", field) from error
     name = trial.method.name
-    if name not in searched(configuration):
+    if name not in searched_methods(configuration):
         raise ConfigurationError(
-            f"{field} is of {name!r}, which is not among the methods {list(searched(configuration))}: add it",
+            f"{field} is of {name!r}, which is not among the methods {list(searched_methods(configuration))}: add it",
             field=f"{field}.method.name",
             value=name,
-            allowed=tuple(searched(configuration)),
+            allowed=tuple(searched_methods(configuration)),
         )
     try:
         resolved = METHODS[name].Settings.build(trial.method.settings)

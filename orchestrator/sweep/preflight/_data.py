@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.config.method_variants import all_forms, forms, trained
+from orchestrator.config.method_variants import build_all_variants, build_trained_variants, build_variants
 from orchestrator.config.plan import require_batches
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError
@@ -13,8 +13,8 @@ from orchestrator.data.batches import labelled_in
 def check_data(configuration: Configuration, searching: bool) -> None:
     """ConfigurationError when one of the methods, which exist, cannot learn from data as they are configured."""
     data = configuration.data
-    for name in trained(configuration, searching):
-        if not any(method.needs.weights for method in forms(configuration, name, searching)):
+    for name in build_trained_variants(configuration, searching):
+        if not any(method.needs.weights for method in build_variants(configuration, name, searching)):
             continue
         if data.mixing != "none":
             raise ConfigurationError(
@@ -52,7 +52,7 @@ def check_batches(configuration: Configuration, searching: bool, summary: Mappin
     `summary` is what `describe` says of the data.
     """
     samples, labelled = summary["sizes"]["train"], summary.get("labelled")
-    alone = {method.needs.labels for method in all_forms(configuration, searching)}
+    alone = {method.needs.labels for method in build_all_variants(configuration, searching)}
     require_batches(configuration, samples, labelled, any(alone))
     if labelled is not None and not all(alone):
         share, size = configuration.data.labelled_share, configuration.training.batch_size

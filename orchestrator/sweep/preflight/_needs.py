@@ -5,18 +5,18 @@ from dataclasses import fields, replace
 from typing import Any
 
 from methods import Method, Needs, SettingsError
-from orchestrator.config.method_variants import forms, named
+from orchestrator.config.method_variants import build_named_variants, build_variants
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError
 
 
 def check_needs(configuration: Configuration, name: str, field: str, searching: bool) -> None:
     """ConfigurationError when a form of the method, which exists, needs a teacher or peers and there is none."""
-    for method in forms(configuration, name, searching):
+    for method in build_variants(configuration, name, searching):
         if not _missed(configuration, method.needs):
             continue
         wanted, (setting, other) = _missed(configuration, method.needs), _cause(configuration, method)
-        other += named(configuration, name, searching) if other else ""
+        other += build_named_variants(configuration, name, searching) if other else ""
         key, value = (f"method.{setting}", getattr(method.settings, setting)) if setting else (field, name)
         who = f"method {name} with {setting} = {value}" if setting else f"{field} = {name!r}"
         if wanted == "teacher":

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from methods import Method, SettingsError
-from orchestrator.config import plan
-from orchestrator.config.method_variants import forms, named, trained
+from orchestrator.config import sizes as byte_sizes
+from orchestrator.config.method_variants import build_named_variants, build_trained_variants, build_variants
 from orchestrator.config.schema import Configuration
-from orchestrator.config.search_space import held
+from orchestrator.config.search_space import frozen_values
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.teacher import faiss_index
 
@@ -20,7 +20,7 @@ def check_banking(configuration: Configuration, name: str, searching: bool) -> N
     Or when a bank were of blended samples.
     """
     short: list[tuple[Method, int]] = []
-    for method in forms(configuration, name, searching):
+    for method in build_variants(configuration, name, searching):
         try:
             fills = method.banking(configuration.training.epochs)
         except SettingsError as error:
@@ -43,7 +43,7 @@ def check_banking(configuration: Configuration, name: str, searching: bool) -> N
         few += [f"negatives = {negatives}"] if negatives > queue else []
         raise ConfigurationError(
             f"method {name}: queue = {queue} is fewer samples than {', and than '.join(few)}: give method.queue of at least "
-            f"{_least(method)}, or 0 for all{named(configuration, name, searching)}",
+            f"{_least(method)}, or 0 for all{build_named_variants(configuration, name, searching)}",
             field="method.queue",
             value=queue,
             allowed=(_least(method), None),
@@ -67,9 +67,9 @@ def check_retrieval(configuration: Configuration, searching: bool, summary: Mapp
     sizes = summary["class_sizes"]
     for name in dict.fromkeys(name for name, _ in asked):
         _check_numbers(configuration, name, searching, [method.retrieves for each, method in asked if each == name], sizes)
-    if _nearly(configuration, searching, sum(sizes), gpu) and not faiss_index.installed():
+    if _nearly(configuration, searching, sum(sizes), gpu) and not faiss_index.is_installed():
         chosen = configuration.resources.retrieval
-        why = f", as {sum(sizes)} samples are more than {plan.EXACT_SAMPLES} on a CPU" if chosen == "auto" else ""
+        why = f", as {sum(sizes)} samples are more than {byte_sizes.EXACT_SAMPLES} on a CPU" if chosen == "auto" else ""
         raise ConfigurationError(
             f"resources.retrieval = {chosen!r} searches approximately{why}, for which faiss is missing: {faiss_index.INSTALL}",
             field="resources.retrieval",
@@ -91,8 +91,10 @@ def _check_numbers(
     if not many:
         return
     words = {"positives": f"has {most['positives']} others", "negatives": f"leaves {most['negatives']} of other classes"}
-    drawn = searching and any(side not in held(configuration, name) for side in many)
-    advice = " and ".join(f"method.{side} of at most {most[side]}" for side in many) + named(configuration, name, searching)
+    drawn = searching and any(side not in frozen_values(configuration, name) for side in many)
+    advice = " and ".join(f"method.{side} of at most {most[side]}" for side in many) + build_named_variants(
+        configuration, name, searching
+    )
     raise ConfigurationError(
         f"method {name}: {' and '.join(f'{side} = {wanted[side]}' for side in many)} {'are' if many[1:] else 'is'} more than the "
         f"training part has, where the largest class {' and '.join(words[side] for side in many)} with a label: "
@@ -114,8 +116,8 @@ def clean_bytes(configuration: Configuration, searching: bool, samples: int, fea
     pairs = retrieved(configuration, searching)
     if configuration.teacher is None or not any(method.needs.bank for _, method in _retrieving(configuration, searching)):
         return 0
-    tables = sum(plan.neighbours_bytes(samples, sum(pair)) for pair in pairs)
-    return samples * features * plan.BYTES[configuration.teacher.dtype] + tables
+    tables = sum(byte_sizes.neighbours_bytes(samples, sum(pair)) for pair in pairs)
+    return samples * features * byte_sizes.BYTES[configuration.teacher.dtype] + tables
 
 
 def retrieval_line(configuration: Configuration, searching: bool, summary: Mapping[str, Any], gpu: bool, cached: bool) -> str:
@@ -126,7 +128,7 @@ def retrieval_line(configuration: Configuration, searching: bool, summary: Mappi
     samples, pairs, lines = sum(summary["class_sizes"]), retrieved(configuration, searching), []
     if pairs:
         how = "approximate, by faiss" if _nearly(configuration, searching, samples, gpu) else "exact"
-        size = plan.size(sum(plan.neighbours_bytes(summary["sizes"]["train"], sum(pair)) for pair in pairs))
+        size = byte_sizes.size(sum(byte_sizes.neighbours_bytes(summary["sizes"]["train"], sum(pair)) for pair in pairs))
         said = ", ".join(f"{positives} + {negatives}" for positives, negatives in sorted(pairs))
         where = f"{size} in the cache, once for all trials" if cached else "by every trial anew"
         lines.append(f"{how}, among {samples} samples: {said} of the same and of other classes; {where}")
@@ -140,12 +142,12 @@ def retrieval_line(configuration: Configuration, searching: bool, summary: Mappi
 def _nearly(configuration: Configuration, searching: bool, samples: int, gpu: bool) -> bool:
     """Whether negatives are searched approximately; positives never are."""
     wanted = any(negatives for _, negatives in retrieved(configuration, searching))
-    return wanted and plan.approximate(configuration.resources, samples, gpu)
+    return wanted and byte_sizes.approximate(configuration.resources, samples, gpu)
 
 
 def _retrieving(configuration: Configuration, searching: bool) -> Iterator[tuple[str, Method]]:
     """The forms that have a bank, by the names of their methods."""
-    for name in trained(configuration, searching):
-        for method in forms(configuration, name, searching):
+    for name in build_trained_variants(configuration, searching):
+        for method in build_variants(configuration, name, searching):
             if method.needs.bank or method.banking(configuration.training.epochs):
                 yield name, method

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from methods import SettingsError
-from orchestrator.config import plan
+from orchestrator.config import sizes
 from orchestrator.config.extra_space import networks
-from orchestrator.config.method_variants import forms, trained
+from orchestrator.config.method_variants import build_trained_variants, build_variants
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.models.build import build
@@ -16,7 +16,7 @@ from orchestrator.models.network import Network
 
 def check_weighing(configuration: Configuration, name: str, searching: bool) -> None:
     """ConfigurationError when a method that weighs samples would never do so, or has nothing to weigh."""
-    for method in forms(configuration, name, searching):
+    for method in build_variants(configuration, name, searching):
         try:
             weighing = method.weighing(configuration.training.epochs)
         except SettingsError as error:
@@ -42,15 +42,15 @@ def check_weighing(configuration: Configuration, name: str, searching: bool) -> 
 def check_memory(configuration: Configuration, searching: bool, samples: int, classes: int, shape: Sequence[int]) -> None:
     """ConfigurationError when finding the weights would take more than `resources.influence_gib`."""
     limit_gib = configuration.resources.influence_gib
-    for name in trained(configuration, searching):
-        every = [method.weighing(configuration.training.epochs) for method in forms(configuration, name, searching)]
+    for name in build_trained_variants(configuration, searching):
+        every = [method.weighing(configuration.training.epochs) for method in build_variants(configuration, name, searching)]
         found = [each for each in every if each]
         for field, student in _students(configuration, searching, classes, shape) if found else ():
             shapes = dict(student.named_parameters())
             needed = max(each.required_bytes(samples, classes, student.head.in_features, shapes) for each in found)
             if needed > limit_gib * 2**30:
                 raise ConfigurationError(
-                    f"method {name} would take {plan.size(needed)} of memory to weigh {samples} samples for {field}, and "
+                    f"method {name} would take {sizes.size(needed)} of memory to weigh {samples} samples for {field}, and "
                     f"resources.influence_gib = {limit_gib:g}: raise it, or take less, such as method.estimator=last_layer or a "
                     "smaller data.limit.train",
                     field="resources.influence_gib",

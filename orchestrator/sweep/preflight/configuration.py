@@ -5,15 +5,15 @@ from collections.abc import Sequence
 import torch
 
 from methods import METHODS, SettingsError
-from orchestrator.config.conditional_space import branches
+from orchestrator.config.conditional_space import list_branches
 from orchestrator.config.extra_space import check_keys, networks
 from orchestrator.config.fields import MOST_TRIALS
 from orchestrator.config.method_settings import check_settings
-from orchestrator.config.objectives import BETTER, PARAMETERS, several, unlettered
+from orchestrator.config.objectives import BETTER, PARAMETERS, has_several_objectives, unlettered
 from orchestrator.config.schema import PAUSING, Configuration, Network
-from orchestrator.config.search_space import held, key_value, peer_rate, peer_rates, searched
+from orchestrator.config.search_space import frozen_values, key_value, peer_rate, peer_rates, searched_methods
 from orchestrator.config.trial import network_key
-from orchestrator.core.errors import ConfigurationError, nearest
+from orchestrator.core.errors import ConfigurationError, suggest_name
 from orchestrator.models.build import build
 from orchestrator.sweep.preflight._configurations import check_fixed
 from orchestrator.sweep.preflight._data import check_data, check_searched_data
@@ -93,7 +93,7 @@ def _instead(configuration: Configuration, known: Sequence[str]) -> str:
         return f"alone has nothing to be weighed against: name it among search.objectives=[validation/accuracy, {objective}]"
     if name in known and configuration.peers and letter in configuration.students:
         return f"is of one student: set search.objective={name} and search.students={letter}"
-    return f"is not reported: {nearest(objective, known)}"
+    return f"is not reported: {suggest_name(objective, known)}"
 
 
 def _check_whose(configuration: Configuration) -> None:
@@ -118,7 +118,7 @@ def _check_whose(configuration: Configuration) -> None:
 
 def _check_objectives(configuration: Configuration) -> None:
     """ConfigurationError when several objectives are not several, not reported, or have no direction."""
-    names, known = configuration.search.objectives, several(configuration)
+    names, known = configuration.search.objectives, has_several_objectives(configuration)
     if len(set(names)) < max(len(names), 2):
         raise ConfigurationError(
             f"search.objectives = {list(names)} is not several: name two or more, each once, or set search.objective for one",
@@ -137,7 +137,7 @@ def _check_objectives(configuration: Configuration) -> None:
             )
         if name not in known:
             raise ConfigurationError(
-                f"search.objectives = {name!r} is not reported: {nearest(name, known)}",
+                f"search.objectives = {name!r} is not reported: {suggest_name(name, known)}",
                 field="search.objectives",
                 value=name,
                 allowed=tuple(known),
@@ -180,7 +180,7 @@ def check_search(configuration: Configuration) -> None:
     check_peers(configuration)
     search, chosen = configuration.search, configuration.method
     check_settings(configuration, chosen.name, "method.name")
-    if chosen.settings and chosen.name not in searched(configuration):
+    if chosen.settings and chosen.name not in searched_methods(configuration):
         raise ConfigurationError(
             f"the settings under method are those of {chosen.name}, which is not among search.methods = {list(search.methods)}: "
             "add it there, or leave them out",
@@ -198,12 +198,12 @@ def check_search(configuration: Configuration) -> None:
                 value=key,
                 allowed="keys of the configuration",
             ) from error
-    for name in searched(configuration):
+    for name in searched_methods(configuration):
         field = "search.methods" if search.methods else "method.name"
         check_settings(configuration, name, field)
         if name not in SPACES:
             raise ConfigurationError(
-                f"search.methods = {name!r} has no search space: {nearest(name, SPACES)}",
+                f"search.methods = {name!r} has no search space: {suggest_name(name, SPACES)}",
                 field="search.methods",
                 value=name,
                 allowed=tuple(SPACES),
@@ -249,8 +249,8 @@ def check_search(configuration: Configuration) -> None:
 def check_choices(configuration: Configuration) -> None:
     """ConfigurationError when a key of `search.extra_space` cannot be searched, or a value does not fit."""
     asked = {peer_rate(letter) for letter in configuration.peers}
-    for name in searched(configuration):
-        for branch in branches(name, {}):
+    for name in searched_methods(configuration):
+        for branch in list_branches(name, {}):
             asked |= {*branch.choices, *branch.ranges}
     check_keys(configuration, asked)
 
@@ -273,7 +273,9 @@ def check_population(configuration: Configuration) -> None:
             value=search.perturb_epochs,
             allowed=(1, epochs - 1) if epochs > 1 else None,
         )
-    ways = [branch for name in searched(configuration) for branch in branches(name, held(configuration, name))]
+    ways = [
+        branch for name in searched_methods(configuration) for branch in list_branches(name, frozen_values(configuration, name))
+    ]
     if not peer_rates(configuration) and not any(branch.continuous for branch in ways):
         raise ConfigurationError(
             "search.scheduler = 'pbt' varies continuous settings, and all of them are held: leave one out of search.freeze "
@@ -286,8 +288,8 @@ def check_population(configuration: Configuration) -> None:
 
 def check_held(configuration: Configuration, name: str) -> None:
     """ConfigurationError when what is held cannot go with something that the search would choose."""
-    kept, keys = held(configuration, name), configuration.search.freeze
-    for branch in branches(name, kept):
+    kept, keys = frozen_values(configuration, name), configuration.search.freeze
+    for branch in list_branches(name, kept):
         values = kept | branch.values
         try:
             METHODS[name].Settings.build({key: values[key] for key in values if "." not in key and key not in keys})

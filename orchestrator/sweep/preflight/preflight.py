@@ -10,20 +10,21 @@ import torch
 from rich.console import Console
 
 from orchestrator.config import plan
+from orchestrator.config import sizes as byte_sizes
 from orchestrator.config.capacity import Sizes, require_cores, require_memory
 from orchestrator.config.checkpoints import checkpoints
 from orchestrator.config.distinct import count_settings, limit_trials
 from orchestrator.config.extra_space import alone
-from orchestrator.config.influence_actors import aides
-from orchestrator.config.objectives import goals, in_words
+from orchestrator.config.influence_actors import count_influence_actors
+from orchestrator.config.objectives import describe_objective, goals
 from orchestrator.config.resources import cluster_address, local_memory, local_resources, require_answer, require_short_sockets
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import peer_rates
 from orchestrator.config.trial import network_key
-from orchestrator.config.yielding import said_of
+from orchestrator.config.yielding import describe_yielded
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.paths import read_file
-from orchestrator.core.privacy import said
+from orchestrator.core.privacy import sanitize
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.prepare import describe, list_notes, prepare
 from orchestrator.data.preprocessing import explain, resolve_augmentation
@@ -49,7 +50,7 @@ from orchestrator.sweep.preflight.configuration import (
     require_copies,
 )
 from orchestrator.teacher import fit
-from orchestrator.teacher.access import Decision, decide
+from orchestrator.teacher.access import TeacherAccess, decide_access
 from orchestrator.teacher.acquire import check_weights
 from orchestrator.tracking.schema import schema_problem
 
@@ -62,12 +63,12 @@ class Prepared:
     """
 
     data: Path
-    asked: Decision | None
+    asked: TeacherAccess | None
     configuration: Configuration
     note: str = ""
 
 
-def prepared(
+def prepare_run(
     store: Store, configuration: Configuration, kind: str, local: bool, note: Callable[[str], None] = lambda _: None
 ) -> Prepared:
     """The prepared data and the decision about the cache, after every check; the teacher's given weights are in the store then.
@@ -120,12 +121,12 @@ def show_plan(store: Store, configuration: Configuration, kind: str, local: bool
     if kind != "teacher" and (problem := schema_problem(store, configuration)):
         lines["tracking"] = problem
     lines["store"] = f"{store.uri or store.root}; checkpoints take at most {checkpoint_bytes / 2**20:.1f} MiB: {whose}"
-    lines |= {f"changed {place}": sentence for place, sentence in enumerate(said_of(configuration, kind), 1)}
+    lines |= {f"changed {place}": sentence for place, sentence in enumerate(describe_yielded(configuration, kind), 1)}
     if note:
-        console.print(said(note), markup=False, highlight=False, soft_wrap=True)
+        console.print(sanitize(note), markup=False, highlight=False, soft_wrap=True)
     width = max(map(len, lines)) + 2
     for name, line in lines.items():
-        console.print(said(f"{name:{width}}{line}"), markup=False, highlight=False, soft_wrap=True)
+        console.print(sanitize(f"{name:{width}}{line}"), markup=False, highlight=False, soft_wrap=True)
 
 
 def require_weights(configuration: Configuration) -> None:
@@ -161,7 +162,9 @@ def _check(configuration: Configuration, kind: str, local: bool) -> tuple[str, b
         require_short_sockets()
     available, nodes, free = _available(address)
     require_cores(configuration, nodes)
-    groups = plan.groups(configuration, available, trials, nodes, aides(configuration, kind), free, elastic=bool(address))
+    groups = plan.groups(
+        configuration, available, trials, nodes, count_influence_actors(configuration, kind), free, elastic=bool(address)
+    )
     held = _held(configuration, available, nodes)
     words = f"{groups.groups} x {groups.workers} workers{held}; {groups.arithmetic} fit, {trials} trials"
     return words, groups.bundles[0].get("GPU", 0) > 0, groups.groups
@@ -182,10 +185,10 @@ def _available(address: str | None) -> tuple[dict[str, float], list[dict[str, fl
     """What is free, what each node has, and what of that is free."""
     if address is None:
         return local_resources(), [local_resources()], [local_resources()]
-    from orchestrator.cluster.connect import connected, free_nodes, nodes
+    from orchestrator.cluster.connect import connect_to_ray, free_nodes, nodes
 
     require_answer(address)
-    with connected(address) as available:
+    with connect_to_ray(address) as available:
         return dict(available), nodes(), free_nodes()
 
 
@@ -207,7 +210,7 @@ def _download_students_weights(configuration: Configuration, data: Path) -> None
 
 def _check_with_data(
     store: Store, configuration: Configuration, kind: str, local: bool, summary: dict[str, Any], gpu: bool, groups: int = 1
-) -> tuple[Decision | None, int, str]:
+) -> tuple[TeacherAccess | None, int, str]:
     """Networks, batches and free space against the data; how the teacher is asked, the bytes of the checkpoints, and of whom."""
     classes, searching, samples = len(summary["classes"]), kind == "sweep", summary["sizes"]["train"]
     parameters = check_students(configuration, searching, classes, summary["shape"])
@@ -227,10 +230,10 @@ def _check_with_data(
     if kind != "teacher":
         check_retrieval(configuration, searching, summary, gpu)
     copies, whose = checkpoints(configuration.search, groups) if searching else (2, "of one training, and the one before")
-    checkpoint_bytes = plan.checkpoint_bytes(parameters, copies)
+    checkpoint_bytes = byte_sizes.checkpoint_bytes(parameters, copies)
     store.require_space(checkpoint_bytes + SPARE_BYTES)
     reserved = checkpoint_bytes + SPARE_BYTES
-    asked = decide(store, configuration, summary, local, reserved, beside) if configuration.teacher else None
+    asked = decide_access(store, configuration, summary, local, reserved, beside) if configuration.teacher else None
     return asked, checkpoint_bytes, whose
 
 
@@ -269,7 +272,7 @@ def _teacher_line(store: Store, configuration: Configuration, summary: dict[str,
     folder = store.teachers / fit.fingerprint(configuration, summary["fingerprint"], summary["augmentation"])
     if damage := fit.damage(folder):
         source = f"{damage}: it is made anew"
-    elif fit.stands(folder):
+    elif fit.teacher_exists(folder):
         source = "in the store already"
     else:
         source = "weights to load" if teacher.network.weights else f"to be fitted for {teacher.training.epochs} epochs, once"
@@ -290,7 +293,7 @@ def _search_lines(configuration: Configuration) -> dict[str, str]:
     search = configuration.search
     methods = ", ".join(search.methods or (configuration.method.name,))
     budget = f", at most {search.time_budget:g} s" if search.time_budget else ""
-    looked_for = ", ".join(f"{goal.direction} {in_words(configuration, goal.name)}" for goal in goals(search))
+    looked_for = ", ".join(f"{goal.direction} {describe_objective(configuration, goal.name)}" for goal in goals(search))
     settings = count_settings(configuration)
     of = f" ({settings} different setting{'s' * (settings != 1)})" if settings is not None and not search.configurations else ""
     return {

@@ -1,0 +1,89 @@
+"""Load an exported student."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.core.paths import read_path
+from orchestrator.export._settings import read_settings
+from orchestrator.export.formats import FORMATS, NAME, SETTINGS, Predictions, load_onnx, load_program
+from orchestrator.models.build import build
+from orchestrator.models.network import Network
+from orchestrator.models.weights import load_weights
+
+SMALL = 2**26  # bytes of a network that may be made to see whether weights fit it
+
+
+def load_exported(folder: Path | str) -> Network:
+    """The network that was exported to `folder` as safetensors, on the CPU and in eval mode.
+
+    It takes images (B, C, H, W) float32, prepared as `input` in settings.json and the card say. ConfigurationError: no export,
+    damaged, of another format, or written by a newer version.
+    """
+    folder = read_path(folder, "folder")
+    settings = read_settings(folder)
+    if settings.get("form", NAME) != NAME:
+        raise ConfigurationError(
+            f"{folder} holds {FORMATS[settings['form']].file} and no network: `answering` opens it, or export safetensors",
+            field=str(folder),
+            value=settings["form"],
+            allowed=NAME,
+        )
+    file = folder / FORMATS[NAME].file
+    _require_size(settings, file)
+    made = _built(settings, folder)
+    load_weights(made, str(file))
+    return made.eval()
+
+
+def _built(settings: dict[str, Any], folder: Path) -> Network:
+    network = dict(settings["network"])
+    try:
+        return build(network.pop("name"), len(settings["classes"]), tuple(settings["input"]["shape"]), network)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"{folder / SETTINGS} describes no network that can be made ({error}): write it anew with `python run.py export`",
+            field=str(folder / SETTINGS),
+            value=settings["network"],
+        ) from error
+
+
+def _require_size(settings: dict[str, Any], file: Path) -> None:
+    """ConfigurationError when a network is large, and larger than the file of its weights; shapes alone, no memory.
+
+    Whatever else does not fit in a smaller one, loading says by tensor.
+    """
+    try:
+        with torch.device("meta"):
+            needed = sum(tensor.nbytes for tensor in _built(settings, file.parent).state_dict().values())
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:  # sizes that torch cannot count
+        raise ConfigurationError(
+            f"{file.parent} is damaged, no network has the sizes in {SETTINGS} ({' '.join(str(error).split())[:200]}): "
+            "write it anew with `python run.py export`",
+            field=str(file.parent / SETTINGS),
+            value=settings["network"],
+        ) from error
+    if needed > SMALL and file.is_file() and needed > file.stat().st_size:
+        raise ConfigurationError(
+            f"{file.parent} is damaged, the network in {SETTINGS} has {needed} bytes and {file.name} holds {file.stat().st_size}: "
+            "write it anew with `python run.py export`",
+            field=str(file),
+            value=file.stat().st_size,
+            allowed=needed,
+        )
+
+
+def answering(folder: Path | str) -> Predictions:
+    """What was exported to `folder`, of whichever format, as a function of prepared images (B, C, H, W) to logits (B, K).
+
+    ConfigurationError as `load_exported`; PreflightError: a package of the format is missing.
+    """
+    folder = read_path(folder, "folder")
+    form = read_settings(folder).get("form", NAME)
+    if form == NAME:
+        network = load_exported(folder)
+        return lambda images: network(images).logits
+    read = load_program if form == "torchexport" else load_onnx
+    return read(folder / FORMATS[form].file)
