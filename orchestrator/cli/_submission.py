@@ -81,7 +81,7 @@ def submission(group: Any, words: Sequence[str], name: str | None, root: Path, n
             "the command line holds a secret, and everybody who may use the cluster can read it there: put it into the "
             "environment of the cluster's nodes instead",
             field="command line",
-            value=redact(entrypoint),
+            value=command,
             allowed="a command without a secret",
         )
     job = name or f"{run or command}-{now or datetime.now():%Y%m%d-%H%M%S}"
