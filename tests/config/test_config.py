@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
+from orchestrator.config.data_schema import Limit
 from orchestrator.config.fields import Section, allowed_at
 from orchestrator.config.loader import build, load
-from orchestrator.config.schema import Configuration, Limit, Resources, Teacher, Training
+from orchestrator.config.schema import Configuration, Resources, Teacher, Training
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.sweep.preflight.configuration import check_search, check_train
 from tests.refusal import refused
