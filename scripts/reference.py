@@ -195,7 +195,7 @@ def write_commands() -> str:
 def _options(command: Any) -> str:
     declared = inspect.signature(command.callback).parameters
     rows = []
-    for item in command.params:
+    for item in (each for each in command.params if not getattr(each, "hidden", False)):
         is_argument, is_flag = item.param_type_name == "argument", getattr(item, "is_flag", False)
         name = (item.metavar or item.name.upper()) if is_argument else ", ".join(item.opts)
         kind = "" if is_flag else describe_type(declared[item.name].annotation).removesuffix(" or null")

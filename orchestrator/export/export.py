@@ -101,20 +101,16 @@ def export(
         "name": title,
         "form": form,
         "file": FORMATS[form].file,
-        "network": _resolved(students[letter].network),
         "fingerprint": network_fingerprint(network.state_dict()),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         **_uses(summary),
         "source": source | _progress(folder, trial, letter, weights),
-        "method": _method(configuration),
-        "training": students[letter].training.model_dump(mode="json") | _start(students[letter].network),
-        "seed": configuration.seed,
         "over_seeds": over_seeds(sweep, trial, letter),
         "searched": trial.settings,
         "data": _described(configuration, summary),
         "teacher": _teacher(store, sweep, summary) if _listens(configuration) else None,
-        "beside": {other: _resolved(student.network) for other, student in students.items() if other != letter},
         "hears_others": uses_peers(sweep, trial),
+        **_recipe(configuration, letter),
     }
     with _writing(target) as aside:
         FORMATS[form].write(network, tuple(summary["shape"]), aside / FORMATS[form].file)
@@ -123,6 +119,18 @@ def export(
         write_json(aside / SETTINGS, settings)
         (aside / CARD).write_text(model_card(settings), encoding="utf-8")
     return Exported(target, settings, tuple(other for other in students if other != letter))
+
+
+def _recipe(configuration: Configuration, letter: str) -> dict[str, Any]:
+    """Return network, method and training of a student, and the networks of the students trained with it."""
+    students = configuration.students
+    return {
+        "network": _resolved(students[letter].network),
+        "method": _method(configuration),
+        "training": students[letter].training.model_dump(mode="json") | _start(students[letter].network),
+        "seed": configuration.seed,
+        "beside": {other: _resolved(student.network) for other, student in students.items() if other != letter},
+    }
 
 
 def _require_options(form: str, weights: str) -> None:

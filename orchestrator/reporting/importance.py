@@ -89,21 +89,7 @@ def importance(sweep: Sweep, epoch: int | None = None, option: str = "") -> Impo
     `option` is what a command needs to find the store, for the next step of a refusal.
     ConfigurationError for what is no sweep or no epoch of it, UserError when the trials do not allow an answer.
     """
-    if sweep.kind != "sweep":
-        raise ConfigurationError(
-            f"{sweep.name!r} is one training and searched nothing: give the name of a sweep",
-            field="name",
-            value=sweep.name,
-            allowed="a sweep",
-        )
-    epochs = sweep.configuration.training.epochs
-    if epoch is not None and not 1 <= epoch <= epochs:
-        raise ConfigurationError(
-            f"--epoch {epoch} is not allowed: the trials of {sweep.name!r} have {epochs}, give 1 to {epochs}",
-            field="--epoch",
-            value=epoch,
-            allowed=(1, epochs),
-        )
+    _require_sweep(sweep, epoch)
     trials = _trials(sweep)
     values = _values(trials, epoch, _own_until(sweep, trials))
     if len(values) < LEAST:
@@ -111,34 +97,9 @@ def importance(sweep: Sweep, epoch: int | None = None, option: str = "") -> Impo
             _too_few(sweep, trials, len(values), epoch, option), field="search.trials", value=len(values), allowed=(LEAST, None)
         )
     objective, direction = watched_metrics(sweep.configuration.search)
-    if len(set(values.values())) == 1:
-        raise UserError(
-            f"all {len(values)} trials of {sweep.name!r} reached the same {objective}, so no setting made a difference",
-            field=objective,
-            value=next(iter(values.values())),
-            allowed="values that differ",
-        )
     used = [trial for trial in trials if trial.number in values]
-    if not _varied(used):
-        raise UserError(
-            f"all {len(values)} trials of {sweep.name!r} have the same settings, so none can be compared",
-            field="search.trials",
-            value=len(values),
-            allowed="settings that differ",
-        )
-    rankings: list[Ranking] = []
-    small: dict[str, list[str]] = {}
-    alike: list[str] = []
-    for path, members in _groups(used, _deciding(trials)):
-        names = [name for name in _varied(members) if name in _common(members)]
-        if len(members) < LEAST:
-            value = str(list(path.values())[-1])
-            small.setdefault(_named(path).removesuffix(value), []).append(f"{value} ({len(members)})")
-        elif len(names) < 2 or len({values[trial.number] for trial in members}) == 1:
-            alike.append(f"{_named(path)} ({len(members)})")  # the share of a single setting would be 1, whatever it does
-        else:
-            rankings.append(_ranking(path, sweep, members, names, values))
-    too_few = [stem + ", ".join(rest) for stem, rest in small.items()]
+    _require_differences(sweep, objective, used, values)
+    rankings, too_few, alike = _rank_groups(sweep, trials, used, values)
     if not rankings:
         raise UserError(
             f"no {LEAST} of the {len(values)} trials of {sweep.name!r} differ in two settings that all of them have",
@@ -157,6 +118,66 @@ def importance(sweep: Sweep, epoch: int | None = None, option: str = "") -> Impo
         alike=alike,
         study=_copy(sweep, trials, values),
     )
+
+
+def _require_sweep(sweep: Sweep, epoch: int | None) -> None:
+    """Raise ConfigurationError for a training, and for an epoch that the sweep does not have."""
+    if sweep.kind != "sweep":
+        raise ConfigurationError(
+            f"{sweep.name!r} is one training and searched nothing: give the name of a sweep",
+            field="name",
+            value=sweep.name,
+            allowed="a sweep",
+        )
+    epochs = sweep.configuration.training.epochs
+    if epoch is not None and not 1 <= epoch <= epochs:
+        raise ConfigurationError(
+            f"--epoch {epoch} is not allowed: the trials of {sweep.name!r} have {epochs}, give 1 to {epochs}",
+            field="--epoch",
+            value=epoch,
+            allowed=(1, epochs),
+        )
+
+
+def _require_differences(sweep: Sweep, objective: str, used: list[FrozenTrial], values: Values) -> None:
+    """Raise UserError where all trials have the same value, or the same settings."""
+    if len(set(values.values())) == 1:
+        raise UserError(
+            f"all {len(values)} trials of {sweep.name!r} reached the same {objective}, so no setting made a difference",
+            field=objective,
+            value=next(iter(values.values())),
+            allowed="values that differ",
+        )
+    if not _varied(used):
+        raise UserError(
+            f"all {len(values)} trials of {sweep.name!r} have the same settings, so none can be compared",
+            field="search.trials",
+            value=len(values),
+            allowed="settings that differ",
+        )
+
+
+def _rank_groups(
+    sweep: Sweep, trials: list[FrozenTrial], used: list[FrozenTrial], values: Values
+) -> tuple[list[Ranking], list[str], list[str]]:
+    """Rank the settings within each group of trials that have the same settings.
+
+    Returns:
+        The rankings, the names of groups with too few trials, and the names of groups whose trials do not differ.
+    """
+    rankings: list[Ranking] = []
+    small: dict[str, list[str]] = {}
+    alike: list[str] = []
+    for path, members in _groups(used, _deciding(trials)):
+        names = [name for name in _varied(members) if name in _common(members)]
+        if len(members) < LEAST:
+            value = str(list(path.values())[-1])
+            small.setdefault(_named(path).removesuffix(value), []).append(f"{value} ({len(members)})")
+        elif len(names) < 2 or len({values[trial.number] for trial in members}) == 1:
+            alike.append(f"{_named(path)} ({len(members)})")  # the share of a single setting would be 1, whatever it does
+        else:
+            rankings.append(_ranking(path, sweep, members, names, values))
+    return rankings, [stem + ", ".join(rest) for stem, rest in small.items()], alike
 
 
 def pages(found: Importance) -> dict[str, str]:

@@ -62,13 +62,17 @@ def test_what_a_dead_controller_held_is_freed(store: Store) -> None:
 
 def test_nothing_is_freed_where_ray_has_shut_down(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_client(key: str) -> bytes:
+        called.append(key)
         raise AttributeError("'NoneType' object has no attribute 'internal_kv_get'")
 
+    called: list[str] = []
     for name in ("_internal_kv_get", "_internal_kv_del"):
         monkeypatch.setattr(placement_groups, name, no_client)
         monkeypatch.setattr(controllers, name, no_client)
+    monkeypatch.setattr(placement_groups, "remove_placement_group", lambda group: pytest.fail("Ray has shut down"))
     placement_groups.remove_placement_group_of("run-1")
     placement_groups.forget_run("run-1")
+    assert called and all("run-1" in key for key in called)
 
 
 @pytest.mark.parametrize(("answers", "answer_s", "killed"), [(True, 1.0, False), (False, 1.0, True), (True, 0.0, True)])

@@ -178,8 +178,26 @@ def check_train(configuration: Configuration) -> None:
 def check_search(configuration: Configuration) -> None:
     """Everything about a search that can be checked without the data: methods, held keys, choices, objectives, rungs."""
     check_peers(configuration)
+    check_settings(configuration, configuration.method.name, "method.name")
+    _check_method_is_searched(configuration)
+    _check_frozen_keys(configuration)
+    for name in searched_methods(configuration):
+        _check_searched_method(configuration, name)
+    check_searched_data(configuration)
+    check_data(configuration, searching=True)
+    check_choices(configuration)
+    check_fixed(configuration)
+    check_networks(configuration, searched=True)
+    check_objective(configuration)
+    _check_scheduler(configuration)
+    _check_sizes(configuration)
+    if configuration.search.scheduler == "pbt":
+        check_population(configuration)
+
+
+def _check_method_is_searched(configuration: Configuration) -> None:
+    """Refuse settings of a method that is not searched, and a method that is named twice."""
     search, chosen = configuration.search, configuration.method
-    check_settings(configuration, chosen.name, "method.name")
     if chosen.settings and chosen.name not in searched_methods(configuration):
         raise ConfigurationError(
             f"the settings under method are those of {chosen.name}, which is not among search.methods = {list(search.methods)}: "
@@ -188,7 +206,18 @@ def check_search(configuration: Configuration) -> None:
             value=chosen.name,
             allowed=search.methods,
         )
-    for key in search.freeze:
+    if len(set(search.methods)) != len(search.methods):
+        raise ConfigurationError(
+            f"search.methods = {list(search.methods)} names a method twice: name each once",
+            field="search.methods",
+            value=search.methods,
+            allowed="each once",
+        )
+
+
+def _check_frozen_keys(configuration: Configuration) -> None:
+    """Refuse a key of `search.freeze` that is no key of the configuration."""
+    for key in configuration.search.freeze:
         try:
             key_value(configuration, key)
         except (KeyError, TypeError) as error:
@@ -198,33 +227,28 @@ def check_search(configuration: Configuration) -> None:
                 value=key,
                 allowed="keys of the configuration",
             ) from error
-    for name in searched_methods(configuration):
-        field = "search.methods" if search.methods else "method.name"
-        check_settings(configuration, name, field)
-        if name not in SPACES:
-            raise ConfigurationError(
-                f"search.methods = {name!r} has no search space: {suggest_name(name, SPACES)}",
-                field="search.methods",
-                value=name,
-                allowed=tuple(SPACES),
-            )
-        check_held(configuration, name)
-        check_needs(configuration, name, field, searching=True)
-        check_weighing(configuration, name, searching=True)
-        check_banking(configuration, name, searching=True)
-    check_searched_data(configuration)
-    check_data(configuration, searching=True)
-    if len(set(search.methods)) != len(search.methods):
+
+
+def _check_searched_method(configuration: Configuration, name: str) -> None:
+    """Check the settings, the search space and the needs of one method of a search."""
+    field = "search.methods" if configuration.search.methods else "method.name"
+    check_settings(configuration, name, field)
+    if name not in SPACES:
         raise ConfigurationError(
-            f"search.methods = {list(search.methods)} names a method twice: name each once",
+            f"search.methods = {name!r} has no search space: {suggest_name(name, SPACES)}",
             field="search.methods",
-            value=search.methods,
-            allowed="each once",
+            value=name,
+            allowed=tuple(SPACES),
         )
-    check_choices(configuration)
-    check_fixed(configuration)
-    check_networks(configuration, searched=True)
-    check_objective(configuration)
+    check_held(configuration, name)
+    check_needs(configuration, name, field, searching=True)
+    check_weighing(configuration, name, searching=True)
+    check_banking(configuration, name, searching=True)
+
+
+def _check_scheduler(configuration: Configuration) -> None:
+    """Refuse a scheduler with several objectives, and rungs beyond the last epoch."""
+    search = configuration.search
     if search.objectives and search.scheduler != "none":
         raise ConfigurationError(
             f"search.scheduler = {search.scheduler!r} compares trials by one objective, and search.objectives names "
@@ -233,9 +257,6 @@ def check_search(configuration: Configuration) -> None:
             value=search.scheduler,
             allowed=("none",),
         )
-    _check_sizes(configuration)
-    if search.scheduler == "pbt":
-        check_population(configuration)
     if search.grace_epochs > configuration.training.epochs and search.scheduler in ("asha", "median"):
         raise ConfigurationError(
             f"search.grace_epochs = {search.grace_epochs} is more than training.epochs = {configuration.training.epochs}: "
