@@ -20,54 +20,61 @@ from orchestrator.core.errors import FieldError
 class Limit(Section):
     """How many samples to keep of each split, stratified; null keeps all."""
 
-    train: Samples | None = Field(None, description="training samples that are kept, stratified; null: all")
-    validation: Samples | None = Field(None, description="validation samples that are kept, stratified; null: all")
-    test: Samples | None = Field(None, description="test samples that are kept, stratified; null: all")
+    train: Samples | None = Field(None, description="Training samples to keep, stratified; null keeps all.")
+    validation: Samples | None = Field(None, description="Validation samples to keep, stratified; null keeps all.")
+    test: Samples | None = Field(None, description="Test samples to keep, stratified; null keeps all.")
 
 
 class Data(Section):
     """What is learned, and how its training images are varied."""
 
-    name: str = Field("digits", description="digits, a torchvision set, npz or folder")
-    path: GivenPath | None = Field(None, description="npz: the file; folder and torchvision sets: the root folder")
-    download: bool = Field(False, description="let torchvision download a set that is not on disk")
-    size: Annotated[int, Field(ge=4, le=4096)] | None = Field(None, description="folder: side in pixels of the images that are cut")
-    validation: OpenShare = Field(0.15, description="share of the training part held out for validation")
-    limit: Limit = Limit()
-    seed: Seed = Field(0, description="of the split, the limits and the label noise")
-    label_noise: Share = Field(0.0, description="share of training labels flipped to another class, seeded")
-    labelled: Samples | None = Field(
-        None, description="training samples that keep their label, stratified; the others are unlabelled. null: all"
+    name: str = Field("digits", description="Data set: digits, a torchvision set, npz or folder.")
+    path: GivenPath | None = Field(
+        None, description="Path of the data: the file for npz, the root folder for folder and torchvision sets."
     )
+    download: bool = Field(False, description="Let torchvision download a set that is not on disk.")
+    size: Annotated[int, Field(ge=4, le=4096)] | None = Field(
+        None, description="Side of the square images that are cut from the files (folder)."
+    )
+    validation: OpenShare = Field(0.15, description="Share of the training part that is held out for validation.")
+    limit: Limit = Limit()
+    seed: Seed = Field(0, description="Seed of the split, the limits and the label noise.")
+    label_noise: Share = Field(0.0, description="Share of the training labels that are replaced by another class.")
+    labelled: Samples | None = Field(None, description="Training samples that keep their label, stratified; null keeps all labels.")
     labelled_share: OpenShare = Field(
-        0.25, description="labelled: share of every batch that has labels, drawn again and again; no meaning where all have"
+        0.25, description="Share of labelled samples in a batch, drawn with repetition; used with data.labelled only."
     )
     validation_in_training: bool = Field(
         False,
-        description="train on the validation part too: the baseline that has the labels which others weigh by; not for sweeps",
+        description="Train on the validation part too. This is the baseline for methods that weight "
+        "samples by its labels; sweeps refuse it.",
     )
     augmentation: Literal["auto", "none", "crop", "crop_flip", "resized_crop_flip"] = Field(
-        "auto", description="auto: by the data set, as the plan says with the reason; npz: none"
+        "auto", description="Augmentation of training images; auto chooses by the data set, and the plan gives the reason."
     )
     mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
-        None, description="of each channel, subtracted from pixels in 0..1; null: of the training images, folder: ImageNet's"
+        None,
+        description="Mean of each channel, subtracted from pixels in 0..1; null takes that of the "
+        "training images (folder: of ImageNet).",
     )
     std: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = Field(
-        None, description="of each channel, by which the rest is divided; null as for mean, with which it is given"
+        None, description="Standard deviation of each channel, given together with data.mean."
     )
     mixing: Literal["none", "mixup", "cutmix"] = Field(
-        "none", description="blend each training image with another one of its view; the teacher is fitted so too"
+        "none", description="Blend each training image with another image of its view, for students and the teacher."
     )
     mix_alpha: Annotated[float, Field(ge=0.001, le=1000)] = Field(
-        1.0, description="of the Beta(alpha, alpha) that an image's own share is drawn from"
+        1.0, description="Parameter of the Beta(alpha, alpha) distribution that the share of an image is drawn from."
     )
     views: Epochs | None = Field(
-        None, json_schema_extra={"unit": "views"}, description="augmented versions of the training set; null: one per epoch"
+        None, json_schema_extra={"unit": "views"}, description="Augmented versions of the training set; null makes one per epoch."
     )
     on_device: bool | None = Field(
-        None, description="arrays in the device's memory; null: on a GPU of which they take a quarter at most"
+        None, description="Keep the arrays in the memory of the device; null does so on a GPU if they take at most a quarter of it."
     )
-    loader_workers: Annotated[int, Field(ge=0, le=256)] = Field(2, description="folder: decoding processes of a worker; 0: itself")
+    loader_workers: Annotated[int, Field(ge=0, le=256)] = Field(
+        2, description="Processes that decode images for each worker; 0 decodes in the worker (folder)."
+    )
 
     @model_validator(mode="after")
     def _mean_goes_with_std(self) -> "Data":

@@ -47,35 +47,37 @@ LETTERS = "abcdefgh"  # of the students of a trial
 class Network(Choice):
     """A network by name, with its settings (mlp: width, depth; cnn: width)."""
 
-    weights: PathText | None = Field(None, description="a .safetensors file, or the name of torchvision weights")
+    weights: PathText | None = Field(None, description="Initial weights: a .safetensors file, or the name of torchvision weights.")
 
 
 class Training(Section):
     """The recipe of one training; `batch_size` is that of all workers of a group together."""
 
-    epochs: Epochs = Field(12, description="passes over the training part")
-    batch_size: BatchSize = Field(64, description="samples of a step, over all workers of a student")
-    optimizer: Optimizer = Field("sgd", description="sgd: with momentum; adamw: with decoupled weight decay")
-    learning_rate: LearningRate = Field(0.05, description="highest learning rate, after the warm-up")
-    momentum: Share = Field(0.9, description="sgd: momentum; adamw does not use it")
-    nesterov: bool = Field(False, description="sgd: Nesterov momentum; adamw does not use it")
-    weight_decay: WeightDecay = Field(5e-4, description="weight decay of the optimizer")
-    schedule: Schedule = Field("cosine", description="learning rate after the warm-up: constant, cosine to 0, or multi_step")
-    milestones: Milestones = Field((), description="multi_step: epochs below `epochs` after which the rate is multiplied by gamma")
-    gamma: Gamma = Field(0.1, description="multi_step: factor of the learning rate at each milestone")
-    warmup_epochs: WarmupEpochs = Field(0.0, description="linear rise of the learning rate at the start")
-    gradient_clip: Norm | None = Field(None, description="largest norm of the gradient")
-    precision: Precision = Field("auto", description="auto: bfloat16 on a GPU that has it")
+    epochs: Epochs = Field(12, description="Passes over the training part.")
+    batch_size: BatchSize = Field(64, description="Samples of a step, over all workers of a student.")
+    optimizer: Optimizer = Field("sgd", description="Optimizer: sgd with momentum, or adamw with decoupled weight decay.")
+    learning_rate: LearningRate = Field(0.05, description="Highest learning rate, reached after the warm-up.")
+    momentum: Share = Field(0.9, description="Momentum of sgd.")
+    nesterov: bool = Field(False, description="Use Nesterov momentum (sgd).")
+    weight_decay: WeightDecay = Field(5e-4, description="Weight decay of the optimizer.")
+    schedule: Schedule = Field("cosine", description="Learning rate after the warm-up: constant, cosine to 0, or multi_step.")
+    milestones: Milestones = Field((), description="Epochs after which multi_step multiplies the learning rate by gamma.")
+    gamma: Gamma = Field(0.1, description="Factor of the learning rate at each milestone (multi_step).")
+    warmup_epochs: WarmupEpochs = Field(0.0, description="Linear rise of the learning rate at the start.")
+    gradient_clip: Norm | None = Field(None, description="Largest norm of the gradient; null does not clip.")
+    precision: Precision = Field(
+        "auto", description="Precision of the forward pass; auto is bfloat16 on a GPU that has it, float32 otherwise."
+    )
     eval_precision: Precision | None = Field(
-        None, description="of evaluations, in which the head and the softmax are in float32 in any case; null: as precision"
+        None, description="Precision of evaluations, with head and softmax in float32; null is that of training."
     )
     sync_batch_norm: bool = Field(
         False,
-        description="several workers: batch norm over the batches of all of them, as one worker has it; false: each has the "
-        "statistics of its own part, and evaluations have the running ones of the first worker",
+        description="Compute batch normalisation over the batches of all workers; false uses the "
+        "statistics of each worker, and those of the first worker in evaluations.",
     )
-    channels_last: bool | None = Field(None, description="null: for every network but the mlp")
-    compile: bool = Field(False, description="torch.compile for the student and the teacher; needs a C++ compiler on a CPU")
+    channels_last: bool | None = Field(None, description="Memory format channels_last; null uses it for every network but the mlp.")
+    compile: bool = Field(False, description="Compile student and teacher with torch.compile; needs a C++ compiler on a CPU.")
 
     @model_validator(mode="after")
     def _schedules_fit(self) -> "Training":
@@ -108,9 +110,9 @@ class Peer(Section):
 
     network: Network
     training: PeerTraining = PeerTraining()
-    cpus_per_worker: Cpus | None = Field(None, description="of its workers; null: as resources has it")
-    gpus_per_worker: Gpus | None = Field(None, description="of its workers; null: as resources has it")
-    threads_per_worker: Threads | None = Field(None, description="of its workers; null: as resources has it")
+    cpus_per_worker: Cpus | None = Field(None, description="Value for the workers of this peer; null is that of resources.")
+    gpus_per_worker: Gpus | None = Field(None, description="Value for the workers of this peer; null is that of resources.")
+    threads_per_worker: Threads | None = Field(None, description="Value for the workers of this peer; null is that of resources.")
 
 
 class Teacher(Section):
@@ -118,64 +120,78 @@ class Teacher(Section):
 
     network: Network = Network.model_validate({"name": "mlp", "width": 256, "depth": 2})
     training: Training = Training(epochs=20)
-    seed: Seed = Field(0, description="of the teacher's weights, order of samples and views")
+    seed: Seed = Field(0, description="Seed of the teacher's weights, order of samples and views.")
     mode: Literal["auto", "cached", "online"] = Field(
-        "auto", description="cached: one pass per view, kept on disk; online: at every step; auto: cached where that fits cache_gib"
+        "auto",
+        description="cached computes its outputs once per view and keeps them on disk, online at every "
+        "step; auto is cached where that fits teacher.cache_gib.",
     )
-    dtype: Literal["float16", "float32"] = Field("float16", description="of the cached logits and features")
-    precision: Precision = Field("auto", description="of its forward; auto: bfloat16 on a GPU that has it")
+    dtype: Literal["float16", "float32"] = Field("float16", description="Type of the cached logits and features.")
+    precision: Precision = Field(
+        "auto", description="Precision of the teacher's forward pass; auto is bfloat16 on a GPU that has it, float32 otherwise."
+    )
     cache: GivenPath | None = Field(
-        None, description="folder of the cache, may be shared; null: in the store, on a running cluster ~/.cache of each node"
+        None,
+        description="Folder of the cache, which sweeps may share; null is in the store, and on a running "
+        "cluster ~/.cache of each node.",
     )
-    cache_gib: Gib = Field(20.0, description="largest size of the cache folder; the least recently used goes")
+    cache_gib: Gib = Field(20.0, description="Largest size of the cache folder; the least recently used arrays are removed.")
 
 
 class Search(Section):
     """What is searched and how much. Settings given under `method` are held; the rest of its space is searched."""
 
-    methods: Names = Field((), description="search over these methods too; empty: the one under `method`")
-    freeze: Names = Field((), description="keys that are not searched although a space would: training.learning_rate")
-    trials: Trials = Field(20, description="trials of the sweep; `--trials` overrides it")
-    time_budget: Seconds | None = Field(None, description="seconds after which no more is trained")
+    methods: Names = Field((), description="Methods that are searched; empty searches the one under `method`.")
+    freeze: Names = Field(
+        (), description="Keys of the search space that keep their configured value, such as training.learning_rate."
+    )
+    trials: Trials = Field(20, description="Trials of the sweep; `--trials` overrides it.")
+    time_budget: Seconds | None = Field(None, description="Time after which training ends.")
     scheduler: Scheduler = Field(
         "asha",
-        description="asha, median: stop the poor while others train; hyperband: in brackets that wait for one another (a resume "
-        "builds them anew from what is unfinished); pbt: the poor take over from the good of their own method; none: train all",
+        description="asha and median stop weak trials while others train. hyperband compares trials in "
+        "brackets that wait for each other; a resume rebuilds the brackets from unfinished "
+        "trials. pbt copies strong trials into weak ones of the same method. none trains all.",
     )
-    grace_epochs: Epochs = Field(2, description="asha, median: no trial is stopped before")
+    grace_epochs: Epochs = Field(2, description="Epochs before which no trial is stopped (asha, median).")
     reduction_factor: Annotated[int, Field(ge=2, le=1000)] = Field(
-        3, description="asha, hyperband: one of so many goes on at each rung"
+        3, description="One of this many trials continues at each rung (asha, hyperband)."
     )
     keep_checkpoints: Trials = Field(
         5,
-        description="so many best trials keep their weights, as does what is on a Pareto front or may be gone on with; "
-        "the others lose theirs as the sweep goes",
+        description="Number of best trials that keep their weights. Trials on a Pareto front and "
+        "unfinished trials keep theirs too.",
     )
-    max_failed_trials: Trials | None = Field(5, description="failed trials in a row that end the sweep; null: no limit")
+    max_failed_trials: Trials | None = Field(5, description="Failed trials in a row that end the sweep; null sets no limit.")
     protect_initial_trials: bool = Field(
         True,
-        description="asha, median: the first points, which are the baselines, train all their epochs; no meaning for the others",
+        description="Train the first points, which are the baselines, for all epochs (asha, median).",
     )
-    perturb_epochs: Epochs = Field(5, description="pbt: after every so many epochs the population is compared")
+    perturb_epochs: Epochs = Field(5, description="Epochs between two comparisons of the population (pbt).")
     quantile: Annotated[float, Field(gt=0, le=0.5)] = Field(
-        0.25, description="pbt: the worst share takes over from the best share, each from one of its own method or from nobody"
+        0.25, description="Share of worst trials that copy the weights of the best share, within their own method (pbt)."
     )
     resample_probability: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.25, description="pbt: chance that a continuous setting is drawn anew; else it is multiplied by 0.8 or 1.2"
+        0.25, description="Probability that a continuous setting is drawn again instead of being multiplied by 0.8 or 1.2 (pbt)."
     )
-    sampler: Literal["tpe", "random"] = Field("tpe", description="tpe: tree-structured Parzen estimator; random: random draws")
-    objective: str = Field("validation/accuracy", description="metric of an epoch's report; the last epoch counts")
-    direction: Literal["maximize", "minimize"] = Field("maximize", description="direction of objective")
+    sampler: Literal["tpe", "random"] = Field(
+        "tpe", description="Sampler of Optuna: tpe (tree-structured Parzen estimator) or random."
+    )
+    objective: str = Field("validation/accuracy", description="Metric that is optimized; its value after the last epoch counts.")
+    direction: Literal["maximize", "minimize"] = Field("maximize", description="Direction of the objective.")
     objectives: Names = Field(
-        (), description="two or more instead of objective: a Pareto front; what is called best is so by the first"
+        (),
+        description="Two or more metrics instead of search.objective, for a Pareto front; the best trial is the best by the first.",
     )
-    extra_space: dict[str, Values] = Field({}, description="keys to search beside the space, each with its values")
+    extra_space: dict[str, Values] = Field({}, description="Further keys to search, each with its values.")
     configurations: Points = Field(
-        (), description="nothing is searched: trials with just these settings, each as a search would draw them by name"
+        (), description="Settings of the trials, by name as a search draws them; with these nothing is searched."
     )
-    seeds: Seeds = Field((), description="configurations: each of them is trained with each of these seeds; empty: with `seed`")
+    seeds: Seeds = Field((), description="Seeds with which each of search.configurations is trained; empty uses `seed`.")
     students: str = Field(
-        "mean", description="peers: whose metrics are the trial's: mean of the students, min (the worst one), or one by its letter"
+        "mean",
+        description="Metrics of a trial with peers: the mean of the students, min (the worst student), or "
+        "one student by its letter.",
     )
 
     @field_validator("extra_space", mode="before")
@@ -202,43 +218,47 @@ def _flat(values: dict[Any, Any], prefix: str = "") -> Iterator[tuple[Any, Any]]
 class Resources(Section):
     """Where it runs: groups of workers, each of which trains one trial at a time."""
 
-    address: str | None = Field(None, description="of a running Ray cluster; null starts Ray here")
-    workers: Workers = Field(
-        1, description="of a group, all students together; every student has equally many, which are its replicas"
-    )
+    address: str | None = Field(None, description="Address of a running Ray cluster; null starts Ray on this machine.")
+    workers: Workers = Field(1, description="Workers of a group, divided equally among the students of a trial.")
     peer_placement: Literal["actors", "colocated"] | None = Field(
-        None, description="peers: actors, workers of their own; colocated, all in one worker; null: colocated where workers is 1"
+        None,
+        description="Placement of peers: actors in workers of their own, or colocated in one worker; null "
+        "is colocated if resources.workers is 1.",
     )
-    groups: Workers | None = Field(None, json_schema_extra={"unit": "groups"}, description="null: as many as fit")
-    cpus_per_worker: Cpus = Field(1.0, description="cores that each worker reserves")
+    groups: Workers | None = Field(
+        None, json_schema_extra={"unit": "groups"}, description="Worker groups; null starts as many as fit."
+    )
+    cpus_per_worker: Cpus = Field(1.0, description="Cores that each worker reserves.")
     threads_per_worker: Threads = Field(
-        1, description="threads of torch; more than a worker's share of the cores makes all of them slow"
+        1, description="Threads of torch in each worker; more than its share of the cores slows all workers."
     )
-    gpus_per_worker: Gpus | None = Field(None, description="null: one where the cluster has GPUs")
+    gpus_per_worker: Gpus | None = Field(None, description="GPUs that each worker reserves; null is one if the cluster has GPUs.")
     influence_backend: Literal["actor", "inline"] = Field(
         "actor",
-        description="who computes the weights of samples, if the method has any: an actor beside the trainer, or the worker itself",
+        description="Process that computes sample weights: an actor in parallel to training, or inline in the worker.",
     )
-    influence_cpus: Cpus = Field(1.0, description="of the influence actor of each student")
-    influence_gpus: Gpus = Field(0.0, description="of the influence actor; a part of one will do")
-    influence_gib: Gib = Field(2.0, description="memory that finding the weights may take beside data and network")
+    influence_cpus: Cpus = Field(1.0, description="Cores that the influence actor of each student reserves.")
+    influence_gpus: Gpus = Field(0.0, description="GPUs that each influence actor reserves; a fraction is allowed.")
+    influence_gib: Gib = Field(
+        2.0, description="Memory that the computation of sample weights may take, in addition to data and network."
+    )
     influence_wait_s: Seconds = Field(
-        300.0, description="longest wait for weights that are late; then the worker computes them itself"
+        300.0, description="Longest wait for late sample weights; after it the worker computes them itself."
     )
     retrieval: Literal["auto", "exact", "approximate"] = Field(
         "auto",
-        description="how similar samples are found by what a teacher says, where a method retrieves any: exact; approximate, by "
-        "faiss; auto: exact up to 200,000 samples, and on a GPU",
+        description="Search for similar samples: exact, or approximate with faiss; auto is exact up to "
+        "200,000 samples and on a GPU.",
     )
     max_failures: Annotated[int, Field(ge=0, le=1000)] = Field(
-        2, description="deaths of a worker, a group or a node that a trial outlives; with the next one it has failed"
+        2, description="Deaths of a worker, a group or a node after which a trial is retried; the next one fails it."
     )
     heartbeat_warning_s: Seconds = Field(
-        120.0, description="seconds without a sign of life of a trial after which it is said what it waits for"
+        120.0, description="Time without a heartbeat of a trial after which a note says what the trial waits for."
     )
     heartbeat_timeout_s: Seconds = Field(
         600.0,
-        description="longest wait for a sign of life, a group or a file: then the trial's group is replaced, or the wait given up",
+        description="Longest wait for a heartbeat, a group or a file; after it the group is replaced, or the run ends.",
     )
 
 
@@ -247,8 +267,9 @@ class Tracking(Section):
 
     uri: str | None = Field(
         None,
-        description="an MLflow server or database, without credentials: those come from MLFLOW_TRACKING_USERNAME and "
-        "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN; null: SQLite in the store",
+        description="MLflow server or database, without credentials: these come from "
+        "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN. "
+        "Null is SQLite in the store.",
     )
 
     @field_validator("uri")
@@ -269,12 +290,12 @@ class Student(NamedTuple):
 class Configuration(Section):
     """Everything that decides a run."""
 
-    project: str = Field("distillation", min_length=1, max_length=200, description="MLflow's experiment")
-    seed: Seed = Field(0, description="of weights, order of samples, views and search")
+    project: str = Field("distillation", min_length=1, max_length=200, description="Experiment of MLflow.")
+    seed: Seed = Field(0, description="Seed of weights, order of samples, views and search.")
     data: Data = Data()
     teacher: Teacher | None = Teacher()
     student: Network = Network.model_validate({"name": "mlp", "width": 16, "depth": 1})
-    peers: dict[str, Peer] = Field({}, description="students beside `student`, which is a, by their letters: b, c, ...")
+    peers: dict[str, Peer] = Field({}, description="Further students of a trial by letter: b, c, ...; `student` is a.")
     method: Choice = Choice(name="kd")
     training: Training = Training()
     search: Search = Search()
