@@ -29,7 +29,7 @@ class WeightsProgress(TypedDict, total=False):
     """Progress of a student with weighted samples.
 
     `noted` holds the metrics of the last survey. `pending` is the epoch of the survey in progress,
-    and `before` holds the metrics before it.
+    and `before` holds the metrics of the survey before that one.
     """
 
     noted: dict[str, float]

@@ -70,9 +70,7 @@ def named_damage(journal: StudyFile, file: Path) -> Iterator[None]:
         yield
     except (UserError, OSError):
         raise
-    # Optuna has no errors of its own for damage: KeyError, TypeError, AssertionError and many more
-    # occur
-    except Exception as error:
+    except Exception as error:  # damage raises KeyError, TypeError, AssertionError and many more
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DamagedRecordError(
             file, f"up to line {journal.line}, {type(error).__name__}: {reason}", ADVICE, f"line {journal.line}"
