@@ -1,4 +1,4 @@
-"""Data sets, their views, and batches."""
+"""Prepare data sets, draw augmented views, and yield batches."""
 
 __all__ = [
     "batches",

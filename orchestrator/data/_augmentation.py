@@ -1,4 +1,4 @@
-"""Crops and flips of a whole batch as tensor operations, from numbers that were drawn before. Knows no views and no files."""
+"""Crop and flip batches of images with tensor operations, from random numbers drawn beforehand."""
 
 import math
 
@@ -9,16 +9,25 @@ from torch import Tensor
 from torch.nn import functional
 
 VERTICAL, HORIZONTAL, FLIP, AREA, RATIO, NUMBERS = range(6)  # the columns of a sample's numbers
-SMALLEST_AREA_FOLDER = 0.08  # torchvision's RandomResizedCrop, made for photographs
-SMALLEST_AREA_ARRAYS = 0.5  # of a picture of 28 pixels 0.08 would leave a square of 8
+SMALLEST_AREA_FOLDER = 0.08  # as in torchvision's RandomResizedCrop, designed for photographs
+SMALLEST_AREA_ARRAYS = 0.5  # 0.08 of an image of 28 pixels would leave a square of 8
 LARGEST_RATIO = 4 / 3
 
 
 def boxes(numbers: NDArray[np.float64], height: int, width: int, smallest_area: float) -> NDArray[np.float64]:
-    """(B, 4) left, top, right, bottom in pixels of a crop of random area and ratio, from `numbers` (B, 5).
+    """Return crops of random area and aspect ratio.
 
-    As torchvision's RandomResizedCrop, but a side that does not fit is shortened instead of being drawn again: each
-    crop needs the same count of numbers.
+    The crops follow torchvision's RandomResizedCrop with one difference. A side that does not fit
+    is shortened rather than drawn again, so that each crop needs the same count of numbers.
+
+    Args:
+        numbers: (B, 5), uniform in [0, 1).
+        height: Image height in pixels.
+        width: Image width in pixels.
+        smallest_area: Lower bound of a crop's share of the image area.
+
+    Returns:
+        (B, 4): left, top, right, bottom in pixels.
     """
     area = height * width * (smallest_area + (1 - smallest_area) * numbers[:, AREA])
     ratio = np.exp((2 * numbers[:, RATIO] - 1) * math.log(LARGEST_RATIO))
@@ -28,13 +37,24 @@ def boxes(numbers: NDArray[np.float64], height: int, width: int, smallest_area: 
 
 
 def flipped(numbers: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """(B,) whether a sample is mirrored, from `numbers` (B, 5)."""
+    """Return (B,) whether each sample is mirrored, from `numbers` (B, 5)."""
     mirrored: NDArray[np.bool_] = numbers[:, FLIP] < 0.5
     return mirrored
 
 
 def shifts(numbers: NDArray[np.float64], height: int, width: int, pad: int, flips: bool) -> NDArray[np.int64]:
-    """(n,) what `shifted` wants, from `numbers` (n, 5): the first pixel of each crop, counted from its padded picture's."""
+    """Return the crop offsets that `shifted` needs.
+
+    Args:
+        numbers: (n, 5), uniform in [0, 1).
+        height: Image height in pixels.
+        width: Image width in pixels.
+        pad: Pixels of padding on each side.
+        flips: Whether images are mirrored at random.
+
+    Returns:
+        (n,): the first pixel of each crop, counted from the first pixel of its padded image.
+    """
     top, left = (np.floor(numbers[:, place] * (2 * pad + 1)).astype(np.int64) for place in (VERTICAL, HORIZONTAL))
     tall, wide = height + 2 * pad, width + 2 * pad
     if not flips:
@@ -44,23 +64,33 @@ def shifts(numbers: NDArray[np.float64], height: int, width: int, pad: int, flip
 
 
 def shifted(images: Tensor, first: Tensor, pad: int, flips: bool) -> Tensor:
-    """`images` (B, H, W, C) padded by `pad` zeros on each side and cut back to size from the pixels `first` (B,) of `shifts`.
+    """Pad images with zeros and crop them back to their size.
 
-    With `flips` each picture is followed by its mirrored one. A crop is a gather of whole rows: 9 us for 64 pictures of
-    CIFAR, where a gather of pixels takes 115 us.
+    With `flips`, each image is followed by its mirror image. A crop is a gather of whole rows: 9 us
+    for 64 images of CIFAR, where a gather of pixels takes 115 us.
+
+    Args:
+        images: (B, H, W, C).
+        first: (B,), the result of `shifts`.
+        pad: Pixels of padding on each side.
+        flips: As given to `shifts`.
+
+    Returns:
+        (B, H, W, C).
     """
     batch, height, width, channels = images.shape
     versions = torch.stack([images, images.flip(2)], dim=1).flatten(0, 1) if flips else images
     padded = functional.pad(versions, (0, 0, pad, pad, pad, pad))
     pixels, wide = padded.numel() // channels, width + 2 * pad
-    rows = padded.reshape(-1).as_strided((pixels - width + 1, width * channels), (channels, 1))  # one from every pixel on
+    # one row starts at each pixel
+    rows = padded.reshape(-1).as_strided((pixels - width + 1, width * channels), (channels, 1))
     pictures = torch.arange(0, pixels, pixels // batch, device=images.device)
     lines = torch.arange(0, height * wide, wide, device=images.device)
     return rows.index_select(0, ((first + pictures)[:, None] + lines).view(-1)).view(images.shape)
 
 
 def stretches(numbers: NDArray[np.float64], height: int, width: int) -> NDArray[np.float32]:
-    """(n, 2, 3) what `stretched` wants, from `numbers` (n, 5): where each pixel is looked up, as `affine_grid` reads it."""
+    """Return (n, 2, 3) matrices of `affine_grid` for `stretched`, from `numbers` (n, 5)."""
     left, top, right, bottom = boxes(numbers, height, width, SMALLEST_AREA_ARRAYS).T
     theta = np.zeros((len(numbers), 2, 3), dtype=np.float32)
     theta[:, 0, 0], theta[:, 0, 2] = (right - left) / width, (left + right) / width - 1
@@ -70,7 +100,15 @@ def stretches(numbers: NDArray[np.float64], height: int, width: int) -> NDArray[
 
 
 def stretched(images: Tensor, theta: Tensor) -> Tensor:
-    """A crop of each of `images` (B, H, W, C) uint8, stretched back to its size, bilinear; `theta` (B, 2, 3) of `stretches`."""
+    """Crop each image and resize the crop to the image's size, bilinearly.
+
+    Args:
+        images: (B, H, W, C) uint8.
+        theta: (B, 2, 3), the result of `stretches`.
+
+    Returns:
+        (B, H, W, C) uint8.
+    """
     planes = images.permute(0, 3, 1, 2).float()
     grid = functional.affine_grid(theta, list(planes.shape), align_corners=False)
     resized = functional.grid_sample(planes, grid, mode="bilinear", padding_mode="border", align_corners=False)

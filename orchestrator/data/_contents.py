@@ -1,4 +1,4 @@
-"""What tells whether image files are the same ones in another place, whatever their times: names, sizes and first bytes."""
+"""Hash the names, sizes and first bytes of image files, to recognise them after a move."""
 
 import hashlib
 import os
@@ -8,14 +8,16 @@ from pathlib import Path
 from orchestrator.data._parts import Parts
 
 THREADS = 8
-HEAD_BYTES = 4096  # of each file: more would read whole data sets, for which preparation opens the files alone
+HEAD_BYTES = 4096  # of each file: more would read whole data sets, which only preparation does
 
 
 def contents_of(parts: Parts) -> str:
     """Return a hash over the path below the root, the size and the first 4 KiB of every image file.
 
+    The modification times do not matter.
+
     Raises:
-        OSError: a file cannot be read.
+        OSError: A file cannot be read.
     """
     assert parts.root is not None
     root = parts.root

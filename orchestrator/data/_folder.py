@@ -1,4 +1,4 @@
-"""Images in ImageFolder's layout: listed, with their labels; nothing is decoded."""
+"""List images and labels of a folder in ImageFolder's layout, without decoding."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,8 @@ from orchestrator.data import checks
 from orchestrator.data._listing import LAYOUT, SUFFIXES, Listing, list_images
 from orchestrator.data._parts import Part, Parts
 
-VERSION = "2"  # raised when the same files become other pictures, so that prepared data and a teacher's outputs are not reused
+# raised when the same files give other images: stored data and teacher outputs are not reused
+VERSION = "2"
 
 
 def load(config: Data, raw: Path) -> Parts:
@@ -33,7 +34,7 @@ def load(config: Data, raw: Path) -> Parts:
 
 
 def identity(config: Data) -> list[Any]:
-    """Return where the folder is, and path, bytes and time of every image in it."""
+    """Return the path of the folder, and the path, bytes and time of every image in it."""
     root = _root(config)
     listing = list_images(root)
     parts = sorted(listing.splits, key=listing.splits.__getitem__)
@@ -42,14 +43,14 @@ def identity(config: Data) -> list[Any]:
 
 
 def list_unread(config: Data) -> list[str]:
-    """Return what lies in the folder and is not read, each kind with its count."""
+    """Return the kinds of files in the folder that are not read, each with its count."""
     return list_images(_root(config)).unread.in_words()
 
 
 def _status(root: Path, path: str) -> list[Any]:
     try:
         status = os.stat(root / path)
-    except OSError as error:  # removed since it was listed
+    except OSError as error:  # removed after it was listed
         raise ConfigurationError(
             f"{root / path} cannot be read ({error.strerror}): start again",
             field=str(root / path),

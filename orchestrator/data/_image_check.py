@@ -1,4 +1,4 @@
-"""Decode every image of a data set once before it is trained on: damaged ones are named, and what is done to others is counted."""
+"""Decode every image of a data set once before training: name damaged ones, count conversions."""
 
 import os
 from collections import Counter
@@ -16,19 +16,27 @@ from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.data._parts import Parts
 from orchestrator.data.decoding import ImageError, decode_image
 
-TOGETHER = 64  # images that a process takes at a time
+TOGETHER = 64  # images for each task of a process
 MOST_PROCESSES = 16
-FEW, MANY = 1024, 20_000  # images that are decoded sooner than processes start, and that take longer than one waits
-Checked = tuple[list[tuple[str, str]], tuple[str, ...]]  # which image cannot be used and why, and the notes of how it was decoded
+# FEW: decoded sooner than processes start. MANY: slow enough for a message
+FEW, MANY = 1024, 20_000
+# path and reason of an image that cannot be used; the notes of a decoded one
+Checked = tuple[list[tuple[str, str]], tuple[str, ...]]
 
 
 def check_images(parts: Parts, note: Callable[[str], None]) -> dict[str, int]:
-    """Decode all images as training does, and count what is done to them by the notes of `decode_image`.
+    """Decode all images as training does, and count the notes of `decode_image`.
 
-    `note` is called where there are so many that it takes long.
+    Args:
+        parts: The data set, with the paths of its images.
+        note: Called with a message if there are so many images that the check takes long.
+
+    Returns:
+        The number of images with each note.
 
     Raises:
-        ConfigurationError: Names the first image that cannot be decoded, and how many there are.
+        ConfigurationError: Images cannot be decoded. The message names the first and gives the
+            count.
         PreflightError: There is too little memory for the processes that decode.
     """
     root = parts.root
@@ -37,7 +45,8 @@ def check_images(parts: Parts, note: Callable[[str], None]) -> dict[str, int]:
     processes = min(_processors(), MOST_PROCESSES) if len(paths) > FEW else 0
     if len(paths) > MANY:
         note(f"{len(paths)} images are decoded once, to find those that are damaged: as long as an epoch takes to read them")
-    own = torch.Generator()  # or the seed of the processes would be drawn from everybody's random numbers
+    # else the seed of the processes would be drawn from the global random state
+    own = torch.Generator()
     loader = data.DataLoader(_Images(root, paths), batch_size=TOGETHER, num_workers=processes, collate_fn=list, generator=own)
     counts: Counter[str] = Counter()
     damaged: list[tuple[str, str]] = []
@@ -45,7 +54,7 @@ def check_images(parts: Parts, note: Callable[[str], None]) -> dict[str, int]:
         for reasons, notes in chain.from_iterable(cast("Iterator[list[Checked]]", loader)):
             counts.update(notes)
             damaged += reasons
-    except RuntimeError as error:  # whatever an image does is caught where it is decoded
+    except RuntimeError as error:  # errors of an image are caught where it is decoded
         raise PreflightError(
             f"a process that decodes the images below {root} died ({' '.join(str(error).split())[:200]}): free some memory",
             field="data.path",
@@ -69,7 +78,10 @@ def _processors() -> int:
 
 
 class _Images(data.Dataset[Checked]):
-    """Damage is returned as text, as an exception would reach the parent as a traceback."""
+    """Images as a data set for a loader.
+
+    Damage is returned as text, because an exception would reach the parent as a traceback.
+    """
 
     def __init__(self, root: Path, paths: NDArray[np.bytes_]) -> None:
         self.root, self.paths = root, paths

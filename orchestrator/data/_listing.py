@@ -1,4 +1,4 @@
-"""List the images of a folder by split and class, however deep they lie, and count what is not read."""
+"""List the images of a folder by split and class at any depth, and count the files not read."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -8,34 +8,39 @@ from pathlib import Path
 from orchestrator.core.errors import ConfigurationError
 
 JPEG, NETPBM = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), (".ppm", ".pgm", ".pbm", ".pnm")
-SUFFIXES = (*JPEG, ".png", ".webp", ".bmp", ".gif", *NETPBM, ".tif", ".tiff")  # of what decoding.py decodes
+# the formats that decoding.py decodes
+SUFFIXES = (*JPEG, ".png", ".webp", ".bmp", ".gif", *NETPBM, ".tif", ".tiff")
 LAYOUT = "train/CLASS/*.jpg and val/CLASS/*.jpg (or valid/, validation/) or test/CLASS/*.jpg"
 VALIDATION = ("val", "valid", "validation")
-MOST_KINDS = 12  # of what is not read, in one line
-SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin")  # beside names that begin with a dot; in lower case
+MOST_KINDS = 12  # listed in one message
+# besides names that begin with a dot; lower case
+SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin")
 
 
 def list_kinds(words: Sequence[str]) -> str:
-    """Return the first kinds of what is not read, and how many more there are."""
+    """Return the first kinds of files that are not read, and the count of further kinds."""
     more = [f"{len(words) - MOST_KINDS} more kinds"] if len(words) > MOST_KINDS else []
     return "; ".join([*words[:MOST_KINDS], *more])
 
 
 def said_unread(words: Sequence[str]) -> str:
-    """Return ` (not read: ...)` for the sentence of a refusal; "" where everything is read."""
+    """Return ` (not read: ...)` for an error message, empty if everything is read."""
     return f" (not read: {list_kinds(words)})" if words else ""
 
 
 @dataclass
 class Unread:
-    """What lies below `root` and is not read, by kind: the paths of files, and of folders by their name."""
+    """Files and folders below `root` that are not read.
+
+    `files` holds paths by kind, `folders` holds paths by folder name.
+    """
 
     root: Path
     files: dict[str, list[str]] = field(default_factory=dict)
     folders: dict[str, list[str]] = field(default_factory=dict)
 
     def relative(self, path: str) -> str:
-        """Return a path as it is below the root."""
+        """Return a path relative to the root."""
         return path.removeprefix(os.path.join(self.root, ""))
 
     def add_file(self, kind: str, path: str) -> None:
@@ -47,7 +52,7 @@ class Unread:
         self.folders.setdefault(os.path.basename(path), []).append(path)
 
     def below(self, folder: str) -> "Unread":
-        """Return what lies below a folder, given as its path below the root."""
+        """Return the entries below a folder, which is given relative to the root."""
         found, start = Unread(self.root), os.path.join(folder, "")
         for held, kept in ((self.files, found.files), (self.folders, found.folders)):
             for kind, paths in held.items():
@@ -56,11 +61,11 @@ class Unread:
         return found
 
     def as_clause(self) -> str:
-        """Return ` (not read: ...)` for the sentence of a refusal; "" where everything is read."""
+        """Return ` (not read: ...)` for an error message, empty if everything is read."""
         return said_unread(self.in_words())
 
     def in_words(self) -> list[str]:
-        """Return each kind with its count, and where the first one is."""
+        """Return each kind with its count and the path of the first file."""
         said = [f"{kind}: {len(paths)} ({_example(sorted(paths))})" for kind, paths in self.files.items()]
         for name, paths in self.folders.items():
             inside = sum(len(files) for path in paths for _, _, files in os.walk(path))
@@ -71,7 +76,10 @@ class Unread:
 
 @dataclass(frozen=True)
 class Listing:
-    """The images of each split by class, sorted paths below the root; `splits` are the names of the folders."""
+    """Images of each part by class, as sorted paths below the root.
+
+    `splits` maps each part to the name of its folder.
+    """
 
     splits: dict[str, str]
     images: dict[str, dict[str, list[str]]]
@@ -79,15 +87,16 @@ class Listing:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes of the training part, in the order of their labels."""
+        """Return the classes of the training part, in the order of their labels."""
         return tuple(self.images["train"])
 
 
 def list_images(root: Path) -> Listing:
-    """List the images below `root`; nothing is opened.
+    """List the images below `root` without opening them.
 
-    Folders within a class are followed, links too, each once. `test/` is the test part; without it the validation folder is, and
-    with it that is the validation part.
+    Folders within a class are followed, including links, each folder once. `test/` is the test part
+    and the validation folder is the validation part. Without `test/`, the validation folder is the
+    test part.
 
     Raises:
         ConfigurationError: A part or its class folders are missing, or a folder cannot be read.
@@ -135,7 +144,7 @@ def _list_classes(folder: Path, unread: Unread) -> dict[str, list[str]]:
 
 
 def _list_class(folder: Path, unread: Unread) -> list[str]:
-    """The images of a class, sorted paths below the root."""
+    """Return the images of a class, as sorted paths below the root."""
     found: list[str] = []
     waiting, seen = [str(folder)], {_key(unread.root), _key(folder.parent), _key(folder)}
     while waiting:
@@ -156,7 +165,10 @@ def _list_class(folder: Path, unread: Unread) -> list[str]:
 
 
 def _add_rest(entries: Sequence[os.DirEntry[str]], unread: Unread, kind: str, read: set[str]) -> None:
-    """Count what lies beside the folders that are read; `kind` is that of images."""
+    """Count the entries beside the folders that are read.
+
+    `kind` is the kind under which images are counted.
+    """
     for entry in entries:
         if not _is_folder(entry):
             unread.add_file(_kind(entry) or kind, entry.path)
@@ -165,7 +177,7 @@ def _add_rest(entries: Sequence[os.DirEntry[str]], unread: Unread, kind: str, re
 
 
 def _kind(entry: os.DirEntry[str]) -> str | None:
-    """Why a file is not read; None where it is an image by its name."""
+    """Return the reason why a file is not read, None for an image by its name."""
     if _is_system(entry.name):
         return "hidden or system files"
     if not _leads(entry.is_file):
@@ -187,18 +199,21 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _leads(there: Callable[[], bool]) -> bool:
     try:
         return there()
-    except OSError:  # a link to itself, or into a folder that is closed
+    except OSError:  # a link to itself, or into a folder without access
         return False
 
 
 def _key(path: Path | str) -> tuple[int, int]:
-    """What tells a folder from every other one, whatever links lead to it."""
+    """Return the identity of a folder, independent of links to it."""
     status = os.stat(path)
     return status.st_dev, status.st_ino
 
 
 def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
-    """What is in a folder, links last: what they lead to is then read where it lies."""
+    """Return the entries of a folder, links last.
+
+    A folder that is also linked is therefore read under its own path.
+    """
     try:
         with os.scandir(folder) as found:
             return sorted(found, key=lambda entry: (entry.is_symlink(), entry.name))

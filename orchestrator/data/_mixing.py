@@ -1,4 +1,4 @@
-"""Mixup and cutmix: who is blended with whom in a view, and the blending. Knows no views, labels or files."""
+"""Draw and apply mixup and cutmix."""
 
 from typing import NamedTuple
 
@@ -11,9 +11,13 @@ MIXES = ("none", "mixup", "cutmix")
 
 
 class Mixing(NamedTuple):
-    """`partner` (n,) int64 of each sample, and `share` (n,) float32 of the sample itself in the blend.
+    """Blends of a view.
 
-    `boxes` (n, 4) int64: top, left, bottom, right of what cutmix takes from the partner; None for mixup.
+    Attributes:
+        partner: (n,) int64, the partner of each sample.
+        share: (n,) float32, the share of the sample itself in the blend.
+        boxes: (n, 4) int64: top, left, bottom, right of the region that cutmix takes from the
+            partner; None for mixup.
     """
 
     partner: Tensor
@@ -22,11 +26,12 @@ class Mixing(NamedTuple):
 
 
 def draw(mix: str, alpha: float, generator: np.random.Generator, count: int, height: int, width: int) -> Mixing:
-    """The blends of `count` pictures of `height` x `width` pixels.
+    """Draw the blends of `count` images of `height` x `width` pixels.
 
-    The partners are a permutation, so that every picture is a partner once. The share is drawn from Beta(alpha, alpha)
-    for each sample: mixup (arXiv 1710.09412). Cutmix (arXiv 1905.04899) then takes a box of the rest's area at a
-    random centre, clipped to the picture; its share is what the box leaves.
+    The partners are a permutation, so that every image is a partner once. The share of each sample
+    is drawn from Beta(alpha, alpha), as in mixup (arXiv 1710.09412). Cutmix (arXiv 1905.04899)
+    takes a box of the remaining area at a random centre, clipped to the image. Its share is the
+    area outside the box.
     """
     partner = torch.from_numpy(generator.permutation(count))
     share = generator.beta(alpha, alpha, count)
@@ -39,9 +44,19 @@ def draw(mix: str, alpha: float, generator: np.random.Generator, count: int, hei
 
 
 def blended(own: Tensor, other: Tensor, share: Tensor, boxes: Tensor | None) -> Tensor:
-    """Both (B, C, H, W) float32 pictures in one; `own` and `other` are overwritten. `share` (B,), `boxes` (B, 4) as in Mixing.
+    """Blend images with those of their partners.
 
-    Products and sums apart: a fused one would round otherwise at the end of a vector, and so by place in the batch.
+    Products and sums are separate operations. A fused one would round differently at the end of a
+    vector, and the result would depend on the position in the batch.
+
+    Args:
+        own: (B, C, H, W) float32; overwritten.
+        other: (B, C, H, W) float32, the images of the partners; overwritten.
+        share: (B,), as in `Mixing`.
+        boxes: (B, 4), as in `Mixing`.
+
+    Returns:
+        (B, C, H, W) float32.
     """
     height, width = own.shape[2:]
     weight = share.view(-1, 1, 1, 1) if boxes is None else _outside(boxes, height, width)
@@ -49,7 +64,10 @@ def blended(own: Tensor, other: Tensor, share: Tensor, boxes: Tensor | None) -> 
 
 
 def _boxes(scale: NDArray[np.float64], centres: NDArray[np.float64], height: int, width: int) -> NDArray[np.int64]:
-    """(n, 4) boxes of sides `scale` (n,) x the picture's, around `centres` (n, 2) in [0, 1), on whole pixels."""
+    """Return (n, 4) boxes on whole pixels.
+
+    The `centres` (n, 2) lie in [0, 1). The sides are `scale` (n,) times those of the image.
+    """
     sides = np.array([height, width])
     half = scale[:, None] / 2
     edges = [np.clip(np.rint(place * sides), 0, sides) for place in (centres - half, centres + half)]
@@ -57,7 +75,10 @@ def _boxes(scale: NDArray[np.float64], centres: NDArray[np.float64], height: int
 
 
 def _outside(boxes: Tensor, height: int, width: int) -> Tensor:
-    """(B, 1, H, W) float32: zero in the box and one around it; cheaper to multiply by than a choice with `torch.where`."""
+    """Return (B, 1, H, W) float32: zero inside the box, one outside.
+
+    A multiplication by it is cheaper than a selection with `torch.where`.
+    """
     top, left, bottom, right = (edge[:, None] for edge in boxes.unbind(1))
     row, column = (torch.arange(side, device=boxes.device) for side in (height, width))
     rows, columns = ((top <= row) & (row < bottom)).float(), ((left <= column) & (column < right)).float()

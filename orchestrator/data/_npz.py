@@ -1,4 +1,7 @@
-"""Data in one .npz file with MedMNIST's keys; headers are read and compared with what there is before any array."""
+"""Load data from one .npz file with MedMNIST's keys.
+
+All headers are read and checked against the file and the free memory before any array is read.
+"""
 
 import contextlib
 import math
@@ -23,32 +26,35 @@ from orchestrator.data._parts import Part, Parts
 REQUIRED = ("train_images", "train_labels", "test_images", "test_labels")
 VALIDATION = ("val_images", "val_labels")
 KNOWN = (*REQUIRED, *VALIDATION, "classes")
-PARTS = {"train": "train", "val": "validation", "test": "test"}  # as the keys and as the messages name them
-COPIES = 2  # of the arrays in memory while the parts are cut
-HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}  # 3.0 is of structured arrays alone
+# prefix of the keys -> name of the part in messages
+PARTS = {"train": "train", "val": "validation", "test": "test"}
+COPIES = 2  # copies of the arrays in memory while the parts are cut
+# version 3.0 is for structured arrays only
+HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 class Header(NamedTuple):
-    """What is said of an array before it."""
+    """Shape and type of an array, from its header."""
 
     shape: checks.Shape
     dtype: np.dtype[Any]
 
     @property
     def size(self) -> int:
-        """The bytes of the array."""
+        """Return the size of the array in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 def load(config: Data, raw: Path) -> Parts:
     """Return the arrays of `config.path`.
 
-    Images are (n, H, W) or (n, H, W, C) uint8, labels (n,) or (n, 1) integers; `classes` holds names, one a class.
-    `val_images` and `val_labels` are the validation part where both exist.
+    Images are (n, H, W) or (n, H, W, C) uint8, labels (n,) or (n, 1) integers. `classes` holds one
+    name for each class. `val_images` and `val_labels` are the validation part; both or neither must
+    exist.
 
     Raises:
         ConfigurationError: The file is damaged, or a key cannot be used.
-        PreflightError: The arrays are larger than the free memory.
+        PreflightError: The arrays exceed the free memory.
     """
     path = _path(config)
     arrays = _read(path)
@@ -61,7 +67,7 @@ def load(config: Data, raw: Path) -> Parts:
 
 
 def identity(config: Data) -> list[Any]:
-    """Return where the file is, its bytes and its time."""
+    """Return the path of the file, its size in bytes and its modification time in ns."""
     path = _path(config)
     status = path.stat()
     return [str(path.resolve()), status.st_size, status.st_mtime_ns]
@@ -80,7 +86,7 @@ def _name_unread(members: Iterable[str]) -> list[str]:
 
 
 def _field(key: str) -> str:
-    """Name an array of the file in a refusal."""
+    """Return the name of an array of the file, for an error."""
     return f"data.path[{key}]"
 
 
@@ -127,7 +133,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
             yield archive
     except UserError:
         raise
-    except Exception as error:  # numpy and zipfile name no errors of damage: each kind has its own
+    except Exception as error:  # numpy and zipfile have no common error for damage
         reason = shorten(" ".join(str(error).split())) or type(error).__name__
         message = f"data.path = {path} cannot be read as .npz ({reason}): write it again with numpy.savez"
         if isinstance(error, FieldError):
@@ -136,7 +142,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """The arrays by their keys, as numpy names them."""
+    """Return the arrays by their keys, as numpy names them."""
     members: dict[str, zipfile.ZipInfo] = {}
     for member in archive.infolist():
         key = member.filename.removesuffix(".npy")
@@ -147,7 +153,11 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 
 
 def _read_header(archive: zipfile.ZipFile, key: str, member: zipfile.ZipInfo) -> Header:
-    """What the header of an array says; FieldError where the file does not hold as many bytes."""
+    """Return the header of an array.
+
+    Raises:
+        FieldError: The header cannot be used, or the file holds another number of bytes.
+    """
     with archive.open(member) as stream:
         try:
             version = npy.read_magic(stream)
@@ -159,7 +169,7 @@ def _read_header(archive: zipfile.ZipFile, key: str, member: zipfile.ZipInfo) ->
             )
         try:
             shape, _, dtype = HEADERS[version](stream)
-        except Exception as error:  # numpy names no errors of damage, and repeats the whole header in some
+        except Exception as error:  # any error of damage; may repeat the whole header
             reason = shorten(" ".join(str(error).split()))
             raise FieldError(
                 f"the header of {key} is damaged: {reason}", field=_field(key), value=reason, allowed="a header of numpy"
@@ -184,7 +194,10 @@ def _read_header(archive: zipfile.ZipFile, key: str, member: zipfile.ZipInfo) ->
 
 
 def _require_fit(path: Path, headers: dict[str, Header]) -> None:
-    """ConfigurationError where types, shapes or counts say that the arrays cannot be used, before any of them is read."""
+    """Raise ConfigurationError if types, shapes or counts show that the arrays cannot be used.
+
+    The headers suffice for this check.
+    """
     where, shapes = f"data.path = {path}", dict[str, checks.Shape]()
     for split in (split for split in PARTS if f"{split}_images" in headers):
         shapes[split] = checks.require_images(f"{where}: {split}_images", *headers[f"{split}_images"], _field(f"{split}_images"))

@@ -1,4 +1,4 @@
-"""The parts of a data set in memory, and their stratified cuts. Knows no files and no configuration."""
+"""Hold the parts of a data set in memory, and cut them with stratification."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Labels = NDArray[np.int64]
-CHUNK = 4096  # images: bounds what the statistics hold in memory
+CHUNK = 4096  # images: bounds the memory of the statistics
 UNLABELLED = -1
 
 
@@ -16,7 +16,7 @@ UNLABELLED = -1
 class Part:
     """Samples and their labels.
 
-    `inputs` is (n, H, W, C) uint8, or (n,) bytes: paths below the root folder; `labels` is (n,).
+    `inputs` is (n, H, W, C) uint8, or (n,) bytes: paths below the root folder. `labels` is (n,).
     """
 
     inputs: NDArray[Any]
@@ -26,17 +26,20 @@ class Part:
         return len(self.labels)
 
     def take(self, index: Labels) -> "Part":
-        """The samples at `index`, in that order."""
+        """Return the samples at `index`, in that order."""
         return Part(self.inputs[index], self.labels[index])
 
     def followed_by(self, other: "Part") -> "Part":
-        """Its samples, then those of another part."""
+        """Return a part with these samples, then those of `other`."""
         return Part(np.concatenate([self.inputs, other.inputs]), np.concatenate([self.labels, other.labels]))
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a source holds; `validation` is None until it is cut, `root` is the folder of images that stay on disk."""
+    """Parts of a data source.
+
+    `validation` is None until it is cut. `root` is the folder of images that stay on disk.
+    """
 
     train: Part
     validation: Part | None
@@ -45,15 +48,16 @@ class Parts:
     root: Path | None = None
 
     def splits(self) -> dict[str, Part]:
-        """The parts that exist, by name."""
+        """Return the parts that exist, by name."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: part for name, part in parts.items() if part is not None}
 
 
 def allot(counts: Labels, total: int) -> Labels:
-    """`total` shared out in proportion to `counts` (K,): exact in sum, at least one for each class that has samples.
+    """Divide `total` in proportion to `counts` (K,).
 
-    `total` lies between the number of such classes and `counts.sum()`.
+    The shares sum to `total` exactly. Each class that has samples gets at least one. `total` must
+    lie between the number of such classes and `counts.sum()`.
     """
     assert np.count_nonzero(counts) <= total <= counts.sum()
     exact = counts * (total / counts.sum())
@@ -67,7 +71,10 @@ def allot(counts: Labels, total: int) -> Labels:
 
 
 def stratified(labels: Labels, total: int, generator: np.random.Generator) -> NDArray[np.bool_]:
-    """A random mask (n,) of exactly `total` samples in which the classes have the proportions of `labels`."""
+    """Return a random mask (n,) of exactly `total` samples.
+
+    The classes have the proportions of `labels` in it.
+    """
     shares = allot(np.bincount(labels), total)
     chosen = np.zeros(len(labels), dtype=bool)
     for label, share in enumerate(shares):
@@ -76,13 +83,21 @@ def stratified(labels: Labels, total: int, generator: np.random.Generator) -> ND
 
 
 def cut(part: Part, total: int, generator: np.random.Generator) -> tuple[Part, Part]:
-    """What is left of a part, and `total` samples cut from it, stratified; both keep the order."""
+    """Cut `total` samples from a part, stratified by class.
+
+    Returns:
+        The remaining samples and the cut samples, both in their original order.
+    """
     chosen = stratified(part.labels, total, generator)
     return part.take(np.flatnonzero(~chosen)), part.take(np.flatnonzero(chosen))
 
 
 def flip(labels: Labels, share: float, classes: int, generator: np.random.Generator) -> Labels:
-    """A copy in which exactly round(share * n) of the n known labels are another class, each other class equally likely."""
+    """Return a copy of the labels with label noise.
+
+    Exactly round(share * n) of the n known labels become another class, each other class equally
+    likely.
+    """
     noisy, known = labels.copy(), np.flatnonzero(labels != UNLABELLED)
     chosen = known[generator.permutation(len(known))[: round(share * len(known))]]
     noisy[chosen] = (noisy[chosen] + generator.integers(1, classes, size=len(chosen))) % classes
@@ -90,12 +105,15 @@ def flip(labels: Labels, share: float, classes: int, generator: np.random.Genera
 
 
 def hide(labels: Labels, shown: NDArray[np.bool_]) -> Labels:
-    """A copy in which those that are not `shown` (n,) are UNLABELLED."""
+    """Return a copy of the labels with UNLABELLED where `shown` (n,) is false."""
     return np.where(shown, labels, UNLABELLED)
 
 
 def statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel of (n, H, W, C) in 0..1; a constant channel has deviation 1."""
+    """Return mean and standard deviation of each channel of (n, H, W, C), for values in 0..1.
+
+    A constant channel has deviation 1.
+    """
     histogram = np.zeros((images.shape[3], 256))
     for start in range(0, len(images), CHUNK):
         for channel in range(images.shape[3]):

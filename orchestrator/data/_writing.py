@@ -1,4 +1,4 @@
-"""Writes prepared arrays aside and renames the folder into place. Knows no sources and no cuts."""
+"""Write prepared arrays to a temporary folder, and rename it into place."""
 
 import contextlib
 import hashlib
@@ -17,9 +17,10 @@ from orchestrator.data.dataset import SUMMARY, SUMMARY_FILE
 
 
 def write(target: Path, parts: Parts, clean: Labels, summary: dict[str, Any]) -> None:
-    """Write the folder `target`; where another process was first, its folder stays.
+    """Write the folder `target`. If another process was faster, its folder stays.
 
-    Raises PreflightError when the disk is full or the folder cannot be written.
+    Raises:
+        PreflightError: The disk is full, or the folder cannot be written.
     """
     arrays = {f"{name}_inputs": part.inputs for name, part in parts.splits().items()}
     arrays |= {f"{name}_labels": part.labels for name, part in parts.splits().items()} | {"train_clean_labels": clean}

@@ -1,4 +1,4 @@
-"""The batches of an epoch, for one rank of a group: who is in them, and in which order. Knows no pictures, models or Ray."""
+"""Select and order the samples of an epoch, and yield the batches of one rank."""
 
 import math
 import weakref
@@ -16,20 +16,34 @@ from orchestrator.data.passes import CPU, Inputs, Pass, Place
 from orchestrator.data.shared_memory import describe_shortage
 from orchestrator.data.views import Views
 
-ORDER = 1  # keeps the order of epoch e apart from the crops of view e, which are drawn from (seed, e)
-HELD_OUT = 2  # and both of them from the order of the held-out samples
-LABELLED = 3  # and from that of the labelled ones, where others are not
+ORDER = 1  # separates the order of epoch e from the crops of view e, which are drawn from (seed, e)
+HELD_OUT = 2  # separates both from the order of the held-out samples
+LABELLED = 3  # separates all three from the order of the labelled samples
 Part = Literal["train", "validation", "test"]
 
 
 class Batches:
-    """This rank's share of every global batch of `batch_size` samples.
+    """This rank's share of every global batch.
 
-    `loader_workers` processes decode the images of folder data, each batch within `loader_wait_s`; arrays need none. `on_device`
-    keeps arrays in the memory of the device, where a step then neither copies nor waits; folder data ignore it. Where some
-    training samples are unlabelled, every batch of an epoch has `labelled_share` labelled ones; None: they come as they come.
-    Raises ConfigurationError when `batch_size` is no multiple of `world_size`, more than there are training samples, or has no
-    room for both kinds.
+    Args:
+        dataset: The prepared data.
+        views: The augmented views of the training part.
+        batch_size: Samples of a global batch, over all ranks.
+        seed: Seed of the orders.
+        rank: This process.
+        world_size: Number of ranks.
+        device: Device of the batches.
+        loader_workers: Processes that decode the images of folder data; arrays need none.
+        channels_last: Whether batches have that memory format.
+        on_device: Keep arrays in the device's memory, where a step neither copies nor waits; folder
+            data ignore it.
+        labelled_share: Share of labelled samples in every batch of an epoch, if some samples are
+            unlabelled. With None, labelled and unlabelled samples are drawn alike.
+        loader_wait_s: Longest wait for a decoded batch in seconds.
+
+    Raises:
+        ConfigurationError: `batch_size` is no multiple of `world_size`, exceeds the training part,
+            or has no room for both labelled and unlabelled samples.
     """
 
     def __init__(
@@ -61,41 +75,56 @@ class Batches:
 
     @property
     def on_device(self) -> bool:
-        """Whether the arrays lie in the device's memory, and `Inputs.index` with them."""
+        """Return whether the arrays, and `Inputs.index`, are in the device's memory."""
         return self.place.on_device and self.dataset.root is None
 
     @property
     def all_labelled(self) -> bool:
-        """Whether every training sample has a label."""
+        """Return whether every training sample has a label."""
         return not len(self._hidden)
 
     def shortage(self) -> str:
-        """Why decoded images do not pass through shared memory here, in words; empty where they do."""
+        """Return why decoded images cannot pass through shared memory, empty if they can."""
         if self.dataset.root is None:
             return ""
         images = self.batch_size // self.world_size * (2 if self.views.mix != "none" else 1)
         return describe_shortage(images * math.prod(self.dataset.shape), self.place.loader_workers)
 
     def steps(self) -> int:
-        """Batches in a training epoch, which takes every (unlabelled) sample once; the last incomplete one is dropped."""
+        """Return the number of batches in a training epoch.
+
+        An epoch takes every sample once, or every unlabelled sample if labelled ones have a share.
+        The last incomplete batch is dropped.
+        """
         return len(self._hidden if self.labelled else self.dataset.train) // (self.batch_size - self.labelled)
 
     def train(self, epoch: int, view: int | None) -> Iterator[Inputs]:
-        """The batches of an epoch, from 0, in a view; None is the clean one.
+        """Return the training batches of one epoch.
 
-        The order is drawn from (seed, epoch), the same on all ranks, and each global batch is split into `world_size`
-        contiguous parts; where labelled samples have a share, these and the others each for themselves.
+        The order is drawn from (seed, epoch) and is the same on all ranks. Each global batch is
+        split into `world_size` contiguous parts. If labelled samples have a share, they and the
+        unlabelled ones are split separately.
+
+        Args:
+            epoch: The epoch, from 0.
+            view: The view; None is the clean one.
         """
         dealt = [part.reshape(self.steps(), self.world_size, -1)[:, self.rank] for part in self._drawn(epoch)]
         return self._pass("train", np.concatenate(dealt, axis=1).ravel(), self.batch_size // self.world_size, view)
 
     def drawn_last(self, epoch: int, count: int) -> NDArray[np.int64]:
-        """The `count` samples that all ranks together drew last in an epoch, the latest first; fewer where no more were drawn."""
+        """Return the last `count` distinct samples that all ranks drew in an epoch, latest first.
+
+        The result is shorter if the epoch drew fewer.
+        """
         latest = np.concatenate(self._drawn(epoch), axis=1).ravel()[::-1]
         return latest[np.sort(np.unique(latest, return_index=True)[1])[:count]]
 
     def _drawn(self, epoch: int) -> list[NDArray[np.int64]]:
-        """The samples of every global batch of an epoch, (steps, batch_size); labelled ones apart where they have a share."""
+        """Return the samples of every global batch of an epoch, (steps, batch_size).
+
+        If labelled samples have a share, return two arrays: labelled and unlabelled samples.
+        """
         draw = np.random.default_rng([self.seed, epoch, ORDER])
         if self.labelled:
             orders = [(self._again(epoch), self.labelled), (draw.permutation(self._hidden), self.batch_size - self.labelled)]
@@ -104,7 +133,11 @@ class Batches:
         return [order[: self.steps() * size].reshape(self.steps(), size) for order, size in orders]
 
     def _again(self, epoch: int) -> NDArray[np.int64]:
-        """The labelled samples of an epoch: all of them in one order after another, on from where the epoch before ended."""
+        """Return the labelled samples of an epoch.
+
+        They come from consecutive permutations of all labelled samples, continued from the previous
+        epoch.
+        """
         count, total = self.steps() * self.labelled, len(self._known)
         first, skipped = divmod(epoch * count, total)
         rounds = range(first, first + -(-(skipped + count) // total))
@@ -112,16 +145,22 @@ class Batches:
         return np.concatenate(orders)[skipped : skipped + count]
 
     def ordered(self, split: Part, view: int | None = None, size: int | None = None) -> Iterator[Inputs]:
-        """Every sample of this rank's contiguous block of a split once, in order; the last batch may be short.
+        """Return this rank's contiguous block of a split in order; the last batch may be short.
 
-        Only the training part has views. `size` of the batches; None: as in training.
+        Args:
+            split: The part of the data.
+            view: The view; only the training part has views.
+            size: Batch size; None stands for that of training.
         """
         assert view is None or split == "train", "views are of the training part"
         block = np.array_split(np.arange(len(self.dataset.split(split))), self.world_size)[self.rank]
         return self._pass(split, block, size or self.batch_size // self.world_size, view)
 
     def rates(self) -> NDArray[np.float32]:
-        """How often each training sample is drawn, (n,), of mean one: labelled ones more often where they have a share."""
+        """Return the relative draw rate of each training sample, (n,), with mean one.
+
+        Labelled samples are drawn more often if they have a share.
+        """
         rates = np.ones(len(self.dataset.train), dtype=np.float32)
         if self.labelled:
             share = self.labelled / self.batch_size
@@ -130,10 +169,11 @@ class Batches:
         return rates
 
     def held_out(self, epoch: int, count: int) -> Iterator[Inputs]:
-        """`count` batches of the validation part in an order of (seed, epoch), begun anew at its end; this rank's share of each.
+        """Return `count` batches of the validation part, as this rank's share of each.
 
-        A part that is smaller than a batch gives smaller ones, but never a single sample for lack of others: batch norm
-        refuses one.
+        The order is drawn from (seed, epoch). A new permutation starts at the end of the part. A
+        part that is smaller than a batch gives smaller batches. A batch never has a single sample
+        only because the part is small: batch norm refuses one.
         """
         total = len(self.dataset.validation)
         size = max(min(self.batch_size, total) // self.world_size, min(2, self.batch_size // self.world_size))
@@ -143,19 +183,25 @@ class Batches:
         return self._pass("validation", order.reshape(count, self.world_size, size)[:, self.rank].ravel(), size, None)
 
     def some(self, split: Part, count: int) -> Iterator[Inputs]:
-        """At most `count` samples of a split, evenly spaced over it, whatever the rank."""
+        """Return at most `count` evenly spaced samples of a split, the same on every rank."""
         total = len(self.dataset.split(split))
         return self.chosen(split, np.linspace(0, total - 1, min(count, total)).astype(np.int64))
 
     def chosen(self, split: Part, places: NDArray[np.int64]) -> Iterator[Inputs]:
-        """The samples of a split at these places, in that order and in the clean view, whatever the rank."""
+        """Return the clean samples of a split at `places`, in that order, equal on all ranks."""
         return self._pass(split, places, self.batch_size // self.world_size, None)
 
     def full_blocks(self, view: int | None, rank: int, world_size: int) -> Iterator[Inputs]:
-        """The training part in order, in blocks of `batch_size` samples, dealt out in turn to so many ranks, whoever they are.
+        """Return the training part in order, in blocks of `batch_size`, dealt to the ranks in turn.
 
-        Every rank gets equally many: one that has no block left repeats the last one, which is itself filled up with
-        samples from the start. Networks then see the shapes of a single worker's step, and give its bits.
+        All ranks get equally many blocks: a rank without a block repeats the last one. The last
+        block is filled with samples from the start. Networks then see the shapes of a single
+        worker's step, and give bit-identical results.
+
+        Args:
+            view: The view; None is the clean one.
+            rank: The rank, which may differ from that of the batches.
+            world_size: The number of ranks that share the blocks.
         """
         blocks = -(-len(self.dataset.train) // self.batch_size)
         turns = -(-blocks // world_size)
@@ -164,7 +210,7 @@ class Batches:
         return self._pass("train", order.ravel(), self.batch_size, view)
 
     def close(self) -> None:
-        """End the passes that were left before their end, and the processes that decode for them."""
+        """Close the unfinished passes, and end their decoding processes."""
         for running in list(self._open):
             running.close()
 
@@ -174,7 +220,11 @@ class Batches:
         return running
 
     def _inputs(self, part: Part, order: NDArray[np.int64], size: int, view: int | None) -> Generator[Inputs, None, None]:
-        """Draws nothing before the first batch is asked for: the time counts where the batches are taken."""
+        """Yield the inputs of a pass.
+
+        Nothing is drawn before the first batch is requested, so that the time counts at the
+        consumer.
+        """
         yield from Pass(self.dataset, part, self.views, view, self.place).inputs(order, size)
 
 
@@ -197,9 +247,13 @@ def _require_batch(samples: int, batch_size: int, world_size: int) -> None:
 
 
 def labelled_in(batch_size: int, share: float, world_size: int, unlabelled: int) -> int:
-    """Labelled samples in a global batch: a share, rounded so that all ranks have equally many, at least one and never all.
+    """Return the number of labelled samples in a global batch.
 
-    ConfigurationError when a rank's part has no room for both kinds, or the `unlabelled` samples fill no batch.
+    The share is rounded so that all ranks have equally many, at least one and never all.
+
+    Raises:
+        ConfigurationError: A rank's part has no room for both kinds, or the `unlabelled` samples do
+            not fill one batch.
     """
     each = batch_size // world_size
     if each < 2:

@@ -1,6 +1,7 @@
-"""What data must look like before they are used; every refusal is one sentence. Knows no source and no files.
+"""Validate images, labels and class names before they are used.
 
-`where` begins the sentence of a refusal, and `field` is the setting or the file that it is about.
+A failed check raises ConfigurationError with one sentence that begins with `where`. `field` is the
+setting or file that the error is about.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,11 @@ Shape = tuple[int, ...]
 
 
 def require_images(where: str, shape: Shape, dtype: np.dtype[Any], field: str) -> Shape:
-    """Return (n, H, W, C) of images that are (n, H, W) or (n, H, W, C) uint8; ConfigurationError begins with `where`."""
+    """Return the shape (n, H, W, C) of images.
+
+    Raises:
+        ConfigurationError: The images are not (n, H, W) or (n, H, W, C) uint8, or have no pixel.
+    """
     if dtype != np.uint8:
         raise ConfigurationError(
             f"{where} is of type {dtype}: only uint8 (0 to 255) is allowed, convert it before saving",
@@ -38,7 +43,7 @@ def require_images(where: str, shape: Shape, dtype: np.dtype[Any], field: str) -
 
 
 def require_labels(where: str, shape: Shape, dtype: np.dtype[Any], count: int, field: str) -> None:
-    """ConfigurationError, which begins with `where`, unless there is one integer (n,) or (n, 1) for each of `count` images."""
+    """Require one integer label, (n,) or (n, 1), for each of `count` images."""
     if dtype.kind not in "iu":
         raise ConfigurationError(
             f"{where} is of type {dtype}: only integers (class numbers from 0) are allowed",
@@ -56,7 +61,7 @@ def require_labels(where: str, shape: Shape, dtype: np.dtype[Any], count: int, f
 
 
 def require_names(where: str, shape: Shape, dtype: np.dtype[Any], count: int, field: str) -> None:
-    """ConfigurationError, which begins with `where`, unless it is a list of text, no longer than the `count` training images."""
+    """Require a one-dimensional array of text, no longer than the `count` training images."""
     if len(shape) != 1 or dtype.kind not in "US":
         raise ConfigurationError(
             f"{where} has shape {shape} and type {dtype}: give one name for each class, as text",
@@ -74,7 +79,7 @@ def require_names(where: str, shape: Shape, dtype: np.dtype[Any], count: int, fi
 
 
 def require_same_shape(where: str, name: str, shape: Shape, train: Shape, field: str) -> None:
-    """ConfigurationError unless the images of a part have the (height, width, channels) of the training images."""
+    """Require that the images of a part have the (H, W, C) of the training images."""
     if shape != train:
         raise ConfigurationError(
             f"{where}: the {name} images have shape {shape} and the training images {train}: "
@@ -86,14 +91,23 @@ def require_same_shape(where: str, name: str, shape: Shape, train: Shape, field:
 
 
 def images(where: str, array: NDArray[Any], field: str) -> NDArray[np.uint8]:
-    """(n, H, W, C) uint8 from (n, H, W) or (n, H, W, C) uint8; ConfigurationError begins with `where`."""
+    """Return images as (n, H, W, C) uint8.
+
+    Raises:
+        ConfigurationError: The array is not (n, H, W) or (n, H, W, C) uint8.
+    """
     return array.reshape(require_images(where, array.shape, array.dtype, field))
 
 
 def labels(where: str, array: NDArray[Any], count: int, field: str) -> Labels:
-    """(n,) int64 from integers (n,) or (n, 1), one for each of `count` images; ConfigurationError begins with `where`.
+    """Return labels as (n,) int64.
 
-    Every class needs a sample, so labels are below `count`. Checked here, they size no list of names and no histogram.
+    Every class needs a sample, so labels are below `count`. This check comes before any list of
+    names or histogram gets its size from a label.
+
+    Raises:
+        ConfigurationError: The array is not one integer, (n,) or (n, 1), for each of `count`
+            images, or a label is not below `count`.
     """
     require_labels(where, array.shape, array.dtype, count, field)
     if count and (largest := int(array.max())) >= count:
@@ -108,13 +122,16 @@ def labels(where: str, array: NDArray[Any], count: int, field: str) -> Labels:
 
 
 def names(where: str, array: NDArray[Any], count: int, field: str) -> tuple[str, ...]:
-    """Class names from a one-dimensional array of text, or of bytes in UTF-8, not more than the `count` training images.
+    """Return class names from a one-dimensional array of text, or of bytes in UTF-8.
 
-    ConfigurationError begins with `where`.
+    Raises:
+        ConfigurationError: There are more names than the `count` training images, or one is not
+            allowed.
     """
     require_names(where, array.shape, array.dtype, count, field)
     text = array.astype(array.dtype.newbyteorder("<"))
-    data, size = text.tobytes(), text.itemsize  # of numpy's text not each code point is one of Unicode's: decoding finds that
+    # numpy's text may hold code points outside Unicode, which only decoding finds
+    data, size = text.tobytes(), text.itemsize
     encoding = "utf-8" if array.dtype.kind == "S" else "utf-32-le"
     try:
         found = tuple(data[place * size : (place + 1) * size].decode(encoding).rstrip("\0") for place in range(len(text)))
@@ -130,7 +147,7 @@ def names(where: str, array: NDArray[Any], count: int, field: str) -> tuple[str,
 
 
 def require_names_of_classes(where: str, found: Sequence[str], field: str) -> None:
-    """ConfigurationError, which begins with `where`, where a name is empty, repeated, or cannot be printed in one line."""
+    """Require that each class name is not empty, is unique, and prints in one line."""
     first: dict[str, int] = {}
     for place, name in enumerate(found):
         if not name.strip():
@@ -154,7 +171,7 @@ def require_names_of_classes(where: str, found: Sequence[str], field: str) -> No
 
 
 def require_printable(where: str, text: str, field: str) -> str:
-    """Return a class name that can be written as UTF-8 and printed in one line; ConfigurationError begins with `where`."""
+    """Return a class name; require that it encodes as UTF-8 and prints in one line."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -169,12 +186,17 @@ def require_printable(where: str, text: str, field: str) -> str:
 
 
 def numbered(train: Labels) -> tuple[str, ...]:
-    """Names for classes that have none: 0 to the largest training label."""
+    """Return names for unnamed classes: 0 to the largest training label."""
     return tuple(str(label) for label in range(int(train.max()) + 1))
 
 
 def consistent(where: str, parts: Parts, field: str) -> None:
-    """ConfigurationError when parts do not fit each other: too few classes, labels out of range, other image shapes."""
+    """Require that the parts fit each other.
+
+    Raises:
+        ConfigurationError: There are too few classes, labels out of range, or different image
+            shapes.
+    """
     classes = len(parts.classes)
     if classes < 2:
         raise ConfigurationError(
@@ -195,7 +217,7 @@ def consistent(where: str, parts: Parts, field: str) -> None:
 
 
 def every_class(where: str, name: str, part: Part, classes: tuple[str, ...], field: str) -> None:
-    """ConfigurationError when a class has no sample in a part."""
+    """Require a sample of every class in a part."""
     counts = np.bincount(part.labels, minlength=len(classes))
     missing = int(counts.argmin())
     if counts[missing] == 0:

@@ -1,4 +1,4 @@
-"""Prepared data as they are read: memory-mapped splits and what describes them. Knows no sources and no batches."""
+"""Read prepared data: memory-mapped splits and their summary."""
 
 import contextlib
 import hashlib
@@ -21,7 +21,7 @@ SUMMARY_FILE = "data.json"  # in a folder of prepared data, and in that of a swe
 
 @with_config(STRICT)
 class Sizes(TypedDict):
-    """Samples of each part."""
+    """Number of samples in each part."""
 
     train: Count
     validation: Count
@@ -30,7 +30,10 @@ class Sizes(TypedDict):
 
 @with_config(STRICT)
 class Summary(TypedDict):
-    """What is known of prepared data. `shape` is [C, H, W]; `sha256` are the sums of the arrays by their files."""
+    """Summary of prepared data.
+
+    `shape` is [C, H, W]. `sha256` maps each array file to its checksum.
+    """
 
     name: str
     classes: Annotated[list[str], Field(min_length=1)]
@@ -39,7 +42,7 @@ class Summary(TypedDict):
     std: list[Annotated[Finite, Field(gt=0)]]
     sizes: Sizes
     class_sizes: NotRequired[list[Count]]
-    augmentation: NotRequired[str]  # of earlier versions: now that of a run
+    augmentation: NotRequired[str]  # written by earlier versions; now a property of the run
     labelled: NotRequired[Count]
     label_noise: NotRequired[Finite]
     validation_in_training: NotRequired[bool]
@@ -56,9 +59,12 @@ SUMMARY = RecordSchema[Summary](Summary, advice=ADVICE, other_keys=True)
 
 @dataclass(frozen=True)
 class Split:
-    """Samples and labels (n,) int64, -1 where a training sample is unlabelled.
+    """Samples and labels of one part.
 
-    `inputs` is memory-mapped: (n, H, W, C) uint8, or (n,) bytes for folder data, `os.fsdecode`d paths below `Dataset.root`.
+    Attributes:
+        inputs: Memory-mapped, (n, H, W, C) uint8. For folder data (n,) bytes: paths below
+            `Dataset.root`, to be decoded with `os.fsdecode`.
+        labels: (n,) int64, -1 for an unlabelled training sample.
     """
 
     inputs: NDArray[Any]
@@ -70,11 +76,16 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One prepared data set. `shape` is (C, H, W); `mean` and `std` are of each channel, in 0..1.
+    """Prepared data set.
 
-    `fingerprint` is of where they come from and how they were cut, `content` of the training images and their normalisation.
-    `clean_labels` (n,) are the true labels of the training samples, before noise and hiding; `root` is the folder of images of
-    folder data, else None.
+    Attributes:
+        shape: (C, H, W) of an image.
+        mean: Mean of each channel, in 0..1.
+        std: Standard deviation of each channel, in 0..1.
+        fingerprint: Hash of the source and the cuts.
+        content: Hash of the training images and their normalisation.
+        clean_labels: (n,) true labels of the training samples, before label noise and hiding.
+        root: Folder of the images of folder data, else None.
     """
 
     name: str
@@ -92,7 +103,11 @@ class Dataset:
 
     @classmethod
     def open(cls, folder: Path) -> "Dataset":
-        """The data that `prepare` wrote to `folder`, mapped and not read; DamagedRecordError when they are damaged."""
+        """Open the data that `prepare` wrote to `folder`; inputs are mapped and not read.
+
+        Raises:
+            DamagedRecordError: The data are missing or damaged.
+        """
         summary = read_summary(folder)
         with _damage_told(folder):
             channels, height, width = summary["shape"]
@@ -112,13 +127,14 @@ class Dataset:
             )
 
     def split(self, name: str) -> Split:
-        """`train`, `validation` or `test`."""
+        """Return the part `train`, `validation` or `test`."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
     def labelled(self) -> "Dataset":
-        """The data without the unlabelled training samples, whose inputs are then in memory; itself where all are labelled.
+        """Return the data without unlabelled training samples, or itself if all are labelled.
 
-        `fingerprint` and `content` are of its own: its samples have other places.
+        The inputs of the copy are in memory. It has its own `fingerprint` and `content`, because
+        its samples have other indices.
         """
         kept = np.flatnonzero(self.train.labels != UNLABELLED)
         if len(kept) == len(self.train):
@@ -133,7 +149,11 @@ class Dataset:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """Return what `data.json` in `folder` says; DamagedRecordError when it is missing or damaged."""
+    """Return the content of `data.json` in `folder`.
+
+    Raises:
+        DamagedRecordError: The file is missing or damaged.
+    """
     file = folder / SUMMARY_FILE
     summary = SUMMARY.read(file)
     channels = summary["shape"][0]
@@ -144,7 +164,11 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 
 def _content(summary: dict[str, Any]) -> str:
-    """Of the bytes of arrays; of files by their names, and by the sizes and times that are in the fingerprint."""
+    """Return a hash of the training images and their normalisation.
+
+    Arrays are identified by their bytes. Files are identified by their names, and by the sizes and
+    times in the fingerprint.
+    """
     decides = [summary["sha256"]["train_inputs.npy"], summary["shape"], summary["mean"], summary["std"]]
     decides += [summary["fingerprint"]] if summary["root"] else []
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
@@ -155,9 +179,14 @@ def _of_part(whole: str, kept: NDArray[np.int64]) -> str:
 
 
 def read_labels(folder: Path, name: str, size: int, classes: int) -> NDArray[np.int64]:
-    """Return the labels (size,) of prepared data, in memory; DamagedRecordError when they are damaged."""
+    """Return the labels (size,) of prepared data, in memory.
+
+    Raises:
+        DamagedRecordError: The labels are missing or damaged.
+    """
     with _damage_told(folder):
-        labels = np.array(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))  # mapped: no header makes it large
+        # mapped, so that a damaged header allocates nothing
+        labels = np.array(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
         if labels.dtype != np.int64 or labels.shape != (size,):
             raise ValueError(f"{name} are {labels.dtype} of shape {labels.shape}, and {size} were written")
         if size and not UNLABELLED <= labels.min() <= labels.max() < classes:
@@ -178,5 +207,5 @@ def _damage_told(folder: Path) -> Iterator[None]:
         yield
     except DamagedRecordError:
         raise
-    except Exception as error:  # numpy names no errors of damage: each kind has its own
+    except Exception as error:  # numpy has no common error for damage
         raise DamagedRecordError(folder, f"it is no prepared data ({error})", ADVICE) from error

@@ -1,4 +1,4 @@
-"""Data sets by name: how each is loaded. Knows no splitting and writes nothing but downloads."""
+"""Load data sets by name."""
 
 import errno
 from collections.abc import Callable
@@ -16,17 +16,22 @@ from orchestrator.data import _npz as npz
 from orchestrator.data import checks
 from orchestrator.data._parts import Part, Parts, cut
 
-VERSION = "1"  # raised when a loader gives other samples than before, so that prepared data are not reused
+VERSION = "1"  # raised when a loader gives other samples: prepared data are then not reused
 UNFIT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
-DIGITS_TEST_SHARE, DIGITS_TEST_SEED = 0.2, 0  # fixed: results with different seeds share one test part
+# fixed: results with different seeds share one test part
+DIGITS_TEST_SHARE, DIGITS_TEST_SEED = 0.2, 0
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set that can be named in `data.name`.
+    """Data set that `data.name` can name.
 
-    `load(config, raw)` reads it, `raw` being the folder of downloads; `identity(config)` is a cheap JSON value that
-    changes when the content may have; both raise ConfigurationError. `list_unread(config)` says what the user gave and is not read.
+    Attributes:
+        load: `load(config, raw)` reads the data; `raw` is the folder of downloads. Raises
+            ConfigurationError.
+        identity: `identity(config)` returns a cheap JSON value that changes when the content may
+            have changed. Raises ConfigurationError.
+        list_unread: `list_unread(config)` lists the user's files or keys that are not read.
     """
 
     load: Callable[[Data, Path], Parts]
@@ -35,7 +40,7 @@ class Source:
 
 
 def find(config: Data) -> Source:
-    """The source that `config.name` names; ConfigurationError gives the nearest known name."""
+    """Return the source of `config.name`. Raise ConfigurationError with the nearest known name."""
     if config.name not in DATASETS:
         raise ConfigurationError(
             f"data.name = {config.name!r} is not known: {suggest_name(config.name, DATASETS)}",
@@ -47,7 +52,10 @@ def find(config: Data) -> Source:
 
 
 def load_digits(config: Data, raw: Path) -> Parts:
-    """scikit-learn's bundled 8x8 grey digits, 0..16 scaled to 0..255; a fixed, stratified fifth is the test part."""
+    """Load scikit-learn's bundled 8x8 grey digits, scaled from 0..16 to 0..255.
+
+    A fixed, stratified fifth is the test part.
+    """
     from sklearn.datasets import load_digits as bundled
 
     bunch = bundled()
@@ -59,7 +67,10 @@ def load_digits(config: Data, raw: Path) -> Parts:
 
 
 def load_torchvision(config: Data, raw: Path) -> Parts:
-    """A torchvision set below `config.path` or `raw`, downloaded only if `config.download`."""
+    """Load a torchvision data set below `config.path` or `raw`.
+
+    It is downloaded only if `config.download` is set.
+    """
     root = read_path(config.path, "data.path") if config.path else raw
     train, test = (_torchvision_set(config, root, train) for train in (True, False))
     classes = tuple(str(name) for name in getattr(train, "classes", range(10)))
@@ -72,7 +83,7 @@ def _torchvision_set(config: Data, root: Path, train: bool) -> Any:
     part = {"split": "train" if train else "test"} if config.name == "SVHN" else {"train": train}
     try:
         return getattr(datasets, config.name)(root, download=config.download, **part)
-    except Exception as error:  # torchvision, scipy and pickle name no errors of damage: each kind has its own
+    except Exception as error:  # torchvision, scipy and pickle have no common error for damage
         if isinstance(error, OSError) and error.errno in UNFIT:
             raise PreflightError(
                 f"{root} cannot be used ({error.strerror}): give another data.path or --store",
@@ -97,7 +108,7 @@ def _torchvision_set(config: Data, root: Path, train: bool) -> Any:
 def _torchvision_part(dataset: Any) -> Part:
     labels = dataset.targets if hasattr(dataset, "targets") else dataset.labels
     images = np.asarray(dataset.data)
-    if not hasattr(dataset, "targets"):  # SVHN alone keeps its channels first
+    if not hasattr(dataset, "targets"):  # only SVHN has channels first
         images = images.transpose(0, 2, 3, 1)
     where = f"{type(dataset).__name__} images"
     return Part(checks.images(where, images, "data.name"), checks.labels(where, np.asarray(labels), len(images), "data.name"))
@@ -108,7 +119,7 @@ def _digits_identity(config: Data) -> list[str]:
 
 
 def _torchvision_identity(config: Data) -> list[str]:
-    # a cut-down copy in MNIST's format passes torchvision's checks: two roots are two sources
+    # a reduced copy in MNIST's format passes torchvision's checks, so two roots are two sources
     return [VERSION, str(read_path(config.path, "data.path")) if config.path else ""]
 
 

@@ -1,4 +1,4 @@
-"""Where arrays lie: sent to a device batch by batch, or kept there as a whole. Knows no views and no batches."""
+"""Copy arrays to a device, batch by batch or as a whole."""
 
 import numpy as np
 import torch
@@ -6,20 +6,27 @@ from torch import Tensor
 
 from orchestrator.data.dataset import Dataset
 
-CHUNK = 4096  # samples on their way to the device: bounds what the host holds in memory
+CHUNK = 4096  # samples per copy to the device: bounds the memory of the host
 LARGEST_SHARE = 1 / 4  # of the free memory of the device
 _kept: dict[tuple[str, str, torch.device], Tensor] = {}
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on `device`; to a GPU through pinned memory, so that the host does not wait for the copy."""
+    """Return the tensor on `device`.
+
+    A copy to a GPU goes through pinned memory, so that the host does not wait for it.
+    """
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
 
 def fits_on_device(dataset: Dataset, device: torch.device) -> bool:
-    """Whether all parts of a data set may lie on a GPU: arrays, of a quarter of its free memory at most, or there already."""
+    """Return whether all parts of a data set may reside on a GPU.
+
+    Only arrays qualify, and they may take a quarter of the free memory. Arrays that are already
+    there always qualify.
+    """
     if dataset.root is not None or device.type != "cuda":
         return False
     if any(key[0] == dataset.fingerprint and key[2] == device for key in _kept):
@@ -29,7 +36,10 @@ def fits_on_device(dataset: Dataset, device: torch.device) -> bool:
 
 
 def on_device(dataset: Dataset, part: str, device: torch.device) -> Tensor:
-    """A part's images (n, H, W, C) uint8 on `device`, copied once per process; those of another data set are let go."""
+    """Return the images (n, H, W, C) uint8 of a part on `device`.
+
+    They are copied once per process. The images of other data sets are released.
+    """
     assert dataset.root is None, "files are decoded, and do not lie in memory"
     key = dataset.fingerprint, part, device
     if key not in _kept:

@@ -1,4 +1,4 @@
-"""One pass over a part in a view: pictures, normalised and blended, on the device. Knows no epochs, ranks or models."""
+"""Yield normalised and blended batches of one part in one view, on the device."""
 
 import math
 from collections.abc import Generator, Iterator
@@ -21,10 +21,14 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Inputs:
-    """`index` (B,) int64 into the split, `inputs` (B, C, H, W) float32 normalised, `labels` (B,) int64, all on the device.
+    """Batch of samples on the device.
 
-    Unless the data are resident, `index` is on the CPU: who looks something up by it there must not wait for the device.
-    `mix` says with whom the samples are blended.
+    Attributes:
+        index: (B,) int64, indices into the split. It is on the CPU unless the arrays are on the
+            device: a lookup on the CPU must not wait for the device.
+        inputs: (B, C, H, W) float32, normalised.
+        labels: (B,) int64.
+        mix: Labels of the partners and shares of the samples; None without blending.
     """
 
     index: Tensor
@@ -35,9 +39,14 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Place:
-    """Where batches are made: on `device`, from arrays that lie there when `on_device`, channels last when `layout` says so.
+    """Device and memory layout of batches.
 
-    `loader_workers` processes decode the images of folder data; for a batch of theirs nobody waits longer than `loader_wait_s`.
+    Attributes:
+        device: The device of the batches.
+        on_device: Whether the arrays are kept in the device's memory.
+        layout: The memory format of the inputs.
+        loader_workers: Processes that decode the images of folder data.
+        loader_wait_s: Longest wait for a decoded batch in seconds.
     """
 
     device: torch.device = CPU
@@ -48,13 +57,17 @@ class Place:
 
 
 class Pass:
-    """Makes the inputs of a part in a view; whatever holds for the whole pass goes to the device when it is built."""
+    """Pass over a part in a view.
+
+    All values that hold for the whole pass are copied to the device at construction.
+    """
 
     def __init__(self, dataset: Dataset, part: str, views: Views, view: int | None, place: Place) -> None:
         self.dataset, self.part, self.split, self.views, self.place = dataset, part, dataset.split(part), views, place
         self.view, self.device = view, place.device
         self.on_device = place.on_device and dataset.root is None
-        self.cut = dataset.root is not None and views.policy == "resized_crop_flip"  # by whoever decodes
+        # the decoding processes apply the crops
+        self.cut = dataset.root is not None and views.policy == "resized_crop_flip"
         height, width = dataset.shape[1:]
         places = None if self.cut else views.places(view, height, width)
         self.places = None if places is None else to_device(places, self.device)
@@ -66,14 +79,17 @@ class Pass:
         self.mean, self.std = (self._plane(values) for values in (dataset.mean, dataset.std))
 
     def inputs(self, order: NDArray[np.int64], size: int) -> Generator[Inputs, None, None]:
-        """The samples of `order` (n,) in batches of `size`, the last one shorter where they do not go up."""
+        """Yield the samples of `order` (n,) in batches of `size`; the last one may be shorter."""
         batches = torch.split(self._at_home(torch.from_numpy(order)), size) if len(order) else ()
         for wanted, images in self._images(batches):
             count = len(wanted) if self.partner is None else len(wanted) // 2
             yield self._made(wanted[:count], to_device(wanted, self.device), to_device(images, self.device))
 
     def _made(self, index: Tensor, wanted: Tensor, images: Tensor) -> Inputs:
-        """From the own pictures and those of the partners behind them, if any: `wanted` (B or 2 B,), `images` alike."""
+        """Return a batch from its images and, behind them, those of the partners, if any.
+
+        `wanted` is (B,) or (2 B,), and `images` has as many rows.
+        """
         if self.places is not None:
             images = self.views.augment(images, self.places.index_select(0, wanted))
         planes, labels = self._normalised(images), self.labels.index_select(0, wanted)
@@ -86,7 +102,7 @@ class Pass:
         return Inputs(index, blended(own, other, share, boxes), labels[: len(index)], mix)
 
     def _images(self, batches: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each batch the samples whose pictures it takes, partners last, and these pictures (., H, W, C) uint8."""
+        """Return the samples of each batch, partners last, and their images (., H, W, C) uint8."""
         if self.dataset.root is not None:
             wanted = [self._with_partners(index) for index in batches]
             return zip(wanted, self._decoded(wanted), strict=True)
@@ -100,7 +116,10 @@ class Pass:
         return index if self.partner is None else torch.cat([index, self.partner.index_select(0, index)])
 
     def _decoded(self, wanted: list[Tensor]) -> Iterator[Tensor]:
-        """From files; blending decodes two for every sample, which doubles the work of the processes that decode."""
+        """Return decoded images from files.
+
+        Blending decodes two images for each sample, which doubles the work of the loader processes.
+        """
         root, side = self.dataset.root, self.dataset.shape[1]
         assert root is not None
         numbers = self.views.numbers(self.view) if self.cut and self.view is not None else None
@@ -113,10 +132,13 @@ class Pass:
         return planes.sub_(self.mean).div_(self.std)
 
     def _plane(self, values: tuple[float, ...]) -> Tensor:
-        """(1, C, H, W) of 255 x `values` (C,): as large as a picture, or channels last would take five times as long."""
+        """Return (1, C, H, W) of 255 x `values` (C,).
+
+        It has the size of an image: broadcasting with channels last would take five times as long.
+        """
         each = (255 * torch.tensor(values, dtype=torch.float32)).view(1, -1, 1, 1)
         return to_device(each.expand(1, *self.dataset.shape).contiguous(memory_format=self.place.layout), self.device)
 
     def _at_home(self, tensor: Tensor) -> Tensor:
-        """Where samples are looked up: on the device when the data lie there, else on the CPU."""
+        """Return the tensor on the device if the arrays are there, else on the CPU."""
         return to_device(tensor, self.device) if self.on_device else tensor

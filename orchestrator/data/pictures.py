@@ -1,4 +1,4 @@
-"""Decodes image files into pictures of one size, in worker processes. Knows no labels and no normalisation."""
+"""Decode image files to one size in worker processes."""
 
 import contextlib
 import math
@@ -20,19 +20,19 @@ from orchestrator.data._augmentation import SMALLEST_AREA_FOLDER, boxes, flipped
 from orchestrator.data.decoding import ImageError, decode_image
 from orchestrator.data.shared_memory import SHARED, can_pass_memory, has_room
 
-LOOK_S = 5.0  # after which the loader looks whether its processes live
-CLEAN_SHARE = 224 / 256  # the clean view: the middle, as wide as 224 pixels of a short side of 256
+LOOK_S = 5.0  # interval at which the loader checks that its processes are alive
+CLEAN_SHARE = 224 / 256  # the clean view is the middle square, as 224 pixels of a short side of 256
 Box = tuple[float, float, float, float]
 
 
 class Damage(NamedTuple):
-    """An image that cannot be decoded, and why."""
+    """Image that cannot be decoded, and the reason."""
 
     path: str
     reason: str
 
 
-Stack = torch.Tensor | NDArray[np.uint8] | Damage  # pictures, or what is wrong with one
+Stack = torch.Tensor | NDArray[np.uint8] | Damage  # images, or the damage of one
 
 
 def decode(
@@ -45,11 +45,23 @@ def decode(
     pin: bool,
     wait_s: float = math.inf,
 ) -> Iterator[torch.Tensor]:
-    """A (B, size, size, 3) uint8 tensor for each of `batches`, which hold indices into `paths` (n,).
+    """Yield a (B, size, size, 3) uint8 tensor for each batch.
 
-    `numbers` (n, 5) are those of a view and cut a resized crop; None gives the clean middle. The pictures do not depend
-    on the number of `workers`. A file that cannot be decoded raises ConfigurationError with its path, a batch that does not come
-    within `wait_s` seconds, or a process that ends, LoaderError.
+    The images do not depend on the number of `workers`.
+
+    Args:
+        root: The folder of the images.
+        paths: (n,), paths below `root`.
+        batches: Indices into `paths`, one array for each batch.
+        size: Side of the images in pixels.
+        numbers: (n, 5), random numbers of a view, for a resized crop. None gives the clean middle.
+        workers: Number of decoding processes; 0 decodes in this process.
+        pin: Whether batches are in pinned memory.
+        wait_s: Longest wait for a batch in seconds.
+
+    Raises:
+        ConfigurationError: A file cannot be decoded. The message names its path.
+        LoaderError: A batch does not arrive within `wait_s`, or a process ends.
     """
     loader = data.DataLoader(
         _Pictures(root, paths, size, numbers),
@@ -58,7 +70,8 @@ def decode(
         collate_fn=partial(_stack, shared=workers > 0 and can_pass_memory()),
         pin_memory=pin,
         timeout=LOOK_S if workers else 0,
-        generator=torch.Generator(),  # or each pass would draw the seed of its workers from the trial's own random numbers
+        # else each pass would draw the seed of its workers from the trial's random state
+        generator=torch.Generator(),
     )
     for pictures in _waited(iter(loader), workers, wait_s):
         if isinstance(pictures, Damage):
@@ -72,7 +85,10 @@ def decode(
 
 
 def _waited(loaded: Iterator[Stack], workers: int, wait_s: float) -> Iterator[Stack]:
-    """The batches of a loader, whose own time limit is a short one: after it the loader is asked again, until `wait_s` is over."""
+    """Yield the batches of a loader, and enforce `wait_s`.
+
+    The loader's own timeout is short: after it, the loader is polled again until `wait_s` is over.
+    """
     last = time.monotonic()
     while True:
         try:
@@ -104,7 +120,10 @@ def _waited(loaded: Iterator[Stack], workers: int, wait_s: float) -> Iterator[St
 
 
 class _Pictures(data.Dataset[torch.Tensor | Damage]):
-    """Damage is returned: an exception would reach the parent as a traceback."""
+    """Resized images as a data set for a loader.
+
+    Damage is returned, because an exception would reach the parent as a traceback.
+    """
 
     def __init__(self, root: Path, paths: NDArray[np.bytes_], size: int, numbers: NDArray[np.float64] | None) -> None:
         self.root, self.paths, self.size, self.numbers = root, paths, size, numbers
@@ -131,13 +150,14 @@ def _middle(height: int, width: int) -> Box:
 
 def _crop(numbers: NDArray[np.float64], height: int, width: int) -> Box:
     left, top, right, bottom = boxes(numbers, height, width, SMALLEST_AREA_FOLDER)[0].tolist()
-    return left, top, min(right, width), min(bottom, height)  # a sum may exceed the side by one rounding
+    # a sum may exceed the side by one rounding
+    return left, top, min(right, width), min(bottom, height)
 
 
 def _stack(pictures: list[torch.Tensor | Damage], shared: bool) -> Stack:
-    """One tensor, in shared memory where that has room: the loader would lose a batch for which there is none.
+    """Return one tensor, in shared memory if it has room, else an array, which goes through a pipe.
 
-    Else an array, which goes through a pipe.
+    The loader would lose a batch for which shared memory has no room.
     """
     damaged = [picture for picture in pictures if isinstance(picture, Damage)]
     if damaged:
@@ -146,7 +166,7 @@ def _stack(pictures: list[torch.Tensor | Damage], shared: bool) -> Stack:
     if not shared:
         return stacked if data.get_worker_info() is None else stacked.numpy()
     if has_room(stacked.nbytes):
-        with contextlib.suppress(RuntimeError):  # somebody else took the room meanwhile
+        with contextlib.suppress(RuntimeError):  # another process took the memory meanwhile
             stacked.share_memory_()  # type: ignore[no-untyped-call]
             return stacked
     return stacked.numpy()

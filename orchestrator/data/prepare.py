@@ -1,4 +1,4 @@
-"""Prepares data once: loads, checks, cuts and writes arrays that workers map. Knows no models and no batches."""
+"""Prepare data once: load, validate, cut, and write arrays that workers map."""
 
 import hashlib
 import json
@@ -24,20 +24,35 @@ from orchestrator.data.preprocessing import choose_normalization, resolve_augmen
 from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.store.store import set_aside
 
-FORMAT = 2  # raised when what is written changes, so that older folders are not reused
-CUT, NOISE, LIMITS, LABELLED = 1, 2, {"train": 3, "validation": 4, "test": 5}, 6  # one stream of random numbers for each purpose
+FORMAT = 2  # raised when the written content changes, so that older folders are not reused
+# one stream of random numbers for each purpose
+CUT, NOISE, LIMITS, LABELLED = 1, 2, {"train": 3, "validation": 4, "test": 5}, 6
 log = logging.getLogger(__name__)
 
 
 def prepare(config: Data, store: Path, seed: int, note: Callable[[str], None] = lambda _: None) -> Path:
-    """The folder `store/data/FINGERPRINT` with train, validation and test as .npy files and `data.json`.
+    """Prepare the data of a configuration, unless they exist.
 
-    What stands there already is reused, without loading the source; what is damaged is set aside and prepared anew. `note` is
-    called with what takes long. Raises ConfigurationError for data that cannot be used, PreflightError when the store
-    cannot be written.
+    Existing data are reused without loading the source. Damaged data are set aside and prepared
+    again.
+
+    Args:
+        config: The data section of the configuration.
+        store: The root of the store.
+        seed: Seed of the cuts, the label noise and the hidden labels.
+        note: Called with a message about a step that takes long.
+
+    Returns:
+        The folder `store/data/FINGERPRINT`, with train, validation and test as .npy files and
+        `data.json`.
+
+    Raises:
+        ConfigurationError: The data cannot be used.
+        PreflightError: The store cannot be written.
     """
     target = _folder(config, store, seed)
-    there = os.path.isfile(target / SUMMARY_FILE)  # asked first: what another process writes meanwhile is not damaged
+    # checked first: a folder that another process writes meanwhile is not damaged
+    there = os.path.isfile(target / SUMMARY_FILE)
     if not _stands(target):
         parts, clean = _build(config, store, seed)
         summary = _summary(config, parts, target.name)
@@ -52,7 +67,7 @@ def prepare(config: Data, store: Path, seed: int, note: Callable[[str], None] = 
 
 
 def _stands(target: Path) -> bool:
-    """Whether there are prepared data in a folder that can be used."""
+    """Return whether the folder holds prepared data that can be used."""
     try:
         Dataset.open(target)
     except DamagedRecordError as error:
@@ -63,12 +78,16 @@ def _stands(target: Path) -> bool:
 
 
 def describe(config: Data, store: Path, seed: int) -> dict[str, Any]:
-    """What `data.json` says or would say, the hashes aside: name, classes, shape [C, H, W], mean, std, sizes, ...
+    """Return the content of `data.json` without checksums, prepared or not.
 
-    `labelled`, how many training samples are, where not all are; `validation_in_training` where they hold the validation
-    part too; `class_sizes`, how many have each label. `augmentation` is that of `config`, auto resolved; `data.json` has none.
-    `unread` is what the source holds beside that, `decoded` what was done to how many images when they were prepared; neither
-    stands where there is none. Writes and downloads nothing; raises as `prepare` does.
+    Nothing is written or downloaded. Raise as `prepare` does.
+
+    Returns:
+        name, classes, shape [C, H, W], mean, std, sizes, `class_sizes` (training samples per
+        label), `augmentation` (of `config`, with auto resolved; not in `data.json`), and more. Keys
+        that only some data have: `labelled` (number of labelled training samples, if not all are),
+        `validation_in_training` (the training part includes the validation part), `unread` (kinds
+        of files or keys that are not read), `decoded` (number of images for each conversion).
     """
     unread = datasets.find(config).list_unread(config)
     summary = _described(config, store, seed) | ({"unread": unread} if unread else {})
@@ -76,7 +95,10 @@ def describe(config: Data, store: Path, seed: int) -> dict[str, Any]:
 
 
 def list_notes(summary: Mapping[str, Any]) -> dict[str, str]:
-    """Return, for what `describe` says, what is not read and what was done to images, each under its name in a plan."""
+    """Return the lines of a plan about unread files and converted images, by their titles.
+
+    `summary` is the result of `describe`.
+    """
     unread, said = summary.get("unread", []), {}
     if unread:
         said["not read"] = list_kinds(unread)
@@ -94,7 +116,8 @@ def _described(config: Data, store: Path, seed: int) -> dict[str, Any]:
     try:
         parts, _ = _build(config.model_copy(update={"download": False}), store, seed)
     except ConfigurationError as error:
-        if config.download and error.__cause__:  # the files could not be read, and may only be missing
+        # the files could not be read, and may only be missing
+        if config.download and error.__cause__:
             message = f"{error} (a dry run downloads nothing: start the run itself for that)"
             raise ConfigurationError.from_error(error, message) from error
         raise
@@ -116,20 +139,20 @@ def _folder(config: Data, store: Path, seed: int) -> Path:
 
 
 def _build(config: Data, store: Path, seed: int) -> tuple[Parts, Labels]:
-    """The parts as they are learned from, and the true label of every training sample."""
+    """Return the parts for training, and the true label of every training sample."""
     where = f"data.name = {config.name}" + (f" at {config.path}" if config.path else "")
     source = datasets.find(config)
     parts = source.load(config, store / "data" / "raw")
     try:
         return _cut(where, parts, config, seed)
-    except ConfigurationError as error:  # what was not read may be what is missing
+    except ConfigurationError as error:  # unread files may explain the error
         if unread := said_unread(source.list_unread(config)):
             raise ConfigurationError.from_error(error, f"{error}{unread}") from error
         raise
 
 
 def _field(config: Data) -> str:
-    """The setting that the data come from."""
+    """Return the setting that selects the data."""
     return "data.path" if config.path else "data.name"
 
 
@@ -163,7 +186,7 @@ def _with_validation(where: str, parts: Parts, config: Data, seed: int) -> Parts
 
 
 def _kept(where: str, name: str, part: Part, classes: tuple[str, ...], config: Data, seed: int) -> Part:
-    """A part within its limit, every class still in it."""
+    """Return a part cut to its limit, with every class still in it."""
     checks.every_class(where, name, part, classes, _field(config))
     limit: int | None = getattr(config.limit, name)
     if limit is None or limit >= len(part):
@@ -179,7 +202,10 @@ def _kept(where: str, name: str, part: Part, classes: tuple[str, ...], config: D
 
 
 def _labelled(labels: Labels, classes: tuple[str, ...], config: Data, seed: int) -> Labels:
-    """The training labels of which all but `data.labelled` are hidden, every class still among the others."""
+    """Return the training labels with all but `data.labelled` hidden.
+
+    Every class keeps a label.
+    """
     wanted, samples = config.labelled, len(labels)
     if wanted is None:
         return labels
@@ -201,7 +227,7 @@ def _labelled(labels: Labels, classes: tuple[str, ...], config: Data, seed: int)
 
 
 def _class_sizes(labels: Labels, classes: int) -> list[int]:
-    """How many training samples are labelled as each class."""
+    """Return the number of training samples labelled as each class."""
     return [int(count) for count in np.bincount(labels[labels != UNLABELLED], minlength=classes)]
 
 
@@ -209,7 +235,8 @@ def _summary(config: Data, parts: Parts, fingerprint: str) -> dict[str, Any]:
     if parts.root is None:
         height, width, channels = parts.train.inputs.shape[1:]
         own = len(parts.train) - (len(parts.splits()["validation"]) if config.validation_in_training else 0)
-        statistic = statistics(parts.train.inputs[:own])  # of the same pictures, whoever else is trained on
+        # of the same images, with and without the validation part in training
+        statistic = statistics(parts.train.inputs[:own])
     else:
         assert config.size is not None
         height, width, channels = config.size, config.size, 3

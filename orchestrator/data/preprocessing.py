@@ -7,11 +7,12 @@ from orchestrator.config.data_schema import Data
 from orchestrator.core.errors import ConfigurationError
 
 Statistics = tuple[list[float], list[float]]
-IMAGENET: Statistics = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # what pretrained weights expect, without decoding everything
+# the values that pretrained weights expect; no image needs to be decoded
+IMAGENET: Statistics = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
 class Automatic(NamedTuple):
-    """The policy that `data.augmentation = auto` stands for on a data set, and the reason."""
+    """Policy of `data.augmentation = auto` for a data set, and the reason."""
 
     policy: str
     reason: str
@@ -31,21 +32,29 @@ AUTOMATIC = {
 
 
 def resolve_augmentation(data: Data, summary: Mapping[str, Any] | None = None) -> str:
-    """Return the policy that applies: `data.augmentation`, where `auto` is replaced by that of the data set.
+    """Return the augmentation policy in effect.
 
-    A run that began before its policy was settled in its configuration has it in its own `data.json`: give that as `summary`.
+    Args:
+        data: The data section of the configuration; `auto` stands for the policy of its data set.
+        summary: The `data.json` of a run. Runs of earlier versions have their policy only there.
     """
     automatic = (summary or {}).get("augmentation", AUTOMATIC[data.name].policy)
     return str(automatic) if data.augmentation == "auto" else data.augmentation
 
 
 def shift_pixels(shape: Sequence[int]) -> int:
-    """Return by how many pixels `crop` and `crop_flip` shift images of `shape` (C, H, W) at most: an eighth of the side."""
+    """Return the largest shift of `crop` and `crop_flip` in pixels, for `shape` (C, H, W).
+
+    It is an eighth of the shorter side.
+    """
     return min(shape[1:]) // 8
 
 
 def explain_augmentation(data: Data, shape: Sequence[int]) -> str:
-    """Return which policy applies to images of `shape` (C, H, W), what it does, why, and how another one is chosen."""
+    """Return a sentence on the policy for images of `shape` (C, H, W).
+
+    It names the policy, its effect, the reason, and the setting to change it.
+    """
     policy, (automatic, reason) = resolve_augmentation(data), AUTOMATIC[data.name]
     shifted = f"shifted by up to {_count(shift_pixels(shape), 'pixel')}"
     does = {
@@ -63,12 +72,12 @@ def choose_normalization(data: Data, channels: int, statistics: Statistics | Non
     """Return the mean and the standard deviation of each channel, in 0..1.
 
     Args:
-        data: Its `mean` and `std` come first.
-        channels: How many values each must have.
-        statistics: Those of the training images; None where these are files, which get ImageNet's.
+        data: The data section; its `mean` and `std` take precedence.
+        channels: The number of values that each must have.
+        statistics: Statistics of the training images. None for image files, which get ImageNet's.
 
     Raises:
-        ConfigurationError: `data.mean` and `data.std` have another number of values than the images have channels.
+        ConfigurationError: `data.mean` and `data.std` do not have one value for each channel.
     """
     if data.mean is None or data.std is None:
         return statistics or IMAGENET
@@ -84,7 +93,11 @@ def choose_normalization(data: Data, channels: int, statistics: Statistics | Non
 
 
 def explain_normalization(data: Data, summary: Mapping[str, Any]) -> str:
-    """Return mean and deviation of each channel, where they come from, and how others are chosen; `summary` is of `describe`."""
+    """Return a sentence on the normalisation.
+
+    It names mean and deviation of each channel, their source, and the settings to change them.
+    `summary` is the result of `describe`.
+    """
     values = f"mean {_listed(summary['mean'])}, std {_listed(summary['std'])}"
     if data.mean is not None:
         return f"{values}: set by data.mean and data.std"
@@ -93,7 +106,7 @@ def explain_normalization(data: Data, summary: Mapping[str, Any]) -> str:
 
 
 def explain(data: Data, summary: Mapping[str, Any]) -> dict[str, str]:
-    """Return the lines of a plan on augmentation and normalisation, by their titles."""
+    """Return the lines of a plan about augmentation and normalisation, by their titles."""
     return {
         "augmentation": explain_augmentation(data, summary["shape"]),
         "normalisation": explain_normalization(data, summary),

@@ -1,4 +1,4 @@
-"""Whether batches of decoded images can pass between processes through shared memory, or have to go through a pipe."""
+"""Check whether decoded batches can pass between processes through shared memory."""
 
 import shutil
 import socket
@@ -6,31 +6,38 @@ import sys
 import tempfile
 from pathlib import Path
 
-SHARED = Path("/dev/shm")  # where Linux keeps shared memory; PyTorch's file_system sharing lies there too
-PREFETCHED = 2  # batches of each process that decodes, as DataLoader has it
-PASSES = 2  # that are open at once, as of training and of held-out samples
-RESERVE_BYTES = 16 * 2**20  # for others, such as NCCL
-LONGEST_SOCKET = 107 if sys.platform == "linux" else 103  # bytes of a path that a socket can be bound to
-LISTENER = "/pymp-12345678/listener-12345678"  # multiprocessing's socket below the temporary folder, which passes memory on
+SHARED = Path("/dev/shm")  # Linux keeps shared memory here, also for PyTorch's file_system sharing
+PREFETCHED = 2  # batches of each decoding process, as in DataLoader
+PASSES = 2  # open at once, as of training and of held-out samples
+RESERVE_BYTES = 16 * 2**20  # for other users, such as NCCL
+# bytes of a path that a socket can be bound to
+LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
+# multiprocessing's socket below the temporary folder, which passes shared memory
+LISTENER = "/pymp-12345678/listener-12345678"
 MIB = 2**20
 
 
 def has_room(needed_bytes: int) -> bool:
-    """Return whether so many bytes of shared memory are free, beside a reserve for others."""
+    """Return whether that much shared memory is free, besides a reserve for other users."""
     return not SHARED.is_dir() or shutil.disk_usage(SHARED).free >= needed_bytes + RESERVE_BYTES
 
 
 def can_pass_memory() -> bool:
-    """Return whether processes can hand shared memory to each other: their socket needs a short path."""
+    """Return whether processes can pass shared memory to each other.
+
+    They use a socket, which needs a short path.
+    """
     return not hasattr(socket, "AF_UNIX") or len(tempfile.gettempdir().encode()) + len(LISTENER) <= LONGEST_SOCKET
 
 
 def describe_shortage(batch_bytes: int, workers: int, processes: int = 1) -> str:
-    """Return why batches go through pipes, which is slower, and what to do; empty where shared memory suffices.
+    """Return why batches go through pipes, which is slower, and the next step.
+
+    The text is empty if shared memory suffices.
 
     Args:
-        batch_bytes: Of the images of one batch.
-        workers: Processes that decode for each training process (`data.loader_workers`).
+        batch_bytes: Size of the images of one batch.
+        workers: Decoding processes for each training process (`data.loader_workers`).
         processes: Training processes of this machine.
     """
     if not workers:

@@ -1,4 +1,7 @@
-"""Versions of a training set: the triple (seed, view, index) fixes every crop, flip and blend. Knows no files and no batches."""
+"""Draw augmented views of a training set.
+
+The triple (seed, view, index) determines every crop, flip and blend.
+"""
 
 from typing import Any
 
@@ -15,15 +18,24 @@ from orchestrator.data.preprocessing import AUTOMATIC, shift_pixels
 
 POLICIES = ("none", "crop", "crop_flip", "resized_crop_flip")
 SHIFTING = ("crop", "crop_flip")
-MIX = 2  # keeps the blends of view v apart from its crops, which are drawn from (seed, v), and from the order of epoch v
+# separates the blends of view v from its crops, drawn from (seed, v), and from the order of epoch v
+MIX = 2
 
 
 class Views:
-    """The augmented versions of a training set of `count` samples.
+    """Augmented versions of a training set of `count` samples.
 
-    The numbers of a view are drawn for the whole set at once, so the picture of a sample does not depend on the batch,
-    rank or trial that asks for it. `pad` is in pixels (crop, crop_flip), `mix_alpha` that of Beta(alpha, alpha) (mixup,
-    cutmix). View None is the clean view, which is neither augmented nor blended.
+    The numbers of a view are drawn for the whole set at once. The image of a sample therefore does
+    not depend on the batch, rank or trial. View None is the clean view, without augmentation and
+    blending.
+
+    Args:
+        policy: One of `POLICIES`.
+        seed: Seed of the views.
+        count: Number of samples.
+        pad: Padding in pixels, for crop and crop_flip.
+        mix: One of `MIXES`.
+        mix_alpha: alpha of Beta(alpha, alpha), for mixup and cutmix.
     """
 
     def __init__(self, policy: str, seed: int, count: int, pad: int, mix: str = "none", mix_alpha: float = 1.0) -> None:
@@ -34,32 +46,49 @@ class Views:
 
     @classmethod
     def of(cls, dataset: Dataset, data: Data, seed: int) -> "Views":
-        """The views of a data set's training part as `data` asks for them, padded by an eighth of the side."""
+        """Return the views of a data set's training part, as configured in `data`.
+
+        Images are padded by an eighth of the shorter side.
+        """
         policy = AUTOMATIC[dataset.name].policy if data.augmentation == "auto" else data.augmentation
         return cls(policy, seed, len(dataset.train), shift_pixels(dataset.shape), data.mixing, data.mix_alpha)
 
     @property
     def varies(self) -> bool:
-        """Whether views differ at all; where not, each is the clean one."""
+        """Return whether views differ; if not, each is the clean one."""
         return self.policy != "none" or self.mix != "none"
 
     def identity(self) -> dict[str, Any]:
-        """What decides how a view looks, and nothing else, as plain JSON: equal identities show equal pictures of equal data."""
+        """Return the properties that determine the views, as plain JSON values.
+
+        Equal identities give equal images of equal data.
+        """
         said: dict[str, Any] = {"policy": self.policy, "mix": self.mix}
         said |= {"seed": self.seed} if self.varies else {}
         said |= {"pad": self.pad} if self.policy in SHIFTING else {}
         return said | ({"mix_alpha": self.mix_alpha} if self.mix != "none" else {})
 
     def numbers(self, view: int) -> NDArray[np.float64]:
-        """(count, 5) uniform in [0, 1): vertical place, horizontal place, flip, area, ratio; kept for the last view drawn."""
+        """Return (count, 5) numbers, uniform in [0, 1), of a view.
+
+        Columns: vertical position, horizontal position, flip, area, ratio. The numbers of the last
+        view are cached.
+        """
         if self._drawn is None or self._drawn[0] != view:
             self._drawn = view, np.random.default_rng([self.seed, view]).random((self.count, NUMBERS))
         return self._drawn[1]
 
     def places(self, view: int | None, height: int, width: int) -> Tensor | None:
-        """For every sample what `augment` does to its picture of `height` x `width` pixels; None where that is nothing.
+        """Return the parameters of `augment` for every sample.
 
-        (count,) int64 for crops, (count, 2, 3) float32 for resized crops.
+        Args:
+            view: The view; None is the clean one.
+            height: Image height in pixels.
+            width: Image width in pixels.
+
+        Returns:
+            (count,) int64 for crops, (count, 2, 3) float32 for resized crops, None without
+            augmentation.
         """
         if view is None or self.policy == "none":
             return None
@@ -68,13 +97,21 @@ class Views:
         return torch.from_numpy(stretches(self.numbers(view), height, width))
 
     def augment(self, images: Tensor, places: Tensor) -> Tensor:
-        """The pictures (B, H, W, C) uint8 of `images` (B, H, W, C) uint8, on their device, from their rows of `places`."""
+        """Return the augmented images.
+
+        Args:
+            images: (B, H, W, C) uint8.
+            places: The rows of `places` for these images, on their device.
+
+        Returns:
+            (B, H, W, C) uint8, on the same device.
+        """
         if self.policy in SHIFTING:
             return shifted(images, places, self.pad, flips=self.policy == "crop_flip")
         return stretched(images, places)
 
     def mixing(self, view: int | None, height: int, width: int) -> Mixing | None:
-        """For every sample the partner and the share with which its picture is blended; None where it is not."""
+        """Return the partner and the share of every sample, None without blending."""
         if view is None or self.mix == "none":
             return None
         generator = np.random.default_rng([self.seed, view, MIX])

@@ -1,4 +1,4 @@
-"""What lies on disk: paths, records, locks, remote stores, checkpoints."""
+"""Read and write files: paths, records, locks, remote stores, checkpoints."""
 
 __all__ = [
     "checkpoint_storage",

@@ -1,7 +1,8 @@
-"""Where the checkpoint of a trial lies: in the trial's folder, or as objects below a URI. Knows files, no tensors.
+"""Store the checkpoint of a trial in its folder, or as objects below a URI.
 
-As objects it is `checkpoint-EPOCH-TOKEN/` with all its files, named by `latest.json`, which is replaced when they are there. The
-one before stays until the next one: whoever finds the newest damaged reads that.
+A remote checkpoint is the prefix `checkpoint-EPOCH-TOKEN/` with all its files. `latest.json` names
+it and is replaced after all files are uploaded. The previous checkpoint stays until the next one is
+complete: a reader that finds the newest one damaged reads the previous one.
 """
 
 import contextlib
@@ -19,52 +20,67 @@ from orchestrator.core.context import TrialContext
 from orchestrator.store.remote import Alive, Remote, of_names
 from orchestrator.store.store import Store, replacing
 
-LIGHT = ("trace.safetensors", "shown.safetensors", "progress.json")  # pictures are drawn from these, possibly much later
-BEFORE = f"{CHECKPOINT}.old"  # the one before, while its successor takes its place, or after a death in that moment
+# figures are drawn from these, possibly much later
+LIGHT = ("trace.safetensors", "shown.safetensors", "progress.json")
+BEFORE = f"{CHECKPOINT}.old"  # the previous checkpoint, during a replacement or after a crash in it
 LATEST = "latest.json"
-KEPT = 2  # checkpoints of a trial among the objects
+KEPT = 2  # checkpoints of a trial in the remote store
 T = TypeVar("T")
 
 
 class LocalCheckpoint:
-    """The checkpoint of a trial in the trial's folder."""
+    """Checkpoint of a trial in the trial's folder."""
 
     def __init__(self, trial: Path) -> None:
         self.trial = trial
 
     @property
     def found(self) -> list[Path]:
-        """The folders that may hold a checkpoint, the newest first."""
+        """Return the folders that may hold a checkpoint, newest first."""
         return [path for path in (self.trial / CHECKPOINT, self.trial / BEFORE) if path.is_dir()]
 
     def together(self, context: TrialContext, action: Callable[[], T]) -> T:
-        """What the action gives on this rank; all ranks call this together."""
+        """Return the result of `action` on this rank. All ranks must call this together."""
         return action()
 
     def newest_first(self, alive: Alive) -> Iterator[Path]:
-        """The folders that may hold a checkpoint; what a dead writer left is removed."""
+        """Yield the folders that may hold a checkpoint, newest first.
+
+        Remove the leftovers of dead writers before.
+        """
         self.remove_asides()
         yield from self.found
 
     @contextlib.contextmanager
     def writing(self, context: TrialContext, epoch: int) -> Iterator[Path]:
-        """A folder for the parts of this rank; it is the checkpoint when all ranks, who enter together, have left the block."""
+        """Yield a folder for the files of this rank; it becomes the checkpoint.
+
+        All ranks enter the block together. Rank 0 renames the folder when it leaves the block, so
+        the files of all ranks must be complete by then.
+        """
         with contextlib.ExitStack() as stack:
             yield context.share(stack.enter_context(replacing(self.trial / CHECKPOINT)) if context.leads else None)
 
     def bring(self, names: Collection[str] | None = None) -> None:
-        """Have the newest checkpoint, or its files of these names, in the trial's folder: it is there."""
+        """Ensure that the newest checkpoint is in the trial's folder, where it already is.
+
+        Args:
+            names: The file names that are needed; None stands for all.
+        """
 
     def remove(self) -> None:
-        """Remove what lies elsewhere."""
+        """Remove the remote copies; a local checkpoint has none."""
 
     def remove_asides(self) -> None:
-        """Remove what a dead writer left."""
+        """Remove the temporary folders of dead writers."""
         for left in self.trial.glob(f".{CHECKPOINT}.*"):
             shutil.rmtree(left, ignore_errors=True)
 
     def strip(self) -> None:
-        """Remove all that is heavy: weights, optimiser, snapshots, the trial's own cache. Who reads just now may miss a file."""
+        """Remove all large files: weights, optimizer state, snapshots, the trial's own cache.
+
+        A concurrent reader may miss a file.
+        """
         self.remove_asides()
         for checkpoint in self.found[:1]:
             for file in checkpoint.rglob("*"):
@@ -75,18 +91,28 @@ class LocalCheckpoint:
 
 
 class RemoteCheckpoint(LocalCheckpoint):
-    """The checkpoint of a trial as objects named after the trial's folder below `root`, this node's for them."""
+    """Checkpoint of a trial as objects, with a local copy in the trial's folder.
+
+    The objects are named after the trial's folder below `root`, which is this node's folder of the
+    store.
+    """
 
     def __init__(self, trial: Path, root: Path, uri: str) -> None:
         super().__init__(trial)
         self.uri, self.name, self.remote = uri, trial.relative_to(root).as_posix(), Remote(uri)
 
     def together(self, context: TrialContext, action: Callable[[], T]) -> T:
-        """What the action gives on this rank; while the store does not answer all ranks wait, who call this together."""
+        """Return the result of `action` on this rank. All ranks must call this together.
+
+        All ranks wait and retry while the store does not respond.
+        """
         return disk.raise_on_all_ranks(context, action, self.trial, away=self.uri)
 
     def newest_first(self, alive: Alive) -> Iterator[Path]:
-        """Copies of the checkpoints in this node's folder, each fetched when it is asked for."""
+        """Yield local copies of the checkpoints, newest first.
+
+        Each copy is downloaded when the iterator reaches it.
+        """
         self.remove_asides()
         for name in self._names():
             with self._aside() as folder:
@@ -95,7 +121,10 @@ class RemoteCheckpoint(LocalCheckpoint):
 
     @contextlib.contextmanager
     def writing(self, context: TrialContext, epoch: int) -> Iterator[Path]:
-        """A folder for the parts of this rank; what all ranks have put there is the checkpoint when they have left the block."""
+        """Yield a folder for the files of this rank; the uploaded files become the checkpoint.
+
+        All ranks upload when they leave the block. Rank 0 then names the checkpoint as the newest.
+        """
         name = context.share(f"{CHECKPOINT}-{epoch}-{uuid.uuid4().hex[:8]}" if context.leads else None)
         with self._aside() as folder:
             yield folder
@@ -103,7 +132,14 @@ class RemoteCheckpoint(LocalCheckpoint):
         self.together(context, lambda: self._name_newest(name) if context.leads else None)
 
     def bring(self, names: Collection[str] | None = None) -> None:
-        """Have the newest checkpoint, or its files of these names, in the trial's folder of this node; OSError when that fails."""
+        """Download the newest checkpoint into the trial's folder of this node.
+
+        Args:
+            names: The file names to download; None stands for all.
+
+        Raises:
+            OSError: The download fails.
+        """
         for name in self._names()[:1]:
             with self._aside() as folder:
                 if self._got(name, folder, of_names(names) if names else lambda _: True):
@@ -115,7 +151,7 @@ class RemoteCheckpoint(LocalCheckpoint):
         self.remote.remove(self.name)
 
     def strip(self) -> None:
-        """Remove all that is heavy, here and among the objects."""
+        """Remove all large files, locally and in the remote store."""
         super().strip()
         newest, light = self._names()[:1], of_names(LIGHT)
         for name in self.remote.names(self.name):
@@ -124,7 +160,7 @@ class RemoteCheckpoint(LocalCheckpoint):
                 self.remote.remove_file(f"{self.name}/{name}")
 
     def _got(self, name: str, folder: Path, wanted: Callable[[str], bool] = lambda _: True, alive: Alive = lambda: None) -> bool:
-        """Whether there is anything of a checkpoint; it is in the folder then."""
+        """Download a checkpoint into the folder; return whether it has any such file."""
         try:
             self.remote.get(f"{self.name}/{name}", folder, wanted, alive)
         except FileNotFoundError:
@@ -132,7 +168,10 @@ class RemoteCheckpoint(LocalCheckpoint):
         return True
 
     def _names(self) -> list[str]:
-        """The checkpoints, the newest first; where nothing names them, as they are numbered."""
+        """Return the checkpoints, newest first.
+
+        Without a valid `latest.json`, sort them by epoch.
+        """
         named = self.remote.read_json(f"{self.name}/{LATEST}")
         if isinstance(named, list) and all(isinstance(name, str) and _epoch(name) for name in named):
             return named
@@ -145,7 +184,8 @@ class RemoteCheckpoint(LocalCheckpoint):
         kept = [name, *before][:KEPT]
         self.remote.write_json(f"{self.name}/{LATEST}", kept)
         for old in there - set(kept):
-            if 0 < _epoch(old) <= _epoch(name):  # of later ones another group may be the writer: it has taken this trial over
+            # a later one may belong to another group that has taken over this trial
+            if 0 < _epoch(old) <= _epoch(name):
                 self.remote.remove(f"{self.name}/{old}")
 
     @contextlib.contextmanager
@@ -159,16 +199,16 @@ Place = LocalCheckpoint | RemoteCheckpoint
 
 
 def checkpoint_storage(store: Store, trial: Path) -> Place:
-    """Where the checkpoint of the trial in a folder of the store lies."""
+    """Return the checkpoint storage of the trial in a folder of the store."""
     return RemoteCheckpoint(trial, store.root, store.uri) if store.uri else LocalCheckpoint(trial)
 
 
 def checkpoint_storage_of(spec: TrialSpec) -> Place:
-    """Where the checkpoint of a trial lies, on the node that trains it."""
+    """Return the checkpoint storage of a trial on the node that trains it."""
     return RemoteCheckpoint(spec.folder, spec.root, spec.uri) if spec.uri and spec.root else LocalCheckpoint(spec.folder)
 
 
 def _epoch(name: str) -> int:
-    """The number of a checkpoint among the objects, 0 of anything else."""
+    """Return the epoch in the name of a remote checkpoint, 0 for any other name."""
     match = re.fullmatch(rf"{CHECKPOINT}-(\d+)-[0-9a-f]+", name)
     return int(match[1]) if match else 0

@@ -1,6 +1,7 @@
-"""Define the record of what a sweep ran on."""
+"""Define the record of the environment of a sweep."""
 
 from orchestrator.store.record_file import RecordSchema
 
-ENVIRONMENT_FILE = "environment.json"  # in the folder of a sweep: what it ran on
+# in the folder of a sweep: commit, versions and machine of its last start
+ENVIRONMENT_FILE = "environment.json"
 ENVIRONMENT = RecordSchema[dict[str, str]](dict[str, str])

@@ -1,4 +1,4 @@
-"""What a checkpoint says of its trial: the records of the epochs, when the student was best, the sums of its files."""
+"""Define and read the progress record of a checkpoint: epochs, best epoch, file checksums."""
 
 import itertools
 from pathlib import Path
@@ -16,7 +16,7 @@ Epoch = Annotated[int, Field(ge=1, le=10**7)]
 
 @with_config(STRICT)
 class EpochRecord(TypedDict):
-    """What a worker reports of a finished epoch."""
+    """Report of a worker on a finished epoch."""
 
     epoch: Epoch
     metrics: dict[str, float]
@@ -26,7 +26,11 @@ class EpochRecord(TypedDict):
 
 @with_config(STRICT)
 class WeightsProgress(TypedDict, total=False):
-    """Of a student whose samples are weighed: what the last survey noted, and the one that is on its way."""
+    """Progress of a student with weighted samples.
+
+    `noted` holds the metrics of the last survey. `pending` is the epoch of the survey in progress,
+    and `before` holds the metrics of the survey before that one.
+    """
 
     noted: dict[str, float]
     pending: Epoch
@@ -35,9 +39,11 @@ class WeightsProgress(TypedDict, total=False):
 
 @with_config(STRICT)
 class Progress(TypedDict):
-    """`record` is of the last epoch; `records`, of all of them, stands with the first student alone, and in no older checkpoint.
+    """Progress of one student of a checkpoint.
 
-    `files` are the CRC-32 sums of the student's other files.
+    `record` is that of the last epoch. `records` holds those of all epochs; only the first student
+    has it, and older checkpoints lack it. `files` holds the CRC-32 sums of the student's other
+    files.
     """
 
     record: EpochRecord
@@ -52,7 +58,11 @@ PROGRESS = RecordSchema[Progress](Progress, advice="train the trial anew", other
 
 
 def read_progress(student: Path) -> Progress:
-    """Return the progress in a student's folder of a checkpoint; DamagedRecordError names the key."""
+    """Return the progress in a student's folder of a checkpoint.
+
+    Raises:
+        DamagedRecordError: The record cannot be used. The error names the key.
+    """
     file = student / PROGRESS_FILE
     found = PROGRESS.read(file)
     last, epochs = found["record"]["epoch"], [record["epoch"] for record in found.get("records", ())]
@@ -66,7 +76,10 @@ def read_progress(student: Path) -> Progress:
 
 
 def told_epochs(trial: Path) -> list[EpochRecord]:
-    """Return the records that the checkpoint in the folder of a trial holds, none where it cannot be used."""
+    """Return the epoch records in the checkpoint of a trial's folder.
+
+    The list is empty if the checkpoint cannot be used.
+    """
     try:
         found = read_progress(trial / CHECKPOINT)
     except DamagedRecordError:

@@ -1,6 +1,7 @@
-"""Typed JSON files: every kind has a schema, a format number and a checksum; damage is reported by file and key.
+"""Read and write typed JSON files with a schema, a format number and a checksum.
 
-The checksum is of the values as they were written, so formatting a file anew is no damage and a changed digit is.
+The checksum covers the values as they were written. Reformatting a file is therefore no damage, and
+a changed digit is. Damage is reported by file and key.
 """
 
 import hashlib
@@ -41,11 +42,17 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, lt=1e12)]
 Timestamp = Annotated[float, Field(ge=0, lt=253_402_300_800)]  # s since 1970, up to the year 9999
 Count = Annotated[int, Field(ge=0, lt=10**9)]
-Plain = Annotated[Any, AfterValidator(_require_finite)]  # what JSON can say of a setting
+Plain = Annotated[Any, AfterValidator(_require_finite)]  # any JSON value of a setting
 
 
 class DamagedRecordError(ConfigurationError):
-    """A record that cannot be used: `file`, the `reason`, what can be done, and the `key` that is wrong, where it is one."""
+    """A record that cannot be used.
+
+    Attributes:
+        file: The file of the record.
+        reason: The cause, as a clause.
+        advice: The next step for the user.
+    """
 
     def __init__(self, file: Path, reason: str, advice: str = "", key: str = "") -> None:
         super().__init__("", field=str(file), value=key or reason)
@@ -57,13 +64,14 @@ class DamagedRecordError(ConfigurationError):
 
 
 class RecordSchema(Generic[T]):
-    """How one kind of record is read and written.
+    """Schema of one kind of record.
 
     Args:
         kind: A dataclass, a TypedDict, or a mapping such as `dict[str, str]`.
-        number: The format that is written. Records of an older one, and of none, may lack keys that have a default.
-        advice: What a user can do about a damaged one.
-        other_keys: Whether keys that the schema does not name are kept rather than refused.
+        number: The format that is written. Records of an older format, or of none, may lack keys
+            that have a default.
+        advice: The next step for the user if a record is damaged.
+        other_keys: Whether keys outside the schema are kept rather than refused.
     """
 
     def __init__(self, kind: Any, number: int = 1, advice: str = "", other_keys: bool = False) -> None:
@@ -79,17 +87,29 @@ class RecordSchema(Generic[T]):
         """Return the record in a file.
 
         Raises:
-            DamagedRecordError: It is missing, no JSON, or not as the schema says.
-            ConfigurationError: A newer version of the program wrote it.
+            DamagedRecordError: The file is missing, is not JSON, or does not match the schema.
+            ConfigurationError: A newer version of the program wrote the file.
         """
         return self.read_sealed(file)[0]
 
     def read_sealed(self, file: Path) -> tuple[T, bool]:
-        """Return the record and whether it carries a checksum, which then holds. Raises as `read` does."""
+        """Return the record and whether it has a (verified) checksum. Raise as `read` does."""
         return self.parse(self._content(file), file)
 
     def parse(self, content: bytes, file: Path) -> tuple[T, bool]:
-        """Return the record that `content` of a file is, and whether it carries a checksum. Raises as `read` does."""
+        """Parse the bytes of a record.
+
+        Args:
+            content: The content of the file.
+            file: The file that errors name.
+
+        Returns:
+            The record, and whether it has a checksum, which is verified.
+
+        Raises:
+            DamagedRecordError: The content is not JSON or does not match the schema.
+            ConfigurationError: A newer version of the program wrote the content.
+        """
         try:
             values = from_json(content)
         except ValueError as error:
@@ -99,12 +119,12 @@ class RecordSchema(Generic[T]):
         self._require_format(file, values)
         try:
             rest = {name: value for name, value in values.items() if name not in (FORMAT, CHECKSUM)}
-            # a strict dataclass is made of JSON alone, and names no format
+            # pydantic builds a strict dataclass from JSON alone; it has no field for the format
             record = self._adapter.validate_json(content) if is_dataclass(self.kind) else self._adapter.validate_python(rest)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             raise self._damaged(file, _reason(first), _key(first)) from error
-        except ConfigurationError as error:  # of a configuration in the record
+        except ConfigurationError as error:  # raised by a configuration in the record
             raise self._damaged(file, str(error)) from error
         self._require_names(file, values)
         if CHECKSUM in values and not _holds(content, values):
@@ -114,11 +134,23 @@ class RecordSchema(Generic[T]):
         return record, CHECKSUM in values
 
     def write(self, file: Path, values: Mapping[str, Any], lasting: bool = True) -> None:
-        """Replace the record in a file; `lasting`: also if the power fails, which takes milliseconds. OSError: no room."""
+        """Replace the record in a file.
+
+        Args:
+            file: The file to replace.
+            values: The values, without format and checksum.
+            lasting: Whether the record must survive a power failure, which takes milliseconds.
+
+        Raises:
+            OSError: The disk is full or the file cannot be written.
+        """
         write_text(file, self.text(values), lasting)
 
     def keep(self, file: Path, values: Callable[[], Mapping[str, Any]] | Mapping[str, Any], lasting: bool = True) -> None:
-        """Replace the record in a file as soon as the disk has room; a function is called when it is written."""
+        """Replace the record in a file; wait while the disk is full.
+
+        A function in place of `values` is called at the time of writing.
+        """
         keep_text(file, lambda: self.text(values() if callable(values) else values), lasting)
 
     def text(self, values: Mapping[str, Any]) -> str:
@@ -127,7 +159,7 @@ class RecordSchema(Generic[T]):
         return f'{body[:-2]},\n "{CHECKSUM}": "{_checksum(body.encode())}"\n}}'
 
     def damage(self, file: Path) -> DamagedRecordError | None:
-        """Return what is wrong with a file, None where it can be read or is not there."""
+        """Return the damage of a file, or None if it is readable or missing."""
         try:
             self.read(file)
         except DamagedRecordError as error:
@@ -159,7 +191,10 @@ class RecordSchema(Generic[T]):
             )
 
     def _require_names(self, file: Path, values: dict[str, Any]) -> None:
-        """All keys are there in a record of the current format; no others are in any."""
+        """Require all keys in a record of the current format, and no unknown keys in any.
+
+        Only dataclasses must be complete.
+        """
         if self.names is None:
             return
         missing = self.names - values.keys() if values.get(FORMAT) == self.number and is_dataclass(self.kind) else set()
@@ -181,7 +216,10 @@ def _checksum(body: bytes) -> str:
 
 
 def _holds(content: bytes, values: dict[str, Any]) -> bool:
-    """Whether the checksum is that of the bytes before it, or of the values, where somebody only formatted them anew."""
+    """Return whether the checksum matches the preceding bytes.
+
+    A file that was only reformatted has other bytes: its values are then checked instead.
+    """
     tail = _TAIL.search(content[-120:])
     if tail and tail[1].decode() == _checksum(content[: len(content) - len(tail[0])] + b"\n}"):
         return True
@@ -194,7 +232,7 @@ def _key(error: ErrorDetails) -> str:
 
 
 def _reason(error: ErrorDetails) -> str:
-    """Return the key, its value, and what is allowed."""
+    """Return the key, its value, and the allowed values."""
     key = _key(error)
     if error["type"] == "missing":
         return f"{key} is missing"

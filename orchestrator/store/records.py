@@ -1,7 +1,8 @@
-"""What a sweep leaves in the store: a file about it and one per trial, each replaced at every change.
+"""Define the records of a sweep: one file for the sweep and one for each trial.
 
-The driver alone writes. `status` and a resume read them; the study holds the same values for the sampler. What is damaged is in
-`Sweep.damaged` and left out, so that the rest can be read; whoever resumes the sweep sets it aside and makes it anew.
+Only the driver writes them, and replaces a file at every change. `status` and a resume read them;
+the study holds the same values for the sampler. Damaged files are listed in `Sweep.damaged` and
+skipped. A resume sets them aside and creates them again.
 """
 
 import math
@@ -26,13 +27,13 @@ from orchestrator.store.store import Store, set_aside
 TrialState = Literal["complete", "stopped_early", "failed", "running", "waiting"]
 SweepState = Annotated[str, Field(pattern="^(running|finished|failed|interrupted)$")]
 Kind = Annotated[str, Field(pattern="^(sweep|train)$")]
-FILE, COPY = "sweep.json", "sweep.copy.json"  # the same twice, for damage to one of them
+FILE, COPY = "sweep.json", "sweep.copy.json"  # the copy protects against damage to one of them
 TRIAL_FILE = "trial.json"  # in the folder of a trial
 Epoch = Annotated[int, Field(ge=0, le=10**7)]
 
 
 class Change(TypedDict):
-    """After `epoch` epochs the trial went on from the weights of the trial `source`, with `params`."""
+    """Weight transfer: after `epoch` epochs the trial went on from trial `source` with `params`."""
 
     epoch: Epoch
     source: Count
@@ -40,7 +41,7 @@ class Change(TypedDict):
 
 
 class Note(TypedDict):
-    """What a person should know of a sweep, and since when; `pending` while it is about writes that MLflow does not have."""
+    """Message for the user; `pending` marks one about writes that MLflow does not have yet."""
 
     time: Timestamp
     text: str
@@ -49,12 +50,17 @@ class Note(TypedDict):
 
 @dataclass
 class Trial:
-    """One trial as the sweep knows it; `value` is the objective of its last epoch, `notes` what a person should hear of it.
+    """Record of one trial.
 
-    `values` is all objectives of its last epoch where there are several; `value` and `history` are of the first one then.
-    `history` is the objective of each epoch, null where none was told: a worker may be ahead of a driver that died.
-    `params` is what the study drew. `changes` is what the trial took over: after `epoch` epochs the weights of the trial
-    `source`, to go on with `params`.
+    Attributes:
+        params: The parameters that the study drew.
+        value: The objective of the last epoch; the first objective if there are several.
+        history: `value` of each epoch, null where none was reported. A worker may have been ahead
+            of a driver that died.
+        message: The reason of a failure.
+        notes: Messages for the user.
+        changes: Weight transfers from other trials, each with the parameters used from then on.
+        values: All objectives of the last epoch, if there are several.
     """
 
     __pydantic_config__ = STRICT
@@ -71,7 +77,10 @@ class Trial:
     values: list[Finite] | None = None
 
     def hear(self, record: dict[str, Any], names: Sequence[str]) -> bool:
-        """Take an epoch's record, `names` being the objectives; whether all of these are finite, so that the epoch counts."""
+        """Apply an epoch's report; return whether all objectives are finite, so that it counts.
+
+        `names` are the metrics that are objectives.
+        """
         epoch, metrics = record["epoch"], record["metrics"]
         self.epochs, self.metrics = epoch, {**self.metrics, **metrics}
         self.notes = [*self.notes, *record.get("notes", [])]
@@ -85,28 +94,28 @@ class Trial:
 
     @property
     def known(self) -> list[tuple[int, float]]:
-        """The epochs whose objective is known, with it."""
+        """Return the epochs with a known objective, each with its value."""
         return [(epoch, value) for epoch, value in enumerate(self.history, start=1) if value is not None]
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The parameters in force: those of the last change, or what the study drew."""
+        """Return the current parameters: those of the last change, or of the study."""
         return dict(self.changes[-1]["params"]) if self.changes else self.params
 
     @property
     def taken_over(self) -> str:
-        """Whom it took over from, and when; empty for a trial of its own."""
+        """Return the sources and epochs of all weight transfers, empty without any."""
         pairs = ", ".join(f"trial {change['source']} after epoch {change['epoch']}" for change in self.changes)
         return f"took over {pairs}" if pairs else ""
 
     @property
     def said(self) -> str:
-        """Why it failed, and what else a person should hear of it, in one line."""
+        """Return the failure, the weight transfers and the notes in one line."""
         return "; ".join(text for text in (self.message, self.taken_over, *self.notes) if text)
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will come of it."""
+        """Return whether the trial is complete, stopped early or failed."""
         return self.state in ("complete", "stopped_early", "failed")
 
 
@@ -115,9 +124,11 @@ TRIAL = RecordSchema[Trial](Trial)
 
 @dataclass
 class SweepRecord:
-    """The sweep's own file. `notes`: what a person should know of it.
+    """Record of the sweep itself.
 
-    `described` is what it searched and trained on when it began, in words, for a resume to compare with.
+    Attributes:
+        notes: Messages for the user.
+        described: Search space and data at the first start, in words. A resume compares with it.
     """
 
     __pydantic_config__ = STRICT
@@ -135,7 +146,10 @@ SWEEP = RecordSchema[SweepRecord](SweepRecord, number=4)
 
 @dataclass
 class Sweep(SweepRecord):
-    """The sweep in a folder of the store, with all its trials. `damaged`: the files that cannot be used, each with the reason."""
+    """Sweep in a folder of the store, with all its trials.
+
+    `damaged` maps each file that cannot be used to the reason.
+    """
 
     folder: Path = field(kw_only=True)
     trials: dict[int, Trial] = field(default_factory=dict)
@@ -143,9 +157,10 @@ class Sweep(SweepRecord):
 
     @classmethod
     def create(cls, folder: Path, configuration: Configuration, kind: str, described: dict[str, Any] | None = None) -> "Sweep":
-        """A new sweep; ConfigurationError when the name is taken."""
+        """Create a sweep. Raise ConfigurationError if the name is taken."""
         cls.require_new(folder)
-        folder.mkdir(parents=True, exist_ok=True)  # who was killed right here left an empty one
+        # a process killed at this point left an empty folder
+        folder.mkdir(parents=True, exist_ok=True)
         with run_lock.single_driver(folder):
             cls.require_new(folder)
             sweep = cls(configuration, kind, described=described or {}, folder=folder)
@@ -154,7 +169,10 @@ class Sweep(SweepRecord):
 
     @staticmethod
     def require_new(folder: Path, option: str = "") -> None:
-        """ConfigurationError when there is a sweep in the folder; `option`: what a command needs to find the store."""
+        """Raise ConfigurationError if the folder holds a sweep.
+
+        `option` is the command-line option that selects the store.
+        """
         if any((folder / name).exists() for name in (FILE, COPY)):
             raise ConfigurationError(
                 f"--name {folder.name!r} exists already in this store: give another, or go on with "
@@ -166,9 +184,11 @@ class Sweep(SweepRecord):
 
     @classmethod
     def open(cls, store: Store, name: str) -> "Sweep":
-        """A sweep that stands in the store; ConfigurationError names those that do.
+        """Open a sweep of the store, with its damaged files in `damaged`.
 
-        What is damaged in it is in `damaged`; only without its own record there is no sweep.
+        Raises:
+            ConfigurationError: The sweep does not exist, or its own record and the copy are
+                damaged. For an unknown name, the error names existing sweeps.
         """
         folder = store.sweep(name)
         if not any((folder / name).exists() for name in (FILE, COPY)):
@@ -189,7 +209,7 @@ class Sweep(SweepRecord):
         return sweep
 
     def _require_consistent(self, file: Path, trial: Trial, sealed: bool) -> None:
-        """DamagedRecordError when the record of a trial contradicts its place, itself or the sweep."""
+        """Raise DamagedRecordError if a record contradicts its folder, itself or the sweep."""
         objectives = len(self.configuration.search.objectives) or 1
         usable = trial.state in ("complete", "stopped_early")
         if file.parent != self.trial_folder(trial.number):
@@ -206,7 +226,10 @@ class Sweep(SweepRecord):
             raise DamagedRecordError(file, reason, key=key)
 
     def _misfit(self, trial: Trial) -> tuple[str, str]:
-        """The key, and why the parameters cannot have been trained with, in a record that no checksum vouches for."""
+        """Return the key and the reason if the parameters cannot have been used for training.
+
+        Only records without a checksum need this check.
+        """
         for name, params in (("params", trial.params), ("changes", trial.settings)):
             try:
                 apply(self.configuration, params)
@@ -216,25 +239,25 @@ class Sweep(SweepRecord):
 
     @property
     def name(self) -> str:
-        """The name of the sweep, its study and its parent run."""
+        """Return the name of the sweep, its study and its parent run."""
         return self.folder.name
 
     @property
     def alive(self) -> bool:
-        """Whether a driver runs it, on whatever node: it holds the lock for its life, however it ends."""
+        """Return whether a driver on any node holds the lock, which ends with its process."""
         return self.state == "running" and run_lock.running(self.folder)
 
     @property
     def maximize(self) -> bool:
-        """Whether a larger value is better."""
+        """Return whether a larger value is better."""
         return watched_metrics(self.configuration.search).direction == "maximize"
 
     def hold(self) -> AbstractContextManager[None]:
-        """Be the one driver of this sweep; ConfigurationError says who else is."""
+        """Hold the lock of the driver. Raise ConfigurationError if another process holds it."""
         return run_lock.hold_lock(self.folder)
 
     def save(self) -> None:
-        """Write the sweep's own file, and its copy when that is done."""
+        """Write the sweep's own file, then its copy."""
         for name in (FILE, COPY):
             SWEEP.keep(self.folder / name, self._plain)
 
@@ -243,43 +266,51 @@ class Sweep(SweepRecord):
         return own | {"configuration": self.configuration.plain()}
 
     def set_aside(self, file: Path) -> str:
-        """Rename a damaged file of the sweep, so that it can be made anew; what was done, in a sentence."""
+        """Rename a damaged file, so that it can be created again; return a sentence about it."""
         reason, renamed = self.damaged.pop(file), set_aside(file)
         return f"{file.relative_to(self.folder)} is damaged ({reason}): it is kept as {renamed.name} and made anew"
 
     def trial_folder(self, number: int) -> Path:
-        """Where a trial keeps its record and its checkpoint."""
+        """Return the folder of a trial, with its record and its checkpoint."""
         return self.folder / "trials" / f"{number:05d}"
 
     def trial_file(self, number: int) -> Path:
-        """The record of a trial."""
+        """Return the file of a trial's record."""
         return self.trial_folder(number) / TRIAL_FILE
 
     def save_trial(self, trial: Trial) -> None:
-        """Write one trial's file; while it goes on, the study and the checkpoint know as much."""
+        """Write the record of one trial.
+
+        Only the record of an ended trial must survive a power failure: until then, the study and
+        the checkpoint hold the same facts.
+        """
         self.trials[trial.number] = trial
         TRIAL.keep(self.trial_file(trial.number), asdict(trial), lasting=trial.ended)
 
     def saved(self, trial: Trial) -> bool:
-        """Whether the trial's file says what is known of it."""
+        """Return whether the file of the trial matches its record in memory."""
         try:
             return TRIAL.read(self.trial_file(trial.number)) == trial
         except DamagedRecordError:
             return False
 
     def ranked(self) -> list[Trial]:
-        """Trials that can be used, the best first: those that trained all their epochs, then those that were stopped early."""
+        """Return the usable trials, best first.
+
+        Complete trials precede those that were stopped early.
+        """
         return sorted(self._usable(), key=self._rank())
 
     def best(self) -> Trial | None:
-        """The best trial; one that was stopped early only where none is complete: values of fewer epochs are another thing.
+        """Return the best trial.
 
-        Asked for at every end of a trial, so it sorts nothing.
+        A trial that was stopped early is returned only if none is complete: values after fewer
+        epochs are not comparable. Every end of a trial calls this method, so it does not sort.
         """
         return min(self._usable(), key=self._rank(), default=None)
 
     def stopped_ahead(self) -> Trial | None:
-        """Return the stopped trial with the best value of those that are ahead of the best complete trial; None without one."""
+        """Return the best stopped trial that is ahead of the best complete one, or None."""
         best, sign = self.best(), -1.0 if self.maximize else 1.0
         if best is None or best.state != "complete":
             return None
@@ -298,12 +329,15 @@ class Sweep(SweepRecord):
         return lambda trial: (trial.state != "complete", sign * (trial.value or 0.0), trial.number)
 
     def front(self) -> list[Trial]:
-        """Of several objectives: the complete trials that no other one dominates, in order of the first objective."""
+        """Return the Pareto front: the complete trials that no other one dominates.
+
+        The order is that of the first objective. The list is empty for a single objective.
+        """
         complete = {trial.number: trial.values for trial in self.ranked() if trial.values and trial.state == "complete"}
         return [self.trials[number] for number in pareto_front(complete, goals(self.configuration.search))]
 
     def status(self) -> dict[str, Any]:
-        """The contract of `status --json`."""
+        """Return the content of `status --json`, whose keys are a public interface."""
         alive = self.alive
         trials = [self._summary(trial, alive) for trial in sorted(self.trials.values(), key=lambda trial: trial.number)]
         best = self.best()
@@ -320,7 +354,10 @@ class Sweep(SweepRecord):
         }
 
     def damage(self, option: str = "") -> list[str]:
-        """What is damaged, a sentence for each file with the next step; `option`: what a command needs to find the store."""
+        """Return a sentence for each damaged file, with the next step.
+
+        `option` is the command-line option that selects the store.
+        """
         again = f"`python run.py sweep --resume {self.name}{option}` makes it anew"
         return [f"{file.relative_to(self.folder)} is damaged: {reason}: {again}" for file, reason in self.damaged.items()]
 
@@ -333,7 +370,11 @@ class Sweep(SweepRecord):
 
 
 def own_record(folder: Path) -> tuple[SweepRecord, dict[Path, str]]:
-    """The sweep's own record, or its copy, and which of them cannot be used; ConfigurationError when neither can."""
+    """Return the sweep's own record or its copy, and the reason for each damaged file of the two.
+
+    Raises:
+        ConfigurationError: The record and its copy are both damaged.
+    """
     damaged: dict[Path, str] = {}
     found: SweepRecord | None = None
     for file in (folder / FILE, folder / COPY):

@@ -1,6 +1,6 @@
-"""A store that is named by a URI: objects that every node can reach, and the folder that each node has for them.
+"""Access a remote store: the objects below a URI, and the local folder of each node for them.
 
-Knows pyarrow's file systems and bytes; nothing of trials. Credentials come from the environment and never stand in the URI.
+Credentials come from the environment and never appear in the URI.
 """
 
 import hashlib
@@ -19,23 +19,29 @@ from orchestrator.core.redact import redact
 from orchestrator.core.text import shorten
 
 SCHEMES = ("s3", "gs", "file")
-OPTIONS = {"region", "scheme", "endpoint_override"}  # of S3; everything else may be a secret
-OF_EACH_NODE = Path("~/.cache/distillation-orchestrator/stores")  # `~` is that of who asks
+# S3's options without secrets; every other option may be a secret
+OPTIONS = {"region", "scheme", "endpoint_override"}
+# `~` is the home folder of the current user
+OF_EACH_NODE = Path("~/.cache/distillation-orchestrator/stores")
 ANSWER_S = 30.0
 ATTEMPTS = 2
-PAUSE_S = 0.5  # doubled from attempt to attempt: longer outages are for who asks
+PAUSE_S = 0.5  # doubled after each attempt; callers handle longer outages
 CHUNK_BYTES = 2**23
 T = TypeVar("T")
 Alive = Callable[[], None]
 
 
 def is_uri(text: str) -> bool:
-    """Whether a store is named by a URI, and not as a folder."""
+    """Return whether a store is named by a URI rather than a folder."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
 
 
 def check_uri(uri: str) -> str:
-    """The URI in one form; ConfigurationError says what is wrong with it, and repeats no secret."""
+    """Return the URI of a store in canonical form.
+
+    Raises:
+        ConfigurationError: The URI cannot be used. The message contains no secret.
+    """
     try:
         parts = urlsplit(uri)
     except ValueError as error:
@@ -88,13 +94,16 @@ def _known() -> str:
 
 
 def local_folder(uri: str) -> Path:
-    """The folder of this node for the store of that URI."""
+    """Return this node's folder for the store of a URI."""
     words = re.sub(r"[^A-Za-z0-9]+", "-", uri.partition("?")[0]).strip("-")[:60]
     return OF_EACH_NODE.expanduser() / f"{words}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}"
 
 
 class Remote:
-    """The objects below a URI, by names with slashes. OSError says what the file system says, after a few attempts."""
+    """Objects below a URI, with names that may contain slashes.
+
+    Methods retry a few times and then raise the OSError of the file system.
+    """
 
     def __init__(self, uri: str) -> None:
         from pyarrow import fs
@@ -105,7 +114,12 @@ class Remote:
 
     @classmethod
     def open(cls, uri: str) -> "Remote":
-        """The store of that URI once something could be written to it; PreflightError within a bounded time."""
+        """Return the store of a URI after a test write.
+
+        Raises:
+            PreflightError: The write fails, or the store does not respond within `ANSWER_S`
+                seconds.
+        """
 
         def probe() -> Remote:
             remote = cls(uri)
@@ -128,7 +142,10 @@ class Remote:
         return found
 
     def names(self, folder: str) -> dict[str, int]:
-        """The files below a folder, by their names in it, with their bytes; none where there is no such folder."""
+        """Return the files below a folder, with their sizes in bytes.
+
+        Names are relative to the folder. The result is empty if the folder does not exist.
+        """
         from pyarrow import fs
 
         selector = fs.FileSelector(self._path(folder), recursive=True, allow_not_found=True)
@@ -137,18 +154,36 @@ class Remote:
         return {info.path[start:]: info.size for info in found if info.is_file}
 
     def has(self, name: str) -> bool:
-        """Whether there is a file of that name."""
+        """Return whether a file with that name exists."""
         return bool(self._attempt(lambda: self.system.get_file_info(self._path(name))).is_file)
 
     def put(self, folder: Path, name: str, last: str = "", alive: Alive = lambda: None) -> None:
-        """Put all files of a folder below `name`, that of the name `last` after all others."""
+        """Upload all files of a folder.
+
+        Args:
+            folder: The local folder.
+            name: The remote folder.
+            last: The file name that is uploaded after all others.
+            alive: Called after each chunk, as a heartbeat.
+        """
         files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
         for file in sorted(files, key=lambda file: file.name == last):
             relative = file.relative_to(folder).as_posix()
             self._attempt(lambda file=file, relative=relative: self._put(file, f"{name}/{relative}", alive))  # type: ignore[misc]
 
     def get(self, name: str, folder: Path, wanted: Callable[[str], bool] = lambda name: True, alive: Alive = lambda: None) -> None:
-        """Fetch the wanted files below `name` into a folder; FileNotFoundError where there are none."""
+        """Download files below a remote folder.
+
+        Args:
+            name: The remote folder.
+            folder: The local folder.
+            wanted: Predicate of a file's relative name; files for which it is false are skipped.
+            alive: Called after each chunk, as a heartbeat.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            OSError: A name points outside `folder`, or the download fails.
+        """
         names = [each for each in self.names(name) if wanted(each)]
         if not names:
             raise FileNotFoundError(f"{name} is not in {self.uri}")
@@ -160,7 +195,7 @@ class Remote:
             self._attempt(lambda each=each, target=target: self._get(f"{name}/{each}", target, alive))  # type: ignore[misc]
 
     def write_json(self, name: str, value: Any) -> None:
-        """Replace a file at once: a reader sees the old one or the new one."""
+        """Replace a file atomically: a reader sees the old content or the new content."""
         path, aside = self._path(name), self._path(f"{name}.aside")
 
         def write() -> None:
@@ -172,7 +207,7 @@ class Remote:
         self._attempt(write)
 
     def read_json(self, name: str) -> Any:
-        """What a file says; None where it is not there or damaged."""
+        """Return the content of a file, None if it is missing or damaged."""
         if not self.has(name):
             return None
         try:
@@ -181,11 +216,11 @@ class Remote:
             return None
 
     def remove_file(self, name: str) -> None:
-        """Remove a file that is there."""
+        """Remove an existing file."""
         self._attempt(lambda: self.system.delete_file(self._path(name)))
 
     def remove(self, folder: str) -> None:
-        """Remove all below a folder, if there is any."""
+        """Remove everything below a folder, if it exists."""
         if self.names(folder):
             self._attempt(lambda: self.system.delete_dir(self._path(folder)))
 
@@ -193,7 +228,7 @@ class Remote:
         return f"{self.base.rstrip('/')}/{name}"
 
     def _writing(self, path: str) -> Any:
-        if self.of_this_machine:  # elsewhere a folder is a part of a name
+        if self.of_this_machine:  # object stores have no folders: a folder is a part of the name
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         return self.system.open_output_stream(path)
 
@@ -210,7 +245,10 @@ class Remote:
                 alive()
 
     def _attempt(self, action: Callable[[], T]) -> T:
-        """What the action gives; an outage of seconds is waited for. What is not there is not looked for again."""
+        """Return the result of `action`; retry after an outage of seconds.
+
+        A missing file or a denied permission is not retried.
+        """
         for attempt in range(ATTEMPTS - 1):
             try:
                 return action()
@@ -227,7 +265,10 @@ def _chunks(read: Callable[[int], bytes]) -> Iterator[bytes]:
 
 
 def _within(seconds: float, action: Callable[[], T]) -> tuple[T | None, list[Exception]]:
-    """What the action gives, or what it raises; neither when it takes longer: a library may wait for ever."""
+    """Return the result of `action`, or its exception.
+
+    Return neither if it takes longer than `seconds`: a library may block forever.
+    """
     results: list[T] = []
     failures: list[Exception] = []
 
@@ -244,6 +285,6 @@ def _within(seconds: float, action: Callable[[], T]) -> tuple[T | None, list[Exc
 
 
 def of_names(names: Iterable[str]) -> Callable[[str], bool]:
-    """Whether a file has one of these names, in whatever folder."""
+    """Return a predicate: whether a file in any folder has one of these names."""
     wanted = frozenset(names)
     return lambda name: name.rpartition("/")[2] in wanted

@@ -4,7 +4,11 @@ from orchestrator.store.records import Sweep
 
 
 def trials_with_weights(sweep: Sweep) -> set[int]:
-    """The trials whose weights stay."""
+    """Return the numbers of the trials whose weights are kept.
+
+    These are the best trials, the Pareto front, the unfinished trials, and the sources of pending
+    weight transfers.
+    """
     trials, search = sweep.trials.values(), sweep.configuration.search
     best = sweep.ranked()[: search.keep_checkpoints]
     front = sweep.front() if search.objectives else []
@@ -12,6 +16,6 @@ def trials_with_weights(sweep: Sweep) -> set[int]:
 
 
 def _donors(sweep: Sweep) -> set[int]:
-    """Those whose snapshot somebody has still to take over."""
+    """Return the source trials of weight transfers that are not completed."""
     unfinished = [trial for trial in sweep.trials.values() if trial.changes and not trial.ended]
     return {trial.changes[-1]["source"] for trial in unfinished if trial.changes[-1]["epoch"] >= trial.epochs}

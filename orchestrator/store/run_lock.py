@@ -1,7 +1,8 @@
-"""Who runs a sweep: one process holds its lock for its life, and leaves word of who it is. Knows a folder and no sweep.
+"""Lock a sweep for one driver, and publish the driver's identity and heartbeat.
 
-The lock is the system's, and ends with its process. On a disk that several hosts share it may be seen on one of them alone: so the
-process also touches its word every few seconds, and whoever finds a fresh one of another host keeps away.
+The operating system releases the lock when its process ends. On a disk that several hosts share,
+the lock may be visible on one host only. The driver therefore also touches its heartbeat file every
+few seconds, and other hosts respect a fresh heartbeat.
 """
 
 import contextlib
@@ -24,12 +25,12 @@ from orchestrator.store.record_file import STRICT, RecordSchema, Timestamp
 LOCK = "driver.lock"
 WORD = "driver.json"
 BEAT_S = 10.0
-SILENT_S = 60.0  # after so long without a touch a process of another host is taken for dead
+SILENT_S = 60.0  # without a heartbeat for this long, a driver on another host counts as dead
 
 
 @with_config(STRICT)
 class Driver(TypedDict):
-    """Who runs a sweep, and since when."""
+    """Identity of the driver of a sweep, and its start time."""
 
     host: str
     pid: Annotated[int, Field(ge=1, lt=2**31)]
@@ -40,7 +41,7 @@ DRIVER = RecordSchema[Driver](Driver)
 
 
 def running(folder: Path) -> bool:
-    """Whether a process runs the sweep in the folder, on whatever host."""
+    """Return whether a process on any host runs the sweep in the folder."""
     try:
         with _lock(folder).acquire(timeout=0):
             return _elsewhere(folder) is not None
@@ -49,14 +50,23 @@ def running(folder: Path) -> bool:
 
 
 class DriverStatus(NamedTuple):
-    """What the word of an owner tells: whether he lives, and for how long he has, or had, held the folder (s)."""
+    """Status of a driver, from its heartbeat file.
+
+    Attributes:
+        alive: Whether the driver is alive.
+        seconds: Seconds for which it has held the folder, or held it before it died.
+    """
 
     alive: bool
     seconds: float
 
 
 def driver_status(folder: Path) -> DriverStatus | None:
-    """How it stands with the last owner by his word alone; None where he left in order. For onlookers: no lock is taken."""
+    """Return the status of the last driver, None without a readable heartbeat file.
+
+    The file is removed at an orderly exit. The heartbeat file alone decides. No lock is taken, so
+    that observers cannot interfere.
+    """
     found = _word(folder)
     if found is None:
         return None
@@ -71,7 +81,11 @@ def _refusal(folder: Path) -> ConfigurationError:
 
 @contextlib.contextmanager
 def single_driver(folder: Path) -> Iterator[None]:
-    """Be the one process that has the folder, for a moment; ConfigurationError when there is another one."""
+    """Hold the lock of the folder within the block.
+
+    Raises:
+        ConfigurationError: Another process holds the lock.
+    """
     try:
         with _lock(folder).acquire(timeout=0):
             yield
@@ -81,7 +95,11 @@ def single_driver(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def hold_lock(folder: Path) -> Iterator[None]:
-    """Be the one process that runs the sweep in the folder; ConfigurationError says who else does, and what can be done."""
+    """Hold the lock of the sweep, and write the heartbeat, within the block.
+
+    Raises:
+        ConfigurationError: Another process runs the sweep. The message names it and the next step.
+    """
     with single_driver(folder):
         if _elsewhere(folder):
             raise _refusal(folder)
@@ -99,7 +117,7 @@ def hold_lock(folder: Path) -> Iterator[None]:
 
 
 def lock_holder(folder: Path) -> str:
-    """Who runs the sweep in the folder, in a sentence with the next step."""
+    """Return a sentence about the process that runs the sweep, with the next step."""
     found = _word(folder)
     if found is None:
         return f"sweep {folder.name!r} is run by another process at this moment: wait for it, or end it"
@@ -124,7 +142,7 @@ def _beat(word: Path, ended: threading.Event) -> None:
 
 
 def _word(folder: Path) -> Driver | None:
-    """What the owner left; None where there is nothing, or nothing that can be read."""
+    """Return the content of the heartbeat file, None if it is missing or unreadable."""
     try:
         return DRIVER.read(folder / WORD)
     except ConfigurationError:
@@ -132,18 +150,21 @@ def _word(folder: Path) -> Driver | None:
 
 
 def _gone(process: int) -> bool:
-    """Whether there is no such process on this host."""
+    """Return whether this host has no such process."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return True
     except PermissionError:
-        pass  # somebody else's
+        pass  # the process belongs to another user
     return False
 
 
 def _elsewhere(folder: Path) -> Driver | None:
-    """The word of a process on another host that was alive a moment ago; the lock decides about those of this host."""
+    """Return the driver on another host whose heartbeat is fresh, or None.
+
+    For drivers of this host, the lock decides.
+    """
     found = _word(folder)
     if found is None or found["host"] == socket.gethostname() or _age_s(folder) > SILENT_S:
         return None
@@ -151,7 +172,7 @@ def _elsewhere(folder: Path) -> Driver | None:
 
 
 def _age_s(folder: Path) -> float:
-    """Seconds since the owner last touched its word."""
+    """Return the seconds since the last heartbeat."""
     try:
         return max(time.time() - (folder / WORD).stat().st_mtime, 0.0)
     except OSError:

@@ -1,6 +1,6 @@
-"""What the nodes of a run have in common where its store is a URI: put there once, fetched once into the folder of each node.
+"""Upload shared inputs to a remote store once, and download them once for each node.
 
-Where the store is a folder there is nothing to do: all nodes see it.
+A store in a folder needs no staging: all nodes see it.
 """
 
 from pathlib import Path
@@ -15,11 +15,22 @@ from orchestrator.store.remote import Alive, Remote, local_folder
 from orchestrator.store.store import Store, replacing
 
 POLL_S = 1.0
-MARKS = {"data": "data.json", "teacher": "teacher.json"}  # of what a specification reads: the file that is put last
+# the file that is uploaded last, by field of the specification
+MARKS = {"data": "data.json", "teacher": "teacher.json"}
 
 
 def publish(store: Store, folder: Path, mark: str) -> None:
-    """Put a folder of the driver's into the store of a URI, unless it is there: the file `mark` says so."""
+    """Upload a folder of the driver to the remote store, unless it is there.
+
+    Args:
+        store: The store. Nothing happens if it is a folder.
+        folder: The folder, below the root of the store.
+        mark: The file of the folder that is uploaded last. Its presence means that all files are
+            there.
+
+    Raises:
+        PreflightError: The store cannot be written.
+    """
     if not store.uri:
         return
     remote, name = Remote(store.uri), folder.relative_to(store.root).as_posix()
@@ -37,9 +48,12 @@ def publish(store: Store, folder: Path, mark: str) -> None:
 
 
 def stage_on_node(spec: TrialSpec, context: TrialContext) -> TrialSpec:
-    """The specification with this node's folders, which data and teacher are fetched into; all ranks call this together.
+    """Download data and teacher to this node; return the specification with the local folders.
 
-    While the store does not answer they wait; PreflightError where it does not have what it should.
+    All ranks must call this together. They wait and retry while the store does not respond.
+
+    Raises:
+        PreflightError: Files are missing in the store.
     """
     if not spec.uri or spec.root is None:
         return spec
@@ -55,9 +69,18 @@ def stage_on_node(spec: TrialSpec, context: TrialContext) -> TrialSpec:
 
 
 def fetched(remote: Remote, name: str, folder: Path, mark: str, alive: Alive = lambda: None) -> Path:
-    """The folder of this node with the files below `name`, fetched once for all of its processes; `mark` is one of them.
+    """Return this node's copy of a remote folder, downloaded once for all processes of the node.
 
-    PreflightError where they are not in the store, OSError where it does not answer.
+    Args:
+        remote: The remote store.
+        name: The remote folder.
+        folder: The local folder.
+        mark: The file whose presence means that the copy is complete.
+        alive: Called while waiting and downloading, as a heartbeat.
+
+    Raises:
+        PreflightError: The files are not in the store.
+        OSError: The store does not respond.
     """
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = FileLock(f"{folder}.lock")
@@ -67,7 +90,7 @@ def fetched(remote: Remote, name: str, folder: Path, mark: str, alive: Alive = l
                 if not (folder / mark).exists():
                     with replacing(folder) as aside:
                         remote.get(name, aside, alive=alive)
-        except Timeout:  # another process of this node fetches it
+        except Timeout:  # another process of this node downloads it
             alive()
         except FileNotFoundError as error:
             raise PreflightError(

@@ -1,6 +1,6 @@
-"""The folder that holds everything written: where each thing lies, and how a file is replaced safely.
+"""Define the layout of the store, and replace its files safely.
 
-Knows paths and bytes alone. A file is written aside, then renamed: a reader sees the old one or the new one.
+A file is written to a temporary path, then renamed: a reader sees the old file or the new one.
 """
 
 import contextlib
@@ -27,16 +27,17 @@ DEFAULT = Path("runs")
 SPARE_BYTES = 200 * 2**20  # checkpoints, journal and MLflow of a small sweep
 log = logging.getLogger(__name__)
 _writing = threading.RLock()
-FORMAT, FORMAT_FILE = 1, "store.json"  # a store without this file and with any of the content is of format 0
+FORMAT, FORMAT_FILE = 1, "store.json"  # a store with content but without this file has format 0
 CONTENT = ("sweeps", "comparisons", "teachers", "knowledge", "exports", "reports", "mlflow.db")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
 class Store:
-    """Paths below one root folder, which is created when first opened.
+    """Paths below one root folder, which is created when the store is first opened for writing.
 
-    Of a store that is named by a `uri` it is the driver's: records, study and MLflow lie there, and at the URI what nodes share.
+    If `uri` names the store, `root` is the driver's local folder. Records, study and MLflow's files
+    lie in `root`; the files that nodes share lie at the URI.
     """
 
     root: Path
@@ -44,12 +45,12 @@ class Store:
 
     @property
     def option(self) -> str:
-        """What a command needs to find this store, as it is appended: nothing where it is the default one."""
+        """Return the command-line option that selects this store, empty for the default store."""
         return f" --store {shlex.quote(self.uri or str(self.root))}" if self.root != DEFAULT.resolve() else ""
 
     @classmethod
     def named(cls, name: Path | str) -> "Store":
-        """The store in a folder, or of a URI: ConfigurationError when that is none that can be used."""
+        """Return the store of a folder or URI. Raise ConfigurationError if it cannot be used."""
         if is_uri(str(name)):
             uri = check_uri(str(name))
             return cls(local_folder(uri), uri)
@@ -57,11 +58,12 @@ class Store:
 
     @classmethod
     def existing(cls, name: Path | str, any_format: bool = False) -> "Store":
-        """Return the store of earlier runs, to be read.
+        """Return the store of earlier runs, for reading.
 
         Args:
             name: The folder or the URI of the store.
-            any_format: Whether a store of another format may be opened too, which is safe where MLflow alone reads it.
+            any_format: Whether a store of another format is accepted, which is safe if only MLflow
+                reads it.
 
         Raises:
             ConfigurationError: There is no store, or it has another format.
@@ -81,11 +83,11 @@ class Store:
 
     @classmethod
     def open(cls, name: Path | str) -> "Store":
-        """Return the store of that name, to be written.
+        """Return the store of that name, for writing.
 
         Raises:
             ConfigurationError: The store has another format.
-            PreflightError: It cannot be written or has no space.
+            PreflightError: The store cannot be written or has no space.
         """
         store = cls.named(name)
         root = store.root
@@ -110,8 +112,9 @@ class Store:
         return store
 
     def require_format(self) -> None:
-        """Raise ConfigurationError where another version of the program wrote the store."""
-        has_content = any((self.root / name).exists() for name in CONTENT)  # first: the number is written before any content
+        """Raise ConfigurationError if another version of the program wrote the store."""
+        # checked first: the format is written before any content
+        has_content = any((self.root / name).exists() for name in CONTENT)
         file = self.root / FORMAT_FILE
         found = _read_format(file) if file.exists() else 0 if has_content else FORMAT
         if found == FORMAT:
@@ -127,11 +130,11 @@ class Store:
 
     @property
     def shared(self) -> dict[str, Any]:
-        """What a specification says of a store that is named by a URI."""
+        """Return the fields of a specification for a remote store, empty for a local store."""
         return {"uri": self.uri, "root": str(self.root)} if self.uri else {}
 
     def require_space(self, needed_bytes: int) -> None:
-        """PreflightError with the arithmetic when fewer bytes are free."""
+        """Raise PreflightError with both numbers if fewer bytes are free."""
         free = shutil.disk_usage(self.root).free
         if free < needed_bytes:
             raise PreflightError(
@@ -144,36 +147,36 @@ class Store:
 
     @property
     def database(self) -> Path:
-        """MLflow's SQLite file."""
+        """Return the path of MLflow's SQLite file."""
         return self.root / "mlflow.db"
 
     @property
     def artifacts(self) -> Path:
-        """MLflow's artifacts."""
+        """Return the folder of MLflow's artifacts."""
         return self.root / "artifacts"
 
     @property
     def teachers(self) -> Path:
-        """Fitted teachers, a folder per fingerprint."""
+        """Return the folder of trained teachers, one subfolder for each fingerprint."""
         return self.root / "teachers"
 
     @property
     def knowledge(self) -> Path:
-        """Cached teacher logits, a folder per fingerprint."""
+        """Return the folder of cached teacher outputs, one subfolder for each fingerprint."""
         return self.root / "knowledge"
 
     @property
     def exports(self) -> Path:
-        """Exported students, a folder each."""
+        """Return the folder of exported students, one subfolder each."""
         return self.root / "exports"
 
     @property
     def reports(self) -> Path:
-        """The pages of sweeps, a file each."""
+        """Return the folder of the reports of sweeps, one file each."""
         return self.root / "reports"
 
     def sweep(self, name: str) -> Path:
-        """The folder of a sweep; ConfigurationError when the name could leave the store."""
+        """Return the folder of a sweep. Raise ConfigurationError if the name is not allowed."""
         if not NAME.fullmatch(name):
             raise ConfigurationError(
                 f"the name {name!r} is not allowed: give letters, digits, '.', '_' or '-' (at most 100, first a letter or digit)",
@@ -184,7 +187,7 @@ class Store:
         return self.root / "sweeps" / name
 
     def sweeps(self) -> list[str]:
-        """The names of the sweeps that stand in the store."""
+        """Return the names of the sweeps in the store."""
         return sorted({path.parent.name for path in (self.root / "sweeps").glob("*/sweep*.json")})
 
 
@@ -203,7 +206,7 @@ def _read_format(file: Path) -> int:
 
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A path beside `target` to write a file or a folder to; it takes the target's place when the block ends well."""
+    """Yield a temporary path for a file or a folder; it replaces `target` if the block succeeds."""
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = aside_of(target)
     try:
@@ -217,7 +220,7 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 def aside_of(target: Path) -> Path:
-    """A new path beside `target` that nobody else writes to."""
+    """Return a new path beside `target` that no other process uses."""
     return target.parent / f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}"
 
 
@@ -225,7 +228,8 @@ def _take_place(aside: Path, target: Path) -> None:
     if not aside.is_dir() or not target.exists():
         os.replace(aside, target)
         return
-    old = target.parent / f"{target.name}.old"  # a folder cannot be replaced in one step: readers fall back to this one
+    # a folder cannot be replaced in one step: readers fall back to the old one
+    old = target.parent / f"{target.name}.old"
     shutil.rmtree(old, ignore_errors=True)
     os.replace(target, old)
     os.replace(aside, target)
@@ -233,7 +237,10 @@ def _take_place(aside: Path, target: Path) -> None:
 
 
 def write_json(file: Path, value: Any, lasting: bool = True) -> None:
-    """Write JSON so that a reader never sees a part of it; `lasting`: also not after the power failed, which takes milliseconds."""
+    """Write JSON atomically: a reader never sees a part of it.
+
+    `lasting` makes the content survive a power failure, which takes milliseconds.
+    """
     write_text(file, json.dumps(value, indent=1), lasting)
 
 
@@ -243,19 +250,20 @@ def write_text(file: Path, text: str, lasting: bool = True) -> None:
         stream.write(text)
         stream.flush()
         if lasting:
-            os.fsync(stream.fileno())  # or the new name may be on the disk before the content is
+            os.fsync(stream.fileno())  # else the new name may reach the disk before the content
 
 
 def keep_json(file: Path, value: Any, lasting: bool = True) -> None:
-    """Write JSON as soon as there is room on the disk; after a signal nobody waits for that, and the old file stays.
+    """Write JSON; wait while the disk is full.
 
-    `value` may be a function that gives it: what is written then is as new as the writing, whoever else writes meanwhile.
+    After a signal there is no more waiting, and the old file stays. A function as `value` is called
+    at the time of writing, so that the content is current even with concurrent writers.
     """
     keep_text(file, lambda: json.dumps(value() if callable(value) else value, indent=1), lasting)
 
 
 def keep_text(file: Path, text: Callable[[], str], lasting: bool = True) -> None:
-    """Write what `text` returns as `keep_json` writes JSON."""
+    """Write the result of `text` as `keep_json` writes JSON."""
 
     def write() -> None:
         with _writing:
@@ -270,7 +278,7 @@ def keep_text(file: Path, text: Callable[[], str], lasting: bool = True) -> None
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged file or folder, so that a new one can take its place; returns the new path."""
+    """Rename a damaged file or folder, so that a new one can replace it; return the new path."""
     names = (path.with_name(f"{path.name}.damaged{'' if number == 1 else f'-{number}'}") for number in itertools.count(1))
     free = next(name for name in names if not os.path.lexists(name))
     os.replace(path, free)
@@ -278,9 +286,10 @@ def set_aside(path: Path) -> Path:
 
 
 def read_json(file: Path) -> Any:
-    """Read JSON; ConfigurationError names a file that is damaged.
+    """Read JSON. Raise ConfigurationError, which names the file, if it is damaged.
 
-    Without the checksum of a record, which is `record_file.py`'s to read: whoever writes the values again may have changed them.
+    The checksum of a record is dropped: the caller may change the values before it writes them
+    again. `record_file.py` verifies checksums.
     """
     try:
         value = json.loads(file.read_text())
@@ -291,7 +300,8 @@ def read_json(file: Path) -> Any:
         ) from error
 
 
-# Path below the store -> description. NAME, FINGERPRINT, N, LETTER and RUN stand for one part of a path; `**` for any rest.
+# Path below the store -> description. NAME, FINGERPRINT, PART_ARRAY, N and LETTER stand for one
+# part of a path; `**` stands for any rest.
 STORE_FILES: dict[str, str] = {
     "store.json": "number of the format of the store",
     "mlflow.db": "MLflow's runs, unless `tracking.uri` names a server",
@@ -357,7 +367,7 @@ _TOKEN = re.compile("|".join(map(re.escape, PARTS)))
 
 
 def undescribed_files(root: Path) -> Iterator[str]:
-    """Yield the files of a store, relative to its root, that no pattern of `STORE_FILES` describes."""
+    """Yield each file of a store, relative to its root, that `STORE_FILES` does not describe."""
     patterns = [re.compile(_expression(pattern)) for pattern in STORE_FILES]
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()

@@ -1,4 +1,8 @@
-"""The file of a study: a line is there as a whole, also on a full disk and after the death of who wrote it; damage is named."""
+"""Read, append to and repair the journal of an Optuna study.
+
+A line is written as a whole, even on a full disk or if the writer dies. Errors name the damaged
+line.
+"""
 
 import contextlib
 import json
@@ -24,17 +28,27 @@ ADVICE = "put it back from a backup, or remove it, and the resume makes the stud
 
 
 class StudyFile(JournalFileBackend):
-    """Optuna's file; what could not be appended as a whole is cut off, and appended when there is room again."""
+    """Optuna's journal file with atomic appends.
 
-    line = 0  # that was read last
+    A partial append is cut off and repeated when the disk has room.
+    """
+
+    line = 0  # number of the line that was read last
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
-        """The operations from one on; `line` is that of the last one that was taken."""
+        """Yield the operations from `log_number_from` on.
+
+        `line` is the line number of the operation that was yielded last.
+        """
         for self.line, operation in enumerate(super().read_logs(log_number_from), start=log_number_from + 1):
             yield operation
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append the operations. After a signal a full disk is waited for no more: OSError, and the file is as it was."""
+        """Append the operations; wait while the disk is full.
+
+        Raises:
+            OSError: The disk is full and a signal has arrived. The file is unchanged.
+        """
         disk.retry_while_disk_full(lambda: self._append(logs), Path(self._file_path))
 
     def _append(self, logs: list[dict[str, Any]]) -> None:
@@ -48,12 +62,15 @@ class StudyFile(JournalFileBackend):
 
 @contextlib.contextmanager
 def named_damage(journal: StudyFile, file: Path) -> Iterator[None]:
-    """DamagedRecordError for whatever Optuna raises at an operation that is none, or has other values than it may have."""
+    """Convert the errors of Optuna within the block to DamagedRecordError.
+
+    Optuna raises them at a line that is no operation or has values that are not allowed.
+    """
     try:
         yield
     except (UserError, OSError):
         raise
-    except Exception as error:  # Optuna names no errors of damage: there are KeyError, TypeError, AssertionError and many more
+    except Exception as error:  # damage raises KeyError, TypeError, AssertionError and many more
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DamagedRecordError(
             file, f"up to line {journal.line}, {type(error).__name__}: {reason}", ADVICE, f"line {journal.line}"
@@ -61,7 +78,13 @@ def named_damage(journal: StudyFile, file: Path) -> Iterator[None]:
 
 
 def sound_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the trials of a study, whose numbers Optuna takes from its file as they are; ValueError names what cannot be used."""
+    """Return the trials of a study, with validated numbers.
+
+    Optuna does not check the numbers in its file.
+
+    Raises:
+        ValueError: A value, an epoch or a weight transfer cannot be used. The message names it.
+    """
     trials: list[FrozenTrial] = study.get_trials(deepcopy=False)
     for trial in trials:
         for name, values in (("values", trial.values or ()), ("intermediate_values", trial.intermediate_values.values())):
@@ -80,10 +103,14 @@ def _changes() -> TypeAdapter[Any]:
 
 
 def repair(file: Path) -> None:
-    """Make the journal one that can be read and appended to; only for whoever holds the sweep.
+    """Make the journal readable and appendable. The caller must hold the lock of the sweep.
 
-    A last line that is damaged was being written, or lost by the disk: it goes, and the records say what it said.
-    DamagedRecordError names a line before it that is damaged: what follows has no meaning without it.
+    Remove a damaged last line: its write was interrupted, or the disk lost it. The records of the
+    trials hold the same facts.
+
+    Raises:
+        DamagedRecordError: An earlier line is damaged. The lines after it have no meaning without
+            it.
     """
     for left in file.parent.glob(f"{file.name}.lock*"):  # Optuna would wait 30 s for a dead holder
         left.unlink(missing_ok=True)
@@ -106,7 +133,7 @@ def repair(file: Path) -> None:
 
 
 def _whole(line: bytes) -> bool:
-    """Whether the line is one operation, as it was written."""
+    """Return whether the line is one complete operation."""
     try:
         return line.endswith(b"\n") and isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):
