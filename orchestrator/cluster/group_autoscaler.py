@@ -104,7 +104,7 @@ class GroupAutoscaler:
         self.value: object = None  # the value that `reason` refers to
         self.served: set[int] = set()
         self.nodes: frozenset[str] | None = None
-        self.joined = self.left = -LATELY_S  # time of the last node that did
+        self.joined = self.left = -LATELY_S  # time of the last such event
         self.peopled = self.heard = self.alone = self.noted = self.not_before = self.clock()
 
     def at_once(self) -> int:
