@@ -77,8 +77,8 @@ def collect(root: Path, excludes: Iterable[str] = (), beside: Mapping[str, Path]
         beside: Further files, by their names in the archive.
 
     Raises:
-        ConfigurationError: A link leads to a folder or out of the project, or `run.py` is missing or
-            excluded.
+        ConfigurationError: A link leads to a folder or out of the project, or `run.py` is missing
+            or excluded.
     """
     root = root.resolve()
     ignored = root / ".gitignore"
