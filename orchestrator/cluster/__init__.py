@@ -1,4 +1,4 @@
-"""Everything that Ray executes: worker groups, workers, dispatcher, jobs."""
+"""Execute trials on Ray: worker groups, workers, the dispatcher and jobs."""
 
 __all__ = [
     "connect",

@@ -1,4 +1,8 @@
-"""The controller of each worker group, noted where its driver finds it, also after a death of the dispatcher. Imports no torch."""
+"""Record the controller of each worker group in Ray's key-value store.
+
+The driver finds a controller there even after the dispatcher has died. This module imports no
+torch.
+"""
 
 import contextlib
 
@@ -7,16 +11,24 @@ from ray._private import worker
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
 
 KEY = "distillation-controller/"
-ANSWER_S = 10.0  # it answers at once, but while it starts workers
+ANSWER_S = 10.0  # a controller answers at once, except while it starts workers
 
 
 def note_controller(run: str) -> None:
-    """Note that this process is the controller of the run."""
+    """Record this process as the controller of the run."""
     _internal_kv_put(KEY + run, ray.get_runtime_context().get_actor_id())
 
 
 def end_controller(run: str, answer_s: float = 0.0) -> None:
-    """End the controller of the run, if it has begun; not where it answers within `answer_s`. For the driver, which started it."""
+    """Kill the controller of the run, if it has started.
+
+    Only the driver, which started the controller, calls this.
+
+    Args:
+        run: Name of the Ray Train run.
+        answer_s: Time limit in seconds. A controller that answers within it is kept. With 0 the
+            controller is killed at once.
+    """
     noted = _internal_kv_get(KEY + run)
     if not noted:
         return
@@ -28,6 +40,6 @@ def end_controller(run: str, answer_s: float = 0.0) -> None:
 
 
 def forget_controller(run: str) -> None:
-    """The run is over."""
+    """Delete the record of the controller of a finished run."""
     with contextlib.suppress(ray.exceptions.RayError):
         _internal_kv_del(KEY + run)

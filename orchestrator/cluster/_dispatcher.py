@@ -1,7 +1,8 @@
-"""Where trials are left and worker groups take them; reports flow the other way. Knows names and records, no training.
+"""Queue trials for worker groups, and return the groups' reports to the callers.
 
-One per sweep, as an actor that holds no CPU. Plain asyncio, so it runs in tests without Ray. When its process dies, Ray starts it
-again, empty: whoever waits for a trial submits it again, and nothing is handed out before each group has said that it is free.
+A sweep has one dispatcher, an actor that holds no CPU. It is plain asyncio, so tests run it without
+Ray. If its process dies, Ray restarts it empty, and waiting callers resubmit their trials. No trial
+is assigned before each group has reported that it is free.
 """
 
 import asyncio
@@ -17,13 +18,17 @@ from orchestrator.config.trial import recipe_key
 
 CLOSE = "close"
 SHORT = ": see the log of Ray; where memory is short, lower {recipe}.batch_size or resources.groups"
-NOTES = 100  # that nobody has fetched yet
+NOTES = 100  # kept until the driver fetches them
 Record = dict[str, Any]
 
 
 @dataclass
 class _Trial:
-    """`told` records were handed on, the `last` of them may be asked for again; `fault` is what its last group gave up for."""
+    """State of a trial.
+
+    `told` counts the delivered records, and `last` is kept for redelivery. `fault` is the reason of
+    the last group's failure.
+    """
 
     specification: dict[str, Any]
     token: str = ""
@@ -41,7 +46,7 @@ class _Trial:
 
 @dataclass
 class _Reader:
-    """Whoever waits for the records of a trial: a handle of its process."""
+    """Process that waits for the records of a trial, with its handle."""
 
     trial: str
     process: Any
@@ -49,9 +54,10 @@ class _Reader:
 
 
 class Dispatcher:
-    """A queue of trials; `held` says which group works on which trial until the group gives it back.
+    """Queue of trials; `held` maps each group to its trial until the group gives it back.
 
-    `again`: the one before it died. Then `recover` says which groups there are, and those are `missing` that have not been heard.
+    `again` marks a restart after a death. `recover` then lists the groups, and `missing` are those
+    that have not reported yet.
     """
 
     def __init__(self, groups: int, max_failures: int, again: bool = False) -> None:
@@ -72,7 +78,7 @@ class Dispatcher:
         self.changed = asyncio.Condition()
 
     async def recover(self, groups: Iterable[int]) -> None:
-        """After a death of the dispatcher: these groups live, and each may still train what it was given before."""
+        """Register the live groups after a restart; each may still train its earlier trial."""
         if self.introduced:
             return
         self.groups = (set(groups) | self.heard_of) - self.gone
@@ -83,13 +89,14 @@ class Dispatcher:
 
     @property
     def settled(self) -> bool:
-        """Whether it is known of every group what it holds."""
+        """Return whether it is known of every group which trial it holds."""
         return self.introduced and not self.missing
 
     async def submit(self, name: str, specification: dict[str, Any], token: str = "") -> None:
-        """Queue a trial; its name may be used again after it ended or, to go on, when it was `released`.
+        """Queue a trial.
 
-        `token` is of this submission: one that is said twice, because the answer was lost, counts once.
+        A name may be reused after its trial has ended, or to resume the trial once it is
+        `released`. `token` identifies the submission: a repetition after a lost answer counts once.
         """
         before = self.trials.get(name)
         if before and token and before.token == token:
@@ -106,9 +113,10 @@ class Dispatcher:
             self.changed.notify_all()
 
     async def take(self, group: int, wait_s: float) -> tuple[str, dict[str, Any]] | str | None:
-        """The next trial for a group, CLOSE, or None after `wait_s` without one.
+        """Return the next trial for a group, CLOSE, or None after `wait_s` seconds without one.
 
-        A group that holds a trial and asks again has died in between: it gets the same trial, up to `max_failures` times.
+        A group that holds a trial and requests again has died in between. It gets the same trial,
+        up to `max_failures` times.
         """
         turn = self.turns[group] = self.turns.get(group, 0) + 1
         self.groups.add(group)
@@ -118,18 +126,18 @@ class Dispatcher:
         if again:
             return again, self.trials[again].specification
         async with self.changed:
-            self.changed.notify_all()  # of what the group may have held
+            self.changed.notify_all()  # the group may have released a trial
             try:
                 await asyncio.wait_for(
                     self.changed.wait_for(lambda: self.closed or self._ready() or self.turns[group] != turn), wait_s
                 )
             except TimeoutError:
                 return None
-            if self.turns[group] != turn:  # this request came from a worker that is dead: its successor asks
+            if self.turns[group] != turn:  # the requester died and was replaced
                 return None
             if self.closed:
                 return CLOSE
-            if not self._ready():  # the trial was stopped between the notice and now
+            if not self._ready():  # the trial was stopped after the notification
                 return None
             name = self.held[group] = self.waiting.popleft()
             trial = self.trials[name]
@@ -137,9 +145,10 @@ class Dispatcher:
             return name, trial.specification
 
     async def report(self, name: str, record: Record, group: int | None = None) -> None:
-        """A record from a worker of the group that holds the trial.
+        """Queue a record from a worker of the group that holds the trial.
 
-        Those of a trial that has ended are dropped, as are epochs that were reported before, and what another `group` says.
+        Drop records of a trial that has ended, epochs reported before, and records from another
+        `group`.
         """
         trial = self.trials.get(name)
         if trial is None or (group is not None and self.held.get(group) != name):
@@ -152,47 +161,47 @@ class Dispatcher:
         trial.records.put_nowait(record)
 
     async def excuse(self, name: str, fault: str, group: int) -> None:
-        """The group cannot go on with the trial, by no fault of the trial: it asks again, and that counts as a death."""
+        """Record a fault not of the trial; the group's next request counts as a death."""
         if self.held.get(group) == name:
             self.trials[name].fault = fault
 
     async def alive(self, name: str, group: int | None = None, doing: str = "") -> None:
-        """A sign of life between reports, and what the worker is doing."""
+        """Record a heartbeat between reports, and the worker's activity."""
         trial = self.trials.get(name)
         if trial and (group is None or self.held.get(group) == name):
             trial.heard, trial.doing = time.monotonic(), doing or trial.doing
 
     async def enlist(self, group: int, rank: int, worker: Any) -> None:
-        """Who works in a group: a handle of the worker's process."""
+        """Register a worker of a group with the handle of its process."""
         self.workers.setdefault(group, {})[rank] = worker
 
     async def attend(self, reader: str, trial: str, process: Any) -> None:
-        """A sign of life of the process that waits for the trial's records; it takes the place of another one, which died."""
+        """Record a heartbeat of the trial's reader; it replaces an earlier, dead reader."""
         others = {key: each for key, each in self.readers.items() if each.trial != trial}
         self.readers = others | {reader: _Reader(trial, process)}
 
     async def forget_reader(self, reader: str) -> Any:
-        """The handle of a process that is to be ended; None where it is not known any more."""
+        """Remove a reader that is to be ended; return its handle, or None if unknown."""
         found = self.readers.pop(reader, None)
         return found.process if found else None
 
     async def say(self, text: str) -> None:
-        """A sentence for a person; said twice before anybody fetched it, it counts once."""
+        """Queue a note for the user; repeated before it is fetched, it counts once."""
         if text not in self.notes:
             self.notes.append(text)
 
     async def give_back(self, group: int, name: str) -> None:
-        """The group is through with the trial, however it ended."""
+        """Free the group of the trial, however it ended."""
         self._holds_nothing(group)
         if self.held.get(group) == name:
             del self.held[group]
             if self.trials[name].ended:
-                self.trials[name].stopped.set()  # or `until_stopped` would occupy the actor for ever
+                self.trials[name].stopped.set()  # else `until_stopped` would never return
         async with self.changed:
             self.changed.notify_all()
 
     async def released(self, name: str, wait_s: float) -> bool:
-        """Whether, within `wait_s`, no group holds the trial any more: nobody reads or writes its folder then."""
+        """Wait at most `wait_s` seconds; return whether the trial and its folder are free."""
 
         def free() -> bool:
             return self.settled and name not in self.held.values()
@@ -204,9 +213,10 @@ class Dispatcher:
         return free()
 
     async def next_report(self, name: str, wait_s: float, received: int | None = None) -> Record:
-        """The next record, an empty one after `wait_s`; `{"unknown": True}` of a trial that was not submitted here.
+        """Return the next record, or an empty one after `wait_s` seconds.
 
-        `received`: so many the caller has; the last one is told again if it was lost on its way.
+        Return `{"unknown": True}` for a trial that was not submitted here. If the caller has
+        `received` fewer records than were sent, the last one was lost and is sent again.
         """
         trial = self.trials.get(name)
         if trial is None:
@@ -221,7 +231,7 @@ class Dispatcher:
         return record
 
     async def stop(self, name: str) -> None:
-        """Nobody wants more of this trial: its group is told, or it leaves the queue."""
+        """Stop a trial: notify its group, or remove it from the queue."""
         trial = self.trials.get(name)
         if trial is None:
             return
@@ -230,30 +240,31 @@ class Dispatcher:
             self.waiting.remove(name)
 
     async def until_stopped(self, name: str) -> None:
-        """Returns when the trial is stopped, or was replaced by another of its name."""
+        """Wait until the trial is stopped or replaced by another of its name."""
         await self.trials[name].stopped.wait()
 
     async def add_group(self, group: int) -> None:
-        """One more group takes trials from now on."""
+        """Register one more group that takes trials."""
         self.groups.add(group)
         for name in self.waiting:
-            self.trials[name].heard = time.monotonic()  # they begin to wait for it
+            self.trials[name].heard = time.monotonic()  # their waiting time starts again
 
     async def serving(self) -> list[int]:
-        """The groups whose workers have asked for a trial."""
+        """Return the groups whose workers have requested a trial."""
         return sorted(group for group in self.groups if group in self.turns)
 
     async def group_ended(self, group: int, error: str, lost: bool = False) -> bool:
-        """A group is gone for good: another one takes its trial up, at most `max_failures` times. Whether it ever asked for one.
+        """Remove a group for good, and return whether it ever requested a trial.
 
-        With the last group nothing that waits can run any more, unless it was `lost` with its node: others may come.
+        Another group resumes its trial, at most `max_failures` times. After the last group no trial
+        can run, unless that was `lost` with its node: others may join.
         """
         served = group in self.turns
         self.groups.discard(group)
         self.missing.discard(group)
         self.gone.add(group)
         self.workers.pop(group, None)
-        self.turns[group] = self.turns.get(group, 0) + 1  # what it still asks for would be lost
+        self.turns[group] = self.turns.get(group, 0) + 1  # its open request gets no trial
         self.last_error = error or self.last_error
         name = self.held.pop(group, None)
         if name:
@@ -265,7 +276,7 @@ class Dispatcher:
         return served
 
     async def give_up(self, reason: str) -> None:
-        """Nothing can be trained here any more; trials stay as they are for a resume, and whoever waits for them hears why."""
+        """Report the end of all training to waiting callers; trials stay for a resume."""
         self.unfit = reason
         self.waiting.clear()
         for trial in self.trials.values():
@@ -273,7 +284,7 @@ class Dispatcher:
                 trial.records.put_nowait({"unfit": reason})
 
     async def close(self) -> None:
-        """Tell every group that there is nothing more."""
+        """Stop all trials and send CLOSE to every group."""
         self.closed = True
         for trial in self.trials.values():
             trial.stopped.set()
@@ -281,10 +292,11 @@ class Dispatcher:
             self.changed.notify_all()
 
     async def overview(self) -> dict[str, Any]:
-        """Who is there and for how long nothing was heard of whom, with the sentences that nobody has fetched yet.
+        """Return the groups, the trials, the time since each last heartbeat, and unfetched notes.
 
-        `trials` are those that a group holds, with the number of its workers; where none does, the one that waits since last.
-        `processes` are those that have shown a sign of life here: by reader, its trial and its handle.
+        `trials` are those that a group holds, with its number of workers. If no group holds one, it
+        is the queued trial that has waited least. `processes` maps each reader that has sent a
+        heartbeat here to its trial and handle.
         """
         notes = list(self.notes)
         self.notes.clear()
@@ -306,22 +318,23 @@ class Dispatcher:
         }
 
     def _silent_readers(self) -> list[dict[str, Any]]:
-        """Return the seconds since the last sign of life of every Tune process.
+        """Return the seconds since the last heartbeat of every Tune process.
 
-        A process sends them until it deregisters, also when its trial has ended: its last record may not have been received.
+        A process sends heartbeats until it deregisters, even after its trial has ended: its last
+        record may not have been received.
         """
         now, found = time.monotonic(), {} if self.closed else self.readers
         return [{"reader": key, "name": each.trial, "silent_s": now - each.heard} for key, each in found.items()]
 
     async def dismiss(self, group: int) -> list[Any]:
-        """The group is to be replaced: its workers, for whoever ends them. What it holds it finds again when it comes back."""
+        """Return the workers to end; the restarted group gets its trial again."""
         if group in self.held:
             self.trials[self.held[group]].heard = time.monotonic()
             self.trials[self.held[group]].fault = "nothing was heard of it, and its group was replaced"
         return list(self.workers.pop(group, {}).values())
 
     async def describe(self, name: str) -> str:
-        """Who holds the trial, and how many others wait, in words."""
+        """Describe the trial's group, the queue and the live groups in words."""
         holder = next((f"group {group}" for group, held in self.held.items() if held == name), "no group")
         alive = f"{len(self.groups)} groups live {self.last_error}".strip()
         return f"{holder} holds {name}, {len(self.waiting)} trials wait, {alive}"
@@ -336,7 +349,7 @@ class Dispatcher:
         return bool(self.waiting) and self.settled
 
     def _holds_nothing(self, group: int) -> None:
-        """What the group trained for a dispatcher that died, it trains no more."""
+        """Record that the group has stopped its training for a dispatcher that died."""
         self.heard_of.add(group)
         self.missing.discard(group)
 
@@ -348,19 +361,19 @@ class Dispatcher:
         over = trial.ended or trial.stopped.is_set() or self.closed
         if over or not self._outlived(name, "its worker died"):
             del self.held[group]
-            trial.stopped.set()  # or `until_stopped` would occupy the actor for ever
+            trial.stopped.set()  # else `until_stopped` would occupy the actor for ever
             return None
         return name
 
     def _queue_again(self, name: str, error: str) -> None:
-        """The trial goes on with whichever group is free first, if it has not lost too many."""
+        """Queue the trial for the first free group, unless it has failed too often."""
         trial = self.trials[name]
         trial.fault = error or trial.fault
         if not trial.ended and not trial.stopped.is_set() and self._outlived(name, "it lost its group"):
             self.waiting.appendleft(name)
 
     def _outlived(self, name: str, death: str) -> bool:
-        """Whether the trial goes on after one more death; it is said either way."""
+        """Count a death; report and return whether the trial goes on."""
         trial = self.trials[name]
         trial.failures += 1
         trial.heard, trial.doing = time.monotonic(), "its start"

@@ -1,6 +1,8 @@
-"""Whose fault it is when training raises: the trial's own, or that of the place where it ran. Knows errors, Ray's by name alone.
+"""Classify training errors as the trial's own or as faults of its environment.
 
-A trial's own fault fails it at once: it would come back. Another one costs the trial a death, and it goes on from its checkpoint.
+The trial's own fault fails it at once, because it would recur. Any other fault counts as a death of
+the trial, which resumes from its checkpoint. Ray's errors are recognized by their module's name
+alone.
 """
 
 import errno
@@ -15,15 +17,19 @@ from orchestrator.config.trial import recipe_key
 from orchestrator.core.errors import DispatcherTimeoutError, LoaderError, PreflightError, TrialError, UserError
 
 MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "_alloc_failed")
-COLLECTIVE = ("gloo", "nccl")  # gloo says in a RuntimeError of its own words that a peer is gone
+COLLECTIVE = ("gloo", "nccl")  # gloo reports a lost peer as a RuntimeError with its own text
 DEVICE = ("cuda error", "cudnn_status", "cublas_status")
-CHARACTERS = 500  # of a message that nobody wrote for a person
+CHARACTERS = 500  # limit of a message that was not written for users
 
 
 class Failure(NamedTuple):
-    """What went wrong, in a sentence.
+    """Cause of a failed training.
 
-    `own`: the trial's; `together`: all ranks raise it or none; `clean`: the process may train another trial.
+    Attributes:
+        own: The trial itself caused the failure.
+        message: The cause, in a sentence.
+        together: All ranks raise the error, or none does.
+        clean: The process may train another trial.
     """
 
     own: bool
@@ -33,14 +39,20 @@ class Failure(NamedTuple):
 
 
 def classify_failure(error: Exception, specification: Mapping[str, Any], device: torch.device) -> Failure:
-    """Whose fault the error is, which training the trial of that plain specification raised on that device."""
+    """Return the cause of an error that training raised.
+
+    Args:
+        error: The error.
+        specification: Plain specification of the trial.
+        device: Device on which the trial was trained.
+    """
     text = " ".join(str(error).split())[:CHARACTERS]
     named, lower, on_host = f"{type(error).__name__}: {text}", text.lower(), device.type != "cuda"
     if isinstance(error, DispatcherTimeoutError | LoaderError):
         return Failure(False, text, clean=False)
     if isinstance(error, PreflightError):
         return Failure(False, text, together=True)
-    if isinstance(error, UserError | SettingsError):  # one rank alone may meet a damaged image
+    if isinstance(error, UserError | SettingsError):  # one rank alone may read a damaged image
         return Failure(True, text, together=isinstance(error, TrialError | SettingsError))
     if _of_memory(error, lower):
         return Failure(True, _memory(text, specification, device), clean=on_host)
@@ -50,7 +62,7 @@ def classify_failure(error: Exception, specification: Mapping[str, Any], device:
         return Failure(False, named, clean=False)
     if any(word in lower for word in DEVICE) and "device-side assert" not in lower:
         return Failure(False, named, clean=False)
-    return Failure(True, named, clean=on_host)  # a fault of the code, which the settings led to
+    return Failure(True, named, clean=on_host)  # an error of the code that the settings led to
 
 
 def _of_memory(error: Exception, lower: str) -> bool:

@@ -1,8 +1,9 @@
-"""Worker groups of Ray Train in which not every worker holds the same. Knows Ray Train's internals, and nothing of students.
+"""Create Ray Train worker groups whose workers hold different resources.
 
-Ray's ScalingConfig has one `resources_per_worker` for all (its source says "TODO: support heterogeneous workers and placement").
-Two steps of its WorkerGroup, which reserves one placement group and starts an actor in each of its bundles, are therefore done
-here bundle by bundle; all else is Ray's. Imported only where workers differ; `require_hooks` refuses a Ray that has other steps.
+Ray's ScalingConfig has one `resources_per_worker` for all workers. Its source says "TODO: support
+heterogeneous workers and placement". WorkerGroup reserves one placement group and starts an actor
+in each of its bundles. Both steps are overridden here, bundle by bundle; all else is Ray's. This
+module is imported only where workers differ. `require_hooks` refuses a Ray that has other steps.
 """
 
 import inspect
@@ -29,7 +30,13 @@ HOOKS = (
 
 
 def require_hooks() -> None:
-    """PreflightError when the installed Ray lacks a step that is done here, which it would pass over in silence."""
+    """Check that the installed Ray has the steps that this module overrides.
+
+    Ray would ignore an override of a missing step silently.
+
+    Raises:
+        PreflightError: A step is missing or lacks a parameter.
+    """
     for owner, name, parameters in HOOKS:
         found = getattr(owner, name, None)
         if found is None or (parameters and not set(parameters) <= set(inspect.signature(found).parameters)):
@@ -39,7 +46,10 @@ def require_hooks() -> None:
 
 
 class HeterogeneousWorkerGroup(WorkerGroup):
-    """A worker group whose rank r holds `bundles[r]`, whatever nodes and GPUs Ray chose, at a restart too."""
+    """Worker group whose rank r holds `bundles[r]`, whatever nodes and GPUs Ray chose.
+
+    This holds after a restart too.
+    """
 
     bundles: Bundles = ()
 
@@ -49,7 +59,7 @@ class HeterogeneousWorkerGroup(WorkerGroup):
     def _create_workers(
         self, num_workers: int, placement_group: Any, resources_per_worker: dict[str, float], **rest: Any
     ) -> list[Any]:
-        """The workers in the order of their ranks; those with the same resources are started together."""
+        """Return the workers by rank; start those with the same resources together."""
         assert num_workers == len(self.bundles)
         workers: list[Any] = []
         for bundle in (bundle for index, bundle in enumerate(self.bundles) if bundle not in self.bundles[:index]):
@@ -60,10 +70,11 @@ class HeterogeneousWorkerGroup(WorkerGroup):
 
 
 def sort_by_rank(workers: Sequence[Any]) -> list[Any]:
-    """The workers by the index of their bundle, which becomes their rank.
+    """Return the workers by the index of their bundle, which becomes their rank.
 
-    Ray ranks node by node and by GPU, for code that takes the GPU of its local rank; ours takes the one that Ray gave it.
-    Local ranks count the workers of a node in the order of the ranks.
+    Ray ranks workers node by node and by GPU, for code that takes the GPU of its local rank. Our
+    code takes the GPU that Ray assigned. Local ranks count the workers of a node in the order of
+    the ranks.
     """
     ordered = sorted(workers, key=lambda worker: int(worker.placement_group_bundle_index))
     nodes = list(dict.fromkeys(worker.metadata.node_ip for worker in ordered))
@@ -84,7 +95,10 @@ def sort_by_rank(workers: Sequence[Any]) -> list[Any]:
 
 
 class HeterogeneousWorkers(ControllerCallback):
-    """Tells the controller of one group, which is a process of its own, to make its workers from these bundles."""
+    """Callback that makes a group's controller create its workers from these bundles.
+
+    The controller is a process of its own.
+    """
 
     def __init__(self, bundles: Bundles) -> None:
         self.bundles = bundles

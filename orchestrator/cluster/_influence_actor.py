@@ -1,7 +1,7 @@
-"""The influence actor: a process beside a worker that finds what the samples are worth while the worker trains on.
+"""Compute sample weights in a Ray actor while its worker trains on.
 
-Knows Ray; not how the weights are computed, nor when they come into force. A worker makes its actor when a trial first asks and
-keeps it for its life; the actor ends with the worker, which owns it.
+A worker starts its influence actor when a trial first requests it, and keeps it for life. The actor
+ends with the worker, which owns it.
 """
 
 import contextlib
@@ -24,13 +24,16 @@ from orchestrator.core.errors import PreflightError, TrialError, UserError
 from orchestrator.core.privacy import keep_private
 from orchestrator.training.sample_weighting import SampleWeighting, Snapshot, compute_sample_weights
 
-SLICE_S = 1.0  # whoever waits gives a sign of life so often
+SLICE_S = 1.0  # heartbeat interval while waiting for an answer
 Compute = Callable[[Snapshot, torch.device, Callable[[], None]], SampleWeighting]
 log = logging.getLogger(__name__)
 
 
 class InfluenceActor:
-    """Appraises one snapshot after another, on what Ray gave it; what it opened for one trial it has for the next."""
+    """Actor that computes sample weights from one snapshot after another.
+
+    It uses the resources that Ray assigned. It reuses for the next trial what it opened for one.
+    """
 
     def __init__(self, compute: Compute, threads: int) -> None:
         keep_private()
@@ -38,12 +41,19 @@ class InfluenceActor:
         self.compute, self.device = compute, _device()
 
     def appraise(self, snapshot: Snapshot) -> SampleWeighting:
-        """The answer; Stopped when nobody wants it any more."""
+        """Return the sample weights for a snapshot.
+
+        Raises:
+            Stopped: The request was cancelled.
+        """
         return self.compute(snapshot, self.device, _require_wanted)
 
 
 def _device() -> torch.device:
-    """The GPU, or the part of one, that Ray gave this process, which sees no other; else the CPU, whatever it sees."""
+    """Return the GPU, or the part of one, that Ray assigned to this process; else the CPU.
+
+    The process sees no other GPU. Without an assignment it uses the CPU, whatever it sees.
+    """
     return torch.device("cuda", 0) if ray.get_gpu_ids() else torch.device("cpu")
 
 
@@ -53,59 +63,78 @@ def _require_wanted() -> None:
 
 
 class InfluenceActorHandle:
-    """The influence actor of this process: started when it is first needed, and anew when it is gone."""
+    """Handle of this process's influence actor, which starts on first use.
+
+    A lost actor is replaced on the next use.
+    """
 
     def __init__(self, cpus: float, gpus: float, compute: Compute) -> None:
         self.cpus, self.gpus, self.compute = cpus, gpus, compute
         self.handle: Any = None
 
     def actor(self) -> Any:
-        """A handle of the actor; without waiting until Ray has found a place for it."""
+        """Return a handle of the actor, without waiting until Ray has placed it."""
         if self.handle is None:
             kind = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_restarts=0)(InfluenceActor)
             placed = kind.options(
                 name=f"influence-{uuid.uuid4().hex[:8]}",
                 namespace=NAMESPACE,
-                scheduling_strategy="DEFAULT",  # not from the bundle of the worker
+                scheduling_strategy="DEFAULT",  # not in the bundle of the worker
             )
             self.handle = placed.remote(self.compute, max(1, int(self.cpus)))
         return self.handle
 
     def end_late(self, handle: Any) -> None:
-        """That one has not answered in time: it may be stopped, or hold what others need. One that still starts is left to it."""
-        # by the cluster's table: a call that asks the actor itself would be one more that may be waited for
+        """End an actor that has not answered in time, unless it is still starting.
+
+        It may be stopped, or hold resources that others need.
+        """
+        # read the cluster's table: a call to the actor itself might block as well
         if handle is self.handle and state.actors(actor_id=handle._actor_id.hex()).get("State") == "ALIVE":
             self.end(handle)
 
     def end(self, handle: Any) -> None:
-        """That one is of no use any more; if another one has taken its place, that stays."""
+        """End an actor of no more use; an actor that has replaced it stays."""
         if handle is self.handle:
             self.handle = None
             ray.kill(handle)
 
 
 class InfluenceClient:
-    """One student's line to the influence actor of its worker, which several students may share."""
+    """Connection of one student to the influence actor of its worker.
+
+    Several students may share that actor.
+    """
 
     def __init__(self, beside: InfluenceActorHandle, max_failures: int) -> None:
         self.beside, self.max_failures = beside, max_failures
-        self.actor = beside.actor()  # it starts while the student has its first epochs
+        self.actor = beside.actor()  # it starts during the student's first epochs
         self.snapshot: Any = None
         self.answer: Any = None
         self.epoch = self.deaths = 0
         self.said: list[str] = []
 
     def send(self, job: Snapshot) -> None:
-        """Begin with this; what was sent before is broken off."""
+        """Start a computation on this snapshot; cancel the previous one."""
         self.drop()
         self.epoch, self.snapshot, self.deaths = job.epoch, ray.put(job), 0
         self._begin()
 
     def receive(self, wait_s: float, alive: Callable[[], None]) -> SampleWeighting | None:
-        """What came of the last job, None where it is not there within `wait_s` or its actor died once too often.
+        """Return the result of the last snapshot.
 
         An actor that had started and is late is ended: the next snapshot gets another one.
-        TrialError when the computation failed; a sentence for a person is kept.
+
+        Args:
+            wait_s: Time limit in seconds.
+            alive: Heartbeat, called while waiting.
+
+        Returns:
+            The sample weights. None if they are not ready within `wait_s`, or if the actor died
+            more than `max_failures` times.
+
+        Raises:
+            TrialError: The computation failed. A message that was written for users is kept.
         """
         until = time.monotonic() + wait_s
         while self.answer is not None:
@@ -121,12 +150,12 @@ class InfluenceClient:
         return None
 
     def notes(self) -> list[str]:
-        """What became of the actor since the last call."""
+        """Return the notes on the actor since the last call."""
         said, self.said = self.said, []
         return said
 
     def drop(self) -> None:
-        """Nobody wants the answer any more: the actor is free for the next."""
+        """Cancel the pending request, which frees the actor for the next one."""
         if self.answer is not None:
             ray.cancel(self.answer)
             self.answer = None
@@ -136,19 +165,19 @@ class InfluenceClient:
         self.answer = self.actor.appraise.remote(self.snapshot)
 
     def _collect(self) -> SampleWeighting | None:
-        """The answer that is there; None when the actor died meanwhile."""
+        """Return the answer that is ready; None if the actor died meanwhile."""
         answer, self.answer = self.answer, None
         try:
             appraised: SampleWeighting = ray.get(answer)
             return appraised
         except ray.exceptions.RayTaskError as error:
             cause = error.cause
-            if isinstance(cause, PreflightError | OSError):  # the fault of its place, as a death is
+            if isinstance(cause, PreflightError | OSError):  # an environment fault, like a death
                 self._died(cause)
                 return None
             if isinstance(cause, UserError | SettingsError):
                 raise TrialError.from_error(cause, str(cause)) from error
-            self.beside.end(self.actor)  # its device may be poisoned, its memory full
+            self.beside.end(self.actor)  # its device may be unusable, its memory full
             reason = f"{type(cause).__name__}: {' '.join(str(cause).split())[:500]}"
             raise TrialError(
                 f"the weights of the samples could not be computed ({reason})", field="resources.influence_backend", value=reason
@@ -158,7 +187,7 @@ class InfluenceClient:
             return None
 
     def _died(self, error: Exception) -> None:
-        """It is of no use any more: another one takes its place, and its work."""
+        """Replace the dead actor, and resend the snapshot if its failures allow."""
         log.warning("the influence actor died: %s", error)
         self.beside.end(self.actor)
         self.deaths += 1
@@ -174,13 +203,16 @@ class InfluenceClient:
 
 @functools.cache
 def _beside(cpus: float, gpus: float) -> InfluenceActorHandle:
-    """One in the life of a worker."""
+    """Return the handle of the influence actor, created once per worker process."""
     return InfluenceActorHandle(cpus, gpus, compute_sample_weights)
 
 
 @contextlib.contextmanager
 def influence_clients(spec: TrialSpec) -> Iterator[Callable[[], Aide] | None]:
-    """Who computes beside this worker while it trains a trial, if anybody does; what is not answered at the end is dropped."""
+    """Yield a function that creates influence clients for a trial.
+
+    Yield None if the trial uses no influence actor. Cancel the pending requests at the end.
+    """
     resources, made = spec.configuration.resources, []
 
     def aide() -> InfluenceClient:

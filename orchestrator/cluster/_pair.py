@@ -1,8 +1,10 @@
-"""A pair: the workers of a group, each with one student of the trial, that swap logits by point-to-point sends. Knows no Ray.
+"""Exchange logits among the workers of a group, each of which trains one student.
 
-Rank r trains student r mod S beside the other replicas of it; with two students the even ranks train a and the odd ones b, and
-ranks 2i and 2i + 1 are a pair, which sees the same share of every batch. The replicas of a student are a process group of their
-own, in which DDP reduces. Lock step needs no barrier: nobody takes a step without what the others say of the same batch.
+The logits travel by point-to-point sends. Rank r trains student r mod S, together with the other
+replicas of it. With two students the even ranks train a and the odd ones b. Ranks 2i and 2i + 1 are
+a pair, which sees the same share of every batch. The replicas of a student are a process group of
+their own, in which DDP reduces. Lock step needs no barrier: every step needs the other students'
+logits of the same batch.
 """
 
 import functools
@@ -19,7 +21,7 @@ from orchestrator.core.context import TrialContext
 
 
 class Pair:
-    """One student here, the others each at another rank of the same pair."""
+    """Exchange of one student with the others, each at another rank of the same pair."""
 
     def __init__(self, context: TrialContext, count: int) -> None:
         self.count = count
@@ -40,7 +42,14 @@ class Pair:
         self.seconds = 0.0
 
     def tell(self, position: int, logits: Tensor, in_turn: bool) -> None:
-        """Send it, and be ready to receive; whoever comes later in turn is sent what the student says after its step."""
+        """Send logits and start to receive those of the other students.
+
+        Args:
+            position: Position of the student.
+            logits: Logits of the batch, (B, K).
+            in_turn: Send to earlier students only. Later ones receive the logits after this
+                student's step, by `tell_anew`.
+        """
         logits, others = self._outgoing(logits), [other for other in range(self.count) if other != position]
         sends = [other for other in others if not in_turn or other < position]
         boxes = {other: torch.empty_like(logits) for other in others}
@@ -51,13 +60,16 @@ class Pair:
         self.received, self.arriving = boxes, works[len(sends) :]
 
     def tell_anew(self, position: int, logits: Tensor) -> None:
-        """Send it to those after this student."""
+        """Send the logits to the students after this one."""
         logits = self._outgoing(logits)
         works = self._start([dist.P2POp(dist.isend, logits, rank) for rank in self.ranks[position + 1 :]])
         self.sent += [(work, logits) for work in works]
 
     def others(self, position: int) -> Callable[[], Tensor]:
-        """What was received; the first call waits."""
+        """Return a function that gives the received logits, (P, B, K).
+
+        Its first call waits for them.
+        """
         boxes = list(self.received.values())
 
         @functools.cache
@@ -68,13 +80,16 @@ class Pair:
         return arrived
 
     def end_step(self) -> None:
-        """Wait for what nobody asked for, and until what was sent may be forgotten."""
+        """Wait for logits that were not requested, and until all sends are complete."""
         self._arrive()
         self._wait([work for work, _ in self.sent])
         self.sent, self.received = [], {}
 
     def _arrive(self) -> None:
-        """Once: gloo waits for ever for what has arrived already."""
+        """Wait for the pending receives, once.
+
+        gloo waits for ever for a tensor that has already arrived.
+        """
         arriving, self.arriving = self.arriving, []
         self._wait(arriving)
 
@@ -85,16 +100,25 @@ class Pair:
         self.seconds += time.perf_counter() - start
 
     def waited(self) -> float:
-        """Of the host: what NCCL makes the device wait is not seen here."""
+        """Return the seconds that the host waited since the last call.
+
+        They do not include the time for which NCCL makes the device wait.
+        """
         seconds, self.seconds = self.seconds, 0.0
         return seconds
 
     def _outgoing(self, logits: Tensor) -> Tensor:
-        """gloo sends from the host's memory: two roles that share a GPU meet there."""
+        """Return the logits to send.
+
+        gloo sends from host memory, through which two roles that share a GPU exchange tensors.
+        """
         return logits.contiguous() if self.nccl else logits.contiguous().cpu()
 
     def _start(self, ops: list[dist.P2POp]) -> list[dist.Work]:
-        """Begin all of them; NCCL begins them as one, or two that send to each other would wait for ever."""
+        """Start all operations.
+
+        NCCL starts them as one batch, or two ranks that send to each other would wait for ever.
+        """
         if not ops:
             return []
         if self.nccl:
@@ -105,6 +129,9 @@ class Pair:
 
 @functools.cache
 def _replicas(world_size: int, count: int) -> list[dist.ProcessGroup]:
-    """A process group per student, made once in the life of a worker; all ranks call this together."""
+    """Return a process group per student, created once per worker process.
+
+    All ranks call this together.
+    """
     made = [dist.new_group(list(range(position, world_size, count))) for position in range(count)]
     return cast(list[dist.ProcessGroup], made)

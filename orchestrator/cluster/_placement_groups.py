@@ -1,6 +1,6 @@
-"""Which placement group a run of Ray Train has, kept where its driver finds it: who frees it when the controller has died?
+"""Record the placement group of each Ray Train run, so that its driver can remove it.
 
-Ray removes it only with the whole job then. Knows runs by their names; nothing of what they train.
+If a controller has died, Ray itself removes the placement group only with the whole job.
 """
 
 import contextlib
@@ -15,25 +15,32 @@ from ray.util.placement_group import PlacementGroup, placement_group_table, remo
 from orchestrator.cluster._controllers import forget_controller, note_controller
 
 GONE_S = 10.0
-LOST = (ray.exceptions.RayError, AttributeError)  # AttributeError: Ray has shut down, and its client is None
+# AttributeError: Ray has shut down, and its client is None
+LOST = (ray.exceptions.RayError, AttributeError)
 KEY = "distillation-reserved/"
 
 
 class PlacementGroupCallback(WorkerGroupCallback):
-    """Notes the placement group and the controller of a run whenever its workers have started; lives in the controller."""
+    """Callback in the controller that records the run's placement group and controller.
+
+    It records them whenever the workers of the run have started.
+    """
 
     def __init__(self, run: str) -> None:
         self.run = run
 
     def after_worker_group_start(self, worker_group: Any) -> None:
-        """The workers hold it now."""
+        """Record the placement group, which the workers hold from now on."""
         group = worker_group.get_worker_group_state().placement_group_handle.placement_group
         _internal_kv_put(KEY + self.run, group.id.hex())
         note_controller(self.run)
 
 
 def remove_placement_group_of(run: str) -> None:
-    """Remove what the run reserved, and with it the workers; returns when they are gone or after `GONE_S`."""
+    """Remove the placement group of a run, and with it the workers.
+
+    Return when they are gone, or after `GONE_S`.
+    """
     with contextlib.suppress(*LOST):
         noted = _internal_kv_get(KEY + run)
         if not noted:
@@ -46,7 +53,7 @@ def remove_placement_group_of(run: str) -> None:
 
 
 def forget_run(run: str) -> None:
-    """The run is over."""
+    """Delete the records of a finished run."""
     with contextlib.suppress(*LOST):
         forget_controller(run)
         _internal_kv_del(KEY + run)

@@ -1,7 +1,8 @@
-"""Where the workers of a group find each other. Knows Ray Train's and torch's rendezvous, and nothing of what is trained.
+"""Connect the workers of a group: by a file on a loopback cluster, else as Ray does.
 
-torch's own meeting place is a TCPStore, which listens on every network of the machine and asks nobody for a password. Workers of a
-cluster on loopback are on one machine, so a file does: nobody listens. On several nodes it stays as Ray has it.
+torch's own rendezvous is a TCPStore. It listens on every network of the machine and requires no
+password. Workers of a cluster on loopback are on one machine, so a file suffices and nothing
+listens. On several nodes Ray's own rendezvous stays.
 """
 
 import contextlib
@@ -20,28 +21,40 @@ from orchestrator.cluster.connect import LOOPBACK
 
 
 def torch_config(backend: str, folder: Path) -> TorchConfig:
-    """How the workers of a group are connected by `backend`: by a file in `folder` where Ray is on loopback; it is connected."""
+    """Return the configuration that connects the workers of a group; Ray is connected.
+
+    Args:
+        backend: Backend of torch.distributed.
+        folder: Folder of the rendezvous file, which is used where Ray is on loopback.
+    """
     if os.environ["RAY_ADDRESS"].rpartition(":")[0] != LOOPBACK:
         return TorchConfig(backend=backend)
     return FileRendezvous(backend=backend, folder=str(folder))
 
 
 def meeting_file(folder: Path) -> Path:
-    """Return a new file for one start of a group, in `folder`; torch reads its address up to a ? or # and decodes nothing in it."""
+    """Return a new rendezvous file for one start of a group, in `folder`.
+
+    torch reads the file's address up to a ? or # and decodes nothing in it. A folder with either
+    character is replaced by the temporary folder.
+    """
     if set("?#") & set(str(folder)):
-        folder = Path(tempfile.gettempdir())  # of this machine, as all workers are
+        folder = Path(tempfile.gettempdir())  # on this machine, like all workers
     return folder / f"rendezvous-{uuid.uuid4().hex}"
 
 
 @dataclass
 class FileRendezvous(TorchConfig):
-    """A TorchConfig whose workers meet in a file of `folder`, a new one at every start of the group."""
+    """TorchConfig whose workers connect through a file of `folder`.
+
+    The file is new at every start of the group.
+    """
 
     folder: str = ""
 
     @property
     def backend_cls(self) -> type[_TorchBackend]:
-        """Who sets the process group up."""
+        """Return the class that sets up the process group."""
         return _ByFileBackend
 
 
@@ -49,7 +62,7 @@ class _ByFileBackend(_TorchBackend):
     file: Path | None = None
 
     def on_start(self, worker_group: Any, backend_config: FileRendezvous) -> None:
-        """As Ray does it for `env://`, without an address."""
+        """Set up the process group as Ray does for `env://`, without an address."""
         self.file = meeting_file(Path(backend_config.folder))
         worker_group.execute(_set_torch_distributed_env_vars)
         workers = range(len(worker_group))
@@ -60,7 +73,7 @@ class _ByFileBackend(_TorchBackend):
         )
 
     def on_shutdown(self, worker_group: Any, backend_config: FileRendezvous) -> None:
-        """The file goes with the group."""
+        """Shut down the process group and remove its file."""
         try:
             super().on_shutdown(worker_group, backend_config)
         finally:

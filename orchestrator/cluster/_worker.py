@@ -1,4 +1,7 @@
-"""One worker of a group: take a trial, train it, report, take the next. The only place where training meets Ray."""
+"""Run one worker of a group: take a trial, train it, report, take the next.
+
+Only this module trains trials under Ray.
+"""
 
 import contextlib
 import logging
@@ -23,13 +26,17 @@ from orchestrator.core.errors import DispatcherTimeoutError, UserError
 from orchestrator.core.privacy import keep_private
 from orchestrator.training.execute import execute
 
-TAKE_S = 10.0  # a worker asks anew so often, so that no collective waits longer than this for rank 0
-ALIVE_S = 5.0  # between two signs of life; more often where less silence is borne
+TAKE_S = 10.0  # limit of a request: no collective waits longer than this for rank 0
+ALIVE_S = 5.0  # heartbeat interval; less where heartbeat_warning_s is short
 log = logging.getLogger(__name__)
 
 
 def serve(settings: dict[str, Any]) -> None:
-    """The loop of a Ray Train worker; ends when the dispatcher closes. `settings`: group; name and namespace of the dispatcher."""
+    """Run the loop of a Ray Train worker, until the dispatcher closes.
+
+    Args:
+        settings: `group`, the group's number; `name` and `namespace` of the dispatcher.
+    """
     keep_private()
     place = ray.train.get_context()
     idle = TrialContext(place.get_world_rank(), place.get_world_size(), _device())
@@ -44,7 +51,8 @@ def serve(settings: dict[str, Any]) -> None:
 
 def _device() -> torch.device:
     if not ray.get_gpu_ids():
-        return torch.device("cpu")  # Ray Train shows it the GPUs of the other workers of its node, and would name the first
+        # Ray Train exposes the GPUs of the node's other workers, and would return the first
+        return torch.device("cpu")
     device = ray.train.torch.get_device()
     device = device if isinstance(device, torch.device) else device[0]
     if device.type == "cuda":
@@ -53,7 +61,11 @@ def _device() -> torch.device:
 
 
 def _train(name: str, specification: dict[str, Any], line: "_Line", idle: TrialContext) -> None:
-    """Train one trial; what goes wrong in it is its own failure or a death that it outlives, and the group goes on where it can."""
+    """Train one trial.
+
+    Its own failure is reported. Other failures are retried from the checkpoint. The group is reused
+    if it is safe.
+    """
     line.open(name, specification)
     context = replace(
         idle, report=line.report, asked_to_stop=line.asked_to_stop, alive=line.alive, note=line.note, phase=line.phase, pair=Pair
@@ -72,15 +84,16 @@ def _train(name: str, specification: dict[str, Any], line: "_Line", idle: TrialC
             else:
                 line.excuse(fault.message)
         if not fault.clean or (idle.world_size > 1 and not fault.together):
-            raise  # others wait in a collective, or the process is of no more use: Ray Train restarts the group
+            # other ranks wait in a collective, or the process is unusable: Ray Train restarts it
+            raise
         if not fault.own:
-            return  # it asks for the trial again
+            return  # the group requests the trial again
     if idle.leads and not line.broken():
         line.give_back()
 
 
 class _Line:
-    """The worker's line to the dispatcher, for one trial at a time."""
+    """Connection of a worker to the dispatcher, for one trial at a time."""
 
     def __init__(self, dispatcher: Any, group: int, rank: int) -> None:
         self.dispatcher, self.group, self.rank = dispatcher, group, rank
@@ -108,7 +121,10 @@ class _Line:
         return self.stopped is not None and bool(ray.wait([self.stopped], timeout=0)[0])
 
     def broken(self) -> bool:
-        """Whether it was the dispatcher's death that stopped the trial; who asks again then says that it holds nothing."""
+        """Return whether the dispatcher's death stopped the trial.
+
+        The worker's next request then reports that its group holds nothing.
+        """
         if not self.asked_to_stop():
             return False
         try:

@@ -1,7 +1,8 @@
-"""Connects to Ray: a cluster of our own on loopback, or one that is running; then says what it has. Knows nothing of trials.
+"""Connect to Ray: start a cluster of our own on loopback, or join a running one.
 
-Several Ray instances may live on one host: the address of ours is exported before anything starts, so that no
-process of it ever has to guess (Ray Train's placement group cleaner gives up when it finds two).
+Several Ray instances may run on one host. The address of ours is exported before anything starts,
+so no process of it has to guess. Ray Train's placement group cleaner gives up when it finds two
+instances.
 """
 
 import contextlib
@@ -25,28 +26,37 @@ from orchestrator.core.errors import UNFIT_ENVIRONMENT, PreflightError
 from orchestrator.core.proxies import NAMES, bypass_proxies, without_proxy
 from orchestrator.core.signals import give_up, remaining_timeout
 
-TRAIN = {  # what the user has set stays
-    # Ray Train asks its workers how they are; a group ends within this, not within 2 s
+TRAIN = {  # values that the user has set are kept
+    # interval of Ray Train's health checks; a group ends within this, not within 2 s
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # a group that finds no place ends after this, not after a minute, and another one takes up its trial
+    # a group that cannot be placed ends after this, not after a minute; another resumes its trial
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
-    # an actor per group that waits for a cloud to take a node away; a node that is gone is noticed without it
+    # one actor per group that waits for a cloud's preemption of a node; a lost node is noticed
+    # without it
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 OWN_CLUSTER = {
-    # Ray takes loopback for itself only where it knows no clusters; it reads this at import, its processes from the environment
+    # Ray uses loopback only where clusters are disabled; it reads this at import, and its processes
+    # read it from the environment
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 LOOPBACK = "127.0.0.1"
-SHUTDOWN_S = 20.0  # many times what it takes; for what is left of it when the processes are ended as well, half
+# many times what a shutdown takes; half of it for the rest, after the processes were killed
+SHUTDOWN_S = 20.0
 LOOPBACK_INTERFACES = ("lo", "lo0")  # on Linux, on macOS
-BETWEEN_WORKERS = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")  # else they take the network that the host's name belongs to
+# without these, workers use the network that the host's name belongs to
+BETWEEN_WORKERS = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 PACKAGES = [str(Path(__file__).parents[2] / name) for name in ("orchestrator", "methods", "search_spaces")]
 
 
 @contextlib.contextmanager
 def connect_to_ray(address: str | None, cpus: int | None = None) -> Iterator[Mapping[str, float]]:
-    """Ray's free resources, while connected; `address` None: of a cluster of our own."""
+    """Yield Ray's free resources while connected.
+
+    Args:
+        address: Address of a running cluster; None starts a cluster of our own.
+        cpus: CPUs of a cluster of our own; None: all that this process may use.
+    """
     before, clusters = dict(os.environ), ray_constants.ENABLE_RAY_CLUSTER
     os.environ.update(allocator() | {name: os.environ.get(name, value) for name, value in TRAIN.items()})
     try:
@@ -54,7 +64,7 @@ def connect_to_ray(address: str | None, cpus: int | None = None) -> Iterator[Map
             _join(address)
         else:
             _start(cpus)
-        # of a running cluster somebody else may hold a part
+        # other jobs may hold a part of a running cluster
         yield ray.available_resources() if address else ray.cluster_resources()
     finally:
         _shut_down()
@@ -65,9 +75,10 @@ def connect_to_ray(address: str | None, cpus: int | None = None) -> Iterator[Map
 
 
 def _shut_down() -> None:
-    """Disconnect. A Ray that does not let us go in time is ended, if it is ours; if that does not help, this process ends.
+    """Disconnect from Ray within a time limit.
 
-    As where the head is stopped: `ray.shutdown` waits for its answer without a limit.
+    `ray.shutdown` waits for an answer without a limit, for example after the head was stopped. A
+    Ray of our own that is late is killed. If that does not help, this process exits.
     """
     over, node = threading.Event(), worker._global_node
 
@@ -87,36 +98,48 @@ def _shut_down() -> None:
 
 
 def nodes() -> list[dict[str, float]]:
-    """What each node that is alive has, free or not, under Ray's names; Ray is connected."""
+    """Return the resources of each live node, free or not, under Ray's names.
+
+    Ray is connected.
+    """
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
 def bring_token() -> None:
-    """Show a running cluster our token, if there is one: Ray's own commands do so, `ray.init` and the job client do not."""
+    """Load our token for a running cluster, if there is one.
+
+    Ray's own commands do so; `ray.init` and the job client do not.
+    """
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 def free_nodes() -> list[dict[str, float]]:
-    """What each node that is alive has free. Of all that Ray counts: what other jobs hold is not in it."""
+    """Return the free resources of each live node.
+
+    All jobs count: resources that other jobs hold are not free.
+    """
     free = state.available_resources_per_node()
     return [dict(free.get(node, {})) for node in alive_nodes()]
 
 
 def alive_nodes() -> frozenset[str]:
-    """The ids of the nodes that are alive."""
+    """Return the ids of the live nodes."""
     return frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
 
 
 def running_actors(kind: str) -> int:
-    """How many actors of that class run for this process."""
+    """Return the number of live actors of a class that belong to this process's job."""
     job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
     actors = state.actors(job_id=job, actor_state_name="ALIVE").values()
     return sum(str(actor["ActorClassName"]).rpartition(".")[2] == kind for actor in actors)
 
 
 def answers() -> bool:
-    """Whether the head of the cluster answers within `ANSWER_S`, which one that is stopped does not. Ray's own calls would wait."""
+    """Return whether the head of the cluster answers within `ANSWER_S`.
+
+    A stopped head does not answer. Ray's own calls would wait for it.
+    """
     if not listens(os.environ["RAY_ADDRESS"]):
         return False
     with contextlib.suppress(ray.exceptions.RayError):
@@ -145,20 +168,25 @@ def _join(address: str) -> None:
 
 
 def _alone() -> dict[str, str]:
-    """What keeps a cluster of our own on this machine; what the user has set stays."""
+    """Return the environment that keeps a cluster of our own on this machine.
+
+    Values that the user has set are kept.
+    """
     interface = next((name for _, name in socket.if_nameindex() if name in LOOPBACK_INTERFACES), None)
-    wanted = {name: interface for name in BETWEEN_WORKERS if interface} | {"RAY_USAGE_STATS_ENABLED": "0"}  # else Ray reports home
+    # by default Ray sends usage statistics to its developers
+    wanted = {name: interface for name in BETWEEN_WORKERS if interface} | {"RAY_USAGE_STATS_ENABLED": "0"}
     return {name: os.environ.get(name, value) for name, value in wanted.items()}
 
 
 def runtime_environment() -> dict[str, Any]:
-    """What every worker of a running cluster gets: the environment variables, and this program, which its node may not have.
+    """Return the runtime environment of every worker of a running cluster.
 
-    Within a submitted job the program travelled with the job already, and Ray refuses what that says as well.
+    It holds the environment variables and this program, which a node may lack. In a submitted job
+    the program is part of the job already, and Ray refuses settings that repeat the job's.
     """
     job = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR) or "{}").get("runtime_env") or {}
     theirs = job.get("env_vars") or {}
-    # Ray fills in what the node itself has in the variable
+    # Ray expands the variable to the node's own value
     direct = {name: f"{without_proxy()},${{{name}}}" for name in NAMES}
     ours: dict[str, Any] = {"env_vars": {name: value for name, value in (allocator() | direct).items() if name not in theirs}}
     if not {"working_dir", "py_modules", "excludes"} & set(job):
@@ -181,7 +209,7 @@ def _start(cpus: int | None) -> None:
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
-    except Exception as error:  # a raylet that dies at its start is a bare Exception
+    except Exception as error:  # Ray raises a bare Exception if a raylet dies at its start
         name, folder = ray_folder()
         where = f"its files go to {folder}{f', as {name} says' if name else ''}"
         raise PreflightError(

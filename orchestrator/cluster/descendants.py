@@ -1,6 +1,6 @@
-"""The processes that a driver started: noted in a file, so that those which outlive it are ended by the next command.
+"""Record the processes that a driver started, so that the next command ends leftover ones.
 
-A process is ended when its id, the time at which it began and its program are those that were noted, and its driver is dead.
+A process is ended only if its id, start time and program match the record and its driver is dead.
 """
 
 import contextlib
@@ -18,17 +18,18 @@ from orchestrator.store.store import read_json, write_json
 
 FILES = "processes-*.json"
 LOOK_S = 2.0
-SAME_S = 2.0  # the time at which a process began is computed from the boot time, which the clock's corrections move
-ORDERLY_S = 2.0  # in which what was told to end does
+SAME_S = 2.0  # a start time is computed from the boot time, which clock corrections shift
+ORDERLY_S = 2.0  # for processes that are already ending
 GONE_S = 5.0
 Noted = dict[str, Any]
 
 
 @contextlib.contextmanager
 def record_descendants(folder: Path) -> Iterator[None]:
-    """Keep a list of all processes below this one in a file of the folder; at the end of the block those that still live are ended.
+    """Record all processes below this one in a file of the folder.
 
-    So they are where this process ends at once.
+    Processes that still live at the end of the block are ended. They are also ended if this process
+    exits at once.
     """
     descendants, over = Descendants(), threading.Event()
     file = folder / FILES.replace("*", str(descendants.driver.pid))
@@ -46,7 +47,10 @@ def record_descendants(folder: Path) -> Iterator[None]:
 
 
 def end_left_over(root: Path) -> list[int]:
-    """End what drivers of the store that are dead have left on this machine; return the ids of what was ended."""
+    """End processes on this machine that dead drivers of the store have left.
+
+    Return the ids of the ended processes.
+    """
     ended: list[int] = []
     for pattern in (f"*/groups/{FILES}", f"*/*/groups/{FILES}"):
         for file in root.glob(pattern):
@@ -65,14 +69,14 @@ def end_left_over(root: Path) -> list[int]:
 
 
 class Descendants:
-    """The processes below this one, those included whose parent has died since they were seen."""
+    """Processes below this one, including those whose parent has died since."""
 
     def __init__(self) -> None:
         self.driver = psutil.Process()
         self.known: dict[psutil.Process, Noted] = {}
 
     def look(self) -> list[psutil.Process]:
-        """Return those that live now."""
+        """Return the processes that live now."""
         for process in _below(self.driver):
             if process not in self.known and (note := _note(process)):
                 self.known[process] = note
@@ -107,7 +111,7 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def _note(process: psutil.Process) -> Noted | None:
-    """How a process is known again; None where it is gone, or not ours to ask."""
+    """Return the identity of a process; None if it is gone or not accessible."""
     try:
         return {"pid": process.pid, "began": process.create_time(), "program": process.exe()}
     except (psutil.Error, OSError):
@@ -115,7 +119,7 @@ def _note(process: psutil.Process) -> Noted | None:
 
 
 def _living(noted: Noted) -> psutil.Process | None:
-    """The process that was noted, if it is the one that has its id now, and lives."""
+    """Return the recorded process if it lives and still has its id; else None."""
     try:
         process = psutil.Process(noted["pid"])
     except psutil.Error:
@@ -126,7 +130,10 @@ def _living(noted: Noted) -> psutil.Process | None:
 
 
 def _kill(processes: Iterable[psutil.Process]) -> list[int]:
-    """SIGKILL for all of them, also where they are stopped; return the ids of those that were there."""
+    """Send SIGKILL to all processes, including stopped ones.
+
+    Return the ids of those that existed.
+    """
     ended = []
     for process in processes:
         with contextlib.suppress(psutil.Error):

@@ -1,6 +1,8 @@
-"""The caller's side of the dispatcher. Imports no torch: a stand-in is a process of its own, and torch costs it two seconds.
+"""Call the dispatcher from the driver and from the trials' processes.
 
-Whoever asks outlives a death of the dispatcher: Ray starts it again, and a trial that it does not know any more is submitted anew.
+The caller survives a death of the dispatcher. Ray restarts the dispatcher, and the client resubmits
+a trial that is unknown to it. This module imports no torch: it would cost the process of each trial
+two seconds.
 """
 
 import contextlib
@@ -19,23 +21,31 @@ from orchestrator.core.errors import DispatcherTimeoutError, PreflightError
 from orchestrator.core.signals import remaining_timeout
 
 NAMESPACE = "distillation"
-ASK_S = 30.0  # the dispatcher is asked anew so often, so that no call waits without a limit
-REPLY_S = 30.0  # it answers within milliseconds; longer means that it, its node or the driver is gone
-PATIENCE_S = 120.0  # for as long it is asked again
+ASK_S = 30.0  # limit of one call, which is then repeated; no call waits for ever
+REPLY_S = 30.0  # answers take milliseconds; else the actor, its node or the driver is gone
+PATIENCE_S = 120.0  # calls are repeated for this long
 PAUSE_S = 0.5
-SLICE_S = 1.0  # of a wait, after which a signal that came meanwhile is seen
-SPARE_S = 4.0  # of an interruption, for what is still to be done
+SLICE_S = 1.0  # of a wait, after which pending signals are handled
+SPARE_S = 4.0  # of the time after a signal, reserved for the remaining work
 
 
 def run_name(name: str, group: int) -> str:
-    """The run of Ray Train that is a group of the dispatcher of that name."""
+    """Return the name of the Ray Train run of a group of that dispatcher."""
     return f"{name}-group-{group}"
 
 
 def wait_for_answer(call: Callable[[], Any], reply_s: float = REPLY_S, patience_s: float = PATIENCE_S) -> Any:
-    """What the dispatcher answers to a call that may be made again.
+    """Return the dispatcher's answer to a call that may be repeated.
 
-    DispatcherTimeoutError when it has not for `patience_s` since the call first failed: a call may itself wait for long.
+    Args:
+        call: Function that calls the dispatcher and returns Ray's reference.
+        reply_s: Time limit of one call in seconds.
+        patience_s: Time limit in seconds after the first failed call, since a call itself may wait
+            for long.
+
+    Raises:
+        DispatcherTimeoutError: The dispatcher did not answer within `patience_s`, or within the
+            time left after a signal.
     """
     failed = math.inf
     while True:
@@ -55,7 +65,10 @@ def wait_for_answer(call: Callable[[], Any], reply_s: float = REPLY_S, patience_
 
 
 def _reply(answer: Any, reply_s: float) -> Any:
-    """The answer within `reply_s`, after a signal sooner; GetTimeoutError without one."""
+    """Return the answer within `reply_s` seconds, sooner after a signal.
+
+    Raise GetTimeoutError if there is none.
+    """
     until = time.monotonic() + reply_s
     while (rest := min(until - time.monotonic(), remaining_timeout(math.inf, SPARE_S))) > SLICE_S:
         with contextlib.suppress(ray.exceptions.GetTimeoutError):
@@ -64,7 +77,7 @@ def _reply(answer: Any, reply_s: float) -> Any:
 
 
 class DispatcherActor(Dispatcher):
-    """The dispatcher as an actor, which knows whether it had died."""
+    """Dispatcher as an actor, which detects that it was restarted."""
 
     def __init__(self, groups: int, max_failures: int) -> None:
         super().__init__(groups, max_failures, again=ray.get_runtime_context().was_current_actor_reconstructed)
@@ -72,7 +85,10 @@ class DispatcherActor(Dispatcher):
 
 @dataclass
 class _Sent:
-    """What was submitted, and how much of it was told: by this dispatcher (`received`), and on the whole."""
+    """Submitted trial and its progress.
+
+    `received` counts the records from this dispatcher; `epoch` is the last one from any.
+    """
 
     specification: dict[str, Any]
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -82,17 +98,17 @@ class _Sent:
 
 @dataclass(frozen=True)
 class DispatcherClient:
-    """The driver's side of the dispatcher; `name` finds it from any process of the cluster."""
+    """Client of the dispatcher; `name` finds it from any process of the cluster."""
 
     name: str
     dispatcher: Any
     sent: dict[str, _Sent] = field(default_factory=dict, compare=False)
     at_once: Callable[[], int] = lambda: 0
-    """How many trials train at a time; the driver knows."""
+    """Return the number of trials that train at a time; set in the driver alone."""
 
     @classmethod
     def find(cls, name: str) -> "DispatcherClient":
-        """The desk of that name."""
+        """Return the client of the dispatcher of that name."""
         return cls(name, ray.get_actor(name, namespace=NAMESPACE))
 
     def submit(self, trial: str, specification: dict[str, Any]) -> None:
@@ -101,9 +117,17 @@ class DispatcherClient:
         self._send(trial)
 
     def next_report(self, trial: str, wait_s: float) -> dict[str, Any]:
-        """The next record of the trial, however long it takes: the watchdog looks after those of which nothing is heard.
+        """Return the next record of the trial, however long it takes.
 
-        PreflightError when there is nobody to train it any more, or the dispatcher has not answered for `wait_s`.
+        The watchdog handles trials without heartbeats.
+
+        Args:
+            trial: Name of a submitted trial.
+            wait_s: Time limit in seconds for an unresponsive dispatcher.
+
+        Raises:
+            PreflightError: No group can train the trial any more, or the dispatcher has not
+                answered for `wait_s`.
         """
         sent = self.sent[trial]
         while True:
@@ -114,17 +138,24 @@ class DispatcherClient:
                 raise PreflightError(record["unfit"], field="trial", value=record["unfit"])
             if "unknown" in record:
                 sent.received = 0
-                if (known := sent.specification.get("known")) is not None:  # epochs of which the worker need not tell
+                # `known`: epochs that the worker need not report
+                if (known := sent.specification.get("known")) is not None:
                     sent.specification = {**sent.specification, "known": max(sent.epoch, known)}
                 self._send(trial)
             elif record:
                 sent.received += 1
-                if record.get("epoch", sent.epoch + 1) > sent.epoch:  # else it was told before the dispatcher died
+                # an earlier epoch was received before the dispatcher died
+                if record.get("epoch", sent.epoch + 1) > sent.epoch:
                     sent.epoch = record.get("epoch", sent.epoch)
                     return dict(record)
 
     def wait_until_released(self, trial: str, wait_s: float) -> None:
-        """Return when no group holds the trial; PreflightError says who still does after `wait_s`."""
+        """Wait until no group holds the trial.
+
+        Raises:
+            PreflightError: A group, which the message names, still holds the trial after `wait_s`
+                seconds.
+        """
         until = time.monotonic() + wait_s
         while not self._ask("released", trial, min(ASK_S, max(until - time.monotonic(), 0.0))):
             if time.monotonic() >= until:
@@ -139,7 +170,7 @@ class DispatcherClient:
                 )
 
     def released(self, trial: str) -> bool:
-        """Whether no group holds the trial at this moment."""
+        """Return whether no group holds the trial at this moment."""
         return bool(self._ask("released", trial, 0.0))
 
     def stop(self, trial: str) -> None:
@@ -148,21 +179,29 @@ class DispatcherClient:
         self.sent.pop(trial, None)
 
     def group_ended(self, group: int, error: str, lost: bool = False) -> bool:
-        """A group is gone for good, `lost` with its node; whether it ever asked for a trial."""
+        """Report that a group has ended for good; `lost`: its node left with it.
+
+        Return whether it ever requested a trial.
+        """
         return bool(self._ask("group_ended", group, error, lost))
 
     def overview(self, timeout_s: float) -> dict[str, Any]:
-        """What the dispatcher sees now; RayError when it does not answer within `timeout_s`."""
+        """Return the present state of the dispatcher.
+
+        Raises:
+            RayError: The dispatcher does not answer within `timeout_s` seconds.
+        """
         return dict(ray.get(self.dispatcher.overview.remote(), timeout=timeout_s))
 
     def recover(self, groups: Iterable[int]) -> None:
-        """After a death of the dispatcher: these groups live."""
+        """Register the live groups after a death of the dispatcher."""
         self._ask("recover", list(groups))
 
     def replace(self, group: int) -> bool:
-        """End the workers of a group, for Ray Train to start others in their place; False when it has none.
+        """End the workers of a group, so that Ray Train starts others.
 
-        Their controller is ended too where it does not answer: then another group takes the place of this one.
+        Their controller is ended too if it does not answer; then another group replaces this one.
+        Return False if the group has no workers.
         """
         workers = self._ask("dismiss", group)
         for worker in workers:
@@ -171,34 +210,43 @@ class DispatcherClient:
         return bool(workers)
 
     def lose(self, group: int, why: str) -> None:
-        """A group is not counted on any more, and ends."""
+        """Remove a group that is considered lost, and end its controller."""
         self.group_ended(group, why, lost=True)
         end_controller(run_name(self.name, group))
 
     def attend(self, reader: str, trial: str, process: Any) -> None:
-        """A sign of life of the process that waits for the records of a trial; nobody waits for an answer."""
+        """Send a heartbeat of the process that waits for the records of a trial.
+
+        Do not wait for an answer.
+        """
         self.dispatcher.attend.remote(reader, trial, process)
 
     def deregister(self, reader: str) -> None:
-        """Send no more signs of life of a process that ends; nobody waits for an answer."""
+        """Deregister a process that ends, without waiting for an answer."""
         self.dispatcher.forget_reader.remote(reader)
 
     def end_reader(self, reader: str) -> None:
-        """End a process that waits for the records of a trial; Tune starts it again."""
+        """End a process that waits for the records of a trial; Tune restarts it."""
         process = self._ask("forget_reader", reader)
         if process is not None:
             ray.kill(process, no_restart=True)
 
     def end_process(self, process: Any) -> None:
-        """End a process that waited for the records of a trial, and of which the dispatcher knows nothing; Tune starts it again."""
+        """End a process that waited for a trial's records and is unknown to the dispatcher.
+
+        Tune restarts it.
+        """
         ray.kill(process, no_restart=True)
 
     def restart(self) -> None:
-        """End the dispatcher, for Ray to start it again."""
+        """End the dispatcher, so that Ray restarts it."""
         ray.kill(self.dispatcher, no_restart=False)
 
     def give_up(self, reason: str) -> None:
-        """Nothing can be trained any more: whoever waits for a trial hears why, and the trials stay for a resume."""
+        """Report to every caller that waits for a trial why no trial can be trained any more.
+
+        The trials stay for a resume.
+        """
         self._ask("give_up", reason)
 
     def _send(self, trial: str) -> None:

@@ -1,6 +1,7 @@
-"""How many worker groups there are and how many there should be, on a cluster whose nodes come and go.
+"""Scale the number of worker groups on a cluster whose nodes come and go.
 
-Decides alone: it is told what the cluster has and starts groups through a function, so it knows neither Ray nor a trial.
+The autoscaler only decides. It reads the cluster and starts groups through the `Cluster` protocol,
+independent of Ray and of trials.
 """
 
 import logging
@@ -15,19 +16,25 @@ from orchestrator.config.plan import Groups
 from orchestrator.core.errors import PreflightError
 
 LOOK_S = 2.0
-HEAD_S = 30.0  # a head may be started again; Ray itself ends the driver a minute after it is gone
+HEAD_S = 30.0  # a head may be restarted; Ray ends the driver a minute after losing it
 HEADLESS = "the head of the Ray cluster does not answer any more"
 NODELESS = "no node of the Ray cluster is alive any more"
-PAUSE_S = 15.0  # doubled with every group that found no place
-RETURN_S = 120.0  # a group has at least so long to start, or to start again
-LATELY_S = 60.0  # a node that left so long ago is not why a group ends
-BARREN = 3  # groups that end one after another before they take a trial: something is wrong with all of them
+PAUSE_S = 15.0  # doubled with every group that could not be placed
+RETURN_S = 120.0  # least time that a group has to start or restart
+LATELY_S = 60.0  # a node that left longer ago is not the reason why a group ends
+BARREN = 3  # groups in a row that end before they take a trial: all have the same fault
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ClusterSnapshot:
-    """What a cluster has: the nodes that are alive by their ids, what each has free, and how many influence actors run for us."""
+    """State of a cluster.
+
+    Attributes:
+        nodes: Ids of the live nodes.
+        free: Free resources of each node.
+        aides: Number of influence actors that run for us.
+    """
 
     nodes: frozenset[str]
     free: Sequence[Resources]
@@ -36,7 +43,15 @@ class ClusterSnapshot:
 
 @dataclass(frozen=True)
 class ScalingPolicy:
-    """What a run wants of its groups. `left`: trials that have not ended; `note`: tells a person, from any thread."""
+    """Demand of a run for groups.
+
+    Attributes:
+        most: Largest number of groups.
+        left: Returns the number of trials that have not ended.
+        note: Reports a sentence to the user, from any thread.
+        heartbeat_warning_s: Seconds between two warnings while no group serves.
+        heartbeat_timeout_s: Seconds without a serving group after which the run ends.
+    """
 
     most: int
     left: Callable[[], int]
@@ -46,24 +61,27 @@ class ScalingPolicy:
 
 
 class Cluster(Protocol):
-    """Where the groups run."""
+    """Cluster on which the groups run."""
 
     def answers(self) -> bool:
-        """Whether its head does; within a second or two."""
+        """Return whether the cluster's head answers, within a second or two."""
 
     def look(self) -> ClusterSnapshot:
-        """What there is."""
+        """Return a snapshot of the cluster."""
 
     def add_group(self, number: int) -> None:
-        """Start a group; that it has ended is told to `GroupAutoscaler.ended`."""
+        """Start a group; its end is reported to `GroupAutoscaler.ended`."""
 
     def serving(self) -> set[int]:
-        """Groups whose workers have asked for a trial."""
+        """Return the groups whose workers have requested a trial."""
 
 
 @dataclass
 class GroupAutoscaler:
-    """The worker groups of a run. `stop` ends the run from outside, for the reason that it is given."""
+    """Controller of the number of worker groups of a run.
+
+    `stop` ends the run from outside, for the reason that it is given.
+    """
 
     plan: Groups
     rules: ScalingPolicy
@@ -72,7 +90,7 @@ class GroupAutoscaler:
     clock: Callable[[], float] = time.monotonic
     reason: str = ""
     headless: bool = False
-    """Whether the head of the cluster is gone: nobody in it answers any more."""
+    """True once the head of the cluster is gone: no process in it answers any more."""
     live: set[int] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
     closing: threading.Event = field(default_factory=threading.Event)
@@ -83,14 +101,14 @@ class GroupAutoscaler:
         self.gone: list[str] = []  # errors of groups that ended since the last look
         self.error = ""
         self.field = "resources.address"
-        self.value: object = None  # what `reason` is about
+        self.value: object = None  # the value that `reason` refers to
         self.served: set[int] = set()
         self.nodes: frozenset[str] | None = None
-        self.joined = self.left = -LATELY_S  # when a node did
+        self.joined = self.left = -LATELY_S  # time of the last such event
         self.peopled = self.heard = self.alone = self.noted = self.not_before = self.clock()
 
     def at_once(self) -> int:
-        """How many trials train at a time."""
+        """Return the number of trials that train at a time."""
         return len(self.live)
 
     def begin(self) -> None:
@@ -99,15 +117,22 @@ class GroupAutoscaler:
             self._start()
 
     def watch(self) -> None:
-        """Look again and again, until the run is over."""
+        """Check the cluster repeatedly until the run is over."""
         while not (self.headless or self.closing.wait(LOOK_S)):
             try:
                 self.step()
-            except Exception:  # a cluster in trouble fails in many ways; the next look tells more
+            except Exception:  # a faulty cluster fails in many ways; the next check decides
                 log.info("the cluster could not be looked at", exc_info=True)
 
     def ended(self, number: int, error: str, served: bool, placed: bool = True) -> None:
-        """A group is no more. `served`: it had taken a trial once; `placed`: it had a place in the cluster before it failed."""
+        """Record that a group has ended.
+
+        Args:
+            number: Number of the group.
+            error: Error that ended the group; empty if there was none.
+            served: Whether the group had ever taken a trial.
+            placed: Whether the group was placed in the cluster before it failed.
+        """
         with self.lock:
             self.live.discard(number)
             if served:
@@ -116,17 +141,18 @@ class GroupAutoscaler:
                 self.gone.append(" ".join(error.split())[:200])
                 self.error = error if placed else self.error
                 self.barren = 0 if served else self.barren + placed
-            if error and not placed:  # arithmetic may see room where Ray has none: it is not tried for ever
+            # the arithmetic may find room where Ray has none: wait longer before each new attempt
+            if error and not placed:
                 self.misses += 1
                 self.not_before = self.clock() + PAUSE_S * 2**self.misses
 
     def close(self) -> None:
-        """The run is over: nothing is started or stopped any more."""
+        """Mark the run as over: no group is started or stopped any more."""
         with self.lock:
             self.closing.set()
 
     def step(self) -> None:
-        """One look at the cluster, and what follows from it."""
+        """Check the cluster once, and start groups or end the run accordingly."""
         now = self.clock()
         if self._headless(now):
             return
@@ -169,14 +195,18 @@ class GroupAutoscaler:
 
     def _compare(self, seen: ClusterSnapshot, now: float) -> None:
         if self.nodes is not None and seen.nodes - self.nodes:
-            self.joined, self.not_before, self.barren, self.misses = now, now, 0, 0  # there a group may do better
+            # a group may succeed on the new node
+            self.joined, self.not_before, self.barren, self.misses = now, now, 0, 0
         if self.nodes is not None and self.nodes - seen.nodes:
             self.left = now
         self.nodes = seen.nodes
         self.peopled = now if seen.nodes else self.peopled
 
     def _grow(self, seen: ClusterSnapshot, missing: int, now: float) -> None:
-        """Start groups where there is room: what was seen twice, as a group that starts anew has none for a moment."""
+        """Start groups where two checks in a row found room.
+
+        One check is not enough: a group that restarts holds no resources for a moment.
+        """
         serving = self.served & self.live
         starting = len(self.live) - len(serving)
         owed = [each for each in self.plan.beside for _ in range(len(serving))][seen.aides :]
@@ -199,7 +229,10 @@ class GroupAutoscaler:
         self.cluster.add_group(number)
 
     def _alone(self, seen: ClusterSnapshot, now: float) -> None:
-        """No group serves: that is said again and again, and ends the run in time; one that starts is waited for longer."""
+        """Report repeatedly that no group serves, and end the run in time.
+
+        A group that is still starting gets more time.
+        """
         if not self.live and self.barren >= BARREN:
             self._give_up(
                 f"{self.barren} worker groups in a row ended before they took a trial: {self.error}", "resources.groups", self.error
@@ -221,7 +254,7 @@ class GroupAutoscaler:
             self._tell(f"trials wait, as {why}: {self._lacks(seen)}")
 
     def _lacks(self, seen: ClusterSnapshot) -> str:
-        """What a group needs, and what there is."""
+        """Return the needs of a group and the free resources, in words."""
         needs = _sum((*self.plan.bundles, *self.plan.beside))
         nodes = "1 node has" if len(seen.nodes) == 1 else f"{len(seen.nodes)} nodes have"
         free = _sum(seen.free)
@@ -244,7 +277,10 @@ class GroupAutoscaler:
             self.stop(reason)
 
     def raise_reason(self, failed: bool = True) -> None:
-        """PreflightError when the run was ended from here, or has `failed` as the head is gone."""
+        """Raise PreflightError if the autoscaler ended the run.
+
+        Raise it also if the run has `failed` because the head is gone.
+        """
         if failed and not self.reason and not self.cluster.answers():
             self.reason, self.headless, self.field, self.value = HEADLESS, True, "resources.address", "head"
         if self.reason:

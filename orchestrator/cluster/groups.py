@@ -1,6 +1,6 @@
-"""Warm worker groups: each is one long Ray Train run whose workers take trial after trial from the dispatcher.
+"""Run warm worker groups, whose workers take trial after trial from the dispatcher.
 
-Knows Ray Train and the dispatcher; not what is searched.
+Each group is one long Ray Train run.
 """
 
 import contextlib
@@ -31,29 +31,41 @@ from orchestrator.core.signals import give_up, remaining_timeout
 
 CLOSE_S = 20.0
 ASK_S = 10.0
-SPARE_S = 6.0  # of an interruption, for Ray and MLflow after the groups
+SPARE_S = 6.0  # of the time after a signal, reserved for Ray and MLflow after the groups
 AGAIN = ": go on with `--resume` when the cluster is fit again"
-RESTARTS = 100  # of one group over its life; what one trial may cost is `resources.max_failures`
+RESTARTS = 100  # limit of one group; `resources.max_failures` is that of one trial
 
 
 @contextlib.contextmanager
 def worker_groups(
     plan: Groups, folder: Path, max_failures: int, own_cluster: bool, rules: ScalingPolicy | None = None
 ) -> Iterator[DispatcherClient]:
-    """Start the groups and leave them warm until the block ends, in the main thread; Ray is connected already.
+    """Start the groups and keep them warm until the block ends.
 
-    `own_cluster`: no node joins it. `rules`: how many groups there are to be, and who is told; without them those of the plan, and
-    nobody. PreflightError: the workers hold different resources, and the installed Ray cannot give them; or no group can
-    run any more.
+    Call this in the main thread, with Ray connected.
+
+    Args:
+        plan: Groups to start, and the resources of their workers.
+        folder: Folder to which Ray Train writes.
+        max_failures: Deaths that one trial may have.
+        own_cluster: Whether the cluster is our own, so that no node joins it.
+        rules: Number of groups and receiver of notes; None: the groups of the plan, and no
+            receiver.
+
+    Yields:
+        A client of the dispatcher.
+
+    Raises:
+        PreflightError: The installed Ray cannot give the workers different resources, or no group
+            can run any more.
     """
-    _callbacks(plan)  # refused here rather than in the thread of a group
+    _callbacks(plan)  # fails here rather than in the thread of a group
     rules = rules or ScalingPolicy(plan.groups, lambda: plan.groups, lambda text: None)
     rules = replace(rules, most=plan.groups) if own_cluster else rules
     name = f"dispatcher-{uuid.uuid4().hex[:8]}"
     actor = ray.remote(num_cpus=0, max_concurrency=1000, max_restarts=-1)(DispatcherActor)
-    here = NodeAffinitySchedulingStrategy(
-        ray.get_runtime_context().get_node_id(), soft=False
-    )  # it ends with the driver's node alone
+    # the dispatcher is lost only with the driver's node
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"name": name, "namespace": NAMESPACE, "scheduling_strategy": here}
     dispatcher = actor.options(**options).remote(plan.groups, max_failures)
     running = _Running(plan, folder, name, dispatcher)
@@ -72,11 +84,11 @@ def worker_groups(
         crew.close()
         if not crew.headless:
             running.close()
-            watch.join(remaining_timeout(ASK_S, SPARE_S))  # Ray ends after this, and must not be asked then
+            watch.join(remaining_timeout(ASK_S, SPARE_S))  # Ray ends next: no calls after this
 
 
 class _Running:
-    """The groups of a run in Ray: what a `GroupAutoscaler` sees and starts."""
+    """Groups of a run in Ray, which a `GroupAutoscaler` observes and starts."""
 
     crew: GroupAutoscaler
 
@@ -86,24 +98,24 @@ class _Running:
         self.answers = answers
 
     def look(self) -> ClusterSnapshot:
-        """The nodes, what they have free, and our influence actors."""
+        """Return the nodes, their free resources, and our number of influence actors."""
         return ClusterSnapshot(alive_nodes(), free_nodes(), running_actors(InfluenceActor.__name__) if self.plan.beside else 0)
 
     def serving(self) -> set[int]:
-        """Groups that have asked for a trial, as far as is known within `ASK_S`."""
+        """Return the groups that have requested a trial, as far as known in `ASK_S`."""
         with contextlib.suppress(ray.exceptions.RayError):
             return set(ray.get(self.dispatcher.serving.remote(), timeout=ASK_S))
         return set()
 
     def add_group(self, number: int) -> None:
-        """Start one, in a thread of its own."""
+        """Start a group in a thread of its own."""
         self.dispatcher.add_group.remote(number)
         thread = threading.Thread(target=self._run, args=(number,), name=f"group-{number}", daemon=True)
         self.threads.append(thread)
         thread.start()
 
     def close(self) -> None:
-        """Let all groups end, within `CLOSE_S` together, and sooner after an interruption."""
+        """End all groups within `CLOSE_S` together, and sooner after an interruption."""
         until = time.monotonic() + remaining_timeout(CLOSE_S, SPARE_S)
         with contextlib.suppress(ray.exceptions.RayError):
             ray.get(self.dispatcher.close.remote(), timeout=remaining_timeout(CLOSE_S, SPARE_S))
@@ -111,15 +123,16 @@ class _Running:
             thread.join(max(until - time.monotonic(), 0.0))
 
     def _run(self, number: int) -> None:
-        """The life of one group; however it ends, the dispatcher hears of it, so that nobody waits for it.
+        """Run one group, and report its end to the dispatcher in any case.
 
-        What it was training when it failed is for another group: a trial's own faults are told by its worker.
+        Without the report, callers would wait for the group. Another group resumes the trial that
+        this one trained when it failed. The worker reports a trial's own faults.
         """
         error, placed = "", True
         run = run_name(self.name, number)
         try:
             _trainer(number, self.plan, self.name, self.folder).fit()
-        except Exception as failure:  # Ray Train wraps what its workers raise in types of its own
+        except Exception as failure:  # Ray Train wraps worker errors in types of its own
             error = " ".join(str(failure).split())[:500] or type(failure).__name__
             if type(getattr(failure, "controller_failure", None)).__name__ == "WorkerGroupStartupTimeoutError":
                 error, placed = "its workers found no place in the cluster", False
@@ -133,11 +146,12 @@ class _Running:
 
 
 class LeanTrainer(TorchTrainer):
-    """A TorchTrainer without the actors that a warm group never uses, each a process that costs the start a second or two.
+    """TorchTrainer without the actors that a warm group never uses.
 
-    The data set manager serves Ray Data, which is not used here. The cleaner removes the placement groups of a dead controller
-    through the dashboard, and never ends where there is none; `PlacementGroupCallback` does its work here. Ray has no setting
-    for either. If Ray renames them, both are started as before.
+    Each of them is a process that delays the start by a second or two. The data set manager serves
+    Ray Data, which is not used here. The cleaner removes the placement groups of a dead controller
+    through the dashboard, and never ends where there is none. `PlacementGroupCallback` does its
+    work here. Ray has no setting for either. If Ray renames them, both are started as before.
     """
 
     unused = ("DatasetsCallback", "PlacementGroupCleanerCallback")
@@ -158,12 +172,12 @@ def _trainer(number: int, plan: Groups, name: str, folder: Path) -> TorchTrainer
             num_workers=plan.workers,
             use_gpu="GPU" in plan.mean,
             resources_per_worker=plan.mean,
-            placement_strategy="PACK",  # a group is reserved as a whole, its workers on as few nodes as possible
+            placement_strategy="PACK",  # reserve a group as a whole, on as few nodes as possible
         ),
         run_config=RunConfig(
             name=run,
             storage_path=str(folder),
-            # a group that finds no place ends: `GroupAutoscaler` starts another one where there is room
+            # a group that cannot be placed ends: `GroupAutoscaler` starts another if there is room
             failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=0),
             worker_runtime_env={"env_vars": {"RAY_ADDRESS": os.environ["RAY_ADDRESS"]}},
             callbacks=[PlacementGroupCallback(run), *_callbacks(plan)],
@@ -172,7 +186,10 @@ def _trainer(number: int, plan: Groups, name: str, folder: Path) -> TorchTrainer
 
 
 def _callbacks(plan: Groups) -> list[Any]:
-    """What gives each worker its own resources where they differ; Ray is told their mean then, so that its sums are right."""
+    """Return the callback that gives unequal workers their own resources, if they are unequal.
+
+    Ray receives the mean of their resources then, so that its sums are right.
+    """
     if not plan.uneven:
         return []
     try:

@@ -1,7 +1,7 @@
-"""Jobs of a running cluster, through its job server: sent, followed, stopped. Knows neither sweeps nor what is packed.
+"""Submit, follow and stop jobs of a running cluster through its job server.
 
-Authentication is Ray's own (RAY_AUTH_MODE with RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token): no token passes
-through here. Every request is bounded in time.
+Authentication is Ray's own (RAY_AUTH_MODE with RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or
+~/.ray/auth_token): no token passes through this module. Every request has a time limit.
 """
 
 import asyncio
@@ -28,17 +28,20 @@ from orchestrator.store.store import NAME
 
 SERVER = "RAY_API_SERVER_ADDRESS"
 HERE = "http://127.0.0.1:8265"
-ANSWER_S, WORK_S = 5.0, 60.0  # for somebody to answer at all, and for the answer
-STOP_S = 30  # a run that is stopped may finish what it writes; Ray would kill it after 3 s
-KILLED_S = 30.0  # for Ray to notice that a job has gone
-SILENT_S = 60.0  # without an answer, after which a job is not followed any more
+ANSWER_S, WORK_S = 5.0, 60.0  # to connect, and to receive the answer
+STOP_S = 30  # for a stopped run to finish its writes; Ray would kill it after 3 s
+KILLED_S = 30.0  # for Ray to notice that a job has ended
+SILENT_S = 60.0  # without an answer, after which a job is no longer followed
 POLL_S = 0.5
 OVER = ("succeeded", "failed", "stopped")
 
 
 @dataclass(frozen=True)
 class Job:
-    """What the cluster says of a job; `state` is pending, running, succeeded, failed or stopped."""
+    """Job as the cluster reports it.
+
+    `state` is pending, running, succeeded, failed or stopped.
+    """
 
     name: str
     state: str
@@ -51,12 +54,15 @@ class Job:
 
     @property
     def over(self) -> bool:
-        """Whether it has ended, in whatever way."""
+        """Return whether the job has ended, in any way."""
         return self.state in OVER
 
     @property
     def exit_code(self) -> int:
-        """What the command line ends with that waited for it: the program's own code where there is one."""
+        """Return the exit code of a command that waited for the job.
+
+        It is the code of the job's program if the program failed with one.
+        """
         if self.state == "stopped":
             return errors.INTERRUPTED
         if self.state == "succeeded":
@@ -65,18 +71,26 @@ class Job:
 
 
 def server_address(address: str | None) -> str:
-    """The job server's URL: the one given, that of the environment, or this machine's; ConfigurationError where it is none."""
+    """Return the URL of the job server.
+
+    Args:
+        address: Address of the server; None: that of the environment, or else this machine's.
+
+    Raises:
+        ConfigurationError: The address is not that of a job server, or it holds a user or a
+            password.
+    """
     field = "--address"
     if not address:
         field = SERVER if os.environ.get(SERVER) else "RAY_ADDRESS"
         address = os.environ.get(field, "")
         if field == "RAY_ADDRESS" and not address.startswith(("http://", "https://")):
-            address = HERE  # that one names the cluster's own port, which is no job server's
+            address = HERE  # RAY_ADDRESS names the cluster's own port, not the job server's
     url = address if "://" in address else f"http://{address}"
     try:
         parts = urlsplit(url)
         named = parts.scheme in ("http", "https") and parts.hostname and (parts.port or "://" in address)
-    except ValueError:  # a port that is no number
+    except ValueError:  # the port is not a number
         parts, named = urlsplit(""), None
     shown = redact(url) if "@" in address else address
     if parts.username or parts.password:
@@ -97,7 +111,11 @@ def server_address(address: str | None) -> str:
 
 
 class Cluster:
-    """The job server at an address; PreflightError when nobody answers there, or wants another token."""
+    """Client of the job server at an address.
+
+    Raises:
+        PreflightError: No server answers there, or it requires another token.
+    """
 
     def __init__(self, address: str | None = None) -> None:
         self.address = server_address(address)
@@ -108,33 +126,50 @@ class Cluster:
         with self._asked():
             try:
                 self._client = _client(self.address)
-            except (RuntimeError, ValueError, KeyError) as error:  # somebody answers, and is not Ray
+            except (RuntimeError, ValueError, KeyError) as error:  # the server is not Ray's
                 raise ConnectionError(str(error)) from error
 
     def submit(self, name: str, entrypoint: str, archive: Path, labels: dict[str, str]) -> None:
-        """Begin a job: the files of `archive` are its working folder on every node."""
+        """Submit a job.
+
+        Args:
+            name: Name of the job.
+            entrypoint: Command line of the job.
+            archive: Archive whose files become the job's working folder on every node.
+            labels: Metadata of the job.
+        """
         environment = {"working_dir": str(archive), "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)}}
         with self._asked(name):
             self._client.submit_job(entrypoint=entrypoint, submission_id=name, runtime_env=environment, metadata=labels)
 
     def jobs(self) -> list[Job]:
-        """All that were ever submitted, the oldest first."""
+        """Return all jobs that were ever submitted, the oldest first."""
         with self._asked():
             found = [_job(details) for details in self._client.list_jobs() if details.submission_id]
         return sorted(found, key=lambda job: (job.started is not None, job.started, job.name))
 
     def job(self, name: str) -> Job:
-        """One of them; ConfigurationError when there is none of this name."""
+        """Return one job.
+
+        Raises:
+            ConfigurationError: No job has this name.
+        """
         with self._asked(name):
             return _job(self._client.get_job_info(name))
 
     def log(self, name: str) -> str:
-        """What it has printed so far."""
+        """Return what the job has printed so far."""
         with self._asked(name):
             return str(self._client.get_job_logs(name))
 
     def follow(self, name: str, write: Callable[[str], None]) -> Job:
-        """Write what it prints, from its beginning to its end, and return it then. A connection that breaks is taken up again."""
+        """Write the output of a job from its beginning to its end, then return the job.
+
+        A broken connection is resumed.
+
+        Raises:
+            PreflightError: The server has not answered for `SILENT_S`.
+        """
         written, answered = _Written(write), time.monotonic()
         while True:
             at = 0
@@ -153,7 +188,14 @@ class Cluster:
             time.sleep(POLL_S)
 
     def stop(self, name: str) -> tuple[Job, bool]:
-        """End a job, and wait for its end; and whether it was running until now."""
+        """Stop a job and wait for its end.
+
+        Returns:
+            The job, and whether it was running until now.
+
+        Raises:
+            PreflightError: The job has not ended after `STOP_S` and `KILLED_S`.
+        """
         job = self.job(name)
         if job.over:
             return job, False
@@ -173,7 +215,10 @@ class Cluster:
         return job, True
 
     def _pieces(self, name: str) -> Iterator[str]:
-        """The log from its beginning, until it ends or its connection breaks: which of them, the job's state says."""
+        """Yield the log from its beginning, until it ends or its connection breaks.
+
+        The job's state shows which of the two happened.
+        """
         pieces = self._client.tail_job_logs(name)
 
         async def following() -> str | None:
@@ -191,7 +236,10 @@ class Cluster:
 
     @contextlib.contextmanager
     def _asked(self, name: str = "") -> Iterator[None]:
-        """What goes wrong with a request, in a sentence; the name of a job is a part of its address."""
+        """Convert the errors of a request to sentences.
+
+        Check the name of the job first, which is a part of the request's URL.
+        """
         if name and not NAME.fullmatch(name):
             raise ConfigurationError(
                 f"{name!r} is no name of a job: give letters, digits, '.', '_' or '-'",
@@ -210,7 +258,7 @@ class Cluster:
                 value=self.address,
                 allowed="the cluster's token",
             ) from error
-        except OSError as error:  # of Python and of requests
+        except OSError as error:  # from Python or from requests
             raise PreflightError(
                 f"--address {self.address}: no job server of Ray answers there: give HOST:PORT of the head's dashboard, usually "
                 "port 8265, or open a tunnel to it with `ssh -L 8265:127.0.0.1:8265 HEAD`",
@@ -246,13 +294,16 @@ class Cluster:
 
 
 class _Written:
-    """Writes a text that arrives in pieces, and begins anew after each break, once."""
+    """Writer of a text that arrives in pieces and restarts after each break.
+
+    Every part of the text is written once.
+    """
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write, self._end = write, 0
 
     def add(self, at: int, text: str) -> None:
-        """A piece that begins at character `at`; only what is new is written."""
+        """Write what is new in a piece that begins at character `at`."""
         new = text[max(self._end - at, 0) :]
         if new:
             self._write(new)
@@ -260,7 +311,7 @@ class _Written:
 
 
 class _Client(JobSubmissionClient):  # type: ignore[misc]
-    """Ray's client, whose requests would wait for ever."""
+    """Client of Ray with time limits; its requests would wait for ever."""
 
     def _do_request(self, method: str, endpoint: str, **arguments: Any) -> Any:
         return super()._do_request(method, endpoint, **{"timeout": (ANSWER_S, WORK_S)} | arguments)
@@ -268,7 +319,7 @@ class _Client(JobSubmissionClient):  # type: ignore[misc]
 
 def _client(address: str) -> JobSubmissionClient:
     before = os.environ.get(SERVER)
-    os.environ[SERVER] = address  # it is asked before what the client is given
+    os.environ[SERVER] = address  # it takes precedence over the client's argument
     try:
         return _Client(address)
     finally:

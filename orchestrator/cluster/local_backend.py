@@ -1,4 +1,7 @@
-"""The desk without Ray: one thread of this process is the only worker. For debugging, and for machines without Ray."""
+"""Run trials without Ray, in one thread of this process.
+
+This is for debugging, and for machines without Ray.
+"""
 
 import queue
 import threading
@@ -18,7 +21,10 @@ from orchestrator.training.execute import execute
 
 
 class LocalDispatcher:
-    """Takes, reports and stops one trial at a time, as `DispatcherClient` does; `note` tells a person."""
+    """Local counterpart of `DispatcherClient`, which runs one trial at a time.
+
+    `note` receives sentences for the user.
+    """
 
     name = "local"
 
@@ -30,14 +36,19 @@ class LocalDispatcher:
         self.device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
     def submit(self, trial: str, specification: dict[str, Any]) -> None:
-        """Start to train."""
+        """Start to train a trial."""
         self.stopped.clear()
         self.phase("its start")
         self.thread = threading.Thread(target=self._train, args=(specification,), name=trial, daemon=True)
         self.thread.start()
 
     def next_report(self, trial: str, wait_s: float) -> Record:
-        """The next record; PreflightError when nothing was heard for so long, or this machine is not fit for the trial."""
+        """Return the next record of the trial.
+
+        Raises:
+            PreflightError: No heartbeat came for `wait_s` seconds, or this machine is unfit for the
+                trial.
+        """
         while True:
             heard = self.heard
             try:
@@ -63,17 +74,20 @@ class LocalDispatcher:
         self.stopped.set()
 
     def close(self, wait_s: float) -> None:
-        """Wait so long for the training to end; a process that goes while it computes is aborted."""
+        """Stop the training, and wait at most `wait_s` seconds for its end.
+
+        A process that exits while it computes is aborted.
+        """
         self.stopped.set()
         if self.thread:
             self.thread.join(wait_s)
 
     def alive(self) -> None:
-        """A sign of life between reports."""
+        """Record a heartbeat between reports."""
         self.heard = time.monotonic()
 
     def phase(self, doing: str) -> None:
-        """What the training does from now on."""
+        """Record the activity of the training from now on."""
         self.doing = doing
         self.alive()
 

@@ -1,6 +1,7 @@
-"""What travels to a cluster: the files of the project, listed, measured and put into one archive. Knows nothing of Ray's jobs.
+"""List, measure and archive the project's files for a cluster.
 
-The program's own folders travel and nothing else: no data, no results, no hidden file, nothing that a link fetches from elsewhere.
+Only the program's own folders are packaged: no data, no results, no hidden files, and nothing that
+a link takes from elsewhere.
 """
 
 import zipfile
@@ -15,8 +16,9 @@ from orchestrator.core.errors import ConfigurationError
 PARTS = ("run.py", "orchestrator", "methods", "search_spaces", "configs", "pyproject.toml", "constraints.txt")
 NEVER = (".*", "__pycache__/", "*.pyc", "*.egg-info/")
 MIB = 2**20
-LARGEST = 3  # files that are named where a package is too large
-WRITTEN = (1980, 1, 1, 0, 0, 0)  # in every archive, so that equal files make equal archives, which are sent once
+LARGEST = 3  # files named in the error of a package that is too large
+# the time in every archive: equal files make equal archives, which are sent once
+WRITTEN = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,15 @@ class Package:
 
     @property
     def bytes(self) -> int:
-        """What the files take, unpacked."""
+        """Return the size of the unpacked files in bytes."""
         return sum(self._sizes().values())
 
     def require_at_most(self, limit_mib: float) -> None:
-        """ConfigurationError, which names the largest files, when they take more together."""
+        """Check the total size of the files.
+
+        Raises:
+            ConfigurationError: The files exceed the limit; the message names the largest ones.
+        """
         if self.bytes <= limit_mib * MIB:
             return
         largest = sorted(self._sizes().items(), key=lambda item: -item[1])[:LARGEST]
@@ -45,7 +51,10 @@ class Package:
         )
 
     def write(self, archive: Path) -> int:
-        """A zip file of them; its bytes. The same files make the same archive."""
+        """Write the files to a zip file, and return its size in bytes.
+
+        The same files make the same archive.
+        """
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as written:
             for name, file in sorted(self.files.items()):
                 entry = zipfile.ZipInfo(name, WRITTEN)
@@ -59,9 +68,17 @@ class Package:
 
 
 def collect(root: Path, excludes: Iterable[str] = (), beside: Mapping[str, Path] | None = None) -> Package:
-    """The project at `root` without what `excludes` (patterns as in .gitignore) or its .gitignore name; files `beside` it by name.
+    """Return the files of a project that are packaged.
 
-    ConfigurationError for a link that leads out of the project, and for a project that is none.
+    Args:
+        root: Folder of the project.
+        excludes: Patterns of files to leave out, as in .gitignore. Those of the project's
+            .gitignore are left out too.
+        beside: Further files, by their names in the archive.
+
+    Raises:
+        ConfigurationError: A link leads to a folder or out of the project, or `run.py` is missing
+            or excluded.
     """
     root = root.resolve()
     ignored = root / ".gitignore"
@@ -79,7 +96,7 @@ def collect(root: Path, excludes: Iterable[str] = (), beside: Mapping[str, Path]
 
 
 def _files(path: Path, root: Path, left_out: PathSpec) -> Iterator[Path]:
-    """The files at and below a path; what is left out is not looked into."""
+    """Yield the files at and below a path; do not open excluded folders."""
     name = path.relative_to(root).as_posix()
     if left_out.match_file(name) or (path.is_dir() and left_out.match_file(f"{name}/")):
         return
@@ -98,5 +115,5 @@ def _files(path: Path, root: Path, left_out: PathSpec) -> Iterator[Path]:
 
 
 def in_words(size: int) -> str:
-    """Bytes as a person reads them."""
+    """Return a size in bytes as readable text."""
     return f"{size / MIB:.1f} MiB" if size >= MIB else f"{size / 2**10:.0f} KiB"

@@ -1,4 +1,4 @@
-"""A worker group for a moment: two Ray Train workers that add up a tensor, as a sweep's groups would. Knows no trial."""
+"""Test that two Ray Train workers can sum a tensor, as the groups of a sweep do."""
 
 import os
 import threading
@@ -18,28 +18,35 @@ from orchestrator.core.errors import PreflightError
 
 WORKERS = 2
 NUMBERS = 1000
-HELD = {"memory": 50 * 2**20}  # no CPU: a cluster on which a sweep runs has a place for it too
+HELD = {"memory": 50 * 2**20}  # no CPU: also fits on a cluster that runs a sweep
 POLL_S = 0.5
 
 
 def run_two_workers(folder: Path, timeout_s: float) -> None:
-    """Start two workers with gloo between them, let them sum a tensor, and end them; Ray is connected.
+    """Start two workers with gloo between them, let them sum a tensor, and end them.
 
-    `folder`: where Ray Train writes; on a cluster its nodes must all reach it. PreflightError: no place or no answer within
-    `timeout_s`, a worker that fails, a sum that is wrong.
+    Ray is connected.
+
+    Args:
+        folder: Folder to which Ray Train writes; all nodes of a cluster must reach it.
+        timeout_s: Time limit in seconds.
+
+    Raises:
+        PreflightError: The workers were not placed or did not answer in time, one failed, or the
+            sum is wrong.
     """
     failures: list[BaseException] = []
 
     def run() -> None:
         try:
             _trainer(folder).fit()
-        except Exception as error:  # Ray Train wraps what its workers raise in types of its own
+        except Exception as error:  # Ray Train wraps worker errors in types of its own
             failures.append(error)
 
     thread = threading.Thread(target=run, name="probe", daemon=True)
     thread.start()
     waited_s = 0.0
-    while thread.is_alive() and waited_s < timeout_s:  # in slices, so that Ctrl-C is heard
+    while thread.is_alive() and waited_s < timeout_s:  # in slices, so that Ctrl-C is handled
         thread.join(POLL_S)
         waited_s += POLL_S
     if thread.is_alive():
@@ -56,7 +63,11 @@ def run_two_workers(folder: Path, timeout_s: float) -> None:
 
 
 def sum_over_workers(rank: int, world_size: int) -> None:
-    """Sum (rank + 1) * [0, 1, 2, ...] over the ranks and check it; PreflightError when the sum is another."""
+    """Sum (rank + 1) * [0, 1, 2, ...] over the ranks and check the sum.
+
+    Raises:
+        PreflightError: The sum is wrong.
+    """
     numbers = torch.arange(NUMBERS, dtype=torch.float64)
     total = (rank + 1) * numbers
     torch.distributed.all_reduce(total)

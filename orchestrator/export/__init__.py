@@ -1,4 +1,4 @@
-"""A student on its own: weights, settings, model card, predictions."""
+"""Export a student: weights, settings, model card, predictions."""
 
 __all__ = [
     "check",

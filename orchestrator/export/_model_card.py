@@ -1,4 +1,7 @@
-"""The card of an exported student, as model hubs read it: YAML, then Markdown. Drawn from its settings.json alone."""
+"""Write the card of an exported student, as model hubs read it: YAML, then Markdown.
+
+The card depends on settings.json alone.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +9,7 @@ from typing import Any
 import yaml
 
 Values = dict[str, Any]
-FILES = {  # what stands in the folder, and what opening it runs
+FILES = {  # the content of the folder, and the code that opening it runs
     "safetensors": "`model.safetensors` holds weights and no code; this project's `orchestrator` and `methods` build the network.",
     "torchexport": "`model.pt2` is a program of `torch.export` for batches of any size and needs PyTorch alone. Nothing in it is "
     "pickled, but `torch.export.load` would unpickle what a stranger put into such a file, and a program is code: open those of "
@@ -44,7 +47,7 @@ METRICS = ("accuracy", "nll", "ece", "entropy", "agreement")
 
 
 def model_card(settings: Values) -> str:
-    """The text of README.md for what settings.json says."""
+    """Return the text of README.md for the content of settings.json."""
     parts = (_title, _metrics, _loading, _training, _limits)
     return f"---\n{_front(settings)}---\n\n" + "\n\n".join(part(settings) for part in parts) + "\n"
 
@@ -109,7 +112,7 @@ def _over_seeds(settings: Values) -> str:
 
 
 def _table(metrics: Values, word: Callable[[Any], str]) -> str:
-    """The metrics by part and weights, as far as there are any."""
+    """Return a table of the available metrics by part and weights."""
     columns = [(part, which) for part in ("validation", "test") for which in ("best", "last")]
     columns = [pair for pair in columns if any(name.startswith("/".join(pair) + "/") for name in metrics)]
     heads = [f"{part}, {which} weights" for part, which in columns]
@@ -222,6 +225,6 @@ def _rest(values: Values, *without: str) -> Values:
 
 
 def _said(values: Values) -> str:
-    """What is set, in one line; nothing of what is null or empty."""
+    """Return the values in one line, without those that are null or empty."""
     shown = {name: value for name, value in values.items() if value not in (None, [], {})}
     return ", ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in shown.items())

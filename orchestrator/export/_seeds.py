@@ -1,4 +1,4 @@
-"""What other seeds made of an exported student's settings, where its run trained them with several. Knows a run's records."""
+"""Average the metrics of an exported student's settings over the seeds of its run."""
 
 from typing import Any
 
@@ -10,10 +10,17 @@ PARTS = ("validation/", "test/")
 
 
 def over_seeds(sweep: Sweep, trial: Trial, letter: str) -> dict[str, Any] | None:
-    """The `seeds` of the complete trials with the trial's settings, and of each of their metrics `mean` and standard `error`.
+    """Average the metrics of the complete trials with the trial's settings over their seeds.
 
-    Metrics are named as those of the export: `validation/last/nll`, `test/best/accuracy`. One that not all have is left out. None
-    where the run named no seeds, or fewer than two have such a trial.
+    Args:
+        sweep: Records of the run.
+        trial: The exported trial.
+        letter: Letter of the exported student.
+
+    Returns:
+        The `seeds`, and for each metric its `mean` and standard `error`. Metrics are named as those
+        of the export: `validation/last/nll`, `test/best/accuracy`. A metric that not all trials
+        have is left out. None if the run named no seeds, or fewer than two such trials exist.
     """
     alike = [one for one in sweep.trials.values() if one.state == "complete" and _rest(one) == _rest(trial)]
     if not sweep.configuration.search.seeds or len(alike) < 2:
@@ -26,13 +33,19 @@ def over_seeds(sweep: Sweep, trial: Trial, letter: str) -> dict[str, Any] | None
 
 
 def own(metrics: dict[str, Any], letter: str) -> dict[str, Any]:
-    """A student's own metrics under their plain names: of several they stand under its letter."""
+    """Return a student's own metrics under their plain names.
+
+    In a trial of several students, the names begin with the student's letter.
+    """
     mine = f"{letter}/"
     return {name.removeprefix(mine): value for name, value in metrics.items() if name.startswith(mine)} or metrics
 
 
 def named(metrics: dict[str, Any]) -> dict[str, float]:
-    """Those of the validation and the test part, with whose weights they are of: `validation/nll` is of the last ones."""
+    """Return the validation and test metrics, under names that include the weights.
+
+    `validation/nll` is a metric of the last weights.
+    """
     found = {name: float(value) for name, value in metrics.items() if name.startswith(PARTS)}
     return {name.replace("validation/", "validation/last/"): value for name, value in found.items()}
 

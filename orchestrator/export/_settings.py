@@ -1,4 +1,4 @@
-"""Read the settings.json of an export; sizes and numbers that no student has are refused."""
+"""Read the settings.json of an export, and refuse impossible sizes and numbers."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from orchestrator.data.checks import MOST_CHANNELS
 from orchestrator.export.formats import FORMATS, NAME, SETTINGS
 
 FORMAT = 1
-LARGEST_SIDE = 2**13  # pixels: a picture of three channels is 800 MB as float32
+LARGEST_SIDE = 2**13  # pixels: an image of three channels is 800 MB as float32
 Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 
 
@@ -49,10 +49,10 @@ class _Whole(_Head):
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """Return what settings.json of an export says.
+    """Return the content of settings.json of an export.
 
     Raises:
-        ConfigurationError: There is none, it is damaged, or of a newer version.
+        ConfigurationError: The file is missing, damaged, or of a newer version.
     """
     try:
         settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text())

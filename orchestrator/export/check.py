@@ -1,4 +1,7 @@
-"""Whether an exported student says what the trained one says: on random images, and on real ones where the store has them."""
+"""Compare the logits of an export with those of the trained student.
+
+The images are random, and real ones too if the store has them.
+"""
 
 import contextlib
 from typing import Any
@@ -17,22 +20,28 @@ RANDOM, REAL = 4, 16  # images of each batch
 
 
 def batches(store: Store, summary: dict[str, Any]) -> dict[str, Tensor]:
-    """Prepared images (B, C, H, W) float32 by where they are from.
+    """Return prepared images (B, C, H, W) float32 by their origin.
 
-    `random`, `one` of these alone, for any size of batch is promised, and `validation` where that can be read.
+    `random` are random images. `one` is a single one of them, because every batch size must work.
+    `validation` are images of that part, if it can be read.
     """
     shape = summary["shape"]
     random = torch.randn(RANDOM, *shape, generator=torch.Generator().manual_seed(0))
     found = {"random": random, "one": random[:1]}
     folder = store.root / "data" / summary["fingerprint"]
     if (folder / "data.json").exists():
-        with contextlib.suppress(ConfigurationError):  # damaged, or its files are gone: for who trains on it to say
+        # the data may be damaged or without its files: training on it reports that
+        with contextlib.suppress(ConfigurationError):
             found["validation"] = prepared(pictures(Dataset.open(folder), REAL), summary["mean"], summary["std"])
     return found
 
 
 def pictures(data: Dataset, count: int) -> Tensor:
-    """The first pictures of the validation part, (n, C, H, W) float32 in 0..1; ConfigurationError for one that cannot be read."""
+    """Return the first images of the validation part, (n, C, H, W) float32 in 0..1.
+
+    Raises:
+        ConfigurationError: An image cannot be read.
+    """
     inputs = data.validation.inputs[:count]
     if data.root is None:
         raw = torch.from_numpy(np.array(inputs))
@@ -43,16 +52,29 @@ def pictures(data: Dataset, count: int) -> Tensor:
 
 
 def prepared(images: Tensor, mean: list[float], std: list[float]) -> Tensor:
-    """Images (B, C, H, W) in 0..1, less the mean and over the deviation of each channel."""
+    """Return images normalized by the mean and standard deviation of each channel.
+
+    Args:
+        images: Images (B, C, H, W) in 0..1.
+        mean: Mean of each channel.
+        std: Standard deviation of each channel.
+    """
     middle, deviation = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
     return (images - middle) / deviation
 
 
 @torch.no_grad()
 def compared(network: Predictions, written: Predictions, given: dict[str, Tensor], tolerance: float) -> dict[str, Any]:
-    """How far the logits of what was written are from those of the network: `largest` of the differences, and whether it is `same`.
+    """Compare the logits of a written export with those of the network.
 
-    A difference may be `tolerance` times the largest logit of the network on that batch.
+    Args:
+        network: Function from prepared images to the network's logits.
+        written: The same of the written export.
+        given: Batches of prepared images by their origin.
+        tolerance: Allowed difference, as a share of the network's largest logit on that batch.
+
+    Returns:
+        `largest`, the largest difference, and `same`, whether all differences are allowed.
     """
     largest, same = 0.0, True
     for images in given.values():

@@ -1,7 +1,7 @@
-"""A student on its own: its weights, what it takes to use them, and a card, out of what a run left in the store.
+"""Export a student from a run in the store: weights, settings and a model card.
 
-Nothing is unpickled, here or by who loads it: weights are safetensors, all else is JSON and text. The student can be a program as
-well, of torch.export or ONNX: `export_formats.py`.
+Nothing is unpickled, here or at loading: weights are safetensors, all else is JSON and text. The
+student can also be a program of torch.export or ONNX: `formats.py`.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ USABLE = ("complete", "stopped_early")
 
 @dataclass(frozen=True)
 class Exported:
-    """Where an exported student lies, what its settings say, and the letters of the students beside it."""
+    """Folder, settings and peers' letters of an exported student."""
 
     folder: Path
     settings: dict[str, Any]
@@ -134,7 +134,7 @@ def _recipe(configuration: Configuration, letter: str) -> dict[str, Any]:
 
 
 def _require_options(form: str, weights: str) -> None:
-    """Raise ConfigurationError for a format or weights that there are not, PreflightError without a format's package."""
+    """Raise ConfigurationError for an unknown option, PreflightError without a package."""
     if form not in FORMATS:
         raise ConfigurationError(
             f"--format {form!r} is not allowed: {suggest_name(form, FORMATS)}", field="--format", value=form, allowed=tuple(FORMATS)
@@ -147,7 +147,7 @@ def _require_options(form: str, weights: str) -> None:
 
 
 def _trial(store: Store, sweep: Sweep, number: int | None) -> Trial:
-    """The trial that is asked for, which has to have ended with something that can be used."""
+    """Return the requested trial, which must have ended with usable results."""
     if number is None:
         best = sweep.best()
         if best is None:
@@ -181,7 +181,7 @@ def _trial(store: Store, sweep: Sweep, number: int | None) -> Trial:
 
 
 def _chosen(sweep: Sweep, number: int | None) -> str:
-    """How the trial was chosen, in words."""
+    """Return how the trial was chosen, in words."""
     search, many = sweep.configuration.search, f"{len(sweep.trials)} trials"
     first = f", the first of {len(search.objectives)} objectives" if search.objectives else ""
     by = describe_objective(sweep.configuration, watched_metrics(search).name)
@@ -191,7 +191,7 @@ def _chosen(sweep: Sweep, number: int | None) -> str:
 
 
 def _checkpoint(store: Store, sweep: Sweep, trial: Trial, letter: str) -> Path:
-    """The folder with a student's part of the trial's checkpoint."""
+    """Return the folder with a student's part of the trial's checkpoint."""
     home = checkpoint_storage(store, sweep.trial_folder(trial.number))
     try:
         home.bring()
@@ -225,7 +225,7 @@ def _checkpoint(store: Store, sweep: Sweep, trial: Trial, letter: str) -> Path:
 
 
 def _require_free(target: Path) -> None:
-    """ConfigurationError when something is in the way."""
+    """Raise ConfigurationError if the target exists and is not an empty folder."""
     try:
         free = not target.exists() or (target.is_dir() and not any(target.iterdir()))
     except OSError as error:
@@ -247,13 +247,13 @@ def _require_free(target: Path) -> None:
 
 @contextlib.contextmanager
 def _writing(target: Path) -> Iterator[Path]:
-    """A folder to write to, which takes the target's place when all went well."""
+    """Yield a folder to write to, which replaces the target after a success."""
     try:
         with replacing(target) as aside:
             aside.mkdir()
             yield aside
-            if target.is_dir():
-                target.rmdir()  # an empty one: else `replacing` would keep it as .old, and remove what has that name
+            if target.is_dir():  # it is empty
+                target.rmdir()  # else `replacing` would keep it as .old and remove an older .old
     except OSError as error:
         raise PreflightError(
             f"--to {target} cannot be written ({error.strerror or error}): give another folder",
@@ -264,7 +264,7 @@ def _writing(target: Path) -> Iterator[Path]:
 
 
 def _network(chosen: Choice, summary: dict[str, Any], file: Path, trial: Trial) -> Network:
-    """The student with the weights of a file of its checkpoint."""
+    """Return the student with the weights of a file of its checkpoint."""
     network = build(chosen.name, len(summary["classes"]), tuple(summary["shape"]), chosen.settings)
     try:
         network.load_state_dict(load_file(file))
@@ -274,7 +274,10 @@ def _network(chosen: Choice, summary: dict[str, Any], file: Path, trial: Trial) 
 
 
 def _progress(folder: Path, trial: Trial, letter: str, weights: str) -> dict[str, Any]:
-    """After which epoch the weights stood, and what the student reached: by the checkpoint, of which the record may be behind."""
+    """Return the epoch of the weights and the student's metrics.
+
+    The source is the checkpoint, because the trial's record may be behind it.
+    """
     try:
         progress = read_progress(folder)
     except DamagedRecordError as error:
@@ -296,7 +299,7 @@ def _damaged(trial: Trial, file: Path, error: Exception | str) -> ConfigurationE
 
 
 def _data(store: Store, sweep: Sweep) -> dict[str, Any]:
-    """What the run knew of its data; of one that kept no copy what its source says now."""
+    """Return the run's summary of its data; without a copy, describe the source now."""
     file = sweep.folder / SUMMARY_FILE
     if file.exists():
         try:
@@ -308,26 +311,26 @@ def _data(store: Store, sweep: Sweep) -> dict[str, Any]:
 
 
 def _uses(summary: dict[str, Any]) -> dict[str, Any]:
-    """What somebody needs who has an image: the classes, and how it is prepared; `cut` is the share of a file's short side."""
+    """Return the classes and image preparation; `cut` is the share of the short side."""
     prepared = {"shape": summary["shape"], "range": [0, 1], "mean": summary["mean"], "std": summary["std"]}
     return {"classes": summary["classes"], "input": prepared | {"cut": CLEAN_SHARE if summary["root"] else None}}
 
 
 def _described(configuration: Configuration, summary: dict[str, Any]) -> dict[str, Any]:
-    """The data without the paths of this machine."""
+    """Describe the data, without the paths of this machine."""
     kept = {"validation", "limit", "seed", "label_noise", "augmentation", "mixing", "mix_alpha", "views"}
     kept |= {name for name in ("labelled", "validation_in_training") if getattr(configuration.data, name)}
     said = configuration.data.model_dump(mode="json", include=kept)
     said["augmentation"] = resolve_augmentation(configuration.data, summary)
     said["limit"] = {part: limit for part, limit in said["limit"].items() if limit}
     sizes = summary["sizes"]
-    if _needs(configuration).labels:  # the others were not learned from
+    if _needs(configuration).labels:  # the other samples were not used
         sizes = sizes | {"train": summary.get("labelled", sizes["train"])}
     return {"name": summary["name"], "fingerprint": summary["fingerprint"], "sizes": sizes} | said
 
 
 def _method(configuration: Configuration) -> dict[str, Any]:
-    """Name, provenance, and every setting, defaults too."""
+    """Return the method's name, provenance and every setting, defaults too."""
     name = configuration.method.name
     check_settings(configuration, name, "method.name")
     kind = METHODS[name]
@@ -335,7 +338,7 @@ def _method(configuration: Configuration) -> dict[str, Any]:
 
 
 def _listens(configuration: Configuration) -> bool:
-    """Whether the method asked a teacher: cross entropy beside one has nothing of it."""
+    """Return whether the method uses a teacher; cross entropy ignores one."""
     needs = _needs(configuration)
     return needs.teacher or needs.features
 
@@ -345,17 +348,20 @@ def _needs(configuration: Configuration) -> Needs:
 
 
 def _resolved(network: Choice) -> dict[str, Any]:
-    """The network by name with every setting, so that a default may change one day."""
+    """Return the network's name and every setting, so that a default may change."""
     return {"name": network.name, **asdict(MODELS[network.name].settings.build(network.settings))}
 
 
 def _start(network: Choice) -> dict[str, Any]:
-    """What the training began with, without the folders of this machine."""
+    """Return the initial weights, without the folders of this machine."""
     return {"start": Path(network.weights).name if network.weights else None}
 
 
 def _teacher(store: Store, sweep: Sweep, summary: dict[str, Any]) -> dict[str, Any] | None:
-    """Who taught, and what it reached: by the sweep's own copy of its card, which older sweeps do not have, or the store's."""
+    """Describe the teacher and its metrics.
+
+    The source is the sweep's own copy of the card, which older sweeps lack, or else the store's.
+    """
     configuration, teacher = sweep.configuration, sweep.configuration.teacher
     if teacher is None:
         return None
@@ -371,7 +377,10 @@ def _teacher(store: Store, sweep: Sweep, summary: dict[str, Any]) -> dict[str, A
 def _checked(
     network: Network, written: Predictions, form: str, store: Store, summary: dict[str, Any], target: Path
 ) -> dict[str, Any]:
-    """What was written and read again says the same as the student: on how many images, and within what."""
+    """Check the written export's logits; return image counts, difference and tolerance.
+
+    Raise PreflightError if they differ from the student's.
+    """
     given, tolerance = batches(store, summary), FORMATS[form].tolerance
     found = compared(lambda images: network(images).logits, written, given, tolerance)
     if not found["same"]:
@@ -388,8 +397,11 @@ def _checked(
 
 
 def ship(store: Store, name: str, trial: int, letter: str, to: Path) -> dict[str, Any]:
-    """Export the student `letter` of a trial of the sweep `name`; its settings.
+    """Export a student of a sweep as a program, and return its settings.
 
-    A program needs neither this project nor a pickle where it is loaded. UserError: it cannot be exported.
+    A program needs neither this project nor a pickle where it is loaded.
+
+    Raises:
+        UserError: The student cannot be exported.
     """
     return export(store, name, letter, trial, to=to, form="torchexport").settings

@@ -1,9 +1,10 @@
-"""The files that an exported student can stand in: how each is written and read again. Knows no run, no data set and no card.
+"""Write and read the file formats of an exported student.
 
-Nothing here is pickled or unpickled. `torch.export.load` would unpickle where a file says so, and all of a file that it takes for
-one of before PyTorch 2.8, whoever wrote it. So it is not called: a program is read by `load_pt2`, which knows no older format,
-and only when its members are those that are written here. A program is code all the same, whichever its format: open those of
-people you trust, and take safetensors from the others.
+Nothing here is pickled or unpickled. `torch.export.load` would unpickle where a file demands it. It
+would also unpickle all of a file that it takes for one from before PyTorch 2.8, from any author. So
+it is not called. `load_pt2` reads a program instead: it supports no older format. It is called only
+if the members of the file are those that are written here. A program is code all the same, in
+either format. Open programs of trusted authors only, and take safetensors from all others.
 """
 
 import contextlib
@@ -29,14 +30,16 @@ from orchestrator.models.network import Network, Shape
 from orchestrator.models.weights import save_weights
 
 Predictions = Callable[[Tensor], Tensor]  # images (B, C, H, W) float32, prepared, to logits (B, K)
-NAME = "safetensors"  # the format that a folder has where its settings name none
-SETTINGS, CARD = "settings.json", "README.md"  # beside the file of the format
-EXAMPLES = 2  # of a batch that a network is traced with: one would be taken for the only size
+NAME = "safetensors"  # the format of a folder whose settings name none
+SETTINGS, CARD = "settings.json", "README.md"  # written with the file of the format
+EXAMPLES = 2  # batch size of tracing: with 1, tracing would assume that batches have one image
 LARGEST_BATCH = 2**16
 INSTALL = "install them (`pip install '.[onnx]'`), or give --format safetensors or torchexport"
 CONFIGS = "data/weights/model_weights_config.json", "data/constants/model_constants_config.json"
-EMPTY = "data/sample_inputs/model.pt"  # the inputs that a program was traced with, which would be pickled
-PLAIN = re.compile(  # the members of a program that is plain; those with a dot are PyTorch's own notes, which nobody reads
+# the inputs that a program was traced with, which would be pickled
+EMPTY = "data/sample_inputs/model.pt"
+# members of a plain program; those with a dot are PyTorch's own notes, which are not read
+PLAIN = re.compile(
     rf"models/model\.json|data/weights/weight_\d+|data/constants/tensor_\d+|archive_format|archive_version|byteorder|\.[\w./]+"
     rf"|{'|'.join(map(re.escape, (*CONFIGS, EMPTY)))}"
 )
@@ -44,9 +47,14 @@ PLAIN = re.compile(  # the members of a program that is plain; those with a dot 
 
 @dataclass(frozen=True)
 class Format:
-    """One format: its file, how that is written, and how far its logits may be from the student's.
+    """File format of an export.
 
-    `tolerance` is a share of the largest logit of a batch; 0: to the bit. `packages` are those that it needs beyond ours.
+    Attributes:
+        file: Name of the file.
+        write: Writes a network, for images of a shape, to a file.
+        tolerance: Allowed difference of the logits from the student's, as a share of the largest
+            logit of a batch. 0 demands equality to the bit.
+        packages: Required packages beyond ours.
     """
 
     file: str
@@ -55,7 +63,11 @@ class Format:
     packages: tuple[str, ...] = ()
 
     def require(self, name: str) -> None:
-        """PreflightError when a package is missing."""
+        """Check that the packages of the format are installed.
+
+        Raises:
+            PreflightError: A package is missing.
+        """
         missing = [package for package in self.packages if importlib.util.find_spec(package) is None]
         if missing:
             raise PreflightError(
@@ -67,19 +79,25 @@ class Format:
 
 
 class Logits(nn.Module):
-    """A student that says its logits alone, (B, C, H, W) to (B, K): what others expect of a network."""
+    """Student that returns its logits alone, (B, C, H, W) to (B, K).
+
+    Other programs expect this of a network.
+    """
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        """The logits of prepared images."""
+        """Return the logits of prepared images."""
         return cast("Tensor", self.network(images).logits)
 
 
 def program(network: Network, shape: Shape) -> torch.export.ExportedProgram:
-    """The student in eval mode as a program of PyTorch's own operations, for batches of any size."""
+    """Return the student in eval mode as a program of PyTorch's own operations.
+
+    The program takes batches of any size.
+    """
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     with _quiet():
         made = torch.export.export(Logits(network).eval(), (_example(shape),), dynamic_shapes={"images": {0: batch}})
@@ -88,24 +106,34 @@ def program(network: Network, shape: Shape) -> torch.export.ExportedProgram:
 
 
 def load_program(file: Path) -> Predictions:
-    """The program in a .pt2 file; ConfigurationError when it is damaged, or holds what may be a pickle."""
+    """Load the program in a .pt2 file.
+
+    Raises:
+        ConfigurationError: The file is damaged, or holds what may be a pickle.
+    """
     data = read_plain(file)
     try:
         with _quiet():
             return cast("Predictions", load_pt2(io.BytesIO(data)).exported_programs["model"].module())
-    except Exception as error:  # PyTorch names no errors of damage, and each member has its own
+    except Exception as error:  # PyTorch defines no error of damage, and each member raises its own
         raise _unreadable(file, error) from error
 
 
 def read_plain(file: Path) -> bytes:
-    """The bytes of a .pt2 file; ConfigurationError when something in it would be unpickled, or run as machine code, or it is none.
+    """Return the bytes of a .pt2 file in which nothing is pickled.
 
-    What is in it is asked of the reader that will open it: another one may see other members in the same bytes.
+    The reader that will open the file lists its members: another reader may see other members in
+    the same bytes.
+
+    Raises:
+        ConfigurationError: The file is damaged or of another format, or a member would be unpickled
+            or run as machine code.
     """
     try:
         data = file.read_bytes()
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            outside = [name for name in archive.namelist() if "/" not in name]  # PyTorch's reader refuses it without saying why
+            # PyTorch's reader refuses such members without a reason
+            outside = [name for name in archive.namelist() if "/" not in name]
         odd = [] if outside else _odd(PT2ArchiveReader(io.BytesIO(data)))
     except Exception as error:  # as above
         raise _unreadable(file, error) from error
@@ -121,7 +149,7 @@ def read_plain(file: Path) -> bytes:
 
 
 def _odd(archive: PT2ArchiveReader) -> list[str]:
-    """Whatever in an archive is not plain: members, and weights that are said to be pickled."""
+    """Return all that is not plain in an archive: members, and weights marked as pickled."""
     names = archive.get_file_names()
     odd = [name for name in names if not PLAIN.fullmatch(name)] + [EMPTY] * bool(archive.read_bytes(EMPTY))
     configs = [json.loads(archive.read_bytes(name)) for name in CONFIGS]
@@ -129,7 +157,12 @@ def _odd(archive: PT2ArchiveReader) -> list[str]:
 
 
 def load_onnx(file: Path) -> Predictions:
-    """The graph in an .onnx file, run by onnxruntime on the CPU; ConfigurationError when it is damaged."""
+    """Load the graph in an .onnx file; onnxruntime runs it on the CPU.
+
+    Raises:
+        ConfigurationError: The file is damaged.
+        PreflightError: A package is missing.
+    """
     FORMATS["onnx"].require("onnx")
     import onnxruntime
 
@@ -186,7 +219,7 @@ def _unreadable(file: Path, error: Exception) -> ConfigurationError:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Tracing warns of what concerns its authors alone."""
+    """Suppress warnings of tracing, which concern its authors alone."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -13,14 +13,18 @@ from orchestrator.models.build import build
 from orchestrator.models.network import Network
 from orchestrator.models.weights import load_weights
 
-SMALL = 2**26  # bytes of a network that may be made to see whether weights fit it
+SMALL = 2**26  # bytes; a network up to this size may be built before its weights are checked
 
 
 def load_exported(folder: Path | str) -> Network:
-    """The network that was exported to `folder` as safetensors, on the CPU and in eval mode.
+    """Return the network of a safetensors export, on the CPU and in eval mode.
 
-    It takes images (B, C, H, W) float32, prepared as `input` in settings.json and the card say. ConfigurationError: no export,
-    damaged, of another format, or written by a newer version.
+    It takes images (B, C, H, W) float32, prepared as `input` in settings.json and the card
+    describe.
+
+    Raises:
+        ConfigurationError: The folder holds no export, or one that is damaged, of another format,
+            or written by a newer version.
     """
     folder = read_path(folder, "folder")
     settings = read_settings(folder)
@@ -51,9 +55,10 @@ def _built(settings: dict[str, Any], folder: Path) -> Network:
 
 
 def _require_size(settings: dict[str, Any], file: Path) -> None:
-    """ConfigurationError when a network is large, and larger than the file of its weights; shapes alone, no memory.
+    """Raise ConfigurationError if a network is large, and larger than its weights file.
 
-    Whatever else does not fit in a smaller one, loading says by tensor.
+    Only shapes are computed, which takes no memory. Other mismatches of a smaller network are
+    reported by tensor when the weights are loaded.
     """
     try:
         with torch.device("meta"):
@@ -76,9 +81,14 @@ def _require_size(settings: dict[str, Any], file: Path) -> None:
 
 
 def answering(folder: Path | str) -> Predictions:
-    """What was exported to `folder`, of whichever format, as a function of prepared images (B, C, H, W) to logits (B, K).
+    """Return an export of any format as a function of images.
 
-    ConfigurationError as `load_exported`; PreflightError: a package of the format is missing.
+    The function takes prepared images (B, C, H, W) and returns logits (B, K).
+
+    Raises:
+        ConfigurationError: The folder holds no export, or one that is damaged or written by a newer
+            version.
+        PreflightError: A package of the format is missing.
     """
     folder = read_path(folder, "folder")
     form = read_settings(folder).get("form", NAME)

@@ -1,4 +1,4 @@
-"""The first try of an exported student: picture files in, the likeliest classes out. Knows the export and pictures, and no run."""
+"""Predict the likeliest classes of image files with an exported student."""
 
 import json
 import math
@@ -23,12 +23,15 @@ from orchestrator.export.check import prepared
 from orchestrator.export.loading import answering
 
 ARRAYS = ".npy"
-TOGETHER, VALUES = 256, 2**26  # the most images that are looked at in one batch, and the most values in them
+TOGETHER, VALUES = 256, 2**26  # most images of one batch, and most values in them
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture (C, H, W), uint8, and how it is called; `note` says what was done to it that a person may not expect."""
+    """Image (C, H, W) uint8 with its name.
+
+    `note` describes changes to the image that a user may not expect.
+    """
 
     name: str
     pixels: NDArray[np.uint8]
@@ -36,7 +39,17 @@ class Picture:
 
 
 def predict(folder: Path, images: list[str], top: int, as_json: bool) -> int:
-    """Print the `top` classes of each image; a sentence for each file that cannot be read. 2 where none could be."""
+    """Print the likeliest classes of each image, and an error for each unreadable file.
+
+    Args:
+        folder: Folder of the export.
+        images: Paths of image files or arrays.
+        top: Number of classes to print.
+        as_json: Print JSON instead of text.
+
+    Returns:
+        The exit code; 2 if no file could be read.
+    """
     folder = read_path(folder, "EXPORT")
     settings = read_settings(folder)
     answers = answering(folder)
@@ -65,7 +78,11 @@ def _plain(picture: Picture, classes: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def read(file: Path, said: dict[str, Any]) -> list[Picture]:
-    """The pictures of a file, as `input` in settings.json wants them; ConfigurationError: unreadable, or of another shape."""
+    """Return the images of a file, in the form that `input` in settings.json demands.
+
+    Raises:
+        ConfigurationError: The file is unreadable, or of another shape.
+    """
     if not file.is_file():
         raise ConfigurationError(
             f"{file} does not exist or is no file: give a picture, or an array in a {ARRAYS} file",
@@ -78,7 +95,11 @@ def read(file: Path, said: dict[str, Any]) -> list[Picture]:
 
 @torch.no_grad()
 def probabilities(answers: Any, pictures: list[Picture], settings: dict[str, Any]) -> Tensor:
-    """The probabilities (n, K) of the classes for each picture; ConfigurationError: the student does not fit its settings."""
+    """Return the probabilities (n, K) of the classes for each image.
+
+    Raises:
+        ConfigurationError: The student does not fit its settings.
+    """
     mean, std, shape = (settings["input"][name] for name in ("mean", "std", "shape"))
     together, rows = max(1, min(TOGETHER, VALUES // math.prod(shape))), []
     for start in range(0, len(pictures), together):
@@ -86,7 +107,8 @@ def probabilities(answers: Any, pictures: list[Picture], settings: dict[str, Any
         images = prepared(torch.from_numpy(pixels).float() / 255, mean, std)
         try:
             logits = answers(images)
-        except Exception as error:  # a program of another shape: torch.export and onnxruntime have errors of their own
+        # torch.export and onnxruntime raise errors of their own for a program of another shape
+        except Exception as error:
             raise ConfigurationError(
                 f"the student takes no images of shape {shape}, which is in its settings: export it anew",
                 field="input.shape",
@@ -104,7 +126,7 @@ def probabilities(answers: Any, pictures: list[Picture], settings: dict[str, Any
 
 
 def likeliest(row: Tensor, classes: list[str], top: int) -> list[dict[str, Any]]:
-    """The `top` classes of one picture, the likeliest first."""
+    """Return the `top` classes of one image, the likeliest first."""
     values, places = row.topk(min(top, len(classes)))
     return [{"class": classes[place], "probability": value} for value, place in zip(values.tolist(), places.tolist(), strict=True)]
 
@@ -133,7 +155,10 @@ def _of_image(file: Path, said: dict[str, Any]) -> Picture:
 
 
 def _box(image: Image.Image, ratio: float, share: float) -> tuple[float, float, float, float]:
-    """The middle of a picture, as wide as `ratio` times its height: the largest such part, or that share of it."""
+    """Return the box of the middle of an image, as wide as `ratio` times its height.
+
+    It is the largest such box, or `share` of it on each side.
+    """
     height = min(image.height, image.width / ratio) * share
     width = height * ratio
     left, top = (image.width - width) / 2, (image.height - height) / 2
@@ -146,7 +171,7 @@ def _of_array(file: Path, said: dict[str, Any]) -> list[Picture]:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray):
             raise ValueError("it is an archive of several")
-    except Exception as error:  # numpy names no errors of damage: each kind has its own
+    except Exception as error:  # numpy defines no error of damage: each kind has its own
         reason = shorten(" ".join(str(error).split())) or type(error).__name__
         raise ConfigurationError(
             f"{file} is no array that can be read ({reason}): give one of uint8 that numpy.save wrote",
