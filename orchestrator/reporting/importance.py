@@ -185,7 +185,8 @@ def _rank_groups(
             value = str(list(path.values())[-1])
             small.setdefault(_named(path).removesuffix(value), []).append(f"{value} ({len(members)})")
         elif len(names) < 2 or len({values[trial.number] for trial in members}) == 1:
-            alike.append(f"{_named(path)} ({len(members)})")  # the share of a single setting would be 1, whatever it does
+            # The share of a single setting would always be 1
+            alike.append(f"{_named(path)} ({len(members)})")
         else:
             rankings.append(_ranking(path, sweep, members, names, values))
     return rankings, [stem + ", ".join(rest) for stem, rest in small.items()], alike

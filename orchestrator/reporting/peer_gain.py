@@ -1,7 +1,7 @@
 """Compute each student's gain in accuracy from peer learning, against single-student KD.
 
-The baseline is the best of the sweep's KD trials in which the student has the same network, because
-a search may vary the network too.
+The baseline is the best of the sweep's KD trials in which the student has the same network. A
+search may vary the network too.
 """
 
 from typing import Any, NamedTuple

@@ -30,7 +30,7 @@ FLUSH_S = 1.0
 # Longest wait without a successful write: at a normal end, and after a failed write
 DRAIN_S, STALL_S = 120.0, 10.0
 INTERRUPTED_S, INTERRUPTED_STALL_S = 10.0, 3.0  # the same after an interruption
-NOTICE_S = 5.0  # of waiting at the end, before a note says so
+NOTICE_S = 5.0  # of waiting at the end, after which a note is sent
 QUIET_S = 600.0  # between two notes of an outage
 STUBBORN = 15  # failures of one write, while the server answers, before it is set aside
 QUIET = {
@@ -112,7 +112,7 @@ class Writer:
             self.thread.start()
 
     def add(self, write: Write, files: bool = False) -> None:
-        """Append a write, as plain JSON, to its queue. It is durable from then on."""
+        """Append a write, as plain JSON, to its queue. From then on a kill does not lose it."""
         (self.files if files else self.writes).outbox.append(write)
         self.wake.set()
 

@@ -15,7 +15,7 @@ from orchestrator.store.store import Store
 from orchestrator.teacher.quality import read_quality
 
 NOTE = "mlflow.note.content"  # the tag that MLflow's interface shows as a description
-# Placeholder in a description for the address of its run in MLflow's interface; the sender knows it
+# Placeholder in a description for the address of its run in MLflow's interface; sending fills it in
 RUN = "run:here"
 LONGEST = 4500  # characters: the limit of a tag is 5,000
 DIGEST = 36  # characters of a fingerprint that MLflow accepts

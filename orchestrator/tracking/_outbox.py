@@ -101,7 +101,7 @@ class Outbox:
         return unsent
 
     def append(self, write: Write) -> None:
-        """Append a write durably, so that a kill does not lose it.
+        """Append a write to the file, so that a kill does not lose it.
 
         While the disk is full, the write is held in memory.
         """

@@ -32,7 +32,7 @@ STATES = ("complete", "running", "stopped_early", "failed")
 
 
 class Display:
-    """Listener that displays a run, which may have begun `elapsed_s` seconds ago."""
+    """Listener that displays a run, which may have started `elapsed_s` seconds ago."""
 
     def __init__(self, sweep: Sweep, console: Console, elapsed_s: float = 0.0) -> None:
         self.sweep, self.console = sweep, console
