@@ -1,4 +1,4 @@
-"""What people look at: terminal, HTML, figures, importance, statistics."""
+"""Report results: terminal output, HTML pages, figures, importance and statistics."""
 
 __all__ = [
     "figures",

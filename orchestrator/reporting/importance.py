@@ -1,9 +1,13 @@
-"""Which settings mattered in a sweep: Optuna's evaluators on a copy of its study. Reads the study and writes nothing.
+"""Rank the settings of a sweep by importance, with Optuna's evaluators on a copy of its study.
 
-PED-ANOVA asks which settings tell the best trials from the others, fANOVA which settings explain the spread of all values.
-Either compares trials that have the same settings: of one that only some trials have it would describe noise. So there is a
-table of what all trials have, then one for each method, and below it one for each value of a choice that further settings
-depend on. Fewer than `LEAST` trials make no table. A trial that took other settings over while it trained does not count.
+The study is only read.
+
+PED-ANOVA measures which settings distinguish the best trials from the others. fANOVA measures which
+settings explain the spread of all values. Both compare trials that have the same settings: for a
+setting that only some trials have, they would describe noise. So one table covers the settings that
+all trials have, and one covers each method. Below it follows one for each value of a choice that
+further settings depend on. Fewer than `LEAST` trials give no table. A trial that took over other
+settings during training does not count.
 """
 
 import copy
@@ -24,8 +28,9 @@ from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.store.records import Sweep
 from orchestrator.store.study_file import JOURNAL, StudyFile, named_damage, sound_trials
 
-LEAST = 8  # trials; of fewer, either evaluator describes noise
-BEST = 5  # trials that PED-ANOVA compares with the others, as Optuna advises, where a tenth of them would be fewer
+LEAST = 8  # trials; with fewer, both evaluators describe noise
+# Least number of best trials for PED-ANOVA, as Optuna advises, where a tenth of them would be fewer
+BEST = 5
 SHUFFLES = 99
 SEED = 0
 WHOLE = "whole study"
@@ -35,11 +40,12 @@ Values = Mapping[int, float]
 
 @dataclass(frozen=True)
 class Ranking:
-    """How much each setting mattered in one group of trials: shares that sum to 1, the largest first.
+    """Importance of each setting in one group of trials: shares that sum to 1, the largest first.
 
-    `path` is the choices that the group has in common, from the method on; empty for the whole study.
-    `chance` is how often PED-ANOVA finds as much in a setting when the values are dealt to the trials at random: of few trials
-    one setting has a large share whatever the values are, and only this tells whether it means anything.
+    `path` holds the choices that the group has in common, from the method on. It is empty for the
+    whole study. `chance` is the frequency with which PED-ANOVA finds at least as much in a setting
+    when the values are assigned to the trials at random. With few trials one setting has a large
+    share whatever the values are. Only `chance` shows whether the share has a meaning.
     """
 
     branch: str
@@ -52,9 +58,11 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Importance:
-    """The widest group first. `too_few` and `alike` name the groups without a table, with their numbers of trials.
+    """Rankings of a sweep's settings, the widest group first.
 
-    `epoch` None: complete trials; `changed`: trials left out because they took other settings over while they trained.
+    `too_few` and `alike` name the groups without a table, with their numbers of trials. `epoch` is
+    None for complete trials. `changed` counts trials that are left out because they took over other
+    settings during training.
     """
 
     objective: str
@@ -68,12 +76,15 @@ class Importance:
     study: optuna.Study
 
     def plain(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return the fields as JSON values, without the study."""
         names = ("objective", "direction", "epoch", "trials", "changed", "too_few", "alike")
         return {name: getattr(self, name) for name in names} | {"rankings": [asdict(ranking) for ranking in self.rankings]}
 
     def metrics(self) -> dict[str, float]:
-        """Shares by setting, of the whole study and of each method; those of a method begin with its name."""
+        """Return PED-ANOVA shares by setting, of the whole study and of each method.
+
+        The names of a method's shares begin with its name.
+        """
         shares: dict[str, float] = {}
         for ranking in self.rankings:
             if not set(ranking.path) <= {METHOD}:
@@ -174,14 +185,18 @@ def _rank_groups(
             value = str(list(path.values())[-1])
             small.setdefault(_named(path).removesuffix(value), []).append(f"{value} ({len(members)})")
         elif len(names) < 2 or len({values[trial.number] for trial in members}) == 1:
-            alike.append(f"{_named(path)} ({len(members)})")  # the share of a single setting would be 1, whatever it does
+            # The share of a single setting would always be 1
+            alike.append(f"{_named(path)} ({len(members)})")
         else:
             rankings.append(_ranking(path, sweep, members, names, values))
     return rankings, [stem + ", ".join(rest) for stem, rest in small.items()], alike
 
 
 def pages(found: Importance) -> dict[str, str]:
-    """Parallel coordinates and slices as HTML by file name, readable without a network: plotly's code is in each (5 MB)."""
+    """Return parallel coordinates and slices as HTML, by file name.
+
+    Each page includes plotly's code (5 MB), so that it needs no network.
+    """
     from optuna.visualization import plot_parallel_coordinate, plot_slice
 
     varied = sorted(_varied([trial for trial in found.study.trials if trial.state == TrialState.COMPLETE]))
@@ -196,9 +211,10 @@ def pages(found: Importance) -> dict[str, str]:
 
 
 def _trials(sweep: Sweep) -> list[FrozenTrial]:
-    """The trials of the study's journal as it is now; a driver may write to it meanwhile.
+    """Return the trials of the study's journal as it is now. A driver may write to it meanwhile.
 
-    Of several objectives they have the first alone, and its epochs, which Optuna does not keep then, from the records.
+    With several objectives the trials have the first one only. Optuna does not keep the values of
+    its epochs then, so they are from the records.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     file = sweep.folder / JOURNAL
@@ -219,16 +235,17 @@ def _trials(sweep: Sweep) -> list[FrozenTrial]:
 
 
 def _own_until(sweep: Sweep, trials: Sequence[FrozenTrial]) -> dict[int, int]:
-    """The epoch up to which a trial trained with the settings that were drawn for it, of those that took others over."""
+    """Return the last epoch with originally drawn settings, of each trial that took over others."""
     changes = {trial.number: trial.user_attrs.get("changes") or [] for trial in trials}
     changes |= {number: record.changes for number, record in sweep.trials.items() if record.changes}
     return {number: min(change["epoch"] for change in made) for number, made in changes.items() if made}
 
 
 def _values(trials: Sequence[FrozenTrial], epoch: int | None, own_until: Mapping[int, int] | None = None) -> dict[int, float]:
-    """What each trial that counts reached. One that was stopped early has a value of fewer epochs, which is another thing.
+    """Return the value of each trial that counts.
 
-    With `own_until`, what it reached with settings that are not its own counts no more.
+    A trial that was stopped early has a value of fewer epochs, which is not comparable. With
+    `own_until`, values that were reached with settings of another trial do not count.
     """
     until = own_until or {}
     if epoch is None:
@@ -264,7 +281,10 @@ def _too_few(sweep: Sweep, trials: Sequence[FrozenTrial], found: int, epoch: int
 
 
 def _copy(sweep: Sweep, trials: Sequence[FrozenTrial], values: Values) -> optuna.Study:
-    """A study in memory in which the trials that count are complete at their value; the others keep the numbering."""
+    """Return an in-memory study in which the trials that count are complete at their value.
+
+    The other trials are failed, and keep the numbering.
+    """
     study = optuna.create_study(study_name=sweep.name, direction=watched_metrics(sweep.configuration.search).direction)
     for trial in trials:
         value = values.get(trial.number)
@@ -291,31 +311,34 @@ def _ranking(path: dict[str, Any], sweep: Sweep, trials: Sequence[FrozenTrial], 
 
 def _evaluate(study: optuna.Study, evaluator: BaseImportanceEvaluator, names: list[str]) -> dict[str, float]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # small regimes, experimental arguments
+        warnings.simplefilter("ignore")  # about small regimes and experimental arguments
         found: dict[str, float] = get_param_importances(study, evaluator=evaluator, params=names, normalize=False)
     return found
 
 
 def _shares(found: Mapping[str, float]) -> dict[str, float]:
-    """Shares of 1, or zeros where no setting explains anything; Optuna would call all of them equal."""
+    """Return shares of 1, or zeros if no setting explains anything; Optuna would make all equal."""
     total = sum(found.values())
     shares = {name: float(value / total) if total > 0 else 0.0 for name, value in found.items()}
     return dict(sorted(shares.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 def _varied(trials: Sequence[FrozenTrial]) -> list[str]:
-    """The settings that took more than one value, not having one counted as a value."""
+    """Return the settings that took more than one value. A missing setting counts as a value."""
     names = {name for trial in trials for name in trial.params}
     return sorted(name for name in names if len({repr(trial.params.get(name)) for trial in trials}) > 1)
 
 
 def _common(trials: Sequence[FrozenTrial]) -> set[str]:
-    """The settings that all of them have."""
+    """Return the settings that all trials have."""
     return set.intersection(*(set(trial.params) for trial in trials))
 
 
 def _deciding(trials: Sequence[FrozenTrial]) -> set[str]:
-    """The choices on whose value it depends, in all that was drawn, whether a trial has some further setting."""
+    """Return the choices whose value determines whether a trial has some other setting.
+
+    This is judged from all that was drawn.
+    """
     drawn = [trial for trial in trials if trial.state != TrialState.FAIL and trial.intermediate_values]
     bounds = {name: bound for trial in drawn for name, bound in trial.distributions.items()}
     choices = [name for name, bound in bounds.items() if isinstance(bound, optuna.distributions.CategoricalDistribution)]
@@ -331,7 +354,10 @@ def _decides(choice: str, name: str, drawn: Sequence[FrozenTrial]) -> bool:
 
 
 def _groups(trials: Sequence[FrozenTrial], deciding: set[str]) -> Iterator[tuple[dict[str, Any], list[FrozenTrial]]]:
-    """The choices that trials have in common, and those trials: all, each method, and what is left of that by further choices."""
+    """Yield groups of trials with the choices that they have in common.
+
+    First all trials, then each method, then the parts of it by further choices.
+    """
     methods = {trial.params.get(METHOD) for trial in trials}
     path = {METHOD: methods.pop()} if len(methods) == 1 and METHOD in _common(trials) else {}
     return _split(path, list(trials), set(), deciding | {METHOD})
@@ -340,7 +366,10 @@ def _groups(trials: Sequence[FrozenTrial], deciding: set[str]) -> Iterator[tuple
 def _split(
     path: dict[str, Any], trials: list[FrozenTrial], above: set[str], deciding: set[str]
 ) -> Iterator[tuple[dict[str, Any], list[FrozenTrial]]]:
-    """A group, then the groups in it by each choice that the group `above` it, with these settings, did not have."""
+    """Yield a group, then the groups in it by each choice that the group `above` did not have.
+
+    `above` holds the settings of that group.
+    """
     yield path, trials
     if len(trials) < LEAST:
         return
@@ -354,7 +383,7 @@ def _split(
 
 
 def _named(path: Mapping[str, Any]) -> str:
-    """`akd with alpha_schedule=gap`."""
+    """Return the name of a group, such as `akd with alpha_schedule=gap`."""
     method = str(path.get(METHOD, ""))
     rest = ", ".join(f"{name.removeprefix(f'{method}.')}={value}" for name, value in path.items() if name != METHOD)
     return " with ".join(part for part in (method, rest) if part) or WHOLE

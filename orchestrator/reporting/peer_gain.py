@@ -1,6 +1,7 @@
-"""What a student has of its peers: its accuracy beside that of its own network in single-student KD. Knows records alone.
+"""Compute each student's gain in accuracy from peer learning, against single-student KD.
 
-The baseline is the best of the sweep's KD trials in which the student has the same network: a search may vary that too.
+The baseline is the best of the sweep's KD trials in which the student has the same network. A
+search may vary the network too.
 """
 
 from typing import Any, NamedTuple
@@ -12,7 +13,10 @@ BASELINE = "kd"
 
 
 class Gain(NamedTuple):
-    """Differences in accuracy of one student to `baseline`, the number of the KD trial that is its best on validation."""
+    """Differences in accuracy of one student to its baseline.
+
+    `baseline` is the number of the KD trial that is the student's best on validation.
+    """
 
     baseline: int
     validation: float
@@ -20,9 +24,10 @@ class Gain(NamedTuple):
 
 
 def baselines(sweep: Sweep, trial: Trial) -> dict[str, Trial]:
-    """By letter, the complete KD trial that is the best on validation of those in which the student's network is that of `trial`.
+    """Return the baseline of each student by letter.
 
-    A student without such a trial has no entry.
+    The baseline is the complete KD trial that is best on validation, among those in which the
+    student has the network of `trial`. A student without such a trial has no entry.
     """
     complete = [other for other in sweep.ranked() if other.state == "complete" and _method(sweep, other) == BASELINE]
     found = {}
@@ -34,15 +39,18 @@ def baselines(sweep: Sweep, trial: Trial) -> dict[str, Trial]:
 
 
 def uses_peers(sweep: Sweep, trial: Trial) -> bool:
-    """Whether the students of a trial heard one another, by its method and what that was set to."""
-    from methods import made  # torch, which `status` does without
+    """Return whether the students of a trial learn from each other, by its method and settings."""
+    from methods import made  # it imports torch, which `status` does not need
 
     chosen = apply(sweep.configuration, trial.settings).method
     return made(chosen.name, chosen.settings).hears
 
 
 def peer_gains(sweep: Sweep, trial: Trial) -> dict[str, Gain]:
-    """By letter, the gain of each student that has a baseline, of a complete trial whose students heard one another; else none."""
+    """Return the gain of each student that has a baseline, by letter.
+
+    The result is empty unless the trial is complete and its students learn from each other.
+    """
     if trial.state != "complete" or not uses_peers(sweep, trial):
         return {}
     return {
@@ -61,13 +69,16 @@ def _method(sweep: Sweep, trial: Trial) -> str:
 
 
 def _network(trial: Trial, letter: str) -> dict[str, Any]:
-    """What the search chose of a student's network."""
+    """Return the searched settings of a student's network."""
     section = f"{network_key(letter)}."
     return {key: value for key, value in trial.settings.items() if key.startswith(section)}
 
 
 def _known(trial: Trial, letter: str) -> bool:
-    """Whether the record has both accuracies: one that was made anew without its checkpoint has its objective alone."""
+    """Return whether the record has both accuracies.
+
+    A record that was rebuilt without its checkpoint has only its objective.
+    """
     return {f"{letter}/validation/accuracy", f"{letter}/test/last/accuracy"} <= trial.metrics.keys()
 
 

@@ -1,7 +1,8 @@
-"""What paired seeds say: means, differences with their t intervals, and Holm's correction. Knows numbers and no method.
+"""Compute statistics of paired seeds: means, differences with t intervals, and Holm's correction.
 
-A pair is one seed: two methods that were trained with it had the same first weights, batches and views, so that what they share
-drops out of their difference. What follows holds for differences that are about normal; accuracies over seeds are.
+A pair is one seed. Two methods that were trained with it had the same initial weights, batches and
+views, so that shared effects cancel in their difference. The results hold for differences that are
+approximately normal; accuracies over seeds are.
 """
 
 import math
@@ -12,14 +13,15 @@ from typing import TypeVar
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-LEVEL = 0.95  # of an interval
-ROUNDING = 1e-12  # relative: differences that vary less are the same number, subtracted in other orders
+LEVEL = 0.95  # confidence level of an interval
+# Relative: differences that vary less are the same number, subtracted in different orders
+ROUNDING = 1e-12
 Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean of so many values with its standard error, which is None of fewer than two."""
+    """Mean of `count` values with its standard error, which is None for fewer than two."""
 
     value: float
     error: float | None
@@ -28,10 +30,12 @@ class Mean:
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of paired differences, its standard error, its t interval (`low`, `high`) and the two-sided p of a paired t-test.
+    """Mean of paired differences with the results of a paired t-test.
 
-    `error` and all that follows from it is None of fewer than two pairs. Where all differences are one number, which is not zero,
-    there is no interval and no `p` either: such data say nothing of how much the next seed would differ.
+    `error` is the standard error, `low` and `high` are the t interval, and `p` is two-sided. They
+    are None for fewer than two pairs. If all differences are the same number and it is not zero,
+    there is no interval and no `p` either. Such data do not show how much the next seed would
+    differ.
     """
 
     mean: float
@@ -43,7 +47,7 @@ class Difference:
 
 
 def mean(values: Sequence[float]) -> Mean:
-    """Of one value or more; ValueError of none."""
+    """Return the mean of one or more values. Raise ValueError if there are none."""
     if not values:
         raise ValueError("a mean of no values")
     array = np.asarray(values, dtype=np.float64)
@@ -51,9 +55,18 @@ def mean(values: Sequence[float]) -> Mean:
 
 
 def difference(mine: Mapping[int, float], theirs: Mapping[int, float], level: float = LEVEL) -> Difference | None:
-    """`mine` less `theirs`, by seed, over the seeds that both have; None where they share none.
+    """Return the paired difference `mine` - `theirs` over the seeds that both have.
 
-    The interval is mean ± t(level, n - 1) error, which covers the true difference in `level` of all repetitions.
+    The interval is mean ± t(level, n - 1) error. It covers the true difference in `level` of all
+    repetitions.
+
+    Args:
+        mine: Values by seed.
+        theirs: Values by seed.
+        level: The confidence level of the interval.
+
+    Returns:
+        The difference, or None if no seed is shared.
     """
     shared = sorted(set(mine) & set(theirs))
     if not shared:
@@ -72,9 +85,11 @@ def difference(mine: Mapping[int, float], theirs: Mapping[int, float], level: fl
 
 
 def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
-    """Corrected for their number (Holm 1979): the smallest times m, the next times m - 1, ..., never falling, at most 1.
+    """Return p values corrected for their number (Holm 1979).
 
-    If all below a rate are claimed, the chance of any false claim is that rate at most, however the tests depend on one another.
+    The smallest of m is multiplied by m, the next by m - 1, and so on. The results never decrease
+    and are at most 1. If all hypotheses below a rate are rejected, the probability of any false
+    rejection is at most that rate. This holds for any dependence between the tests.
     """
     corrected, largest = dict[Name, float](), 0.0
     for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):

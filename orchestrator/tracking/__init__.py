@@ -1,4 +1,4 @@
-"""Runs, figures and models in MLflow."""
+"""Track runs, figures and models in MLflow."""
 
 __all__ = [
     "artifacts",

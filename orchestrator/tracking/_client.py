@@ -1,7 +1,9 @@
-"""Writes to MLflow from a thread of its own: handing over returns at once, an outage costs a note and never a trial.
+"""Write to MLflow from a dedicated thread, through a queue on disk.
 
-What could not be sent stays in order in a file, and is tried again until the end of the run, and at the next resume. Files have a
-queue of their own: where they alone cannot be sent, metrics go on. Knows no kind of write.
+Adding a write returns at once. An outage of MLflow costs a note and never a trial.
+
+Unsent writes stay in a file, in order. They are retried until the end of the run, and at the next
+resume. Files have a separate queue: metrics continue where only files cannot be sent.
 """
 
 import json
@@ -23,20 +25,23 @@ from orchestrator.tracking.overrides import switch_off
 from orchestrator.tracking.schema import create_schema
 
 RETRY_S, LONGEST_RETRY_S = 2.0, 30.0
-FLUSH_S = 1.0  # points alone are sent together at most so often: 26 ms a batch against 389 ms one by one
-DRAIN_S, STALL_S = 120.0, 10.0  # without a write that succeeded: the longest wait at a normal end, and where writes have failed
-INTERRUPTED_S, INTERRUPTED_STALL_S = 10.0, 3.0  # the same where somebody wants the end
-NOTICE_S = 5.0  # of waiting at the end, after which that is said
+# Shortest interval between batches of points: 26 ms a batch, against 389 ms one by one
+FLUSH_S = 1.0
+# Longest wait without a successful write: at a normal end, and after a failed write
+DRAIN_S, STALL_S = 120.0, 10.0
+INTERRUPTED_S, INTERRUPTED_STALL_S = 10.0, 3.0  # the same after an interruption
+NOTICE_S = 5.0  # of waiting at the end, after which a note is sent
 QUIET_S = 600.0  # between two notes of an outage
-STUBBORN = 15  # failures of one write, while the server does answer, after which it is set aside
+STUBBORN = 15  # failures of one write, while the server answers, before it is set aside
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}  # MLflow would try for minutes
+# MLflow's defaults retry for minutes
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 OUTBOX, FILES = "outbox.jsonl", "outbox-files.jsonl"  # in the folder of the sweep
-REFUSED = "outbox-refused.jsonl"  # beside the queues: what MLflow does not take, for a person to look at
+REFUSED = "outbox-refused.jsonl"  # in the same folder: writes that MLflow refused, for inspection
 REASON = re.compile(r"\[Errno -?\d+\] [^'\")>]+|timed out|too many \d+ error responses|certificate verify failed[^'\")>]*")
 log = logging.getLogger(__name__)
 Perform = Callable[[Any, Sequence[Write], bool], None]
@@ -45,22 +50,31 @@ Verdict = Literal["away", "denied", "refused"]
 
 @dataclass
 class Lane:
-    """A queue that is sent in order, whatever becomes of the other one."""
+    """A queue that is sent in order, independent of the other queue."""
 
     outbox: Outbox
     files: bool = False
     tries: int = 0
-    due: float = 0.0  # when it is tried again
+    due: float = 0.0  # time of the next retry
     flushed: float = 0.0
-    alone: int = 0  # so many writes are sent one by one, because one of them was refused
+    alone: int = 0  # number of writes to send one by one, because one of them was refused
 
 
 class Writer:
-    """One thread that owns the MLflow client.
+    """The thread that owns the MLflow client and sends the queued writes.
 
-    It begins with `begin`: importing MLflow and making its database take four CPU seconds, which the start of the worker groups
-    needs more. `perform` does writes; `knows` says whether the run of a write was opened; `resume` is the command that sends what
-    is left. `say` gets notes, `say_pending` those that hold until everything is sent, which `settled` tells; from any thread.
+    `begin` starts the thread. Importing MLflow and creating its database takes four CPU seconds,
+    which the start of the worker groups needs more.
+
+    Three callbacks may be called from any thread. `say` receives notes. `say_pending` receives
+    notes that hold until everything is sent. `settled` is called when everything is sent.
+
+    Args:
+        uri: The tracking URI.
+        folder: The folder of the sweep, which holds the queues.
+        perform: Performs writes, given the client, the writes, and whether they may be repeats.
+        knows: Returns whether the run of a write is open.
+        resume: The command that sends the writes that remain.
     """
 
     def __init__(
@@ -77,35 +91,41 @@ class Writer:
         self.wake, self.closing, self.given_up = threading.Event(), threading.Event(), threading.Event()
         self.progress = time.monotonic()
         self.said: dict[str, float] = {}
-        self.out = False  # whether an outage was said
+        self.out = False  # whether an outage was reported
         self.thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
         self.started = False
 
     @property
     def told(self) -> dict[str, dict[str, Any]]:
-        """What all writes together say of each run."""
+        """Return the combined state of each run, by run key, as all queued writes record it."""
         return self.writes.outbox.told
 
     @property
     def unsent(self) -> int:
-        """Writes that MLflow does not have."""
+        """Return the number of writes that MLflow does not have."""
         return self.writes.outbox.unsent + self.files.outbox.unsent
 
     def begin(self) -> None:
-        """Send from now on; what was handed over before comes first."""
+        """Start sending. Writes that were added earlier are sent first."""
         if not self.started:
             self.started = True
             self.thread.start()
 
     def add(self, write: Write, files: bool = False) -> None:
-        """Hand over a write: plain JSON. From now on it is not lost."""
+        """Append a write, as plain JSON, to its queue. From then on a kill does not lose it."""
         (self.files if files else self.writes).outbox.append(write)
         self.wake.set()
 
     def close(self, hurried: bool = False, timeout: float | None = None) -> int:
-        """Wait until everything is sent, for a bounded time (s); how many writes stay for a resume.
+        """Wait a bounded time until everything is sent.
 
-        `hurried`: somebody wants the end, so an MLflow that does not answer is left alone after a few seconds.
+        Args:
+            hurried: Wait only a few seconds for an MLflow that does not answer, after an
+                interruption.
+            timeout: The longest wait in seconds; None for the default.
+
+        Returns:
+            The number of unsent writes, which a resume sends.
         """
         longest, stall = (INTERRUPTED_S, INTERRUPTED_STALL_S) if hurried else (DRAIN_S, STALL_S)
         longest = longest if timeout is None else timeout
@@ -113,7 +133,7 @@ class Writer:
         if self.unsent:
             self.begin()
         self.writes.due = self.files.due = 0.0
-        calm()  # Ray's end puts the environment back as it was at its start
+        calm()  # Ray's shutdown restores the environment of its start
         self.closing.set()
         self.wake.set()
         noticed = False
@@ -148,7 +168,7 @@ class Writer:
             self.wake.wait(max(min(times), 0.01) if times else None)
 
     def _serve(self, lane: Lane) -> bool:
-        """Send what comes next in a queue; False when there is nothing to send now."""
+        """Send the next writes of a queue. Return False if nothing can be sent now."""
         if self.given_up.is_set() or time.monotonic() < lane.due:
             return False
         ready = lane.outbox.peek()
@@ -171,7 +191,7 @@ class Writer:
             if writes:
                 self.client = self.client or connect(self.uri)
                 self.perform(self.client, writes, lane.tries > 0 or ready[0][0] <= lane.outbox.recovered)
-        except Exception as error:  # MLflow raises what its store, its server or the network raise
+        except Exception as error:  # MLflow raises errors of its store, server or network
             self._failed(lane, end, writes, error)
             return not lane.tries
         lane.tries, lane.alone, lane.flushed = 0, max(lane.alone - 1, 0), time.monotonic()
@@ -199,15 +219,18 @@ class Writer:
         self._explain(lane, found, error)
 
     def _answers(self) -> bool:
-        """Whether MLflow takes questions at all: else an error says nothing of the write."""
+        """Return whether MLflow answers requests at all.
+
+        If not, an error does not concern the write.
+        """
         try:
             self.client.search_experiments(max_results=1)
-        except Exception:  # whatever it is, it is not an answer
+        except Exception:  # no error counts as an answer
             return False
         return True
 
     def _set_aside(self, lane: Lane, end: int, write: Write, error: Exception) -> None:
-        """MLflow does not take this write and would not later: the others go on."""
+        """Remove a write that MLflow refuses permanently, so that the others continue."""
         lane.alone = 0
         try:
             with open(os.open(self.folder / REFUSED, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
@@ -222,7 +245,7 @@ class Writer:
         )
 
     def _explain(self, lane: Lane, found: Verdict, error: Exception) -> None:
-        """Say an outage once; an hour of it is one line."""
+        """Report each outage once, and a new outage after `QUIET_S` at the earliest."""
         if found == "denied":
             self._say_once(
                 self.say_pending,
@@ -245,7 +268,7 @@ class Writer:
 
     @property
     def shown(self) -> str:
-        """The address as it may be printed."""
+        """Return the address without secrets, for printing."""
         return redact(self.uri)
 
     def _say_once(self, say: Callable[[str], None], what: str, text: str) -> bool:
@@ -258,7 +281,10 @@ class Writer:
 
 
 def status_of(error: Exception) -> int | None:
-    """The HTTP status that an error stands for; None where it has none. A path that nobody serves is a server that is away."""
+    """Return the HTTP status of an error, or None if it has none.
+
+    A path that the server does not have (ENDPOINT_NOT_FOUND) counts as a server that is away (503).
+    """
     if getattr(error, "error_code", None) == "ENDPOINT_NOT_FOUND":
         return 503
     status = getattr(error, "get_http_status_code", None)
@@ -269,7 +295,13 @@ def status_of(error: Exception) -> int | None:
 
 
 def verdict(error: Exception) -> Verdict:
-    """away: the same write can succeed later; denied: with other credentials; refused: what is refused is refused again."""
+    """Classify the error of a write.
+
+    Returns:
+        "away" if the same write can succeed later, "denied" if it needs other credentials,
+            "refused" if
+        a repeat would be refused again.
+    """
     status = status_of(error)
     if status in (401, 403):
         return "denied"
@@ -279,33 +311,40 @@ def verdict(error: Exception) -> Verdict:
 
 
 def short(error: Exception) -> str:
-    """What an error says, in one line that may be printed; of a request that failed the reason alone."""
+    """Return the message of an error in one printable line; of a failed request only the reason."""
     said = redact(" ".join(str(error).split())) or type(error).__name__
     if isinstance(error, UserError):
-        return said  # with a command to copy
+        return said  # it contains a command to copy
     reason = REASON.search(said) if "API request" in said else None
     return reason[0] if reason else said[:200]
 
 
 def calm() -> None:
-    """Set what MLflow reads of the environment whenever it does something; what the user has set stays, if it loses no writes."""
+    """Set the environment variables that MLflow reads on each call.
+
+    Values of the user stay, unless they would lose writes.
+    """
     for name, value in (PATIENCE | QUIET).items():
         os.environ.setdefault(name, value)
     switch_off()
 
 
 def connect(uri: str) -> Any:
-    """A client of MLflow that says only what went wrong, and gives up soon unless the environment says otherwise.
+    """Return an MLflow client that logs errors only and gives up early.
 
-    Runs and registered models are those at `uri`, whatever the environment names. PreflightError when that is a file of
-    SQLite which the installed MLflow cannot use.
+    Runs and registered models are those at `uri`, whatever the environment names. The environment
+    can set other retries and timeouts.
+
+    Raises:
+        PreflightError: `uri` is a SQLite file that the installed MLflow cannot use.
     """
     calm()
     from mlflow import MlflowClient
 
-    for name in ("mlflow", "alembic", "urllib3.connectionpool"):  # which tell of each attempt
+    for name in ("mlflow", "alembic", "urllib3.connectionpool"):  # these log every attempt
         logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # whole statements: the writer says it in a line
+    # This logger prints whole statements; the writer reports the error in one line
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     if file := database_file(uri):
         create_schema(file.absolute(), file.absolute().parent / "artifacts")
         uri = database_uri(file.absolute())

@@ -1,6 +1,7 @@
-"""What a sweep says of itself in MLflow: a description in Markdown, tags to filter by, and its data. Plain data; knows no MLflow.
+"""Describe a sweep for MLflow: a description in Markdown, tags to filter by, and its data.
 
-The description stands above the parent run: the best trials, the settings of the best one, and what to look at next.
+MLflow shows the description above the parent run. It has the best trials, the settings of the best
+one, and commands for a closer look.
 """
 
 import json
@@ -14,29 +15,36 @@ from orchestrator.store.store import Store
 from orchestrator.teacher.quality import read_quality
 
 NOTE = "mlflow.note.content"  # the tag that MLflow's interface shows as a description
-RUN = "run:here"  # in a description: the address of its run in MLflow's interface, which whoever sends it knows
-LONGEST = 4500  # characters: a tag holds 5,000
-DIGEST = 36  # characters of a fingerprint that MLflow takes
-ROWS = 10  # trials of the table
+# Placeholder in a description for the address of its run in MLflow's interface; sending fills it in
+RUN = "run:here"
+LONGEST = 4500  # characters: the limit of a tag is 5,000
+DIGEST = 36  # characters of a fingerprint that MLflow accepts
+ROWS = 10  # trials in the table
 SETTINGS = 20  # of the best trial
 STATES = {"complete": "complete", "stopped_early": "stopped early", "failed": "failed"}
 
 
 def tags(configuration: Configuration, methods: str) -> dict[str, str]:
-    """What runs are told apart by: `tags.method = 'kd'`."""
+    """Return the tags that runs are filtered by, as in `tags.method = 'kd'`."""
     teacher = configuration.teacher.network.name if configuration.teacher else "none"
     return {"method": methods, "student": configuration.student.name, "teacher": teacher, "data": configuration.data.name}
 
 
 def searched(configuration: Configuration) -> str:
-    """The methods of a sweep, in one line."""
+    """Return the methods of a sweep in one line."""
     return ", ".join(configuration.search.methods or (configuration.method.name,))
 
 
 def description(store: Store, sweep: Sweep, state: str, model: str = "") -> str:
-    """The Markdown of the parent run; `state` is how the sweep is, `model` the name of its registered model, if it has one.
+    """Return the Markdown description of the parent run.
 
-    Links begin with `RUN`, but for a sweep that runs: its run may not be there yet.
+    Links begin with `RUN`, except for a running sweep: its run may not exist yet.
+
+    Args:
+        store: The store, for its command-line option.
+        sweep: The sweep.
+        state: The state of the sweep.
+        model: The name of its registered model, if it has one.
     """
     best = sweep.best()
     parts = [_summary(sweep, state, best)]
@@ -48,7 +56,11 @@ def description(store: Store, sweep: Sweep, state: str, model: str = "") -> str:
 
 
 def dataset(configuration: Configuration, summary: Mapping[str, Any]) -> dict[str, str]:
-    """The data as MLflow has them: name, digest (our fingerprint), source, schema and profile, the last three as JSON."""
+    """Return the data as MLflow's dataset entity.
+
+    Returns:
+        Name, digest (the fingerprint), source, schema and profile. The last three are JSON.
+    """
     shape, classes = summary["shape"], summary["classes"]
     keys = ("sizes", "class_sizes", "shape", "mean", "std", "labelled", "label_noise", "validation_in_training")
     said = {key: summary[key] for key in keys if key in summary} | {"classes": len(classes)}

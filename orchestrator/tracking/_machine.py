@@ -1,6 +1,6 @@
-"""How busy the driver's machine is, as metrics under MLflow's own names. Measures when it is asked, and knows no run.
+"""Measure the load of the driver's machine, as metrics under MLflow's own names.
 
-MLflow's monitor would start a thread that writes past the outbox, and ends with the first write that fails.
+MLflow's own monitor starts a thread that bypasses the outbox. It ends with the first failed write.
 """
 
 import time
@@ -13,17 +13,21 @@ MIB = 2**20
 
 
 class Machine:
-    """Measures at most every ten seconds: what the processors did since the last time, memory, the disk of the store."""
+    """Metrics of processors, memory and the disk of the store, at most every ten seconds."""
 
     def __init__(self, root: Path, steps: int = 0) -> None:
         self.root, self.steps = root, steps
         self.process = psutil.Process()
-        psutil.cpu_percent()  # the first answer of these two is about nothing
+        psutil.cpu_percent()  # the first value of these two calls has no meaning
         self.process.cpu_percent()
         self.measured = time.monotonic()
 
     def measure(self) -> dict[str, float]:
-        """The metrics of now; none before ten seconds went by since the last ones. `steps` counts those that there were."""
+        """Return the current metrics; none within ten seconds of the last ones.
+
+        Processor metrics cover the time since the last measurement. `steps` counts the
+        measurements.
+        """
         if time.monotonic() - self.measured < EVERY_S:
             return {}
         self.measured, self.steps = time.monotonic(), self.steps + 1

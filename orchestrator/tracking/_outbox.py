@@ -1,7 +1,8 @@
-"""What is still to be written to MLflow, in order, in a file: it outlives the process. Knows no MLflow and no meaning of a write.
+"""Keep the writes to MLflow in order in a file that survives the process.
 
-Line 1 says up to which byte everything is sent; each further line is a write, plain JSON. A write that was cut off by a kill was
-not handed over, and is dropped. Memory holds none of them, except while the disk is full.
+Line 1 holds the byte up to which everything is sent. Each further line is a write in plain JSON. A
+write that a kill cut off was not accepted, and is dropped. Memory holds no writes, except while the
+disk is full.
 """
 
 import contextlib
@@ -19,12 +20,13 @@ from typing_extensions import TypedDict
 from orchestrator.store.store import aside_of
 
 Write = dict[str, Any]
-OPEN = ConfigDict(strict=True, extra="allow")  # what else a write holds is for who does it: MLflow refuses what is wrong
+# Other fields of a write are not checked here: MLflow refuses wrong ones
+OPEN = ConfigDict(strict=True, extra="allow")
 
 
 @with_config(OPEN)
 class RunWrites(TypedDict, total=False):
-    """What was handed over of a run: its last epoch, changes and measures, and its state."""
+    """Recorded progress of a run: last epoch, number of changes and measurements, and state."""
 
     epoch: int
     changes: int
@@ -34,14 +36,14 @@ class RunWrites(TypedDict, total=False):
 
 @with_config(OPEN)
 class Told(TypedDict):
-    """What all writes before it said of each run."""
+    """The combined state of each run after all earlier writes."""
 
     all_told: dict[str, RunWrites]
 
 
 @with_config(OPEN)
 class Task(TypedDict):
-    """One write to a run, by its key."""
+    """One write to a run, which is identified by its key."""
 
     do: str
     run: str
@@ -51,16 +53,17 @@ class Task(TypedDict):
     existing: NotRequired[bool]
 
 
-CHUNK = 32 * 1024  # bytes that are read at a time
-LARGE = 4 * 2**20  # bytes of sent writes that are worth writing the file anew
+CHUNK = 32 * 1024  # bytes per read
+LARGE = 4 * 2**20  # bytes of sent writes from which the file is compacted
 HEAD = 32  # bytes of line 1
 
 
 class Outbox:
-    """An ordered queue of writes in a file; one process at a time, any number of its threads.
+    """Ordered queue of writes in a file, for one process at a time and any number of threads.
 
-    `told` is what all writes together say: the `told` of each, merged by its `run`; it survives the removal of sent writes.
-    `recovered`: up to this byte, writes stood in the file before, and an earlier process may have tried to send them.
+    `told` is the combined state of all writes: the `told` of each, merged by its `run`. It survives
+    the removal of sent writes. `recovered` is a byte offset: writes up to it were in the file
+    before, and an earlier process may have tried to send them.
     """
 
     def __init__(self, file: Path) -> None:
@@ -82,8 +85,9 @@ class Outbox:
             self.size = HEAD
 
     def _read_all(self) -> int:
-        """Fold all lines into `told`, drop what was cut off, and count what is unsent."""
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # a damaged head: all is sent again, which changes nothing
+        """Fold all lines into `told`, drop a partial line, and return the number of unsent ones."""
+        # After a damaged head everything is sent again; writes are idempotent
+        with contextlib.suppress(ValueError, KeyError, TypeError):
             self.position = int(json.loads(os.pread(self.descriptor, HEAD, 0))["sent"])
         if not HEAD <= self.position <= self.size:
             self.position = HEAD
@@ -97,7 +101,10 @@ class Outbox:
         return unsent
 
     def append(self, write: Write) -> None:
-        """Hand a write over: from now on a kill does not lose it. While the disk is full it is held in memory."""
+        """Append a write to the file, so that a kill does not lose it.
+
+        While the disk is full, the write is held in memory.
+        """
         line = json.dumps(write, separators=(",", ":")).encode() + b"\n"
         with self.lock:
             if self.closed:
@@ -108,24 +115,30 @@ class Outbox:
             self._store_held()
 
     def peek(self) -> list[tuple[int, Write | None]]:
-        """The oldest unsent writes, each with the byte after it; None is a line that is damaged."""
+        """Return the oldest unsent writes, each with the offset of the byte after it.
+
+        None stands for a damaged line.
+        """
         with self.lock:
             self._store_held()
             return self._lines(self.position) if not self.closed else []
 
     def sent(self, end: int, writes: int) -> None:
-        """So many writes, up to this byte, are done with; sent ones are removed from the file when they are many."""
+        """Acknowledge `writes` writes up to the byte `end`.
+
+        Compact the file if sent writes are many.
+        """
         with self.lock:
             if self.closed:
                 return
             self.position, self.unsent = end, self.unsent - writes
-            with contextlib.suppress(OSError):  # known again after a kill: sent twice, which changes nothing
+            with contextlib.suppress(OSError):  # after a kill they are sent twice: idempotent
                 self._put(_head(end), 0)
             if not self.unsent and self.size > LARGE:
                 self._compact()
 
     def close(self) -> int:
-        """Nothing more is taken or given; how many writes stay in the file for a resume."""
+        """Close the file. Return the number of writes that stay in it for a resume."""
         with self.lock:
             if not self.closed:
                 self._store_held()
@@ -165,12 +178,15 @@ class Outbox:
             self.size += len(self.held.popleft())
 
     def _put(self, content: bytes, where: int) -> None:
-        """OSError when not all of it could be written."""
+        """Write all bytes at an offset. Raise OSError if only a part could be written."""
         if os.pwrite(self.descriptor, content, where) < len(content):
             raise OSError(f"{self.file} is cut off")
 
     def _compact(self) -> None:
-        """The file anew, with what all writes said in one line that counts as sent; as it is where there is no space for that."""
+        """Rewrite the file with the combined state of all writes in one line that counts as sent.
+
+        The file stays as it is if the disk has no room.
+        """
         line = json.dumps({"all_told": self.told}, separators=(",", ":")).encode() + b"\n" if self.told else b""
         aside = aside_of(self.file)
         try:
@@ -190,7 +206,7 @@ def _head(sent: int) -> bytes:
 
 
 def _plain(line: bytes) -> Write | None:
-    """The write in a line, None where it is none that was ever written here."""
+    """Return the write in a line, or None if the line is not a valid write."""
     try:
         return dict(_lines().validate_json(line))
     except ValidationError:

@@ -1,7 +1,8 @@
-"""The model that MLflow loads and serves: a student as a program of torch.export, which takes images of 0..1.
+"""The model that MLflow loads and serves: a student as a torch.export program for images in 0..1.
 
-MLflow copies this file into the model's folder and runs it there: it imports nothing of the project, so whoever serves the model
-needs torch, numpy and MLflow alone. Nothing is pickled: the program is plain tensors and JSON.
+MLflow copies this file into the model's folder and runs it there. It imports nothing of the
+project, so serving needs torch, numpy and MLflow only. Nothing is pickled: the program is plain
+tensors and JSON.
 """
 
 import json
@@ -15,18 +16,23 @@ from mlflow.pyfunc import PythonModel
 
 
 class Student(PythonModel):
-    """Images (B, C, H, W) float32 in 0..1 to logits (B, K), in the order of `classes` in the artifact settings.json."""
+    """Student network from images (B, C, H, W) float32 in 0..1 to logits (B, K).
 
-    _skip_type_hint_validation = True  # or MLflow warns that there are no types, though the signature says what comes in
+    The logits are in the order of `classes` in the artifact settings.json.
+    """
+
+    # Without this MLflow warns about missing types, although the signature defines the input
+    _skip_type_hint_validation = True
 
     def load_context(self, context: Any) -> None:
-        """Read the program, and how images are prepared for it."""
+        """Load the program, and the mean and std that normalize its images."""
         said = json.loads(Path(context.artifacts["settings"]).read_text())["input"]
         self.mean, self.std = (torch.tensor(said[name]).view(-1, 1, 1) for name in ("mean", "std"))
         self.program: Any = torch.export.load(context.artifacts["program"]).module()
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # of types, MLflow knows lists alone
-        """The logits."""
+    # Untyped, because MLflow supports only list types
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+        """Return the logits (B, K) as float32."""
         images = torch.from_numpy(np.array(model_input, np.float32))
         with torch.no_grad():
             return self.program((images - self.mean) / self.std).numpy()

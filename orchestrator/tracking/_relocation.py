@@ -1,4 +1,4 @@
-"""Artifacts follow their store: the absolute folders in a database of MLflow are mended when the store has been moved."""
+"""Correct the absolute artifact folders in an MLflow database after its store has moved."""
 
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 from orchestrator.tracking.schema import locked, opened
 
 FOLDER = "artifacts"  # of a store
-COLUMNS = (  # where MLflow writes down an absolute folder of artifacts
+COLUMNS = (  # columns in which MLflow stores an absolute folder of artifacts
     ("runs", "artifact_uri"),
     ("logged_models", "artifact_location"),
     ("model_versions", "source"),
@@ -19,13 +19,19 @@ COLUMNS = (  # where MLflow writes down an absolute folder of artifacts
 
 
 def relocate_artifacts(database: Path, artifacts: Path, own: bool = True) -> list[str]:
-    """Let experiments, runs and models of a moved store find their artifacts in `artifacts`.
+    """Point experiments, runs and models of a moved store to `artifacts`.
 
-    A folder that the database names is taken for the store's earlier one where artifacts of its runs are in `artifacts` now. In
-    a database of the store's `own` that also goes for a folder that is gone: what is written next would make it anew.
+    A folder in the database counts as the store's earlier one if `artifacts` has artifacts of its
+    runs. In the store's own database this also holds for a folder that is gone: the next write
+    would create it again.
+
+    Args:
+        database: The SQLite file.
+        artifacts: The folder of the store's artifacts now.
+        own: Whether the database belongs to the store.
 
     Returns:
-        The folders that runs had before; nothing where all have theirs in `artifacts`.
+        The folders that runs had before; empty if all have theirs in `artifacts`.
 
     Raises:
         PreflightError: SQLite cannot read or change the database.
@@ -47,9 +53,10 @@ def relocate_artifacts(database: Path, artifacts: Path, own: bool = True) -> lis
 
 
 def missing_artifacts(location: str, artifacts: Path) -> str:
-    """Return why files for this artifact location would go astray, with the next step; "" where they do not.
+    """Return why files for this artifact location would be misplaced, with the next step.
 
-    For an experiment of a database that several stores share, whose folder was that of a store.
+    Returns "" if they would not. This concerns an experiment of a database that several stores
+    share, whose folder was that of a store.
     """
     folder = _path(location)
     if folder is None or folder == artifacts or folder.parent.exists():
@@ -61,7 +68,10 @@ def missing_artifacts(location: str, artifacts: Path) -> str:
 
 
 def _roots(known: Connection) -> Iterator[str]:
-    """The folders of stores that experiments name: `.../artifacts`, or `.../artifacts/ID` of one made in MLflow's interface."""
+    """Yield the folders of stores that experiments name.
+
+    They are `.../artifacts`, or `.../artifacts/ID` for an experiment made in MLflow's interface.
+    """
     rows = known.execute("SELECT experiment_id, artifact_location FROM experiments WHERE artifact_location IS NOT NULL")
     yield from sorted({location.removesuffix(f"/{number}") for number, location in rows if _is_root(location, number)})
 
@@ -72,7 +82,7 @@ def _is_root(location: str, number: int) -> bool:
 
 
 def _path(location: str) -> Path | None:
-    """The folder of an artifact location: an address of a file, or a path; None for one on a server."""
+    """Return the folder of an artifact location (a file URI or a path), or None for a server's."""
     parts = urlsplit(location)
     if parts.scheme == "file":
         return Path(unquote(parts.path))
@@ -80,7 +90,7 @@ def _path(location: str) -> Path | None:
 
 
 def _runs_below(known: Connection, folder: str) -> list[str]:
-    """The folders of runs below a folder, relative to it."""
+    """Return the folders of runs below a folder, relative to it."""
     below = f"{folder}/"
     rows = known.execute("SELECT artifact_uri FROM runs WHERE substr(artifact_uri, 1, ?) = ?", (len(below), below))
     return [unquote(uri[len(below) :]) for (uri,) in rows]

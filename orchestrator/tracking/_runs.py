@@ -1,7 +1,8 @@
-"""The runs of a sweep in MLflow, and how each kind of write is done to them. Called by the thread that writes, alone.
+"""Perform each kind of write on the runs of a sweep in MLflow, in the writer's thread.
 
-A run goes by its key: `parent`, `7` of a trial, `7/b` of a student of it. Its id is kept in the sweep's folder, and its tags say
-whose it is: a run that was made before the process died is found again. Every write may be done twice and leaves the same.
+A run is identified by its key: `parent`, `7` for a trial, `7/b` for a student of it. The sweep's
+folder holds the MLflow ids, and tags record the owner. So a run is found again after its process
+died. Every write is idempotent.
 """
 
 import contextlib
@@ -27,21 +28,22 @@ from orchestrator.tracking._relocation import missing_artifacts, relocate_artifa
 from orchestrator.tracking.model_registry import Ship, register
 
 PARENT = "parent"
-RUNS = "mlflow.json"  # in the sweep's folder: the ids of its runs
+RUNS = "mlflow.json"  # file in the sweep's folder with the ids of its runs
 RUN_IDS = RecordSchema[dict[str, str]](dict[str, str])
 log = logging.getLogger(__name__)
 FIGURES = "figures"
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SOURCE = {"mlflow.source.name": "run.py", "mlflow.source.type": "LOCAL"}
-OWNER, KEY = "sweep.id", "sweep.key"  # tags by which a run is found
+OWNER, KEY = "sweep.id", "sweep.key"  # tags that identify a run
 log = logging.getLogger(__name__)
 Point = Sequence[Any]  # name, value, milliseconds since 1970, step
 
 
 class Runs:
-    """Does writes. Each has `do`, its kind, and `run`, the key of its run; `existing`: a run that is gone is not made for it.
+    """Performer of writes for the runs of a sweep.
 
-    `say` gets what a person should know of the places of the runs.
+    A write has `do`, its kind, and `run`, the key of its run. With `existing`, a missing run is not
+    created for it. The callback `say` receives notes about the location of the runs.
     """
 
     def __init__(self, store: Store, sweep: Sweep, classes: Sequence[str] = (), ship: Ship | None = None) -> None:
@@ -54,7 +56,8 @@ class Runs:
         self.experiment = ""
         self.looked = False
         self.ids: dict[str, str] = {}
-        self.doubtful = not self.file.exists() and (sweep.folder / OUTBOX).exists()  # there may be runs whose ids are not known
+        # There may be runs whose ids are not known
+        self.doubtful = not self.file.exists() and (sweep.folder / OUTBOX).exists()
         if self.file.exists():
             try:
                 self.ids = RUN_IDS.read(self.file)
@@ -67,11 +70,17 @@ class Runs:
         }  # fmt: skip
 
     def knows(self, write: Write) -> bool:
-        """Whether the run of a write was opened."""
+        """Return whether the run of a write is open."""
         return write["run"] in self.ids
 
     def perform(self, client: Any, writes: Sequence[Write], again: bool) -> None:
-        """Do one write, or several of points together; `again`: they may have been done before, by a process that died."""
+        """Perform one write, or several writes of points together.
+
+        Args:
+            client: The MLflow client.
+            writes: The writes.
+            again: Whether an earlier process may have performed them before it died.
+        """
         self._look(client)
         try:
             self._perform(client, writes, again)
@@ -93,7 +102,10 @@ class Runs:
                 self.kinds[write["do"]](client, write)
 
     def _look(self, client: Any) -> None:
-        """Once: whether the runs are there still. Somebody may have removed MLflow's database, which is no reason not to go on."""
+        """Check once whether the runs still exist.
+
+        A removed MLflow database does not stop the sweep.
+        """
         if self.looked:
             return
         for before in relocate(self.store, self.sweep.configuration):
@@ -109,7 +121,7 @@ class Runs:
         self.looked = True
 
     def _forget(self, client: Any, writes: Sequence[Write]) -> bool:
-        """Whether runs of these writes are gone from MLflow; they are begun anew then."""
+        """Return whether runs of these writes are gone from MLflow. Their ids are dropped."""
         keys = {PARENT} | {key for write in writes for key in (write["run"], *write.get("points", ()))}
         gone = [key for key in keys if key in self.ids and _get(client, self.ids[key]) is None]
         for key in gone:
@@ -119,19 +131,20 @@ class Runs:
         return bool(gone)
 
     def _home(self, client: Any) -> str:
-        """The id of the experiment, which is made where there is none."""
+        """Return the id of the experiment. Create the experiment if there is none."""
         if self.experiment:
             return self.experiment
         name = self.sweep.configuration.project
         found = client.get_experiment_by_name(name)
         if found is None:
             location = self.artifacts.as_uri() if self.artifacts else None
-            tags = {"mlflow.experimentKind": "custom_model_development"}  # else the interface opens with its GenAI pages
+            # Without this tag the interface opens with its GenAI pages
+            tags = {"mlflow.experimentKind": "custom_model_development"}
             try:
                 self.experiment = str(client.create_experiment(name, artifact_location=location, tags=tags))
                 return self.experiment
             except Exception:
-                found = client.get_experiment_by_name(name)  # another sweep may have made it
+                found = client.get_experiment_by_name(name)  # another sweep may have created it
                 if found is None:
                     raise
         if found.lifecycle_stage == "deleted":
@@ -140,13 +153,13 @@ class Runs:
         return self.experiment
 
     def _take(self, experiment: Any) -> None:
-        """Write to an experiment that is there; say so where its artifacts would go astray."""
+        """Use an existing experiment. Send a note if its artifacts would be misplaced."""
         self.experiment = str(experiment.experiment_id)
         if self.artifacts and (missing := missing_artifacts(experiment.artifact_location, self.artifacts)):
             self.say(missing)
 
     def _id(self, client: Any, key: str) -> str:
-        """The id of a run; one whose opening is gone, with MLflow's database, is begun with its name alone."""
+        """Return the id of a run. Create a run with only its name if the opened one is gone."""
         if key not in self.ids:
             name = self.sweep.name if key == PARENT else f"{self.sweep.name}/{key}"
             kind = self.sweep.kind if key == PARENT else "student" if "/" in key else "trial"
@@ -176,7 +189,7 @@ class Runs:
             self._keep(key, run.info.run_id)
 
     def _find_all(self, client: Any) -> None:
-        """The runs that there are, also of trials of which nothing more is written."""
+        """Find all runs of the sweep, including those of trials that get no more writes."""
         token, wanted = None, f"tags.`{OWNER}` = '{self.owner}'"
         while True:
             found = client.search_runs([self._home(client)], filter_string=wanted, page_token=token)
@@ -201,7 +214,10 @@ class Runs:
             log_points(client, self._id(client, key), points)
 
     def _params(self, client: Any, write: Write) -> None:
-        """A param cannot be written again with another value: what a run has it keeps."""
+        """Log params.
+
+        A param cannot change its value in MLflow, so a run keeps the values that it has.
+        """
         run = self._id(client, write["run"])
         try:
             _batch(client, run, params=write["params"])
@@ -232,11 +248,11 @@ class Runs:
         client.log_text(self._id(client, write["run"]), write["text"], write["file"])
 
     def _figures(self, client: Any, write: Write) -> None:
-        """Draw what the trial left, and send all of it together: to its students' runs, or to its own."""
+        """Draw the figures of a trial and send them to the runs of its students, or to its own."""
         trial.settle_cache(self.fonts)
         key, letters = write["run"], write["letters"]
         folder = self.sweep.trial_folder(int(key))
-        with contextlib.suppress(OSError):  # a store that does not answer: there is nothing to draw then
+        with contextlib.suppress(OSError):  # the store does not answer: nothing is drawn
             checkpoint_storage(self.store, folder).bring(LIGHT)
         for letter in letters or LETTERS[0]:
             drawn = trial.pictures(folder, write["complete"], self.classes, letter)
@@ -245,7 +261,7 @@ class Runs:
             self._send(client, f"{key}/{letter}" if letters else key, drawn)
 
     def _front(self, client: Any, write: Write) -> None:
-        """The Pareto front as a file and a picture."""
+        """Log the Pareto front as a file and a picture."""
         client.log_text(self._id(client, write["run"]), json.dumps(write["plain"], indent=1), f"{write['file']}.json")
         if write["numbers"]:
             trial.settle_cache(self.fonts)
@@ -254,14 +270,17 @@ class Runs:
             self._send(client, write["run"], {write["file"]: drawn})
 
     def _dataset(self, client: Any, write: Write) -> None:
-        """The data as an entity of their own: equal ones are kept once, however often they are logged."""
+        """Log the data as a dataset entity.
+
+        MLflow keeps equal ones once, however often they are logged.
+        """
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         used = DatasetInput(Dataset(**write["dataset"]), tags=[InputTag("mlflow.data.context", "training")])
         client.log_inputs(self._id(client, write["run"]), datasets=[used])
 
     def _model(self, client: Any, write: Write) -> None:
-        """The best student, logged with the run and registered, and the run told of that; by who can export it."""
+        """Log and register the best student, and tag its run. Do nothing without an exporter."""
         if self.ship is None:
             return
         run, owned = self._id(client, write["run"]), write["tags"] | {OWNER: self.owner}
@@ -279,18 +298,21 @@ class Runs:
 
 
 def tracking_uri(store: Store, configuration: Configuration) -> str:
-    """Where runs go: the configured server, or SQLite in the store (many writers would get "database is locked")."""
+    """Return the URI that runs are written to: the configured server, or SQLite in the store.
+
+    A server is for many writers, which would get "database is locked" from SQLite.
+    """
     return configuration.tracking.uri or database_uri(store.database)
 
 
 def relocate(store: Store, configuration: Configuration) -> list[str]:
-    """Let the runs of a moved store find their artifacts; the folders in which MLflow looked for them before."""
+    """Point the runs of a moved store to its artifacts. Return the folders that runs had before."""
     file = database_file(tracking_uri(store, configuration))
     return relocate_artifacts(file, store.artifacts, own=file == store.database) if file else []
 
 
 def log_points(client: Any, run: str, points: Sequence[Point]) -> None:
-    """Metrics of a run: name, value, milliseconds since 1970, step."""
+    """Log metrics to a run; a point is name, value, milliseconds since 1970, and step."""
     from mlflow.entities import Metric
 
     metrics = [Metric(*point) for point in points]
@@ -310,7 +332,7 @@ def _batch(client: Any, run: str, params: Mapping[str, str] | None = None, tags:
 
 
 def _get(client: Any, run: str) -> Any:
-    """The run, or None where MLflow has none of that id, or has it in its bin."""
+    """Return a run, or None if MLflow has no run of that id or has it in its trash."""
     try:
         found = client.get_run(run)
     except Exception as error:

@@ -1,4 +1,7 @@
-"""What is added to the run of a sweep after it was written: metrics and files. An MLflow that is away is told, not raised."""
+"""Add metrics and files to the existing run of a sweep.
+
+An MLflow that cannot be reached is returned as a reason, not raised.
+"""
 
 import time
 from collections.abc import Mapping
@@ -12,9 +15,18 @@ from orchestrator.tracking._runs import PARENT, RUN_IDS, RUNS, log_points, reloc
 
 
 def log_to_sweep(store: Store, sweep: Sweep, metrics: Mapping[str, float], step: int, folder: str, files: Mapping[str, str]) -> str:
-    """Log metrics at a step, and text files into a folder of the artifacts, to the sweep's parent run.
+    """Log metrics and text files to the parent run of a sweep.
 
-    Returns "" when that is done, else why it is not, as the end of a sentence.
+    Args:
+        store: The store of the sweep.
+        sweep: The sweep.
+        metrics: Values by metric name.
+        step: The step of the metrics.
+        folder: The folder of the run's artifacts that the files go into.
+        files: Texts by file name.
+
+    Returns:
+        "" on success, else the reason as the end of a sentence.
     """
     uri, here = tracking_uri(store, sweep.configuration), sweep.configuration.tracking.uri is None
     if not (sweep.folder / RUNS).exists() or (here and not store.database.exists()):
@@ -34,6 +46,6 @@ def log_to_sweep(store: Store, sweep: Sweep, metrics: Mapping[str, float], step:
         log_points(client, run, [(name, value, now, step) for name, value in metrics.items()])
         for name, text in files.items():
             client.log_text(run, text, f"{folder}/{name}")
-    except Exception as error:  # MLflow raises what its store, its server or the network raise
+    except Exception as error:  # MLflow raises errors of its store, server or network
         return f"MLflow at {redact(uri)}: {short(error)}"
     return ""

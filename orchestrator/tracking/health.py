@@ -1,4 +1,4 @@
-"""Check whether an MLflow server answers and accepts the credentials, before anything is written."""
+"""Check that an MLflow server answers and accepts the credentials, before anything is written."""
 
 import contextlib
 import http.client
@@ -18,14 +18,21 @@ from orchestrator.store.store import Store
 
 PATIENCE_S = 3.0
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}  # MLflow would try for minutes
+# MLflow's defaults retry for minutes
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 REFUSED = (401, 403)
 
 
 def find_unreachable(uri: str | None) -> str:
-    """Why nobody answers at an address of MLflow, in a sentence; "" where somebody does, or where it cannot be known.
+    """Return why an MLflow address does not answer, in one sentence.
 
-    Any answer will do, a refusal too: who is let in is seen with the first write.
+    Any answer counts, including a refusal: the first write shows whether access is granted.
+
+    Args:
+        uri: The tracking URI; None for the store's own database.
+
+    Returns:
+        "" if the address answers, or if this cannot be known.
     """
     if uri is None:
         return ""
@@ -53,28 +60,34 @@ def _ask(uri: str) -> None:
     except urllib.error.HTTPError:
         return
     except urllib.error.URLError as error:
-        if not isinstance(error.reason, ssl.SSLError):  # whom to trust is for MLflow's own settings to say
+        if not isinstance(error.reason, ssl.SSLError):  # MLflow's own settings decide on trust
             raise
 
 
 def other_tracking_addresses(store: Store) -> list[str]:
-    """The addresses of MLflow, other than the store's own, that sweeps of the store write to; they may be printed."""
+    """Return the MLflow addresses, other than the store's own, that its sweeps write to.
+
+    Secrets are removed, so the addresses may be printed.
+    """
     found = set()
     for name in store.sweeps():
-        with contextlib.suppress(ConfigurationError):  # one that is damaged is for `status` to say
+        with contextlib.suppress(ConfigurationError):  # `status` reports a damaged record
             found.add(own_record(store.sweep(name))[0].configuration.tracking.uri)
     return sorted(redact(uri) for uri in found if uri)
 
 
 def find_refusal(uri: str) -> str:
-    """Why MLflow at `uri` cannot be used, with the next step; empty when it answers. The credentials are the environment's."""
+    """Return why MLflow at `uri` cannot be used, with the next step; "" if it answers.
+
+    The credentials are those of the environment.
+    """
     from orchestrator.tracking._client import connect
 
     before = {name: os.environ.get(name) for name in PATIENCE}
     os.environ.update({name: value for name, value in PATIENCE.items() if before[name] is None})
     try:
         connect(uri).search_experiments(max_results=1)
-    except Exception as error:  # MLflow raises what its store, its server or the network raise
+    except Exception as error:  # MLflow raises errors of its store, server or network
         if isinstance(error, UserError):
             return str(error)
         status = getattr(error, "get_http_status_code", lambda: None)()

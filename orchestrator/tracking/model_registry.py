@@ -1,6 +1,7 @@
-"""The best student of a sweep as a model of MLflow: logged with its run, registered as a version, alias `best`.
+"""Log the best student of a sweep as an MLflow model, and register it as a version, alias `best`.
 
-Whatever was made before is found again by tags: the same student is never registered twice, whoever died in between.
+Earlier models are found by their tags. So the same student is never registered twice, even if a
+process died in between.
 """
 
 import contextlib
@@ -18,29 +19,47 @@ from orchestrator.store.store import Store
 from orchestrator.tracking._client import status_of
 from orchestrator.tracking._description import DIGEST, LONGEST, NOTE
 
-KINDS = ("sweep",)  # of runs whose best student becomes a model: a training alone is one of many tries
+KINDS = ("sweep",)  # kinds of runs that register a model: a single training is one of many tries
 ALIAS = "best"
 CODE = Path(__file__).with_name("_pyfunc_model.py")
-MODEL = "student"  # what the logged model is called in its run
+MODEL = "student"  # name of the logged model in its run
 EXAMPLES = 2  # images of the input example
-METRICS = ("accuracy", "nll", "ece")  # of the student, on the model's page
-VERSIONS = "mlflow.modelVersions"  # the tag by which the page of a logged model knows that it is registered
+METRICS = ("accuracy", "nll", "ece")  # metrics of the student on the model's page
+VERSIONS = "mlflow.modelVersions"  # tag from which a logged model's page reads its versions
 PACKAGES = ("mlflow", "numpy", "torch")
 Tags = dict[str, str]
-Ship = Callable[[int, str, Path], dict[str, Any]]  # export a trial's student, by its letter, as a program; its settings
+# Exports a student, given by trial and letter, into a folder as a program; returns its settings
+Ship = Callable[[int, str, Path], dict[str, Any]]
 
 
 def model_name(sweep: Sweep) -> str:
-    """The name of the registered model: PROJECT-SWEEP, without the two signs that MLflow refuses."""
+    """Return the name of the registered model: PROJECT-SWEEP.
+
+    MLflow refuses `/` and `:`, so they become `-`.
+    """
     return f"{sweep.configuration.project}-{sweep.name}".replace("/", "-").replace(":", "-")
 
 
 def register(
     client: Any, store: Store, sweep: Sweep, ship: Ship, run: str, experiment: str, trial: int, letter: str, tags: Tags
 ) -> dict[str, str]:
-    """Log and register the student `letter` of a trial; `tags` say whose and which. Returns what the run is to be told, as tags.
+    """Log the student `letter` of a trial as a model and register it.
 
-    A student that cannot be exported, because its weights are gone, is told and no error.
+    A student whose weights are gone cannot be exported. This is reported in the tags, not raised.
+
+    Args:
+        client: The MLflow client.
+        store: The store of the sweep.
+        sweep: The sweep.
+        ship: Exports a student.
+        run: The id of the run that gets the model.
+        experiment: The id of the experiment.
+        trial: The number of the trial.
+        letter: The letter of the student.
+        tags: The tags that identify the owner and the student.
+
+    Returns:
+        The tags for the run: model name and version, or why there is no model.
     """
     name = model_name(sweep)
     version = _registered(client, name, tags)
@@ -58,13 +77,13 @@ def register(
 
 
 def _registered(client: Any, name: str, tags: Tags) -> str | None:
-    """The version that is this very student, if there is one."""
+    """Return the version that is exactly this student, if there is one."""
     found = client.search_model_versions(f"name = '{_quoted(name)}'")
     return next((str(version.version) for version in found if tags.items() <= version.tags.items()), None)
 
 
 def _logged(client: Any, experiment: str, tags: Tags) -> Any:
-    """A model that was logged whole and not registered: its process died then."""
+    """Return a complete logged model that was not registered because its process died."""
     wanted = " and ".join(f"tags.`{name}` = '{_quoted(value)}'" for name, value in tags.items())
     found = client.search_logged_models([experiment], filter_string=wanted)
     return next((model for model in found if str(model.status).endswith("READY")), None)
@@ -73,7 +92,7 @@ def _logged(client: Any, experiment: str, tags: Tags) -> Any:
 def _log(
     client: Any, store: Store, ship: Ship, run: str, experiment: str, trial: int, letter: str, tags: Tags, folder: Path
 ) -> Any:
-    """Export the student, and log it as a model of the run."""
+    """Export the student and log it as a model of the run."""
     from mlflow.entities import LoggedModelOutput, Metric
 
     from orchestrator.export.formats import CARD
@@ -101,7 +120,7 @@ def _log(
 
 
 def _save(store: Store, exported: Path, settings: dict[str, Any], target: Path, model: Any, run: str) -> None:
-    """The folder that MLflow loads: the code, the program, what it says of itself, a signature and an example."""
+    """Write the folder that MLflow loads: code, program, settings, card, signature and example."""
     import numpy as np
     from mlflow import pyfunc
     from mlflow.models import Model, ModelSignature
@@ -131,7 +150,10 @@ def _save(store: Store, exported: Path, settings: dict[str, Any], target: Path, 
 
 
 def _example(store: Store, settings: dict[str, Any]) -> Any:
-    """Images (2, C, H, W) float32 in 0..1: of the validation part where the store has them."""
+    """Return images (2, C, H, W) float32 in 0..1.
+
+    They are from the validation part if the store has it, else zeros.
+    """
     import numpy as np
 
     from orchestrator.data.dataset import Dataset
@@ -145,13 +167,13 @@ def _example(store: Store, settings: dict[str, Any]) -> Any:
 
 
 def _version(client: Any, name: str, sweep: Sweep, run: str, model: Any, tags: Tags) -> str:
-    """A new version of the registered model, which is made where there is none."""
+    """Create a version of the registered model. Create the registered model if there is none."""
     try:
         client.create_registered_model(
             name, description=f"The best students of the sweep `{sweep.name}`, the newest by the alias `{ALIAS}`."
         )
     except Exception as error:
-        if status_of(error) != 400:  # it exists already, or it may not have that name
+        if status_of(error) != 400:  # it exists already, or its name is not allowed
             raise
         client.get_registered_model(name)
     said = f"The student `{tags['student']}` of trial {tags['trial']} ({tags['method']}). It takes images in 0..1 and gives logits."

@@ -1,11 +1,11 @@
-"""Environment variables by which MLflow would write elsewhere, or otherwise, than the configuration says."""
+"""Find and neutralize environment variables that redirect MLflow against the configuration."""
 
 import os
 
 from orchestrator.config.uris import WEB, scheme_of
 from orchestrator.core.redact import redact
 
-UNUSED = {  # what they would decide, and what decides it here
+UNUSED = {  # variables that are not followed, and what decides instead
     "MLFLOW_TRACKING_URI": "runs are written to {uri}; `--set tracking.uri=...` names another place",
     "MLFLOW_REGISTRY_URI": "models are registered where runs are written, {uri}",
     "MLFLOW_EXPERIMENT_NAME": "the experiment is `project` of the configuration",
@@ -14,11 +14,11 @@ UNUSED = {  # what they would decide, and what decides it here
     "MLFLOW_WORKSPACE": "a database is written to without workspaces",
     "MLFLOW_WORKSPACE_STORE_URI": "runs are written to {uri}",
 }
-SWITCHED_OFF = {  # a write that has returned is done, and in the one workspace that a database has here
+SWITCHED_OFF = {  # writes are synchronous and go to the only workspace of a database
     "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
     "MLFLOW_ENABLE_WORKSPACES": "false",
 }
-OF_A_SERVER = (  # of `mlflow server`: where it reads and writes
+OF_A_SERVER = (  # where `mlflow server` reads and writes
     "MLFLOW_BACKEND_STORE_URI",
     "MLFLOW_READ_REPLICA_BACKEND_STORE_URI",
     "MLFLOW_REGISTRY_STORE_URI",
@@ -35,7 +35,10 @@ def switch_off() -> None:
 
 
 def unused_variables(uri: str) -> list[str]:
-    """Return a sentence for each variable that is set and that runs at `uri` do not follow, or follow unseen."""
+    """Return a sentence for each variable that runs at `uri` ignore.
+
+    A workspace that they use is reported too.
+    """
     found = {name: value for name in UNUSED if (value := os.environ.get(name)) and value != uri}
     workspace = found.pop("MLFLOW_WORKSPACE", "") if scheme_of(uri) in WEB else ""
     shown = redact(uri)
@@ -48,6 +51,9 @@ def unused_variables(uri: str) -> list[str]:
 
 
 def server_environment() -> tuple[dict[str, str], list[str]]:
-    """Return the environment for MLflow's server on a store's database, and the variables left out, which send it elsewhere."""
+    """Return the environment for MLflow's server on a store's database, and the variables left out.
+
+    The variables left out would make the server use another database.
+    """
     left_out = sorted(name for name in (*UNUSED, *SWITCHED_OFF, *OF_A_SERVER) if os.environ.get(name))
     return {name: value for name, value in os.environ.items() if name not in left_out}, left_out

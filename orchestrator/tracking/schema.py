@@ -1,4 +1,7 @@
-"""The schema of an MLflow database in SQLite: created once under a lock, and compared with that of the installed MLflow."""
+"""Create the schema of an MLflow database in SQLite, and compare it with the installed MLflow's.
+
+A lock ensures that one process creates it.
+"""
 
 import contextlib
 import importlib.metadata
@@ -16,16 +19,21 @@ from orchestrator.config.uris import database_file, database_uri
 from orchestrator.core.errors import PreflightError
 from orchestrator.store.store import Store, replacing
 
-LOCK_S = 300.0  # longest wait for another process that creates the schema: seconds of CPU, on a machine that may be busy
+# Longest wait for another process that creates the schema; this takes CPU seconds, more under load
+LOCK_S = 300.0
 BUSY_S = 20.0
 REVISION = re.compile(r"""^(revision|down_revision)\b[^=\n]*=\s*(.*)$""", re.MULTILINE)
 QUOTED = re.compile(r"""["'](\w+)["']""")
 
 
 def require_schema(database: Path) -> None:
-    """Raise PreflightError with the command to type where the installed MLflow does not read or write this database.
+    """Check that the installed MLflow can read and write this database.
 
-    A file that does not exist, is empty or has no schema of MLflow yet is none: MLflow creates what is missing.
+    A file that is missing, is empty or has no MLflow schema yet is accepted: MLflow creates the
+    schema.
+
+    Raises:
+        PreflightError: MLflow cannot use the database. The message names the command to type.
     """
     tables, version = _contents(database)
     leftover = next((name for name in sorted(tables) if name.startswith("_alembic_tmp_")), "")
@@ -58,7 +66,10 @@ def require_schema(database: Path) -> None:
 
 
 def schema_problem(store: Store, configuration: Configuration) -> str:
-    """Return why the installed MLflow cannot write to the database that runs go to, and what to do; empty where it can."""
+    """Return why the installed MLflow cannot write to the database of the runs, and what to do.
+
+    Returns "" if it can, and for a server.
+    """
     uri = configuration.tracking.uri
     database = store.database if uri is None else database_file(uri)
     try:
@@ -70,15 +81,23 @@ def schema_problem(store: Store, configuration: Configuration) -> str:
 
 
 def upgrade_command(database: Path) -> str:
-    """Return the command line that brings a database to the schema of the installed MLflow."""
+    """Return the command line that upgrades a database to the schema of the installed MLflow."""
     return f"python -m mlflow db upgrade {shlex.quote(database_uri(database))}"
 
 
 def create_schema(database: Path, artifacts: Path) -> None:
-    """Create the database if there is none, with `artifacts` as the folder of its default experiment.
+    """Create the database if there is none.
 
-    It is made aside and renamed when it is whole, by one process at a time: others wait for it, and a kill leaves nothing that
-    looks like a database. Raises PreflightError as `require_schema` does, or where another process holds the lock for long.
+    One process at a time creates a temporary file and renames it when it is complete. Other
+    processes wait for it. A kill leaves nothing that looks like a database.
+
+    Args:
+        database: The SQLite file.
+        artifacts: The artifact folder of its default experiment.
+
+    Raises:
+        PreflightError: MLflow cannot use the database, or another process holds the lock for
+            `LOCK_S`.
     """
     version = _contents(database)[1]
     if version is not None and version == _revisions()[1]:
@@ -89,13 +108,17 @@ def create_schema(database: Path, artifacts: Path) -> None:
             with replacing(database) as aside:
                 _initialize(aside, artifacts)
         elif version is None:
-            _initialize(database, artifacts)  # of a database that others share
+            _initialize(database, artifacts)  # shared with other programs: it has only their tables
         require_schema(database)
 
 
 @contextlib.contextmanager
 def locked(database: Path) -> Iterator[None]:
-    """Be the one process that changes the schema of a database, or the places that it names."""
+    """Hold the lock of a database, for changes of its schema or of the folders in it.
+
+    Raises:
+        PreflightError: Another process holds the lock for `LOCK_S`.
+    """
     database.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(database.with_name(f"{database.name}.lock"))
     try:
@@ -111,8 +134,12 @@ def locked(database: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def opened(database: Path) -> Iterator[sqlite3.Connection]:
-    """Open a database that exists, and close it; PreflightError when SQLite cannot read or change it."""
-    try:  # not mode=ro, in which what a killed process left half written could not be rolled back
+    """Open an existing database, and close it at the end.
+
+    Raises:
+        PreflightError: SQLite cannot read or change the database, or it is damaged.
+    """
+    try:  # not mode=ro, which could not roll back the partial write of a killed process
         known = sqlite3.connect(f"{database.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_S)
         with contextlib.closing(known):
             yield known
@@ -139,7 +166,7 @@ def _initialize(database: Path, artifacts: Path) -> None:
 
 
 def _contents(database: Path) -> tuple[set[str], str | None]:
-    """Return the names of the tables, and the revision of the schema; None where there is none."""
+    """Return the names of the tables and the schema revision, which is None if there is none."""
     if not database.is_file() or not database.stat().st_size:
         return set(), None
     with opened(database) as known:
@@ -149,7 +176,10 @@ def _contents(database: Path) -> tuple[set[str], str | None]:
 
 
 def _revisions() -> tuple[set[str], str | None]:
-    """Return all revisions that the installed MLflow knows, and the newest. Read as text: importing them takes seconds."""
+    """Return all revisions that the installed MLflow has, and the newest.
+
+    They are read as text, because importing them takes seconds.
+    """
     found = importlib.util.find_spec("mlflow")
     folders = [Path(place, "store", "db_migrations", "versions") for place in (found and found.submodule_search_locations) or ()]
     revisions: set[str] = set()

@@ -1,6 +1,7 @@
-"""The runs of a sweep in MLflow: a parent for the sweep, a child per trial. Says what is to be written, plain data for `runs.py`.
+"""Turn the events of a sweep into MLflow writes: a parent run for the sweep, a child run per trial.
 
-Where a trial has several students, its run has a child for each: metrics of one student stand there, under their plain names.
+Where a trial has several students, its run has a child run for each. It holds the metrics of that
+student under their plain names.
 """
 
 import json
@@ -30,15 +31,20 @@ STATUS = {"complete": "FINISHED", "stopped_early": "FINISHED", "failed": "FAILED
 CONFIGURATION = "configuration.json"
 FRONT = "pareto_front"
 Say = Callable[[str], None]
-SETTING = "setting/"  # metrics and tags of what a take-over changes
+SETTING = "setting/"  # prefix of metrics and tags for settings that a take-over changes
 
 
 class Tracker:
-    """Listens to a sweep. What it hands over is on disk when a call returns; a resume goes on with the same runs.
+    """Listener of a sweep that records its events in MLflow.
 
-    What was handed over before is told apart by trial, so that nothing that is heard of twice is written twice. `say` gets what
-    a person should know of MLflow, from any thread; without it that is a line in the log. `ship` exports a student: without it
-    none is registered.
+    A write is on disk when the call returns. A resume continues the same runs. The outbox records
+    per run what was handed over, so that a repeated event is not written twice.
+
+    Args:
+        store: The store of the sweep.
+        sweep: The sweep.
+        classes: The names of the classes, for the figures.
+        ship: Exports a student; without it no model is registered.
     """
 
     def __init__(self, store: Store, sweep: Sweep, classes: Sequence[str] = (), ship: model_registry.Ship | None = None) -> None:
@@ -53,18 +59,26 @@ class Tracker:
         self.machine = Machine(store.root, self._told(PARENT).get("measured", 0))
         if sweep.state == "running":
             self._open_parent()
-        if not new:  # a store of before the outbox says nothing of what it told
+        if not new:  # without an earlier outbox it is not known what was written
             self._catch_up()
 
     def listen(self, say: Say, say_pending: Say | None = None, settled: Callable[[], None] = lambda: None) -> None:
-        """Where notes go from now on: `say_pending` gets those that hold until MLflow has everything, which `settled` tells."""
+        """Set the callbacks for notes.
+
+        They may be called from any thread. Without them notes are logged.
+
+        Args:
+            say: Receives notes about MLflow.
+            say_pending: Receives notes that hold until MLflow has everything.
+            settled: Called when MLflow has everything.
+        """
         self.writer.say = self.runs.say = say
         self.writer.say_pending, self.writer.settled = say_pending or say, settled
         for text in unused_variables(self.uri):
             say(text)
 
     def trial_started(self, trial: Trial) -> None:
-        """Open the child run, or go on with it."""
+        """Open the child run of a trial, or continue it."""
         configuration = apply_or_base(self.sweep.configuration, trial.params)
         params = {name: str(value) for name, value in trial.params.items()}
         params |= {f"training.{name}": str(value) for name, value in configuration.training.model_dump(mode="json").items()}
@@ -90,7 +104,7 @@ class Tracker:
         self._configuration(key, resolved)
 
     def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
-        """The metrics of an epoch, once."""
+        """Record the metrics of an epoch, once."""
         self.writer.begin()
         key, now = str(trial.number), _now()
         if epoch <= self._told(key).get("epoch", 0):
@@ -103,7 +117,11 @@ class Tracker:
         self._measure()
 
     def trial_changed(self, trial: Trial) -> None:
-        """The settings in force: numbers as metrics, for a param cannot be written again, the others as tags. What left is NaN."""
+        """Record the settings in force after a take-over.
+
+        Numbers are metrics, because MLflow does not overwrite a param; other values are tags. A
+        number that is no longer set becomes NaN.
+        """
         key, number = str(trial.number), len(trial.changes)
         if number <= self._told(key).get("changes", 0):
             return
@@ -119,7 +137,7 @@ class Tracker:
         self._configuration(key, configuration)
 
     def trial_ended(self, trial: Trial) -> None:
-        """Close the child run with its state, and draw the best value so far on the parent."""
+        """Close the child run with its state, and record the best value so far on the parent."""
         key, state = str(trial.number), trial.state
         tags = {"state": str(state)} | ({"message": trial.said} if trial.said else {})
         for run in (*(f"{key}/{letter}" for letter in self.letters), key):
@@ -134,26 +152,37 @@ class Tracker:
             self.writer.add({"do": "points", "run": PARENT, "points": {PARENT: [point]}})
 
     def note(self, text: str) -> None:
-        """The record of the sweep keeps it."""
+        """Do nothing: the record of the sweep keeps the note."""
 
     def teacher_ready(self, metrics: dict[str, float], seconds: float, asked: str) -> None:
-        """What the teacher reached and how it is asked, on the parent, once."""
+        """Record the metrics of the teacher and its access mode on the parent run.
+
+        The metrics are recorded once.
+        """
         self.writer.begin()
         known = {**metrics, "seconds": seconds}
         if "teacher" not in self._told(PARENT):
             points = [(f"teacher/{name}", value, _now(), 0) for name, value in known.items()]
             self.writer.add({"do": "points", "run": PARENT, "points": {PARENT: points}, "told": {"teacher": True}})
-        tags = {"teacher.asked": asked} | self._note("running")  # the description has its accuracy now
+        # The description now contains the teacher's accuracy
+        tags = {"teacher.asked": asked} | self._note("running")
         if ACCURACY in metrics:
             tags["teacher.validation_accuracy"] = f"{metrics[ACCURACY]:.4f}"
         self.writer.add({"do": "tags", "run": PARENT, "tags": tags})
 
     def close(self, state: str, timeout: float | None = None) -> int:
-        """Close the parent run, with the best trial's metrics and the Pareto front; wait until everything is written.
+        """Close the parent run with the best trial's metrics and the Pareto front.
 
-        For a bounded time, at most `timeout` (s), after an interruption a few seconds: so many writes are left for a resume.
+        Then wait for the writes. The wait is bounded; after an interruption it is a few seconds.
+
+        Args:
+            state: The final state of the sweep.
+            timeout: The longest wait in seconds; None for the default.
+
+        Returns:
+            The number of unsent writes, which a resume sends.
         """
-        for trial in self.sweep.trials.values():  # that a dead driver began, and nobody since
+        for trial in self.sweep.trials.values():  # trials of a dead driver that did not run again
             if not trial.ended and self._told(str(trial.number)).get("state") == "running":
                 self.trial_ended(trial)
         if self._told(PARENT).get("state") != state:
@@ -186,7 +215,7 @@ class Tracker:
         self.writer.add({"do": "text", "run": key, "text": text, "file": CONFIGURATION}, files=True)
 
     def _note(self, state: str, model: str = "") -> dict[str, str]:
-        """The description of the sweep, as the tag that it is."""
+        """Return the description of the sweep as a tag."""
         return {described.NOTE: described.description(self.store, self.sweep, state, model)}
 
     def _dataset(self, key: str) -> None:
@@ -201,7 +230,13 @@ class Tracker:
             self.writer.add({"do": "points", "run": PARENT, "points": {PARENT: points}, "told": told})
 
     def _best(self) -> dict[str, Any]:
-        """The tag of the best trial, and its student as a model; nothing of a best one that was told before. What was told now."""
+        """Tag the best trial and queue its student as a model.
+
+        The former best trial loses the tag.
+
+        Returns:
+            The record of what was queued: the number of the best trial, and its model.
+        """
         best, before = self.sweep.best(), self._told(PARENT).get("best.tag")
         if before not in (None, best.number if best else None):
             self.writer.add({"do": "tags", "run": str(before), "tags": {}, "without": ["best"], "existing": True})
@@ -220,12 +255,12 @@ class Tracker:
         return told | {"model": found}
 
     def _leader(self, best: Trial) -> str:
-        """Of a trial's students the one that is best on the validation part."""
+        """Return the letter of a trial's best student on the validation part."""
         letters = self.letters or tuple(self.sweep.configuration.students)
         return max(letters, key=lambda letter: best.metrics.get(f"{letter}/validation/accuracy", 0.0))
 
     def _catch_up(self) -> None:
-        """What the records know and nobody was told: the process died between the two."""
+        """Queue the writes that are missing because the process died before it added them."""
         for trial in self.sweep.trials.values():
             told = self._told(str(trial.number))
             if told and trial.changes:
@@ -236,7 +271,7 @@ class Tracker:
                 self.trial_ended(trial)
 
     def _gains(self) -> None:
-        """What the students of each complete trial have of each other."""
+        """Record each student's gain from peer learning, for each complete trial."""
         for trial in self.sweep.ranked() if self.letters else ():
             for letter, gain in peer_gains(self.sweep, trial).items():
                 key, found = f"{trial.number}/{letter}", [gain.validation, gain.test]
@@ -246,7 +281,7 @@ class Tracker:
                     self.writer.add({"do": "points", "run": key, "points": points, "existing": True, "told": {"gains": found}})
 
     def _front(self) -> None:
-        """The Pareto front as a file and a picture of the parent, and as a tag of the trials."""
+        """Record the Pareto front as a file and a picture of the parent, and as tags of trials."""
         objectives, front = goals(self.sweep.configuration.search), self.sweep.front()
         names, numbers = [goal.name for goal in objectives], [trial.number for trial in front]
         values = {trial.number: trial.values for trial in self.sweep.ranked() if trial.state == "complete" and trial.values}
@@ -281,7 +316,7 @@ class Tracker:
 
 
 def _data(sweep: Sweep) -> dict[str, Any]:
-    """What the run knows of its data; nothing where it kept no copy."""
+    """Return the summary of the run's data; empty if the run has no valid copy."""
     try:
         return read_summary(sweep.folder)
     except ConfigurationError:
@@ -289,12 +324,15 @@ def _data(sweep: Sweep) -> dict[str, Any]:
 
 
 def _now() -> int:
-    """Milliseconds since 1970."""
+    """Return the time in milliseconds since 1970."""
     return int(time.time() * 1000)
 
 
 def by_run(number: int, metrics: Mapping[str, float], letters: Sequence[str]) -> dict[str, dict[str, float]]:
-    """The metrics of a trial by the key of the run that has them; those of a student lose its letter."""
+    """Return the metrics of a trial by the key of their run.
+
+    Metrics of a student lose its letter.
+    """
     found: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
         first, _, rest = name.partition("/")
@@ -304,7 +342,7 @@ def by_run(number: int, metrics: Mapping[str, float], letters: Sequence[str]) ->
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested values under dotted names, as text."""
+    """Return nested values under dotted names, as text."""
     pairs: dict[str, str] = {}
     for name, value in values.items():
         inner = flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": str(value)}
@@ -313,17 +351,20 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def setting_points(parameters: dict[str, Any], epoch: int) -> list[Point]:
-    """The continuous parameters as metrics after `epoch` epochs."""
+    """Return the continuous parameters as metric points at step `epoch`."""
     return [(f"{SETTING}{name}", value, _now(), epoch) for name, value in parameters.items() if isinstance(value, float)]
 
 
 def setting_tags(parameters: dict[str, Any]) -> dict[str, str]:
-    """The other parameters as tags."""
+    """Return the parameters that are not continuous as tags."""
     return {f"{SETTING}{name}": str(value) for name, value in parameters.items() if not isinstance(value, float)}
 
 
 def apply_or_base(configuration: Configuration, parameters: dict[str, Any]) -> Configuration:
-    """The configuration of a trial; that of the sweep when the trial's own cannot be built, and so fails."""
+    """Return the configuration of a trial, or the sweep's if the trial's cannot be built.
+
+    Such a trial fails.
+    """
     try:
         return apply(configuration, parameters)
     except ConfigurationError:

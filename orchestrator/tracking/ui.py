@@ -1,4 +1,4 @@
-"""MLflow's own user interface on a store, on the loopback address alone."""
+"""Run MLflow's own user interface on a store, on the loopback address only."""
 
 import contextlib
 import os
@@ -20,15 +20,28 @@ from orchestrator.tracking.overrides import server_environment
 from orchestrator.tracking.schema import require_schema
 
 LOOPBACK = "127.0.0.1"
-END_S = 10.0  # for the server, after which it is killed
-# MLflow's own default lets names such as 10.example.org in, so a page there could read the runs by rebinding its name to loopback
+END_S = 10.0  # grace period for the server before it is killed
+# MLflow's default allows names such as 10.example.org. A page there could read the runs by
+# rebinding its name to loopback.
 ALLOWED_HOSTS = "localhost,localhost:*,127.0.0.1,127.0.0.1:*"
 
 
 def serve(store: Store, port: int, console: Console) -> int:
-    """Run the server until it is interrupted; PreflightError when the port is taken.
+    """Run the server until it is interrupted.
 
-    Runs that a sweep wrote to a server of its own are not here: it is said where they are.
+    Runs that a sweep wrote to another server are not shown. Their address is printed.
+
+    Args:
+        store: The store whose runs are shown.
+        port: The port on the loopback address.
+        console: The console for notes.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ConfigurationError: The store holds no runs.
+        PreflightError: The port is taken, or MLflow cannot use the database.
     """
     for uri in other_tracking_addresses(store):
         look = (
@@ -55,7 +68,8 @@ def serve(store: Store, port: int, console: Console) -> int:
     backend = ["--backend-store-uri", database_uri(store.database), "--default-artifact-root", store.artifacts.as_uri()]
     command = [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1"]
     command += ["--allowed-hosts", ALLOWED_HOSTS, *backend]
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # jobs: eight processes, for judges
+    # Job execution would start eight processes, for judges
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     server = subprocess.Popen(command, start_new_session=True, env=quiet | environment)
     with before_exit(lambda: _signal(server, signal.SIGKILL)):
         try:
@@ -68,13 +82,13 @@ def serve(store: Store, port: int, console: Console) -> int:
 
 
 def _signal(server: "subprocess.Popen[bytes]", number: int) -> None:
-    """Send a signal to the server and the processes that it has of its own, all in the session that we made."""
+    """Send a signal to the server and its child processes, which share a session."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(server.pid, number)
 
 
 def _end(server: "subprocess.Popen[bytes]") -> None:
-    """End the server, also one that does not hear of it."""
+    """Terminate the server. Kill it if it does not exit within `END_S`."""
     _signal(server, signal.SIGTERM)
     try:
         server.wait(remaining_timeout(END_S))
@@ -84,7 +98,10 @@ def _end(server: "subprocess.Popen[bytes]") -> None:
 
 
 def _relocate(store: Store, console: Console) -> None:
-    """Let the runs of a moved store find their artifacts; not while a sweep writes to them, maybe under another path."""
+    """Point the runs of a moved store to its artifacts.
+
+    Do nothing while a sweep writes to them, perhaps under another path.
+    """
     if not any(run_lock.running(store.sweep(name)) for name in store.sweeps()):
         for before in relocate_artifacts(store.database, store.artifacts):
             moved = f"the store was in {before}: its artifacts in MLflow are now those of {store.artifacts}"
@@ -92,7 +109,10 @@ def _relocate(store: Store, console: Console) -> None:
 
 
 def require_free(port: int) -> None:
-    """PreflightError when somebody listens there."""
+    """Check that no process listens on a port of the loopback address.
+
+    Raise PreflightError if one does.
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

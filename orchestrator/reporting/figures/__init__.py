@@ -1,4 +1,4 @@
-"""Figures of a trial, drawn with matplotlib."""
+"""Draw the figures of a trial with matplotlib."""
 
 __all__ = [
     "trial",

@@ -1,4 +1,4 @@
-"""Pictures of the classes: what is said of them, how they are weighted. Arrays in, figures out; knows neither files nor MLflow."""
+"""Draw figures of classes: predicted distributions, weights and accuracies, from arrays."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,18 +24,27 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SPEAKERS = {"teacher": BLUE, "reweighted": ORANGE, "student": VERMILLION}
-FEW = 12  # classes whose numbers and bars can be read one by one
-TOP = 10  # classes of a distribution over many
+FEW = 12  # largest number of classes with readable numbers and bars
+TOP = 10  # classes that are shown of a distribution over many
 SAMPLES = 6
-BARS = 20  # classes that a list of names has room for
-NAMED = 3  # at each end, of more than these
-CELLS = 100  # of a heat map along an axis; more could not be told apart and would make a file of a megabyte
+BARS = 20  # largest number of classes in a list of names
+NAMED = 3  # classes that are named at each end if there are more than BARS
+# Cells of a heat map along an axis; more would be indistinguishable, in a file of a megabyte
+CELLS = 100
 
 
 def class_weights(weights: Array, classes: Sequence[str] = ()) -> "Figure | None":
-    """Mean weight (K, K) that class c (column) gets on samples of a true class (row); 1 is unchanged. None for another shape.
+    """Draw the mean weight that each class gets on samples of each true class.
 
-    Of more than 100 classes, a cell shows the weight farthest from 1 in a block of classes.
+    With more than 100 classes, a cell shows the weight farthest from 1 in a block of classes.
+
+    Args:
+        weights: (K, K) mean weight of class c (column) on samples of a true class (row); 1 is
+        unchanged.
+        classes: The names of the classes.
+
+    Returns:
+        The figure, or None for another shape.
     """
     if weights.ndim != 2 or weights.shape[0] != weights.shape[1] or not weights.size:
         return None
@@ -71,10 +80,21 @@ def class_weights(weights: Array, classes: Sequence[str] = ()) -> "Figure | None
 
 
 def distributions(shown: Mapping[str, Array], classes: Sequence[str] = ()) -> "Figure | None":
-    """What teacher and student, and the reweighted teacher if any, say of at most six samples.
+    """Draw the class distributions of teacher and student for at most six samples.
 
-    `labels` (S,), the others (S, K). Bars up to 12 classes; lines over the ten most likely ones beyond. None without samples.
-    ValueError when the shapes differ.
+    The reweighted teacher is included if there is one. Up to 12 classes are drawn as bars. With
+    more, lines show the ten most likely ones.
+
+    Args:
+        shown: `labels` (S,), and `teacher`, `student` and optionally `reweighted` (S, K)
+        probabilities.
+        classes: The names of the classes.
+
+    Returns:
+        The figure, or None without samples.
+
+    Raises:
+        ValueError: The shapes differ.
     """
     if not {"labels", "teacher", "student"} <= set(shown) or not len(shown["labels"]):
         return None
@@ -131,7 +151,10 @@ def _one_distribution(axis: "Axes", values: Array, turn: int, of: int, name: str
 
 
 def _likeliest(said: Mapping[str, Array], label: int) -> Array:
-    """The classes that anybody finds likely, as the teacher orders them; the true one is always among them."""
+    """Return the most likely classes of all distributions, in the teacher's order.
+
+    The true class is always among them.
+    """
     most = np.max(np.stack([np.nan_to_num(values) for values in said.values()]), 0)
     chosen = [*np.argsort(-most, kind="stable")[:TOP]]
     if label not in chosen:
@@ -141,7 +164,10 @@ def _likeliest(said: Mapping[str, Array], label: int) -> Array:
 
 
 def _strongest(weights: Array, side: int) -> Array:
-    """Blocks of side x side classes, each by its weight farthest from 1; what is missing at the edge is 1."""
+    """Return blocks of side x side classes, each by its weight farthest from 1.
+
+    Missing cells at the edge count as 1.
+    """
     blocks = -(-len(weights) // side)
     padded = np.ones((blocks * side, blocks * side))
     padded[: len(weights), : len(weights)] = np.nan_to_num(weights, nan=1.0)
@@ -151,9 +177,17 @@ def _strongest(weights: Array, side: int) -> Array:
 
 
 def class_accuracy(accuracy: Array, classes: Sequence[str] = ()) -> "Figure | None":
-    """The validation accuracy (E, K) of each class: sorted after the last epoch, and the worst, mean and best over the epochs.
+    """Draw the validation accuracy of each class.
 
-    NaN: a class without a sample, or an epoch that was not evaluated. None without a number.
+    One panel shows it sorted after the last evaluated epoch. The other shows the worst, mean and
+    best over the epochs.
+
+    Args:
+        accuracy: (E, K) shares; NaN is a class without a sample, or an epoch without an evaluation.
+        classes: The names of the classes.
+
+    Returns:
+        The figure, or None without a finite value.
     """
     if accuracy.ndim != 2 or not np.isfinite(accuracy).any():
         return None
@@ -197,7 +231,7 @@ def _sorted_curve(axis: "Axes", values: Array, names: Sequence[str]) -> None:
 
 
 def _over_epochs(axis: "Axes", epochs: Array, values: Array) -> None:
-    """The worst, mean and best of the values (E, K), each epoch for itself."""
+    """Draw the worst, mean and best of the values (E, K) in each epoch."""
     ends = np.nanmin(values, 1), np.nanmax(values, 1)
     axis.fill_between(epochs, *ends, color=SKY, alpha=0.25, linewidth=0)
     drawn = (("best class", ends[1], BLUE, "-."), ("mean of the classes", np.nanmean(values, 1), BLACK, "-"))

@@ -1,4 +1,4 @@
-"""Pictures of how a training went, over its epochs: arrays in, figures out. Knows neither files nor MLflow."""
+"""Draw figures of a training over its epochs, from arrays."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -29,13 +29,17 @@ if TYPE_CHECKING:
 COLOURS = {"alpha": BLACK, "cross_entropy": BLUE, "distillation": VERMILLION}
 OTHERS = (GREEN, PURPLE, ORANGE, SKY, BLACK)
 LABELS = {"wrong": (VERMILLION, "s"), "right": (BLUE, "o")}
-WIDE = 20.0  # largest over smallest value of a linear axis
+WIDE = 20.0  # largest ratio of values on a linear axis
 
 
 def terms(steps: Mapping[str, Array]) -> "Figure | None":
-    """What the method minimised along the training, and alpha above it where there is one.
+    """Draw the loss terms of the method over the training, and alpha above them if there is one.
 
-    `steps` has (N,) arrays: `epoch`, the position in epochs, and a term each. None without cross_entropy and distillation.
+    Args:
+        steps: (N,) arrays: `epoch`, the position in epochs, and one array per term.
+
+    Returns:
+        The figure, or None without `cross_entropy` and `distillation`.
     """
     shown = ["cross_entropy", "distillation", *sorted(set(steps) - {"epoch", "loss", "alpha", "cross_entropy", "distillation"})]
     if not {"epoch", "cross_entropy", "distillation"} <= set(steps) or not len(steps["epoch"]):
@@ -63,7 +67,14 @@ def terms(steps: Mapping[str, Array]) -> "Figure | None":
 
 
 def alpha_per_sample(histogram: Array) -> "Figure | None":
-    """How the samples' alphas spread, epoch by epoch: (E, bins) shares of samples per bin of [0, 1]. None without an epoch."""
+    """Draw the distribution of the samples' alphas in each epoch.
+
+    Args:
+        histogram: (E, bins) shares of samples per bin of [0, 1].
+
+    Returns:
+        The figure, or None without an epoch.
+    """
     if histogram.ndim != 2 or not histogram.size:
         return None
     shares = _shares(histogram)
@@ -85,10 +96,21 @@ def alpha_per_sample(histogram: Array) -> "Figure | None":
 
 
 def weights(histogram: Array, noisy: Array | None = None, clean: Array | None = None) -> "Figure | None":
-    """How the weights of the training samples spread, epoch by epoch, and below it their means (E,) by right and wrong labels.
+    """Draw the distribution of the training samples' weights in each epoch.
 
-    `histogram` (E, bins): shares of samples per bin of [0, `WEIGHT_RANGE`], the last bin with all above. A row of NaN is an epoch
-    without weights. None without any; ValueError where the means are not of as many epochs.
+    The means of samples with right and wrong labels are drawn below it, if they are known.
+
+    Args:
+        histogram: (E, bins) shares of samples per bin of [0, `WEIGHT_RANGE`]. The last bin includes
+        larger weights. A row of NaN is an epoch without weights.
+        noisy: (E,) mean weights of samples with wrong labels.
+        clean: (E,) mean weights of samples with right labels.
+
+    Returns:
+        The figure, or None without weights.
+
+    Raises:
+        ValueError: The means have another number of epochs.
     """
     if histogram.ndim != 2 or not histogram.size or not np.nan_to_num(histogram).any():
         return None
@@ -117,7 +139,8 @@ def _spread_of_weights(axis: "Axes", shares: Array) -> None:
     filled = np.flatnonzero(shares.any(0))[-1]
     top = min(max(2.0, WEIGHT_RANGE * (filled + 1) / bins), WEIGHT_RANGE)
     extent = (0.5, epochs + 0.5, 0.0, WEIGHT_RANGE)
-    norm = PowerNorm(0.5, 0.0)  # before the first weights all samples are in one bin, beside which the others would be white
+    # Before the first weights all samples are in one bin; on a linear scale the rest would be white
+    norm = PowerNorm(0.5, 0.0)
     image = axis.imshow(
         100 * shares.T, origin="lower", aspect="auto", extent=extent, cmap="Blues", interpolation="nearest", norm=norm
     )
@@ -142,9 +165,13 @@ def _means_by_label(axis: "Axes", means: Mapping[str, Array]) -> None:
 
 
 def uncertainty(histogram: Array) -> "Figure | None":
-    """How unsure the teacher is of the samples, H / log K, in the last epoch of (E, bins) shares per bin of [0, 1].
+    """Draw the teacher's uncertainty H / log K of the samples in the last epoch.
 
-    None without a sample.
+    Args:
+        histogram: (E, bins) shares of samples per bin of [0, 1].
+
+    Returns:
+        The figure, or None without a sample.
     """
     if histogram.ndim != 2 or not histogram.size:
         return None
@@ -165,7 +192,7 @@ def uncertainty(histogram: Array) -> "Figure | None":
 
 
 def _shares(histogram: Array) -> Array:
-    """Of each row (E, bins), as float64, so that it sums to one; zeros where it counts nothing."""
+    """Return each row of (E, bins) as float64 with sum one; rows without counts are zeros."""
     counts = np.nan_to_num(histogram.astype(np.float64))
     totals = counts.sum(1, keepdims=True)
     shares: Array = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
@@ -173,7 +200,14 @@ def _shares(histogram: Array) -> Array:
 
 
 def agreement(shares: Array) -> "Figure | None":
-    """The share (E,) of the validation samples of which all students say the same class, over the epochs. None without any."""
+    """Draw the share of validation samples for which all students predict the same class.
+
+    Args:
+        shares: (E,) shares over the epochs.
+
+    Returns:
+        The figure, or None without an epoch.
+    """
     if shares.ndim != 1 or not len(shares):
         return None
     figure, axes = blank(7.0, 3.4)

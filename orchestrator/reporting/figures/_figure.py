@@ -1,6 +1,6 @@
-"""What all figures share: an empty one, colours, and how numbers and names are made fit to be drawn. Knows no picture.
+"""Create empty figures, and prepare numbers and names for drawing.
 
-Figures have a canvas of their own and never touch pyplot, whose state is shared by all threads.
+Each figure has its own canvas and never uses pyplot, whose state is shared by all threads.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Array = NDArray[Any]
-# Okabe & Ito's palette, which colour-blind readers tell apart
+# Okabe & Ito's palette, which colour-blind readers can distinguish
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
 DPI = 90
 
@@ -22,7 +22,15 @@ DPI = 90
 def blank(
     width: float, height: float, rows: int = 1, columns: int = 1, ratios: Sequence[int] = ()
 ) -> tuple["Figure", list["Axes"]]:
-    """A figure of inches, and its axes row by row."""
+    """Return an empty figure and its axes row by row.
+
+    Args:
+        width: The width in inches.
+        height: The height in inches.
+        rows: The number of rows of axes.
+        columns: The number of columns of axes.
+        ratios: The relative heights of the rows; equal unless there is one per row.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -38,22 +46,23 @@ def blank(
 
 def named(number: "int | np.integer[Any]", classes: Sequence[str]) -> str:
     name = classes[int(number)] if 0 <= number < len(classes) else str(number)
-    return name if len(name) <= 12 else f"{name[:7]}…{name[-4:]}"  # names of a kind differ at their ends
+    # Similar names differ at their ends
+    return name if len(name) <= 12 else f"{name[:7]}…{name[-4:]}"
 
 
 def finite(values: Array) -> Array:
-    """As float64, with a gap where a value is not finite."""
+    """Return the values as float64, with NaN where a value is not finite."""
     values = np.asarray(values, dtype=np.float64)
     return np.where(np.isfinite(values), values, np.nan)
 
 
 def dots(values: Array) -> dict[str, Any]:
-    """A single point would be no line."""
+    """Return marker options for a single value, which would not be visible as a line."""
     return {"marker": "o", "markersize": 4} if len(values) == 1 else {}
 
 
 def epochs_along(axis: "Axes", epochs: int) -> None:
-    """The epochs 1, 2, ... along the axis, of which a single one has its tick too."""
+    """Set integer epoch ticks on the x axis, also if there is only one epoch."""
     from matplotlib.ticker import MaxNLocator
 
     axis.set_xlim(0.5, epochs + 0.5)

@@ -1,4 +1,4 @@
-"""Pictures of single training samples: which did most harm or good, which were retrieved. Arrays in, figures out, no files."""
+"""Draw figures of single training samples, by influence or as retrieved neighbors, from arrays."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIDES = ("harmful", "helpful")
-SAMPLES = 8  # of a side
-LINE = 16  # letters above an image
-# Of what was retrieved: a cell in inches, and in cells the longer side of an image, the room for its words, and between two groups.
+SAMPLES = 8  # per side
+LINE = 16  # letters in a line above an image
+# Retrieved samples: a cell in inches. In cells: the longer side of an image, the height of its
+# caption, and the gap between two groups.
 INCHES, IMAGE, CAPTION, GAP = 1.1, 0.84, 0.5, 0.3
-NARROWEST = 6.5  # cells across: room for what stands below
+NARROWEST = 6.5  # smallest width in cells, for the text below
 BELOW = (
     "Above an image: its label as given, and the true one where it differs. "
     "Below: its score (above 0: harm) and # its place in the training part."
@@ -36,11 +37,23 @@ class _Sample(NamedTuple):
 
 
 def influence(shown: Mapping[str, Array], classes: Sequence[str] = ()) -> "Figure | None":
-    """The training samples that did most harm (above) and most good (below), at most eight of each, as they come.
+    """Draw the most harmful training samples (above) and the most helpful ones (below).
 
-    Of each side: `harmful` (S,) places in the training part, `harmful_images` (S, H, W, C) uint8 of one channel or three,
-    `harmful_scores` (S,), above 0 for harm, `harmful_labels` (S,) as given, -1 for none, `harmful_truths` (S,) before any noise.
-    A sample without a finite score is left out. None without samples; ValueError where the lengths of a side differ.
+    At most eight of each are drawn, in the given order. A sample without a finite score is left
+    out.
+
+    Args:
+        shown: Arrays of each side; those of `harmful` are listed, `helpful` has the same.
+        `harmful` (S,) places in the training part, `harmful_images` (S, H, W, C) uint8 with one
+        channel or three, `harmful_scores` (S,) above 0 for harm, `harmful_labels` (S,) as given,
+        -1 for none, `harmful_truths` (S,) before any noise.
+        classes: The names of the classes.
+
+    Returns:
+        The figure, or None without samples.
+
+    Raises:
+        ValueError: The lengths of a side differ.
     """
     sides = {side: samples for side in SIDES if (samples := _samples(shown, side))}
     if not sides:
@@ -79,13 +92,16 @@ def _draw(axis: "Axes", sample: _Sample, classes: Sequence[str]) -> None:
 
 
 def _picture(axis: "Axes", image: Array, extent: tuple[float, float, float, float] | None = None) -> None:
-    """An image (H, W, C) of one channel or three; at an extent (left, right, bottom, top) among others."""
+    """Draw an image (H, W, C) of one channel or three, optionally at (left, right, bottom, top)."""
     grey = image.shape[-1] == 1
     axis.imshow(image[..., 0] if grey else image, cmap="gray" if grey else None, vmin=0, vmax=255, extent=extent)
 
 
 def _caption(label: int, truth: int, classes: Sequence[str]) -> tuple[str, str]:
-    """The label as given, and the true one where it differs: the words, in two lines where they are long, and their colour."""
+    """Return the caption of a sample and its colour.
+
+    The caption is the given label, and the true one if it differs. Long captions have two lines.
+    """
     differs = label != truth
     given = "unlabelled" if label < 0 else named(label, classes)
     true = f"(is {named(truth, classes)})" if differs else ""
@@ -94,13 +110,24 @@ def _caption(label: int, truth: int, classes: Sequence[str]) -> tuple[str, str]:
 
 
 def retrieved(shown: Mapping[str, Array], classes: Sequence[str] = ()) -> "Figure | None":
-    """A few training samples, a row each, beside those of their class that were retrieved for them, and those of other classes.
+    """Draw a few training samples, one per row, with their retrieved neighbors.
 
-    `queries` (Q,), `positives` (Q, P) and `negatives` (Q, N) are places in the training part, most similar first, -1 = none;
-    `positive_similarity` and `negative_similarity` go with them. `retrieved` (S,) has each of these places once, with
-    `retrieved_images` (S, H, W, C) uint8 of one channel or three, `retrieved_labels` (S,) as given, -1 for none,
-    `retrieved_truths` (S,) before any noise, and `retrieved_classes` (S,) that the teacher gives, if there is one. None without
-    queries; ValueError where a place is not among them.
+    Positives have the class of the query, negatives have other classes.
+
+    Args:
+        shown: `queries` (Q,), `positives` (Q, P) and `negatives` (Q, N) are places in the training
+        part, most similar first, -1 for none. `positive_similarity` and `negative_similarity`
+        have the shapes of these. `retrieved` (S,) has each of these places once.
+        `retrieved_images` (S, H, W, C) are uint8 of one channel or three. `retrieved_labels`
+        (S,) are as given, -1 for none, `retrieved_truths` (S,) are before any noise.
+        `retrieved_classes` (S,) are the teacher's predictions, if there is one.
+        classes: The names of the classes.
+
+    Returns:
+        The figure, or None without queries.
+
+    Raises:
+        ValueError: A place is not in `retrieved`.
     """
     if not len(shown.get("queries", ())):
         return None
@@ -132,7 +159,7 @@ def retrieved(shown: Mapping[str, Array], classes: Sequence[str] = ()) -> "Figur
 def _draw_retrieved(
     axis: "Axes", shown: Mapping[str, Array], place: int, likeness: str, middle: tuple[float, float], classes: Sequence[str]
 ) -> None:
-    """One of the `retrieved` samples around the middle (x, y) of its cell, which is as wide as 1."""
+    """Draw one of the `retrieved` samples around the center (x, y) of its cell of width 1."""
     (index,) = np.flatnonzero(shown["retrieved"] == place)
     image, label, truth = (shown[f"retrieved_{part}"][index] for part in ("images", "labels", "truths"))
     high, wide = IMAGE * np.array(image.shape[:2]) / max(image.shape[:2])

@@ -1,7 +1,8 @@
-"""Draws what a trial left in its checkpoint folder: arrays in, pictures out. Knows no MLflow; the driver's writer calls it.
+"""Draw the figures of a trial from the arrays in its checkpoint folder.
 
-Nothing here is imported by a worker. With a warm font cache a trial costs 0.09 s (`terms` alone) to 1.3 s (eight of them) of one
-core, `retrieved` 0.2 s with small grey images to 0.8 s with large ones more, and 0.5 s once for the import.
+The driver's writer calls this; workers do not import it. With a warm font cache a trial costs 0.09
+s (`terms` alone) to 1.3 s (eight figures) of one core. `retrieved` adds 0.2 s with small grey
+images, and up to 0.8 s with large ones. The import costs 0.5 s once.
 """
 
 import io
@@ -26,16 +27,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Drawn = TypeVar("Drawn")
-AGREEMENT = "agreement"  # of all students of a trial, in what student a left
+AGREEMENT = "agreement"  # of all students of a trial, stored with student a
 TRACE, SHOWN = (f"{name}.safetensors" for name in PICTURED)
 log = logging.getLogger(__name__)
 
 
 def of_trial(folder: Path, complete: bool, classes: Sequence[str] = (), letter: str = LETTERS[0]) -> Iterator[tuple[str, "Figure"]]:
-    """Name and figure of all that can be drawn of the trial in `folder`; of one that is not complete the terms alone.
+    """Yield name and figure of all that can be drawn for a student of a trial.
 
-    Of the student with that letter; what is of all of them together is student a's.
-    A file that is missing or damaged, or that holds something else than expected, is no figure and a line in the debug log.
+    A trial that is not complete gives `terms` only. Figures of all students together belong to
+    student a. A file that is missing, damaged or unexpected gives no figure and a line in the debug
+    log.
+
+    Args:
+        folder: The folder of the trial.
+        complete: Whether the trial is complete.
+        classes: The names of the classes.
+        letter: The letter of the student.
     """
     trace = _read(folder, Path(student_folder(letter), TRACE))
     steps = {name.removeprefix("steps/"): values for name, values in trace.items() if name.startswith("steps/")}
@@ -69,7 +77,7 @@ def of_trial(folder: Path, complete: bool, classes: Sequence[str] = (), letter: 
 
 
 def pictures(folder: Path, complete: bool, classes: Sequence[str] = (), letter: str = LETTERS[0]) -> dict[str, bytes]:
-    """The figures of a trial as PNG files, by name; see `of_trial`."""
+    """Return the figures of a trial as PNG files by name; see `of_trial`."""
     made = {name: _attempt(folder, name, partial(picture, figure)) for name, figure in of_trial(folder, complete, classes, letter)}
     return {name: content for name, content in made.items() if content}
 
@@ -77,13 +85,16 @@ def pictures(folder: Path, complete: bool, classes: Sequence[str] = (), letter: 
 def _attempt(folder: Path, name: str, draw: Callable[[], Drawn | None]) -> Drawn | None:
     try:
         return draw()
-    except Exception as error:  # whatever a file holds: a picture is worth no exception
+    except Exception as error:  # a figure must not fail a run, whatever the file contains
         log.debug("%s: no figure %s: %r", folder, name, error)
         return None
 
 
 def picture(figure: "Figure") -> bytes:
-    """The figure as PNG of 128 colours, a quarter of the size of one with all; of 256 where it shows colour images."""
+    """Return a figure as PNG with 128 colours, a quarter of the size of a full-colour PNG.
+
+    A figure with colour images gets 256 colours.
+    """
     from PIL import Image
 
     figure.canvas.draw()
@@ -93,7 +104,7 @@ def picture(figure: "Figure") -> bytes:
     image = Image.fromarray(pixels[..., :3]).quantize(number, by)
     colours, ground = image.getpalette() or [], int(pixels[0, 0, 0])
     corner = int(np.asarray(image)[0, 0])
-    colours[3 * corner : 3 * corner + 3] = [ground] * 3  # reducing the colours makes white a light grey
+    colours[3 * corner : 3 * corner + 3] = [ground] * 3  # quantizing turns white into light grey
     image.putpalette(colours)
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
@@ -101,7 +112,10 @@ def picture(figure: "Figure") -> bytes:
 
 
 def settle_cache(fallback: Path) -> None:
-    """Where matplotlib keeps its list of fonts when the home folder cannot be written; else it is made anew every time."""
+    """Set a folder for matplotlib's font cache if the home folder is not writable.
+
+    Otherwise the list of fonts would be rebuilt every time.
+    """
     home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     while not home.exists() and home != home.parent:
         home = home.parent
@@ -111,7 +125,15 @@ def settle_cache(fallback: Path) -> None:
 
 
 def pareto_front(points: Mapping[int, Sequence[float]], front: Sequence[int], names: Sequence[str]) -> "Figure":
-    """Trials by number at the first two of their values, those of the `front` labelled and, of two objectives, connected."""
+    """Draw trials at the first two of their values.
+
+    Trials of the front are labelled. With two objectives a line connects them.
+
+    Args:
+        points: Values by number of the trial.
+        front: The numbers of the trials on the front.
+        names: The names of the objectives.
+    """
     figure, axes = blank(6.4, 4.6)
     figure.subplots_adjust(left=0.13, right=0.96, top=0.92, bottom=0.115)
     (axis,) = axes
@@ -130,7 +152,10 @@ def pareto_front(points: Mapping[int, Sequence[float]], front: Sequence[int], na
 
 
 def _read(folder: Path, name: Path) -> dict[str, Array]:
-    """The arrays of a file of the checkpoint, or none; `.old` is a checkpoint whose successor takes its place just now."""
+    """Return the arrays of a checkpoint file; empty if none can be read.
+
+    `.old` is a checkpoint that is being replaced.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 

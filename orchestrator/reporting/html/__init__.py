@@ -1,4 +1,4 @@
-"""A sweep as one HTML page."""
+"""Render a sweep as one HTML page."""
 
 __all__ = [
     "page",

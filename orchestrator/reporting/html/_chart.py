@@ -1,7 +1,8 @@
-"""A chart as inline SVG: scales, axes, marks. Knows no trials and no page.
+"""Draw a chart as inline SVG: scales, axes and marks.
 
-Colours are classes that the page's style defines, so a chart follows light and dark: `sN` strokes and `fN` fills with colour N.
-Series differ by marker and dash too. All positions are in the units of the chart's view box.
+Colours are CSS classes of the page's style, so that a chart follows light and dark mode: `sN`
+strokes and `fN` fills with colour N. Series also differ by marker and dash. All positions are in
+units of the chart's view box.
 """
 
 import math
@@ -11,41 +12,44 @@ from typing import Any
 
 from orchestrator.reporting.html._escape import text as safe
 
-COLOURS = 7  # of Okabe and Ito's palette, as the style numbers them
+COLOURS = 7  # colours of Okabe and Ito's palette, as the style numbers them
 MARKERS = ("circle", "square", "triangle", "diamond", "cross", "plus", "down")
 DASHES = ("", "6 3", "2 2", "8 3 2 3", "10 3", "4 4", "1 3")
-WIDE = 20.0  # largest over smallest value from which on an axis is logarithmic
-NARROW, BROAD = 480.0, 760.0  # view boxes: side by side, and over the whole page
-LETTER = 6.4  # average width of a letter of the axes
-LONGEST = 18  # letters of a name on an axis
+WIDE = 20.0  # ratio of largest to smallest value from which an axis is logarithmic
+NARROW, BROAD = 480.0, 760.0  # widths of view boxes: side by side, and over the whole page
+LETTER = 6.4  # average width of a letter on the axes
+LONGEST = 18  # most letters of a name on an axis
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Style:
-    """How the series of a number looks: after seven, colours repeat with other markers and dashes."""
+    """Appearance of the series with a number.
+
+    After seven, colours repeat with other markers and dashes.
+    """
 
     number: int
 
     @property
     def colour(self) -> int:
-        """The number of its colour."""
+        """Return the number of its colour."""
         return self.number % COLOURS
 
     @property
     def marker(self) -> str:
-        """The name of its marker."""
+        """Return the name of its marker."""
         return MARKERS[(self.number + self.number // COLOURS) % len(MARKERS)]
 
     @property
     def dash(self) -> str:
-        """Its dashes, as SVG has them; empty for a whole line."""
+        """Return its SVG dash pattern; "" for a solid line."""
         return DASHES[(self.number + self.number // COLOURS) % len(DASHES)]
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Numbers from `low` to `high` along an axis from `start` to `end`."""
+    """Numeric axis from `low` to `high`, at positions from `start` to `end`."""
 
     low: float
     high: float
@@ -54,14 +58,14 @@ class Scale:
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        """Where a number stands; what is beyond an end stands there."""
+        """Return the position of a number, which is clipped to the ends."""
         of = math.log if self.log else float
         share = (of(max(value, self.low)) - of(self.low)) / (of(self.high) - of(self.low))
         return self.start + min(share, 1.0) * (self.end - self.start)
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
-        """Places and words of its ticks."""
+        """Return positions and labels of its ticks."""
         steps = (1.0, 2.0, 5.0)
         if self.log:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
@@ -78,24 +82,24 @@ class Scale:
 
 @dataclass(frozen=True)
 class Names:
-    """Names along an axis, each in the middle of its band."""
+    """Categorical axis: names, each in the middle of its band."""
 
     values: tuple[str, ...]
     start: float
     end: float
 
     def __call__(self, value: Any) -> float:
-        """Where the name of a value stands."""
+        """Return the position of the name of a value."""
         return self.start + (self.values.index(word(value)) + 0.5) * self.band
 
     @property
     def band(self) -> float:
-        """The width of a band, negative where the axis runs backwards."""
+        """Return the width of a band, which is negative on a reversed axis."""
         return (self.end - self.start) / len(self.values)
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
-        """Places and words of its ticks."""
+        """Return positions and labels of its ticks."""
         return [(self(value), short(value)) for value in self.values]
 
 
@@ -103,27 +107,38 @@ Axis = Scale | Names
 
 
 def word(value: Any) -> str:
-    """A value of a setting, as it is shown."""
+    """Return the text of a setting's value."""
     return number(value) if isinstance(value, float) else str(value)
 
 
 def number(value: float) -> str:
-    """At most four digits that mean something; large ones in groups."""
+    """Return a number with at most four significant digits; large integers have all, in groups."""
     return f"{value:,.0f}" if abs(value) >= 1000 and value == round(value) else f"{value:.4g}"
 
 
 def short(text: str, longest: int = LONGEST) -> str:
-    """A name that fits an axis: of a long one its begin and its end, by which names of a kind differ."""
+    """Return a name that fits an axis.
+
+    A long name keeps its beginning and its end, because similar names differ there.
+    """
     return text if len(text) <= longest else f"{text[: longest - 7]}…{text[-6:]}"
 
 
 def is_number(value: Any) -> bool:
-    """Whether a setting's value has a place among numbers."""
+    """Return whether a setting's value is a finite number and no bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def fitted(values: Iterable[float], start: float, end: float, log: bool | None = None, room: float = 0.05) -> Scale:
-    """A scale that holds all values with some room; `log` None: where they are positive and far apart."""
+    """Return a scale that contains all values with a margin.
+
+    Args:
+        values: The values; those that are not finite are ignored.
+        start: The position of the low end.
+        end: The position of the high end.
+        log: Whether the scale is logarithmic; None if it is for positive values that are far apart.
+        room: The margin as a share of the range.
+    """
     known = [float(value) for value in values if math.isfinite(value)] or [0.0, 1.0]
     low, high = min(known), max(known)
     if log is None:
@@ -136,19 +151,22 @@ def fitted(values: Iterable[float], start: float, end: float, log: bool | None =
 
 
 def axis_of(values: Sequence[Any], start: float, end: float) -> Axis:
-    """The axis of a setting's values: numbers where all are, else names."""
+    """Return the axis of a setting's values: a scale if all are numbers, else names."""
     if values and all(is_number(value) for value in values):
         return fitted(values, start, end)
     return Names(tuple(sorted({word(value) for value in values})) or ("",), start, end)
 
 
 def slants(axis: Axis) -> bool:
-    """Whether the names along an axis are too long to lie side by side."""
+    """Return whether the names along an axis are too long to fit side by side."""
     return isinstance(axis, Names) and any(len(text) * LETTER > abs(axis.band) for _, text in axis.ticks)
 
 
 class Chart:
-    """A drawing of `width` x `height` with a field for marks between its margins (top, right, bottom, left)."""
+    """Drawing of `width` x `height` with a field for marks inside its margins.
+
+    The margins are top, right, bottom and left.
+    """
 
     def __init__(
         self,
@@ -164,7 +182,7 @@ class Chart:
         self.parts: list[str] = []
 
     def x_axis(self, axis: Axis, label: str, grid: bool = True) -> None:
-        """Ticks and the label below; long names are slanted."""
+        """Draw the ticks and the label below the field. Long names are slanted."""
         ticks = axis.ticks
         slanted = slants(axis)
         for x, text in ticks:
@@ -174,7 +192,7 @@ class Chart:
         self.text((self.left + self.right) / 2, self.height - 6, label, "middle", "label")
 
     def y_axis(self, axis: Axis, label: str, grid: bool = True) -> None:
-        """Ticks to the left, and the label beside them."""
+        """Draw the ticks and the label to the left of the field."""
         for y, text in axis.ticks:
             if grid:
                 self.straight((self.left, y), (self.right, y), "grid")
@@ -182,31 +200,31 @@ class Chart:
         self.text(13, (self.top + self.bottom) / 2, label, "middle", "label", turn=-90)
 
     def line(self, points: Sequence[Point], classes: str, dash: str = "", title: str = "") -> None:
-        """A line through points."""
+        """Draw a line through points."""
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
         self._add("path", title, d=path, **{"class": f"line {classes}"}, **({"stroke-dasharray": dash} if dash else {}))
 
     def straight(self, start: Point, end: Point, classes: str) -> None:
-        """A straight line."""
+        """Draw a straight line."""
         (x1, y1), (x2, y2) = start, end
         self._add("line", x1=x1, y1=y1, x2=x2, y2=y2, **{"class": classes})
 
     def mark(self, x: float, y: float, marker: str, classes: str, title: str = "", size: float = 4.0) -> None:
-        """A marker at a point."""
+        """Draw a marker at a point."""
         self.parts.append(marker_svg(x, y, marker, classes, title, size))
 
     def box(self, x: float, y: float, width: float, height: float, classes: str, title: str = "", opacity: float = 1.0) -> None:
-        """A filled box, whatever the signs of its sides."""
+        """Draw a filled box. Its sides may be negative."""
         given = {"x": min(x, x + width), "y": min(y, y + height), "width": abs(width), "height": abs(height), "class": classes}
         self._add("rect", title, **given, **({"fill-opacity": round(opacity, 3)} if opacity < 1 else {}))
 
     def text(self, x: float, y: float, text: str, anchor: str = "start", classes: str = "tick", turn: float = 0) -> None:
-        """Words at a point, turned by so many degrees."""
+        """Draw text at a point, rotated by `turn` degrees."""
         turned = f' transform="rotate({turn:g} {x:.1f} {y:.1f})"' if turn else ""
         self.parts.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{classes}"{turned}>{safe(text)}</text>')
 
     def svg(self) -> str:
-        """The whole drawing, which scales with its place."""
+        """Return the whole drawing, which scales with its container."""
         name = safe(f"chart-{self.name}")
         head = f'<svg viewBox="0 0 {self.width:g} {self.height:g}" role="img" aria-labelledby="{name}"'
         wide = ' class="wide"' if self.width > NARROW else ""
@@ -217,7 +235,7 @@ class Chart:
 
 
 def marker_svg(x: float, y: float, marker: str, classes: str, title: str = "", size: float = 4.0) -> str:
-    """One marker."""
+    """Return the SVG element of a marker."""
     if marker == "circle":
         return _element("circle", title, {"cx": x, "cy": y, "r": size, "class": classes})
     shapes = {
@@ -235,7 +253,7 @@ def marker_svg(x: float, y: float, marker: str, classes: str, title: str = "", s
 
 
 def swatch(style: Style, line: bool = True) -> str:
-    """A small drawing of how a series looks, for a legend."""
+    """Return a small drawing of a series' appearance, for a legend."""
     dash = f' stroke-dasharray="{style.dash}"' if style.dash else ""
     drawn = f'<path d="M0 7L30 7" class="line s{style.colour}"{dash}/>' if line else ""
     marker = marker_svg(15, 7, style.marker, f"f{style.colour} s{style.colour}")

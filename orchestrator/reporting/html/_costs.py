@@ -1,4 +1,4 @@
-"""Charts of what trials cost beside what they reached, and of several objectives, with the Pareto front. Knows records alone."""
+"""Draw charts of objectives against costs, and of several objectives with the Pareto front."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -10,12 +10,12 @@ from orchestrator.reporting.html._sweep_view import Facts, measure
 from orchestrator.store.records import Trial
 
 ACCURACY = "validation/accuracy"
-MOST = 1000  # trials that are drawn
+MOST = 1000  # largest number of trials in a chart
 ROWS = 20
 
 
 class Measured(NamedTuple):
-    """A trial with what it cost and what it reached."""
+    """A trial with its values on the horizontal and vertical axes, such as cost and accuracy."""
 
     trial: Trial
     across: float
@@ -23,7 +23,11 @@ class Measured(NamedTuple):
 
 
 def against_cost(facts: Facts) -> list[str]:
-    """Validation accuracy against seconds and, where it differs, the number of parameters, of complete trials."""
+    """Return charts of validation accuracy against costs of complete trials.
+
+    The costs are the seconds of an epoch and the number of parameters. A cost that does not differ
+    between trials gives no chart.
+    """
     made = []
     for anchor, name, label in (
         ("seconds", "seconds/epoch", "seconds of an epoch (its last one)"),
@@ -36,7 +40,10 @@ def against_cost(facts: Facts) -> list[str]:
 
 
 def objectives(facts: Facts) -> str:
-    """The first two of several objectives; empty where there is one, or no complete trial."""
+    """Return a chart of the first two objectives.
+
+    The result is "" if there are not several objectives, or no complete trial.
+    """
     wanted = goals(facts.sweep.configuration.search)
     if len(wanted) < 2 or not facts.searched:
         return ""
@@ -50,7 +57,7 @@ def objectives(facts: Facts) -> str:
 
 
 def front_table(facts: Facts) -> str:
-    """The trials on the Pareto front of several objectives."""
+    """Return a table of the trials on the Pareto front of several objectives."""
     wanted = goals(facts.sweep.configuration.search)
     names = [f"{describe_objective(facts.sweep.configuration, goal.name)} ({goal.direction})" for goal in wanted]
     rows = [[trial.number, facts.method(trial), *(number(value) for value in trial.values or ())] for trial in facts.sweep.front()]
@@ -63,7 +70,7 @@ def _measured(facts: Facts, cost: str, reached: str) -> list[Measured]:
 
 
 def _cheapest(points: Sequence[Measured]) -> set[int]:
-    """The trials that none other beats at no more cost."""
+    """Return the trials that no other trial dominates in cost and accuracy."""
     values: Mapping[int, Sequence[float]] = {point.trial.number: (point.across, point.up) for point in points}
     return set(pareto_front(values, (Goal("cost", "minimize"), Goal(ACCURACY, "maximize"))))
 

@@ -1,4 +1,4 @@
-"""Charts over the epochs: how the trials learned, and which of them were stopped when. Knows records alone."""
+"""Draw charts over the epochs: learning curves, and when trials were stopped."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ from orchestrator.reporting.html._chart import BROAD, Chart, Scale, Style, fitte
 from orchestrator.reporting.html._sweep_view import Facts
 from orchestrator.store.records import Trial
 
-CURVES = 150  # that are drawn
-NAMED = 8  # curves with a colour of their own
-LANES = 60  # trials with a line each; more of them are counted
+CURVES = 150  # largest number of curves in a chart
+NAMED = 8  # curves with their own colour
+LANES = 60  # largest number of trials with a line each; more are counted
 ROWS = 20  # epochs in a table
-STATES = {  # how the end of a trial looks
+STATES = {  # appearance of the end of a trial
     "complete": Style(0),
     "stopped_early": Style(1),
     "failed": Style(6),
@@ -22,7 +22,10 @@ STATES = {  # how the end of a trial looks
 
 
 def learning_curves(facts: Facts) -> str:
-    """The objective of every trial after each epoch; those to look at have colours. Empty where nothing was told."""
+    """Return a chart of the objective of every trial after each epoch.
+
+    The most relevant trials have colours. The result is "" if no epoch was reported.
+    """
     known = [trial for trial in facts.trials if trial.known]
     if not known:
         return ""
@@ -50,13 +53,16 @@ def learning_curves(facts: Facts) -> str:
 
 
 def _named(facts: Facts) -> list[Trial]:
-    """The best of each method, then the best trials; where nothing has ended yet, the first ones."""
+    """Return the best trial of each method, then the best trials.
+
+    If no trial has ended, the first trials are returned.
+    """
     wanted = [*facts.best_of_methods(), *facts.sweep.ranked()] or facts.trials
     return [trial for trial in {trial.number: trial for trial in wanted}.values() if trial.known][:NAMED]
 
 
 def _spread(trials: Sequence[Trial], count: int) -> list[Trial]:
-    """So many of them, evenly spaced."""
+    """Return at most `count` of the trials, evenly spaced."""
     if len(trials) <= count:
         return list(trials)
     return [trials[place * len(trials) // count] for place in range(count)]
@@ -81,11 +87,11 @@ def _epochs(last: int, start: float, end: float, first: float = 1.0) -> "Epochs"
 
 
 class Epochs(Scale):
-    """A scale whose ticks are whole epochs, the last one among them."""
+    """Scale whose ticks are whole epochs and include the last one."""
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
-        """Places and words of its ticks."""
+        """Return positions and labels of its ticks."""
         first, last = int(self.low), int(self.high)
         step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 10**6) if (last - first) / step <= 10)
         found = [epoch for epoch in range(-(-first // step) * step, last + 1, step) if last - epoch >= 0.6 * step] + [last]
@@ -93,7 +99,7 @@ class Epochs(Scale):
 
 
 def stopped(facts: Facts) -> str:
-    """Who trained for how long and how that ended. Empty of one trial."""
+    """Return a chart of the trained epochs and final states of the trials; "" for one trial."""
     if len(facts.trials) < 2:
         return ""
     return _lanes(facts) if len(facts.trials) <= LANES else _remaining(facts)
@@ -121,7 +127,7 @@ def _lanes(facts: Facts) -> str:
 
 
 def _remaining(facts: Facts) -> str:
-    """Of many trials, how many trained at least so many epochs."""
+    """Return a chart of how many trials reached each epoch, for many trials."""
     chart = Chart("stopped", "How many trials trained how long", BROAD, 320)
     x = _epochs(facts.epochs, chart.left, chart.right, first=0.0)
     y = Scale(0.0, float(len(facts.trials)), chart.bottom, chart.top)
@@ -137,7 +143,7 @@ def _remaining(facts: Facts) -> str:
 
 
 def _endings(facts: Facts) -> str:
-    """After which epoch who ended, and how."""
+    """Return a table of the trials that ended after each epoch, by state."""
     ended: dict[tuple[int, str], list[int]] = {}
     for trial in facts.trials:
         ended.setdefault((trial.epochs, facts.state_of(trial)), []).append(trial.number)

@@ -1,4 +1,4 @@
-"""Text fit for the page, whatever it holds: without secrets and control characters, and escaped."""
+"""Make text safe for the page: without secrets and control characters, and escaped."""
 
 from functools import lru_cache
 from html import escape
@@ -8,5 +8,5 @@ from orchestrator.core.privacy import sanitize
 
 @lru_cache(maxsize=4096)
 def text(given: str) -> str:
-    """Text for an element or an attribute of HTML or SVG."""
+    """Return text for an element or an attribute of HTML or SVG."""
     return escape(sanitize(given))

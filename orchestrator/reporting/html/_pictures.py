@@ -1,4 +1,4 @@
-"""The method's own pictures of the best trials, drawn from what they left in the store, as MLflow has them. Trains nothing."""
+"""Show the method's own figures of the best trials, drawn from stored arrays as for MLflow."""
 
 import io
 from typing import TYPE_CHECKING
@@ -13,9 +13,9 @@ from orchestrator.store.store import Store
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TRIALS = 4  # the best of so many methods
-BROAD = 8.0  # inches from which on a picture has the whole width
-LARGEST = 300_000  # bytes of a drawing; a larger one is shown as pixels
+TRIALS = 4  # number of methods whose best trial is shown
+BROAD = 8.0  # inches from which a picture has the whole width
+LARGEST = 300_000  # bytes of an SVG; a larger one becomes PNG
 SAID = {
     "terms": "what the method minimised along the training, and the weight between its terms where it has one",
     "agreement": "how often the students of the trial say the same",
@@ -31,7 +31,7 @@ SAID = {
 
 
 def pictures(store: Store, facts: Facts) -> str:
-    """The pictures of the best trial of each method; empty where none left any."""
+    """Return the figures of the best trial of each method; "" if there are none."""
     return "".join(filter(None, (_of_trial(store, facts, trial) for trial in facts.best_of_methods()[:TRIALS])))
 
 
@@ -55,7 +55,7 @@ def _of_trial(store: Store, facts: Facts, trial: Trial) -> str:
 
 
 def _file(drawn: "Figure", salt: str) -> tuple[str, bytes]:
-    """The figure as one image file: a drawing whose text is text, or pixels where that is smaller by far."""
+    """Return the figure as one image file: SVG with text as text, or PNG if the SVG is large."""
     import matplotlib
 
     from orchestrator.reporting.figures.trial import picture

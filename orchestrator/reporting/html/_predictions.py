@@ -1,4 +1,4 @@
-"""What the best student says of the held-out samples, asked anew of its kept weights. Draws nothing and writes nothing."""
+"""Recompute the best student's predictions on held-out samples from its stored weights."""
 
 import math
 from dataclasses import dataclass
@@ -24,15 +24,15 @@ from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.training.metrics import BINS
 
-WEIGHTS = "best.safetensors"  # those that `export` gives
-SAMPLES = 10_000  # that are asked at most
-PIXELS = 60_000_000  # of all of them together: of large pictures fewer are asked
+WEIGHTS = "best.safetensors"  # the weights that `export` uses
+SAMPLES = 10_000  # largest number of samples
+PIXELS = 60_000_000  # of all samples together, so that fewer large images are used
 BATCH = 256
 Part = Literal["validation", "test"]
 
 
 class Bin(NamedTuple):
-    """The samples about which a student was equally sure: how many, how sure, and how many of them were right (shares)."""
+    """A confidence bin from `low`: number of samples, mean confidence, and accuracy."""
 
     low: float
     samples: int
@@ -42,7 +42,11 @@ class Bin(NamedTuple):
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of S samples of a `part` that has `whole`: `labels` (S,), the classes `predicted` (S,), and its `confidence` in them (S,)."""
+    """Predictions of a student for S samples of a `part` that has `whole` samples.
+
+    `labels` (S,) are the true classes, `predicted` (S,) the predicted ones, and `confidence` (S,)
+    their probabilities.
+    """
 
     letter: str
     part: Part
@@ -54,18 +58,21 @@ class Predictions:
 
     @property
     def accuracy(self) -> float:
-        """The share of right answers."""
+        """Return the share of correct predictions."""
         return float((self.labels == self.predicted).mean())
 
     @property
     def confusion(self) -> NDArray[np.int64]:
-        """(K, K) samples by true class (row) and answer (column)."""
+        """Return the confusion matrix (K, K).
+
+        It counts samples by true class (row) and predicted class (column).
+        """
         count = len(self.classes)
         return np.bincount(self.labels * count + self.predicted, minlength=count * count).reshape(count, count)
 
     @property
     def bins(self) -> list[Bin]:
-        """Bins of equal width, those without a sample left out (Guo et al. 2017)."""
+        """Return confidence bins of equal width, without empty ones (Guo et al. 2017)."""
         places = np.minimum((self.confidence * BINS).astype(int), BINS - 1)
         right = self.labels == self.predicted
         return [
@@ -76,12 +83,23 @@ class Predictions:
 
     @property
     def calibration_error(self) -> float:
-        """The expected calibration error."""
+        """Return the expected calibration error."""
         return sum(each.samples * abs(each.confidence - each.accuracy) for each in self.bins) / len(self.labels)
 
 
 def answers(store: Store, sweep: Sweep, trial: Trial, letter: str, data: dict[str, Any]) -> Predictions | str:
-    """The answers of a student of a trial, on the test part where training has read that; or why there are none, in words."""
+    """Return the predictions of a student of a trial, or why there are none.
+
+    The samples are of the test part for a complete trial, because training has read that part, else
+    of the validation part.
+
+    Args:
+        store: The store of the sweep.
+        sweep: The sweep.
+        trial: The trial.
+        letter: The letter of the student.
+        data: The summary of the sweep's data.
+    """
     folder = store.root / "data" / str(data.get("fingerprint", ""))
     if not data or not (folder / "data.json").is_file():
         return "the prepared data are not in the store any more"
@@ -94,7 +112,8 @@ def answers(store: Store, sweep: Sweep, trial: Trial, letter: str, data: dict[st
         if file is None:
             return "its weights are not in the store: they are gone, or were not written yet"
         return _asked(apply(sweep.configuration, trial.settings), letter, file, Dataset.open(folder), part)
-    except (OSError, SafetensorError, RuntimeError, ValueError, UserError) as error:  # RuntimeError: tensors of another network
+    # RuntimeError: tensors of another network
+    except (OSError, SafetensorError, RuntimeError, ValueError, UserError) as error:
         return f"they could not be computed ({' '.join(str(error).split())[:300]})"
 
 

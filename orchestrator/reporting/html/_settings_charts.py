@@ -1,4 +1,4 @@
-"""Charts of the settings that were searched: which mattered, and where the good trials lie. Knows no study and trains nothing."""
+"""Draw charts of the searched settings: their importance, and the values of good trials."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,19 +25,22 @@ from orchestrator.reporting.html._sweep_view import Facts
 from orchestrator.reporting.importance import METHOD, Importance, Ranking
 from orchestrator.store.records import Trial
 
-BARS = 8  # settings of a ranking that are drawn
-RANKINGS = 4  # that are drawn; the table has all
-AXES = 9  # of parallel coordinates, the objective among them
+BARS = 8  # settings of a ranking in a chart
+RANKINGS = 4  # rankings with a chart; the table has all
+AXES = 9  # of parallel coordinates, including the objective
 LINES = 200
 GRID = 22  # cells of a contour plot along each side
-LEAST = 4  # trials of a contour plot
-EDGE = 0.05  # share of a range
+LEAST = 4  # least number of trials in a contour plot
+EDGE = 0.05  # share of a range that counts as its edge
 MISSING = "not set"
 
 
 @dataclass(frozen=True)
 class Group:
-    """Trials that have settings in common, those that matter most first; `said` is who they are, `why` how they were chosen."""
+    """Trials that have settings in common, with the names of these settings by importance.
+
+    `said` describes the trials, `why` the choice of the settings.
+    """
 
     said: str
     trials: list[Trial]
@@ -46,7 +49,7 @@ class Group:
 
 
 def groups(facts: Facts, found: Importance | None) -> list[Group]:
-    """What is worth a plot: all complete trials, and those of the best trial's method."""
+    """Return the groups to plot: all complete trials, and those of the best trial's method."""
     complete = facts.complete
     if not complete:
         return []
@@ -71,7 +74,7 @@ def _group(facts: Facts, said: str, trials: list[Trial], ranking: Ranking | None
 
 
 def _varied(trials: Sequence[Trial]) -> dict[str, int]:
-    """Settings with more than one value, and how many of the trials have them."""
+    """Return the settings with more than one value, and the number of trials that have each."""
     values: dict[str, list[str]] = {}
     for trial in trials:
         for name, value in trial.settings.items():
@@ -80,7 +83,10 @@ def _varied(trials: Sequence[Trial]) -> dict[str, int]:
 
 
 def at_the_edge(trial: Trial, found: Importance) -> list[str]:
-    """The settings of a trial that lie within a twentieth of an end of what was searched, each with that range."""
+    """Return the settings of a trial that are within a twentieth of an end of their searched range.
+
+    Each text includes the range.
+    """
     bounds = found.study.trials[trial.number].distributions if trial.number < len(found.study.trials) else {}
     near = []
     for name, value in trial.settings.items():
@@ -94,7 +100,7 @@ def at_the_edge(trial: Trial, found: Importance) -> list[str]:
 
 
 def importance_bars(found: Importance) -> list[str]:
-    """A chart for each of the widest groups of trials, and the numbers of all."""
+    """Return a chart for each of the widest groups of trials, and a table of all groups."""
     figures = [_bars(place, ranking) for place, ranking in enumerate(found.rankings[:RANKINGS])]
     rows = [
         [ranking.branch, ranking.trials, name, share, ranking.chance[name], ranking.fanova[name]]
@@ -126,7 +132,7 @@ def _bars(place: int, ranking: Ranking) -> str:
 
 
 def parallel(facts: Facts, place: int, group: Group) -> str:
-    """A line per trial through the values of its settings, up to the objective."""
+    """Return parallel coordinates: a line per trial through its settings, up to the objective."""
     ranked = group.trials
     drawn = ranked[:LINES]
     names = group.names[: AXES - 1]
@@ -154,7 +160,7 @@ def parallel(facts: Facts, place: int, group: Group) -> str:
 
 
 def _held(name: str, trials: Sequence[Trial], chart: Chart) -> Axis:
-    """The axis of a setting that not all trials may have."""
+    """Return the axis of a setting that some trials may lack."""
     known = [trial.settings[name] for trial in trials if name in trial.settings]
     axis = axis_of(known, chart.bottom - 4, chart.top + 4)
     if len(known) == len(trials):
@@ -165,7 +171,7 @@ def _held(name: str, trials: Sequence[Trial], chart: Chart) -> Axis:
 
 
 class _Gapped(Scale):
-    """A scale with a place below for trials that have no value: its start; the numbers begin 26 above it."""
+    """Scale with a position at its start for trials without a value; numbers begin 26 above it."""
 
     def __call__(self, value: Any) -> float:
         return self.start if value == MISSING else Scale(self.low, self.high, self.start - 26, self.end, self.log)(value)
@@ -182,7 +188,7 @@ def _value(trial: Trial, name: str | None, axis: Axis) -> Any:
 
 
 def slices(facts: Facts, place: int, group: Group) -> list[str]:
-    """The objective against each of the two most important settings."""
+    """Return charts of the objective against each of the two most important settings."""
     return [_slice(facts, f"slice-{place}-{index}", group, name) for index, name in enumerate(group.names[:2])]
 
 
@@ -213,13 +219,19 @@ def _slice(facts: Facts, anchor: str, group: Group, name: str) -> str:
 
 
 def _spread_out(axis: Axis, trial: Trial, name: str) -> float:
-    """Where a trial stands; of names a little beside the middle, or trials would hide one another."""
+    """Return the position of a trial, with a small offset on an axis of names.
+
+    Without the offset trials would hide one another.
+    """
     place = axis(trial.settings[name])
     return place + ((trial.number * 0.618) % 1 - 0.5) * 0.5 * axis.band if isinstance(axis, Names) else place
 
 
 def contour(facts: Facts, place: int, group: Group) -> str:
-    """The objective over the two most important settings; empty where there are no two, or too few trials."""
+    """Return a chart of the objective over the two most important settings.
+
+    The result is "" if there are not two settings, or too few trials.
+    """
     if len(group.names) < 2:
         return ""
     one, two = group.names[:2]
@@ -252,7 +264,10 @@ def contour(facts: Facts, place: int, group: Group) -> str:
 
 
 def _ground(chart: Chart, points: Sequence[tuple[float, float, float]], low: float, high: float) -> None:
-    """Cells whose strength is the mean of the points, weighed by inverse squared distance (Shepard 1968)."""
+    """Draw cells with the mean of the points, weighted by inverse squared distance.
+
+    This is the interpolation of Shepard (1968).
+    """
     width, height = (chart.right - chart.left) / GRID, (chart.bottom - chart.top) / GRID
     for column in range(GRID):
         for row in range(GRID):

@@ -1,4 +1,4 @@
-"""Charts of what the best student gets right: confusions, calibration, classes. Knows its answers and no network."""
+"""Draw charts of the best student's predictions: confusions, calibration and classes."""
 
 import numpy as np
 
@@ -7,13 +7,13 @@ from orchestrator.reporting.html._chart import BROAD, NARROW, Chart, Names, Scal
 from orchestrator.reporting.html._predictions import Predictions
 from orchestrator.training.metrics import BINS
 
-MATRIX = 25  # classes up to which a matrix can be read
-COUNTED = 12  # classes up to which its cells have numbers
-WORST = 20  # confusions, and classes, of which there are more
+MATRIX = 25  # largest number of classes in a readable matrix
+COUNTED = 12  # largest number of classes with numbers in the cells
+WORST = 20  # confusions, and classes, that are shown if there are more
 
 
 def confusion(found: Predictions) -> str:
-    """Who is taken for whom: a matrix, or of many classes the most frequent confusions."""
+    """Return the confusion matrix. With many classes, return the most frequent confusions."""
     counts = found.confusion
     names = found.classes
     wrong = [(int(counts[i, j]), i, j) for i, j in np.argwhere(counts > 0) if i != j]
@@ -54,7 +54,7 @@ def _matrix(found: Predictions) -> Chart:
 
 
 def reliability(found: Predictions) -> str:
-    """How sure the student is, and how often it is right then; below, how many samples that is of."""
+    """Return the reliability diagram: accuracy by confidence, with the number of samples below."""
     chart = Chart(f"reliability-{found.letter}", "Reliability diagram", height=400, margins=(14, 16, 110, 60))
     x, y = Scale(0.0, 1.0, chart.left, chart.right), Scale(0.0, 1.0, chart.bottom, chart.top)
     width = (chart.right - chart.left) / BINS
@@ -82,7 +82,10 @@ def reliability(found: Predictions) -> str:
 
 
 def per_class(found: Predictions) -> str:
-    """The accuracy in each class, the worst first; of many classes the worst and the best."""
+    """Return a chart of the accuracy in each class, the worst first.
+
+    With many classes it shows the worst and the best.
+    """
     counts = found.confusion
     totals = counts.sum(axis=1)
     known = [place for place in range(len(found.classes)) if totals[place]]

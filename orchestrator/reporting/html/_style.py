@@ -1,6 +1,7 @@
-"""How the page looks: light and dark, on a phone, in print. Knows classes, no content.
+"""Define the style of the page: light and dark mode, small screens, and print.
 
-Colours are Okabe and Ito's, which colour-blind readers tell apart; the seventh is that of the text, and so turns with the ground.
+Colours are those of Okabe and Ito, which colour-blind readers can distinguish. The seventh is that
+of the text, and so changes with the background.
 """
 
 STYLE = """

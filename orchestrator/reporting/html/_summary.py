@@ -1,4 +1,4 @@
-"""What a sweep found, in sentences: what was searched, what won, by how much, what it cost, what comes next. Reads records."""
+"""Summarize a sweep in sentences: search, best trial, lead, cost and next steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from orchestrator.reporting.html._teacher_gain import teacher_gain
 from orchestrator.store.records import Trial
 from orchestrator.teacher.quality import read_quality
 
-FEW = 0.05  # share of a search's trials that failed from which on somebody should look
+FEW = 0.05  # share of failed trials from which the reasons should be checked
 
 
 @dataclass(frozen=True)
 class Commands:
-    """What to type, each a whole line; empty where it does not apply."""
+    """Command lines for the next steps, each a whole line; "" if one does not apply."""
 
     resume: str
     export: str
@@ -26,7 +26,7 @@ class Commands:
 
 
 def glance(facts: Facts) -> list[tuple[str, str]]:
-    """A few numbers."""
+    """Return a few key numbers with their names."""
     sweep, best = facts.sweep, facts.sweep.best()
     found = [("state", facts.state)]
     if best is not None and best.value is not None:
@@ -38,7 +38,7 @@ def glance(facts: Facts) -> list[tuple[str, str]]:
 
 
 def banner(facts: Facts, commands: Commands) -> list[str]:
-    """What must not be overlooked: that it has not ended, or that nothing came of it."""
+    """Return the warnings of the page: unfinished sweep, no complete trial, and recent notes."""
     said = []
     waits = f" The rest is trained by: {commands.resume}" if commands.resume else ""
     if facts.state == "running":
@@ -54,7 +54,7 @@ def banner(facts: Facts, commands: Commands) -> list[str]:
 
 
 def sentences(facts: Facts) -> list[tuple[str, str]]:
-    """Each with what it answers."""
+    """Return the sentences of the summary, each with its topic."""
     told = [("Searched" if facts.searched else "Trained", _searched(facts)), ("Won", _won(facts)), ("By how much", _lead(facts))]
     told += [("Gain from the teacher", teacher_gain(facts)), ("Cost", _cost(facts))]
     return [(what, said) for what, said in told if said]
@@ -136,7 +136,10 @@ def _less(trial: Trial) -> str:
 
 
 def _better(facts: Facts, one: Trial, other: Trial) -> str:
-    """By how much one is better than another, by the objective's direction; one of fewer epochs may be the better."""
+    """Return by how much a trial is better or worse than another, by the objective's direction.
+
+    A trial of fewer epochs may be better than the best one.
+    """
     gap = -facts.goal.sign * ((one.value or 0) - (other.value or 0))
     return f"{abs(gap):.4f} {'better' if gap > 0 else 'worse'} than" if gap else "equal to"
 
@@ -152,7 +155,7 @@ def _lead_in_method(facts: Facts) -> str:
 
 
 def _doubt(facts: Facts, best: Trial, other: Trial) -> str:
-    """How much of a lead may be chance, where the objective is an accuracy."""
+    """Return how much of a lead may be chance, if the objective is an accuracy."""
     proof = "these are two trainings" if facts.sweep.configuration.search.seeds else "each is one training with one seed"
     error = facts.standard_error(best.value or 0.0, "validation")
     if facts.goal != Goal("validation/accuracy", "maximize") or best.value is None or other.value is None or error is None:
@@ -175,7 +178,10 @@ def _cost(facts: Facts) -> str:
 
 
 def steps(facts: Facts, commands: Commands, edges: Sequence[str] = ()) -> list[tuple[str, str]]:
-    """What to do next, each with the command for it, if there is one; `edges`: settings of the best at an end of their range."""
+    """Return the next steps, each with its command if there is one.
+
+    `edges` are the best trial's settings at an end of their range.
+    """
     told = [("Go on with it:", commands.resume)] if commands.resume else []
     failed = sum(trial.state == "failed" for trial in facts.trials)
     if failed and failed >= FEW * len(facts.trials):
@@ -202,7 +208,7 @@ def _total(facts: Facts) -> int:
 
 
 def duration(seconds: float) -> str:
-    """`1 h 2 min`, `3 min 4 s`, `5.6 s`."""
+    """Return a duration such as `1 h 2 min`, `3 min 4 s` or `5.6 s`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes = int(seconds // 60)

@@ -1,4 +1,4 @@
-"""State in a sentence what students gained from their teacher over plain training, on the test part."""
+"""Describe the students' gain from their teacher over plain training, on the test part."""
 
 from methods import made
 from orchestrator.config.trial import SEED, apply
@@ -11,9 +11,10 @@ TESTED = "test/last/accuracy"
 
 
 def teacher_gain(facts: Facts) -> str:
-    """Return by how much the best method with a teacher is above plain training; empty where one of both was not trained.
+    """Return by how much the best method with a teacher is above plain training.
 
-    Where the same settings were trained with several seeds, it is the mean over these, with its 95 % t interval.
+    If the same settings were trained with several seeds, it is the mean over these, with its 95 % t
+    interval. The result is "" if one of both was not trained.
     """
     best = [trial for trial in facts.best_of_methods() if trial.state == "complete" and measure(trial, TESTED) is not None]
     plain = next((trial for trial in best if facts.method(trial) == PLAIN), None)
@@ -42,7 +43,7 @@ def _needs_teacher(facts: Facts, trial: Trial) -> bool:
 
 
 def _by_seed(facts: Facts, like: Trial) -> dict[int, float]:
-    """Return the test accuracy of the complete trials with the settings of a trial, by seed."""
+    """Return the test accuracy, by seed, of the complete trials with the settings of a trial."""
 
     def without_seed(trial: Trial) -> dict[str, object]:
         return {name: value for name, value in trial.settings.items() if name != SEED}

@@ -1,4 +1,4 @@
-"""The tables of trials: the best ones, and those that failed, with why. Knows records alone."""
+"""Render the tables of trials: the best ones, and the failed ones with reasons."""
 
 from typing import Any
 
@@ -7,14 +7,14 @@ from orchestrator.reporting.html._sweep_view import Facts, measure
 from orchestrator.reporting.html.page import Cell
 from orchestrator.store.records import Trial
 
-BEST = 20  # trials of the table
-FAILED = 20  # trials of which the message is shown
-TESTED = ("accuracy", "nll", "ece")  # of the test part, with the weights that were best on validation
+BEST = 20  # trials in the table
+FAILED = 20  # failed trials whose message is shown
+TESTED = ("accuracy", "nll", "ece")  # on the test part, with the weights best on validation
 COSTS = ("seconds/epoch", "parameters")
 
 
 def trials(facts: Facts) -> str:
-    """Both tables, and how many have not ended."""
+    """Return both tables, and the number of trials that have not ended."""
     ranked = {trial.number for trial in facts.sweep.ranked()}
     others = [trial for trial in facts.trials if trial.number not in ranked]
     failed = [trial for trial in others if trial.state == "failed"]

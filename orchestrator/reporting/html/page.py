@@ -1,4 +1,7 @@
-"""The parts of the page as HTML: tables, figures, sections, the frame. Everything that is said is made safe."""
+"""Render the parts of the page as HTML: tables, figures, sections and the frame.
+
+All text is sanitized and escaped.
+"""
 
 import base64
 import re
@@ -12,40 +15,47 @@ from orchestrator.reporting.html._style import STYLE
 
 NUMERIC = re.compile(r"[-+]?\d[\d,]*(\.\d+)?(e[-+]?\d+)?%?")
 GENERATOR = "distillation-orchestrator report"
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # nothing is loaded, and no script runs
+# Nothing is loaded, and no script runs
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def paragraph(given: str, classes: str = "") -> str:
-    """A paragraph."""
+    """Return a paragraph."""
     return f'<p class="{classes}">{text(given)}</p>' if classes else f"<p>{text(given)}</p>"
 
 
 def preformatted(given: str) -> str:
-    """Lines as they are."""
+    """Return preformatted lines."""
     return f"<pre>{text(given)}</pre>"
 
 
 def step(given: str, command: str) -> str:
-    """What may be done, and how."""
+    """Return a possible next step with its command."""
     return f"<p>{text(given)}{f' <code>{text(command)}</code>' if command else ''}</p>"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A value in a table; `words` for what may be long."""
+    """A value in a table; `words` marks a value that may be long."""
 
     value: Any
     words: bool = False
 
     def html(self) -> str:
-        """The cell."""
+        """Return the cell as HTML."""
         numeric = isinstance(self.value, int | float | str) and NUMERIC.fullmatch(str(self.value))
         kind = ' class="words"' if self.words else ' class="number"' if numeric else ""
         return f"<td{kind}>{text('' if self.value is None else word(self.value))}</td>"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], best: int | None = None) -> str:
-    """A table in a box of its own that scrolls; row `best` stands out. A cell is a value or a `Cell`."""
+    """Return a table in a scrolling box.
+
+    Args:
+        head: The names of the columns.
+        rows: The rows; a cell is a value or a `Cell`.
+        best: The index of the row to highlight.
+    """
     lines = []
     for place, row in enumerate(rows):
         cells = "".join((given if isinstance(given, Cell) else Cell(given)).html() for given in row)
@@ -55,18 +65,18 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], best: int | None =
 
 
 def details(title: str, content: str) -> str:
-    """Something that opens on demand."""
+    """Return content that opens on demand."""
     return f"<details><summary>{text(title)}</summary>{content}</details>"
 
 
 def legend(entries: Sequence[tuple[str, Style]], lines: bool = True) -> str:
-    """What each series is."""
+    """Return the names of the series with their styles."""
     items = "".join(f"<li>{swatch(style, lines)}<span>{text(name)}</span></li>" for name, style in entries)
     return f'<ul class="legend">{items}</ul>' if items else ""
 
 
 def figure(chart: Chart, caption: str, legend: str = "", behind: str = "") -> str:
-    """A chart with its title, legend, caption and the numbers `behind` it."""
+    """Return a chart with its title, legend, caption and the numbers `behind` it."""
     kind = ' class="broad"' if chart.width > NARROW else ""
     numbers = details("the numbers", behind) if behind else ""
     return (
@@ -76,7 +86,15 @@ def figure(chart: Chart, caption: str, legend: str = "", behind: str = "") -> st
 
 
 def picture(kind: str, content: bytes, title: str, caption: str, broad: bool) -> str:
-    """An image file of a `kind` such as image/png, in the page; a `broad` one has the whole width."""
+    """Return an embedded image file.
+
+    Args:
+        kind: The media type, such as image/png.
+        content: The bytes of the file.
+        title: The title.
+        caption: The caption.
+        broad: Whether the image has the whole width.
+    """
     data = base64.b64encode(content).decode()
     alt, kind_of = f"{title}: {caption}", ' class="broad"' if broad else ""
     return (
@@ -86,12 +104,12 @@ def picture(kind: str, content: bytes, title: str, caption: str, broad: bool) ->
 
 
 def charts(figures: Sequence[str]) -> str:
-    """Figures side by side where there is room."""
+    """Return figures side by side where there is room."""
     return f'<div class="charts">{"".join(figures)}</div>' if figures else ""
 
 
 def facts(pairs: Sequence[tuple[str, str]]) -> str:
-    """A few numbers at a glance."""
+    """Return a list of key numbers."""
     return (
         '<dl class="facts">' + "".join(f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in pairs) + "</dl>"
     )
@@ -107,7 +125,15 @@ class Section:
 
 
 def page(title: str, lead: str, banner: Sequence[str], sections: Sequence[Section], foot: str) -> str:
-    """The whole page; `banner` is what must not be overlooked."""
+    """Return the whole page.
+
+    Args:
+        title: The title.
+        lead: The line below the title.
+        banner: Warnings at the top.
+        sections: The sections.
+        foot: The footer.
+    """
     links = "".join(f'<a href="#{section.anchor}">{text(section.title)}</a>' for section in sections)
     bodies = "".join(
         f'<section id="{section.anchor}"><h2>{text(section.title)}</h2>{section.content}</section>' for section in sections

@@ -1,4 +1,7 @@
-"""A sweep's page, section by section, and the commands that reproduce it. Reads the store's files and writes none."""
+"""Assemble the page of a sweep from its sections, and the commands that reproduce the sweep.
+
+It reads the files of the store and writes none.
+"""
 
 import json
 import shlex
@@ -28,14 +31,17 @@ from orchestrator.store.store import Store
 
 @dataclass(frozen=True)
 class Report:
-    """The page as HTML, and what a person hears of it at once."""
+    """The page as HTML, and the summary lines for the terminal."""
 
     html: str
     summary: list[str]
 
 
 def report(store: Store, sweep: Sweep) -> Report:
-    """The page of a sweep as it stands in the store now, finished or not. Damaged records are named in it."""
+    """Return the page of a sweep as it is in the store now, finished or not.
+
+    The page names damaged records.
+    """
     facts = Facts.of(sweep)
     commands = reproducing(store, facts)
     found = _importance(store, facts)
@@ -68,7 +74,7 @@ def _summary(facts: Facts, commands: Commands, told: list[tuple[str, str]], foun
 
 
 def _importance(store: Store, facts: Facts) -> Importance | str:
-    """Which settings mattered, or why that is not known."""
+    """Return the importance of the settings, or why it is not known."""
     try:
         return importance(facts.sweep, option=store.option)
     except UserError as error:
@@ -131,12 +137,12 @@ def _environment(facts: Facts) -> str:
 
 
 def resolved(sweep: Sweep) -> str:
-    """The configuration in full, as a YAML file that `--config` takes."""
+    """Return the full configuration as YAML that `--config` accepts."""
     return yaml.safe_dump(sweep.configuration.plain(), sort_keys=False, allow_unicode=True)
 
 
 def reproducing(store: Store, facts: Facts) -> Commands:
-    """The command lines that make it again, go on with it and use it."""
+    """Return the command lines that repeat the sweep, continue it, and use its results."""
     sweep, option, file = facts.sweep, store.option, f"{facts.sweep.name}.yaml"
     best = sweep.best()
     search = sweep.configuration.search
@@ -156,7 +162,7 @@ def reproducing(store: Store, facts: Facts) -> Commands:
 
 
 def pairs(sweep: Sweep, trial: Trial) -> str:
-    """The settings of a trial as `--set` options over the sweep's configuration."""
+    """Return the settings of a trial as `--set` options on top of the sweep's configuration."""
     method = trial.settings.get("method.name", sweep.configuration.method.name)
     given = []
     for name, value in trial.settings.items():

@@ -1,4 +1,4 @@
-"""Live progress and tables in a terminal."""
+"""Print live progress and tables in a terminal."""
 
 __all__ = [
     "importance",

@@ -1,4 +1,4 @@
-"""Tables of the importance of settings, as a person reads them. Knows no study."""
+"""Print tables of the importance of settings."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,13 @@ from rich.table import Table
 
 
 def importance_tables(found: Mapping[str, Any], least: int, console: Console) -> None:
-    """A table for each group of trials, of at least `least`; `found` is `Importance.plain()`."""
+    """Print a table for each group of trials.
+
+    Args:
+        found: The result of `Importance.plain()`.
+        least: The least number of trials of a group with a table.
+        console: The console.
+    """
     rankings: Sequence[Mapping[str, Any]] = found["rankings"]
     for ranking in rankings:
         table = Table(title=f"{ranking['branch']}: {ranking['trials']} trials")

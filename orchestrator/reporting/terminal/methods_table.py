@@ -1,4 +1,4 @@
-"""The methods as a person reads them: provenance, settings with defaults and documentation, and what is searched."""
+"""Print the methods: provenance, settings with defaults and documentation, and search spaces."""
 
 import dataclasses
 from typing import Any
@@ -11,7 +11,7 @@ from search_spaces import SPACES
 
 
 def print_methods(console: Console) -> None:
-    """Every method with its settings and its search space."""
+    """Print every method with its settings and its search space."""
     for name, method in METHODS.items():
         console.print(f"[bold]{name}[/bold]  {method.provenance}", highlight=False, soft_wrap=True)
         for item in dataclasses.fields(method.Settings):
@@ -23,7 +23,7 @@ def print_methods(console: Console) -> None:
 
 
 def first_points(name: str) -> list[str]:
-    """Return the settings that a search over a method tries first, one text a point."""
+    """Return the settings that a search over a method tries first, one text per point."""
     return [_point(point) for point in SPACES[name].points]
 
 
@@ -32,7 +32,10 @@ def _point(point: dict[str, Any]) -> str:
 
 
 def search_questions(name: str) -> list[str]:
-    """Every question of a space once, keys of the recipe last; one that comes only after certain answers says after which."""
+    """Return every parameter of a search space once, keys of the configuration last.
+
+    A conditional parameter is shown with its condition.
+    """
     ways = list_branches(name, {})
     asked = dict.fromkeys(question for way in ways for question in (*way.choices, *way.ranges))
     return [f"{_said(question, ways)}{_condition(question, ways)}" for question in sorted(asked, key=lambda name: "." in name)]
@@ -47,7 +50,7 @@ def _said(question: str, ways: list[SpaceBranch]) -> str:
 
 
 def _condition(question: str, ways: list[SpaceBranch]) -> str:
-    """` if cam = True`: the answers without which the question does not come."""
+    """Return the condition of a parameter, such as ` if cam = True`; "" if it has none."""
     where = [way for way in ways if question in way.choices or question in way.ranges]
     needed: list[str] = []
     for name, choices in where[0].choices.items():

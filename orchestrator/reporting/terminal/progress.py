@@ -1,4 +1,4 @@
-"""What a person sees: live progress in a terminal, plain lines elsewhere, tables at the end. Knows records, not Ray."""
+"""Show a run: live progress in a terminal, plain lines elsewhere, and tables at the end."""
 
 import sys
 import time
@@ -22,26 +22,28 @@ from orchestrator.store.records import Sweep, Trial
 from orchestrator.teacher.quality import read_quality
 
 COSTS = ("seconds/", "cache/")
-AT_WORK = 8  # trials that a frame names
-TOTALS = ("seconds/total", "seconds/cpu_total", "seconds/gpu_total")  # of a trial so far, not of an epoch
-NOTES = 10  # of a sweep, the newest
+AT_WORK = 8  # running trials that a frame lists
+# Metrics of a trial so far, not of an epoch
+TOTALS = ("seconds/total", "seconds/cpu_total", "seconds/gpu_total")
+NOTES = 10  # newest notes of a sweep that are shown
 TESTED = ("test/last/accuracy", "test/best/accuracy", "best_epoch")  # metrics of a complete trial
 LOST = "its test accuracy is lost with the record and the checkpoint"
 STATES = ("complete", "running", "stopped_early", "failed")
 
 
 class Display:
-    """Listens to a run, which may have begun `elapsed_s` ago."""
+    """Listener that displays a run, which may have started `elapsed_s` seconds ago."""
 
     def __init__(self, sweep: Sweep, console: Console, elapsed_s: float = 0.0) -> None:
         self.sweep, self.console = sweep, console
         self.first = time.monotonic()
         self.start = self.first - elapsed_s
         self.step = ""
-        self.before = sum(trial.ended for trial in sweep.trials.values())  # by an earlier run
+        self.before = sum(trial.ended for trial in sweep.trials.values())  # ended in an earlier run
         self.epochs_before = sum(trial.epochs for trial in sweep.trials.values())
         self.best: Trial | None = None
-        self.noted = {trial.number: len(trial.notes) for trial in sweep.trials.values()}  # how many notes were shown
+        # Number of notes already shown, by trial
+        self.noted = {trial.number: len(trial.notes) for trial in sweep.trials.values()}
         self.costs: dict[str, float] = {}
         self.live = Live(self.frame(), console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
 
@@ -55,33 +57,36 @@ class Display:
             self.live.stop()
 
     def preparing(self, what: str) -> None:
-        """A step before the first trial."""
+        """Show a step before the first trial."""
         self.step = what
         self._say(what)
 
     def teacher_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
-        """The teacher's fitting goes on."""
+        """Show the progress of the teacher's training."""
         self.step = f"fitting the teacher: epoch {epoch}, validation accuracy {metrics['validation/accuracy']:.4f}"
         assert self.sweep.configuration.teacher is not None
         if self.live or epoch == self.sweep.configuration.teacher.training.epochs:
             self._say(self.step)
 
     def teacher_ready(self, words: str) -> None:
-        """The teacher stands ready; unlike a step, the line stays in a terminal."""
+        """Show that the teacher is ready. Unlike a step, this line remains in a terminal."""
         self.console.print(words, markup=False, highlight=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
-        """What a person should know of the run as a whole."""
+        """Show a note about the run as a whole."""
         self.console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
 
     def trial_started(self, trial: Trial) -> None:
-        """A trial begins."""
+        """Show that a trial starts."""
         if self.step:
             self.step, self.first = "", time.monotonic()
         self._refresh()
 
     def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
-        """An epoch is finished; a single training says so, a sweep counts."""
+        """Show a finished epoch.
+
+        A single training prints its metrics, a sweep updates its counts.
+        """
         for note in trial.notes[self.noted.get(trial.number, 0) :]:
             self.console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
         self.noted[trial.number] = len(trial.notes)
@@ -100,12 +105,15 @@ class Display:
         self._refresh()
 
     def trial_changed(self, trial: Trial) -> None:
-        """A trial goes on from another one's weights."""
+        """Show that a trial continues from the weights of another one."""
         change = trial.changes[-1]
         self._say(f"trial {trial.number} takes over trial {change['source']} after epoch {change['epoch']}: {settings(trial)}")
 
     def trial_ended(self, trial: Trial) -> None:
-        """A trial ended: one line elsewhere than in a terminal, with what failed in it."""
+        """Show that a trial ended.
+
+        A terminal gets a line only if the trial has a message. Other outputs always get one.
+        """
         text = f"trial {trial.number} {trial.state} after {trial.epochs} epochs"
         text += f", {_watched(self.sweep)} {trial.value:.4f}" if trial.value is not None else ""
         text += f": {trial.message}" if trial.message else ""
@@ -139,7 +147,7 @@ class Display:
 
     @property
     def total(self) -> int:
-        """How many trials the run has."""
+        """Return the number of trials of the run."""
         return 1 if self.sweep.kind == "train" else self.sweep.configuration.search.trials
 
     def _times(self) -> str:
@@ -148,7 +156,7 @@ class Display:
         budget = self.sweep.configuration.search.time_budget
         done, total = ended, float(self.total)
         search, before = self.sweep.configuration.search, self.before
-        if search.scheduler in PAUSING and self.sweep.kind == "sweep":  # they end together
+        if search.scheduler in PAUSING and self.sweep.kind == "sweep":  # trials end together
             done, before = sum(trial.epochs for trial in self.sweep.trials.values()), self.epochs_before
             total = max(planned_epochs(search, self.sweep.configuration.training.epochs), done)
         own = done - before
@@ -158,7 +166,7 @@ class Display:
         return f"{elapsed:.0f} s elapsed" + (f", about {left:.0f} s left" if left is not None else "")
 
     def frame(self) -> Text:
-        """How the trials stand at this moment, the best one, and those at work."""
+        """Return the current frame: counts, the best trial, and the running trials."""
         text = Text(f"{self.sweep.name}: {self._counts()}")
         if self.step:
             text.append(f"\n{self.step}")
@@ -170,7 +178,7 @@ class Display:
         return text
 
     def _at_work(self) -> str:
-        """The trials that are trained at this moment, in one line: epochs, and the objective of the last one."""
+        """Return the running trials in one line, with epochs and the last objective value."""
         epochs = self.sweep.configuration.training.epochs
         running = [trial for _, trial in sorted(self.sweep.trials.items()) if trial.state == "running"]
         told = [
@@ -182,22 +190,25 @@ class Display:
 
 
 def settings(trial: Trial) -> str:
-    """The parameters of a trial in one line: those in force."""
+    """Return the parameters in force of a trial in one line."""
     return ", ".join(f"{name}={_short(value)}" for name, value in trial.settings.items()) or "the settings given"
 
 
 def _watched(sweep: Sweep) -> str:
-    """What trials are compared by, in words."""
+    """Return the description of the metric that trials are compared by."""
     return describe_objective(sweep.configuration, watched_metrics(sweep.configuration.search).name)
 
 
 def _by_first(sweep: Sweep) -> str:
-    """Of several objectives: by which of them a trial is the best."""
+    """Return the objective that ranks trials, if there are several; else ""."""
     return f" by {_watched(sweep)}" if sweep.configuration.search.objectives and sweep.kind == "sweep" else ""
 
 
 def _best_line(sweep: Sweep, best: Trial) -> str:
-    """The best trial in a line, with what its value can be compared to: fewer epochs give another value."""
+    """Return the best trial in one line, with a trial that was ahead but stopped early.
+
+    Values of fewer epochs are not comparable.
+    """
     line = f"trial {best.number} at {best.value:.4f} with {settings(best)}"
     if best.state == "stopped_early":
         return f"{line}; it was stopped after {best.epochs} epochs, and a complete trial will come before it"
@@ -212,7 +223,16 @@ def _short(value: Any) -> str:
 
 
 def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
-    """The end of a run: the best trials, the Pareto front, the test accuracy of the best students, and what to type next."""
+    """Print the end of a run.
+
+    It contains the best trials, the Pareto front, the test accuracy of the best students, and the
+    next commands.
+
+    Args:
+        sweep: The sweep.
+        console: The console.
+        commands: Command lines by purpose; `status` is printed only for failed trials.
+    """
     table = Table(title=f"{sweep.name}: {sweep.state} after {sweep.seconds:.0f} s")
     for column in ("trial", "state", _watched(sweep), "epochs", "settings"):
         table.add_column(column, overflow="fold")
@@ -268,7 +288,10 @@ def _reached(value: float) -> str:
 
 
 def students(sweep: Sweep, trial: Trial) -> list[str]:
-    """A line for each student of a complete trial: its test accuracies, and its gain over its own KD where that is known."""
+    """Return a line for each student of a complete trial.
+
+    A line has the test accuracies, and the gain over the student's own KD if it is known.
+    """
     gained, configuration = peer_gains(sweep, trial), apply(sweep.configuration, trial.settings)
     lines = [f"best trial{_by_first(sweep)}: {trial.number} ({configuration.method.name})"] if sweep.kind == "sweep" else []
     for letter, student in configuration.students.items():
@@ -292,7 +315,7 @@ def students(sweep: Sweep, trial: Trial) -> list[str]:
 
 
 def costs(display: Display, console: Console) -> None:
-    """Where the time of a training went, and how often the cache had what was asked for."""
+    """Print the time of each part of a training, and the hits and misses of the teacher's cache."""
     seconds = {name.removeprefix("seconds/"): value for name, value in display.costs.items() if name.startswith("seconds/")}
     total = seconds.pop("epoch", 0.0) + seconds.get("report", 0.0)
     if not total:
@@ -310,7 +333,10 @@ def costs(display: Display, console: Console) -> None:
 
 
 def _shown(sweep: Sweep) -> list[Trial]:
-    """The five best trials, and the best one of every other method: a student is judged beside its baselines."""
+    """Return the five best trials and the best one of every other method.
+
+    A student is compared with its baselines.
+    """
     ranked = sweep.ranked()
     best_of: dict[Any, Trial] = {}
     for trial in ranked:
@@ -319,14 +345,17 @@ def _shown(sweep: Sweep) -> list[Trial]:
 
 
 def show_damage(sweep: Sweep, option: str) -> None:
-    """Say which files of a sweep are damaged, on the standard error; `option`: what a command needs to find the store."""
+    """Print the damaged files of a sweep to standard error.
+
+    `option` is the part of a command that names the store.
+    """
     told = sweep.damage(option)
     for text in [*told[:NOTES], *([f"{len(told) - NOTES} more files are damaged"] if len(told) > NOTES else [])]:
         print(sanitize(f"note: {text}"), file=sys.stderr)
 
 
 def sweeps_table(sweeps: Sequence[Sweep], console: Console) -> None:
-    """A line for each sweep of a store: its state, how its trials stand, and its best value."""
+    """Print a line for each sweep of a store: state, counts of its trials, and best value."""
     table = Table(title=None if sweeps else "no sweeps in this store yet")
     for column in ("sweep", "state", "trials", "best", "of"):
         table.add_column(column, overflow="fold")
@@ -341,7 +370,7 @@ def sweeps_table(sweeps: Sequence[Sweep], console: Console) -> None:
 
 
 def status_table(sweep: Sweep, console: Console) -> None:
-    """Every trial of a sweep with its state, and why it failed."""
+    """Print every trial of a sweep with its state and, if it failed, the reason."""
     found = sweep.status()
     looked_for = ", ".join(
         f"{goal.direction} {describe_objective(sweep.configuration, goal.name)}" for goal in goals(sweep.configuration.search)

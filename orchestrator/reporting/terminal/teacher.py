@@ -1,11 +1,14 @@
-"""What `run.py teacher` shows: steps, epochs, and a bar while the cache is filled. Knows records, not Ray."""
+"""Show the progress of `run.py teacher`: steps, epochs, and a bar while the cache is filled."""
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 
 class TeacherDisplay:
-    """Listens to the fitting of a teacher and to the filling of its cache; a bar in a terminal, plain lines elsewhere."""
+    """Listener that displays the training of a teacher and the computation of its cache.
+
+    It shows a progress bar in a terminal, and plain lines elsewhere.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -20,23 +23,23 @@ class TeacherDisplay:
             self.bar.stop()
 
     def preparing(self, what: str) -> None:
-        """A step."""
+        """Show a step."""
         self._say(what)
 
     def note(self, text: str) -> None:
-        """What a person should know of the run as a whole."""
+        """Show a note about the run as a whole."""
         self._say(f"note: {text}")
 
     def teacher_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
-        """An epoch of the fitting."""
+        """Show an epoch of the training."""
         self._say(f"epoch {epoch}: validation accuracy {metrics['validation/accuracy']:.4f}")
 
     def teacher_ready(self, words: str) -> None:
-        """The teacher stands ready."""
+        """Show that the teacher is ready."""
         self._say(words)
 
     def begin(self, views: int, samples: int) -> None:
-        """So many views of so many samples each are about to be filled."""
+        """Start the display for `views` views of `samples` samples each."""
         self.views, self.samples = views, samples
         self.jobs: dict[int, int] = {}
         if self.console.is_terminal:
@@ -52,13 +55,19 @@ class TeacherDisplay:
             self.bar.start()
 
     def progress(self, job: int, views: int, samples: int) -> None:
-        """A job has so many views behind it, and so many samples of the next one."""
+        """Update the progress of a job.
+
+        Args:
+            job: The number of the job.
+            views: The number of its complete views.
+            samples: The number of complete samples of its next view.
+        """
         self.jobs[job] = views * self.samples + samples
         if self.bar:
             self.bar.update(self.task, completed=sum(self.jobs.values()))
 
     def view_filled(self, view: int | None, metrics: dict[str, float], notes: list[str]) -> None:
-        """A view is there."""
+        """Show that a view is in the cache. `view` is None for the clean view."""
         for note in notes:
             self._say(f"note: {note}")
         computed = metrics["cache/misses"] > 0
@@ -68,7 +77,7 @@ class TeacherDisplay:
             self._say(f"{name} {'computed' if computed else 'was there'} ({self.computed + self.found} of {self.views})")
 
     def end(self) -> None:
-        """What was done."""
+        """Close the display and print the counts."""
         if self.bar:
             self.bar.stop()
         self._say(f"cache: {self.computed} views computed, {self.found} were there")
