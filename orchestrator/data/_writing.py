@@ -41,7 +41,7 @@ def _aside(target: Path) -> Iterator[Path]:
         try:
             os.rename(aside, target)
         except OSError:
-            if not os.path.isfile(target / "data.json"):
+            if not os.path.isfile(target / SUMMARY_FILE):
                 raise
     except OSError as error:
         reason = error.strerror or str(error)

@@ -35,7 +35,6 @@ FIGURES = "figures"
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SOURCE = {"mlflow.source.name": "run.py", "mlflow.source.type": "LOCAL"}
 OWNER, KEY = "sweep.id", "sweep.key"  # tags that identify a run
-log = logging.getLogger(__name__)
 Point = Sequence[Any]  # name, value, milliseconds since 1970, step
 
 

@@ -1,4 +1,4 @@
-"""How the students of a trial hear one another. Here all of them are in one process; `actors/pair.py` has each in its own.
+"""How the students of a trial hear one another. Here all of them are in one process; `cluster/_pair.py` has each in its own.
 
 A step: every student `tells` its logits, then each asks what the `others` say. Where students step in turn, one that has
 stepped `tells_anew`, and those after it hear that. All students see the same batches, so positions and shapes always agree.
