@@ -33,7 +33,7 @@ LOST = "its record was damaged, and is made anew of the study and the checkpoint
 
 
 def reconcile(study: optuna.Study, sweep: Sweep, fetch: Callable[[Path], None] = lambda trial: None) -> list[str]:
-    """Let study and records agree.
+    """Reconcile the study with the records.
 
     Afterwards a trial that began and has not ended is among the unfinished trials of the sweep.
     Records that are damaged, or contradict the study, are set aside and rebuilt.

@@ -1,4 +1,4 @@
-"""The Optuna study of a sweep, and the Tune searcher that draws trials from it.
+"""Open the Optuna study of a sweep, and draw trials from it for Tune.
 
 Ray's OptunaSearch tells an early-stopped trial as COMPLETE with its low-epoch value, leaves a trial
 without a number RUNNING for ever, and joins any study of the same name. This searcher calls `ask`

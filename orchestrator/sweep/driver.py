@@ -89,6 +89,7 @@ def run_sweep(
 
     Raises:
         PreflightError: No worker can train now. The sweep is interrupted and can be resumed.
+        TrialError: A single training failed.
     """
     with stoppable(), sweep.hold(), signals.before_exit(partial(_ended_at_once, sweep)), report_waits(show.note):
         if resume:

@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 def keep(folder: Path, data: Path) -> None:
-    """Write the description of the data and of the environment beside a sweep's record.
+    """Write the description of the data and of the environment next to a sweep's record.
 
     Every start writes both. An export needs the first without the data, a report the second.
     """

@@ -67,7 +67,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """All rows, in the requested order.
+    """Result of a comparison, with all rows in the requested order.
 
     `student` names all students where several train together. `teacher_accuracy` is on the
     validation part; None without a teacher, or if its accuracy is unknown. `unfinished` describes
@@ -200,7 +200,7 @@ def _cost(network: Network, summary: dict[str, Any], known: dict[str, StudentCos
 
 
 def _message(comparison: Comparison, over_seeds: Sweep, method: str) -> str:
-    """Return what a reader should know beside the numbers of a row."""
+    """Return what a reader should know in addition to the numbers of a row."""
     if message := comparison.chosen.get(method, {}).get("message", ""):
         return str(message)
     trials = _of(over_seeds, method)
