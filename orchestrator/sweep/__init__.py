@@ -1,4 +1,4 @@
-"""The search: Optuna studies, Ray Tune schedulers, the driver of a sweep."""
+"""Sweeps: Optuna studies, Ray Tune schedulers and the driver."""
 
 __all__ = [
     "changed_configuration",

@@ -1,4 +1,4 @@
-"""When a sweep has failed too often in a row to go on, and what its failures have in common. Knows records, not who trains."""
+"""Detect too many failures in a row in a sweep, and describe what the failures have in common."""
 
 import json
 import re
@@ -9,12 +9,15 @@ from orchestrator.store.records import Trial
 
 METHOD = "method.name"
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
-MOST = 3  # settings that are told
+MOST = 3  # settings named in the reason
 CHARACTERS = 300  # of a message
 
 
 class FailuresInARow:
-    """Hears of ends, in their order; `reason` is said once `limit` trials in a row have failed (None: never)."""
+    """Listener that counts failures in a row, in the order of the trials' ends.
+
+    `reason` is set once `limit` trials in a row have failed (None: never).
+    """
 
     def __init__(self, limit: int | None, trials: dict[int, Trial]) -> None:
         self.limit, self.trials = limit, trials
@@ -22,16 +25,16 @@ class FailuresInARow:
         self.reason = ""
 
     def trial_started(self, trial: Trial) -> None:
-        """It has not ended."""
+        """Do nothing: the trial has not ended."""
 
     def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
-        """It goes on."""
+        """Do nothing: the trial continues."""
 
     def trial_changed(self, trial: Trial) -> None:
-        """It goes on."""
+        """Do nothing: the trial continues."""
 
     def trial_ended(self, trial: Trial) -> None:
-        """One more that failed, or one that did not: then the row begins anew."""
+        """Count a failure; reset the count at any other end."""
         if trial.state == "failed":
             self.row.append(trial)
         elif trial.ended:
@@ -42,13 +45,14 @@ class FailuresInARow:
             self.reason = f"{many} (search.max_failed_trials = {self.limit}): {in_common(self.row, usable)}"
 
     def note(self, text: str) -> None:
-        """No trial's end."""
+        """Do nothing: a note ends no trial."""
 
 
 def in_common(failed: Sequence[Trial], usable: Iterable[Trial]) -> str:
-    """What trials that failed have in common, in words: their message, and settings that no usable trial has.
+    """Describe what failed trials have in common: their message, and settings of no usable trial.
 
-    Messages are the same where they differ in numbers alone; an epoch, an amount of memory.
+    Messages that differ in numbers alone, such as an epoch or an amount of memory, count as the
+    same.
     """
     last = failed[-1].message[:CHARACTERS]
     same = len({NUMBER.sub("#", trial.message) for trial in failed}) == 1
@@ -58,7 +62,7 @@ def in_common(failed: Sequence[Trial], usable: Iterable[Trial]) -> str:
 
 
 def _shared(failed: Sequence[Trial], usable: Sequence[Trial]) -> list[str]:
-    """Settings, as `name = value`, that all of the failed trials have and no usable one; the method first."""
+    """Return settings (`name = value`) of all failed trials and no usable one; the method first."""
     if len(failed) < 2:
         return []
     first, *others = (trial.settings for trial in failed)

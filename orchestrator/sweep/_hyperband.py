@@ -1,4 +1,7 @@
-"""Hyperband: in each bracket the trials wait at milestones until all are there, and the best go on. Ray's, with its gaps closed."""
+"""Synchronous Hyperband: Ray's scheduler over our own `epoch`, with its gaps closed.
+
+In each bracket the trials wait at milestones until all have arrived, and the best continue.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +16,7 @@ from orchestrator.sweep._synchronous import SynchronousSearch, next_to_run
 class HyperbandBrackets(HyperBandScheduler):
     """Ray's synchronous Hyperband over our own `epoch`.
 
-    The brackets of a resumed sweep are built anew from its unfinished trials.
+    The brackets of a resumed sweep are rebuilt from its unfinished trials.
     """
 
     def __init__(self, asking: SynchronousSearch, at_once: Callable[[], int]) -> None:
@@ -23,18 +26,19 @@ class HyperbandBrackets(HyperBandScheduler):
             **objective(search),
             max_t=asking.configuration.training.epochs,
             reduction_factor=search.reduction_factor,
-            stop_last_trials=False,  # a last milestone may lie before the last epoch, and only that one reads the test part
+            # a last milestone may lie before the last epoch, and only that one reads the test part
+            stop_last_trials=False,
         )
         self.asking, self.at_once = asking, at_once
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """A trial takes its place in a bracket and waits for a group."""
+        """Add a trial to a bracket, paused until a group is free."""
         super().on_trial_add(tune_controller, trial)
         self._state["bracket"].trials_to_unpause.add(trial)
         trial.set_status(TuneTrial.PAUSED)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """The next trial of the bracket that is least advanced, with the milestone at which it stops."""
+        """Return the next trial of the least advanced bracket, with its next milestone."""
         trial = next_to_run(super().choose_trial_to_run, self.asking, self.at_once, tune_controller)
         if trial:
             bracket, _ = self._trial_info[trial]
@@ -42,7 +46,11 @@ class HyperbandBrackets(HyperBandScheduler):
         return trial
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Whether the trial goes on, waits, or is stopped; one that goes on past its milestone begins anew with the next one."""
+        """Return whether the trial continues, pauses or stops.
+
+        A trial that continues past its milestone is paused first, and starts again with the next
+        milestone.
+        """
         decision = str(super().on_trial_result(tune_controller, trial, result))
         until = trial.config["until"]
         if decision == TrialScheduler.CONTINUE and until is not None and result["epoch"] >= until:
@@ -51,9 +59,11 @@ class HyperbandBrackets(HyperBandScheduler):
         return decision
 
     def _process_bracket(self, tune_controller: Any, bracket: Any) -> str:
-        """Ray marks a bracket while it is processed and forgets to unmark it: a failure would leave the others waiting for ever.
+        """Process a bracket, and close two gaps of Ray's method.
 
-        So would trials of a resumed sweep that are past the next milestone already: they are compared there at once.
+        Ray marks a bracket while it is processed and does not unmark it. After a failure the other
+        trials would wait for ever. So would trials of a resumed sweep that are already past the
+        next milestone: they are compared there at once.
         """
         action = str(super()._process_bracket(tune_controller, bracket))
         while bracket._halves and bracket._live_trials and bracket.cur_iter_done():

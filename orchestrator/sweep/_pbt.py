@@ -1,7 +1,8 @@
-"""Population based training: after every few epochs the poor trials take over from the good ones and vary their settings.
+"""Population based training: weak trials copy the weights of strong ones and vary their settings.
 
-Ray's scheduler decides who takes over from whom; this file varies the settings within the bounds of the study, keeps the
-records, and sees to it that neither a failed trial nor the order of reports changes what happens.
+Ray's scheduler decides after every few epochs which trial copies which. This module varies the
+settings within the bounds of the study and keeps the records. Neither a failed trial nor the order
+of reports changes the result.
 """
 
 import math
@@ -24,9 +25,15 @@ FACTORS = (0.8, 1.2)
 def explore(
     settings: Mapping[str, Any], distributions: Mapping[str, BaseDistribution], resample_probability: float, seed: str
 ) -> dict[str, Any]:
-    """Settings near those given: continuous ones are multiplied by 0.8 or 1.2, or drawn anew; all others are inherited.
+    """Return settings near the given ones.
 
-    Never outside the bounds of the distribution of the same name; the same for the same seed.
+    Continuous settings are multiplied by 0.8 or 1.2, or redrawn; all others are inherited.
+
+    Args:
+        settings: Values by name.
+        distributions: Distributions by name; no varied value is outside their bounds.
+        resample_probability: Probability that a continuous setting is redrawn.
+        seed: Equal seeds give equal results.
     """
     draw = random.Random(seed)
     varied = dict(settings)
@@ -51,9 +58,12 @@ def _within(distribution: FloatDistribution, value: float) -> float:
 
 
 class Population(PopulationBasedTraining):
-    """Ray's synchronous PBT over our own `epoch`. All of the population wait until the last of them has trained so far.
+    """Ray's synchronous PBT over our own `epoch`.
 
-    After a resume the next comparison is at the next multiple of `perturb_epochs` above what the slowest unfinished trial has.
+    The whole population waits until its last trial has trained up to the comparison.
+
+    After a resume the next comparison is at the next multiple of `perturb_epochs` above the epochs
+    of the slowest unfinished trial.
     """
 
     def __init__(self, asking: SynchronousSearch, at_once: Callable[[], int]) -> None:
@@ -64,7 +74,7 @@ class Population(PopulationBasedTraining):
             perturbation_interval=search.perturb_epochs,
             quantile_fraction=search.quantile,
             resample_probability=search.resample_probability,
-            custom_explore_fn=dict,  # Ray wants one; what explores is `_get_new_config`
+            custom_explore_fn=dict,  # Ray requires one; `_get_new_config` explores
             log_config=False,
             require_attrs=False,  # a failed trial has none
             synch=True,
@@ -74,13 +84,16 @@ class Population(PopulationBasedTraining):
         self._next_perturbation_sync = (slowest // search.perturb_epochs + 1) * search.perturb_epochs
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """A trial joins the population and waits for a group. Ray refuses a searcher here, because it could not change trials."""
+        """Add a trial to the population, paused until a group is free.
+
+        Ray's method would refuse the searcher, because it could not change trials.
+        """
         state = self._trial_state[trial] = _PBTTrialState(trial)
         state.last_perturbation_time = self._next_perturbation_sync - self._perturbation_interval
         trial.set_status(TuneTrial.PAUSED)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """A trial that has not trained up to the next comparison, where its worker stops."""
+        """Return a trial that has not trained up to the next comparison, where its worker stops."""
         present = _Present(tune_controller, self._trial_state)
         trial = next_to_run(super().choose_trial_to_run, self.asking, self.at_once, present)
         if trial:
@@ -88,28 +101,32 @@ class Population(PopulationBasedTraining):
         return trial
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Whether the trial goes on or waits; the last one to arrive starts the comparison."""
+        """Return whether the trial continues or pauses; the last one starts the comparison."""
         before = random.getstate()
-        random.seed(f"{self.asking.configuration.seed} {self._next_perturbation_sync}")  # Ray draws the donors from it
+        # Ray draws the donors from it
+        random.seed(f"{self.asking.configuration.seed} {self._next_perturbation_sync}")
         try:
             return str(super().on_trial_result(_Present(tune_controller, self._trial_state), trial, result))
         finally:
             random.setstate(before)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """It has left the population."""
+        """Remove the trial from the population."""
         self._leave(tune_controller, trial)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        """It has left the population."""
+        """Remove the trial from the population."""
         self._leave(tune_controller, trial)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """It has left the population."""
+        """Remove the trial from the population."""
         self._leave(tune_controller, trial)
 
     def _leave(self, tune_controller: Any, trial: Any) -> None:
-        """Ray would let the others wait for it for ever: when it was the last one to be waited for, they are compared now."""
+        """Remove a trial; if the others waited for it alone, compare them now.
+
+        Ray would let them wait for ever.
+        """
         self._trial_state.pop(trial, None)
         times = [state.last_train_time for state in self._trial_state.values()]
         if times and min(times) >= self._next_perturbation_sync:
@@ -119,18 +136,21 @@ class Population(PopulationBasedTraining):
     def _checkpoint_or_exploit(
         self, trial: Any, tune_controller: Any, upper_quantile: list[Any], lower_quantile: list[Any]
     ) -> None:
-        """One of the best is kept; one of the worst takes over from one of the best of its own method, or stays as it is."""
+        """Keep one of the best trials, or let one of the worst copy a best one of its own method.
+
+        Without a best one of its method the trial stays as it is.
+        """
         if trial in lower_quantile:
             upper_quantile = [other for other in upper_quantile if self._method(other) == self._method(trial)]
             lower_quantile = lower_quantile if upper_quantile else []
         super()._checkpoint_or_exploit(trial, tune_controller, upper_quantile, lower_quantile)
 
     def _method(self, trial: Any) -> Any:
-        """Null where one method alone is searched."""
+        """Return the method of a trial; None if one method alone is searched."""
         return self.asking.record(trial).settings.get("method.name")
 
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What the taker goes on with: the donor's settings, varied. The records and the listeners hear of it."""
+        """Return the donor's settings, varied, for the taker; update records and listeners."""
         epoch = int(self._trial_state[trial].last_train_time)
         taker, donor = trial.config["number"], trial_to_clone.config["number"]
         seed = f"{self.asking.configuration.seed} {taker} {epoch}"
@@ -148,7 +168,7 @@ class _Present:
         return getattr(self.controller, name)
 
     def get_trials(self) -> list[Any]:
-        """All that are present."""
+        """Return the trials that are still in the population."""
         return [trial for trial in self.controller.get_trials() if trial in self.present]
 
     get_live_trials = get_trials

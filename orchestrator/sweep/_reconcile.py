@@ -1,8 +1,9 @@
-"""After a driver's death: the study and the records are brought to say the same of every trial. Knows no Tune.
+"""Reconcile the Optuna study and the records of a sweep after a driver's death.
 
-A driver asks the study, writes the record, hears epochs (record, then study), and tells the end (study, then record). It may have
-been killed between any two of these, and a file may have been damaged since. Whatever one side knows and the other one does not
-is written there; nothing is asked twice, and no number is left out.
+A driver draws a trial from the study, then writes its record. It writes an epoch to the record,
+then to the study, and the end of a trial to the study, then to the record. It may be killed between
+any two of these steps, and a file may be damaged later. What only one side has is written to the
+other. No trial is drawn twice, and no number is left out.
 """
 
 import json
@@ -32,16 +33,22 @@ LOST = "its record was damaged, and is made anew of the study and the checkpoint
 
 
 def reconcile(study: optuna.Study, sweep: Sweep, fetch: Callable[[Path], None] = lambda trial: None) -> list[str]:
-    """Let study and records agree; afterwards a trial that began and has not ended is among the unfinished ones of the sweep.
+    """Reconcile the study with the records.
 
-    Records that are damaged, or contradict the study, are set aside and made anew. Returns a sentence for each of them. `fetch`
-    brings what a trial's folder needs for that.
+    Afterwards a trial that began and has not ended is among the unfinished trials of the sweep.
+    Records that are damaged, or contradict the study, are set aside and rebuilt.
+
+    Args:
+        fetch: Brings the files that a trial's folder needs for a rebuilt record.
+
+    Returns:
+        A sentence for each record that was set aside.
     """
     names = [goal.name for goal in goals(sweep.configuration.search)]
     mended = _set_aside(study, sweep)
     _begin_known(study, sweep)
     begun = [frozen for frozen in study.get_trials(deepcopy=False) if frozen.state != TrialState.WAITING]
-    for frozen in begun:  # before anything is drawn, which depends on what the study knows
+    for frozen in begun:  # before any draw, which depends on the contents of the study
         trial = sweep.trials.get(frozen.number)
         if trial and not frozen.state.is_finished():
             _tell(study, frozen, trial, len(names) == 1)
@@ -59,7 +66,7 @@ def reconcile(study: optuna.Study, sweep: Sweep, fetch: Callable[[Path], None] =
 
 
 def _set_aside(study: optuna.Study, sweep: Sweep) -> dict[Path, str]:
-    """Rename the records that cannot be used; what was done, by their files."""
+    """Rename the records that cannot be used; return a sentence for each by its file."""
     begun = {each.number: each for each in study.get_trials(deepcopy=False) if each.state != TrialState.WAITING}
     for number, trial in list(sweep.trials.items()):
         reason = _contradiction(begun[number], trial) if number in begun else _beyond(sweep, number)
@@ -70,10 +77,14 @@ def _set_aside(study: optuna.Study, sweep: Sweep) -> dict[Path, str]:
 
 
 def _contradiction(frozen: FrozenTrial, trial: Trial) -> str:
-    """What the record says and the study says otherwise; the study is added to and never written anew, so it is believed."""
+    """Return how a record contradicts the study; empty if it does not.
+
+    The study takes precedence: it is appended to and never rewritten.
+    """
     for name in trial.params.keys() & frozen.params.keys():
         own, other = trial.params[name], frozen.params[name]
-        if own != other and json.dumps(own) != json.dumps(other):  # a choice may be a list, which is a tuple elsewhere
+        # a choice may be a list, which is a tuple elsewhere
+        if own != other and json.dumps(own) != json.dumps(other):
             return f"params.{name} = {own!r}, and the study has {other!r}"
     for epoch, value in trial.known:
         if frozen.intermediate_values.get(epoch, value) != value:
@@ -87,13 +98,16 @@ def _contradiction(frozen: FrozenTrial, trial: Trial) -> str:
 
 
 def _beyond(sweep: Sweep, number: int) -> str:
-    """Why the study should not be made to have so many trials: no sweep is given fewer than it has begun."""
+    """Return why a trial's number is beyond the sweep's trials; empty if it is not.
+
+    The study must not grow so far: no sweep is given fewer trials than it has begun.
+    """
     trials = sweep.configuration.search.trials
     return f"number = {number} is not allowed: the sweep has {trials} trials" if number >= trials else ""
 
 
 def create_trial(study: optuna.Study, configuration: Configuration, params: dict[str, Any] | None = None) -> optuna.Trial:
-    """The next trial of the study, drawn whole; with the parameters given, where it is known which they were."""
+    """Return the next trial of the study with all parameters: `params`, the rest drawn."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         asked = study.ask()
@@ -104,7 +118,11 @@ def create_trial(study: optuna.Study, configuration: Configuration, params: dict
 def draw_params(
     study: optuna.Study, asked: optuna.Trial, configuration: Configuration, params: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """All parameters of a trial that the study began: those it has, those given, and the rest as they would have been drawn."""
+    """Return all parameters of a trial that the study began.
+
+    These are the parameters that it has, the given ones, and the rest as they would have been
+    drawn.
+    """
     sampler = study.sampler
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -117,12 +135,15 @@ def draw_params(
 
 
 def reopen_trial(study: optuna.Study, number: int) -> optuna.Trial:
-    """A trial that the study began."""
+    """Return a trial that the study began."""
     return optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
 
 
 def _begin_known(study: optuna.Study, sweep: Sweep) -> None:
-    """What the records know was begun: the study may have lost its last line, or all of them."""
+    """Begin in the study every trial that the records contain.
+
+    The study may have lost its last line, or all of them.
+    """
     trials = study.get_trials(deepcopy=False)
     for number in range(max(sweep.trials, default=-1) + 1):
         trial = sweep.trials.get(number)
@@ -133,7 +154,10 @@ def _begin_known(study: optuna.Study, sweep: Sweep) -> None:
 
 
 def _tell(study: optuna.Study, frozen: FrozenTrial, trial: Trial, single: bool) -> None:
-    """What the record knows of a trial that runs by the study. Optuna takes no epochs of several objectives."""
+    """Write to the study what the record has of a trial that still runs in the study.
+
+    Optuna refuses intermediate values with several objectives.
+    """
     asked = reopen_trial(study, frozen.number)
     for epoch, value in trial.known if single else ():
         if epoch not in frozen.intermediate_values:
@@ -146,7 +170,7 @@ def _tell(study: optuna.Study, frozen: FrozenTrial, trial: Trial, single: bool) 
 
 
 def _made_anew(study: optuna.Study, frozen: FrozenTrial, sweep: Sweep, names: list[str]) -> Trial:
-    """The record of a trial that the study alone knows: it was never written, or is damaged."""
+    """Rebuild the record of a trial that only the study has: never written, or damaged."""
     ended = frozen.state.is_finished()
     params = dict(frozen.params) if ended else draw_params(study, reopen_trial(study, frozen.number), sweep.configuration)
     trial = Trial(frozen.number, params, changes=frozen.user_attrs.get("changes", []))
@@ -159,7 +183,8 @@ def _made_anew(study: optuna.Study, frozen: FrozenTrial, sweep: Sweep, names: li
         last = max(told, default=0)
     for epoch in range(1, last + 1):
         record = told.get(epoch, {"epoch": epoch, "metrics": {}})
-        if epoch in known:  # which is the trial's own, where it took over another one's weights since
+        # the trial's own value, even if it has copied another trial's weights since
+        if epoch in known:
             record = record | {"metrics": record["metrics"] | {names[0]: known[epoch]}}
         trial.hear(record, names)
     if frozen.state == TrialState.COMPLETE:

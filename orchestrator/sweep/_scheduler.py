@@ -1,6 +1,7 @@
-"""Which trials are stopped early: ASHA and the median rule over our own `epoch`. Those that let trials wait stand beside it.
+"""Stop trials early: ASHA and the median rule over our own `epoch`, with the history of a resume.
 
-A resumed sweep plays its finished epochs back: into the rungs of ASHA, and into the averages of the median rule.
+A resumed sweep replays its finished epochs into the rungs of ASHA and into the averages of the
+median rule.
 """
 
 from collections.abc import Callable
@@ -17,18 +18,22 @@ from orchestrator.sweep._pbt import Population
 from orchestrator.sweep._study import StudySearch, objective
 from orchestrator.sweep._synchronous import SynchronousSearch
 
-MEDIAN_OF = 3  # fewer averages make no median that one would stop a trial for
+MEDIAN_OF = 3  # a median of fewer averages is no reason to stop a trial
 
 
 def scheduler(asking: StudySearch, sweep: Sweep, at_once: Callable[[], int]) -> TrialScheduler:
-    """The scheduler of the configuration, knowing what the sweep has seen; `at_once` trials train at a time."""
+    """Return the scheduler of the configuration, with the history of the sweep.
+
+    Args:
+        at_once: Returns the number of concurrent trials.
+    """
     if isinstance(asking, SynchronousSearch):
         return Population(asking, at_once) if asking.configuration.search.scheduler == "pbt" else HyperbandBrackets(asking, at_once)
     return stopping(asking.configuration, sweep)
 
 
 def stopping(configuration: Configuration, sweep: Sweep) -> TrialScheduler:
-    """A scheduler under which nobody waits: asha, median or none."""
+    """Return a scheduler under which no trial waits for others: asha, median or none."""
     search = configuration.search
     if search.scheduler == "none":
         return FIFOScheduler()
@@ -48,9 +53,11 @@ def stopping(configuration: Configuration, sweep: Sweep) -> TrialScheduler:
 
 
 class _RememberingASHA(ASHAScheduler):
-    """Knows the rungs of an earlier run: ended trials at once, the others under their new id as soon as they go on.
+    """ASHA with the rungs of an earlier run.
 
-    The first `spared` trials are recorded like any other and never stopped: a baseline that was cut off is none.
+    Ended trials enter their rungs at once, the others under their new id as soon as they resume.
+    The first `spared` trials are recorded like any other and never stopped: a baseline that was cut
+    off is none.
     """
 
     def __init__(self, spared: int, past: list[Trial], **settings: Any) -> None:
@@ -65,14 +72,14 @@ class _RememberingASHA(ASHAScheduler):
                 self.on_trial_remove(None, ended)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """A new trial, or one that goes on."""
+        """Add a new trial, or one that resumes."""
         super().on_trial_add(tune_controller, trial)
         begun = self.unfinished.pop(trial.config["number"], None)
         if begun:
             self._replay(trial, begun)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Whether the trial goes on."""
+        """Return whether the trial continues."""
         decision = str(super().on_trial_result(tune_controller, trial, result))
         return TrialScheduler.CONTINUE if trial.config["number"] < self.spared else decision
 
@@ -82,9 +89,11 @@ class _RememberingASHA(ASHAScheduler):
 
 
 class _RememberingMedian(MedianStoppingRule):
-    """Stops a trial whose best value is worse than the median of the others' averages; knows the epochs of an earlier run.
+    """Median rule with the epochs of an earlier run.
 
-    Ray's rule would stumble over the end of a failed trial, which has no epoch, and count the last epoch of an ended one twice.
+    It stops a trial whose best value is worse than the median of the other trials' averages. Ray's
+    rule would fail at the end of a failed trial, which has no epoch. It would also count the last
+    epoch of an ended trial twice.
     """
 
     def __init__(self, spared: int, past: list[Trial], **settings: Any) -> None:
@@ -99,14 +108,14 @@ class _RememberingMedian(MedianStoppingRule):
         return [{"epoch": epoch, self._metric: value} for epoch, value in trial.known]
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """A new trial, or one that goes on."""
+        """Add a new trial, or one that resumes."""
         super().on_trial_add(tune_controller, trial)
         begun = self.unfinished.pop(trial.config["number"], None)
         if begun and begun.known:
             self._results[trial] = self._of(begun)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Whether the trial goes on; an epoch that is told again decides nothing."""
+        """Return whether the trial continues; a repeated epoch decides nothing."""
         if not self._news(trial, result):
             return str(TrialScheduler.CONTINUE)
         decision = str(super().on_trial_result(tune_controller, trial, result))
@@ -116,7 +125,7 @@ class _RememberingMedian(MedianStoppingRule):
         return decision
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """The last epoch counts once, and what has no epoch not at all."""
+        """Count the last epoch once, and a result without an epoch not at all."""
         if self._news(trial, result):
             super().on_trial_complete(tune_controller, trial, result)
 
@@ -125,4 +134,5 @@ class _RememberingMedian(MedianStoppingRule):
         return self._metric in result and result.get("epoch", 0) > known
 
     def _on_insufficient_samples(self, tune_controller: Any, trial: Any, time: float) -> str:
-        return str(TrialScheduler.CONTINUE)  # Ray would pause it to let another begin; here each has a group of its own
+        # Ray would pause it for another trial; here each has its own group
+        return str(TrialScheduler.CONTINUE)

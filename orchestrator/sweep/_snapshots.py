@@ -1,6 +1,7 @@
-"""Copies of a trial's checkpoint as it stood after an epoch, which others may take over. Knows folders alone.
+"""Copies of a trial's checkpoint after an epoch, from which other trials may continue.
 
-Files of a checkpoint are replaced and never changed in place, so a copy is a folder of hard links where the disk allows it.
+Files of a checkpoint are replaced and never changed in place. A copy is a folder of hard links
+where the disk allows it.
 """
 
 import os
@@ -11,16 +12,20 @@ from orchestrator.config.trial import CHECKPOINT, SNAPSHOTS
 from orchestrator.core import disk
 from orchestrator.store.store import replacing
 
-KEPT = 2  # a trial reaches its next snapshot while others still wait to take over the last one, and never the one after it
+# a trial may reach its next snapshot while others still need the last one, and never the one after
+KEPT = 2
 
 
 def folder(trial: Path, epoch: int) -> Path:
-    """Where the snapshot of the trial in `trial` after `epoch` epochs lies."""
+    """Return the folder of the snapshot of the trial in `trial` after `epoch` epochs."""
     return trial / SNAPSHOTS / f"epoch-{epoch}"
 
 
 def keep(trial: Path, epoch: int) -> Path:
-    """Copy the checkpoint of the trial in `trial`, which stands after `epoch` epochs; older copies than the last two go."""
+    """Copy the checkpoint of the trial in `trial`, which has trained `epoch` epochs.
+
+    Copies older than the last two are removed.
+    """
     target = folder(trial, epoch)
     if not target.is_dir():
         _copy(trial / CHECKPOINT, target)
@@ -30,12 +35,15 @@ def keep(trial: Path, epoch: int) -> Path:
 
 
 def epoch_of(snapshot: Path) -> int:
-    """After how many epochs it was taken, as its name says."""
+    """Return the number of epochs after which the snapshot was taken, from its name."""
     return int(snapshot.name.removeprefix("epoch-"))
 
 
 def put_back(snapshot: Path, trial: Path) -> None:
-    """Let the trial in `trial` stand where the snapshot was taken, be it its own or another one's; OSError when it is gone."""
+    """Restore a snapshot, the trial's own or another's, as the checkpoint of the trial in `trial`.
+
+    Raise OSError if the snapshot does not exist any more.
+    """
     _copy(snapshot, trial / CHECKPOINT)
 
 
@@ -56,5 +64,5 @@ def _copy_now(source: Path, target: Path) -> None:
 def _link(source: str, target: str) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another file system, or one that knows no links
+    except OSError:  # another file system, or one without links
         shutil.copy2(source, target)

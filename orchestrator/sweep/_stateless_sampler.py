@@ -1,8 +1,9 @@
-"""A sampler that forgets: what it draws follows from the seed, the trial's number, the parameter, and what the study knows.
+"""Sampler without a state: draws depend on seed, trial number, parameter and the study alone.
 
-So it does not matter how often the search was ended and gone on with, nor whether a trial was asked about in one go. Optuna's own
-samplers draw from one stream of random numbers, of which nobody knows after a death how far it had come. Nor do they avoid
-settings that were tried, but for `BruteForceSampler`, which takes no space with a continuum and is guided by nothing.
+The result does not depend on how often the search was interrupted and resumed, nor on whether a
+trial was drawn without a break. Optuna's own samplers draw from one stream of random numbers, whose
+position is lost at a death. Nor do they avoid settings that were tried, except `BruteForceSampler`,
+which takes no continuous space and is guided by nothing.
 """
 
 import warnings
@@ -19,38 +20,43 @@ from optuna.trial import FrozenTrial, TrialState
 from orchestrator.config.distinct import Way, allowed, is_left
 from orchestrator.config.schema import Search
 
-UNTRIED = 1  # keeps what replaces a value apart from what drew it
+UNTRIED = 1  # separates the draw of a replacement from the draw of the value
 
 
 class StatelessSampler(BaseSampler):
-    """Makes the configured sampler anew for every trial, and for every parameter that is drawn on its own.
+    """Sampler that rebuilds the configured one for each trial, and for each parameter drawn alone.
 
-    Where the `space` has finitely many settings on some of its ways, a value that leads to none but those of earlier trials is
-    replaced by another one, drawn among those that lead to new settings. Trials are asked for in the order of their numbers, so
-    that this too does not depend on when a trial ends.
+    Some ways through the `space` may have finitely many settings. A value that leads only to
+    settings of earlier trials is then replaced. The replacement is drawn among the values that lead
+    to new settings. Trials are drawn in the order of their numbers, so that this does not depend on
+    when a trial ends.
     """
 
     def __init__(self, search: Search, seed: int, space: Sequence[Way] = ()) -> None:
         self.search, self.seed = search, seed
         self.space = space if any(None not in way.values() for way in space) else ()
         self.joint: BaseSampler = RandomSampler()
-        self.together: dict[tuple[int, str], tuple[BaseDistribution, Any]] = {}  # number, name: of what was drawn together last
+        # by number and name: the last joint draw
+        self.together: dict[tuple[int, str], tuple[BaseDistribution, Any]] = {}
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """What is drawn together."""
+        """Return the distributions that are drawn jointly."""
         self.joint = self._made(trial.number)
         return dict(self.joint.infer_relative_search_space(study, trial))
 
     def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
-        """Values of what is drawn together; Optuna calls it right after `infer_relative_search_space`."""
+        """Return jointly drawn values.
+
+        Optuna calls it right after `infer_relative_search_space`.
+        """
         drawn = dict(self.joint.sample_relative(study, trial, search_space))
         self.together = {(trial.number, name): (search_space[name], value) for name, value in drawn.items()}
-        return {} if self.space else drawn  # each of them is looked at when it is asked for
+        return {} if self.space else drawn  # `sample_independent` checks each of them
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """The value of one parameter."""
+        """Return the value of one parameter."""
         distribution, value = self.together.get((trial.number, param_name), (None, None))
         if not self.space or distribution != param_distribution:
             alone = self._made(trial.number, zlib.crc32(param_name.encode()))
@@ -58,7 +64,10 @@ class StatelessSampler(BaseSampler):
         return self._untried(study, trial, param_name, value) if self.space else value
 
     def _untried(self, study: optuna.Study, trial: FrozenTrial, name: str, value: Any) -> Any:
-        """The value, or another one if all settings with it were tried; the value, too, if nothing else is left."""
+        """Return the value, or another one if all settings with it were tried.
+
+        Return the value, too, if nothing else is left.
+        """
         tried = [other.params for other in study.get_trials(deepcopy=False) if other.number < trial.number]
         if is_left(self.space, {**trial.params, name: value}, tried):
             return value
@@ -70,7 +79,7 @@ class StatelessSampler(BaseSampler):
         return value
 
     def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Nothing is remembered."""
+        """Do nothing: the sampler has no state."""
 
     def _made(self, *of: int) -> BaseSampler:
         seed = int(np.random.SeedSequence([self.seed, *of]).generate_state(1)[0])

@@ -1,4 +1,7 @@
-"""When Tune stops before its last trial: too many failures in a row, or nobody left to train. Trials that run stay for a resume."""
+"""Stop Tune before its last trial: after too many failures in a row, or if no worker can train.
+
+Running trials stay for a resume.
+"""
 
 from typing import Any
 
@@ -8,20 +11,23 @@ from orchestrator.sweep._failures import FailuresInARow
 
 
 class SweepStopper(tune.Stopper):
-    """Ends the run when `failures` has a reason, or a result says that it is `unfit`: no trial can be trained any more."""
+    """Stopper that ends the run if `failures` has a reason or a result is `unfit`.
+
+    A result is `unfit` if no trial can be trained any more.
+    """
 
     def __init__(self, failures: FailuresInARow) -> None:
         self.failures, self.unfit = failures, ""
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Whether that trial stops: never for its own sake."""
+        """Return False, so that no trial is stopped for its own result; record an `unfit` one."""
         self.unfit = self.unfit or result.get("unfit", "")
         return False
 
     def stop_all(self) -> bool:
-        """Whether all stop."""
+        """Return whether the whole run stops."""
         return bool(self.unfit or self.failures.reason)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune keeps a pickle for a restore of its own, which nobody does."""
+        """Return nothing: Tune pickles its stopper for its own restore, which is not used."""
         return {}

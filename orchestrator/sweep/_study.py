@@ -1,7 +1,8 @@
-"""The Optuna study of a sweep and Tune's view of it. Knows what is asked and told, not who trains.
+"""Open the Optuna study of a sweep, and draw trials from it for Tune.
 
-Ray's OptunaSearch tells an early-stopped trial as COMPLETE at its low-epoch value, leaves a trial without a number
-RUNNING for ever, and joins any study of the same name; this searcher asks and tells the study itself.
+Ray's OptunaSearch tells an early-stopped trial as COMPLETE with its low-epoch value, leaves a trial
+without a number RUNNING for ever, and joins any study of the same name. This searcher calls `ask`
+and `tell` of the study itself.
 """
 
 import json
@@ -34,15 +35,19 @@ Vary = Callable[[dict[str, Any], dict[str, BaseDistribution]], dict[str, Any]]
 
 
 def objective(search: Search) -> dict[str, str]:
-    """What Tune compares by, as its searchers and schedulers take it: `metric` and `mode`."""
+    """Return `metric` and `mode` as Tune's searchers and schedulers take them."""
     goal = watched_metrics(search)
     return {"metric": goal.name, "mode": goal.direction[:3]}
 
 
 def open_study(folder: Path, configuration: Configuration, resume: bool) -> optuna.Study:
-    """The study in the sweep's folder, named after it; it begins with the points of its spaces.
+    """Open or create the study in the sweep's folder.
 
-    ConfigurationError when it is damaged, or looks for something else. Only for whoever holds the sweep.
+    It has the folder's name, and its first trials are the points of its spaces. Only the process
+    that holds the sweep may call it.
+
+    Raises:
+        ConfigurationError: The study is damaged, or has other objectives or directions.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     search, file = configuration.search, folder / JOURNAL
@@ -59,7 +64,8 @@ def open_study(folder: Path, configuration: Configuration, resume: bool) -> optu
             study = optuna.create_study(study_name=folder.name, storage=storage, sampler=sampler, directions=directions)
         sound_trials(study)
     for point in points(configuration)[len(study.get_trials(deepcopy=False)) : search.trials]:
-        study.enqueue_trial(point)  # numbers before the last point are points, also when the driver died in between
+        # the first trials are the points, also when the driver died in between
+        study.enqueue_trial(point)
     return study
 
 
@@ -84,9 +90,10 @@ def _require_directions(study: optuna.Study, search: Search) -> None:
 
 
 class StudySearch(Searcher):
-    """Hands out the unfinished trials of a resumed sweep first, then asks the study; tells it how each one ended.
+    """Tune searcher: the unfinished trials of a resumed sweep first, then new ones of the study.
 
-    No more than `at_once` at a time, which may change: as many as there are groups.
+    It tells the study how each trial ended. At most `at_once` trials run at a time. This limit is
+    the number of groups, and may change.
     """
 
     def __init__(
@@ -107,11 +114,14 @@ class StudySearch(Searcher):
             self.asked[trial.number] = reopen_trial(study, trial.number)
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
-        """Metric and mode are those of the configuration."""
+        """Return True: metric and mode are those of the configuration."""
         return True
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial as plain values, None while enough are at work; one that cannot be built travels with its `error`."""
+        """Return the next trial as plain values, or None while enough trials run.
+
+        A trial that cannot be built has an `error` instead of a configuration.
+        """
         if len(self.running) >= self.at_once():
             return None
         with defer_signals():
@@ -122,15 +132,26 @@ class StudySearch(Searcher):
         return self._config(trial)
 
     def _hand_out(self, trial: Trial) -> None:
-        self.events.start(trial)  # Tune asks when a group is free
+        self.events.start(trial)  # a group is free when Tune calls `suggest`
 
     def take_over(self, taker: int, donor: int, epoch: int, vary: Vary) -> dict[str, Any]:
-        """The trial `taker` goes on from `donor` after `epoch` epochs; its plain values. `vary`: settings, bounds -> settings."""
+        """Continue the trial `taker` from the weights of `donor` after `epoch` epochs.
+
+        Args:
+            taker: Number of the trial that continues.
+            donor: Number of the trial whose weights it copies.
+            epoch: Epochs that both have trained.
+            vary: Function of settings and bounds that returns settings.
+
+        Returns:
+            Plain values of the taker, as in `suggest`.
+        """
         trial, source = (self.events.sweep.trials[number] for number in (taker, donor))
         bounds = {name: bound for frozen in self.study.trials for name, bound in frozen.distributions.items()}
         with defer_signals():
             self.events.change(trial, epoch, donor, vary(source.settings, bounds))
-            self.asked[taker].set_user_attr("changes", trial.changes)  # its value is not that of the parameters that were drawn
+            # its value does not belong to the parameters that were drawn
+            self.asked[taker].set_user_attr("changes", trial.changes)
         return self._config(trial)
 
     def _config(self, trial: Trial) -> dict[str, Any]:
@@ -139,7 +160,7 @@ class StudySearch(Searcher):
             METHODS[configuration.method.name].Settings.build(configuration.method.settings)
         except (ConfigurationError, SettingsError) as error:
             return {"number": trial.number, "error": str(error)}
-        # text: Tune flattens what is nested, and names folders after it
+        # as text: Tune flattens nested values, and names folders after them
         return {"number": trial.number, "configuration": json.dumps(configuration.plain()), "known": trial.epochs}
 
     def _ask(self) -> Trial:
@@ -148,12 +169,15 @@ class StudySearch(Searcher):
         return Trial(asked.number, asked.params)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """A finished epoch, which is not the trial's last result."""
+        """Record a finished epoch that is not the trial's last result."""
         with defer_signals():
             self._record(self.trials[trial_id], result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The end of a trial: its last epoch, a stop by the scheduler, or a failure; nothing where nobody can train it for now."""
+        """Record the end of a trial: its last epoch, a stop by the scheduler, or a failure.
+
+        Record nothing if no worker can train the trial now.
+        """
         self.running.discard(trial_id)
         trial = self.trials[trial_id]
         result = result or {}
@@ -169,7 +193,10 @@ class StudySearch(Searcher):
                 self.finish(trial, "complete" if trial.epochs >= epochs else "stopped_early")
 
     def finish(self, trial: Trial, state: RecordState, message: str = "") -> None:
-        """Tell the study and the listeners; a pruned trial keeps the value of its last epoch, where there is one objective."""
+        """Report the end of a trial to the study and the listeners.
+
+        A pruned trial keeps the value of its last epoch if there is one objective.
+        """
         reached = (trial.values or trial.value) if state == "complete" else None
         with defer_signals():
             self.study.tell(trial.number, reached, state=STATES[state], skip_if_finished=True)
@@ -183,15 +210,16 @@ class StudySearch(Searcher):
             if record["epoch"] <= trial.epochs:
                 continue
             self.events.report(trial, record)
-            if trial.value is not None and trial.values is None:  # Optuna refuses the epochs of several objectives
+            # Optuna refuses intermediate values with several objectives
+            if trial.value is not None and trial.values is None:
                 self.asked[trial.number].report(trial.value, trial.epochs)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune keeps a pickle of its searcher for a restore of its own, which nobody does."""
+        """Return nothing: Tune pickles its searcher for its own restore, which is not used."""
         return {}
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study and the records are on disk already."""
+        """Do nothing: the study and the records are on disk already."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: a resume reads the study and the records."""
+        """Do nothing: a resume reads the study and the records."""

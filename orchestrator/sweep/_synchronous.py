@@ -1,7 +1,8 @@
-"""Schedulers under which trials wait for one another: what they share. Hyperband and the population stand beside it.
+"""Shared parts of the schedulers under which trials wait for one another: Hyperband and PBT.
 
-All trials exist before the first one trains, because a comparison of half of them is none. A trial that waits is paused: it has
-no process and no group. As many run as there are groups; each is told beforehand after which epoch its worker stops.
+All trials exist before the first one trains, because a comparison of half of them is none. A
+waiting trial is paused: it has no process and no group. As many trials run as there are groups.
+Each knows beforehand after which epoch its worker stops.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,10 @@ BUSY = (TuneTrial.PENDING, TuneTrial.RUNNING)
 
 
 class SynchronousSearch(StudySearch):
-    """Hands out `total` trials when Tune begins. Tune keeps a stand-in for reuse until the search has said its last word."""
+    """Searcher that hands out `total` trials when Tune begins.
+
+    Tune keeps a proxy for reuse until the search is finished.
+    """
 
     def __init__(
         self, study: optuna.Study, configuration: Configuration, events: Events, unfinished: list[Trial], total: int
@@ -30,26 +34,31 @@ class SynchronousSearch(StudySearch):
         self.total = total
 
     def record(self, trial: Any) -> Trial:
-        """What the sweep knows of a trial of Tune."""
+        """Return the sweep's record of one of Tune's trials."""
         return self.events.sweep.trials[trial.config["number"]]
 
     def _hand_out(self, trial: Trial) -> None:
         self.events.wait(trial)
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial, None while the last ones train, FINISHED when all have ended."""
+        """Return the next trial, None while the last ones train, FINISHED when all have ended."""
         if len(self.trials) == self.total:
             return None if any(not trial.ended for trial in self.trials.values()) else Searcher.FINISHED
         config = super().suggest(trial_id)
         trial = self.trials[trial_id]
-        if trial.changes and trial.changes[-1]["epoch"] >= trial.epochs:  # the run may have ended before the take-over was done
+        # the run may have ended before the copy of the weights
+        if trial.changes and trial.changes[-1]["epoch"] >= trial.epochs:
             change, sweep = trial.changes[-1], self.events.sweep
             config["snapshot"] = str(snapshots.folder(sweep.trial_folder(change["source"]), change["epoch"]))
         return config
 
 
 def next_to_run(ask: Any, asking: SynchronousSearch, at_once: Callable[[], int], controller: Any) -> Any:
-    """The trial that a scheduler chooses by `ask`, if fewer than `at_once` are at work. The records say whose turn it is."""
+    """Return the trial that a scheduler chooses and record its turn; None while `at_once` run.
+
+    Args:
+        ask: Chooses a trial from a controller.
+    """
     trials = controller.get_trials()
     for trial in trials:
         if trial.status == TuneTrial.PAUSED and asking.record(trial).state == "running":
@@ -63,6 +72,6 @@ def next_to_run(ask: Any, asking: SynchronousSearch, at_once: Callable[[], int],
 
 
 def remove_snapshots(sweep: Sweep) -> None:
-    """Nobody takes over anything any more."""
+    """Remove the snapshots of all trials, from which no trial continues any more."""
     for number in sweep.trials:
         snapshots.remove(sweep.trial_folder(number))

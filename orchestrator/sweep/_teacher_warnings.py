@@ -1,4 +1,4 @@
-"""Report how good the teacher of a run is, and warn where that is no better than guessing, or worse than a student."""
+"""Report the quality of a run's teacher; warn if it is at chance or worse than a student."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +13,14 @@ from orchestrator.teacher.quality import ACCURACY, TeacherQuality, read_quality
 
 
 def report_teacher(card: Mapping[str, Any], data: Path, say: Callable[[str], None], note: Callable[[str], None]) -> None:
-    """Say how good the teacher of a card is on the validation part of the data in a folder, and note where that is chance."""
+    """Report the quality of a card's teacher on the validation part of the data in a folder.
+
+    Args:
+        card: The teacher's card.
+        data: Folder of the prepared data.
+        say: Receives the quality in one line.
+        note: Receives a warning if the teacher is no better than guessing.
+    """
     quality, dataset = TeacherQuality.of_card(card), Dataset.open(data)
     say(f"teacher {quality.words}")
     labels = np.asarray(dataset.validation.labels)
@@ -22,9 +29,9 @@ def report_teacher(card: Mapping[str, Any], data: Path, say: Callable[[str], Non
 
 
 def worse_than_student(sweep: Sweep, data: Path) -> str:
-    """Return a warning where the teacher of a sweep is worse than the best student, else an empty text.
+    """Return a warning if a sweep's teacher is worse than the best student, else an empty text.
 
-    Where no method of the sweep asks the teacher there is none.
+    If no method of the sweep uses the teacher, there is no warning.
     """
     best, quality = sweep.best(), read_quality(sweep.folder)
     if best is None or best.state != "complete" or quality is None or not _asks_teacher(sweep):

@@ -1,4 +1,4 @@
-"""What Tune sees of a trial: a Trainable that trains nothing, holds no CPU, and waits for a worker group's reports."""
+"""Tune Trainable that trains nothing, holds no CPU and waits for a worker group's reports."""
 
 import contextlib
 import json
@@ -17,51 +17,71 @@ from orchestrator.store.record_file import RecordSchema
 from orchestrator.sweep import _snapshots as snapshots
 
 ALIVE_S, CLEANUP_S = 5.0, 2.0
-RELEASES = 3  # times `heartbeat_timeout_s`: a group that does not give a trial back is replaced, and that takes a while
-POINTER = "pointer.json"  # what Tune keeps for a checkpoint: the folder of a snapshot
+# times `heartbeat_timeout_s`: it takes a while to replace a group that does not release a trial
+RELEASES = 3
+POINTER = "pointer.json"  # Tune's checkpoint: a file with the folder of a snapshot
 SNAPSHOT = RecordSchema[dict[str, str | None]](dict[str, str | None])
 
 
 class ProxyTrainable(tune.Trainable):
-    """Reused from trial to trial; every record of a worker is one Tune result with our own `epoch`.
+    """Proxy of a trial in Tune, reused from trial to trial.
 
-    Keys of Tune's `config`: number; configuration (JSON) or error; until: the epoch after which the worker stops and Tune pauses
-    the trial (none: it trains to its end); snapshot: what a resumed trial begins with, if it is there; known: the last epoch that
-    the driver heard of.
+    Every record of a worker becomes one Tune result with our own `epoch`. Keys of Tune's `config`:
+
+    - number: of the trial.
+    - configuration (JSON) or error.
+    - until: the epoch after which the worker stops and Tune pauses the trial. Without it the trial
+      trains to its end.
+    - snapshot: folder from which a resumed trial begins, if it exists.
+    - known: the last epoch that the driver received.
     """
 
     def setup(self, config: dict[str, Any], place: dict[str, Any]) -> None:
-        """`place`: the desk's name, the folders of the sweep, and what every trial has in common."""
+        """Connect to the dispatcher, take the first trial and start the heartbeat.
+
+        Args:
+            config: See the class.
+            place: Name of the dispatcher (`desk`), the folders of the sweep, and values that all
+                trials share.
+        """
         self.place = place
         self.desk = DispatcherClient.find(place["desk"])
         self.begin(config)
-        self.after_another = True  # one that died: its trial may still be trained
+        self.after_another = True  # a proxy that died: a group may still train its trial
         self.over = threading.Event()
         process = get_runtime_context().current_actor
         self.signs = threading.Thread(target=self._attend, args=(process,), daemon=True)
         self.signs.start()
 
     def _attend(self, process: Any) -> None:
-        """Signs of life, whatever the trial waits for: Tune would wait for ever for a process that is stopped."""
+        """Send heartbeats, whatever the trial waits for.
+
+        Tune would wait for ever for a stopped process.
+        """
         reader, every_s = uuid.uuid4().hex, min(ALIVE_S, self.place["heartbeat_timeout_s"] / 4)
         while not self.over.is_set():
-            with contextlib.suppress(Exception):  # Ray in trouble fails in many ways; the next sign may get through
+            # Ray in trouble fails in many ways; the next heartbeat may arrive
+            with contextlib.suppress(Exception):
                 self.desk.attend(reader, self.trial, process)
             self.over.wait(every_s)
         with contextlib.suppress(Exception):
             self.desk.deregister(reader)
 
     def cleanup(self) -> None:
-        """End the signs of life."""
+        """Stop the heartbeat."""
         self.over.set()
         self.signs.join(CLEANUP_S)
 
     def begin(self, config: dict[str, Any]) -> None:
-        """Take a trial; one that could not be built is failed at the first step. Tune may still say where it goes on from."""
+        """Take a trial; one that could not be built fails at its first step.
+
+        Tune may load a checkpoint afterwards, from which the trial resumes.
+        """
         self.error = config.get("error")
         self.trial = trial_name(config["number"])
         self.submitted, self.known, self.after_another = False, 0, False
-        self.heard: int = config.get("known", 0)  # by the driver, which may have died before it heard of the last ones
+        # last epoch in the driver's record; the driver may have died before it received later ones
+        self.heard: int = config.get("known", 0)
         self.until: int | None = config.get("until")
         self.snapshot = self._kept(config.get("snapshot"))
         if not self.error:
@@ -73,9 +93,11 @@ class ProxyTrainable(tune.Trainable):
         return Path(folder) if folder and Path(folder).is_dir() else None
 
     def step(self) -> dict[str, Any]:
-        """The next epoch's record; a failure is the last result of its trial, and leaves the stand-in as it is.
+        """Return the next epoch's record as a Tune result.
 
-        `unfit` says that nobody can train the trial any more, which is no failure: the run ends, and a resume goes on.
+        A failure is the last result of its trial, and leaves the proxy usable. `unfit` means that
+        no worker can train the trial any more, which is no failure: the run ends, and a resume
+        continues it.
         """
         record = {"failed": self.error} if self.error else self._next_record()
         for end in ("failed", "unfit"):
@@ -84,7 +106,8 @@ class ProxyTrainable(tune.Trainable):
         objective = self.place["objective"]
         value = {objective: record["metrics"][objective]} if objective in record["metrics"] else {}
         told = {key: record[key] for key in ("notes", "missed") if record.get(key)}
-        metrics = json.dumps(record["metrics"])  # of numbers Tune keeps a history each, 100 KiB a trial and 10 ms a report
+        # as text: Tune keeps a history of each number, 100 KiB a trial and 10 ms a report
+        metrics = json.dumps(record["metrics"])
         return {"epoch": record["epoch"], "metrics": metrics, "done": bool(record.get("done")), **value, **told}
 
     def _next_record(self) -> dict[str, Any]:
@@ -94,23 +117,25 @@ class ProxyTrainable(tune.Trainable):
             missed = []
             while True:
                 record = self.desk.next_report(self.trial, self.place["heartbeat_timeout_s"])
-                if record.get("epoch", self.known + 1) <= self.known:  # a training that goes on tells its last epoch again
+                # a resumed training reports its last epoch again
+                if record.get("epoch", self.known + 1) <= self.known:
                     continue
                 if not record.pop("behind", False) or self.until is None:
                     break
-                missed.append(record)  # trials that wait for one another are compared by the epoch at which they stand
+                # synchronous trials are compared at the epoch that they have reached
+                missed.append(record)
             if not record.get("failed"):
                 self._reached(record)
             return record | ({"missed": missed} if missed else {})
         except PreflightError as error:
             return {"unfit": str(error)}
-        except UserError as error:  # raised here it would stand in a log of Ray that nobody reads
+        except UserError as error:  # raised here, it would appear only in a log of Ray
             return {"failed": str(error)}
         except OSError as error:
             return {"failed": f"the checkpoint could not be copied: {error}"}
 
     def _submit(self) -> None:
-        """Hand the trial to the worker groups, once nobody works on its folder any more and its checkpoint stands where it must."""
+        """Submit the trial once no group uses its folder and its checkpoint is in place."""
         if self.after_another:
             self.desk.stop(self.trial)
         if self.snapshot or self.after_another:
@@ -123,7 +148,10 @@ class ProxyTrainable(tune.Trainable):
         self.submitted = True
 
     def _reached(self, record: dict[str, Any]) -> None:
-        """Where the worker stopped, the checkpoint is kept; a scheduler that goes on nevertheless goes on to the end."""
+        """Keep a snapshot where the worker stopped.
+
+        If the scheduler continues the trial without a pause, it trains to its end.
+        """
         if self.until is not None and record["epoch"] >= self.until and not record.get("done"):
             self.known = record["epoch"]
             self.snapshot = snapshots.keep(self.specification.folder, self.known)
@@ -131,16 +159,19 @@ class ProxyTrainable(tune.Trainable):
             self.specification = self.specification.model_copy(update={"until": None})
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """The next trial, or the same one with other settings."""
+        """Take the next trial, or the same one with other settings; return True."""
         self.begin(new_config)
         return True
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Where the trial's snapshot lies. Its weights stay where the workers wrote them."""
+        """Write the folder of the trial's snapshot.
+
+        Its weights stay where the workers wrote them.
+        """
         SNAPSHOT.keep(Path(checkpoint_dir) / POINTER, {"snapshot": str(self.snapshot) if self.snapshot else None})
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """The trial goes on from a snapshot, its own or another one's."""
+        """Resume the trial from a snapshot, its own or another trial's."""
         kept = SNAPSHOT.read(Path(checkpoint) / POINTER)["snapshot"]
         if kept:
             self.snapshot = Path(kept)

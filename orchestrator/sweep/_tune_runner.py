@@ -1,4 +1,4 @@
-"""The trials of a sweep, run by Ray Tune: stand-ins for them wait on the groups that train. Knows no process and no MLflow."""
+"""Run the trials of a sweep with Ray Tune, each through a proxy that waits for a worker group."""
 
 import os
 import time
@@ -28,12 +28,13 @@ TUNE = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our records and MLflow hold everything
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial has no objective
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # the study and the records are what a resume reads
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # a resume reads the study and the records
     "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # how many train at a time is what the searcher says
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # the searcher limits how many train at a time
 }
 NODE = "ray.io/node-id"
-STAND_IN = {"memory": 50 * 2**20}  # Tune wants a resource; CPU 0 is refused, and a CPU held by who waits is a deadlock
+# Tune requires a resource. It refuses CPU 0, and a CPU held by a waiting proxy is a deadlock.
+STAND_IN = {"memory": 50 * 2**20}
 
 
 def run_trials(
@@ -46,9 +47,20 @@ def run_trials(
     resume: bool,
     started: float,
 ) -> str:
-    """All trials that are left; why the search ended before them, if it did.
+    """Train all trials that are left, and return why the search ended before them.
 
-    `started`: when the time budget began (s, monotonic). PreflightError: nobody can train them for now.
+    Args:
+        desk: Dispatcher client.
+        folders: Folders that every trial reads.
+        at_once: Returns the number of concurrent trials.
+        resume: Open the existing study.
+        started: Start of the time budget (s, monotonic).
+
+    Returns:
+        The reason of an early end; empty if there is none.
+
+    Raises:
+        PreflightError: No worker can train the trials now.
     """
     configuration = sweep.configuration
     study = open_study(sweep.folder, configuration, resume)
@@ -67,7 +79,7 @@ def run_trials(
         else StudySearch(study, configuration, told, unfinished, at_once)
     )
     ending = SweepStopper(failures)
-    asked_for = missing + waits  # that last one is never asked for: see SynchronousSearch
+    asked_for = missing + waits  # the extra one is never drawn: see SynchronousSearch
     _tune(sweep, desk, folders, asking, ending, asked_for, at_once, started)
     if ending.unfit:
         raise PreflightError(f"{ending.unfit}", field="trial", value=ending.unfit)
@@ -89,7 +101,7 @@ def _tune(
     at_once: Callable[[], int],
     started: float,
 ) -> None:
-    """Run Tune until so many trials have ended, or `ending` says so."""
+    """Run Tune until `trials` trials have ended, or `ending` stops the run."""
     configuration = sweep.configuration
     budget = configuration.search.time_budget
     objective = watched_metrics(configuration.search).name
@@ -100,15 +112,16 @@ def _tune(
         "objective": objective,
     }
     os.environ.update(TUNE)
-    # a stand-in ends with the driver, not with some other node: that would fail its trial
+    # a proxy runs on the driver's node: the loss of another node would fail its trial
     here = tune.PlacementGroupFactory([STAND_IN], bundle_label_selector=[{NODE: get_runtime_context().get_node_id()}])
-    tune.run(  # not a Tuner, whose results cannot be made while a trial has not begun
+    tune.run(  # not a Tuner, which cannot build its results while a trial has not begun
         tune.with_resources(tune.with_parameters(ProxyTrainable, place=place), here),
         name="tune",
         storage_path=str(sweep.folder),
         verbose=0,
         num_samples=trials,
-        max_failures=configuration.resources.max_failures,  # deaths of a stand-in: a trial's own failure is a result
+        # deaths of a proxy: a trial's own failure is a result
+        max_failures=configuration.resources.max_failures,
         reuse_actors=True,
         raise_on_failed_trial=False,
         stop=ending,
@@ -116,12 +129,16 @@ def _tune(
         scheduler=scheduler(asking, sweep, at_once),
         time_budget_s=max(budget - (time.monotonic() - started), 1.0) if budget else None,
         trial_dirname_creator=_folder_name,
-        checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),  # the workers write their own
+        # workers write checkpoints
+        checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
     )
 
 
 def limit_time(asking: StudySearch) -> None:
-    """The time budget is spent: what trained is stopped where it is, and what never had its turn waits for a resume."""
+    """Stop the trials that have trained once the time budget is spent.
+
+    Trials that never had a turn wait for a resume.
+    """
     for trial in asking.events.sweep.trials.values():
         if not trial.ended and (trial.epochs or trial.number in asking.events.begun):
             asking.finish(trial, "stopped_early")
@@ -132,23 +149,23 @@ def _folder_name(trial: Any) -> str:
 
 
 class _Release:
-    """Frees the worker group of a trial that ended before its training did."""
+    """Listener that releases the worker group of a trial that ended before its training did."""
 
     def __init__(self, desk: TrialDispatcher) -> None:
         self.desk = desk
 
     def trial_started(self, trial: Trial) -> None:
-        """Its stand-in submits it."""
+        """Do nothing: the trial's proxy submits it."""
 
     def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
-        """It goes on."""
+        """Do nothing: the trial continues."""
 
     def trial_changed(self, trial: Trial) -> None:
-        """Its group has given it back."""
+        """Do nothing: the group has released the trial."""
 
     def trial_ended(self, trial: Trial) -> None:
-        """Nobody wants more of it."""
+        """Stop the trial in its worker group."""
         self.desk.stop(trial_name(trial.number))
 
     def note(self, text: str) -> None:
-        """Not for the worker groups."""
+        """Do nothing: worker groups need no notes."""

@@ -1,6 +1,7 @@
-"""Who looks after trials of which nothing is heard: says what they wait for, and has their group replaced in the end.
+"""Watch for trials without a heartbeat: report what they wait for, and finally replace their group.
 
-`Watchdog` decides, from what the dispatcher sees; it knows no Ray. `watched` is the thread in the driver that does what it decides.
+`Watchdog` decides from overviews of the dispatcher, without Ray. `watch_trials` runs the thread in
+the driver that carries the decisions out.
 """
 
 import contextlib
@@ -19,62 +20,63 @@ if TYPE_CHECKING:
     from orchestrator.cluster.dispatcher_client import DispatcherClient
 
 LOOK_S = 1.0
-END_S = 5.0  # for a look that is being taken
+END_S = 5.0  # for an overview in progress
 ANSWER_S = 10.0
-REPLY_S = 30.0  # a dispatcher that has not answered for so long, or for half of `resources.heartbeat_timeout_s`, is replaced
+# a dispatcher is replaced after so long without an answer, or half of `heartbeat_timeout_s`
+REPLY_S = 30.0
 log = logging.getLogger(__name__)
 
 
 class Hands(Protocol):
-    """What a watchdog may do."""
+    """Actions of a watchdog."""
 
     def note(self, text: str) -> None:
-        """Tell the person who looks after the run."""
+        """Report to the person who runs the sweep."""
 
     def cluster(self) -> str:
-        """What the cluster has, in words."""
+        """Describe the resources of the cluster."""
 
     def recover(self, groups: list[int]) -> None:
-        """Tell a dispatcher that had died which groups there are."""
+        """Send the groups to a dispatcher that was restarted."""
 
     def replace(self, group: int) -> bool:
-        """End the workers of a group, so that others take their place; False when it has none."""
+        """End the workers of a group, so that others replace them; return False if it has none."""
 
     def lose(self, group: int, why: str) -> None:
-        """A group is not counted on any more; its trial is for another one."""
+        """Remove a group; its trial is free for another one."""
 
     def restart(self) -> None:
-        """End the dispatcher, for Ray to start it again."""
+        """End the dispatcher, so that Ray restarts it."""
 
     def end_reader(self, reader: str) -> None:
-        """End the process that waits for the records of a trial, for Tune to start it again."""
+        """End the process that waits for the records of a trial, so that Tune restarts it."""
 
     def end_process(self, process: Any) -> None:
-        """End such a process, of which the dispatcher knows nothing."""
+        """End such a process, which the dispatcher does not know."""
 
     def give_up(self, why: str) -> None:
         """End the run, so that it can be resumed."""
 
 
 class Watchdog:
-    """Looks at one overview of the dispatcher after another; each silence is told once."""
+    """Decisions from successive overviews of the dispatcher; each silence is reported once."""
 
     def __init__(self, heartbeat_warning_s: float, heartbeat_timeout_s: float, hands: Hands) -> None:
         self.heartbeat_warning_s, self.heartbeat_timeout_s, self.hands = heartbeat_warning_s, heartbeat_timeout_s, hands
         self.life = ""
         self.groups: list[int] = []
-        self.told: set[str] = set()  # trials whose silence was
+        self.told: set[str] = set()  # trials whose silence was reported
         self.answered: float | None = None
-        self.restarted = -math.inf  # when a dispatcher was that did not answer
-        self.began = False  # whether the dispatcher has answered since it was started
-        self.processes: dict[str, tuple[str, Any]] = {}  # that wait for a trial's records, as the dispatcher last had them
-        self.unheard: dict[
-            str, tuple[float, str, Any]
-        ] = {}  # of these, who have shown the new dispatcher no sign of life, since when
-        self.died: float | None = None  # when a new dispatcher was seen that does not know yet what all groups hold
+        self.restarted = -math.inf  # time of the last restart of a dispatcher that did not answer
+        self.began = False  # whether the dispatcher has answered since its start
+        # processes that wait for a trial's records, from the last overview
+        self.processes: dict[str, tuple[str, Any]] = {}
+        # those of them that have sent the new dispatcher no heartbeat, and since when
+        self.unheard: dict[str, tuple[float, str, Any]] = {}
+        self.died: float | None = None  # since when a new dispatcher lacks reports of groups
 
     def look(self, seen: dict[str, Any] | None, now: float) -> None:
-        """Say and do what follows from what the dispatcher sees at a time (s); None: it does not answer."""
+        """Act on an overview of the dispatcher at a time (s); None: it does not answer."""
         if seen is None:
             self._unanswered(now)
             return
@@ -86,7 +88,8 @@ class Watchdog:
         self._unheard(seen["processes"], now)
         limit_s = min(self.heartbeat_warning_s, self.heartbeat_timeout_s)
         self.told &= {trial["name"] for trial in seen["trials"] if trial["silent_s"] >= limit_s}
-        for trial in seen["trials"] if seen["groups"] else []:  # without a group, who starts them counts the time
+        # without a group, the code that starts groups counts the time
+        for trial in seen["trials"] if seen["groups"] else []:
             if trial["silent_s"] >= limit_s and trial["name"] not in self.told:
                 self.told.add(trial["name"])
                 self.hands.note(f"{self._silent(trial, seen)}; {self.hands.cluster()}")
@@ -97,7 +100,10 @@ class Watchdog:
                 self.hands.end_reader(reader["reader"])
 
     def _unheard(self, processes: dict[str, tuple[str, Any]], now: float) -> None:
-        """End a process that waited when a dispatcher died, and has shown the new one no sign of life: it may be stopped."""
+        """End a process that waited when a dispatcher died and has sent the new one no heartbeat.
+
+        It may be stopped.
+        """
         self.processes = processes
         for reader, (since, name, process) in list(self.unheard.items()):
             if reader in processes or now - since >= self.heartbeat_timeout_s:
@@ -125,12 +131,16 @@ class Watchdog:
             self.hands.restart()
 
     def _recovered(self, seen: dict[str, Any], now: float) -> None:
-        """A dispatcher that died knows nothing: it is told of the groups, and waits until each has been heard."""
+        """Send the groups to a restarted dispatcher, and remove those that never report to it.
+
+        A dispatcher that died has lost its state. It waits until each group has reported.
+        """
         if self.life and seen["life"] != self.life:
             self.hands.note(
                 "the dispatcher, which hands out trials, died and was started again: trials go on from their checkpoints"
             )
-            self.unheard = {reader: (now, *each) for reader, each in self.processes.items()} | self.unheard  # it may die twice
+            # it may die twice
+            self.unheard = {reader: (now, *each) for reader, each in self.processes.items()} | self.unheard
         self.life = seen["life"]
         if not seen["introduced"]:
             self.hands.recover(self.groups)
@@ -170,7 +180,7 @@ class Watchdog:
 
 
 class _Hands:
-    """A watchdog's hands in the driver."""
+    """Actions of a watchdog in the driver."""
 
     def __init__(self, desk: "DispatcherClient", note: Callable[[str], None]) -> None:
         self.desk, self.note = desk, note
@@ -188,7 +198,10 @@ class _Hands:
 
 @contextlib.contextmanager
 def watch_trials(desk: "DispatcherClient", resources: Resources, note: Callable[[str], None]) -> Iterator[None]:
-    """Trials are looked after, every second or so, until the block ends; `note` hears of it from a thread."""
+    """Watch the trials in a thread, about every second, until the block ends.
+
+    `note` is called from that thread.
+    """
     over = threading.Event()
     watchdog = Watchdog(resources.heartbeat_warning_s, resources.heartbeat_timeout_s, _Hands(desk, note))
     thread = threading.Thread(target=_watch, args=(watchdog, desk, over), name="watchdog", daemon=True)
@@ -197,7 +210,7 @@ def watch_trials(desk: "DispatcherClient", resources: Resources, note: Callable[
         yield
     finally:
         over.set()
-        thread.join(remaining_timeout(END_S))  # Ray ends after this, and must not be asked then
+        thread.join(remaining_timeout(END_S))  # Ray ends after this, and must not be called then
 
 
 def _watch(watchdog: Watchdog, desk: "DispatcherClient", over: threading.Event) -> None:
@@ -208,5 +221,5 @@ def _watch(watchdog: Watchdog, desk: "DispatcherClient", over: threading.Event) 
                 seen = desk.overview(ANSWER_S)
             if not over.is_set():
                 watchdog.look(seen, time.monotonic())
-        except Exception:  # whoever looks after others goes on
+        except Exception:  # the watchdog must survive its own errors
             log.warning("the watchdog could not do what it wanted", exc_info=True)

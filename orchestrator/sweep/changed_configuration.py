@@ -1,4 +1,4 @@
-"""What may be another thing when a sweep is gone on with, and what may not: a refusal names each difference."""
+"""Check a configuration against the sweep that resumes: a refusal names each difference."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +17,8 @@ from orchestrator.store import run_lock
 from orchestrator.store.records import Sweep
 from orchestrator.sweep.space_snapshot import Described, differences
 
-GROWING = {"search": ("trials", "time_budget")}  # `--trials` and `--time-budget` say these
-SETTLED = ("teacher.mode", "data.augmentation")  # what `auto` comes to is decided when a sweep begins
+GROWING = {"search": ("trials", "time_budget")}  # set by `--trials` and `--time-budget`
+SETTLED = ("teacher.mode", "data.augmentation")  # `auto` is resolved when a sweep begins
 NAMED = 5  # differences in one sentence
 
 
@@ -30,9 +30,18 @@ def change_configuration(
     address: str | None = None,
     pairs: Sequence[str] = (),
 ) -> Configuration:
-    """The configuration to go on with; ConfigurationError when that would be another sweep, or somebody runs this one.
+    """Return the configuration with which a sweep or training resumes.
 
-    `pairs` are `--set` pairs: where its data, weights and cache are now.
+    Args:
+        found: The sweep.
+        trials: Value of `--trials`; None keeps the number of trials.
+        time_budget_s: Value of `--time-budget`; None keeps the budget.
+        file: Value of `--config`; it must agree with the sweep.
+        address: Address of the Ray cluster; None keeps it.
+        pairs: `--set` pairs with the present places of data, weights and cache.
+
+    Raises:
+        ConfigurationError: The changes would make another sweep, or another process runs it.
     """
     if found.alive:
         raise ConfigurationError(
@@ -66,7 +75,10 @@ def change_configuration(
 
 
 def require_same(found: Sweep, now: Described) -> None:
-    """ConfigurationError names what the sweep searched or trained on when it began, and does not any more."""
+    """Raise ConfigurationError if the search space or the data have changed since the sweep began.
+
+    The error names each difference.
+    """
     different = differences(found.described, now)
     if different:
         raise ConfigurationError(
@@ -97,7 +109,10 @@ def _require_growth(found: Sweep, trials: int) -> None:
 
 
 def _require_same_file(found: Sweep, file: Path) -> None:
-    """What the file gives has to be what the sweep has; what it leaves to the defaults, the sweep knows."""
+    """Require that the values given in the file are those of the sweep.
+
+    Values that the file leaves to the defaults are taken from the sweep.
+    """
     said, asked = plain_values(file)
     said = resolve_paths(said)
     different = list(_different(asked, said.plain(), found.configuration.plain(), ""))

@@ -1,6 +1,8 @@
-"""Which trials keep their weights: the best ones, those on a Pareto front, and those that may be gone on with. Trains nothing.
+"""Remove checkpoints of trials that are neither among the best nor needed to resume.
 
-The ranking of what has ended does not change by what ends later, and what is dominated stays so: nobody wants removed weights back.
+The best trials, those on a Pareto front, and those that may resume keep their weights. Later ends
+do not change the ranking of ended trials, and what is dominated stays so. Removed weights are never
+needed again.
 """
 
 import logging
@@ -13,31 +15,36 @@ from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.retained_weights import trials_with_weights
 from orchestrator.store.store import Store
 
-LONGEST_S = 60.0  # for a store that does not answer; what is left goes with a resume
+LONGEST_S = 60.0  # for a store that does not answer; a resume removes the rest
 log = logging.getLogger(__name__)
 
 
 class RetentionPolicy:
-    """Listens to a sweep, from before its first trial on, and removes the weights of its losers.
+    """Listener that removes the weights of losers, from before the first trial of a sweep.
 
-    `released` says whether no group works on a trial any more: who was stopped or lost may just write a checkpoint.
+    `released` returns whether no group trains a trial any more: a stopped or lost trial may still
+    be writing a checkpoint.
     """
 
     def __init__(self, store: Store, sweep: Sweep, released: Callable[[int], bool]) -> None:
         self.store, self.sweep, self.released = store, sweep, released
-        self.heavy = {trial.number for trial in sweep.trials.values() if trial.ended}  # those that may have their weights
+        # those that may still have their weights
+        self.heavy = {trial.number for trial in sweep.trials.values() if trial.ended}
         self.due: set[int] = set()  # losers that were not released yet, or not removed
         self.removing = threading.Thread()
         self._remove(self.heavy - trials_with_weights(sweep))
 
     def tidy(self) -> None:
-        """Remove the weights that nobody wants, and that nobody writes at this moment."""
+        """Remove weights that are not needed and that no group is writing."""
         losers = self.heavy - trials_with_weights(self.sweep)
         self._remove({number for number in losers if self.sweep.trials[number].state == "complete" or self.released(number)})
         self.due = losers & self.heavy
 
     def _remove(self, numbers: set[int]) -> None:
-        """Where the store is a URI beside everything else: it may not answer for minutes. What is left is due another time."""
+        """Remove weights, in a thread if the store is a URI, which may not answer for minutes.
+
+        What is left is removed at a later call.
+        """
         if numbers and self.store.uri and not self.removing.is_alive():
             self.removing = threading.Thread(target=self._strip, args=(numbers,), daemon=True)
             self.removing.start()
@@ -53,30 +60,30 @@ class RetentionPolicy:
                 log.warning("the weights of trial %d are not removed yet: %s", number, error)
 
     def trial_started(self, trial: Trial) -> None:
-        """A group was free: it may have held one that was stopped."""
+        """Remove what is due: the free group may have held a stopped trial."""
         if self.due:
             self.tidy()
 
     def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
-        """Time has passed."""
+        """Remove what is due, as time has passed."""
         if self.due:
             self.tidy()
 
     def trial_changed(self, trial: Trial) -> None:
-        """What it takes over is still wanted."""
+        """Do nothing: the weights that the trial copies are still needed."""
 
     def trial_ended(self, trial: Trial) -> None:
-        """One more that may be a loser, or make one of another."""
+        """Remove weights, as the trial may be a loser or make another one a loser."""
         if trial.ended:
             self.heavy.add(trial.number)
             self.tidy()
 
     def note(self, text: str) -> None:
-        """Not about weights."""
+        """Do nothing: a note is not about weights."""
 
 
 def remove_losers(store: Store, sweep: Sweep) -> None:
-    """Remove the weights that nobody wants, of all trials. No group works on any."""
+    """Remove the weights of all losers of a sweep on which no group works."""
     removing = RetentionPolicy(store, sweep, lambda _: True).removing
     if removing.ident is not None:
         removing.join(remaining_timeout(LONGEST_S, spare_s=10.0))

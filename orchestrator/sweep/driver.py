@@ -1,6 +1,7 @@
-"""Runs a sweep, or the one trial of `train`, from its record in the store to its end. The driver's side of everything.
+"""Run a sweep or a single training in the driver, from its record in the store to its end.
 
-Order: Ray starts, groups start, the teacher is brought, trials run. MLflow writes in its own thread meanwhile.
+Order: Ray starts, the worker groups start, the teacher is acquired, the trials run. MLflow writes
+in its own thread meanwhile.
 """
 
 import contextlib
@@ -37,29 +38,30 @@ from orchestrator.teacher.precompute import Filling, distribute_views, precomput
 if TYPE_CHECKING:
     from orchestrator.tracking.model_registry import Ship
 
-LOCAL_S = 8.0  # for the step that this process is at
-MLFLOW_S = 10.0  # for what is unsent, after an interruption
-Lent = tuple[Any, Callable[[], int]]  # a desk, and how many trials at a time
+LOCAL_S = 8.0  # for the step in progress in this process
+MLFLOW_S = 10.0  # for unsent records, after an interruption
+# a dispatcher client, and a function that returns the number of concurrent trials
+Lent = tuple[Any, Callable[[], int]]
 
 
 class Steps(Protocol):
-    """What a person sees before the first trial."""
+    """Display of the steps before the first trial."""
 
     def preparing(self, what: str) -> None:
-        """A step before the first trial begins."""
+        """Show that a step before the first trial begins."""
 
     def teacher_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
-        """The teacher's fitting goes on."""
+        """Show the metrics of an epoch of the teacher's training."""
 
     def teacher_ready(self, words: str) -> None:
-        """The teacher stands ready: who it is and how good it is, in one line."""
+        """Show in one line which teacher is used and how good it is."""
 
     def note(self, text: str) -> None:
-        """What a person should know of the run as a whole; may come from any thread."""
+        """Show a message about the whole run; may be called from any thread."""
 
 
 class Show(Listener, Steps, Protocol):
-    """What a person sees of a run."""
+    """Display of a run."""
 
 
 def run_sweep(
@@ -73,10 +75,21 @@ def run_sweep(
     lent: Lent | None = None,
     ship: "Ship | None" = None,
 ) -> None:
-    """Run to the end on prepared data, the teacher being `asked` as decided; `sweep.state` says how it ended.
+    """Run a sweep to its end on prepared data.
 
-    States: finished, failed, interrupted. `lent`: worker groups that somebody else keeps; without them it has its own. `ship`
-    exports a student, so that the best one of a sweep can be registered in MLflow.
+    Afterwards `sweep.state` is finished, failed or interrupted.
+
+    Args:
+        data: Folder of the prepared data.
+        asked: Decision about the teacher and its cache; None without a teacher.
+        local: Train in this process.
+        resume: Reconcile the records first, and send those of a finished sweep to MLflow.
+        lent: Worker groups that the caller keeps; without them the sweep starts its own.
+        ship: Exports a student, so that the best one can be registered in MLflow.
+
+    Raises:
+        PreflightError: No worker can train now. The sweep is interrupted and can be resumed.
+        TrialError: A single training failed.
     """
     with stoppable(), sweep.hold(), signals.before_exit(partial(_ended_at_once, sweep)), report_waits(show.note):
         if resume:
@@ -91,7 +104,7 @@ def run_sweep(
 
 
 def _ended_at_once(sweep: Sweep) -> None:
-    """The records say that nobody runs it any more."""
+    """Record that the sweep does not run any more, before the process exits."""
     for trial in sweep.trials.values():
         if trial.state == "running":
             trial.state = "waiting"
@@ -102,7 +115,11 @@ def _ended_at_once(sweep: Sweep) -> None:
 
 
 def repair_records(store: Store, sweep: Sweep, note: Callable[[str], None]) -> None:
-    """Set damaged records aside and make them anew, of a sweep that nobody else runs; before anything is started."""
+    """Set damaged records aside and rebuild them, before anything starts.
+
+    The caller must hold the sweep, so that no other process runs it. `note` receives a sentence for
+    each record.
+    """
     from orchestrator.sweep._reconcile import reconcile
     from orchestrator.sweep._study import open_study
 
@@ -113,7 +130,8 @@ def repair_records(store: Store, sweep: Sweep, note: Callable[[str], None]) -> N
     if sweep.kind == "sweep":
         told = reconcile(open_study(sweep.folder, sweep.configuration, resume=True), sweep, fetch)
     else:
-        told = [sweep.set_aside(file) for file in list(sweep.damaged)]  # a training has its checkpoint alone
+        # a training has no study, only its checkpoint
+        told = [sweep.set_aside(file) for file in list(sweep.damaged)]
     if told:
         sweep.save()
     for text in told:
@@ -121,13 +139,16 @@ def repair_records(store: Store, sweep: Sweep, note: Callable[[str], None]) -> N
 
 
 def is_finished(sweep: Sweep) -> bool:
-    """Whether the sweep has ended, and there is no trial left to train: it may still have to be written to MLflow."""
+    """Return whether the sweep has ended and has no trial left to train.
+
+    Its records may still have to be sent to MLflow.
+    """
     trials = 1 if sweep.kind == "train" else sweep.configuration.search.trials
     return sweep.state in ("finished", "failed") and len(sweep.trials) >= trials and all(t.ended for t in sweep.trials.values())
 
 
 def flush_tracking(sweep: Sweep, store: Store, data: Path, show: Show, ship: "Ship | None" = None) -> None:
-    """Send to MLflow what it does not have of a sweep that is over."""
+    """Send the missing records of a finished sweep to MLflow."""
     from orchestrator.tracking.tracker import Tracker
 
     tracker, state = Tracker(store, sweep, read_summary(data)["classes"], ship), sweep.state
@@ -190,8 +211,9 @@ def _conduct(
     except KeyboardInterrupt:
         state = "interrupted"
     except PreflightError as error:
-        state = "interrupted"  # nothing is wrong with the trials: they go on when the cluster, or this machine, is fit
-        Events(sweep, []).note(str(error))  # whoever started it hears it as an error
+        # the trials are sound: they resume once the cluster or this machine can train
+        state = "interrupted"
+        Events(sweep, []).note(str(error))  # the record alone: the caller shows the error
         raise
     finally:
         _close(sweep, store, events, state, time.monotonic() - started)
@@ -205,12 +227,13 @@ def explain_data(configuration: Configuration, data: Path, show: Steps) -> None:
 
 
 def _close(sweep: Sweep, store: Store, events: Events, state: str, seconds: float) -> None:
-    """The records say how it ended, and how long (s) it ran this time."""
+    """Record how the sweep ended, and add the duration (s) of this run."""
     for trial in sweep.trials.values():
         if not trial.ended:
             events.end(trial, "waiting")
         elif not sweep.saved(trial):
-            sweep.save_trial(trial)  # the end may have come between the study and the record
+            # the run may have ended between writing the study and the record
+            sweep.save_trial(trial)
     if sweep.kind == "sweep":
         remove_losers(store, sweep)
     sweep.state, sweep.seconds = state, sweep.seconds + seconds
@@ -218,13 +241,13 @@ def _close(sweep: Sweep, store: Store, events: Events, state: str, seconds: floa
 
 
 def _unended(sweep: Sweep, trials: int) -> int:
-    """Trials that have not ended."""
+    """Return the number of trials that have not ended."""
     return trials - sum(trial.ended for trial in list(sweep.trials.values()))
 
 
 @contextlib.contextmanager
 def _given_back(lent: Lent, sweep: Sweep) -> Iterator[Lent]:
-    """Worker groups that are lent; when all went well, none of them works on a trial of this sweep any more."""
+    """Yield shared worker groups; after a normal exit none trains a trial of this sweep."""
     yield lent
     desk, heartbeat_timeout_s = lent[0], sweep.configuration.resources.heartbeat_timeout_s
     for number in sweep.trials:
@@ -245,9 +268,15 @@ def open_dispatcher(
     unended: Callable[[], int],
     beside: int = 0,
 ) -> Iterator[Lent]:
-    """Who trains, `beside` influence actors in each group, and how many trials at a time; within `stoppable`.
+    """Yield a dispatcher client and a function that returns the number of concurrent trials.
 
-    `unended`: how many trials are to go on; `note`: hears of trouble, from any thread.
+    Use it within `stoppable`.
+
+    Args:
+        local: Train in this process.
+        note: Receives warnings, from any thread.
+        unended: Returns the number of trials still to train.
+        beside: Influence actors in each group.
     """
     if local:
         from orchestrator.cluster.local_backend import LocalDispatcher
@@ -271,7 +300,7 @@ def open_dispatcher(
     show.preparing("starting Ray")
     address = cluster_address(resources)
     with record_descendants(folder), connect_to_ray(address) as available:
-        signals.reinstall_handlers()  # Ray has set signal handlers of its own
+        signals.reinstall_handlers()  # Ray has installed its own signal handlers
         plan = groups(configuration, available, trials, nodes(), beside, free_nodes(), elastic=bool(address))
         show.preparing(f"starting {plan.groups} worker groups of {plan.workers} workers")
         rules = ScalingPolicy(
@@ -294,7 +323,11 @@ def bring_teacher(
     cache: TeacherAccess | None,
     filling: Filling | None,
 ) -> tuple[Path, dict[str, Any], float]:
-    """The teacher alone: its folder, its card, and the seconds that it cost; then its `cache` is filled, if somebody looks on."""
+    """Acquire the teacher without training students, then fill its `cache` if `filling` is given.
+
+    Returns:
+        The teacher's folder, its card, and its cost in seconds.
+    """
     summary = describe(configuration.data, store.root, configuration.data.seed)
     views = views_to_fill(configuration, summary["augmentation"]) if filling else []
     jobs = max(len(views), 1)
@@ -335,7 +368,7 @@ def _folders(
     events: Events,
     tracker: Any,
 ) -> dict[str, Any]:
-    """The folders that every trial reads."""
+    """Acquire the teacher, if there is one, and return the folders that every trial reads."""
     folders: dict[str, Any] = {"trials": str(sweep.folder / "trials"), "data": str(data), "teacher": None, "knowledge": None}
     folders |= store.shared
     if sweep.configuration.teacher:

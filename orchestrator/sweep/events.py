@@ -1,4 +1,4 @@
-"""What happens in a sweep, told to whoever listens: records, tracking, display, the dispatcher."""
+"""Update the records of a sweep on each event, and notify tracking, display and dispatcher."""
 
 import threading
 import time
@@ -8,51 +8,58 @@ from orchestrator.config.objectives import goals
 from orchestrator.core.privacy import sanitize
 from orchestrator.store.records import Note, Sweep, Trial
 
-NOTES = 100  # of the newest are kept in the record
+NOTES = 100  # newest notes that the record keeps
 _noting = threading.Lock()
 
 
 class Listener(Protocol):
-    """Hears of every trial in the driver's process; must not raise and must not take long."""
+    """Receiver of trial events in the driver's process; must not raise and must not take long."""
 
     def trial_started(self, trial: Trial) -> None:
-        """A trial begins, or goes on after a resume: once in a run, with its first turn."""
+        """Handle the first turn of a trial in a run, at its start or after a resume."""
 
     def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
-        """An epoch is finished."""
+        """Handle a finished epoch."""
 
     def trial_changed(self, trial: Trial) -> None:
-        """The trial goes on from another one's weights, with other settings: its last change."""
+        """Handle a trial that continues from another trial's weights with other settings.
+
+        They are in its last change.
+        """
 
     def trial_ended(self, trial: Trial) -> None:
-        """The trial is complete, stopped early, failed, or (`waiting`) left for a resume."""
+        """Handle a trial that is complete, stopped early or failed, or waits for a resume."""
 
     def note(self, text: str) -> None:
-        """What a person should know of the run as a whole; may come from any thread."""
+        """Handle a message about the whole run; may be called from any thread."""
 
 
 class Events:
-    """Keeps the trials of the sweep up to date, then tells the listeners."""
+    """Events of a sweep, which update its records and then notify the listeners."""
 
     def __init__(self, sweep: Sweep, listeners: list[Listener]) -> None:
         self.sweep, self.listeners = sweep, listeners
-        self.begun: set[int] = set()  # in this run
+        self.begun: set[int] = set()  # trials that had a turn in this run
 
     def and_tell(self, listener: Listener) -> "Events":
-        """The same events, of which one more hears."""
+        """Return the same events with one more listener."""
         more = Events(self.sweep, [*self.listeners, listener])
         more.begun = self.begun
         return more
 
     def note(self, text: str, pending: bool = False) -> None:
-        """Something that a person should know now, and who looks later too: what a trial waits for, a full disk, a lost node.
+        """Record a message for present and later readers, and send it to the listeners.
 
-        `pending`: until `settle`, which takes it out of the record.
+        Messages report for example what a trial waits for, a full disk, or a lost node.
+
+        Args:
+            text: The message; a repetition of the last one is ignored.
+            pending: Keep it in the record only until `settle`.
         """
         text = sanitize(text)
         with _noting:
             if self.sweep.notes and self.sweep.notes[-1]["text"] == text:
-                return  # said by another group, of the same thing
+                return  # another group reported the same
             note = Note(time=time.time(), text=text)
             if pending:
                 note["pending"] = True
@@ -62,11 +69,11 @@ class Events:
         self.sweep.save()
 
     def note_pending(self, text: str) -> None:
-        """Note what holds until `settle`."""
+        """Record a message that holds until `settle`."""
         self.note(text, pending=True)
 
     def settle(self) -> None:
-        """Take out of the record what was noted as pending, in this run or an earlier one: it has come to its end."""
+        """Remove pending messages of this run and earlier ones: what they report has ended."""
         with _noting:
             kept = [note for note in self.sweep.notes if not note.get("pending")]
             settled, self.sweep.notes = len(kept) < len(self.sweep.notes), kept
@@ -74,12 +81,12 @@ class Events:
             self.sweep.save()
 
     def wait(self, trial: Trial) -> None:
-        """A trial stands ready for its first turn, or its next one."""
+        """Record that a trial is ready for its first or next turn."""
         trial.state = "waiting"
         self.sweep.save_trial(trial)
 
     def start(self, trial: Trial) -> None:
-        """A trial has its turn."""
+        """Record that a trial runs; notify the listeners at its first turn in this run."""
         trial.state = "running"
         self.sweep.save_trial(trial)
         if trial.number not in self.begun:
@@ -88,24 +95,35 @@ class Events:
                 listener.trial_started(trial)
 
     def report(self, trial: Trial, record: dict[str, Any]) -> None:
-        """A record of a finished epoch; one that was told before, as after a resume, is no news."""
+        """Record a finished epoch and notify the listeners.
+
+        An epoch that was reported before, as after a resume, is ignored.
+        """
         epoch, metrics = record["epoch"], record["metrics"]
         record = record | {"notes": [*map(sanitize, record.get("notes", []))]}
         if epoch <= trial.epochs or not trial.hear(record, [goal.name for goal in goals(self.sweep.configuration.search)]):
             return
-        for listener in self.listeners:  # before the record: an epoch that it knows is not told again after a kill
+        # before the record: after a kill, a recorded epoch is not reported again
+        for listener in self.listeners:
             listener.trial_reported(trial, epoch, metrics)
         self.sweep.save_trial(trial)
 
     def change(self, trial: Trial, epoch: int, source: int, params: dict[str, Any]) -> None:
-        """After `epoch` epochs the trial takes over the weights of the trial `source`, and goes on with `params`."""
+        """Record that a trial continues from the weights of the trial `source`, with `params`.
+
+        Args:
+            epoch: Epochs after which it does so.
+        """
         trial.changes = [*trial.changes, {"epoch": epoch, "source": source, "params": params}]
         self.sweep.save_trial(trial)
         for listener in self.listeners:
             listener.trial_changed(trial)
 
     def end(self, trial: Trial, state: Any, message: str = "") -> None:
-        """Nothing more comes of the trial in this run; of one that waits and has not begun there is nothing to tell."""
+        """Record that the trial has ended, or waits, in this run.
+
+        Listeners are not notified of a waiting trial that has not begun.
+        """
         trial.state, trial.message = state, sanitize(message)
         self.sweep.save_trial(trial)
         if state == "waiting" and trial.number not in self.begun:

@@ -1,4 +1,4 @@
-"""What a run should say of where it came from: commit, dirty flag, versions, machine."""
+"""Record the origin of a run: commit, dirty flag, versions, machine and data."""
 
 import logging
 from pathlib import Path
@@ -12,7 +12,10 @@ log = logging.getLogger(__name__)
 
 
 def keep(folder: Path, data: Path) -> None:
-    """Beside a sweep's record, at every start: what its data are, for an export without them, and what it runs on, for a report."""
+    """Write the description of the data and of the environment next to a sweep's record.
+
+    Every start writes both. An export needs the first without the data, a report the second.
+    """
     for schema, name, values in ((SUMMARY, SUMMARY_FILE, read_summary(data)), (ENVIRONMENT, ENVIRONMENT_FILE, describe())):
         if damage := schema.damage(folder / name):
             log.warning("%s: it is kept as %s, and made anew", damage, set_aside(folder / name).name)

@@ -1,4 +1,4 @@
-"""What a sweep searches and what it trains on, in words that are kept with it: a resume says what has changed since."""
+"""Describe a sweep's search space and data as text, and list what has changed at a resume."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -17,12 +17,19 @@ Described = dict[str, Any]
 
 
 def describe_sweep(configuration: Configuration, kind: str, data: Path) -> Described:
-    """The space (of a `sweep`), the prepared data in a folder, and the files of weights that were given, as plain JSON."""
+    """Return the space (of a `sweep`), the data and the given weight files as plain JSON.
+
+    The data are those prepared in the folder `data`.
+    """
     return described_space(configuration, kind) | described_data(configuration, data)
 
 
 def described_space(configuration: Configuration, kind: str) -> Described:
-    """Every question of every method, by the choices under which it is asked, and what is tried first."""
+    """Return every parameter of every method, and the points that are tried first.
+
+    Parameters are listed by the choices under which they are drawn. A kind other than `sweep` has
+    no space.
+    """
     if kind != "sweep":
         return {}
     if configuration.search.configurations:
@@ -36,7 +43,10 @@ def described_space(configuration: Configuration, kind: str) -> Described:
 
 
 def described_data(configuration: Configuration, data: Path) -> Described:
-    """How many samples there are, and sums over their bytes; of the weights that were given to teacher and students, too."""
+    """Return the numbers of samples, and checksums of the data and the given weight files.
+
+    The weight files are those of the teacher and of the students.
+    """
     summary = read_summary(data)
     found: Described = {"data": {"where": str(configuration.data.path or summary["name"]), "sizes": summary["sizes"]}}
     found["data"] |= {"sums": summary.get("sha256", {}) | ({"files": summary["fingerprint"]} if summary["root"] else {})}
@@ -48,7 +58,7 @@ def described_data(configuration: Configuration, data: Path) -> Described:
 
 
 def _of_file(weights: str | None) -> Described | None:
-    """Where a file of weights is, and a sum over its bytes; None where there is no such file."""
+    """Return the path of a weight file and a checksum of its bytes; None without a file."""
     if not weights or not (file := read_path(weights, "weights")).is_file():
         return None
     with file.open("rb") as stream:
@@ -56,9 +66,11 @@ def _of_file(weights: str | None) -> Described | None:
 
 
 def same_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether two descriptions are of the same data: in the same place by their times too, elsewhere by what they are.
+    """Return whether two descriptions are of the same data.
 
-    Without the `contents` of image files, which earlier versions did not describe, files elsewhere are others.
+    In the same place the modification times count too, elsewhere the content alone. Without the
+    `contents` of image files, which earlier versions did not describe, files elsewhere count as
+    others.
     """
     if before["sums"] == now["sums"] or before.get("where") == now.get("where"):
         return bool(before["sums"] == now["sums"])
@@ -69,7 +81,10 @@ def same_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What is another thing now, each in a few words; what only one side describes is not compared."""
+    """Return what has changed, each in a few words.
+
+    What only one side describes is not compared.
+    """
     found: list[str] = []
     if "space" in before and "space" in now:
         several = len(before["space"]) > 1
@@ -92,7 +107,7 @@ def _when(branch: SpaceBranch) -> dict[str, Any]:
 
 
 def _asks(branch: SpaceBranch) -> dict[str, str]:
-    """Each parameter of the branch, in words."""
+    """Return each parameter of the branch with its range or choices as text."""
     asks = {}
     for name, value in branch.values.items():
         if name in branch.ranges:
@@ -118,7 +133,7 @@ def _of_method(prefix: str, before: list[Described], now: list[Described]) -> li
 
 
 def _questions(ways: list[Described]) -> dict[str, str]:
-    """Every parameter in words, whatever it depends on."""
+    """Return every parameter as text, whatever it depends on."""
     found: dict[str, dict[str, None]] = {}
     for way in ways:
         for name, text in way["asks"].items():

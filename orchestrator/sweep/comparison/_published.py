@@ -1,4 +1,4 @@
-"""Published accuracies of settings that a comparison may repeat, with where they stand and under which conditions."""
+"""Published accuracies of settings that a comparison may repeat, with source and conditions."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,11 @@ WTTM_CONDITIONS = (
 
 @dataclass(frozen=True)
 class Published:
-    """What one source says of one setting: accuracies in per cent by method, with their standard deviations where it gives them."""
+    """Results of one source for one setting.
+
+    Accuracies are in per cent, by method, with their standard deviations where the source gives
+    them.
+    """
 
     data: str
     teacher: str
@@ -39,9 +43,10 @@ PUBLISHED = (
 
 
 def published(configuration: Configuration) -> Published | None:
-    """What is published of the data, teacher, student and number of epochs of a comparison; None where one of them is another.
+    """Return what is published of a comparison's data, teacher, student and number of epochs.
 
-    Data of which a part was left out or made wrong, and students that hear one another, are another setting.
+    None if one of them differs. Data with a part left out or made wrong, and students that learn
+    from one another, are another setting.
     """
     data, teacher = configuration.data, configuration.teacher
     if teacher is None or configuration.peers or data.label_noise or data.labelled or data.mixing != "none":

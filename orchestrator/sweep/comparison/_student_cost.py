@@ -1,4 +1,4 @@
-"""What a student costs whoever uses it: parameters, multiply-adds, latency of one image on one thread. Knows no training."""
+"""Measure the inference cost of a student: parameters, multiply-adds, latency of one image."""
 
 import statistics
 import time
@@ -18,7 +18,11 @@ WARM_UP, REPEATS = 10, 50
 
 @dataclass(frozen=True)
 class StudentCost:
-    """`multiply_adds` of one image: of matrix products and convolutions. `latency_ms`: the median of the repetitions."""
+    """Inference cost of a student.
+
+    `multiply_adds` are those of matrix products and convolutions for one image. `latency_ms` is the
+    median of the repetitions.
+    """
 
     parameters: int
     multiply_adds: int
@@ -26,9 +30,14 @@ class StudentCost:
 
 
 def student_cost(network: Network, summary: dict[str, Any], repeats: int = REPEATS) -> StudentCost:
-    """Of a student for the data that `summary` describes: float32 on the CPU, in eval mode, one image, one thread.
+    """Return the cost of a student: float32 on the CPU, in eval mode, one image, one thread.
 
-    Weights do not matter for any of it, and are random.
+    The weights do not affect the cost and are random.
+
+    Args:
+        network: The student's network.
+        summary: Description of the data, with classes and shape.
+        repeats: Repetitions of the latency measurement.
     """
     student = build(network.name, len(summary["classes"]), tuple(summary["shape"]), network.settings).eval()
     image = torch.zeros(1, *summary["shape"])

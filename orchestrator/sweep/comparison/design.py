@@ -1,7 +1,8 @@
-"""Which sweeps a comparison is made of: the same search for each method, then the best settings of each over seeds. Starts nothing.
+"""Plan the sweeps of a comparison: the same search per method, then its best settings over seeds.
 
-The search of a method is an ordinary sweep, and so is the training over seeds: a list of settings times a list of seeds. The seeds
-are others than that of the search, which chose what was best with its own.
+The search of a method is an ordinary sweep, and so is the training over seeds: a list of settings
+times a list of seeds. The seeds differ from that of the search, which chose its best settings with
+its own seed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,13 +16,17 @@ from orchestrator.config.search_space import qualify_name
 from orchestrator.config.trial import METHOD
 from orchestrator.core.errors import ConfigurationError, suggest_name
 
-OVER_SEEDS = "seeds"  # ends the name of the sweep over seeds
-REFERENCES = ("cross_entropy", "kd")  # what the others are measured by
+OVER_SEEDS = "seeds"  # suffix of the name of the sweep over seeds
+REFERENCES = ("cross_entropy", "kd")  # methods to which the others are compared
 LARGEST_SEED = 2**31 - 1
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
-    """The methods of `--methods`: two or more, each once; ConfigurationError otherwise."""
+    """Return the methods of `--methods`: two or more, each once.
+
+    Raises:
+        ConfigurationError: A method is unknown or repeated, or there are fewer than two.
+    """
     methods = tuple(name.strip() for name in text.split(",") if name.strip())
     for name in methods:
         if name not in METHODS:
@@ -50,9 +55,12 @@ def parse_methods(text: str) -> tuple[str, ...]:
 
 
 def base(configuration: Configuration, methods: Sequence[str], seeds: int) -> Configuration:
-    """What the sweeps have in common, with all methods at once: what can be refused is refused by it.
+    """Return the common configuration of the sweeps, with all methods, for the checks.
 
-    Settings under `method` stay, and are held, if that method is compared. ConfigurationError: this cannot be compared.
+    Settings under `method` stay, and are frozen, if that method is compared.
+
+    Raises:
+        ConfigurationError: The configuration cannot be compared.
     """
     search = configuration.search
     if not 1 <= seeds <= LONGEST_LIST:
@@ -92,12 +100,12 @@ def base(configuration: Configuration, methods: Sequence[str], seeds: int) -> Co
 
 
 def search_of(common: Configuration, method: str) -> Configuration:
-    """The search of one method, of as many trials as it has different settings at most."""
+    """Return the search of one method, with at most as many trials as it has different settings."""
     return _search(common, method)[0]
 
 
 def note_of(common: Configuration, method: str) -> str:
-    """Why the search of a method has fewer trials than were asked for, if it has."""
+    """Return why the search of a method has fewer trials than requested; empty if it has not."""
     return _search(common, method)[1]
 
 
@@ -107,12 +115,18 @@ def _search(common: Configuration, method: str) -> tuple[Configuration, str]:
 
 
 def seeds_of(common: Configuration, seeds: int) -> tuple[int, ...]:
-    """So many seeds after that of the search."""
+    """Return the given number of seeds that follow the seed of the search."""
     return tuple(range(common.seed + 1, common.seed + 1 + seeds))
 
 
 def over_seeds(common: Configuration, settings: Mapping[str, Mapping[str, Any]], seeds: int) -> Configuration:
-    """The training of the settings by method, as their searches drew them, with every seed; those of a seed one after another."""
+    """Return the training of each method's settings with every seed, ordered by seed.
+
+    Args:
+        common: The common configuration.
+        settings: Settings by method, as their searches drew them.
+        seeds: Number of seeds.
+    """
     fixed = [{METHOD: name, **{qualify_name(key, name): value for key, value in own.items()}} for name, own in settings.items()]
     method = common.method if common.method.name in settings else Choice(name=next(iter(settings)))
     search = common.search.model_copy(

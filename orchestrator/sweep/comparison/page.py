@@ -1,4 +1,4 @@
-"""A comparison as a person reads it: tables, and what they mean in words; in Markdown, and in a terminal. Computes nothing."""
+"""Format a comparison as tables and sentences, in Markdown and for a terminal."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -16,7 +16,7 @@ Rows = list[list[str]]
 
 
 def quality(result: Result) -> tuple[Titles, Rows]:
-    """How good the students are on the test part."""
+    """Return the table of the students' quality on the test part."""
     over = [f"over {reference}, points" for reference in result.references]
     titles = [
         "method",
@@ -37,7 +37,7 @@ def quality(result: Result) -> tuple[Titles, Rows]:
 
 
 def costs(result: Result) -> tuple[Titles, Rows]:
-    """What the students cost whoever uses them, and what finding and training them did."""
+    """Return the table of the students' inference cost, and of the search and training cost."""
     gpu = any(cost.gpu_s for row in result.rows for cost in (row.search, row.over_seeds))
     titles = ["method", "parameters", "multiply-adds", "latency, ms", "CPU s, search", "CPU s, seeds"]
     titles += ["GPU s, search", "GPU s, seeds"] if gpu else []
@@ -52,14 +52,14 @@ def costs(result: Result) -> tuple[Titles, Rows]:
 
 
 def said(result: Result) -> list[str]:
-    """What the tables mean, in sentences: what differs, what does not, and what was left out."""
+    """Return the conclusions as sentences: what differs, what does not, and what was left out."""
     unfinished = f"unfinished: {result.unfinished}; nothing is claimed before the last one"
     claims = [unfinished] if result.unfinished else _claims(result)
     return [*claims, *(f"{row.method}: {row.message}" for row in result.rows if row.message)]
 
 
 def conditions(result: Result) -> list[str]:
-    """How the numbers came about."""
+    """Return how the numbers were obtained, as sentences."""
     seeds, trials = result.seeds, result.trials
     sizes = ", ".join(f"{size:,} {part}" for part, size in result.sizes.items())
     reached = "" if result.teacher_accuracy is None else f" (validation accuracy {result.teacher_accuracy:.4f})"
@@ -98,7 +98,7 @@ def conditions(result: Result) -> list[str]:
 
 
 def markdown(result: Result) -> str:
-    """The whole page."""
+    """Return the whole page in Markdown."""
     settings = [[row.method, ", ".join(f"{key} = {_short(value)}" for key, value in row.settings.items())] for row in result.rows]
     parts = [
         f"# {result.name}: {', '.join(row.method for row in result.rows)}",
@@ -112,7 +112,7 @@ def markdown(result: Result) -> str:
 
 
 def show(result: Result, console: Console) -> None:
-    """In a terminal."""
+    """Print the tables and sentences in a terminal."""
     name = f"{result.name} (unfinished)" if result.unfinished else result.name
     for title, (titles, rows) in (("test part", quality(result)), ("cost", costs(result))):
         table = Table(title=f"{name}: {title}")
@@ -126,7 +126,7 @@ def show(result: Result, console: Console) -> None:
 
 
 def metrics(result: Result) -> dict[str, float]:
-    """The numbers by name, for MLflow."""
+    """Return the numbers by name, for MLflow."""
     found: dict[str, float] = {}
     for row in result.rows:
         for name, mean in row.means.items():
@@ -140,7 +140,7 @@ def metrics(result: Result) -> dict[str, float]:
 
 
 def _claims(result: Result) -> Iterator[str]:
-    """One sentence for each reference: who is better, who is worse, and of whom it cannot be told."""
+    """Yield sentences for each reference: methods that are better, worse or indistinguishable."""
     for reference in result.references:
         others = {row.method: row.against[reference] for row in result.rows if reference in row.against}
         kinds: dict[str, Callable[[Against], bool]] = {
@@ -163,7 +163,7 @@ def _mean(row: Row, name: str, times: float, digits: int) -> str:
 
 
 def _against(row: Row, reference: str) -> str:
-    """`+1.20 [+0.40, +2.00] p = 0.01`; only what there is of it."""
+    """Format a difference as `+1.20 [+0.40, +2.00] p = 0.01`, without missing parts."""
     if reference not in row.against:
         return "0" if row.method == reference else NONE
     difference, corrected = row.against[reference].difference, row.against[reference].corrected

@@ -1,4 +1,4 @@
-"""What a comparison leaves in the store: what was asked for, and which settings its searches chose. A resume reads it."""
+"""Store the design of a comparison and the settings that its searches chose, for a resume."""
 
 import contextlib
 import time
@@ -22,7 +22,7 @@ FILE = "comparison.json"
 
 
 class Chosen(TypedDict, total=False):
-    """What the search of a method has chosen; or the `message` that says why nothing."""
+    """Choice of a method's search, or the `message` that explains why there is none."""
 
     trial: Count
     value: Finite
@@ -32,9 +32,10 @@ class Chosen(TypedDict, total=False):
 
 @dataclass
 class ComparisonRecord:
-    """The comparison's own file. `configuration` is what its sweeps have in common, with all methods.
+    """Record of a comparison.
 
-    `chosen` is by method; it is empty before the searches have ended, and does not change afterwards.
+    `configuration` is common to its sweeps, with all methods. `chosen` is by method; it is empty
+    before the searches have ended, and does not change afterwards.
     """
 
     __pydantic_config__ = STRICT
@@ -49,13 +50,17 @@ COMPARISON = RecordSchema[ComparisonRecord](ComparisonRecord, number=3, advice="
 
 @dataclass
 class Comparison(ComparisonRecord):
-    """The comparison in a folder of the store."""
+    """Comparison in a folder of the store."""
 
     folder: Path = field(kw_only=True)
 
     @classmethod
     def create(cls, store: Store, name: str, configuration: Configuration, seeds: int) -> "Comparison":
-        """A new one; ConfigurationError when its name, or that of one of its sweeps, is taken."""
+        """Create a comparison.
+
+        Raises:
+            ConfigurationError: Its name, or that of one of its sweeps, is taken.
+        """
         require_new(store, name, configuration.search.methods)
         made = cls(configuration, seeds, folder=place(store, name))
         made.folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +71,11 @@ class Comparison(ComparisonRecord):
 
     @classmethod
     def open(cls, store: Store, name: str) -> "Comparison":
-        """One that stands in the store; ConfigurationError names those that do, and what is damaged in it."""
+        """Open a comparison of the store.
+
+        Raises:
+            ConfigurationError: It is damaged, or does not exist; the message names those that do.
+        """
         file = place(store, name) / FILE
         if not file.exists():
             names = sorted(path.parent.name for path in (store.root / "comparisons").glob(f"*/{FILE}"))
@@ -83,31 +92,31 @@ class Comparison(ComparisonRecord):
 
     @property
     def name(self) -> str:
-        """The name of the comparison, with which those of its sweeps begin."""
+        """Return the name of the comparison, the prefix of its sweeps' names."""
         return self.folder.name
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """What is compared, in the order that was asked for."""
+        """Return the compared methods, in the requested order."""
         return self.configuration.search.methods
 
     @property
     def over_seeds(self) -> str:
-        """The name of the sweep over seeds."""
+        """Return the name of the sweep over seeds."""
         return sweep_name(self.name, OVER_SEEDS)
 
     def search(self, method: str) -> str:
-        """The name of the search of a method."""
+        """Return the name of the search of a method."""
         return sweep_name(self.name, method)
 
     @property
     def settings(self) -> dict[str, dict[str, Any]]:
-        """What is trained over seeds, by method: those whose search found something."""
+        """Return the settings to train over seeds, by method, of the searches that found some."""
         return {method: one["settings"] for method, one in self.chosen.items() if "settings" in one}
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
-        """Be the one process that carries it out; ConfigurationError when there is another one."""
+        """Lock the comparison for this process; raise ConfigurationError if another holds it."""
         with run_lock.single_driver(self.folder):
             yield
 
@@ -118,18 +127,21 @@ class Comparison(ComparisonRecord):
 
 
 def place(store: Store, name: str) -> Path:
-    """The folder of a comparison; ConfigurationError when the name could leave the store."""
+    """Return the folder of a comparison.
+
+    Raise ConfigurationError if the name could leave the store.
+    """
     store.sweep(name)
     return store.root / "comparisons" / name
 
 
 def sweep_name(name: str, part: str) -> str:
-    """The name of one of the sweeps of a comparison."""
+    """Return the name of one of the sweeps of a comparison."""
     return f"{name}-{part}"
 
 
 def require_new(store: Store, name: str, methods: tuple[str, ...]) -> None:
-    """ConfigurationError when there is a comparison, or one of the sweeps that it would begin."""
+    """Raise ConfigurationError if the comparison, or one of its sweeps, exists already."""
     if (place(store, name) / FILE).exists():
         raise ConfigurationError(
             f"--name {name!r} exists already in this store: give another, or go on with `compare --resume {name}{store.option}`",

@@ -1,4 +1,4 @@
-"""What came of a comparison: a row per method, out of the records of its sweeps. Trains nothing and prints nothing."""
+"""Compute the result of a comparison, a row per method, from the records of its sweeps."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -25,7 +25,10 @@ Values = Mapping[int, float]
 
 @dataclass(frozen=True)
 class Against:
-    """A paired difference to a reference, with its p after Holm's correction for all differences of the table."""
+    """Paired difference to a reference.
+
+    `corrected` is its p after Holm's correction for all differences of the table.
+    """
 
     difference: Difference
     corrected: float | None
@@ -33,7 +36,7 @@ class Against:
 
 @dataclass(frozen=True)
 class Cost:
-    """What some trials took of the machine, all workers together; None where a record says nothing of it."""
+    """Compute time of some trials, of all workers together; None if a record lacks it."""
 
     trials: int
     cpu_s: float | None
@@ -42,11 +45,13 @@ class Cost:
 
 @dataclass(frozen=True)
 class Row:
-    """A method; without `means` nothing of it could be trained over seeds, and `message` says why.
+    """Result of a method.
 
-    `means` are over the seeds that were trained to their end, `against` the references by name. `search` is what finding its
-    settings cost, `over_seeds` what training them did. `searched`: how many trials of the search have ended; None, and a cost that
-    is not known, when the store has no such search any more.
+    Without `means` the method could not be trained over seeds, and `message` explains why. `means`
+    are over the seeds that were trained to their end. `against` holds the references by name.
+    `search` is the cost to find the settings, `over_seeds` the cost to train them. `searched` is
+    the number of ended trials of the search. If the store has no such search any more, it is None
+    and the cost is unknown.
     """
 
     method: str
@@ -62,11 +67,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """All rows, in the order that was asked for. `student` names all of them where several train together.
+    """Result of a comparison, with all rows in the requested order.
 
-    `teacher_accuracy` is on the validation part; None without a teacher, or where its accuracy is not known.
-
-    `unfinished` says how far it has come, where somebody looks at it before the last training: nothing is claimed then.
+    `student` names all students where several train together. `teacher_accuracy` is on the
+    validation part; None without a teacher, or if its accuracy is unknown. `unfinished` describes
+    the progress before the last training has ended: nothing is claimed then.
     """
 
     name: str
@@ -83,17 +88,20 @@ class Result:
     unfinished: str = ""
 
     def plain(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return the result as JSON values."""
         return asdict(self)
 
     @property
     def references(self) -> list[str]:
-        """What the others are measured by, as far as it was compared and trained."""
+        """Return the reference methods that were compared and trained."""
         return [name for name in REFERENCES if any(row.method == name and row.means for row in self.rows)]
 
 
 def result(store: Store, comparison: Comparison, unfinished: str = "") -> Result:
-    """The rows of what has been trained so far; what is `unfinished` is shown at once, and its students are not measured."""
+    """Return the rows of what has been trained so far.
+
+    An `unfinished` comparison is shown at once, without a measurement of its students.
+    """
     over_seeds = Sweep.open(store, comparison.over_seeds)
     configuration, summary = comparison.configuration, read_summary(over_seeds.folder)
     values = {method: by_seed(over_seeds, method, COMPARED) for method in comparison.methods}
@@ -129,12 +137,15 @@ def result(store: Store, comparison: Comparison, unfinished: str = "") -> Result
 
 
 def by_seed(sweep: Sweep, method: str, metric: str) -> dict[int, float]:
-    """A metric of the complete trials of a method, by their seeds."""
+    """Return a metric of the complete trials of a method, by their seeds."""
     return {trial.settings[SEED]: trial.metrics[metric] for trial in _complete(sweep, method) if metric in trial.metrics}
 
 
 def differences(values: Mapping[str, Values]) -> dict[str, dict[str, Against]]:
-    """Of every method to every reference that has values: one family of tests, in which that of two references counts once."""
+    """Return the difference of each method to each reference that has values.
+
+    They are one family of tests, in which the difference of two references counts once.
+    """
     found: dict[tuple[str, str], Difference] = {}
     for method, own in values.items():
         for reference in REFERENCES:
@@ -150,7 +161,7 @@ def differences(values: Mapping[str, Values]) -> dict[str, dict[str, Against]]:
 
 
 def cost(trials: Iterable[Trial]) -> Cost:
-    """What the trials took, those that were stopped or failed too, up to their last report."""
+    """Return the cost of the trials up to their last report, stopped and failed ones included."""
     told = [trial.metrics for trial in trials if trial.epochs]
     known = bool(told) and all(CPU_TOTAL in metrics for metrics in told)
     gpu = sum(metrics.get(GPU_TOTAL, 0.0) for metrics in told)
@@ -158,7 +169,7 @@ def cost(trials: Iterable[Trial]) -> Cost:
 
 
 def _searched(store: Store, name: str) -> list[Trial] | None:
-    """The trials of a search; None when it was removed, or cannot be read, since its settings were chosen."""
+    """Return the trials of a search; None if it was removed or cannot be read any more."""
     try:
         return list(Sweep.open(store, name).trials.values())
     except ConfigurationError:
@@ -178,7 +189,10 @@ def _mean(values: Values) -> Mean | None:
 
 
 def _cost(network: Network, summary: dict[str, Any], known: dict[str, StudentCost]) -> StudentCost:
-    """Each network is measured once: methods that train the same student are not told apart by noise."""
+    """Return the cost of a network, measured once.
+
+    Methods that train the same student must not differ by noise.
+    """
     key = network.model_dump_json()
     if key not in known:
         known[key] = student_cost(network, summary)
@@ -186,7 +200,7 @@ def _cost(network: Network, summary: dict[str, Any], known: dict[str, StudentCos
 
 
 def _message(comparison: Comparison, over_seeds: Sweep, method: str) -> str:
-    """What a person should know beside the numbers of a row."""
+    """Return what a reader should know in addition to the numbers of a row."""
     if message := comparison.chosen.get(method, {}).get("message", ""):
         return str(message)
     trials = _of(over_seeds, method)

@@ -1,4 +1,4 @@
-"""Carries a comparison out, or goes on with one: its searches one after another, then the sweep over seeds."""
+"""Run or resume a comparison: its searches one after another, then the sweep over seeds."""
 
 import contextlib
 import functools
@@ -30,17 +30,24 @@ if TYPE_CHECKING:
     from orchestrator.tracking.model_registry import Ship
 
 ENDED = ("finished", "failed")
-ShipOf = Callable[[str], "Ship"]  # how the students of the sweep of that name are exported
+ShipOf = Callable[[str], "Ship"]  # returns the export of students of the sweep of that name
 
 
 def run_comparison(store: Store, comparison: Comparison, console: Console, ship_of: ShipOf | None = None) -> Sweep:
-    """The sweep over seeds, after everything that was missing; KeyboardInterrupt when somebody asked for the end.
+    """Run all that is missing of a comparison, and return the sweep over seeds.
 
-    With `ship_of`, the best student of every sweep becomes a model of MLflow.
+    A search that has ended stays as it is, however it ended. A search without anything to train
+    again leaves its method out.
 
-    A search that has ended stays as it is, however it ended; a search without anything to train again leaves its method out.
-    TrialError when that is so for all of them. ConfigurationError when a sweep in the store is not the one that is needed, or is
-    run by somebody else. PreflightError: nobody can train now; a resume goes on.
+    Args:
+        ship_of: Makes the best student of every sweep a model of MLflow.
+
+    Raises:
+        KeyboardInterrupt: The user requested the end.
+        TrialError: No search found settings to compare.
+        ConfigurationError: A sweep in the store differs from the one needed, or another process
+            runs it.
+        PreflightError: No worker can train now; a resume continues.
     """
     with comparison.hold(), stoppable(), contextlib.ExitStack() as open_:
         bench = _Bench(store, comparison, console, open_, ship_of)
@@ -66,7 +73,7 @@ def run_comparison(store: Store, comparison: Comparison, console: Console, ship_
 
 
 def choice(search: Sweep) -> Chosen:
-    """What a search has chosen, by validation alone; or the `message` that says why nothing."""
+    """Return the choice of a search, by validation alone, or the `message` why there is none."""
     best = search.best()
     if best is not None and best.state == "complete" and best.value is not None:
         return {"trial": best.number, "value": best.value, "settings": best.settings}
@@ -77,7 +84,7 @@ def choice(search: Sweep) -> Chosen:
 
 
 def require_common_data(sweeps: Mapping[str, Sweep]) -> None:
-    """ConfigurationError when searches were trained on different samples."""
+    """Raise ConfigurationError if searches were trained on different samples."""
     described = {method: sweep.described.get("data") for method, sweep in sweeps.items()}
     first = next(iter(described))
     for method, own in described.items():
@@ -93,20 +100,21 @@ def require_common_data(sweeps: Mapping[str, Sweep]) -> None:
 
 
 class _Bench:
-    """What the sweeps of a comparison share: the prepared data, and worker groups that stay warm from the first one on."""
+    """Shared parts of a comparison's sweeps: prepared data, and worker groups that stay warm."""
 
     def __init__(
         self, store: Store, comparison: Comparison, console: Console, open_: contextlib.ExitStack, ship_of: ShipOf | None
     ) -> None:
         self.store, self.comparison, self.console, self.open, self.ship_of = store, comparison, console, open_, ship_of
-        self.now: tuple[Sweep, Display] | None = None  # the sweep that trains, and who shows it
+        self.now: tuple[Sweep, Display] | None = None  # the sweep that trains, and its display
         self.lent: Lent | None = None
 
     @functools.cached_property
     def begun(self) -> Prepared:
-        """Looked at before the groups start: afterwards every process has the address of a cluster.
+        """Prepare the run, before the groups start.
 
-        Data that have another place now, and are the same, keep the teacher that was fitted on them.
+        Afterwards every process has the address of a cluster. The same data in another place keep
+        the teacher that was fitted on them.
         """
         comparison, standing = self.comparison, self.store.sweeps()
         require_paths(comparison.name, comparison.configuration)
@@ -116,11 +124,11 @@ class _Bench:
             found = Sweep.open(self.store, name)
             if not differences(_foundations(found.described), _foundations(now)):
                 carry_teacher_over(self.store, found.folder, begun.configuration, begun.data)
-                comparison.save()  # with the places of now
+                comparison.save()  # with the present places
         return begun
 
     def ended(self, name: str, configuration: Configuration) -> Sweep:
-        """A sweep of the comparison, begun or gone on with until it has ended."""
+        """Create or resume a sweep of the comparison, and run it until it has ended."""
         resume = name in self.store.sweeps()
         found = self._opened(name, configuration) if resume else self._created(name, configuration)
         ship = self.ship_of(name) if self.ship_of else None
@@ -142,9 +150,10 @@ class _Bench:
         return found
 
     def require_searched_data(self) -> None:
-        """ConfigurationError when the data, or the teacher's given weights, are not those of the searches any more.
+        """Raise ConfigurationError if data or given weights are not those of the searches any more.
 
-        A sweep over seeds that stands in the store is asked what it has; a search that was removed is not asked.
+        A sweep over seeds in the store is compared by its own description. A search that was
+        removed is not compared.
         """
         comparison, standing = self.comparison, self.store.sweeps()
         search = next((name for name in map(comparison.search, comparison.methods) if name in standing), None)
@@ -173,14 +182,14 @@ class _Bench:
         found = Sweep.open(self.store, name)
         _require_designed(found, configuration)
         if found.state not in ENDED:
-            found.configuration = configuration  # with the address of now
+            found.configuration = configuration  # with the present address
             now = describe_sweep(configuration, "sweep", self.begun.data)
             require_same(found, now)
             found.described = found.described | now
         return found
 
     def _groups(self, display: Display) -> Lent:
-        """As many as the method with the largest needs allows, for as many trials as the longest of the sweeps has."""
+        """Start groups for the method with the largest needs and the sweep with the most trials."""
         common, comparison = self.begun.configuration, self.comparison
         trials = max(common.search.trials, len(comparison.methods) * comparison.seeds)
         folder = comparison.folder / "groups"
@@ -195,18 +204,18 @@ class _Bench:
             Events(self.now[0], [self.now[1]]).note(text)
 
     def _unended(self) -> int:
-        """Trials of the sweep that trains which are to go on."""
+        """Return how many trials of the current sweep have not ended."""
         assert self.now
         return self.now[0].configuration.search.trials - sum(trial.ended for trial in list(self.now[0].trials.values()))
 
 
 def _foundations(described: Mapping[str, Any]) -> dict[str, Any]:
-    """Of what a sweep describes: what it trains on, whatever it searches."""
+    """Return what a sweep trains on, from its description, without what it searches."""
     return {key: value for key, value in described.items() if key == "data" or key.rpartition(".")[2] == "weights"}
 
 
 def _require_designed(found: Sweep, wanted: Configuration) -> None:
-    """ConfigurationError when the sweep is another one than the comparison began, where it was to be trained aside."""
+    """Raise ConfigurationError if a sweep differs from its comparison in more than resources."""
     has, asked = without_paths(found.configuration), without_paths(wanted)
     different = [key for key in asked if key != "resources" and has[key] != asked[key]]
     if different:

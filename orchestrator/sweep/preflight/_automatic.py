@@ -1,4 +1,7 @@
-"""Explain what settings that were left to the program (`auto` or null) come to; augmentation, cache and groups have own lines."""
+"""Explain the values of settings that were left to the program (`auto` or null).
+
+Augmentation, cache and groups have their own lines.
+"""
 
 from orchestrator.config import sizes
 from orchestrator.config.schema import Configuration, Network, Training

@@ -1,4 +1,4 @@
-"""Check that batch normalisation has more than one value per channel in every step of a training."""
+"""Check that batch normalisation has more than one value per channel in every training step."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,7 +12,7 @@ from orchestrator.models.build import build
 
 
 def check_batch_norm(configuration: Configuration, searching: bool, shape: Sequence[int], fits_teacher: bool) -> None:
-    """Raise ConfigurationError when a network would refuse its worker's share of a batch.
+    """Raise ConfigurationError if a network would refuse its worker's share of a batch.
 
     Batch normalisation refuses a single value per channel: a share of one sample, where the layer has no more than one pixel.
 
@@ -37,7 +37,7 @@ def check_batch_norm(configuration: Configuration, searching: bool, shape: Seque
 
 
 def _trained(configuration: Configuration, searching: bool, fits_teacher: bool) -> Iterator[tuple[str, Network, str, int, int]]:
-    """Yield every network that is trained: its key, itself, the key of its batch size, that size, and among how many workers.
+    """Yield every trained network: key, network, key and size of its batch, workers that share it.
 
     With `sync_batch_norm` the statistics are of the whole batch.
     """
@@ -64,6 +64,6 @@ def _takes_one(network: Network, shape: Sequence[int]) -> bool:
         built = build(network.name, 2, (channels, height, width), network.settings).train()
         try:
             built(torch.empty(1, channels, height, width))
-        except ValueError:  # what torch raises for one value per channel
+        except ValueError:  # torch raises it for one value per channel
             return False
     return True

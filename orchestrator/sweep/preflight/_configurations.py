@@ -1,4 +1,4 @@
-"""What can be wrong with a sweep that trains a list of settings and searches nothing. Starts nothing."""
+"""Check a sweep that trains a list of settings and searches nothing."""
 
 import json
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from orchestrator.core.errors import ConfigurationError
 
 
 def check_fixed(configuration: Configuration) -> None:
-    """ConfigurationError when the trials are not those of the list, or one of them could not be trained."""
+    """Raise ConfigurationError if the trials differ from the list, or one cannot be trained."""
     search = configuration.search
     if not search.configurations:
         if search.seeds:
@@ -72,7 +72,7 @@ def check_fixed(configuration: Configuration) -> None:
 
 
 def _check_one(configuration: Configuration, number: int, settings: dict[str, object]) -> str:
-    """All that a trial is trained with, as text, defaults of its method written out."""
+    """Return all values with which a trial is trained, as text, with defaults of its method."""
     field = f"search.configurations[{number}]"
     if SEED in settings:
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""What can be wrong with data beyond their types: for the methods that learn from them, and for their batches. Starts nothing."""
+"""Check data against the methods that learn from them, and against their batches."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,10 @@ from orchestrator.data.batches import labelled_in
 
 
 def check_data(configuration: Configuration, searching: bool) -> None:
-    """ConfigurationError when one of the methods, which exist, cannot learn from data as they are configured."""
+    """Raise ConfigurationError if a method cannot learn from the configured data.
+
+    The names of the methods must be valid.
+    """
     data = configuration.data
     for name in build_trained_variants(configuration, searching):
         if not any(method.needs.weights for method in build_variants(configuration, name, searching)):
@@ -35,7 +38,7 @@ def check_data(configuration: Configuration, searching: bool) -> None:
 
 
 def check_searched_data(configuration: Configuration) -> None:
-    """ConfigurationError when trials would be compared by samples that they were trained on."""
+    """Raise ConfigurationError if trials would be compared on samples of their training."""
     if configuration.data.validation_in_training:
         raise ConfigurationError(
             "data.validation_in_training = true is not for a sweep: search.objective would be of samples that were trained on; use "
@@ -47,9 +50,12 @@ def check_searched_data(configuration: Configuration) -> None:
 
 
 def check_batches(configuration: Configuration, searching: bool, summary: Mapping[str, Any]) -> None:
-    """ConfigurationError when a batch of one of the methods, or of the teacher, cannot be shared or filled.
+    """Raise ConfigurationError if a batch of a method or of the teacher cannot be shared or filled.
 
-    `summary` is what `describe` says of the data.
+    Args:
+        configuration: The configuration.
+        searching: Whether all searched methods count.
+        summary: Description of the data, from `describe`.
     """
     samples, labelled = summary["sizes"]["train"], summary.get("labelled")
     alone = {method.needs.labels for method in build_all_variants(configuration, searching)}

@@ -1,4 +1,4 @@
-"""Check the weights that a configuration names, for the teacher and for students, before anything is started or downloaded."""
+"""Check the given weights of teacher and students, before anything is started or downloaded."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,7 +12,7 @@ from orchestrator.models.weights import require_weights
 
 
 def check_given_weights(configuration: Configuration, classes: int, shape: Sequence[int]) -> None:
-    """Raise ConfigurationError when a `weights` key names weights that are missing or do not fit its network.
+    """Raise ConfigurationError if given weights are missing or do not fit their network.
 
     Args:
         configuration: Its networks exist and have valid settings.

@@ -1,4 +1,4 @@
-"""What a method may miss in a configuration: a teacher, or peers; and the setting because of which it does. Starts nothing."""
+"""Check that a method has the teacher or peers it needs, and name the setting that needs them."""
 
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -11,7 +11,7 @@ from orchestrator.core.errors import ConfigurationError
 
 
 def check_needs(configuration: Configuration, name: str, field: str, searching: bool) -> None:
-    """ConfigurationError when a form of the method, which exists, needs a teacher or peers and there is none."""
+    """Raise ConfigurationError if a variant of a known method lacks a teacher or peers."""
     for method in build_variants(configuration, name, searching):
         if not _missed(configuration, method.needs):
             continue
@@ -37,14 +37,17 @@ def check_needs(configuration: Configuration, name: str, field: str, searching: 
 
 
 def _missed(configuration: Configuration, needs: Needs) -> str:
-    """What is needed and not there; empty where all is."""
+    """Return what is needed and missing; empty if nothing is."""
     if configuration.teacher is None and (needs.teacher or needs.features or needs.bank):
         return "teacher"
     return "peers" if needs.peer and not configuration.peers else ""
 
 
 def _cause(configuration: Configuration, method: Method) -> tuple[str, str]:
-    """The setting without whose value nothing would be missed, and the other value to take; empty where all values miss it."""
+    """Return the setting whose value causes the need, and the other value to take.
+
+    Both are empty if all values cause it.
+    """
     for setting, value in _others(method):
         try:
             other = type(method)(replace(method.settings, **{setting: value}))
@@ -56,7 +59,7 @@ def _cause(configuration: Configuration, method: Method) -> tuple[str, str]:
 
 
 def _others(method: Method) -> Iterator[tuple[str, Any]]:
-    """Every choice of the settings that is not taken."""
+    """Yield every choice of the settings that is not taken."""
     for item in fields(method.settings):
         for value in item.metadata["choices"] or ():
             if value != getattr(method.settings, item.name):

@@ -1,4 +1,4 @@
-"""What can be wrong with a bank and with what is retrieved from it, before anything starts; and what the plan says of it."""
+"""Check banks and what is retrieved from them before a run, and describe them in the plan."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,9 +15,10 @@ SIDES = ("positives", "negatives")
 
 
 def check_banking(configuration: Configuration, name: str, searching: bool) -> None:
-    """ConfigurationError when a method would never have the bank that students fill, or one of fewer samples than it looks up.
+    """Raise ConfigurationError if the bank that students fill can never serve a method.
 
-    Or when a bank were of blended samples.
+    This is so if it is never filled, has fewer samples than the method looks up, or has blended
+    samples.
     """
     short: list[tuple[Method, int]] = []
     for method in build_variants(configuration, name, searching):
@@ -51,15 +52,19 @@ def check_banking(configuration: Configuration, name: str, searching: bool) -> N
 
 
 def _least(method: Method) -> int:
-    """How many samples a bank has, at least, in which one of them finds all that the method looks up."""
+    """Return the least size of a bank in which each sample finds all that the method looks up."""
     positives, negatives = method.retrieves
     return max(positives + 1 if positives else 0, negatives)
 
 
 def check_retrieval(configuration: Configuration, searching: bool, summary: Mapping[str, Any], gpu: bool) -> None:
-    """ConfigurationError when no class has so many samples to retrieve, or an approximate search could not be made.
+    """Raise ConfigurationError if no class has enough samples, or approximate search is missing.
 
-    `summary` is what `describe` says of the data, `gpu` whether trials train on one.
+    Args:
+        configuration: The configuration.
+        searching: Whether all searched methods count.
+        summary: Description of the data, from `describe`.
+        gpu: Whether trials train on a GPU.
     """
     asked = list(_retrieving(configuration, searching))
     if not asked:
@@ -81,9 +86,10 @@ def check_retrieval(configuration: Configuration, searching: bool, summary: Mapp
 def _check_numbers(
     configuration: Configuration, name: str, searching: bool, pairs: Sequence[tuple[int, int]], sizes: Sequence[int]
 ) -> None:
-    """ConfigurationError when the largest class has fewer samples than a method's most positives, or leaves fewer than negatives.
+    """Raise ConfigurationError if a method retrieves more samples than the largest class allows.
 
-    `pairs` are the numbers of both in each form of the method, `sizes` those of the classes.
+    It has too few samples for the most positives, or leaves too few others for the negatives.
+    `pairs` are both numbers in each variant of the method, `sizes` the numbers of samples by class.
     """
     most = dict(zip(SIDES, (max(sizes) - 1, sum(sizes) - max(sizes)), strict=True))
     wanted = dict(zip(SIDES, map(max, zip(*pairs, strict=True)), strict=True))
@@ -106,13 +112,26 @@ def _check_numbers(
 
 
 def retrieved(configuration: Configuration, searching: bool) -> set[tuple[int, int]]:
-    """The numbers of positives and negatives that are retrieved by what a teacher says, each pair once for all trials."""
+    """Return the numbers of positives and negatives to retrieve by the teacher's outputs.
+
+    Each pair appears once for all trials.
+    """
     found = {method.retrieves for _, method in _retrieving(configuration, searching) if method.needs.bank}
     return found - {(0, 0)}
 
 
 def clean_bytes(configuration: Configuration, searching: bool, samples: int, features: int) -> int:
-    """Bytes of the cache beside the logits: features (n, D) of the clean view where a method has a bank, and what is retrieved."""
+    """Return the bytes of the cache besides the logits.
+
+    These are the features (n, D) of the clean view, if a method has a bank, and the retrieved
+    samples.
+
+    Args:
+        configuration: The configuration.
+        searching: Whether all searched methods count.
+        samples: Number of samples n.
+        features: Length of the features D.
+    """
     pairs = retrieved(configuration, searching)
     if configuration.teacher is None or not any(method.needs.bank for _, method in _retrieving(configuration, searching)):
         return 0
@@ -121,7 +140,10 @@ def clean_bytes(configuration: Configuration, searching: bool, samples: int, fea
 
 
 def retrieval_line(configuration: Configuration, searching: bool, summary: Mapping[str, Any], gpu: bool, cached: bool) -> str:
-    """How samples are retrieved, among how many, and what of it the cache holds; empty where no method retrieves any."""
+    """Return how samples are retrieved, among how many, and the part that the cache holds.
+
+    Empty if no method retrieves samples.
+    """
     asked = list(_retrieving(configuration, searching))
     if not asked:
         return ""
@@ -140,13 +162,13 @@ def retrieval_line(configuration: Configuration, searching: bool, summary: Mappi
 
 
 def _nearly(configuration: Configuration, searching: bool, samples: int, gpu: bool) -> bool:
-    """Whether negatives are searched approximately; positives never are."""
+    """Return whether negatives are searched approximately; positives never are."""
     wanted = any(negatives for _, negatives in retrieved(configuration, searching))
     return wanted and byte_sizes.approximate(configuration.resources, samples, gpu)
 
 
 def _retrieving(configuration: Configuration, searching: bool) -> Iterator[tuple[str, Method]]:
-    """The forms that have a bank, by the names of their methods."""
+    """Yield the variants that have a bank, with the names of their methods."""
     for name in build_trained_variants(configuration, searching):
         for method in build_variants(configuration, name, searching):
             if method.needs.bank or method.banking(configuration.training.epochs):

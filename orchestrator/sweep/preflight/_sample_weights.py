@@ -1,4 +1,4 @@
-"""What can be wrong with the weights of samples, before anything starts: when they come, what they are of, whether they fit."""
+"""Check the weights of samples before a run: their schedule, their samples, their memory."""
 
 from collections.abc import Iterator, Sequence
 
@@ -15,7 +15,10 @@ from orchestrator.models.network import Network
 
 
 def check_weighing(configuration: Configuration, name: str, searching: bool) -> None:
-    """ConfigurationError when a method that weighs samples would never do so, or has nothing to weigh."""
+    """Raise ConfigurationError if a method would never weigh samples, or has none to weigh.
+
+    The same holds if it trains the teacher for one student while peers share it.
+    """
     for method in build_variants(configuration, name, searching):
         try:
             weighing = method.weighing(configuration.training.epochs)
@@ -40,7 +43,7 @@ def check_weighing(configuration: Configuration, name: str, searching: bool) -> 
 
 
 def check_memory(configuration: Configuration, searching: bool, samples: int, classes: int, shape: Sequence[int]) -> None:
-    """ConfigurationError when finding the weights would take more than `resources.influence_gib`."""
+    """Raise ConfigurationError if finding the weights takes more than `resources.influence_gib`."""
     limit_gib = configuration.resources.influence_gib
     for name in build_trained_variants(configuration, searching):
         every = [method.weighing(configuration.training.epochs) for method in build_variants(configuration, name, searching)]
@@ -60,7 +63,7 @@ def check_memory(configuration: Configuration, searching: bool, samples: int, cl
 
 
 def _students(configuration: Configuration, searching: bool, classes: int, shape: Sequence[int]) -> Iterator[tuple[str, Network]]:
-    """Every network that a student may have, by the words for it; shapes alone, no memory."""
+    """Yield every network that a student may have, with its name; shapes alone, no memory."""
     channels, height, width = shape
     for kinds in networks(configuration, searching).values():
         for field, network in kinds.items():

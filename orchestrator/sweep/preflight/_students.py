@@ -1,4 +1,4 @@
-"""What can be wrong with several students beyond the types of their settings: who trains them, and with what. Knows no torch."""
+"""Check the workers and resources of several students."""
 
 from orchestrator.config.plan import SETTINGS
 from orchestrator.config.schema import Configuration
@@ -6,7 +6,10 @@ from orchestrator.core.errors import ConfigurationError
 
 
 def check_peers(configuration: Configuration) -> None:
-    """ConfigurationError when the workers of a group cannot be dealt out to the students, or a setting would have no meaning."""
+    """Raise ConfigurationError if workers cannot be divided among students.
+
+    The same holds for a setting without meaning for these students and workers.
+    """
     resources, students = configuration.resources, len(configuration.students)
     if not configuration.peers:
         if resources.peer_placement:
@@ -40,7 +43,7 @@ def check_peers(configuration: Configuration) -> None:
 
 
 def require_one_process(configuration: Configuration) -> None:
-    """ConfigurationError when several students want workers of their own and this process is to train them all."""
+    """Raise ConfigurationError if `--local` must train students that need their own workers."""
     if configuration.peers and not configuration.colocated:
         raise ConfigurationError(
             f"--local trains all students in this process, and resources.workers = {configuration.resources.workers}: "

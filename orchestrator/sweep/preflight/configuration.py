@@ -1,4 +1,4 @@
-"""What can be wrong with a configuration beyond its types: names, settings, needs. Cheap; nothing is started or written."""
+"""Check names, settings and needs of a configuration, without starting or writing anything."""
 
 from collections.abc import Sequence
 
@@ -25,9 +25,17 @@ from search_spaces import SPACES
 
 
 def check_network(network: Network, field: str, classes: int, shape: Sequence[int], words: str = "") -> int:
-    """Return the parameters of a network; ConfigurationError when it does not exist or cannot have its settings.
+    """Return the number of parameters of a network.
 
-    `field` is the key of the network in the configuration; `words` begin the sentence of a refusal instead of it.
+    Args:
+        network: The network.
+        field: Key of the network in the configuration.
+        classes: Number of classes.
+        shape: (channels, height, width) of the images.
+        words: Beginning of an error message, instead of `field`.
+
+    Raises:
+        ConfigurationError: The network does not exist or cannot have its settings.
     """
     channels, height, width = shape
     try:
@@ -39,14 +47,20 @@ def check_network(network: Network, field: str, classes: int, shape: Sequence[in
 
 
 def feature_width(network: Network, classes: int, shape: Sequence[int]) -> int:
-    """D, the length of the features of a network that was checked."""
+    """Return D, the length of the features of a network that was checked."""
     channels, height, width = shape
     with torch.device("meta"):
         return build(network.name, classes, (channels, height, width), network.settings).head.in_features
 
 
 def check_students(configuration: Configuration, searched: bool, classes: int, shape: Sequence[int]) -> int:
-    """The parameters of all students together, each the largest that the search may choose; else as `check_network`."""
+    """Return the number of parameters of all students together.
+
+    Each student counts as the largest that the search may choose.
+
+    Raises:
+        ConfigurationError: As for `check_network`.
+    """
     kinds = networks(configuration, searched)
     return sum(
         max(check_network(network, network_key(letter), classes, shape, words) for words, network in kind.items())
@@ -55,14 +69,21 @@ def check_students(configuration: Configuration, searched: bool, classes: int, s
 
 
 def check_networks(configuration: Configuration, searched: bool) -> None:
-    """ConfigurationError when a network does not exist or cannot have its settings, whatever the data."""
+    """Raise ConfigurationError if a network does not exist or cannot have its settings.
+
+    The check does not depend on the data.
+    """
     check_students(configuration, searched, 10, (3, 32, 32))
     if configuration.teacher:
         check_network(configuration.teacher.network, "teacher.network", 10, (3, 32, 32))
 
 
 def check_objective(configuration: Configuration) -> None:
-    """ConfigurationError when no epoch reports an objective, a direction looks for the worst, or nobody is whose it is."""
+    """Raise ConfigurationError if an objective cannot be optimised.
+
+    This is so if no epoch reports it, its direction looks for the worst, or its student does not
+    exist.
+    """
     search = configuration.search
     _check_whose(configuration)
     if search.objectives:
@@ -86,7 +107,7 @@ def check_objective(configuration: Configuration) -> None:
 
 
 def _instead(configuration: Configuration, known: Sequence[str]) -> str:
-    """Why `search.objective` cannot be what it is, and what says the same."""
+    """Return why `search.objective` is not allowed, and which setting has the same meaning."""
     objective = configuration.search.objective
     name, letter = unlettered(objective), objective.partition("/")[0]
     if name == PARAMETERS:
@@ -97,7 +118,7 @@ def _instead(configuration: Configuration, known: Sequence[str]) -> str:
 
 
 def _check_whose(configuration: Configuration) -> None:
-    """ConfigurationError when `search.students` names nobody."""
+    """Raise ConfigurationError if `search.students` names no student."""
     students = configuration.search.students
     if not configuration.peers and students != "mean":
         raise ConfigurationError(
@@ -117,7 +138,10 @@ def _check_whose(configuration: Configuration) -> None:
 
 
 def _check_objectives(configuration: Configuration) -> None:
-    """ConfigurationError when several objectives are not several, not reported, or have no direction."""
+    """Raise ConfigurationError if the objectives are not several, or one of them is not allowed.
+
+    Each must be reported and have a direction that is always the better one.
+    """
     names, known = configuration.search.objectives, has_several_objectives(configuration)
     if len(set(names)) < max(len(names), 2):
         raise ConfigurationError(
@@ -145,7 +169,7 @@ def _check_objectives(configuration: Configuration) -> None:
 
 
 def _check_sizes(configuration: Configuration) -> None:
-    """ConfigurationError when an objective is the size of networks that do not vary."""
+    """Raise ConfigurationError if an objective is the size of networks that do not vary."""
     for name in configuration.search.objectives:
         letter = name.partition("/")[0]
         sections = [network_key(each) for each in configuration.students if letter in (each, PARAMETERS)]
@@ -163,7 +187,7 @@ def _check_sizes(configuration: Configuration) -> None:
 
 
 def check_train(configuration: Configuration) -> None:
-    """Everything about a single training that can be checked without the data."""
+    """Check everything about a single training that needs no data."""
     check_peers(configuration)
     check_networks(configuration, searched=False)
     name = configuration.method.name
@@ -176,7 +200,10 @@ def check_train(configuration: Configuration) -> None:
 
 
 def check_search(configuration: Configuration) -> None:
-    """Everything about a search that can be checked without the data: methods, held keys, choices, objectives, rungs."""
+    """Check everything about a search that needs no data.
+
+    These are methods, frozen keys, choices, objectives and rungs.
+    """
     check_peers(configuration)
     check_settings(configuration, configuration.method.name, "method.name")
     _check_method_is_searched(configuration)
@@ -268,7 +295,7 @@ def _check_scheduler(configuration: Configuration) -> None:
 
 
 def check_choices(configuration: Configuration) -> None:
-    """ConfigurationError when a key of `search.extra_space` cannot be searched, or a value does not fit."""
+    """Raise ConfigurationError if a key or a value of `search.extra_space` cannot be searched."""
     asked = {peer_rate(letter) for letter in configuration.peers}
     for name in searched_methods(configuration):
         for branch in list_branches(name, {}):
@@ -277,7 +304,10 @@ def check_choices(configuration: Configuration) -> None:
 
 
 def check_population(configuration: Configuration) -> None:
-    """ConfigurationError when population based training would have nobody to compare, no time to, or nothing to vary."""
+    """Raise ConfigurationError if population based training cannot work.
+
+    It needs two trials, an epoch after the first comparison, and a setting to vary.
+    """
     search, epochs = configuration.search, configuration.training.epochs
     if search.trials < 2:
         raise ConfigurationError(
@@ -308,7 +338,7 @@ def check_population(configuration: Configuration) -> None:
 
 
 def check_held(configuration: Configuration, name: str) -> None:
-    """ConfigurationError when what is held cannot go with something that the search would choose."""
+    """Raise ConfigurationError if a frozen value conflicts with one of the search."""
     kept, keys = frozen_values(configuration, name), configuration.search.freeze
     for branch in list_branches(name, kept):
         values = kept | branch.values
@@ -324,7 +354,10 @@ def check_held(configuration: Configuration, name: str) -> None:
 
 
 def require_copies(uri: str, configuration: Configuration, kind: str) -> None:
-    """ConfigurationError where trials take over checkpoints of others, which are copies of a folder, and the store is a URI."""
+    """Raise ConfigurationError if the scheduler copies checkpoints and the store is a URI.
+
+    Such schedulers copy a folder.
+    """
     scheduler = configuration.search.scheduler
     if uri and kind == "sweep" and scheduler in PAUSING:
         raise ConfigurationError(

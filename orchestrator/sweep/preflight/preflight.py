@@ -1,4 +1,4 @@
-"""Everything that can be refused before anything expensive starts, and the plan that `--dry-run` prints."""
+"""Refuse invalid runs before anything expensive starts, and print the plan of `--dry-run`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,9 +57,10 @@ from orchestrator.tracking.schema import schema_problem
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run begins with: the folder of its data, how the teacher is asked (None without one), and both settled.
+    """Start values of a run, settled by the checks.
 
-    `note`: what the configuration has otherwise than it was asked for, and why.
+    `data` is the folder of the data. `asked` is the access to the teacher, None without one. `note`
+    explains how the configuration differs from the requested one.
     """
 
     data: Path
@@ -71,10 +72,15 @@ class Prepared:
 def prepare_run(
     store: Store, configuration: Configuration, kind: str, local: bool, note: Callable[[str], None] = lambda _: None
 ) -> Prepared:
-    """The prepared data and the decision about the cache, after every check; the teacher's given weights are in the store then.
+    """Check a run and prepare its data, and decide on the teacher's cache.
 
-    The configuration has the teacher's mode that `auto` came to, so that a resume does not decide anew. `note` is called with what
-    a person may not expect of the data.
+    Afterwards the teacher's given weights are in the store. The configuration has the teacher's
+    mode to which `auto` was resolved, so that a resume does not decide again.
+
+    Args:
+        kind: Sweep, train or teacher.
+        local: Train in this process.
+        note: Receives what a person may not expect of the data.
     """
     require_copies(store.uri, configuration, kind)
     configuration, reduced = _settled(configuration, kind)
@@ -98,7 +104,10 @@ def prepare_run(
 
 
 def show_plan(store: Store, configuration: Configuration, kind: str, local: bool, console: Console) -> None:
-    """Print what would run: data, teacher, groups with the arithmetic, trials, rungs, bytes. Nothing is prepared."""
+    """Print what would run: data, teacher, groups with the arithmetic, trials, rungs, bytes.
+
+    Nothing is prepared.
+    """
     require_copies(store.uri, configuration, kind)
     configuration, note = _settled(configuration, kind)
     words, gpu, groups = _check(configuration, kind, local)
@@ -130,7 +139,7 @@ def show_plan(store: Store, configuration: Configuration, kind: str, local: bool
 
 
 def require_weights(configuration: Configuration) -> None:
-    """ConfigurationError when a file of weights that a network begins with is not there, or cannot be read."""
+    """Raise ConfigurationError if a file with a network's weights is missing or cannot be read."""
     networks = {network_key(letter): student.network for letter, student in configuration.students.items()}
     if configuration.teacher:
         networks["teacher.network"] = configuration.teacher.network
@@ -140,7 +149,10 @@ def require_weights(configuration: Configuration) -> None:
 
 
 def _settled(configuration: Configuration, kind: str) -> tuple[Configuration, str]:
-    """The configuration once it was checked without data, of a sweep with as many trials as it has settings at most; and why."""
+    """Return the configuration, checked without data, and a note about fewer trials.
+
+    A sweep gets at most as many trials as it has settings; the note explains it.
+    """
     if kind != "sweep":
         check_train(configuration)
         return configuration, ""
@@ -149,7 +161,11 @@ def _settled(configuration: Configuration, kind: str) -> tuple[Configuration, st
 
 
 def _check(configuration: Configuration, kind: str, local: bool) -> tuple[str, bool, int]:
-    """All that needs no data; the groups: their arithmetic in words, whether their first worker has a GPU, and their number."""
+    """Check all that needs no data, and plan the groups.
+
+    Returns:
+        Their arithmetic in words, whether their first worker has a GPU, and their number.
+    """
     require_weights(configuration)
     if local:
         require_cores(configuration, [local_resources()])
@@ -171,7 +187,7 @@ def _check(configuration: Configuration, kind: str, local: bool) -> tuple[str, b
 
 
 def _held(configuration: Configuration, available: dict[str, float], nodes: list[dict[str, float]]) -> str:
-    """What a worker holds, and whom it trains where there are several students."""
+    """Return the resources of a worker, and which student it trains if there are several."""
     each = {
         role.letter: f"{role.needs['CPU']:g} CPU and {role.needs.get('GPU', 0):g} GPU"
         for role in plan.roles(configuration, available, nodes)
@@ -182,7 +198,7 @@ def _held(configuration: Configuration, available: dict[str, float], nodes: list
 
 
 def _available(address: str | None) -> tuple[dict[str, float], list[dict[str, float]], list[dict[str, float]]]:
-    """What is free, what each node has, and what of that is free."""
+    """Return the free resources, the resources of each node, and the free ones of each node."""
     if address is None:
         return local_resources(), [local_resources()], [local_resources()]
     from orchestrator.cluster.connect import connect_to_ray, free_nodes, nodes
@@ -193,9 +209,9 @@ def _available(address: str | None) -> tuple[dict[str, float], list[dict[str, fl
 
 
 def _download_students_weights(configuration: Configuration, data: Path) -> None:
-    """Download what torchvision publishes for students, once and before workers need it; ConfigurationError when that fails.
+    """Download the weights that torchvision publishes for students, once, before workers need them.
 
-    Files were read by `check_given_weights`.
+    Raise ConfigurationError if that fails. Files were read by `check_given_weights`.
     """
     for letter, (network, _) in configuration.students.items():
         if network.weights and not names_file(network.weights):
@@ -211,7 +227,11 @@ def _download_students_weights(configuration: Configuration, data: Path) -> None
 def _check_with_data(
     store: Store, configuration: Configuration, kind: str, local: bool, summary: dict[str, Any], gpu: bool, groups: int = 1
 ) -> tuple[TeacherAccess | None, int, str]:
-    """Networks, batches and free space against the data; how the teacher is asked, the bytes of the checkpoints, and of whom."""
+    """Check networks, batches and free space against the data.
+
+    Returns:
+        The access to the teacher, the bytes of the checkpoints, and of which trials these are.
+    """
     classes, searching, samples = len(summary["classes"]), kind == "sweep", summary["sizes"]["train"]
     parameters = check_students(configuration, searching, classes, summary["shape"])
     beside = teacher_parameters = 0
@@ -254,7 +274,7 @@ def _network_line(network: dict[str, Any]) -> str:
 
 
 def _student_lines(configuration: Configuration, kind: str) -> dict[str, str]:
-    """Every student's network, and where its recipe is one of its own; without what is searched."""
+    """Return every student's network, and its own recipe if it has one, without searched values."""
     searched = {*peer_rates(configuration), *configuration.search.extra_space} if kind == "sweep" else set()
     lines = {}
     for letter, (network, _) in configuration.students.items():
@@ -280,7 +300,7 @@ def _teacher_line(store: Store, configuration: Configuration, summary: dict[str,
 
 
 def _loader_line(configuration: Configuration, summary: dict[str, Any], groups: int) -> str:
-    """How images are decoded on this machine, and whether its shared memory suffices for that."""
+    """Return how this machine decodes images, and whether its shared memory suffices."""
     workers, share = configuration.data.loader_workers, configuration.training.batch_size // configuration.replicas
     if not workers:
         return "images are decoded in the process that trains"
