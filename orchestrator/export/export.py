@@ -7,32 +7,28 @@ student can also be a program of torch.export or ONNX: `formats.py`.
 import contextlib
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from methods import METHODS, Needs, made
-from orchestrator.config.method_settings import check_settings
 from orchestrator.config.objectives import describe_objective, watched_metrics
-from orchestrator.config.schema import Configuration
 from orchestrator.config.schema import Network as Choice
 from orchestrator.config.trial import CHECKPOINT, apply, student_folder
 from orchestrator.core.errors import ConfigurationError, PreflightError, suggest_name
 from orchestrator.core.paths import read_path
 from orchestrator.data.dataset import SUMMARY_FILE, read_summary
-from orchestrator.data.pictures import CLEAN_SHARE
 from orchestrator.data.prepare import describe
-from orchestrator.data.preprocessing import resolve_augmentation
+from orchestrator.export._description import describe_data, describe_inputs, describe_recipe, describe_teacher, needs_teacher
 from orchestrator.export._model_card import model_card
 from orchestrator.export._seeds import named, over_seeds, own
 from orchestrator.export._settings import FORMAT
 from orchestrator.export.check import batches, compared
 from orchestrator.export.formats import CARD, FORMATS, NAME, SETTINGS, Predictions
 from orchestrator.export.loading import answering
-from orchestrator.models.build import MODELS, build
+from orchestrator.models.build import build
 from orchestrator.models.network import Network
 from orchestrator.models.weights import network_fingerprint
 from orchestrator.reporting.peer_gain import uses_peers
@@ -42,8 +38,6 @@ from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.retained_weights import trials_with_weights
 from orchestrator.store.store import Store, replacing, write_json
-from orchestrator.teacher import fit
-from orchestrator.teacher.quality import read_card
 
 log = logging.getLogger(__name__)
 Weights = Literal["best", "last"]
@@ -103,14 +97,14 @@ def export(
         "file": FORMATS[form].file,
         "fingerprint": network_fingerprint(network.state_dict()),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        **_uses(summary),
+        **describe_inputs(summary),
         "source": source | _progress(folder, trial, letter, weights),
         "over_seeds": over_seeds(sweep, trial, letter),
         "searched": trial.settings,
-        "data": _described(configuration, summary),
-        "teacher": _teacher(store, sweep, summary) if _listens(configuration) else None,
+        "data": describe_data(configuration, summary),
+        "teacher": describe_teacher(store, sweep, summary) if needs_teacher(configuration) else None,
         "hears_others": uses_peers(sweep, trial),
-        **_recipe(configuration, letter),
+        **describe_recipe(configuration, letter),
     }
     with _writing(target) as aside:
         FORMATS[form].write(network, tuple(summary["shape"]), aside / FORMATS[form].file)
@@ -119,18 +113,6 @@ def export(
         write_json(aside / SETTINGS, settings)
         (aside / CARD).write_text(model_card(settings), encoding="utf-8")
     return Exported(target, settings, tuple(other for other in students if other != letter))
-
-
-def _recipe(configuration: Configuration, letter: str) -> dict[str, Any]:
-    """Return network, method and training of a student, and the networks of the students trained with it."""
-    students = configuration.students
-    return {
-        "network": _resolved(students[letter].network),
-        "method": _method(configuration),
-        "training": students[letter].training.model_dump(mode="json") | _start(students[letter].network),
-        "seed": configuration.seed,
-        "beside": {other: _resolved(student.network) for other, student in students.items() if other != letter},
-    }
 
 
 def _require_options(form: str, weights: str) -> None:
@@ -308,70 +290,6 @@ def _data(store: Store, sweep: Sweep) -> dict[str, Any]:
             log.warning("%s: what its source says is taken", error)
     data = sweep.configuration.data
     return describe(data, store.root, data.seed)
-
-
-def _uses(summary: dict[str, Any]) -> dict[str, Any]:
-    """Return the classes and image preparation; `cut` is the share of the short side."""
-    prepared = {"shape": summary["shape"], "range": [0, 1], "mean": summary["mean"], "std": summary["std"]}
-    return {"classes": summary["classes"], "input": prepared | {"cut": CLEAN_SHARE if summary["root"] else None}}
-
-
-def _described(configuration: Configuration, summary: dict[str, Any]) -> dict[str, Any]:
-    """Describe the data, without the paths of this machine."""
-    kept = {"validation", "limit", "seed", "label_noise", "augmentation", "mixing", "mix_alpha", "views"}
-    kept |= {name for name in ("labelled", "validation_in_training") if getattr(configuration.data, name)}
-    said = configuration.data.model_dump(mode="json", include=kept)
-    said["augmentation"] = resolve_augmentation(configuration.data, summary)
-    said["limit"] = {part: limit for part, limit in said["limit"].items() if limit}
-    sizes = summary["sizes"]
-    if _needs(configuration).labels:  # the other samples were not used
-        sizes = sizes | {"train": summary.get("labelled", sizes["train"])}
-    return {"name": summary["name"], "fingerprint": summary["fingerprint"], "sizes": sizes} | said
-
-
-def _method(configuration: Configuration) -> dict[str, Any]:
-    """Return the method's name, provenance and every setting, defaults too."""
-    name = configuration.method.name
-    check_settings(configuration, name, "method.name")
-    kind = METHODS[name]
-    return {"name": name, "provenance": kind.provenance} | {"settings": asdict(kind.Settings.build(configuration.method.settings))}
-
-
-def _listens(configuration: Configuration) -> bool:
-    """Return whether the method uses a teacher; cross entropy ignores one."""
-    needs = _needs(configuration)
-    return needs.teacher or needs.features
-
-
-def _needs(configuration: Configuration) -> Needs:
-    return made(configuration.method.name, configuration.method.settings).needs
-
-
-def _resolved(network: Choice) -> dict[str, Any]:
-    """Return the network's name and every setting, so that a default may change."""
-    return {"name": network.name, **asdict(MODELS[network.name].settings.build(network.settings))}
-
-
-def _start(network: Choice) -> dict[str, Any]:
-    """Return the initial weights, without the folders of this machine."""
-    return {"start": Path(network.weights).name if network.weights else None}
-
-
-def _teacher(store: Store, sweep: Sweep, summary: dict[str, Any]) -> dict[str, Any] | None:
-    """Describe the teacher and its metrics.
-
-    The source is the sweep's own copy of the card, which older sweeps lack, or else the store's.
-    """
-    configuration, teacher = sweep.configuration, sweep.configuration.teacher
-    if teacher is None:
-        return None
-    augmentation = resolve_augmentation(configuration.data, summary)
-    place = store.teachers / fit.fingerprint(configuration, summary["fingerprint"], augmentation)
-    known = read_card(sweep.folder) or ((fit.card(place) or {}) if fit.damage(place) is None else {})
-    parts = ("validation/", "test/")
-    metrics = {name: value for name, value in known.get("metrics", {}).items() if name.startswith(parts)}
-    said = {"network": teacher.network.model_dump(mode="json", exclude={"weights"}), **_start(teacher.network), "metrics": metrics}
-    return said | ({} if teacher.network.weights else {"training": teacher.training.model_dump(mode="json")})
 
 
 def _checked(

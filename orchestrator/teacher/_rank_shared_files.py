@@ -1,6 +1,7 @@
-"""Files of the cache that the ranks of a group make together, once for everybody who asks afterwards. Knows not what is in them.
+"""Create and map cache files that all ranks of a worker group share.
 
-Whatever goes wrong on one rank is raised on all: a rank that left alone would leave the others in a collective.
+An error on one rank is raised on all ranks: a rank that left alone would block the others in a
+collective operation.
 """
 
 import contextlib
@@ -16,15 +17,21 @@ from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import PreflightError
 from orchestrator.teacher.cache import Array, Cache, Lock, told
 
-ATTEMPTS = 6  # a file may be removed between its making and its use when the limit is small
+ATTEMPTS = 6  # a small limit may remove a file between its creation and its use
 Files = dict[str, Path]
 Make = Callable[[Files, list[Lock]], None]
 
 
 class RankSharedFiles:
-    """Makes files that lie in one folder, and maps them. All ranks call everything together.
+    """Collective creation and memory-mapping of files in one cache folder.
 
-    Each folder (one per node, or one for all) has one rank that writes it. Others than this group wait for its locks.
+    All ranks call every method together. Each folder (one per node, or one for all nodes) has one
+    rank that writes it. Other groups wait for the locks of that rank.
+
+    Args:
+        cache: The cache that holds the files.
+        context: The context of the ranks.
+        wait_s: Longest wait in seconds for a lock whose owner's heartbeat has stopped.
     """
 
     def __init__(self, cache: Cache, context: TrialContext, wait_s: float) -> None:
@@ -32,11 +39,20 @@ class RankSharedFiles:
         self.writers: list[int] = []
 
     def open(self, files: Files, make: Make) -> tuple[dict[str, Array], bool]:
-        """The arrays of the files, mapped, and whether this group had to make one.
+        """Return the arrays of the files, and create missing files first.
 
-        `make` computes what is missing on any rank, together; it gets the files that this rank writes, and the locks by which it
-        shows life. PreflightError when another process holds a lock without a sign of life, or the cache cannot be used;
-        Stopped when somebody asks for the end of the trial meanwhile.
+        Args:
+            files: The file of each part, by name.
+            make: Computes what is missing on any rank; all ranks call it together. It gets the
+                files that this rank writes, and the locks that carry its heartbeat.
+
+        Returns:
+            The memory-mapped arrays by name, and whether this group created a file.
+
+        Raises:
+            PreflightError: Another process holds a lock without a heartbeat, the cache cannot be
+                used, or a file was removed after each of `ATTEMPTS` attempts.
+            Stopped: A stop of the trial was requested meanwhile.
         """
         made = False
         for attempt in range(ATTEMPTS):
@@ -53,13 +69,16 @@ class RankSharedFiles:
         )
 
     def _wait_for_others(self, attempt: int) -> None:
-        """A folder that nodes share may show a new file late."""
+        """Wait 2^attempt seconds if attempt > 1: a shared folder may show a new file late."""
         for _ in range(2**attempt if attempt > 1 else 0):
             time.sleep(1)
             self.context.alive()
 
     def _fill(self, files: Files, make: Make) -> bool:
-        """Make what is missing, under the locks of the files; False when another process did it meanwhile."""
+        """Create the missing files under their locks; return False if none was missing.
+
+        Another process may have created them meanwhile.
+        """
         folder = next(iter(files.values())).parent
         disk.raise_on_all_ranks(self.context, lambda: self.cache.make(folder), folder)
         self.writers = self.writers or writers(folder, self.context)
@@ -74,7 +93,10 @@ class RankSharedFiles:
 
     @contextlib.contextmanager
     def _locked(self, files: list[Path]) -> Iterator[list[Lock]]:
-        """The locks of the files, each taken by the rank that writes its folder, in the same order everywhere."""
+        """Acquire the locks of the files in the same order everywhere; yield those of this rank.
+
+        The rank that writes a folder acquires the locks of its files.
+        """
         with contextlib.ExitStack() as held:
             locks = []
             for rank in self.writers:
@@ -109,7 +131,10 @@ def _mark(place: Path) -> None:
 
 
 def writers(folder: Path, context: TrialContext) -> list[int]:
-    """The ranks that write: the first of those that see the same folder. Ordered by host, the same in every group."""
+    """Return the ranks that write: the first rank of each set that sees the same folder.
+
+    The ranks are ordered by host name, the same in every group. All ranks call this together.
+    """
     if context.world_size == 1:
         return [0]
     found: list[tuple[str, int]] = []

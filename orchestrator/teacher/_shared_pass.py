@@ -1,4 +1,4 @@
-"""One pass of the teacher over a view, its blocks shared by the ranks of a group, into the cache. Knows no trial."""
+"""Run one teacher pass over a view into the cache; the ranks of a group share its blocks."""
 
 import contextlib
 from collections.abc import Callable
@@ -20,13 +20,14 @@ STOP_CHECK_BLOCKS = 16
 
 
 def _nobody(_: int) -> None:
-    """Nobody wants to hear how many samples of a pass are done."""
+    """Ignore the progress of a pass."""
 
 
 class SharedPass:
-    """Opens files of the cache: `logits` of a view and, of the clean one, `features`. All ranks call everything together.
+    """Cache files that a collective teacher pass fills on a cache miss.
 
-    `told` hears how many samples are done.
+    The files hold the `logits` of a view and, for the clean view, also `features`. All ranks call
+    every method together. `told` is called with the number of samples that are done.
     """
 
     def __init__(self, teacher: FrozenTeacher, batches: Batches, dtype: str, sharing: RankSharedFiles) -> None:
@@ -36,7 +37,16 @@ class SharedPass:
         self.told: Callable[[int], None] = _nobody
 
     def open(self, view: int | None, files: Files) -> tuple[dict[str, Array], bool]:
-        """The arrays, mapped, and whether the teacher had to be asked; else as `RankSharedFiles.open`."""
+        """Return the memory-mapped arrays, and whether the teacher had to run.
+
+        Args:
+            view: Index of the augmented view; None for the clean view.
+            files: The file of each part, by name.
+
+        Raises:
+            PreflightError: As `RankSharedFiles.open`.
+            Stopped: As `RankSharedFiles.open`.
+        """
         return self.sharing.open(files, partial(self._compute, view))
 
     def _compute(self, view: int | None, missing: Files, locks: list[Lock]) -> None:
@@ -53,7 +63,7 @@ class SharedPass:
                 blocks = {part: self.context.gather_tensors(getattr(output, part)) for part in parts}
                 rows = {part: torch.cat(each)[:left].cpu().numpy() for part, each in blocks.items()}
                 left -= len(rows["logits"])
-                if number == 1:  # a full disk is waited for here, and not after a long pass
+                if number == 1:  # wait for a full disk here, not after a long pass
                     disk.raise_on_all_ranks(
                         self.context, partial(self._open, missing, rows, pens, opened), self.sharing.cache.root, alive
                     )
@@ -66,7 +76,7 @@ class SharedPass:
             self.context.together(lambda: _finish(pens, failure))
 
     def _open(self, missing: Files, rows: dict[str, Array], pens: dict[str, Writer], opened: contextlib.ExitStack) -> None:
-        """Take the space of what is missing, unless that is done."""
+        """Open the writers of the missing files, which reserve disk space, unless they are open."""
         if not pens:
             with contextlib.ExitStack() as begun:
                 found = {part: begun.enter_context(self._writer(file, rows[part])) for part, file in missing.items()}
@@ -77,7 +87,10 @@ class SharedPass:
         return self.sharing.cache.writer(file, self.samples, rows.shape[1], self.dtype)
 
     def _write(self, rows: dict[str, Array], pens: dict[str, Writer]) -> PreflightError | None:
-        """Write the rows; what went wrong is returned, for the others are in the middle of the pass."""
+        """Write the rows; return an error instead of raising it.
+
+        The other ranks are in the middle of the pass.
+        """
         try:
             for part, pen in pens.items():
                 pen.add(self._cast(part, rows[part]))

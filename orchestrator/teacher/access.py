@@ -1,4 +1,7 @@
-"""Whether the teacher's knowledge is cached, and where: decided once per run, before anything starts. Knows no teacher."""
+"""Decide whether the teacher's outputs are cached, and where.
+
+The decision is made once per run, before anything starts.
+"""
 
 import contextlib
 import os
@@ -16,12 +19,18 @@ from orchestrator.core.paths import read_path
 from orchestrator.store.store import SPARE_BYTES, Store
 from orchestrator.teacher.cache import folders
 
-OF_EACH_NODE = Path("~/.cache/distillation-orchestrator/knowledge")  # `~` is that of the worker
+OF_EACH_NODE = Path("~/.cache/distillation-orchestrator/knowledge")  # the worker expands `~`
 
 
 @dataclass(frozen=True)
 class TeacherAccess:
-    """The folder of the cache, None when the teacher is asked at every step, and whether every node has its own; in words too."""
+    """The source of the teacher's outputs: a cache, or the teacher at every step.
+
+    Attributes:
+        folder: The folder of the cache; None if the teacher runs at every step.
+        words: A description for users.
+        of_each_node: Whether every node has its own cache.
+    """
 
     folder: Path | None
     words: str
@@ -29,7 +38,7 @@ class TeacherAccess:
 
     @property
     def mode(self) -> Literal["cached", "online"]:
-        """What `auto` came to."""
+        """Return the mode in force, with `auto` resolved."""
         return "cached" if self.folder else "online"
 
 
@@ -41,12 +50,24 @@ def decide_access(
     reserve_bytes: int = SPARE_BYTES,
     clean_bytes: int = 0,
 ) -> TeacherAccess:
-    """Cached, or online where that was asked for or `auto` finds no room; `data` is what `describe` says of them.
+    """Return whether the teacher's outputs are cached, or computed online.
 
-    Decided once per run, before Ray is started: afterwards every process has the address of a cluster. `local` runs without
-    Ray; `reserve_bytes` are those that something else takes of the disk, `clean_bytes` those of the cache that are no logits:
-    features of the clean view, and what is retrieved by them. ConfigurationError when the cache is asked for and
-    larger than its limit or the disk, or its folder cannot be used.
+    They are computed online if the configuration requests it, or if the mode is `auto` and the
+    cache does not fit. Call this once per run, before Ray starts: afterwards every process has the
+    address of a cluster.
+
+    Args:
+        store: The store of the run.
+        configuration: The configuration, with a teacher.
+        data: The result of `describe` for the data.
+        local: Whether the run works without Ray.
+        reserve_bytes: Bytes of the disk that have other uses.
+        clean_bytes: Bytes of the cache that are not logits: features of the clean view, and the
+            neighbours that are retrieved by them.
+
+    Raises:
+        ConfigurationError: `teacher.mode` is `cached` and the cache exceeds its limit or the disk,
+            or the folder of the cache cannot be used.
     """
     teacher = configuration.teacher
     assert teacher is not None
@@ -84,8 +105,8 @@ def _of_cluster(given: Path | None) -> Path:
 
 
 def _of_this_node(folder: Path) -> Path:
-    """The folder as any process finds it; ConfigurationError when it cannot be used."""
-    folder = read_path(folder, "teacher.cache")  # absolute: Ray's workers stand in another place
+    """Return the absolute folder; raise ConfigurationError if it cannot be used."""
+    folder = read_path(folder, "teacher.cache")  # absolute: Ray's workers run in another directory
     nearest = _existing(folder)
     if not nearest.is_dir() or not os.access(nearest, os.R_OK | os.X_OK | (0 if nearest == folder else os.W_OK)):
         raise ConfigurationError(
@@ -104,7 +125,10 @@ def _existing(folder: Path) -> Path:
 
 
 def _short(needed: int, limit_gib: float, folder: Path | None, reserve_bytes: int) -> str:
-    """What there is too little of, in words; empty when it fits. Of the disk of another node (None) nothing is known here."""
+    """Return which limit the cache exceeds, as text; "" if it fits.
+
+    The disk of another node (folder None) is not checked: its free space is unknown here.
+    """
     if needed > limit_gib * 2**30:
         return f"teacher.cache_gib = {limit_gib:g}"
     if folder is None:
@@ -118,9 +142,9 @@ def _short(needed: int, limit_gib: float, folder: Path | None, reserve_bytes: in
 
 
 def _held_bytes(folder: Path) -> int:
-    """What the cache holds already: it is what is needed, or makes room for it."""
+    """Return the bytes that the cache holds already: they are reused, or make room."""
     held = 0
     for file in (file for each in folders(folder) for file in each.glob("*.npy")):
-        with contextlib.suppress(FileNotFoundError):  # another sweep makes room in this moment
+        with contextlib.suppress(FileNotFoundError):  # another sweep removes files concurrently
             held += file.stat().st_size
     return held

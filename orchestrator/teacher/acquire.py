@@ -1,4 +1,4 @@
-"""Brings the teacher into the store: found there, taken over from given weights and evaluated, or fitted."""
+"""Acquire the teacher: find it in the store, adopt and evaluate given weights, or fit it."""
 
 import contextlib
 import logging
@@ -24,22 +24,30 @@ Told = Callable[[int, dict[str, float]], None]
 
 
 class TrialDispatcher(Protocol):
-    """Who trains: worker groups, or this process."""
+    """Interface of a backend that trains: worker groups, or this process."""
 
     def submit(self, trial: str, specification: dict[str, Any]) -> None:
-        """Hand over a trial."""
+        """Submit a trial."""
 
     def next_report(self, trial: str, silence_s: float) -> dict[str, Any]:
-        """Its next record."""
+        """Return the next record; raise PreflightError after `silence_s` seconds of silence."""
 
     def stop(self, trial: str) -> None:
-        """End it early."""
+        """Stop the trial early."""
 
 
 def check_weights(store: Store, configuration: Configuration, data: Path) -> None:
-    """Take given weights over before anything expensive starts; ConfigurationError when they do not fit.
+    """Adopt given weights before anything expensive starts.
 
-    A teacher in the store that is damaged is set aside, and made anew.
+    A damaged teacher in the store is set aside, and created again.
+
+    Args:
+        store: The store of the run.
+        configuration: The configuration; without a teacher nothing happens.
+        data: The folder of the prepared data.
+
+    Raises:
+        ConfigurationError: The weights do not fit the network or the data.
     """
     teacher = configuration.teacher
     if teacher is None:
@@ -54,9 +62,25 @@ def check_weights(store: Store, configuration: Configuration, data: Path) -> Non
 def acquire_teacher(
     store: Store, configuration: Configuration, data: Path, desk: TrialDispatcher, told: Told
 ) -> tuple[Path, dict[str, Any], float]:
-    """The teacher's folder, its card and the seconds that it cost; `told` hears of every epoch of the fitting.
+    """Return the teacher's folder and card; fit or evaluate the teacher first if necessary.
 
-    A teacher that was not fitted here is evaluated on the validation part once, and the card has that from then on.
+    A teacher that was not fitted here is evaluated on the validation part once. Its card holds the
+    metrics from then on.
+
+    Args:
+        store: The store of the run.
+        configuration: The configuration, with a teacher.
+        data: The folder of the prepared data.
+        desk: The backend that trains and evaluates.
+        told: Called with the epoch and its metrics after every epoch of the fitting.
+
+    Returns:
+        The folder, the card, and the seconds that this call took.
+
+    Raises:
+        ConfigurationError: The teacher could not be fitted or evaluated, or its metrics are not
+            finite.
+        PreflightError: Another run holds the teacher's lock for `resources.heartbeat_timeout_s`.
     """
     start = time.monotonic()
     folder = fit.teacher_folder(store, configuration, data)
@@ -77,7 +101,7 @@ def acquire_teacher(
 
 @contextlib.contextmanager
 def _only_one(folder: Path, configuration: Configuration, what: str) -> Iterator[None]:
-    """Be the one run that works on a teacher; PreflightError where another one does not end."""
+    """Hold the teacher's lock; raise PreflightError if another run does not release it in time."""
     heartbeat_timeout_s = configuration.resources.heartbeat_timeout_s
     try:
         with FileLock(f"{folder}.lock").acquire(timeout=heartbeat_timeout_s):
@@ -92,12 +116,18 @@ def _only_one(folder: Path, configuration: Configuration, what: str) -> Iterator
 
 
 def _evaluated(folder: Path) -> bool:
-    """Whether the card of a teacher has its accuracy; cards of older versions have none where the weights were given."""
+    """Return whether the teacher's card has an accuracy.
+
+    Cards of older versions have none if the weights were given.
+    """
     return ACCURACY in (fit.card(folder) or {}).get("metrics", {})
 
 
 def _evaluate(store: Store, folder: Path, configuration: Configuration, data: Path, desk: TrialDispatcher) -> dict[str, float]:
-    """The metrics of the teacher on the validation part; ConfigurationError when its logits are not finite."""
+    """Return the teacher's metrics on the validation part.
+
+    Raise ConfigurationError if the evaluation fails or a metric is not finite.
+    """
     specification = fit.evaluation(folder, configuration, data).model_copy(update=store.shared)
     desk.submit(specification.name, specification.plain())
     record: dict[str, Any] = {}

@@ -1,7 +1,8 @@
-"""Arrays that are computed once and mapped by everybody: one file each, sealed, within a limit. Knows no teacher and no views.
+"""Cache arrays that are computed once: one sealed, memory-mapped file each, within a size limit.
 
-A file is NumPy's format with a seal behind it: the SHA-256 of its place and its bytes. A file that is cut off, changed or
-copied here from elsewhere does not carry its seal, and is computed again.
+A file is in NumPy's format, followed by a seal: the SHA-256 of its folder name, its file name and
+its bytes. A truncated or changed file, or a copy from elsewhere, has no valid seal and is computed
+again.
 """
 
 import contextlib
@@ -23,23 +24,33 @@ from orchestrator.core import disk
 from orchestrator.core.errors import PreflightError
 from orchestrator.store.store import aside_of, write_json
 
-FORMAT = 2  # raised when what is written changes, so that older files are not read
-NAME_LENGTH, ABOUT = 16, "about.json"  # of a folder: hexadecimal digits, and the file that says what it holds
+FORMAT = 2  # increase it when the file content changes, so that older files are not read
+NAME_LENGTH, ABOUT = 16, "about.json"  # of a folder: hexadecimal digits, and its description
 SEAL_BYTES = hashlib.sha256().digest_size
 BLOCK_BYTES = 2**22
 POLL_S = 1.0
-LIMIT_S = 60.0  # who holds this lock removes a few files, no more
+LIMIT_S = 60.0  # the owner of this lock only removes a few files
 Array = NDArray[Any]
 _checked: set[tuple[Path, bytes]] = set()
 
 
 def folders(root: Path) -> list[Path]:
-    """The folders of a cache; what else lies in `root`, which a user may have named, is not ours to count or to remove."""
+    """Return the folders of a cache.
+
+    Other content of `root`, which a user may have chosen, is neither counted nor removed.
+    """
     return [folder for folder in root.glob("[0-9a-f]" * NAME_LENGTH) if (folder / ABOUT).is_file()]
 
 
 class Cache:
-    """The cache in a folder of at most `limit_bytes`; `notes` are what a person should hear, until they are taken."""
+    """A cache in a folder of limited size.
+
+    Attributes:
+        root: The folder.
+        limit_bytes: The largest size of all files together.
+        notes: Messages for users, until `take_notes` is called.
+        about: The description of each folder.
+    """
 
     def __init__(self, root: Path, limit_bytes: int) -> None:
         self.root, self.limit_bytes = root, limit_bytes
@@ -47,24 +58,27 @@ class Cache:
         self.about: dict[Path, str] = {}
 
     def folder(self, about: dict[str, Any]) -> Path:
-        """The folder for everything that `about`, JSON values, decides; `make` makes it, and it says so in a file."""
+        """Return the folder for arrays that the JSON values `about` determine.
+
+        `make` creates the folder, and writes `about` to a file in it.
+        """
         text = json.dumps({"format": FORMAT, **about}, sort_keys=True)
         folder = self.root / hashlib.sha256(text.encode()).hexdigest()[:NAME_LENGTH]
         self.about[folder] = text
         return folder
 
     def make(self, folder: Path) -> None:
-        """Make a folder that may not be there yet."""
+        """Create a folder if it does not exist."""
         if not (folder / ABOUT).exists():
             with told(folder):
                 write_json(folder / ABOUT, json.loads(self.about[folder]))
 
     def read_all(self, files: dict[str, Path]) -> dict[str, Array]:
-        """Those of the arrays that are there."""
+        """Return the arrays whose files exist and carry a valid seal."""
         return {part: array for part, file in files.items() if (array := self.read(file)) is not None}
 
     def read(self, file: Path) -> Array | None:
-        """The array, mapped, and counted as used; None where there is none that carries its seal."""
+        """Return the memory-mapped array and mark it as used; None without a valid seal."""
         with told(file):
             try:
                 if not _is_sealed(file):
@@ -73,23 +87,35 @@ class Cache:
                 array: Array = np.load(file, mmap_mode="r", allow_pickle=False)
             except FileNotFoundError:
                 return None
-        with contextlib.suppress(OSError):  # a cache that we may only read
+        with contextlib.suppress(OSError):  # the cache may be read-only
             os.utime(file)
         return array
 
     def writer(self, file: Path, rows: int, columns: int, dtype: str) -> "Writer":
-        """Write an array row by row; who calls holds the lock of the file."""
+        """Return a writer that writes an array row by row.
+
+        The caller holds the lock of the file.
+
+        Args:
+            file: The file in a folder of the cache.
+            rows: Number of rows.
+            columns: Number of columns.
+            dtype: The NumPy type of the array.
+
+        Raises:
+            PreflightError: The file system refuses the file, or the disk is full.
+        """
         header = _header(rows, columns, dtype)
         size = len(header) + rows * columns * np.dtype(dtype).itemsize + SEAL_BYTES
         with told(file), FileLock(self.root / "limit.lock", timeout=LIMIT_S):
-            for left in file.parent.glob(f".{file.name}.*"):  # by one who held this lock before, and died
+            for left in file.parent.glob(f".{file.name}.*"):  # of a dead writer
                 left.unlink()
             self._make_room(size)
             disk.require_space(self.root, size)
             return Writer(file, header, size)
 
     def _make_room(self, needed: int) -> None:
-        """Remove what was left by the dead, then what was not used for longest."""
+        """Remove the files of dead writers, then the least recently used files."""
         ours = folders(self.root)
         for aside in (aside for folder in ours for aside in folder.glob(".*.npy.*")):
             _remove_if_dead(aside)
@@ -111,20 +137,23 @@ class Cache:
             self.notes.append(text)
 
     def take_notes(self) -> list[str]:
-        """What was noted since the last call."""
+        """Return the notes since the last call."""
         notes, self.notes = self.notes, []
         return notes
 
 
 class Writer:
-    """An array on its way into the cache, written aside. It takes its place with `finish`, and leaves nothing without."""
+    """An array that is being written to the cache, in a temporary file.
+
+    `finish` moves the file into place. Without it, no file remains.
+    """
 
     def __init__(self, file: Path, header: bytes, size: int) -> None:
         self.file, self.aside = file, aside_of(file)
         self.hash = hashlib.sha256(_place(file))
         self.stream = self.aside.open("xb")
         try:
-            if hasattr(os, "posix_fallocate"):  # a full disk is met here, and not after a long pass
+            if hasattr(os, "posix_fallocate"):  # fail on a full disk here, not after a long pass
                 os.posix_fallocate(self.stream.fileno(), 0, size)
             self._write(header)
         except BaseException:
@@ -135,17 +164,17 @@ class Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with contextlib.suppress(OSError):  # the buffer of a stream whose disk is full
+        with contextlib.suppress(OSError):  # flushing the buffer fails on a full disk
             self.stream.close()
         self.aside.unlink(missing_ok=True)
 
     def add(self, rows: Array) -> None:
-        """The next rows (m, columns), of the array's type."""
+        """Append rows (m, columns) of the array's type."""
         with told(self.file):
             self._write(rows.tobytes())
 
     def finish(self) -> None:
-        """Seal the file and put it in its place."""
+        """Seal the file and move it into place."""
         with told(self.file):
             self.stream.write(self.hash.digest())
             self.stream.close()
@@ -158,14 +187,18 @@ class Writer:
 
 
 class Lock:
-    """A lock on a file of the cache, that of the kernel: it falls when its owner dies. The owner shows that it goes on."""
+    """A kernel lock on a cache file; its owner updates a heartbeat, and its death releases it."""
 
     def __init__(self, file: Path) -> None:
         self.file, self.path = file, Path(f"{file}.lock")
         self.lock = FileLock(self.path)
 
     def wait(self, wait_s: float) -> Callable[[], bool | None]:
-        """A step of waiting: True when the lock is ours, None to go on, False when its owner did nothing for `wait_s`."""
+        """Return a function that waits one step for the lock.
+
+        It returns True when the lock is acquired, None to continue, and False when the owner's
+        heartbeat has not changed for `wait_s` seconds.
+        """
         last, since = self._sign(), time.monotonic()
 
         def step() -> bool | None:
@@ -180,12 +213,12 @@ class Lock:
         return step
 
     def show_life(self) -> None:
-        """Whoever waits sees that the work goes on."""
+        """Update the heartbeat that waiting processes observe."""
         with contextlib.suppress(OSError):
             os.utime(self.path)
 
     def release(self) -> None:
-        """Let the next one in."""
+        """Release the lock."""
         self.lock.release()
 
     def _acquired(self, timeout_s: float) -> bool:
@@ -213,7 +246,10 @@ def _place(file: Path) -> bytes:
 
 
 def _is_sealed(file: Path) -> bool:
-    """Whether the file carries the seal of its place and content; what was checked once is not read again."""
+    """Return whether the file's seal matches its place and content.
+
+    A file that was verified once is not read again.
+    """
     with file.open("rb") as stream:
         left = os.fstat(stream.fileno()).st_size - SEAL_BYTES
         if left < 0:
@@ -239,12 +275,15 @@ def _is_sealed(file: Path) -> bool:
 def _status(file: Path) -> os.stat_result | None:
     try:
         return file.stat()
-    except FileNotFoundError:  # removed in this moment
+    except FileNotFoundError:  # removed concurrently
         return None
 
 
 def _remove_if_dead(aside: Path) -> None:
-    """What was written aside stays when its writer is killed; it is dead when nobody holds the lock of its file."""
+    """Remove a temporary file if its writer is dead: no process holds the lock of its file.
+
+    A killed writer leaves its temporary file behind.
+    """
     file = aside.with_name(aside.name[1:].partition(".npy.")[0] + ".npy")
     with contextlib.suppress(Timeout), FileLock(f"{file}.lock", timeout=0):
         aside.unlink(missing_ok=True)
@@ -252,10 +291,10 @@ def _remove_if_dead(aside: Path) -> None:
 
 @contextlib.contextmanager
 def told(path: Path) -> Iterator[None]:
-    """PreflightError with a sentence for what the file system refuses."""
+    """Convert an OSError within the block to a PreflightError with a message for users."""
     try:
         yield
-    except OSError as error:  # a Timeout is one too
+    except OSError as error:  # includes Timeout
         reason = error.strerror or str(error)
         raise PreflightError(
             f"the cache cannot be used at {path} ({reason}): free some space, name another folder with teacher.cache, "

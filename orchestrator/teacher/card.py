@@ -1,4 +1,4 @@
-"""Define the record of a teacher: its network, its data, and how good it is."""
+"""Define the record of a teacher: its network, its data, and its quality."""
 
 from typing import Annotated, NotRequired
 
@@ -7,13 +7,23 @@ from typing_extensions import TypedDict
 
 from orchestrator.store.record_file import STRICT, Plain, RecordSchema
 
-CARD = "teacher.json"  # in the folder of a teacher, and a copy in the folder of a sweep
+CARD = "teacher.json"  # in the folder of a teacher; the folder of a sweep has a copy
 Size = Annotated[int, Field(ge=1, le=10**6)]
 
 
 @with_config(STRICT)
 class TeacherCard(TypedDict):
-    """What is known of a teacher: `fingerprint` is of the recipe, `weights` of what came out, `shape` is that of its inputs."""
+    """The record of a teacher.
+
+    Attributes:
+        fingerprint: The fingerprint of the recipe.
+        weights: The fingerprint of the resulting weights.
+        network: The name and settings of the network.
+        data: The name of the data.
+        classes: The number of classes.
+        shape: The shape of the inputs, (C, H, W).
+        metrics: The metrics on the validation part.
+    """
 
     fingerprint: NotRequired[str]
     weights: str

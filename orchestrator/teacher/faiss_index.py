@@ -1,6 +1,6 @@
-"""Which samples are similar, approximately: negatives from an index of cells that a query looks into a few of. Knows no cache.
+"""Retrieve similar samples approximately: a query probes a few cells of a faiss index.
 
-The only user of faiss, which is optional: it is imported when an index is made.
+No other module uses faiss. It is optional, and imported when an index is created.
 """
 
 import importlib.util
@@ -17,26 +17,39 @@ from methods.retrieval import ByClass, Neighbours, recall
 from orchestrator.core.errors import PreflightError
 
 INSTALL = "install faiss-cpu (`pip install '.[approximate]'`), or set resources.retrieval=exact"
-RECALL, SAMPLE = 0.95, 256  # cells are added until this share is found, of the negatives of so many queries
-PER_CELL = 40  # samples that a cell's centre is learned from; faiss warns below 39
+# probed cells are added until this share of the nearest negatives of so many queries is found
+RECALL, SAMPLE = 0.95, 256
+PER_CELL = 40  # training samples per cell centre; faiss warns below 39
 ROUNDS = 8
 BLOCK_ROWS = 2**16
 SEED = 0
-IDENTITY = {"index": "IVFFlat", "recall": RECALL}  # what decides what is found
+IDENTITY = {"index": "IVFFlat", "recall": RECALL}  # determines the result
 Floats = NDArray[np.float32]
 
 
 def is_installed() -> bool:
-    """Whether this process could make an index."""
+    """Return whether this process could create an index."""
     return importlib.util.find_spec("faiss") is not None
 
 
 class FaissIndex:
-    """Neighbours of queries among features (n, D) with labels (n,) of at least two classes: positives exact, negatives nearly.
+    """Neighbours of queries among labelled features: positives exact, negatives approximate.
 
-    2 sqrt(n) cells; a query looks into so many of them that RECALL of the nearest negatives of SAMPLE queries are found, which is
-    measured against an exact search: `recall`. Takes 4 n D bytes beside an exact search's. The query's class is excluded as a range
-    of ids, which are places in the order of the classes. PreflightError without faiss.
+    The index has 2 sqrt(n) cells, or fewer so that each has `PER_CELL` samples on average. A query
+    probes enough cells to find `RECALL` of the nearest negatives of `SAMPLE` queries. `recall` is
+    this share, measured against an exact search. The index takes 4 n D bytes in addition to the
+    memory of an exact search. A range of ids, which are places in the order of the classes,
+    excludes the query's class.
+
+    Args:
+        features: (n, D).
+        labels: (n,), of at least two classes.
+        positives: Number of neighbours of the query's class.
+        negatives: Number of neighbours of other classes.
+        alive: Sends a heartbeat; called between blocks of work.
+
+    Raises:
+        PreflightError: faiss is not installed.
     """
 
     def __init__(
@@ -64,13 +77,13 @@ class FaissIndex:
         self.looks, self.recall = self._tuned()
 
     def __call__(self, queries: Tensor) -> Neighbours:
-        """Those of the samples at `queries` (m,), on the CPU."""
+        """Return the neighbours of the samples at `queries` (m,), on the CPU."""
         found = self.bank.nearest(self.positives, 0, queries, self.alive)
         negatives, similarity = self._negatives(queries.cpu(), self.looks)
         return Neighbours(found.positives.cpu(), negatives, found.positive_similarity.cpu(), similarity, self.recall)
 
     def _rows(self, places: Tensor) -> Floats:
-        """Unit features of the samples at `places`."""
+        """Return the unit features of the samples at `places`."""
         rows: Floats = normalize(self.features[places.to(self.features.device)].float(), dim=1).cpu().numpy()
         return rows
 
@@ -85,7 +98,7 @@ class FaissIndex:
         return index
 
     def _tuned(self) -> tuple[int, float]:
-        """Into how many cells a query looks, and the share of the nearest negatives that is found so."""
+        """Return the number of cells that a query probes, and the recall of negatives."""
         sample, looks = _spread(self.order, SAMPLE), 4
         truth = self.bank.nearest(0, self.negatives, sample.to(self.features.device), self.alive).negatives.cpu()
         while True:
@@ -96,7 +109,10 @@ class FaissIndex:
                 return looks, share
 
     def _negatives(self, queries: Tensor, looks: int) -> tuple[Tensor, Tensor]:
-        """Positions and similarities (m, N); where so few cells hold too few of other classes, a query looks into all."""
+        """Return positions and similarities (m, N).
+
+        If the probed cells hold too few samples of other classes, a query probes all cells.
+        """
         positions = torch.full((len(queries), self.negatives), -1, dtype=torch.int32)
         similarity = torch.zeros(len(queries), self.negatives)
         asked = self.labels[queries]
@@ -113,7 +129,11 @@ class FaissIndex:
         return positions, similarity
 
     def _search(self, queries: Tensor, label: int, looks: int) -> tuple[Tensor, Tensor]:
-        """Places in the order of the classes, and similarities, of the nearest that are not of the class."""
+        """Return the nearest samples of other classes.
+
+        Returns:
+            Their places in the order of the classes, and their similarities.
+        """
         faiss, end = self.faiss, int(self.ends[label])
         others = faiss.IDSelectorNot(faiss.IDSelectorRange(end - int(self.counts[label]), end))
         parameters = faiss.SearchParametersIVF(sel=others, nprobe=looks)
@@ -122,5 +142,5 @@ class FaissIndex:
 
 
 def _spread(order: Tensor, count: int) -> Tensor:
-    """So many of `order` at most, evenly spread over it, and so over the classes."""
+    """Return at most `count` elements, evenly spread over `order` and so over the classes."""
     return order[torch.linspace(0, len(order) - 1, min(count, len(order))).round().long()]

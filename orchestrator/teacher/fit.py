@@ -1,4 +1,4 @@
-"""One teacher per (data, network, recipe, seed): its fingerprint, the trial that fits it, and its place in the store."""
+"""Define the teacher of a (data, network, recipe, seed): fingerprint, fitting trial, place."""
 
 import hashlib
 import json
@@ -24,14 +24,25 @@ from orchestrator.teacher.frozen import WEIGHTS, read_teacher
 
 
 def fingerprint(configuration: Configuration, data_fingerprint: str, augmentation: str) -> str:
-    """What decides the teacher's weights, `augmentation` being the resolved policy; loaded ones are known by their bytes."""
+    """Return the fingerprint of everything that determines the teacher's weights.
+
+    Given weights are identified by the bytes of their file.
+
+    Args:
+        configuration: The configuration, with a teacher.
+        data_fingerprint: The fingerprint of the data.
+        augmentation: The resolved augmentation policy.
+
+    Returns:
+        16 hexadecimal digits.
+    """
     teacher, workers = configuration.teacher, configuration.resources.workers
     assert teacher is not None
     recipe: dict[str, Any] = teacher.model_dump(mode="json", include={"network", "training", "seed"})
     data = configuration.data
-    del recipe["training"]["eval_precision"]  # decides what is said of the weights, and not the weights
+    del recipe["training"]["eval_precision"]  # affects the metrics, not the weights
     if not teacher.training.sync_batch_norm:
-        del recipe["training"]["sync_batch_norm"]  # as before there was this setting
+        del recipe["training"]["sync_batch_norm"]  # as before the setting existed
     recipe |= {"augmentation": augmentation, "mix": None if data.mixing == "none" else [data.mixing, data.mix_alpha]}
     if teacher.network.weights:
         file = read_path(teacher.network.weights, "teacher.network.weights")
@@ -41,7 +52,7 @@ def fingerprint(configuration: Configuration, data_fingerprint: str, augmentatio
 
 
 def teacher_folder(store: Store, configuration: Configuration, data: Path) -> Path:
-    """The folder of the configured teacher, whether it is there yet or not."""
+    """Return the folder of the configured teacher, which may not exist yet."""
     assert configuration.teacher is not None
     dataset = Dataset.open(data)
     policy = Views.of(dataset, configuration.data, configuration.seed).policy
@@ -49,19 +60,22 @@ def teacher_folder(store: Store, configuration: Configuration, data: Path) -> Pa
 
 
 def teacher_exists(folder: Path) -> bool:
-    """Whether there is a teacher in the folder, damaged or not."""
+    """Return whether the folder has a teacher, damaged or not."""
     return (folder / CARD).exists() and (folder / WEIGHTS).exists()
 
 
 def card(folder: Path) -> dict[str, Any] | None:
-    """What is known of a teacher that is ready: its network, data and metrics; None when it has to be fitted first."""
+    """Return the card of a teacher that is ready: its network, data and metrics.
+
+    Return None if the teacher must be fitted first.
+    """
     if not teacher_exists(folder):
         return None
     return {"fingerprint": folder.name, "data": "", "metrics": {}, **TEACHER.read(folder / CARD)}
 
 
 def damage(folder: Path) -> DamagedRecordError | None:
-    """Return what is wrong with the teacher in the folder, None where it can be used or there is none."""
+    """Return the damage of the teacher in the folder; None if it is usable or does not exist."""
     try:
         if teacher_exists(folder):
             read_teacher(folder)
@@ -71,7 +85,16 @@ def damage(folder: Path) -> DamagedRecordError | None:
 
 
 def adopt_weights(folder: Path, teacher: Teacher, data: Path) -> None:
-    """Take over weights that were given; ConfigurationError when they do not fit the network or the data."""
+    """Adopt given weights as the teacher.
+
+    Args:
+        folder: The folder of the teacher, which this call creates.
+        teacher: The configured teacher, with `network.weights`.
+        data: The folder of the prepared data.
+
+    Raises:
+        ConfigurationError: The weights do not fit the network or the data.
+    """
     dataset = Dataset.open(data)
     try:
         network = build(teacher.network.name, len(dataset.classes), dataset.shape, teacher.network.settings)
@@ -85,9 +108,11 @@ def adopt_weights(folder: Path, teacher: Teacher, data: Path) -> None:
 
 
 def specification(folder: Path, configuration: Configuration, data: Path) -> TrialSpec:
-    """The trial that fits the teacher: cross entropy on its own network and recipe, and a view for each of its epochs.
+    """Return the trial that fits the teacher.
 
-    `data.views` is about what students share of it, and would make another teacher for every value.
+    It uses cross entropy on the teacher's own network and recipe, and a view for each epoch.
+    `data.views` is not used: it is the number of views that students share, and every value would
+    give another teacher.
     """
     teacher = configuration.teacher
     assert teacher is not None
@@ -107,7 +132,8 @@ def specification(folder: Path, configuration: Configuration, data: Path) -> Tri
 
 def evaluation(folder: Path, configuration: Configuration, data: Path) -> TrialSpec:
     """Return the job that evaluates the teacher in a folder on the validation part."""
-    own = configuration.model_copy(update={"peers": {}})  # who trains together does not matter: all workers share the part
+    # peers do not matter here: all workers share the part
+    own = configuration.model_copy(update={"peers": {}})
     return TrialSpec(
         name=f"evaluate-{folder.name}",
         role="evaluate",
@@ -119,13 +145,23 @@ def evaluation(folder: Path, configuration: Configuration, data: Path) -> TrialS
 
 
 def keep_evaluation(folder: Path, metrics: dict[str, float]) -> None:
-    """Write what the evaluation of a teacher found into its card."""
+    """Write the metrics of an evaluation to the teacher's card."""
     known = TEACHER.read(folder / CARD)
     TEACHER.keep(folder / CARD, {**known, "metrics": {**known.get("metrics", {}), **metrics}})
 
 
 def adopt_fitted(folder: Path, configuration: Configuration, data: Path, metrics: dict[str, float]) -> None:
-    """Make the student of the fitting trial the teacher: its last weights, in their final place."""
+    """Move the last weights of the fitting trial's student to the teacher's folder.
+
+    Args:
+        folder: The folder of the teacher, which this call creates.
+        configuration: The configuration, with a teacher.
+        data: The folder of the prepared data.
+        metrics: The metrics of the last epoch.
+
+    Raises:
+        ConfigurationError: The weights are not in the store of this process.
+    """
     assert configuration.teacher is not None
     trained = _fitting(folder) / "checkpoint" / "student.safetensors"
     if not trained.exists():
@@ -153,7 +189,11 @@ def _fitting(folder: Path) -> Path:
 
 
 def _card(name: str, weights: str, teacher: Teacher, dataset: Dataset, metrics: dict[str, float]) -> dict[str, Any]:
-    """`fingerprint` is of the recipe, `weights` of what came out: a recipe that is fitted again need not give the same bits."""
+    """Return the content of a card.
+
+    `fingerprint` identifies the recipe, and `weights` the result: fitting a recipe again may not
+    give the same bits.
+    """
     return {
         "fingerprint": name,
         "weights": weights,

@@ -1,4 +1,4 @@
-"""The teacher as trials see it: loaded once, in eval mode for ever, without gradients, in a precision of its own."""
+"""Load the teacher for trials: frozen in eval mode, without gradients, in its own precision."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,12 @@ TEACH = "lower the rate at which the method trains the teacher"
 
 
 def read_teacher(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the card of the teacher in a folder and its weights, which are those that the card names; else DamagedRecordError."""
+    """Return the card and the weights of the teacher in a folder.
+
+    Raises:
+        DamagedRecordError: The card or the weights cannot be read, or the weights are not those
+            that the card names.
+    """
     card, file = TEACHER.read(folder / CARD), folder / WEIGHTS
     try:
         state = load_file(file)
@@ -37,10 +42,13 @@ def read_teacher(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 class FrozenTeacher(nn.Module):
-    """A network that answers and never changes: `train()` leaves it, its BatchNorm statistics too, in eval mode.
+    """A network that never changes: `train()` keeps it and its BatchNorm statistics in eval mode.
 
-    `fingerprint` is of its weights; `half_type` is the type of its autocast, None for float32; `remedy` is what a person can do
-    about answers that are not finite.
+    Attributes:
+        network: The network.
+        fingerprint: The fingerprint of its weights.
+        half_type: The type of its autocast; None for float32.
+        remedy: Advice to users for outputs that are not finite.
     """
 
     def __init__(self, network: nn.Module, fingerprint: str, half_type: torch.dtype | None = None, remedy: str = FIT) -> None:
@@ -54,7 +62,17 @@ class FrozenTeacher(nn.Module):
     def open(
         cls, folder: Path, device: torch.device, channels_last: bool = False, half_type: torch.dtype | None = None
     ) -> "FrozenTeacher":
-        """Return the teacher that was fitted into `folder`; PreflightError when it is damaged."""
+        """Return the teacher that was fitted into `folder`.
+
+        Args:
+            folder: The folder of the teacher.
+            device: The device of the network.
+            channels_last: Whether the network uses the channels-last layout.
+            half_type: The type of its autocast; None for float32.
+
+        Raises:
+            PreflightError: The teacher is damaged.
+        """
         try:
             card, state = read_teacher(folder)
             choice = Network.model_validate(card["network"])
@@ -73,19 +91,19 @@ class FrozenTeacher(nn.Module):
 
     @property
     def precision(self) -> str:
-        """The type of its forward, in words: what it says differs between them."""
+        """Return the type of the forward pass as text; outputs differ between types."""
         name = str(self.half_type or torch.float32).removeprefix("torch.")
         return f"{name}, head in float32" if self.half_type else name
 
     def train(self, mode: bool = True) -> "FrozenTeacher":
-        """Stays in eval mode: statistics that drift would be another teacher."""
+        """Stay in eval mode: drifting statistics would make another teacher."""
         return super().train(False)
 
     def forward(self, inputs: Tensor) -> Output:
-        """Logits (B, K) and features (B, D) in float32; the head computes in it, too."""
+        """Return logits (B, K) and features (B, D) in float32, the type of the head."""
         with torch.inference_mode(), torch.autocast(inputs.device.type, self.half_type, enabled=self.half_type is not None):
             output = self.network(inputs)
             if self.half_type:
                 output = with_exact_head(output, *map(self.network.get_parameter, ("head.weight", "head.bias")))
-        # copied out of inference mode: autograd refuses to save an inference tensor
+        # copy the outputs out of inference mode: autograd refuses to save an inference tensor
         return Output(*(each.to(torch.float32, copy=True) for each in (output.logits, output.features)))

@@ -1,4 +1,4 @@
-"""A run whose data have another place now keeps the teacher that was fitted on them."""
+"""Keep the teacher of a run whose data have moved."""
 
 import shutil
 from pathlib import Path
@@ -13,15 +13,16 @@ from orchestrator.teacher.card import CARD, TEACHER
 
 
 def carry_teacher_over(store: Store, sweep: Path, configuration: Configuration, data: Path) -> None:
-    """Copy the teacher of a sweep under the fingerprint that it has with `data`, prepared anew from another place.
+    """Copy the teacher of a sweep to the fingerprint that it has with `data`.
 
-    The caller has compared the data: they are the same. Nothing is copied where the fingerprint has not changed, where the teacher
-    was not fitted yet, and where its weights were given.
+    The data were prepared again from another place; the caller has verified that they are the same.
+    Nothing is copied if the fingerprint has not changed, if the teacher was not fitted yet, or if
+    its weights were given.
 
     Args:
         store: The store of the sweep.
-        sweep: Its folder, which keeps a summary of its data.
-        configuration: That of the sweep, with the new place.
+        sweep: The folder of the sweep, which keeps a summary of its data.
+        configuration: The configuration of the sweep, with the new place.
         data: The folder of the data as they are prepared now.
     """
     teacher = configuration.teacher
@@ -30,7 +31,7 @@ def carry_teacher_over(store: Store, sweep: Path, configuration: Configuration, 
     try:
         before = read_summary(sweep)["fingerprint"]
     except (ConfigurationError, KeyError):
-        return  # it was interrupted before it kept one
+        return  # it was interrupted before it wrote one
     dataset = Dataset.open(data)
     policy = Views.of(dataset, configuration.data, configuration.seed).policy
     old, new = (store.teachers / fit.fingerprint(configuration, each, policy) for each in (before, dataset.fingerprint))

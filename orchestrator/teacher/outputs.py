@@ -1,7 +1,4 @@
-"""What the teacher says about a view: asked at every step, or once per view for everybody who asks afterwards.
-
-Knows the teacher, the views and the cache; not who trains on it.
-"""
+"""Provide the teacher's outputs on a view: computed at every step, or cached once per view."""
 
 import warnings
 from collections import Counter
@@ -23,32 +20,41 @@ from orchestrator.teacher.frozen import FrozenTeacher
 
 
 class OnlineTeacher:
-    """Asks the teacher at every step."""
+    """A teacher that runs at every step."""
 
     def __init__(self, teacher: FrozenTeacher) -> None:
         self.teacher = teacher
 
     def open_view(self, view: int | None, features: bool = False) -> None:
-        """Nothing to open."""
+        """Do nothing: no view has to be opened."""
 
     def answer(self, batch: Inputs) -> Output:
-        """Logits (B, K) and features (B, D)."""
+        """Return logits (B, K) and features (B, D)."""
         output: Output = self.teacher(batch.inputs)
         return output
 
     def counts(self) -> dict[str, float]:
-        """No view is looked up."""
+        """Return no counts: no view is looked up."""
         return {}
 
     def notes(self) -> list[str]:
-        """Nothing to say."""
+        """Return no notes."""
         return []
 
 
 class CachedTeacher:
-    """Asks the teacher once per view: logits (n, K) and, of the clean view, features (n, D), in the order of the training part.
+    """A teacher that runs once per view, and whose outputs are cached.
 
-    All ranks call its methods together, `answer` and `everything` aside.
+    The cache holds logits (n, K) and, for the clean view, features (n, D), in the order of the
+    training part. All ranks call its methods together, except `answer` and `everything`.
+
+    Args:
+        teacher: The teacher.
+        batches: The batches of the training part.
+        cache: The cache.
+        dtype: The NumPy type of the cached arrays.
+        context: The context of the ranks.
+        wait_s: Longest wait in seconds for a lock whose owner's heartbeat has stopped.
     """
 
     def __init__(
@@ -61,16 +67,22 @@ class CachedTeacher:
         self.about: dict[bool, dict[str, Any]] = {
             True: about,
             False: about | batches.views.identity(),
-        }  # of the clean view; of others
+        }  # True: the clean view; False: other views
         self.found: Counter[str] = Counter()
         self.arrays: dict[str, Array] = {}
         self.resident: dict[str, Tensor] = {}
 
     def open_view(self, view: int | None, features: bool = False) -> None:
-        """Map what is known of a view, asking the teacher first if nobody did.
+        """Map the outputs on a view; compute them first on a cache miss.
 
-        Features are kept of the clean view (None) alone. PreflightError when another process holds the lock without
-        a sign of life, or the cache cannot be used; Stopped when somebody asks for the end meanwhile.
+        Args:
+            view: Index of the augmented view; None for the clean view.
+            features: Whether to map features, which are cached for the clean view alone.
+
+        Raises:
+            PreflightError: Another process holds the lock without a heartbeat, or the cache cannot
+                be used.
+            Stopped: A stop of the trial was requested meanwhile.
         """
         assert view is None or not features, "features are of the clean view"
         self.arrays, self.resident = {}, {}
@@ -78,29 +90,38 @@ class CachedTeacher:
         self.found["misses" if asked else "hits"] += 1
 
     def answer(self, batch: Inputs) -> Output:
-        """Logits (B, K) of the view that is open, float32, and its features (B, D), empty if they were not asked for."""
+        """Return the outputs on the open view, float32.
+
+        Returns:
+            Logits (B, K), and features (B, D), or (B, 0) if they were not requested.
+        """
         logits = self._rows("logits", batch)
         features = self._rows("features", batch) if "features" in self.arrays else logits.new_empty(len(logits), 0)
         return Output(logits, features)
 
     def everything(self) -> tuple[Tensor, Tensor | None]:
-        """Of the view that is open, on the CPU: logits (n, K) float32; features (n, D), if asked for, mapped and not read."""
+        """Return all outputs on the open view, on the CPU.
+
+        Returns:
+            Logits (n, K) float32, and features (n, D), memory-mapped and not read; None if they
+            were not requested.
+        """
         logits = torch.from_numpy(self.arrays["logits"].astype(np.float32))
         features = self.arrays.get("features")
         return logits, None if features is None else mapped(features)
 
     def counts(self) -> dict[str, float]:
-        """Views found and views computed since the last call: `hits`, `misses`."""
+        """Return the cache `hits` and `misses`, in views, since the last call."""
         counted = {name: float(self.found[name]) for name in ("hits", "misses")}
         self.found.clear()
         return counted
 
     def notes(self) -> list[str]:
-        """What a person should hear of the cache since the last call, from all ranks."""
+        """Return the cache's messages for users since the last call, from all ranks."""
         return list(dict.fromkeys(note for notes in self.context.gather(self.cache.take_notes()) for note in notes))
 
     def files(self, view: int | None, features: bool = False) -> Files:
-        """Where the logits of a view lie and, if asked for, its features."""
+        """Return the file of a view's logits and, on request, that of its features."""
         folder = self.cache.folder(self.about[view is None])
         if view is not None:
             return {"logits": folder / f"view-{view:05d}.npy"}
@@ -116,7 +137,7 @@ class CachedTeacher:
 
 
 def mapped(array: Array) -> Tensor:
-    """An array that must not be written to, as a tensor of the same memory."""
+    """Return a tensor that shares the memory of an array; it must not be written to."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)

@@ -1,4 +1,7 @@
-"""Fills the cache beforehand: the views are dealt out to the worker groups, each of which fills its own. The driver's side."""
+"""Fill the cache before training: distribute the views over the worker groups.
+
+This is the driver's side; each group fills its own views.
+"""
 
 import queue
 import threading
@@ -15,25 +18,35 @@ Share = tuple[int | None, ...]
 
 
 class Filling(Protocol):
-    """What a person sees of it."""
+    """Receiver of the progress of filling, for display."""
 
     def begin(self, views: int, samples: int) -> None:
-        """So many views of so many samples each are about to be filled."""
+        """Report that `views` views of `samples` samples each will be filled."""
 
     def progress(self, job: int, views: int, samples: int) -> None:
-        """A job has so many views behind it, and so many samples of the next one."""
+        """Report that a job has filled `views` views, and `samples` samples of the next one."""
 
     def view_filled(self, view: int | None, metrics: dict[str, float], notes: list[str]) -> None:
-        """A view is there."""
+        """Report that a view is filled."""
 
 
 def views_to_fill(configuration: Configuration, augmentation: str) -> list[int | None]:
-    """The clean view (None), which some methods prepare with, and the augmented ones, if views differ."""
+    """Return the views to fill: the clean one (None), then the augmented ones if views differ.
+
+    Some methods prepare with the clean view.
+    """
     return [None, *(range(sizes.views(configuration)) if sizes.varies(configuration, augmentation) else [])]
 
 
 def distribute_views(views: list[int | None], groups: int, everywhere: bool) -> list[Share]:
-    """The views of each group's job: a part of them, or, where every node has a cache of its own, all, each beginning elsewhere."""
+    """Return the views of each group's job.
+
+    Args:
+        views: All views.
+        groups: Number of worker groups.
+        everywhere: Whether every node has its own cache. Each job then gets all views, and starts
+            at a different one. Otherwise each job gets a part of them.
+    """
     if not everywhere:
         return [tuple(views[number::groups]) for number in range(min(groups, len(views)))]
     begins = [number * len(views) // groups for number in range(groups)]
@@ -48,9 +61,19 @@ def precompute_views(
     desk: TrialDispatcher,
     show: Filling,
 ) -> None:
-    """Fill the views; returns when all are there. `folders` are those of a specification: folder, data, teacher, knowledge.
+    """Fill the views; return when all are filled. If one job fails, stop the others.
 
-    The other jobs are stopped when one fails; TrialError with its message, PreflightError where nobody can do it for now.
+    Args:
+        configuration: The configuration, with a teacher.
+        folders: The paths of a specification: folder, data, teacher, knowledge.
+        shares: The views of each job.
+        features: Whether to cache features of the clean view.
+        desk: The backend that runs the jobs.
+        show: Receives the progress.
+
+    Raises:
+        TrialError: A job failed or ended early; it has the job's message.
+        PreflightError: No worker can run a job for now.
     """
     common: dict[str, Any] = {"role": "fill", "configuration": configuration, "features": features, **folders}
     jobs = [TrialSpec(name=f"fill-{number}", views=share, **common) for number, share in enumerate(shares)]
@@ -73,7 +96,7 @@ def _follow(
     while not (record.get("done") or record.get("failed")):
         try:
             record = desk.next_report(job, silence_s)
-        except Exception as error:  # whatever it is: the one who waits for the queue has to hear of it
+        except Exception as error:  # any error: the consumer of the queue must receive it
             record = {"failed": str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}", "error": error}
         records.put((number, record))
 
@@ -98,7 +121,7 @@ def _show(shares: list[Share], records: queue.Queue[tuple[int, dict[str, Any]]],
 
 
 def _failure(record: dict[str, Any]) -> UserError:
-    """Return the error of a job that failed, about the same value as the one that it met."""
+    """Return the error of a failed job, with the field and the value of the original error."""
     message, error = f"the cache could not be filled: {record['failed']}", record.get("error")
     if isinstance(error, UserError):
         return (PreflightError if isinstance(error, PreflightError) else TrialError).from_error(error, message)

@@ -1,4 +1,4 @@
-"""How good a teacher is on the validation part: read from its card, in words, and whether that is better than chance."""
+"""Read a teacher's validation accuracy from its card, and compare it with chance and students."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from orchestrator.core.errors import ConfigurationError
 from orchestrator.teacher.card import CARD, TEACHER
 
 ACCURACY = "validation/accuracy"
-NOISE = 3.0  # standard errors of an accuracy that guesses: what is within them is near chance
+NOISE = 3.0  # standard errors above guessing within which an accuracy counts as chance
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class TeacherQuality:
 
     Attributes:
         network: The name of its network.
-        weights: The file or the torchvision name of weights that were given; empty for a teacher that was fitted here.
-        accuracy: In [0, 1]; None where it was never evaluated.
+        weights: The file or the torchvision name of given weights; empty for a fitted teacher.
+        accuracy: In [0, 1]; None if it was never evaluated.
     """
 
     network: str
@@ -29,28 +29,30 @@ class TeacherQuality:
 
     @classmethod
     def of_card(cls, card: Mapping[str, Any]) -> "TeacherQuality":
-        """Return what the card of a teacher in the store says."""
+        """Return the quality that the card of a teacher records."""
         network, accuracy = card["network"], card.get("metrics", {}).get(ACCURACY)
         return cls(str(network["name"]), str(network.get("weights") or ""), None if accuracy is None else float(accuracy))
 
     @property
     def accuracy_in_words(self) -> str:
-        """Return `validation accuracy 0.9123`."""
+        """Return the accuracy as text, such as `validation accuracy 0.9123`."""
         return "not evaluated" if self.accuracy is None else f"validation accuracy {self.accuracy:.4f}"
 
     @property
     def words(self) -> str:
-        """Return the teacher in one line: its network, where its weights come from, its accuracy."""
+        """Return the teacher in one line: its network, the source of its weights, its accuracy."""
         source = f"given weights {Path(self.weights).name}" if self.weights else "fitted here"
         return f"{self.network} ({source}): {self.accuracy_in_words}"
 
     def chance_warning(self, class_sizes: Sequence[int]) -> str:
-        """Return a warning where the accuracy is no better than guessing, else an empty text.
+        """Return a warning if the accuracy is no better than guessing, else an empty text.
+
+        Guessing reaches 1 / K for K classes, or the share of the largest class if that is more.
+        Accuracies of up to three standard errors above that count as chance. If this bound reaches
+        1, there are too few samples for a warning.
 
         Args:
-            class_sizes: How many validation samples each class has. Guessing is right for one in so many classes, or for the
-                share of the largest class, whichever is more; three standard errors above that are still called chance. Where
-                that reaches 1, there are too few samples to say anything.
+            class_sizes: Number of validation samples of each class.
         """
         samples = sum(class_sizes)
         if self.accuracy is None or not samples:
@@ -70,12 +72,14 @@ class TeacherQuality:
         )
 
     def student_warning(self, accuracy: float, trial: int, samples: int) -> str:
-        """Return a warning where the teacher is worse than a student, by more than a standard error, else an empty text.
+        """Return a warning if the teacher is worse than a student, else an empty text.
+
+        A difference of up to one standard error gives no warning.
 
         Args:
-            accuracy: Of the student on the validation part.
+            accuracy: The student's accuracy on the validation part.
             trial: The student's trial.
-            samples: Of the validation part.
+            samples: Number of samples of the validation part.
         """
         if self.accuracy is None or not samples:
             return ""
@@ -90,7 +94,7 @@ class TeacherQuality:
 
 
 def read_card(folder: Path) -> dict[str, Any] | None:
-    """Return the card of the teacher in the folder of a sweep; None without one that can be read."""
+    """Return the card of the teacher in the folder of a sweep; None without a readable card."""
     try:
         card = TEACHER.read(folder / CARD)
         TeacherQuality.of_card(card)
@@ -100,6 +104,9 @@ def read_card(folder: Path) -> dict[str, Any] | None:
 
 
 def read_quality(folder: Path) -> TeacherQuality | None:
-    """Return the quality of the teacher whose card lies in a folder; None without a card that can be read."""
+    """Return the quality of the teacher whose card lies in a folder; None without a card.
+
+    A card that cannot be read counts as missing.
+    """
     card = read_card(folder)
     return TeacherQuality.of_card(card) if card is not None else None

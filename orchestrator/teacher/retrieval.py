@@ -1,4 +1,4 @@
-"""The nearest samples of every training sample, found once for everybody who asks afterwards. Knows no method and no trial."""
+"""Retrieve the nearest samples of every training sample once, and cache them for later trials."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from orchestrator.teacher.cache import Lock
 from orchestrator.teacher.faiss_index import IDENTITY, FaissIndex
 from orchestrator.teacher.outputs import mapped
 
-QUERIES = 2048  # of a rank, between two times that it hears of a stop
+QUERIES = 2048  # per rank between two checks for a stop request
 TABLES = {
     "positives": torch.int32,
     "negatives": torch.int32,
@@ -27,10 +27,17 @@ TABLES = {
 
 
 class Retrieval:
-    """Finds neighbours on the device of the context, its ranks sharing the work: a `Knowledge.find`. All ranks call it together.
+    """Retrieval of neighbours on the device of the context, as `Knowledge.find`.
 
-    With `sharing` they are kept in the cache, in a folder that `about`, what the features are of, decides with the labels and the
-    numbers of neighbours: a file for each table, and one of the recall. What was found is at hand for the next student.
+    The ranks share the work, and call it together. Results stay in memory for the next student.
+
+    Args:
+        context: The context of the ranks.
+        approximate: Whether to retrieve negatives approximately.
+        sharing: Caches the results, in a file for each table and one for the recall; None to cache
+            nothing.
+        about: The identity of the features. It determines the folder in the cache, together with
+            the labels, the numbers of neighbours and the kind of retrieval.
     """
 
     def __init__(
@@ -40,7 +47,17 @@ class Retrieval:
         self.found: dict[tuple[int, int], Neighbours] = {}
 
     def __call__(self, knowledge: Knowledge, positives: int, negatives: int) -> Neighbours:
-        """Return neighbours of each sample's class, and of others; PreflightError and Stopped as `RankSharedFiles.open`."""
+        """Return neighbours of each sample's class, and of other classes.
+
+        Args:
+            knowledge: Features and labels, of a bank without restricted members.
+            positives: Number of neighbours of the same class.
+            negatives: Number of neighbours of other classes.
+
+        Raises:
+            PreflightError: As `RankSharedFiles.open`.
+            Stopped: As `RankSharedFiles.open`.
+        """
         assert knowledge.members is None, "of a bank that changes nothing is kept"
         asked = (positives, negatives)
         if asked not in self.found:
@@ -60,7 +77,7 @@ class Retrieval:
         return Neighbours(**tables, recall=float(arrays["recall"][0, 0]))
 
     def _files(self, sharing: RankSharedFiles, labels: Tensor, positives: int, negatives: int) -> Files:
-        """Where the tables lie that have columns, and the recall."""
+        """Return the files of the tables that have columns, and of the recall."""
         folder = sharing.cache.folder(
             {
                 **self.about,
@@ -82,7 +99,10 @@ class Retrieval:
         )
 
     def _search(self, knowledge: Knowledge, positives: int, negatives: int, locks: Sequence[Lock] = ()) -> Neighbours:
-        """What every rank found, on every rank; the queries are dealt out in the order of their classes."""
+        """Return the results of all ranks, on every rank.
+
+        The queries are distributed in the order of their classes.
+        """
         context, labels = self.context, knowledge.labels.to(self.context.device)
         assert knowledge.features is not None, "who retrieves says so by `Needs.bank`"
         features = knowledge.features.to(context.device)

@@ -1,4 +1,4 @@
-"""Train one trial, in torch alone."""
+"""Train one trial, with torch alone."""
 
 __all__ = [
     "checkpoint",

@@ -1,6 +1,6 @@
-"""The bank that a student fills while it is trained: what it says of every training sample, and what its peers hear of that.
+"""Maintain the bank of a student during training, and exchange banks with its peers.
 
-Knows the replicas of one student; nothing of what a method retrieves. When a bank is due, and out of what: `methods/banking.py`.
+`BankSchedule` defines when a bank is due, and its source.
 """
 
 import math
@@ -20,16 +20,16 @@ from orchestrator.training._distillation_module import DistillationModule
 from orchestrator.training._restorable import find_misfit
 from orchestrator.training.checkpoint import State
 
-STOP_CHECK_BLOCKS = 16  # a stopped trial leaves a pass within so many blocks
-ROWS = 1 << 16  # entries that travel between the replicas at once
+STOP_CHECK_BLOCKS = 16  # a stopped trial leaves a pass within this many blocks
+ROWS = 1 << 16  # entries per transfer between the replicas
 AVERAGE = "average/"
 
 
 class StudentBank:
-    """Of one student: an entry for each training sample, or the average of its weights that says them.
+    """The bank of one student: an entry for each training sample, or averaged weights that give it.
 
-    The ranks of the student's replicas call `end_epoch`, `filled` and the `find` of its `knowledge` together, and then have the
-    same, to the bit.
+    The ranks of the student's replicas call `end_epoch`, `filled` and the `find` of its `knowledge`
+    together. They then have bit-identical results.
     """
 
     def __init__(self, banking: BankSchedule, learner: DistillationModule, batches: Batches, context: TrialContext) -> None:
@@ -39,7 +39,8 @@ class StudentBank:
         self.average: State = self._weights() if banking.fill == "ema" else {}
         self.entries: Output | None = None
         self.seen = torch.zeros(samples, dtype=torch.bool, device=device)
-        self.drawn = torch.zeros(samples, dtype=torch.int32, device=device)  # how often in this epoch, by this rank
+        # number of draws in this epoch, by this rank
+        self.drawn = torch.zeros(samples, dtype=torch.int32, device=device)
         learner.record = self.record if banking.fill == "momentum" else None
 
     def _weights(self) -> State:
@@ -47,15 +48,18 @@ class StudentBank:
 
     @torch.no_grad()
     def step(self) -> None:
-        """After a training step: the average moves towards the weights."""
+        """Move the average towards the weights, after a training step."""
         if self.average:
             torch._foreach_lerp_(list(self.average.values()), list(self.learner.student.parameters()), 1 - self.banking.momentum)
 
     @torch.no_grad()
     def record(self, index: Tensor, output: Output) -> None:
-        """Blend what the student says of training samples (B,) in a step into their entries; a first one is taken as it is."""
+        """Blend the outputs on training samples (B,) in a step into their entries.
+
+        The first output of a sample is stored as it is.
+        """
         index, said = to_device(index, self.context.device), Output(*(each.float() for each in output))
-        if self.batches.labelled:  # a sample may come twice in a batch: what is said of it last counts
+        if self.batches.labelled:  # a sample may occur twice in a batch: its last output counts
             places = torch.arange(len(index), device=index.device)
             last = torch.where(index[:, None] == index, places, 0).amax(dim=1)
             said = Output(*(each.index_select(0, last) for each in said))
@@ -66,15 +70,16 @@ class StudentBank:
         self.drawn[index] = self.drawn[index] + 1
 
     def _begun(self, like: Output) -> Output:
-        """The entries, which are as wide as what is said."""
+        """Return the entries; allocate them with the widths of `like` on first use."""
         if self.entries is None:
             self.entries = Output(*(each.new_zeros(len(self.seen), each.shape[1]) for each in like))
         return self.entries
 
     def end_epoch(self, last: bool) -> None:
-        """After an epoch: every replica gets to know what the others have recorded; after the `last` one all is forgotten.
+        """Merge the entries of all replicas after an epoch; discard all after the `last` one.
 
-        A sample that several of them saw has the mean of their entries, weighted by how often: labelled ones may come again.
+        A sample that several replicas drew gets the mean of their entries, weighted by the numbers
+        of draws: labelled samples may recur in an epoch.
         """
         if last:
             self.average, self.entries, self.learner.record = {}, None, None
@@ -91,9 +96,13 @@ class StudentBank:
         self.drawn.zero_()
 
     def filled(self, going_on: Callable[[], None]) -> Output:
-        """What is in the bank now, logits (n, K) and features (n, D), which no later step changes.
+        """Return the current bank, which no later step changes.
 
-        `going_on` is called by all ranks now and then, and raises Stopped where somebody asked for the end.
+        Args:
+            going_on: Called by all ranks at intervals; raises Stopped if a stop was requested.
+
+        Returns:
+            Logits (n, K) and features (n, D).
         """
         if self.banking.fill != "momentum":
             return self._clean(going_on)
@@ -107,7 +116,10 @@ class StudentBank:
 
     @torch.no_grad()
     def _clean(self, going_on: Callable[[], None]) -> Output:
-        """What the student, or its average, says of the clean training part in eval mode; the ranks share the pass."""
+        """Return the outputs of the student, or of its average, on the clean training part.
+
+        The student is in eval mode; the ranks share the pass.
+        """
         training, context, tables = self.learner.training, self.context, list[Tensor]()
         self.learner.eval()
         done = 0
@@ -125,7 +137,13 @@ class StudentBank:
         return Output(*tables)
 
     def knowledge(self, said: Sequence[Output], epoch: int) -> Knowledge:
-        """What the method gets after so many finished epochs: the own bank, or those of the peers, as the banking says."""
+        """Return the knowledge of the method after `epoch` finished epochs.
+
+        Args:
+            said: The student's own bank, or the banks of its peers, as the schedule's `source`
+                requires.
+            epoch: Number of finished epochs.
+        """
         logits, features = said[0] if self.banking.source == "own" else join_banks(said)
         return Knowledge(logits, features, self.labels, self._members(epoch), broadcast_nearest(self.context))
 
@@ -137,13 +155,13 @@ class StudentBank:
         return members.to(self.context.device)
 
     def state(self) -> State:
-        """What a resume needs beside the weights."""
+        """Return the tensors that a resume needs in addition to the weights."""
         if self.entries is not None:
             return {**self.entries._asdict(), "seen": self.seen}
         return {f"{AVERAGE}{name}": value for name, value in self.average.items()}
 
     def find_misfit(self, saved: State) -> str:
-        """Return why a saved state is none of this bank; "" where it is."""
+        """Return why a saved state does not fit this bank; "" if it fits."""
         if self.banking.fill == "ema":
             return (
                 find_misfit("bank", {f"{AVERAGE}{name}": value for name, value in self._weights().items()}, saved) if saved else ""
@@ -156,9 +174,9 @@ class StudentBank:
         return ""
 
     def restore(self, saved: State) -> None:
-        """Stand where the checkpoint was made, of which the student has its weights already."""
+        """Restore a saved state; the student has the weights of the checkpoint already."""
         if self.banking.fill == "ema":
-            self.average = self._weights()  # in their layout in memory, which decides the last bits
+            self.average = self._weights()  # the memory layout determines the last bits
             for name, value in self.average.items():
                 value.copy_(saved.get(f"{AVERAGE}{name}", value))
         if self.banking.fill == "momentum" and "seen" in saved:
@@ -168,9 +186,10 @@ class StudentBank:
 
 
 def join_banks(said: Sequence[Output]) -> Output:
-    """What several say as one: the mean (n, K) of their logits, and their unit features (n, sum of D) side by side.
+    """Return several banks as one: mean logits (n, K), and joined features (n, sum of D).
 
-    These are scaled so that the inner product of two samples is the mean of their cosine similarities.
+    Unit features are concatenated, and scaled so that the inner product of two samples is the mean
+    of their cosine similarities.
     """
     assert said, "who hears peers has some"
     logits = torch.stack([each.logits for each in said]).mean(dim=0)
@@ -178,9 +197,13 @@ def join_banks(said: Sequence[Output]) -> Output:
 
 
 def gather_banks(own: Mapping[int, Output], context: TrialContext) -> dict[int, Output]:
-    """What the students of a trial have in their banks, by position, on all ranks of its `context`, given what this rank has.
+    """Return the banks of all students of a trial, by position, on all ranks.
 
-    The first rank that has it sends it; all of them call this together.
+    The first rank that has a bank broadcasts it; all ranks call this together.
+
+    Args:
+        own: The banks that this rank has, by position.
+        context: The context of all ranks of the trial.
     """
     if context.world_size == 1:
         return dict(own)
@@ -195,7 +218,10 @@ def gather_banks(own: Mapping[int, Output], context: TrialContext) -> dict[int, 
 
 
 def broadcast_nearest(context: TrialContext) -> Callable[[Knowledge, int, int], Neighbours]:
-    """Exact retrieval whose queries the ranks of `context` share; they call it together, with the same knowledge."""
+    """Return exact retrieval that distributes the queries over the ranks of `context`.
+
+    The ranks call it together, with the same knowledge.
+    """
 
     def find(knowledge: Knowledge, positives: int, negatives: int) -> Neighbours:
         assert knowledge.features is not None, "a bank has features"
@@ -203,7 +229,7 @@ def broadcast_nearest(context: TrialContext) -> Callable[[Knowledge, int, int], 
         wanted = (knowledge.labels, positives, negatives, knowledge.members)
         if context.world_size == 1:
             return nearest(features, *wanted, alive=context.alive)
-        each = -(-samples // context.world_size)  # the last ranks repeat the last sample where they do not go up
+        each = -(-samples // context.world_size)  # padded with the last sample
         queries = (torch.arange(each, device=features.device) + context.rank * each).clamp(max=samples - 1)
         found = nearest(features, *wanted, queries=queries, alive=context.alive)
         together = (torch.cat(context.gather_tensors(table))[:samples] for table in found[:4])

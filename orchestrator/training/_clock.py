@@ -1,4 +1,4 @@
-"""Where the time of an epoch goes, by name. On a GPU it is read from events on the device, so that no step waits for it."""
+"""Measure the time of an epoch by part; on a GPU by device events, so that no step waits."""
 
 import contextlib
 import time
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Clock:
-    """Seconds per part of the work, since the last `reset`; the rest of the time is nobody's."""
+    """Seconds per part of the work since the last `reset`; other time belongs to no part."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -22,7 +22,7 @@ class Clock:
 
     @contextlib.contextmanager
     def measure(self, part: str) -> Iterator[None]:
-        """Count the block to `part`."""
+        """Count the time of the block to `part`."""
         if self.device.type == "cuda":
             first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             self.events.append((part, first, last))
@@ -41,7 +41,7 @@ class Clock:
         self.seconds[part] += seconds
 
     def iterate(self, part: str, items: Iterator[T]) -> Iterator[T]:
-        """The items, with the time that making them takes counted to `part`."""
+        """Yield the items, and count the time that producing them takes to `part`."""
         while True:
             with self.measure(part):
                 item = next(items, None)
@@ -50,7 +50,10 @@ class Clock:
             yield item
 
     def reset(self) -> dict[str, float]:
-        """The seconds so far, by part, `epoch` for all of them; then begin again. Waits for the device, once an epoch."""
+        """Return the seconds so far by part, and their total as `epoch`; then restart.
+
+        On a GPU this waits for the device, once an epoch.
+        """
         if self.events:
             torch.cuda.synchronize(self.device)
         for part, first, last in self.events:
@@ -60,5 +63,5 @@ class Clock:
         return seconds
 
     def restart(self) -> None:
-        """Begin again; what was counted so far is nobody's."""
+        """Restart, and discard the time so far."""
         self.seconds, self.events, self.start = defaultdict(float), [], time.perf_counter()

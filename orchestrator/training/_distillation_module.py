@@ -1,4 +1,4 @@
-"""Student and method as one module, so that DDP reduces the parameters of both. Knows one batch at a time."""
+"""Combine student and method in one module, so that DDP reduces the parameters of both."""
 
 from collections.abc import Callable, Mapping
 from typing import cast
@@ -15,13 +15,12 @@ from orchestrator.data.memory import to_device
 from orchestrator.data.passes import Inputs
 from orchestrator.models.network import with_exact_head
 
-Hear = Callable[
-    [Tensor], Callable[[], Tensor]
-]  # what the student says (B, K) -> what the others say (P, B, K), when it is asked for
+# logits of the student (B, K) -> a function that returns the logits of its peers (P, B, K)
+Hear = Callable[[Tensor], Callable[[], Tensor]]
 
 
 class DistillationModule(nn.Module):
-    """The student's forward, under autocast when asked, followed by the method's objective in float32."""
+    """The student's forward, under autocast if configured, and the method's float32 objective."""
 
     mean: Callable[[Tensor], Tensor]
 
@@ -31,13 +30,21 @@ class DistillationModule(nn.Module):
         super().__init__()
         self.student, self.method, self.half_type, self.eval_half_type = student, method, half_type, eval_half_type
         self.weigh: Callable[[Tensor], Tensor] | None = None  # training samples (B,) -> their weights (B,)
-        self.record: Callable[[Tensor, Output], None] | None = None  # keeps what is said of training samples (B,)
-        self.mean, self.all_labelled = alone, False  # of what a batch is a part: as `Batch` has it
+        # stores the outputs on training samples (B,)
+        self.record: Callable[[Tensor, Output], None] | None = None
+        self.mean, self.all_labelled = alone, False  # as in `Batch`
 
     def forward(
         self, batch: Inputs, teacher: Output | None, said: Output | None = None, hear: Hear | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar loss and the detached terms. `said`: what the student has said of the batch; `hear`: what others say then."""
+        """Return the scalar loss and the detached terms.
+
+        Args:
+            batch: The inputs.
+            teacher: The teacher's outputs, if the method uses them.
+            said: The student's outputs on the batch; None to compute them.
+            hear: Returns access to the peers' logits, given the student's.
+        """
         said = self.speak(batch) if said is None else said
         if self.record:
             self.record(batch.index, said)
@@ -46,9 +53,13 @@ class DistillationModule(nn.Module):
         return objective.loss, objective.terms
 
     def speak(self, batch: Inputs, at: Mapping[str, Tensor] | None = None) -> Output:
-        """What the student says of a batch; `at`: with other parameters, and its buffers untouched.
+        """Return the student's outputs on a batch.
 
-        In eval mode in the type of evaluations, and with its head in float32.
+        In eval mode, the forward has the type of evaluations, and the head is in float32.
+
+        Args:
+            batch: The inputs.
+            at: Other parameters of the student, whose buffers then do not change; None for its own.
         """
         half = self.half_type if self.training else self.eval_half_type
         with torch.autocast(batch.inputs.device.type, half or torch.bfloat16, enabled=half is not None):
@@ -63,7 +74,13 @@ class DistillationModule(nn.Module):
         return with_exact_head(said, head["head.weight"], head["head.bias"])
 
     def seen(self, batch: Inputs, teacher: Output | None, at: Mapping[str, Tensor] | None = None) -> Batch:
-        """The batch as the method sees it, without peers and weights; `at`: with other parameters of the student."""
+        """Return the batch as the method sees it, without peers and weights.
+
+        Args:
+            batch: The inputs.
+            teacher: The teacher's outputs, if there are any.
+            at: Other parameters of the student; None for its own.
+        """
         return self._batch(batch, teacher, self.speak(batch, at), None)
 
     def _batch(
@@ -79,7 +96,14 @@ class DistillationModule(nn.Module):
         return Batch(*part, mean=self.mean, all_labelled=self.all_labelled)
 
     def ahead(self, batch: Inputs, teacher: Output | None, held_out: Inputs, rate: float) -> LookAhead:
-        """What a method that looks beyond the step on `batch` sees."""
+        """Return the view of a method that looks beyond a step.
+
+        Args:
+            batch: The inputs of the step.
+            teacher: The teacher's outputs on them.
+            held_out: Inputs of the validation part.
+            rate: The learning rate of the step.
+        """
         return LookAhead(
             parameters=dict(self.student.named_parameters()),
             training=lambda parameters: self.seen(batch, teacher, parameters),
@@ -89,7 +113,7 @@ class DistillationModule(nn.Module):
 
 
 def replicate(learner: DistillationModule, context: TrialContext) -> nn.Module:
-    """The learner, wrapped by DDP when several workers train it."""
+    """Return the module, wrapped by DDP if several workers train it."""
     if context.world_size == 1:
         return learner
     ids = [context.device.index] if context.device.type == "cuda" else None

@@ -1,4 +1,4 @@
-"""The quality of the student on one part, the same number for any count of workers. Knows one network and its batches."""
+"""Evaluate the student on one part; the metrics do not depend on the number of workers."""
 
 from typing import Literal, NamedTuple
 
@@ -12,7 +12,13 @@ from orchestrator.training.metrics import Scores
 
 
 class Evaluated(NamedTuple):
-    """Metrics by name, the predicted `classes` of this rank's share, and the accuracy in each class (K,), NaN without samples."""
+    """The result of an evaluation.
+
+    Attributes:
+        metrics: The metrics by name.
+        classes: The predicted classes of this rank's share.
+        class_accuracies: The accuracy in each class (K,); NaN without samples.
+    """
 
     metrics: dict[str, float]
     classes: Tensor
@@ -27,7 +33,15 @@ def evaluate(
     context: TrialContext,
     teacher: Tensor | None,
 ) -> Evaluated:
-    """The quality of the student in eval mode; `teacher`: its classes for this rank's share of the part, for the agreement."""
+    """Evaluate the student in eval mode.
+
+    Args:
+        learner: The student, whose mode is restored afterwards.
+        batches: The batches of this rank.
+        part: The part of the data.
+        context: The context of the ranks, which call this together.
+        teacher: The teacher's classes for this rank's share, for the agreement; None without it.
+    """
     training = learner.training
     learner.eval()
     scores, seen, classes = Scores(len(batches.dataset.classes), context.device), 0, list[Tensor]()

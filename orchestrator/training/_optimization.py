@@ -1,4 +1,7 @@
-"""Optimiser and learning rate of a recipe. The rate is a function of the progress alone, so it needs no state."""
+"""Build the optimiser of a recipe, and compute its learning rate.
+
+The rate is a function of the progress alone, so it needs no state.
+"""
 
 import math
 from typing import Any
@@ -11,10 +14,14 @@ from orchestrator.config.schema import Training
 
 
 def optimizer(recipe: Training, student: nn.Module, own: list[ParameterGroup]) -> torch.optim.Optimizer:
-    """SGD or AdamW over the student, then, without weight decay, over the groups of the method's own parameters."""
+    """Return SGD or AdamW over the student, then over the groups of the method's own parameters.
+
+    The method's groups have no weight decay.
+    """
     groups: list[dict[str, Any]] = [{"params": list(student.parameters())}]
     groups += [{"params": group.parameters, "weight_decay": 0.0} for group in own]
-    # on a GPU one kernel for all parameters, which also keeps the gradient scaler from waiting for the device
+    # on a GPU one kernel for all parameters, so that the gradient scaler need not wait for the
+    # device
     common: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
     common["fused"] = all(parameter.is_cuda for group in groups for parameter in group["params"]) or None
     if recipe.optimizer == "adamw":
@@ -23,7 +30,7 @@ def optimizer(recipe: Training, student: nn.Module, own: list[ParameterGroup]) -
 
 
 def set_rates(optimizer: torch.optim.Optimizer, recipe: Training, own: list[ParameterGroup], rate: float) -> None:
-    """Give the student the recipe's `rate` of this step, and each group of the method its own."""
+    """Set the student's learning rate to `rate`, and the method's groups to their own rates."""
     optimizer.param_groups[0]["lr"] = rate
     for group, asked in zip(optimizer.param_groups[1:], own, strict=True):
         if asked.learning_rate is None:
@@ -33,7 +40,10 @@ def set_rates(optimizer: torch.optim.Optimizer, recipe: Training, own: list[Para
 
 
 def learning_rate(recipe: Training, progress: float) -> float:
-    """The rate after `progress` epochs (fractions count): linear warm-up, then constant, cosine to 0, or steps."""
+    """Return the learning rate after `progress` epochs (fractions count).
+
+    Linear warm-up, then constant, cosine to 0, or steps.
+    """
     if progress < recipe.warmup_epochs:
         return recipe.learning_rate * (progress + 1e-3) / (recipe.warmup_epochs + 1e-3)
     if recipe.schedule == "cosine":
@@ -45,7 +55,10 @@ def learning_rate(recipe: Training, progress: float) -> float:
 
 
 def restore(fresh: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Take over the moments of a saved state, with the settings of the fresh optimiser: a trial may go on with others."""
+    """Load the moments of a saved state, with the settings of the fresh optimiser.
+
+    A resumed trial may have other settings.
+    """
     settings = [{name: value for name, value in group.items() if name != "params"} for group in fresh.param_groups]
     fresh.load_state_dict(state)
     for group, own in zip(fresh.param_groups, settings, strict=True):

@@ -1,4 +1,4 @@
-"""Fills the cache with what the teacher says, before anybody trains. Knows the teacher and the views; no student."""
+"""Fill the cache with the teacher's outputs before training."""
 
 import time
 
@@ -15,8 +15,9 @@ TOLD_S = 0.3
 def precompute_view(spec: TrialSpec, context: TrialContext) -> None:
     """Open each view of the specification once; all ranks call this together.
 
-    Records: `samples`, those of the view at hand that are done, now and then; after each view `epoch` (views so far),
-    `metrics` (hits and misses of the cache) and `notes`, what a person should hear; `done` with the last one.
+    Records: `samples`, those of the current view that are done, at intervals; after each view
+    `epoch` (views so far), `metrics` (hits and misses of the cache), `notes` (messages for users),
+    and `done`, which is true for the last view.
     """
     torch.set_num_threads(spec.configuration.resources.threads_per_worker)
     batches = open_batches(spec, context)
@@ -41,7 +42,7 @@ def precompute_view(spec: TrialSpec, context: TrialContext) -> None:
 
 
 class _Told:
-    """Reports the progress within a view, a few times a second."""
+    """A callback that reports the progress within a view, a few times a second."""
 
     def __init__(self, context: TrialContext) -> None:
         self.context, self.last = context, time.monotonic()

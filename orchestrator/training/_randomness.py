@@ -1,4 +1,4 @@
-"""Random numbers of a training: seeded per purpose and epoch, and apart for each student of a process. Knows torch alone."""
+"""Seed the random numbers of a training per purpose and epoch, separately for each student."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,20 +14,20 @@ def seed_everything(*parts: int) -> None:
 
 
 class Draws:
-    """The random numbers of one student; `apart` where others of the same process draw between its own."""
+    """The random state of one student; `apart` if others of the same process draw in between."""
 
     def __init__(self, device: torch.device, apart: bool) -> None:
         self.device, self.apart = device, apart
         self.state = self._now()
 
     def seed(self, *parts: int) -> None:
-        """Begin anew."""
+        """Seed the random numbers of this student."""
         seed_everything(*parts)
         self.state = self._now()
 
     @contextlib.contextmanager
     def going_on(self) -> Iterator[None]:
-        """Draw where this student left off, whoever has drawn meanwhile."""
+        """Continue this student's random sequence within the block."""
         if not self.apart:
             yield
             return
@@ -39,7 +39,7 @@ class Draws:
 
     @contextlib.contextmanager
     def unnoticed(self) -> Iterator[None]:
-        """Draw without a trace: what comes afterwards is as if nobody had drawn."""
+        """Draw within the block, and restore the random state afterwards."""
         with self.going_on(), torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             yield
 

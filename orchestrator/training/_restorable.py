@@ -1,4 +1,4 @@
-"""Whether a checkpoint that can be read is one of the training that is to go on with it: asked before anything is restored."""
+"""Check that a readable checkpoint fits the training before anything is restored from it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,10 @@ State = Mapping[str, Tensor]
 
 
 def find_misfit(what: str, expected: State, given: State) -> str:
-    """Return the first tensor that is missing, of another shape or type, or not expected, in words; "" where all fit."""
+    """Return the first tensor that does not fit, as text; "" if all fit.
+
+    A tensor does not fit if it is missing, not expected, or has another shape or type.
+    """
     for name, tensor in expected.items():
         if name not in given:
             return f"{name} of the {what} is missing"
@@ -29,7 +32,10 @@ def find_misfit(what: str, expected: State, given: State) -> str:
 
 
 def find_optimizer_misfit(recipe: Training, fresh: torch.optim.Optimizer, given: Any) -> str:
-    """Return why a saved state is none of the optimiser, after an epoch at least; "" where it is."""
+    """Return why a saved state does not fit the optimiser; "" if it fits.
+
+    The state was saved after at least one epoch.
+    """
     saved = given.get("optimizer") if isinstance(given, dict) else None
     if not isinstance(saved, dict) or not isinstance(given.get("scaler"), dict):
         return "the optimiser has no state"
@@ -53,7 +59,10 @@ def find_optimizer_misfit(recipe: Training, fresh: torch.optim.Optimizer, given:
 
 
 def find_scaler_misfit(fresh: Mapping[str, Any], given: Mapping[str, Any]) -> str:
-    """Return why a saved state is none of the gradient scaler, whose own is empty where it is not in use; "" where it is."""
+    """Return why a saved state does not fit the gradient scaler; "" if it fits.
+
+    The scaler's own state is empty if it is not in use.
+    """
     for name in fresh:
         if not _is_number(given.get(name)) or given[name] < 0 or (given[name] == 0 and fresh[name] != 0):
             return f"{name} of the gradient scaler is missing or no number that is allowed"
@@ -61,7 +70,7 @@ def find_scaler_misfit(fresh: Mapping[str, Any], given: Mapping[str, Any]) -> st
 
 
 def _fresh_moments(recipe: Training) -> dict[str, Tensor]:
-    """What the optimiser of the recipe keeps of a parameter after one step."""
+    """Return the state that the recipe's optimiser keeps of a parameter after one step."""
     one = nn.Parameter(torch.zeros(1))
     fresh = optimizer(recipe, nn.ParameterList([one]), [])
     one.grad = torch.ones_like(one)
@@ -98,7 +107,10 @@ def _find_moment_misfit(number: Any, parameters: Sequence[Tensor], expected: Sta
 
 
 def _is_alike(own: Any, given: Any) -> bool:
-    """Whether a setting is of the kind of the optimiser's own: numbers are finite, and a switch may be unset."""
+    """Return whether a setting has the kind of the optimiser's own.
+
+    Numbers must be finite, and a switch may be unset.
+    """
     if isinstance(own, tuple):
         return isinstance(given, tuple | list) and len(given) == len(own) and all(map(_is_number, given))
     return isinstance(given, bool | None) if isinstance(own, bool | None) else _is_number(given)

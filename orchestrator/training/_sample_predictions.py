@@ -1,7 +1,4 @@
-"""What a finished student has to show beside its metrics: who says what of a few samples, and what was retrieved.
-
-Draws nothing.
-"""
+"""Collect a finished student's predictions on a few samples, and what was retrieved for others."""
 
 import numpy as np
 import torch
@@ -14,7 +11,7 @@ from orchestrator.data.dataset import Dataset
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.training._distillation_module import DistillationModule
 
-SAMPLES = 6  # whose distributions are kept
+SAMPLES = 6  # number of samples whose distributions are kept
 WEIGHED = 2048  # validation samples over which the weights of the classes are averaged, at most
 QUERIES = 5  # training samples whose neighbours are kept
 NEIGHBOURS = 5  # of a query, positives and as many negatives
@@ -22,9 +19,13 @@ NEIGHBOURS = 5  # of a query, positives and as many negatives
 
 @torch.no_grad()
 def sample_predictions(learner: DistillationModule, teacher: FrozenTeacher | None, batches: Batches) -> dict[str, Tensor]:
-    """`labels` (S,), distributions (S, K) by name, and `class_weights` (K, K) where the method has them: row = true class.
+    """Return predictions on samples of the validation part, in eval mode.
 
-    A class without a sample has a row of NaN. In eval mode; the learner is left as it was.
+    The learner is left as it was.
+
+    Returns:
+        `labels` (S,), distributions (S, K) by name and, if the method has them, `class_weights`
+        (K, K), whose rows are true classes. A class without a sample has a row of NaN.
     """
     training = learner.training
     learner.eval()
@@ -46,8 +47,16 @@ def sample_predictions(learner: DistillationModule, teacher: FrozenTeacher | Non
 
 
 def samples(dataset: Dataset, name: str, index: Tensor) -> dict[str, Tensor]:
-    """Training samples (S,) as a person sees them, under `name`: their places, the clean pictures (S, H, W, C) uint8 as
-    `name_images`, the labels as given as `name_labels`, -1 for none, and those before any noise as `name_truths`.
+    """Return training samples (S,) for display.
+
+    Args:
+        dataset: The data.
+        name: The name of the result.
+        index: Their places in the training part (S,).
+
+    Returns:
+        The places as `name`, the clean images (S, H, W, C) uint8 as `name_images`, the given labels
+        as `name_labels`, -1 for none, and the labels before any noise as `name_truths`.
     """
     places = index.numpy()
     inputs, root = dataset.train.inputs, dataset.root
@@ -60,11 +69,15 @@ def samples(dataset: Dataset, name: str, index: Tensor) -> dict[str, Tensor]:
 
 
 def retrieved(neighbours: Neighbours, teacher: FrozenTeacher | None, batches: Batches) -> dict[str, Tensor]:
-    """A few training samples for which something was retrieved, evenly spaced, and the most similar of that; nothing without any.
+    """Return a few training samples with the most similar samples that were retrieved for them.
 
-    `queries` (Q,), `positives` and `negatives` (Q, 5 at most) are places in the training part, -1 = none, beside
-    `positive_similarity` and `negative_similarity`. All of them once are the `samples` of the name `retrieved` (S,), with
-    `retrieved_classes` (S,), the teacher's on the clean view, where there is one.
+    The queries are evenly spaced among those for which something was retrieved.
+
+    Returns:
+        `queries` (Q,), `positives` and `negatives` (Q, at most 5), places in the training part, -1
+        for none, with `positive_similarity` and `negative_similarity`. All of them once are the
+        `samples` of the name `retrieved` (S,). With a teacher, `retrieved_classes` (S,) are its
+        classes on the clean view. The result is empty if nothing was retrieved.
     """
     sides = (neighbours.positives, neighbours.negatives)
     known = torch.cat([side[:, :1] >= 0 for side in sides], dim=1).any(dim=1).nonzero().flatten().cpu()

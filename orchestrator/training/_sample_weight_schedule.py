@@ -1,6 +1,6 @@
-"""The weights of the training samples while a student is trained: those in force, and those that are on their way.
+"""Schedule the sample weights of a student in training: those in force, and those pending.
 
-Knows when they are asked for and when they count; how they come about is in `appraisal.py`.
+`sample_weighting` computes the weights.
 """
 
 import math
@@ -24,13 +24,16 @@ from orchestrator.training._restorable import find_misfit
 from orchestrator.training._sample_predictions import samples
 from orchestrator.training.sample_weighting import SampleWeighting, Snapshot, State, compute_sample_weights
 
-SHOWN = 8  # samples of each kind that a person is shown
-LATE_S = 1.0  # a wait that is worth a word
+SHOWN = 8  # displayed samples of each kind
+LATE_S = 1.0  # a longer wait is reported
 Metrics = dict[str, float]
 
 
 class SampleWeights:
-    """Of one student: (n,) float32, 1 until the first ones are in force. All its ranks call its methods together, `of` aside."""
+    """The sample weights of one student: (n,) float32, 1 until the first ones are in force.
+
+    All its ranks call its methods together, except `of`.
+    """
 
     def __init__(self, spec: TrialSpec, letter: str, weighing: Weighing, dataset: Dataset, context: TrialContext) -> None:
         self.spec, self.letter, self.weighing, self.dataset, self.context = spec, letter, weighing, dataset, context
@@ -44,13 +47,19 @@ class SampleWeights:
         self.wrong, self.right = (torch.from_numpy(mask & (labels != -1)) for mask in (labels != truth, labels == truth))
 
     def of(self, index: Tensor) -> Tensor:
-        """The weights of samples, (B,), on the device."""
+        """Return the weights of samples, (B,), on the device."""
         return self.in_force.index_select(0, index.to(self.in_force.device))
 
     def end_epoch(self, epoch: int, student: Callable[[], State], teacher: Callable[[], State]) -> Metrics | None:
-        """After so many finished epochs: take the weights that fall due, ask for new ones; None where none came into force.
+        """Put weights that are due in force, and request new ones.
 
-        `student` gives its state, `teacher` that of a teacher that the trial has changed. What came is tracked, with what it cost.
+        Args:
+            epoch: Number of finished epochs.
+            student: Returns the student's state.
+            teacher: Returns the state of a teacher that the trial has changed.
+
+        Returns:
+            The metrics and the cost of new weights; None if none came into force.
         """
         found = None
         if self.pending is not None and epoch >= self.pending.epoch + self.weighing.lag:
@@ -65,7 +74,11 @@ class SampleWeights:
         return found
 
     def metrics(self) -> Metrics:
-        """Of the weights in force: their spread; where labels are wrong the means over samples with wrong and with right ones."""
+        """Return the spread of the weights in force.
+
+        If labels are wrong, also return the mean weights over samples with wrong and with right
+        labels.
+        """
         weights = self.in_force.cpu()
         found = {"influence/weight_std": float(weights.std(correction=0))}
         if self.wrong.any():
@@ -74,14 +87,20 @@ class SampleWeights:
         return found
 
     def drawn(self) -> State:
-        """What pictures are made of: the shares (BINS,) of the samples by weight, and both means, NaN where no label is wrong."""
+        """Return the data of figures: the shares (BINS,) of the samples by weight, and both means.
+
+        The means are NaN if no label is wrong.
+        """
         numbers = self.metrics()
         counts = torch.histc(self.in_force.cpu().clamp(max=WEIGHT_RANGE), BINS, 0.0, WEIGHT_RANGE)
         means = {name: torch.tensor(numbers.get(f"influence/{name}", math.nan)) for name in ("weight_noisy", "weight_clean")}
         return {"weight_histogram": counts / counts.sum(), **means}
 
     def shown(self) -> State:
-        """The training samples that do most harm and most good, those first that do so most; nothing where none was scored."""
+        """Return the most harmful and the most helpful training samples, strongest first.
+
+        The result is empty if no sample was scored.
+        """
         scored = torch.nonzero(self.scores.isfinite()).flatten()
         order = scored[self.scores[scored].argsort(stable=True)]
         found: State = {}
@@ -91,13 +110,16 @@ class SampleWeights:
         return found
 
     def notes(self) -> list[str]:
-        """What a person should hear since the last call."""
+        """Return the messages for users since the last call."""
         said = self.said + (self.aide.notes() if self.aide else [])
         self.said = []
         return said
 
     def state(self) -> tuple[State, dict[str, Any]]:
-        """What a resume needs, as tensors and as JSON values: the snapshot that is on its way too."""
+        """Return the state that a resume needs, as tensors and as JSON values.
+
+        It includes a pending snapshot.
+        """
         tensors = {"weights": self.in_force, "scores": self.scores}
         values: dict[str, Any] = {"noted": self.noted}
         if self.pending is not None:
@@ -108,7 +130,7 @@ class SampleWeights:
         return tensors, values
 
     def find_misfit(self, tensors: State, values: dict[str, Any]) -> str:
-        """Return why a saved state is none of these weights; "" where it is."""
+        """Return why a saved state does not fit these weights; "" if it fits."""
         own = {"weights": self.in_force, "scores": self.scores}
         on_its_way = {"pending/weights": self.in_force} if "pending" in values else {}
         held = {name: value for name, value in tensors.items() if not name.startswith(("pending/student/", "pending/teacher/"))}
@@ -120,7 +142,7 @@ class SampleWeights:
         return f"weights.{missing[0]} is missing in its progress" if missing else ""
 
     def restore(self, tensors: State, values: dict[str, Any]) -> None:
-        """Stand where the checkpoint was made; what was on its way is sent again."""
+        """Restore a saved state, and send a pending snapshot again."""
         self.in_force, self.scores = tensors["weights"].to(self.context.device), tensors["scores"].cpu()
         self.noted = values["noted"]
         if "pending" in values:
@@ -139,7 +161,7 @@ class SampleWeights:
             self.aide.send(self.pending)
 
     def _take(self) -> Metrics:
-        """The weights that were asked for come into force."""
+        """Put the requested weights in force, and return their metrics."""
         assert self.pending is not None
         started = time.perf_counter()
         appraised, failure = self.context.share(self._received() if self.context.leads else None)
@@ -156,7 +178,7 @@ class SampleWeights:
         return {f"influence/{name}": value for name, value in numbers.items()}
 
     def _received(self) -> tuple[SampleWeighting | None, Exception | None]:
-        """The answer, or what went wrong: that is raised by all ranks or by none."""
+        """Return the weights or the error, so that either all ranks raise it or none."""
         try:
             return self._receive(), None
         except (TrialError, Stopped) as error:
@@ -179,7 +201,7 @@ class SampleWeights:
         return compute_sample_weights(self.pending, self.context.device, self._alive)
 
     def _alive(self) -> None:
-        """A sign of life; Stopped where somebody asked for the end of the trial meanwhile."""
+        """Send a heartbeat; raise Stopped if a stop of the trial was requested meanwhile."""
         self.context.alive()
         if self.context.asked_to_stop():
             raise Stopped

@@ -1,6 +1,7 @@
-"""One student of a trial while it is trained: network, method, optimiser, best weights, what is drawn. Knows no epoch loop.
+"""Train one student of a trial: network, method, optimiser, best weights, and random state.
 
-Several of them may share a process: nothing here depends on who else is trained, but for what others say of a batch.
+Several students may share a process. A student depends on the others only through their outputs
+on a batch and their banks.
 """
 
 import math
@@ -33,12 +34,13 @@ from orchestrator.training._trace import Trace
 from orchestrator.training.checkpoint import Checkpoint, State
 from orchestrator.training.process_cache import channels_last, compile_in_place, half_type
 
-METHOD, PEER = 1, 2  # keep what a method draws, and the weights of the peers, apart from the weights of student a
+# seeds that separate the draws of a method, and the weights of the peers, from student a's weights
+METHOD, PEER = 1, 2
 
 
 @dataclass
 class _Best:
-    """The weights that were best on the validation part, and when."""
+    """The weights with the best accuracy on the validation part, and their epoch."""
 
     value: float = -math.inf
     epoch: int = 0
@@ -46,7 +48,7 @@ class _Best:
 
 
 class TrainedStudent:
-    """The student at a position of the exchange, in `context`, which is that of its replicas."""
+    """The student at a position of the exchange, in `context`, the context of its replicas."""
 
     def __init__(self, position: int, spec: TrialSpec, batches: Batches, exchange: Exchange) -> None:
         configuration = spec.configuration
@@ -81,7 +83,7 @@ class TrainedStudent:
         )  # of the last evaluation on the validation part
 
     def _fresh(self) -> nn.Module:
-        """The network as it begins; two students of one form must not begin as one."""
+        """Return the initial network; students of the same form start with different weights."""
         chosen, dataset = self.configuration.students[self.letter].network, self.batches.dataset
         seed_everything(self.configuration.seed, *((PEER, self.position) if self.position else ()))
         try:
@@ -93,8 +95,13 @@ class TrainedStudent:
         return student
 
     def prepare(self, knowledge: Callable[[], Knowledge] | None) -> None:
-        """Everything that needs the teacher, or the method as it will be trained."""
-        seed_everything(self.configuration.seed, METHOD)  # who brought the teacher may have drawn, or found it at hand
+        """Prepare the method, then set up everything that depends on the prepared method.
+
+        Args:
+            knowledge: Returns the teacher's knowledge; None without a teacher.
+        """
+        # loading the teacher may draw random numbers, unless it is in memory already
+        seed_everything(self.configuration.seed, METHOD)
         self.method.prepare(knowledge, self._task())
         self.method.to(self.context.device)
         self.module = replicate(self.learner, self.context)
@@ -114,13 +121,14 @@ class TrainedStudent:
 
     @property
     def parameters(self) -> int:
-        """Of the network, those that are trained."""
+        """Return the number of trained parameters of the network."""
         return sum(parameter.numel() for parameter in self.student.parameters() if parameter.requires_grad)
 
     def begin_epoch(self, epoch: int) -> None:
-        """What is drawn in an epoch follows from seed, epoch and rank alone, whoever else is trained.
+        """Seed the epoch: its draws depend on seed, epoch and rank alone, not on other students.
 
-        Where the weights of the samples ask for it, the student begins anew with this epoch.
+        If the sample weighting requires it, the student restarts from initial weights at this
+        epoch.
         """
         if self.weights and epoch == self.weights.weighing.begins_anew_after:
             self.student.load_state_dict(self._fresh().state_dict())
@@ -130,18 +138,18 @@ class TrainedStudent:
         self.module.train()
 
     def look_ahead(self, batch: Inputs, answer: Output | None, held_out: Inputs, progress: float) -> None:
-        """Let the method ask what it wants to know before a step."""
+        """Let the method look ahead before a step."""
         with self.draws.going_on():
             self.method.look_ahead(self.learner.ahead(batch, answer, held_out, self._rate(progress)))
 
     def speak(self, batch: Inputs) -> None:
-        """Say what is thought of the batch, before any student of this process steps."""
+        """Compute and publish the outputs on the batch, before any local student steps."""
         with self.draws.going_on():
             self.said = self.learner.speak(batch)
         self._tell(self.said.logits)
 
     def step(self, batch: Inputs, answer: Output | None, progress: float) -> None:
-        """One step on a batch, after `progress` epochs."""
+        """Train one step on a batch, after `progress` epochs."""
         set_rates(self.optimizer, self.recipe, self.own_groups, self._rate(progress))
         with self.draws.going_on():
             loss, terms = self.module(batch, answer, self.said, self._hear())
@@ -150,7 +158,8 @@ class TrainedStudent:
             self.scaler.scale(loss).backward()
         if self.recipe.gradient_clip:
             self.scaler.unscale_(self.optimizer)
-            for group in self.optimizer.param_groups:  # apart: a method's own gradient must not shorten the student's step
+            # separately: a method's own gradient must not shorten the student's step
+            for group in self.optimizer.param_groups:
                 torch.nn.utils.clip_grad_norm_(group["params"], self.recipe.gradient_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -161,7 +170,10 @@ class TrainedStudent:
             self._speak_anew(batch)
 
     def _rate(self, progress: float) -> float:
-        """The learning rate after so many epochs; of a student that begins anew the whole schedule before that and again after."""
+        """Return the learning rate after `progress` epochs.
+
+        A student that restarts runs the whole schedule before that, and again after it.
+        """
         anew, epochs = self.weights.weighing.begins_anew_after if self.weights else None, self.recipe.epochs
         if anew is not None:
             first, last = (0, anew) if progress < anew else (anew, epochs)
@@ -173,7 +185,7 @@ class TrainedStudent:
             return None
 
         def hear(logits: Tensor) -> Callable[[], Tensor]:
-            if self.said is None:  # else it was told
+            if self.said is None:  # else it was published
                 self._tell(logits)
             return self.exchange.others(self.position)
 
@@ -184,15 +196,22 @@ class TrainedStudent:
 
     @torch.no_grad()
     def _speak_anew(self, batch: Inputs) -> None:
-        """For those after it: with the weights after the step, and without a trace in statistics or random numbers."""
+        """Publish the outputs after the step, for the students after this one.
+
+        Buffers and random state do not change.
+        """
         with self.draws.unnoticed():
             said = self.learner.speak(batch, dict(self.student.named_parameters()))
         self.exchange.tell_anew(self.position, said.logits.float())
 
     def evaluate(self, teacher: Tensor | None) -> tuple[dict[str, float], Tensor]:
-        """Metrics of the epoch, and the classes that it gives to this rank's share of the validation part.
+        """Return the epoch's metrics, and the classes of this rank's share of the validation part.
 
-        `train/...` are means of the terms; `validation/...`, with the agreement where the `teacher`'s classes are given.
+        `train/...` are means of the terms. `validation/...` include the agreement if `teacher` is
+        given.
+
+        Args:
+            teacher: The teacher's classes for this rank's share; None without a teacher.
         """
         steps = self.batches.steps()
         sums = self.trace.sums()
@@ -204,9 +223,13 @@ class TrainedStudent:
         return metrics | {f"validation/{name}": value for name, value in found.metrics.items()}, found.classes
 
     def end_epoch(self, epoch: int, validation: dict[str, float], pair: dict[str, float]) -> dict[str, float]:
-        """After an epoch, 1 for the first: keep the best weights, let the method move on; the method's numbers.
+        """Keep the best weights, advance the method, and return its metrics.
 
-        `pair`: what is known of all students together, kept for the pictures beside the accuracy in each class.
+        Args:
+            epoch: Number of finished epochs.
+            validation: The student's metrics of this epoch.
+            pair: Metrics of all students together, kept for figures with the accuracy in each
+                class.
         """
         accuracy = validation["validation/accuracy"]
         if accuracy > self.best.value:
@@ -221,14 +244,25 @@ class TrainedStudent:
         return {**numbers, "train/learning_rate": self.optimizer.param_groups[0]["lr"], "parameters": float(self.parameters)}
 
     def weigh(self, epoch: int, teacher: Callable[[], State]) -> dict[str, float] | None:
-        """After an epoch: see to the weights of the samples; what came, or None where no new ones came into force.
+        """Update the sample weights after an epoch.
 
-        `teacher` gives the state of a teacher that the trial has changed.
+        Args:
+            epoch: Number of finished epochs.
+            teacher: Returns the state of a teacher that the trial has changed.
+
+        Returns:
+            The metrics of new weights; None if none came into force.
         """
         return self.weights.end_epoch(epoch, self.student.state_dict, teacher) if self.weights else None
 
     def refresh(self, epoch: int, said: Mapping[int, Output]) -> None:
-        """After so many finished epochs a bank comes into force: of what this student says, or the others, by their positions."""
+        """Give the method a new bank after an epoch.
+
+        Args:
+            epoch: Number of finished epochs.
+            said: The banks by position. The schedule's `source` selects the student's own or the
+                others.
+        """
         assert self.bank is not None, "checked before"
         own = self.bank.banking.source == "own"
         wanted = [tables for position, tables in sorted(said.items()) if (position == self.position) == own]
@@ -239,7 +273,10 @@ class TrainedStudent:
         return Progress(epoch, self.recipe.epochs, validation)
 
     def test(self) -> dict[str, float]:
-        """The test part, read once: with the last weights and with those that were best on the validation part."""
+        """Return the test metrics of the last weights, and of the best on the validation part.
+
+        The test part is read once per trial.
+        """
         assert self.best.state is not None
         last = {key: value.detach().clone() for key, value in self.student.state_dict().items()}
         metrics = {"best_epoch": float(self.best.epoch)}
@@ -250,15 +287,16 @@ class TrainedStudent:
         return metrics
 
     def show(self, teacher: FrozenTeacher | None) -> None:
-        """Keep what there is to show beside the metrics."""
+        """Keep predictions, weighted samples and retrieved samples for display."""
         if self.context.leads:
             self.shown = sample_predictions(self.learner, teacher, self.batches) | (self.weights.shown() if self.weights else {})
             if self.method.neighbours is not None:
-                heard = teacher if self.method.needs.teacher else None  # else the bank is not the teacher's
+                # without `needs.teacher` the bank is not the teacher's
+                heard = teacher if self.method.needs.teacher else None
                 self.shown |= retrieved(self.method.neighbours, heard, self.batches)
 
     def state(self, record: dict[str, object]) -> Checkpoint:
-        """Everything that a resume needs, with the record of the last epoch."""
+        """Return everything that a resume needs, with the record of the last epoch."""
         progress = {"record": record, "best_value": self.best.value, "best_epoch": self.best.epoch}
         weights, progress["weights"] = self.weights.state() if self.weights else ({}, {})
         optimizer = self.optimizer.state_dict()
@@ -268,7 +306,10 @@ class TrainedStudent:
         return Checkpoint(student, best, method, states, progress, self.trace.state, self.shown, weights, bank)
 
     def find_misfit(self, saved: Checkpoint) -> str:
-        """Return why the checkpoint is none of this student; "" where `restore` can take it. Nothing changes by asking."""
+        """Return why the checkpoint does not fit this student; "" if `restore` can load it.
+
+        The student does not change.
+        """
         student, method = self.student.state_dict(), self.method.state_dict()
         return (
             find_misfit("student", student, saved.student)
@@ -281,7 +322,7 @@ class TrainedStudent:
         )
 
     def restore(self, saved: Checkpoint, epoch: int, validation: dict[str, float]) -> None:
-        """Stand where the checkpoint was made, after so many epochs with these metrics."""
+        """Restore a checkpoint that was saved after `epoch` finished epochs with these metrics."""
         self.student.load_state_dict(saved.student)
         self.method.load_state_dict(saved.method)
         restore(self.optimizer, saved.optimizer["optimizer"])

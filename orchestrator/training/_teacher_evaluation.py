@@ -1,4 +1,7 @@
-"""Evaluate a teacher on the validation part: the job of a worker group, once for each teacher whose weights were given."""
+"""Evaluate a teacher on the validation part.
+
+A worker group does this once for each teacher with given weights.
+"""
 
 import torch
 
@@ -9,13 +12,14 @@ from orchestrator.data.views import Views
 from orchestrator.training.metrics import Scores
 from orchestrator.training.process_cache import channels_last, loader_wait_s, open_dataset, open_teacher
 
-BATCH = 256  # samples of each worker at a time
+BATCH = 256  # samples per batch of each worker
 
 
 def evaluate_teacher(spec: TrialSpec, context: TrialContext) -> None:
-    """Report the metrics `validation/...` of the teacher of a specification, in float32; all ranks call this together.
+    """Report the metrics `validation/...` of the teacher of a specification, in float32.
 
-    The record has `epoch` 1, `metrics` and `done`. It is the same for any number of workers.
+    All ranks call this together. The record has `epoch` 1, `metrics` and `done`. It is the same for
+    any number of workers.
     """
     configuration, dataset = spec.configuration, open_dataset(spec.data)
     assert spec.teacher is not None and configuration.teacher is not None
@@ -25,7 +29,7 @@ def evaluate_teacher(spec: TrialSpec, context: TrialContext) -> None:
     batches = Batches(
         dataset,
         Views.of(dataset, configuration.data, configuration.seed),
-        batch_size=context.world_size,  # of training, which is not done here
+        batch_size=context.world_size,  # for training, which is not done here
         seed=configuration.seed,
         rank=context.rank,
         world_size=context.world_size,

@@ -1,7 +1,4 @@
-"""Trains the teacher for an epoch, where a trial weighs its samples too: a teacher of the trial's own comes of it.
-
-Knows the teacher, the method and one epoch; not when it is asked for.
-"""
+"""Train the teacher for an epoch on weighted samples; the result is the trial's own teacher."""
 
 import copy
 from typing import cast
@@ -20,7 +17,7 @@ from orchestrator.training._randomness import seed_everything
 from orchestrator.training._sample_weight_schedule import SampleWeights
 from orchestrator.training.sample_weighting import changed_teacher
 
-TEACHER = 3  # keeps what it draws apart from what the student draws
+TEACHER = 3  # a seed that separates its draws from those of the student
 MOMENTUM = 0.9
 
 
@@ -33,9 +30,19 @@ def update_teacher(
     epoch: int,
     view: int | None,
 ) -> FrozenTeacher:
-    """Another teacher: this one after an epoch of `Method.teach` on a view, by SGD at `Method.teaching_rate`, in float32.
+    """Return a new teacher: the given one after an epoch of `Method.teach` on a view.
 
-    All ranks of the student call this together. The optimiser begins anew each time: nothing of it has to be kept.
+    It uses SGD at `Method.teaching_rate`, in float32. All ranks of the student call this together.
+    The optimiser starts without state each time, so no state has to be saved.
+
+    Args:
+        teacher: The teacher, which does not change.
+        method: The method of the student.
+        weights: The sample weights of the student.
+        batches: The batches of the student.
+        context: The context of the student's ranks.
+        epoch: Number of finished epochs, which seeds the draws.
+        view: Index of the augmented view; None for the clean view.
     """
     configuration = weights.spec.configuration
     seed_everything(configuration.seed, epoch, context.rank, TEACHER)

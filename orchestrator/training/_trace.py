@@ -1,33 +1,37 @@
-"""What a method said while it trained, kept for the pictures of the trial. Knows tensors and where they go, draws nothing.
+"""Record the terms and arrays of a method during training, for the figures of the trial.
 
-A trace is plain tensors: `steps/epoch` (N,) and `steps/<term>` (N,), at most `POINTS` means an epoch; `epochs/<name>` (E, ...).
+A trace is plain tensors: `steps/epoch` (N,) and `steps/<term>` (N,), with at most `POINTS` means
+per epoch; `epochs/<name>` (E, ...).
 """
 
 import torch
 from torch import Tensor
 
 State = dict[str, Tensor]
-POINTS = 32  # an epoch: a picture has no more room, and a checkpoint should not grow
+POINTS = 32  # per epoch: a figure has no more room, and a checkpoint should stay small
 
 
 class Trace:
-    """Collects the terms of every step without waiting for the device; once per epoch they are thinned and moved to the CPU."""
+    """The terms of every step, collected without waiting for the device.
+
+    Once per epoch they are thinned and moved to the CPU.
+    """
 
     def __init__(self, state: State | None = None) -> None:
         self.state: State = dict(state or {})
         self.terms: dict[str, list[Tensor]] = {}
 
     def step(self, terms: dict[str, Tensor]) -> None:
-        """The detached scalars of a step."""
+        """Add the detached scalars of a step."""
         for name, value in terms.items():
             self.terms.setdefault(name, []).append(value)
 
     def sums(self) -> dict[str, Tensor]:
-        """The sum of each term over the steps of the epoch, float32."""
+        """Return the sum of each term over the steps of the epoch, float32."""
         return {name: torch.stack(values).float().sum() for name, values in self.terms.items()}
 
     def end_epoch(self, epoch: int, drawn: State) -> None:
-        """Close an epoch, counted from 0: thin its steps, and keep a row of every array in `drawn`."""
+        """Close an epoch, counted from 0: thin its steps, and store a row of each `drawn` array."""
         for name, values in self.terms.items():
             chunks = torch.stack(values).float().cpu().tensor_split(min(POINTS, len(values)))
             self._append(f"steps/{name}", torch.stack([chunk.mean() for chunk in chunks]))

@@ -1,7 +1,8 @@
-"""The training of one trial, from its specification to its last report. Knows torch; nothing of Ray, Tune or MLflow.
+"""Train one trial, from its specification to its last report.
 
-Every epoch is a function of (specification, state after the epoch before it): random numbers are seeded per epoch
-and the learning rate follows from the progress, so a trial that is resumed goes on to the bit.
+Every epoch is a function of (specification, state after the previous epoch). Random numbers are
+seeded per epoch, and the learning rate follows from the progress. So a resumed trial continues
+bit-identically.
 """
 
 import functools
@@ -47,29 +48,41 @@ from orchestrator.training.process_cache import (
 from orchestrator.training.sample_weighting import changed_teacher
 
 TEACHER = "the teacher's pass over a view"  # a phase
-STOP_CHECK_STEPS = 16  # a stopped trial frees its group within so many steps
+STOP_CHECK_STEPS = 16  # a stopped trial frees its group within this many steps
 
 
 def train(spec: TrialSpec, context: TrialContext) -> None:
-    """Train a trial to its end, or until somebody asks it to stop; reports after every epoch.
+    """Train a trial to its end, or until a stop is requested; report after every epoch.
 
-    An epoch's record: `epoch` (1-based), `metrics`, `notes` if there is something to say, and with the last one `done`. After a
-    resume those that nobody heard come first, `behind` where another one follows at once. Raises TrialError when the loss is not
-    finite, SettingsError or ConfigurationError when a setting does not fit.
+    An epoch's record has `epoch` (1-based), `metrics`, `notes` if there are any, and `done` in the
+    last one. After a resume, unacknowledged records are sent first; a record has `behind` if
+    another one follows at once.
+
+    Args:
+        spec: The specification of the trial.
+        context: The context of all ranks of the trial.
+
+    Raises:
+        TrialError: The loss is not finite.
+        SettingsError: A setting of the method does not fit.
+        ConfigurationError: A setting of the configuration does not fit.
     """
     exchange = exchange_of(context, len(spec.configuration.students))
     torch.set_num_threads(spec.configuration.threads(LETTERS[exchange.own[0]]))
     batches = open_batches(spec, exchange.context)
     try:
         _Trainer(spec, context, exchange, batches).run()
-    except Stopped:  # while the teacher was asked about a view
+    except Stopped:  # during the teacher's pass over a view
         return
     finally:
         batches.close()
 
 
 class _Trainer:
-    """The epochs of a trial, for the students of this process. `context` is everybody's, that of the exchange is the replicas'."""
+    """The epochs of a trial, for the students of this process.
+
+    `context` has all ranks of the trial; the context of the exchange has those of the replicas.
+    """
 
     def __init__(self, spec: TrialSpec, context: TrialContext, exchange: Exchange, batches: Batches) -> None:
         self.spec, self.context, self.exchange, self.batches = spec, context, exchange, batches
@@ -80,8 +93,8 @@ class _Trainer:
         with self.clock.measure("setup"):
             self.students = [TrainedStudent(position, spec, batches, exchange) for position in exchange.own]
             self.teacher = load_teacher(spec, context)
-        self.method = self.students[0].method  # of its kind is every student's
-        self.taught = False  # whether the teacher is one of this trial's own
+        self.method = self.students[0].method  # every student has its own of this kind
+        self.taught = False  # whether the trial has changed its teacher
         self.source: AskedTeacher | None = None
         if self.teacher:
             self.source = compute_teacher_outputs(spec, self.teacher, batches, context, self.method.needs.features)
@@ -103,7 +116,10 @@ class _Trainer:
             return self.retrieval(knowledge, positives, negatives)
 
     def run(self) -> None:
-        """All epochs that are missing, or those up to `until`; after a resume what nobody heard is told, or the last one again."""
+        """Train all missing epochs, or those up to `until`.
+
+        After a resume, resend unacknowledged records, or else the last one.
+        """
         self._resume()
         known = self.epochs if self.spec.known is None else self.spec.known
         unheard = [record for record in self.records if record["epoch"] > known] or self.records[-1:]
@@ -117,7 +133,7 @@ class _Trainer:
             self._forget()
 
     def _hand_over(self, record: Record) -> None:
-        """Save, then report; the time that it takes is told with the next epoch."""
+        """Save, then report; the time that both take is reported with the next epoch."""
         start = time.perf_counter()
         self.context.phase("its checkpoint")
         self.records.append(record)
@@ -133,12 +149,12 @@ class _Trainer:
         self.clock.add("report", time.perf_counter() - start)
 
     def _resume(self) -> None:
-        """Stand where the checkpoint was made, if there is one."""
+        """Restore the newest checkpoint that fits, if there is one."""
         saved = self._load()
         if saved is None:
             return
         record: Record = saved["a"].progress["record"]
-        self.records = saved["a"].progress.get("records", [record])  # older checkpoints have the last one alone
+        self.records = saved["a"].progress.get("records", [record])  # older ones have only the last
         self.spent.resume(record["metrics"])
         for student in self.students:
             metrics = student_metrics(record["metrics"], student.letter, self.exchange.count > 1)
@@ -148,9 +164,9 @@ class _Trainer:
         self._refresh(record["epoch"])
 
     def _load(self) -> dict[str, Checkpoint] | None:
-        """Return the newest checkpoint that fits, the same on all ranks; a person hears of newer ones that are passed over."""
+        """Return the newest checkpoint that fits, the same on all ranks; report skipped ones."""
         letters, passed_over = LETTERS[: self.exchange.count], list[str]()
-        # on the host, where every rank can receive it, whatever device it has
+        # on the host, where every rank can receive it, independent of its device
         load = functools.partial(
             checkpoints.load, self.place, letters, torch.device("cpu"), self.context.alive, passed_over=passed_over
         )
@@ -167,7 +183,7 @@ class _Trainer:
         return saved
 
     def _find_misfit(self, saved: dict[str, Checkpoint]) -> str:
-        """Return why a checkpoint is none of this trial, as far as this rank can tell; "" where it is."""
+        """Return why a checkpoint does not fit this trial, as seen by this rank; "" if it fits."""
         record, several = saved["a"].progress["record"], self.exchange.count > 1
         if record["epoch"] > self.epochs or bool(record.get("done")) != (record["epoch"] == self.epochs):
             return f"its record is of epoch {record['epoch']} of {self.epochs}, done: {bool(record.get('done'))}"
@@ -182,11 +198,11 @@ class _Trainer:
         return ""
 
     def _teacher_state(self) -> State:
-        """Of a teacher that this trial has changed, else nothing: the others stand in the store."""
+        """Return the state of a teacher that this trial has changed; {} for one in the store."""
         return dict(self.teacher.network.state_dict()) if self.teacher and self.taught else {}
 
     def _change_teacher(self, teacher: FrozenTeacher) -> None:
-        """Hear another teacher from now on: its knowledge of views that come back is cached, for this trial alone."""
+        """Use another teacher; its outputs on recurring views are cached for this trial alone."""
         self.teacher, self.taught = teacher, True
         self._forget()
         if self.batches.views.varies and views(self.configuration) >= self.epochs:
@@ -196,14 +212,14 @@ class _Trainer:
             self.source = compute_teacher_outputs(spec, teacher, self.batches, self.context, self.method.needs.features)
 
     def _forget(self) -> None:
-        """What teachers of this trial alone have said is of no use to anybody else."""
-        self.context.gather(None)  # nobody reads it any more
+        """Remove the cached outputs of this trial's own teachers: no other trial can use them."""
+        self.context.gather(None)  # afterwards no rank reads them
         if self.context.leads:
             shutil.rmtree(self.spec.folder / KNOWLEDGE, ignore_errors=True)
         self.context.gather(None)
 
     def _refresh(self, epoch: int) -> None:
-        """The banks that are due after so many epochs come into force, in all students at once."""
+        """Update the banks that are due after `epoch` finished epochs, in all students at once."""
         banks = {student.position: student.bank for student in self.students if student.bank}
         banking = self.method.banking(self.epochs)
         if banking is None or not banking.due(epoch, self.epochs):
@@ -215,7 +231,7 @@ class _Trainer:
                 student.refresh(epoch, said)
 
     def _weigh(self, epoch: int) -> dict[str, Metrics]:
-        """See to the weights of the samples after so many epochs; what came, by student of this process that has new ones."""
+        """Update the sample weights after an epoch; return new ones' metrics by local student."""
         came: dict[str, Metrics] = {}
         for student in self.students:
             with self.clock.measure("influence"):
@@ -230,7 +246,7 @@ class _Trainer:
         return came
 
     def _teach(self, student: TrainedStudent, epoch: int) -> Metrics:
-        """The teacher learns for an epoch; its accuracy on the validation part after that."""
+        """Train the teacher for an epoch, and return its accuracy on the validation part."""
         assert self.teacher is not None and student.weights is not None, "checked before"
         view = epoch % views(self.configuration) if self.batches.views.varies else None
         self._change_teacher(
@@ -242,7 +258,7 @@ class _Trainer:
         return {"influence/teacher_accuracy": float(correct) / len(self.batches.dataset.validation)}
 
     def _train_epoch(self, epoch: int) -> bool:
-        """One epoch; False when it was broken off because somebody asked for the end."""
+        """Train one epoch; return False if a stop request interrupted it."""
         needs = self.method.needs
         view = epoch % views(self.configuration) if self.batches.views.varies else None
         self.context.phase(TEACHER)
@@ -251,7 +267,7 @@ class _Trainer:
             if asked:
                 asked.open_view(view, needs.features and view is None)
         self.context.phase(f"epoch {epoch + 1}")
-        # after the view, whose filling may draw: an epoch must not depend on what somebody left in the cache
+        # after opening the view, as a cache miss may draw: an epoch must not depend on the cache
         for student in self.students:
             student.begin_epoch(epoch)
         steps, every = self.batches.steps(), self.method.looks_ahead_every
@@ -274,7 +290,10 @@ class _Trainer:
             student.look_ahead(batch, answer, held_out, progress)
 
     def _step(self, batch: Inputs, answer: Output | None, progress: float) -> None:
-        """A step of every student of this process, in their order; where they hear one another, all have spoken before."""
+        """Train a step of every student of this process, in order.
+
+        If several learn from each other, all of them publish their outputs first.
+        """
         hear = self.method.hears
         if hear and len(self.students) > 1:
             for student in self.students:
@@ -285,7 +304,7 @@ class _Trainer:
             self.exchange.end_step()
 
     def _end_epoch(self, epoch: int) -> Record:
-        """Evaluate, keep the best weights, and put together what is reported."""
+        """Evaluate, keep the best weights, and return the record to report."""
         steps, last = self.batches.steps(), epoch + 1 == self.epochs
         self.context.phase(f"the evaluation of epoch {epoch + 1}")
         with self.clock.measure("evaluation"):
@@ -335,28 +354,31 @@ class _Trainer:
             )
 
     def _together(self, evaluated: dict[str, tuple[Metrics, Tensor]]) -> tuple[dict[str, Metrics], Metrics]:
-        """Each student's metrics, on every rank; and of several the share of the validation part on which all of them agree."""
+        """Return each student's metrics on every rank and, for several students, their agreement.
+
+        The agreement is the share of the validation part on which all students agree.
+        """
         if self.exchange.count == 1:
             return {letter: metrics for letter, (metrics, _) in evaluated.items()}, {}
         of_ranks = self.context.gather({letter: (metrics, classes.cpu()) for letter, (metrics, classes) in evaluated.items()})
         validation = {letter: metrics for of_rank in reversed(of_ranks) for letter, (metrics, _) in of_rank.items()}
         agreeing = samples = 0
-        for first in range(0, len(of_ranks), self.exchange.count):  # those that saw the same share
+        for first in range(0, len(of_ranks), self.exchange.count):  # ranks of the same share
             pair = [classes for of_rank in of_ranks[first : first + self.exchange.count] for _, classes in of_rank.values()]
             agreeing += int(torch.stack([classes == pair[0] for classes in pair]).all(dim=0).sum())
             samples += len(pair[0])
         return {letter: validation[letter] for letter in sorted(validation)}, {"pair/agreement": agreeing / samples}
 
     def _of_all(self, own: dict[str, Metrics]) -> dict[str, Metrics]:
-        """What every student of the trial has, on every rank, given what those of this process have."""
+        """Return the values of every student of the trial on every rank, given the local ones."""
         if self.exchange.count == 1:
             return own
         return {letter: metrics for of_rank in reversed(self.context.gather(own)) for letter, metrics in of_rank.items()}
 
     def _costs(self, steps: int) -> Metrics:
-        """Where this process spent its time, and how often the cache had the view: in this epoch and what came before the first.
+        """Return the time by part and the cache counts of this process, and the trial's cost.
 
-        Beside that what the trial has cost on the whole.
+        Time and counts are those of this epoch; the first one includes the setup.
         """
         waited = self.exchange.waited()
         if waited:

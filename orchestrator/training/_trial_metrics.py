@@ -1,6 +1,7 @@
-"""The metrics of a trial from those of its students. Knows names and numbers.
+"""Derive the metrics of a trial from those of its students.
 
-Every student's stand under its letter (`a/validation/accuracy`); the plain names are those of whom `search.students` says.
+The metrics of every student have its letter (`a/validation/accuracy`). The setting
+`search.students` selects the students that the plain names describe.
 """
 
 from statistics import fmean
@@ -12,7 +13,10 @@ Metrics = dict[str, float]
 
 
 def trial_metrics(of: dict[str, Metrics], search: Search) -> Metrics:
-    """The metrics of the trial, given each student's by its letter; a student that is alone is the trial."""
+    """Return the metrics of the trial, given each student's by its letter.
+
+    The metrics of a single student are those of the trial.
+    """
     if len(of) == 1:
         return next(iter(of.values()))
     lettered = {f"{letter}/{name}": value for letter, metrics in of.items() for name, value in metrics.items()}
@@ -20,7 +24,13 @@ def trial_metrics(of: dict[str, Metrics], search: Search) -> Metrics:
 
 
 def student_metrics(metrics: Metrics, letter: str, several: bool) -> Metrics:
-    """The metrics of one student, given the trial's."""
+    """Return the metrics of one student, given the trial's.
+
+    Args:
+        metrics: The metrics of the trial.
+        letter: The letter of the student.
+        several: Whether the trial has several students.
+    """
     prefix = f"{letter}/" if several else ""
     return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
 

@@ -1,11 +1,17 @@
-"""The state of a trial on disk: a folder written aside and renamed. Nothing in it can run code.
+"""Save and load the state of a trial: a folder that is written aside and renamed.
 
-student.safetensors  best.safetensors  method.safetensors (if it has parameters)  optimizer.pt  progress.json
-Where samples are weighed weights.safetensors; bank.safetensors where a bank keeps more than the weights know; and
-teacher.safetensors where the trial has changed its teacher: no other is in it.
-progress.json has the CRC-32 of every other file: one that was damaged since is noticed, whatever can still be read in it.
-For pictures: trace.safetensors, and with the last epoch shown.safetensors. The first student's lie at the top, those of a peer in a
-folder that is named by its letter.
+Nothing in the folder can execute code. Its files:
+
+- student.safetensors, best.safetensors, optimizer.pt and progress.json: always
+- method.safetensors: if the method has parameters
+- weights.safetensors: if samples are weighted
+- bank.safetensors: if a bank holds more than the weights determine
+- teacher.safetensors: if the trial has changed its teacher; no other teacher is saved
+- trace.safetensors, and with the last epoch shown.safetensors: for figures
+
+progress.json has the CRC-32 of every other file, so that later damage is detected even in a
+readable file. The first student's files lie at the top, those of a peer in a folder named by its
+letter.
 """
 
 import logging
@@ -37,7 +43,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Checkpoint:
-    """Weights, optimiser and progress after `progress["epoch"]` finished epochs."""
+    """Weights, optimiser and progress after `progress["record"]["epoch"]` finished epochs."""
 
     student: State
     best: State
@@ -52,14 +58,23 @@ class Checkpoint:
 
 
 def save(where: Path | Place, parts: Mapping[str, Checkpoint], context: TrialContext) -> None:
-    """Replace the checkpoint of a trial: one of all students, by letter, each written by who has it.
+    """Replace the checkpoint of a trial.
 
-    All ranks of the trial call this together; on a full disk all of them wait. Stopped when somebody asks for the end meanwhile.
+    All ranks of the trial call this together; on a full disk all of them wait.
+
+    Args:
+        where: The folder of the trial, or the storage of its checkpoint.
+        parts: The students that this rank writes, by letter.
+        context: The context of all ranks of the trial.
+
+    Raises:
+        Stopped: A stop of the trial was requested meanwhile.
     """
     home = _place(where)
     epoch = next((int(part.progress["record"]["epoch"]) for part in parts.values()), 0)
     with home.writing(context, epoch) as aside:
-        disk.raise_on_all_ranks(context, lambda: _write_all(aside, parts), home.trial)  # all of it is there: rank 0 may rename it
+        # afterwards all parts are written, and rank 0 may rename the folder
+        disk.raise_on_all_ranks(context, lambda: _write_all(aside, parts), home.trial)
 
 
 def load(
@@ -69,9 +84,17 @@ def load(
     alive: Callable[[], None] = lambda: None,
     passed_over: list[str] | None = None,
 ) -> dict[str, Checkpoint] | None:
-    """Return the newest readable checkpoint of a trial, by student, or None; what a dead writer left is removed.
+    """Return the newest readable checkpoint of a trial, by student, or None.
 
-    `passed_over` says why newer ones cannot be used, a sentence each: as many are left out from the start.
+    Files that a dead writer left are removed.
+
+    Args:
+        where: The folder of the trial, or the storage of its checkpoint.
+        letters: The students.
+        device: The device of the weights.
+        alive: Sends a heartbeat.
+        passed_over: The reasons why newer checkpoints are unusable, a sentence each. As many
+            checkpoints are skipped from the start; new reasons are appended.
     """
     passed_over = [] if passed_over is None else passed_over
     for number, path in enumerate(_place(where).newest_first(alive)):
@@ -96,7 +119,7 @@ def _write_all(aside: Path, parts: Mapping[str, Checkpoint]) -> None:
         for letter, part in parts.items():
             _write(aside / student_folder(letter), part)
     except Exception as error:
-        if disk.is_full(error):  # what is half there takes the room that others need meanwhile
+        if disk.is_full(error):  # partial files take space that others need meanwhile
             for letter in parts:
                 _empty(aside / student_folder(letter))
         raise
@@ -108,7 +131,7 @@ def _empty(path: Path) -> None:
 
 
 def _bytes(value: Any) -> int:
-    """Those of all tensors within."""
+    """Return the bytes of all tensors within a nested value."""
     if isinstance(value, Tensor):
         return value.numel() * value.element_size()
     if isinstance(value, dict):
@@ -124,7 +147,8 @@ def _write(path: Path, checkpoint: Checkpoint) -> None:
             save_file(
                 {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}, path / f"{name}.safetensors"
             )
-    with (path / "optimizer.pt").open("wb") as stream:  # opened here: torch alone would not say that the disk is full
+    # opened here: torch alone would not report a full disk
+    with (path / "optimizer.pt").open("wb") as stream:
         torch.save(checkpoint.optimizer, stream)
     files = {file.name: _sum(file) for file in sorted(path.iterdir()) if file.is_file()}
     (path / PROGRESS_FILE).write_text(PROGRESS.text({**checkpoint.progress, "files": files}))

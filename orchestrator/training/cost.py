@@ -1,7 +1,8 @@
-"""What a trial has cost since its first epoch: seconds and CPU seconds of all processes that train it. Knows clocks alone.
+"""Measure the cost of a trial: seconds and CPU seconds of all processes that train it.
 
-What a process did between its last report and its death is not counted: nobody was told. Nor are the CPU seconds of its children,
-the processes that decode the pictures of a folder.
+The cost starts with the first epoch of the trial. Time between the last report and the death of a
+process is not counted, as it was never reported. CPU seconds of child processes, which decode the
+images of a folder, are not counted either.
 """
 
 import time
@@ -15,7 +16,7 @@ TOTAL, CPU_TOTAL, GPU_TOTAL = "seconds/total", "seconds/cpu_total", "seconds/gpu
 
 
 class TrialCost:
-    """Counts from its making on; a resume goes on from what was told before."""
+    """The cost since creation; a resume adds the cost that was reported before."""
 
     def __init__(self) -> None:
         self.start = time.perf_counter()
@@ -24,17 +25,20 @@ class TrialCost:
         self.beside = 0.0
 
     def resume(self, metrics: Mapping[str, float]) -> None:
-        """Go on from a record of an earlier process; one of an older version says nothing."""
+        """Continue from a record of an earlier process; records of older versions have no cost."""
         self.before = {name: metrics[name] for name in (TOTAL, CPU_TOTAL, GPU_TOTAL) if name in metrics}
 
     def add(self, cpu_seconds: float) -> None:
-        """Count CPU seconds of a process beside this one."""
+        """Count CPU seconds of another process."""
         self.beside += cpu_seconds
 
     def metrics(self, context: TrialContext) -> dict[str, float]:
-        """`seconds/total`, wall seconds of all processes together, and `seconds/cpu_total`; the same on every rank.
+        """Return the total cost in seconds, the same on every rank.
 
-        Where a process has a GPU, or a part of one, also `seconds/gpu_total`: the wall seconds of those that have.
+        Returns:
+            `seconds/total`, wall time summed over all processes, and `seconds/cpu_total`. If a
+            process has a GPU, or a part of one, also `seconds/gpu_total`: the wall time of such
+            processes.
         """
         wall, cpu = time.perf_counter() - self.start, time.process_time() - self.cpu_start + self.beside
         own = [wall, cpu, wall if context.device.type == "cuda" else 0.0]

@@ -1,4 +1,4 @@
-"""What a worker does with a specification: train a trial, fill the cache, or evaluate the teacher. Knows the roles alone."""
+"""Execute a specification in a worker: train a trial, fill the cache, or evaluate the teacher."""
 
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import Stopped, TrialContext
@@ -11,9 +11,9 @@ WORK = {"student": train, "teacher": train, "fill": precompute_view, "evaluate":
 
 
 def execute(spec: TrialSpec, context: TrialContext) -> None:
-    """Do what the role of the specification says; all ranks of a group call this together."""
+    """Execute the role of the specification; all ranks of a group call this together."""
     try:
         here = stage_on_node(spec, context)
-    except Stopped:  # while the store was waited for
+    except Stopped:  # during the wait for the store
         return
     WORK[spec.role](here, context)

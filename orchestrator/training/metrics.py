@@ -1,4 +1,4 @@
-"""Quality of a network on a labelled part: accuracy, per class too, NLL, calibration, entropy, agreement. Knows tensors alone."""
+"""Compute accuracy (also per class), NLL, calibration, entropy and agreement on a labelled part."""
 
 import torch
 from torch import Tensor
@@ -8,15 +8,27 @@ BINS = 15  # of the calibration error, as in Guo et al. 2017 (arXiv 1706.04599)
 
 
 class Scores:
-    """Sums over the batches of one part of so many `classes`; they add over ranks, so any split of it gives the same metrics."""
+    """Sums over the batches of one part; they add over ranks, so any split gives the same metrics.
+
+    Args:
+        classes: Number of classes.
+        device: The device of the sums.
+    """
 
     def __init__(self, classes: int, device: torch.device) -> None:
         self.classes = classes
-        # samples, correct, nll, entropy, agreeing; then per bin: samples, confidence, correct; then per class: samples, correct
+        # samples, correct, nll, entropy, agreeing; then per bin: samples, confidence, correct;
+        # then per class: samples, correct
         self.sums = torch.zeros(5 + 3 * BINS + 2 * classes, dtype=torch.float64, device=device)
 
     def add(self, logits: Tensor, labels: Tensor, teacher: Tensor | None = None) -> None:
-        """Count a batch: logits (B, K), labels (B,), the teacher's predicted classes (B,) or None."""
+        """Count a batch.
+
+        Args:
+            logits: (B, K).
+            labels: (B,).
+            teacher: The teacher's predicted classes (B,), or None.
+        """
         log_q = log_softmax(logits.float(), dim=1).double()
         confidence, predicted = log_q.max(dim=1)
         correct = (predicted == labels).double()
@@ -25,15 +37,17 @@ class Scores:
         nll = nll_loss(log_q, labels, reduction="none")
         entropy = -torch.special.xlogy(log_q.exp(), log_q.exp()).sum(dim=1)
         sums = torch.stack([one, correct, nll, entropy, agreeing], dim=1).sum(dim=0)
-        bins = (confidence.exp().nan_to_num() * BINS).long().clamp(max=BINS - 1)  # a diverged student: its nll says so
+        # NaN comes from a diverged student, whose nll reports it
+        bins = (confidence.exp().nan_to_num() * BINS).long().clamp(max=BINS - 1)
         of_bins = self._table(bins, BINS, one, confidence.exp(), correct)
         of_classes = self._table(labels, self.classes, one, correct)
         self.sums += torch.cat([sums, of_bins.flatten(), of_classes.flatten()])
 
     def metrics(self, agreement: bool) -> dict[str, float]:
-        """accuracy, nll (nats), ece, entropy (nats) and, if asked for, agreement with the teacher.
+        """Return accuracy, nll (nats), ece, entropy (nats) and, on request, the agreement.
 
-        `worst_class_accuracy`, and `class_gap`, which is the best class's less that, are over the classes that have samples.
+        The agreement is that with the teacher. `worst_class_accuracy` and `class_gap`, the best
+        class's accuracy minus that, cover the classes that have samples.
         """
         sums = self.sums.cpu()
         samples, correct, nll, entropy, agreeing = sums[:5].tolist()
@@ -46,11 +60,11 @@ class Scores:
         return metrics | ({"agreement": agreeing / samples} if agreement else {})
 
     def class_accuracies(self) -> Tensor:
-        """(K,) float64 on the CPU: the accuracy among the samples of each class, NaN for one without any."""
+        """Return the accuracy of each class (K,), float64 on the CPU; NaN without samples."""
         samples, correct = self.sums[5 + 3 * BINS :].reshape(self.classes, 2).cpu().unbind(1)
         return correct / samples
 
     def _table(self, rows: Tensor, count: int, *values: Tensor) -> Tensor:
-        """(count, V) the sums of each of V `values` (B,) over the samples of a row; `rows` (B,)."""
+        """Return the sums of each of V `values` (B,) by row, (count, V); `rows` (B,)."""
         table = torch.zeros(count, len(values), dtype=torch.float64, device=self.sums.device)
         return table.index_add_(0, rows, torch.stack(values, dim=1))

@@ -1,4 +1,4 @@
-"""What a process pays for once and every trial after that finds ready: data, teacher, its predictions."""
+"""Keep data, teachers and their predictions in a process, for all trials after the first."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -31,32 +31,39 @@ open_dataset = lru_cache(maxsize=2)(Dataset.open)
 
 @lru_cache(maxsize=2)
 def open_labelled(folder: Path) -> Dataset:
-    """The labelled part of the data in a folder."""
+    """Return the labelled part of the data in a folder."""
     return open_dataset(folder).labelled()
 
 
-_shortages: set[str] = set()  # of shared memory, that a person was told of
-PREDICTIONS = 8  # teachers and parts of which they are kept
+_shortages: set[str] = set()  # shortages of shared memory that were reported
+PREDICTIONS = 8  # teachers and shares whose predictions are kept
 _predictions: dict[tuple[str, str, str, int, int], Tensor] = {}
 
 
 def channels_last(recipe: Training, network: Network) -> bool:
-    """Whether images lie channels last: convolutions gain from it on a CPU, and in half types on a GPU."""
+    """Return whether images use the channels-last layout.
+
+    Convolutions gain from it on a CPU, and in half types on a GPU.
+    """
     return network.name != "mlp" if recipe.channels_last is None else recipe.channels_last
 
 
 def half_type(precision: str, device: torch.device) -> torch.dtype | None:
-    """The type of an autocast forward, or None for float32."""
+    """Return the type of an autocast forward, or None for float32."""
     if precision == "auto":
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
     return {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
 
 
 def compile_in_place(network: nn.Module) -> None:
-    """Compile a network's forward; networks of the same form share what was compiled, within a process."""
-    # all networks have one forward, of which Dynamo keeps 8 versions and then stops: a shape takes two or three
+    """Compile a network's forward.
+
+    Networks of the same form share the compiled code within a process.
+    """
+    # All networks share one forward. Dynamo keeps 8 versions of it and then stops, and a shape
+    # takes two or three.
     torch._dynamo.config.recompile_limit = 256
-    # a graph that is shared may be asked for its gradient twice, as a look ahead does
+    # A look-ahead may compute the gradient of a shared graph twice.
     torch._functorch.config.donated_buffer = False
     network.compile()
 
@@ -65,7 +72,7 @@ def compile_in_place(network: nn.Module) -> None:
 def open_teacher(
     folder: Path, device: torch.device, channels_last: bool, half_type: torch.dtype | None, compiled: bool
 ) -> FrozenTeacher:
-    """The teacher in a folder, ready to answer."""
+    """Return the teacher in a folder, ready for inference."""
     teacher = FrozenTeacher.open(folder, device, channels_last, half_type)
     if compiled:
         compile_in_place(teacher.network)
@@ -73,9 +80,10 @@ def open_teacher(
 
 
 def open_batches(spec: TrialSpec, context: TrialContext) -> Batches:
-    """The batches of a trial, for this rank; with several students in the layout that any of them gains from.
+    """Return the batches of a trial for this rank.
 
-    A method that needs labels learns from the labelled samples alone; the cache is filled for those that take all.
+    Several students use channels last if any of them gains from it. A method that needs labels
+    trains on the labelled samples alone; the cache is filled for methods that take all samples.
     """
     configuration, filling = spec.configuration, spec.role == "fill"
     labels = not filling and made(configuration.method.name, configuration.method.settings).needs.labels
@@ -103,25 +111,31 @@ def open_batches(spec: TrialSpec, context: TrialContext) -> Batches:
 
 
 def loader_wait_s(resources: Resources) -> float:
-    """Seconds that a batch of decoded images is waited for: it must be said before the group is replaced for its silence."""
+    """Return the longest wait for a batch of decoded images, in seconds.
+
+    It must end, and be reported, before the group is replaced for its missing heartbeat.
+    """
     return resources.heartbeat_timeout_s / 2
 
 
 def load_teacher(spec: TrialSpec, context: TrialContext) -> FrozenTeacher | None:
-    """The teacher of a trial, or None where there is none."""
+    """Return the teacher of a trial, or None if it has none."""
     chosen = spec.configuration.teacher
     if spec.teacher is None or chosen is None:
         return None
     recipe = spec.configuration.training
     precisions = set(context.gather(half_type(chosen.precision, context.device)))
-    precision = precisions.pop() if len(precisions) == 1 else None  # on unlike devices all hear one teacher
+    precision = precisions.pop() if len(precisions) == 1 else None  # mixed devices use float32
     return open_teacher(spec.teacher, context.device, channels_last(recipe, chosen.network), precision, recipe.compile)
 
 
 def compute_teacher_outputs(
     spec: TrialSpec, teacher: FrozenTeacher, batches: Batches, context: TrialContext, features: bool = False
 ) -> AskedTeacher:
-    """The teacher as the trial asks it: from the cache, unless that is off or lacks what is needed: features of views that vary."""
+    """Return the source of the teacher's outputs for a trial.
+
+    It is the cache, unless that is off or lacks required features: those of views that vary.
+    """
     chosen = spec.configuration.teacher
     assert chosen is not None
     if spec.knowledge is None or chosen.mode == "online" or (features and batches.views.varies):
@@ -131,7 +145,10 @@ def compute_teacher_outputs(
 
 
 def retrieval(spec: TrialSpec, source: AskedTeacher, batches: Batches, context: TrialContext) -> Retrieval:
-    """How the samples are found that the teacher finds similar: once for all trials where its knowledge is cached."""
+    """Return the retrieval of samples that are similar by the teacher's features.
+
+    It runs once for all trials if the teacher's outputs are cached.
+    """
     known = int((batches.dataset.train.labels >= 0).sum())
     nearly = context.share(approximate(spec.configuration.resources, known, context.device.type == "cuda"))
     if isinstance(source, CachedTeacher):
@@ -142,9 +159,17 @@ def retrieval(spec: TrialSpec, source: AskedTeacher, batches: Batches, context: 
 def clean_knowledge(
     source: AskedTeacher, batches: Batches, context: TrialContext, features: bool, find: Find | None = None
 ) -> Knowledge:
-    """What the teacher says about the whole clean training part, in its order; all ranks call this together.
+    """Return the teacher's outputs on the whole clean training part, in its order.
 
-    Features stay on the host, from the cache mapped and in its type; `find` is how samples are retrieved by them.
+    All ranks call this together. Features stay on the host; from the cache they are memory-mapped,
+    in the type of the cache.
+
+    Args:
+        source: The source of the outputs.
+        batches: The batches of this rank.
+        context: The context of the ranks.
+        features: Whether features are needed.
+        find: Retrieves samples by the features.
     """
     source.open_view(None, features)
     labels = torch.as_tensor(batches.dataset.train.labels).to(context.device)
@@ -159,21 +184,24 @@ def _asked_now(source: OnlineTeacher, batches: Batches, context: TrialContext, f
         context.alive()
 
     def joined(name: str) -> Tensor:
-        # the blocks of the ranks are contiguous, so that their order is that of the part
+        # the blocks of the ranks are contiguous, so their order is that of the part
         return torch.cat(context.gather(torch.cat([getattr(answer, name).cpu() for answer in answers])))
 
     return joined("logits"), joined("features") if features else None
 
 
 def validation_predictions(teacher: FrozenTeacher, batches: Batches, context: TrialContext) -> Tensor:
-    """The teacher's classes for this rank's share of the validation part, in its order; computed once per process."""
+    """Return the teacher's classes for this rank's share of the validation part, in its order.
+
+    They are computed once per process.
+    """
     key = (teacher.fingerprint, teacher.precision, batches.dataset.fingerprint, context.rank, context.world_size)
     if key not in _predictions:
         classes: list[Tensor] = []
         for batch in batches.ordered("validation"):
             classes.append(teacher(batch.inputs).logits.argmax(dim=1))
             context.alive()
-        while len(_predictions) >= PREDICTIONS:  # trials may train teachers of their own
+        while len(_predictions) >= PREDICTIONS:  # trials may train their own teachers
             del _predictions[next(iter(_predictions))]
         _predictions[key] = torch.cat(classes)
     return _predictions[key]

@@ -1,6 +1,6 @@
-"""What the training samples are worth to a student, computed from a snapshot of it: the same code beside the trainer and within it.
+"""Compute the sample weights of a student from a snapshot of it.
 
-Knows torch, the data and the method; not who asks, nor when the weights come into force.
+The same code runs in the influence actor and in the trainer.
 """
 
 import copy
@@ -28,15 +28,21 @@ from orchestrator.teacher.outputs import OnlineTeacher
 from orchestrator.training.process_cache import channels_last, clean_knowledge, compute_teacher_outputs, load_teacher, open_batches
 
 State = dict[str, Tensor]
-BLOCK_ELEMENTS = 1 << 22  # of the inputs that are looked at together: more of them do not make it faster
+BLOCK_ELEMENTS = 1 << 22  # input elements of a block: larger blocks are not faster
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A student after `epoch` finished epochs, as it travels: tensors on the CPU, the specification as JSON values.
+    """A student after `epoch` finished epochs, ready to be sent: tensors lie on the CPU.
 
-    `teacher` is the state of one that the trial has changed, else empty; `weights` (n,) are those in force; `before` is what the
-    last appraisal noted.
+    Attributes:
+        spec: The specification as JSON values.
+        letter: The letter of the student.
+        epoch: Number of finished epochs.
+        student: The state of the student.
+        weights: The sample weights in force (n,).
+        teacher: The state of a teacher that the trial has changed, else empty.
+        before: Values that the previous weighting noted.
     """
 
     spec: dict[str, Any]
@@ -50,7 +56,16 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class SampleWeighting:
-    """The answer: weights and scores (n,) float32 on the CPU, what is noted for the next one; what is tracked, cost and said."""
+    """The sample weights that were computed from a snapshot.
+
+    Attributes:
+        weights: (n,) float32 on the CPU.
+        scores: (n,) float32 on the CPU.
+        noted: Values for the next weighting.
+        tracked: Metrics.
+        costs: Seconds, CPU seconds and, on a GPU, GPU seconds.
+        notes: Messages for users.
+    """
 
     weights: Tensor
     scores: Tensor
@@ -61,7 +76,16 @@ class SampleWeighting:
 
 
 def compute_sample_weights(snapshot: Snapshot, device: torch.device, alive: Callable[[], None] = lambda: None) -> SampleWeighting:
-    """Survey the student of the snapshot and let its method weigh the samples; TrialError where an estimator does not converge."""
+    """Survey the student of the snapshot, and compute the sample weights with its method.
+
+    Args:
+        snapshot: The snapshot, of a method that weighs samples.
+        device: The device of the computation.
+        alive: Sends a heartbeat; called at intervals.
+
+    Raises:
+        TrialError: An estimator does not converge.
+    """
     started, cpu_started = time.perf_counter(), time.process_time()
     context = TrialContext(device=device, alive=alive)
     spec = stage_on_node(TrialSpec.model_validate(snapshot.spec), context)
@@ -99,7 +123,7 @@ def compute_sample_weights(snapshot: Snapshot, device: torch.device, alive: Call
 
 
 def changed_teacher(teacher: FrozenTeacher, state: State) -> FrozenTeacher:
-    """A teacher with other weights; the one that is given belongs to everybody, and stays."""
+    """Return a teacher with other weights; the given teacher is shared, and does not change."""
     network = copy.deepcopy(teacher.network)
     network.load_state_dict(state)
     return FrozenTeacher(network, network_fingerprint(network.state_dict()), teacher.half_type, TEACH)
@@ -108,7 +132,8 @@ def changed_teacher(teacher: FrozenTeacher, state: State) -> FrozenTeacher:
 def _student(snapshot: Snapshot, spec: TrialSpec, batches: Batches, device: torch.device) -> nn.Module:
     network, recipe = spec.configuration.students[snapshot.letter]
     dataset = batches.dataset
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # within a worker nobody may notice it
+    # the random state of a worker must not change
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         student = build(network.name, len(dataset.classes), dataset.shape, network.settings)
     student.load_state_dict(snapshot.student)
     layout = torch.channels_last if channels_last(recipe, network) else torch.contiguous_format
@@ -119,7 +144,7 @@ def _teacher_logits(snapshot: Snapshot, spec: TrialSpec, batches: Batches, conte
     teacher = load_teacher(spec, context)
     if teacher is None:
         return None
-    if snapshot.teacher:  # nobody else will ask for what it says, so it is not kept
+    if snapshot.teacher:  # no other trial can use its outputs, so they are not cached
         source = OnlineTeacher(changed_teacher(teacher, snapshot.teacher))
         return clean_knowledge(source, batches, context, features=False).logits
     return clean_knowledge(compute_teacher_outputs(spec, teacher, batches, context), batches, context, features=False).logits

@@ -1,0 +1,93 @@
+"""Describe an exported student: its recipe, its data and its teacher."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from methods import METHODS, Needs, made
+from orchestrator.config.method_settings import check_settings
+from orchestrator.config.schema import Configuration
+from orchestrator.config.schema import Network as Choice
+from orchestrator.data.pictures import CLEAN_SHARE
+from orchestrator.data.preprocessing import resolve_augmentation
+from orchestrator.models.build import MODELS
+from orchestrator.store.records import Sweep
+from orchestrator.store.store import Store
+from orchestrator.teacher import fit
+from orchestrator.teacher.quality import read_card
+
+
+def describe_recipe(configuration: Configuration, letter: str) -> dict[str, Any]:
+    """Return network, method and training of a student, and the networks of the students trained with it."""
+    students = configuration.students
+    return {
+        "network": _resolved(students[letter].network),
+        "method": _method(configuration),
+        "training": students[letter].training.model_dump(mode="json") | _start(students[letter].network),
+        "seed": configuration.seed,
+        "beside": {other: _resolved(student.network) for other, student in students.items() if other != letter},
+    }
+
+
+def describe_inputs(summary: dict[str, Any]) -> dict[str, Any]:
+    """Return the classes and image preparation; `cut` is the share of the short side."""
+    prepared = {"shape": summary["shape"], "range": [0, 1], "mean": summary["mean"], "std": summary["std"]}
+    return {"classes": summary["classes"], "input": prepared | {"cut": CLEAN_SHARE if summary["root"] else None}}
+
+
+def describe_data(configuration: Configuration, summary: dict[str, Any]) -> dict[str, Any]:
+    """Describe the data, without the paths of this machine."""
+    kept = {"validation", "limit", "seed", "label_noise", "augmentation", "mixing", "mix_alpha", "views"}
+    kept |= {name for name in ("labelled", "validation_in_training") if getattr(configuration.data, name)}
+    said = configuration.data.model_dump(mode="json", include=kept)
+    said["augmentation"] = resolve_augmentation(configuration.data, summary)
+    said["limit"] = {part: limit for part, limit in said["limit"].items() if limit}
+    sizes = summary["sizes"]
+    if _needs(configuration).labels:  # the other samples were not used
+        sizes = sizes | {"train": summary.get("labelled", sizes["train"])}
+    return {"name": summary["name"], "fingerprint": summary["fingerprint"], "sizes": sizes} | said
+
+
+def _method(configuration: Configuration) -> dict[str, Any]:
+    """Return the method's name, provenance and every setting, defaults too."""
+    name = configuration.method.name
+    check_settings(configuration, name, "method.name")
+    kind = METHODS[name]
+    return {"name": name, "provenance": kind.provenance} | {"settings": asdict(kind.Settings.build(configuration.method.settings))}
+
+
+def needs_teacher(configuration: Configuration) -> bool:
+    """Return whether the method uses a teacher; cross entropy ignores one."""
+    needs = _needs(configuration)
+    return needs.teacher or needs.features
+
+
+def _needs(configuration: Configuration) -> Needs:
+    return made(configuration.method.name, configuration.method.settings).needs
+
+
+def _resolved(network: Choice) -> dict[str, Any]:
+    """Return the network's name and every setting, so that a default may change."""
+    return {"name": network.name, **asdict(MODELS[network.name].settings.build(network.settings))}
+
+
+def _start(network: Choice) -> dict[str, Any]:
+    """Return the initial weights, without the folders of this machine."""
+    return {"start": Path(network.weights).name if network.weights else None}
+
+
+def describe_teacher(store: Store, sweep: Sweep, summary: dict[str, Any]) -> dict[str, Any] | None:
+    """Describe the teacher and its metrics.
+
+    The source is the sweep's own copy of the card, which older sweeps lack, or else the store's.
+    """
+    configuration, teacher = sweep.configuration, sweep.configuration.teacher
+    if teacher is None:
+        return None
+    augmentation = resolve_augmentation(configuration.data, summary)
+    place = store.teachers / fit.fingerprint(configuration, summary["fingerprint"], augmentation)
+    known = read_card(sweep.folder) or ((fit.card(place) or {}) if fit.damage(place) is None else {})
+    parts = ("validation/", "test/")
+    metrics = {name: value for name, value in known.get("metrics", {}).items() if name.startswith(parts)}
+    said = {"network": teacher.network.model_dump(mode="json", exclude={"weights"}), **_start(teacher.network), "metrics": metrics}
+    return said | ({} if teacher.network.weights else {"training": teacher.training.model_dump(mode="json")})
