@@ -90,7 +90,7 @@ class Weighable(NamedTuple):
 
     Attributes:
         objective: Tempered cross entropies of each sample.
-        weights: (n,) factors of the samples' losses in force.
+        weights: (n,) current factors of the samples' losses.
         counted: (n,) bool, samples that have a weight of their own.
     """
 
@@ -143,7 +143,7 @@ class Appraisal:
         return influence.needed_bytes(chosen.estimator, samples, classes, features, looked_at)
 
     def weigh(self, survey: Survey) -> Weighed:
-        """Return new weights: scores, mapped and mixed with the weights in force.
+        """Return new weights: scores, mapped and mixed with the current weights.
 
         The baseline `random` shuffles them. A note reports an estimator that stopped before
         convergence.

@@ -65,8 +65,8 @@ class DualStudent(Mutual):
     """lambda_ce CE + lambda_kd w T^2 D(p_T || q_T) + lambda_peer u T_p^2 D(q_o || q_s).
 
     All terms are means over the batch, the last one over the peers o, too. H/log K is the entropy
-    of the teacher's p at T_w over its largest value. w = 1 - H/log K = D(p || uniform)/log K is 1
-    for a certain teacher (plain KD) and 0 for a uniform one. u is 1 or H/log K.
+    of the teacher's p at T_w over its largest value. w = 1 - H/log K = D(p || uniform)/log K. It is
+    1 for a certain teacher (plain KD) and 0 for a uniform one. u is 1 or H/log K.
     """
 
     Settings = DualStudentSettings

@@ -62,7 +62,7 @@ class LastLayer(Problem):
 
     With h~ = [h; 1] a sample's gradient is (dl/dz) (x) h~ and its curvature (d2l/dz2) (x) h~ h~^T.
     The Gauss-Newton block of the whole network is the Hessian of this layer. `weights` (n,) are the
-    w_i in force. Blocks of samples stay below `limit_bytes` of memory; `alive` is called before
+    current w_i. Blocks of samples stay below `limit_bytes` of memory; `alive` is called before
     each.
     """
 

@@ -16,7 +16,7 @@ class WholeNetwork(Problem):
     """All parameters of a surveyed network as one vector, in the order of `Surveyed.parameters`.
 
     `labels` (m,) are those of the held-out part, -1 for unlabelled samples; `weights` (n,) are the
-    w_i in force. The curvature is Gauss-Newton, J^T (d2l/dz2) J, which is positive semi-definite
+    current w_i. The curvature is Gauss-Newton, J^T (d2l/dz2) J, which is positive semi-definite
     (Schraudolph 2002). With `hessian` it is the Hessian (Pearlmutter 1994), which may be
     indefinite. The survey defines the blocks. No per-sample gradient is ever stored.
     """

@@ -49,7 +49,7 @@ def kfac(problem: WholeNetwork, gradient: Tensor, damping: float, seed: int = 0)
 
     Convolutions follow arXiv 1602.01407; their groups are independent of each other. G comes from
     random gradients at the logits, whose covariance is the curvature of the objective with the
-    weights in force. Parameters of other layers (BatchNorm, embeddings, joint projections of
+    current weights. Parameters of other layers (BatchNorm, embeddings, joint projections of
     attention) are left out: the direction is 0 there.
 
     Raises:

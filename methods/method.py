@@ -40,7 +40,7 @@ class Needs:
         bank: Features and knowledge of the whole training part, to retrieve samples from.
         peer: Outputs of the other students.
         weights: Weights of the training samples, computed as `Method.weighing` defines.
-        labels: Labels for all samples; samples without one are left out.
+        labels: A label for every sample; unlabelled samples are left out.
     """
 
     teacher: bool = False
@@ -232,7 +232,7 @@ class Method(nn.Module):
 
     @property
     def neighbours(self) -> Neighbours | None:
-        """Return the samples retrieved for the training part and in force, for inspection."""
+        """Return the current neighbours of the training part, for inspection; None without any."""
         return None
 
     @property

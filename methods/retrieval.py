@@ -8,7 +8,7 @@ from torch import Tensor
 
 BLOCK_BYTES = 1 << 25  # of similarities held at once
 BANK_BYTES = 1 << 28  # of float32 unit features held at once
-LEAST_ROWS = 128  # least queries per block, if there are as many: a wider bank is split
+LEAST_ROWS = 128  # fewest queries per block, if there are as many: a wider bank is split
 GROUP = 16  # columns per group, reduced to their maximum first
 
 

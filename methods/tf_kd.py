@@ -40,7 +40,7 @@ class TfKDSettings(Settings):
 class TfKD(Method):
     """(1 - alpha) CE + alpha T^2 D(p_T || q_T), p = a on the label, (1 - a) / (K - 1) elsewhere.
 
-    Source: equation 9 of the paper.
+    Source: arXiv 1909.11723, equation 9.
     """
 
     Settings = TfKDSettings

@@ -46,7 +46,7 @@ class Survey:
         training: Outputs on the whole training part.
         held_out: Outputs on the validation part.
         teacher: (n, K) logits of the current teacher, or None.
-        weights: (n,) weights in force.
+        weights: (n,) current weights.
         rates: (n,) relative frequency of each sample in training, with mean one.
         network: Student itself.
         limit_bytes: Memory that may be used in addition.

@@ -11,9 +11,9 @@ POINTS: tuple[dict[str, Any], ...] = ({**_PUBLISHED, "update": "alternating"}, {
 
 
 def space(trial: Trial) -> None:
-    """Draw the weight of the peers beside labels of weight 1, peer settings, and learning rate.
+    """Draw the weight of the peers (that of the labels is 1), peer settings, and learning rate.
 
-    The peers' own learning rates are drawn elsewhere.
+    The sweep adds the peers' own learning rates.
     """
     trial.suggest_float("lambda_peer", 0.1, 3.0, log=True)
     suggest_peers(trial)

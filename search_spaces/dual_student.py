@@ -25,7 +25,7 @@ POINTS: tuple[dict[str, Any], ...] = (
 def space(trial: Trial) -> None:
     """Draw the weights of labels, teacher and peers, settings of the certainty, and learning rate.
 
-    The peers' own learning rates are drawn elsewhere. One of the three weights is redundant,
+    The sweep adds the peers' own learning rates. One of the three weights is redundant,
     because the learning rate absorbs their sum; its range is wide enough for all of them. The peer
     settings are drawn at lambda_peer = 0, too. Only a point or a fixed value has this weight, and
     only a choice can be a condition.
