@@ -1,4 +1,4 @@
-"""What a student can minimise: the one list of methods, and the contract they keep. Knows no trainer and no data."""
+"""List the distillation methods and export their contract."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -40,7 +40,15 @@ METHODS: dict[str, type[Method]] = {
 
 
 def made(name: str, settings: Mapping[str, Any]) -> Method:
-    """The method of that name with these settings, the others at their defaults; SettingsError when it cannot have them."""
+    """Build the method `name` with `settings`; other settings keep their defaults.
+
+    Args:
+        name: A key of `METHODS`.
+        settings: Plain values by setting name.
+
+    Raises:
+        SettingsError: A setting is unknown or its value is not allowed.
+    """
     kind = METHODS[name]
     return kind(kind.Settings.build(settings))
 

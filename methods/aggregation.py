@@ -1,7 +1,4 @@
-"""What the samples that are similar to a query say together: target logits, and numbers that tell how good they are.
-
-Pure torch. Knows logits, and who was retrieved; no method and no training loop.
-"""
+"""Aggregate the logits of retrieved samples into target logits, and measure their quality."""
 
 from typing import Literal
 
@@ -22,11 +19,20 @@ def aggregated(
     temperature: float,
     rows: Tensor | None = None,
 ) -> Tensor:
-    """Target logits u, (n, K) float32, out of the logits (n, K) of the samples' positives: the target is softmax(u / temperature).
+    """Return target logits u, (n, K) float32, aggregated from the logits of the positives.
 
-    The weights of a sample's positives are a = softmax(similarity / retrieval_temperature), which may be inf: all alike. `logit`:
-    u = sum_j a_j v_j; `prob`: softmax(u / temperature) = sum_j a_j softmax(v_j / temperature). A sample without positives has its
-    own logits. `rows` (B,): of these samples alone, (B, K). Our own formulation of 2501.07040.
+    The target distribution is softmax(u / temperature). The positives j of a sample have the
+    weights a = softmax(similarity / retrieval_temperature). `logit`: u = sum_j a_j v_j. `prob`:
+    softmax(u / temperature) = sum_j a_j softmax(v_j / temperature). A sample without positives
+    keeps its own logits. This formulation of arXiv 2501.07040 is our own.
+
+    Args:
+        logits: (n, K) logits v of all samples.
+        neighbours: Retrieved positives and their similarities.
+        retrieval_temperature: Divisor of the similarities; inf gives equal weights.
+        how: The averaged quantity, `logit` or `prob`.
+        temperature: T of the target distribution.
+        rows: (B,) samples to aggregate for; the result is then (B, K). None selects all samples.
     """
     rows = torch.arange(len(logits), device=logits.device) if rows is None else rows
     entries = max(1, neighbours.positives.shape[1]) * logits.shape[1]
@@ -51,10 +57,19 @@ def class_aggregated(
     temperature: float,
     members: Tensor | None = None,
 ) -> Tensor:
-    """`aggregated` (n, K) where the positives of a sample are all other members of its class, by cosines of features (n, D).
+    """Return `aggregated` (n, K) with all other members of a sample's class as its positives.
 
-    Labels (n,), -1 = without label, and `members` (n,) bool as in `nearest`. The softmax is summed up part by part, as it is in
+    Similarities are cosines of the features. The softmax is accumulated block by block, as in arXiv
     2205.14135.
+
+    Args:
+        features: (n, D) features.
+        logits: (n, K) logits.
+        labels: (n,) labels, -1 for unlabelled samples.
+        retrieval_temperature: Divisor of the similarities.
+        how: The averaged quantity, `logit` or `prob`.
+        temperature: T of the target distribution.
+        members: (n,) bool, the samples that can be retrieved, as in `nearest`; None means all.
     """
     bank = ByClass(features, labels, members)
     result = logits.to(torch.float32, copy=True)
@@ -75,7 +90,7 @@ def class_aggregated(
 
 
 def target_entropy(targets: Tensor, temperature: float = 1.0) -> float:
-    """The mean entropy of softmax(u / temperature) in nats, of target logits u (n, K)."""
+    """Return the mean entropy of softmax(u / temperature) in nats, from target logits u (n, K)."""
     total = 0.0
     for some in torch.split(targets, max(1, BLOCK_BYTES // (4 * targets.shape[1]))):
         log_p = (some.float() / temperature).log_softmax(1)
@@ -84,17 +99,21 @@ def target_entropy(targets: Tensor, temperature: float = 1.0) -> float:
 
 
 def rightly_retrieved(logits: Tensor, labels: Tensor, neighbours: Neighbours) -> float:
-    """The share of the retrieved positives whose own logits (n, K) are largest at their label (n,), as given; NaN without any."""
+    """Return the share of retrieved positives that their own logits classify correctly.
+
+    A positive counts as correct if its largest logit (n, K) is at its given label (n,). The result
+    is NaN if there are no positives.
+    """
     right = logits.argmax(1) == labels
     places = neighbours.positives[neighbours.positives != -1].long()
     return float(right[places].float().mean())
 
 
 def _said(logits: Tensor, how: How, temperature: float) -> Tensor:
-    """What is averaged, (..., K) float32."""
+    """Return the quantity to average, (..., K) float32: logits or probabilities."""
     return logits.float() if how == "logit" else (logits.float() / temperature).softmax(-1)
 
 
 def _target(mean: Tensor, how: How, temperature: float) -> Tensor:
-    """The target logits of what was averaged; the logarithm of a probability that is 0 in float32 stays finite."""
+    """Return the target logits of an average; the logarithm of a zero probability stays finite."""
     return mean if how == "logit" else mean.clamp(min=torch.finfo(mean.dtype).tiny).log() * temperature

@@ -1,4 +1,4 @@
-"""AKD: distillation whose alpha adapts and whose teacher is reweighted class by class. Knows one batch at a time."""
+"""AKD: distillation with an adaptive alpha and a class-wise reweighted teacher."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,10 @@ from methods.weighted import Soft, Weighted
 
 @dataclass(frozen=True)
 class AKDSettings(AlphaSettings):
-    """Hyper-parameters of AKD: those of alpha, by default the gap's ratio, and of the Context-Aware Module (cam)."""
+    """Hyper-parameters of AKD: those of alpha and of the Context-Aware Module (cam).
+
+    By default the gap formula `ratio` sets alpha.
+    """
 
     alpha_schedule: str = another_default(AlphaSettings, "alpha_schedule", "gap")
     alpha_min: float = another_default(AlphaSettings, "alpha_min", 0.05)
@@ -52,10 +55,11 @@ class AKDSettings(AlphaSettings):
 
 
 class AKD(Weighted):
-    """(1 - alpha) CE + alpha T^2 D(p~_T || q_T), with p~_T = softmax(v / T + s) the teacher as the module reweights it.
+    """(1 - alpha) CE + alpha T^2 D(p~_T || q_T), with the reweighted teacher p~_T.
 
-    Without the module p~_T = p_T. The module minimises CE(y, p~_T) + rho D(p_T || p~_T), at best (e_y + rho p_T) / (1 + rho)
-    for each sample: a teacher whose labels were corrected.
+    p~_T = softmax(v / T + s), where the Context-Aware Module computes s. Without the module p~_T =
+    p_T. The module minimises CE(y, p~_T) + rho D(p_T || p~_T). For each sample the optimum is (e_y
+    + rho p_T) / (1 + rho), a teacher with corrected labels.
     """
 
     Settings = AKDSettings
@@ -67,14 +71,17 @@ class AKD(Weighted):
         self.context: ContextAware | None = None
 
     def prepare(self, knowledge: Callable[[], Knowledge] | None, task: Task) -> None:
-        """Alpha, and the module for the number of classes."""
+        """Prepare alpha, and create the module for the task's number of classes."""
         super().prepare(knowledge, task)
         if self.settings.cam:
             chosen = self.settings
             self.context = ContextAware(task.classes, chosen.cam_width, chosen.cam_heads, chosen.temperature)
 
     def soft(self, batch: Batch) -> Soft:
-        """T^2 D(p~_T || q_T); the tracked `distillation` contains T^2, `cam` is the module's own objective."""
+        """Return T^2 D(p~_T || q_T) with the module's own objective.
+
+        The tracked `distillation` contains T^2; `cam` is the module's own objective.
+        """
         temperature = self.settings.temperature
         if self.context is None:
             divergence = losses.tempered_kl(batch.teacher_logits, batch.student.logits, temperature)  # (B,)
@@ -87,12 +94,12 @@ class AKD(Weighted):
         return self._scaled(divergence, own)
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Alpha's own, and the module's."""
+        """Return the parameter groups of alpha and of the module."""
         module = [] if self.context is None else list(self.context.parameters())
         return super().parameter_groups() + ([ParameterGroup(module, self.settings.cam_learning_rate)] if module else [])
 
     def show(self, batch: Batch) -> dict[str, Tensor]:
-        """At temperature T: the teacher, the teacher as it is reweighted, and the student."""
+        """Return the distributions of teacher, student and reweighted teacher at temperature T."""
         says = {"teacher": batch.teacher_logits, "student": batch.student.logits}
         shown = {name: losses.log_softmax(logits, self.settings.temperature).exp() for name, logits in says.items()}
         if self.context is None:
@@ -100,7 +107,7 @@ class AKD(Weighted):
         return shown | {"reweighted": self._teacher(batch)[1].exp()}
 
     def class_weights(self, batch: Batch) -> Tensor | None:
-        """By how much the module multiplies each class."""
+        """Return the factor of the module for each class, (B, K), or None without the module."""
         return None if self.context is None else class_weights(self.context(batch.teacher_logits, batch.student.logits))
 
     def _scaled(self, divergence: Tensor, own: Tensor | None = None) -> Soft:
@@ -109,7 +116,7 @@ class AKD(Weighted):
         return Soft(value, divergence, terms, loss=own)
 
     def _teacher(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """log p_T and log p~_T, (B, K) float64 each; the first without a gradient."""
+        """Return log p_T and log p~_T, (B, K) float64 each; only the second has a gradient."""
         assert self.context is not None
         teacher = losses.log_softmax(batch.teacher_logits.double(), self.settings.temperature)
         scores = self.context(batch.teacher_logits, batch.student.logits)

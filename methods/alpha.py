@@ -1,7 +1,7 @@
-"""Who decides between labels and teacher: alpha, the weight of the SOFT term; cross entropy has the rest, 1 - alpha.
+"""Weight alpha of the soft term: settings, interface, and schedules over the epochs.
 
-One interface for all of them, the settings of all, and the plans over the epochs; `learnable` has those that are trained,
-`gap` those computed from student and teacher, `weighted` picks one. Knows the terms of a batch, not the method they come from.
+Cross entropy has the weight 1 - alpha. `learnable` holds the trained variants, `gap` those computed
+from student and teacher; `weighted` selects one.
 """
 
 import math
@@ -20,7 +20,7 @@ from methods.settings import Settings, SettingsError, setting
 
 @dataclass(frozen=True)
 class AlphaSettings(Settings):
-    """Hyper-parameters of alpha, whatever decides it; each says for which schedule it counts."""
+    """Hyper-parameters of alpha for all schedules; each one names the schedules that use it."""
 
     alpha: float = setting(0.9, "weight of the soft term, cross entropy has the rest (constant)", low=0, high=1)
     alpha_schedule: str = setting(
@@ -77,7 +77,13 @@ class AlphaSettings(Settings):
 
 
 class Terms(NamedTuple):
-    """What is weighed on a batch: cross entropy `hard` (), `soft` (B,) at its full scale, the bare divergence (B,) in nats."""
+    """Terms of a batch that alpha weights.
+
+    Attributes:
+        hard: () cross entropy.
+        soft: (B,) soft term at its full scale.
+        divergence: (B,) bare divergence in nats.
+    """
 
     hard: Tensor
     soft: Tensor
@@ -88,7 +94,13 @@ TermsOf = Callable[[Batch], Terms]
 
 
 class Weighed(NamedTuple):
-    """What the student minimises, what trains alpha beside it (None: nothing), scalars; and detached scalars to track."""
+    """Result of weighting the terms of a batch.
+
+    Attributes:
+        loss: () objective of the student.
+        own: () additional objective that trains alpha; None if there is none.
+        tracked: Detached scalars to track, by name.
+    """
 
     loss: Tensor
     own: Tensor | None
@@ -96,14 +108,14 @@ class Weighed(NamedTuple):
 
     @property
     def total(self) -> Tensor:
-        """Both together."""
+        """Return the sum of both objectives."""
         return self.loss if self.own is None else self.loss + self.own
 
 
 class Alpha(nn.Module):
-    """The weight of the soft term: a subclass says what it is on a batch, and what trains it.
+    """Weight of the soft term; a subclass computes it on a batch and defines its objective.
 
-    In the clamp [alpha_min, alpha_max] unless it is planned.
+    Alpha lies in [alpha_min, alpha_max] unless it follows a schedule over the epochs.
     """
 
     def __init__(self, settings: AlphaSettings) -> None:
@@ -113,24 +125,29 @@ class Alpha(nn.Module):
         self.histogram = Histogram()
 
     def prepare(self, task: Task) -> None:
-        """Once per trial, before the first step."""
+        """Store the task; called once per trial, before the first step."""
         self.task = task
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over the ranks."""
+        """Return the mean of a tensor over the ranks."""
         assert self.task is not None, "prepare comes before the first step"
         return self.task.mean(values)
 
     def of(self, batch: Batch, terms: Terms) -> Tensor | float:
-        """Alpha on a batch, () or (B,); it has a gradient only where the loss itself trains it."""
+        """Return alpha on a batch, () or (B,); it has a gradient only if the loss trains it."""
         raise NotImplementedError
 
     def own_loss(self, hard: Tensor, soft: Tensor) -> Tensor | None:
-        """What trains alpha's parameters beside the loss, from the detached means () of both terms; None: nothing."""
+        """Return the additional objective that trains alpha's parameters; None if there is none.
+
+        Args:
+            hard: () detached mean of the cross entropy.
+            soft: () detached mean of the soft term.
+        """
         return None
 
     def forward(self, batch: Batch, terms: Terms) -> Weighed:
-        """(1 - alpha) CE + alpha soft over the batch, each sample by its own alpha where there is one."""
+        """Return (1 - alpha) CE + alpha soft over the batch; alpha is (), or (B,) per sample."""
         alpha, soft = self.of(batch, terms), terms.soft.mean()
         if isinstance(alpha, Tensor) and alpha.ndim:
             loss = ((1 - alpha) * batch.cross_entropies() + alpha * terms.soft).mean()
@@ -142,47 +159,60 @@ class Alpha(nn.Module):
         return Weighed(loss, own, {"loss": loss.detach(), "alpha": tracked})
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """One at its own rate, if there is anything to learn."""
+        """Return one group with its own learning rate, or none if alpha has no parameters."""
         mine = list(self.parameters())
         return [ParameterGroup(mine, self.settings.alpha_learning_rate, scheduled=False)] if mine else []
 
     @property
     def looks_ahead_every(self) -> int:
-        """As of `Method`."""
+        """Return the interval of `look_ahead` in steps, as in `Method`."""
         return 0
 
     def look_ahead(self, ahead: LookAhead, terms: TermsOf) -> None:
-        """As of `Method`; `terms` gives those of a batch, with gradients."""
+        """Look beyond the next step, as in `Method`.
+
+        `terms` returns the terms of a batch with gradients.
+        """
 
     def end_epoch(self, progress: Progress) -> dict[str, float | Tensor]:
-        """After each epoch and after a resume; the distribution of alpha over the samples, (BINS,) shares that sum to one."""
+        """Return the distribution of alpha over samples, (BINS,) shares with sum 1, if any.
+
+        Called after each epoch and after a resume.
+        """
         shares = self.histogram.shares(self.mean)
         return {} if shares is None else {"alpha_histogram": shares}
 
     def clamped(self, alpha: Tensor) -> Tensor:
-        """Alpha within [alpha_min, alpha_max]."""
+        """Return alpha clamped to [alpha_min, alpha_max]."""
         return alpha.clamp(self.settings.alpha_min, self.settings.alpha_max)
 
 
 class Planned(Alpha):
-    """A function of the epoch alone: constant, or from `alpha_start` to `alpha_end` linearly, by half a cosine, or at once."""
+    """Alpha as a function of the epoch alone.
+
+    It is constant, or goes from `alpha_start` to `alpha_end` linearly, along half a cosine, or in
+    one step.
+    """
 
     def __init__(self, settings: AlphaSettings) -> None:
         super().__init__(settings)
         self.value = planned(settings, 0.0)
 
     def of(self, batch: Batch, terms: Terms) -> float:
-        """The plan's value of this epoch."""
+        """Return the scheduled value of this epoch."""
         return self.value
 
     def end_epoch(self, progress: Progress) -> dict[str, float | Tensor]:
-        """On to the next epoch."""
+        """Advance the schedule to the next epoch."""
         self.value = planned(self.settings, progress.epoch / progress.epochs)
         return {}
 
 
 def planned(settings: AlphaSettings, progress: float) -> float:
-    """Alpha of a plan after a share of the epochs, in [0, 1]; constant where there is no other plan."""
+    """Return the scheduled alpha after a share `progress` of the epochs, in [0, 1].
+
+    The value is `settings.alpha` if no schedule over the epochs is set.
+    """
     if settings.alpha_schedule not in ("linear", "cosine", "step"):
         return settings.alpha
     share = min(progress / settings.alpha_when, 1.0)
@@ -194,6 +224,14 @@ def planned(settings: AlphaSettings, progress: float) -> float:
 
 
 def follow(average: Tensor, value: Tensor, stays: float) -> Tensor:
-    """Move a running mean () on in place and give it; it begins as NaN; what is not finite is passed over."""
+    """Update a running mean () in place and return it.
+
+    The mean starts as NaN. A value that is not finite is skipped.
+
+    Args:
+        average: () running mean.
+        value: () new value.
+        stays: Share of the old mean that is kept.
+    """
     moved = torch.where(average.isnan(), value, stays * average + (1 - stays) * value)
     return average.copy_(torch.where(value.isfinite(), moved, average))

@@ -1,6 +1,6 @@
-"""What the training samples are worth to a student: when that is asked, by which score, and the weights that follow.
+"""Schedule, score and map the weights of training samples from a survey of the student.
 
-Knows a survey of the student; the estimators are in `influence.py`, the maps in `sample_weights.py`.
+The estimators are in `influence.py`, the maps in `sample_weights.py`.
 """
 
 import math
@@ -21,7 +21,7 @@ from methods.tempered import Losses
 from methods.weighing import Part, Survey, Weighed
 
 UPDATES = ("iterative", "static", "teacher_only", "both", "ssl")
-SOLVED = 1e-2  # largest relative residual of an answer that is taken without a word
+SOLVED = 1e-2  # largest relative residual of a solution that is accepted without a note
 ESTIMATORS: dict[str, influence.Estimator] = {
     "last_layer": influence.last_layer,
     "kfac": kfac,
@@ -34,7 +34,7 @@ ESTIMATORS: dict[str, influence.Estimator] = {
 
 @dataclass(frozen=True)
 class AppraisalSettings(Settings):
-    """When samples are weighed, by what, and how weights are made of it."""
+    """Hyper-parameters of sample weighting: schedule, score, and map from scores to weights."""
 
     update: str = setting(
         "iterative",
@@ -86,8 +86,12 @@ class AppraisalSettings(Settings):
 
 
 class Weighable(NamedTuple):
-    """What is really minimised: tempered cross entropies of each sample, the weights by which they are multiplied now, and which
-    samples have a weight of their own (n,).
+    """Objective that the student minimises, in the form that the estimators need.
+
+    Attributes:
+        objective: Tempered cross entropies of each sample.
+        weights: (n,) current factors of the samples' losses.
+        counted: (n,) bool, samples that have a weight of their own.
     """
 
     objective: Losses
@@ -96,7 +100,7 @@ class Weighable(NamedTuple):
 
 
 class Appraisal:
-    """The `Weighing` of a method, which says of a survey what it minimises."""
+    """`Weighing` of a method that states its objective for a survey by `minimised`."""
 
     def __init__(self, settings: AppraisalSettings, epochs: int, minimised: Callable[[Survey], Weighable]) -> None:
         self.settings, self.epochs, self.minimised = settings, epochs, minimised
@@ -116,13 +120,16 @@ class Appraisal:
             )
 
     def due(self, epoch: int) -> bool:
-        """Once halfway, or every R epochs, as long as an epoch is left for the weights."""
+        """Return whether weights are due after `epoch` epochs: once halfway, or every R epochs.
+
+        Weights are due only while an epoch remains that can use them.
+        """
         if self.settings.update == "static":
             return 0 < epoch == self.first
         return epoch >= self.first and (epoch - self.first) % self.settings.every == 0 and epoch + self.lag < self.epochs
 
     def required_bytes(self, samples: int, classes: int, features: int, parameters: Mapping[str, Tensor]) -> int:
-        """What the survey holds, and the estimator that was chosen."""
+        """Return the bytes that the survey and the chosen estimator hold at once."""
         surveyed = 4 * samples * (features + 4 * classes)  # logits and targets of student, teacher and labels
         return surveyed + self._estimator_bytes(samples, classes, features, parameters)
 
@@ -136,9 +143,13 @@ class Appraisal:
         return influence.needed_bytes(chosen.estimator, samples, classes, features, looked_at)
 
     def weigh(self, survey: Survey) -> Weighed:
-        """Scores of the samples, mapped, shuffled where that is the baseline, and mixed with the weights in force.
+        """Return new weights: scores, mapped and mixed with the current weights.
 
-        ArithmeticError where an estimator diverges; where one does not come to an end, a note says so.
+        The baseline `random` shuffles them. A note reports an estimator that stopped before
+        convergence.
+
+        Raises:
+            ArithmeticError: The estimator diverged.
         """
         chosen = self.settings
         weighable = self.minimised(survey)
@@ -179,7 +190,7 @@ class Appraisal:
         return influence.scores(problem, ESTIMATORS[chosen.estimator], chosen.damping)
 
     def _clean(self, survey: Survey) -> Part:
-        """The validation part, without the labels of the samples that are not to be used."""
+        """Return the validation part; samples beyond `clean_samples` get the label -1."""
         part, most = survey.held_out, self.settings.clean_samples
         if not 0 < most < len(part.labels):
             return part
@@ -202,7 +213,7 @@ def _doubts(solved: influence.Solved) -> list[str]:
 
 
 def _shuffled(weights: Tensor, counted: Tensor, seed: int) -> Tensor:
-    """The same weights, each at another of the samples that are weighed."""
+    """Return the same weights, permuted among the weighted samples."""
     order = torch.randperm(int(counted.sum()), generator=torch.Generator().manual_seed(seed)).to(weights.device)
     shuffled = weights.clone()
     shuffled[counted] = weights[counted][order]
@@ -210,11 +221,14 @@ def _shuffled(weights: Tensor, counted: Tensor, seed: int) -> Tensor:
 
 
 def _own_losses(part: Part, objective: Losses) -> Tensor:
-    """The cross entropy of each sample with its label, of an unlabelled one what is minimised, less what cannot be helped; (n,)."""
+    """Return the loss of each sample, (n,): its cross entropy, or if unlabelled its excess loss.
+
+    The excess loss is the minimised loss less its least possible value.
+    """
     labelled = functional.cross_entropy(part.logits, part.labels, ignore_index=-1, reduction="none")
     return torch.where(part.labels != -1, labelled, objective.excess(part.logits))
 
 
 def _labelled_loss(part: Part) -> float:
-    """The mean cross entropy over the labelled samples of a part, in nats."""
+    """Return the mean cross entropy over the labelled samples of a part, in nats."""
     return float(losses.cross_entropy(part.logits, part.labels))

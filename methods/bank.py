@@ -1,7 +1,4 @@
-"""A memory bank that is in force: what it says of each training sample and of those that were retrieved for it.
-
-Knows knowledge and retrieval; not who filled it, nor what is minimised.
-"""
+"""Memory bank: entries and retrieval targets of the training samples."""
 
 from dataclasses import dataclass
 
@@ -13,16 +10,24 @@ from methods.contrast import centred
 from methods.method import Knowledge
 from methods.retrieval import Neighbours
 
-TABLE_BYTES = 2**31  # what one table of (n, K) may take that is computed once; a larger one is looked up batch by batch
-LOOKED_AT = 16_384  # samples whose entropies are tracked, at most
+TABLE_BYTES = 2**31  # limit of a precomputed (n, K) table; a larger one is computed per batch
+LOOKED_AT = 16_384  # maximal number of samples whose entropies are tracked
 
 
 @dataclass(frozen=True)
 class BankQuery:
-    """What is looked up: so many `positives`, of which a target is made (None: no target; 0: the whole class), and `negatives`.
+    """Query of a bank: numbers of neighbours, and aggregation of the positives into a target.
 
-    A target is the mean over the positives with the weights softmax(similarity / retrieval_temperature): of their logits
-    (`logit`), or of their distributions at `temperature` (`prob`).
+    The target is the mean over the positives with the weights softmax(similarity /
+    retrieval_temperature).
+
+    Attributes:
+        positives: Positives per target; None means no target, 0 the whole class.
+        negatives: Negatives per sample.
+        retrieval_temperature: Divisor of the similarities.
+        aggregate: The averaged quantity: logits (`logit`), or distributions at `temperature`
+            (`prob`).
+        temperature: T of the target distribution.
     """
 
     positives: int | None
@@ -33,7 +38,10 @@ class BankQuery:
 
 
 class Bank:
-    """Made once from the knowledge of n samples, on its device, without a gradient. `neighbours` are what was retrieved."""
+    """Bank built once from the knowledge of n samples, on its device and without gradients.
+
+    `neighbours` holds the retrieved samples.
+    """
 
     @torch.no_grad()
     def __init__(self, knowledge: Knowledge, looking: BankQuery) -> None:
@@ -48,15 +56,21 @@ class Bank:
         self.numbers = self._numbers()
 
     def logits(self, index: Tensor) -> Tensor:
-        """What the bank says of the samples themselves, (B, K)."""
+        """Return the bank's logits of the samples themselves, (B, K)."""
         return self.knowledge.logits.index_select(0, index)
 
     def target(self, index: Tensor) -> Tensor:
-        """What it says of their positives: logits (B, K), at `temperature` the target; the samples' own where there are none."""
+        """Return target logits (B, K) from the samples' positives, to soften at `temperature`.
+
+        A sample without positives has its own logits.
+        """
         return self._of_positives(index) if self.targets is None else self.targets.index_select(0, index)
 
     def negatives(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Directions (B, N, K) of the samples' negatives, and which of them are there, (B, N)."""
+        """Return the directions (B, N, K) of the samples' negatives and their mask (B, N).
+
+        The mask is true for negatives that exist.
+        """
         positions = self.neighbours.negatives.index_select(0, index)  # (B, N)
         present = positions >= 0
         chosen = positions.clamp(min=0).flatten()
@@ -79,7 +93,11 @@ class Bank:
         return class_aggregated(features, known.logits, known.labels, tau, how, chosen.temperature, known.members)
 
     def _numbers(self) -> dict[str, float]:
-        """How good the positives are by the labels as given; what aggregation does to labelled samples; what an index missed."""
+        """Return quality measures of the bank by name.
+
+        They measure the positives against the given labels, the effect of aggregation on labelled
+        samples, and the recall of the index.
+        """
         found, known, temperature = self.neighbours, self.knowledge, self.looking.temperature
         numbers: dict[str, float] = {}
         if (found.positives != -1).any():
@@ -91,7 +109,7 @@ class Bank:
         return numbers | ({"recall": found.recall} if found.negatives.shape[1] else {})
 
     def _looked_at(self) -> Tensor:
-        """Samples with a label, evenly spaced, at most `LOOKED_AT` of them."""
+        """Return at most `LOOKED_AT` labelled samples, evenly spaced."""
         labelled = torch.nonzero(self.knowledge.labels != -1).flatten()
         if not len(labelled):
             return labelled

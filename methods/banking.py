@@ -1,7 +1,4 @@
-"""When a bank that students fill while they are trained is made anew, and out of what. The contract, and its words.
-
-Knows no tensor: who fills it, and what is looked up in it, is said elsewhere.
-"""
+"""Schedule of a memory bank that students fill during training."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,15 +6,20 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class BankSchedule:
-    """A bank with an entry, logits and features, for each training sample; the method gets it after an epoch, as `Knowledge`.
+    """Source and schedule of a bank with logits and features of each training sample.
 
-    source    own: what this student says; peers: what the others say: the mean of their logits, their unit features side by
-              side, whose inner product is the mean of their cosine similarities
-    fill      epoch: of the weights after the epoch; ema: of their exponential moving average, one step a training step, both
-              in eval mode on the clean view; momentum: of what is said in training, blended entry by entry
-    momentum  what stays of the old entry, or of the average, at each blend (ema, momentum)
-    queue     only the samples that were drawn last in the epoch, so many of them, can be retrieved; 0: all
-    first     finished epochs after which the first bank is made; there is a new one after each epoch from then on
+    The method receives the bank after an epoch, as `Knowledge`.
+
+    Attributes:
+        source: `own`: outputs of this student. `peers`: outputs of the other students, that is the
+            mean of their logits and their concatenated unit features. The inner product of the
+            latter is the mean of the peers' cosine similarities.
+        fill: `epoch`: by the weights after the epoch. `ema`: by their exponential moving average,
+            updated once per training step. Both use eval mode on the clean view. `momentum`: by
+            training outputs, blended entry by entry.
+        momentum: Share of the old entry (momentum), or of the average (ema), that each blend keeps.
+        queue: Number of samples, those drawn last in the epoch, that can be retrieved; 0 means all.
+        first: Finished epochs before the first bank; every later epoch builds a new one.
     """
 
     source: Literal["own", "peers"]
@@ -27,5 +29,5 @@ class BankSchedule:
     first: int
 
     def due(self, epoch: int, epochs: int) -> bool:
-        """Whether a bank is made after so many finished epochs of all `epochs`: not after the last one, which nobody would use."""
+        """Return whether a bank is built after `epoch` of `epochs` epochs: never after the last."""
         return self.first <= epoch < epochs

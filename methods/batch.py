@@ -1,4 +1,4 @@
-"""Define what a method sees of a step: what networks give for a batch, and means over the samples of it that count."""
+"""Batch that a method receives: network outputs, labels, and means over the global batch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,16 +12,19 @@ from methods import losses
 
 
 class Output(NamedTuple):
-    """What a network says about a batch: logits (B, K) and penultimate features (B, D)."""
+    """Output of a network for a batch: logits (B, K) and penultimate features (B, D)."""
 
     logits: Tensor
     features: Tensor
 
 
 class Mix(NamedTuple):
-    """With whom the samples of a batch were blended: `labels` (B,) int64 of the partners, -1 where unlabelled.
+    """Blending of a batch: the partners of its samples.
 
-    `share` (B,) float32 in [0, 1] is the weight of a sample's own label; its partner's has the rest.
+    Attributes:
+        labels: (B,) int64 labels of the partners, -1 for unlabelled ones.
+        share: (B,) float32 in [0, 1], weight of a sample's own label; the partner's label has the
+            rest.
     """
 
     labels: Tensor
@@ -29,18 +32,27 @@ class Mix(NamedTuple):
 
 
 def alone(value: Tensor) -> Tensor:
-    """Return the mean of a tensor over the ranks, where there is one."""
+    """Return a tensor unchanged: its mean over the ranks if there is one rank."""
     return value
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Everything a method may look at; what it did not ask for in `needs` is None.
+    """Inputs and outputs of one step; anything that `needs` does not request is None.
 
-    index (B,) int64 positions in the training part; inputs (B, ...) or a dict of tensors; labels (B,) int64, -1
-    where unlabelled; peers gives the `peer_logits`; weights (B,) of mean one over the training part; mix where inputs are blended.
-    A batch is one rank's part of a global batch, and all parts have B samples: `mean` gives the mean of a tensor over the ranks,
-    which call it together. `all_labelled`: every sample of the training part has a label, so that nobody has to count them.
+    A batch is one rank's part of a global batch, and all parts have B samples.
+
+    Attributes:
+        index: (B,) int64 positions in the training part.
+        inputs: (B, ...) tensor or a dict of tensors.
+        labels: (B,) int64, -1 for unlabelled samples.
+        student: Output of the student.
+        teacher: Output of the teacher.
+        peers: Function that returns `peer_logits`.
+        weights: (B,) sample weights with mean 1 over the training part.
+        mix: Partners, if inputs are blended.
+        mean: Mean of a tensor over the ranks; all ranks must call it together.
+        all_labelled: All training samples have labels, so that labels need no count.
     """
 
     index: Tensor
@@ -55,31 +67,35 @@ class Batch:
     all_labelled: bool = False
 
     def mean_over(self, values: Tensor, counted: Tensor) -> Tensor:
-        """Return sum(values) over the ranks' mean of sum(counted), a scalar; 0 where nothing counts on any rank.
+        """Return sum(values) over the ranks' mean of sum(counted), (); 0 if nothing counts.
 
-        The mean of this over the ranks, which is what DDP makes of its gradient, is that of the samples of the global batch that
-        count, however they are dealt out.
+        DDP averages gradients over the ranks. The average of this value is the mean over the
+        counted samples of the global batch, however the samples are distributed over the ranks.
 
         Args:
-            values: (B,) what is averaged, times how much each sample counts.
-            counted: (B,) in [0, 1], how much each sample counts.
+            values: (B,) values to average, already multiplied by each sample's share in `counted`.
+            counted: (B,) in [0, 1], share by which each sample counts.
         """
         return values.sum() / _nonzero(self.mean(counted.float().sum()))
 
     def cross_entropy(self, label_smoothing: float = 0.0, logits: Tensor | None = None) -> Tensor:
-        """Return the mean cross entropy over the labels of the global batch, as in `mean_over`: by its share where blended.
+        """Return the mean cross entropy over the labels of the global batch, (), as in `mean_over`.
 
-        Of the student's logits, or of others (B, K).
+        Blended samples count by their shares.
+
+        Args:
+            label_smoothing: Share of the target that is uniform over all classes.
+            logits: (B, K) logits; None means those of the student.
         """
         return self._cross_entropies(label_smoothing, logits).sum() / _nonzero(self._labelled_count)
 
     @property
     def labelled(self) -> Tensor:
-        """The share of the samples of the global batch that have a label, (); of blended ones their shares."""
+        """Return the labelled share of the global batch, (); blended samples count by shares."""
         return self._labelled_count / len(self.labels)
 
     def cross_entropies(self) -> Tensor:
-        """The samples' shares of the student's cross entropy, (B,): their mean is `cross_entropy()`."""
+        """Return shares (B,) of the student's cross entropy; their mean is `cross_entropy()`."""
         return self._cross_entropies() / _nonzero(self.labelled)
 
     def _cross_entropies(self, label_smoothing: float = 0.0, logits: Tensor | None = None) -> Tensor:
@@ -88,16 +104,20 @@ class Batch:
 
     @cached_property
     def _labelled_count(self) -> Tensor:
-        """The labelled samples of a rank, (), by their shares: the mean over the ranks."""
+        """Return the labelled samples per rank, (), by their shares: a mean over the ranks."""
         if self.all_labelled:
             return self.labels.new_full((), len(self.labels), dtype=torch.float32)
         return self.mean(losses.labelled_shares(self.labels, *(self.mix or ())).sum())
 
     @property
     def peer_logits(self) -> Tensor:
-        """What the other students say, (P, B, K) float32 without a gradient, in the order of their letters; ValueError without any.
+        """Return the logits of the other students, (P, B, K) float32 without a gradient.
 
-        They may still be on their way: ask as late as possible.
+        The peers are in the order of their letters. Their logits may still be in transit, so read
+        this property as late as possible.
+
+        Raises:
+            ValueError: The student has no peers.
         """
         if self.peers is None:
             raise ValueError("this method needs a peer, and the student is alone: configure `peers`, or train with kd")
@@ -105,12 +125,16 @@ class Batch:
 
     @property
     def teacher_logits(self) -> Tensor:
-        """The teacher's logits (B, K) without a gradient; ValueError where the loop brought no teacher."""
+        """Return the teacher's logits (B, K) without a gradient.
+
+        Raises:
+            ValueError: The batch has no teacher.
+        """
         if self.teacher is None:
             raise ValueError("this method needs a teacher, and the batch has none: set `teacher`, or train with cross_entropy")
         return self.teacher.logits.detach()
 
 
 def _nonzero(count: Tensor) -> Tensor:
-    """The count, or 1 where it is 0: what is divided by it is 0 then."""
+    """Return the count, or 1 if it is 0; a quotient by it is then 0."""
     return count + (count == 0)

@@ -1,24 +1,28 @@
-"""The Context-Aware Module: reweights the teacher's classes from what teacher and student say of all of them.
+"""Context-Aware Module: reweight the teacher's classes from the outputs of teacher and student.
 
-Its idea is that of arXiv 2509.05319 ("MLP + Attention" over class-wise teacher outputs); its form is a reconstruction.
-Knows logits, no labels and no losses. It exists while a student is trained, and nothing of it in the student.
+The idea is that of arXiv 2509.05319 ("MLP + Attention" over class-wise teacher outputs); its form
+is a reconstruction. The module exists during training only and is no part of the student.
 """
 
 import torch
 from torch import Tensor, nn
 
-FULL_ATTENTION = 256  # classes up to which every class attends to every other
-INDUCED = 64  # tokens through which classes attend beyond that
+FULL_ATTENTION = 256  # most classes at which every class attends to every other
+INDUCED = 64  # tokens of the induced attention beyond that
 
 
 class ContextAware(nn.Module):
-    """Scores s (B, K) that turn the teacher p_T = softmax(v / T) into softmax(v / T + s), from logits (B, K) of both.
+    """Scores s (B, K) that turn the teacher p_T = softmax(v / T) into softmax(v / T + s).
 
-    One token per class: [p_T, q_T, p_T - q_T] lifted to `width`, plus a learned embedding of the class; `heads` heads of
-    attention over the tokens, a residual sum, an MLP. Its last layer begins at zero: s = 0, the teacher as it is.
-    Attention costs B heads K^2 scores; beyond `FULL_ATTENTION` classes it goes through `INDUCED` learned tokens that first
-    attend to the classes and then are attended to (the induced form of arXiv 1810.00825): 2 B heads K `INDUCED` scores,
-    at K = 1000 an eighth, and a rank of at most `INDUCED`.
+    The input is logits (B, K) of teacher and student. Each class is one token: [p_T, q_T, p_T -
+    q_T], projected to `width`, plus a learned embedding of the class. Attention with `heads` heads
+    over the tokens, a residual sum and an MLP follow. The last layer starts at zero, so that s = 0
+    leaves the teacher unchanged.
+
+    Attention costs B heads K^2 scores. Beyond `FULL_ATTENTION` classes it uses `INDUCED` learned
+    tokens. These first attend to the classes and are then attended to (induced form of arXiv
+    1810.00825). This costs 2 B heads K `INDUCED` scores, an eighth at K = 1000, and limits the rank
+    to `INDUCED`.
     """
 
     def __init__(self, classes: int, width: int, heads: int, temperature: float) -> None:
@@ -36,7 +40,7 @@ class ContextAware(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), last)
 
     def forward(self, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
-        """s (B, K) in float32 (float64 stays); no gradient reaches the logits."""
+        """Return s (B, K), float32 or float64 as the parameters; no gradient reaches the logits."""
         with torch.autocast(teacher_logits.device.type, enabled=False):
             kind = self.classes.dtype
             teacher, student = (
@@ -53,5 +57,8 @@ class ContextAware(nn.Module):
 
 
 def class_weights(scores: Tensor) -> Tensor:
-    """K softmax(s), (B, K): by how much each class of the teacher is multiplied before it is normalised; mean 1, above 0."""
+    """Return K softmax(s), (B, K): positive factors of the teacher's classes, with mean 1.
+
+    They multiply the classes before normalisation.
+    """
     return scores.shape[1] * scores.softmax(dim=1)

@@ -1,6 +1,6 @@
-"""Contrast in logit space: a student near one target and away from others, whatever the scale of its logits.
+"""Contrastive losses on the directions of logits, invariant to their scale.
 
-Pure functions that know no method, batch or bank; in float32 (float64 stays), with autocast switched off.
+All are computed in float32 (float64 stays), with autocast off.
 """
 
 import torch
@@ -8,14 +8,17 @@ from torch import Tensor
 
 from methods.losses import in_full_precision
 
-# Norm of centred logits below which they count as so much shorter: such a student has no direction yet, and without a floor the
-# gradient would grow beyond bounds.
+# Smallest divisor of centred logits; a shorter vector keeps a length below 1. Such a student has no
+# direction yet, and without a floor the gradient would grow without bound.
 LEAST_NORM = 0.1
 
 
 @in_full_precision
 def centred(logits: Tensor) -> Tensor:
-    """c(x), (..., K): logits (..., K) less their mean, of length one; the same for a x + b, a > 0, above `LEAST_NORM`."""
+    """Return c(x), (..., K): logits (..., K) less their mean, scaled to length 1.
+
+    The result is the same for a x + b, a > 0, while the norm is above `LEAST_NORM`.
+    """
     apart = logits - logits.mean(dim=-1, keepdim=True)
     lengths: Tensor = torch.linalg.vector_norm(apart, dim=-1, keepdim=True)
     return apart / lengths.clamp(min=LEAST_NORM)
@@ -23,10 +26,16 @@ def centred(logits: Tensor) -> Tensor:
 
 @in_full_precision
 def info_nce(student: Tensor, positive: Tensor, negatives: Tensor, present: Tensor, temperature: float) -> Tensor:
-    """-log(e^{s+/t} / (e^{s+/t} + sum_j e^{s_j/t})), (B,), of the cosines between c(student) and the others.
+    """Return -log(e^{s+/t} / (e^{s+/t} + sum_j e^{s_j/t})), (B,), from cosines with c(student).
 
-    student and positive (B, K) logits; negatives (B, N, K) directions, as `centred` gives them; present (B, N) bool: those that
-    count. Between log(1 + N e^{-2/t}) and log(1 + N e^{2/t}).
+    The value lies between log(1 + N e^{-2/t}) and log(1 + N e^{2/t}).
+
+    Args:
+        student: (B, K) logits.
+        positive: (B, K) logits.
+        negatives: (B, N, K) directions, as `centred` returns them.
+        present: (B, N) bool, the negatives that count.
+        temperature: t, divisor of the cosines.
     """
     direction = centred(student)
     right = (direction * centred(positive)).sum(dim=1) / temperature  # (B,)
@@ -37,6 +46,13 @@ def info_nce(student: Tensor, positive: Tensor, negatives: Tensor, present: Tens
 
 @in_full_precision
 def hinge(student: Tensor, negatives: Tensor, present: Tensor, margin: float) -> Tensor:
-    """The mean over the negatives j of relu(cosine_j - margin), (B,), 0 without any; arguments as in `info_nce`."""
+    """Return the mean of relu(cosine_j - margin) over the negatives j, (B,), or 0 without any.
+
+    Args:
+        student: (B, K) logits.
+        negatives: (B, N, K) directions, as `centred` returns them.
+        present: (B, N) bool, the negatives that count.
+        margin: Cosine above which a negative adds to the loss.
+    """
     apart = (torch.einsum("bk,bnk->bn", centred(student), negatives) - margin).relu()
     return (apart * present).sum(dim=1) / present.sum(dim=1).clamp(min=1)

@@ -1,4 +1,4 @@
-"""Training without a teacher: the baseline that every distillation has to beat. Knows labels alone."""
+"""Training on labels without a teacher: the baseline of every distillation method."""
 
 from dataclasses import dataclass
 
@@ -23,6 +23,6 @@ class CrossEntropy(Method):
     provenance = "Standard; label smoothing as in Szegedy et al. 2016 (arXiv 1512.00567)"
 
     def forward(self, batch: Batch) -> Objective:
-        """The mean cross entropy over the labelled samples of the batch."""
+        """Return the mean cross entropy over the labelled samples of the batch."""
         loss = batch.cross_entropy(self.settings.label_smoothing)
         return Objective(loss, {"cross_entropy": loss.detach()})

@@ -1,4 +1,4 @@
-"""Deep mutual learning: students that have no teacher but one another. Knows one batch at a time."""
+"""Deep mutual learning: students without a teacher learn from each other."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,10 @@ from methods.settings import another_default
 
 @dataclass(frozen=True)
 class DMLSettings(PeerSettings):
-    """Hyper-parameters of DML; the defaults are the published ones: weight 1, T_p = 1, no warm-up, turns."""
+    """Hyper-parameters of DML.
+
+    The defaults are the published ones: weight 1, T_p = 1, no warm-up, alternating updates.
+    """
 
     update: str = another_default(PeerSettings, "update", "alternating")
 
@@ -24,6 +27,6 @@ class DML(Mutual):
     provenance = "Zhang, Xiang, Hospedales & Lu, CVPR 2018 (arXiv 1706.00384); T_p and the warm-up are additions, off by default"
 
     def forward(self, batch: Batch) -> Objective:
-        """The objective of one student; tracked: cross entropy, and T_p^2 D (`peer`)."""
+        """Return the objective of one student; track cross entropy and T_p^2 D (`peer`)."""
         hard = batch.cross_entropy()
         return self.joined(batch, hard, {"cross_entropy": hard.detach()})

@@ -1,4 +1,4 @@
-"""Dual students: each learns from labels, from a teacher where that is sure, and from its peers. Knows one batch at a time."""
+"""Dual students: learn from labels, from a teacher weighted by its certainty, and from peers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,12 +13,15 @@ from methods.method import Knowledge, Needs, Objective, Progress, Task
 from methods.peers import Mutual, PeerSettings
 from methods.settings import SettingsError, another_default, setting, temperature_setting
 
-LEAST = 1e-6  # mean weight that is still normalised: less is the rounding of float32
+LEAST = 1e-6  # smallest mean weight to divide by: less is float32 rounding
 
 
 @dataclass(frozen=True)
 class DualStudentSettings(PeerSettings):
-    """Hyper-parameters of dual students; at weights that sum to one the learning rate means the same as in the convex KD."""
+    """Hyper-parameters of dual students.
+
+    If the weights sum to one, the learning rate has the same meaning as in the convex form of KD.
+    """
 
     lambda_ce: float = setting(0.3, "weight of the cross entropy", low=0)
     lambda_kd: float = setting(0.5, "weight of the teacher's term", low=0)
@@ -59,10 +62,11 @@ class DualStudentSettings(PeerSettings):
 
 
 class DualStudent(Mutual):
-    """lambda_ce CE + lambda_kd w T^2 D(p_T || q_T) + lambda_peer u T_p^2 D(q_o || q_s), means over batch and peers o.
+    """lambda_ce CE + lambda_kd w T^2 D(p_T || q_T) + lambda_peer u T_p^2 D(q_o || q_s).
 
-    H/log K is the entropy of the teacher's p at T_w over its largest; w = 1 - H/log K = D(p || uniform)/log K is 1 for a teacher
-    that is certain (plain KD) and 0 for one that knows nothing. u is 1, or H/log K.
+    All terms are means over the batch, the last one over the peers o, too. H/log K is the entropy
+    of the teacher's p at T_w over its largest value. w = 1 - H/log K = D(p || uniform)/log K. It is
+    1 for a certain teacher (plain KD) and 0 for a uniform one. u is 1 or H/log K.
     """
 
     Settings = DualStudentSettings
@@ -79,11 +83,15 @@ class DualStudent(Mutual):
         self.histogram = Histogram()
 
     def prepare(self, knowledge: Callable[[], Knowledge] | None, task: Task) -> None:
-        """Who else trains this student."""
+        """Store the task, which gives the mean over the ranks."""
         self.task = task
 
     def forward(self, batch: Batch) -> Objective:
-        """One student's; tracked: cross entropy, w T^2 D (`distillation`), T_p^2 D (`peer`), the means of H/log K and w."""
+        """Return the objective of one student.
+
+        Tracked are cross entropy, w T^2 D (`distillation`), T_p^2 D (`peer`), and the means of
+        H/log K (`uncertainty`) and w (`weight`).
+        """
         chosen = self.settings
         hard = batch.cross_entropy()
         uncertainty = losses.normalized_entropy(batch.teacher_logits, chosen.certainty_temperature)  # (B,)
@@ -101,18 +109,21 @@ class DualStudent(Mutual):
         return self.joined(batch, alone, terms, uncertainty if chosen.peer_weight == "1-w" else None)
 
     def end_epoch(self, progress: Progress) -> dict[str, float | Tensor]:
-        """On along the warm-up; and how unsure the teacher was: the shares (BINS,) of the epoch's samples by H/log K."""
+        """Advance the warm-up; return the peers' weight, and the distribution of H/log K.
+
+        The distribution is given by the shares (BINS,) of the epoch's samples.
+        """
         shares = self.histogram.shares(self._mean)
         return super().end_epoch(progress) | ({} if shares is None else {"uncertainty_histogram": shares})
 
     def _weights(self, uncertainty: Tensor) -> Tensor:
-        """w, (B,), from H/log K (B,)."""
+        """Return w, (B,), from H/log K (B,)."""
         if self.settings.certainty == "none":
             return torch.ones_like(uncertainty)
         weight = 1 - uncertainty if self.settings.certainty == "certain" else uncertainty
         return weight / self._mean(weight.mean()).clamp(min=LEAST) if self.settings.w_norm == "mean1" else weight
 
     def _mean(self, values: Tensor) -> Tensor:
-        """The mean over the ranks."""
+        """Return the mean of a tensor over the ranks."""
         assert self.task is not None, "prepare comes before the first step"
         return self.task.mean(values)

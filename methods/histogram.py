@@ -1,27 +1,34 @@
-"""How values in [0, 1] are distributed over the samples of an epoch. Knows nothing of what the values mean."""
+"""Histogram of values in [0, 1] over the samples of an epoch."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-BINS = 20  # equal ones over [0, 1]
-WEIGHT_RANGE = 4.0  # those of a histogram of weights are equal ones over [0, this]; the last one has all above too
+BINS = 20  # of equal width over [0, 1]
+WEIGHT_RANGE = 4.0  # bins of a weight histogram cover [0, this]; the last one counts all above, too
 
 
 class Histogram:
-    """Counts that begin anew with every epoch; each rank has those of its own samples."""
+    """Counts per bin that restart every epoch; each rank counts its own samples."""
 
     def __init__(self) -> None:
-        self.counts: Tensor | None = None  # not a buffer: DDP would give every rank those of the first one
+        self.counts: Tensor | None = None  # no buffer: DDP would broadcast those of rank 0
 
     def count(self, values: Tensor) -> None:
-        """Values (B,) of the samples of a batch."""
+        """Count the values (B,) of a batch's samples."""
         counts = torch.histc(values.detach().float(), BINS, 0.0, 1.0)
         self.counts = counts if self.counts is None else self.counts + counts
 
     def shares(self, mean: Callable[[Tensor], Tensor]) -> Tensor | None:
-        """The shares (BINS,) of the bins, which sum to one, by the `mean` over the ranks; None where nothing was counted."""
+        """Return the shares (BINS,) of the bins, with sum 1, and restart the counts.
+
+        Args:
+            mean: Mean of a tensor over the ranks.
+
+        Returns:
+            The shares, or None if nothing was counted.
+        """
         if self.counts is None:
             return None
         counts, self.counts = mean(self.counts), None

@@ -1,6 +1,6 @@
-"""IC-KD: distillation in which a sample hears what is said of similar ones, too. Knows one batch at a time, and a bank.
+"""IC-KD: distillation that also uses the logits of similar samples from a memory bank.
 
-How samples are retrieved is in `retrieval.py`, how a bank is filled while students are trained in `banking.py`.
+`retrieval.py` retrieves the samples; `banking.py` schedules a bank that students fill in training.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,10 @@ from methods.settings import Settings, SettingsError, setting, temperature_setti
 
 @dataclass(frozen=True)
 class ICKDSettings(Settings):
-    """Hyper-parameters of IC-KD; with picd = nicd = 0 it is KD in its convex form (offline), or mutual learning (online)."""
+    """Hyper-parameters of IC-KD.
+
+    With picd = nicd = 0 it is KD in its convex form (offline), or mutual learning (online).
+    """
 
     paradigm: str = setting(
         "offline",
@@ -88,10 +91,13 @@ class ICKDSettings(Settings):
 class ICKD(Method):
     """(1 - alpha) CE + alpha [(1 - pi) KD + pi PICD] + nu NICD, means over the batch.
 
-    PICD_i = T^2 D(softmax(u_i / T) || q_T) with u_i made of the bank's logits of the positives of i; NICD_i is InfoNCE, or a hinge,
-    between the directions of the student's logits and of the bank's for the negatives of i. KD is T^2 D of the teacher's logits
-    (offline), the mean over the peers' at this step (online), or the bank's own of the same sample (teacher_free), where at
-    picd = 1 there is none.
+    PICD_i = T^2 D(softmax(u_i / T) || q_T), where u_i aggregates the bank's logits of the positives
+    of i. NICD_i is InfoNCE or a hinge. It compares the direction of the student's logits with the
+    directions of the bank's logits for the negatives of i.
+
+    KD is T^2 D of the teacher's logits (offline) or the mean over the peers' logits of this step
+    (online). With teacher_free it is that of the bank's logits of the same sample; at picd = 1 it
+    is absent.
     """
 
     Settings = ICKDSettings
@@ -113,19 +119,24 @@ class ICKD(Method):
 
     @property
     def retrieves(self) -> tuple[int, int]:
-        """`positives` where a target is made of them, `negatives` where they have a weight."""
+        """Return the numbers of positives and negatives to retrieve; 0 if they have no weight."""
         chosen = self.settings
         return chosen.positives if self._aims else 0, chosen.negatives if chosen.nicd > 0 else 0
 
     @property
     def _aims(self) -> bool:
-        """Whether a target made of positives has a weight."""
+        """Return whether a target from positives has a weight."""
         chosen = self.settings
         contrasted = chosen.nicd > 0 and chosen.nicd_loss == "info_nce" and chosen.nicd_pos == "bank"
         return contrasted or chosen.alpha * chosen.picd > 0
 
     def prepare(self, knowledge: Callable[[], Knowledge] | None, task: Task) -> None:
-        """Offline: the bank of the teacher; SettingsError when it is not of these samples and classes, or there is no teacher."""
+        """Build the bank from the teacher's knowledge (offline).
+
+        Raises:
+            SettingsError: There is no teacher, or the knowledge has other numbers of samples or
+                classes.
+        """
         if not self.needs.bank:
             return
         if knowledge is None:
@@ -138,7 +149,11 @@ class ICKD(Method):
         self._take(knowledge(), (task.samples, task.classes))
 
     def banking(self, epochs: int) -> BankSchedule | None:
-        """After the warm-up anew after every epoch; SettingsError when no epoch is left to use it."""
+        """Return the schedule of the bank: a new one after every epoch from the end of the warm-up.
+
+        Raises:
+            SettingsError: No epoch remains that can use the bank.
+        """
         chosen = self.settings
         if chosen.paradigm == "offline" or (chosen.paradigm == "online" and not self._aims and chosen.nicd == 0):
             return None
@@ -154,16 +169,20 @@ class ICKD(Method):
         return BankSchedule(source, chosen.bank, chosen.bank_momentum, chosen.queue, first)  # type: ignore[arg-type]
 
     def refresh(self, knowledge: Knowledge) -> None:
-        """The bank that students filled."""
+        """Replace the bank by one that students filled."""
         self._take(knowledge, tuple(knowledge.logits.shape))
 
     @property
     def neighbours(self) -> Neighbours | None:
-        """What was retrieved from the bank in force."""
+        """Return the samples retrieved from the current bank, or None without a bank."""
         return self.bank.neighbours if self.bank else None
 
     def forward(self, batch: Batch) -> Objective:
-        """The objective; tracked: cross entropy, and the other terms without their weights (`distillation`, `picd`, `nicd`)."""
+        """Return the objective of a batch.
+
+        Tracked are cross entropy and the other terms without their weights (`distillation`, `picd`,
+        `nicd`).
+        """
         chosen, hard = self.settings, batch.cross_entropy()
         terms = {"cross_entropy": hard.detach()}
         if chosen.paradigm == "teacher_free" and self.bank is None:
@@ -183,7 +202,7 @@ class ICKD(Method):
         return Objective(loss, terms)
 
     def end_epoch(self, progress: Progress) -> dict[str, float | Tensor]:
-        """What the bank in force is like."""
+        """Return the quality measures of the current bank."""
         return dict(self.bank.numbers) if self.bank else {}
 
     def _take(self, knowledge: Knowledge, shape: tuple[int, ...]) -> None:
@@ -195,7 +214,7 @@ class ICKD(Method):
                 allowed=shape,
             )
         chosen, (positives, negatives) = self.settings, self.retrieves
-        self.bank = None  # two of them need not fit
+        self.bank = None  # two banks may not fit in memory
         self.bank = Bank(
             knowledge,
             BankQuery(
@@ -208,7 +227,7 @@ class ICKD(Method):
         )
 
     def _own(self, batch: Batch) -> Tensor:
-        """KD's term, (B,)."""
+        """Return the KD term, (B,)."""
         if self.settings.paradigm == "online":
             apart = torch.stack([self._divergence(peer, batch) for peer in batch.peer_logits])  # (P, B)
             return apart.mean(dim=0)
@@ -227,13 +246,13 @@ class ICKD(Method):
         return contrast.info_nce(batch.student.logits, positive, negatives, present, chosen.nicd_temperature)
 
     def _said(self, batch: Batch) -> Tensor:
-        """What the teacher, or who stands in its place, says of the samples themselves, (B, K)."""
+        """Return the logits (B, K) of the teacher, or of the bank in its place, for the samples."""
         if self.settings.paradigm == "offline":
             return batch.teacher_logits
         assert self.bank is not None
         return self.bank.logits(batch.index)
 
     def _divergence(self, target: Tensor, batch: Batch) -> Tensor:
-        """T^2 D, (B,), from target logits (B, K)."""
+        """Return T^2 D, (B,), from target logits (B, K)."""
         temperature = self.settings.temperature
         return temperature**2 * losses.tempered_kl(target, batch.student.logits, temperature)

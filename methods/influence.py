@@ -1,10 +1,10 @@
-"""Influence of training samples on the loss of a held-out part: of the last layer, and estimators of H^-1 g for any parameters.
+"""Influence of training samples on the held-out loss: last layer, and estimators of H^-1 g.
 
-Knows torch alone: nothing of who trains, what becomes of the scores, or how a network is built (`influence_network.py`).
-
-The objective is L(theta) = (1/n) sum_i w_i l_i(theta), and L_V the mean cross entropy of the held-out part. The score of a sample
-is n dL_V / dw_i at the minimum: phi_i = - g_V^T (H + damping I)^-1 grad l_i (Koh and Liang, arXiv 1703.04730, equation 2).
-Negative: a larger weight of the sample lowers the held-out loss. The damping is that of an L2 term (damping / 2) |theta|^2.
+The objective is L(theta) = (1/n) sum_i w_i l_i(theta), and L_V is the mean cross entropy of the
+held-out part. The score of a sample is n dL_V / dw_i at the minimum: phi_i = - g_V^T (H + damping
+I)^-1 grad l_i (Koh and Liang, arXiv 1703.04730, equation 2). A negative score means that a larger
+weight of the sample lowers the held-out loss. The damping equals an L2 term (damping / 2)
+|theta|^2.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,36 +18,36 @@ from methods.kronecker import Kronecker
 from methods.tempered import Losses
 from methods.weighing import Part
 
-EXACT_UP_TO = 1000  # parameters of a last layer that is solved by Cholesky
+EXACT_UP_TO = 1000  # most parameters of a last layer that Cholesky solves
 ROWS_AT_ONCE = 8192
 
 
 class Diverged(ArithmeticError):
-    """An estimator did not approach a solution; the sentence says what to change."""
+    """Failure of an estimator to approach a solution; the message states the setting to change."""
 
 
 class Problem(Protocol):
-    """What an estimator sees of the objective and the held-out loss, at the parameters of a student, as vectors (p,)."""
+    """Objective and held-out loss at a student's parameters, for estimators; vectors are (p,)."""
 
     @property
     def size(self) -> int:
-        """p, the parameters that are looked at."""
+        """Return p, the number of parameters considered."""
 
     @property
     def samples(self) -> int:
-        """n."""
+        """Return n, the number of training samples."""
 
     def held_out_gradient(self) -> Tensor:
-        """g_V, (p,): of the mean cross entropy of the held-out part."""
+        """Return g_V, (p,): the gradient of the mean cross entropy of the held-out part."""
 
     def product(self, vector: Tensor) -> Tensor:
-        """H v, (p,): the curvature of (1/n) sum_i w_i l_i, without damping."""
+        """Return H v, (p,): H is the curvature of (1/n) sum_i w_i l_i, without damping."""
 
     def along(self, vector: Tensor) -> Tensor:
-        """grad l_i . v of every sample, (n,); the weights w_i do not enter."""
+        """Return grad l_i . v of every sample, (n,), without the weights w_i."""
 
     def matrix(self) -> Tensor:
-        """H, (p, p) float64: by p products where there is no better way."""
+        """Return H, (p, p) float64, from p products unless a subclass has a faster way."""
         unit = torch.zeros_like(self.held_out_gradient())
         found = torch.empty(self.size, self.size, dtype=torch.float64, device=unit.device)
         for place in range(self.size):
@@ -58,11 +58,12 @@ class Problem(Protocol):
 
 
 class LastLayer(Problem):
-    """The last linear layer with its bias, (K, D + 1) read row by row: everything in closed form from features and logits.
+    """Last linear layer with its bias, (K, D + 1) flattened by rows, in closed form.
 
-    With h~ = [h; 1] a sample's gradient is (dl/dz) (x) h~ and its curvature (d2l/dz2) (x) h~ h~^T: the Gauss-Newton block of the
-    whole network is the Hessian of this layer. `weights` (n,) are the w_i in force. Samples are taken in blocks, whose memory
-    stays below `limit_bytes`; `alive` is called before each.
+    With h~ = [h; 1] a sample's gradient is (dl/dz) (x) h~ and its curvature (d2l/dz2) (x) h~ h~^T.
+    The Gauss-Newton block of the whole network is the Hessian of this layer. `weights` (n,) are the
+    current w_i. Blocks of samples stay below `limit_bytes` of memory; `alive` is called before
+    each.
     """
 
     def __init__(
@@ -80,16 +81,16 @@ class LastLayer(Problem):
 
     @property
     def size(self) -> int:
-        """K (D + 1)."""
+        """Return p = K (D + 1)."""
         return self.training.logits.shape[1] * (self.training.features.shape[1] + 1)
 
     @property
     def samples(self) -> int:
-        """n."""
+        """Return n, the number of training samples."""
         return len(self.training.logits)
 
     def held_out_gradient(self) -> Tensor:
-        """(p,): the mean of (q - e_y) (x) h~ over the samples of the held-out part that have a label."""
+        """Return g_V, (p,): the mean of (q - e_y) (x) h~ over the labelled held-out samples."""
         logits, features, labels = self.held_out
         known = (labels != -1).to(logits)
         slopes = logits.softmax(dim=1) - functional.one_hot(labels.clamp(min=0), logits.shape[1])
@@ -97,7 +98,7 @@ class LastLayer(Problem):
         return self._outer_sum(slopes, features).flatten()
 
     def product(self, vector: Tensor) -> Tensor:
-        """H v, (p,): two products of matrices a block."""
+        """Return H v, (p,), by two matrix products per block."""
         layer = vector.view(self.training.logits.shape[1], -1)
         total = torch.zeros_like(layer)
         for rows in self._blocks(6 * layer.shape[0]):
@@ -106,7 +107,7 @@ class LastLayer(Problem):
         return total.flatten() / self.samples
 
     def along(self, vector: Tensor) -> Tensor:
-        """grad l_i . v, (n,)."""
+        """Return grad l_i . v of every sample, (n,)."""
         layer = vector.view(self.training.logits.shape[1], -1)
         found = [
             (self.losses.gradients(self.training.logits[rows], rows) * self._logits_along(layer, rows)).sum(dim=1)
@@ -115,7 +116,10 @@ class LastLayer(Problem):
         return torch.cat(found)
 
     def matrix(self) -> Tensor:
-        """H, (p, p) float64, class by class: the block of classes a and b is sum_i w_i (d2l/dz_a dz_b) h~ h~^T / n."""
+        """Return H, (p, p) float64, class by class.
+
+        The block of the classes a and b is sum_i w_i (d2l/dz_a dz_b) h~ h~^T / n.
+        """
         classes, width = self.training.logits.shape[1], self.training.features.shape[1] + 1
         total = torch.zeros(classes, width, classes, width, dtype=torch.float64, device=self.weights.device)
         for rows in self._blocks(2 * (classes + 2) * width + 6 * classes):
@@ -130,14 +134,16 @@ class LastLayer(Problem):
         return total.view(self.size, self.size).div_(self.samples)
 
     def gradients(self, rows: slice) -> Tensor:
-        """grad l_i of some samples, (B, p): for a few at a time."""
+        """Return grad l_i of the samples in `rows`, (B, p); use it for a few samples at a time."""
         slopes = self.losses.gradients(self.training.logits[rows], rows)
         return (slopes[:, :, None] * self._with_one(rows)[:, None, :]).flatten(1)
 
     def preconditioner(self, damping: float) -> Callable[[Tensor], Tensor]:
-        """(mean of w C) (x) (mean of h~ h~^T by w tr C), damped and inverted, with C = d2l/dz2: H, were C and h~ independent.
+        """Return a function that applies an approximate inverse of the damped H.
 
-        At damping 1e-3 it takes a digits network from 83 iterations of `cg` to 29, with the plain mean of h~ h~^T to 36.
+        It inverts the damped (mean of w C) (x) (mean of h~ h~^T by w tr C), with C = d2l/dz2. That
+        is H if C and h~ are independent. At damping 1e-3 it reduces `cg` on a digits network from
+        83 iterations to 29; with the plain mean of h~ h~^T it takes 36.
         """
         classes, width = self.training.logits.shape[1], self.training.features.shape[1] + 1
         bent, inputs = self.weights.new_zeros(classes, classes), self.weights.new_zeros(width, width)
@@ -149,7 +155,7 @@ class LastLayer(Problem):
         return lambda vector: inverse.solve(vector.view(classes, width)).flatten()
 
     def _blocks(self, row_elements: int) -> Iterator[slice]:
-        """Rows of the training part, as many at once as may be held at so many elements each."""
+        """Yield slices of training rows, each as long as `limit_bytes` and `row_elements` allow."""
         row_bytes = row_elements * self.weights.element_size()
         at_once = max(1, min(ROWS_AT_ONCE, self.limit_bytes // row_bytes))
         for start in range(0, self.samples, at_once):
@@ -157,7 +163,7 @@ class LastLayer(Problem):
             yield slice(start, min(start + at_once, self.samples))
 
     def _logits_along(self, layer: Tensor, rows: slice) -> Tensor:
-        """What the logits change by along a layer (K, D + 1): (B, K)."""
+        """Return the change of the logits along a layer (K, D + 1): (B, K)."""
         return torch.addmm(layer[:, -1], self.training.features[rows], layer[:, :-1].T)
 
     def _with_one(self, rows: slice) -> Tensor:
@@ -165,12 +171,18 @@ class LastLayer(Problem):
 
     @staticmethod
     def _outer_sum(slopes: Tensor, features: Tensor) -> Tensor:
-        """The sum of slopes (x) h~ over samples, (K, D + 1)."""
+        """Return the sum of slopes (x) h~ over samples, (K, D + 1)."""
         return torch.cat([slopes.T @ features, slopes.sum(dim=0)[:, None]], dim=1)
 
 
 class Solution(NamedTuple):
-    """s = (H + damping I)^-1 g, (p,); what was repeated for it; |g - (H + damping I) s| / |g|, None where no system is solved."""
+    """Solution of a damped system.
+
+    Attributes:
+        direction: (p,) s = (H + damping I)^-1 g.
+        iterations: Number of iterations.
+        residual: |g - (H + damping I) s| / |g|, or None if no system is solved.
+    """
 
     direction: Tensor
     iterations: int
@@ -178,7 +190,7 @@ class Solution(NamedTuple):
 
 
 class Solved(NamedTuple):
-    """phi (n,), negative where a sample helps; how the direction behind it was found."""
+    """Influence scores phi (n,), negative if a sample helps, and statistics of the solution."""
 
     phi: Tensor
     iterations: int
@@ -189,7 +201,11 @@ Estimator = Callable[..., Solution]
 
 
 def exact(problem: Problem, gradient: Tensor, damping: float) -> Solution:
-    """By the whole matrix and Cholesky, in float64. Diverged where the matrix is not positive definite."""
+    """Solve with the whole matrix by Cholesky, in float64.
+
+    Raises:
+        Diverged: The matrix is not positive definite.
+    """
     matrix = problem.matrix()
     matrix.diagonal().add_(damping)
     factor = _cholesky(matrix, damping)
@@ -207,10 +223,13 @@ def cg(
     largest: int = 500,
     preconditioner: Callable[[Tensor], Tensor] | None = None,
 ) -> Solution:
-    """By conjugate gradients, until the relative residual is at most `tolerance` or after `largest` iterations.
+    """Solve by conjugate gradients (Hestenes and Stiefel 1952; Martens 2010 for networks).
 
-    What is left then, the residual tells. Diverged where the damped curvature is not positive along a direction. (Hestenes and
-    Stiefel 1952; Martens 2010 for networks.)
+    Iteration ends at a relative residual of at most `tolerance`, or after `largest` iterations. The
+    `residual` of the solution is the one reached.
+
+    Raises:
+        Diverged: The damped curvature is not positive along a direction.
     """
     enough = tolerance * gradient.norm()
     direction, residual = torch.zeros_like(gradient), gradient.clone()
@@ -235,11 +254,14 @@ def cg(
 def lissa(
     problem: Problem, gradient: Tensor, damping: float, depth: int = 5000, tolerance: float = 1e-5, scale: float | None = None
 ) -> Solution:
-    """By the Neumann series h <- g + h - (H + damping I) h / scale from h = g, and h / scale in the end (arXiv 1602.03943).
+    """Solve by the Neumann series h <- g + h - (H + damping I) h / scale (arXiv 1602.03943).
 
-    Products are of the whole training part, so nothing is averaged. Stops after `depth` steps, or at the relative residual
-    `tolerance`. The scale is 1.2 times the largest eigenvalue unless it is given; Diverged where it is too small, or the
-    curvature has a direction below -damping.
+    The series starts at h = g, and the solution is h / scale. Products use the whole training part,
+    so nothing is averaged. Iteration ends after `depth` steps, or at the relative residual
+    `tolerance`. By default `scale` is 1.2 times the largest eigenvalue.
+
+    Raises:
+        Diverged: The scale is too small, or the curvature along a direction is below -damping.
     """
     if scale is None:
         scale = 1.2 * (largest_eigenvalue(problem, gradient) + damping)
@@ -258,25 +280,34 @@ def lissa(
 
 
 def identity(problem: Problem, gradient: Tensor, damping: float) -> Solution:
-    """s = g: no curvature, the score is the product of two gradients (TracIn, arXiv 2002.08484, at one checkpoint)."""
+    """Return s = g without curvature (TracIn, arXiv 2002.08484, at one checkpoint).
+
+    The score is then the inner product of two gradients.
+    """
     return Solution(gradient, 0, None)
 
 
 def last_layer(problem: LastLayer, gradient: Tensor, damping: float) -> Solution:
-    """Exact where the last layer is small, else by conjugate gradients with its preconditioner."""
+    """Solve exactly for a small last layer, else by conjugate gradients with its preconditioner."""
     if problem.size <= EXACT_UP_TO:
         return exact(problem, gradient, damping)
     return cg(problem, gradient, damping, preconditioner=problem.preconditioner(damping))
 
 
 def scores(problem: Problem, estimator: Estimator, damping: float, **options: Any) -> Solved:
-    """phi_i = - g_V^T (H + damping I)^-1 grad l_i of every training sample, by `estimator(problem, g_V, damping, **options)`."""
+    """Return phi_i = - g_V^T (H + damping I)^-1 grad l_i of every training sample.
+
+    The call of the estimator is `estimator(problem, g_V, damping, **options)`.
+    """
     direction, iterations, residual = estimator(problem, problem.held_out_gradient(), damping, **options)
     return Solved(-problem.along(direction), iterations, residual)
 
 
 def self_influence(problem: LastLayer, damping: float) -> Tensor:
-    """grad l_i^T (H + damping I)^-1 grad l_i of every training sample, (n,), never negative: by Cholesky, in blocks of samples."""
+    """Return grad l_i^T (H + damping I)^-1 grad l_i of every training sample, (n,), non-negative.
+
+    It is computed by Cholesky, in blocks of samples.
+    """
     matrix = problem.matrix()
     matrix.diagonal().add_(damping)
     factor = _cholesky(matrix, damping)
@@ -285,12 +316,15 @@ def self_influence(problem: LastLayer, damping: float) -> Tensor:
     for start in range(0, problem.samples, at_once):
         gradients = problem.gradients(slice(start, min(start + at_once, problem.samples))).double()
         found.append(torch.linalg.solve_triangular(factor, gradients.T, upper=False).square_().sum(dim=0))
-        del gradients  # else two blocks of them are held
+        del gradients  # otherwise two blocks are held at once
     return torch.cat(found).to(problem.weights)
 
 
 def largest_eigenvalue(problem: Problem, like: Tensor, iterations: int = 50, seed: int = 0) -> float:
-    """Of H, by power iteration from a drawn vector (p,) of the type and device of `like`: a lower bound that is close."""
+    """Return a close lower bound on the largest eigenvalue of H, by power iteration.
+
+    The start vector (p,) is random, with the type and device of `like`.
+    """
     generator = torch.Generator().manual_seed(seed)
     vector = torch.randn(problem.size, generator=generator, dtype=like.dtype).to(like.device)
     value = 0.0
@@ -303,17 +337,24 @@ def largest_eigenvalue(problem: Problem, like: Tensor, iterations: int = 50, see
 
 
 def needed_bytes(estimator: str, samples: int, classes: int, features: int, parameters: int) -> int:
-    """What an estimator by name holds in memory at once, beside the student, its logits and features, and a block of samples.
+    """Return the bytes that an estimator holds at once.
 
-    samples n, classes K, features D, parameters p of what is looked at: K (D + 1) for a last layer. `kfac` depends on the
-    shapes of the layers: `kfac.factor_bytes`.
+    The student, its logits and features, and a block of samples are not included. `kfac` depends on
+    the shapes of the layers: see `kfac.factor_bytes`.
+
+    Args:
+        estimator: Name of the estimator.
+        samples: n, training samples.
+        classes: K, classes.
+        features: D, features.
+        parameters: p, parameters considered; K (D + 1) for a last layer.
     """
     if estimator == "last_layer":
         estimator = "exact" if parameters <= EXACT_UP_TO else "preconditioned"
     vectors = 4 * (8 * parameters + 3 * samples)
     more = {
         "exact": 2 * 8 * parameters**2,  # the matrix and its factor
-        "preconditioned": 5 * 8 * ((features + 1) ** 2 + classes**2),  # the factors, and what eigh needs for them
+        "preconditioned": 5 * 8 * ((features + 1) ** 2 + classes**2),  # the factors, and the workspace of eigh
         "cg": 0,
         "lissa": 0,
         "identity": 0,

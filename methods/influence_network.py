@@ -1,7 +1,4 @@
-"""The whole network as a problem of influence: products with its curvature, and gradients of all samples along a direction.
-
-Knows the network as a function of its parameters; nothing of its layers, nor of which estimator asks.
-"""
+"""Influence problem of a whole network: curvature products and per-sample directional gradients."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -18,9 +15,10 @@ from methods.weighing import Surveyed
 class WholeNetwork(Problem):
     """All parameters of a surveyed network as one vector, in the order of `Surveyed.parameters`.
 
-    `labels` (m,) are those of the held-out part, -1 where there is none; `weights` (n,) the w_i in force. The curvature is
-    Gauss-Newton, J^T (d2l/dz2) J, which is positive semi-definite (Schraudolph 2002); with `hessian` it is the Hessian
-    (Pearlmutter 1994), which need not be. Blocks are those that the survey gives, and no per-sample gradient is ever held.
+    `labels` (m,) are those of the held-out part, -1 for unlabelled samples; `weights` (n,) are the
+    current w_i. The curvature is Gauss-Newton, J^T (d2l/dz2) J, which is positive semi-definite
+    (Schraudolph 2002). With `hessian` it is the Hessian (Pearlmutter 1994), which may be
+    indefinite. The survey defines the blocks. No per-sample gradient is ever stored.
     """
 
     def __init__(self, network: Surveyed, losses: Losses, labels: Tensor, weights: Tensor, hessian: bool = False) -> None:
@@ -29,16 +27,16 @@ class WholeNetwork(Problem):
 
     @property
     def size(self) -> int:
-        """p."""
+        """Return p, the number of parameters."""
         return sum(tensor.numel() for tensor in self.parameters.values())
 
     @property
     def samples(self) -> int:
-        """n."""
+        """Return n, the number of training samples."""
         return len(self.weights)
 
     def held_out_gradient(self) -> Tensor:
-        """(p,): by reverse differentiation, a pass over the held-out part."""
+        """Return g_V, (p,), by reverse differentiation in one pass over the held-out part."""
         known, first = (self.labels != -1).sum().clamp(min=1), 0
         total = self.flat({name: torch.zeros_like(tensor) for name, tensor in self.parameters.items()})
         for inputs in self.network.held_out():
@@ -53,14 +51,17 @@ class WholeNetwork(Problem):
         return total
 
     def product(self, vector: Tensor) -> Tensor:
-        """H v, (p,): forward and reverse differentiation of every block."""
+        """Return H v, (p,), by forward and reverse differentiation of every block."""
         direction, total = self.shaped(vector), torch.zeros_like(vector)
         for rows, inputs in self.blocks():
             total += self.flat((self._hessian if self.hessian else self._gauss_newton)(rows, inputs, direction))
         return total / self.samples
 
     def along(self, vector: Tensor) -> Tensor:
-        """grad l_i . v, (n,): one forward differentiation a block gives dz_i along v, and dl_i/dz_i is closed."""
+        """Return grad l_i . v of every sample, (n,).
+
+        One forward differentiation per block gives dz_i along v; dl_i/dz_i has a closed form.
+        """
         direction, found = self.shaped(vector), []
         for rows, inputs in self.blocks():
             logits, change = self._logits_along(inputs, direction)
@@ -68,23 +69,26 @@ class WholeNetwork(Problem):
         return torch.cat(found)
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """The training part in order: which rows, and their inputs."""
+        """Yield the rows and the inputs of the training part, block by block and in order."""
         first = 0
         for inputs in self.network.training():
             yield slice(first, first + len(inputs)), inputs
             first += len(inputs)
 
     def flat(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """By parameter to one vector (p,)."""
+        """Return tensors by parameter name as one vector (p,)."""
         return torch.cat([tensors[name].flatten() for name in self.parameters])
 
     def shaped(self, vector: Tensor) -> dict[str, Tensor]:
-        """One vector (p,) by parameter."""
+        """Return one vector (p,) as tensors by parameter name."""
         pieces = torch.split(vector, [tensor.numel() for tensor in self.parameters.values()])
         return {name: piece.view_as(tensor) for (name, tensor), piece in zip(self.parameters.items(), pieces, strict=True)}
 
     def _logits_along(self, inputs: Tensor, direction: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The logits of a block and their derivative along a direction, (B, K) each, by forward differentiation."""
+        """Return the logits of a block and their derivative along a direction, (B, K) each.
+
+        Forward differentiation computes both.
+        """
         return _derived(lambda parameters: self.network.logits(parameters, inputs), self.parameters, direction)
 
     def _gauss_newton(self, rows: slice, inputs: Tensor, direction: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -103,6 +107,6 @@ class WholeNetwork(Problem):
 
 
 def _derived(function: Callable[..., Any], at: Mapping[str, Tensor], along: Mapping[str, Tensor]) -> tuple[Any, Any]:
-    """The value of a function and its derivative along a direction."""
+    """Return the value of a function and its derivative along a direction."""
     found: Any = torch.func.jvp(function, (at,), (along,))
     return found[0], found[1]

@@ -1,4 +1,4 @@
-"""Hinton's knowledge distillation: labels, and the teacher's softened distribution. Knows one batch at a time."""
+"""Hinton's knowledge distillation from labels and the teacher's softened distribution."""
 
 from dataclasses import dataclass
 
@@ -9,18 +9,21 @@ from methods.weighted import Formed, FormedSettings, Soft
 
 @dataclass(frozen=True)
 class KDSettings(FormedSettings):
-    """Hyper-parameters of KD; soft is T^2 D."""
+    """Hyper-parameters of KD; the soft term is T^2 D."""
 
 
 class KD(Formed):
-    """Cross entropy and T^2 D(p_T || q_T). The additive form at beta = alpha / (1 - alpha) is the convex one over 1 - alpha."""
+    """Cross entropy and T^2 D(p_T || q_T).
+
+    The additive form at beta = alpha / (1 - alpha) is the convex one divided by 1 - alpha.
+    """
 
     Settings = KDSettings
     settings: KDSettings
     provenance = "Hinton, Vinyals & Dean 2015 (arXiv 1503.02531)"
 
     def soft(self, batch: Batch) -> Soft:
-        """T^2 D; the tracked `distillation` contains T^2."""
+        """Return T^2 D; the tracked `distillation` contains T^2."""
         temperature = self.settings.temperature
         divergence = losses.tempered_kl(batch.teacher_logits, batch.student.logits, temperature)  # (B,)
         value = temperature**2 * divergence

@@ -1,6 +1,6 @@
-"""KD-AIF: distillation in which every training sample has a weight, by what it does to the loss on clean samples.
+"""KD-AIF: distillation that weights training samples by their influence on the validation loss.
 
-Knows one batch at a time; how the weights are found is in `appraisal.py`.
+`appraisal.py` computes the weights.
 """
 
 from dataclasses import dataclass
@@ -17,12 +17,15 @@ from methods.settings import setting, temperature_setting
 from methods.tempered import Losses, Term
 from methods.weighing import Survey
 
-TEACHING = ("teacher_only", "both")  # updates in which the teacher learns with the weights
+TEACHING = ("teacher_only", "both")  # updates that train the teacher with the weights
 
 
 @dataclass(frozen=True)
 class KDAIFSettings(AppraisalSettings):
-    """Hyper-parameters of KD-AIF; with all weights 1 it is KD in its convex form, `update: ssl` aside."""
+    """Hyper-parameters of KD-AIF; with all weights 1 it is KD in its convex form.
+
+    The exception is `update: ssl`.
+    """
 
     alpha: float = setting(0.9, "weight of the teacher; cross entropy has 1 - alpha (no meaning for update = ssl)", low=0, high=1)
     temperature: float = temperature_setting(4.0, "T: divides the logits of teacher and student")
@@ -45,9 +48,11 @@ class KDAIFSettings(AppraisalSettings):
 
 
 class KDAIF(Method):
-    """Mean of w_i [(1 - alpha) CE_i + alpha T^2 D(p_T || q_T)_i]; under `ssl` CE on labels + mu, mean over unlabelled u of w_u D_u.
+    """Mean of w_i [(1 - alpha) CE_i + alpha T^2 D_i]; `ssl`: CE on labels + mu mean(w_u D_u).
 
-    D_u is T^2 D(p_T || q_T) with soft targets; with hard ones the cross entropy with the teacher's class where it is sure of it.
+    D_i is D(p_T || q_T) of sample i. Under `ssl` the second mean is over the unlabelled samples u.
+    There D_u is T^2 D(p_T || q_T) with soft targets. With hard targets it is the cross entropy with
+    the teacher's class if the teacher is sure of it.
     """
 
     Settings = KDAIFSettings
@@ -60,33 +65,40 @@ class KDAIF(Method):
     )
 
     def weighing(self, epochs: int) -> Appraisal:
-        """The weights by influence on the validation part."""
+        """Return the weighting by influence on the validation part."""
         return Appraisal(self.settings, epochs, self.minimised)
 
     @property
     def teaching_rate(self) -> float:
-        """Of the updates that train the teacher."""
+        """Return the learning rate of the updates that train the teacher; 0 if none does."""
         chosen = self.settings
         teaches = chosen.update in TEACHING or (chosen.update == "ssl" and chosen.feedback > 0)
         return chosen.teacher_learning_rate if teaches else 0.0
 
     def forward(self, batch: Batch) -> Objective:
-        """The weighed objective; tracked: cross entropy and distillation without weights, and the mean weight of the batch."""
+        """Return the weighted objective.
+
+        Tracked are cross entropy and distillation without weights, and the mean weight of the
+        batch.
+        """
         assert batch.weights is not None, "the loop brings weights to whoever needs them"
         weights = torch.ones_like(batch.weights) if self.settings.update == "teacher_only" else batch.weights
         return self._semi_supervised(batch, weights) if self.settings.update == "ssl" else self._supervised(batch, weights)
 
     @property
     def needs_unlabelled(self) -> bool:
-        """For the semi-supervised form."""
+        """Return whether the semi-supervised form is selected."""
         return self.settings.update == "ssl"
 
     def minimised(self, survey: Survey) -> Weighable:
-        """The objective of `forward` over the whole training part, of which (1/n) the sum is taken."""
+        """Return the objective of `forward` over the whole training part.
+
+        The objective is 1/n times the sum over the samples.
+        """
         chosen, (logits, _, labels) = self.settings, survey.training
         assert survey.teacher is not None, "the loop brings a teacher to whoever needs one"
         labelled = labels != -1
-        share = len(labels) / labelled.sum().clamp(min=1)  # the mean over the labelled, as one over all
+        share = len(labels) / labelled.sum().clamp(min=1)  # turns a mean over all samples into one over the labelled
         truth = _one_hot(labels.clamp(min=0), logits)
         soft = losses.log_softmax(survey.teacher, chosen.temperature).exp()
         if chosen.update != "ssl":
@@ -104,10 +116,11 @@ class KDAIF(Method):
         return Weighable(Losses((Term(share * labelled, 1.0, truth), pseudo)), survey.weights, used)
 
     def teach(self, batch: Batch, progress: float) -> Tensor:
-        """Weighed cross entropy; under `ssl` cross entropy on labels + eta progress CE(pseudo-labels).
+        """Return the teacher's objective: weighted cross entropy.
 
-        That is the scalar feedback of Meta Pseudo Labels (Pham et al. 2021, arXiv 2003.10580): pseudo-labels that helped the
-        student are repeated, others unlearned.
+        Under `ssl` it is cross entropy on labels + eta progress CE(pseudo-labels), the scalar
+        feedback of Meta Pseudo Labels (Pham et al. 2021, arXiv 2003.10580). Pseudo-labels that
+        helped the student are reinforced, others unlearned.
         """
         if self.settings.update != "ssl":
             assert batch.weights is not None, "the loop brings weights to whoever needs them"
@@ -135,7 +148,10 @@ class KDAIF(Method):
         return Objective(loss, self._tracked(hard, batch.mean_over(each, unlabelled), weights))
 
     def _used(self, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Which samples are learnt without a label, (B,): all, or those that the teacher is sure of; and its class of each."""
+        """Return the samples learned without a label, (B,), and the teacher's class of each sample.
+
+        With hard pseudo-labels only the samples that the teacher is sure of are used.
+        """
         sure, classes = losses.log_softmax(teacher).exp().max(dim=1)
         unlabelled = labels == -1
         return (unlabelled if self.settings.pseudo == "soft" else unlabelled & (sure >= self.settings.threshold)), classes
@@ -146,5 +162,5 @@ class KDAIF(Method):
 
 
 def _one_hot(classes: Tensor, logits: Tensor) -> Tensor:
-    """(n, K) in the type of the logits."""
+    """Return one-hot classes (n, K) in the type of the logits."""
     return functional.one_hot(classes, logits.shape[1]).to(logits.dtype)

@@ -1,7 +1,4 @@
-"""Influence through the Kronecker factors of every linear and convolutional layer: K-FAC on the objective that is minimised.
-
-Knows the network as a function of its parameters, and sees its layers when they are called. Nothing of training.
-"""
+"""Influence by K-FAC: Kronecker factors of every linear and convolutional layer."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -15,12 +12,16 @@ from methods.influence import Solution
 from methods.influence_network import WholeNetwork
 from methods.kronecker import Kronecker
 
-UNFOLDED_BYTES = 1 << 27  # of the patches of a convolution that are held at once
+UNFOLDED_BYTES = 1 << 27  # of a convolution's patches held at once
 
 
 class Factors(NamedTuple):
-    """Sums over samples, for every group of a layer: of inputs with a one for the bias (groups, in, in), of output gradients
-    (groups, out, out) divided by the places of a sample.
+    """Sums over samples, for every group of a layer.
+
+    Attributes:
+        inputs: (groups, in, in), of inputs with a one appended for the bias.
+        outputs: (groups, out, out), of output gradients, divided by a sample's positions.
+        bias: Name of the bias, or None without one.
     """
 
     inputs: Tensor
@@ -29,7 +30,11 @@ class Factors(NamedTuple):
 
 
 class _Call(NamedTuple):
-    """A layer that was called: `patches` of a batch (B, groups, in, places) from its input, `output` (B, groups * out, places)."""
+    """Call of a layer.
+
+    `patches` maps its input to patches (B, groups, in, positions); `places` maps its output to (B,
+    groups * out, positions).
+    """
 
     weight: Tensor
     bias: Tensor | None
@@ -40,11 +45,15 @@ class _Call(NamedTuple):
 
 
 def kfac(problem: WholeNetwork, gradient: Tensor, damping: float, seed: int = 0) -> Solution:
-    """(A (x) G + damping I)^-1 g, layer by layer (Martens and Grosse, arXiv 1503.05671; convolutions: arXiv 1602.01407).
+    """Solve (A (x) G + damping I) s = g layer by layer (Martens and Grosse, arXiv 1503.05671).
 
-    G comes of gradients at the logits that are drawn so that their covariance is the curvature of the objective, weights in force.
-    Groups of a convolution are independent of each other. Parameters of other layers (BatchNorm, embeddings, attention's joint
-    projections) are left out: the direction is 0 there. ValueError where the network calls no such layer.
+    Convolutions follow arXiv 1602.01407; their groups are independent of each other. G comes from
+    random gradients at the logits, whose covariance is the curvature of the objective with the
+    current weights. Parameters of other layers (BatchNorm, embeddings, joint projections of
+    attention) are left out: the direction is 0 there.
+
+    Raises:
+        ValueError: The network calls no linear or convolutional layer.
     """
     factors = factors_of(problem, seed)
     wanted, found = problem.shaped(gradient), problem.shaped(torch.zeros_like(gradient))
@@ -63,7 +72,10 @@ def kfac(problem: WholeNetwork, gradient: Tensor, damping: float, seed: int = 0)
 
 
 def factors_of(problem: WholeNetwork, seed: int) -> dict[str, Factors]:
-    """The factors of every layer by the name of its weight, in one pass over the training part."""
+    """Return the factors of every layer by the name of its weight.
+
+    They take one pass over the training part.
+    """
     parameters = {name: tensor.clone().requires_grad_() for name, tensor in problem.parameters.items()}
     names = {id(tensor): name for name, tensor in parameters.items()}
     generator = torch.Generator(problem.weights.device).manual_seed(seed)
@@ -83,9 +95,10 @@ def factors_of(problem: WholeNetwork, seed: int) -> dict[str, Factors]:
 
 
 def factor_bytes(parameters: Mapping[str, Tensor]) -> int:
-    """What `kfac` holds at most, at once: the factors of all matrices and kernels among the parameters, and one decomposition.
+    """Return the most bytes that `kfac` holds at once: all factors, and one decomposition.
 
-    A convolution counts as one group: with more of them the factors of its outputs are smaller.
+    All matrices and kernels among the parameters have factors. A convolution counts as one group;
+    with more groups the factors of its outputs are smaller.
     """
     sizes = [(len(tensor), tensor[0].numel() + 1) for tensor in parameters.values() if tensor.ndim in (2, 4)]
     squares = [rows**2 + columns**2 for rows, columns in sizes]
@@ -93,7 +106,7 @@ def factor_bytes(parameters: Mapping[str, Tensor]) -> int:
 
 
 def _add(found: dict[str, Factors], names: Mapping[int, str], call: _Call, slope: Tensor) -> None:
-    """A block's share of the factors of a layer, a bounded number of samples at a time."""
+    """Add a block's share to the factors of a layer, a bounded number of samples at a time."""
     name, bias = names[id(call.weight)], names.get(id(call.bias))
     groups, outs, width = call.groups, len(call.weight) // call.groups, call.weight[0].numel() + (bias is not None)
     if name not in found:
@@ -113,7 +126,7 @@ def _add(found: dict[str, Factors], names: Mapping[int, str], call: _Call, slope
 
 
 class _Watch(TorchFunctionMode):
-    """Notes the calls of layers whose weight is among the named ones, with their outputs."""
+    """Function mode that records calls of layers with named weights, and their outputs."""
 
     def __init__(self, names: Mapping[int, str]) -> None:
         super().__init__()
@@ -128,11 +141,11 @@ class _Watch(TorchFunctionMode):
         if id(call.weight) not in self.names:
             return result
         self.calls.append((call, result))
-        return result.clone()  # the next layer may change its input in place
+        return result.clone()  # the next layer may modify its input in place
 
 
 def _linear(given: Tensor, weight: Tensor, bias: Tensor | None = None) -> _Call:
-    """Of (B, in) or (B, ..., in): what stands between are places."""
+    """Return the call of a linear layer on (B, in) or (B, ..., in); middle axes are positions."""
 
     def places(tensor: Tensor) -> Tensor:
         return tensor.reshape(len(tensor), -1, tensor.shape[-1]).mT
@@ -158,7 +171,7 @@ def _convolution(
 
 
 def _same(kernel: torch.Size, spread: tuple[int, int]) -> list[int]:
-    """Left, right, above, below, as torch pads: the odd one is behind."""
+    """Return the padding left, right, above and below, as in torch: the end gets an odd one."""
     wholes = [step * (size - 1) for size, step in zip(kernel, spread, strict=True)]
     return [side for whole in reversed(wholes) for side in (whole // 2, whole - whole // 2)]
 

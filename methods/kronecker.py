@@ -1,14 +1,15 @@
-"""The inverse of a damped Kronecker product, by the eigendecompositions of its factors, whatever they are."""
+"""Inverse of a damped Kronecker product, by the eigendecompositions of its factors."""
 
 import torch
 from torch import Tensor
 
 
 class Kronecker:
-    """left (x) right + damping I, for symmetric positive semi-definite left (..., K, K) and right (..., D, D).
+    """left (x) right + damping I, for symmetric positive semi-definite factors.
 
-    The basis of K-FAC (arXiv 1503.05671, section 4); the damping is exact here, not split between the factors.
-    Decomposed in float64.
+    The factors are left (..., K, K) and right (..., D, D). This is the basis of K-FAC (arXiv
+    1503.05671, section 4). The damping is exact here, not split between the factors. Decompositions
+    use float64.
     """
 
     def __init__(self, left: Tensor, right: Tensor, damping: float) -> None:
@@ -20,5 +21,5 @@ class Kronecker:
         self.values: Tensor = values.to(left.dtype)
 
     def solve(self, matrix: Tensor) -> Tensor:
-        """The inverse applied to a matrix (..., K, D), read row by row as a vector: (..., K, D)."""
+        """Return the inverse applied to a matrix (..., K, D), read as a vector by rows."""
         return self.left @ ((self.left.mT @ matrix @ self.right) / self.values) @ self.right.mT

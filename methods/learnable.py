@@ -1,6 +1,7 @@
-"""Alpha as a parameter that training finds: five readings of a "learnable balancing factor" (arXiv 2509.05319).
+"""Alpha as a trained parameter: five forms of a "learnable balancing factor" (arXiv 2509.05319).
 
-The paper's equations were not at hand: these are reconstructions. All have sigmoid or softmax inside, so alpha is in (0, 1).
+The paper's equations were not available; these are reconstructions. All contain a sigmoid or
+softmax, so that alpha lies in (0, 1).
 """
 
 import math
@@ -13,16 +14,16 @@ from methods.alpha import Alpha, AlphaSettings, Terms, TermsOf, follow
 from methods.batch import Batch
 from methods.method import LookAhead
 
-NEAR = 1e-6  # alpha to 0 and 1, where its slope vanishes
-SPAN = 10.0  # of log variances: terms from e^-10 to e^10 nats
+NEAR = 1e-6  # closest distance of alpha to 0 and 1, where its slope vanishes
+SPAN = 10.0  # bound on log variances: terms from e^-10 to e^10 nats
 
 
 class Raw(Alpha):
-    """alpha = sigmoid(a) under the gradient of the loss itself, dL/da = alpha (1 - alpha) (soft - CE).
+    """alpha = sigmoid(a) under the gradient of the loss, dL/da = alpha (1 - alpha) (soft - CE).
 
-    Nothing but the clamp keeps it from the smaller of the two terms: the literal reading of a "learnable alpha", degenerate.
-    The clamp is a projection of a before each step, so that alpha can come back from it; without one alpha ends short of 0 and 1,
-    where it would stay.
+    This is the literal reading of a "learnable alpha". It is degenerate: only the clamp stops alpha
+    from moving entirely to the smaller term. The clamp projects a before each step, so that alpha
+    can return from it. Without a clamp alpha stops short of 0 and 1, where it would stay.
     """
 
     def __init__(self, settings: AlphaSettings) -> None:
@@ -32,17 +33,17 @@ class Raw(Alpha):
         self.limits = torch.logit(ends, eps=NEAR).tolist()
 
     def of(self, batch: Batch, terms: Terms) -> Tensor:
-        """() with a gradient."""
+        """Return alpha, (), with a gradient."""
         with torch.no_grad():
             self.logit.clamp_(*self.limits)
         return torch.sigmoid(self.logit)
 
 
 class Entropy(Raw):
-    """alpha = sigmoid(a) with a driven by (1 - alpha) CE + alpha soft - tau H(alpha), H the binary entropy.
+    """alpha = sigmoid(a) trained by (1 - alpha) CE + alpha soft - tau H(alpha).
 
-    Both terms are divided by the running mean of their own mean, so that tau has no unit. Fixed point at steady terms:
-    sigmoid((CE - soft) / tau).
+    H is the binary entropy. The running mean of (CE + soft) / 2 divides both terms, so that tau has
+    no unit. The fixed point at constant terms is sigmoid((CE - soft) / tau).
     """
 
     def __init__(self, settings: AlphaSettings) -> None:
@@ -51,11 +52,11 @@ class Entropy(Raw):
         self.scale: Tensor
 
     def of(self, batch: Batch, terms: Terms) -> Tensor:
-        """() without a gradient: `own_loss` trains it."""
+        """Return alpha, (), without a gradient; `own_loss` trains it."""
         return super().of(batch, terms).detach()
 
     def own_loss(self, hard: Tensor, soft: Tensor) -> Tensor:
-        """Of a alone."""
+        """Return the objective of a."""
         follow(self.scale, self.mean((hard + soft) / 2), 0.9)
         alpha, scale = self.logit.sigmoid(), self.scale.clamp(min=1e-8)
         entropy = -torch.special.xlogy(alpha, alpha) - torch.special.xlogy(1 - alpha, 1 - alpha)
@@ -64,11 +65,14 @@ class Entropy(Raw):
 
 
 class Uncertainty(Alpha):
-    """e^-s1 CE + e^-s2 soft + s1 + s2 (Kendall & Gal 2018, arXiv 1705.07115), which trains s1 and s2.
+    """e^-s1 CE + e^-s2 soft + s1 + s2, which trains s1 and s2.
 
-    The student minimises the same sum over e^-s1 + e^-s2, so that its effective learning rate does not grow as the terms
-    shrink: alpha = e^-s2 / (e^-s1 + e^-s2), at the optimum CE / (CE + soft). Before each step s1 and s2 are projected on
-    [-SPAN, SPAN]: a term that is zero for long, as without labels, would else drive its own to minus infinity.
+    Source: Kendall & Gal 2018 (arXiv 1705.07115).
+
+    The student minimises the same sum divided by e^-s1 + e^-s2. Its effective learning rate
+    therefore does not grow as the terms shrink. alpha = e^-s2 / (e^-s1 + e^-s2), at the optimum CE
+    / (CE + soft). Before each step s1 and s2 are projected to [-SPAN, SPAN]. Otherwise a term that
+    stays zero, as without labels, would drive its own parameter to minus infinity.
     """
 
     def __init__(self, settings: AlphaSettings) -> None:
@@ -76,35 +80,37 @@ class Uncertainty(Alpha):
         self.log_variances = nn.Parameter(torch.zeros(2))
 
     def of(self, batch: Batch, terms: Terms) -> Tensor:
-        """() without a gradient."""
+        """Return alpha, (), without a gradient."""
         logs = self.log_variances.detach().clamp_(-SPAN, SPAN)
         return self.clamped(torch.sigmoid(logs[0] - logs[1]))
 
     def own_loss(self, hard: Tensor, soft: Tensor) -> Tensor:
-        """Of s1 and s2 alone."""
+        """Return the objective of s1 and s2."""
         return (torch.exp(-self.log_variances) * torch.stack([hard, soft]) + self.log_variances).sum()
 
 
 class Bayes(Raw):
-    """CE + beta soft - d/2 log beta, which trains log beta = a; optimum beta = d / (2 soft), alpha = beta / (1 + beta).
+    """CE + beta soft - d/2 log beta, which trains log beta = a.
 
-    The student minimises the sum over 1 + beta, which leaves its effective learning rate alone.
+    The optimum is beta = d / (2 soft), and alpha = beta / (1 + beta). The student minimises the sum
+    divided by 1 + beta, which leaves its effective learning rate unchanged.
     """
 
     def of(self, batch: Batch, terms: Terms) -> Tensor:
-        """() without a gradient."""
+        """Return alpha, (), without a gradient."""
         return super().of(batch, terms).detach()
 
     def own_loss(self, hard: Tensor, soft: Tensor) -> Tensor:
-        """Of log beta alone."""
+        """Return the objective of log beta."""
         return self.logit.exp() * soft - self.settings.alpha_degrees / 2 * self.logit
 
 
 class Bilevel(Raw):
-    """alpha = sigmoid(a) by the slope of the held-out loss after a virtual step, every `alpha_every` steps.
+    """alpha = sigmoid(a), trained by the slope of the held-out loss after a virtual step.
 
-    The slope has the size of the learning rate, so it is divided by the running root of its mean square; between two looks
-    nothing but the optimiser's momentum moves a. The held-out samples are those of the validation part.
+    The slope is computed every `alpha_every` steps. It scales with the learning rate, so it is
+    divided by the running root of its mean square. Between two evaluations only the optimiser's
+    momentum moves a. The held-out samples are those of the validation part.
     """
 
     def __init__(self, settings: AlphaSettings) -> None:
@@ -115,16 +121,16 @@ class Bilevel(Raw):
         self.square: Tensor
 
     def of(self, batch: Batch, terms: Terms) -> Tensor:
-        """() without a gradient."""
+        """Return alpha, (), without a gradient."""
         return super().of(batch, terms).detach()
 
     @property
     def looks_ahead_every(self) -> int:
-        """As of `Method`."""
+        """Return the interval of `look_ahead` in steps, as in `Method`."""
         return self.settings.alpha_every
 
     def look_ahead(self, ahead: LookAhead, terms: TermsOf) -> None:
-        """Find the slope along a for the step to come."""
+        """Compute the slope along a for the next step."""
         alpha = self.logit.detach().clamp(*self.limits).sigmoid()
         slope = alpha * (1 - alpha) * held_out_slope(ahead, terms, alpha, self.mean)
         follow(self.square, slope**2, 0.9)
@@ -132,16 +138,24 @@ class Bilevel(Raw):
         self.slope.copy_(torch.where(slope.isfinite(), normalised, 0.0))  # a virtual step may diverge where the real one does not
 
     def own_loss(self, hard: Tensor, soft: Tensor) -> Tensor:
-        """Nothing but the slope: zero, with the slope as its gradient along a."""
+        """Return zero, with the slope as its gradient along a; clear the slope."""
         slope = self.slope.clone()
         self.slope.zero_()
         return slope * (self.logit - self.logit.detach())
 
 
 def held_out_slope(ahead: LookAhead, terms: TermsOf, alpha: Tensor, mean: Callable[[Tensor], Tensor]) -> Tensor:
-    """dL_val(theta') / dalpha, (), at theta' = theta - rate grad((1 - alpha) CE + alpha soft): one step of plain SGD.
+    """Return dL_val(theta') / dalpha, (), after one virtual step of plain SGD.
 
-    By the chain rule - rate <grad L_val(theta'), grad soft - grad CE>; two gradients of the batch, one of the held-out one.
+    theta' = theta - rate grad((1 - alpha) CE + alpha soft). By the chain rule the slope is - rate
+    <grad L_val(theta'), grad soft - grad CE>. It takes two gradients of the batch and one of the
+    held-out batch.
+
+    Args:
+        ahead: Access to the student before the step.
+        terms: Function that returns the terms of a batch with gradients.
+        alpha: () weight of the soft term.
+        mean: Mean of a tensor over the ranks.
     """
     here = {name: value.detach().requires_grad_() for name, value in ahead.parameters.items()}
     found = terms(ahead.training(here))

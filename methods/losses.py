@@ -1,8 +1,8 @@
-"""Divergences and cross entropy from logits: pure functions that know no method, batch or training loop.
+"""Divergences and cross entropy from logits.
 
-Everything is computed in log space and in float32 (float64 stays), with autocast switched off, and sums over classes.
-What is multiplied by T^2 is computed in float64: at T = 1000 the logarithms that it is a difference of agree to six digits.
-Logits are finite: a class masked with -inf gives NaN.
+All are computed in log space and float32 (float64 stays), with autocast off, and sum over classes.
+Anything multiplied by T^2 is computed in float64. At T = 1000 it is a difference of logarithms that
+agree to six digits. Logits must be finite: a class masked with -inf gives NaN.
 """
 
 import functools
@@ -18,7 +18,10 @@ _Loss = TypeVar("_Loss", bound=Callable[..., Tensor])
 
 
 def in_full_precision(loss: _Loss) -> _Loss:
-    """The loss with autocast off, on tensors whose half types were made float32; the first argument says the device."""
+    """Wrap a loss to run without autocast and with half types cast to float32.
+
+    The first argument determines the device.
+    """
 
     @functools.wraps(loss)
     def run(first: Tensor, *others: Any, **named: Any) -> Tensor:
@@ -40,19 +43,22 @@ def full_type(tensor: Tensor) -> torch.dtype:
 
 @in_full_precision
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """D(p || q) in nats, (B,), from log-probabilities (B, K) each."""
+    """Return D(p || q) in nats, (B,), from log-probabilities (B, K) each."""
     return (log_p.exp() * (log_p - log_q)).sum(dim=1)
 
 
 @in_full_precision
 def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """log p_T, (B, K), from logits (B, K)."""
+    """Return log p_T, (B, K), from logits (B, K)."""
     return (logits / temperature).log_softmax(dim=1)
 
 
 @in_full_precision
 def tempered_kl(teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> Tensor:
-    """D(p_T || q_T), (B,), from logits (B, K), both softened; Hinton's term is T^2 times this (arXiv 1503.02531)."""
+    """Return D(p_T || q_T), (B,), from logits (B, K), both softened.
+
+    Hinton's term is T^2 times this (arXiv 1503.02531).
+    """
     log_p = (teacher_logits.double() / temperature).log_softmax(dim=1)
     divergence: Tensor = kl_divergence(log_p, (student_logits.double() / temperature).log_softmax(dim=1))
     return divergence.to(student_logits.dtype)
@@ -60,25 +66,28 @@ def tempered_kl(teacher_logits: Tensor, student_logits: Tensor, temperature: flo
 
 @in_full_precision
 def transformed_teacher_kl(teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> Tensor:
-    """D(p_T || q), (B,), from logits (B, K), the teacher alone softened (arXiv 2402.11148, equation 2)."""
+    """Return D(p_T || q), (B,), from logits (B, K); only the teacher is softened.
+
+    Source: arXiv 2402.11148, equation 2.
+    """
     log_p = (teacher_logits / temperature).log_softmax(dim=1)
     return kl_divergence(log_p, student_logits.log_softmax(dim=1))
 
 
 def log_power_sum(teacher_logits: Tensor, temperature: float) -> Tensor:
-    """log U_{1/T}(p), (B,) float64, U the sum of p^(1/T) of the untempered p of logits (B, K) (arXiv 2402.11148, equation 22).
+    """Return log U_{1/T}(p), (B,) float64, from logits (B, K) (arXiv 2402.11148, equation 22).
 
-    U is between 1 (one-hot p) and K^(1 - 1/T) (uniform p) for T >= 1; for T < 1 between these in the other order, and then it may
-    be less than float32 can hold.
+    U is the sum of p^(1/T) of the untempered p. For T >= 1 it lies between 1 (one-hot p) and K^(1 -
+    1/T) (uniform p). For T < 1 the order is reversed, and U may be too small for float32.
     """
     return (teacher_logits.double().log_softmax(dim=1) / temperature).logsumexp(dim=1)
 
 
 @in_full_precision
 def normalized_entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """H(p_T) / log K, (B,) in [0, 1], from logits (B, K) of two classes or more; one less it is D(p_T || uniform) / log K.
+    """Return H(p_T) / log K, (B,) in [0, 1], from logits (B, K) of two or more classes.
 
-    0 where p_T is one-hot, 1 where it is uniform.
+    It is 0 for a one-hot p_T and 1 for a uniform one. 1 minus it is D(p_T || uniform) / log K.
     """
     log_p = (logits / temperature).log_softmax(dim=1)
     return (-(log_p.exp() * log_p).sum(dim=1) / math.log(logits.shape[1])).clamp(0, 1)
@@ -88,9 +97,16 @@ def normalized_entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
 def cross_entropy(
     logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, partners: Tensor | None = None, share: Tensor | None = None
 ) -> Tensor:
-    """Mean of `cross_entropies` over the labelled shares: a scalar, from logits (B, K) and labels (B,).
+    """Return the mean of `cross_entropies` over the labelled shares, ().
 
-    Samples labelled -1 do not count; where all are, the loss is zero and its gradient too.
+    Samples labelled -1 do not count. If all are, the loss and its gradient are zero.
+
+    Args:
+        logits: (B, K) logits.
+        labels: (B,) labels, -1 for unlabelled samples.
+        label_smoothing: s, share of the target that is uniform over all classes.
+        partners: (B,) labels of the blended partners.
+        share: (B,) weight of a sample's own label.
     """
     counted = labelled_shares(labels, partners, share).sum()
     return cross_entropies(logits, labels, label_smoothing, partners, share).sum() / (counted + (counted == 0))
@@ -100,10 +116,17 @@ def cross_entropy(
 def cross_entropies(
     logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, partners: Tensor | None = None, share: Tensor | None = None
 ) -> Tensor:
-    """H((1 - s) e_y + s / K, q) of each sample, (B,), from logits (B, K) and labels y (B,); 0 where the label is -1.
+    """Return H((1 - s) e_y + s / K, q) of each sample, (B,); 0 if the label is -1.
 
-    With partners y' (B,) and share (B,) it is share H(y, q) + (1 - share) H(y', q), the loss of mixup (arXiv 1710.09412) and
-    cutmix (arXiv 1905.04899), in which a label -1 does not count.
+    With partners y' it is share H(y, q) + (1 - share) H(y', q), where a label -1 does not count.
+    This is the loss of mixup (arXiv 1710.09412) and cutmix (arXiv 1905.04899).
+
+    Args:
+        logits: (B, K) logits.
+        labels: (B,) labels y.
+        label_smoothing: s, share of the target that is uniform over all classes.
+        partners: (B,) labels y'.
+        share: (B,) weight of a sample's own label.
     """
     each = functools.partial(functional.cross_entropy, logits, ignore_index=-1, reduction="none", label_smoothing=label_smoothing)
     if partners is None or share is None:
@@ -112,7 +135,7 @@ def cross_entropies(
 
 
 def labelled_shares(labels: Tensor, partners: Tensor | None = None, share: Tensor | None = None) -> Tensor:
-    """Return how much of each sample is labelled, (B,) float32 in [0, 1]: 0 or 1, or in between where samples are blended."""
+    """Return the labelled share of each sample, (B,) float32: 0 or 1, or between if blended."""
     known = (labels != -1).float()
     if partners is None or share is None:
         return known

@@ -1,7 +1,4 @@
-"""What a method is: the contract between the training loop and everything a student can minimise.
-
-Knows torch alone: nothing of data, trainers or trials.
-"""
+"""Contract between the training loop and the distillation methods."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,9 +20,10 @@ from methods.weighing import Weighing
 
 @dataclass(frozen=True)
 class Objective:
-    """The scalar to minimise, and detached scalars to track under their names.
+    """Objective of a step: a scalar to minimise, and detached scalars to track by name.
 
-    A method that trains parameters of its own by more than the student's loss tracks the student's alone as `loss`.
+    A method may train parameters of its own by an additional objective. It then tracks the
+    student's part alone as `loss`.
     """
 
     loss: Tensor
@@ -34,10 +32,15 @@ class Objective:
 
 @dataclass(frozen=True)
 class Needs:
-    """What the training loop has to bring; it computes nothing that nobody needs.
+    """Inputs that a method requests; the training loop computes no others.
 
-    `bank`: features of the whole training part with its knowledge, out of which samples are retrieved. `weights`: of the training
-    samples, found as `Method.weighing` says. `labels`: every sample has one, the others are left out.
+    Attributes:
+        teacher: Outputs of the teacher.
+        features: Penultimate features.
+        bank: Features and knowledge of the whole training part, to retrieve samples from.
+        peer: Outputs of the other students.
+        weights: Weights of the training samples, computed as `Method.weighing` defines.
+        labels: A label for every sample; unlabelled samples are left out.
     """
 
     teacher: bool = False
@@ -50,10 +53,14 @@ class Needs:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What the teacher says about the clean view of the training part, in its order; or what fills a bank in its place.
+    """Teacher's outputs on the clean view of the training part, in its order, or a bank's entries.
 
-    logits (n, K) float32, features (n, D) in any type and place, or None, labels (n,) int64, -1 = without label. `members` (n,)
-    bool: the samples that can be retrieved, None = all. `find` retrieves in another way, such as from a cache.
+    Attributes:
+        logits: (n, K) float32.
+        features: (n, D) of any type and on any device, or None.
+        labels: (n,) int64, -1 for unlabelled samples.
+        members: (n,) bool, samples that can be retrieved; None means all.
+        find: Alternative retrieval, such as from a cache.
     """
 
     logits: Tensor
@@ -63,7 +70,10 @@ class Knowledge:
     find: Callable[["Knowledge", int, int], Neighbours] | None = None
 
     def neighbours(self, positives: int, negatives: int) -> Neighbours:
-        """So many nearest samples of each sample's class and of the others, on the device of the logits."""
+        """Return each sample's nearest samples: `positives` of its class and `negatives` of others.
+
+        They are on the device of the logits.
+        """
         if self.find is not None:
             return self.find(self, positives, negatives)
         assert self.features is not None, "who retrieves says so by `Needs.bank`"
@@ -72,9 +82,14 @@ class Knowledge:
 
 @dataclass(frozen=True)
 class Task:
-    """The size of what is learned: classes K, training samples n, epochs of the trial; and who else trains this student.
+    """Size of the learning task, and the mean over the ranks.
 
-    `mean` gives the mean of a tensor over the ranks, on every rank; all of them call it together.
+    Attributes:
+        classes: K, classes.
+        samples: n, training samples.
+        epochs: Epochs of the trial.
+        mean: Mean of a tensor over the ranks, returned on every rank; all ranks must call it
+            together.
     """
 
     classes: int
@@ -85,7 +100,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where the trial stands after an epoch (1 = the first one is finished), with its validation metrics."""
+    """State of a trial after an epoch (1 = the first has finished), with its validation metrics."""
 
     epoch: int
     epochs: int
@@ -93,9 +108,10 @@ class Progress:
 
 
 class ParameterGroup(NamedTuple):
-    """Parameters of a method that are trained alike: at the recipe's rate (None), or one of their own.
+    """Parameters of a method with a common learning rate: the recipe's (None), or their own.
 
-    A rate of their own follows the recipe's schedule when `scheduled`, else it stays. Weight decay is always 0.
+    Their own rate follows the recipe's schedule if `scheduled` is set, else it is constant. Weight
+    decay is always 0.
     """
 
     parameters: list[nn.Parameter]
@@ -105,10 +121,13 @@ class ParameterGroup(NamedTuple):
 
 @dataclass(frozen=True)
 class LookAhead:
-    """What a method sees that looks beyond a step before it is made; asking changes nothing.
+    """Access to a student before a step, for methods that look beyond it; its use changes nothing.
 
-    `parameters`: the student's, by name. `training` and `held_out` give the batch of the step, and one of the validation
-    part (labels, no teacher), with what the student says at any parameters. `learning_rate`: of the step to come.
+    Attributes:
+        parameters: Parameters of the student by name.
+        training: Function from parameters to the batch of the step with the student's outputs.
+        held_out: The same for a batch of the validation part, with labels and without a teacher.
+        learning_rate: Learning rate of the next step.
     """
 
     parameters: Mapping[str, Tensor]
@@ -117,15 +136,17 @@ class LookAhead:
     learning_rate: float
 
 
-# Inside `Method` the name `Settings` is its class attribute, which cannot stand in an annotation.
+# Inside `Method` the name `Settings` is its class attribute, which an annotation cannot use.
 AnySettings = Settings
 
 
 class Method(nn.Module):
-    """What a student minimises. Its own parameters, if any, are trained beside the student's and reduced by DDP.
+    """Objective of a student, with optional parameters of its own.
 
-    A subclass sets `Settings`, `needs` and `provenance` (paper, and how much of it is certain), and writes `forward`. Where the
-    needs follow from the settings an instance has its own, and the class those of the default settings.
+    These are trained together with the student's and reduced by DDP. A subclass sets `Settings`,
+    `needs` and `provenance` (paper, and certainty of its parts), and implements `forward`. If the
+    needs depend on the settings, an instance has its own `needs`; the class has those of the
+    default settings.
     """
 
     Settings: ClassVar[type[AnySettings]] = Settings
@@ -137,93 +158,123 @@ class Method(nn.Module):
         self.settings = settings
 
     def prepare(self, knowledge: Callable[[], Knowledge] | None, task: Task) -> None:
-        """Once per trial, before the first step and before a resume: whatever depends on the task, own parameters too.
+        """Set up everything that depends on the task, own parameters included.
 
-        `knowledge` costs a pass of the teacher for whoever calls it first, and is None without a teacher.
+        Called once per trial, before the first step and before a resume.
+
+        Args:
+            knowledge: Function that returns the teacher's outputs; None without a teacher. Its
+                first call costs a pass of the teacher.
+            task: Size of the learning task.
         """
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """How the own parameters are trained; every one of them is in one group."""
+        """Return the groups of the method's own parameters; each parameter is in one group."""
         return [ParameterGroup(list(self.parameters()))]
 
     def forward(self, batch: Batch) -> Objective:
-        """The objective on one batch, in float32 whatever the autocast type."""
+        """Return the objective on one batch, in float32 regardless of the autocast type."""
         raise NotImplementedError
 
     @property
     def looks_ahead_every(self) -> int:
-        """Before every so many steps `look_ahead` is called; 0: never."""
+        """Return the interval of `look_ahead` calls in steps; 0 means never."""
         return 0
 
     @property
     def hears(self) -> bool:
-        """Whether the students of a trial hear one another; else each is trained on its own."""
+        """Return whether the students of a trial use each other's outputs or train alone."""
         return self.needs.peer
 
     @property
     def alternates(self) -> bool:
-        """Whether the students step in turn, each hearing what those before it say after their step; else all at once."""
+        """Return whether the students step in turn.
+
+        Each one then uses the outputs of its predecessors after their step. Otherwise all step at
+        once.
+        """
         return False
 
     def look_ahead(self, ahead: LookAhead) -> None:
-        """Before a step: what the method wants to know of the student after it."""
+        """Evaluate the student beyond the next step; called before that step."""
 
     def weighing(self, epochs: int) -> Weighing | None:
-        """How the weights of the samples are found in a trial of so many epochs; None: nobody asks, and `Batch.weights` is None.
+        """Return the weighting of samples in a trial of `epochs` epochs.
 
-        SettingsError when none would ever come into force.
+        With None, no weights are computed and `Batch.weights` is None.
+
+        Raises:
+            SettingsError: No weights would ever come into force.
         """
         return None
 
     def banking(self, epochs: int) -> BankSchedule | None:
-        """How students fill a bank in a trial of so many epochs; None: they fill none.
+        """Return the schedule of a bank that students fill in a trial of `epochs` epochs, or None.
 
-        SettingsError when none would ever come into force.
+        Raises:
+            SettingsError: No bank would ever come into force.
         """
         return None
 
     def refresh(self, knowledge: Knowledge) -> None:
-        """A bank that students filled comes into force, as `banking` says; after a resume, too."""
+        """Replace the bank by one that students filled, as scheduled by `banking`.
+
+        Called after a resume, too.
+        """
 
     @property
     def retrieves(self) -> tuple[int, int]:
-        """How many samples of its class, and how many of others, it looks up for each sample: its `positives`, `negatives`."""
+        """Return the numbers of `positives` and `negatives` to retrieve for each sample.
+
+        Positives are of the sample's class, negatives of other classes.
+        """
         return 0, 0
 
     @property
     def neighbours(self) -> Neighbours | None:
-        """What was retrieved for the training part and is in force, for whoever looks at it."""
+        """Return the current neighbours of the training part, for inspection; None without any."""
         return None
 
     @property
     def needs_unlabelled(self) -> bool:
-        """Whether it has a meaning only where some of the training samples have no label."""
+        """Return whether the method requires some training samples without a label."""
         return False
 
     @property
     def teaching_rate(self) -> float:
-        """The learning rate at which the teacher is trained for an epoch whenever new weights come into force; 0: it stays."""
+        """Return the teacher's learning rate for the epoch of training after new weights; 0: none.
+
+        The teacher is trained whenever new weights come into force.
+        """
         return 0.0
 
     def teach(self, batch: Batch, progress: float) -> Tensor:
-        """What the teacher minimises on a batch, a scalar; `progress`: by how much the student's loss on its labels fell meanwhile.
+        """Return the objective of the teacher on a batch, ().
 
-        `batch.student` is what the teacher says while it is trained, `batch.teacher` what it said before.
+        Args:
+            batch: `batch.student` is the teacher's output in training, `batch.teacher` its output
+                before.
+            progress: Decrease of the student's loss on its labels since the previous survey.
         """
         raise NotImplementedError
 
     def end_epoch(self, progress: Progress) -> dict[str, float | Tensor]:
-        """After each epoch and after a resume, the same on all ranks: move schedules on; return what to draw, by name.
+        """Advance schedules after an epoch or a resume; all ranks do the same.
 
-        Numbers are tracked as metrics; arrays are kept, one per epoch, for the pictures of the trial.
+        Returns:
+            Values to plot, by name. Numbers are tracked as metrics. Arrays are kept, one per epoch,
+            for the figures of the trial.
         """
         return {}
 
     def show(self, batch: Batch) -> dict[str, Tensor]:
-        """Distributions (B, K) by name that a person wants to see of a few samples: who says what of them."""
+        """Return the distributions (B, K) to show for a few samples, by name of their source."""
         shown = {"student": losses.log_softmax(batch.student.logits).exp()}
         return shown if batch.teacher is None else {"teacher": losses.log_softmax(batch.teacher_logits).exp()} | shown
 
     def class_weights(self, batch: Batch) -> Tensor | None:
-        """By how much each class of the teacher is multiplied, (B, K), 1 = unchanged; None where the method does no such thing."""
+        """Return the factor for each of the teacher's classes, (B, K), 1 = unchanged.
+
+        The result is None if the method does not reweight classes.
+        """
         return None

@@ -1,7 +1,4 @@
-"""What the methods whose students hear one another have in common: how far a student is from its peers, and what that weighs.
-
-Knows one batch at a time; what a student minimises beside it, a method says.
-"""
+"""Base of methods with peer learning: the peers' term and its weight."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +14,10 @@ from methods.settings import Settings, setting, temperature_setting
 
 @dataclass(frozen=True)
 class PeerSettings(Settings):
-    """Hyper-parameters of hearing one another; the defaults are those of deep mutual learning, less its turns."""
+    """Hyper-parameters of peer learning.
+
+    The defaults are those of deep mutual learning, except for alternating updates.
+    """
 
     lambda_peer: float = setting(1.0, "weight of the peers' term; 0: every student trains alone and waits for nobody", low=0)
     peer_temperature: float = temperature_setting(1.0, "T_p: divides the logits of the students where they are compared")
@@ -36,28 +36,41 @@ class PeerSettings(Settings):
 
 
 class Mutual(Method):
-    """A student's own objective + lambda_peer T_p^2 D(q_o || q_s), the mean over its peers o, who are taken as they are."""
+    """A student's own objective + lambda_peer T_p^2 D(q_o || q_s), the mean over its peers o.
+
+    The peers' outputs are constants without a gradient.
+    """
 
     settings: PeerSettings
 
     def __init__(self, settings: PeerSettings) -> None:
         super().__init__(settings)
-        self.weight = self._weight_after(0.0)  # of the peers' term, in this epoch
+        self.weight = self._weight_after(0.0)  # weight of the peers' term in this epoch
 
     @property
     def hears(self) -> bool:
-        """Not without a weight; the same on all workers of a trial, who would else wait for one another in vain."""
+        """Return whether peers are used: only with a weight above 0.
+
+        All workers of a trial must agree, or they deadlock.
+        """
         return self.needs.peer and self.settings.lambda_peer > 0
 
     @property
     def alternates(self) -> bool:
-        """As `update` has it; who listens to nobody need not take turns."""
+        """Return whether `update` is alternating and peers are used."""
         return self.settings.update == "alternating" and self.hears
 
     def joined(self, batch: Batch, alone: Tensor, terms: Mapping[str, Tensor], shares: Tensor | None = None) -> Objective:
-        """`alone` () and the peers' term, in which samples count by their shares (B,); the tracked `peer` is T_p^2 D without them.
+        """Return the sum of the objective `alone` and the peers' term.
 
-        The peers are asked last, and not at all while they have no weight: then the objective is `alone` to the bit.
+        The peers' logits are read last, and not at all while their weight is 0. The objective is
+        then bit-identical to `alone`.
+
+        Args:
+            batch: Batch of the student.
+            alone: () objective without peers.
+            terms: Scalars to track; `peer` is added, T_p^2 D without `shares`.
+            shares: (B,) factors of the samples in the peers' term; None means 1.
         """
         if self.weight == 0:
             return Objective(alone, {**terms, "peer": alone.detach().new_zeros(())})
@@ -69,11 +82,11 @@ class Mutual(Method):
         return Objective(alone + self.weight * counted.mean(), {**terms, "peer": each.detach().mean()})
 
     def end_epoch(self, progress: Progress) -> dict[str, float | Tensor]:
-        """On along the warm-up; the weight that the peers' term had in this epoch."""
+        """Advance the warm-up; return the weight of the peers' term in the finished epoch."""
         self.weight = self._weight_after(progress.epoch / progress.epochs)
         return {"peer_weight": self._weight_after((progress.epoch - 1) / progress.epochs)}
 
     def _weight_after(self, share: float) -> float:
-        """Of the peers' term, after a share of the epochs."""
+        """Return the weight of the peers' term after a share of the epochs."""
         warmup = self.settings.peer_warmup
         return self.settings.lambda_peer * (min(share / warmup, 1.0) if warmup else 1.0)

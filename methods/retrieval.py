@@ -1,7 +1,4 @@
-"""Which samples are similar: exact retrieval of the nearest samples of the same class and of the nearest ones of other classes.
-
-Pure torch. Knows features and labels; no logits, no method, no cache and no training loop.
-"""
+"""Exact retrieval of the nearest samples of the same class and of other classes."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -9,18 +6,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-BLOCK_BYTES = 1 << 25  # of similarities at once
-BANK_BYTES = 1 << 28  # of unit features in float32 at once
-LEAST_ROWS = 128  # of queries at once, where there are so many: a wider bank is met part by part
-GROUP = 16  # columns, of which the largest is looked at first
+BLOCK_BYTES = 1 << 25  # of similarities held at once
+BANK_BYTES = 1 << 28  # of float32 unit features held at once
+LEAST_ROWS = 128  # fewest queries per block, if there are as many: a wider bank is split
+GROUP = 16  # columns per group, reduced to their maximum first
 
 
 class Neighbours(NamedTuple):
-    """The samples that are most similar to each of n queries, most similar first: positions (n, P) and (n, N) int32, -1 = none.
+    """Most similar samples of each of n queries, most similar first.
 
-    `positives` are of the query's class and never the query itself, `negatives` of other classes; the similarities are cosines,
-    (n, P) and (n, N) float32, 0 where there is none. A query without a label has none of both. `recall` is the share of the true
-    nearest negatives that an approximate index found; 1 for an exact search.
+    A query without a label has no neighbours.
+
+    Attributes:
+        positives: (n, P) int32 positions of the query's class, never the query itself; -1 = none.
+        negatives: (n, N) int32 positions of other classes; -1 = none.
+        positive_similarity: (n, P) float32 cosines, 0 where there is none.
+        negative_similarity: (n, N) float32 cosines, 0 where there is none.
+        recall: Share of the true nearest negatives that an approximate index found; 1 for an exact
+            search.
     """
 
     positives: Tensor
@@ -39,17 +42,28 @@ def nearest(
     queries: Tensor | None = None,
     alive: Callable[[], None] = lambda: None,
 ) -> Neighbours:
-    """The exact neighbours among features (n, D) with labels (n,), -1 = without label, by cosine similarity.
+    """Return the exact neighbours by cosine similarity.
 
-    `members` (n,) bool: those that can be retrieved, None = all; `queries` (m,): whose neighbours are wanted, None = all's.
-    Features of any type; of length zero they are similar to nothing (0). Of equally similar samples the one with the lower
-    position comes first. Positives alone cost O(n^2 / K) for K classes. `alive` is called before each block of queries.
+    Features of length zero have similarity 0 to all others. Of equally similar samples, the one
+    with the lower position comes first. Positives alone cost O(n^2 / K) for K classes.
+
+    Args:
+        features: (n, D) features of any type.
+        labels: (n,) labels, -1 for unlabelled samples.
+        positives: Neighbours of the same class per query.
+        negatives: Neighbours of other classes per query.
+        members: (n,) bool, samples that can be retrieved; None means all.
+        queries: (m,) positions of the queries; None means all samples.
+        alive: Function called before each block of queries.
     """
     return ByClass(features, labels, members).nearest(positives, negatives, queries, alive)
 
 
 def recall(found: Tensor, exact: Tensor) -> float:
-    """The share of the exact neighbours (n, k) that are among those found (n, k'); positions, -1 = none. 1 where there are none."""
+    """Return the share of the exact neighbours (n, k) that are among those found (n, k').
+
+    Both are positions, -1 = none. The result is 1 if there are no exact neighbours.
+    """
     rows = max(1, BLOCK_BYTES // max(1, found.shape[1] * exact.shape[1]))
     hits = [
         ((some[:, None, :] == wanted[:, :, None]).any(2) & (wanted != -1)).sum()
@@ -60,9 +74,9 @@ def recall(found: Tensor, exact: Tensor) -> float:
 
 
 class ByClass:
-    """The labelled members of a bank in the order of their classes, so that a class is a range of columns.
+    """Labelled members of a bank, ordered by class, so that a class is a range of columns.
 
-    `order` (members,): the position of each column.
+    `order` (members,) is the position of each column.
     """
 
     @torch.no_grad()
@@ -80,7 +94,10 @@ class ByClass:
     def nearest(
         self, positives: int, negatives: int, queries: Tensor | None = None, alive: Callable[[], None] = lambda: None
     ) -> Neighbours:
-        """The exact neighbours in this bank, as the function of this name finds them; for whoever asks block by block."""
+        """Return the exact neighbours in this bank, as the function `nearest` does.
+
+        Use it for queries block by block.
+        """
         labels = self.labels
         queries = torch.arange(len(labels), device=labels.device) if queries is None else queries
         found = []
@@ -95,9 +112,14 @@ class ByClass:
         return Neighbours(found[0], found[2], found[1], found[3])
 
     def blocks(self, queries: Tensor, columns: int | None = None) -> Iterator[tuple[Tensor, int, int]]:
-        """Labelled queries (m,) of one class, by blocks: which of the m they are, and the range (start, stop) of their class.
+        """Yield blocks of labelled queries (m,) of one class.
 
-        Each will meet so many columns, None: those of its class.
+        Args:
+            queries: (m,) positions of the queries.
+            columns: Number of columns to compare with each block; None means those of its class.
+
+        Yields:
+            Indices into the m queries, and the range (start, stop) of their class.
         """
         labels, sorted_labels = self.labels[queries], self.labels[self.order]
         asked = (labels != -1).nonzero().squeeze(1)
@@ -111,7 +133,11 @@ class ByClass:
                 yield chosen, start, stop
 
     def similarities(self, queries: Tensor, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Queries (R,) against a range of columns, by parts: their positions (C,) and the cosines (R, C), -inf with itself."""
+        """Yield the similarities of queries (R,) to a range of columns, part by part.
+
+        Yields:
+            Positions (C,) of the columns, and cosines (R, C), -inf for a query with itself.
+        """
         ours, column = self._units(queries), self._column[queries]
         for left in range(start, stop, self._columns):
             right = min(left + self._columns, stop)
@@ -138,7 +164,10 @@ def _store(chosen: Tensor, best: tuple[Tensor, Tensor] | None, places: Tensor, s
 
 
 def _best(bank: ByClass, queries: Tensor, ranges: list[tuple[int, int]], count: int) -> tuple[Tensor, Tensor] | None:
-    """The similarities (R, k) and positions of the k <= count nearest in all ranges, None where the ranges are empty."""
+    """Return similarities (R, k) and positions of the k <= count nearest in all ranges.
+
+    The result is None if the ranges are empty.
+    """
     best: tuple[Tensor, Tensor] | None = None
     for start, stop in ranges:
         for places, cosines in bank.similarities(queries, start, stop):
@@ -151,14 +180,17 @@ def _best(bank: ByClass, queries: Tensor, ranges: list[tuple[int, int]], count: 
 
 
 def _ranked(values: Tensor, places: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` first columns of each row by falling value, then by rising place."""
+    """Return the first `count` columns of each row by falling value, then by rising position."""
     by_place = places.argsort(1)
     values, by_value = values.gather(1, by_place).sort(dim=1, descending=True, stable=True)
     return values[:, :count], places.gather(1, by_place.gather(1, by_value))[:, :count]
 
 
 def _leading(values: Tensor, places: Tensor, count: int) -> Tensor:
-    """The columns of the `count` largest of each row (R, C), of equal ones those with the lowest places (C,), in no order."""
+    """Return the columns of the `count` largest values of each row (R, C), in no order.
+
+    Of equal values those with the lowest positions `places` (C,) are chosen.
+    """
     if count >= values.shape[1]:
         return torch.arange(values.shape[1], device=values.device).expand(values.shape)
     columns = _largest(values, count + 1)
@@ -173,9 +205,10 @@ def _leading(values: Tensor, places: Tensor, count: int) -> Tensor:
 
 
 def _largest(values: Tensor, count: int) -> Tensor:
-    """The columns of the `count` largest of each row (R, C), largest first.
+    """Return the columns of the `count` largest values of each row (R, C), largest first.
 
-    They lie in the `count` groups of columns that have the largest maxima, or in the few columns that fill no group.
+    They lie in the `count` groups of columns with the largest maxima, or in the few columns outside
+    any group.
     """
     groups, rest = divmod(values.shape[1], GROUP)
     if groups < 4 * count:

@@ -1,6 +1,6 @@
-"""From scores of training samples to their weights, and how well scores tell samples apart.
+"""Map scores of training samples to weights, and measure how well scores separate samples.
 
-Knows torch alone: nothing of where scores come from. A score above 0 is of a sample that does harm.
+A score above 0 marks a harmful sample.
 """
 
 import math
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 SIGNS = ("correct", "released")
-CLIPPED_SHARE = 0.01  # of the scores at either end
+CLIPPED_SHARE = 0.01  # share of the scores at either end
 
 
 def _sigmoid(scores: Tensor, sharpness: float) -> Tensor:
@@ -30,7 +30,7 @@ def _hard(scores: Tensor, sharpness: float) -> Tensor:
     return (scores <= 0).to(scores).log()
 
 
-# The logarithm of the weights, from scores that are not all the same: in logarithms no weight is lost before they are scaled.
+# Logarithms of the weights, from scores that are not all equal: no weight underflows before scaling.
 MAPS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "sigmoid": _sigmoid,
     "sigmoid_std": _sigmoid_std,
@@ -47,19 +47,31 @@ def sample_weights(
     weighed: Tensor | None = None,
     clip: float = CLIPPED_SHARE,
 ) -> Tensor:
-    """Weights (n,) float32 from scores (n,): mean one over the samples that are weighed, 1 for the others.
+    """Return weights (n,) float32 from scores phi (n,).
 
-    `weighed` (n,) bool leaves samples out; so does a score that is not finite. The scores phi are first clipped to the quantiles
-    `clip` and 1 - `clip`, because a few outliers would decide the range. `by` is one of `MAPS`, all decreasing in phi:
+    Their mean is 1 over the weighted samples; the other samples have weight 1. The scores are first
+    clipped to the quantiles `clip` and 1 - `clip`, because a few outliers would decide the range.
+    If all scores are equal, or no sample would count, all weights are 1.
 
-    - sigmoid: sigmoid(-k phi / (max - min)), with k the sharpness (Wang et al., AAAI 2020, released code);
+    The maps are all decreasing in phi:
+
+    - sigmoid: sigmoid(-k phi / (max - min)), with the sharpness k (Wang et al., AAAI 2020, released
+      code);
     - sigmoid_std: sigmoid(-phi / std);
-    - exp: exp(-m), m the scores brought to [-1, 1] (KD-AIF, released code, with its sign corrected);
-    - hard: 1 where phi <= 0, else 0.
+    - exp: exp(-m), m the scores scaled to [-1, 1] (KD-AIF, released code, with its sign corrected);
+    - hard: 1 if phi <= 0, else 0.
 
-    `sign="released"` flips phi. KD-AIF's released code (arXiv 2501.02705) takes influence as the change of the test loss when a
-    sample counts more, so positive is harmful, and weighs by exp(+m): harmful samples get more. It is there to be compared.
-    Where all scores are the same, or no sample would count, all weights are 1.
+    The released code of KD-AIF (arXiv 2501.02705) takes influence as the change of the test loss
+    when a sample counts more. Positive is then harmful, but it weights by exp(+m), so that harmful
+    samples get more. `sign="released"` reproduces this for comparison.
+
+    Args:
+        scores: (n,) scores phi; samples with a score that is not finite are left out.
+        by: A key of `MAPS`.
+        sharpness: k of the sigmoid.
+        sign: `correct`, or `released` to flip phi.
+        weighed: (n,) bool, samples to weight; None means all.
+        clip: Share of the scores that is clipped at either end.
     """
     counted = scores.isfinite() if weighed is None else weighed & scores.isfinite()
     weights = torch.ones_like(scores, dtype=torch.float32)
@@ -74,7 +86,7 @@ def sample_weights(
 
 
 def clipped(scores: Tensor, share: float = CLIPPED_SHARE) -> Tensor:
-    """Scores (n,) that were among the lowest or highest `share` have the value of the next ones."""
+    """Return scores (n,) with the lowest and highest `share` clipped to the next values."""
     outside = int(share * len(scores))
     if not outside:
         return scores
@@ -83,14 +95,18 @@ def clipped(scores: Tensor, share: float = CLIPPED_SHARE) -> Tensor:
 
 
 def auc(scores: Tensor, positive: Tensor) -> float:
-    """The chance that a positive sample scores above another one, ties counted half: scores (n,), positive (n,) bool.
+    """Return the chance that a positive sample scores above another one; ties count half.
 
-    The area under the ROC curve, by ranks (Mann and Whitney 1947). Scores that are not numbers are left out; NaN where
-    either kind is missing.
+    This is the area under the ROC curve, by ranks (Mann and Whitney 1947). NaN scores are left out.
+    The result is NaN if either kind is missing.
+
+    Args:
+        scores: (n,) scores.
+        positive: (n,) bool, the positive samples.
     """
     known = ~scores.isnan()
     _, place, counts = torch.unique(scores[known], return_inverse=True, return_counts=True)
-    ranks = (counts.cumsum(0) - (counts - 1) / 2).double()[place]  # ties have their mean rank
+    ranks = (counts.cumsum(0) - (counts - 1) / 2).double()[place]  # ties get their mean rank
     found = positive[known]
     above, below = int(found.sum()), int((~found).sum())
     if not above or not below:

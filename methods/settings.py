@@ -1,19 +1,22 @@
-"""Settings of methods and networks: each documented, with a default and bounds, and refused by name outside of them."""
+"""Settings of methods and networks: documented, with defaults and bounds, and validated."""
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-SMALLEST, LARGEST = 1e-9, 1_000_000  # of a number for which `setting` names nothing closer
+SMALLEST, LARGEST = 1e-9, 1_000_000  # default bounds of numbers in `setting`
 LONGEST_TEXT = 200
 
 
 class SettingsError(ValueError):
-    """A method was given a setting that does not exist or lies outside what is allowed.
+    """A method received a setting that does not exist or lies outside its allowed values.
 
-    `field` names the setting (None when several disagree), `value` is what was given, `allowed` what is allowed instead (names,
-    a pair of bounds, a type or a short text), and `unknown` says that the setting does not exist.
+    Attributes:
+        field: Name of the setting, None if several settings conflict.
+        unknown: True if the setting does not exist.
+        value: The given value.
+        allowed: The allowed values: names, a pair of bounds, a type or a short text.
     """
 
     def __init__(
@@ -38,15 +41,16 @@ def setting(
     """Declare a documented hyper-parameter: true or false, a whole number, a number, or a text.
 
     Args:
-        default: Its default, which decides the type.
-        doc: What it means.
-        above: A number is larger than this; of 0 it is at least 1e-9, which float32 still tells from 0.
-        low: A number is at least this; without `above` and `low` at least -1,000,000.
-        high: A number is at most this; without it 1,000,000.
-        choices: A text is one of these; without them it is any text of at most 200 printable characters.
+        default: Default value, which determines the type.
+        doc: Description.
+        above: Exclusive lower bound of a number; 0 means at least 1e-9, which float32 distinguishes
+            from 0.
+        low: Lower bound of a number; -1,000,000 without `above` and `low`.
+        high: Upper bound of a number; 1,000,000 by default.
+        choices: Allowed texts; without them any text of at most 200 printable characters.
 
     Raises:
-        TypeError: the default is of another type.
+        TypeError: The default is of another type.
     """
     if not isinstance(default, bool | int | float | str):
         raise TypeError(f"the default of a setting is true or false, a number or a text, not {default!r}")
@@ -60,24 +64,36 @@ def setting(
 
 
 def temperature_setting(default: float, doc: str) -> Any:
-    """Declare what logits or similarities are divided by: beyond its bounds float32 tells no classes apart, or overflows."""
+    """Declare a divisor of logits or similarities, bounded to [1e-3, 1e4].
+
+    Beyond these bounds float32 cannot distinguish classes, or overflows.
+    """
     return setting(default, doc, low=1e-3, high=1e4)
 
 
 def another_default(settings: type["Settings"], name: str, default: Any) -> Any:
-    """A setting as another class has it, with another default; documentation and limits stay."""
+    """Declare the setting `name` of another class with a new default.
+
+    Documentation and limits stay the same.
+    """
     return field(default=default, metadata=settings.__dataclass_fields__[name].metadata)
 
 
 def other_words(settings: type["Settings"], name: str, doc: str) -> Any:
-    """A setting as another class has it, documented in other words; default and limits stay."""
+    """Declare the setting `name` of another class with a new description.
+
+    Default and limits stay the same.
+    """
     known = settings.__dataclass_fields__[name]
     return field(default=known.default, metadata={**known.metadata, "doc": doc})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Hyper-parameters of a method; subclasses are frozen dataclasses whose fields are made by `setting`."""
+    """Hyper-parameters of a method.
+
+    Subclasses are frozen dataclasses whose fields are declared by `setting`.
+    """
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
@@ -89,7 +105,11 @@ class Settings:
 
     @classmethod
     def build(cls, values: Mapping[str, Any]) -> Self:
-        """Settings from plain values; SettingsError names an unknown key or a value outside its range."""
+        """Build settings from plain values.
+
+        Raises:
+            SettingsError: A key is unknown, or a value is outside its range; the message names it.
+        """
         known = {item.name: item for item in dataclasses.fields(cls)}
         for key in values:
             if key not in known:
@@ -100,7 +120,10 @@ class Settings:
 
 
 def allowed(item: "dataclasses.Field[Any]") -> str:
-    """What a setting accepts, in words: `a number in [0.001, 10000]`, `one of convex, additive`, `true or false`."""
+    """Describe the values that a setting accepts.
+
+    Examples are `a number in [0.001, 10000]`, `one of convex, additive`, `true or false`.
+    """
     meta = item.metadata
     if meta["choices"]:
         return f"one of {', '.join(meta['choices'])}"
@@ -114,7 +137,7 @@ def allowed(item: "dataclasses.Field[Any]") -> str:
 
 
 def allowed_values(item: "dataclasses.Field[Any]") -> tuple[Any, ...] | type:
-    """Return what a setting accepts: its choices, the smallest and the largest number, or its type."""
+    """Return the accepted values of a setting: its choices, its bounds (low, high), or its type."""
     meta = item.metadata
     if meta["choices"]:
         return tuple(meta["choices"])
@@ -124,12 +147,12 @@ def allowed_values(item: "dataclasses.Field[Any]") -> tuple[Any, ...] | type:
 
 
 def shown_default(item: "dataclasses.Field[Any]") -> str:
-    """The default of a setting in a list of settings; a free text stands in quotation marks."""
+    """Return a setting's default for a list of settings; a free text is in quotation marks."""
     return repr(item.default) if isinstance(item.default, str) and not item.metadata["choices"] else str(item.default)
 
 
 def _plain(bound: float) -> str:
-    """A bound as a person writes it: 1000000, and 1e-09."""
+    """Format a bound for people: 1000000, and 1e-09."""
     return str(int(bound)) if bound == int(bound) and abs(bound) < 1e12 else f"{bound:g}"
 
 
@@ -157,6 +180,6 @@ def _fits(item: "dataclasses.Field[Any]", value: Any) -> bool:
 
 
 def _within(item: "dataclasses.Field[Any]", value: Any) -> bool:
-    """Whether a number is within the bounds of a setting; not a number is not."""
+    """Return whether a number is within the bounds of a setting; NaN is not."""
     above, low = item.metadata["above"], item.metadata["low"]
     return bool((value > above if above is not None else value >= low) and value <= item.metadata["high"])

@@ -1,7 +1,4 @@
-"""What is minimised, sample by sample, as tempered cross entropies; its derivatives in the logits.
-
-Knows torch alone: the objective of a method in the form that influence needs.
-"""
+"""Per-sample objectives as sums of tempered cross entropies, and their logit derivatives."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,10 +9,15 @@ from torch.nn import functional
 
 
 class Term(NamedTuple):
-    """weight T^2 H(targets, softmax(z / T)) of every sample, which is weight T^2 D(targets || q_T) up to a constant.
+    """weight T^2 H(targets, softmax(z / T)) of every sample.
 
-    weight (n,) non-negative; targets (n, K) probabilities, one-hot for a hard label. Cross entropy has temperature 1.
-    A sample without the term has weight 0 and any finite targets.
+    This is weight T^2 D(targets || q_T) up to a constant. Cross entropy has temperature 1.
+
+    Attributes:
+        weight: (n,) non-negative; 0 for a sample without the term.
+        temperature: T.
+        targets: (n, K) probabilities, one-hot for a hard label; any finite values where the weight
+            is 0.
     """
 
     weight: Tensor
@@ -24,16 +26,17 @@ class Term(NamedTuple):
 
 
 class Losses:
-    """The per-sample loss l_i, the sum of its terms, and its derivatives in the logits z.
+    """Per-sample loss l_i, the sum of its terms, and its derivatives in the logits z.
 
-    `rows` says which samples the logits (B, K) are of. Differentiable, and fit for the transforms of torch.func.
+    `rows` selects the samples of the logits (B, K). All are differentiable and work with the
+    transforms of torch.func.
     """
 
     def __init__(self, terms: Sequence[Term]) -> None:
         self.terms = tuple(terms)
 
     def values(self, logits: Tensor, rows: slice) -> Tensor:
-        """l_i, (B,)."""
+        """Return l_i, (B,)."""
         total = torch.zeros_like(logits[:, 0])
         for weight, temperature, targets in self.terms:
             log_q = (logits / temperature).log_softmax(dim=1)
@@ -41,9 +44,10 @@ class Losses:
         return total
 
     def excess(self, logits: Tensor) -> Tensor:
-        """l_i less the least value that it can have, the entropies of its targets: (n,), of the logits (n, K) of all samples.
+        """Return l_i less its least possible value, the entropies of its targets, (n,).
 
-        In float64: at a high T both are nearly T^2 log K.
+        The logits (n, K) are those of all samples. Computed in float64: at a high T both are nearly
+        T^2 log K.
         """
         total = torch.zeros_like(logits[:, 0], dtype=torch.float64)
         for weight, temperature, targets in self.terms:
@@ -53,7 +57,7 @@ class Losses:
         return total.to(logits.dtype)
 
     def gradients(self, logits: Tensor, rows: slice) -> Tensor:
-        """dl_i / dz, (B, K): the sum of weight T (q_T - targets)."""
+        """Return dl_i / dz, (B, K): the sum of weight T (q_T - targets)."""
         total = torch.zeros_like(logits)
         for weight, temperature, targets in self.terms:
             q = (logits / temperature).softmax(dim=1)
@@ -61,7 +65,10 @@ class Losses:
         return total
 
     def curvature(self, logits: Tensor, directions: Tensor, rows: slice) -> Tensor:
-        """(d2 l_i / dz2) times directions (B, K): (B, K), the sum of weight (diag(q_T) - q_T q_T^T) applied; T^2 cancels."""
+        """Return (d2 l_i / dz2) applied to directions (B, K): (B, K).
+
+        It is the sum of weight (diag(q_T) - q_T q_T^T) applied to them; T^2 cancels.
+        """
         total = torch.zeros_like(directions)
         for weight, temperature, _ in self.terms:
             q = (logits / temperature).softmax(dim=1)
@@ -70,7 +77,7 @@ class Losses:
         return total
 
     def curvature_sum(self, logits: Tensor, weights: Tensor, rows: slice) -> Tensor:
-        """The sum of weights (B,) times d2 l_i / dz2, (K, K)."""
+        """Return the sum of weights (B,) times d2 l_i / dz2, (K, K)."""
         total = logits.new_zeros(logits.shape[1], logits.shape[1])
         for weight, temperature, _ in self.terms:
             q = (logits / temperature).softmax(dim=1)
@@ -79,16 +86,17 @@ class Losses:
         return total
 
     def curvature_traces(self, logits: Tensor, rows: slice) -> Tensor:
-        """The trace of every d2 l_i / dz2, (B,): the sum of weight (1 - |q_T|^2)."""
+        """Return the trace of every d2 l_i / dz2, (B,): the sum of weight (1 - |q_T|^2)."""
         total = torch.zeros_like(logits[:, 0])
         for weight, temperature, _ in self.terms:
             total = total + weight[rows] * (1 - (logits / temperature).softmax(dim=1).square().sum(dim=1))
         return total
 
     def drawn_gradients(self, logits: Tensor, rows: slice, generator: torch.Generator) -> Tensor:
-        """Drawn, (B, K): of mean 0, and their covariance is d2 l_i / dz2. The sum of sqrt(weight) (e_y - q_T), y drawn from q_T.
+        """Return random gradients (B, K) with mean 0 and covariance d2 l_i / dz2.
 
-        As K-FAC draws labels from the model (arXiv 1503.05671, section 5), here a label for every term.
+        They are the sum of sqrt(weight) (e_y - q_T), with y drawn from q_T. K-FAC draws labels from
+        the model in this way (arXiv 1503.05671, section 5); here each term has its own label.
         """
         total = torch.zeros_like(logits)
         for weight, temperature, _ in self.terms:

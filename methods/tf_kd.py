@@ -1,4 +1,4 @@
-"""Teacher-free distillation from a virtual teacher, who is right about every label. Knows labels alone."""
+"""Teacher-free distillation from a virtual teacher that is right about every label."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,10 @@ from methods.settings import Settings, setting, temperature_setting
 
 @dataclass(frozen=True)
 class TfKDSettings(Settings):
-    """Hyper-parameters of Tf-KD; those of the paper's regularisation are `correct` of 0.9 and more, and T of 20 and more."""
+    """Hyper-parameters of Tf-KD.
+
+    The paper's regularisation uses `correct` of 0.9 and more, and T of 20 and more.
+    """
 
     form: str = setting(
         "paper",
@@ -35,7 +38,10 @@ class TfKDSettings(Settings):
 
 
 class TfKD(Method):
-    """(1 - alpha) CE + alpha T^2 D(p_T || q_T), p = a on the label and (1 - a) / (K - 1) elsewhere (equation 9)."""
+    """(1 - alpha) CE + alpha T^2 D(p_T || q_T), p = a on the label, (1 - a) / (K - 1) elsewhere.
+
+    Source: arXiv 1909.11723, equation 9.
+    """
 
     Settings = TfKDSettings
     settings: TfKDSettings
@@ -47,9 +53,10 @@ class TfKD(Method):
     )
 
     def forward(self, batch: Batch) -> Objective:
-        """The objective; tracked: cross entropy, and the term of the virtual teacher with its factor (`distillation`).
+        """Return the objective; track cross entropy, and the scaled teacher term (`distillation`).
 
-        The softened p is a smoothed label, so that D is a cross entropy with label smoothing less p's own entropy.
+        The softened p is a smoothed label. D is therefore a cross entropy with label smoothing less
+        the entropy of p.
         """
         classes, hard = batch.student.logits.shape[1], batch.cross_entropy()
         soft = self._released(batch, classes) if self.settings.form == "released" else self._paper(batch, classes)
@@ -64,20 +71,27 @@ class TfKD(Method):
         return _divergence(batch, self._teacher(classes) / self.settings.temperature, 1.0, self.settings.multiplier / classes)
 
     def _teacher(self, classes: int) -> Tensor:
-        """p, (K,) float64, of a sample whose label is the first class."""
+        """Return p, (K,) float64, of a sample with the first class as its label."""
         p = torch.full((classes,), (1 - self.settings.correct) / (classes - 1), dtype=torch.float64)
         p[0] = self.settings.correct
         return p
 
 
 def _divergence(batch: Batch, logits: Tensor, temperature: float, scale: float) -> Tensor:
-    """scale times the mean of D(softmax(logits) || q_T), (), from logits (K,) of a teacher whose label comes first.
+    """Return scale times the mean of D(softmax(logits) || q_T), ().
 
-    Everything in float64 up to the end: at a high T the cross entropy and the entropy are both nearly log K, and the scale is T^2.
+    Computed in float64 up to the end. At a high T the cross entropy and the entropy are both nearly
+    log K, and the scale is T^2.
+
+    Args:
+        batch: Batch of the student.
+        logits: (K,) logits of a teacher whose label comes first.
+        temperature: T of the student.
+        scale: Factor of the divergence.
     """
     log_p = logits.log_softmax(dim=0)
     entropy = -float((log_p.exp() * log_p).sum())
-    known = (batch.labelled > 0).double()  # where no label counts there is no divergence either
+    known = (batch.labelled > 0).double()  # no divergence without a label that counts
     smoothing = len(logits) * float(log_p[-1].exp())
     smoothed = batch.cross_entropy(smoothing, batch.student.logits.double() / temperature)
     return (scale * (smoothed - known * entropy)).to(losses.full_type(batch.student.logits))

@@ -1,6 +1,6 @@
-"""Transformed teacher matching and its sample-weighted form. Knows one batch, and for the weights the mean power sum.
+"""Transformed teacher matching (TTM) and its sample-weighted form (WTTM).
 
-The temperature softens the teacher alone: the released code and the paper's tables give gamma = 1/T.
+The temperature softens the teacher only: the released code and the paper's tables give gamma = 1/T.
 """
 
 import math
@@ -16,13 +16,17 @@ from methods.method import Knowledge, Task
 from methods.settings import SettingsError, another_default, other_words, setting
 from methods.weighted import Formed, FormedSettings, Soft
 
-# Samples per block of the mean power sum: ImageNet's logits fit in memory once, not several times.
+# Samples per block of the mean power sum: ImageNet's logits fit in memory only once.
 _BLOCK = 65_536
 
 
 @dataclass(frozen=True)
 class TTMSettings(FormedSettings):
-    """Hyper-parameters of TTM; soft is T D in the convex form, D in the additive one, where alone `normalize` counts."""
+    """Hyper-parameters of TTM.
+
+    The soft term is T D in the convex form and D in the additive one. Only the latter uses
+    `normalize`.
+    """
 
     form: str = other_words(
         FormedSettings,
@@ -42,7 +46,7 @@ class TTMSettings(FormedSettings):
 
 @dataclass(frozen=True)
 class WTTMSettings(TTMSettings):
-    """Hyper-parameters of WTTM: those of TTM, and whether the weights have mean one."""
+    """Hyper-parameters of WTTM: those of TTM, and the normalisation of the weights to mean one."""
 
     mean_power_sum: bool = setting(
         True,
@@ -52,27 +56,28 @@ class WTTMSettings(TTMSettings):
 
 
 class TTM(Formed):
-    """Cross entropy and D(p_T || q) with the teacher alone softened (equations 2, 18 and 19)."""
+    """Cross entropy and D(p_T || q) with only the teacher softened (equations 2, 18 and 19)."""
 
     Settings = TTMSettings
     settings: TTMSettings
     provenance = "Zheng & Yang, ICLR 2024 (arXiv 2402.11148); paper and released code"
 
     def soft(self, batch: Batch) -> Soft:
-        """D, T times in the convex form; the tracked `distillation` is the mean of D."""
+        """Return D, scaled by T in the convex form; the tracked `distillation` is the mean of D."""
         divergence = losses.transformed_teacher_kl(batch.teacher_logits, batch.student.logits, self.settings.temperature)  # (B,)
         return Soft(divergence, divergence, {"distillation": divergence.detach().mean()}, self.settings.temperature)
 
     def additive(self, hard: Tensor, soft: Tensor) -> Tensor:
-        """CE + beta D, over 1 + beta with `normalize`."""
+        """Return CE + beta D, divided by 1 + beta with `normalize`."""
         total = super().additive(hard, soft)
         return total / (1 + self.settings.beta) if self.settings.normalize else total
 
 
 class WTTM(TTM):
-    """TTM with each sample's divergence weighted by U_{1/T}(p), the power sum of the untempered teacher (equation 23).
+    """TTM with divergences weighted by the teacher's power sum U_{1/T}(p) (equation 23).
 
-    With `mean_power_sum` the weight is U over its mean on the clean training part: beta_WTTM = beta_TTM / mean U (figure 1).
+    p is the untempered teacher. With `mean_power_sum` each weight is U over its mean on the clean
+    training part: beta_WTTM = beta_TTM / mean U (figure 1).
     """
 
     Settings = WTTMSettings
@@ -83,7 +88,11 @@ class WTTM(TTM):
         self.log_mean: float | None = None if settings.mean_power_sum else 0.0
 
     def prepare(self, knowledge: Callable[[], Knowledge] | None, task: Task) -> None:
-        """The mean power sum of the training part, if asked for; SettingsError when there is no teacher to ask."""
+        """Prepare alpha; compute the mean power sum of the training part if it is requested.
+
+        Raises:
+            SettingsError: `mean_power_sum` is set, and there is no teacher.
+        """
         super().prepare(knowledge, task)
         if not self.settings.mean_power_sum:
             return
@@ -95,7 +104,10 @@ class WTTM(TTM):
         self.log_mean = _log_mean_power_sum(knowledge().logits, self.settings.temperature)
 
     def soft(self, batch: Batch) -> Soft:
-        """U D over the mean of U; the tracked `distillation` is the mean of D without U, `power_sum` that of U."""
+        """Return U D, divided by the mean of U with `mean_power_sum`.
+
+        The tracked `distillation` is the mean of D without U, `power_sum` that of U.
+        """
         assert self.log_mean is not None, "prepare comes before the first step"
         plain = super().soft(batch)
         power_sum = losses.log_power_sum(batch.teacher_logits, self.settings.temperature)  # (B,) log U
@@ -105,6 +117,9 @@ class WTTM(TTM):
 
 
 def _log_mean_power_sum(logits: Tensor, temperature: float) -> float:
-    """The logarithm of the mean of U_{1/T}(p) over logits (n, K): at T = 0.05 the mean itself may be 1e-57."""
+    """Return the logarithm of the mean of U_{1/T}(p) over logits (n, K).
+
+    At T = 0.05 the mean itself may be 1e-57.
+    """
     blocks = [losses.log_power_sum(block, temperature).logsumexp(dim=0) for block in torch.split(logits, _BLOCK)]
     return float(torch.stack(blocks).logsumexp(dim=0)) - math.log(len(logits))

@@ -1,7 +1,4 @@
-"""How the weights of the training samples are found: from a survey of the student, between two epochs. The contract, and its words.
-
-Knows torch alone: nothing of who surveys, where that is computed, or what trains on.
-"""
+"""Contract for sample weights, computed from a survey of the student between two epochs."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +8,13 @@ from torch import Tensor
 
 
 class Part(NamedTuple):
-    """What the student says of a whole part of the data, in its order: logits (n, K) and features (n, D) float32, labels (n,)."""
+    """Student's outputs for a whole part of the data, in its order.
+
+    Attributes:
+        logits: (n, K) float32.
+        features: (n, D) float32.
+        labels: (n,).
+    """
 
     logits: Tensor
     features: Tensor
@@ -20,10 +23,13 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Surveyed:
-    """The student itself, in eval mode, for who looks beyond its last layer.
+    """Student itself, in eval mode, for estimators that use more than its last layer.
 
-    `parameters` by name; `logits(parameters, inputs)` (B, K) is its forward; `training` and `held_out` give the inputs of both
-    parts in their order, block by block, anew at every call.
+    Attributes:
+        parameters: Parameters by name.
+        logits: Forward pass `logits(parameters, inputs)`, (B, K).
+        training: Function that returns the inputs of the training part in order, block by block.
+        held_out: The same for the validation part. Every call of either starts again.
     """
 
     parameters: Mapping[str, Tensor]
@@ -34,11 +40,19 @@ class Surveyed:
 
 @dataclass(frozen=True)
 class Survey:
-    """A student between two epochs, before the clean view of the whole training part and the validation part.
+    """Student between two epochs: its outputs on the clean training part and the validation part.
 
-    `teacher` (n, K) logits of the teacher in force, or None; `weights` (n,) those in force; `network` the student itself;
-    `rates` (n,) of mean one how often each sample is drawn; `limit_bytes` what may be held beside these; `seed` for what is drawn;
-    `before` what the survey before this one noted; `alive` is called now and then while something is computed, and may raise.
+    Attributes:
+        training: Outputs on the whole training part.
+        held_out: Outputs on the validation part.
+        teacher: (n, K) logits of the current teacher, or None.
+        weights: (n,) current weights.
+        rates: (n,) relative frequency of each sample in training, with mean one.
+        network: Student itself.
+        limit_bytes: Memory that may be used in addition.
+        seed: Seed of random choices.
+        before: Values noted by the previous survey.
+        alive: Function called from time to time during computation; it may raise.
     """
 
     training: Part
@@ -54,10 +68,14 @@ class Survey:
 
 
 class Weighed(NamedTuple):
-    """New weights (n,) float32 of mean one over the samples that are weighed, 1 for the others; what they came of, (n,).
+    """New weights and the scores behind them.
 
-    A score above 0 is of a sample that does harm; NaN: it was not scored. `noted` is for the next survey; `tracked` and `notes`,
-    sentences, are for a person.
+    Attributes:
+        weights: (n,) float32, with mean one over the weighted samples and 1 for the others.
+        scores: (n,), above 0 for a harmful sample, NaN if it was not scored.
+        noted: Values for the next survey.
+        tracked: Numbers to track, for people.
+        notes: Sentences for people.
     """
 
     weights: Tensor
@@ -68,21 +86,34 @@ class Weighed(NamedTuple):
 
 
 class Weighing(Protocol):
-    """When the weights are found, and from when on they count."""
+    """Schedule and computation of sample weights."""
 
     @property
     def lag(self) -> int:
-        """Epochs that are trained with the weights in force while new ones are computed; 0: the trainer waits for them."""
+        """Return the epochs trained with the current weights while new ones are computed.
+
+        With 0 the trainer waits for the new weights.
+        """
 
     @property
     def begins_anew_after(self) -> int | None:
-        """Epochs after which the student begins anew, with the weights that were found then; None: it goes on."""
+        """Return the epochs after which the student restarts with the weights computed then.
+
+        With None the student is never restarted.
+        """
 
     def due(self, epoch: int) -> bool:
-        """Whether weights are to be found after so many finished epochs."""
+        """Return whether weights are due after `epoch` finished epochs."""
 
     def required_bytes(self, samples: int, classes: int, features: int, parameters: Mapping[str, Tensor]) -> int:
-        """What `weigh` would hold beside data and network, for n samples, K classes, D features and a student of these shapes."""
+        """Return the bytes that `weigh` needs in addition to data and network.
+
+        Args:
+            samples: n, training samples.
+            classes: K, classes.
+            features: D, features.
+            parameters: Parameters of the student, for their shapes.
+        """
 
     def weigh(self, survey: Survey) -> Weighed:
-        """The weights that follow from a survey."""
+        """Return the weights that follow from a survey."""

@@ -1,7 +1,4 @@
-"""What the methods with an alpha have in common: labels and teacher, weighed by whatever decides alpha.
-
-Knows one batch at a time; what the soft term is, a method says.
-"""
+"""Base of the methods that weight labels and teacher by alpha."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +15,14 @@ from methods.settings import SettingsError, setting, temperature_setting
 
 
 class Soft(NamedTuple):
-    """The soft term of a batch: `value` (B,), by whose `scale` the convex form multiplies it, the bare divergence (B,) in nats.
+    """Soft term of a batch.
 
-    `loss` is what the method minimises beside the weighted sum; `terms` what it tracks.
+    Attributes:
+        value: (B,) soft term.
+        divergence: (B,) bare divergence in nats.
+        terms: Scalars to track.
+        scale: Factor of `value` in the convex form.
+        loss: Objective added to the weighted sum, or None.
     """
 
     value: Tensor
@@ -31,14 +33,14 @@ class Soft(NamedTuple):
 
 
 def alpha_of(settings: AlphaSettings) -> Alpha:
-    """Who decides alpha under these settings."""
+    """Return the alpha that these settings select."""
     if settings.alpha_schedule == "learnable":
         return LEARNABLE[settings.alpha_learnable](settings)
     return (GAPS[settings.alpha_gap] if settings.alpha_schedule == "gap" else Planned)(settings)
 
 
 class Weighted(Method):
-    """(1 - alpha) CE + alpha soft; a subclass says what the soft term is."""
+    """(1 - alpha) CE + alpha soft; a subclass defines the soft term."""
 
     settings: AlphaSettings
     needs = Needs(teacher=True)
@@ -48,38 +50,41 @@ class Weighted(Method):
         self.alpha = alpha_of(settings)
 
     def soft(self, batch: Batch) -> Soft:
-        """The soft term of a batch."""
+        """Return the soft term of a batch."""
         raise NotImplementedError
 
     def prepare(self, knowledge: Callable[[], Knowledge] | None, task: Task) -> None:
-        """Alpha learns who else trains this student."""
+        """Prepare alpha for the task."""
         self.alpha.prepare(task)
 
     def forward(self, batch: Batch) -> Objective:
-        """The weighted sum over the batch; tracked: it alone (`loss`), both terms, alpha, what the soft term says of itself."""
+        """Return the weighted sum over the batch.
+
+        Tracked are the sum alone (`loss`), cross entropy, alpha, and the terms of the soft term.
+        """
         return self.weigh(batch, batch.cross_entropy(), self.soft(batch))
 
     def weigh(self, batch: Batch, hard: Tensor, soft: Soft) -> Objective:
-        """The objective from both terms."""
+        """Return the objective from both terms."""
         weighed = self.alpha(batch, Terms(hard, soft.scale * soft.value, soft.divergence))
         loss = weighed.total if soft.loss is None else weighed.total + soft.loss
         return Objective(loss, {"cross_entropy": hard.detach(), **soft.terms, **weighed.tracked})
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Alpha's own."""
+        """Return the parameter groups of alpha."""
         return self.alpha.parameter_groups()
 
     @property
     def looks_ahead_every(self) -> int:
-        """As often as alpha wants to."""
+        """Return the interval of `look_ahead` that alpha requires, in steps."""
         return self.alpha.looks_ahead_every
 
     def look_ahead(self, ahead: LookAhead) -> None:
-        """Alpha does."""
+        """Look beyond the next step for alpha."""
         self.alpha.look_ahead(ahead, self._terms)
 
     def end_epoch(self, progress: Progress) -> dict[str, float | Tensor]:
-        """Alpha's plan moves on."""
+        """Advance the schedule of alpha."""
         return self.alpha.end_epoch(progress)
 
     def _terms(self, batch: Batch) -> Terms:
@@ -89,7 +94,10 @@ class Weighted(Method):
 
 @dataclass(frozen=True)
 class FormedSettings(AlphaSettings):
-    """Alpha's hyper-parameters, of which `alpha` counts in the convex form alone; the additive form has `beta` instead."""
+    """Hyper-parameters of alpha, and of the form.
+
+    `alpha` applies to the convex form only; the additive form has `beta` instead.
+    """
 
     form: str = setting(
         "convex",
@@ -112,16 +120,19 @@ class FormedSettings(AlphaSettings):
 
 
 class Formed(Weighted):
-    """A method with two published forms: the convex one of `Weighted`, and CE + beta soft, which has no alpha."""
+    """Method with two published forms: the convex one of `Weighted`, and CE + beta soft.
+
+    The additive form has no alpha.
+    """
 
     settings: FormedSettings
 
     def weigh(self, batch: Batch, hard: Tensor, soft: Soft) -> Objective:
-        """The objective in the form that was chosen."""
+        """Return the objective in the selected form."""
         if self.settings.form == "convex":
             return super().weigh(batch, hard, soft)
         return Objective(self.additive(hard, soft.value.mean()), {"cross_entropy": hard.detach(), **soft.terms})
 
     def additive(self, hard: Tensor, soft: Tensor) -> Tensor:
-        """CE + beta soft from both means."""
+        """Return CE + beta soft from both means."""
         return hard + self.settings.beta * soft

@@ -1,4 +1,4 @@
-"""Where the search for each method begins and goes: the one list. Knows no method's code and no study."""
+"""List the search spaces of all methods."""
 
 from search_spaces import akd, cross_entropy, dml, dual_student, ic_kd, kd, kd_aif, tf_kd, ttm, wttm
 from search_spaces.space import Space, Trial

@@ -1,4 +1,4 @@
-"""Where the search for AKD begins and goes. Knows the names of its settings, nothing else."""
+"""Search space of AKD."""
 
 from typing import Any
 
@@ -8,7 +8,8 @@ _SHARED = {"temperature": 4.0, "cam": False, "training.learning_rate": LEARNING_
 _RATIO = {"alpha_schedule": "gap", "alpha_gap": "ratio", "alpha_ema": 0.9}
 _CAM = {"cam": True, "cam_width": 32, "cam_heads": 4, "cam_rho": 4.0}
 
-# The method's default, KD with a fixed alpha as its baseline, and the readings of "adaptive" that methods have to be judged by.
+# The method's default, KD with a fixed alpha as its baseline, and the forms of "adaptive" to compare
+# methods with.
 POINTS: tuple[dict[str, Any], ...] = (
     {**_SHARED, **_RATIO},
     {**_SHARED, "alpha_schedule": "constant", "alpha": 0.9},
@@ -20,7 +21,10 @@ POINTS: tuple[dict[str, Any], ...] = (
 
 
 def space(trial: Trial) -> None:
-    """Who decides alpha first, then the few numbers of that one; temperature; the module off or on with its size; the rate."""
+    """Draw the schedule of alpha and its settings, temperature, module settings, and learning rate.
+
+    The size of the module is drawn only if the module is on.
+    """
     suggest_alpha(trial, SCHEDULES)
     suggest_temperature(trial)
     if trial.suggest_categorical("cam", (False, True)):

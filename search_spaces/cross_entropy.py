@@ -1,4 +1,4 @@
-"""Where the search for plain training begins and goes. Knows the names of its settings, nothing else."""
+"""Search space of training on labels alone."""
 
 from search_spaces.space import LEARNING_RATE, Trial, suggest_recipe
 
@@ -6,6 +6,6 @@ POINTS = ({"label_smoothing": 0.0, "training.learning_rate": LEARNING_RATE},)
 
 
 def space(trial: Trial) -> None:
-    """The learning rate, and label smoothing: the baseline gets the regulariser that needs no teacher."""
+    """Draw the learning rate, and label smoothing as a regulariser that needs no teacher."""
     trial.suggest_float("label_smoothing", 0.0, 0.2)
     suggest_recipe(trial)

@@ -1,4 +1,4 @@
-"""Where the search for dual students begins and goes. Knows the names of its settings, nothing else."""
+"""Search space of dual students."""
 
 from typing import Any
 
@@ -9,8 +9,9 @@ _SHARED = {"temperature": 4.0, "lambda_ce": 0.3, **_PEERS, "training.learning_ra
 _BOTH, _TEACHER_ALONE = {"lambda_kd": 0.5, "lambda_peer": 0.2}, {"lambda_kd": 0.7, "lambda_peer": 0.0}
 _CERTAIN = {"certainty": "certain", "certainty_temperature": 1.0, "w_norm": "none"}
 
-# The ablation in which either part has to show itself: both, peers alone, certainty alone, plain KD. Then certainty that only
-# chooses samples, where the first point also hears less of the teacher; and its reverse, which others publish. Weights sum to one.
+# The ablation of both parts: both, peers alone, certainty alone, plain KD. Then certainty that only
+# selects samples (in the first point it also weakens the teacher's term), and its published reverse.
+# The weights sum to one.
 POINTS: tuple[dict[str, Any], ...] = (
     {**_SHARED, **_BOTH, **_CERTAIN},
     {**_SHARED, **_BOTH, "certainty": "none"},
@@ -22,10 +23,12 @@ POINTS: tuple[dict[str, Any], ...] = (
 
 
 def space(trial: Trial) -> None:
-    """What a student hears and how much, where the teacher's certainty counts, and the rate; peers' own rates come by themselves.
+    """Draw the weights of labels, teacher and peers, settings of the certainty, and learning rate.
 
-    The three weights are one too many, because the rate absorbs their sum: its range is wide enough for all of them. What
-    belongs to the peers is asked at lambda_peer = 0 too, which only a point or a held value has: only a choice can be a condition.
+    The sweep adds the peers' own learning rates. One of the three weights is redundant,
+    because the learning rate absorbs their sum; its range is wide enough for all of them. The peer
+    settings are drawn at lambda_peer = 0, too. Only a point or a fixed value has this weight, and
+    only a choice can be a condition.
     """
     trial.suggest_float("lambda_ce", 0.1, 0.5)
     trial.suggest_float("lambda_kd", 0.3, 0.9)

@@ -1,4 +1,4 @@
-"""Where the search for IC-KD begins and goes. Knows the names of its settings, nothing else."""
+"""Search space of IC-KD."""
 
 from typing import Any
 
@@ -14,7 +14,8 @@ _COMMON: dict[str, Any] = {
     "nicd_temperature": 0.5,
     "training.learning_rate": LEARNING_RATE,
 }
-# Both terms, and little of either; without a teacher what stands in its place knows no more than the student, and has less weight.
+# Both terms, and a little of either. Without a teacher its substitute knows no more than the student,
+# so it has less weight.
 POINTS: tuple[dict[str, Any], ...] = (
     {**_COMMON, "paradigm": "offline", "picd": 0.5, "nicd": 0.2},
     {**_COMMON, "paradigm": "offline", "picd": 0.25, "nicd": 0.05},
@@ -33,10 +34,11 @@ POINTS: tuple[dict[str, Any], ...] = (
 
 
 def space(trial: Trial) -> None:
-    """What is retrieved, how it is aggregated, what both terms weigh, learning rate; and how students fill the bank, where they do.
+    """Draw the settings of retrieval and aggregation, weights of both terms, and learning rate.
 
-    The paradigm is offline unless the sweep holds another one: the others need peers, or no teacher. Numbers of neighbours are
-    few choices, so that many trials look up the same table.
+    If students fill the bank, its settings are drawn, too. The paradigm is offline unless the sweep
+    fixes another one: the others need peers, or no teacher. Numbers of neighbours have few choices,
+    so that many trials read the same table.
     """
     paradigm = trial.suggest_categorical("paradigm", ("offline",))
     suggest_temperature(trial)

@@ -1,4 +1,4 @@
-"""Where the search for KD begins and goes. Knows the names of its settings, nothing else."""
+"""Search space of KD."""
 
 from search_spaces.space import LEARNING_RATE, Trial, suggest_recipe, suggest_temperature, suggest_weight
 
@@ -9,7 +9,7 @@ POINTS = (
 
 
 def space(trial: Trial) -> None:
-    """Temperature, weight of the soft term, learning rate."""
+    """Draw the temperature, the weight of the soft term, and the learning rate."""
     suggest_temperature(trial)
     suggest_weight(trial, 0.1, 100.0)
     suggest_recipe(trial)

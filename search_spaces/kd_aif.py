@@ -1,11 +1,11 @@
-"""Where the search for KD-AIF begins and goes. Knows the names of its settings, nothing else."""
+"""Search space of KD-AIF."""
 
 from typing import Any
 
 from search_spaces.space import LEARNING_RATE, Trial, suggest_recipe, suggest_temperature
 
-# The released code distils at T = 7 and weighs once by exp(min-max), whose sign is corrected here; and the sigmoid of UIDS with
-# KD's usual setting (T = 4, alpha = 0.9).
+# The sigmoid of UIDS with KD's usual setting (T = 4, alpha = 0.9); and the released code, which distils
+# at T = 7 and weights once by exp(min-max), with its sign corrected here.
 _COMMON: dict[str, Any] = {"alpha": 0.9, "damping": 0.01, "training.learning_rate": LEARNING_RATE}
 POINTS: tuple[dict[str, Any], ...] = (
     {**_COMMON, "update": "iterative", "weight_map": "sigmoid", "sharpness": 10.0, "temperature": 4.0, "every": 2, "momentum": 0.5},
@@ -14,11 +14,12 @@ POINTS: tuple[dict[str, Any], ...] = (
 
 
 def space(trial: Trial) -> None:
-    """Temperature and alpha, when and how samples are weighed, damping, learning rate.
+    """Draw temperature, alpha, schedule and map of the weights, damping, and learning rate.
 
-    The baselines of `weigh_by`, the estimators and the updates that train the teacher are held by whoever wants to compare them;
-    so is `ssl`, which data with unlabelled samples need. `static` trains twice in the same epochs, to which a scheduler that
-    compares early does no justice.
+    To compare the baselines of `weigh_by`, the estimators, or the updates that train the teacher,
+    fix them in the sweep. Fix `ssl`, too, which data with unlabelled samples require. `static`
+    trains twice within the same epochs, so a scheduler that compares early puts it at a
+    disadvantage.
     """
     suggest_temperature(trial)
     update = trial.suggest_categorical("update", ("iterative", "static"))

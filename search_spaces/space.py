@@ -1,32 +1,36 @@
-"""What a search space is: points to begin with, and a function that draws from a trial. Knows no method and no study."""
+"""Search space of a method: initial points, and a function that draws values from a trial."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 # The rate of the published CIFAR recipes (CRD, TTM, mdistiller).
 LEARNING_RATE = 0.05
-LEARNING_RATES = (0.005, 0.5)  # between which it is searched
-SCHEDULES = ("constant", "linear", "cosine", "step", "learnable", "gap")  # of alpha
+LEARNING_RATES = (0.005, 0.5)  # range of the search
+SCHEDULES = ("constant", "linear", "cosine", "step", "learnable", "gap")  # schedules of alpha
 
 
 class Trial(Protocol):
-    """What draws a value: Optuna's trial, or anything that holds or replays values under the same names."""
+    """Source of values: Optuna's trial, or any object that fixes or replays values by name."""
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
-        """A number in [low, high]."""
+        """Return a number in [low, high]."""
 
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
-        """A whole number in [low, high]."""
+        """Return a whole number in [low, high]."""
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of the choices; a value held by the configuration may be another that the method allows."""
+        """Return one of the choices.
+
+        A value fixed by the configuration may be another one that the method allows.
+        """
 
 
 class Space(NamedTuple):
-    """Where a search begins and where it goes: `points` are drawn first, then `suggest` decides.
+    """Search space: `points` are evaluated first, then `suggest` draws the values.
 
-    A name with a dot (`training.learning_rate`) is a key of the configuration, any other a setting of the method. A question with
-    a single choice is put to nobody; a point may answer it otherwise, which is then a parameter of that trial alone.
+    A name with a dot (`training.learning_rate`) is a key of the configuration; any other name is a
+    setting of the method. A parameter with a single choice is not searched. A point may set another
+    value, which is then a parameter of that trial alone.
     """
 
     points: tuple[dict[str, Any], ...]
@@ -34,23 +38,33 @@ class Space(NamedTuple):
 
 
 def suggest_recipe(trial: Trial) -> None:
-    """The part of the recipe that every method searches, the baseline too: a rate tuned for one alone favours that one."""
+    """Draw the part of the recipe that every method searches, the baseline included.
+
+    A learning rate tuned for one method alone favours that method.
+    """
     trial.suggest_float("training.learning_rate", *LEARNING_RATES, log=True)
 
 
 def suggest_temperature(trial: Trial) -> None:
-    """T from no softening to the TTM paper's gamma = 0.1; logarithmic, because logits are divided by it."""
+    """Draw T, from no softening to the TTM paper's gamma = 0.1.
+
+    The scale is logarithmic, because T divides the logits.
+    """
     trial.suggest_float("temperature", 1.0, 10.0, log=True)
 
 
 def suggest_weight(trial: Trial, low: float, high: float) -> str:
-    """The weight of the soft term: `alpha` in the convex form, `beta` in [low, high] in the additive one; return the form.
+    """Draw the weight of the soft term, and return the form.
 
-    The convex form is the additive one times 1 - alpha. Under SGD that is the same training at learning_rate / (1 - alpha) with
-    weight_decay x (1 - alpha): what shrinks the weights at a step is the product of both, and this search leaves weight_decay
-    alone. The forms therefore differ, but by the strength of the decay only, which is a setting of its own: `form` has one choice,
-    and the additive branch is for a sweep that holds `form: additive`, and for published points. So it is with
-    `alpha_schedule`: these methods are baselines of a fixed alpha, unless the sweep holds another schedule.
+    The convex form has the weight `alpha`, the additive one `beta` in [low, high]. The convex form
+    is the additive one times 1 - alpha. Under SGD that is the same training at learning_rate / (1 -
+    alpha) with weight_decay x (1 - alpha). The product of both shrinks the weights at a step, and
+    this search leaves weight_decay unchanged. The forms therefore differ only by the strength of
+    the decay, which is a setting of its own.
+
+    `form` thus has one choice. The additive branch serves sweeps that fix `form: additive`, and
+    published points. `alpha_schedule` has one choice, too: these methods are baselines with a fixed
+    alpha, unless the sweep fixes another schedule.
     """
     form = str(trial.suggest_categorical("form", ("convex",)))
     if form == "convex":
@@ -62,14 +76,14 @@ def suggest_weight(trial: Trial, low: float, high: float) -> str:
 
 
 def suggest_peers(trial: Trial) -> None:
-    """How students hear one another: softened or not, after a warm-up or not, all at once or in turn."""
+    """Draw the settings of peer learning: temperature, warm-up and order of updates."""
     trial.suggest_float("peer_temperature", 1.0, 4.0, log=True)
     trial.suggest_float("peer_warmup", 0.0, 0.5)
     trial.suggest_categorical("update", ("simultaneous", "alternating"))
 
 
 def suggest_alpha(trial: Trial, schedules: Sequence[str]) -> None:
-    """Who decides alpha, of `schedules` or as the sweep holds it; then the few numbers of that one."""
+    """Draw the schedule of alpha, from `schedules` or as the sweep fixes it; then its settings."""
     family = trial.suggest_categorical("alpha_schedule", schedules)
     if family == "constant":
         trial.suggest_float("alpha", 0.1, 0.99)

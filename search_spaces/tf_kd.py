@@ -1,17 +1,20 @@
-"""Where the search for Tf-KD begins and goes. Knows the names of its settings, nothing else."""
+"""Search space of Tf-KD."""
 
 from typing import Any
 
 from search_spaces.space import LEARNING_RATE, Trial, suggest_recipe
 
-# The paper's form; that of the released code is another objective, for a sweep that holds `form: released`.
+# The paper's form. The released code has another objective, for a sweep that fixes `form: released`.
 POINTS: tuple[dict[str, Any], ...] = (
     {"form": "paper", "alpha": 0.1, "correct": 0.99, "temperature": 20.0, "training.learning_rate": LEARNING_RATE},
 )
 
 
 def space(trial: Trial) -> None:
-    """Weight, certainty and temperature of the virtual teacher, learning rate; of the released form its multiplier, too."""
+    """Draw weight, certainty and temperature of the virtual teacher, and the learning rate.
+
+    The released form has its multiplier, too.
+    """
     if trial.suggest_categorical("form", ("paper",)) == "released":
         trial.suggest_float("multiplier", 1.0, 1000.0, log=True)
     trial.suggest_float("alpha", 0.01, 0.9, log=True)
