@@ -66,7 +66,7 @@ class TrialContext:
         note: Sends a message to the user who watches the run.
         phase: Sets the current phase, which is reported if the heartbeat is overdue.
         group: The process group of one of several students; None for all processes.
-        pair: Builds the exchange between so many students that train in processes of their own.
+        pair: Builds the exchange of a number of students that train in processes of their own.
         aide: Returns a client of a process that computes beside this one; None without one.
     """
 
