@@ -42,10 +42,8 @@ def parse_yaml(source: str | bytes) -> Any:
 
     The values are dictionaries, lists, texts, numbers, true, false and None. A key is unique in its
     mapping. `1e-3` is a number, also in lists, with a sign and with underscores. 010, which YAML
-    1.1
-    reads as 8, is refused. 1:30, which it reads as 90, is a text, and so is a date. An alias yields
-    a
-    copy.
+    1.1 reads as 8, is refused. 1:30, which it reads as 90, is a text, and so is a date. An alias
+    yields a copy.
 
     Raises:
         YamlError: The text is not YAML, or exceeds a limit.

@@ -20,9 +20,8 @@ def place_workers(bundles: Sequence[Resources], nodes: Sequence[Resources], most
     """Return the number of groups that fit the free resources of the nodes.
 
     Groups are placed in sequence (first fit decreasing): the largest workers first, each on the
-    first
-    node with space. No worker is split over two nodes, and no fraction of a GPU over two GPUs. A
-    node's free GPUs beyond whole ones are treated as a fraction of a single GPU.
+    first node with space. No worker is split over two nodes, and no fraction of a GPU over two
+    GPUs. A node's free GPUs beyond whole ones are treated as a fraction of a single GPU.
 
     Args:
         bundles: The resources of each worker of a group, under Ray's names.

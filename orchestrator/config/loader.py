@@ -23,7 +23,7 @@ from orchestrator.core.text import quote, shorten
 def load(file: Path | None, overrides: list[str], options: Mapping[str, Any] | None = None, **top: Any) -> Configuration:
     """Return the configuration from a YAML file and the options of the command line.
 
-    If two values conflict, a value of the command line overrides the other one. The property
+    If two values conflict, the one of higher precedence overrides the other. The property
     `Configuration.yielded` reports each override.
 
     Args:

@@ -28,8 +28,7 @@ def resolve_paths(configuration: Configuration, local: bool = False) -> Configur
     """Return the configuration with absolute paths.
 
     Paths relative to the working directory and paths that begin with `~` are resolved. The cache on
-    a
-    running cluster stays as it is given, because its `~` is that of each node.
+    a running cluster stays as it is given, because its `~` is that of each node.
 
     Args:
         configuration: The configuration to resolve.

@@ -63,8 +63,7 @@ def roles(configuration: Configuration, available: Mapping[str, float], nodes: S
     """Return the roles of a group, in the order of the ranks.
 
     A group consists of its roles repeated `configuration.replicas` times. CPUs do not replace GPUs
-    that
-    `nodes` have but others use now.
+    that `nodes` have but others use now.
 
     Raises:
         PreflightError: No number of GPUs is configured, and there are GPUs, but fewer than a group
@@ -100,8 +99,7 @@ def influence_actors(configuration: Configuration) -> int:
     """Return the number of influence actors of a group whose samples are weighted.
 
     This is one for each student with workers of its own, else one. It is 0 if the workers compute
-    the
-    weights themselves.
+    the weights themselves.
     """
     if configuration.resources.influence_backend == "inline":
         return 0
@@ -236,8 +234,8 @@ def _fit_beside(
 def _beside(configuration: Configuration, nodes: Sequence[Mapping[str, float]] = ()) -> Role:
     """Return the role of a student's influence actor.
 
-    Raise ConfigurationError if it fits no node, or needs whole GPUs and a fraction, which Ray
-    refuses.
+    Raise ConfigurationError if it fits no node, or needs whole GPUs and a fraction, which Ray does
+    not support.
     """
     resources = configuration.resources
     if resources.influence_gpus > 1 and resources.influence_gpus % 1:

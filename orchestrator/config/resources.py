@@ -89,14 +89,14 @@ def require_short_sockets() -> None:
 def cluster_address(resources: Resources) -> str | None:
     """Return the address of the running cluster to use, or None to start Ray here.
 
-    `RAY_ADDRESS` takes precedence within a job of `ray job submit`, else the configured address.
+    Within a job of `ray job submit`, `RAY_ADDRESS` takes precedence over the configured address.
     """
     known = os.environ.get("RAY_ADDRESS")
     return known if known and JOB in os.environ else resources.address or known
 
 
 def resolve_address(address: str) -> str | None:
-    """Return the value of `--address`, or None for `local`, which is Ray on this machine."""
+    """Return the value of `--address`; None for `local` or "", which is Ray on this machine."""
     return None if address in ("", "local") else address
 
 

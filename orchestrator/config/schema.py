@@ -54,7 +54,7 @@ class Network(Choice):
 
 
 class Training(Section):
-    """Recipe of one training; `batch_size` is the total over all workers of a student."""
+    """Recipe of one training; `batch_size` is the total over the workers that share it."""
 
     epochs: Epochs = Field(12, description="passes over the training part")
     batch_size: BatchSize = Field(64, description="samples of a step, over all workers of a student")
@@ -107,7 +107,7 @@ class PeerTraining(Section):
 
 
 class Peer(Section):
-    """Student trained beside `student` on the same batches; the method defines peer learning."""
+    """Student trained with `student` on the same batches; the method defines peer learning."""
 
     network: Network
     training: PeerTraining = PeerTraining()
@@ -134,7 +134,7 @@ class Teacher(Section):
 
 
 class Search(Section):
-    """Scope of a search. Settings under `method` are frozen; the rest of its space is searched."""
+    """Scope of a search. Settings under `method` are frozen; the rest of the space is searched."""
 
     methods: Names = Field((), description="search over these methods too; empty: the one under `method`")
     freeze: Names = Field((), description="keys that are not searched although a space would: training.learning_rate")
@@ -292,7 +292,7 @@ class Configuration(Section):
     def yielded(self) -> dict[str, str]:
         """Return a message, by key, for each value that a value with precedence has replaced.
 
-        A value that was not typed on the command line yields to one that was.
+        A value yields to a conflicting one of higher precedence: defaults < file < command line.
         """
         return dict(self._yielded)
 

@@ -1,10 +1,9 @@
 """Define the search space of a sweep: the spaces of its methods, less the frozen values.
 
 With one method, a parameter has the name that the method's space gives it. With several methods,
-`method.name` comes first and each method's settings are prefixed with its name
-(`kd.temperature`). Every space also has the keys that all methods share: the learning rate of
-each peer, and the keys of `search.extra_space`. With `search.configurations` there is no space
-but a list.
+`method.name` comes first and each method's settings are prefixed with its name (`kd.temperature`).
+Every space also has the keys that all methods share: the learning rate of each peer, and the keys
+of `search.extra_space`. With `search.configurations` there is no space but a list.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,8 +30,7 @@ class QuestionRecorder:
     """Trial that answers frozen values itself, forwards other suggestions, and records the draws.
 
     A single choice is not suggested to the study, unless `point` has another value under the name
-    in
-    the study. The suggestion then offers the choice and the values of all points.
+    in the study. The suggestion then offers the choice and the values of all points.
 
     Args:
         trial: The trial that draws.
@@ -183,10 +181,9 @@ def points(configuration: Configuration) -> list[Parameters]:
     """Return the initial points: the first point of every method, then the second ones, and so on.
 
     A point contains the parameters that the search would suggest for it; no point is repeated. A
-    point
-    is left out if it contradicts a frozen choice. A point outside the space is left out if it would
-    ignore a frozen value. With `search.configurations` the points are all trials: with the first of
-    the seeds, then with the next one.
+    point is left out if it contradicts a frozen choice. A point outside the space is left out if it
+    would ignore a frozen value. With `search.configurations` the points are all trials: with the
+    first of the seeds, then with the next one.
     """
     search = configuration.search
     if search.configurations:
@@ -210,8 +207,7 @@ def _drawn(point: Parameters, method: str, configuration: Configuration, prefix:
     """Return the parameters that a trial draws if it answers as the point does.
 
     Return None if the point contradicts a frozen value, lacks an answer, or lies outside the space
-    and
-    would ignore a frozen value.
+    and would ignore a frozen value.
     """
     kept = frozen_values(configuration, method)
     if any(isinstance(value, str | bool) and kept.get(name, value) != value for name, value in point.items()):

@@ -28,7 +28,8 @@ def varies(configuration: Configuration, augmentation: str) -> bool:
 def cache_bytes(configuration: Configuration, samples: int, classes: int, augmentation: str) -> int:
     """Return the bytes of the teacher's logits on disk.
 
-    There is one array of samples x classes for each view, and one for the clean view.
+    There is one array of samples x classes for each view, and one for the clean view. If the views
+    do not differ, there is only the clean one. Without a teacher the result is 0.
     """
     if configuration.teacher is None:
         return 0

@@ -14,8 +14,8 @@ from orchestrator.config.schema import LETTERS, Configuration, Section
 from orchestrator.core.errors import ConfigurationError
 
 CHECKPOINT = "checkpoint"  # in the folder of a trial
-SNAPSHOTS = "snapshots"  # beside it, if the scheduler pauses trials: copies of the checkpoint
-KNOWLEDGE = "knowledge"  # beside it: the cache of the trial's own teacher
+SNAPSHOTS = "snapshots"  # next to it, if the scheduler pauses trials: copies of the checkpoint
+KNOWLEDGE = "knowledge"  # next to it: the cache of the trial's own teacher
 METHOD, SEED = "method.name", "seed"  # parameters that are not settings of a method
 
 

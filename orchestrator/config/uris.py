@@ -47,9 +47,8 @@ def database_uri(file: Path) -> str:
     """Return the URI of a SQLite file for MLflow and SQLAlchemy, for any characters in its path.
 
     SQLAlchemy decodes the path. MLflow creates the folders of a path after `sqlite:///` without
-    decoding. A path that must be escaped therefore names its driver too, because MLflow ignores
-    such
-    a URI.
+    decoding. A path that must be escaped therefore names its driver too, because MLflow creates no
+    folders for such a URI.
     """
     path = str(file)
     escaped = path.translate({ord(sign): f"%{ord(sign):02X}" for sign in "%?#"})

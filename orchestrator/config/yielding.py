@@ -1,6 +1,6 @@
 """Resolve conflicts between values by their origin, and report each change.
 
-A value of the command line overrides a value of the file or a default that conflicts with it.
+A value overrides a conflicting value of lower precedence: defaults < file < command line.
 """
 
 from collections.abc import Callable, Iterator

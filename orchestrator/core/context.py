@@ -67,7 +67,7 @@ class TrialContext:
         phase: Sets the current phase, which is reported if the heartbeat is overdue.
         group: The process group of one of several students; None for all processes.
         pair: Builds the exchange of a number of students that train in processes of their own.
-        aide: Returns a client of a process that computes beside this one; None without one.
+        aide: Returns a client of a process that computes alongside; None without one.
     """
 
     rank: int = 0

@@ -72,7 +72,7 @@ def free_bytes(where: Path) -> int:
 
 
 def require_space(where: Path, needed_bytes: int) -> None:
-    """Require free space beside the reserve.
+    """Require free space in addition to the reserve.
 
     Args:
         where: A path on the disk; it need not exist.

@@ -16,8 +16,7 @@ class _Output:
     """Text stream that drops output after its reader has closed the pipe.
 
     With `ends` the command then exits with code 0. `lost` is the error of any other failed write,
-    as
-    on a full disk.
+    as on a full disk.
     """
 
     def __init__(self, stream: TextIO, ends: bool) -> None:
@@ -65,8 +64,8 @@ class _Output:
 def survive_lost_output(ends: bool = False) -> Iterator[None]:
     """Ignore failed writes to the standard output and error within the block; training continues.
 
-    If the output could not be written completely for a reason other than a closed pipe, exit code 0
-    becomes the exit code of an unfit environment.
+    Exit code 0 becomes that of an unfit environment if output was lost for a reason other than a
+    closed pipe.
 
     Args:
         ends: Whether the command exits when its reader closes the pipe, as a command that only

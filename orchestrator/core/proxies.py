@@ -20,8 +20,7 @@ def direct_loopback() -> Iterator[None]:
     """Bypass proxies for this machine's addresses within the block.
 
     Addresses that `bypass_proxies` adds within the block are bypassed too. The variables are
-    restored
-    afterwards.
+    restored afterwards.
     """
     before = {name: os.environ.get(name) for name in NAMES}
     bypass_proxies()

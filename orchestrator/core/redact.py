@@ -1,8 +1,8 @@
 """Remove secrets from text that leaves the program: log lines, notes, error messages, plans.
 
 Text is secret by its position: before the @ of an address, after `password=` or after
-`Authorization:`. The value of an environment variable is secret by the variable's name. The
-rules prefer to hide too much.
+`Authorization:`. The value of an environment variable is secret by the variable's name. The rules
+prefer to hide too much.
 """
 
 import os

@@ -92,8 +92,7 @@ def defer_signals() -> Iterator[None]:
     """Defer signals to the end of the block, so that what is written in it is completed.
 
     A signal within the block raises KeyboardInterrupt at its end. An error after the signal, as of
-    a
-    wait that the signal has ended, becomes KeyboardInterrupt too.
+    a wait that the signal has ended, becomes KeyboardInterrupt too.
     """
     _state.unbroken += 1
     try:
