@@ -1,4 +1,4 @@
-"""What a user writes: schema, loader, search space, plan, resources."""
+"""Configuration: schema, loader, search space, plan, resources."""
 
 __all__ = [
     "bin_packing",

@@ -1,4 +1,7 @@
-"""Parse YAML that a person wrote into plain values: a key once, numbers as a person means them, limits on size and depth."""
+"""Parse YAML text that a user wrote into plain values, within limits on size and depth.
+
+Keys are unique in a mapping, and numbers are read as written, not as in YAML 1.1.
+"""
 
 import re
 from typing import Any
@@ -9,13 +12,13 @@ from orchestrator.core.text import control_character, escaped_byte, shorten
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 50
-MAX_VALUES = 50_000  # with every alias in the place of its anchor
-MAX_BITS = 1023  # of a whole number: larger ones are beyond the range of a float
+MAX_VALUES = 50_000  # with every alias expanded
+MAX_BITS = 1023  # of an integer; larger ones exceed the range of a float
 
 CORE = "tag:yaml.org,2002:"
 KEY_TAGS = (f"{CORE}str", f"{CORE}merge")
 WORDS = {"null": None, "true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-RESOLVED = (  # tag, what it looks like, and its first characters
+RESOLVED = (  # tag, pattern and first characters
     ("merge", r"<<\Z", "<"),
     ("null", r"(?:~|null|Null|NULL|)\Z", "~nN"),
     ("bool", r"(?:yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF)\Z", "yYnNtTfFoO"),
@@ -26,7 +29,7 @@ RESOLVED = (  # tag, what it looks like, and its first characters
 
 
 class YamlError(ValueError):
-    """Text that is no YAML, or that is refused; `syntax` tells them apart, `line` counts from 1."""
+    """Invalid or refused YAML; `syntax` distinguishes the two, `line` counts from 1."""
 
     def __init__(self, problem: str, line: int, syntax: bool) -> None:
         super().__init__(problem)
@@ -35,13 +38,15 @@ class YamlError(ValueError):
 
 
 def parse_yaml(source: str | bytes) -> Any:
-    """Return the plain values of one YAML document: dictionaries, lists, texts, numbers, true, false and None.
+    """Return the plain values of one YAML document.
 
-    A key stands once in its mapping. `1e-3` is a number, in lists, with a sign and with underscores too. 010, which YAML 1.1 takes
-    for 8, is refused. 1:30, which it takes for 90, is a text, and so is a date. An alias gives a copy of its own.
+    The values are dictionaries, lists, texts, numbers, true, false and None. A key is unique in its
+    mapping. `1e-3` is a number, also in lists, with a sign and with underscores. 010, which YAML
+    1.1 reads as 8, is refused. 1:30, which it reads as 90, is a text, and so is a date. An alias
+    yields a copy.
 
     Raises:
-        YamlError: no YAML, or beyond a limit.
+        YamlError: The text is not YAML, or exceeds a limit.
     """
     encoded = source.encode(errors="surrogatepass") if isinstance(source, str) else source
     if len(encoded) > MAX_BYTES:
@@ -62,7 +67,10 @@ def parse_yaml(source: str | bytes) -> Any:
 
 
 def _unreadable(error: yaml.reader.ReaderError) -> str:
-    """Return why a character cannot be read: a byte that is not UTF-8, in a file or in an argument, or one that is not allowed."""
+    """Return the reason why a character cannot be read.
+
+    It is a byte that is not UTF-8, in a file or an argument, or a character that is not allowed.
+    """
     code = error.character if isinstance(error.character, int) else ord(error.character)
     if isinstance(error.character, bytes) or error.encoding != "unicode":
         return f"it is not {error.encoding.upper()} text: save it as UTF-8"
@@ -72,7 +80,7 @@ def _unreadable(error: yaml.reader.ReaderError) -> str:
 
 
 class _Refused(yaml.MarkedYAMLError):
-    """YAML that is well formed and not accepted."""
+    """Well-formed YAML that is not accepted."""
 
 
 def _refused(problem: str, mark: yaml.Mark | None) -> _Refused:
@@ -88,7 +96,7 @@ def _tag(node: yaml.Node) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Compose and construct within the limits; the state is that of one document."""
+    """YAML loader that enforces the limits; its state belongs to one document."""
 
     def __init__(self, source: str | bytes) -> None:
         super().__init__(source)
@@ -97,7 +105,10 @@ class _Loader(yaml.SafeLoader):
         self.expanded: dict[str, int] = {}
 
     def load_document(self) -> Any:
-        """Return the values of the only document; an escape or a version that PyYAML cannot convert is refused with its line."""
+        """Return the values of the only document.
+
+        An escape or a version that PyYAML cannot convert is refused with its line.
+        """
         try:
             return self.get_single_data()
         except (ValueError, OverflowError) as error:
@@ -105,7 +116,10 @@ class _Loader(yaml.SafeLoader):
             raise _refused(problem, self.get_mark()) from error  # type: ignore[no-untyped-call]
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Compose a node; a node beyond the depth, the number of values, or within itself is refused."""
+        """Compose a node.
+
+        A node beyond the depth or the number of values, or within itself, is refused.
+        """
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         anchor: str | None = getattr(event, "anchor", None)
         mark = event.start_mark
@@ -134,7 +148,7 @@ class _Loader(yaml.SafeLoader):
             raise _refused(f"it has more than {MAX_VALUES} values, those of aliases included: write fewer", mark)
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Compose a mapping, whose keys are texts that differ."""
+        """Compose a mapping, whose keys are distinct texts."""
         node = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}
         for key, _ in node.value:
@@ -155,20 +169,23 @@ class _Loader(yaml.SafeLoader):
         return f"has the tag {_tag(key)}: leave the tag out"
 
     def construct_scalar(self, node: Any) -> Any:
-        """Construct a text, in which no control characters are allowed."""
+        """Construct a text; control characters are refused."""
         text = super().construct_scalar(node)
         if odd := control_character(text):
             raise _refused(f"a text has the character {odd}: leave it out", node.start_mark)
         return text
 
     def construct_number(self, node: Any, kind: type[int] | type[float]) -> int | float:
-        """Construct a whole number, in base 2, 8 or 16 after 0b, 0o or 0x, or a decimal one."""
+        """Construct a number.
+
+        An integer has base 2, 8 or 16 after 0b, 0o or 0x, else base 10.
+        """
         text = str(self.construct_scalar(node)).replace("_", "").lower()
         try:
             value = int(text, 0) if kind is int else float(text.replace(".inf", "inf").replace(".nan", "nan"))
         except ValueError as error:
             digits = text.lstrip("-+")
-            if digits.isdigit() and not digits.startswith("0"):  # more than Python converts
+            if digits.isdigit() and not digits.startswith("0"):  # too many digits for Python
                 raise _beyond(node) from error
             hint = "leave out the zeros in front, or quote it" if digits.isdigit() else "write for example 8 or 1e-3"
             raise _refused(f"{shorten(repr(node.value))} is no number: {hint}", node.start_mark) from error
@@ -177,7 +194,7 @@ class _Loader(yaml.SafeLoader):
         return value
 
     def construct_word(self, node: Any) -> bool | None:
-        """Construct true, false or null; text that has an explicit tag and is none of these is refused."""
+        """Construct true, false or null; another text with an explicit tag is refused."""
         text = str(self.construct_scalar(node))
         kind = node.tag.removeprefix(CORE)
         value = WORDS.get(text.lower(), "") if text not in ("", "~") else None
@@ -193,7 +210,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def _copy(value: Any) -> Any:
-    """The value, in which nothing stands twice: what changes one copy of an alias must not change the others."""
+    """Return the value with a copy for each alias.
+
+    A change of one copy must not change the others.
+    """
     if isinstance(value, dict):
         return {key: _copy(inner) for key, inner in value.items()}
     return [_copy(inner) for inner in value] if isinstance(value, list) else value

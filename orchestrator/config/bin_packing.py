@@ -1,4 +1,4 @@
-"""Which workers find room on which nodes, by arithmetic alone. Knows Ray's names of resources; no torch and no ray."""
+"""Place the workers of groups on nodes by their resources."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,19 +7,32 @@ DIGITS = 6  # Ray counts in ten-thousandths; 0.1 + 0.2 is 0.30000000000000004
 
 
 def has_space(left: Resources, needs: Resources) -> bool:
-    """Whether a node that has so much left can hold a worker of these needs, a part of a GPU on one GPU."""
+    """Return whether a worker fits a node.
+
+    Args:
+        left: The free resources of the node, under Ray's names.
+        needs: The resources of the worker; a fraction of a GPU must fit one GPU.
+    """
     return _Node(left).take(needs)
 
 
 def place_workers(bundles: Sequence[Resources], nodes: Sequence[Resources], most: int, held: Sequence[Resources] = ()) -> int:
-    """Groups of `bundles` that find room on what the nodes have free, at most `most`; `held` is placed before them.
+    """Return the number of groups that fit the free resources of the nodes.
 
-    One after another, the largest workers first, each on the first node that has room. No worker is split over two nodes, and no
-    part of a GPU over two GPUs. What the nodes have of a GPU beyond whole ones is taken for a part of a single one.
+    Groups are placed in sequence (first fit decreasing): the largest workers first, each on the
+    first node with space. No worker is split over two nodes, and no fraction of a GPU over two
+    GPUs. A node's free GPUs beyond whole ones are treated as a fraction of a single GPU.
+
+    Args:
+        bundles: The resources of each worker of a group, under Ray's names.
+        nodes: The free resources of each node.
+        most: The largest number of groups.
+        held: Workers that are placed before the groups.
     """
     left = [_Node(node) for node in nodes]
     for bundle in _largest_first(held):
-        any(node.take(bundle) for node in left)  # one that has no room waits, and takes nothing from the groups
+        # A worker that does not fit waits, and takes no resources from the groups.
+        any(node.take(bundle) for node in left)
     for number in range(most):
         if not all(any(node.take(bundle) for node in left) for bundle in _largest_first(bundles)):
             return number
@@ -31,7 +44,7 @@ def _largest_first(bundles: Sequence[Resources]) -> list[Resources]:
 
 
 class _Node:
-    """What is left of a node: sums, but of GPUs what is left of each."""
+    """Free resources of a node: sums, but for GPUs the free fraction of each."""
 
     def __init__(self, resources: Resources) -> None:
         self.left = dict(resources)
@@ -40,7 +53,10 @@ class _Node:
         self.gpus = [part] * bool(part) + [1.0] * int(gpus)
 
     def take(self, needs: Resources) -> bool:
-        """Hold these needs, if there is room. As Ray does, a part of a GPU goes to the fullest one that has room."""
+        """Reserve resources if they fit; return whether they do.
+
+        As in Ray, a fraction of a GPU goes to the fullest GPU that has space.
+        """
         others = {name: value for name, value in needs.items() if name != "GPU"}
         if any(round(self.left.get(name, 0.0) - value, DIGITS) < 0 for name, value in others.items()):
             return False

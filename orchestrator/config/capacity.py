@@ -1,4 +1,4 @@
-"""Compare what a configuration asks for with the cores and the memory that there are, before anything is built."""
+"""Compare the needs of a configuration with the available cores and memory before a run starts."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -7,14 +7,16 @@ from orchestrator.config.schema import Configuration
 from orchestrator.config.sizes import size
 from orchestrator.core.errors import ConfigurationError
 
-PROCESSES_PER_CORE = 4  # threads of a worker, or processes that decode images: more only wait for one another
-BYTES = 4  # of a float32
-TRAINED = 5  # copies of the parameters that are trained: weights, gradient, two moments, best weights
-BATCHES = 3  # copies of a batch: as it was read, augmented, and on its way to the network
+# Threads of a worker, or processes that decode images; more of them only wait for one another.
+PROCESSES_PER_CORE = 4
+BYTES = 4  # bytes of a float32
+# Copies of the trained parameters: weights, gradient, two moments, best weights.
+TRAINED = 5
+BATCHES = 3  # copies of a batch: as read, augmented, and as input of the network
 
 
 class Sizes(NamedTuple):
-    """What was measured: parameters of all students and of the teacher, and the numbers of one sample."""
+    """Measured sizes: parameters of all students and of the teacher, and numbers of a sample."""
 
     students: int
     teacher: int
@@ -22,7 +24,15 @@ class Sizes(NamedTuple):
 
 
 def require_cores(configuration: Configuration, nodes: Sequence[Mapping[str, float]]) -> None:
-    """ConfigurationError when a worker would have many more threads or processes than the largest node has cores."""
+    """Require that no worker has many more threads or processes than the largest node has cores.
+
+    Args:
+        configuration: The configuration of the run.
+        nodes: The resources of each node under Ray's names; without CPUs nothing is checked.
+
+    Raises:
+        ConfigurationError: A worker has more than `PROCESSES_PER_CORE` for each core.
+    """
     cores = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
     if not cores:
         return
@@ -43,12 +53,15 @@ def require_cores(configuration: Configuration, nodes: Sequence[Mapping[str, flo
 
 
 def require_memory(configuration: Configuration, sizes: Sizes, memory_bytes: int) -> None:
-    """ConfigurationError when the workers of one group cannot hold their networks and a batch.
+    """Require enough memory for the networks and a batch of one group's workers.
 
     Args:
-        configuration: Says how many workers train a student, and their batch.
-        sizes: What was measured of networks and data.
-        memory_bytes: Of this machine; 0: not known.
+        configuration: Determines the workers of a student, and their batch.
+        sizes: The measured sizes of networks and data.
+        memory_bytes: The memory of this machine in bytes; 0 if unknown.
+
+    Raises:
+        ConfigurationError: The estimate exceeds `memory_bytes`.
     """
     batch, workers = configuration.training.batch_size, configuration.resources.workers
     needed = {

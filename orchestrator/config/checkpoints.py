@@ -4,9 +4,10 @@ from orchestrator.config.schema import PAUSING, Search
 
 
 def checkpoints(search: Search, groups: int) -> tuple[int, str]:
-    """How many checkpoints of a sweep are there at a time, at most, and whose they are in words.
+    """Return the largest number of checkpoints at a time, and a description of their trials.
 
-    Those that are kept, that of each group with the one it is writing, and that of a trial which has just ended.
+    The number includes the kept ones, and for each group its checkpoint and the one it is writing.
+    It also includes that of a trial that has just ended.
     """
     if search.scheduler in PAUSING:
         return 3 * search.trials, "of every trial, with two snapshots each, until it is through"

@@ -1,4 +1,4 @@
-"""Every way through a search space: what is asked after which answers. Knows spaces and held values, no study."""
+"""List all branches of a conditional search space, given the frozen values."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,15 +8,16 @@ from typing import Any
 from search_spaces import SPACES
 
 Domain = Sequence[Any] | None
-"""The values that a parameter may have; None: a continuum."""
+"""The values that a parameter may have; None for a continuum."""
 
 
 @dataclass
 class SpaceBranch:
-    """One way through a space, taken as a trial: `answers` to its choices, the other questions as they were asked.
+    """Branch of a space, recorded as a trial.
 
-    `domains` are the values that each question allows on this way. `values` is what a trial of this branch has at the low end of
-    all its ranges, the held values among them.
+    `answers` are the values of its choices, and the other parameters are recorded as suggested.
+    `domains` are the values of each parameter in this branch. `values` are those of a trial of this
+    branch at the low end of all its ranges, including the frozen values.
     """
 
     held: Mapping[str, Any]
@@ -29,7 +30,7 @@ class SpaceBranch:
     others: list[dict[str, Any]] = field(default_factory=list)
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
-        """Note a continuous question."""
+        """Record a continuous parameter."""
         if name not in self.held:
             self.continuous.append(name)
             steps = math.floor((high - low) / step + 1e-9) if step else 0
@@ -37,13 +38,16 @@ class SpaceBranch:
         return float(self._low(name, low, high, log))
 
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
-        """Note a question about a whole number."""
+        """Record an integer parameter."""
         if name not in self.held:
             self.domains[name] = range(low, high + 1, step)
         return int(self._low(name, low, high, log))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """Note a choice, where there is one to make; the answers that are not taken here are branches of their own."""
+        """Record a choice of two or more values.
+
+        Values that are not taken here become branches of their own.
+        """
         if name not in self.held and len(choices) > 1:
             self.choices[name] = choices
             if name not in self.answers:
@@ -61,7 +65,12 @@ class SpaceBranch:
 
 
 def list_branches(method: str, held: Mapping[str, Any]) -> list[SpaceBranch]:
-    """All ways through the space of a method, given what is held."""
+    """Return all branches of the space of a method.
+
+    Args:
+        method: The name of the method.
+        held: The frozen values.
+    """
     found: list[SpaceBranch] = []
     ahead: list[dict[str, Any]] = [{}]
     while ahead:

@@ -18,7 +18,7 @@ from orchestrator.core.errors import FieldError
 
 
 class Limit(Section):
-    """How many samples to keep of each split, stratified; null keeps all."""
+    """Number of samples to keep of each split, stratified; null keeps all."""
 
     train: Samples | None = Field(None, description="Training samples to keep, stratified; null keeps all.")
     validation: Samples | None = Field(None, description="Validation samples to keep, stratified; null keeps all.")
@@ -26,7 +26,7 @@ class Limit(Section):
 
 
 class Data(Section):
-    """What is learned, and how its training images are varied."""
+    """Data set, and the augmentation of its training images."""
 
     name: str = Field("digits", description="Data set: digits, a torchvision set, npz or folder.")
     path: GivenPath | None = Field(

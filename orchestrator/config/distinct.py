@@ -1,4 +1,4 @@
-"""Count the different settings of a search space, and tell which values lead to settings that were not tried yet."""
+"""Count the distinct settings of a search space, and find values that lead to untried settings."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,11 +10,11 @@ from orchestrator.config.search_space import Parameters, frozen_values, peer_rat
 from orchestrator.config.trial import METHOD
 
 Way = Mapping[str, Domain]
-"""One way through a space: the values that each of its parameters may have, None for a continuum."""
+"""Branch of a space: the values that each of its parameters may have, None for a continuum."""
 
 
 def ways(configuration: Configuration) -> list[Way]:
-    """Return all ways through the space of a sweep. No two of them have settings in common."""
+    """Return all branches of the space of a sweep; no two of them have settings in common."""
     methods = searched_methods(configuration)
     common: dict[str, Domain] = dict.fromkeys(peer_rates(configuration)) | configuration.search.extra_space
     found: list[Way] = []
@@ -28,7 +28,10 @@ def ways(configuration: Configuration) -> list[Way]:
 
 
 def count_settings(configuration: Configuration) -> int | None:
-    """Return how many different settings a sweep can train, points beside its space among them; None: a continuum."""
+    """Return the number of distinct settings that a sweep can train; None for a continuum.
+
+    Initial points outside the space are included.
+    """
     if configuration.search.configurations:
         return len(points(configuration))
     space = ways(configuration)
@@ -39,11 +42,14 @@ def count_settings(configuration: Configuration) -> int | None:
 
 
 def limit_trials(configuration: Configuration, begun: int = 0) -> tuple[Configuration, str]:
-    """Return a sweep of as many trials as it has different settings at most, and a sentence where these are fewer than asked for.
+    """Limit the trials of a sweep to the number of its distinct settings.
 
     Args:
-        configuration: of a sweep that was checked.
-        begun: trials that the sweep has already, which stay.
+        configuration: The checked configuration of a sweep.
+        begun: The number of trials that the sweep already has; these stay.
+
+    Returns:
+        The configuration, and a message if its trials were reduced, else "".
     """
     asked, settings, names = configuration.search.trials, count_settings(configuration), ", ".join(searched_methods(configuration))
     if settings is None or configuration.search.configurations or max(settings, begun) >= asked:
@@ -59,7 +65,13 @@ def limit_trials(configuration: Configuration, begun: int = 0) -> tuple[Configur
 
 
 def is_left(space: Iterable[Way], known: Parameters, tried: Sequence[Parameters]) -> bool:
-    """Return whether settings that extend the `known` ones were not tried yet."""
+    """Return whether untried settings that extend the `known` ones exist.
+
+    Args:
+        space: The branches of the space.
+        known: The parameters that are already chosen.
+        tried: The settings that were already tried.
+    """
     fitting = [way for way in space if _fits(way, known)]
     total = sum(_size(way, known) for way in fitting)
     if total <= 0 or math.isinf(total):
@@ -69,13 +81,16 @@ def is_left(space: Iterable[Way], known: Parameters, tried: Sequence[Parameters]
 
 
 def allowed(space: Iterable[Way], known: Parameters, name: str) -> list[Any]:
-    """Return the values that a parameter may have beside the `known` ones; none of a continuum."""
+    """Return the values that a parameter may have together with the `known` ones.
+
+    The list is empty for a continuum.
+    """
     values = (way[name] for way in space if name in way and _fits(way, known))
     return list(dict.fromkeys(value for domain in values for value in domain or ()))
 
 
 def _size(way: Way, known: Parameters) -> float:
-    """How many settings of a way extend those that are known, and fit it."""
+    """Return the number of settings of a branch that extend the `known` ones, which fit it."""
     return math.prod(math.inf if domain is None else len(domain) for name, domain in way.items() if name not in known)
 
 
@@ -84,7 +99,7 @@ def _fits(way: Way, known: Parameters) -> bool:
 
 
 def _is_on(way: Way, settings: Parameters) -> bool:
-    """Whether these are whole settings of a way."""
+    """Return whether the settings are complete settings of a branch."""
     return way.keys() == settings.keys() and _fits(way, settings)
 
 

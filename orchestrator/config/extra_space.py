@@ -1,4 +1,7 @@
-"""The keys of `search.extra_space`, which are searched beside the space of every method: which may be, and what comes of them."""
+"""Check and apply the keys of `search.extra_space`.
+
+These keys are searched in addition to the space of every method.
+"""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -11,12 +14,21 @@ from orchestrator.config.trial import apply, network_key
 from orchestrator.core.errors import ConfigurationError, UserError
 
 ONCE = ("data", "teacher", "search", "resources", "tracking", "project", "seed", "method")
-MOST_NETWORKS = 300  # each is built, without memory, to count its parameters
+MOST_NETWORKS = 300  # each is built without memory, to count its parameters
 EXAMPLE = "write for example student.width, peers.b.network.width or training.batch_size"
 
 
 def check_keys(configuration: Configuration, asked: set[str]) -> None:
-    """ConfigurationError for a key that cannot vary or is `asked` by a space already, and for a value that does not fit alone."""
+    """Check the keys and values of `search.extra_space`.
+
+    Args:
+        configuration: The configuration of the sweep.
+        asked: The keys that a space searches already.
+
+    Raises:
+        ConfigurationError: A key cannot vary, is frozen or is in `asked`, or a value by itself is
+            not allowed.
+    """
     for key, values in configuration.search.extra_space.items():
         _check_key(configuration, key)
         if key in configuration.search.freeze:
@@ -47,7 +59,13 @@ def check_keys(configuration: Configuration, asked: set[str]) -> None:
 
 
 def _require_few_networks(configuration: Configuration) -> None:
-    """ConfigurationError when a student may be so many networks that they could not be looked at one by one."""
+    """Require that a student has at most `MOST_NETWORKS` different networks.
+
+    Each network is examined on its own.
+
+    Raises:
+        ConfigurationError: A student may have more networks.
+    """
     for letter in configuration.students:
         field = network_key(letter)
         counts = [len(values) for key, values in configuration.search.extra_space.items() if key.startswith(f"{field}.")]
@@ -90,28 +108,43 @@ def _check_key(configuration: Configuration, key: str) -> None:
 
 
 def configured(configuration: Configuration, key: str) -> Any:
-    """The value that a key has without a search: the default of a network's setting, or student a's recipe, where none is given."""
-    from orchestrator.models.build import MODELS  # torch, which `status` does without
+    """Return the value of a key without a search.
+
+    Without a configured value, this is the default of a network's setting, or the value in student
+    a's recipe.
+    """
+    from orchestrator.models.build import MODELS  # imports torch, which `status` does not need
 
     section, _, name = key.rpartition(".")
     for letter, (network, training) in configuration.students.items():
         if section == network_key(letter):
             known = asdict(MODELS[network.name].settings.build(network.settings))
-            return (known | {"name": network.name}).get(name)  # None: a setting of another network that may be chosen
+            # None: a setting of another network that may be chosen
+            return (known | {"name": network.name}).get(name)
         if section == f"peers.{letter}.training":
             return getattr(training, name)
     return getattr(configuration.training, name)
 
 
 def alone(configuration: Configuration) -> Iterator[Configuration]:
-    """The configurations that have one value of one key each; ConfigurationError where one does not fit."""
+    """Yield the configurations that have one value of one key each.
+
+    Raises:
+        ConfigurationError: A value is not allowed.
+    """
     for key, values in configuration.search.extra_space.items():
         for value in values:
             yield apply(configuration, {key: value})
 
 
 def networks(configuration: Configuration, searched: bool) -> dict[str, dict[str, Network]]:
-    """Every network that a student may have, by its letter and then by the words for it; without a search the configured one."""
+    """Return every network that a student may have, by its letter and then by its description.
+
+    Args:
+        configuration: The configuration of the run.
+        searched: Whether `search.extra_space` applies; otherwise each student has its configured
+            network.
+    """
     found = {}
     for letter, student in configuration.students.items():
         field = network_key(letter)

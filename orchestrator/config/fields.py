@@ -1,4 +1,4 @@
-"""The types of the configuration's fields, each with its bounds, and the section that holds them."""
+"""Define the types of configuration fields with their bounds, and the base class of sections."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +13,10 @@ from orchestrator.config.renamed import refuse_renamed
 from orchestrator.core.paths import path_problem
 from orchestrator.core.text import control_character
 
-LONGEST_TEXT = 5000  # characters: more than the longest path
+LONGEST_TEXT = 5000  # characters; more than the longest path
 LONGEST_LIST = 1000
 MOST_TRIALS = 100_000
-SMALLEST_PART = 0.001  # of a CPU or a GPU: Ray counts in parts of 1/10,000
+SMALLEST_PART = 0.001  # of a CPU or a GPU; Ray counts in parts of 1/10,000
 
 
 def _path_of_a_file_system(path: Any) -> Any:
@@ -41,7 +41,7 @@ Epochs = Annotated[int, Field(ge=1, le=100_000, json_schema_extra={"unit": "epoc
 WarmupEpochs = Annotated[float, Field(ge=0, le=100_000, json_schema_extra={"unit": "epochs"})]
 BatchSize = Annotated[int, Field(ge=1, le=1_000_000, json_schema_extra={"unit": "samples"})]
 Trials = Annotated[int, Field(ge=1, le=MOST_TRIALS, json_schema_extra={"unit": "trials"})]
-LearningRate = Annotated[float, Field(gt=0, le=1e30)]  # such a rate diverges, and fits into float32
+LearningRate = Annotated[float, Field(gt=0, le=1e30)]  # such a rate diverges but fits into float32
 WeightDecay = Annotated[float, Field(ge=0, le=1000)]
 Norm = Annotated[float, Field(gt=0, le=1e9)]
 Gamma = Annotated[float, Field(gt=0, le=1)]
@@ -54,19 +54,22 @@ Names = Annotated[tuple[str, ...], Field(max_length=100)]
 Milestones = Annotated[tuple[Epochs, ...], Field(max_length=LONGEST_LIST)]
 Seeds = Annotated[tuple[Seed, ...], Field(max_length=LONGEST_LIST)]
 Points = Annotated[tuple[dict[str, Any], ...], Field(max_length=LONGEST_LIST)]  # sets of settings
-Values = Annotated[tuple[Any, ...], Field(max_length=100)]  # of a key that is searched
+Values = Annotated[tuple[Any, ...], Field(max_length=100)]  # values of a searched key
 Seconds = Annotated[float, Field(gt=0, le=366 * 24 * 3600, json_schema_extra={"unit": "s"})]
 
 
 class Section(BaseModel):
-    """A part of the configuration: frozen, unknown keys refused, no silent conversion of types."""
+    """Section of the configuration: frozen, unknown keys refused, no silent conversion of types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _on_top_of_defaults(cls, values: Any) -> Any:
-        """A section that is given in part keeps the rest of its default; a choice that is named anew does not."""
+        """Merge a partial section with its default.
+
+        A choice with a new name keeps nothing of its default.
+        """
         if not isinstance(values, dict):
             return values
         for name, value in values.items():
@@ -95,24 +98,28 @@ class Section(BaseModel):
 
 
 class Choice(Section):
-    """A name with settings of its own, which the thing that is named validates."""
+    """Name with settings of its own, which the named object validates."""
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
     name: str = Field(description="its name, from the list of the reference")
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings that were given, without the name and the fields that every choice has."""
+        """Return the given settings, without the name and the fields that every choice has."""
         return dict(self.model_extra or {})
 
 
 def allowed_at(section: type[BaseModel], location: Sequence[int | str]) -> object:
-    """Return what a section allows at a location within it, as pydantic names one; None where it has no such key.
+    """Return what a section allows at a location within it; None if it has no such key.
+
+    Args:
+        section: The section.
+        location: The path of keys and indices, as in errors of pydantic.
 
     Returns:
-        Names of a choice or of the keys of a section, the pair of bounds of a number (the value may have to lie strictly
-        within), the length of a text or a list in words, or
-        the type of anything else.
+        Names of a choice or of the keys of a section, the pair of bounds of a number (the value may
+        have to lie strictly within), the length of a text or a list in words, or the type of
+        anything else.
     """
     annotation: Any = section
     for part in location:
@@ -129,7 +136,7 @@ def allowed_at(section: type[BaseModel], location: Sequence[int | str]) -> objec
 
 
 def _kinds(annotation: Any) -> list[Any]:
-    """The types that an annotation is a union of, without what is annotated."""
+    """Return the types of a union annotation, without annotated metadata."""
     if get_origin(annotation) is Annotated:
         return _kinds(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
@@ -154,7 +161,7 @@ def _allowed(annotation: Any) -> object:
 
 
 def _limits(annotation: Any) -> dict[str, Any]:
-    """The bounds and lengths that stand in an annotation, or in one of its union."""
+    """Return the bounds and lengths of an annotation, or of a member of its union."""
     if get_origin(annotation) in (Union, UnionType):
         return {name: value for kind in get_args(annotation) for name, value in _limits(kind).items()}
     if get_origin(annotation) is not Annotated:

@@ -1,4 +1,4 @@
-"""How many influence actors stand beside a worker group, given what is trained. Knows the methods; nothing of Ray."""
+"""Count the influence actors of a worker group."""
 
 from orchestrator.config import plan
 from orchestrator.config.method_variants import build_all_variants
@@ -6,7 +6,12 @@ from orchestrator.config.schema import Configuration
 
 
 def count_influence_actors(configuration: Configuration, kind: str) -> int:
-    """Those of each group of a `sweep` or a `train`ing; none where no method weighs samples, as when a `teacher` is brought."""
+    """Return the number of influence actors of each group; 0 if no method weights samples.
+
+    Args:
+        configuration: The configuration of the run.
+        kind: The kind of run: `sweep`, `train`, or `teacher`, which has no influence actors.
+    """
     if kind == "teacher":
         return 0
     weighs = any(method.needs.weights for method in build_all_variants(configuration, kind == "sweep"))

@@ -1,6 +1,7 @@
-"""A configuration from a file, `--set` pairs or plain values; what does not fit is said in one sentence.
+"""Load a configuration from a file, `--set` pairs or plain values.
 
-Defaults < file < `--set key=value`. The resolved form is plain JSON and is stored with every run.
+The order of precedence is: defaults < file < `--set key=value`. The resolved form is plain JSON and
+is stored with every run. An error is reported in one sentence.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,14 +21,24 @@ from orchestrator.core.text import quote, shorten
 
 
 def load(file: Path | None, overrides: list[str], options: Mapping[str, Any] | None = None, **top: Any) -> Configuration:
-    """The configuration from a YAML file (None: the defaults), `--set` pairs, and what other options of the command line say.
+    """Return the configuration from a YAML file and the options of the command line.
 
-    `options` holds values by dotted keys; `top` those of top-level keys, where they are not None. Where two values cannot go
-    together, one that was typed on the command line makes the other give way, and `Configuration.yielded` says so.
+    If two values conflict, the one of higher precedence overrides the other. The property
+    `Configuration.yielded` reports each override.
+
+    Args:
+        file: The YAML file; None for the defaults.
+        overrides: The `--set` pairs.
+        options: Values of other options by dotted keys.
+        top: Values of top-level keys; None for not given.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or a key or value is not allowed.
     """
     values = _read(file) if file else {}
     origin = Origin(dict(_leaves(values)), str(file))
-    for pair in sorted(overrides, key=lambda pair: not _names(pair.partition("=")[0].split("."))):  # names come first
+    # Names come first.
+    for pair in sorted(overrides, key=lambda pair: not _names(pair.partition("=")[0].split("."))):
         origin.typed |= _apply(values, pair)
     named = dict(options or {}) | {key: value for key, value in top.items() if value is not None}
     for key, value in named.items():
@@ -41,25 +52,33 @@ def load(file: Path | None, overrides: list[str], options: Mapping[str, Any] | N
 
 
 def plain_values(file: Path) -> tuple[Configuration, dict[str, Any]]:
-    """The configuration of a YAML file, and the values that stand in it."""
+    """Return the configuration of a YAML file, and the values that the file contains."""
     return load(file, []), _read(file)
 
 
 def override(values: dict[str, Any], pairs: list[str]) -> None:
-    """Put the values of `--set` pairs into plain values, in place; ConfigurationError where a pair is none."""
+    """Put the values of `--set` pairs into plain values, in place.
+
+    Raises:
+        ConfigurationError: A pair is not of the form key=value, or its value is not YAML.
+    """
     for pair in pairs:
         _apply(values, pair)
 
 
 def build(values: dict[str, Any]) -> Configuration:
-    """A configuration from plain values; ConfigurationError says in one sentence what does not fit."""
+    """Return a configuration from plain values.
+
+    Raises:
+        ConfigurationError: A key or a value is not allowed; the message is one sentence.
+    """
     try:
         return Configuration.model_validate(values)
     except ValidationError as error:
         raise _refusal(error) from error
 
 
-PLAIN = {  # what the types of Python are in YAML
+PLAIN = {  # the YAML form of Python types
     "tuple_type": "give a list, such as [one, another]",
     "dict_type": "give keys with their values, such as {key: value}, or {} for none",
 }
@@ -93,7 +112,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _leaves(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted key of every value that is no mapping."""
+    """Yield the dotted key and the value of everything that is not a non-empty mapping."""
     for key, value in values.items():
         if isinstance(value, dict) and value:
             yield from _leaves(value, f"{prefix}{key}.")
@@ -102,7 +121,7 @@ def _leaves(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _apply(values: dict[str, Any], pair: str) -> set[str]:
-    """Put the value of a `--set` pair into its place; the keys that it gives."""
+    """Put the value of a `--set` pair into `values`; return the dotted keys that it sets."""
     key, equals, text = pair.partition("=")
     path, shown = key.strip().split("."), shorten(redact(pair))
     if not equals or not all(path):
@@ -134,17 +153,20 @@ def _put(values: dict[str, Any], path: list[str], value: Any, pair: str) -> None
         values[name] = inner = {} if inner is None else inner
         values = inner
     if _names(path) and values.get("name", value) != value:
-        values.clear()  # the settings of the file are those of what it named
+        values.clear()  # the settings of the file belong to the name in the file
     values[path[-1]] = value
 
 
 def _names(path: list[str]) -> bool:
-    """Whether the key names something that has settings of its own."""
+    """Return whether the key is the name of something that has settings of its own."""
     return path[-1] == "name" and len(path) > 1 and path[-2] in ("method", "student", "network")
 
 
 def _refusal(error: ValidationError) -> ConfigurationError:
-    """The first thing wrong, with its dotted key, the value without secrets, and what is allowed at that key."""
+    """Return an error for the first problem.
+
+    The error has the dotted key, the value without secrets, and what is allowed at that key.
+    """
     first = error.errors(include_url=False)[0]
     location, cause = first["loc"], first.get("ctx", {}).get("error")
     path = ".".join(str(part) for part in location)
@@ -157,7 +179,7 @@ def _refusal(error: ValidationError) -> ConfigurationError:
 
 
 def _sentence(error: ValidationError) -> str:
-    """The first thing wrong, as: field = value is not allowed: what is, and the next step."""
+    """Return the first problem as: field = value is not allowed: what is, and the next step."""
     first = error.errors(include_url=False)[0]
     path = shorten(".".join(str(part) for part in first["loc"]))
     more = f" ({error.error_count() - 1} more after this one)" if error.error_count() > 1 else ""

@@ -6,7 +6,16 @@ from orchestrator.core.errors import ConfigurationError, suggest_name
 
 
 def check_settings(configuration: Configuration, name: str, field: str) -> None:
-    """ConfigurationError when a method does not exist or cannot have its settings."""
+    """Check that a method exists and accepts its configured settings.
+
+    Args:
+        configuration: The configuration, with the settings of its own method.
+        name: The name of the method.
+        field: The key that names the method, for the message.
+
+    Raises:
+        ConfigurationError: The method does not exist or refuses its settings.
+    """
     if name not in METHODS:
         raise ConfigurationError(
             f"{field} = {name!r} is no method: {suggest_name(name, METHODS)}; see `python run.py methods`",

@@ -1,4 +1,7 @@
-"""A method in every form in which it may be trained: as configured, or with every choice of its search. Knows no study."""
+"""Build each method in every variant that a run may train.
+
+A variant is the configured method, or the method with one combination of its searched choices.
+"""
 
 from collections.abc import Iterator
 
@@ -9,9 +12,17 @@ from orchestrator.config.search_space import frozen_values, searched_methods
 
 
 def build_variants(configuration: Configuration, name: str, searching: bool) -> Iterator[Method]:
-    """The method with its settings, or each that the search may choose, at the low end of ranges.
+    """Yield the method with its configured settings, or each variant that the search may choose.
 
-    SettingsError when one of them cannot be; of a search `check_held` says so better.
+    Ranges are at their low end.
+
+    Args:
+        configuration: The configuration of the run.
+        name: The name of the method.
+        searching: Whether the method is searched.
+
+    Raises:
+        SettingsError: A variant is invalid; `check_held` reports a search more clearly.
     """
     settings = [configuration.method.settings if name == configuration.method.name else {}]
     if searching:
@@ -22,17 +33,20 @@ def build_variants(configuration: Configuration, name: str, searching: bool) -> 
 
 
 def build_named_variants(configuration: Configuration, name: str, searching: bool) -> str:
-    """What else has to be given for `method.` settings to be those of this method, to end a sentence that advises some."""
+    """Return the end of a sentence of advice about `method.` settings.
+
+    It names the method that must also be given for the settings to apply to it; "" if none must.
+    """
     theirs = name == configuration.method.name and not (searching and configuration.search.methods)
     return "" if theirs else f" with method.name={name}"
 
 
 def build_trained_variants(configuration: Configuration, searching: bool) -> tuple[str, ...]:
-    """The methods that a sweep searches over, or the one of a training."""
+    """Return the names of the methods of a sweep, or the name of a training's method."""
     return searched_methods(configuration) if searching else (configuration.method.name,)
 
 
 def build_all_variants(configuration: Configuration, searching: bool) -> Iterator[Method]:
-    """Every form of every method that may be trained."""
+    """Yield every variant of every method that a run may train."""
     for name in build_trained_variants(configuration, searching):
         yield from build_variants(configuration, name, searching)

@@ -1,6 +1,6 @@
-"""What a search looks for: the metrics that can be an objective, their directions, and who dominates whom. Knows no study.
+"""Define the objectives of a search: metrics, directions and Pareto dominance.
 
-Of several objectives the first is the one that is *watched*: curves, `best` and importance are of it.
+The first of several objectives is the *watched* one: curves, `best` and importance refer to it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,8 @@ from orchestrator.config.schema import LETTERS, Configuration, Search
 
 Direction = Literal["maximize", "minimize"]
 PARAMETERS = "parameters"
-BETTER: Mapping[str, tuple[Direction, ...]] = {  # the metrics of every epoch, with the directions that make sense
+# The metrics of every epoch, with their meaningful directions.
+BETTER: Mapping[str, tuple[Direction, ...]] = {
     "validation/accuracy": ("maximize",),
     "validation/worst_class_accuracy": ("maximize",),
     "validation/class_gap": ("minimize",),
@@ -23,31 +24,37 @@ BETTER: Mapping[str, tuple[Direction, ...]] = {  # the metrics of every epoch, w
 
 
 class Goal(NamedTuple):
-    """An objective with its direction."""
+    """Objective with its direction."""
 
     name: str
     direction: Direction
 
     @property
     def sign(self) -> float:
-        """What makes a smaller value the better one."""
+        """Return the factor that makes smaller values better."""
         return -1.0 if self.direction == "maximize" else 1.0
 
 
 def goals(search: Search) -> tuple[Goal, ...]:
-    """The objectives of a search that was checked: the one, or the several with the directions that follow from their names."""
+    """Return the objectives of a checked search, with their directions.
+
+    The directions of several objectives follow from their names.
+    """
     if not search.objectives:
         return (Goal(search.objective, search.direction),)
     return tuple(Goal(name, _direction(name)) for name in search.objectives)
 
 
 def watched_metrics(search: Search) -> Goal:
-    """The objective, or the first of several."""
+    """Return the objective, or the first of several."""
     return goals(search)[0]
 
 
 def count_objectives(configuration: Configuration) -> str:
-    """Whose metrics are the trial's, in words: `mean of a, b`; empty of one student."""
+    """Return a description of the students whose metrics are the trial's, such as `mean of a, b`.
+
+    The description is empty for one student.
+    """
     if not configuration.peers:
         return ""
     letters, students = ", ".join(configuration.students), configuration.search.students
@@ -55,13 +62,20 @@ def count_objectives(configuration: Configuration) -> str:
 
 
 def describe_objective(configuration: Configuration, name: str) -> str:
-    """An objective as a person reads it: `validation/accuracy (mean of a, b)` where there are several students."""
+    """Return an objective as display text.
+
+    With several students it is, for example, `validation/accuracy (mean of a, b)`.
+    """
     how = f"sum of {', '.join(configuration.students)}" if name == PARAMETERS else count_objectives(configuration)
     return f"{name} ({how})" if configuration.peers and unlettered(name) == name else name
 
 
 def has_several_objectives(configuration: Configuration) -> list[str]:
-    """What can be one of several objectives: metrics with one direction, of the trial or of each student, and sizes."""
+    """Return the names that can be one of several objectives.
+
+    These are metrics with one direction, of the trial or of each student, and the number of
+    parameters.
+    """
     names = [name for name, directions in BETTER.items() if len(directions) == 1] + [PARAMETERS]
     names = [name for name in names if name != "validation/agreement" or configuration.teacher]
     letters = configuration.students if configuration.peers else ()
@@ -69,7 +83,15 @@ def has_several_objectives(configuration: Configuration) -> list[str]:
 
 
 def pareto_front(points: Mapping[int, Sequence[float]], directions: Sequence[Goal]) -> list[int]:
-    """The keys of the points that no other one dominates: is nowhere worse and somewhere better. Equal points stay together."""
+    """Return the keys of the points that no other point dominates.
+
+    A point dominates another one if it is worse in no objective and better in at least one. Equal
+    points are kept together.
+
+    Args:
+        points: The values of each point, in the order of the objectives.
+        directions: The objectives.
+    """
     lower = {key: [goal.sign * value for goal, value in zip(directions, point, strict=True)] for key, point in points.items()}
     return [key for key, point in lower.items() if not any(_dominates(other, point) for other in lower.values())]
 
@@ -79,7 +101,7 @@ def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def unlettered(name: str) -> str:
-    """A metric without the letter of the student whose it is."""
+    """Return the name of a metric without the letter of its student."""
     first, slash, rest = name.partition("/")
     return rest if slash and first in tuple(LETTERS) else name
 

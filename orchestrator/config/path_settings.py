@@ -1,4 +1,7 @@
-"""The settings that are paths: resolved before they are recorded, so that a resume does not depend on where it is typed."""
+"""Resolve the settings that are paths before they are recorded.
+
+A resume therefore does not depend on the working directory.
+"""
 
 import os
 from pathlib import Path
@@ -11,21 +14,28 @@ from orchestrator.config.uris import database_file, database_uri
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.paths import read_path
 
-SUFFIX = ".safetensors"  # of weights in a file; others are named by torchvision
+SUFFIX = ".safetensors"  # of weights in a file; other weights are names of torchvision
 
 
 def movable_keys(configuration: Configuration) -> list[str]:
-    """Return the keys that may name another place when a run is resumed, what is there being the same."""
+    """Return the keys whose path may change when a run is resumed; the content must be the same."""
     networks = ["student", *(f"peers.{letter}.network" for letter in configuration.peers)]
     networks += ["teacher.network"] if configuration.teacher else []
     return ["data.path", *(["teacher.cache"] if configuration.teacher else []), *(f"{key}.weights" for key in networks)]
 
 
 def resolve_paths(configuration: Configuration, local: bool = False) -> Configuration:
-    """Return the configuration with absolute paths instead of those that are relative to the working directory, or begin with `~`.
+    """Return the configuration with absolute paths.
 
-    The cache of a running cluster stays as it is given: its `~` is that of each node. ConfigurationError for a path that no file
-    system has.
+    Paths relative to the working directory and paths that begin with `~` are resolved. The cache on
+    a running cluster stays as it is given, because its `~` is that of each node.
+
+    Args:
+        configuration: The configuration to resolve.
+        local: Whether the run starts Ray on this machine, so that the cache is resolved too.
+
+    Raises:
+        ConfigurationError: A path is valid on no file system.
     """
     values = configuration.plain()
     for key in movable_keys(configuration):
@@ -46,7 +56,7 @@ def move_paths(configuration: Configuration, pairs: list[str]) -> Configuration:
     """Return the configuration of a run with the paths of `--set` pairs, resolved.
 
     Raises:
-        ConfigurationError: a pair sets something else, or a path where the run has none.
+        ConfigurationError: A pair sets something else, or a path where the run has none.
     """
     values, keys = configuration.plain(), movable_keys(configuration)
     for pair in pairs:
@@ -70,7 +80,11 @@ def move_paths(configuration: Configuration, pairs: list[str]) -> Configuration:
 
 
 def require_paths(name: str, configuration: Configuration) -> None:
-    """Raise ConfigurationError where something that the run `name` needs to go on is not in its place any more."""
+    """Require that the paths that the run `name` needs to continue exist.
+
+    Raises:
+        ConfigurationError: A path does not exist any more.
+    """
     values = configuration.plain()
     for key in movable_keys(configuration):
         section, last = _section(values, key)
@@ -87,7 +101,7 @@ def require_paths(name: str, configuration: Configuration) -> None:
 
 
 def without_paths(configuration: Configuration) -> dict[str, Any]:
-    """Return the configuration as JSON values without what may be moved."""
+    """Return the configuration as JSON values without the paths that may change."""
     values = configuration.plain()
     for key in movable_keys(configuration):
         section, name = _section(values, key)
@@ -107,5 +121,5 @@ def _section(values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
 
 
 def _replace(configuration: Configuration, resolved: Configuration) -> Configuration:
-    """The configuration with the paths of another one; what is private to it stays."""
+    """Return the configuration with the paths of another one; private attributes stay."""
     return configuration.model_copy(update=dict(resolved))

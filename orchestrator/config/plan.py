@@ -1,4 +1,4 @@
-"""The arithmetic of a sweep before it starts: groups, rungs, bytes. Knows no torch and no ray."""
+"""Compute the plan of a sweep before it starts: groups, rungs, batches."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,32 +17,32 @@ INLINE = "resources.influence_backend=inline"
 
 @dataclass(frozen=True)
 class Groups:
-    """How many worker groups run, what the worker of each rank holds (Ray's resources), and the arithmetic in words."""
+    """Number of worker groups, the resources of each rank's worker, and the arithmetic in words."""
 
     groups: int
     bundles: tuple[dict[str, float], ...]
     arithmetic: str
     beside: tuple[dict[str, float], ...] = ()
-    """What each influence actor of a group holds."""
+    """The resources of each influence actor of a group."""
 
     @property
     def workers(self) -> int:
-        """Workers of one group."""
+        """Return the number of workers of one group."""
         return len(self.bundles)
 
     @property
     def uneven(self) -> bool:
-        """Whether the workers of a group hold different resources."""
+        """Return whether the workers of a group have different resources."""
         return any(bundle != self.bundles[0] for bundle in self.bundles)
 
     @property
     def whole_gpus(self) -> bool:
-        """Whether every worker has a GPU that it shares with no other."""
+        """Return whether every worker has a GPU that it shares with no other."""
         return all(bundle.get("GPU", 0) >= 1 for bundle in self.bundles)
 
     @property
     def mean(self) -> dict[str, float]:
-        """What a worker holds on average; of workers that all hold the same, just that."""
+        """Return the mean resources of a worker; equal workers have exactly these."""
         if not self.uneven:
             return dict(self.bundles[0])
         names = dict.fromkeys(name for bundle in self.bundles for name in bundle)
@@ -50,20 +50,24 @@ class Groups:
 
 
 class Role(NamedTuple):
-    """The workers of one student, or of all students where they share them."""
+    """Workers of one student, or of all students if these share them."""
 
     letter: str
     needs: dict[str, float]
-    """What one worker holds, under Ray's names."""
+    """The resources of one worker, under Ray's names."""
     fields: dict[str, str]
-    """The key of the configuration that says so."""
+    """The configuration key of each resource."""
 
 
 def roles(configuration: Configuration, available: Mapping[str, float], nodes: Sequence[Mapping[str, float]] = ()) -> list[Role]:
-    """Who is in a group; a group is its roles over and over, `configuration.replicas` times, in the order of the ranks.
+    """Return the roles of a group, in the order of the ranks.
 
-    GPUs that `nodes` have, and others hold now, are not replaced by CPUs. PreflightError when nothing is said of GPUs and
-    there are some, but fewer than a group has workers.
+    A group consists of its roles repeated `configuration.replicas` times. CPUs do not replace GPUs
+    that `nodes` have but others use now.
+
+    Raises:
+        PreflightError: No number of GPUs is configured, and there are GPUs, but fewer than a group
+            has workers.
     """
     resources = configuration.resources
     peers = {} if configuration.colocated else configuration.peers
@@ -92,9 +96,10 @@ def roles(configuration: Configuration, available: Mapping[str, float], nodes: S
 
 
 def influence_actors(configuration: Configuration) -> int:
-    """Influence actors of a group whose samples are weighed: one for each student that has workers of its own, else one.
+    """Return the number of influence actors of a group whose samples are weighted.
 
-    None where the workers compute the weights themselves.
+    This is one for each student with workers of its own, else one. It is 0 if the workers compute
+    the weights themselves.
     """
     if configuration.resources.influence_backend == "inline":
         return 0
@@ -110,12 +115,21 @@ def groups(
     free: Sequence[Mapping[str, float]] | None = None,
     elastic: bool = False,
 ) -> Groups:
-    """As many groups as fit, each with so many influence actors (`aides`) beside it; as were asked for, or as there are trials.
+    """Return the groups of a sweep: as many as fit, at most those configured and one per trial.
 
-    `available` is what is free in the cluster, `nodes` what each node has; without nodes, where a worker goes is not asked.
-    `free` is what each node has free; None: all of it. `elastic`: where there is room for one, fewer than were asked for may begin.
-    ConfigurationError when a worker or an influence actor fits no node, or the groups would fit without their influence actors;
-    PreflightError with the arithmetic when they would not.
+    Args:
+        configuration: The configuration of the sweep.
+        available: The free resources of the cluster, under Ray's names.
+        trials: The number of trials.
+        nodes: The resources of each node; without nodes, placement is not checked.
+        aides: The number of influence actors of each group.
+        free: The free resources of each node; None for all of `nodes`.
+        elastic: Whether the sweep may start with fewer groups than configured, if one fits.
+
+    Raises:
+        ConfigurationError: A worker or an influence actor fits no node, or the groups fit only
+            without their influence actors.
+        PreflightError: The groups do not fit; the message has the arithmetic.
     """
     each, resources = roles(configuration, available, nodes), configuration.resources
     bundles = tuple(role.needs for _ in range(configuration.replicas) for role in each)
@@ -143,7 +157,7 @@ def groups(
 
 
 class _Fit(NamedTuple):
-    """What a group needs of each resource, how many groups each allows, the fewest of these, and how many find room on nodes."""
+    """Needs of a group, groups per resource with their minimum, and groups that fit the nodes."""
 
     needs: dict[str, float]
     fits: dict[str, int]
@@ -152,16 +166,16 @@ class _Fit(NamedTuple):
     arithmetic: str
 
     def short(self, wanted: int) -> str:
-        """The resource of which there is too little for so many groups."""
+        """Return the resource that is insufficient for so many groups."""
         return next((name for name, value in self.fits.items() if value < wanted), "CPU")
 
     def allowed(self, wanted: int, available: Mapping[str, float]) -> str:
-        """Return what there is: of the resource that is short, or how many groups find room on nodes."""
+        """Return the amount of the scarce resource, or the number of groups that fit the nodes."""
         short = self.short(wanted)
         return f"{self.most} groups" if self.sums >= wanted else f"{available.get(short, 0):g} {short}"
 
     def reason(self, wanted: int, available: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> str:
-        """Why so many groups do not fit, in words."""
+        """Return the reason why so many groups do not fit, in words."""
         if self.sums >= wanted:
             where = "the node" if len(nodes) == 1 else f"the {len(nodes)} nodes"
             return f"do not fit {where} of the cluster, as none is split over two, nor a part of a GPU ({self.arithmetic})"
@@ -197,7 +211,7 @@ def _fit_beside(
     nodes: Sequence[Mapping[str, float]],
     wanted: int,
 ) -> _Fit:
-    """The groups, which fit without them, with their influence actors; ConfigurationError when there is no room for these."""
+    """Return the fit with influence actors; raise ConfigurationError if they do not fit."""
     beside, resources = _beside(configuration), configuration.resources
     terms = partial(_terms, each, replicas=configuration.replicas, aides=aides, beside=beside)
     fit = _fit((*bundles, *[beside.needs] * aides), available, nodes, terms)
@@ -218,9 +232,10 @@ def _fit_beside(
 
 
 def _beside(configuration: Configuration, nodes: Sequence[Mapping[str, float]] = ()) -> Role:
-    """The influence actor of a student.
+    """Return the role of a student's influence actor.
 
-    ConfigurationError where it is larger than every node, or has more than one GPU and a part of another, which Ray has not.
+    Raise ConfigurationError if it fits no node, or needs whole GPUs and a fraction, which Ray does
+    not support.
     """
     resources = configuration.resources
     if resources.influence_gpus > 1 and resources.influence_gpus % 1:
@@ -247,7 +262,7 @@ def _total(bundles: Sequence[Mapping[str, float]], name: str) -> float:
 
 
 def _terms(each: list[Role], name: str, replicas: int, aides: int = 0, beside: Role | None = None) -> str:
-    """Where not the workers of one role alone need it: who needs how much of the sum."""
+    """Return the sum of a resource in words, if it has more than one term."""
     whose = [role.letter if len(each) > 1 else "the workers" for role in each]
     terms = [f"{replicas} x {role.needs.get(name, 0):g} of {who}" for role, who in zip(each, whose, strict=True)]
     if beside and name in beside.needs:
@@ -256,7 +271,7 @@ def _terms(each: list[Role], name: str, replicas: int, aides: int = 0, beside: R
 
 
 def _require_node(role: Role, nodes: Sequence[Mapping[str, float]], otherwise: str = "") -> None:
-    """ConfigurationError when a worker of the role is larger than every node; without nodes nobody knows."""
+    """Raise ConfigurationError if a worker fits no node; without nodes this is not checked."""
     if not nodes or any(has_space(node, role.needs) for node in nodes):
         return
     for name, value in role.needs.items():
@@ -274,7 +289,7 @@ def _require_node(role: Role, nodes: Sequence[Mapping[str, float]], otherwise: s
 
 
 def rungs(search: Search, epochs: int) -> list[int]:
-    """The epochs after which ASHA compares trials, the last one included."""
+    """Return the epochs after which ASHA compares trials, including the last one."""
     if search.scheduler != "asha":
         return [epochs]
     steps = []
@@ -286,7 +301,7 @@ def rungs(search: Search, epochs: int) -> list[int]:
 
 
 def brackets(search: Search, epochs: int) -> list[tuple[int, list[int]]]:
-    """The brackets that Hyperband fills one after the other: the trials of each, and the epochs after which it compares them."""
+    """Return, for each Hyperband bracket in sequence, its trials and its epochs of comparison."""
     eta = search.reduction_factor
     most = round(log(epochs) / log(eta)) + 1
     found = []
@@ -299,7 +314,7 @@ def brackets(search: Search, epochs: int) -> list[tuple[int, list[int]]]:
 
 
 def planned_epochs(search: Search, epochs: int) -> int:
-    """Epochs of all trials together under `pbt` and `hyperband`, which know them beforehand if nothing fails."""
+    """Return the total epochs of all trials under `pbt` and `hyperband` if none fails."""
     if search.scheduler != "hyperband":
         return search.trials * epochs
     left, total = search.trials, 0
@@ -309,13 +324,14 @@ def planned_epochs(search: Search, epochs: int) -> int:
             left -= present
             for before, step in pairwise([0, *milestones, epochs]):
                 total += present * (step - before)
-                keep = ceil(keep / search.reduction_factor)  # of a full bracket, however full this one is
+                # As for a full bracket, even if this one is not full.
+                keep = ceil(keep / search.reduction_factor)
                 present = min(present, keep)
     return total
 
 
 def comparisons(search: Search, epochs: int) -> str:
-    """When the scheduler compares trials, in words."""
+    """Return a description of the epochs after which the scheduler compares trials."""
     if search.scheduler == "asha":
         return f"asha compares after {', '.join(str(epoch) for epoch in rungs(search, epochs))}"
     if search.scheduler == "median":
@@ -334,10 +350,18 @@ def comparisons(search: Search, epochs: int) -> str:
 
 
 def require_batches(configuration: Configuration, samples: int, labelled: int | None = None, labelled_alone: bool = False) -> None:
-    """ConfigurationError when a global batch cannot be shared by its workers or filled by the training part.
+    """Require global batches that the workers can share and the training part can fill.
 
-    A student's batch is shared by the workers of that student, the teacher's by the whole group. The teacher learns from the
-    `labelled` samples (null: all are), and so does a student where `labelled_alone`.
+    The workers of a student share its batch; the whole group shares the teacher's batch.
+
+    Args:
+        configuration: The configuration of the run.
+        samples: The number of training samples.
+        labelled: The labelled samples, on which the teacher trains; None if all are labelled.
+        labelled_alone: Whether a student, too, trains on the labelled samples only.
+
+    Raises:
+        ConfigurationError: A batch size is no multiple of its workers, or larger than the data.
     """
     workers, replicas = configuration.resources.workers, configuration.replicas
     all_of_them = f"resources.workers = {workers}"

@@ -1,4 +1,4 @@
-"""Refuse the former names of settings and options, each with its new name."""
+"""Refuse the former names of settings and options, and give the new name."""
 
 from orchestrator.core.errors import ConfigurationError
 
@@ -18,11 +18,14 @@ RENAMED = {
 
 
 def refuse_renamed(name: str, value: object) -> None:
-    """Raise ConfigurationError where a dotted key or an option has a new name.
+    """Refuse a dotted key or an option that was renamed.
 
     Args:
         name: A key such as `search.hold`, or an option such as `--fill`.
         value: The value that was given under that name.
+
+    Raises:
+        ConfigurationError: The name is a former one.
     """
     if name in RENAMED:
         raise ConfigurationError(f"{name} was renamed: write {RENAMED[name]}", field=name, value=value, allowed=RENAMED[name])

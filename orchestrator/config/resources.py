@@ -1,4 +1,4 @@
-"""What there is to run on, before Ray is asked. Knows no trials."""
+"""Determine the resources of this machine and the address of the Ray cluster, before Ray starts."""
 
 import contextlib
 import os
@@ -11,21 +11,27 @@ import torch
 from orchestrator.config.schema import Resources
 from orchestrator.core.errors import PreflightError
 
-JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for a submitted job, which belongs to its cluster wherever it began
+# Ray sets this for a submitted job, which belongs to its cluster wherever it was submitted.
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 ANSWER_S = 5.0
-LONGEST_SOCKET = 107 if sys.platform == "linux" else 103  # bytes of a path that a socket can be bound to
-SOCKET = "ray/session_2030-12-31_23-59-59_999999_{pid}/sockets/plasma_store"  # Ray's longest, below its folder
+# Bytes of the longest path to which a socket can be bound.
+LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
+# The longest socket path of Ray, relative to its folder.
+SOCKET = "ray/session_2030-12-31_23-59-59_999999_{pid}/sockets/plasma_store"
 CGROUP = Path("/sys/fs/cgroup/cpu.max")
 CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
 
 
 def local_resources() -> dict[str, float]:
-    """CPUs that this process may use, and GPUs, under Ray's names."""
+    """Return the CPUs that this process may use, and the GPUs, under Ray's names."""
     return {"CPU": float(_cpus()), "GPU": float(torch.cuda.device_count())}
 
 
 def local_memory() -> int:
-    """Return the bytes of memory that this process may use: those of the machine, or the limit of the container; 0: not known."""
+    """Return the bytes of memory that this process may use; 0 if unknown.
+
+    This is the smaller of the machine's memory and the container's limit.
+    """
     found = []
     with contextlib.suppress(OSError, ValueError):
         found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
@@ -35,18 +41,26 @@ def local_memory() -> int:
 
 
 def _cpus() -> int:
-    """The fewest of: CPUs of the machine, those we are bound to, the quota of the container."""
+    """Return the number of CPUs that this process may use.
+
+    This is the minimum of the machine's CPUs, the process's affinity and the container's quota.
+    """
     counts = [os.cpu_count() or 1]
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         counts.append(len(os.sched_getaffinity(0)))
-    with contextlib.suppress(OSError, ValueError):  # cgroup v2: "max 100000", or "200000 100000" for two CPUs
+    # cgroup v2: "max 100000", or "200000 100000" for two CPUs
+    with contextlib.suppress(OSError, ValueError):
         quota, period = CGROUP.read_text().split()
         counts.append(max(1, int(quota) // int(period)))
     return min(counts)
 
 
 def ray_folder() -> tuple[str, str]:
-    """Return the environment variable that decides where Ray keeps its session, and the folder; an empty name for its default."""
+    """Return the environment variable that sets Ray's session folder, and the folder.
+
+    Returns:
+        The name of the variable, empty for Ray's default folder, and the folder.
+    """
     for name in ("RAY_TMPDIR", *(("TMPDIR",) if sys.platform == "linux" else ())):
         if name in os.environ:
             return name, os.environ[name]
@@ -54,7 +68,11 @@ def ray_folder() -> tuple[str, str]:
 
 
 def require_short_sockets() -> None:
-    """Raise PreflightError when Ray's session lies so deep that its sockets cannot be bound."""
+    """Require a session folder of Ray whose path is short enough for sockets.
+
+    Raises:
+        PreflightError: The path of a socket would be too long to be bound.
+    """
     name, folder = ray_folder()
     longest = len(os.path.join(folder, SOCKET.format(pid=os.getpid())).encode())
     if longest > LONGEST_SOCKET:
@@ -69,18 +87,29 @@ def require_short_sockets() -> None:
 
 
 def cluster_address(resources: Resources) -> str | None:
-    """The running cluster to use: the configured one, or RAY_ADDRESS, as `ray job submit` sets it; None: start one here."""
+    """Return the address of the running cluster to use, or None to start Ray here.
+
+    Within a job of `ray job submit`, `RAY_ADDRESS` takes precedence over the configured address.
+    """
     known = os.environ.get("RAY_ADDRESS")
     return known if known and JOB in os.environ else resources.address or known
 
 
 def resolve_address(address: str) -> str | None:
-    """What `--address` says: None where it is `local`, Ray of this machine."""
+    """Return the value of `--address`; None for `local` or "", which is Ray on this machine."""
     return None if address in ("", "local") else address
 
 
 def find_cluster(address: str) -> str:
-    """The host:port of a running cluster; for `auto` that of the one on this machine. PreflightError without one."""
+    """Return the host:port of a running cluster.
+
+    Args:
+        address: The host:port, which is returned as it is, or `auto` for the cluster on this
+            machine.
+
+    Raises:
+        PreflightError: The address is `auto` and no cluster runs on this machine.
+    """
     if address != "auto":
         return address
     from ray._private.services import canonicalize_bootstrap_address
@@ -100,7 +129,11 @@ def find_cluster(address: str) -> str:
 
 
 def listens(address: str) -> bool:
-    """Whether somebody accepts connections at `host:port`; after `ANSWER_S` nobody does. ValueError for what is none."""
+    """Return whether a server accepts connections at `host:port` within `ANSWER_S` seconds.
+
+    Raises:
+        ValueError: The port is not a number.
+    """
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
@@ -110,7 +143,13 @@ def listens(address: str) -> bool:
 
 
 def require_answer(address: str) -> None:
-    """PreflightError when nobody listens at `host:port`, or where `auto` leads to; Ray itself would try for minutes."""
+    """Require a server at `host:port`, or at the address that `auto` resolves to.
+
+    Ray itself would retry for minutes.
+
+    Raises:
+        PreflightError: No server accepts connections, or the address is that of Ray Client.
+    """
     if address.startswith("ray://"):
         raise PreflightError(
             f"resources.address = {address!r} is Ray Client's: give the host:port of the cluster itself, or use `ray job submit`",

@@ -1,4 +1,7 @@
-"""The configuration of a run: typed, frozen, validated. Knows no torch, ray, mlflow or optuna; `reading.py` makes one of a file."""
+"""Define the configuration of a run: typed, frozen, validated.
+
+The module `loader.py` builds it from a file.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
@@ -40,18 +43,18 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["constant", "cosine", "multi_step"]
 Scheduler = Literal["asha", "hyperband", "median", "pbt", "none"]
-PAUSING = ("hyperband", "pbt")  # schedulers under which trials wait for one another
-LETTERS = "abcdefgh"  # of the students of a trial
+PAUSING = ("hyperband", "pbt")  # schedulers that pause trials until others catch up
+LETTERS = "abcdefgh"  # letters of the students of a trial
 
 
 class Network(Choice):
-    """A network by name, with its settings (mlp: width, depth; cnn: width)."""
+    """Network by name, with its settings (mlp: width, depth; cnn: width)."""
 
     weights: PathText | None = Field(None, description="Initial weights: a .safetensors file, or the name of torchvision weights.")
 
 
 class Training(Section):
-    """The recipe of one training; `batch_size` is that of all workers of a group together."""
+    """Recipe of one training; `batch_size` is the total over the workers that share it."""
 
     epochs: Epochs = Field(12, description="Passes over the training part.")
     batch_size: BatchSize = Field(64, description="Samples of a step, over all workers of a student.")
@@ -91,7 +94,7 @@ class Training(Section):
 
 
 class PeerTraining(Section):
-    """Where the recipe of a peer is another one than `training`; null is as there. Epochs and batches are those of all students."""
+    """Overrides of `training` for a peer; null inherits. All students share epochs and batches."""
 
     optimizer: Optimizer | None = None
     learning_rate: LearningRate | None = None
@@ -106,7 +109,7 @@ class PeerTraining(Section):
 
 
 class Peer(Section):
-    """A student that is trained beside `student`, on the same batches; what it may hear of the others, the method says."""
+    """Student trained with `student` on the same batches; the method defines peer learning."""
 
     network: Network
     training: PeerTraining = PeerTraining()
@@ -116,7 +119,7 @@ class Peer(Section):
 
 
 class Teacher(Section):
-    """Who is listened to: fitted here by `training`, or loaded from `network.weights`."""
+    """Teacher: trained here with `training`, or loaded from `network.weights`."""
 
     network: Network = Network.model_validate({"name": "mlp", "width": 256, "depth": 2})
     training: Training = Training(epochs=20)
@@ -139,7 +142,7 @@ class Teacher(Section):
 
 
 class Search(Section):
-    """What is searched and how much. Settings given under `method` are held; the rest of its space is searched."""
+    """Scope of a search. Settings under `method` are frozen; the rest of the space is searched."""
 
     methods: Names = Field((), description="Methods that are searched; empty searches the one under `method`.")
     freeze: Names = Field(
@@ -197,7 +200,10 @@ class Search(Section):
     @field_validator("extra_space", mode="before")
     @classmethod
     def _keys_with_dots(cls, value: Any) -> Any:
-        """`--set search.extra_space.student.width=[8, 16]` makes sections of the key's parts."""
+        """Join nested keys with dots.
+
+        `--set search.extra_space.student.width=[8, 16]` makes sections of the key's parts.
+        """
         if not isinstance(value, dict):
             return value
         leaves = list(_flat(value))
@@ -216,7 +222,7 @@ def _flat(values: dict[Any, Any], prefix: str = "") -> Iterator[tuple[Any, Any]]
 
 
 class Resources(Section):
-    """Where it runs: groups of workers, each of which trains one trial at a time."""
+    """Resources of a run: groups of workers, each of which trains one trial at a time."""
 
     address: str | None = Field(None, description="Address of a running Ray cluster; null starts Ray on this machine.")
     workers: Workers = Field(1, description="Workers of a group, divided equally among the students of a trial.")
@@ -263,7 +269,7 @@ class Resources(Section):
 
 
 class Tracking(Section):
-    """Where runs are written; never with a secret, for the configuration is stored with every run."""
+    """Storage of runs; it holds no secret, because the configuration is stored with every run."""
 
     uri: str | None = Field(
         None,
@@ -281,14 +287,14 @@ class Tracking(Section):
 
 
 class Student(NamedTuple):
-    """One of the students of a trial: its network and its recipe."""
+    """Network and recipe of one student of a trial."""
 
     network: Network
     training: Training
 
 
 class Configuration(Section):
-    """Everything that decides a run."""
+    """Complete configuration of a run."""
 
     project: str = Field("distillation", min_length=1, max_length=200, description="Experiment of MLflow.")
     seed: Seed = Field(0, description="Seed of weights, order of samples, views and search.")
@@ -305,11 +311,14 @@ class Configuration(Section):
 
     @property
     def yielded(self) -> dict[str, str]:
-        """By key, a sentence for each value that nobody typed and that gave way to one that somebody did."""
+        """Return a message, by key, for each value that a value with precedence has replaced.
+
+        A value yields to a conflicting one of higher precedence: defaults < file < command line.
+        """
         return dict(self._yielded)
 
     def noting(self, yielded: Mapping[str, str]) -> "Configuration":
-        """Return the configuration with these as `yielded`."""
+        """Return a copy of the configuration with these messages as `yielded`."""
         copy = self.model_copy()
         copy._yielded = dict(yielded)
         return copy
@@ -337,7 +346,7 @@ class Configuration(Section):
 
     @property
     def students(self) -> dict[str, Student]:
-        """All students by their letters, each with its own recipe."""
+        """Return all students by their letters, each with its own recipe."""
         found = {"a": Student(self.student, self.training)}
         for letter, peer in self.peers.items():
             own = {name: value for name, value in peer.training if value is not None}
@@ -346,20 +355,23 @@ class Configuration(Section):
 
     @property
     def colocated(self) -> bool:
-        """Whether one worker trains several students."""
+        """Return whether one worker trains several students."""
         pair = self.resources.peer_placement or ("colocated" if self.resources.workers == 1 else "actors")
         return bool(self.peers) and pair == "colocated"
 
     def threads(self, letter: str) -> int:
-        """Threads of the workers that train a student; where one trains several, those of student a."""
+        """Return the threads of the workers that train a student.
+
+        If one worker trains several students, pass student a.
+        """
         own = self.peers[letter].threads_per_worker if letter in self.peers else None
         return own or self.resources.threads_per_worker
 
     @property
     def replicas(self) -> int:
-        """Workers that train one student together."""
+        """Return the number of workers that train one student together."""
         return 1 if self.colocated else self.resources.workers // (1 + len(self.peers))
 
     def plain(self) -> dict[str, Any]:
-        """The resolved configuration as JSON values."""
+        """Return the resolved configuration as JSON values."""
         return self.model_dump(mode="json")

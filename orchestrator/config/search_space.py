@@ -1,9 +1,9 @@
-"""The search space of a sweep: those of its methods, less what the configuration holds. Knows no study.
+"""Define the search space of a sweep: the spaces of its methods, less the frozen values.
 
-With one method a parameter has the name that its space gives it; with several, `method.name` comes first and the
-settings of each stand under its name (`kd.temperature`). Beside every space come the keys that all methods have in
-common: the learning rate of each peer, and those of `search.extra_space`. With `search.configurations` there is no
-space but a list.
+With one method, a parameter has the name that the method's space gives it. With several methods,
+`method.name` comes first and each method's settings are prefixed with its name (`kd.temperature`).
+Every space also has the keys that all methods share: the learning rate of each peer, and the keys
+of `search.extra_space`. With `search.configurations` there is no space but a list.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,37 +19,44 @@ Parameters = dict[str, Any]
 
 
 class Numbered(Trial, Protocol):
-    """A trial of a study, which has a number."""
+    """Trial of a study, which has a number."""
 
     @property
     def number(self) -> int:
-        """From 0 on."""
+        """Return the number of the trial, from 0 on."""
 
 
 class QuestionRecorder:
-    """A trial that answers a question about a held value itself, passes the others on, and notes what was drawn.
+    """Trial that answers frozen values itself, forwards other suggestions, and records the draws.
 
-    A single choice is no question for the study, unless `point` answers it otherwise, by its name in the study: that is asked,
-    among the choice and `others`, which are the answers of all points by the name in the space.
+    A single choice is not suggested to the study, unless `point` has another value under the name
+    in the study. The suggestion then offers the choice and the values of all points.
+
+    Args:
+        trial: The trial that draws.
+        held: The frozen values.
+        prefix: The prefix of parameter names in the study.
+        point: The values of an initial point, by names in the study; empty for none.
+        others: The values of all points, by names in the space.
     """
 
     def __init__(self, trial: Trial, held: Parameters, prefix: str, point: Parameters, others: Mapping[str, Sequence[Any]]) -> None:
         self.trial, self.held, self.prefix = trial, held, prefix
         self.point, self.others = point, others
         self.drawn: Parameters = {}
-        self.met: set[str] = set()  # what is held, and asked about
-        self.apart = False  # whether the point lies beside the space
+        self.met: set[str] = set()  # frozen parameters that were suggested
+        self.apart = False  # whether the point lies outside the space
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
-        """A number in [low, high], or the held one."""
+        """Return a number in [low, high], or the frozen value."""
         return float(self._ask("suggest_float", name, low, high, log=log, step=step))
 
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
-        """A whole number in [low, high], or the held one."""
+        """Return an integer in [low, high], or the frozen value."""
         return int(self._ask("suggest_int", name, low, high, log=log, step=step))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of the choices, or the held one."""
+        """Return one of the choices, or the frozen value."""
         if len(choices) == 1 and name not in self.held:
             if self.point.get(qualify_name(name, self.prefix), choices[0]) == choices[0]:
                 return choices[0]
@@ -66,31 +73,46 @@ class QuestionRecorder:
 
 
 def qualify_name(name: str, prefix: str) -> str:
-    """The name of a parameter in the study; keys of the configuration, which have a dot, are common to all methods."""
+    """Return the name of a parameter in the study.
+
+    Keys of the configuration, which contain a dot, are common to all methods and have no prefix.
+    """
     return f"{prefix}.{name}" if prefix and "." not in name else name
 
 
 def searched_methods(configuration: Configuration) -> tuple[str, ...]:
-    """The methods of the sweep."""
+    """Return the names of the sweep's methods."""
     return configuration.search.methods or (configuration.method.name,)
 
 
 def with_its_method(configuration: Configuration) -> Configuration:
-    """The configuration of a sweep, in which a single name under `search.methods` is the method; settings of another one stay."""
+    """Return the configuration of a sweep with the method that `search.methods` names alone.
+
+    The configuration stays unchanged if it has several methods, or settings of another method.
+    """
     methods, chosen = configuration.search.methods, configuration.method
-    if len(methods) != 1 or methods[0] == chosen.name or chosen.settings:  # those are refused by the check
+    # The check refuses settings of another method.
+    if len(methods) != 1 or methods[0] == chosen.name or chosen.settings:
         return configuration
     return configuration.model_copy(update={"method": Choice(name=methods[0])})
 
 
 def frozen_values(configuration: Configuration, method: str) -> Parameters:
-    """What is not searched for a method: settings given under `method`, and the keys in `search.freeze`."""
+    """Return the values that are not searched for a method.
+
+    These are the settings given under `method`, and the values of the keys in `search.freeze`.
+    """
     given = configuration.method.settings if configuration.method.name == method else {}
     return given | {key: key_value(configuration, key) for key in configuration.search.freeze}
 
 
 def key_value(configuration: Configuration, key: str) -> Any:
-    """The value of a dotted key; KeyError or TypeError when there is none."""
+    """Return the value of a dotted key.
+
+    Raises:
+        KeyError: The key does not exist.
+        TypeError: A part of the key has no keys below it.
+    """
     value: Any = configuration.plain()
     for part in key.split("."):
         value = value[part]
@@ -98,7 +120,11 @@ def key_value(configuration: Configuration, key: str) -> Any:
 
 
 def draw(trial: Trial, configuration: Configuration) -> Parameters:
-    """The parameters of a new trial: those of a point where its number is that of one, as `open_study` queues them."""
+    """Draw the parameters of a new trial.
+
+    If the trial's number is that of an initial point, the parameters are those of the point, as
+    `open_study` enqueues them.
+    """
     methods, first = searched_methods(configuration), points(configuration)
     number = getattr(trial, "number", len(first))
     point = first[number] if number < len(first) else {}
@@ -110,7 +136,7 @@ def draw(trial: Trial, configuration: Configuration) -> Parameters:
 
 
 def _asking(trial: Trial, configuration: Configuration, method: str, point: Parameters) -> QuestionRecorder:
-    """A trial of a method that follows a point where it lies beside the space."""
+    """Return a trial of a method that follows a point even if it lies outside the space."""
     others: dict[str, list[Any]] = {}
     for each in SPACES[method].points:
         for name, value in each.items():
@@ -120,24 +146,30 @@ def _asking(trial: Trial, configuration: Configuration, method: str, point: Para
 
 
 def list_questions(trial: Numbered, configuration: Configuration) -> Parameters:
-    """The parameters of a new trial of `search.configurations`; to the study each is a choice of the values in the list."""
+    """Return the parameters of a new trial of `search.configurations`.
+
+    In the study each parameter is a categorical choice of the values in the list.
+    """
     given = points(configuration)
     values = {name: list(dict.fromkeys(point[name] for point in given if name in point)) for name in given[trial.number]}
     return {name: trial.suggest_categorical(name, choices) for name, choices in values.items()}
 
 
 def peer_rates(configuration: Configuration) -> list[str]:
-    """The keys of the peers' learning rates that are searched; one that is held without a value is student a's."""
+    """Return the keys of the peers' learning rates that are searched.
+
+    A frozen rate without a value is that of student a.
+    """
     return [key for key in map(peer_rate, configuration.peers) if key not in configuration.search.freeze]
 
 
 def peer_rate(letter: str) -> str:
-    """The key of a peer's learning rate."""
+    """Return the key of a peer's learning rate."""
     return f"peers.{letter}.training.learning_rate"
 
 
 def _suggest(trial: Trial, method: str, configuration: Configuration) -> None:
-    """All questions of a trial of a method: those of its space, then those that are common to all methods."""
+    """Suggest all parameters of a trial: those of the method's space, then the common ones."""
     SPACES[method].suggest(trial)
     for key in peer_rates(configuration):
         trial.suggest_float(key, *LEARNING_RATES, log=True)
@@ -146,11 +178,12 @@ def _suggest(trial: Trial, method: str, configuration: Configuration) -> None:
 
 
 def points(configuration: Configuration) -> list[Parameters]:
-    """What is tried first: the first point of every method, then their second ones, and so on; none twice.
+    """Return the initial points: the first point of every method, then the second ones, and so on.
 
-    A point is what the search would ask of it. One that has another choice than what is held is left out, and so is one beside the
-    space that would ignore what is held. With `search.configurations` they are all trials that there are: with the first of the
-    seeds, then with the next.
+    A point contains the parameters that the search would suggest for it; no point is repeated. A
+    point is left out if it contradicts a frozen choice. A point outside the space is left out if it
+    would ignore a frozen value. With `search.configurations` the points are all trials: with the
+    first of the seeds, then with the next one.
     """
     search = configuration.search
     if search.configurations:
@@ -171,7 +204,11 @@ def points(configuration: Configuration) -> list[Parameters]:
 
 
 def _drawn(point: Parameters, method: str, configuration: Configuration, prefix: str) -> Parameters | None:
-    """What a trial draws that answers as the point does; None where it contradicts what is held, or has no answer."""
+    """Return the parameters that a trial draws if it answers as the point does.
+
+    Return None if the point contradicts a frozen value, lacks an answer, or lies outside the space
+    and would ignore a frozen value.
+    """
     kept = frozen_values(configuration, method)
     if any(isinstance(value, str | bool) and kept.get(name, value) != value for name, value in point.items()):
         return None
@@ -186,7 +223,10 @@ def _drawn(point: Parameters, method: str, configuration: Configuration, prefix:
 
 
 def _unnamed(point: Parameters, configuration: Configuration) -> Parameters:
-    """What a point, which knows one student, means for the rest: peers have its learning rate, choices the configured value."""
+    """Return the values for parameters that a point, which describes one student, does not name.
+
+    Peers have its learning rate; keys of `search.extra_space` have the configured value.
+    """
     rate = point.get("training.learning_rate", LEARNING_RATE)
     answers: Parameters = dict.fromkeys(peer_rates(configuration), rate)
     for key, values in configuration.search.extra_space.items():
@@ -196,7 +236,7 @@ def _unnamed(point: Parameters, configuration: Configuration) -> Parameters:
 
 
 class _Answers:
-    """A trial that has its answers; KeyError where it has none."""
+    """Trial with fixed answers; a missing answer raises KeyError."""
 
     def __init__(self, values: Parameters) -> None:
         self.values = values

@@ -1,25 +1,36 @@
-"""Compute the bytes that caches, checkpoints and retrieved neighbours take."""
+"""Compute the bytes of caches, checkpoints and retrieved neighbours."""
 
 from orchestrator.config.schema import Configuration, Resources
 
 BYTES = {"float16": 2, "float32": 4}
 
 
-EXACT_SAMPLES = 200_000  # the most that `auto` searches exactly on a CPU
+EXACT_SAMPLES = 200_000  # the most samples that `auto` searches exactly on a CPU
 
 
 def views(configuration: Configuration) -> int:
-    """Augmented versions of the training set that a trial sees."""
+    """Return the number of augmented versions of the training set that a trial uses."""
     return min(configuration.data.views or configuration.training.epochs, configuration.training.epochs)
 
 
 def varies(configuration: Configuration, augmentation: str) -> bool:
-    """Whether the views differ, given the resolved policy: without augmentation and mixing each is the clean one."""
+    """Return whether the views differ.
+
+    Without augmentation and mixing each view is the clean one.
+
+    Args:
+        configuration: The configuration of the run.
+        augmentation: The resolved augmentation policy.
+    """
     return augmentation != "none" or configuration.data.mixing != "none"
 
 
 def cache_bytes(configuration: Configuration, samples: int, classes: int, augmentation: str) -> int:
-    """Bytes of the teacher's logits on disk: an array of samples x classes per view, and one of the clean view."""
+    """Return the bytes of the teacher's logits on disk.
+
+    There is one array of samples x classes for each view, and one for the clean view. If the views
+    do not differ, there is only the clean one. Without a teacher the result is 0.
+    """
     if configuration.teacher is None:
         return 0
     files = views(configuration) + 1 if varies(configuration, augmentation) else 1
@@ -27,17 +38,20 @@ def cache_bytes(configuration: Configuration, samples: int, classes: int, augmen
 
 
 def approximate(resources: Resources, samples: int, gpu: bool) -> bool:
-    """Whether neighbours among so many labelled samples are looked for approximately."""
+    """Return whether neighbours among this many labelled samples are searched approximately."""
     return resources.retrieval == "approximate" or (resources.retrieval == "auto" and samples > EXACT_SAMPLES and not gpu)
 
 
 def neighbours_bytes(samples: int, neighbours: int) -> int:
-    """Bytes of what is retrieved for each of the samples, on disk: positions int32 and similarities float32."""
+    """Return the bytes on disk of the neighbours that are retrieved for each sample.
+
+    Positions are int32 and similarities float32.
+    """
     return samples * neighbours * (4 + 4)
 
 
 def size(count: float) -> str:
-    """Bytes as a person reads them."""
+    """Return a number of bytes as text with a unit, such as `1.5 MiB`."""
     for unit in ("bytes", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.3g} {unit}"
@@ -46,5 +60,9 @@ def size(count: float) -> str:
 
 
 def checkpoint_bytes(parameters: int, copies: int) -> int:
-    """Bytes of so many checkpoints: last and best weights, and up to two moments of the optimiser, in float32."""
+    """Return the bytes of so many checkpoints.
+
+    A checkpoint has the last and the best weights, and up to two moments of the optimizer, in
+    float32.
+    """
     return 4 * 4 * parameters * copies

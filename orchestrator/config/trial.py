@@ -1,8 +1,8 @@
-"""What one trial is, as plain JSON that travels to a worker group: no live object, no torch.
+"""Define a trial as plain JSON that is sent to a worker group.
 
-A *parameter* of a search is named as in a search space: `temperature` is a setting of the method,
-`training.learning_rate` a key of the configuration, `kd.temperature` a setting when several methods are searched; `seed` is the
-trial's seed, where it is not that of the sweep.
+A *parameter* of a search is named as in a search space. `temperature` is a setting of the method
+and `training.learning_rate` a key of the configuration. With several searched methods
+`kd.temperature` is a setting. `seed` is the trial's seed, if it differs from that of the sweep.
 """
 
 from collections.abc import Mapping
@@ -14,38 +14,57 @@ from orchestrator.config.schema import LETTERS, Configuration, Section
 from orchestrator.core.errors import ConfigurationError
 
 CHECKPOINT = "checkpoint"  # in the folder of a trial
-SNAPSHOTS = "snapshots"  # beside it, where trials wait for one another: copies of it
-KNOWLEDGE = "knowledge"  # beside it: the cache of a teacher of its own
-METHOD, SEED = "method.name", "seed"  # parameters that are no setting of a method
+SNAPSHOTS = "snapshots"  # next to it, if the scheduler pauses trials: copies of the checkpoint
+KNOWLEDGE = "knowledge"  # next to it: the cache of the trial's own teacher
+METHOD, SEED = "method.name", "seed"  # parameters that are not settings of a method
 
 
 def student_folder(letter: str) -> str:
-    """The folder of a student within a checkpoint, by its letter: the first student's files lie at the top."""
+    """Return the folder of a student, by its letter, within a checkpoint.
+
+    The first student's files are at the top.
+    """
     return "." if letter == LETTERS[0] else letter
 
 
 def network_key(letter: str) -> str:
-    """The key of a student's network, by its letter."""
+    """Return the key of a student's network, by its letter."""
     return "student" if letter == LETTERS[0] else f"peers.{letter}.network"
 
 
 def recipe_key(role: str, letter: str = LETTERS[0]) -> str:
-    """The key of the recipe that a trial of a role trains with: the teacher's, or that of a student by its letter."""
+    """Return the key of the recipe with which a trial of a role trains.
+
+    Args:
+        role: The role of the trial; `teacher` has a recipe of its own.
+        letter: The letter of the student.
+    """
     if role == "teacher":
         return "teacher.training"
     return "training" if letter == LETTERS[0] else f"peers.{letter}.training"
 
 
 class TrialSpec(Section):
-    """One set of hyper-parameters to train, with the folders that it reads and writes.
+    """Hyperparameters of one trial, and the folders that it reads and writes.
 
-    `role` is `teacher` for the training of the teacher itself, `evaluate` for its evaluation on the validation part, and `fill` for
-    the filling of its cache with `views` (null: the clean one, with its `features` if asked). Without `knowledge`, the folder of
-    the cache, the teacher is asked at every step.
-    Where the store is a URI, `uri`, the folders lie below its folder `root` on the node that wrote this.
-    After `until` epochs (null: all) the worker gives its group back; the trial is not done and its checkpoint stands in the folder.
-    Of `known` epochs the driver has the records: where the checkpoint is ahead, the others are told first. Without it, or where
-    nothing is missing, the last one is told again.
+    Args:
+        name: The name of the trial.
+        role: `student`; `teacher` to train the teacher itself; `evaluate` to evaluate it on the
+            validation part; `fill` to precompute its cache.
+        configuration: The configuration of the trial.
+        folder: The folder of the trial, which contains its checkpoint.
+        data: The folder of the data.
+        teacher: The folder of the teacher.
+        knowledge: The folder of the teacher's cache; without it the teacher is evaluated at every
+            step.
+        views: The views of `fill`; null is the clean one.
+        features: Whether `fill` caches the features of the clean view.
+        until: The epochs after which the worker releases its group; null for all. The trial is not
+            finished then and its checkpoint remains in the folder.
+        uri: The URI of the store. The folders are then below its folder `root`.
+        root: The folder of a store with a URI, on the node that wrote this.
+        known: The number of epochs whose records the driver has. Reports that are in the checkpoint
+            but missing there are sent first. Otherwise the last report is sent again.
     """
 
     name: str
@@ -71,26 +90,38 @@ class TrialSpec(Section):
         until: int | None = None,
         known: int | None = None,
     ) -> "TrialSpec":
-        """A trial of a sweep; `folders` names those that its trials share: trials, data, teacher, knowledge."""
+        """Return the specification of a trial of a sweep.
+
+        Args:
+            number: The number of the trial.
+            configuration: The configuration of the trial.
+            folders: The folders that trials share: trials, data, teacher, knowledge; optionally
+                uri, root.
+            until: The epochs after which the worker releases its group; None for all.
+            known: The number of epochs whose records the driver has.
+        """
         shared = {name: folders[name] for name in ("data", "teacher", "knowledge")}
         shared |= {name: folders[name] for name in ("uri", "root") if name in folders}
         folder = Path(folders["trials"]) / f"{number:05d}"
         return cls(name=trial_name(number), configuration=configuration, folder=folder, until=until, known=known, **shared)
 
     def plain(self) -> dict[str, Any]:
-        """The specification as JSON values; `TrialSpec.model_validate` reads it back."""
+        """Return the specification as JSON values, which `TrialSpec.model_validate` reads."""
         return self.model_dump(mode="json")
 
 
 def trial_name(number: int) -> str:
-    """The name of a trial at the dispatcher."""
+    """Return the name of a trial at the dispatcher."""
     return f"trial-{number:05d}"
 
 
 def apply(configuration: Configuration, parameters: Mapping[str, Any]) -> Configuration:
-    """The configuration of a trial: the searched parameters on top of what is held.
+    """Return the configuration of a trial: the searched parameters over the frozen values.
 
-    `method.name` chooses the method; ConfigurationError when a value does not fit.
+    The parameter `method.name` selects the method.
+
+    Raises:
+        ConfigurationError: A parameter does not exist, or a value is not allowed.
     """
     values = configuration.plain()
     name = parameters.get(METHOD, configuration.method.name)

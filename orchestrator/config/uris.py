@@ -1,4 +1,4 @@
-"""Addresses of MLflow: which ones a configuration may hold, and that of a SQLite file. Asks nobody."""
+"""Validate MLflow tracking URIs offline, and convert between SQLite files and URIs."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,12 @@ CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_
 
 
 def require_tracking(uri: str) -> None:
-    """FieldError with a sentence where MLflow cannot write to such an address, or it holds a secret; the sentence does not."""
+    """Require a URI to which MLflow can write, and which contains no secret.
+
+    Raises:
+        FieldError: MLflow cannot write to the URI, or it contains a secret, which the message
+            omits.
+    """
     found, scheme = secret_in(uri), scheme_of(uri)
     no_address = "@" in uri and "://" not in uri
     if found and scheme in WEB:
@@ -39,10 +44,11 @@ def require_tracking(uri: str) -> None:
 
 
 def database_uri(file: Path) -> str:
-    """Return the address of a SQLite file for MLflow and SQLAlchemy, whatever characters its path has.
+    """Return the URI of a SQLite file for MLflow and SQLAlchemy, for any characters in its path.
 
-    SQLAlchemy decodes the path. MLflow makes the folders of a path after `sqlite:///` as they are written there, so a path that
-    has to be escaped names its driver too, which MLflow leaves alone.
+    SQLAlchemy decodes the path. MLflow creates the folders of a path after `sqlite:///` without
+    decoding. A path that must be escaped therefore names its driver too, because MLflow creates no
+    folders for such a URI.
     """
     path = str(file)
     escaped = path.translate({ord(sign): f"%{ord(sign):02X}" for sign in "%?#"})
@@ -50,7 +56,10 @@ def database_uri(file: Path) -> str:
 
 
 def database_file(uri: str) -> Path | None:
-    """Return the file of an address of SQLite; None for another database, one in memory, and one with options after a `?`."""
+    """Return the file of a SQLite URI.
+
+    Return None for another database, an in-memory database, and a URI with options after a `?`.
+    """
     name = uri.partition(":///")[2]
     if scheme_of(uri) != "sqlite" or not name or "?" in name or name == ":memory:":
         return None
@@ -58,5 +67,5 @@ def database_file(uri: str) -> Path | None:
 
 
 def scheme_of(uri: str) -> str:
-    """What stands before the colon, without the driver of a database."""
+    """Return the text before the colon in lower case, without the driver of a database."""
     return uri.partition(":")[0].partition("+")[0].lower()

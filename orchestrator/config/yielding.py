@@ -1,4 +1,7 @@
-"""Let a value that nobody typed give way to one that somebody did, where the two cannot go together, and say so."""
+"""Resolve conflicts between values by their origin, and report each change.
+
+A value overrides a conflicting value of lower precedence: defaults < file < command line.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,29 +16,35 @@ DEFAULT, FILE, COMMAND_LINE = range(3)
 
 @dataclass
 class Origin:
-    """Where the values come from: those of the file by their dotted keys, and the keys that the command line gives."""
+    """Origin of the values: the file's values by dotted keys, and the keys of the command line."""
 
     file: dict[str, Any]
     name: str
     typed: set[str] = field(default_factory=set)
 
     def rank(self, key: str) -> int:
-        """Return how close to the person a key was given: COMMAND_LINE, FILE or DEFAULT."""
+        """Return the precedence of a key: COMMAND_LINE, FILE or DEFAULT."""
         if any(key == typed or key.startswith(f"{typed}.") or typed.startswith(f"{key}.") for typed in self.typed):
             return COMMAND_LINE
         return FILE if any(key == known or known.startswith(f"{key}.") for known in self.file) else DEFAULT
 
     def yields(self, key: str, *others: str) -> bool:
-        """Return whether a key gives way to the others: nobody typed it as close as one of them."""
+        """Return whether a key has lower precedence than at least one of the others."""
         return self.rank(key) < max(map(self.rank, others))
 
     def said(self, key: str) -> str:
-        """Return where the value of a key that gives way stood."""
+        """Return the origin of the value of a key that yields, in words."""
         return f"of {self.name}" if self.rank(key) == FILE else "by default"
 
 
 def keep_schedules(values: dict[str, Any], origin: Origin) -> dict[str, str]:
-    """Change, in place, a warm-up and milestones that the epochs that were typed do not reach: they keep their share of the epochs.
+    """Scale, in place, a warm-up and milestones that lie beyond the epochs of the command line.
+
+    They keep their share of the epochs.
+
+    Args:
+        values: The plain values of the configuration.
+        origin: The origin of the values.
 
     Returns:
         A sentence for each key that was changed.
@@ -67,7 +76,10 @@ def _shorter_warmup(before: Any, epochs: float, planned: float) -> float | None:
 
 
 def _earlier_milestones(before: Any, epochs: float, planned: float) -> list[int] | None:
-    """Return whole epochs below `epochs`, each once; None where all milestones are, or one is beyond what was planned."""
+    """Return whole epochs below `epochs`, each once.
+
+    Return None if all milestones are already below, or one is beyond the planned epochs.
+    """
     if not (isinstance(before, list) and before and all(map(_positive, before)) and epochs <= max(before) < planned and epochs > 1):
         return None
     return sorted({min(max(round(epoch / planned * epochs), 1), int(epochs) - 1) for epoch in before})
@@ -85,7 +97,11 @@ CHANGES: dict[str, tuple[Callable[[Any, float, float], Any], str]] = {
 
 
 def require_milestones(configuration: Configuration) -> None:
-    """Raise ConfigurationError where a recipe has a milestone that its training does not reach."""
+    """Require that every training reaches all milestones of its recipe.
+
+    Raises:
+        ConfigurationError: A milestone is not below the epochs of the training.
+    """
     recipes = {"training": configuration.training}
     if configuration.teacher:
         recipes["teacher.training"] = configuration.teacher.training
@@ -113,7 +129,13 @@ def _value(values: Any, path: str) -> Any:
 
 
 def require_searched_method(configuration: Configuration, origin: Origin) -> None:
-    """Raise ConfigurationError where a method and a list of methods without it were both typed: one would be ignored."""
+    """Require that a method is among the methods of the search, if both were typed.
+
+    Otherwise one of the two would be ignored.
+
+    Raises:
+        ConfigurationError: The command line gives a method and a list of methods without it.
+    """
     name, methods = configuration.method.name, configuration.search.methods
     if name not in methods and methods and origin.rank("search.methods") == origin.rank("method") == COMMAND_LINE:
         typed = origin.rank("method.name") == COMMAND_LINE
@@ -128,7 +150,16 @@ def require_searched_method(configuration: Configuration, origin: Origin) -> Non
 
 
 def with_yielding_values(configuration: Configuration, origin: Origin, said: dict[str, str]) -> Configuration:
-    """Return the configuration in which what nobody typed gives way; `yielded` holds `said` and a sentence for each change."""
+    """Return the configuration in which values of lower precedence yield.
+
+    Args:
+        configuration: The validated configuration.
+        origin: The origin of its values.
+        said: Sentences about earlier changes, by key.
+
+    Returns:
+        The configuration; its `yielded` has `said` and a sentence for each change.
+    """
     sentences = dict(said)
     for key, value, reason in _changes(configuration, origin):
         name = key.rpartition(".")[2]
@@ -140,7 +171,10 @@ def with_yielding_values(configuration: Configuration, origin: Origin, said: dic
 
 
 def describe_yielded(configuration: Configuration, kind: str) -> list[str]:
-    """Return the sentences of `yielded` that matter to a run of a kind: a training searches nothing."""
+    """Return the sentences of `yielded` that concern a kind of run.
+
+    Keys of `search` concern a sweep only.
+    """
     return [text for key, text in configuration.yielded.items() if kind == "sweep" or not key.startswith("search.")]
 
 
@@ -151,7 +185,7 @@ def _plain(value: Any) -> Any:
 
 
 def _changes(configuration: Configuration, origin: Origin) -> Iterator[tuple[str, Any, str]]:
-    """Yield the keys of `search` that give way, each with its new value and the reason."""
+    """Yield the keys of `search` that yield, each with its new value and the reason."""
     search, epochs = configuration.search, configuration.training.epochs
     if origin.yields("search.methods", "method.name") and search.methods and configuration.method.name not in search.methods:
         yield "search.methods", (), f"as method.name = {configuration.method.name}"

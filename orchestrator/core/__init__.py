@@ -1,4 +1,4 @@
-"""Errors, signals, privacy, disk space and the context that a training runs in."""
+"""Core: errors, signals, privacy, disk space and the context in which a training runs."""
 
 __all__ = [
     "allocator",

@@ -1,4 +1,7 @@
-"""What a training knows of where it runs: rank, device, whom to report to. The same loop runs with Ray and without."""
+"""Define the process context of a training: rank, device, reporting and collectives.
+
+The same training loop runs with Ray and without it.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,40 +18,56 @@ T = TypeVar("T")
 
 
 class Stopped(Exception):
-    """Somebody asked for the end of the trial; raised on all ranks."""
+    """Signal that the trial was asked to stop; it is raised on all ranks."""
 
 
 def _unsaid(_: str) -> None:
-    """A sentence that nobody hears."""
+    """Discard a message."""
 
 
 class Aide(Protocol):
-    """Somebody beside the trainer who computes one thing at a time while training goes on."""
+    """Client of a process that computes one job at a time while training continues."""
 
     def send(self, job: Any) -> None:
-        """Begin with this; what was sent before is not wanted any more."""
+        """Start a job; the result of an earlier job is discarded."""
 
     def receive(self, wait_s: float, alive: Callable[[], None]) -> Any:
-        """What came of the last job, None where it is not there within `wait_s`; `alive` is called while waiting."""
+        """Return the result of the last job, or None if it is not ready within `wait_s` seconds.
+
+        Args:
+            wait_s: The longest wait in seconds.
+            alive: A heartbeat that is called while waiting.
+        """
 
     def drop(self) -> None:
-        """Nobody wants what comes of the last job."""
+        """Discard the result of the last job."""
 
     def notes(self) -> list[str]:
-        """What a person should hear since the last call."""
+        """Return the messages for the user since the last call."""
 
 
 def _ignore(_: Record) -> None:
-    """A report that nobody reads."""
+    """Discard a report."""
 
 
 @dataclass(frozen=True)
 class TrialContext:
-    """One of `world_size` processes that train a trial together; only rank 0 reports and is asked to stop.
+    """Context of one of `world_size` processes that train a trial together.
 
-    `group` is who they are where that is not everybody: the processes that train one of several students. `pair` says how so many
-    students, each in processes of its own, hear one another. `aide` finds somebody who computes beside this process, if any.
-    `note` tells the person who looks after the run; `phase` says what this process does from now on, should nothing be heard of it.
+    Only rank 0 reports and receives stop requests.
+
+    Args:
+        rank: The rank of this process.
+        world_size: The number of processes that train together.
+        device: The device of this process.
+        report: Sends a record to the driver.
+        asked_to_stop: Returns whether the trial was asked to stop.
+        alive: Sends a heartbeat.
+        note: Sends a message to the user who watches the run.
+        phase: Sets the current phase, which is reported if the heartbeat is overdue.
+        group: The process group of one of several students; None for all processes.
+        pair: Builds the exchange of a number of students that train in processes of their own.
+        aide: Returns a client of a process that computes alongside; None without one.
     """
 
     rank: int = 0
@@ -65,11 +84,11 @@ class TrialContext:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes files and reports."""
+        """Return whether this process writes files and reports."""
         return self.rank == 0
 
     def share(self, value: Any = None, source: int = 0) -> Any:
-        """The value of one rank, on every rank."""
+        """Broadcast an object from the rank `source`; return it on every rank."""
         if self.world_size == 1:
             return value
         box = [value]
@@ -77,17 +96,17 @@ class TrialContext:
         return box[0]
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum over the ranks, on every rank."""
+        """Sum a tensor over the ranks in place; return the sum on every rank."""
         if self.world_size > 1:
             dist.all_reduce(values, group=self.group)
         return values
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over the ranks, on every rank."""
+        """Return the mean of a tensor over the ranks, on every rank."""
         return self.total(values.clone()) / self.world_size if self.world_size > 1 else values
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all ranks, in their order, on every rank."""
+        """Return the values of all ranks in rank order, on every rank."""
         if self.world_size == 1:
             return [value]
         boxes: list[Any] = [None] * self.world_size
@@ -95,7 +114,11 @@ class TrialContext:
         return boxes
 
     def together(self, action: Callable[[], T]) -> T:
-        """What the action gives on this rank; an PreflightError of any rank is raised on all of them."""
+        """Run an action on every rank and return this rank's result.
+
+        Raises:
+            PreflightError: The action raised it on any rank; it is raised on all of them.
+        """
         value, failure = None, None
         try:
             value = action()
@@ -107,7 +130,7 @@ class TrialContext:
         return cast(T, value)
 
     def gather_tensors(self, value: Tensor) -> list[Tensor]:
-        """The tensors of all ranks, of one shape and type, in their order, on every rank."""
+        """Return the tensors of all ranks, of one shape and dtype, in rank order, on every rank."""
         if self.world_size == 1:
             return [value]
         values = [torch.empty_like(value) for _ in range(self.world_size)]
@@ -115,44 +138,62 @@ class TrialContext:
         return values
 
     def hand_out(self, value: Tensor, source: int = 0) -> Tensor:
-        """The tensor of one rank, on every rank, in the place of the one of the same shape and type that each of them gives."""
+        """Broadcast a tensor from the rank `source` in place; return it on every rank.
+
+        Every rank gives a tensor of the same shape and dtype.
+        """
         if self.world_size > 1:
             dist.broadcast(value, group=self.group, group_src=source)
         return value
 
     def align_buffers(self, module: nn.Module) -> None:
-        """Give every rank the buffers of rank 0: running statistics drift apart within an epoch."""
+        """Broadcast the buffers of rank 0 to every rank.
+
+        Running statistics drift apart within an epoch.
+        """
         for buffer in module.buffers():
             self.hand_out(buffer)
 
     def require_going_on(self) -> None:
-        """Stopped, on every rank, when somebody asked for the end of this trial."""
+        """Raise Stopped on every rank if the trial was asked to stop."""
         if self.should_stop():
             raise Stopped
 
     def should_stop(self) -> bool:
-        """Whether somebody asked for the end of this trial; the same answer on every rank."""
+        """Return whether the trial was asked to stop; the result is the same on every rank."""
         return bool(self.share(self.asked_to_stop() if self.leads else None))
 
 
 class Exchange(Protocol):
-    """What a training knows of the students: which are its own, by position, and what the others say."""
+    """Exchange of logits between the students of a trial.
+
+    `count` is the number of students, `own` the positions of the students of this process.
+    """
 
     count: int
     own: tuple[int, ...]
     context: TrialContext
 
     def tell(self, position: int, logits: Tensor, in_turn: bool) -> None:
-        """The student says `logits` (B, K) of the batch; `in_turn`: those after it will hear what it says after its step."""
+        """Publish the logits of a student for the batch.
+
+        Args:
+            position: The position of the student.
+            logits: Shape (B, K).
+            in_turn: Whether later students receive the logits that this one has after its step.
+        """
 
     def tell_anew(self, position: int, logits: Tensor) -> None:
-        """What the student says after its step, for those after it."""
+        """Publish the logits of a student after its step, for the students after it."""
 
     def others(self, position: int) -> Callable[[], Tensor]:
-        """What the other students say, (P, B, K), in their order: waits for it when it is called, and only then."""
+        """Return a function that returns the other students' logits, (P, B, K), in their order.
+
+        The function waits for the logits when it is called, and only then.
+        """
 
     def end_step(self) -> None:
-        """Nothing of this step is on its way any more."""
+        """Complete all transfers of this step."""
 
     def waited(self) -> float:
-        """Seconds that this process waited for others since the last call."""
+        """Return the seconds that this process waited for other students since the last call."""

@@ -1,6 +1,6 @@
-"""Room on a disk. Who meets a full one waits, says so once, and goes on when there is room. Knows no contents.
+"""Check free disk space, and retry writes while a disk is full.
 
-A reserve stays free of everything that is large, so that records, which are small, can always be finished.
+A reserve stays free of large files, so that small records can always be completed.
 """
 
 import errno
@@ -22,14 +22,16 @@ if TYPE_CHECKING:
 
 RESERVE_BYTES = 16 * 2**20
 POLL_S = 1.0
-FULL = (errno.ENOSPC, errno.EDQUOT)  # a quota may be used up where the file system shows space
-WORDS = re.compile(rf"\(os error ({FULL[0]}|{FULL[1]})\)|Not enough free space to write")  # of safetensors, of NumPy
+# A quota may be exceeded although the file system shows free space.
+FULL = (errno.ENOSPC, errno.EDQUOT)
+# Messages of safetensors and of NumPy.
+WORDS = re.compile(rf"\(os error ({FULL[0]}|{FULL[1]})\)|Not enough free space to write")
 Note = Callable[[str], None]
 T = TypeVar("T")
 
 
 class _Process:
-    """What concerns all writers of this process: who is told, and the disks of which it was told."""
+    """Shared state of this process's writers: the message handler and the disks reported full."""
 
     def __init__(self) -> None:
         self.note: Note = lambda text: None
@@ -41,7 +43,10 @@ _process = _Process()
 
 @contextmanager
 def report_waits(note: Note) -> Iterator[None]:
-    """Within the block `note` hears of the pauses of this process, those aside that tell somebody of their own."""
+    """Send the messages about pauses of this process to `note` within the block.
+
+    Writers that have a handler of their own are excepted.
+    """
     before, _process.note = _process.note, note
     try:
         yield
@@ -50,7 +55,10 @@ def report_waits(note: Note) -> Iterator[None]:
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether it comes of a full disk or a used up quota; libraries wrap that in errors of their own."""
+    """Return whether an error was caused by a full disk or an exceeded quota.
+
+    Libraries wrap such errors in errors of their own, so the chain of causes is searched.
+    """
     while error is not None:
         if (isinstance(error, OSError) and error.errno in FULL) or WORDS.search(str(error)):
             return True
@@ -59,24 +67,39 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def free_bytes(where: Path) -> int:
-    """What is free for us on the disk of a place, whether it is there yet or not."""
+    """Return the bytes that are free for this user on the disk of a path, which need not exist."""
     return shutil.disk_usage(_existing(where)).free
 
 
 def require_space(where: Path, needed_bytes: int) -> None:
-    """OSError, as of a full disk, unless so many bytes are free beside the reserve."""
+    """Require free space in addition to the reserve.
+
+    Args:
+        where: A path on the disk; it need not exist.
+        needed_bytes: The bytes to be written.
+
+    Raises:
+        OSError: Too few bytes are free; the error number is that of a full disk.
+    """
     if free_bytes(where) < needed_bytes + RESERVE_BYTES:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(where))
 
 
 class Pause:
-    """A wait for room on the disk of `where`, or for a store that is away; `note` hears once that it begins and that it ends."""
+    """Wait for free space on the disk of `where`, or for a store that does not respond.
+
+    `note` receives one message when the wait begins and one when it ends.
+    """
 
     def __init__(self, where: Path, note: Note | None = None) -> None:
         self.where, self.note, self.disk, self.end = where, note, 0, ""
 
     def wait(self, away: str = "") -> None:
-        """A step of it; `away` says who does not answer, and why, where it is no disk that is full."""
+        """Wait for one polling interval.
+
+        Args:
+            away: The store that does not respond, and the reason; empty for a full disk.
+        """
         if not self.end:
             place = _existing(self.where)
             self.disk = place.stat().st_dev
@@ -93,7 +116,7 @@ class Pause:
         time.sleep(POLL_S)
 
     def over(self) -> None:
-        """Nobody waits any more."""
+        """End the wait."""
         if self.end:
             self._say(self.end, begins=False)
             self.end = ""
@@ -101,15 +124,20 @@ class Pause:
     def _say(self, text: str, begins: bool) -> None:
         if self.note:
             self.note(text)
-        elif begins != (self.disk in _process.told):  # else another writer has said it; or saying it needs room itself
+        # Otherwise another writer has reported it, or reporting it needs space itself.
+        elif begins != (self.disk in _process.told):
             (_process.told.add if begins else _process.told.discard)(self.disk)
             _process.note(text)
 
 
 def retry_while_disk_full(action: Callable[[], T], where: Path) -> T:
-    """What the action gives, which is tried again and again while the disk of `where` is full.
+    """Return the result of an action, retried while the disk of `where` is full.
 
-    It must leave nothing behind when it fails. After a signal nobody waits any more: the error of the full disk is raised.
+    After a signal the wait ends and the error of the full disk is raised.
+
+    Args:
+        action: The action; it must leave nothing behind when it fails.
+        where: A path on the disk.
     """
     pause = Pause(where)
     while True:
@@ -130,11 +158,20 @@ def retry_while_disk_full(action: Callable[[], T], where: Path) -> T:
 def raise_on_all_ranks(
     context: "TrialContext", action: Callable[[], T], where: Path, alive: Callable[[], None] = lambda: None, away: str = ""
 ) -> T:
-    """What the action gives on this rank; while the disk of any rank is full, all of them wait and try again.
+    """Run an action on all ranks; return this rank's result.
 
-    So they do while the store of the URI `away`, if any, does not answer one of them. All ranks call this together. Who waits shows
-    that it is `alive`; the first rank says why. An PreflightError of any rank is raised on all of them, as is Stopped when
-    somebody asks for the end of the trial.
+    While the disk of any rank is full, all ranks wait and retry. All ranks must call this together.
+
+    Args:
+        context: The context of this rank; rank 0 reports the reason of a wait.
+        action: The action to run.
+        where: A path on the disk.
+        alive: A heartbeat that is called while waiting.
+        away: The URI of a store; all ranks also wait and retry while it does not respond to one.
+
+    Raises:
+        PreflightError: The action raised it on any rank; it is raised on all of them.
+        Stopped: The trial was asked to stop.
     """
     pause = Pause(where, context.note if context.leads else lambda text: None)
     while True:

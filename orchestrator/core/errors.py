@@ -1,4 +1,4 @@
-"""Errors that reach a person: one sentence each, with the exit code of the command line."""
+"""Define the errors that a user sees, each one sentence, and the exit codes of the command line."""
 
 import difflib
 from collections.abc import Iterable
@@ -7,11 +7,11 @@ from typing import Self
 from orchestrator.core.redact import without_secrets
 
 OK, NO_USABLE_TRIAL, BAD_CONFIGURATION, UNFIT_ENVIRONMENT, INTERRUPTED = 0, 1, 2, 3, 130
-UNEXPECTED = 1  # an error of the program itself, as Python has it
+UNEXPECTED = 1  # an error in the program itself, as in Python
 
 
 class _About(Exception):
-    """An error that names the field, the value and what is allowed."""
+    """Error that names the field, the value and what is allowed."""
 
     def __init__(self, message: str, *, field: str | None = None, value: object = None, allowed: object = None) -> None:
         super().__init__(message)
@@ -21,12 +21,12 @@ class _About(Exception):
 
     @classmethod
     def from_error(cls, error: Exception, message: str, below: str = "") -> Self:
-        """Return an error with another sentence that is about the same value as `error`.
+        """Return an error with a new message that keeps the attributes of `error`.
 
         Args:
-            error: An error of any class; it has the attributes of this one where it knows them.
-            message: The new sentence.
-            below: The key of the section that the field of `error` lies in.
+            error: An error of any class; attributes that it lacks become None.
+            message: The new message, one sentence.
+            below: The key of the section that contains the field of `error`.
         """
         field = ".".join(part for part in (below, getattr(error, "field", None)) if part)
         value, allowed = getattr(error, "value", None), getattr(error, "allowed", None)
@@ -34,50 +34,53 @@ class _About(Exception):
 
 
 class UserError(_About):
-    """Something that a person can correct.
+    """Error that the user can correct.
 
     The message is for people and may change; programs and tests read the attributes.
 
     Args:
         message: One sentence: the field, its value, what is allowed, and the next step.
-        field: The setting (`training.epochs`), option (`--store`), environment variable or file that the error is about.
-        value: The value that is refused; a text without its secrets where it holds one.
-        allowed: What is allowed instead: a tuple of names, a pair of bounds, a type, or a short text.
+        field: The setting (`training.epochs`), option (`--store`), environment variable or file.
+        value: The refused value; a text without its secrets if it contains any.
+        allowed: The allowed values: a tuple of names, a pair of bounds, a type, or a short text.
     """
 
     exit_code = NO_USABLE_TRIAL
 
 
 class FieldError(_About, ValueError):
-    """A value that a section of the configuration refuses; `field` is relative to the section."""
+    """Value that a configuration section refuses; `field` is relative to the section."""
 
 
 class ConfigurationError(UserError):
-    """A setting, a file or data that cannot be used as given."""
+    """Setting, file or data that cannot be used as given."""
 
     exit_code = BAD_CONFIGURATION
 
 
 class PreflightError(UserError):
-    """This machine or cluster cannot do what was asked: space, permissions, resources, ports."""
+    """Missing capability of this machine or cluster: space, permissions, resources, ports."""
 
     exit_code = UNFIT_ENVIRONMENT
 
 
 class DispatcherTimeoutError(PreflightError):
-    """Who hands out trials does not answer: Ray, or the node that it was on, is not well."""
+    """Timeout of the trial dispatcher: Ray or the dispatcher's node is faulty."""
 
 
 class LoaderError(PreflightError):
-    """The processes that decode images for one training process have ended, or give no batch; those of other ranks may be well."""
+    """Failure of the image decoding processes of one training process.
+
+    They have ended or return no batch; those of other ranks may still work.
+    """
 
 
 class TrialError(UserError):
-    """One trial cannot go on (diverged, bad setting); the sweep does."""
+    """Failure of one trial (diverged, bad setting); the sweep continues."""
 
 
 def suggest_name(name: str, known: Iterable[str]) -> str:
-    """`did you mean 'kd'? known: ...` for a name that does not exist."""
+    """Return `did you mean 'kd'? known: ...` for a name that does not exist."""
     names = sorted(known)
     begun = [known for known in names if name and known.startswith(name)]
     close = begun or difflib.get_close_matches(name, names, n=1, cutoff=0.5)

@@ -1,4 +1,7 @@
-"""Keep a command alive, or end it quietly, when its output cannot be written: `... --json | head -1`, or a full disk."""
+"""Handle failed writes to the standard output and error of a command.
+
+Such writes fail in `... --json | head -1`, or on a full disk.
+"""
 
 import contextlib
 import os
@@ -10,9 +13,10 @@ from orchestrator.core.errors import OK, UNFIT_ENVIRONMENT
 
 
 class _Output:
-    """A text stream that drops what nobody reads any more; with `ends` the command ends then, with exit code 0.
+    """Text stream that drops output after its reader has closed the pipe.
 
-    `lost` is the error of a write that failed in another way, as on a full disk.
+    With `ends` the command then exits with code 0. `lost` is the error of any other failed write,
+    as on a full disk.
     """
 
     def __init__(self, stream: TextIO, ends: bool) -> None:
@@ -23,18 +27,18 @@ class _Output:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write as the stream does."""
+        """Write text to the stream."""
         with self._guarded():
             self._stream.write(text)
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write lines as the stream does."""
+        """Write lines to the stream."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Flush as the stream does."""
+        """Flush the stream."""
         with self._guarded():
             self._stream.flush()
 
@@ -50,7 +54,7 @@ class _Output:
             self.lost = error
 
     def drop(self) -> None:
-        """Send what is still to be written, and what is buffered, to nowhere."""
+        """Redirect pending and buffered output to the null device."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)
@@ -58,14 +62,17 @@ class _Output:
 
 @contextlib.contextmanager
 def survive_lost_output(ends: bool = False) -> Iterator[None]:
-    """Within the block no error comes of writing to the standard output or error; what is trained goes on.
+    """Ignore failed writes to the standard output and error within the block; training continues.
 
-    Where the output went to a file that could not be written to its end, exit code 0 becomes that of an unfit environment.
+    Exit code 0 becomes that of an unfit environment if output was lost for a reason other than a
+    closed pipe.
 
     Args:
-        ends: Whether the command ends when nobody reads it, as one that only shows something; else it goes on without output.
+        ends: Whether the command exits when its reader closes the pipe, as a command that only
+            displays something does; otherwise it continues without output.
     """
-    out, err = (stream and _Output(stream, ends) for stream in (sys.stdout, sys.stderr))  # None where it was closed
+    # A stream that was closed is None.
+    out, err = (stream and _Output(stream, ends) for stream in (sys.stdout, sys.stderr))
     try:
         with contextlib.redirect_stdout(cast(TextIO, out)), contextlib.redirect_stderr(cast(TextIO, err)):
             yield
@@ -80,7 +87,10 @@ def survive_lost_output(ends: bool = False) -> Iterator[None]:
 
 
 def _is_lost(out: _Output) -> bool:
-    """Return whether something of the output is lost; then the rest is dropped, or Python would try it again at its end."""
+    """Return whether output was lost, and drop the rest if so.
+
+    Python would otherwise try to write the rest when it exits.
+    """
     out.flush()
     if out.lost:
         out.drop()

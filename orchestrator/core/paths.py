@@ -1,4 +1,4 @@
-"""Read the paths that a person gives, in the configuration and as options: every one of them, so that a refusal names its key."""
+"""Read the paths in the configuration and the options, so that every refusal names its key."""
 
 import os
 import stat
@@ -9,14 +9,17 @@ from orchestrator.core.redact import redact
 from orchestrator.core.text import ESCAPED_BYTES, SURROGATE, control_character, escaped_byte, shorten
 
 MAX_COMPONENT_BYTES = 255  # NAME_MAX of Linux and macOS
-MAX_PATH_BYTES = 4095  # PATH_MAX of Linux, without its zero
-KERNEL = ("proc", "sys")  # what lies there may never end, or wait for ever
+MAX_PATH_BYTES = 4095  # PATH_MAX of Linux without the terminating zero
+KERNEL = ("proc", "sys")  # files in these may be endless or block forever
 
 
 def path_problem(text: str, only_read: bool = False) -> str:
-    """Return why a text cannot be used as a path, or ""; nothing is looked up.
+    """Return the reason why a text cannot be used as a path, or ""; the disk is not accessed.
 
-    File systems of Linux take names that are not UTF-8. Where a path is `only_read`, and not stored as text, it may have one.
+    Args:
+        text: The path.
+        only_read: Whether the path is not stored as text. It may then contain names that are not
+            UTF-8, which Linux file systems accept.
     """
     if not text.strip():
         return "is empty"
@@ -34,22 +37,23 @@ def path_problem(text: str, only_read: bool = False) -> str:
 
 
 def read_path(given: str | Path, key: str, only_read: bool = False) -> Path:
-    """Return an absolute path without links, `~` being a home folder; the path need not exist.
+    """Return an absolute path without links; `~` is a home folder and the path need not exist.
 
     Args:
-        given: What the person wrote.
-        key: The key of the configuration or the option, which begins the sentence of a refusal.
+        given: The path as the user wrote it.
+        key: The configuration key or the option, which begins the message of a refusal.
         only_read: Whether the path is used now and not stored, so that its names need not be UTF-8.
 
     Raises:
-        ConfigurationError: no path of any file system, an unknown user after `~`, or links that lead in a circle.
+        ConfigurationError: The path is valid on no file system, names an unknown user after `~`,
+            has links in a circle, or lies in a file system of the kernel.
     """
     shown = _shown(given, key)
     if problem := path_problem(str(given), only_read):
         raise ConfigurationError(f"{shown} {problem}: give another path", field=key, value=str(given), allowed=Path)
     try:
         path = Path(given).expanduser().resolve()
-    except RuntimeError as error:  # of `~` as of links in a circle
+    except RuntimeError as error:  # raised for `~` and for links in a circle
         reason = "leads in a circle of links" if "loop" in str(error).lower() else "begins with the home folder of an unknown user"
         raise ConfigurationError(
             f"{shown} {reason}: give the whole path, as /folder/file", field=key, value=str(given), allowed="a whole path"
@@ -77,19 +81,30 @@ def read_path(given: str | Path, key: str, only_read: bool = False) -> Path:
 
 
 def read_file(given: str | Path, key: str, wanted: str) -> Path:
-    """Return the path of an ordinary file that can be opened, as `read_path`; `wanted` ends the sentence of a refusal.
+    """Return the path of a regular file that can be opened, resolved as by `read_path`.
+
+    Args:
+        given: The path as the user wrote it.
+        key: The configuration key or the option.
+        wanted: The end of the message of a refusal.
 
     Raises:
-        ConfigurationError: there is none, it is a folder, a device or a pipe, or it must not be read.
+        ConfigurationError: The file does not exist, is a folder, a device or a pipe, or is not
+            readable.
     """
     return _readable(given, key, wanted, "file")
 
 
 def read_folder(given: str | Path, key: str, wanted: str) -> Path:
-    """Return the path of a folder that can be listed, as `read_path`; `wanted` ends the sentence of a refusal.
+    """Return the path of a folder that can be listed, resolved as by `read_path`.
+
+    Args:
+        given: The path as the user wrote it.
+        key: The configuration key or the option.
+        wanted: The end of the message of a refusal.
 
     Raises:
-        ConfigurationError: there is none, it is something else, or it must not be read.
+        ConfigurationError: The folder does not exist, is something else, or is not readable.
     """
     return _readable(given, key, wanted, "folder")
 
@@ -121,7 +136,7 @@ def _readable(given: str | Path, key: str, wanted: str, kind: str) -> Path:
 
 
 def _shown(given: str | Path, key: str) -> str:
-    """The key and the value, as an option is typed and as a key is set."""
+    """Return the key and the value as an option is typed or as a key is set."""
     text = shorten(redact(str(given))) if str(given).strip() else repr(str(given))
     return f"{key} {text}" if key.startswith("--") else f"{key} = {text}"
 

@@ -1,4 +1,4 @@
-"""What a process keeps to itself: its files are for their owner alone, and what it says names no secret. Knows no run."""
+"""Create files for their owner alone, and redact log records and messages."""
 
 import contextlib
 import logging
@@ -13,13 +13,13 @@ OWNER_ONLY = 0o077
 
 
 def sanitize(text: str) -> str:
-    """The text as a person may see it: without secrets, and without characters that a terminal would obey."""
+    """Return text for display, without secrets and without terminal control characters."""
     return "".join(mark if mark.isprintable() or mark in "\n\t" else repr(mark)[1:-1] for mark in redact(text))
 
 
 @contextlib.contextmanager
 def private_files() -> Iterator[None]:
-    """Within the block, whatever this process writes is for its owner alone and its log is redacted."""
+    """Create files for their owner alone and redact the log within the block."""
     mask, factory = os.umask(OWNER_ONLY), logging.getLogRecordFactory()
     logging.setLogRecordFactory(_Redacting(factory))
     try:
@@ -30,24 +30,26 @@ def private_files() -> Iterator[None]:
 
 
 def keep_private() -> None:
-    """The same from now on, for a process that Ray has started."""
+    """Apply `private_files` from now on, for a process that Ray has started."""
     os.umask(OWNER_ONLY)
     factory = logging.getLogRecordFactory()
-    if not isinstance(factory, _Redacting):  # a process takes part in one group after another
+    if not isinstance(factory, _Redacting):  # a process joins several groups in succession
         logging.setLogRecordFactory(_Redacting(factory))
 
 
 class _Redacting:
-    """Makes log records whose text is redacted already, whatever handler writes them."""
+    """Factory of log records whose text is redacted before any handler writes it."""
 
     def __init__(self, make: Any) -> None:
         self.make = make
 
     def __call__(self, *arguments: Any, **words: Any) -> logging.LogRecord:
         record: logging.LogRecord = self.make(*arguments, **words)
-        with contextlib.suppress(TypeError, ValueError):  # arguments that do not fit: `logging` says so itself
+        # `logging` itself reports arguments that do not fit.
+        with contextlib.suppress(TypeError, ValueError):
             text = record.getMessage()
-            if sanitize(text) != text:  # else it stays as it is: some formatters want its arguments
+            # Other records stay unchanged, because some formatters need their arguments.
+            if sanitize(text) != text:
                 record.msg, record.args = sanitize(text), None
         if record.exc_info and record.exc_info[0]:
             record.exc_text = sanitize("".join(traceback.format_exception(*record.exc_info)).rstrip("\n"))

@@ -1,4 +1,4 @@
-"""Describe where a run comes from: commit, versions, machine."""
+"""Describe the origin of a run: commit, versions, machine."""
 
 import importlib.metadata
 import platform
@@ -9,7 +9,7 @@ PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "numpy")
 
 
 def describe() -> dict[str, str]:
-    """Tags of a run; without git or outside a checkout the commit is `unknown`."""
+    """Return the tags of a run; without git or outside a checkout the commit is `unknown`."""
     tags = {f"version.{name}": importlib.metadata.version(name) for name in PACKAGES}
     tags |= {"version.python": platform.python_version(), "machine": platform.platform()}
     commit = _git("rev-parse", "HEAD")
@@ -20,7 +20,7 @@ def describe() -> dict[str, str]:
 
 
 def describe_version() -> str:
-    """Return the version of the package and, in a git checkout, the commit: `0.1.0 (0123456789ab)`."""
+    """Return the package version and, in a git checkout, the commit: `0.1.0 (0123456789ab)`."""
     version = importlib.metadata.version("distillation-orchestrator")
     commit = _git("rev-parse", "--short=12", "HEAD")
     return f"{version} ({commit})" if commit else version

@@ -1,4 +1,7 @@
-"""Keep requests to this machine and to a Ray cluster away from HTTP proxies, through the variable that all libraries read."""
+"""Bypass HTTP proxies for requests to this machine and to a Ray cluster.
+
+The variable `no_proxy`, which all libraries read, lists the addresses.
+"""
 
 import contextlib
 import ipaddress
@@ -6,14 +9,19 @@ import os
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-NAMES = ("no_proxy", "NO_PROXY")  # libraries that know both prefer the first
-LOOPBACK = ("localhost", "127.0.0.1", "127.0.0.0/8", "::1", "[::1]")  # some compare texts, some know networks
+NAMES = ("no_proxy", "NO_PROXY")  # libraries that read both prefer the first
+# Some libraries compare texts, others match networks.
+LOOPBACK = ("localhost", "127.0.0.1", "127.0.0.0/8", "::1", "[::1]")
 ALL = "*"
 
 
 @contextlib.contextmanager
 def direct_loopback() -> Iterator[None]:
-    """Within the block this machine's own addresses are asked directly, and those of `bypass_proxies`; restored afterwards."""
+    """Bypass proxies for this machine's addresses within the block.
+
+    Addresses that `bypass_proxies` adds within the block are bypassed too. The variables are
+    restored afterwards.
+    """
     before = {name: os.environ.get(name) for name in NAMES}
     bypass_proxies()
     try:
@@ -27,20 +35,23 @@ def direct_loopback() -> Iterator[None]:
 
 
 def bypass_proxies(*addresses: str) -> None:
-    """Let this process and those that it starts ask no proxy for loopback and the hosts of some addresses.
+    """Bypass proxies for loopback and some hosts, in this process and those that it starts.
 
-    What `no_proxy` lists already stays.
+    Entries that `no_proxy` already lists stay.
 
     Args:
-        addresses: `HOST`, `HOST:PORT` or a URL each. One that begins with https:// is left to the environment: it is a name of
-            the web, which may be behind a proxy.
+        addresses: `HOST`, `HOST:PORT` or a URL each. An address that begins with https:// is left
+            to the environment: it is a web address, which may be behind a proxy.
     """
     listed = without_proxy(*addresses)
     os.environ.update(dict.fromkeys(NAMES, listed))
 
 
 def without_proxy(*addresses: str) -> str:
-    """Return the value of `no_proxy` that lists what it does now, loopback, and the hosts of some addresses."""
+    """Return a value of `no_proxy` for loopback and the hosts of some addresses.
+
+    The entries that it lists now stay.
+    """
     known = [entry.strip() for name in NAMES for entry in os.environ.get(name, "").split(",")]
     hosts = [form for address in addresses for form in _forms(address)]
     entries = dict.fromkeys(entry for entry in (*known, *LOOPBACK, *hosts) if entry)
@@ -48,7 +59,7 @@ def without_proxy(*addresses: str) -> str:
 
 
 def is_loopback(address: str) -> bool:
-    """Return whether an address, as for `bypass_proxies`, is of this machine's loopback interface."""
+    """Return whether an address, as for `bypass_proxies`, is on the loopback interface."""
     host = _host(address)
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -57,7 +68,10 @@ def is_loopback(address: str) -> bool:
 
 
 def _forms(address: str) -> tuple[str, ...]:
-    """Return the ways in which libraries compare the host of an address; none where it is left to the environment."""
+    """Return the forms in which libraries compare the host of an address.
+
+    The tuple is empty if the address is left to the environment.
+    """
     host = _host(address)
     if not host or (address.startswith("https://") and not is_loopback(address)):
         return ()
@@ -67,5 +81,5 @@ def _forms(address: str) -> tuple[str, ...]:
 def _host(address: str) -> str:
     try:
         return urlsplit(address if "://" in address else f"//{address}").hostname or ""
-    except ValueError:  # no address; who uses it says so
+    except ValueError:  # not an address; its user reports that
         return ""

@@ -1,7 +1,8 @@
-"""Takes secrets out of text that leaves the program: log lines, notes, error sentences, plans. Knows no library and no setting.
+"""Remove secrets from text that leaves the program: log lines, notes, error messages, plans.
 
-A secret is what stands where one stands (before the @ of an address, after `password=`, behind `Authorization:`), and the value
-of an environment variable whose name says so. It errs towards hiding too much.
+Text is secret by its position: before the @ of an address, after `password=` or after
+`Authorization:`. The value of an environment variable is secret by the variable's name. The rules
+prefer to hide too much.
 """
 
 import os
@@ -11,7 +12,9 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 HIDDEN = "***"
-SHORTEST = 6  # characters of a value that is looked for everywhere: shorter ones are words such as `true`
+# Characters of the shortest value that is searched for everywhere; shorter ones are words such as
+# `true`.
+SHORTEST = 6
 _WORD = r"(?:token|secret|passw(?:or)?d|pwd|passphrase|credentials?|api_?key|access_?key|private_?key|signature|sas)"
 _NAME = rf"(?:[A-Za-z0-9]+[_.-])*{_WORD}(?:[_.-][A-Za-z0-9]+)*"
 _VALUE = r"""(?:"[^"]*"|'[^']*'|[^\s"'&;,)\]}]+)"""
@@ -27,7 +30,12 @@ _NO_SECRET = re.compile(r"_(PATH|FILE|DIR|URI|URL|MODE|NAME|TIMEOUT|TYPE|ID|ENAB
 
 
 def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
-    """The text without its secrets, `***` in their place; `environment` is that of this process unless another one is given."""
+    """Return the text with `***` in place of its secrets.
+
+    Args:
+        text: The text to redact.
+        environment: The environment variables; None for those of this process.
+    """
     for value in _values(os.environ if environment is None else environment):
         text = text.replace(value, HIDDEN)
     text = _USER.sub(rf"\1{HIDDEN}@", text)
@@ -37,23 +45,27 @@ def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
 
 
 def without_secrets(value: Any) -> Any:
-    """Return the value itself where it holds no secret, else a text of it without its secrets."""
+    """Return the value itself if it contains no secret, else a redacted text of it."""
     if isinstance(value, list | tuple | dict) and redact(repr(value)) != repr(value):
         return redact(repr(value))
     return redact(value) if isinstance(value, str) else value
 
 
 def _values(environment: Mapping[str, str]) -> list[str]:
-    """Values that are secret by the names of their variables, longest first, also as they stand in an address."""
+    """Return the values that are secret by the names of their variables, longest first.
+
+    Each value is included in plain and in URL-quoted form.
+    """
     found = {value for name, value in environment.items() if _SECRET_NAME.search(name) and not _NO_SECRET.search(name)}
     found = {value.strip() for value in found if len(value.strip()) >= SHORTEST}
     return sorted(found | {quote(value, safe="") for value in found}, key=len, reverse=True)
 
 
 def secret_in(address: str) -> str:
-    """What in an address is a secret, in words such as "a password before the @", or "" where there is none.
+    """Return a description of the secret in an address, or "" if it contains none.
 
-    Of a database the user name alone is none. Everything before the last @ counts, for a password may hold any sign.
+    A description is, for example, "a password before the @". A database's user name alone is not a
+    secret. The text before the last @ counts, because a password may contain any character.
     """
     scheme, _, rest = address.partition("://")
     before, at, _ = rest.rpartition("@")

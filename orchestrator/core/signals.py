@@ -1,7 +1,8 @@
-"""Signals: SIGTERM as Ctrl-C, an orderly end within `LIMIT_S`; the process ends at once with the second one, or when it is late.
+"""Handle SIGTERM like Ctrl-C: shut down in order within `LIMIT_S`, or exit the process.
 
-Python runs its handlers in the main thread alone, which may be stuck in a call to Ray. So a thread of its own reads the
-numbers of all signals too, which Python writes to a pipe whatever the main thread does.
+A second signal, or an overdue shutdown, exits the process at once. Python runs signal handlers in
+the main thread only, which may be stuck in a call to Ray. A separate thread therefore reads the
+signal numbers from a pipe, to which Python writes them regardless of the main thread.
 """
 
 import contextlib
@@ -15,10 +16,14 @@ from types import FrameType
 
 from orchestrator.core.errors import INTERRUPTED
 
-END_S = 12.0  # all waits of an orderly end together; what is done between them fits into 20 s with it
-LIMIT_S = 18.0  # after this the process ends, whatever it waits for; with `LAST_S` it is below the 20 s that are promised
-LAST_S = 1.5  # for what is done before the process ends at once
-TWICE_S = 1.0  # Ctrl-C may reach a process from the terminal and from its parent: that is one signal
+# All waits of an orderly shutdown together; with the work between them it stays within 20 s.
+END_S = 12.0
+# After this the process exits, whatever it waits for. With `LAST_S` this is below the documented
+# 20 s.
+LIMIT_S = 18.0
+LAST_S = 1.5  # for the actions before the process exits at once
+# Ctrl-C may reach a process from the terminal and from its parent, which counts as one signal.
+TWICE_S = 1.0
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 WAKE = b"\0"  # no signal has this number
 AT_ONCE = "ended at once, in the middle of what it did"
@@ -26,17 +31,17 @@ LATE = "not ended in time after the signal: ended at once, in the middle of what
 
 
 class _State:
-    """What has come, in this process: signals are those of its main thread."""
+    """Signal state of this process; signals belong to its main thread."""
 
     def __init__(self) -> None:
         self.depth = 0
         self.came: float | None = None
-        self.raised = False  # in the main thread, which may be later
+        self.raised = False  # in the main thread, possibly later than `came`
         self.unbroken = 0
         self.reason, self.code = "", INTERRUPTED
         self.last: list[Callable[[], object]] = []
         self.ending = threading.Lock()
-        self.sender: int | None = None  # of the pipe
+        self.sender: int | None = None  # write end of the pipe
 
 
 _state = _State()
@@ -44,12 +49,13 @@ _state = _State()
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """The first SIGTERM or SIGINT raises KeyboardInterrupt within the block, also where the shell told us to ignore SIGINT.
+    """Raise KeyboardInterrupt within the block at the first SIGTERM or SIGINT.
 
-    So does the end that Ray makes of a SIGTERM while it starts. A second signal ends the process, as does a block that is not left
-    within `LIMIT_S` of the first one. Blocks may lie in one another.
+    This holds even if the shell has set SIGINT to be ignored. The SystemExit that Ray raises for a
+    SIGTERM while it starts also becomes KeyboardInterrupt. The process exits at a second signal, or
+    if the block is not left within `LIMIT_S` of the first one. Blocks may be nested.
     """
-    if threading.current_thread() is not threading.main_thread():  # signals are not for it
+    if threading.current_thread() is not threading.main_thread():  # it receives no signals
         yield
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -72,7 +78,10 @@ def stoppable() -> Iterator[None]:
 
 
 def reinstall_handlers() -> None:
-    """Hear of signals again, after a library has set handlers of its own; within `stoppable`, in the main thread."""
+    """Reinstall the signal handlers after a library has set its own.
+
+    Call this within `stoppable`, in the main thread.
+    """
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             signal.signal(number, _stop)
@@ -80,9 +89,10 @@ def reinstall_handlers() -> None:
 
 @contextlib.contextmanager
 def defer_signals() -> Iterator[None]:
-    """What is written within the block is finished: a signal that comes meanwhile raises KeyboardInterrupt at its end.
+    """Defer signals to the end of the block, so that what is written in it is completed.
 
-    So does an error after the signal, as of somebody who gives up because of it.
+    A signal within the block raises KeyboardInterrupt at its end. An error after the signal, as of
+    a wait that the signal has ended, becomes KeyboardInterrupt too.
     """
     _state.unbroken += 1
     try:
@@ -98,7 +108,15 @@ def defer_signals() -> Iterator[None]:
 
 
 def remaining_timeout(most_s: float, spare_s: float = 0.0) -> float:
-    """Seconds that a wait may take: `most_s`, and after a signal what is left of `END_S` less what others still need of it."""
+    """Return the seconds that a wait may take.
+
+    Args:
+        most_s: The timeout in seconds as long as no signal has arrived.
+        spare_s: After a signal, the part of `END_S` in seconds that later waits need.
+
+    Returns:
+        `most_s`; after a signal at most the rest of `END_S` less `spare_s`, and at least 0.
+    """
     if _state.came is None:
         return most_s
     return min(most_s, max(_state.came + END_S - spare_s - time.monotonic(), 0.0))
@@ -106,7 +124,10 @@ def remaining_timeout(most_s: float, spare_s: float = 0.0) -> float:
 
 @contextlib.contextmanager
 def before_exit(action: Callable[[], object]) -> Iterator[None]:
-    """Within the block the action is what is still done, in a thread, when the process ends at once; it has `LAST_S`."""
+    """Run the action, in a thread, if the process exits at once within the block.
+
+    The action has `LAST_S` seconds.
+    """
     _state.last.append(action)
     try:
         yield
@@ -115,9 +136,11 @@ def before_exit(action: Callable[[], object]) -> Iterator[None]:
 
 
 def give_up(reason: str, code: int) -> None:
-    """End the run from any thread as a signal does, the one way to end whatever the main thread waits for.
+    """End the run from any thread as a signal does, whatever the main thread waits for.
 
-    The process says the reason, and exits with the code, where the main thread is stuck.
+    Args:
+        reason: The message that is printed if the main thread is stuck.
+        code: The exit code if the main thread is stuck.
     """
     _state.reason, _state.code = reason, code
     if _state.sender is not None:
@@ -139,7 +162,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def _watched() -> Iterator[None]:
-    """A thread looks at the signals until the block is left."""
+    """Watch the signals in a thread within the block."""
     receiver, _state.sender = os.pipe()
     os.set_blocking(_state.sender, False)
     before = signal.set_wakeup_fd(_state.sender, warn_on_full_buffer=False)
@@ -149,7 +172,7 @@ def _watched() -> Iterator[None]:
         yield
     finally:
         signal.set_wakeup_fd(before)
-        os.close(_state.sender)  # the end of the thread
+        os.close(_state.sender)  # ends the thread
         _state.sender = None
         thread.join()
         os.close(receiver)
@@ -157,8 +180,10 @@ def _watched() -> Iterator[None]:
 
 
 def _watch(receiver: int) -> None:
-    """Note when the first signal came; end the process at the second one, or when the first is too long ago."""
-    first: float | None = None  # as it is read here, so that a first one which the main thread has handled before counts once
+    """Record the time of the first signal; exit at the second one, or when the end is overdue."""
+    # The time at which this thread reads the first signal, so that a first signal that the main
+    # thread has already handled counts once.
+    first: float | None = None
     while True:
         rest = None if _state.came is None else max(_state.came + LIMIT_S - time.monotonic(), 0.0)
         if not select.select([receiver], [], [], rest)[0]:
@@ -175,9 +200,12 @@ def _watch(receiver: int) -> None:
 
 
 def _end_at_once(reason: str, code: int) -> None:
-    """Say why, do what is still to be done as far as `LAST_S` allows, and exit; whatever the main thread holds."""
+    """Print the reason, run the pending actions within `LAST_S`, and exit.
+
+    The state of the main thread does not matter.
+    """
     if not _state.ending.acquire(blocking=False):
-        time.sleep(2 * LAST_S)  # another thread is at it
+        time.sleep(2 * LAST_S)  # another thread is already exiting
     os.write(2, f"{reason}\n".encode())
     threads = [threading.Thread(target=action, daemon=True) for action in _state.last]
     for thread in threads:

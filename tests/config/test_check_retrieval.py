@@ -16,7 +16,7 @@ from orchestrator.config.method_variants import build_all_variants, build_varian
 from orchestrator.config.schema import Configuration
 from orchestrator.data.dataset import read_summary
 from orchestrator.data.prepare import describe, prepare
-from orchestrator.export.export import _listens
+from orchestrator.export._description import needs_teacher
 from orchestrator.store.store import Store, write_json
 from orchestrator.sweep.preflight._retrieval import check_retrieval, clean_bytes, retrieval_line
 from orchestrator.sweep.preflight.configuration import check_search, check_train, feature_width
@@ -299,7 +299,7 @@ def test_class_sizes_are_of_the_labels_that_are_known(tmp_path: Path) -> None:
 
 
 def test_an_exported_student_names_a_teacher_that_it_heard() -> None:
-    assert _listens(configured()) and not _listens(configured("method.paradigm=teacher_free"))
+    assert needs_teacher(configured()) and not needs_teacher(configured("method.paradigm=teacher_free"))
 
 
 def test_the_dry_run_shows_the_line_and_the_bytes(digits_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
