@@ -96,7 +96,7 @@ class Side(threading.Thread):
     def run(self) -> None:
         """All epochs until the end is asked for; `told` hears of each, and of an error."""
         self.go.get()
-        context = TrialContext(report=self._report, asked_to_stop=lambda: self.ends, alive=self._mark)
+        context = TrialContext(report=self._report, asked_to_stop=lambda: self.ends, heartbeat=self._mark)
         try:
             train(self.spec, context)
             self.told.put(None)

@@ -80,7 +80,7 @@ def train(folder: Path, name: str, settings: list[str], options: Namespace, cont
         teacher=folder / "teacher",
         knowledge=folder / f"knowledge-{name}",
     )
-    if context.leads:
+    if context.is_main_process:
         sys.stdin.readline()
     trainer.train(specification, context)
 
@@ -117,8 +117,8 @@ def swap(folder: Path, options: Namespace) -> None:
         pair, logits = Pair(TrialContext(options.rank, 2), 2), torch.randn(options.batch_size, CLASSES)
 
         def once() -> None:
-            pair.tell(options.rank, logits, in_turn=False)
-            assert pair.others(options.rank)().shape == (1, *logits.shape)
+            pair.publish(options.rank, logits, in_turn=False)
+            assert pair.receive(options.rank)().shape == (1, *logits.shape)
             pair.end_step()
 
         tell(lasting(once, options.swaps))

@@ -39,7 +39,7 @@ METHODS: dict[str, type[Method]] = {
 }
 
 
-def made(name: str, settings: Mapping[str, Any]) -> Method:
+def build_method(name: str, settings: Mapping[str, Any]) -> Method:
     """Build the method `name` with `settings`; other settings keep their defaults.
 
     Args:
@@ -80,7 +80,7 @@ __all__ = [
     "TfKD",
     "allowed",
     "allowed_values",
-    "made",
+    "build_method",
     "setting",
     "shown_default",
 ]

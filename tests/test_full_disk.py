@@ -98,7 +98,7 @@ def test_a_checkpoint_waits_for_room_and_is_whole(tiny: Path, left: int) -> None
     checkpoint.save(tiny, {"a": made(1)}, TrialContext())
     said: list[str] = []
     signs: list[int] = []
-    context = TrialContext(note=said.append, alive=lambda: signs.append(1))
+    context = TrialContext(note=said.append, heartbeat=lambda: signs.append(1))
     with freed_when(said, fill_up(tiny, left)):
         checkpoint.save(tiny, {"a": large}, context)
     loaded = load(tiny)
@@ -114,7 +114,7 @@ def test_a_checkpoint_that_stays_half_leaves_the_old_one_and_the_room(tiny: Path
     fill_up(tiny, MIB)
     large = made(2, MIB)  # 4 MiB
     rounds: list[int] = []
-    stopping = TrialContext(asked_to_stop=lambda: len(rounds) > 2, alive=lambda: rounds.append(disk.free_bytes(tiny)))
+    stopping = TrialContext(asked_to_stop=lambda: len(rounds) > 2, heartbeat=lambda: rounds.append(disk.free_bytes(tiny)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(disk, "require_space", lambda *_: None)
         with pytest.raises(Stopped):

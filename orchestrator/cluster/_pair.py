@@ -41,14 +41,14 @@ class Pair:
         self.arriving: list[dist.Work] = []
         self.seconds = 0.0
 
-    def tell(self, position: int, logits: Tensor, in_turn: bool) -> None:
+    def publish(self, position: int, logits: Tensor, in_turn: bool) -> None:
         """Send logits and start to receive those of the other students.
 
         Args:
             position: Position of the student.
             logits: Logits of the batch, (B, K).
             in_turn: Send to earlier students only. Later ones receive the logits after this
-                student's step, by `tell_anew`.
+                student's step, by `republish`.
         """
         logits, others = self._outgoing(logits), [other for other in range(self.count) if other != position]
         sends = [other for other in others if not in_turn or other < position]
@@ -59,13 +59,13 @@ class Pair:
         self.sent += [(work, logits) for work in works[: len(sends)]]
         self.received, self.arriving = boxes, works[len(sends) :]
 
-    def tell_anew(self, position: int, logits: Tensor) -> None:
+    def republish(self, position: int, logits: Tensor) -> None:
         """Send the logits to the students after this one."""
         logits = self._outgoing(logits)
         works = self._start([dist.P2POp(dist.isend, logits, rank) for rank in self.ranks[position + 1 :]])
         self.sent += [(work, logits) for work in works]
 
-    def others(self, position: int) -> Callable[[], Tensor]:
+    def receive(self, position: int) -> Callable[[], Tensor]:
         """Return a function that gives the received logits, (P, B, K).
 
         Its first call waits for them.

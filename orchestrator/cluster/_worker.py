@@ -42,7 +42,7 @@ def serve(settings: dict[str, Any]) -> None:
     idle = TrialContext(place.get_world_rank(), place.get_world_size(), _device())
     line = _Line(ray.get_actor(settings["name"], namespace=settings["namespace"]), settings["group"], place.get_world_rank())
     while True:
-        job = idle.share(line.take() if idle.leads else None)
+        job = idle.broadcast_object(line.take() if idle.is_main_process else None)
         if job == CLOSE:
             return
         if job is not None:
@@ -68,12 +68,18 @@ def _train(name: str, specification: dict[str, Any], line: "_Line", idle: TrialC
     """
     line.open(name, specification)
     context = replace(
-        idle, report=line.report, asked_to_stop=line.asked_to_stop, alive=line.alive, note=line.note, phase=line.phase, pair=Pair
+        idle,
+        report=line.report,
+        asked_to_stop=line.asked_to_stop,
+        heartbeat=line.alive,
+        note=line.note,
+        phase=line.phase,
+        pair=Pair,
     )
     try:
         spec = TrialSpec.model_validate(specification)
         with influence_clients(spec) as aide:
-            execute(spec, replace(context, aide=aide))
+            execute(spec, replace(context, influence_client=aide))
     except Exception as error:
         fault = classify_failure(error, specification, idle.device)
         if not isinstance(error, UserError | SettingsError):
@@ -88,7 +94,7 @@ def _train(name: str, specification: dict[str, Any], line: "_Line", idle: TrialC
             raise
         if not fault.own:
             return  # the group requests the trial again
-    if idle.leads and not line.broken():
+    if idle.is_main_process and not line.broken():
         line.give_back()
 
 

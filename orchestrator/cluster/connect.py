@@ -20,7 +20,7 @@ from ray._private import ray_constants, state, worker
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
-from orchestrator.config.resources import ANSWER_S, find_cluster, listens, local_resources, ray_folder
+from orchestrator.config.resources import ANSWER_S, accepts_connections, find_cluster, local_resources, ray_folder
 from orchestrator.core.allocator import allocator
 from orchestrator.core.errors import UNFIT_ENVIRONMENT, PreflightError
 from orchestrator.core.proxies import NAMES, bypass_proxies, without_proxy
@@ -140,7 +140,7 @@ def answers() -> bool:
 
     A stopped head does not answer. Ray's own calls would wait for it.
     """
-    if not listens(os.environ["RAY_ADDRESS"]):
+    if not accepts_connections(os.environ["RAY_ADDRESS"]):
         return False
     with contextlib.suppress(ray.exceptions.RayError):
         worker.global_worker.gcs_client.internal_kv_get(b"distillation", None, timeout=ANSWER_S)

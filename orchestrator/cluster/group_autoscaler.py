@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from orchestrator.config.bin_packing import Resources, place_workers
+from orchestrator.config.bin_packing import Resources, count_fitting_groups
 from orchestrator.config.plan import Groups
 from orchestrator.core.errors import PreflightError
 
@@ -210,7 +210,7 @@ class GroupAutoscaler:
         serving = self.served & self.live
         starting = len(self.live) - len(serving)
         owed = [each for each in self.plan.beside for _ in range(len(serving))][seen.aides :]
-        room = place_workers((*self.plan.bundles, *self.plan.beside), seen.free, missing + starting, owed) - starting
+        room = count_fitting_groups((*self.plan.bundles, *self.plan.beside), seen.free, missing + starting, owed) - starting
         more, self.room = min(room, self.room), room
         if more <= 0 or self.barren >= BARREN or now < self.not_before:
             return

@@ -96,7 +96,7 @@ class LocalDispatcher:
             device=self.device,
             report=self.records.put,
             asked_to_stop=self.stopped.is_set,
-            alive=self.alive,
+            heartbeat=self.alive,
             note=self.note,
             phase=self.phase,
         )

@@ -16,7 +16,9 @@ def has_space(left: Resources, needs: Resources) -> bool:
     return _Node(left).take(needs)
 
 
-def place_workers(bundles: Sequence[Resources], nodes: Sequence[Resources], most: int, held: Sequence[Resources] = ()) -> int:
+def count_fitting_groups(
+    bundles: Sequence[Resources], nodes: Sequence[Resources], most: int, held: Sequence[Resources] = ()
+) -> int:
     """Return the number of groups that fit the free resources of the nodes.
 
     Groups are placed in sequence (first fit decreasing): the largest workers first, each on the

@@ -5,7 +5,7 @@ A variant is the configured method, or the method with one combination of its se
 
 from collections.abc import Iterator
 
-from methods import Method, made
+from methods import Method, build_method
 from orchestrator.config.conditional_space import list_branches
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import frozen_values, searched_methods
@@ -29,10 +29,12 @@ def build_variants(configuration: Configuration, name: str, searching: bool) -> 
         kept = frozen_values(configuration, name)
         settings = [kept | branch.values for branch in list_branches(name, kept)]
     for values in settings:
-        yield made(name, {key: value for key, value in values.items() if "." not in key and key not in configuration.search.freeze})
+        yield build_method(
+            name, {key: value for key, value in values.items() if "." not in key and key not in configuration.search.freeze}
+        )
 
 
-def build_named_variants(configuration: Configuration, name: str, searching: bool) -> str:
+def advise_method_name(configuration: Configuration, name: str, searching: bool) -> str:
     """Return the end of a sentence of advice about `method.` settings.
 
     It names the method that must also be given for the settings to apply to it; "" if none must.
@@ -41,12 +43,12 @@ def build_named_variants(configuration: Configuration, name: str, searching: boo
     return "" if theirs else f" with method.name={name}"
 
 
-def build_trained_variants(configuration: Configuration, searching: bool) -> tuple[str, ...]:
+def trained_methods(configuration: Configuration, searching: bool) -> tuple[str, ...]:
     """Return the names of the methods of a sweep, or the name of a training's method."""
     return searched_methods(configuration) if searching else (configuration.method.name,)
 
 
 def build_all_variants(configuration: Configuration, searching: bool) -> Iterator[Method]:
     """Yield every variant of every method that a run may train."""
-    for name in build_trained_variants(configuration, searching):
+    for name in trained_methods(configuration, searching):
         yield from build_variants(configuration, name, searching)

@@ -45,12 +45,12 @@ def goals(search: Search) -> tuple[Goal, ...]:
     return tuple(Goal(name, _direction(name)) for name in search.objectives)
 
 
-def watched_metrics(search: Search) -> Goal:
+def primary_goal(search: Search) -> Goal:
     """Return the objective, or the first of several."""
     return goals(search)[0]
 
 
-def count_objectives(configuration: Configuration) -> str:
+def describe_students(configuration: Configuration) -> str:
     """Return a description of the students whose metrics are the trial's, such as `mean of a, b`.
 
     The description is empty for one student.
@@ -66,11 +66,11 @@ def describe_objective(configuration: Configuration, name: str) -> str:
 
     With several students it is, for example, `validation/accuracy (mean of a, b)`.
     """
-    how = f"sum of {', '.join(configuration.students)}" if name == PARAMETERS else count_objectives(configuration)
+    how = f"sum of {', '.join(configuration.students)}" if name == PARAMETERS else describe_students(configuration)
     return f"{name} ({how})" if configuration.peers and unlettered(name) == name else name
 
 
-def has_several_objectives(configuration: Configuration) -> list[str]:
+def list_objective_names(configuration: Configuration) -> list[str]:
     """Return the names that can be one of several objectives.
 
     These are metrics with one direction, of the trial or of each student, and the number of

@@ -7,7 +7,7 @@ from itertools import pairwise
 from math import ceil, floor, fsum, log
 from typing import NamedTuple
 
-from orchestrator.config.bin_packing import has_space, place_workers
+from orchestrator.config.bin_packing import count_fitting_groups, has_space
 from orchestrator.config.schema import Configuration, Search
 from orchestrator.core.errors import ConfigurationError, PreflightError
 
@@ -196,7 +196,7 @@ def _fit(
     fits = {name: floor(round(available.get(name, 0) / need, 6)) for name, need in needs.items()}
     lines = [f"{available.get(name, 0):g} {name} / {need:g}{terms(name)} per group" for name, need in needs.items()]
     sums = min(fits.values())
-    most = place_workers(bundles, nodes, sums) if nodes else sums
+    most = count_fitting_groups(bundles, nodes, sums) if nodes else sums
     on = f", {most} on {len(nodes)} node{'s' * (len(nodes) != 1)}"
     arithmetic = f"floor({' , '.join(lines)}) = {sums}" + (on if most < sums else "")
     return _Fit(needs, fits, sums, most, arithmetic)

@@ -128,7 +128,7 @@ def find_cluster(address: str) -> str:
     return there
 
 
-def listens(address: str) -> bool:
+def accepts_connections(address: str) -> bool:
     """Return whether a server accepts connections at `host:port` within `ANSWER_S` seconds.
 
     Raises:
@@ -137,7 +137,7 @@ def listens(address: str) -> bool:
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
-    except OSError:
+    except (OSError, OverflowError):  # OverflowError: a port beyond 65535
         return False
     return True
 

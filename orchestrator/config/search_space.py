@@ -145,7 +145,7 @@ def _asking(trial: Trial, configuration: Configuration, method: str, point: Para
     return QuestionRecorder(trial, frozen_values(configuration, method), prefix, point, others)
 
 
-def list_questions(trial: Numbered, configuration: Configuration) -> Parameters:
+def suggest_configuration(trial: Numbered, configuration: Configuration) -> Parameters:
     """Return the parameters of a new trial of `search.configurations`.
 
     In the study each parameter is a categorical choice of the values in the list.

@@ -37,7 +37,7 @@ def cache_bytes(configuration: Configuration, samples: int, classes: int, augmen
     return files * samples * classes * BYTES[configuration.teacher.dtype]
 
 
-def approximate(resources: Resources, samples: int, gpu: bool) -> bool:
+def is_approximate(resources: Resources, samples: int, gpu: bool) -> bool:
     """Return whether neighbours among this many labelled samples are searched approximately."""
     return resources.retrieval == "approximate" or (resources.retrieval == "auto" and samples > EXACT_SAMPLES and not gpu)
 

@@ -62,12 +62,12 @@ class TrialContext:
         device: The device of this process.
         report: Sends a record to the driver.
         asked_to_stop: Returns whether the trial was asked to stop.
-        alive: Sends a heartbeat.
+        heartbeat: Sends a heartbeat.
         note: Sends a message to the user who watches the run.
         phase: Sets the current phase, which is reported if the heartbeat is overdue.
         group: The process group of one of several students; None for all processes.
         pair: Builds the exchange of a number of students that train in processes of their own.
-        aide: Returns a client of a process that computes alongside; None without one.
+        influence_client: Returns a client of a process that computes alongside; None without one.
     """
 
     rank: int = 0
@@ -75,19 +75,19 @@ class TrialContext:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     report: Callable[[Record], None] = _ignore
     asked_to_stop: Callable[[], bool] = lambda: False
-    alive: Callable[[], None] = lambda: None
+    heartbeat: Callable[[], None] = lambda: None
     note: Callable[[str], None] = _unsaid
     phase: Callable[[str], None] = _unsaid
     group: dist.ProcessGroup | None = None
     pair: "Callable[[TrialContext, int], Exchange] | None" = None
-    aide: Callable[[], Aide] | None = None
+    influence_client: Callable[[], Aide] | None = None
 
     @property
-    def leads(self) -> bool:
+    def is_main_process(self) -> bool:
         """Return whether this process writes files and reports."""
         return self.rank == 0
 
-    def share(self, value: Any = None, source: int = 0) -> Any:
+    def broadcast_object(self, value: Any = None, source: int = 0) -> Any:
         """Broadcast an object from the rank `source`; return it on every rank."""
         if self.world_size == 1:
             return value
@@ -95,7 +95,7 @@ class TrialContext:
         dist.broadcast_object_list(box, group=self.group, group_src=source, device=self.device)
         return box[0]
 
-    def total(self, values: Tensor) -> Tensor:
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
         """Sum a tensor over the ranks in place; return the sum on every rank."""
         if self.world_size > 1:
             dist.all_reduce(values, group=self.group)
@@ -103,9 +103,9 @@ class TrialContext:
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean of a tensor over the ranks, on every rank."""
-        return self.total(values.clone()) / self.world_size if self.world_size > 1 else values
+        return self.all_reduce_sum(values.clone()) / self.world_size if self.world_size > 1 else values
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         """Return the values of all ranks in rank order, on every rank."""
         if self.world_size == 1:
             return [value]
@@ -113,7 +113,7 @@ class TrialContext:
         dist.all_gather_object(boxes, value, group=self.group)
         return boxes
 
-    def together(self, action: Callable[[], T]) -> T:
+    def raise_on_all_ranks(self, action: Callable[[], T]) -> T:
         """Run an action on every rank and return this rank's result.
 
         Raises:
@@ -124,12 +124,12 @@ class TrialContext:
             value = action()
         except PreflightError as error:
             failure = error
-        failures = [error for error in self.gather(failure) if error]
+        failures = [error for error in self.all_gather_object(failure) if error]
         if failures:
             raise PreflightError.from_error(failures[0], str(failures[0]))
         return cast(T, value)
 
-    def gather_tensors(self, value: Tensor) -> list[Tensor]:
+    def all_gather(self, value: Tensor) -> list[Tensor]:
         """Return the tensors of all ranks, of one shape and dtype, in rank order, on every rank."""
         if self.world_size == 1:
             return [value]
@@ -137,7 +137,7 @@ class TrialContext:
         dist.all_gather(values, value.contiguous(), group=self.group)
         return values
 
-    def hand_out(self, value: Tensor, source: int = 0) -> Tensor:
+    def broadcast_tensor(self, value: Tensor, source: int = 0) -> Tensor:
         """Broadcast a tensor from the rank `source` in place; return it on every rank.
 
         Every rank gives a tensor of the same shape and dtype.
@@ -152,7 +152,7 @@ class TrialContext:
         Running statistics drift apart within an epoch.
         """
         for buffer in module.buffers():
-            self.hand_out(buffer)
+            self.broadcast_tensor(buffer)
 
     def require_going_on(self) -> None:
         """Raise Stopped on every rank if the trial was asked to stop."""
@@ -161,7 +161,7 @@ class TrialContext:
 
     def should_stop(self) -> bool:
         """Return whether the trial was asked to stop; the result is the same on every rank."""
-        return bool(self.share(self.asked_to_stop() if self.leads else None))
+        return bool(self.broadcast_object(self.asked_to_stop() if self.is_main_process else None))
 
 
 class Exchange(Protocol):
@@ -174,7 +174,7 @@ class Exchange(Protocol):
     own: tuple[int, ...]
     context: TrialContext
 
-    def tell(self, position: int, logits: Tensor, in_turn: bool) -> None:
+    def publish(self, position: int, logits: Tensor, in_turn: bool) -> None:
         """Publish the logits of a student for the batch.
 
         Args:
@@ -183,10 +183,10 @@ class Exchange(Protocol):
             in_turn: Whether later students receive the logits that this one has after its step.
         """
 
-    def tell_anew(self, position: int, logits: Tensor) -> None:
+    def republish(self, position: int, logits: Tensor) -> None:
         """Publish the logits of a student after its step, for the students after it."""
 
-    def others(self, position: int) -> Callable[[], Tensor]:
+    def receive(self, position: int) -> Callable[[], Tensor]:
         """Return a function that returns the other students' logits, (P, B, K), in their order.
 
         The function waits for the logits when it is called, and only then.

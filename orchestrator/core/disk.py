@@ -173,7 +173,7 @@ def raise_on_all_ranks(
         PreflightError: The action raised it on any rank; it is raised on all of them.
         Stopped: The trial was asked to stop.
     """
-    pause = Pause(where, context.note if context.leads else lambda text: None)
+    pause = Pause(where, context.note if context.is_main_process else lambda text: None)
     while True:
         value, kind, text, refusal = None, "", "", None
         try:
@@ -183,7 +183,7 @@ def raise_on_all_ranks(
             if not kind:
                 raise
             refusal = error if kind == "unfit" else None
-        gathered = context.gather((kind, text, refusal))
+        gathered = context.all_gather_object((kind, text, refusal))
         said = {kind: text for kind, text, _ in reversed(gathered) if kind}
         if refusals := [refusal for _, _, refusal in gathered if refusal]:
             raise PreflightError.from_error(refusals[0], said["unfit"])
@@ -192,7 +192,7 @@ def raise_on_all_ranks(
             return cast(T, value)
         pause.wait("" if "full" in said else f"the store {away} does not answer ({said['away']})")
         alive()
-        context.alive()
+        context.heartbeat()
         context.require_going_on()
 
 

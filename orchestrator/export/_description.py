@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from methods import METHODS, Needs, made
+from methods import METHODS, Needs, build_method
 from orchestrator.config.method_settings import check_settings
 from orchestrator.config.schema import Configuration
 from orchestrator.config.schema import Network as Choice
@@ -63,7 +63,7 @@ def needs_teacher(configuration: Configuration) -> bool:
 
 
 def _needs(configuration: Configuration) -> Needs:
-    return made(configuration.method.name, configuration.method.settings).needs
+    return build_method(configuration.method.name, configuration.method.settings).needs
 
 
 def _resolved(network: Choice) -> dict[str, Any]:

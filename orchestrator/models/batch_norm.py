@@ -70,11 +70,11 @@ class _AllRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, own: Tensor, context: TrialContext) -> Tensor:  # type: ignore[override]
         ctx.context = context
-        return torch.stack(context.gather_tensors(own))
+        return torch.stack(context.all_gather(own))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return ctx.context.total(gradient.clone())[ctx.context.rank], None
+        return ctx.context.all_reduce_sum(gradient.clone())[ctx.context.rank], None
 
 
 def synchronise(network: nn.Module, context: TrialContext) -> nn.Module:

@@ -22,7 +22,7 @@ from optuna.importance import BaseImportanceEvaluator, FanovaImportanceEvaluator
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from orchestrator.config.objectives import watched_metrics
+from orchestrator.config.objectives import primary_goal
 from orchestrator.core.errors import ConfigurationError, UserError
 from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.store.records import Sweep
@@ -107,7 +107,7 @@ def importance(sweep: Sweep, epoch: int | None = None, option: str = "") -> Impo
         raise UserError(
             _too_few(sweep, trials, len(values), epoch, option), field="search.trials", value=len(values), allowed=(LEAST, None)
         )
-    objective, direction = watched_metrics(sweep.configuration.search)
+    objective, direction = primary_goal(sweep.configuration.search)
     used = [trial for trial in trials if trial.number in values]
     _require_differences(sweep, objective, used, values)
     rankings, too_few, alike = _rank_groups(sweep, trials, used, values)
@@ -285,7 +285,7 @@ def _copy(sweep: Sweep, trials: Sequence[FrozenTrial], values: Values) -> optuna
 
     The other trials are failed, and keep the numbering.
     """
-    study = optuna.create_study(study_name=sweep.name, direction=watched_metrics(sweep.configuration.search).direction)
+    study = optuna.create_study(study_name=sweep.name, direction=primary_goal(sweep.configuration.search).direction)
     for trial in trials:
         value = values.get(trial.number)
         state = TrialState.FAIL if value is None else TrialState.COMPLETE

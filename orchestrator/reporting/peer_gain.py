@@ -40,10 +40,10 @@ def baselines(sweep: Sweep, trial: Trial) -> dict[str, Trial]:
 
 def uses_peers(sweep: Sweep, trial: Trial) -> bool:
     """Return whether the students of a trial learn from each other, by its method and settings."""
-    from methods import made  # it imports torch, which `status` does not need
+    from methods import build_method  # it imports torch, which `status` does not need
 
     chosen = apply(sweep.configuration, trial.settings).method
-    return made(chosen.name, chosen.settings).hears
+    return build_method(chosen.name, chosen.settings).hears
 
 
 def peer_gains(sweep: Sweep, trial: Trial) -> dict[str, Gain]:

@@ -59,7 +59,9 @@ class LocalCheckpoint:
         the files of all ranks must be complete by then.
         """
         with contextlib.ExitStack() as stack:
-            yield context.share(stack.enter_context(replacing(self.trial / CHECKPOINT)) if context.leads else None)
+            yield context.broadcast_object(
+                stack.enter_context(replacing(self.trial / CHECKPOINT)) if context.is_main_process else None
+            )
 
     def bring(self, names: Collection[str] | None = None) -> None:
         """Ensure that the newest checkpoint is in the trial's folder, where it already is.
@@ -125,11 +127,11 @@ class RemoteCheckpoint(LocalCheckpoint):
 
         All ranks upload when they leave the block. Rank 0 then names the checkpoint as the newest.
         """
-        name = context.share(f"{CHECKPOINT}-{epoch}-{uuid.uuid4().hex[:8]}" if context.leads else None)
+        name = context.broadcast_object(f"{CHECKPOINT}-{epoch}-{uuid.uuid4().hex[:8]}" if context.is_main_process else None)
         with self._aside() as folder:
             yield folder
-            self.together(context, lambda: self.remote.put(folder, f"{self.name}/{name}", alive=context.alive))
-        self.together(context, lambda: self._name_newest(name) if context.leads else None)
+            self.together(context, lambda: self.remote.put(folder, f"{self.name}/{name}", alive=context.heartbeat))
+        self.together(context, lambda: self._name_newest(name) if context.is_main_process else None)
 
     def bring(self, names: Collection[str] | None = None) -> None:
         """Download the newest checkpoint into the trial's folder of this node.

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from orchestrator.config.objectives import goals, pareto_front, watched_metrics
+from orchestrator.config.objectives import goals, pareto_front, primary_goal
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import apply
 from orchestrator.core.errors import ConfigurationError, suggest_name
@@ -250,7 +250,7 @@ class Sweep(SweepRecord):
     @property
     def maximize(self) -> bool:
         """Return whether a larger value is better."""
-        return watched_metrics(self.configuration.search).direction == "maximize"
+        return primary_goal(self.configuration.search).direction == "maximize"
 
     def hold(self) -> AbstractContextManager[None]:
         """Hold the lock of the driver. Raise ConfigurationError if another process holds it."""
@@ -344,8 +344,8 @@ class Sweep(SweepRecord):
         return {
             "sweep": self.name,
             "state": "interrupted" if self.state == "running" and not alive else self.state,
-            "objective": watched_metrics(self.configuration.search).name,
-            "direction": watched_metrics(self.configuration.search).direction,
+            "objective": primary_goal(self.configuration.search).name,
+            "direction": primary_goal(self.configuration.search).direction,
             "objectives": [goal._asdict() for goal in goals(self.configuration.search)],
             "trials": trials,
             "best": self._summary(best, alive) if best else None,

@@ -76,7 +76,7 @@ def driver_status(folder: Path) -> DriverStatus | None:
 
 
 def _refusal(folder: Path) -> ConfigurationError:
-    return ConfigurationError(lock_holder(folder), field="name", value=folder.name, allowed="a sweep that nobody runs")
+    return ConfigurationError(describe_driver(folder), field="name", value=folder.name, allowed="a sweep that nobody runs")
 
 
 @contextlib.contextmanager
@@ -116,7 +116,7 @@ def hold_lock(folder: Path) -> Iterator[None]:
             word.unlink(missing_ok=True)
 
 
-def lock_holder(folder: Path) -> str:
+def describe_driver(folder: Path) -> str:
     """Return a sentence about the process that runs the sweep, with the next step."""
     found = _word(folder)
     if found is None:

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.config.objectives import goals
 from orchestrator.config.schema import Configuration
-from orchestrator.config.search_space import draw, list_questions
+from orchestrator.config.search_space import draw, suggest_configuration
 from orchestrator.store.progress import told_epochs
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.records import TrialState as RecordState
@@ -129,7 +129,9 @@ def draw_params(
         try:
             if params:
                 study.sampler = PartialFixedSampler(params, sampler)
-            return list_questions(asked, configuration) if configuration.search.configurations else draw(asked, configuration)
+            return (
+                suggest_configuration(asked, configuration) if configuration.search.configurations else draw(asked, configuration)
+            )
         finally:
             study.sampler = sampler
 

@@ -18,7 +18,7 @@ from ray.tune.search import Searcher
 
 from methods import METHODS, SettingsError
 from orchestrator.config.distinct import ways
-from orchestrator.config.objectives import goals, watched_metrics
+from orchestrator.config.objectives import goals, primary_goal
 from orchestrator.config.schema import Configuration, Search
 from orchestrator.config.search_space import points
 from orchestrator.config.trial import apply
@@ -36,7 +36,7 @@ Vary = Callable[[dict[str, Any], dict[str, BaseDistribution]], dict[str, Any]]
 
 def objective(search: Search) -> dict[str, str]:
     """Return `metric` and `mode` as Tune's searchers and schedulers take them."""
-    goal = watched_metrics(search)
+    goal = primary_goal(search)
     return {"metric": goal.name, "mode": goal.direction[:3]}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ray import get_runtime_context, tune
 
-from orchestrator.config.objectives import watched_metrics
+from orchestrator.config.objectives import primary_goal
 from orchestrator.config.schema import PAUSING
 from orchestrator.config.trial import trial_name
 from orchestrator.core.errors import PreflightError
@@ -104,7 +104,7 @@ def _tune(
     """Run Tune until `trials` trials have ended, or `ending` stops the run."""
     configuration = sweep.configuration
     budget = configuration.search.time_budget
-    objective = watched_metrics(configuration.search).name
+    objective = primary_goal(configuration.search).name
     place = {
         "desk": desk.name,
         "folders": folders,

@@ -45,7 +45,7 @@ def change_configuration(
     """
     if found.alive:
         raise ConfigurationError(
-            f"--resume {found.name}: {run_lock.lock_holder(found.folder)}",
+            f"--resume {found.name}: {run_lock.describe_driver(found.folder)}",
             field="--resume",
             value=found.name,
             allowed="a sweep that nobody runs",

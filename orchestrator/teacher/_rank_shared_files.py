@@ -57,8 +57,8 @@ class RankSharedFiles:
         made = False
         for attempt in range(ATTEMPTS):
             self._wait_for_others(attempt)
-            arrays = self.context.together(lambda: self.cache.read_all(files))
-            if all(self.context.gather(len(arrays) == len(files))):
+            arrays = self.context.raise_on_all_ranks(lambda: self.cache.read_all(files))
+            if all(self.context.all_gather_object(len(arrays) == len(files))):
                 return arrays, made
             made = self._fill(files, make) or made
         raise PreflightError(
@@ -72,7 +72,7 @@ class RankSharedFiles:
         """Wait 2^attempt seconds if attempt > 1: a shared folder may show a new file late."""
         for _ in range(2**attempt if attempt > 1 else 0):
             time.sleep(1)
-            self.context.alive()
+            self.context.heartbeat()
 
     def _fill(self, files: Files, make: Make) -> bool:
         """Create the missing files under their locks; return False if none was missing.
@@ -84,9 +84,9 @@ class RankSharedFiles:
         self.writers = self.writers or writers(folder, self.context)
         mine = self.context.rank in self.writers
         with self._locked(list(files.values())) as locks:
-            there = self.context.together(lambda: self.cache.read_all(files))
+            there = self.context.raise_on_all_ranks(lambda: self.cache.read_all(files))
             missing = {part: file for part, file in files.items() if mine and part not in there}
-            if not any(self.context.gather(bool(missing))):
+            if not any(self.context.all_gather_object(bool(missing))):
                 return False
             make(missing, locks)
             return True
@@ -112,8 +112,10 @@ class RankSharedFiles:
         step = lock.wait(self.wait_s)
         got: bool | None = None
         while got is None:
-            got = self.context.share(self.context.together(lambda: step() if rank == self.context.rank else None), rank)
-            self.context.alive()
+            got = self.context.broadcast_object(
+                self.context.raise_on_all_ranks(lambda: step() if rank == self.context.rank else None), rank
+            )
+            self.context.heartbeat()
             if got is None:
                 self.context.require_going_on()
         if not got:
@@ -140,15 +142,15 @@ def writers(folder: Path, context: TrialContext) -> list[int]:
     found: list[tuple[str, int]] = []
     mine: int | None = None
     while True:
-        waiting = [rank for rank, seen in enumerate(context.gather(mine is not None)) if not seen]
+        waiting = [rank for rank, seen in enumerate(context.all_gather_object(mine is not None)) if not seen]
         if not waiting:
             return [rank for _, rank in sorted(found)]
         first = waiting[0]
-        name, host = context.share((f".seen-{uuid.uuid4().hex}", socket.gethostname()), first)
+        name, host = context.broadcast_object((f".seen-{uuid.uuid4().hex}", socket.gethostname()), first)
         mark = folder / name
-        context.together(partial(_mark, mark) if context.rank == first else bool)
+        context.raise_on_all_ranks(partial(_mark, mark) if context.rank == first else bool)
         mine = first if mine is None and mark.exists() else mine
-        context.share()
+        context.broadcast_object()
         if context.rank == first:
             mark.unlink(missing_ok=True)
         found.append((host, first))

@@ -60,7 +60,7 @@ class SharedPass:
 
             for number, batch in enumerate(self.batches.full_blocks(view, self.context.rank, self.context.world_size), 1):
                 output = self.teacher(batch.inputs)
-                blocks = {part: self.context.gather_tensors(getattr(output, part)) for part in parts}
+                blocks = {part: self.context.all_gather(getattr(output, part)) for part in parts}
                 rows = {part: torch.cat(each)[:left].cpu().numpy() for part, each in blocks.items()}
                 left -= len(rows["logits"])
                 if number == 1:  # wait for a full disk here, not after a long pass
@@ -70,10 +70,10 @@ class SharedPass:
                 failure = failure or self._write(rows, pens)
                 alive()
                 self.told(self.samples - left)
-                self.context.alive()
+                self.context.heartbeat()
                 if number % STOP_CHECK_BLOCKS == 0:
                     self.context.require_going_on()
-            self.context.together(lambda: _finish(pens, failure))
+            self.context.raise_on_all_ranks(lambda: _finish(pens, failure))
 
     def _open(self, missing: Files, rows: dict[str, Array], pens: dict[str, Writer], opened: contextlib.ExitStack) -> None:
         """Open the writers of the missing files, which reserve disk space, unless they are open."""

@@ -118,7 +118,7 @@ class CachedTeacher:
 
     def notes(self) -> list[str]:
         """Return the cache's messages for users since the last call, from all ranks."""
-        return list(dict.fromkeys(note for notes in self.context.gather(self.cache.take_notes()) for note in notes))
+        return list(dict.fromkeys(note for notes in self.context.all_gather_object(self.cache.take_notes()) for note in notes))
 
     def files(self, view: int | None, features: bool = False) -> Files:
         """Return the file of a view's logits and, on request, that of its features."""

@@ -108,7 +108,7 @@ class Retrieval:
         features = knowledge.features.to(context.device)
 
         def alive() -> None:
-            context.alive()
+            context.heartbeat()
             for lock in locks:
                 lock.show_life()
 
@@ -125,12 +125,12 @@ class Retrieval:
             places = torch.arange(start, start + size, device=context.device).clamp(max=len(order) - 1)
             found = seek(queries=order[places])
             for name, block in blocks.items():
-                block += context.gather_tensors(getattr(found, name).to(context.device))
+                block += context.all_gather(getattr(found, name).to(context.device))
             recall = found.recall
             context.require_going_on()
         tables = {name: torch.cat(block)[: len(order)] for name, block in blocks.items()}
         in_place = {name: torch.empty_like(table).index_copy_(0, order, table) for name, table in tables.items()}
-        return Neighbours(**in_place, recall=min(context.gather(recall)))
+        return Neighbours(**in_place, recall=min(context.all_gather_object(recall)))
 
 
 def _show_life(locks: list[Lock]) -> None:

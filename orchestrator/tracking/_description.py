@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.config.objectives import describe_objective, watched_metrics
+from orchestrator.config.objectives import describe_objective, primary_goal
 from orchestrator.config.schema import Configuration
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
@@ -92,12 +92,12 @@ def _summary(sweep: Sweep, state: str, best: Trial | None) -> str:
         return what + " No trial ended well so far."
     test = _test(best)
     tested = f", test accuracy {test:.4f}" if test is not None else ""
-    objective = describe_objective(configuration, watched_metrics(configuration.search).name)
+    objective = describe_objective(configuration, primary_goal(configuration.search).name)
     return f"{what} The best is trial {best.number}: {objective} {best.value:.4f}{tested}."
 
 
 def _table(sweep: Sweep) -> str:
-    objective = watched_metrics(sweep.configuration.search).name
+    objective = primary_goal(sweep.configuration.search).name
     ranked = sweep.ranked()
     rows = ["## Trials", "", f"| trial | method | ended | epochs | {objective} | test accuracy |", "|---|---|---|---|---|---|"]
     for trial in ranked[:ROWS]:

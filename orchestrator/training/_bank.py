@@ -84,14 +84,14 @@ class StudentBank:
         if last:
             self.average, self.entries, self.learner.record = {}, None, None
         if self.entries is not None and self.context.world_size > 1:
-            total = self.context.total(self.drawn.clone())
+            total = self.context.all_reduce_sum(self.drawn.clone())
             for entries in self.entries:
                 for first in range(0, len(entries), ROWS):
                     rows = slice(first, first + ROWS)
                     often = total[rows, None]
-                    blended = self.context.total(entries[rows] * self.drawn[rows, None]) / often.clamp(min=1)
+                    blended = self.context.all_reduce_sum(entries[rows] * self.drawn[rows, None]) / often.clamp(min=1)
                     entries[rows] = torch.where(often > 0, blended, entries[rows])
-                    self.context.alive()
+                    self.context.heartbeat()
             self.seen |= total > 0
         self.drawn.zero_()
 
@@ -125,12 +125,12 @@ class StudentBank:
         done = 0
         for number, batch in enumerate(self.batches.full_blocks(None, context.rank, context.world_size), 1):
             said = self.learner.speak(batch, self.average or None)
-            blocks = [torch.cat(context.gather_tensors(each.float()))[: len(self.seen) - done] for each in said]
+            blocks = [torch.cat(context.all_gather(each.float()))[: len(self.seen) - done] for each in said]
             tables = tables or [block.new_empty(len(self.seen), block.shape[1]) for block in blocks]
             for table, block in zip(tables, blocks, strict=True):
                 table[done : done + len(block)] = block
             done += len(blocks[0])
-            context.alive()
+            context.heartbeat()
             if number % STOP_CHECK_BLOCKS == 0:
                 going_on()
         self.learner.train(training)
@@ -207,13 +207,13 @@ def gather_banks(own: Mapping[int, Output], context: TrialContext) -> dict[int, 
     """
     if context.world_size == 1:
         return dict(own)
-    shapes = context.gather({position: [tuple(table.shape) for table in tables] for position, tables in own.items()})
+    shapes = context.all_gather_object({position: [tuple(table.shape) for table in tables] for position, tables in own.items()})
     found = {}
     for position in sorted({position for of_rank in shapes for position in of_rank}):
         source = next(rank for rank, of_rank in enumerate(shapes) if position in of_rank)
         tables = own.get(position) or [torch.empty(shape, device=context.device) for shape in shapes[source][position]]
-        found[position] = Output(*(context.hand_out(table, source) for table in tables))
-        context.alive()
+        found[position] = Output(*(context.broadcast_tensor(table, source) for table in tables))
+        context.heartbeat()
     return found
 
 
@@ -228,11 +228,11 @@ def broadcast_nearest(context: TrialContext) -> Callable[[Knowledge, int, int], 
         features, samples = knowledge.features.to(knowledge.labels.device), len(knowledge.labels)
         wanted = (knowledge.labels, positives, negatives, knowledge.members)
         if context.world_size == 1:
-            return nearest(features, *wanted, alive=context.alive)
+            return nearest(features, *wanted, alive=context.heartbeat)
         each = -(-samples // context.world_size)  # padded with the last sample
         queries = (torch.arange(each, device=features.device) + context.rank * each).clamp(max=samples - 1)
-        found = nearest(features, *wanted, queries=queries, alive=context.alive)
-        together = (torch.cat(context.gather_tensors(table))[:samples] for table in found[:4])
+        found = nearest(features, *wanted, queries=queries, alive=context.heartbeat)
+        together = (torch.cat(context.all_gather(table))[:samples] for table in found[:4])
         same, others, same_similarity, others_similarity = together
         return Neighbours(same, others, same_similarity, others_similarity, found.recall)
 

@@ -21,15 +21,15 @@ class Colocated:
         self.context, self.count, self.own = context, count, tuple(range(count))
         self.said: dict[int, Tensor] = {}
 
-    def tell(self, position: int, logits: Tensor, in_turn: bool) -> None:
+    def publish(self, position: int, logits: Tensor, in_turn: bool) -> None:
         """Store the logits of a student."""
         self.said[position] = logits
 
-    def tell_anew(self, position: int, logits: Tensor) -> None:
+    def republish(self, position: int, logits: Tensor) -> None:
         """Replace the logits of a student."""
         self.said[position] = logits
 
-    def others(self, position: int) -> Callable[[], Tensor]:
+    def receive(self, position: int) -> Callable[[], Tensor]:
         """Return a function that returns the latest logits of the other students (P, B, K)."""
         return lambda: torch.stack([self.said[other] for other in self.own if other != position])
 

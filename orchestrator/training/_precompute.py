@@ -32,7 +32,7 @@ def precompute_view(spec: TrialSpec, context: TrialContext) -> None:
             source.open_view(view, spec.features and view is None)
             metrics = {f"cache/{name}": value for name, value in source.counts().items()}
             record = {"epoch": number, "metrics": metrics, "notes": source.notes(), "done": number == len(spec.views)}
-            if context.leads:
+            if context.is_main_process:
                 context.report(record)
             context.require_going_on()
     except Stopped:
@@ -48,6 +48,6 @@ class _Told:
         self.context, self.last = context, time.monotonic()
 
     def __call__(self, samples: int) -> None:
-        if self.context.leads and time.monotonic() - self.last > TOLD_S:
+        if self.context.is_main_process and time.monotonic() - self.last > TOLD_S:
             self.last = time.monotonic()
             self.context.report({"samples": samples})

@@ -66,7 +66,7 @@ class SampleWeights:
             found = self._take()
         if self.weighing.due(epoch):
             self.pending = Snapshot(self.spec.plain(), self.letter, epoch, {}, self.in_force.cpu(), before=self.noted)
-            if self.context.leads:
+            if self.context.is_main_process:
                 self.pending = replace(self.pending, student=_copied(student()), teacher=_copied(teacher()))
                 self._send()
             if self.weighing.lag == 0:
@@ -150,13 +150,13 @@ class SampleWeights:
             self.pending = Snapshot(
                 self.spec.plain(), self.letter, values["pending"], student, tensors["pending/weights"], teacher, values["before"]
             )
-            if self.context.leads:
+            if self.context.is_main_process:
                 self._send()
 
     def _send(self) -> None:
         assert self.pending is not None
-        if self.aide is None and self.context.aide is not None:
-            self.aide = self.context.aide()
+        if self.aide is None and self.context.influence_client is not None:
+            self.aide = self.context.influence_client()
         if self.aide is not None:
             self.aide.send(self.pending)
 
@@ -164,7 +164,7 @@ class SampleWeights:
         """Put the requested weights in force, and return their metrics."""
         assert self.pending is not None
         started = time.perf_counter()
-        appraised, failure = self.context.share(self._received() if self.context.leads else None)
+        appraised, failure = self.context.broadcast_object(self._received() if self.context.is_main_process else None)
         if failure is not None:
             raise failure
         waited = time.perf_counter() - started
@@ -202,7 +202,7 @@ class SampleWeights:
 
     def _alive(self) -> None:
         """Send a heartbeat; raise Stopped if a stop of the trial was requested meanwhile."""
-        self.context.alive()
+        self.context.heartbeat()
         if self.context.asked_to_stop():
             raise Stopped
 

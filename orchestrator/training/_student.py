@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from methods import Knowledge, Output, Progress, Task, made
+from methods import Knowledge, Output, Progress, Task, build_method
 from orchestrator.config.schema import LETTERS
 from orchestrator.config.trial import TrialSpec, network_key
 from orchestrator.core.context import Exchange, TrialContext
@@ -57,7 +57,7 @@ class TrainedStudent:
         self.context: TrialContext = exchange.context
         chosen, self.recipe = configuration.students[self.letter]
         device, student = self.context.device, self._fresh()
-        method = made(configuration.method.name, configuration.method.settings)
+        method = build_method(configuration.method.name, configuration.method.settings)
         layout = torch.channels_last if channels_last(self.recipe, chosen) else torch.contiguous_format
         if self.recipe.sync_batch_norm:
             synchronise(student, self.context)
@@ -187,12 +187,12 @@ class TrainedStudent:
         def hear(logits: Tensor) -> Callable[[], Tensor]:
             if self.said is None:  # else it was published
                 self._tell(logits)
-            return self.exchange.others(self.position)
+            return self.exchange.receive(self.position)
 
         return hear
 
     def _tell(self, logits: Tensor) -> None:
-        self.exchange.tell(self.position, logits.detach().float(), self.method.alternates)
+        self.exchange.publish(self.position, logits.detach().float(), self.method.alternates)
 
     @torch.no_grad()
     def _speak_anew(self, batch: Inputs) -> None:
@@ -202,7 +202,7 @@ class TrainedStudent:
         """
         with self.draws.unnoticed():
             said = self.learner.speak(batch, dict(self.student.named_parameters()))
-        self.exchange.tell_anew(self.position, said.logits.float())
+        self.exchange.republish(self.position, said.logits.float())
 
     def evaluate(self, teacher: Tensor | None) -> tuple[dict[str, float], Tensor]:
         """Return the epoch's metrics, and the classes of this rank's share of the validation part.
@@ -215,7 +215,7 @@ class TrainedStudent:
         """
         steps = self.batches.steps()
         sums = self.trace.sums()
-        terms = self.context.total(torch.stack(list(sums.values()))) / (steps * self.context.world_size)
+        terms = self.context.all_reduce_sum(torch.stack(list(sums.values()))) / (steps * self.context.world_size)
         metrics = {f"train/{name}": value for name, value in zip(sums, terms.tolist(), strict=True)}
         self.context.align_buffers(self.student)
         found = evaluate(self.learner, self.batches, "validation", self.context, teacher)
@@ -288,7 +288,7 @@ class TrainedStudent:
 
     def show(self, teacher: FrozenTeacher | None) -> None:
         """Keep predictions, weighted samples and retrieved samples for display."""
-        if self.context.leads:
+        if self.context.is_main_process:
             self.shown = sample_predictions(self.learner, teacher, self.batches) | (self.weights.shown() if self.weights else {})
             if self.method.neighbours is not None:
                 # without `needs.teacher` the bank is not the teacher's

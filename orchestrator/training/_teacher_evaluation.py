@@ -43,10 +43,10 @@ def evaluate_teacher(spec: TrialSpec, context: TrialContext) -> None:
     try:
         for batch in batches.ordered("validation", size=BATCH):
             scores.add(teacher(batch.inputs).logits, batch.labels)
-            context.alive()
+            context.heartbeat()
     finally:
         batches.close()
-    context.total(scores.sums)
+    context.all_reduce_sum(scores.sums)
     metrics = {f"validation/{name}": value for name, value in scores.metrics(agreement=False).items()}
-    if context.leads:
+    if context.is_main_process:
         context.report({"epoch": 1, "metrics": metrics, "done": True})

@@ -62,6 +62,6 @@ def update_teacher(
         optimizer.zero_grad(set_to_none=True)
         method.teach(batch, weights.noted["progress"]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        context.alive()
+        context.heartbeat()
     context.align_buffers(network)
     return changed_teacher(teacher, network.state_dict())

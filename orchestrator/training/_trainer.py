@@ -123,7 +123,7 @@ class _Trainer:
         self._resume()
         known = self.epochs if self.spec.known is None else self.spec.known
         unheard = [record for record in self.records if record["epoch"] > known] or self.records[-1:]
-        for record in unheard if self.context.leads else ():
+        for record in unheard if self.context.is_main_process else ():
             self.context.report(record if record is unheard[-1] else record | {"behind": True})
         for epoch in range(self.records[-1]["epoch"] if self.records else 0, min(self.spec.until or self.epochs, self.epochs)):
             if not self._train_epoch(epoch):
@@ -137,13 +137,13 @@ class _Trainer:
         start = time.perf_counter()
         self.context.phase("its checkpoint")
         self.records.append(record)
-        parts = {student.letter: student.state(record) for student in self.students if student.context.leads}
-        if self.context.leads:
+        parts = {student.letter: student.state(record) for student in self.students if student.context.is_main_process}
+        if self.context.is_main_process:
             parts[LETTERS[0]].progress["records"] = self.records
         for part in parts.values():
             part.teacher = self._teacher_state()
         checkpoints.save(self.place, parts, self.context)
-        if self.context.leads:
+        if self.context.is_main_process:
             self.context.report(record)
         self.clock.restart()
         self.clock.add("report", time.perf_counter() - start)
@@ -168,16 +168,18 @@ class _Trainer:
         letters, passed_over = LETTERS[: self.exchange.count], list[str]()
         # on the host, where every rank can receive it, independent of its device
         load = functools.partial(
-            checkpoints.load, self.place, letters, torch.device("cpu"), self.context.alive, passed_over=passed_over
+            checkpoints.load, self.place, letters, torch.device("cpu"), self.context.heartbeat, passed_over=passed_over
         )
         saved: dict[str, Checkpoint] | None = None
         while True:
-            saved = self.context.share(self.place.together(self.context, lambda: load() if self.context.leads else None))
-            misfits = [misfit for misfit in self.context.gather(self._find_misfit(saved) if saved else "") if misfit]
+            saved = self.context.broadcast_object(
+                self.place.together(self.context, lambda: load() if self.context.is_main_process else None)
+            )
+            misfits = [misfit for misfit in self.context.all_gather_object(self._find_misfit(saved) if saved else "") if misfit]
             if not misfits:
                 break
             passed_over.append(misfits[0])
-        if passed_over and self.context.leads:
+        if passed_over and self.context.is_main_process:
             after = f"goes on after epoch {saved['a'].progress['record']['epoch']}" if saved else "begins again"
             self.context.note(f"the checkpoint is damaged ({passed_over[0]}): the trial {after}")
         return saved
@@ -213,10 +215,10 @@ class _Trainer:
 
     def _forget(self) -> None:
         """Remove the cached outputs of this trial's own teachers: no other trial can use them."""
-        self.context.gather(None)  # afterwards no rank reads them
-        if self.context.leads:
+        self.context.all_gather_object(None)  # afterwards no rank reads them
+        if self.context.is_main_process:
             shutil.rmtree(self.spec.folder / KNOWLEDGE, ignore_errors=True)
-        self.context.gather(None)
+        self.context.all_gather_object(None)
 
     def _refresh(self, epoch: int) -> None:
         """Update the banks that are due after `epoch` finished epochs, in all students at once."""
@@ -254,7 +256,9 @@ class _Trainer:
         )
         predictions = validation_predictions(self.teacher, self.batches, student.context)
         labels = np.array_split(self.batches.dataset.validation.labels, student.context.world_size)[student.context.rank]
-        correct = student.context.total((predictions.cpu() == torch.from_numpy(labels)).double().sum().to(student.context.device))
+        correct = student.context.all_reduce_sum(
+            (predictions.cpu() == torch.from_numpy(labels)).double().sum().to(student.context.device)
+        )
         return {"influence/teacher_accuracy": float(correct) / len(self.batches.dataset.validation)}
 
     def _train_epoch(self, epoch: int) -> bool:
@@ -282,7 +286,7 @@ class _Trainer:
                 if every and step % every == 0:
                     self._look_ahead(batch, answer, next(held_out), progress)
                 self._step(batch, answer, progress)
-            self.context.alive()
+            self.context.heartbeat()
         return True
 
     def _look_ahead(self, batch: Inputs, answer: Output | None, held_out: Inputs, progress: float) -> None:
@@ -338,7 +342,7 @@ class _Trainer:
         if not self.method.needs.weights:
             return []
         own = [note for student in self.students if student.weights for note in student.weights.notes()]
-        return [note for notes in self.context.gather(own) for note in notes]
+        return [note for notes in self.context.all_gather_object(own) for note in notes]
 
     def _require_finite(self, epoch: int, of: dict[str, Metrics]) -> None:
         lost = [letter for letter, metrics in of.items() if not all(math.isfinite(value) for value in metrics.values())]
@@ -360,7 +364,9 @@ class _Trainer:
         """
         if self.exchange.count == 1:
             return {letter: metrics for letter, (metrics, _) in evaluated.items()}, {}
-        of_ranks = self.context.gather({letter: (metrics, classes.cpu()) for letter, (metrics, classes) in evaluated.items()})
+        of_ranks = self.context.all_gather_object(
+            {letter: (metrics, classes.cpu()) for letter, (metrics, classes) in evaluated.items()}
+        )
         validation = {letter: metrics for of_rank in reversed(of_ranks) for letter, (metrics, _) in of_rank.items()}
         agreeing = samples = 0
         for first in range(0, len(of_ranks), self.exchange.count):  # ranks of the same share
@@ -373,7 +379,7 @@ class _Trainer:
         """Return the values of every student of the trial on every rank, given the local ones."""
         if self.exchange.count == 1:
             return own
-        return {letter: metrics for of_rank in reversed(self.context.gather(own)) for letter, metrics in of_rank.items()}
+        return {letter: metrics for of_rank in reversed(self.context.all_gather_object(own)) for letter, metrics in of_rank.items()}
 
     def _costs(self, steps: int) -> Metrics:
         """Return the time by part and the cache counts of this process, and the trial's cost.

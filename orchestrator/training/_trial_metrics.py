@@ -6,7 +6,7 @@ The metrics of every student have its letter (`a/validation/accuracy`). The sett
 
 from statistics import fmean
 
-from orchestrator.config.objectives import unlettered, watched_metrics
+from orchestrator.config.objectives import primary_goal, unlettered
 from orchestrator.config.schema import Search
 
 Metrics = dict[str, float]
@@ -39,7 +39,7 @@ def _counted(of: dict[str, Metrics], search: Search) -> Metrics:
     if search.students in of:
         return of[search.students]
     if search.students == "min":
-        goal = watched_metrics(search)
+        goal = primary_goal(search)
         return max(of.values(), key=lambda metrics: goal.sign * metrics[unlettered(goal.name)])
     common = [name for name in of["a"] if all(name in metrics for metrics in of.values())]
     return {name: fmean(metrics[name] for metrics in of.values()) for name in common}

@@ -42,6 +42,6 @@ class TrialCost:
         """
         wall, cpu = time.perf_counter() - self.start, time.process_time() - self.cpu_start + self.beside
         own = [wall, cpu, wall if context.device.type == "cuda" else 0.0]
-        totals = context.total(torch.tensor(own, dtype=torch.float64, device=context.device)).tolist()
+        totals = context.all_reduce_sum(torch.tensor(own, dtype=torch.float64, device=context.device)).tolist()
         found = dict(zip((TOTAL, CPU_TOTAL, GPU_TOTAL), totals, strict=True))
         return {name: self.before.get(name, 0.0) + value for name, value in found.items() if value or name != GPU_TOTAL}

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from methods import Knowledge, Output, made
+from methods import Knowledge, Output, build_method
 from methods.retrieval import Neighbours
 from orchestrator.config.schema import Network, Resources, Training
-from orchestrator.config.sizes import approximate
+from orchestrator.config.sizes import is_approximate
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import TrialContext
 from orchestrator.core.paths import read_path
@@ -86,7 +86,7 @@ def open_batches(spec: TrialSpec, context: TrialContext) -> Batches:
     trains on the labelled samples alone; the cache is filled for methods that take all samples.
     """
     configuration, filling = spec.configuration, spec.role == "fill"
-    labels = not filling and made(configuration.method.name, configuration.method.settings).needs.labels
+    labels = not filling and build_method(configuration.method.name, configuration.method.settings).needs.labels
     dataset, on_device = (open_labelled if labels else open_dataset)(spec.data), configuration.data.on_device
     networks = [student.network for student in configuration.students.values()]
     batches = Batches(
@@ -104,7 +104,7 @@ def open_batches(spec: TrialSpec, context: TrialContext) -> Batches:
         loader_wait_s=loader_wait_s(configuration.resources),
     )
     shortage = batches.shortage()
-    if context.leads and shortage and shortage not in _shortages:
+    if context.is_main_process and shortage and shortage not in _shortages:
         _shortages.add(shortage)
         context.note(shortage)
     return batches
@@ -124,7 +124,7 @@ def load_teacher(spec: TrialSpec, context: TrialContext) -> FrozenTeacher | None
     if spec.teacher is None or chosen is None:
         return None
     recipe = spec.configuration.training
-    precisions = set(context.gather(half_type(chosen.precision, context.device)))
+    precisions = set(context.all_gather_object(half_type(chosen.precision, context.device)))
     precision = precisions.pop() if len(precisions) == 1 else None  # mixed devices use float32
     return open_teacher(spec.teacher, context.device, channels_last(recipe, chosen.network), precision, recipe.compile)
 
@@ -150,7 +150,7 @@ def retrieval(spec: TrialSpec, source: AskedTeacher, batches: Batches, context: 
     It runs once for all trials if the teacher's outputs are cached.
     """
     known = int((batches.dataset.train.labels >= 0).sum())
-    nearly = context.share(approximate(spec.configuration.resources, known, context.device.type == "cuda"))
+    nearly = context.broadcast_object(is_approximate(spec.configuration.resources, known, context.device.type == "cuda"))
     if isinstance(source, CachedTeacher):
         return Retrieval(context, nearly, source.sharing, source.about[True])
     return Retrieval(context, nearly)
@@ -181,11 +181,11 @@ def _asked_now(source: OnlineTeacher, batches: Batches, context: TrialContext, f
     answers: list[Output] = []
     for batch in batches.ordered("train"):
         answers.append(source.answer(batch))
-        context.alive()
+        context.heartbeat()
 
     def joined(name: str) -> Tensor:
         # the blocks of the ranks are contiguous, so their order is that of the part
-        return torch.cat(context.gather(torch.cat([getattr(answer, name).cpu() for answer in answers])))
+        return torch.cat(context.all_gather_object(torch.cat([getattr(answer, name).cpu() for answer in answers])))
 
     return joined("logits"), joined("features") if features else None
 
@@ -200,7 +200,7 @@ def validation_predictions(teacher: FrozenTeacher, batches: Batches, context: Tr
         classes: list[Tensor] = []
         for batch in batches.ordered("validation"):
             classes.append(teacher(batch.inputs).logits.argmax(dim=1))
-            context.alive()
+            context.heartbeat()
         while len(_predictions) >= PREDICTIONS:  # trials may train their own teachers
             del _predictions[next(iter(_predictions))]
         _predictions[key] = torch.cat(classes)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from methods import Output, made
+from methods import Output, build_method
 from methods.weighing import Part, Survey, Surveyed
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import TrialContext
@@ -87,10 +87,10 @@ def compute_sample_weights(snapshot: Snapshot, device: torch.device, alive: Call
         TrialError: An estimator does not converge.
     """
     started, cpu_started = time.perf_counter(), time.process_time()
-    context = TrialContext(device=device, alive=alive)
+    context = TrialContext(device=device, heartbeat=alive)
     spec = stage_on_node(TrialSpec.model_validate(snapshot.spec), context)
     configuration = spec.configuration
-    weighing = made(configuration.method.name, configuration.method.settings).weighing(configuration.training.epochs)
+    weighing = build_method(configuration.method.name, configuration.method.settings).weighing(configuration.training.epochs)
     assert weighing is not None, "nobody sends a snapshot for a method that weighs nothing"
     batches = open_batches(spec, context)
     try:

@@ -189,14 +189,14 @@ def serve(settings: dict[str, Any]) -> None:
     """The loop of a worker whose trials ask their aide once, leave it at work, and tell who is who; `busy` waits for it."""
 
     def work(spec: TrialSpec, context: TrialContext) -> None:
-        assert context.aide is not None
-        aide = context.aide()
+        assert context.influence_client is not None
+        aide = context.influence_client()
         aide.send(snapshot())
-        found = aide.receive(LONG_S, context.alive)
+        found = aide.receive(LONG_S, context.heartbeat)
         aide.send(snapshot(4, "wait"))  # the end of the trial breaks it off
         context.report({"epoch": 1, "metrics": {"actor": found.tracked["pid"], "worker": os.getpid()}, "done": True})
         if spec.name == "busy":
-            aide.receive(LONG_S, context.alive)
+            aide.receive(LONG_S, context.heartbeat)
 
     worker.execute = work  # type: ignore[attr-defined]
     setattr(influence_actor, "compute_sample_weights", compute)  # noqa: B010
@@ -255,7 +255,7 @@ def test_a_worker_gives_its_trial_the_aide(monkeypatch: pytest.MonkeyPatch, spec
         line.broken = lambda: False
         line.give_back = lambda: None
         worker._train("trial", specify("teacher=null", "method.name=cross_entropy", *pairs).plain(), line, TrialContext())
-    assert [context.aide is not None for context in contexts] == [True, False]
+    assert [context.influence_client is not None for context in contexts] == [True, False]
 
 
 @pytest.mark.parametrize(("ids", "device"), [([], "cpu"), (["3"], "cuda:0")])

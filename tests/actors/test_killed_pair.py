@@ -58,8 +58,8 @@ class Death(NamedTuple):
 
 EPOCH_TWO = STEPS + 3  # a step amid the second epoch
 DEATHS = {
-    "a-has-spoken": Death(0, "orchestrator.cluster._pair:Pair.tell", EPOCH_TWO),
-    "b-is-waited-for": Death(1, "orchestrator.cluster._pair:Pair.tell", EPOCH_TWO, done=False),
+    "a-has-spoken": Death(0, "orchestrator.cluster._pair:Pair.publish", EPOCH_TWO),
+    "b-is-waited-for": Death(1, "orchestrator.cluster._pair:Pair.publish", EPOCH_TWO, done=False),
     "b-before-any-checkpoint": Death(1, "orchestrator.cluster._pair:Pair.end_step", 2, resumed=0),
     "b-has-written-its-part": Death(1, "orchestrator.training.checkpoint:_write", 2),
     "a-between-the-renames": Death(0, "orchestrator.store.store:os.replace", 1, first=f"/{CHECKPOINT}"),
@@ -73,10 +73,10 @@ def serve(settings: dict[str, Any]) -> None:
     def work_until_death(spec: TrialSpec, context: TrialContext) -> None:
         note = spec.folder / DEATH
         death = Death(*json.loads(note.read_text())) if note.exists() else None
-        context.gather(None)  # both have looked
+        context.all_gather_object(None)  # both have looked
         if death and death.rank == context.rank:
             _await(death, note)
-        if context.leads and (spec.folder / DIED).exists():
+        if context.is_main_process and (spec.folder / DIED).exists():
             found = checkpoint.load(spec.folder, "ab", context.device)
             (spec.folder / DIED).write_text(str(found["a"].progress["record"]["epoch"] if found else 0))
         execute(spec, context)

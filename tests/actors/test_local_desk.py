@@ -75,7 +75,7 @@ def test_silence_is_measured_since_the_last_sign_of_life(clock: Clock) -> None:
 def test_a_training_gives_its_signs_of_life_to_the_desk(clock: Clock, specify: Specify, monkeypatch: pytest.MonkeyPatch) -> None:
     def trained(spec: Any, context: TrialContext) -> None:
         clock.now += 7
-        context.alive()
+        context.heartbeat()
         context.report({"epoch": 1})
 
     monkeypatch.setattr(local_backend, "execute", trained)

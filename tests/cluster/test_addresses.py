@@ -10,7 +10,7 @@ from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from orchestrator.cli import train as train_command
 from orchestrator.cluster.connect import PACKAGES, runtime_environment
-from orchestrator.config.resources import listens, require_answer
+from orchestrator.config.resources import accepts_connections, require_answer
 from orchestrator.core.allocator import allocator
 from orchestrator.core.errors import PreflightError
 from orchestrator.core.proxies import NAMES
@@ -30,9 +30,9 @@ def nothing_listens() -> str:
 def test_who_listens_is_found_and_who_does_not_is_told(nothing_listens: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        assert listens(address)
+        assert accepts_connections(address)
         require_answer(address)
-    assert not listens(nothing_listens)
+    assert not accepts_connections(nothing_listens)
     for address in (nothing_listens, "nowhere", "127.0.0.1:", "127.0.0.1:99999999"):
         with refused("resources.address", address, LISTENING, PreflightError):
             require_answer(address)

@@ -11,15 +11,15 @@ from orchestrator.config.objectives import (
     Goal,
     describe_objective,
     goals,
-    has_several_objectives,
+    list_objective_names,
     pareto_front,
-    watched_metrics,
+    primary_goal,
 )
 
 
 def test_one_objective_has_the_direction_that_is_set() -> None:
     search = load(None, ["search.objective=validation/entropy", "search.direction=minimize"]).search
-    assert goals(search) == (("validation/entropy", "minimize"),) and watched_metrics(search).sign == 1.0
+    assert goals(search) == (("validation/entropy", "minimize"),) and primary_goal(search).sign == 1.0
 
 
 def test_directions_of_several_follow_from_their_names_and_the_first_is_watched() -> None:
@@ -27,13 +27,13 @@ def test_directions_of_several_follow_from_their_names_and_the_first_is_watched(
     search = load(None, [f"search.objectives=[{names}]"]).search
     directions = ["minimize", "maximize", "minimize", "minimize", "maximize", "minimize"]
     assert [goal.direction for goal in goals(search)] == directions
-    assert watched_metrics(search) == ("b/validation/nll", "minimize"), "and not search.objective"
+    assert primary_goal(search) == ("b/validation/nll", "minimize"), "and not search.objective"
 
 
 def test_what_can_be_one_of_several() -> None:
-    alone = has_several_objectives(load(None, []))
+    alone = list_objective_names(load(None, []))
     assert set(alone) == set(BETTER) - {"validation/entropy"} | {"parameters"}
-    pair = has_several_objectives(load(None, ["peers.b.network.name=mlp", "teacher=null"]))
+    pair = list_objective_names(load(None, ["peers.b.network.name=mlp", "teacher=null"]))
     assert set(pair) == {f"{whose}{name}" for whose in ("", "a/", "b/") for name in set(alone) - {"validation/agreement"}}
 
 

@@ -69,4 +69,4 @@ def test_a_word_that_cannot_be_read_is_none(folder: Path) -> None:
     (folder / run_lock.WORD).write_text('{"host"')
     with run_lock.hold_lock(folder):
         (folder / run_lock.WORD).write_text("[]")
-        assert run_lock.lock_holder(folder) == "sweep 'mine' is run by another process at this moment: wait for it, or end it"
+        assert run_lock.describe_driver(folder) == "sweep 'mine' is run by another process at this moment: wait for it, or end it"

@@ -3,7 +3,7 @@
 import pytest
 
 from orchestrator.config import plan
-from orchestrator.config.bin_packing import has_space, place_workers
+from orchestrator.config.bin_packing import count_fitting_groups, has_space
 from orchestrator.config.loader import load
 from orchestrator.core.errors import PreflightError
 from tests.refusal import refused
@@ -23,13 +23,13 @@ from tests.refusal import refused
     ],
 )
 def test_groups_are_placed_worker_by_worker(bundles: list[dict[str, float]], nodes: list[dict[str, float]], expected: int) -> None:
-    assert place_workers(bundles, nodes, 99) == expected
-    assert place_workers(bundles, nodes, 1) == 1, "no more than are wanted"
+    assert count_fitting_groups(bundles, nodes, 99) == expected
+    assert count_fitting_groups(bundles, nodes, 1) == 1, "no more than are wanted"
 
 
 def test_what_is_held_comes_first_and_what_finds_no_room_takes_none() -> None:
-    assert place_workers([{"CPU": 1.0}], [{"CPU": 2.0}, {"CPU": 1.0}], 9, held=[{"CPU": 1.0}]) == 2
-    assert place_workers([{"CPU": 1.0}], [{"CPU": 2.0}, {"CPU": 1.0}], 9, held=[{"CPU": 3.0}]) == 3
+    assert count_fitting_groups([{"CPU": 1.0}], [{"CPU": 2.0}, {"CPU": 1.0}], 9, held=[{"CPU": 1.0}]) == 2
+    assert count_fitting_groups([{"CPU": 1.0}], [{"CPU": 2.0}, {"CPU": 1.0}], 9, held=[{"CPU": 3.0}]) == 3
     assert not has_space({"CPU": 1.0, "GPU": 1.0}, {"CPU": 1.0, "GPU": 2.0}) and has_space({"CPU": 1.0}, {"CPU": 1.0})
 
 

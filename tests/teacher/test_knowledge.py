@@ -218,7 +218,7 @@ def test_clean_knowledge_from_the_cache_reads_no_pictures(
 
 def test_long_passes_of_the_teacher_give_signs_of_life(spec: TrialSpec, teacher: Counting) -> None:
     signs: list[None] = []
-    context, batches = TrialContext(alive=lambda: signs.append(None)), batches_of(spec)
+    context, batches = TrialContext(heartbeat=lambda: signs.append(None)), batches_of(spec)
     clean_knowledge(OnlineTeacher(teacher), batches, context, features=False)
     assert len(signs) == 4, "128 samples in batches of 32"
     teacher.fingerprint = "asked by nobody before"

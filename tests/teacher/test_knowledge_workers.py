@@ -91,7 +91,7 @@ def worker(rank: int, world_size: int, root: Path) -> dict[str, Any]:
                 asked.open_view(0)
             except PreflightError as error:
                 told[name] = error.value
-        told[f"after {name}"] = context.gather(f"rank {rank}")
+        told[f"after {name}"] = context.all_gather_object(f"rank {rank}")
     stopping = TrialContext(rank, world_size, CPU, asked_to_stop=lambda: True)
     try:
         source(root, "stopped", stopping).open_view(0)

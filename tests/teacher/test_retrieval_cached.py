@@ -174,7 +174,7 @@ def test_of_trials_at_the_same_time_one_searches(tmp_path: Path, monkeypatch: py
 def test_a_stop_is_heard_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrieval, "QUERIES", 16)
     signs: list[None] = []
-    stopping = TrialContext(asked_to_stop=lambda: len(signs) >= 2, alive=lambda: signs.append(None))
+    stopping = TrialContext(asked_to_stop=lambda: len(signs) >= 2, heartbeat=lambda: signs.append(None))
     with pytest.raises(Stopped):
         kept(tmp_path, stopping)(knowledge_of(), POSITIVES, NEGATIVES)
     assert not list(tmp_path.glob("*/*.npy")) and not list(tmp_path.glob("*/.*.npy.*"))

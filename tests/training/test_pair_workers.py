@@ -124,18 +124,18 @@ def swapped(rank: int, world_size: int, in_turn: bool) -> list[Any]:
     heard = []
     for step in range(3):
         said = torch.full((4, 3), float(rank + 100 * step))
-        pair.tell(position, said, in_turn)
-        others = pair.others(position)
+        pair.publish(position, said, in_turn)
+        others = pair.receive(position)
         if step != 1:  # in one step nobody asks
             heard.append(others())
         if in_turn and position == 0:
-            pair.tell_anew(position, said + 10)
+            pair.republish(position, said + 10)
         pair.end_step()
     return [
         heard,
         pair.context.rank,
         pair.context.world_size,
-        float(pair.context.total(torch.tensor(float(rank)))),
+        float(pair.context.all_reduce_sum(torch.tensor(float(rank)))),
         pair.waited() > 0,
     ]
 

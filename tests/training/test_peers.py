@@ -253,13 +253,13 @@ def test_a_student_that_is_alone_is_the_trial() -> None:
 @pytest.mark.parametrize(("weight", "told"), [(0.0, 0), (0.3, 2 * 4 * 2)])
 def test_who_listens_to_nobody_says_nothing(distil: Specify, monkeypatch: pytest.MonkeyPatch, weight: float, told: int) -> None:
     calls: list[int] = []
-    tell = Colocated.tell
+    tell = Colocated.publish
 
     def counted(self: Colocated, position: int, *rest: Any) -> None:
         calls.append(position)
         tell(self, position, *rest)
 
-    monkeypatch.setattr(Colocated, "tell", counted)
+    monkeypatch.setattr(Colocated, "publish", counted)
     records_of(distil(*SMALL, *A, *B, *DUAL, f"method.lambda_peer={weight}", "training.epochs=2"))
     assert len(calls) == told
 
@@ -281,6 +281,6 @@ def test_workers_on_unlike_devices_hear_one_teacher(
     distil: Specify, monkeypatch: pytest.MonkeyPatch, of_ranks: tuple[str | None, ...], precision: str
 ) -> None:
     types = [getattr(torch, name) if name else None for name in of_ranks]
-    monkeypatch.setattr(TrialContext, "gather", lambda self, mine: types)
+    monkeypatch.setattr(TrialContext, "all_gather_object", lambda self, mine: types)
     teacher = load_teacher(distil(*SMALL, *A, *B), TrialContext(0, 2))
     assert teacher is not None and teacher.precision == precision

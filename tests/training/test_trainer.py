@@ -352,7 +352,7 @@ def test_what_filling_the_cache_draws_does_not_change_the_trial(
 
 def test_every_step_is_a_sign_of_life(specify: Specify) -> None:
     spec, signs = specify(*PLAIN, "training.epochs=1", "training.batch_size=16"), list[None]()
-    train(spec, TrialContext(alive=lambda: signs.append(None)))
+    train(spec, TrialContext(heartbeat=lambda: signs.append(None)))
     assert len(signs) >= 256 / 16 + 60 / 16
 
 

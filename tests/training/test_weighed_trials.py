@@ -225,7 +225,7 @@ class Helper:
 
 def with_helper(spec: TrialSpec, helper: Helper) -> list[Record]:
     records: list[Record] = []
-    train(spec, TrialContext(report=records.append, aide=lambda: helper))
+    train(spec, TrialContext(report=records.append, influence_client=lambda: helper))
     return records
 
 
@@ -255,7 +255,7 @@ def test_what_goes_wrong_beside_the_trainer_fails_the_trial(weighed: Callable[..
 def test_a_stop_is_heard_while_the_weights_are_waited_for(weighed: Callable[..., TrialSpec]) -> None:
     spec, records, helper = weighed("iterative"), list[Record](), Helper()
     asked = TrialContext(
-        report=records.append, aide=lambda: helper, asked_to_stop=lambda: len(helper.jobs) == 1 and len(records) == 1
+        report=records.append, influence_client=lambda: helper, asked_to_stop=lambda: len(helper.jobs) == 1 and len(records) == 1
     )
     helper.fails = "nobody should wait so long"
     helper.receive = waits_for_ever  # type: ignore[method-assign]
@@ -289,7 +289,7 @@ def test_an_estimator_that_diverges_says_so(weighed: Callable[..., TrialSpec], m
 def test_a_snapshot_on_its_way_is_sent_again_after_a_resume(weighed: Callable[..., TrialSpec]) -> None:
     spec, first, second = weighed("two-behind"), Helper(), Helper()
     with pytest.raises(Interrupted):
-        train(spec, TrialContext(report=_dies_after(2), aide=lambda: first))
+        train(spec, TrialContext(report=_dies_after(2), influence_client=lambda: first))
     with_helper(spec, second)
     again = second.jobs[0]
     assert first.jobs[0].epoch == again.epoch == 1

@@ -61,7 +61,7 @@ def trained(rank: int, world_size: int, root: str, name: str, *pairs: str) -> li
 
 
 def failed(rank: int, world_size: int, root: str, name: str, *pairs: str) -> str:
-    context = TrialContext(rank, world_size, CPU, pair=Pair, aide=Failing)
+    context = TrialContext(rank, world_size, CPU, pair=Pair, influence_client=Failing)
     with pytest.raises(TrialError) as error:
         train(specification(Path(root), name, *pairs), context)
     return f"{error.value}: {error.value.field} = {error.value.value}"

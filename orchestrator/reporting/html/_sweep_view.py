@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from orchestrator.config.objectives import Goal, describe_objective, watched_metrics
+from orchestrator.config.objectives import Goal, describe_objective, primary_goal
 from orchestrator.data.dataset import SUMMARY_FILE, read_summary
 from orchestrator.reporting.html._chart import Style, word
 from orchestrator.store.environment import ENVIRONMENT, ENVIRONMENT_FILE
@@ -40,7 +40,7 @@ class Facts:
     @property
     def goal(self) -> Goal:
         """Return the objective that trials are compared by."""
-        return watched_metrics(self.sweep.configuration.search)
+        return primary_goal(self.sweep.configuration.search)
 
     @property
     def objective(self) -> str:

@@ -1,6 +1,6 @@
 """Describe the students' gain from their teacher over plain training, on the test part."""
 
-from methods import made
+from methods import build_method
 from orchestrator.config.trial import SEED, apply
 from orchestrator.reporting.html._sweep_view import Facts, measure
 from orchestrator.reporting.statistics import difference
@@ -38,7 +38,7 @@ def teacher_gain(facts: Facts) -> str:
 
 def _needs_teacher(facts: Facts, trial: Trial) -> bool:
     method = apply(facts.sweep.configuration, trial.settings).method
-    needs = made(method.name, method.settings).needs
+    needs = build_method(method.name, method.settings).needs
     return needs.teacher or needs.features
 
 

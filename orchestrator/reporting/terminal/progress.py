@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.config.objectives import count_objectives, describe_objective, goals, watched_metrics
+from orchestrator.config.objectives import describe_objective, describe_students, goals, primary_goal
 from orchestrator.config.plan import planned_epochs
 from orchestrator.config.schema import PAUSING
 from orchestrator.config.trial import apply
@@ -98,7 +98,7 @@ class Display:
             told = ", ".join(f"{name} {metrics[name]:.4f}" for name in shown)
             if self.sweep.configuration.peers:
                 own = [f"{letter}/validation/accuracy" for letter in self.sweep.configuration.students]
-                told += f" ({count_objectives(self.sweep.configuration)}); " + ", ".join(
+                told += f" ({describe_students(self.sweep.configuration)}); " + ", ".join(
                     f"{name} {metrics[name]:.4f}" for name in own
                 )
             self._say(f"epoch {epoch}: {told}")
@@ -196,7 +196,7 @@ def settings(trial: Trial) -> str:
 
 def _watched(sweep: Sweep) -> str:
     """Return the description of the metric that trials are compared by."""
-    return describe_objective(sweep.configuration, watched_metrics(sweep.configuration.search).name)
+    return describe_objective(sweep.configuration, primary_goal(sweep.configuration.search).name)
 
 
 def _by_first(sweep: Sweep) -> str:

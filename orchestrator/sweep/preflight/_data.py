@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.config.method_variants import build_all_variants, build_trained_variants, build_variants
+from orchestrator.config.method_variants import build_all_variants, build_variants, trained_methods
 from orchestrator.config.plan import require_batches
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError
@@ -16,7 +16,7 @@ def check_data(configuration: Configuration, searching: bool) -> None:
     The names of the methods must be valid.
     """
     data = configuration.data
-    for name in build_trained_variants(configuration, searching):
+    for name in trained_methods(configuration, searching):
         if not any(method.needs.weights for method in build_variants(configuration, name, searching)):
             continue
         if data.mixing != "none":

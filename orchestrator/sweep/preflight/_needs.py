@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from methods import Method, Needs, SettingsError
-from orchestrator.config.method_variants import build_named_variants, build_variants
+from orchestrator.config.method_variants import advise_method_name, build_variants
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError
 
@@ -16,7 +16,7 @@ def check_needs(configuration: Configuration, name: str, field: str, searching: 
         if not _missed(configuration, method.needs):
             continue
         wanted, (setting, other) = _missed(configuration, method.needs), _cause(configuration, method)
-        other += build_named_variants(configuration, name, searching) if other else ""
+        other += advise_method_name(configuration, name, searching) if other else ""
         key, value = (f"method.{setting}", getattr(method.settings, setting)) if setting else (field, name)
         who = f"method {name} with {setting} = {value}" if setting else f"{field} = {name!r}"
         if wanted == "teacher":

@@ -5,7 +5,7 @@ from typing import Any
 
 from methods import Method, SettingsError
 from orchestrator.config import sizes as byte_sizes
-from orchestrator.config.method_variants import build_named_variants, build_trained_variants, build_variants
+from orchestrator.config.method_variants import advise_method_name, build_variants, trained_methods
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import frozen_values
 from orchestrator.core.errors import ConfigurationError
@@ -44,7 +44,7 @@ def check_banking(configuration: Configuration, name: str, searching: bool) -> N
         few += [f"negatives = {negatives}"] if negatives > queue else []
         raise ConfigurationError(
             f"method {name}: queue = {queue} is fewer samples than {', and than '.join(few)}: give method.queue of at least "
-            f"{_least(method)}, or 0 for all{build_named_variants(configuration, name, searching)}",
+            f"{_least(method)}, or 0 for all{advise_method_name(configuration, name, searching)}",
             field="method.queue",
             value=queue,
             allowed=(_least(method), None),
@@ -98,7 +98,7 @@ def _check_numbers(
         return
     words = {"positives": f"has {most['positives']} others", "negatives": f"leaves {most['negatives']} of other classes"}
     drawn = searching and any(side not in frozen_values(configuration, name) for side in many)
-    advice = " and ".join(f"method.{side} of at most {most[side]}" for side in many) + build_named_variants(
+    advice = " and ".join(f"method.{side} of at most {most[side]}" for side in many) + advise_method_name(
         configuration, name, searching
     )
     raise ConfigurationError(
@@ -164,12 +164,12 @@ def retrieval_line(configuration: Configuration, searching: bool, summary: Mappi
 def _nearly(configuration: Configuration, searching: bool, samples: int, gpu: bool) -> bool:
     """Return whether negatives are searched approximately; positives never are."""
     wanted = any(negatives for _, negatives in retrieved(configuration, searching))
-    return wanted and byte_sizes.approximate(configuration.resources, samples, gpu)
+    return wanted and byte_sizes.is_approximate(configuration.resources, samples, gpu)
 
 
 def _retrieving(configuration: Configuration, searching: bool) -> Iterator[tuple[str, Method]]:
     """Yield the variants that have a bank, with the names of their methods."""
-    for name in build_trained_variants(configuration, searching):
+    for name in trained_methods(configuration, searching):
         for method in build_variants(configuration, name, searching):
             if method.needs.bank or method.banking(configuration.training.epochs):
                 yield name, method

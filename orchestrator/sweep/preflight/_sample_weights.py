@@ -7,7 +7,7 @@ import torch
 from methods import SettingsError
 from orchestrator.config import sizes
 from orchestrator.config.extra_space import networks
-from orchestrator.config.method_variants import build_trained_variants, build_variants
+from orchestrator.config.method_variants import build_variants, trained_methods
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.models.build import build
@@ -45,7 +45,7 @@ def check_weighing(configuration: Configuration, name: str, searching: bool) -> 
 def check_memory(configuration: Configuration, searching: bool, samples: int, classes: int, shape: Sequence[int]) -> None:
     """Raise ConfigurationError if finding the weights takes more than `resources.influence_gib`."""
     limit_gib = configuration.resources.influence_gib
-    for name in build_trained_variants(configuration, searching):
+    for name in trained_methods(configuration, searching):
         every = [method.weighing(configuration.training.epochs) for method in build_variants(configuration, name, searching)]
         found = [each for each in every if each]
         for field, student in _students(configuration, searching, classes, shape) if found else ():

@@ -9,7 +9,7 @@ from orchestrator.config.conditional_space import list_branches
 from orchestrator.config.extra_space import check_keys, networks
 from orchestrator.config.fields import MOST_TRIALS
 from orchestrator.config.method_settings import check_settings
-from orchestrator.config.objectives import BETTER, PARAMETERS, has_several_objectives, unlettered
+from orchestrator.config.objectives import BETTER, PARAMETERS, list_objective_names, unlettered
 from orchestrator.config.schema import PAUSING, Configuration, Network
 from orchestrator.config.search_space import frozen_values, key_value, peer_rate, peer_rates, searched_methods
 from orchestrator.config.trial import network_key
@@ -142,7 +142,7 @@ def _check_objectives(configuration: Configuration) -> None:
 
     Each must be reported and have a direction that is always the better one.
     """
-    names, known = configuration.search.objectives, has_several_objectives(configuration)
+    names, known = configuration.search.objectives, list_objective_names(configuration)
     if len(set(names)) < max(len(names), 2):
         raise ConfigurationError(
             f"search.objectives = {list(names)} is not several: name two or more, each once, or set search.objective for one",
