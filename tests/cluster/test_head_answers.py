@@ -17,6 +17,6 @@ def test_a_head_answers_a_question(there: bool, replies: bool, answers: bool, mo
             raise ray.exceptions.RpcError("Deadline Exceeded")
 
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    monkeypatch.setattr(connect, "listens", lambda address: there)
+    monkeypatch.setattr(connect, "accepts_connections", lambda address: there)
     monkeypatch.setattr("ray._private.worker.global_worker", SimpleNamespace(gcs_client=SimpleNamespace(internal_kv_get=get)))
     assert connect.answers() is answers
