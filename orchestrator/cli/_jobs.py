@@ -12,9 +12,9 @@ from orchestrator.core import errors
 from orchestrator.core.privacy import sanitize
 from orchestrator.core.redact import redact
 
-LAST_LINES = 20  # of a job's log, where it is shown
+LAST_LINES = 20  # of a job's log, as `show_job` prints it
 BY_ITSELF = (errors.OK, errors.NO_USABLE_TRIAL, errors.BAD_CONFIGURATION)
-NOT_FOUND = 127  # of a shell that knows no such program
+NOT_FOUND = 127  # exit code of a shell that does not find the program
 console = Console()
 
 
@@ -63,7 +63,7 @@ def print_job_commands(cluster: Cluster, name: str) -> None:
 
 
 def print_resume_command(cluster: Cluster, ended: Job) -> None:
-    """How a run goes on that did not end by itself: it was stopped, or killed."""
+    """Print the command that resumes a run whose job was stopped or killed."""
     run, store = ended.labels.get("run"), ended.labels.get("store")
     if run and store and ended.returned not in BY_ITSELF and ended.state != "succeeded":
         print_line(

@@ -16,7 +16,15 @@ from orchestrator.cli._run import console
 
 
 def doctor(config: Path, pairs: list[str], store: Path | str, address: str | None, quick: bool) -> int:
-    """What is fit for a run and what is not, a line each."""
+    """Print one line per check; return the exit code.
+
+    Args:
+        config: Configuration file of the intended run.
+        pairs: `KEY=VALUE` settings of `--set`.
+        store: Folder or URI of the store.
+        address: Address of a running cluster.
+        quick: Leave out the check that starts two workers.
+    """
     from orchestrator.cli._checks import examine
     from orchestrator.cli._findings import Conditions
 

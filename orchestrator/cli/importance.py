@@ -17,7 +17,16 @@ from orchestrator.cli._run import console
 
 
 def importance(name: str, store: Path | str, epoch: int | None) -> int:
-    """Which settings of a sweep mattered: printed, and added to its run in MLflow."""
+    """Print the importance of a sweep's settings, and add it to the sweep's run in MLflow.
+
+    Args:
+        name: Name of the sweep.
+        store: Folder or URI of the store.
+        epoch: Compare all trials by their value after this epoch; None compares complete trials.
+
+    Returns:
+        The exit code.
+    """
     from orchestrator.reporting.importance import LEAST, pages
     from orchestrator.reporting.importance import importance as evaluate
     from orchestrator.reporting.terminal.importance import importance_tables

@@ -11,7 +11,7 @@ from orchestrator.cli._run import console
 
 
 def methods() -> int:
-    """The methods, their settings and their search spaces."""
+    """Print the methods with their settings and search spaces; return the exit code."""
     from orchestrator.reporting.terminal.methods_table import print_methods
 
     print_methods(console)

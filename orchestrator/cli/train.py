@@ -23,7 +23,7 @@ def train(
     local: bool,
     address: str | None = None,
 ) -> int:
-    """One trial with the settings given."""
+    """Train one trial with the given settings; return the exit code."""
     return begin_run(
         Store.open(store), load(config, pairs, cluster_address(address, local), seed=seed), "train", name, dry_run, local
     )

@@ -12,7 +12,7 @@ from orchestrator.cli._run import console
 
 
 def ui(store: Path | str, port: int) -> int:
-    """MLflow's user interface, until it is interrupted."""
+    """Serve MLflow's user interface until it is interrupted."""
     from orchestrator.tracking.ui import serve
 
     return serve(Store.existing(store, any_format=True), port, console)
