@@ -1,8 +1,7 @@
 """Make the two pictures of the README with headless Chromium: `python -m scripts.pictures`.
 
 The script runs a real sweep over three methods on the digits (two minutes on two cores), writes its
-report, and opens
-MLflow on it. `--store S --name N` uses an existing sweep.
+report, and opens MLflow on it. `--store S --name N` uses an existing sweep.
 """
 
 import argparse
@@ -47,7 +46,7 @@ def main() -> None:
 
 
 def report(browser: Chromium, file: Path) -> Image.Image:
-    """Return three parts of the page side by side: its top, the learning curves, the best student."""
+    """Return three parts of the page side by side: top, learning curves, best student."""
     whole = Image.new("RGB", (PANEL[0] * len(PANELS), PANEL[1]), "white")
     for place, part in enumerate(PANELS):
         page = browser.page(PANEL)

@@ -63,8 +63,7 @@ def submission(group: Any, words: Sequence[str], name: str | None, root: Path, n
 
     Raises:
         ConfigurationError: The command line would fail on the cluster too, or its results would be
-            lost with the
-            job's folder.
+            lost with the job's folder.
     """
     command, given, options = _read(group, words)
     for option, sentence in NOT_THERE.items():

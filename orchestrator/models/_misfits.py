@@ -26,10 +26,8 @@ def find_misfits(needed: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> l
     """Return all tensors that do not fit the state of a network.
 
     A tensor does not fit if it is missing, unexpected, of another shape or kind of type, not
-    finite, or a negative
-    variance. Any of the usual floating-point types may replace another one. Integers are refused as
-    weights, because
-    their scale is unknown.
+    finite, or a negative variance. Any of the usual floating-point types may replace another one.
+    Integers are refused as weights, because their scale is unknown.
 
     Args:
         needed: The state of the network; it may be on the meta device.

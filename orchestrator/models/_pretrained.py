@@ -124,7 +124,7 @@ def _download(member: Any, weights: str) -> dict[str, Tensor]:
 
 
 def _renamed(state: dict[str, Tensor], parts: Parts) -> dict[str, Tensor]:
-    """Return the state under this project's names: `head` for the classifier, `body` for the rest."""
+    """Return the state with the classifier under `head` and the rest under `body`."""
     start = f"{parts.classifier}."
     return {f"head.{name.removeprefix(start)}" if name.startswith(start) else f"body.{name}": state[name] for name in state}
 

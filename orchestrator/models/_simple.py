@@ -64,10 +64,8 @@ def separable_cnn(settings: SeparableCNNSettings, classes: int, shape: Shape) ->
     """Build a convolution, four depth-wise separable blocks and a global average pool: D = 8 width.
 
     The first convolution is 3x3; the side is halved twice. The blocks are the first ones of
-    MobileNet (Howard et al. 2017,
-    arXiv 1704.04861) behind a stem that keeps the side. At the default width the network has 68,000
-    parameters; ResNet-8 has
-    78,000.
+    MobileNet (Howard et al. 2017, arXiv 1704.04861) behind a stem that keeps the side. At the
+    default width the network has 68,000 parameters; ResNet-8 has 78,000.
     """
     width = settings.width
     layers: list[nn.Module] = [convolution(shape[0], width), nn.BatchNorm2d(width), nn.ReLU()]

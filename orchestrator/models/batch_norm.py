@@ -16,10 +16,9 @@ class SyncBatchNorm(_BatchNorm):
     """Batch norm whose training statistics cover the batches of all ranks.
 
     Parameters and buffers have the names of torch's batch norms. torch's own SyncBatchNorm does not
-    run on CPUs. A rank
-    sends the mean and the variance of each channel. These are combined as in Chan et al. 1983,
-    without a difference of
-    large sums. All ranks must have batches of one size and call the module together.
+    run on CPUs. A rank sends the mean and the variance of each channel. These are combined as in
+    Chan et al. 1983, without a difference of large sums. All ranks must have batches of one size
+    and call the module together.
     """
 
     def __init__(self, replaced: _BatchNorm, context: TrialContext) -> None:

@@ -32,8 +32,7 @@ def with_exact_head(output: Output, weight: Tensor, bias: Tensor) -> Output:
     """Return logits (B, K) that are computed in float32 from the features, regardless of autocast.
 
     Logits in bfloat16 have 8 significant bits. In 13 of 3,000 images two classes had equal logits,
-    so the order of the
-    classes decided.
+    so the order of the classes decided.
 
     Args:
         output: Output of a network, with features (B, D).

@@ -41,8 +41,7 @@ def read_weights(weights: str, wanted: object) -> dict[str, Tensor]:
 
     Raises:
         ConfigurationError: The file does not exist, is damaged, or has another format. The message
-            names the format
-            and the conversion.
+            names the format and the conversion.
     """
     file = read_path(weights, "weights")
     if not file.is_file():

@@ -27,13 +27,11 @@ def load_weights(network: Network, weights: str, exact: bool = False) -> None:
         network: The network to fill.
         weights: A .safetensors file, or the name of torchvision weights.
         exact: Refuse torchvision weights whose stem or classifier does not fit. Otherwise these
-            parts keep their
-            fresh values.
+            parts keep their fresh values.
 
     Raises:
         ConfigurationError: The weights are neither of the two, cannot be read or downloaded, are
-            not finite, or belong
-            to another network.
+            not finite, or belong to another network.
     """
     if names_file(weights):
         network.load_state_dict(_fitting(network, weights))
