@@ -1,7 +1,7 @@
 """Compare augmentations on a named data set, to choose the policy of `data.augmentation=auto`.
 
-    python benchmarks/augmentation_quality.py [--preset digits] [--seeds 5] [--jobs 1] [--store
-        FOLDER] [--out FILE.jsonl]
+    python benchmarks/augmentation_quality.py [--preset digits] [--seeds 5] [--jobs 1]
+        [--store FOLDER] [--out FILE.jsonl]
     python benchmarks/augmentation_quality.py --preset fashion_resnets
         --path FOLDER-WITH-THE-FOUR-FILES --seeds 3
     python benchmarks/augmentation_quality.py --preset cifar_resnets --path cifar10.npz --seeds 3

@@ -1,7 +1,7 @@
 """Compare dual students with teacher certainty and peer learning (ours) with plain KD (theirs).
 
-    python benchmarks/dual_quality.py [--preset digits] [--seeds 10] [--noise 0.2] [--out
-        FILE.jsonl]
+    python benchmarks/dual_quality.py [--preset digits] [--seeds 10] [--noise 0.2]
+        [--out FILE.jsonl]
     python benchmarks/dual_quality.py --preset fashion --path FOLDER-WITH-THE-FOUR-FILES
     python benchmarks/dual_quality.py --config FILE [--set data.limit.train=1000 ...]
 

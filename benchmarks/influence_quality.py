@@ -1,7 +1,7 @@
 """Compare influence-weighted samples (ours) with plain KD and three baselines (theirs).
 
-    python benchmarks/influence_quality.py noise [--preset digits] --noise 0.2 [--seeds 10] [--out
-        FILE.jsonl]
+    python benchmarks/influence_quality.py noise [--preset digits] --noise 0.2 [--seeds 10]
+        [--out FILE.jsonl]
     python benchmarks/influence_quality.py noise --preset fashion --path FOLDER-WITH-THE-FOUR-FILES
         --noise 0.4
     python benchmarks/influence_quality.py detection --noise 0.2 --seeds 5

@@ -180,7 +180,7 @@ def started(side: str, folder: Path, options: Namespace, rank: int = 0) -> Side:
 
 
 def in_turns(folder: Path, options: Namespace) -> tuple[list[list[float]], list[float]]:
-    """Return the seconds of every turn: the pair's by part, and the sum of its students trained alone."""
+    """Return the seconds of every turn: the pair's by part, and the sum of the single students."""
     make_images(folder / "data.npz", options.images, CLASSES, held_out=CLASSES)
     with np.load(folder / "data.npz") as arrays:
         make_teacher(folder / "teacher", TEACHER, arrays["train_images"][:256], CLASSES)

@@ -1,4 +1,4 @@
-"""The influence actor: its answer, its death, its lateness, its errors, and that it ends with the worker that made it."""
+"""Test the influence actor: its answer, death, delay and errors, and its end with its worker."""
 
 import errno
 import os
@@ -33,7 +33,7 @@ Specify = Callable[..., TrialSpec]
 
 
 def compute(snapshot: Snapshot, device: torch.device, alive: Callable[[], None]) -> SampleWeighting:
-    """In place of the appraisal: does what the specification of the snapshot says."""
+    """Act as the snapshot's specification orders, in place of the influence computation."""
     order, folder = snapshot.spec.get("order", ""), Path(snapshot.spec.get("folder", ""))
     if order == "die" or (order == "die once" and not (folder / "died").exists()):
         (folder / "died").touch()
@@ -58,7 +58,7 @@ def snapshot(epoch: int = 3, order: str = "", folder: Path | None = None) -> Sna
 
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
-    """Ray with room for a worker and two influence actors."""
+    """Run Ray with room for a worker and two influence actors."""
     with connect_to_ray(None, cpus=4):
         cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not find this file
         yield
@@ -67,7 +67,7 @@ def ray_here() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def beside(ray_here: None) -> InfluenceActorHandle:
-    """An influence actor with two CPUs, which is this process's own."""
+    """Return an influence actor with two CPUs, owned by this process."""
     return InfluenceActorHandle(2.0, 0.0, compute)
 
 
@@ -138,7 +138,7 @@ def test_a_snapshot_that_kills_every_actor_is_given_up(beside: InfluenceActorHan
 
 @pytest.mark.ray
 def test_a_late_answer_is_none_and_the_next_snapshot_goes_to_another_actor(aide: InfluenceClient) -> None:
-    """Late may be stopped, which no message ends."""
+    """A late actor may be stopped, which no message ends."""
     aide.send(snapshot(0))
     process = psutil.Process(int(answered(aide).tracked["pid"]))
     process.suspend()
@@ -186,14 +186,17 @@ def test_an_error_of_the_computation_is_the_trials(aide: InfluenceClient) -> Non
 
 
 def serve(settings: dict[str, Any]) -> None:
-    """The loop of a worker whose trials ask their aide once, leave it at work, and tell who is who; `busy` waits for it."""
+    """Serve trials that query their influence client once and leave it busy.
+
+    Each trial reports the process ids. The trial `busy` waits for its client.
+    """
 
     def work(spec: TrialSpec, context: TrialContext) -> None:
         assert context.aide is not None
         aide = context.aide()
         aide.send(snapshot())
         found = aide.receive(LONG_S, context.alive)
-        aide.send(snapshot(4, "wait"))  # the end of the trial breaks it off
+        aide.send(snapshot(4, "wait"))  # the end of the trial cancels it
         context.report({"epoch": 1, "metrics": {"actor": found.tracked["pid"], "worker": os.getpid()}, "done": True})
         if spec.name == "busy":
             aide.receive(LONG_S, context.alive)
@@ -204,7 +207,7 @@ def serve(settings: dict[str, Any]) -> None:
 
 
 def told(desk: DispatcherClient, name: str, spec: TrialSpec) -> dict[str, psutil.Process]:
-    """The processes that a trial names."""
+    """Return the processes that a trial reports."""
     desk.submit(name, spec.model_copy(update={"name": name}).plain())
     record = desk.next_report(name, LONG_S)
     assert "metrics" in record, record
@@ -215,7 +218,7 @@ def told(desk: DispatcherClient, name: str, spec: TrialSpec) -> dict[str, psutil
 def test_an_actor_stays_for_the_life_of_its_worker_and_no_longer(
     ray_here: None, beside: InfluenceActorHandle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Its CPU is beside the worker's bundle, which has one and gives none away."""
+    """The actor's CPU is outside the worker's bundle, which has one and gives none away."""
     spec = TrialSpec(name="one", configuration=load(None, []), folder=tmp_path, data=tmp_path)
     monkeypatch.setattr(groups, "serve", serve)
     with groups.worker_groups(Groups(1, ({"CPU": 1.0},), ""), tmp_path / "groups", 1, own_cluster=True) as desk:
@@ -246,7 +249,7 @@ def test_who_has_an_aide(pairs: tuple[str, ...], role: str, has_one: bool, tmp_p
 
 
 def test_a_worker_gives_its_trial_the_aide(monkeypatch: pytest.MonkeyPatch, specify: Specify) -> None:
-    """Which is found when it is asked for: no Ray runs here."""
+    """The client is created on request: no Ray runs here."""
     contexts: list[TrialContext] = []
     monkeypatch.setattr(worker, "execute", lambda spec, context: contexts.append(context))
     for pairs in ((), ("resources.influence_backend=inline",)):

@@ -1,4 +1,4 @@
-"""A pair in workers of their own on Ray of which one is killed: whoever dies, and when, the trial ends as if nobody had."""
+"""Kill one worker of a pair on Ray at various calls: the trial must end as without a death."""
 
 import functools
 import importlib
@@ -44,7 +44,7 @@ DEATH, DIED = "death.json", "died"
 
 
 class Death(NamedTuple):
-    """A worker's: its rank, and the call of a function, `module:name`, that is the last thing it begins, or does."""
+    """Death of a worker: its rank, and the last `module:name` call that it starts or completes."""
 
     rank: int
     function: str
@@ -56,7 +56,7 @@ class Death(NamedTuple):
     """How the first argument ends, of the calls that count."""
 
 
-EPOCH_TWO = STEPS + 3  # a step amid the second epoch
+EPOCH_TWO = STEPS + 3  # a step within the second epoch
 DEATHS = {
     "a-has-spoken": Death(0, "orchestrator.cluster._pair:Pair.tell", EPOCH_TWO),
     "b-is-waited-for": Death(1, "orchestrator.cluster._pair:Pair.tell", EPOCH_TWO, done=False),
@@ -68,12 +68,15 @@ DEATHS = {
 
 
 def serve(settings: dict[str, Any]) -> None:
-    """The loop of a worker, which dies where the trial's folder says; who takes it up again says there what was found."""
+    """Serve trials; the worker dies where the trial's folder orders it.
+
+    The worker that takes the trial again writes the epoch that it found there.
+    """
 
     def work_until_death(spec: TrialSpec, context: TrialContext) -> None:
         note = spec.folder / DEATH
         death = Death(*json.loads(note.read_text())) if note.exists() else None
-        context.gather(None)  # both have looked
+        context.gather(None)  # both have read the note
         if death and death.rank == context.rank:
             _await(death, note)
         if context.leads and (spec.folder / DIED).exists():
@@ -86,7 +89,7 @@ def serve(settings: dict[str, Any]) -> None:
 
 
 def _await(death: Death, note: Path) -> None:
-    """Let this process end at the call."""
+    """End this process at the call."""
     module, _, name = death.function.partition(":")
     *path, name = name.split(".")
     owner = functools.reduce(getattr, path, importlib.import_module(module))
@@ -107,7 +110,7 @@ def _await(death: Death, note: Path) -> None:
 
 
 class Place(NamedTuple):
-    """Two warm workers, and what their trials share."""
+    """Two warm workers, and the common inputs of their trials."""
 
     desk: DispatcherClient
     root: Path
@@ -142,7 +145,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 def trained(place: Place, name: str, death: Death | None = None) -> tuple[list[Record], dict[str, checkpoint.Checkpoint]]:
-    """The records of a trial of the pair, and what it saved last."""
+    """Return the records of a trial of the pair, and its last checkpoints."""
     spec = TrialSpec(
         name=name,
         configuration=place.configuration,
@@ -168,17 +171,17 @@ def trained(place: Place, name: str, death: Death | None = None) -> tuple[list[R
 
 @pytest.fixture(scope="module")
 def whole(place: Place) -> tuple[list[Record], dict[str, checkpoint.Checkpoint]]:
-    """The same trial, of which nobody died."""
+    """Return the same trial without a death."""
     return trained(place, "whole")
 
 
 def untimed(record: Record) -> Record:
-    """Without what is another time another time."""
+    """Return the record without time-dependent metrics."""
     return record | {"metrics": {name: value for name, value in record["metrics"].items() if not name.startswith(TIMED)}}
 
 
 def bits(value: Any) -> Any:
-    """The value with its tensors as bytes, which tell apart what is equal as a number."""
+    """Return the value with its tensors as bytes, which also distinguishes equal numbers."""
     if isinstance(value, torch.Tensor):
         return value.dtype, tuple(value.shape), value.contiguous().numpy().tobytes()
     if isinstance(value, dict):
@@ -203,7 +206,7 @@ def test_a_pair_of_which_one_is_killed_ends_as_if_nobody_had_died(
 
 
 def test_the_workers_of_a_pair_fit_the_teacher_together(place: Place) -> None:
-    """One network, of whose batches each worker has a half: what a single process fits."""
+    """Each worker has half of each batch of one network: the result is that of a single process."""
     assert not place.folders and len(place.fitted) == 2
     records: list[Record] = []
     alone = fit.specification(place.root / "alone", place.configuration, place.data)
