@@ -92,7 +92,7 @@ class Ray:
         return type("Method", (), {"remote": staticmethod(call)})
 
     def get(self, call: Any, timeout: float) -> Any:
-        """Return the answer, or lose it before or after the call, with or without the dispatcher."""
+        """Return the answer, or lose it before or after the call, perhaps with the dispatcher."""
         self.calls += 1
         how = self.deaths.pop(self.calls, "")
         if how != "before":

@@ -21,7 +21,7 @@ LENT = ("a desk that nobody asks", len)
 
 
 class Here:
-    """Replacement of `run_sweep`; it interrupts the sweep `interrupted_in` after its first trial."""
+    """Replacement of `run_sweep` that interrupts the sweep `interrupted_in` after one trial."""
 
     def __init__(self, interrupted_in: str = "") -> None:
         self.interrupted_in = interrupted_in
