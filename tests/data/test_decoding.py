@@ -226,7 +226,7 @@ def png_16(values: NDArray[Any], transparent: bytes = b"") -> bytes:
 
 
 def tiff_16(values: NDArray[Any], order: str, planar: int = 1, inks: bool = False) -> bytes:
-    """Return an uncompressed 16-bit TIFF with 3 channels, 4 with alpha as the last one, or 4 inks."""
+    """Return an uncompressed 16-bit TIFF with 3 channels, 4 with alpha last, or 4 inks."""
     height, width, channels = values.shape
     data = (values.transpose(2, 0, 1) if planar == 2 else values).astype(f"{order}u2").tobytes()
     each, bits_at = len(data) // (channels if planar == 2 else 1), 8 + len(data)

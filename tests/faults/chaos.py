@@ -99,7 +99,7 @@ class Chaos:
         return self.life
 
     def running(self) -> Life:
-        """Return the driver; an ended one is replaced, with more trials if the sweep is complete."""
+        """Return the driver; an ended one is replaced, with more trials after a complete sweep."""
         if self.life is None:
             return self.start()
         code = self.life.process.poll()
@@ -261,7 +261,7 @@ def undisturbed(store: Path, trials: int) -> tuple[Sweep, float]:
 
 
 def differences(found: Sweep, expected: Sweep, server: Server) -> list[str]:
-    """Return the differences from the undisturbed sweep; MLflow is read from its server's database."""
+    """Return the differences from the undisturbed sweep; MLflow is read from its database."""
     checks: dict[str, Callable[[], object]] = {
         "results": lambda: compare(found, expected),
         "study": lambda: check_study(found),

@@ -1,4 +1,4 @@
-"""Report a chaos run: failures by kind, repeated epochs, wall time against the undisturbed sweep."""
+"""Report a chaos run: failures by kind, repeated epochs, wall time against an undisturbed run."""
 
 import json
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""Test a run's end with a stopped Ray process, the second Ctrl-C, and a killed driver's leftovers."""
+"""Test a run's end with a stopped Ray process, the second Ctrl-C, and a killed driver's rest."""
 
 import os
 import signal
