@@ -1,4 +1,4 @@
-"""Test the held-out loss's slope after a virtual step against differences and a written-out step."""
+"""Test the held-out loss's slope after a virtual step against differences and a manual step."""
 
 import copy
 from collections.abc import Callable, Mapping

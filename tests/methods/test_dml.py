@@ -151,7 +151,7 @@ def test_the_same_terms_are_tracked_at_every_step(name: str, prepare: Any, make_
 
 
 def weight(method: Method, silent: Method, batch: Batch) -> float:
-    """Return the measured weight of the peers' term: the excess of the loss over that without peers."""
+    """Return the measured weight of the peers' term: the loss's excess over that without peers."""
     objective = method(batch)
     term = objective.terms["peer"].item()
     return (objective.loss - silent(batch).loss).item() / term if term else 0.0

@@ -1,4 +1,4 @@
-"""Test whole networks as influence problems, and Kronecker factors, against per-sample gradients."""
+"""Test whole networks as influence problems, and Kronecker factors, by per-sample gradients."""
 
 from collections.abc import Callable, Iterator
 
@@ -34,7 +34,7 @@ def surveyed(network: nn.Module, training: Tensor, held_out: Tensor, size: int =
 
 
 def convolutional() -> nn.Sequential:
-    """Return a network with every supported kind of layer, an unsupported one, and an in-place one."""
+    """Return a network with every supported kind of layer, an unsupported and an in-place one."""
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(2, 4, 3, stride=2, padding=1, bias=False),

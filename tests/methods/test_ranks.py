@@ -34,7 +34,7 @@ CASES: list[Any] = [
 
 
 class Ranks:
-    """Mean over simulated ranks, which are repeated until each has used the values of the others."""
+    """Mean over simulated ranks, repeated until each has used the values of the others."""
 
     def __init__(self) -> None:
         self.said: list[list[Tensor]] = [[] for _ in range(WORLD)]

@@ -96,7 +96,10 @@ def made(
 
 @pytest.fixture(autouse=True)
 def few_shuffles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shuffle the values 9 times instead of 99: this takes most of the time, and one test reads it."""
+    """Shuffle the values 9 times instead of 99, which takes most of the time.
+
+    Only one test reads the result.
+    """
     monkeypatch.setattr("orchestrator.reporting.importance.SHUFFLES", 9)
 
 

@@ -30,7 +30,7 @@ def result(epoch: int, value: float, **more: Any) -> dict[str, Any]:
 
 
 def played(folder: Path) -> tuple[Sweep, StudySearch]:
-    """Return four trials: complete, stopped early, failed, running; each with its worker's records."""
+    """Return trials that are complete, stopped early, failed and running, with worker records."""
     sweep, searcher = begin(folder, "training.epochs=3")
     for number in range(4):
         searcher.suggest(str(number))

@@ -47,7 +47,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 
 @dataclass
 class Changing(Watch):
-    """Remove the node while two trials run, add one after the note, and end after the lost trial."""
+    """Remove the node while two trials run, add one after the note, end after the lost trial."""
 
     cluster: Any = None
     seen: set[int] = field(default_factory=set)

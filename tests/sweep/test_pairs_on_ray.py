@@ -69,7 +69,7 @@ def test_a_sweep_of_pairs_over_methods_that_hear_one_another_and_one_that_does_n
 
 
 def check_metrics(metrics: dict[str, float]) -> None:
-    """Assert that each student has metrics under its letter, and the trial those of the worse one."""
+    """Assert metrics of each student under its letter, and of the worse one for the trial."""
     of = {letter: {name[2:]: value for name, value in metrics.items() if name.startswith(f"{letter}/")} for letter in "ab"}
     assert set(of["a"]) == set(of["b"]) > {"train/loss", "validation/accuracy", "validation/nll", "parameters"}
     worse = min(of.values(), key=lambda own: own["validation/accuracy"])

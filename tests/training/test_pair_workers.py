@@ -1,4 +1,4 @@
-"""Pairs in processes of their own (gloo): the same students as in one process. Knows no Ray."""
+"""Test pairs in separate processes (gloo): the same students as in one process."""
 
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ TIMED = ("seconds/", "train/images_per_second", "cache/")
 
 
 def trained(rank: int, world_size: int, root: str, name: str, *pairs: str) -> list[Record]:
-    """The records of a trial as one of its ranks reported them; stopped and taken up again where its name says so."""
+    """Return the records of a trial at one rank; `stopped` in its name stops and resumes it."""
     records: list[Record] = []
     asked = [lambda: len(records) == 1, lambda: False] if "stopped" in name else [lambda: False]
     for asked_to_stop in asked:
@@ -56,7 +56,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(root: Path, name: str, world_size: int, *pairs: str) -> list[Record]:
-    """The records of the trial, trained by so many workers; only the first one reports."""
+    """Return the records of a trial with `world_size` workers; only the first one reports."""
     if world_size == 1:
         return trained(0, 1, str(root), name, *pairs)
     first, *others = on_every_rank(world_size, trained, str(root), name, *pairs)
@@ -93,7 +93,7 @@ def test_two_pairs_train_the_students_of_one(root: Path) -> None:
         *DUAL,
         "method.w_norm=mean1",
         "peers.b.network.name=mlp",
-    )  # batch norm sees less of a batch, the more there are
+    )  # more ranks give batch norm smaller batches
     four, one = run(root, "of-four", 4, *pairs), run(root, "of-one", 1, *pairs)
     for ours, theirs in zip(four, one, strict=True):
         assert metrics(ours) == pytest.approx(metrics(theirs), rel=2e-3, abs=2e-3)
@@ -118,7 +118,10 @@ def test_a_pair_that_is_stopped_and_taken_up_again_goes_on_to_the_bit(root: Path
 
 
 def swapped(rank: int, world_size: int, in_turn: bool) -> list[Any]:
-    """What a rank heard: each says its rank, and 10 more after its step."""
+    """Return the tensors that a rank received.
+
+    Each publishes its rank, and 10 more after its step.
+    """
     pair = Pair(TrialContext(rank, world_size, CPU), 2)
     position = pair.own[0]
     heard = []
@@ -126,7 +129,7 @@ def swapped(rank: int, world_size: int, in_turn: bool) -> list[Any]:
         said = torch.full((4, 3), float(rank + 100 * step))
         pair.tell(position, said, in_turn)
         others = pair.others(position)
-        if step != 1:  # in one step nobody asks
+        if step != 1:  # one step without a receiver
             heard.append(others())
         if in_turn and position == 0:
             pair.tell_anew(position, said + 10)
@@ -152,7 +155,7 @@ def test_a_pair_swaps_what_its_two_say_and_its_replicas_reduce_among_themselves(
 
 
 def threads(rank: int, world_size: int, root: str, *pairs: str) -> int:
-    """Those of a rank after a trial."""
+    """Return the threads of a rank after a trial."""
     trained(rank, world_size, root, "threads", *pairs)
     return torch.get_num_threads()
 
