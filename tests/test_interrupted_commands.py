@@ -1,4 +1,4 @@
-"""Test the messages of runs that are interrupted at any moment, or resumed after changes, no Ray."""
+"""Test the messages of interrupted runs, and of resumes after changes, without Ray."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Test predictions of an exported student: the training's answers, and one sentence per bad file."""
+"""Test predictions of an exported student: correct classes, and one sentence per bad file."""
 
 import json
 import re

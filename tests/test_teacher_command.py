@@ -1,4 +1,4 @@
-"""Test `run.py teacher --precompute` without Ray: computed views, and cache hits the second time."""
+"""Test `run.py teacher --precompute` without Ray: computed views, then cache hits."""
 
 import os
 import subprocess

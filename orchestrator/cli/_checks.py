@@ -102,7 +102,7 @@ def packages(conditions: Conditions) -> Finding:
 
 
 def ray_address(conditions: Conditions) -> Finding:
-    """Check that the running Ray cluster accepts a connection, and how its token is protected.
+    """Check the token's file mode, and that a running Ray cluster accepts a connection.
 
     A cluster of our own is started only by the last check.
     """

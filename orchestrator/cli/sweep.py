@@ -35,7 +35,7 @@ def sweep(
         pairs: `KEY=VALUE` settings of `--set`.
         store: Folder or URI of the store.
         name: Name of the sweep; None for the default name.
-        seed: Seed of the search.
+        seed: Seed of weights, order of samples, views and search; None for the configured one.
         dry_run: Show the plan and stop.
         trials: Number of trials.
         time_budget: Duration such as `2h`.

@@ -115,7 +115,7 @@ def test_the_weight_stays_within_its_bounds(certainty: str, scale: float, prepar
 
 
 def test_the_weight_falls_with_the_entropy_from_one_hot_to_uniform(prepare: Any) -> None:
-    """A mixture of one class and the uniform distribution; the latter's share raises the entropy."""
+    """A mixture of one class and the uniform distribution, whose share raises the entropy."""
     shares = torch.linspace(0, 1, 21, dtype=torch.float64)[:, None]
     p = (1 - shares) * functional.one_hot(torch.tensor(3), CLASSES) + shares / CLASSES
     logits = p.clamp(min=1e-300).log()

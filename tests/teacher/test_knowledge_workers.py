@@ -71,7 +71,7 @@ def full_at_first() -> Iterator[None]:
 
 
 def worker(rank: int, world_size: int, root: Path) -> dict[str, Any]:
-    """Run one rank: shared folders, its own folders, and a disk that is full at first."""
+    """Run one rank: shared folders, its own, and a disk that is full only for the first rank."""
     context = TrialContext(rank, world_size, CPU)
     told: dict[str, Any] = {"shared": fill(source(root, "shared", context)), "again": fill(source(root, "shared", context))}
     told["own"] = fill(source(root, f"own-{rank}", context))

@@ -19,7 +19,7 @@ Serve = Callable[[int | None], tuple[str, list[str]]]
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
-    """Return a function that serves one status, or nothing; it gives address and sent credentials."""
+    """Return a function that serves one status, or nothing, and records the credentials."""
     for name, value in {"MAX_RETRIES": "0", "TIMEOUT": "1"}.items():
         monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", value)
     ended, servers = threading.Event(), []

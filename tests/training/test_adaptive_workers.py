@@ -103,7 +103,7 @@ def test_two_workers_have_the_alpha_and_the_student_of_one(name: str, root: Path
 
 
 def test_the_histogram_is_of_the_samples_of_both_ranks(root: Path) -> None:
-    """Two workers' histogram is that of one, except for samples that rounding moves over an edge."""
+    """Two workers' histogram is that of one, except for samples that rounding moves."""
     said(trial(root, "label", folder="label-histogram"))
     both, alone = (load_file(root / folder / "checkpoint" / "trace.safetensors") for folder in ("label", "label-histogram"))
     rows = both["epochs/alpha_histogram"]

@@ -79,7 +79,7 @@ def test_it_counts_from_the_epoch_after_that(specify: Specify) -> None:
 
 @pytest.mark.parametrize("fill", ["epoch", "ema"])
 def test_to_fill_it_leaves_no_trace(specify: Specify, monkeypatch: pytest.MonkeyPatch, fill: str) -> None:
-    """A student without bank updates trains as without a bank: weights, statistics, random numbers."""
+    """Without updates of its bank, a student trains as without a bank, to the random numbers."""
     pairs = (*SMALL, *STUDENTS["own"], f"method.fill={fill}")
     monkeypatch.setattr(Remembering, "refresh", lambda self, knowledge: None)
     with_bank = specify(*pairs, folder="with")

@@ -1,4 +1,4 @@
-"""Test that `training.compile` gives the same trial: student, teacher, files; Dynamo only traces."""
+"""Test that `training.compile` gives the same trial; Dynamo only traces here."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Test readable checkpoints that do not fit the trial: skipped with a note, with the same result."""
+"""Test readable checkpoints that do not fit the trial: a note, and the same final result."""
 
 import copy
 import shutil
