@@ -243,7 +243,7 @@ def test_a_file_has_a_docstring_and_is_not_too_long() -> None:
 
 
 def runs_code(call: ast.Call) -> bool:
-    """Return whether a call could run its input: an unpickler, YAML objects, a shell, a compiler."""
+    """Return whether a call could run its input: unpickler, YAML objects, shell, compiler."""
     function = dotted(call.func)
     package, _, name = function.rpartition(".")
     given = {word.arg: word.value.value if isinstance(word.value, ast.Constant) else word.value for word in call.keywords}

@@ -29,12 +29,16 @@ def submit(
         words: The command line that the job runs.
         address: Address of the cluster.
         name: Name of the job; None for a default.
-        excludes: Patterns of files that are not packed.
-        limit_mib: Largest size of the packed files, in MiB.
+        excludes: Patterns of files to leave out, as in .gitignore.
+        limit_mib: Largest total size of the files, in MiB, before compression.
         detach: Return after the submission.
 
     Returns:
         The exit code.
+
+    Raises:
+        ConfigurationError: The command line cannot run on a cluster, or the files exceed
+            `limit_mib`.
     """
     wanted = submission(group, words, name, ROOT)
     package = collect(ROOT, excludes, wanted.beside)

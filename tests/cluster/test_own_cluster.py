@@ -1,4 +1,4 @@
-"""Test that our own cluster stays on this machine, by the arguments of `ray.init`."""
+"""Test that our own cluster stays on this machine, by the environment of `ray.init`."""
 
 import os
 import socket

@@ -11,7 +11,7 @@ CLASSES = 5
 
 @pytest.mark.parametrize("loss", ["info_nce", "hinge"])
 def test_a_negative_that_is_absent_does_not_count(loss: str) -> None:
-    """Against each sample alone with its present negatives; without any the loss is zero."""
+    """Against each sample alone with its present negatives, down to none."""
     generator = torch.Generator().manual_seed(5)
     student, positive, directions = (torch.randn(*shape, CLASSES, generator=generator) for shape in ((4,), (4,), (4, 6)))
     present = torch.arange(6) < torch.tensor([[6], [3], [1], [0]])
