@@ -160,7 +160,10 @@ def _show_unfinished(store: Store, found: Comparison, console: Console) -> None:
 
 
 def _keep(store: Store, found: Comparison, came: Result, last: Sweep, console: Console) -> None:
-    """Write the result to the comparison's folder, and log it to the sweep over seeds' run."""
+    """Write the result to the comparison's folder, and log it to MLflow.
+
+    The MLflow run is that of the sweep over seeds.
+    """
     from orchestrator.tracking.artifacts import log_to_sweep
 
     text = page.markdown(came)

@@ -137,7 +137,7 @@ def test_nobody_strips_what_has_no_checkpoint(tmp_path: Path) -> None:
 
 
 class Disk:
-    """Write a population's files as workers and stand-ins do, and check those that a copy needs."""
+    """Writer of a population's files, which checks the snapshots that a copy needs."""
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep, self.taken_over, self.donors_that_had_ended = sweep, 0, 0

@@ -47,7 +47,10 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 
 @dataclass
 class Changing(Watch):
-    """Remove the node while two trials run, add one after the note, end after the lost trial."""
+    """A watch that removes a node while two trials run, and adds one after the note.
+
+    It interrupts the sweep after the lost trial is complete.
+    """
 
     cluster: Any = None
     seen: set[int] = field(default_factory=set)

@@ -35,7 +35,7 @@ class Killed(BaseException):
 
 
 class Writes:
-    """Count a driver's writes and kill it at one: before it, or within a line of the study."""
+    """Counter of a driver's writes that kills it at one: before it, or within a study line."""
 
     def __init__(self, patch: pytest.MonkeyPatch, at: int | None = None, torn: bool = False) -> None:
         self.count, self.at, self.torn = 0, at, torn

@@ -14,7 +14,7 @@ SILENCE_S, WAIT_S = 100.0, 400.0
 
 
 class Hands:
-    """Record a watchdog's actions; `workers` are those that groups still have."""
+    """Recorder of a watchdog's actions; `workers` are those that groups still have."""
 
     def __init__(self, *groups: int) -> None:
         self.workers = set(groups)

@@ -26,7 +26,7 @@ class Answer(Exception):
 
 
 class Server:
-    """Store accepted writes; `fails` gives the error of a write, or None to accept it."""
+    """A server that stores writes; `fails` gives the error of a write, or None to accept it."""
 
     def __init__(self, fails: Callable[[Write], Exception | None] = lambda write: None) -> None:
         self.fails, self.up = fails, True

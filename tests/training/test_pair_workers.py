@@ -118,9 +118,9 @@ def test_a_pair_that_is_stopped_and_taken_up_again_goes_on_to_the_bit(root: Path
 
 
 def swapped(rank: int, world_size: int, in_turn: bool) -> list[Any]:
-    """Return the tensors that a rank received.
+    """Return the tensors that a rank received, and further values of its context.
 
-    Each publishes its rank, and 10 more after its step.
+    Each publishes rank + 100 * step; in turns, position 0 publishes 10 more after its step.
     """
     pair = Pair(TrialContext(rank, world_size, CPU), 2)
     position = pair.own[0]

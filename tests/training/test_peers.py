@@ -147,7 +147,7 @@ def test_a_pair_that_is_resumed_goes_on_to_the_bit(distil: Specify, update: str)
 
 
 class Noting(DualStudent):
-    """Record each student's own and received logits at every step."""
+    """Dual students that record each student's own and received logits at every step."""
 
     heard: ClassVar[list[tuple[Tensor, Tensor]]] = []
 

@@ -360,7 +360,7 @@ def test_every_step_is_a_sign_of_life(specify: Specify) -> None:
 
 def test_a_method_gets_the_index_where_the_inputs_are(monkeypatch: pytest.MonkeyPatch) -> None:
     class Noting(Method):
-        """Record the device of the index."""
+        """A method that records the device of the index."""
 
         def forward(self, batch: Batch) -> Objective:
             """Return a trivial objective."""
