@@ -120,7 +120,7 @@ def _tell(found: Sweep, note: str) -> None:
 
 
 def _interrupted(store: Store, found: Sweep | None) -> int:
-    """Print how to resume an interrupted run, or that it must be restarted; return the exit code."""
+    """Print how to resume or restart an interrupted run; return the exit code."""
     console.print()
     if found is None:
         console.print("interrupted before the sweep began: there is nothing to go on with, start it again", highlight=False)

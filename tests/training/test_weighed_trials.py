@@ -201,7 +201,7 @@ def test_the_student_hears_the_teacher_that_learnt(weighed: Callable[..., TrialS
 
 
 class Helper:
-    """An influence client in this process that answers at once, never (`late`), or with an error."""
+    """An influence client in this process that answers at once, never (`late`), or fails."""
 
     def __init__(self, late: bool = False, fails: str = "") -> None:
         self.late, self.fails = late, fails
