@@ -1,15 +1,20 @@
-"""Whether an alpha that adapts makes a better student (ours) than a fixed alpha that was chosen well (theirs).
+"""Compare students under an adaptive alpha (ours) with those under the best fixed alpha (theirs).
 
-    python benchmarks/akd_quality.py [--preset digits] [--seeds 10] [--noise 0.2] [--out FILE.jsonl] [--figure FILE.png]
+    python benchmarks/akd_quality.py [--preset digits] [--seeds 10] [--noise 0.2] [--out FILE.jsonl]
+        [--figure FILE.png]
     python benchmarks/akd_quality.py --preset fashion --path FOLDER-WITH-THE-FOUR-FILES
     python benchmarks/akd_quality.py --config FILE [--set data.limit.train=1000 ...]
 
-One recipe, one split, one teacher; seed s sets weights, order and views of the student, and every variant has the same seeds.
-Theirs is KD with alpha of a grid, of which the best is chosen by the mean validation accuracy, never by the test part. Ours:
-alpha learnable by the gradient of the loss (raw, with and without a clamp), by uncertainty, and the gap's ratio, without and
-with the Context-Aware Module. Every trial is the real `train()` in a process of its own thread, without Ray; the teacher is
-asked once per view and seed. What is compared is the last epoch's student. `--out` gets a line per trial as it ends; the
-trials that it holds are not trained again, so a run that was interrupted goes on.
+All variants share one recipe, one split, one teacher and the same seeds. Seed s sets the weights,
+the order and the views of the student.
+
+Theirs is KD with alpha from a grid; the best one is chosen by the mean validation accuracy, never
+by the test part. Ours is alpha learnable by the gradient of the loss (raw, with and without a
+clamp), by uncertainty, and the gap's ratio, without and with the Context-Aware Module.
+
+Every trial is the real `train()` in a process of one thread, without Ray. The teacher is evaluated
+once per view and seed. The last epoch's students are compared. `--out` gets a line per trial as it
+ends; trials that it holds are not trained again, so an interrupted run resumes.
 """
 
 import sys
@@ -17,7 +22,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script finds its own folder alone
+# a script's path holds only its own folder
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,11 +47,11 @@ PRESETS: dict[str, tuple[Path | None, list[str]]] = {
     ),
 }
 CURVE = ("epoch", "alpha", "cross_entropy", "distillation")
-POINTS = 60  # of a curve in a line of the results
+POINTS = 60  # of a curve in one line of the results
 
 
 def variants(temperature: float) -> dict[str, Choice]:
-    """The methods that are compared, KD first: the first to train fills the cache of its seed."""
+    """Return the compared methods, KD first: the first one to train fills the cache of its seed."""
     chosen: dict[str, dict[str, Any]] = {name: {"name": "kd", "alpha": alpha} for name, alpha in FIXED.items()}
     chosen[REFERENCE] = {"name": "cross_entropy"}
     chosen |= {name: {"name": "akd", **settings} for name, settings in ADAPTIVE.items()}
@@ -56,7 +62,7 @@ def variants(temperature: float) -> dict[str, Choice]:
 
 
 def trained(plain: dict[str, Any]) -> Trial:
-    """Train a trial, and what is kept of it; runs in a process of the pool."""
+    """Train a trial in a process of the pool, and return its results."""
     from safetensors.torch import load_file
 
     spec = TrialSpec.model_validate(plain)
@@ -81,12 +87,12 @@ def trained(plain: dict[str, Any]) -> Trial:
 
 
 def means(values: NDArray[np.float32]) -> list[float]:
-    """Of neighbours, so that a curve has `POINTS` at most."""
+    """Return means over neighbouring values, at most `POINTS` of them."""
     return [float(f"{chunk.mean():.4g}") for chunk in np.array_split(values, min(POINTS, len(values)))]
 
 
 def read_options() -> Namespace:
-    """The command line."""
+    """Parse the command line."""
     known = list(variants(4.0))
     parser = paired.arguments(__doc__, PRESETS, known)
     parser.add_argument("--figure", type=Path, help="PNG: where alpha goes that the loss itself trains")
@@ -94,7 +100,7 @@ def read_options() -> Namespace:
 
 
 def main() -> None:
-    """The teacher, all trials, then table and figure."""
+    """Fit the teacher, run all trials, and print the table and the figure."""
     options = read_options()
     _, kept = paired.compared(options, PRESETS, variants(options.temperature), trained, Trial)
     print(markdown(kept))

@@ -1,6 +1,7 @@
-"""Says what `akd_quality.py` found: paired differences with their errors as a Markdown table, and a figure. Trains nothing.
+"""Report the results of `akd_quality.py`: a Markdown table of paired differences, and a figure.
 
-The variants go by the names of their rows: fixed alphas (theirs), cross entropy as a reference, alphas that adapt (ours).
+Variants are named by their table rows: fixed alphas (theirs), cross entropy as a reference,
+adaptive alphas (ours).
 """
 
 import math
@@ -16,7 +17,7 @@ from benchmarks.paired_report import Table, error, lines, plus_minus
 REFERENCE = "cross entropy"
 FIXED = {f"alpha = {alpha:g}": alpha for alpha in (0.1, 0.3, 0.5, 0.7, 0.9)}
 USUAL = "alpha = 0.9"
-RAW = {  # by the names of their rows
+RAW = {  # by row name
     "raw clamped": {"alpha_schedule": "learnable", "alpha_learnable": "raw", "alpha_min": 0.1, "alpha_max": 0.9},
     "raw unclamped": {"alpha_schedule": "learnable", "alpha_learnable": "raw", "alpha_min": 0.0, "alpha_max": 1.0},
 }
@@ -30,9 +31,16 @@ ADAPTIVE: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Trial(paired_report.Trial):
-    """A student of the last epoch on the test part; `validation` accuracies of all epochs, `alpha` the last epoch's mean.
+    """Test metrics of the last epoch's student, with its validation accuracies of all epochs.
 
-    `curve`: epoch, alpha, cross_entropy and distillation along the training, where it is drawn.
+    Attributes:
+        accuracy: Test accuracy.
+        nll: Test negative log-likelihood.
+        ece: Test expected calibration error.
+        validation: Validation accuracy of each epoch.
+        alpha: Mean alpha of the last epoch.
+        curve: Values of epoch, alpha, cross_entropy and distillation during training, for the drawn
+            variants.
     """
 
     accuracy: float
@@ -44,34 +52,40 @@ class Trial(paired_report.Trial):
 
     @property
     def outcome(self) -> str:
-        """Its accuracy."""
+        """Return the test accuracy as text."""
         return f"{self.accuracy:.4f}"
 
     @property
     def movement(self) -> float:
-        """Mean |change| of the validation accuracy from epoch to epoch over the last half of them."""
+        """Return the mean |change| of the validation accuracy per epoch.
+
+        The mean is over the last half of the epochs.
+        """
         changes = np.abs(np.diff(self.validation))
         return float(changes[len(changes) // 2 :].mean()) if len(changes) else math.nan
 
 
 def best_fixed(table: Table[Trial]) -> str | None:
-    """The fixed alpha with the best mean validation accuracy of the last epoch; the test part has no say."""
+    """Return the fixed alpha with the best mean validation accuracy of the last epoch.
+
+    The test part has no influence on the choice.
+    """
     fixed = [name for name in FIXED if name in table.rows]
     return max(fixed, key=lambda name: float(table.values(name, validated).mean()), default=None)
 
 
 def tested(trial: Trial) -> float:
-    """The test accuracy of the last epoch."""
+    """Return the test accuracy of the last epoch."""
     return trial.accuracy
 
 
 def validated(trial: Trial) -> float:
-    """The validation accuracy of the last epoch."""
+    """Return the validation accuracy of the last epoch."""
     return trial.validation[-1]
 
 
 def markdown(trials: list[Trial]) -> str:
-    """The table, and below it how to read it."""
+    """Return the table and its legend."""
     table = Table(trials)
     best = best_fixed(table)
     rivals = [name for name in dict.fromkeys((best, USUAL)) if name is not None and name in table.rows]
@@ -90,7 +104,7 @@ def markdown(trials: list[Trial]) -> str:
 
 
 def row(table: Table[Trial], name: str, gains: list[str]) -> list[str]:
-    """The cells of a variant beside its name."""
+    """Return the cells of a variant's row, without its name."""
     accuracy = 100 * table.values(name, tested)
     moves = 100 * table.values(name, lambda trial: trial.movement)
     cells = [plus_minus(accuracy.mean(), error(accuracy)), *gains, table.cell(name, lambda trial: 100 * validated(trial))]
@@ -104,7 +118,7 @@ def row(table: Table[Trial], name: str, gains: list[str]) -> list[str]:
 
 
 def collapse(trials: list[Trial], file: Path) -> None:
-    """Draw where alpha goes when the loss itself trains it, one line a seed, beside the two terms between which it decides."""
+    """Draw alpha as trained by the loss itself, one line per seed, and the two loss terms."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.4), dpi=80, layout="constrained")

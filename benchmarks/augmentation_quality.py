@@ -1,13 +1,18 @@
-"""Which augmentation makes the better student on a named data set: what `data.augmentation=auto` should come to.
+"""Compare augmentations on a named data set, to choose the policy of `data.augmentation=auto`.
 
-    python benchmarks/augmentation_quality.py [--preset digits] [--seeds 5] [--jobs 1] [--store FOLDER] [--out FILE.jsonl]
-    python benchmarks/augmentation_quality.py --preset fashion_resnets --path FOLDER-WITH-THE-FOUR-FILES --seeds 3
+    python benchmarks/augmentation_quality.py [--preset digits] [--seeds 5] [--jobs 1]
+        [--store FOLDER] [--out FILE.jsonl]
+    python benchmarks/augmentation_quality.py --preset fashion_resnets
+        --path FOLDER-WITH-THE-FOUR-FILES --seeds 3
     python benchmarks/augmentation_quality.py --preset cifar_resnets --path cifar10.npz --seeds 3
 
-Plain training and KD under each policy; the teacher of a policy is fitted under the same one. Seed s sets weights, order and views
-of the student, and every variant has the same seeds, the same recipe and the same split. Every trial is the real `train()` in a
-process of one thread, without Ray. The last epoch's student is compared, on the test part. `--out` gets a line per trial as it
-ends; the trials that it holds are not trained again, so an interrupted run continues.
+Each policy has plain training and KD; the teacher of a policy is fitted under the same policy. All
+variants share the seeds, the recipe and the split. Seed s sets the weights, the order and the views
+of the student.
+
+Every trial is the real `train()` in a process of one thread, without Ray. The last epoch's students
+are compared on the test part. `--out` gets a line per trial as it ends; trials that it holds are
+not trained again, so an interrupted run resumes.
 """
 
 import sys
@@ -15,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script finds its own folder alone
+# a script's path holds only its own folder
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import paired, paired_report
 from benchmarks.common import ROOT
@@ -27,7 +33,7 @@ from orchestrator.store.store import read_json
 from orchestrator.teacher.card import CARD
 
 POLICIES = ("none", "crop", "crop_flip")
-FEW = [  # few images for so many epochs that the student fits them: what augmentation is for
+FEW = [  # few images and many epochs, so that the student overfits without augmentation
     *("data.limit.train=1000", "data.limit.validation=200", "data.limit.test=5000"),
     *("student.name=cnn", "student.width=16", "training.epochs=60", "training.learning_rate=0.1"),
     *("teacher.network.name=cnn", "teacher.network.width=32", "teacher.training.epochs=60", "teacher.training.learning_rate=0.1"),
@@ -51,19 +57,19 @@ PRESETS: dict[str, tuple[Path | None, list[str]]] = {
 
 @dataclass(frozen=True)
 class Trial(paired_report.Trial):
-    """The test accuracy of a student with its last weights, and that of its teacher."""
+    """Test accuracies of a student with its last weights and of its teacher."""
 
     accuracy: float
     teacher: float
 
     @property
     def outcome(self) -> str:
-        """In a few words, for whoever waits."""
+        """Return the test accuracy as text."""
         return f"test accuracy {self.accuracy:.4f}"
 
 
 def methods(temperature: float) -> dict[str, Choice]:
-    """Plain training, and KD with the weights of the search's first trial."""
+    """Return plain training, and KD with the weights of the search's first trial."""
     return {
         "plain": Choice.model_validate({"name": "cross_entropy"}),
         "KD": Choice.model_validate({"name": "kd", "alpha": 0.9, "temperature": temperature}),
@@ -71,17 +77,17 @@ def methods(temperature: float) -> dict[str, Choice]:
 
 
 def variant(method: str, policy: str) -> str:
-    """The name of a row and column."""
+    """Return the name of a method under a policy."""
     return f"{method} under {policy}"
 
 
 def variants(temperature: float) -> dict[str, Choice]:
-    """Every method under every policy."""
+    """Return every method under every policy."""
     return {variant(name, policy): choice for policy in POLICIES for name, choice in methods(temperature).items()}
 
 
 def trained(plain: dict[str, Any]) -> Trial:
-    """Train a trial and return what is kept of it; runs in a process of the pool."""
+    """Train a trial in a process of the pool, and return its results."""
     spec = TrialSpec.model_validate(plain)
     every, seconds = paired.epochs_of(spec)
     assert spec.teacher is not None
@@ -96,7 +102,11 @@ def trained(plain: dict[str, Any]) -> Trial:
 
 
 def markdown(kept: list[Trial]) -> str:
-    """A row for each policy: the teacher, plain training, KD, what each gains over no augmentation, and KD over plain training."""
+    """Return a table with one row per policy.
+
+    The columns are the teacher, plain training, KD, the gain of each over no augmentation, and KD
+    over plain training.
+    """
     table, names = Table(kept), list(methods(4.0))
     present = [policy for policy in POLICIES if any(variant(name, policy) in table.rows for name in names)]
     gains: dict[str, str] = {}
@@ -127,7 +137,7 @@ def _accuracy(trial: Trial) -> float:
 
 
 def main() -> None:
-    """The teachers, all trials, then the table."""
+    """Fit the teachers, run all trials, and print the table."""
     known = list(variants(4.0))
     options = paired.read(paired.arguments(__doc__, PRESETS, known), known)
     changes = {variant(name, policy): Change(sets=(f"data.augmentation={policy}",)) for policy in POLICIES for name in methods(4.0)}

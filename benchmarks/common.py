@@ -1,6 +1,6 @@
-"""What the benchmarks share: how results are printed, data and teachers made on the spot, sweeps watched, processes counted.
+"""Share helpers of the benchmarks: results, generated data and teachers, observed processes.
 
-Knows nothing of what is measured. Imports torch, Ray and psutil only in the functions that need them.
+torch, Ray and psutil are imported only in the functions that need them.
 """
 
 import argparse
@@ -25,7 +25,7 @@ PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 @dataclass(frozen=True)
 class Result:
-    """One line of a table; `ratio` > 1 means that ours is better, None that there is nothing to divide."""
+    """One line of a table; a `ratio` above 1 means that ours is better, None that there is none."""
 
     benchmark: str
     case: str
@@ -36,13 +36,21 @@ class Result:
 
 
 def compared(case: str, ours: float, theirs: float, unit: str, more_is_better: bool = False) -> Result:
-    """A result with the ratio of both sides."""
+    """Return a result with the ratio of both sides.
+
+    Args:
+        case: Name of the line.
+        ours: Value of ours, in `unit`.
+        theirs: Value of theirs, in `unit`.
+        unit: Unit of both values.
+        more_is_better: Whether larger values are better.
+    """
     above, below = (ours, theirs) if more_is_better else (theirs, ours)
     return Result(Path(sys.argv[0]).stem, case, ours, theirs, above / below if below else None, unit)
 
 
 def noted(case: str, ours: float, unit: str, theirs: float | None = None) -> Result:
-    """A result without a ratio."""
+    """Return a result without a ratio."""
     return Result(Path(sys.argv[0]).stem, case, ours, theirs, None, unit)
 
 
@@ -70,14 +78,23 @@ def _text(value: float | None) -> str:
 
 
 def arguments(documentation: str | None) -> argparse.ArgumentParser:
-    """A parser with the script's first sentence and `--json`."""
+    """Return a parser with the script's first line as description, and `--json`."""
     parser = argparse.ArgumentParser(description=(documentation or "").partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="one object a line")
     return parser
 
 
 def make_images(file: Path, train: int, classes: int, held_out: int) -> None:
-    """Random images (n, 32, 32, 3) uint8 in an .npz file with MedMNIST's keys, every class in every part."""
+    """Write random images (n, 32, 32, 3) uint8 to an .npz file with MedMNIST's keys.
+
+    Every class occurs in every part.
+
+    Args:
+        file: The file to write.
+        train: Number of training images.
+        classes: Number of classes.
+        held_out: Number of images of the validation and of the test part.
+    """
     draw = np.random.default_rng(0)
     arrays: dict[str, Any] = {}
     for part, count in {"train": train, "val": held_out, "test": held_out}.items():
@@ -87,7 +104,14 @@ def make_images(file: Path, train: int, classes: int, held_out: int) -> None:
 
 
 def make_teacher(folder: Path, name: str, images: np.ndarray[Any, Any], classes: int) -> None:
-    """A teacher with random weights, whose BatchNorm statistics are those of `images` (n, H, W, C) uint8."""
+    """Write a teacher with random weights and the BatchNorm statistics of `images`.
+
+    Args:
+        folder: Folder of the teacher.
+        name: Name of the network.
+        images: Images (n, H, W, C) uint8.
+        classes: Number of classes.
+    """
     import torch
 
     from orchestrator.models.build import build
@@ -102,7 +126,8 @@ def make_teacher(folder: Path, name: str, images: np.ndarray[Any, Any], classes:
     network = build(name, classes, shape, {})
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None  # the mean of what it sees: fresh statistics let 27 blocks overflow float16
+            # cumulative mean: with fresh statistics 27 blocks overflow float16
+            module.momentum = None
     with torch.no_grad():
         network(planes)
     save_weights(network, folder / WEIGHTS)
@@ -112,7 +137,7 @@ def make_teacher(folder: Path, name: str, images: np.ndarray[Any, Any], classes:
 
 @dataclass(frozen=True)
 class Report:
-    """An epoch's report, and when the driver heard of it."""
+    """An epoch's report, and the time at which the driver received it."""
 
     at: float
     epoch: int
@@ -120,39 +145,45 @@ class Report:
 
 
 class Watch:
-    """Listens to a run and keeps its reports."""
+    """Callback of a run that stores its reports."""
 
     def __init__(self) -> None:
         self.reports: list[Report] = []
 
     def preparing(self, what: str) -> None:
-        """Not noted."""
+        """Ignore the event."""
 
     def teacher_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Not noted."""
+        """Ignore the event."""
 
     def teacher_ready(self, words: str) -> None:
-        """Not noted."""
+        """Ignore the event."""
 
     def trial_started(self, trial: Any) -> None:
-        """Not noted."""
+        """Ignore the event."""
 
     def trial_reported(self, trial: Any, epoch: int, metrics: dict[str, float]) -> None:
-        """An epoch is through."""
+        """Store the report of an epoch."""
         self.reports.append(Report(time.time(), epoch, dict(metrics)))
 
     def trial_changed(self, trial: Any) -> None:
-        """Not noted."""
+        """Ignore the event."""
 
     def trial_ended(self, trial: Any) -> None:
-        """Not noted."""
+        """Ignore the event."""
 
     def note(self, text: str) -> None:
-        """Not noted."""
+        """Ignore the event."""
 
 
 def conducted(folder: Path, settings: list[str], kind: str) -> list[Report]:
-    """The reports of a whole `sweep` or `train`, run as the command line runs it, with its store in `folder`."""
+    """Run a whole `sweep` or `train` as the command line does, and return its reports.
+
+    Args:
+        folder: Folder of the store.
+        settings: `KEY=VALUE` settings over the defaults.
+        kind: "sweep" or "train".
+    """
     from orchestrator.config.loader import load
     from orchestrator.store.records import Sweep
     from orchestrator.store.store import Store
@@ -168,9 +199,10 @@ def conducted(folder: Path, settings: list[str], kind: str) -> list[Report]:
 
 
 class Side:
-    """A child process that trains an epoch when it is told to: a line `go` on its standard input asks for one.
+    """A child process that trains one epoch per line `go` on its standard input.
 
-    It answers with a line of what it `tell`s. Its environment is ours with what is given.
+    The child answers each request through `tell`. Its environment is that of the parent with the
+    given changes.
     """
 
     def __init__(self, command: list[str], environment: Mapping[str, str]) -> None:
@@ -179,7 +211,7 @@ class Side:
         )
 
     def epoch(self) -> list[float]:
-        """Let it train an epoch; the seconds that it tells."""
+        """Request an epoch, and return the seconds that the child reports."""
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
@@ -189,19 +221,22 @@ class Side:
         raise SystemExit(f"a side ended with {self.process.wait()}: {' '.join(map(str, self.process.args))}")  # type: ignore[arg-type]
 
     def close(self) -> None:
-        """Let it end: nobody will tell it any more."""
+        """Close the child's standard input, and wait for its end."""
         assert self.process.stdin
         self.process.stdin.close()
         self.process.wait()
 
 
 def tell(*seconds: float) -> None:
-    """Hand what an epoch took to the parent."""
+    """Report the seconds of an epoch to the parent."""
     print("epoch", *seconds, flush=True)
 
 
 def command_line(command: str, store: Path, settings: list[str], *more: str) -> list[str]:
-    """`run.py COMMAND` on a store of its own, every setting over the defaults and not over a file."""
+    """Return a `run.py COMMAND` line on its own store.
+
+    The settings apply over the defaults, because the configuration file is empty.
+    """
     empty = store.parent / "empty.yaml"
     empty.touch()
     pairs = [part for setting in settings for part in ("--set", setting)]
@@ -209,9 +244,18 @@ def command_line(command: str, store: Path, settings: list[str], *more: str) -> 
 
 
 def run(command: list[str], look: Callable[[list[Any]], None] = lambda _: None, every_s: float = 0.1) -> None:
-    """Run a command until it and all its descendants have ended; `look` is given them, as psutil's processes, again and again.
+    """Run a command until it and all its descendants have ended.
 
-    Orphans become children of this process: Ray's daemons would otherwise leave the tree.
+    Orphans become children of this process; Ray's daemons would otherwise leave the process tree.
+
+    Args:
+        command: The command line.
+        look: Function that is called repeatedly with the descendants, as psutil's processes.
+        every_s: Seconds between two calls of `look`.
+
+    Raises:
+        OSError: The system refuses PR_SET_CHILD_SUBREAPER.
+        SystemExit: The command fails.
     """
     import psutil
 
@@ -229,7 +273,7 @@ def run(command: list[str], look: Callable[[list[Any]], None] = lambda _: None, 
 
 
 def _reap(child: "subprocess.Popen[bytes]") -> None:
-    """Collect who has ended; `child` first, which must learn its own exit status."""
+    """Reap ended processes, `child` first, so that its Popen object gets the exit status."""
     if child.poll() is None:
         return
     with contextlib.suppress(ChildProcessError):
@@ -238,23 +282,25 @@ def _reap(child: "subprocess.Popen[bytes]") -> None:
 
 
 class CpuSeconds:
-    """CPU seconds of every process that was seen, as of the last look at it.
+    """CPU seconds of all observed processes, as of the last observation.
 
-    RUSAGE_CHILDREN would be exact, and holds nothing of Ray's workers: their parent, the raylet, never waits for them.
+    RUSAGE_CHILDREN would be exact, but it excludes Ray's workers: their parent, the raylet, never
+    waits for them.
     """
 
     def __init__(self) -> None:
         self.seconds: dict[Any, float] = {}
 
     def look(self, processes: list[Any]) -> None:
-        """Note what each has used so far."""
+        """Record the CPU seconds of each process."""
         import psutil
 
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 times = process.cpu_times()
-                self.seconds[process] = times.user + times.system  # a process is told apart by its id and its start
+                # a process is identified by its id and its start
+                self.seconds[process] = times.user + times.system
 
     def total(self) -> float:
-        """Of all that were seen."""
+        """Return the sum over all observed processes."""
         return sum(self.seconds.values())

@@ -1,11 +1,14 @@
-"""What an epoch of two DDP workers costs in a worker group of Ray Train (ours) against a plain torchrun (theirs).
+"""Measure an epoch of two DDP workers in a Ray Train group (ours) against plain torchrun (theirs).
 
     python benchmarks/ddp.py [--student resnet20] [--images 2000] [--rounds 3] [--json]
 
-Both sides run the same loop: `train()` with a TrialContext of gloo's rank and world size, cross entropy, the same data,
-configuration, threads, allocator and niceness. They take turns, each round in fresh processes; medians of the wall seconds of
-an epoch with its evaluation, as rank 0 reports them. The first epochs are left out: MLflow opens its database beside ours,
-for about ten seconds once per sweep.
+Both sides run the same loop: `train()` with a TrialContext of gloo's rank and world size, cross
+entropy, the same data, configuration, threads, allocator and niceness. They alternate, each round
+in fresh processes.
+
+The table holds medians of the wall seconds of an epoch with its evaluation, as rank 0 reports them.
+The first epochs are left out: MLflow opens its database at the same time, for about ten seconds
+once per sweep.
 """
 
 import json
@@ -18,31 +21,33 @@ from argparse import SUPPRESS, Namespace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script finds its own folder alone
+# a script's path holds only its own folder
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import ROOT, arguments, compared, conducted, make_images, show
 from orchestrator.core.allocator import ALLOCATOR
 
 WORKERS = 2
 CLASSES = 10
-NICENESS = 15  # of Ray's workers (RAY_worker_niceness); on a busy machine torchrun's would get the larger share
+# of Ray's workers (RAY_worker_niceness); without it torchrun's would get more CPU under load
+NICENESS = 15
 
 
 def settings(folder: Path, options: Namespace) -> list[str]:
-    """The configuration of both sides."""
+    """Return the configuration of both sides."""
     data = ["data.name=npz", f"data.path={folder / 'data.npz'}", "data.augmentation=crop_flip"]
     training = [f"training.epochs={options.epochs}", f"training.batch_size={options.batch_size}", f"student.name={options.student}"]
     return [*data, *training, "teacher=null", "method.name=cross_entropy", f"resources.workers={WORKERS}", "resources.groups=1"]
 
 
 def ours(folder: Path, options: Namespace) -> None:
-    """As `run.py train` runs it."""
+    """Train as `run.py train` does."""
     reports = conducted(folder / "store", settings(folder, options), "train")
     tell([dict(report.metrics) for report in reports])
 
 
 def theirs(folder: Path, options: Namespace) -> None:
-    """In a process that torchrun has started."""
+    """Train in a process that torchrun has started."""
     import torch
 
     from orchestrator.config.loader import load
@@ -65,17 +70,17 @@ def theirs(folder: Path, options: Namespace) -> None:
     train(specification, TrialContext(rank, world_size, report=lambda record: metrics.append(record["metrics"])))
     if rank == 0:
         tell(metrics)
-    torch.distributed.barrier()  # a rank that leaves while gloo still talks to it may abort
+    torch.distributed.barrier()  # a rank that leaves during gloo's communication may abort
     torch.distributed.destroy_process_group()
 
 
 def tell(metrics: list[dict[str, Any]]) -> None:
-    """Hand the seconds of all epochs to the parent."""
+    """Report the seconds of all epochs to the parent."""
     print(f"epochs {json.dumps([epoch['seconds/epoch'] for epoch in metrics])}", flush=True)
 
 
 def measure(side: str, folder: Path, options: Namespace) -> list[float]:
-    """Run one side in fresh processes; seconds of the epochs after the warm-up."""
+    """Run one side in fresh processes, and return the seconds of the epochs after the warm-up."""
     start = [sys.executable]
     if side == "theirs":
         start += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(WORKERS)]
@@ -89,7 +94,7 @@ def measure(side: str, folder: Path, options: Namespace) -> list[float]:
 
 
 def main() -> None:
-    """The sides in turns, then the table."""
+    """Run the sides alternately, and print the table."""
     parser = arguments(__doc__)
     parser.add_argument("--student", default="resnet20")
     parser.add_argument("--images", type=int, default=2000)

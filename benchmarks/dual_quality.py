@@ -1,14 +1,19 @@
-"""Whether two students that weigh their teacher by its certainty and hear one another (ours) are better than plain KD (theirs).
+"""Compare dual students with teacher certainty and peer learning (ours) with plain KD (theirs).
 
-    python benchmarks/dual_quality.py [--preset digits] [--seeds 10] [--noise 0.2] [--out FILE.jsonl]
+    python benchmarks/dual_quality.py [--preset digits] [--seeds 10] [--noise 0.2]
+        [--out FILE.jsonl]
     python benchmarks/dual_quality.py --preset fashion --path FOLDER-WITH-THE-FOUR-FILES
     python benchmarks/dual_quality.py --config FILE [--set data.limit.train=1000 ...]
 
-One recipe, one split, one teacher, two students a and b (`peers.b`); seed s sets their weights, order and views, and every
-variant has the same seeds. KD, + w, + peer and + both are `dual_student`, whose weights of cross entropy, teacher and peer
-always sum to one; DML and cross entropy, which have no teacher, stand beside them. Both students of a trial are trained in one
-process of one thread, without Ray. What is compared is the last epoch's students. `--out` gets a line per trial as it ends; the
-trials that it holds are not trained again, so a run that was interrupted goes on.
+All variants share one recipe, one split, one teacher, the two students a and b (`peers.b`) and the
+same seeds. Seed s sets the students' weights, order and views.
+
+KD, + w, + peer and + both are `dual_student`, whose weights of cross entropy, teacher and peer
+always sum to one. DML and cross entropy are references without a teacher. Both students of a trial
+are trained in one process of one thread, without Ray.
+
+The last epoch's students are compared. `--out` gets a line per trial as it ends; trials that it
+holds are not trained again, so an interrupted run resumes.
 """
 
 import sys
@@ -16,7 +21,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script finds its own folder alone
+# a script's path holds only its own folder
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import paired
 from benchmarks.common import ROOT
@@ -41,14 +47,14 @@ ONE_PROCESS = ["resources.workers=1", "resources.peer_placement=colocated"]
 
 
 def variants(temperature: float) -> dict[str, Choice]:
-    """The methods that are compared: the references, then KD and what is added to it."""
+    """Return the compared methods: the references, then KD and its additions."""
     chosen: dict[str, dict[str, Any]] = {name: {"name": method} for name, method in REFERENCES.items()}
     chosen |= {name: {"name": "dual_student", "temperature": temperature, **settings} for name, settings in DUAL.items()}
     return {name: Choice.model_validate(choice) for name, choice in chosen.items()}
 
 
 def trained(plain: dict[str, Any]) -> Trial:
-    """Train a trial, and what is kept of it; runs in a process of the pool."""
+    """Train a trial in a process of the pool, and return its results."""
     spec = TrialSpec.model_validate(plain)
     every, seconds = paired.epochs_of(spec)
     last = every[-1]
@@ -67,13 +73,13 @@ def trained(plain: dict[str, Any]) -> Trial:
 
 
 def read_options() -> Namespace:
-    """The command line."""
+    """Parse the command line."""
     known = list(variants(4.0))
     return paired.read(paired.arguments(__doc__, PRESETS, known), known)
 
 
 def main() -> None:
-    """The teacher, all trials, then the tables."""
+    """Fit the teacher, run all trials, and print the tables."""
     options = read_options()
     options.set += ONE_PROCESS
     shared, kept = paired.compared(options, PRESETS, variants(options.temperature), trained, Trial)

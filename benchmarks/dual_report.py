@@ -1,6 +1,7 @@
-"""Says what `dual_quality.py` found: per student a Markdown table of paired differences with their errors. Trains nothing.
+"""Report the results of `dual_quality.py`: per student a Markdown table of paired differences.
 
-The variants go by the names of their rows; all but the references are `dual_student` whose weights sum to one.
+Variants are named by their table rows. All but the references are `dual_student`, whose weights sum
+to one.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from benchmarks.paired_report import Table, lines
 BASE = "KD"
 ALONE = {"lambda_ce": 0.3, "lambda_kd": 0.7, "lambda_peer": 0.0}
 HEARD = {"lambda_ce": 0.3, "lambda_kd": 0.5, "lambda_peer": 0.2, "peer_warmup": 0.2}
-DUAL: dict[str, dict[str, Any]] = {  # by the names of their rows
+DUAL: dict[str, dict[str, Any]] = {  # by row name
     BASE: {**ALONE, "certainty": "none"},
     "+ w": {**ALONE, "certainty": "certain", "w_norm": "none"},
     "+ w (mean 1)": {**ALONE, "certainty": "certain", "w_norm": "mean1"},
@@ -22,16 +23,20 @@ DUAL: dict[str, dict[str, Any]] = {  # by the names of their rows
     "+ both": {**HEARD, "certainty": "certain", "w_norm": "none"},
     "+ both (mean 1)": {**HEARD, "certainty": "certain", "w_norm": "mean1"},
 }
-REFERENCES = {"cross entropy": "cross_entropy", "DML": "dml"}  # methods with their defaults, without a teacher
+# methods without a teacher, with their defaults
+REFERENCES = {"cross entropy": "cross_entropy", "DML": "dml"}
 Scores = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Trial(paired_report.Trial):
-    """The students of the last epoch on the test part, by their letters: accuracy, nll, ece; validation, the accuracy there.
+    """Test metrics of the last epoch's students, by their letters.
 
-    Where a method has them, also uncertainty and weight, the means of H/log K and w over the last epoch. `agreement`: the share of
-    the validation part on which both say the same.
+    Attributes:
+        students: For each letter accuracy, nll and ece on the test part, and `validation`, the
+            validation accuracy. If the method has them, also uncertainty and weight: the means of
+            H/log K and w over the last epoch.
+        agreement: Share of the validation part on which both students predict the same class.
     """
 
     students: dict[str, Scores]
@@ -39,12 +44,17 @@ class Trial(paired_report.Trial):
 
     @property
     def outcome(self) -> str:
-        """The accuracies of its students."""
+        """Return the test accuracies of the students as text."""
         return ", ".join(f"{letter} {scores['accuracy']:.4f}" for letter, scores in self.students.items())
 
 
 def markdown(trials: list[Trial], networks: dict[str, str]) -> str:
-    """A table per student, `networks` by letter, and below them how to read them."""
+    """Return a table per student and a legend.
+
+    Args:
+        trials: The results.
+        networks: Description of each student's network, by letter.
+    """
     table = Table(trials)
     order = [name for name in (*REFERENCES, *DUAL) if name in table.rows]
     parts = [f"Student {letter}, {network}:\n\n{of_student(table, letter, order)}" for letter, network in networks.items()]
@@ -60,7 +70,7 @@ def markdown(trials: list[Trial], networks: dict[str, str]) -> str:
 
 
 def weighted(weights: dict[str, float]) -> str:
-    """The weights of the three terms."""
+    """Return the weights of the three terms as text."""
     return " + ".join(
         f"{weights[key]:g} {term}"
         for key, term in (("lambda_ce", "CE"), ("lambda_kd", "KD"), ("lambda_peer", "peer"))
@@ -69,7 +79,7 @@ def weighted(weights: dict[str, float]) -> str:
 
 
 def of_student(table: Table[Trial], letter: str, order: list[str]) -> str:
-    """The table of one student."""
+    """Return the table of one student."""
 
     def score(name: str, factor: float = 1.0) -> Callable[[Trial], float]:
         return lambda trial: factor * trial.students[letter][name]

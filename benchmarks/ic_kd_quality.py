@@ -1,17 +1,24 @@
-"""Whether what is said of similar samples (ours) makes a better student than the base of each paradigm without it (theirs).
+"""Compare the inter-sample terms of IC-KD (ours) with the base of each paradigm (theirs).
 
-    python benchmarks/ic_kd_quality.py offline [--preset digits] [--seeds 10] [--noise 0.2] [--out FILE.jsonl]
+    python benchmarks/ic_kd_quality.py offline [--preset digits] [--seeds 10] [--noise 0.2]
+        [--out FILE.jsonl]
     python benchmarks/ic_kd_quality.py online --preset fashion --path FOLDER-WITH-THE-FOUR-FILES
-    python benchmarks/ic_kd_quality.py teacher_free --preset fashion --path FOLDER-WITH-THE-FOUR-FILES --alpha 0.3 --temperature 4
+    python benchmarks/ic_kd_quality.py teacher_free --preset fashion
+        --path FOLDER-WITH-THE-FOUR-FILES --alpha 0.3 --temperature 4
 
-`offline`: KD, and KD that shares its budget with PICD, has NICD beside it, or both. `online`: the same without a teacher, for two
-students of one form that learn from one another, whose mean is compared. `teacher_free`: cross entropy, to which the student's
-own bank adds PICD (with the weight `--alpha`, no self-distillation beside it), NICD or both; label smoothing, Tf-KD and
-self-distillation stand beside them.
+`offline`: KD, and KD that shares its budget with PICD, adds NICD, or both.
+`online`: the same without a teacher, for two students of one architecture that learn from each
+other; their mean is compared.
+`teacher_free`: cross entropy, to which the student's own bank adds PICD (with the weight `--alpha`,
+without self-distillation), NICD or both. Label smoothing, Tf-KD and self-distillation are
+references.
 
-One recipe, one split, one teacher; seed s sets weights, order and views of the students, and every variant has the same seeds.
-Every trial is the real `train()` in a process of one thread, without Ray. What is compared is the last epoch's student. `--out`
-gets a line per trial as it ends; the trials that it holds are not trained again, so a run that was interrupted goes on.
+All variants share one recipe, one split, one teacher and the same seeds. Seed s sets the weights,
+the order and the views of the students.
+
+Every trial is the real `train()` in a process of one thread, without Ray. The last epoch's students
+are compared. `--out` gets a line per trial as it ends; trials that it holds are not trained again,
+so an interrupted run resumes.
 """
 
 import sys
@@ -19,7 +26,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script finds its own folder alone
+# a script's path holds only its own folder
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import paired
 from benchmarks.common import ROOT
@@ -39,12 +47,19 @@ PRESETS: dict[str, tuple[Path | None, list[str]]] = {
         ],
     ),
 }
-SOFT = {"offline": (0.5, 4.0), "online": (0.3, 1.0), "teacher_free": (0.1, 1.0)}  # alpha and T; the latter two by a pilot on digits
+# alpha and T; the last two pairs are from a pilot on digits
+SOFT = {"offline": (0.5, 4.0), "online": (0.3, 1.0), "teacher_free": (0.1, 1.0)}
 TWO_STUDENTS = ["peers.b.network.name=mlp", "peers.b.network.width=64", "resources.workers=1", "resources.peer_placement=colocated"]
 
 
 def variants(study: str, alpha: float, temperature: float) -> dict[str, Choice]:
-    """The methods that are compared; alpha and temperature are those of IC-KD, where a variant has none of its own."""
+    """Return the compared methods of a study.
+
+    Args:
+        study: A key of `STUDIES`.
+        alpha: Weight of IC-KD's soft targets, for variants without their own.
+        temperature: Temperature of IC-KD, for variants without their own.
+    """
     common = {"cross_entropy": {}, "tf_kd": {}, "ic_kd": {"alpha": alpha, "temperature": temperature}}
     return {
         name: Choice.model_validate({"name": variant.method, **common[variant.method], **variant.settings})
@@ -53,7 +68,7 @@ def variants(study: str, alpha: float, temperature: float) -> dict[str, Choice]:
 
 
 def trained(plain: dict[str, Any]) -> Trial:
-    """Train a trial, and what is kept of it; runs in a process of the pool."""
+    """Train a trial in a process of the pool, and return its results."""
     spec = TrialSpec.model_validate(plain)
     every, seconds = paired.epochs_of(spec)
     last = every[-1]
@@ -71,7 +86,7 @@ def trained(plain: dict[str, Any]) -> Trial:
 
 
 def read_options() -> Namespace:
-    """The command line."""
+    """Parse the command line."""
     names = list(dict.fromkeys(name for study in STUDIES.values() for name in study))
     parser = paired.arguments(__doc__, PRESETS, names)
     parser.add_argument("study", choices=list(STUDIES))
@@ -88,7 +103,7 @@ def read_options() -> Namespace:
 
 
 def main() -> None:
-    """The teacher, all trials, then the table."""
+    """Fit the teacher, run all trials, and print the table."""
     options = read_options()
     options.set += TWO_STUDENTS if options.study == "online" else []
     methods = variants(options.study, options.alpha, options.temperature)

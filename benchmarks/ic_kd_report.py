@@ -1,6 +1,7 @@
-"""Says what `ic_kd_quality.py` found: a Markdown table of paired differences with their errors. Trains nothing.
+"""Report the results of `ic_kd_quality.py`: a Markdown table of paired differences.
 
-A study is one paradigm: its variants go by the names of their rows, the first one is the base of what IC-KD adds.
+A study is one paradigm. Its variants are named by their table rows; the first one is the base of
+IC-KD's additions.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,18 +17,19 @@ ADDED = ("+ PICD", "+ NICD", "+ both")
 
 
 class Variant(NamedTuple):
-    """A method by its name, with what is set for it alone."""
+    """A method by its name, with its own settings."""
 
     method: str
     settings: Mapping[str, Any] = {}
 
 
 def paradigm(name: str, base: str, terms: Mapping[str, Mapping[str, float]]) -> dict[str, Variant]:
-    """The base, then what IC-KD adds to it."""
+    """Return the base of a paradigm and IC-KD's additions to it."""
     return {row: Variant("ic_kd", {"paradigm": name, **settings}) for row, settings in ({base: NEITHER} | dict(terms)).items()}
 
 
-FREE = {"+ PICD": {"picd": 1.0, "nicd": 0.0}, "+ both": {"picd": 1.0, "nicd": 0.2}}  # no self-distillation beside it
+# without self-distillation
+FREE = {"+ PICD": {"picd": 1.0, "nicd": 0.0}, "+ both": {"picd": 1.0, "nicd": 0.2}}
 STUDIES: dict[str, dict[str, Variant]] = {
     "offline": paradigm("offline", "KD", dict(zip(ADDED, (PICD, NICD, BOTH), strict=True))),
     "online": paradigm("online", "mutual learning", dict(zip(ADDED, (PICD, NICD, BOTH), strict=True))),
@@ -47,7 +49,15 @@ METRICS = ("retrieved_right", "own_entropy", "target_entropy")
 
 @dataclass(frozen=True)
 class Trial(paired_report.Trial):
-    """The student of the last epoch on the test part, of several their mean; `validation`, the accuracy there; `bank`: METRICS."""
+    """Test metrics of the last epoch's student; means if there are several students.
+
+    Attributes:
+        accuracy: Test accuracy.
+        nll: Test negative log-likelihood.
+        ece: Test expected calibration error.
+        validation: Validation accuracy.
+        bank: The metrics of `METRICS`.
+    """
 
     accuracy: float
     nll: float
@@ -57,12 +67,12 @@ class Trial(paired_report.Trial):
 
     @property
     def outcome(self) -> str:
-        """Its accuracy."""
+        """Return the test accuracy as text."""
         return f"{self.accuracy:.4f}"
 
 
 def markdown(trials: list[Trial], study: str) -> str:
-    """The table, and below it how to read it."""
+    """Return the table and its legend."""
     table, known = Table(trials), STUDIES[study]
     base = next(iter(known))
     order = [name for name in known if name in table.rows]

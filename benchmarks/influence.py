@@ -1,15 +1,21 @@
-"""What influence costs: the last layer in closed form (ours) against materialised gradients and autograd's products (theirs).
+"""Measure influence scores: closed-form last layer (ours) against autograd's products (theirs).
 
-    python benchmarks/influence.py [--cases last_layer] [--samples 5000,50000] [--classes 10,100] [--device cuda] [--json]
+    python benchmarks/influence.py [--cases last_layer] [--samples 5000,50000] [--classes 10,100]
+        [--device cuda] [--json]
 
-Scores of all training samples at 512 features, float32, one thread, of an objective with labels and a teacher (T = 4). Both
-solve to a relative residual of 1e-5 and must agree. Theirs is what one writes first: conjugate gradients with products by
-double backward over the whole part, then vmap(grad), a gradient of K (D + 1) numbers for every sample, times the solution.
-Where those gradients alone are above `--theirs-limit-gib`, theirs is not run. Every side of every size is a process of its
-own, which makes its data first; seconds are the median of `--rounds`, memory is the peak above what the process held before
-the first of them, and in all.
+Both sides score all training samples at 512 features, float32, one thread, for an objective with
+labels and a teacher (T = 4). Both solve to a relative residual of 1e-5 and must agree.
 
-    last_layer     seconds, memory and iterations at every size, and how seconds grow from the fewest to the most samples
+Theirs is the straightforward implementation: conjugate gradients with products by double backward
+over the whole part, then vmap(grad), a gradient of K (D + 1) numbers for every sample, times the
+solution. If those gradients alone exceed `--theirs-limit-gib`, theirs is not run.
+
+Every side of every size is a process of its own, which generates its data first. Seconds are the
+median of `--rounds`. Memory is the peak above the process's memory before the first round, and the
+total peak.
+
+    last_layer     seconds, memory and iterations at every size, and the growth of the seconds from
+                   the fewest to the most samples
 """
 
 import json
@@ -23,7 +29,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script finds its own folder alone
+# a script's path holds only its own folder
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from torch import Tensor
@@ -50,7 +57,10 @@ class Data(NamedTuple):
 
 
 def drawn(samples: int, classes: int, device: str) -> Data:
-    """Features of a cluster per class, whose spectrum falls as that of a network; a classifier that is mostly right."""
+    """Draw features of one cluster per class, and a mostly right classifier.
+
+    The spectrum of the features falls as that of a network.
+    """
     torch.manual_seed(0)
     centres, spread = torch.randn(classes, FEATURES), torch.logspace(0, -2, FEATURES)
 
@@ -66,7 +76,7 @@ def drawn(samples: int, classes: int, device: str) -> Data:
 
 
 def ours(data: Data) -> tuple[Tensor, int]:
-    """Scores (n,), and iterations."""
+    """Return scores (n,) and the number of iterations."""
     samples, classes = data.taught.shape
     hard = functional.one_hot(data.training.labels, classes).to(data.taught)
     share = torch.full((samples,), SOFT, device=hard.device)
@@ -79,7 +89,10 @@ def ours(data: Data) -> tuple[Tensor, int]:
 
 
 def theirs(data: Data) -> tuple[Tensor, int]:
-    """The same by autograd alone. The logits follow from the layer, up to what of them the features do not say."""
+    """Return scores (n,) and the number of iterations, from autograd alone.
+
+    The logits follow from the layer, up to the part that the features do not explain.
+    """
     training, held_out = data.training, data.held_out
     classes = data.taught.shape[1]
     layer = torch.zeros(classes, FEATURES + 1, device=data.taught.device, requires_grad=True)
@@ -107,7 +120,7 @@ def theirs(data: Data) -> tuple[Tensor, int]:
 
 
 def solved(product: Callable[[Tensor], Tensor], wanted: Tensor) -> tuple[Tensor, int]:
-    """By conjugate gradients as they stand in the books."""
+    """Solve a linear system by textbook conjugate gradients; return solution and iterations."""
     direction, residual, iterations = torch.zeros_like(wanted), wanted.clone(), 0
     search, height = residual.clone(), residual @ residual
     while height.sqrt() > TOLERANCE * wanted.norm():
@@ -120,7 +133,7 @@ def solved(product: Callable[[Tensor], Tensor], wanted: Tensor) -> tuple[Tensor,
 
 
 def side(name: str, samples: int, classes: int, options: Namespace) -> None:
-    """A child's part: measure one side, print what it took, and leave its scores in a file."""
+    """Measure one side in a child process, print its costs, and save its scores to a file."""
     data = drawn(samples, classes, options.device)
     memory = Memory(options.device)
     seconds = []
@@ -134,22 +147,22 @@ def side(name: str, samples: int, classes: int, options: Namespace) -> None:
 
 
 class Memory:
-    """The peak of this process, or of its tensors on a GPU, in bytes, above what there is when this is made."""
+    """Peak memory in bytes of this process, or of its tensors on a GPU, since construction."""
 
     def __init__(self, device: str) -> None:
         self.cuda = device == "cuda"
         if self.cuda:
             torch.cuda.reset_peak_memory_stats()
         else:
-            Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: proc(5)
+            Path("/proc/self/clear_refs").write_text("5")  # resets the peak: proc(5)
         self.before = torch.cuda.memory_allocated() if self.cuda else self._status("VmRSS")
 
     def whole(self) -> int:
-        """The peak."""
+        """Return the total peak."""
         return torch.cuda.max_memory_allocated() if self.cuda else self._status("VmHWM")
 
     def grown(self) -> int:
-        """The peak above what there was."""
+        """Return the peak above the initial value."""
         return self.whole() - self.before
 
     @staticmethod
@@ -159,14 +172,14 @@ class Memory:
 
 
 def now(device: str) -> float:
-    """Wall seconds, once the GPU is done."""
+    """Return wall seconds after the GPU has finished."""
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def measured(name: str, samples: int, classes: int, scores: Path, options: Namespace) -> dict[str, Any]:
-    """What a side says, in a process of its own."""
+    """Run a side in a process of its own, and return its costs."""
     command = [sys.executable, "-W", "ignore", __file__, "--side", name, "--samples", str(samples), "--classes", str(classes)]
     command += ["--rounds", str(options.rounds), "--device", options.device, "--scores", str(scores)]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
@@ -174,7 +187,7 @@ def measured(name: str, samples: int, classes: int, scores: Path, options: Names
 
 
 def last_layer(options: Namespace) -> Iterator[Result]:
-    """All sizes, both sides, and the growth of ours with the samples."""
+    """Yield the results of both sides at all sizes, and the growth of ours with the samples."""
     for classes in options.classes:
         seconds = {}
         for samples in options.samples:
@@ -196,7 +209,7 @@ def last_layer(options: Namespace) -> Iterator[Result]:
 
 
 def rows(case: str, mine: dict[str, Any], rival: dict[str, Any] | None) -> Iterator[Result]:
-    """The lines of a size."""
+    """Yield the lines of one size."""
     for key, divisor, unit in (("seconds", 1, "s"), ("grown", MIB, "MiB more"), ("whole", MIB, "MiB in all")):
         if rival:
             yield compared(case, mine[key] / divisor, rival[key] / divisor, unit)
@@ -206,7 +219,7 @@ def rows(case: str, mine: dict[str, Any], rival: dict[str, Any] | None) -> Itera
 
 
 def agree(one: Tensor, other: Tensor) -> None:
-    """Both sides have the same scores, up to what the residual leaves open."""
+    """Assert that both sides have the same scores, up to the residual."""
     difference = float((one - other).norm() / other.norm())
     assert difference < 1e-3, f"the scores of both sides differ by {difference:.2g}"
 
@@ -215,7 +228,7 @@ CASES = {"last_layer": last_layer}
 
 
 def read_options() -> Namespace:
-    """The command line."""
+    """Parse the command line."""
 
     def numbers(text: str) -> list[int]:
         return [int(word) for word in text.split(",")]
@@ -233,7 +246,7 @@ def read_options() -> Namespace:
 
 
 def main() -> None:
-    """All cases, then the table."""
+    """Run all cases, and print the table."""
     options = read_options()
     torch.set_num_threads(1)
     if options.side:

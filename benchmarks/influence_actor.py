@@ -1,16 +1,19 @@
-"""What a trainer loses to weighing its samples: an influence actor beside it (ours), against the worker itself (theirs).
+"""Measure the cost of sample weighting: an influence actor (ours) against the worker (theirs).
 
-    python benchmarks/influence_actor.py [--student resnet8] [--images 2048] [--epochs 10] [--rounds 3] [--json]
+    python benchmarks/influence_actor.py [--student resnet8] [--images 2048] [--epochs 10]
+        [--rounds 3] [--json]
 
-KD-AIF weighs after every epoch from the second on, by the last layer, as `run.py train` does it with Ray. Each side is a
-process of its own with a Ray of its own, one after the other, and so is KD, which weighs nothing; in every round each has its
-turn. Medians over the epochs of all rounds, from the third on.
+KD-AIF computes weights after every epoch from the second on, by the last layer, as `run.py train`
+does with Ray. Each side is a process with its own Ray; the sides run one after the other. KD, which
+has no sample weights, is a third side. Every round runs each side once. Medians are over the epochs
+of all rounds, from the third epoch on.
 
-    epoch    by how much an epoch is longer than KD's: forward passes over training and validation part, curvature, solution, and
-             what two busy processes take from each other
-    waiting  the share of an epoch in which the trainer does nothing but see to the weights: copy a snapshot, wait for an answer
+    epoch    increase of an epoch over KD's: forward passes over training and validation part,
+             curvature, solution, and contention of two busy processes
+    waiting  share of an epoch in which the trainer only handles the weights: copies a snapshot,
+             waits for an answer
 
-Needs two cores that nobody else uses; for a quick look: --images 256 --epochs 4 --rounds 1.
+The measurement needs two idle cores. For a quick look: --images 256 --epochs 4 --rounds 1.
 """
 
 import json
@@ -22,7 +25,8 @@ import tempfile
 from argparse import SUPPRESS, Namespace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script finds its own folder alone
+# a script's path holds only its own folder
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import ROOT, Result, arguments, compared, conducted, make_images, noted, show
 from orchestrator.core.allocator import ALLOCATOR
@@ -34,12 +38,13 @@ SIDES = {
     "kd": ["method.name=kd"],
 }
 WEIGHED = ["method.warmup=0.0", "method.every=1", "method.lag=1"]
-FIRST = 3  # epoch that is measured: the first one fills the cache, the actor starts while the second one is trained
-ENVIRONMENT = {**ALLOCATOR, "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}  # no side gives way to another
+FIRST = 3  # first measured epoch: epoch 1 fills the cache, the actor starts during epoch 2
+# all sides have the same priority
+ENVIRONMENT = {**ALLOCATOR, "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
 
 
 def side(name: str, folder: Path, options: Namespace) -> None:
-    """A child's part: train, and print the seconds of every epoch and those in which the trainer saw to the weights."""
+    """Train in a child process, and write every epoch's seconds, in total and on the weights."""
     settings = [
         f"data.path={folder.parent / 'data.npz'}",
         "data.name=npz",
@@ -55,7 +60,12 @@ def side(name: str, folder: Path, options: Namespace) -> None:
 
 
 def measured(name: str, folder: Path, options: Namespace) -> list[list[float]]:
-    """A side in a process of its own; for each epoch the seconds that it took, of the trainer on the weights, of finding them."""
+    """Run a side in a process of its own.
+
+    Returns:
+        For each epoch its seconds, the trainer's seconds on the weights, and the seconds of their
+            computation.
+    """
     answer = folder / f"{name}.json"
     command = [sys.executable, __file__, "--side", name, "--folder", str(folder), "--answer", str(answer)]
     command += ["--student", options.student, "--images", str(options.images), "--epochs", str(options.epochs)]
@@ -65,12 +75,12 @@ def measured(name: str, folder: Path, options: Namespace) -> list[list[float]]:
 
 
 def longer(one: list[float], plain: list[float]) -> float:
-    """By how many percent an epoch is longer than the plain one."""
+    """Return the increase of an epoch over the plain one, in percent."""
     return 100 * (one[0] - plain[0]) / plain[0]
 
 
 def main() -> None:
-    """Measure the three sides and print what the trainer loses."""
+    """Measure the three sides, and print the trainer's loss."""
     parser = arguments(__doc__)
     parser.add_argument("--student", default="resnet8")
     parser.add_argument("--images", type=int, default=2048)
@@ -88,7 +98,7 @@ def main() -> None:
 
 
 def lost(options: Namespace) -> list[Result]:
-    """Measure the three sides: shares of KD's epoch in percent, and the seconds behind them."""
+    """Measure the three sides; return the results in percent and in seconds."""
     with tempfile.TemporaryDirectory() as name:
         make_images(Path(name) / "data.npz", options.images, CLASSES, 256)
         epochs: dict[str, list[list[float]]] = {each: [] for each in SIDES}

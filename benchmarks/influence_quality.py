@@ -1,18 +1,25 @@
-"""Whether samples weighed by their influence (ours) make a better student than plain KD and three simple baselines (theirs).
+"""Compare influence-weighted samples (ours) with plain KD and three baselines (theirs).
 
-    python benchmarks/influence_quality.py noise [--preset digits] --noise 0.2 [--seeds 10] [--out FILE.jsonl]
-    python benchmarks/influence_quality.py noise --preset fashion --path FOLDER-WITH-THE-FOUR-FILES --noise 0.4
+    python benchmarks/influence_quality.py noise [--preset digits] --noise 0.2 [--seeds 10]
+        [--out FILE.jsonl]
+    python benchmarks/influence_quality.py noise --preset fashion --path FOLDER-WITH-THE-FOUR-FILES
+        --noise 0.4
     python benchmarks/influence_quality.py detection --noise 0.2 --seeds 5
     python benchmarks/influence_quality.py few --preset few --path FOLDER-WITH-THE-FOUR-FILES
 
-`noise`: KD-AIF against KD, KD with the validation labels in training, weights by the sample's loss, and random weights with the
-same histogram. `detection`: how well each estimator's scores tell flipped labels from others: the area under the ROC curve, one
-weighing after nine tenths of the epochs, so that all estimators look at the same student. `few`: most samples have no label.
+`noise`: KD-AIF against KD, KD with the validation labels in training, weights by the sample's loss,
+and random weights with the same histogram.
+`detection`: the area under the ROC curve of each estimator's scores as a detector of flipped
+labels. Weights are computed once, after nine tenths of the epochs, so that all estimators score the
+same student.
+`few`: most samples have no label.
 
-One recipe, one split, one pattern of flips, one teacher, which is fitted on the same labels as the student; seed s sets weights,
-order and views of the student, and every variant has the same seeds. Every trial is the real `train()` in a process of its own
-thread, without Ray. What is compared is the last epoch's student. `--out` gets a line per trial as it ends; the trials that it
-holds are not trained again, so a run that was interrupted goes on.
+All variants share one recipe, one split, one pattern of flips, one teacher, fitted on the students'
+labels, and the same seeds. Seed s sets the weights, the order and the views of the student.
+
+Every trial is the real `train()` in a process of one thread, without Ray. The last epoch's students
+are compared. `--out` gets a line per trial as it ends; trials that it holds are not trained again,
+so an interrupted run resumes.
 """
 
 import json
@@ -21,7 +28,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script finds its own folder alone
+# a script's path holds only its own folder
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import paired
 from benchmarks.common import ROOT
@@ -37,7 +45,7 @@ NOISY = [
     *("data.limit.validation=500", "training.learning_rate=0.1", "teacher.network.name=cnn", "teacher.network.width=16"),
     *("teacher.training.epochs=15", "teacher.training.learning_rate=0.1"),
 ]
-FEW = [  # a teacher that knows more than the student would learn from the labels alone, which a cnn does not
+FEW = [  # a teacher that is better than a student of the labels alone; a cnn is not
     *("data.limit.validation=200", "data.labelled=400", "training.learning_rate=0.02", "teacher.network.name=mlp"),
     *("teacher.network.width=512", "teacher.training.epochs=100", "teacher.training.learning_rate=0.05"),
 ]
@@ -49,7 +57,13 @@ PRESETS: dict[str, tuple[Path | None, list[str]]] = {
 
 
 def variants(study: Study, kd: dict[str, Any], weighing: dict[str, Any]) -> dict[str, Choice]:
-    """The methods that are compared, KD first; `kd` is set for all that have a teacher, `weighing` for all that weigh samples."""
+    """Return the compared methods, KD first.
+
+    Args:
+        study: The question.
+        kd: Settings of all methods with a teacher.
+        weighing: Settings of all methods with sample weights.
+    """
     common = {"cross_entropy": {}, "kd": kd, "kd_aif": kd | weighing}
     return {
         name: Choice.model_validate({"name": variant.method, **common[variant.method], **variant.settings})
@@ -58,12 +72,12 @@ def variants(study: Study, kd: dict[str, Any], weighing: dict[str, Any]) -> dict
 
 
 def trained(plain: dict[str, Any]) -> Trial:
-    """Train a trial, and what is kept of it; runs in a process of the pool."""
+    """Train a trial in a process of the pool, and return its results."""
     spec = TrialSpec.model_validate(plain)
     every, seconds = paired.epochs_of(spec)
     last = every[-1]
     influence: dict[str, float] = {}
-    for metrics in every:  # what comes with new weights is in the record of their epoch alone
+    for metrics in every:  # only epochs with new weights have these metrics
         influence |= {key.removeprefix("influence/"): value for key, value in metrics.items() if key.startswith("influence/")}
     return Trial(
         variant=spec.name,
@@ -78,7 +92,7 @@ def trained(plain: dict[str, Any]) -> Trial:
 
 
 def read_options() -> tuple[Namespace, Study]:
-    """The command line, and the question that it asks."""
+    """Parse the command line, and return it with its study."""
     names = list(dict.fromkeys(name for study in STUDIES.values() for name in study.variants))
     parser = paired.arguments(__doc__, PRESETS, names)
     parser.add_argument("study", choices=list(STUDIES))
@@ -91,7 +105,7 @@ def read_options() -> tuple[Namespace, Study]:
 
 
 def main() -> None:
-    """The teachers, all trials, then the table."""
+    """Fit the teachers, run all trials, and print the table."""
     options, study = read_options()
     methods = variants(study, {"alpha": options.alpha, "temperature": options.temperature}, options.weighing)
     changes = {name: variant.change for name, variant in study.variants.items()}

@@ -1,6 +1,6 @@
-"""Says what `influence_quality.py` found: per question a Markdown table of paired differences with their errors. Trains nothing.
+"""Report the results of `influence_quality.py`: a table of paired differences per question.
 
-The variants go by the names of their rows; who asks for an estimator or a baseline is `kd_aif` with other settings.
+Variants are named by their table rows. An estimator or a baseline is `kd_aif` with other settings.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,8 @@ from benchmarks.paired_report import Table, lines
 
 ALIKE, TWICE = Change(), Change(epochs=2)
 WITH_HELD_OUT = ("data.validation_in_training=true",)
-ONCE = {"warmup": 0.9, "every": 1000, "lag": 0}  # one weighing, after nine tenths of the epochs
+# weights are computed once, after nine tenths of the epochs
+ONCE = {"warmup": 0.9, "every": 1000, "lag": 0}
 EQUAL = {"weigh_by": "none"}
 KD, KD_TWICE, KD_HELD_OUT = "KD", "KD twice the epochs", "KD with V"
 BY_LOSS, RANDOM = "weighed by loss", "random weights"
@@ -24,7 +25,7 @@ PLAIN_HARD = "pseudo-labels hard"
 
 @dataclass(frozen=True)
 class Variant:
-    """A method with settings beside those that the command line gives all of its kind, and where its recipe differs."""
+    """A method with additional settings, and its deviation from the recipe."""
 
     method: str
     settings: dict[str, Any]
@@ -32,13 +33,24 @@ class Variant:
 
 
 def weighed(**settings: Any) -> Variant:
-    """KD-AIF; a static student begins anew halfway, so it has twice the epochs: its second half is then the others' recipe."""
+    """Return KD-AIF with the given settings.
+
+    A static student restarts halfway, so it has twice the epochs. Its second half is then the
+    recipe of the others.
+    """
     return Variant("kd_aif", settings, TWICE if settings.get("update") == "static" else ALIKE)
 
 
 @dataclass(frozen=True)
 class Study:
-    """A question: its variants by row, which of them are tested, the rivals with their titles, and the metrics of its table."""
+    """A question.
+
+    Attributes:
+        variants: The variants by row.
+        tested: Rows that are tested.
+        rivals: Rows that the others are compared with, and their titles.
+        columns: Metrics of the table.
+    """
 
     variants: dict[str, Variant]
     tested: tuple[str, ...]
@@ -91,7 +103,7 @@ FEW = Study(
     ("weight_std",),
 )
 STUDIES = {"noise": NOISE, "detection": DETECTION, "few": FEW}
-COLUMNS = {  # metrics of the sample weights: how they are called in a table, and with how many digits
+COLUMNS = {  # metrics of the sample weights: title and number of digits
     "weight_noisy": ("w, wrong labels", 3),
     "weight_clean": ("w, right labels", 3),
     "weight_std": ("std of w", 3),
@@ -102,9 +114,15 @@ COLUMNS = {  # metrics of the sample weights: how they are called in a table, an
 
 @dataclass(frozen=True)
 class Trial(paired_report.Trial):
-    """The student of the last epoch on the test part: accuracy, nll, ece; its accuracy on the validation part.
+    """Test metrics of the last epoch's student, and the metrics of its sample weights.
 
-    `influence`: of the weights, the last value of each metric, `auc_noisy` of the scores behind them.
+    Attributes:
+        accuracy: Test accuracy.
+        nll: Test negative log-likelihood.
+        ece: Test expected calibration error.
+        validation: Validation accuracy.
+        influence: Last value of each metric of the weights; `auc_noisy` belongs to the underlying
+            scores.
     """
 
     accuracy: float
@@ -115,18 +133,21 @@ class Trial(paired_report.Trial):
 
     @property
     def outcome(self) -> str:
-        """Its accuracy, and how well its scores found the wrong labels."""
+        """Return the test accuracy, and the AUC of the wrong labels if there is one, as text."""
         found = self.influence.get("auc_noisy")
         return f"{self.accuracy:.4f}" + ("" if found is None else f", AUC {found:.3f}")
 
 
 def tested(trial: Trial) -> float:
-    """The test accuracy of the last epoch."""
+    """Return the test accuracy of the last epoch."""
     return trial.accuracy
 
 
 def markdown(trials: list[Trial], study: Study) -> str:
-    """The table, and below it how to read it; where nothing is compared with a rival, of the weights alone."""
+    """Return the table and its legend.
+
+    Without rivals the table holds only metrics of the weights.
+    """
     table = Table(trials)
     order = [name for name in study.variants if name in table.rows]
     titles = ["", *(COLUMNS[key][0] for key in study.columns)]
@@ -145,7 +166,7 @@ def markdown(trials: list[Trial], study: Study) -> str:
 
 
 def compared(table: Table[Trial], study: Study, order: list[str]) -> tuple[list[str], dict[str, list[str]]]:
-    """What is known of the students, by title and by row, with the paired differences from each rival."""
+    """Return titles and cells of the students' metrics, with paired differences from each rival."""
     rivals = [name for name in study.rivals if name in table.rows]
     gains = {rival: table.gains(rival, order, set(study.tested), tested) for rival in rivals}
     titles = ["test %", *(f"− {study.rivals[rival]}" for rival in rivals)]
@@ -164,14 +185,14 @@ def compared(table: Table[Trial], study: Study, order: list[str]) -> tuple[list[
 
 
 def better(table: Table[Trial], name: str, rival: str) -> str:
-    """In how many of the seeds that both have a variant is above its rival."""
+    """Return the number of common seeds in which a variant is above its rival, as text."""
     mine, theirs = table.rows[name], table.rows[rival]
     seeds = set(mine) & set(theirs)
     return "-" if name == rival else f"{sum(mine[seed].accuracy > theirs[seed].accuracy for seed in seeds)} of {len(seeds)}"
 
 
 def tracked(table: Table[Trial], name: str, key: str) -> str:
-    """A metric of the weights, where the variant has any."""
+    """Return the cell of a metric of the weights, or "-" if the variant has none."""
     value: Callable[[Trial], float] = lambda trial: trial.influence[key]  # noqa: E731
     has = all(key in trial.influence for trial in table.rows[name].values())
     return table.cell(name, value, COLUMNS[key][1]) if has else "-"

@@ -1,11 +1,14 @@
-"""What a second worker group costs in memory: data that the groups map (ours) against a copy for each of them (theirs).
+"""Measure a second worker group's memory: mapped data (ours) against a copy per group (theirs).
 
     python benchmarks/memory.py [--images 60000] [--json]
 
-The same sweep of plain training with one group and with two, on random 32x32 images that every epoch reads all. Peaks, in MiB,
-over the processes of the training workers. PSS divides a page among those who map it, so that sums are what the machine holds;
-USS is what a process has for itself. Theirs is measured: what a process grows by when it loads the same array; the last line
-puts that in the place of the mapped data.
+The benchmark runs the same sweep of plain training with one group and with two, on random 32x32
+images that every epoch reads completely. Values are peaks, in MiB, over the processes of the
+training workers. PSS divides a page among the processes that map it, so its sum is the memory of
+the machine; USS is a process's private memory.
+
+Theirs is the measured growth of a process that loads the same array. The last line replaces the
+mapped data by this value.
 """
 
 import subprocess
@@ -16,7 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script finds its own folder alone
+# a script's path holds only its own folder
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import Result, arguments, command_line, compared, make_images, noted, run, show
 
@@ -32,13 +36,13 @@ print(psutil.Process().memory_full_info().uss - before)
 
 
 class Peaks:
-    """The largest values that were seen of the training workers together, in bytes."""
+    """Largest observed memory of all training workers together, in bytes."""
 
     def __init__(self) -> None:
         self.pss = self.private = self.data_pss = self.data_mapped = 0
 
     def look(self, processes: list[Any]) -> None:
-        """Sum over the workers that are there now."""
+        """Update the peaks with the sums over the current workers."""
         import psutil
 
         workers = []
@@ -47,7 +51,7 @@ class Peaks:
                 if any(WORKER in part for part in process.cmdline()):
                     maps = [place for place in process.memory_maps() if place.path.endswith(MAPPED)]
                     workers.append((process.memory_full_info(), sum(m.pss for m in maps), sum(m.rss for m in maps)))
-            except psutil.Error:  # it ended, or is a zombie
+            except psutil.Error:  # ended, or a zombie
                 continue
         self.pss = max(self.pss, sum(memory.pss for memory, _, _ in workers))
         self.private = max([self.private, *(memory.uss for memory, _, _ in workers)])
@@ -56,7 +60,7 @@ class Peaks:
 
 
 def peaks(folder: Path, file: Path, groups: int, options: Namespace) -> Peaks:
-    """Of a sweep with so many groups."""
+    """Return the peaks of a sweep with the given number of groups."""
     found, store = Peaks(), folder / f"store-{groups}"
     settings = ["data.name=npz", f"data.path={file}", "teacher=null", "method.name=cross_entropy", "student.name=mlp"]
     settings += ["search.scheduler=none", f"search.trials={2 * groups}", f"training.epochs={options.epochs}"]
@@ -68,12 +72,12 @@ def peaks(folder: Path, file: Path, groups: int, options: Namespace) -> Peaks:
 
 
 def copy_bytes(file: Path) -> int:
-    """What a process of its own grows by when it loads the training images."""
+    """Return the growth in bytes of a separate process that loads the training images."""
     return int(subprocess.run([sys.executable, "-c", COPY, str(file)], check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def measure(folder: Path, options: Namespace) -> Iterator[Result]:
-    """One group, two groups, and the copy."""
+    """Yield the results of one group, two groups and the copy."""
     file = folder / "data.npz"
     make_images(file, options.images, CLASSES, held_out=options.images // 10)
     copy = copy_bytes(file) / MIB
@@ -89,7 +93,7 @@ def measure(folder: Path, options: Namespace) -> Iterator[Result]:
 
 
 def main() -> None:
-    """Both sweeps, then the table."""
+    """Run both sweeps, and print the table."""
     parser = arguments(__doc__)
     parser.add_argument("--images", type=int, default=60_000, help="3 KiB each")
     parser.add_argument("--epochs", type=int, default=4, help="of each trial; a group trains two")

@@ -1,17 +1,23 @@
-"""What a training step of AKD or IC-KD costs (ours) over one of plain KD (theirs), both from the cached teacher.
+"""Measure a training step of AKD or IC-KD (ours) against plain KD (theirs), cached teacher.
 
     python benchmarks/method_step.py [--classes 10,100] [--variants ratio,cam] [--rounds 7] [--json]
 
-All variants are trials of the real `train()` in one process, threads that train an epoch when it is their turn: a machine
-that drifts drifts for all. One thread of torch, resnet20, batch 64, random images of 32x32, channels last. A step is CPU
-seconds from the end of one to the end of the next, with its batch, its teacher's logits and its optimiser; evaluation and
-checkpoint lie outside. Each turn gives the mean over its 20 steps, a round gives every variant a turn and KD one for every
-two of them, and the table has the medians over the rounds after the first, which fills the cache. A variant that costs 5 %
-has the ratio 0.952 and, further down, the cost factor 1.05; how far KD's own turns lie apart, and `constant`, which
-computes what KD does, say what such a number is worth. The aims: ratio with CAM costs at most 1.15 times KD at K = 100, IC-KD,
-whose targets are computed before the first step, 1.10 times.
+All variants are trials of the real `train()` in one process. They are threads that train one epoch
+per turn, so that drift of the machine affects all of them. The setup is one thread of torch,
+resnet20, batch 64, random 32x32 images, channels last.
 
-`CAM alone`: forward and backward of the module as it is at K = 1000 (ours) against attention of all classes to all (theirs).
+A step is CPU seconds from the end of one step to the end of the next, with its batch, its teacher's
+logits and its optimiser. Evaluation and checkpoint are excluded. Each turn gives the mean over its
+20 steps. A round gives every variant one turn, and KD one turn per two variants. The table has the
+medians over the rounds after the first, which fills the cache.
+
+A variant that costs 5 % has the ratio 0.952 and, further down, the cost factor 1.05. The spread of
+KD's own turns, and `constant`, which computes the same as KD, show the precision of such a number.
+The aims: ratio with CAM costs at most 1.15 times KD at K = 100; IC-KD, whose targets are computed
+before the first step, 1.10 times.
+
+`CAM alone`: forward and backward of the module as it is at K = 1000 (ours) against attention of all
+classes to all (theirs).
 """
 
 import os
@@ -26,7 +32,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script finds its own folder alone
+# a script's path holds only its own folder
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
@@ -41,13 +48,14 @@ from orchestrator.data.prepare import prepare
 from orchestrator.training._trainer import train
 
 BATCH = 64
-PERIOD = 20  # steps that a turn is the mean of: two looks of bilevel every 10
-KD_EVERY = 2  # variants between two turns of KD, which every ratio contains
-STEPS = PERIOD + 1  # of an epoch: the first one, with the opening of its view, begins the clock
-FOR_EVER = 10_000  # epochs; whoever has had the last turn is asked to stop
+PERIOD = 20  # steps per turn: two updates of bilevel every 10
+KD_EVERY = 2  # variants per turn of KD, which every ratio contains
+STEPS = PERIOD + 1  # of an epoch: the first one opens its view and starts the clock
+FOR_EVER = 10_000  # epochs; a trial is stopped after its last turn
 NETWORK = "resnet20"
 AIMS = {("cam", 100): 1.15, ("ic_kd", 10): 1.10, ("ic_kd", 100): 1.10}
-# threads with arenas of their own fault their memory in again, some 500 pages a step and 7 % of it: all take that of a main thread
+# Threads with own arenas fault their memory in again: some 500 pages, 7 % of a step.
+# All threads therefore use the main arena.
 ENVIRONMENT = {**allocator(), "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
 
 KD = ("kd", "alpha=0.9")
@@ -82,7 +90,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 
 
 class Side(threading.Thread):
-    """A trial that trains an epoch when it is told to; nothing else runs in this process meanwhile."""
+    """A trial in a thread that trains one epoch per request.
+
+    Nothing else runs in this process meanwhile.
+    """
 
     def __init__(self, spec: TrialSpec) -> None:
         super().__init__(name=spec.name, daemon=True)
@@ -94,17 +105,17 @@ class Side(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """All epochs until the end is asked for; `told` hears of each, and of an error."""
+        """Train until a stop is requested; put each epoch's result, or an error, into `told`."""
         self.go.get()
         context = TrialContext(report=self._report, asked_to_stop=lambda: self.ends, heartbeat=self._mark)
         try:
             train(self.spec, context)
             self.told.put(None)
-        except BaseException as error:  # whoever waits for the turn has to hear of it
+        except BaseException as error:  # the waiting thread must receive the error
             self.told.put(error)
 
     def turn(self) -> float:
-        """The CPU seconds of a step in the next epoch."""
+        """Train the next epoch, and return the CPU seconds of a step."""
         self.go.put(None)
         told = self.told.get()
         if isinstance(told, float):
@@ -112,7 +123,7 @@ class Side(threading.Thread):
         raise SystemExit(f"{self.name} ended: {told!r}")
 
     def close(self) -> None:
-        """Let it end: in the first epoch it does so when it is told to, or before it has begun."""
+        """Stop the trial at the next request, in its first epoch or before its start."""
         self.ends = True
         self.go.put(None)
         self.join()
@@ -121,7 +132,10 @@ class Side(threading.Thread):
         self.marks.append(time.process_time())
 
     def _report(self, record: Record) -> None:
-        """An epoch is through: a sign of life came after every step, and then from the evaluation."""
+        """Put an epoch's seconds per step into `told`, and wait for the next request.
+
+        The marks are one heartbeat per step, then those of the evaluation.
+        """
         assert record["epoch"] == 1 or not record["metrics"].get("cache/misses"), "a measured epoch asked the teacher"
         self.told.put((self.marks[PERIOD] - self.marks[0]) / PERIOD)
         self.go.get()
@@ -129,7 +143,7 @@ class Side(threading.Thread):
 
 
 def specification(folder: Path, name: str, settings: tuple[str, ...]) -> TrialSpec:
-    """The trial of a variant, the method's name first."""
+    """Return the trial of a variant; the first setting is the method's name."""
     pairs = ["data.name=npz", f"data.path={folder / 'data.npz'}", "data.augmentation=crop_flip", "data.views=1"]
     pairs += [f"student.name={NETWORK}", f"teacher.network.name={NETWORK}", "teacher.mode=cached"]
     pairs += [f"training.epochs={FOR_EVER}", f"training.batch_size={BATCH}"]
@@ -146,7 +160,7 @@ def specification(folder: Path, name: str, settings: tuple[str, ...]) -> TrialSp
 
 
 def in_turns(folder: Path, classes: int, options: Namespace) -> dict[str, list[float]]:
-    """Seconds of a step in every turn of each variant, and of KD, at so many classes."""
+    """Return the seconds of a step in every turn of each variant and of KD."""
     folder.mkdir()
     make_images(folder / "data.npz", STEPS * BATCH, classes, held_out=max(classes, BATCH))
     with np.load(folder / "data.npz") as arrays:
@@ -168,7 +182,7 @@ def in_turns(folder: Path, classes: int, options: Namespace) -> dict[str, list[f
 
 
 def measure(folder: Path, classes: int, options: Namespace) -> Iterator[Result]:
-    """The variants against KD, then their cost factors."""
+    """Yield the variants against KD, then their cost factors."""
     turns = in_turns(folder / f"{classes}-classes", classes, options)
     seconds = {name: statistics.median(each) for name, each in turns.items()}
     kd_s = seconds.pop("kd")
@@ -182,12 +196,12 @@ def measure(folder: Path, classes: int, options: Namespace) -> Iterator[Result]:
 
 
 def title(name: str) -> str:
-    """What a variant is called in the table."""
+    """Return a variant's name in the table."""
     return {"cam": "ratio + CAM", "cam joint": "ratio + CAM joint", "ic_kd": "IC-KD"}.get(name, name)
 
 
 def alone(classes: int, rounds: int) -> Result:
-    """The module's forward and backward pass, as it is and with full attention, taking turns."""
+    """Measure the module's forward and backward pass, alternately induced and full."""
     torch.manual_seed(0)
     teacher, student = torch.randn(2, BATCH, classes).unbind()
     limit = cam.FULL_ATTENTION
@@ -209,8 +223,9 @@ def alone(classes: int, rounds: int) -> Result:
 
 
 def main() -> None:
-    """All cases, then the table."""
-    if any(os.environ.get(name) != value for name, value in ENVIRONMENT.items()):  # they count from the start of a process on
+    """Run all cases, and print the table."""
+    # they take effect only at the start of a process
+    if any(os.environ.get(name) != value for name, value in ENVIRONMENT.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ENVIRONMENT})
     parser = arguments(__doc__)
     parser.add_argument("--classes", type=lambda text: [int(part) for part in text.split(",")], default=[10, 100])

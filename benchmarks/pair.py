@@ -1,16 +1,21 @@
-"""What a pair of students costs: each in a process of its own (ours), against one student after the other (theirs).
+"""Measure a pair of students in two processes (ours) against one student after the other (theirs).
 
     python benchmarks/pair.py [--students resnet20,resnet20] [--images 1024] [--rounds 7] [--json]
 
-    epoch     dual students in two processes of one thread that swap logits (gloo), against KD of each student alone, which take
-              turns with them, epoch by epoch, and are summed: seconds of data, teacher's logits from the cache, steps and exchange,
-              as `train()` reports them, without evaluation. Medians of the epochs after the first, which fills the cache.
-    exchange  the share of an epoch that the pair's first process waits for the other one, which may be the slower student; and
-              that of the swap alone: the median of two processes in lock step that do nothing else.
-    swap      that swap against the same through Ray's object store (theirs): each of two actors puts its logits, hands the other
-              one the reference by a call, and gets what was handed to it.
+    epoch     dual students in two processes of one thread that exchange logits (gloo), against KD
+              of each student alone. These alternate with the pair epoch by epoch, and are summed.
+              Seconds of data, teacher's logits from the cache, steps and exchange, as `train()`
+              reports them, without evaluation. Medians of the epochs after the first, which fills
+              the cache.
+    exchange  share of an epoch that the pair's first process waits for the other one, which may be
+              the slower student; and the share of the exchange alone: the median of two processes
+              in lock step that do nothing else.
+    swap      that exchange against the same through Ray's object store (theirs): each of two actors
+              puts its logits, sends the reference to the other one by a call, and gets the logits
+              that it receives.
 
-Needs two cores that nobody else uses; for a quick look: --students resnet8,resnet8 --images 256 --rounds 1 --swaps 50.
+The measurement needs two idle cores. For a quick look: --students resnet8,resnet8 --images 256
+--rounds 1 --swaps 50.
 """
 
 import contextlib
@@ -24,7 +29,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script finds its own folder alone
+# a script's path holds only its own folder
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
@@ -35,14 +41,15 @@ if TYPE_CHECKING:
     from orchestrator.core.context import Record, TrialContext
 
 CLASSES = 100
-TEACHER = "resnet8"  # asked in the first epoch alone
+TEACHER = "resnet8"  # evaluated only in the first epoch
 PARTS = ("data", "teacher", "student", "exchange")  # of an epoch
 WARM_UP = 20  # swaps
-ENVIRONMENT = {**ALLOCATOR, "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}  # no side gives way to another
+# all sides have the same priority
+ENVIRONMENT = {**ALLOCATOR, "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
 
 
 def pair(folder: Path, options: Namespace) -> None:
-    """Dual students; the one of this rank is trained here."""
+    """Train this rank's student of a pair of dual students."""
     from orchestrator.cluster._pair import Pair
     from orchestrator.core.context import TrialContext
 
@@ -54,7 +61,7 @@ def pair(folder: Path, options: Namespace) -> None:
 
 
 def alone(folder: Path, options: Namespace) -> None:
-    """KD of the student at this rank's place."""
+    """Train this rank's student by KD."""
     from orchestrator.core.context import TrialContext
 
     settings = [f"student.name={options.students[options.rank]}", "method.name=kd"]
@@ -62,7 +69,7 @@ def alone(folder: Path, options: Namespace) -> None:
 
 
 def train(folder: Path, name: str, settings: list[str], options: Namespace, context: "TrialContext") -> None:
-    """A trial of as many epochs as there are turns."""
+    """Train a trial with as many epochs as there are turns."""
     from orchestrator.config.loader import load
     from orchestrator.config.trial import TrialSpec
     from orchestrator.data.prepare import prepare
@@ -86,7 +93,7 @@ def train(folder: Path, name: str, settings: list[str], options: Namespace, cont
 
 
 def report(record: "Record") -> None:
-    """An epoch is through: tell what it took, and wait for the next turn."""
+    """Report the seconds of an epoch, and wait for the next turn."""
     metrics = record["metrics"]
     assert record["epoch"] == 1 or not metrics.get("cache/misses"), "a measured epoch asked the teacher"
     tell(*(metrics.get(f"seconds/{part}", 0.0) for part in PARTS))
@@ -96,17 +103,17 @@ def report(record: "Record") -> None:
 
 @contextlib.contextmanager
 def group(folder: Path, rank: int) -> Iterator[None]:
-    """Both processes of a side, joined by gloo."""
+    """Join both processes of a side by gloo."""
     import torch.distributed as dist
 
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     yield
-    dist.barrier()  # a rank that leaves while gloo still talks to it may abort
+    dist.barrier()  # a rank that leaves during gloo's communication may abort
     dist.destroy_process_group()
 
 
 def swap(folder: Path, options: Namespace) -> None:
-    """The exchange of a step, and nothing else."""
+    """Measure only the exchange of a step."""
     import torch
 
     from orchestrator.cluster._pair import Pair
@@ -125,11 +132,11 @@ def swap(folder: Path, options: Namespace) -> None:
 
 
 def objects(folder: Path, options: Namespace) -> None:
-    """The same through Ray's object store."""
+    """Measure the same exchange through Ray's object store."""
     import ray
 
     class Student:
-        """Takes what it is handed while it waits for it."""
+        """An actor that queues the references that it receives."""
 
         def __init__(self) -> None:
             self.handed: queue.Queue[list[Any]] = queue.Queue()
@@ -141,7 +148,7 @@ def objects(folder: Path, options: Namespace) -> None:
             logits = np.random.default_rng(0).standard_normal((options.batch_size, CLASSES), dtype=np.float32)
 
             def once() -> None:
-                other.hand.remote([ray.put(logits)])  # in a list it stays a reference
+                other.hand.remote([ray.put(logits)])  # inside a list it stays a reference
                 assert ray.get(self.handed.get()[0]).shape == logits.shape
 
             return lasting(once, times)
@@ -154,7 +161,7 @@ def objects(folder: Path, options: Namespace) -> None:
 
 
 def lasting(action: Callable[[], None], times: int) -> float:
-    """The median seconds of an action after a warm-up."""
+    """Return the median seconds of an action after a warm-up."""
     seconds = []
     for _ in range(WARM_UP + times):
         start = time.perf_counter()
@@ -164,7 +171,7 @@ def lasting(action: Callable[[], None], times: int) -> float:
 
 
 def started(side: str, folder: Path, options: Namespace, rank: int = 0) -> Side:
-    """A process of a side."""
+    """Start a process of a side."""
     command = [sys.executable, __file__, "--side", side, "--folder", str(folder), "--rank", str(rank)]
     command += ["--students", ",".join(options.students)]
     for name in ("images", "batch_size", "rounds", "swaps"):
@@ -173,7 +180,7 @@ def started(side: str, folder: Path, options: Namespace, rank: int = 0) -> Side:
 
 
 def in_turns(folder: Path, options: Namespace) -> tuple[list[list[float]], list[float]]:
-    """The pair's seconds by part in every turn, and the sum of its students' where each is alone."""
+    """Return the seconds of every turn: the pair's by part, and the sum of the single students."""
     make_images(folder / "data.npz", options.images, CLASSES, held_out=CLASSES)
     with np.load(folder / "data.npz") as arrays:
         make_teacher(folder / "teacher", TEACHER, arrays["train_images"][:256], CLASSES)
@@ -194,7 +201,7 @@ def in_turns(folder: Path, options: Namespace) -> tuple[list[list[float]], list[
 
 
 def swapping(folder: Path, options: Namespace) -> tuple[float, float]:
-    """Seconds of a swap, ours and theirs."""
+    """Return the seconds of an exchange, ours and theirs."""
     folder.mkdir()
     sides = [started("swap", folder, options, rank) for rank in (0, 1)]
     (ours, *_), _ = [side.epoch() for side in sides]
@@ -206,7 +213,7 @@ def swapping(folder: Path, options: Namespace) -> tuple[float, float]:
 
 
 def measure(folder: Path, options: Namespace) -> Iterator[Result]:
-    """All of it."""
+    """Yield all results."""
     together, apart = in_turns(folder, options)
     steps = options.images // options.batch_size
     epoch_s = statistics.median(map(sum, together))
@@ -219,7 +226,7 @@ def measure(folder: Path, options: Namespace) -> Iterator[Result]:
 
 
 def main() -> None:
-    """Epochs in turns, then the swaps, then the table."""
+    """Run epochs alternately, then the exchanges, and print the table."""
     parser = arguments(__doc__)
     parser.add_argument("--students", type=lambda text: text.split(","), default=["resnet20", "resnet20"], metavar="A,B")
     parser.add_argument("--images", type=int, default=1024)

@@ -1,7 +1,8 @@
-"""Trials that are compared by their seeds: one recipe, one split, one teacher, and every variant of a method with the same seeds.
+"""Run trials that are compared by their seeds: one recipe, one split, one teacher, the same seeds.
 
-Every trial is the real `train()` in a process of its own thread, without Ray; the teacher is asked once per view and seed. A file
-of results gets a line per trial as it ends, and those that it holds are not trained again. Knows no method and no table.
+Every trial is the real `train()` in a process of one thread, without Ray. The teacher is evaluated
+once per view and seed. A file of results gets a line per trial as it ends; trials that it holds are
+not trained again.
 """
 
 import argparse
@@ -28,19 +29,28 @@ from orchestrator.core.allocator import allocator
 from orchestrator.core.context import Record, TrialContext
 from orchestrator.store.store import Store, read_json
 
-Presets = Mapping[str, tuple[Path | None, list[str]]]  # a file and what is set over it
+Presets = Mapping[str, tuple[Path | None, list[str]]]  # a file, and settings over it
 Kept = TypeVar("Kept", bound=Trial)
 
 
 class Change(NamedTuple):
-    """How the recipe of a variant differs from that of the others: `epochs` times as many; `sets` of data or teacher."""
+    """Deviation of a variant from the recipe: a factor of the epochs, and settings.
+
+    The `sets` are of data or teacher.
+    """
 
     epochs: float = 1.0
     sets: tuple[str, ...] = ()
 
 
 def arguments(documentation: str | None, presets: Presets, variants: list[str]) -> argparse.ArgumentParser:
-    """A parser with the script's first sentence and what all comparisons are asked."""
+    """Return a parser with the script's first line and the options of all comparisons.
+
+    Args:
+        documentation: The script's docstring.
+        presets: Configuration file and settings of each preset.
+        variants: Names of the variants.
+    """
     parser = argparse.ArgumentParser(description=(documentation or "").partition("\n")[0])
     parser.add_argument("--preset", choices=list(presets), default="digits")
     parser.add_argument("--config", type=Path, help="a configuration instead of a preset")
@@ -57,7 +67,7 @@ def arguments(documentation: str | None, presets: Presets, variants: list[str]) 
 
 
 def read(parser: argparse.ArgumentParser, variants: list[str]) -> Namespace:
-    """The command line, with variants that there are."""
+    """Parse the command line, and check that the variants exist."""
     options = parser.parse_args()
     if unknown := set(options.variants) - set(variants):
         parser.error(f"--variants: there is no {', '.join(sorted(unknown))}; there are {', '.join(variants)}")
@@ -65,7 +75,14 @@ def read(parser: argparse.ArgumentParser, variants: list[str]) -> Namespace:
 
 
 def configured(options: Namespace, presets: Presets, store: Store, sets: tuple[str, ...] = ()) -> Configuration:
-    """The recipe that all trials share, or those that set something more."""
+    """Return the recipe of all trials, or of those with additional settings.
+
+    Args:
+        options: The command line.
+        presets: Configuration file and settings of each preset.
+        store: The store that receives the raw files.
+        sets: Additional `KEY=VALUE` settings.
+    """
     file, pairs = (options.config, []) if options.config else presets[options.preset]
     pairs = list(pairs)
     if options.path and options.path.is_file():
@@ -80,7 +97,13 @@ def configured(options: Namespace, presets: Presets, store: Store, sets: tuple[s
 
 
 def adopt_raw_files(folder: Path, target: Path) -> None:
-    """Unpack the four files of MNIST or FashionMNIST below `folder` to where torchvision looks for them; `folder` is only read."""
+    """Unpack the four files of MNIST or FashionMNIST below `folder` to torchvision's location.
+
+    `folder` is only read.
+
+    Raises:
+        SystemExit: `folder` does not hold exactly four such files.
+    """
     found = sorted(folder.rglob("*-ubyte.gz")) or sorted(folder.rglob("*-ubyte"))
     if len(found) != 4:
         raise SystemExit(f"--path {folder} holds {len(found)} files *-ubyte.gz or *-ubyte: give the folder of all four, or an .npz")
@@ -91,7 +114,7 @@ def adopt_raw_files(folder: Path, target: Path) -> None:
 
 
 def begin(options: Namespace, presets: Presets, store: Store, sets: tuple[str, ...] = ()) -> tuple[TrialSpec, dict[str, Any]]:
-    """What all trials have in common, with the teacher in the store, and the teacher's card."""
+    """Fit or load the teacher; return the common part of all trials and the teacher's card."""
     from orchestrator.cluster.local_backend import LocalDispatcher
     from orchestrator.sweep.preflight.preflight import prepare_run
     from orchestrator.teacher.acquire import acquire_teacher
@@ -111,7 +134,7 @@ def begin(options: Namespace, presets: Presets, store: Store, sets: tuple[str, .
 
 
 def trial_of(shared: TrialSpec, name: str, method: Choice, seed: int, epochs: float = 1.0) -> TrialSpec:
-    """A variant with a seed, and so many times the epochs."""
+    """Return a variant with a seed, with the epochs multiplied by `epochs`."""
     training = shared.configuration.training
     milestones = tuple(max(round(epochs * milestone), 1) for milestone in training.milestones)
     training = training.model_copy(update={"epochs": round(epochs * training.epochs), "milestones": milestones})
@@ -121,18 +144,22 @@ def trial_of(shared: TrialSpec, name: str, method: Choice, seed: int, epochs: fl
 
 
 def epochs_of(spec: TrialSpec) -> tuple[list[dict[str, float]], float]:
-    """Train a trial: the metrics of all its epochs, and how many seconds it took."""
+    """Train a trial; return the metrics of all its epochs, and its seconds."""
     from orchestrator.training._trainer import train
 
     start = time.monotonic()
-    shutil.rmtree(spec.folder, ignore_errors=True)  # a trial that was interrupted begins anew: its epochs were not kept
+    # an interrupted trial restarts: its epochs were not kept
+    shutil.rmtree(spec.folder, ignore_errors=True)
     records: list[Record] = []
     train(spec, TrialContext(report=records.append))
     return [record["metrics"] for record in records], time.monotonic() - start
 
 
 class Results(Generic[Kept]):
-    """The lines of a file, one a trial, of one setup; what was cut off when its writer was killed is passed over."""
+    """A file of one setup with one line per trial.
+
+    A last line that was cut off when its writer was killed is removed.
+    """
 
     def __init__(self, file: Path, setup: str, kind: type[Kept]) -> None:
         self.file, self.setup, self.trials = file, setup, list[Kept]()
@@ -147,22 +174,25 @@ class Results(Generic[Kept]):
             file.write_text(whole)
 
     def add(self, trial: Kept) -> None:
-        """Keep a trial."""
+        """Store a trial."""
         self.trials.append(trial)
         with self.file.open("a") as stream:
             stream.write(json.dumps({"setup": self.setup, **trial.plain()}) + "\n")
 
     def holds(self, name: str, seed: int) -> bool:
-        """Whether a trial is there already."""
+        """Return whether the file holds a trial."""
         return any((trial.variant, trial.seed) == (name, seed) for trial in self.trials)
 
     def asked(self, options: Namespace) -> list[Kept]:
-        """Those that the command line asks for."""
+        """Return the trials that the command line requests."""
         return [trial for trial in self.trials if trial.variant in options.variants and trial.seed < options.seeds]
 
 
 def setup_of(shared: TrialSpec, temperature: float, settings: Mapping[str, Any]) -> str:
-    """What must be equal for trials to be compared: everything but variant and seed, `settings` of the methods too."""
+    """Return a hash of all values that compared trials must share.
+
+    These are all values but variant and seed, including the common `settings` of the methods.
+    """
     plain = shared.configuration.plain()
     keys = ("data", "teacher", "student", "training", *(("peers",) if shared.configuration.peers else ()))
     decides = {key: plain[key] for key in keys} | {"temperature": temperature, **settings}
@@ -176,7 +206,11 @@ def missing(
     options: Namespace,
     results: Results[Any],
 ) -> Iterator[TrialSpec]:
-    """The trials to train: as many seeds side by side as there are processes, so that none waits for another's view."""
+    """Yield the trials to train.
+
+    As many seeds as processes run at the same time, so that no trial waits for the view of another
+    one.
+    """
     for first in range(0, options.seeds, options.jobs):
         for name, choice in variants.items():
             for seed in range(first, min(first + options.jobs, options.seeds)):
@@ -186,8 +220,12 @@ def missing(
 
 
 def train_all(specs: list[TrialSpec], trained: Callable[[dict[str, Any]], Kept], jobs: int, results: Results[Kept]) -> None:
-    """Each in a process of the pool; the first that fails ends it, and the others can go on later."""
-    os.environ.update(allocator() | {"OMP_NUM_THREADS": "1"})  # they count from the start of a process on
+    """Train each trial in a process of the pool.
+
+    The first failure ends the pool; a later run resumes the others.
+    """
+    # they take effect only at the start of a process
+    os.environ.update(allocator() | {"OMP_NUM_THREADS": "1"})
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(trained, spec.plain()) for spec in specs]
         try:
@@ -202,7 +240,7 @@ def train_all(specs: list[TrialSpec], trained: Callable[[dict[str, Any]], Kept],
 
 
 def heading(shared: TrialSpec, card: dict[str, Any], temperature: float) -> str:
-    """What was trained, in a line."""
+    """Return one line that describes the training."""
     configuration, summary = shared.configuration, read_json(shared.data / "data.json")
     sizes = ", ".join(f"{size:,} {name}" for name, size in summary["sizes"].items())
     noise = f", {100 * configuration.data.label_noise:g} % of the training labels wrong" if configuration.data.label_noise else ""
@@ -214,7 +252,7 @@ def heading(shared: TrialSpec, card: dict[str, Any], temperature: float) -> str:
 
 
 def said(network: Network) -> str:
-    """A network with its settings."""
+    """Return a network's name and settings as text."""
     return ", ".join(str(value) for value in network.model_dump(exclude_none=True).values())
 
 
@@ -227,10 +265,19 @@ def compared(
     changes: Mapping[str, Change] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> tuple[TrialSpec, list[Kept]]:
-    """The teacher, then all trials that are asked for, each `trained` in a process of the pool; prints what was trained.
+    """Fit the teacher, run all requested trials in processes of the pool, and print a description.
 
-    `changes` says which variants have another recipe, `settings` what all methods have in common beside the temperature. What
-    the others have in common, and the trials.
+    Args:
+        options: The command line.
+        presets: Configuration file and settings of each preset.
+        variants: The methods by name.
+        trained: Function that trains one trial, given as plain values.
+        kind: Class of the trials.
+        changes: Variants with another recipe.
+        settings: Common settings of all methods, besides the temperature.
+
+    Returns:
+        The common part of the trials without changes, and the trials.
     """
     changes = changes or {}
     with tempfile.TemporaryDirectory() as name:

@@ -1,6 +1,6 @@
-"""The arithmetic of trials that are compared by their seeds: paired differences with their errors, Holm's correction, Markdown.
+"""Compute statistics of paired trials: differences, standard errors, Holm's correction.
 
-Knows no method and trains nothing; a kind of trial says what is kept of one.
+A subclass of `Trial` defines the results of one trial.
 """
 
 import math
@@ -16,19 +16,19 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Trial:
-    """A variant with a seed; what else is kept of it, its kind says."""
+    """A variant with a seed; subclasses add the results."""
 
     variant: str
     seed: int
     seconds: float
 
     def plain(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return the trial as JSON values."""
         return asdict(self)
 
     @property
     def outcome(self) -> str:
-        """In a few words, for whoever waits."""
+        """Return the result in a few words, for the progress line."""
         raise NotImplementedError
 
 
@@ -37,7 +37,7 @@ Kept = TypeVar("Kept", bound=Trial)
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean over paired seeds, its standard error, and the p-value of a two-sided paired t-test."""
+    """A mean over paired seeds, its standard error, and the two-sided paired t-test's p-value."""
 
     mean: float
     error: float
@@ -53,17 +53,24 @@ class Table(Generic[Kept]):
             self.rows.setdefault(trial.variant, {})[trial.seed] = trial
 
     def values(self, variant: str, of: Callable[[Kept], float]) -> Values:
-        """Of every seed."""
+        """Return a value of every seed of a variant."""
         return np.array([of(trial) for _, trial in sorted(self.rows[variant].items())])
 
     def difference(self, variant: str, other: str, of: Callable[[Kept], float]) -> Difference:
-        """Of a value, over the seeds that both have."""
+        """Return the difference of a value between two variants, over their common seeds."""
         mine, theirs = self.rows[variant], self.rows[other]
         each = np.array([of(mine[seed]) - of(theirs[seed]) for seed in sorted(set(mine) & set(theirs))])
         return Difference(float(each.mean()), error(each), p_value(each))
 
     def gains(self, rival: str, names: list[str], tested: set[str], of: Callable[[Kept], float]) -> dict[str, str]:
-        """What variants gain over a rival, in points; those that are `tested` with a p-value, corrected for their number."""
+        """Return the gains of variants over a rival as text, in points.
+
+        Args:
+            rival: Name of the rival.
+            names: Names of the variants.
+            tested: Variants that get a p-value, corrected for their number.
+            of: The compared value, as a fraction of 1.
+        """
         gains = {name: self.difference(name, rival, of) for name in names if name != rival}
         corrected = holm({name: gain.p for name, gain in gains.items() if name in tested})
         said = {name: plus_minus(100 * gain.mean, 100 * gain.error, sign=True) for name, gain in gains.items()}
@@ -71,12 +78,12 @@ class Table(Generic[Kept]):
         return {rival: "0", **said}
 
     def cell(self, variant: str, of: Callable[[Kept], float], digits: int = 2) -> str:
-        """The mean of a value over the seeds, and its standard error."""
+        """Return the mean of a value over the seeds, and its standard error, as text."""
         values = self.values(variant, of)
         return plus_minus(float(values.mean()), error(values), digits)
 
     def counted(self) -> str:
-        """How many seeds there are."""
+        """Return the number of seeds as text."""
         seeds = sorted({len(row) for row in self.rows.values()})
         if len(seeds) == 1:
             return f"{seeds[0]} seed{'s' * (seeds[0] > 1)}"
@@ -84,12 +91,15 @@ class Table(Generic[Kept]):
 
 
 def error(values: Values) -> float:
-    """The standard error of the mean; NaN of one value."""
+    """Return the standard error of the mean; NaN for one value."""
     return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
 def p_value(differences: Values) -> float:
-    """Of a two-sided paired t-test; 1 where all differences are zero, NaN of one."""
+    """Return the p-value of a two-sided paired t-test.
+
+    It is 1 if all differences are zero, and NaN for a single difference.
+    """
     from scipy.stats import ttest_1samp  # type: ignore[import-untyped]
 
     if len(differences) < 2:
@@ -98,7 +108,11 @@ def p_value(differences: Values) -> float:
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Corrected for their number (Holm 1979): the smallest times m, the next times m - 1, ..., never falling, at most 1."""
+    """Return p-values corrected for their number (Holm 1979).
+
+    The smallest is multiplied by m, the next by m - 1, and so on; values never fall and are at most
+    1.
+    """
     corrected, largest = {}, 0.0
     for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
@@ -107,10 +121,10 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def plus_minus(mean: float, deviation: float, digits: int = 2, sign: bool = False) -> str:
-    """A mean and its error, which one seed does not have."""
+    """Return a mean and its error as text; a single seed has no error."""
     return f"{mean:{'+' * sign}.{digits}f}" + ("" if math.isnan(deviation) else f" ± {deviation:.{digits}f}")
 
 
 def lines(titles: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     return "\n".join("| " + " | ".join(row) + " |" for row in (titles, ["---"] * len(titles), *rows))

@@ -1,16 +1,23 @@
-"""What retrieval costs: blocks inside the classes (ours) against the whole n x n matrix and its `topk` (theirs).
+"""Measure retrieval: blocks inside the classes (ours) against the n x n matrix and `topk` (theirs).
 
-    python benchmarks/retrieval.py [--cases neighbours] [--samples 5000,50000] [--classes 10,100] [--device cuda] [--json]
+    python benchmarks/retrieval.py [--cases neighbours] [--samples 5000,50000] [--classes 10,100]
+        [--device cuda] [--json]
 
-The 8 nearest samples of the class and the 32 nearest of the others, of all samples, at 256 features, float32, one thread; both
-sides must find the same. Theirs is what one writes first: all cosines, those not allowed masked, `topk`, once for either kind.
-Where matrix, masks and masked copy are above `--theirs-limit-gib`, theirs takes as many rows at once as fit, and the case says
-so. Every side of every size is a process of its own, which makes its data first; seconds are the median of `--rounds`, memory
-is the peak above what the process held before the first of them, and in all.
+Both sides find the 8 nearest samples of the class and the 32 nearest of the others, for all
+samples, at 256 features, float32, one thread. Their results must agree.
 
-    neighbours     seconds and memory at every size, and how seconds grow from the fewest to the most samples
-    positives      the same with positives alone: n^2 / K
-    class          target logits out of the whole class, and no rival
+Theirs is the straightforward implementation: all cosines, a mask for pairs that are not allowed,
+and `topk`, once for either kind. If matrix, masks and masked copy exceed `--theirs-limit-gib`,
+theirs takes as many rows at once as fit, and the case shows the number.
+
+Every side of every size is a process of its own, which generates its data first. Seconds are the
+median of `--rounds`. Memory is the peak above the process's memory before the first round, and the
+total peak.
+
+    neighbours     seconds and memory at every size, and the growth of the seconds from the fewest
+                   to the most samples
+    positives      the same with positives only: n^2 / K
+    class          target logits from the whole class, without a rival
 """
 
 import json
@@ -23,7 +30,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script finds its own folder alone
+# a script's path holds only its own folder
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from torch import Tensor
@@ -34,7 +42,7 @@ from methods.aggregation import class_aggregated
 from methods.retrieval import nearest, recall
 
 FEATURES, POSITIVES, NEGATIVES, SPREAD = 256, 8, 32, 1.5
-ENTRY_BYTES = 4 + 4 + 1 + 1  # of a similarity, its masked copy and two masks
+ENTRY_BYTES = 4 + 4 + 1 + 1  # a similarity, its masked copy and two masks
 
 
 class Bank(NamedTuple):
@@ -45,7 +53,7 @@ class Bank(NamedTuple):
 
 
 def drawn(samples: int, classes: int, device: str) -> Bank:
-    """Classes that overlap: features after a ReLU, as those of a network."""
+    """Draw overlapping classes: features after a ReLU, as those of a network."""
     torch.manual_seed(0)
     labels = torch.randint(classes, (samples,))
     features = torch.randn(classes, FEATURES)[labels].add_(torch.randn(samples, FEATURES), alpha=SPREAD).relu_()
@@ -53,7 +61,7 @@ def drawn(samples: int, classes: int, device: str) -> Bank:
 
 
 def naive(bank: Bank, positives: int, negatives: int, limit_bytes: float) -> tuple[Tensor, Tensor]:
-    """Positions (n, P) and (n, N) from all cosines at once, or of as many rows as fit."""
+    """Return positions (n, P) and (n, N) from all cosines, with as many rows at once as fit."""
     unit = torch.nn.functional.normalize(bank.features, dim=1)
     found = []
     for rows in torch.split(torch.arange(len(unit), device=unit.device), rows_at_once(len(unit), limit_bytes)):
@@ -67,12 +75,12 @@ def naive(bank: Bank, positives: int, negatives: int, limit_bytes: float) -> tup
 
 
 def rows_at_once(samples: int, limit_bytes: float) -> int:
-    """How many rows of the matrix fit."""
+    """Return the number of rows of the matrix that fit."""
     return min(samples, max(1, int(limit_bytes / (samples * ENTRY_BYTES))))
 
 
 def side(name: str, samples: int, classes: int, options: Namespace) -> None:
-    """A child's part: measure one side, print what it took, and leave what it found in a file."""
+    """Measure one side in a child process, print its costs, and save its results to a file."""
     bank = drawn(samples, classes, options.device)
     negatives = NEGATIVES if options.cases == ["neighbours"] else 0
     logits = torch.randn(samples, classes, device=options.device)
@@ -100,7 +108,7 @@ def side(name: str, samples: int, classes: int, options: Namespace) -> None:
 
 
 def measured(name: str, case: str, samples: int, classes: int, found: Path, options: Namespace) -> dict[str, Any]:
-    """What a side says, in a process of its own."""
+    """Run a side in a process of its own, and return its costs."""
     command = [sys.executable, "-W", "ignore", __file__, "--side", name, "--cases", case, "--samples", str(samples)]
     command += ["--classes", str(classes), "--rounds", str(options.rounds), "--device", options.device]
     command += ["--theirs-limit-gib", str(options.theirs_limit_gib), "--found", str(found)]
@@ -109,7 +117,7 @@ def measured(name: str, case: str, samples: int, classes: int, found: Path, opti
 
 
 def compare(case: str, options: Namespace) -> Iterator[Result]:
-    """All sizes, both sides, and the growth of ours with the samples."""
+    """Yield the results of both sides at all sizes, and the growth of ours with the samples."""
     for classes in options.classes:
         seconds = {}
         for samples in options.samples:
@@ -135,7 +143,7 @@ def compare(case: str, options: Namespace) -> Iterator[Result]:
 
 
 def agree(ours: list[Tensor], theirs: list[Tensor]) -> None:
-    """Both sides found the same, up to what rounding leaves open."""
+    """Assert that both sides found the same samples, up to rounding."""
     for one, other in zip(ours, theirs, strict=True):
         share = recall(one, other)
         assert share > 0.9999, f"only {share:.5%} of what theirs found were found by ours"
@@ -145,7 +153,7 @@ CASES = ("neighbours", "positives", "class")
 
 
 def read_options() -> Namespace:
-    """The command line."""
+    """Parse the command line."""
 
     def numbers(text: str) -> list[int]:
         return [int(word) for word in text.split(",")]
@@ -163,7 +171,7 @@ def read_options() -> Namespace:
 
 
 def main() -> None:
-    """All cases, then the table."""
+    """Run all cases, and print the table."""
     options = read_options()
     torch.set_num_threads(1)
     if options.side:

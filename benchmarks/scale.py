@@ -1,15 +1,20 @@
-"""What a trial costs the driver in a sweep of 10, 100 and 1,000 trials: it must not grow with their number.
+"""Measure the driver's cost per trial in sweeps of 10, 100 and 1,000 trials: it must not grow.
 
-    python benchmarks/scale.py [--trials 10 100 1000] [--nodes 2] [--samplers random tpe] [--json] [--profile FOLDER]
+    python benchmarks/scale.py [--trials 10 100 1000] [--nodes 2] [--samplers random tpe] [--json]
+        [--profile FOLDER]
 
-A simulated cluster (Ray's cluster utility: a raylet per node, one CPU each) and the whole path of `run.py sweep`: study, Tune,
-stand-ins, dispatcher, Ray Train groups, records, display, MLflow on SQLite. Real trials, as small as they get (64 digits, an mlp of
-width 4, one epoch of cross entropy), each sweep in a process and with a cluster of its own, no early stop. Times are between ends
-of trials, so start-up is in none: `trial` over all but the first ten (of ten: all), `late / early` the last tenth over the second.
-CPU seconds are those of the driver's process alone, every thread of it, which another load on the machine moves little.
-Memory is the driver's resident set: `before` the first trial, `after` the sweep, and its peak.
+The benchmark uses a simulated cluster (Ray's cluster utility: a raylet per node, one CPU each) and
+the whole path of `run.py sweep`: study, Tune, stand-ins, dispatcher, Ray Train groups, records,
+display, MLflow on SQLite. The trials are real and minimal (64 digits, an mlp of width 4, one epoch
+of cross entropy). Each sweep has its own process and cluster, without early stopping.
 
-The ratio of a row divides the cost per trial of the smallest sweep (theirs) by that of this one (ours): 1 is no growth.
+Times are measured between ends of trials, so they exclude start-up. `trial` is over all but the
+first ten (of ten: all), `late / early` the last tenth over the second. CPU seconds are those of all
+threads of the driver's process; other load on the machine affects them little. Memory is the
+driver's resident set: `before` the first trial, `after` the sweep, and its peak.
+
+The ratio of a row divides the cost per trial of the smallest sweep (theirs) by that of this one
+(ours): 1 is no growth.
 """
 
 import cProfile
@@ -26,7 +31,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script finds its own folder alone
+# a script's path holds only its own folder
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import ROOT, Result, arguments, compared, noted, show
 
@@ -38,7 +44,7 @@ MEBI = 2**20
 
 
 def measure(options: Namespace, sampler: str, trials: int) -> dict[str, float]:
-    """One sweep in a fresh process."""
+    """Run one sweep in a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, "--folder", folder, "--trials", str(trials), "--samplers", sampler]
         command += ["--nodes", str(options.nodes)]
@@ -50,7 +56,7 @@ def measure(options: Namespace, sampler: str, trials: int) -> dict[str, float]:
 
 
 def swept(options: Namespace) -> dict[str, float]:
-    """A sweep on a simulated cluster, as `run.py sweep` runs it, watched from within its driver."""
+    """Run a sweep on a simulated cluster as `run.py sweep` does, observed from its driver."""
     from rich.console import Console
 
     from orchestrator.config.loader import load
@@ -64,7 +70,7 @@ def swept(options: Namespace) -> dict[str, float]:
     before: list[float] = []
 
     class Clock(Display):
-        """What a person sees, and when trials end: seconds of the wall's clock and of this process."""
+        """The usual display, which also records wall and CPU seconds at trial ends."""
 
         def trial_started(self, trial: Trial) -> None:
             before[:] = before or [resident()]
@@ -92,7 +98,11 @@ def swept(options: Namespace) -> dict[str, float]:
 
 
 def costs(ends: list[tuple[float, float]]) -> dict[str, float]:
-    """Per trial: wall seconds and CPU seconds after the first ten, and of the last tenth over the second one."""
+    """Return wall and CPU seconds per trial, and their growth.
+
+    The first ten trials are skipped. The growth is the CPU seconds of the last tenth over the
+    second one.
+    """
     count, skipped = len(ends), 10 if len(ends) > 10 else 0
     tenth = max(count // 10, 1)
 
@@ -109,7 +119,7 @@ def costs(ends: list[tuple[float, float]]) -> dict[str, float]:
 
 
 def resident() -> float:
-    """MiB of this process."""
+    """Return the resident memory of this process, in MiB."""
     import psutil
 
     return float(psutil.Process().memory_info().rss / MEBI)
@@ -117,7 +127,7 @@ def resident() -> float:
 
 @contextmanager
 def cluster(nodes: int) -> Iterator[str]:
-    """The address of a cluster of so many nodes of one CPU each, on loopback and with Ray's token."""
+    """Start a cluster of single-CPU nodes on loopback with Ray's token, and yield its address."""
     from ray._private import ray_constants
     from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
     from ray.cluster_utils import Cluster
@@ -137,7 +147,7 @@ def cluster(nodes: int) -> Iterator[str]:
 
 
 def rows(sampler: str, sweeps: dict[int, dict[str, float]]) -> list[Result]:
-    """The table's part of a sampler; the smallest sweep is what the others are compared with."""
+    """Return the table's lines of a sampler; the smallest sweep is the reference."""
     smallest = min(sweeps)
     found: list[Result] = []
     for trials, numbers in sorted(sweeps.items()):
@@ -153,7 +163,7 @@ def rows(sampler: str, sweeps: dict[int, dict[str, float]]) -> list[Result]:
 
 
 def main() -> None:
-    """Every sweep one after another, then the table."""
+    """Run the sweeps one after another, and print the table."""
     parser = arguments(__doc__)
     parser.add_argument("--trials", type=int, nargs="+", default=[10, 100, 1000])
     parser.add_argument("--nodes", type=int, default=2)

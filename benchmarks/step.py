@@ -1,15 +1,18 @@
-"""What an epoch of distillation costs: a bare PyTorch loop with an online teacher (theirs) against our `train()` (ours).
+"""Measure an epoch of distillation: our `train()` (ours) against a bare PyTorch loop (theirs).
 
     python benchmarks/step.py [--pair resnet56-resnet20] [--rounds 3] [--device cuda] [--json]
 
-Same networks, weights of the teacher, images, batch size, precision and KD (T = 4, alpha = 0.9) on both sides, one thread.
-Every side is a process of its own; they take turns epoch by epoch, so that a machine that drifts drifts for all. Medians
-of the epochs after the first, which compiles, warms up and fills the cache. On a CPU an epoch is CPU seconds, and our small
-evaluation and our checkpoint count against us. On a GPU it is wall seconds without both, shown as images per second.
-Ours has the allocator settings that our workers have, theirs the environment of whoever starts this.
+The bare loop has an online teacher. Both sides have the same networks, teacher weights, images,
+batch size, precision and KD (T = 4, alpha = 0.9), and one thread. Every side is a process of its
+own. The sides alternate epoch by epoch, so that drift of the machine affects all of them.
 
-    cached     the teacher was asked in the first epoch (data.views=1)
-    online     the teacher is asked at every step, on both sides
+Values are medians of the epochs after the first, which compiles, warms up and fills the cache. On a
+CPU an epoch is CPU seconds, including our small evaluation and our checkpoint. On a GPU it is wall
+seconds without both, shown as images per second. Ours has the allocator settings of our workers,
+theirs the environment of the caller.
+
+    cached     the teacher is evaluated in the first epoch (data.views=1)
+    online     the teacher is evaluated at every step, on both sides
     compiled   cached, with torch.compile; theirs compiles student and teacher
 """
 
@@ -22,7 +25,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script finds its own folder alone
+# a script's path holds only its own folder
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
@@ -45,7 +49,7 @@ DEFAULTS = {
 
 
 def theirs(folder: Path, pair: str, case: str, options: Namespace) -> None:
-    """The loop as a user writes it, after RepDistiller's."""
+    """Train by the usual loop, after RepDistiller's."""
     device = torch.device(options.device)
     teacher, student = bare_networks(folder, pair, device)
     if case == "compiled":
@@ -59,7 +63,7 @@ def theirs(folder: Path, pair: str, case: str, options: Namespace) -> None:
 
 
 def bare_networks(folder: Path, pair: str, device: torch.device) -> tuple[Any, Any]:
-    """The same teacher and student as ours."""
+    """Return the same teacher and student as ours."""
     from orchestrator.models.build import build
     from orchestrator.models.weights import load_weights
 
@@ -69,7 +73,10 @@ def bare_networks(folder: Path, pair: str, device: torch.device) -> tuple[Any, A
 
 
 def bare_loader(file: Path, options: Namespace) -> Any:
-    """Pictures through torchvision's transforms; the last incomplete batch is dropped, as ours is."""
+    """Return a loader of images with torchvision's transforms.
+
+    The last incomplete batch is dropped, as in ours.
+    """
     from PIL import Image
     from torchvision import transforms
 
@@ -107,7 +114,7 @@ def bare_loader(file: Path, options: Namespace) -> Any:
 def bare_epoch(
     teacher: Any, student: Any, loader: Any, optimizer: torch.optim.Optimizer, device: torch.device, precision: str
 ) -> float:
-    """One epoch; the mean loss."""
+    """Train one epoch, and return the mean loss."""
     total = 0.0
     for images, labels in loader:
         images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
@@ -129,7 +136,7 @@ def bare_epoch(
 
 
 def ours(folder: Path, pair: str, case: str, options: Namespace) -> None:
-    """A trial; its report callback waits for the next turn."""
+    """Train a trial whose report callback waits for the next turn."""
     from orchestrator.core.context import TrialContext
     from orchestrator.training._trainer import train
 
@@ -152,7 +159,7 @@ def ours(folder: Path, pair: str, case: str, options: Namespace) -> None:
 
 
 def specification(folder: Path, pair: str, case: str, options: Namespace) -> Any:
-    """The trial of a case."""
+    """Return the trial of a case."""
     from orchestrator.config.loader import load
     from orchestrator.config.trial import TrialSpec
     from orchestrator.data.prepare import prepare
@@ -174,7 +181,7 @@ def specification(folder: Path, pair: str, case: str, options: Namespace) -> Any
 
 
 def now(device: str) -> float:
-    """CPU seconds of this process, or wall seconds once the GPU is done."""
+    """Return CPU seconds of this process, or wall seconds after the GPU has finished."""
     if device != "cuda":
         return time.process_time()
     torch.cuda.synchronize()
@@ -182,7 +189,7 @@ def now(device: str) -> float:
 
 
 def command(side: str, folder: Path, pair: str, case: str, options: Namespace) -> list[str]:
-    """What starts a side of a case."""
+    """Return the command line that starts a side of a case."""
     started = [sys.executable, __file__, "--side", side, "--folder", str(folder), "--pair", pair, "--cases", case]
     for name in ("device", "images", "batch_size", "precision", "loader_workers"):
         started += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
@@ -190,7 +197,7 @@ def command(side: str, folder: Path, pair: str, case: str, options: Namespace) -
 
 
 def measure(folder: Path, pair: str, options: Namespace) -> Iterator[Result]:
-    """All cases of a pair in turns."""
+    """Yield the results of all cases of a pair, measured alternately."""
     with np.load(folder / "data.npz") as arrays:
         make_teacher(folder / f"teacher-{pair}", pair.split("-")[0], arrays["train_images"][:256], CLASSES)
     wanted = [("ours", case) for case in options.cases] + [("theirs", "online")]
@@ -217,7 +224,7 @@ def measure(folder: Path, pair: str, options: Namespace) -> Iterator[Result]:
 
 
 def result(case: str, ours: list[float], theirs: list[float], options: Namespace) -> Result:
-    """Medians as seconds on a CPU, as images per second on a GPU."""
+    """Return the medians as seconds on a CPU, as images per second on a GPU."""
     ours_s, theirs_s = statistics.median(ours), statistics.median(theirs)
     if options.device == "cpu":
         return compared(case, ours_s, theirs_s, "s/epoch")
@@ -226,7 +233,7 @@ def result(case: str, ours: list[float], theirs: list[float], options: Namespace
 
 
 def read_options() -> Namespace:
-    """The command line; what is not given is usual for the device."""
+    """Parse the command line; missing values get the defaults of the device."""
     parser = arguments(__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--pair", action="append", metavar="TEACHER-STUDENT", help="repeat it")
@@ -250,7 +257,7 @@ def read_options() -> Namespace:
 
 
 def main() -> None:
-    """All pairs, then the table."""
+    """Run all pairs, and print the table."""
     options = read_options()
     torch.set_num_threads(1)
     if options.side:

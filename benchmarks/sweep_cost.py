@@ -1,11 +1,14 @@
-"""What a whole sweep costs with the teacher's logits cached (ours) against a teacher that is asked at every step (theirs).
+"""Measure a whole sweep with cached teacher logits (ours) against an online teacher (theirs).
 
     python benchmarks/sweep_cost.py --data cifar10.npz [--train 2000] [--json]
     python benchmarks/sweep_cost.py --fashion-mnist FOLDER
 
-8 trials x 6 epochs of KD by `run.py sweep`, one worker group, the same seed, so the same hyper-parameters. CPU seconds are of
-the whole process tree with Ray's daemons: start-up and evaluation count too. The teacher is fitted once, before, for both.
-`6 views` is one per epoch, as online distillation has; `2 views` are used three times each.
+The online teacher is evaluated at every step. Each sweep has 8 trials x 6 epochs of KD by `run.py
+sweep`, one worker group and the same seed, so the same hyper-parameters. CPU seconds are those of
+the whole process tree with Ray's daemons; start-up and evaluation are included. The teacher is
+fitted once, before, for both.
+
+`6 views` is one per epoch, as in online distillation; `2 views` are used three times each.
 """
 
 import shutil
@@ -15,7 +18,8 @@ from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script finds its own folder alone
+# a script's path holds only its own folder
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import CpuSeconds, Result, arguments, command_line, compared, noted, run, show
 
@@ -25,7 +29,7 @@ THEIRS = ["teacher.mode=online"]
 
 
 def settings(options: Namespace) -> list[str]:
-    """What all sweeps share."""
+    """Return the common settings of all sweeps."""
     if options.data:
         data = ["data.name=npz", f"data.path={options.data.resolve()}", "data.augmentation=crop_flip"]
     else:
@@ -37,7 +41,7 @@ def settings(options: Namespace) -> list[str]:
 
 
 def cost(base: Path, name: str, pairs: list[str]) -> tuple[float, float]:
-    """CPU seconds of a sweep in a copy of the store, and the MiB of knowledge that it leaves."""
+    """Return the CPU seconds of a sweep in a copy of the store, and the MiB of its knowledge."""
     store = base.parent / name.replace(" ", "-")
     shutil.copytree(base, store)
     print(f"sweep: {name}", file=sys.stderr)
@@ -48,7 +52,7 @@ def cost(base: Path, name: str, pairs: list[str]) -> tuple[float, float]:
 
 
 def measure(folder: Path, options: Namespace) -> Iterator[Result]:
-    """The teacher, then every sweep."""
+    """Fit the teacher, then yield the results of every sweep."""
     base, shared = folder / "store", settings(options)
     print(f"teacher: {options.teacher}", file=sys.stderr)
     run(command_line("teacher", base, shared))
@@ -60,7 +64,7 @@ def measure(folder: Path, options: Namespace) -> Iterator[Result]:
 
 
 def main() -> None:
-    """All sweeps, then the table."""
+    """Run all sweeps, and print the table."""
     parser = arguments(__doc__)
     parser.add_argument("--data", type=Path, help="an .npz file with MedMNIST's keys, such as CIFAR-10's arrays")
     parser.add_argument("--fashion-mnist", type=Path, metavar="FOLDER", help="torchvision's root, where it is downloaded to")

@@ -1,10 +1,11 @@
-"""What a sweep costs beside its training: a TorchTrainer per Tune trial (theirs) against warm worker groups (ours).
+"""Measure a sweep's overhead: warm groups (ours) against a TorchTrainer per Tune trial (theirs).
 
     python benchmarks/sweep_overhead.py [--trials 20] [--at-once 2] [--json]
 
-The same trivial trials on both sides (digits, mlp, one epoch of cross entropy, the same torch loop, Optuna's TPE), each
-side in a process of its own with a Ray of its own. Ours writes its records, its study and MLflow beside. Times begin
-with the process: `start-up` ends with the first report, `trial` is each further one, `sweep` is all of it.
+Both sides run the same trivial trials (digits, mlp, one epoch of cross entropy, the same torch
+loop, Optuna's TPE), each side in a process with its own Ray. Ours additionally writes its records,
+its study and MLflow. Times begin with the process: `start-up` ends with the first report, `trial`
+is each further one, `sweep` is the total.
 """
 
 import json
@@ -17,7 +18,8 @@ from argparse import SUPPRESS
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script finds its own folder alone
+# a script's path holds only its own folder
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import ROOT, arguments, compared, conducted, show
 
@@ -25,14 +27,14 @@ SETTINGS = ["data.name=digits", "teacher=null", "method.name=cross_entropy", "tr
 
 
 def ours(folder: Path, trials: int, at_once: int, started: float) -> dict[str, float]:
-    """A sweep as `run.py sweep` runs it."""
+    """Run a sweep as `run.py sweep` does."""
     reports = conducted(folder, [*SETTINGS, f"search.trials={trials}", f"resources.groups={at_once}"], "sweep")
     assert len(reports) == trials
     return times([report.at for report in reports], started, trials)
 
 
 def theirs(folder: Path, trials: int, at_once: int, started: float) -> dict[str, float]:
-    """The stock way: a function trainable that runs a TorchTrainer."""
+    """Run a sweep the standard way: a function trainable that runs a TorchTrainer."""
     import ray
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
@@ -65,7 +67,7 @@ def theirs(folder: Path, trials: int, at_once: int, started: float) -> dict[str,
 
 
 def stock_trial(config: dict[str, Any]) -> None:
-    """One Tune trial: a TorchTrainer of its own, its reports passed on as Ray's guide does it."""
+    """Run one Tune trial with its own TorchTrainer, and forward its reports as in Ray's guide."""
     from ray import tune
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -81,7 +83,7 @@ def stock_trial(config: dict[str, Any]) -> None:
 
 
 def stock_loop(config: dict[str, Any]) -> None:
-    """The same training as ours, in the worker of a TorchTrainer."""
+    """Train as ours does, in the worker of a TorchTrainer."""
     import ray.train
 
     from orchestrator.config.loader import build
@@ -99,7 +101,7 @@ def stock_loop(config: dict[str, Any]) -> None:
 
 
 def times(reports: list[float], started: float, trials: int) -> dict[str, float]:
-    """Start-up, each further trial, and all, in seconds."""
+    """Return the seconds of the start-up, of each further trial, and in total."""
     reports = sorted(reports)
     return {
         "start-up": reports[0] - started,
@@ -119,7 +121,7 @@ def measure(side: str, trials: int, at_once: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Both sides, then the table."""
+    """Run both sides, and print the table."""
     parser = arguments(__doc__)
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--at-once", type=int, default=2)

@@ -1,7 +1,7 @@
-"""Makes the two pictures of the README, of a real sweep, by headless Chromium: `python -m scripts.pictures`.
+"""Make the two pictures of the README with headless Chromium: `python -m scripts.pictures`.
 
-A sweep over three methods on the digits (two minutes on two cores), its report, and MLflow on it; `--store S --name N` takes a
-sweep that is there. Knows the pages as their readers do, and nothing of how they are made.
+The script runs a real sweep over three methods on the digits (two minutes on two cores), writes its
+report, and opens MLflow on it. `--store S --name N` uses an existing sweep.
 """
 
 import argparse
@@ -17,8 +17,9 @@ from tests.browser.serving import Interface, ran, serving
 FOLDER = Path(__file__).parents[1] / "docs" / "pictures"
 NAME = "digits"
 SWEEP = ("--trials", "30", "--set", "training.epochs=15")
-PANEL, PANELS = (820, 1180), ("body", "#curves", "#student")  # of the report, side by side
-HEIGHT = 760  # of the report's picture
+# size and selectors of the report's panels, side by side
+PANEL, PANELS = (820, 1180), ("body", "#curves", "#student")
+HEIGHT = 760  # of the report's picture, in pixels
 WIDE = (1400, 800)
 LARGEST = 300_000  # bytes
 OPENER = "button[data-component-id*=runnamecellrenderer]"
@@ -45,7 +46,7 @@ def main() -> None:
 
 
 def report(browser: Chromium, file: Path) -> Image.Image:
-    """Three parts of the page side by side: how it begins, the learning curves, the best student."""
+    """Return three parts of the page side by side: top, learning curves, best student."""
     whole = Image.new("RGB", (PANEL[0] * len(PANELS), PANEL[1]), "white")
     for place, part in enumerate(PANELS):
         page = browser.page(PANEL)
@@ -56,7 +57,7 @@ def report(browser: Chromium, file: Path) -> Image.Image:
 
 
 def mlflow(page: Page, interface: Interface, name: str) -> Image.Image:
-    """The sweep with its trials below it, and their curves."""
+    """Return the picture of the sweep with its trials and their curves."""
     page.open(f"{interface.experiment}/runs?compareRunsMode=CHART")
     page.wait(f"document.querySelector('{OPENER}')")
     page.ask(f"document.querySelector('{OPENER}').click()")
@@ -70,13 +71,17 @@ def mlflow(page: Page, interface: Interface, name: str) -> Image.Image:
 
 
 def seen(page: Page) -> Image.Image:
-    """What the page shows, once it has been drawn."""
+    """Return the picture of the page after it has been drawn."""
     page.ask("new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
     return Image.open(io.BytesIO(page.picture()), formats=("PNG",)).convert("RGB")
 
 
 def keep(picture: Image.Image, file: Path) -> None:
-    """Write a PNG of 256 colours; AssertionError when it is too large for a README."""
+    """Write a PNG of 256 colours.
+
+    Raises:
+        AssertionError: The file is too large for a README.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     picture.quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
     size = file.stat().st_size

@@ -68,12 +68,12 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def code(text: str) -> str:
-    """Return text as inline code; nothing for none."""
+    """Return text as inline code; empty text stays empty."""
     return f"`{text}`" if text else ""
 
 
 def describe_type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
-    """Return what a setting accepts, in words, with its bounds."""
+    """Return a description of the values that a setting accepts, with its bounds."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return describe_type(arguments[0], _flat(arguments[1:]))
@@ -103,7 +103,7 @@ def _number(value: float) -> str:
 
 
 def find_unit(field: FieldInfo) -> str:
-    """Return the unit of a setting, from its own declaration or its type's."""
+    """Return the unit of a setting, from its own declaration or that of its type."""
     nested = [item for kind in get_args(field.annotation) for item in get_args(kind) if isinstance(item, FieldInfo)]
     for declared in [field, *nested]:
         if isinstance(declared.json_schema_extra, dict) and "unit" in declared.json_schema_extra:
@@ -112,7 +112,7 @@ def find_unit(field: FieldInfo) -> str:
 
 
 def show_default(field: FieldInfo) -> str:
-    """Return the default of a setting as it is typed."""
+    """Return the default of a setting as a user types it."""
     if field.default is PydanticUndefined:
         return "required"
     default = field.default
@@ -123,7 +123,10 @@ def show_default(field: FieldInfo) -> str:
 
 
 def find_section(annotation: Any) -> type[BaseModel] | None:
-    """Return the section that a setting holds, but no choice by name, whose keys are those of the thing that is named."""
+    """Return the section that a setting holds, or None.
+
+    A `Choice` is returned too; its keys depend on the named object.
+    """
     for kind in (annotation, *get_args(annotation)):
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             return kind
@@ -231,7 +234,7 @@ def _is_current(file: Path, text: str) -> bool:
 
 
 def main() -> int:
-    """Write the pages, or compare them; 1 if one is out of date."""
+    """Write the pages, or compare them; return 1 if one is out of date."""
     parser = argparse.ArgumentParser(description="Write docs/reference/ from the code.")
     parser.add_argument("--check", action="store_true", help="compare, and write nothing")
     if parser.parse_args().check:

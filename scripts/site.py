@@ -57,7 +57,7 @@ def unlink_outside(text: str, page: Path, root: Path = ROOT) -> tuple[str, list[
 
 
 def title_fences(text: str) -> str:
-    """Give a fenced block with the name of a file the form that superfences reads: the name as its title."""
+    """Turn the file name of a fenced block into its title, in the syntax of superfences."""
     return FENCE_OF_A_FILE.sub(r'```\1 title="\2"', text)
 
 
@@ -68,7 +68,7 @@ def on_config(config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Replace the links of a page and title its fences, and warn about targets that do not exist."""
+    """Replace the links of a page, title its fences, and warn about missing targets."""
     file = DOCS / page.file.src_uri
     text, missing = unlink_outside(markdown, file)
     for target in missing:

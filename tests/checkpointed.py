@@ -1,4 +1,4 @@
-"""Sweeps whose trials have real checkpoints and were never trained: what an export, or a model of MLflow, is made from."""
+"""Make sweeps of real checkpoints without training, as sources of exports and models."""
 
 from functools import partial
 
@@ -19,7 +19,7 @@ WIDTH = 4
 
 
 def begun(store: Store, *pairs: str, name: str = "mine") -> Sweep:
-    """A sweep on digits without trials."""
+    """Return a sweep on digits without trials."""
     configuration = load(None, ["project=tests", "student.name=cnn", f"student.width={WIDTH}", "training.epochs=2", *pairs])
     sweep = Sweep.create(store.sweep(name), configuration, "sweep")
     write_json(sweep.folder / "data.json", read_summary(prepare(configuration.data, store.root, configuration.data.seed)))
@@ -27,13 +27,13 @@ def begun(store: Store, *pairs: str, name: str = "mine") -> Sweep:
 
 
 def student(seed: int) -> Network:
-    """The student of the trial of that number."""
+    """Return the student of the trial with this number."""
     torch.manual_seed(seed)
     return build("cnn", 10, (1, 8, 8), {"width": WIDTH}).eval()
 
 
 def with_student(sweep: Sweep, number: int, accuracy: float) -> Trial:
-    """A complete trial of the sweep, with the checkpoint of a student with fresh weights."""
+    """Add a complete trial to the sweep, with a checkpoint of fresh student weights."""
     metrics = {"validation/accuracy": accuracy, "test/best/accuracy": accuracy / 2}
     folder = sweep.trial_folder(number) / "checkpoint"
     folder.mkdir(parents=True)
@@ -48,7 +48,7 @@ def with_student(sweep: Sweep, number: int, accuracy: float) -> Trial:
 
 
 def told(store: Store, sweep: Sweep, *trials: Trial, ended: str = "finished") -> None:
-    """A driver that sees these trials end, and then the sweep."""
+    """Log the end of these trials, and then of the sweep, as a driver does."""
     sweep.state = "running"
     tracker = Tracker(store, sweep, [str(digit) for digit in range(10)], partial(ship, store, sweep.name))
     for trial in trials:

@@ -1,4 +1,4 @@
-"""What every test shares: one thread, and configurations small enough for a second."""
+"""Fixtures of all tests: one thread, and configurations that run in a second."""
 
 import os
 
@@ -30,26 +30,30 @@ MakeTeacher = Callable[..., Path]
 
 @pytest.fixture(autouse=True)
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sweeps within a test register no model, which takes seconds each: those that look at models say so."""
+    """Disable the registration of models, which takes seconds each; tests of models enable it."""
     monkeypatch.setattr(model_registry, "KINDS", ())
 
 
 @pytest.fixture(autouse=True)
 def no_variables_of_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Importing MLflow's server names a database in the environment, of which sweeps within a test would tell."""
+    """Remove the unused MLflow variables.
+
+    Importing MLflow's server sets a database in the environment, which sweeps within a test would
+    report.
+    """
     for name in overrides.UNUSED:
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")
 def digits_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store in which the digits are prepared; tests only add to it."""
+    """Return a store for the prepared digits; tests only add to it."""
     return tmp_path_factory.mktemp("store")
 
 
 @pytest.fixture
 def specify(digits_store: Path, tmp_path: Path) -> Specify:
-    """Builds the specification of a trial on digits from `key=value` pairs; `folder` and `teacher` may be given."""
+    """Return a function that specifies a trial on digits by `key=value` pairs."""
 
     def make(*pairs: str, folder: str = "trial", teacher: Path | None = None) -> TrialSpec:
         configuration: Configuration = load(None, list(pairs))
@@ -68,7 +72,7 @@ def specify(digits_store: Path, tmp_path: Path) -> Specify:
 
 @pytest.fixture
 def make_teacher(tmp_path: Path) -> MakeTeacher:
-    """A teacher with random weights for the data in a folder."""
+    """Return a function that writes a teacher with random weights for the data in a folder."""
 
     def make(data: Path, network: str = "mlp", **settings: int) -> Path:
         dataset, folder = Dataset.open(data), tmp_path / f"teacher-{network}"
@@ -84,7 +88,7 @@ def make_teacher(tmp_path: Path) -> MakeTeacher:
 
 @pytest.fixture
 def distil(specify: Specify, make_teacher: MakeTeacher) -> Specify:
-    """Builds the specification of a trial on digits with a teacher."""
+    """Return a function that builds the specification of a trial on digits with a teacher."""
 
     def make(*pairs: str, folder: str = "trial") -> TrialSpec:
         spec = specify(*pairs, folder=folder)

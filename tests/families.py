@@ -1,4 +1,4 @@
-"""The smallest network of each family, as tests of what becomes of a student share them."""
+"""List the smallest network of each family."""
 
 import torch
 
@@ -16,7 +16,7 @@ SMALL: dict[str, tuple[tuple[int, int, int], dict[str, int]]] = {  # the smalles
 
 
 def trained(name: str, shape: tuple[int, int, int], settings: dict[str, int]) -> Network:
-    """A network whose statistics and head are not those of a fresh one, so that a forgotten part would be seen."""
+    """Return a network whose statistics and head are not fresh, so that a lost part is detected."""
     torch.manual_seed(5)
     network = build(name, 10, shape, settings)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Mutations of JSON: the values that a damaged or edited file may hold. Knows no record."""
+"""Mutate JSON into values that a damaged or edited file may hold."""
 
 import json
 import math
@@ -15,7 +15,7 @@ WHOLE = ("", "{", "[]", "null", '"text"', "{}", "[" * 5000, '{"a":' * 3000, "\x0
 
 
 def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The places of all values within one, the first few of a list."""
+    """Yield the paths of all values within one; of a list only the first two items."""
     inner = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
     for name, each in inner:
         yield (*path, name)
@@ -23,7 +23,7 @@ def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def edited(value: Any, path: tuple[Any, ...], new: Any, remove: bool = False) -> Any:
-    """A copy with another value at a place, or without it."""
+    """Return a copy with another value at a path, or without it."""
     copy = json.loads(json.dumps(value))
     place = copy
     for name in path[:-1]:
@@ -36,14 +36,17 @@ def edited(value: Any, path: tuple[Any, ...], new: Any, remove: bool = False) ->
 
 
 def mutations(content: bytes, count: int, seed: int) -> Iterator[tuple[str, bytes]]:
-    """So many mutations of a JSON file, each with its name: one value, with the stale checksum or without one."""
+    """Yield `count` mutations of a JSON file with their names.
+
+    Each changes one value, and keeps the stale checksum or removes it.
+    """
     draw, value = random.Random(seed), json.loads(content)
     places = list(paths(value))
     for _ in range(count):
         path, new, remove = draw.choice(places), draw.choice(VALUES), draw.random() < 0.2
         changed = edited(value, path, new, remove)
         if changed == value and repr(changed) == repr(value):
-            continue  # what stands there already
+            continue  # unchanged
         if draw.random() < 0.6 and isinstance(changed, dict):
             changed.pop("checksum", None)
         name = f"{'.'.join(map(str, path))} {'removed' if remove else repr(new)[:20]}"
@@ -51,7 +54,7 @@ def mutations(content: bytes, count: int, seed: int) -> Iterator[tuple[str, byte
 
 
 def destroy(file: Path, how: str) -> None:
-    """Leave something in a file's place that is no JSON, or none of its kind."""
+    """Replace a file by content that is not JSON, or not of its kind."""
     content = file.read_bytes()
     if how == "a folder":
         file.unlink()

@@ -11,7 +11,7 @@ FENCED = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 class Block(NamedTuple):
-    """A fenced block: its language, the file that it is or changes (empty: none), its text."""
+    """A fenced block: its language, the file that it defines or changes (empty: none), its text."""
 
     language: str
     file: str
@@ -19,7 +19,10 @@ class Block(NamedTuple):
 
 
 def blocks(page: str) -> list[Block]:
-    """Return the fenced blocks of a page of `docs/` in order; each has a language that a test runs."""
+    """Return the fenced blocks of a page of `docs/` in order.
+
+    Each has a language that a test runs.
+    """
     found = [Block(*match) for match in FENCED.findall((DOCS / page).read_text())]
     assert found and {block.language for block in found} <= {"sh", "python", "diff"}, page
     return found
@@ -31,20 +34,23 @@ def commands(block: Block) -> list[list[str]]:
 
 
 def variations(page: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield row label and options for every row of the tables that has options (`--set ...`) as its second cell."""
+    """Yield the row label and the options of each table row whose second cell is `--set ...`."""
     for label, options in re.findall(r"^\| ([^|]+) \| `(--[^`]+)` \|$", (DOCS / page).read_text(), re.MULTILINE):
         yield label, shlex.split(options)
 
 
 def printed_commands(text: str) -> Iterator[list[str]]:
-    """Yield the words behind `python run.py` of every command that a page prints, fenced, indented or inline."""
+    """Yield the words after `python run.py` of a page's commands, fenced, indented or inline."""
     text = text.replace("\\\n", " ")
     for line in re.findall(r"^(?:\s{4}|)python run\.py (.+)$|`python run\.py ([^`\n]+)`", text, re.MULTILINE):
         yield shlex.split(line[0] or line[1], comments=True)
 
 
 def patched(text: str, diff: str) -> str:
-    """Return the text with every `+` line inserted after the line before it in the diff, which occurs once."""
+    """Return the text with each `+` line inserted after the preceding line of the diff.
+
+    The preceding line must occur exactly once.
+    """
     after = ""
     for line in diff.splitlines():
         if line.startswith("+"):

@@ -1,4 +1,4 @@
-"""What tests of records, display, tracking and plans share: metrics as a trial of two students reports them, and methods."""
+"""Provide metrics of a trial with two students, and methods that need them."""
 
 import pytest
 
@@ -9,7 +9,10 @@ from search_spaces import SPACES
 
 
 def metrics_of(a: tuple[float, float], b: tuple[float, float], epoch: float = 2.0) -> dict[str, float]:
-    """Of the last epoch of a pair, of which each student has an accuracy (validation, test); the trial has their mean."""
+    """Return last-epoch metrics of two students with accuracies (validation, test).
+
+    The trial has the students' means.
+    """
     metrics = {"pair/agreement": 0.9, "seconds/epoch": 1.0, "parameters": 300.0, "a/parameters": 100.0, "b/parameters": 200.0}
     for place, name in enumerate(("validation/accuracy", "test/last/accuracy")):
         metrics |= {f"a/{name}": a[place], f"b/{name}": b[place], name: (a[place] + b[place]) / 2}
@@ -19,22 +22,22 @@ def metrics_of(a: tuple[float, float], b: tuple[float, float], epoch: float = 2.
 
 
 class Mutual(KD):
-    """KD whose students are said to hear one another."""
+    """KD whose students are declared to use peers."""
 
     needs = Needs(teacher=True, peer=True)
 
 
 def peer_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put a method `mutual` into the lists for as long as a test."""
+    """Register a method `mutual` for the duration of a test."""
     monkeypatch.setitem(METHODS, "mutual", Mutual)
     monkeypatch.setitem(SPACES, "mutual", SPACES["kd"])
 
 
 class Weighing(KDAIF):
-    """KD-AIF under another name: what the plan says of it is said of whoever weighs samples."""
+    """KD-AIF under another name: the plan treats all methods with sample weights alike."""
 
 
 def weighing_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put a method `weighing` into the lists for as long as a test."""
+    """Register a method `weighing` for the duration of a test."""
     monkeypatch.setitem(METHODS, "weighing", Weighing)
     monkeypatch.setitem(SPACES, "weighing", SPACES["kd_aif"])

@@ -1,4 +1,4 @@
-"""Run a function in several processes that form one group (gloo), as the workers of a trial do."""
+"""Run a function in several processes of one gloo group, like the workers of a trial."""
 
 import contextlib
 import faulthandler
@@ -15,17 +15,21 @@ from torch.multiprocessing.spawn import start_processes
 
 ROOT = Path(__file__).parents[1]
 PRELOADED = ["torch.distributed", "torch.nn.parallel", "pytest", "orchestrator.training._trainer", "orchestrator.cluster._pair"]
-LONGEST_S = 300  # instead of for ever, should the ranks wait for each other
+LONGEST_S = 300  # limit in case of a deadlock between the ranks
 
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
 
 
 def on_every_rank(world_size: int, function: Callable[[int, int, *Arguments], Result], *arguments: *Arguments) -> list[Result]:
-    """What `function(rank, world_size, *arguments)` gives in each of `world_size` new processes, in the order of the ranks.
+    """Run `function(rank, world_size, *arguments)` in `world_size` new processes.
 
-    The function stands at the top of a module; it gives tensors, plain values, and lists, tuples and dicts of them. What a rank
-    fails with is raised here with its traceback, and the others are ended; so it is when they take longer than LONGEST_S.
+    The function must be defined at the top level of a module. It returns tensors, plain values, and
+    lists, tuples and dicts of them. If a rank fails, its error is raised here with its traceback,
+    and the other ranks are ended. They are also ended after LONGEST_S.
+
+    Returns:
+        The results in the order of the ranks.
     """
     _start_server()
     with TemporaryDirectory() as name:
@@ -37,12 +41,13 @@ def on_every_rank(world_size: int, function: Callable[[int, int, *Arguments], Re
 
 
 def _start_server() -> None:
-    """Start the process that every rank is forked from, once.
+    """Start the fork server of all ranks, once.
 
-    It has imported what the ranks need and run none of it; a rank that imports torch by itself takes seconds.
+    It has imported the ranks' modules and executed nothing of them; importing torch in each rank
+    takes seconds.
     """
     multiprocessing.set_forkserver_preload(PRELOADED)
-    with contextlib.chdir(ROOT):  # where it finds the modules
+    with contextlib.chdir(ROOT):  # the server finds the modules there
         forkserver.ensure_running()
 
 
@@ -51,5 +56,5 @@ def _rank(rank: int, world_size: int, folder: Path, function: Callable[..., Resu
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world_size)
     torch.save(function(rank, world_size, *arguments), folder / f"{rank}.pt")
-    dist.barrier()  # a rank that leaves while gloo still talks to it may abort
+    dist.barrier()  # a rank that leaves during gloo's communication may abort
     dist.destroy_process_group()

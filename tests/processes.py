@@ -1,4 +1,4 @@
-"""Processes of Ray that a test looks for, to end or to stop one of them."""
+"""Find processes of Ray, for tests that end or stop one of them."""
 
 from collections.abc import Iterable
 
@@ -6,7 +6,7 @@ import psutil
 
 
 def titled(name: str, among: Iterable[psutil.Process] | None = None) -> list[psutil.Process]:
-    """The living processes whose title begins with `name`, below this process or `among` others."""
+    """Return the live processes titled `name...`, below this process or `among` others."""
     found = []
     for process in psutil.Process().children(recursive=True) if among is None else among:
         try:

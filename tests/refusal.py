@@ -1,4 +1,4 @@
-"""Assert that a call is refused, by the attributes of the error instead of its sentence."""
+"""Assert that a call is refused, by the attributes of the error instead of its message."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ def refused(
     allowed: object = ANY,
     error: type[Exception] = ConfigurationError,
 ) -> Iterator[pytest.ExceptionInfo[Any]]:
-    """Require that the block raises `error` about `field`, and about `value` and `allowed` where these are given."""
+    """Assert that the block raises `error` about `field`, `value` and `allowed`, if given."""
     with pytest.raises(error) as caught:
         yield caught
     refusal: Any = caught.value

@@ -1,4 +1,4 @@
-"""A method that retrieves, for tests of checks and plans: what it needs follows from who fills its bank."""
+"""Define a retrieval method for tests of checks and plans; its needs follow from its bank."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from search_spaces.space import Space, Trial
 
 @dataclass(frozen=True)
 class RetrievingSettings(Settings):
-    """Who fills the bank, and how many are retrieved."""
+    """Source of the bank, and the number of retrieved samples."""
 
     paradigm: str = setting("offline", "who fills the bank", choices=("offline", "online", "teacher_free"))
     positives: int = setting(8, "of the same class", low=0)
@@ -22,7 +22,7 @@ class RetrievingSettings(Settings):
 
 
 class Retrieving(Method):
-    """Cross entropy that says that it retrieves."""
+    """Cross entropy that declares retrieval."""
 
     Settings = RetrievingSettings
     settings: RetrievingSettings
@@ -34,7 +34,7 @@ class Retrieving(Method):
         self.needs = needs[settings.paradigm]
 
     def banking(self, epochs: int) -> BankSchedule | None:
-        """A bank of the students' own, but for a frozen teacher."""
+        """Return the schedule of the students' own bank, or None for a frozen teacher."""
         if self.needs.bank:
             return None
         if self.settings.first >= epochs:
@@ -43,11 +43,11 @@ class Retrieving(Method):
 
     @property
     def retrieves(self) -> tuple[int, int]:
-        """As set."""
+        """Return the configured numbers of positives and negatives."""
         return self.settings.positives, self.settings.negatives
 
     def forward(self, batch: Batch) -> Objective:
-        """What matters is not here."""
+        """Return the cross entropy; no test uses its value."""
         return Objective(batch.cross_entropy())
 
 
@@ -58,6 +58,6 @@ def _space(trial: Trial) -> None:
 
 
 def retrieving_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put a method `retrieving` into the lists for as long as a test."""
+    """Register a method `retrieving` for the duration of a test."""
     monkeypatch.setitem(METHODS, "retrieving", Retrieving)
     monkeypatch.setitem(SPACES, "retrieving", Space((), _space))

@@ -1,4 +1,4 @@
-"""What others on the machine could see of a run: files that are not its owner's alone, sockets that the network reaches."""
+"""Find files and sockets of a run that other users of the machine can access."""
 
 import ipaddress
 import stat
@@ -8,7 +8,7 @@ import psutil
 
 
 def open_to_others(folder: Path) -> list[str]:
-    """Files and folders, the given one too, that somebody beside their owner may read, write or enter."""
+    """Return files and folders, including `folder`, that other users may read, write or enter."""
     found = []
     for path in (folder, *folder.rglob("*")):
         status = path.lstat()
@@ -18,13 +18,13 @@ def open_to_others(folder: Path) -> list[str]:
 
 
 def sockets(process: psutil.Process) -> dict[str, bool]:
-    """Where the process and all below it listen, and whether that is loopback."""
+    """Return the listening addresses of the process tree, and for each whether it is loopback."""
     found: dict[str, bool] = {}
     for each in (process, *process.children(recursive=True)):
         try:
             name = each.name()
             places = [socket.laddr for socket in each.net_connections("inet") if socket.status == psutil.CONN_LISTEN]
-        except psutil.Error:  # it has ended meanwhile
+        except psutil.Error:  # ended meanwhile
             continue
         for place in places:
             address = ipaddress.ip_address(place.ip)

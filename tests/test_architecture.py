@@ -47,7 +47,7 @@ def tree(file: Path) -> ast.Module:
 
 
 def imported(nodes: Iterator[ast.AST]) -> Iterator[str]:
-    """Dotted names: `from a.b import c` is a.b.c, because c may be a module."""
+    """Yield dotted names; `from a.b import c` is a.b.c, because c may be a module."""
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -57,12 +57,12 @@ def imported(nodes: Iterator[ast.AST]) -> Iterator[str]:
 
 
 def everywhere(file: Path) -> list[str]:
-    """What a file imports, within functions too."""
+    """Return a file's imports, including those within functions."""
     return list(imported(ast.walk(tree(file))))
 
 
 def at_the_top(file: Path) -> list[str]:
-    """What a file imports when it is imported."""
+    """Return the imports that run when the file is imported."""
     return list(imported(iter(tree(file).body)))
 
 
@@ -71,19 +71,19 @@ def below(name: str, package: str) -> bool:
 
 
 def importers(package: str) -> dict[str, list[str]]:
-    """The modules that import a package, with what they import of it."""
+    """Return the modules that import a package, with the imported names."""
     found = {module: [name for name in everywhere(file) if below(name, package)] for module, file in MODULES.items()}
     return {module: names for module, names in found.items() if names}
 
 
 def foreign(package: str) -> set[str]:
-    """The top-level names that a package imports beyond the standard library and itself."""
+    """Return a package's third-party top-level imports."""
     names = {name.split(".")[0] for module, file in MODULES.items() if below(module, package) for name in everywhere(file)}
     return names - set(sys.stdlib_module_names) - {package}
 
 
 def dotted(node: ast.AST) -> str:
-    """`a.b.c` of a chain of attributes."""
+    """Return `a.b.c` for a chain of attributes."""
     if isinstance(node, ast.Attribute):
         return f"{dotted(node.value)}.{node.attr}"
     return node.id if isinstance(node, ast.Name) else ""
@@ -142,7 +142,10 @@ def test_what_has_to_be_instant_loads_no_heavy_library(module: str) -> None:
 
 
 def graph(modules: Mapping[str, Path]) -> dict[str, set[str]]:
-    """What each module imports of the others when it is imported; naming a package imports its `__init__`."""
+    """Return each module's import-time imports of other modules.
+
+    Naming a package imports its `__init__`.
+    """
     found: dict[str, set[str]] = {}
     for module, file in modules.items():
         needs = set()
@@ -156,13 +159,13 @@ def graph(modules: Mapping[str, Path]) -> dict[str, set[str]]:
 
 def test_no_module_imports_itself_in_a_circle() -> None:
     needed = graph(MODULES)
-    order = list(TopologicalSorter(needed).static_order())  # CycleError names the circle
+    order = list(TopologicalSorter(needed).static_order())  # CycleError names the cycle
     assert set(order) == set(MODULES)
     assert all(order.index(need) < order.index(module) for module, needs in needed.items() for need in needs)
 
 
 def internal_imports(file: Path) -> Iterator[str]:
-    """Yield the modules of `orchestrator` that a file imports, within functions too."""
+    """Yield the modules of `orchestrator` that a file imports, including within functions."""
     for name in everywhere(file):
         parts = name.split(".")
         if parts[0] == "orchestrator":
@@ -219,7 +222,7 @@ def test_a_circle_would_be_found(tmp_path: Path, back: str) -> None:
 
 
 def test_a_method_knows_no_other_method() -> None:
-    """The contract, the losses and shared parts may be imported; another method of the list may not."""
+    """The contract, the losses and shared parts may be imported; another method may not."""
     homes = {kind.__module__ for kind in METHODS.values()}
     for home in homes:
         others = {name for name in everywhere(MODULES[home]) for other in homes - {home} if below(name, other)}
@@ -240,7 +243,7 @@ def test_a_file_has_a_docstring_and_is_not_too_long() -> None:
 
 
 def runs_code(call: ast.Call) -> bool:
-    """Whether a call could run what it reads: an unpickler, YAML with objects, a shell, a compiler."""
+    """Return whether a call could run its input: unpickler, YAML objects, shell, compiler."""
     function = dotted(call.func)
     package, _, name = function.rpartition(".")
     given = {word.arg: word.value.value if isinstance(word.value, ast.Constant) else word.value for word in call.keywords}
@@ -260,7 +263,7 @@ def test_nothing_that_is_read_can_run_code() -> None:
 
 
 def test_images_are_of_formats_that_are_named() -> None:
-    """One of Pillow's many, EPS, is drawn by Ghostscript, whatever the file is called."""
+    """Pillow renders EPS by Ghostscript, whatever the file's name."""
     opened = [call for file in MODULES.values() for call in calls(str(file)) if dotted(call.func) == "Image.open"]
     assert opened and all("formats" in {word.arg for word in call.keywords} for call in opened)
 
@@ -290,7 +293,10 @@ def test_a_call_that_runs_code_would_be_found(source: str) -> None:
 
 
 def set_values(file: Path) -> Iterator[tuple[str, ast.expr]]:
-    """Names and values of what is set: keys of dicts, subscripts, keywords, and arguments that follow a name (`setdefault`)."""
+    """Yield names and values of dict keys, subscripts, keywords, and arguments after a name.
+
+    The last kind is that of `setdefault`.
+    """
     for node in ast.walk(tree(file)):
         pairs: list[tuple[ast.expr | None, ast.expr]] = []
         if isinstance(node, ast.Dict):

@@ -1,4 +1,4 @@
-"""The command line as a person meets it: sentences, exit codes, help, and a run that is ended and resumed."""
+"""Test the command line: sentences, exit codes, help, and an interrupted and resumed run."""
 
 import json
 import os
@@ -27,7 +27,7 @@ OK, NO_USABLE_TRIAL, BAD_CONFIGURATION, UNFIT = 0, 1, 2, 3
 
 
 def call(*arguments: str) -> tuple[int, str]:
-    """Exit code and everything that was printed."""
+    """Return exit code and everything printed."""
     result = CliRunner().invoke(run.app, list(arguments))
     return result.exit_code, result.output
 
@@ -38,7 +38,7 @@ def store(tmp_path: Path) -> str:
 
 
 def array_file(folder: Path, **changes: Any) -> str:
-    """An .npz file in MedMNIST's layout, with arrays replaced."""
+    """Write an .npz file in MedMNIST's layout, with arrays replaced."""
     generator = np.random.default_rng(0)
     arrays: dict[str, Any] = {
         "train_images": generator.integers(0, 255, (120, 8, 8), dtype=np.uint8),
@@ -269,7 +269,7 @@ def test_a_sweep_that_is_ended_goes_on(tmp_path: Path) -> None:
     assert all((trial["state"], trial["epochs"]) == ("complete", 60) for trial in after["trials"])
     histories = [trial.history for trial in Sweep.open(Store(Path(store)), "mine").trials.values()]
     assert all(len(history) == 60 and None not in history for history in histories), "no epoch is missing"
-    for old in before["trials"]:  # what was finished, and what had begun, is the same trial
+    for old in before["trials"]:  # finished and started trials stay the same
         new = after["trials"][old["number"]]
         assert new["params"] == old["params"] and (old["state"] != "complete" or new == old)
     code, output = call("sweep", "--resume", "mine", "--store", store, "--trials", "3")

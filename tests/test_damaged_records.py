@@ -1,4 +1,4 @@
-"""Every record of a store, damaged in every way: no command ends in a traceback, each names file and key, and a resume mends it."""
+"""Damage every record of a store: no traceback, errors name file and key, and a resume repairs."""
 
 import copy
 import json
@@ -38,7 +38,7 @@ TRIAL, OTHER = "trials/00002/trial.json", "trials/00000/trial.json"
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with a sweep that has ended, every record of which is there; beside it, as `store`, is what tests damage."""
+    """Return a store with a finished sweep and all records; tests damage its copy `store`."""
     root: Path = tmp_path_factory.mktemp("damaged") / "kept"
     sweep = made(root, TRIALS)
     give_data(root, sweep)
@@ -70,7 +70,7 @@ def store(kept: Path) -> Store:
 
 
 def call(store: Store, *command: str) -> tuple[int, str]:
-    """The exit code of a command and all that it printed, which is no traceback."""
+    """Return exit code and output of a command, without a traceback."""
     result = CliRunner().invoke(run.app, [*command, "--store", str(store.root)])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.output
     assert "Traceback" not in result.output and "\x1b" not in result.output, result.output
@@ -81,7 +81,7 @@ def file_of(store: Store, name: str) -> Path:
     return next((store.root / "sweeps" / "mine").glob(name))
 
 
-READ = {  # by the file: the commands that read it in an instant, and name it
+READ = {  # by file: the fast commands that read it and name it
     FILE: (("status", "mine", "--json"), ("watch", "mine", "--once"), ("status",)),
     TRIAL: (("status", "mine", "--json"), ("watch", "mine", "--once")),
     run_lock.WORD: (("watch", "mine", "--once"),),
@@ -157,7 +157,7 @@ def test_the_key_is_named_where_no_checksum_helps(change: dict[str, Any], said: 
 def test_a_damage_has_the_file_and_the_key_also_between_processes(content: bytes, key: str, tmp_path: Path) -> None:
     with refused(str(tmp_path / "trial.json"), key, error=DamagedRecordError) as told:
         TRIAL_SCHEMA.parse(content, tmp_path / "trial.json")
-    copied = copy.copy(told.value)  # by way of __reduce__, as pickle goes
+    copied = copy.copy(told.value)  # through __reduce__, as in pickle
     assert (copied.field, copied.value, str(copied)) == (told.value.field, key, str(told.value))
 
 
@@ -297,7 +297,7 @@ def test_a_line_of_the_study_that_means_nothing_is_named(index: int, store: Stor
         for read in (lambda: _trials(found), lambda: repair_records(store, Sweep.open(store, "mine"), lambda _: None)):
             try:
                 read()
-            except ConfigurationError as error:  # a direction is one that there is, and not that of the sweep
+            except ConfigurationError as error:  # an existing direction, but not that of the sweep
                 damages += 1
                 assert error.field in (str(file), "search.direction", "search.objectives") and "\n" not in str(error), what
                 assert not isinstance(error, DamagedRecordError) or str(error.value).startswith("line "), what

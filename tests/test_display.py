@@ -1,4 +1,4 @@
-"""What a person reads: plain lines with counts and the best so far, tables at the end, and an honest expected time."""
+"""Test the display: plain lines with counts and the best value, final tables, expected time."""
 
 import io
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_lines(sweep: Sweep) -> None:
     assert lines[0].startswith("trial 0 complete after 3 epochs, validation/accuracy 0.5000 [1 complete, 0 running")
     assert lines[1] == "best so far: trial 0 at 0.5000 with temperature=2"
     assert "the loss is not finite [1 complete, 0 running, 0 stopped early, 1 failed, of 4" in lines[2]
-    assert len(lines) == 4  # what was stopped early is not better than what is complete
+    assert len(lines) == 4  # a trial that was stopped early is not better than a complete one
 
 
 @pytest.mark.parametrize(("direction", "first", "second"), [("maximize", 0.2630, 0.2565), ("minimize", 0.2565, 0.2630)])
@@ -81,7 +81,8 @@ def test_trials_that_wait_for_one_another_are_expected_by_their_epochs(tmp_path:
     clock = iter([0.0, 10.0, 20.0])
     monkeypatch.setattr("orchestrator.reporting.terminal.progress.time.monotonic", lambda: next(clock))
     display = Display(found, printed())
-    for number, epochs in enumerate((10, 8, 8, 6)):  # one has ended, and the others are nearly there
+    # one has ended, and the others are almost finished
+    for number, epochs in enumerate((10, 8, 8, 6)):
         found.trials[number] = Trial(number, {}, "complete" if epochs == 10 else "running", epochs=epochs)
     assert display._times() == "10 s elapsed, about 5 s left"
 
@@ -117,7 +118,7 @@ def test_the_summary_says_why_there_is_no_test_accuracy(sweep: Sweep) -> None:
 
 
 def ended(configured: tuple[str, ...], folder: Path, kind: str = "sweep", **trials: Trial) -> str:
-    """The summary of a run of pairs, or of several objectives."""
+    """Return the summary of a run of pairs, or of several objectives."""
     made = Sweep.create(folder / "mine", load(None, list(configured)), kind)
     made.trials, made.state = {each.number: each for each in trials.values()}, "finished"
     console = printed()

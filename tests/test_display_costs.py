@@ -1,4 +1,4 @@
-"""What a person sees of the filling of a cache, of notes, and of where the time went."""
+"""Test the display of cache fills, notes, and time by part."""
 
 import io
 import re
@@ -134,7 +134,7 @@ def costs_of(sweep: Sweep, epochs: list[dict[str, float]]) -> str:
 def test_the_parts_are_the_whole_time(sweep: Sweep) -> None:
     rows = re.findall(r"^│ (\w+) +│ +([\d.]+) │ +(\d+)% │$", costs_of(sweep, EPOCHS), re.MULTILINE)
     table = {part: float(seconds) for part, seconds, _ in rows}
-    # a report comes after its epoch's end, and counts beside the three epochs
+    # a report follows its epoch's end, and counts in addition to the three epochs
     assert table == {"student": 5.5, "rest": 1.5, "data": 1.0, "teacher": 1.0, "report": 1.0}
     assert sum(table.values()) == pytest.approx(4 + 3 + 2 + 0.5 + 0.5)
     assert list(table.values()) == sorted(table.values(), reverse=True)

@@ -1,4 +1,4 @@
-"""`run.py doctor`: each check on conditions that are made up, and one run of all of them with two workers on Ray."""
+"""Test `run.py doctor`: each check on simulated conditions, and all of them with Ray."""
 
 import importlib.metadata
 import os
@@ -29,7 +29,7 @@ Make = Callable[..., Conditions]
 
 
 class Usage(NamedTuple):
-    """What `shutil.disk_usage` says."""
+    """Result of `shutil.disk_usage`."""
 
     total: int
     used: int
@@ -44,7 +44,7 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def given(tmp_path: Path) -> Make:
-    """Conditions with a store of our own, and settings."""
+    """Return a function that makes conditions with an own store and settings."""
 
     def make(*pairs: str, store: Path = tmp_path / "store") -> Conditions:
         return Conditions(store, load(None, list(pairs)))
@@ -53,7 +53,7 @@ def given(tmp_path: Path) -> Make:
 
 
 def project(folder: Path, monkeypatch: pytest.MonkeyPatch, *needs: str, python: str = ">=3.11", pinned: str = "") -> None:
-    """A project with these dependencies instead of ours."""
+    """Replace the project by one with these dependencies."""
     listed = ", ".join(f'"{need}"' for need in needs)
     (folder / "pyproject.toml").write_text(f'[project]\nrequires-python = "{python}"\ndependencies = [{listed}]\n')
     (folder / "constraints.txt").write_text(pinned)
@@ -61,7 +61,7 @@ def project(folder: Path, monkeypatch: pytest.MonkeyPatch, *needs: str, python: 
 
 
 def call(*arguments: str) -> tuple[int, str]:
-    """Exit code and everything that was printed."""
+    """Return exit code and everything printed."""
     result = CliRunner().invoke(run.app, ["doctor", *arguments])
     return result.exit_code, result.output
 
@@ -127,7 +127,7 @@ def test_a_cluster_that_does_not_answer(given: Make) -> None:
 
 
 def cards(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """GPUs that torch would tell of."""
+    """Let torch report these GPUs."""
     properties = [SimpleNamespace(name=name, total_memory=8 * 2**30) for name in names]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(properties))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: properties[number])
@@ -330,7 +330,7 @@ def test_workers_that_fail_or_never_answer(tmp_path: Path, monkeypatch: pytest.M
 
 
 def checks(monkeypatch: pytest.MonkeyPatch, **made: Any) -> None:
-    """These checks instead of the real ones."""
+    """Replace the checks by these."""
     monkeypatch.setattr(doctor, "CHECKS", made)
 
 
@@ -371,7 +371,7 @@ def test_settings_are_read_as_by_every_command(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 def test_two_workers_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "GROUP_S", 250.0)  # on a machine that is busy with other things
+    monkeypatch.setattr(doctor, "GROUP_S", 250.0)  # on a busy machine
     code, output = call("--store", str(tmp_path / "store"))
     assert code == OK, output
     assert [line.split("  ")[0] for line in output.splitlines()] == list(CHECKS)

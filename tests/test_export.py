@@ -1,4 +1,4 @@
-"""A student on its own: what is written gives the logits of its checkpoint, says where it comes from, and replaces nothing."""
+"""Test an exported student: its checkpoint's logits, its provenance, and no replaced files."""
 
 import json
 import re
@@ -35,7 +35,7 @@ PEER = {"b": {"network": {"name": "mlp", "width": 8}, "training": {"learning_rat
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with the training `mine`, of KD on digits; tests read it, or copy it first."""
+    """Return a store with the training `mine`, of KD on digits; tests only read or copy it."""
     store = tmp_path_factory.mktemp("trained") / "store"
     pairs = [part for pair in SETTINGS for part in ("--set", pair)]
     result = CliRunner().invoke(run.app, ["train", "--local", "--store", str(store), "--name", "mine", *pairs])
@@ -45,7 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(trained: Path, tmp_path: Path) -> Store:
-    """A copy of the store that a test may change."""
+    """Return a copy of the store that a test may change."""
     for name in ("sweeps", "teachers", "data"):
         shutil.copytree(trained / name, tmp_path / "store" / name)
     shutil.copy(trained / FORMAT_FILE, tmp_path / "store")
@@ -57,7 +57,7 @@ def trial_folder(store: Store, number: int = 0) -> Path:
 
 
 def give_peer(store: Store) -> None:
-    """The training has a second student, with weights and metrics of its own."""
+    """Add a second student to the training, with its own weights and metrics."""
     sweep = Sweep.open(store, "mine")
     sweep.configuration = configure(sweep.configuration.plain() | {"peers": PEER, "resources": {"workers": 2}})
     sweep.save()
@@ -80,7 +80,7 @@ def peer(seed: int) -> Network:
 
 
 def add_trial(store: Store, number: int, **changes: Any) -> None:
-    """Another trial with the checkpoint of the first."""
+    """Add another trial with the checkpoint of the first."""
     shutil.copytree(trial_folder(store), trial_folder(store, number))
     file = trial_folder(store, number) / "trial.json"
     write_json(file, read_json(file) | {"number": number} | changes)
@@ -104,7 +104,7 @@ def test_an_export_gives_the_logits_of_its_checkpoint_without_the_store(
 ) -> None:
     best = trial_folder(store) / "checkpoint" / "best.safetensors"
     other = {name: value + 1 if value.is_floating_point() else value for name, value in load_file(best).items()}
-    save_file(other, best)  # another one than the last, whichever epoch was best
+    save_file(other, best)  # differs from the last one, whichever epoch was best
     expected = logits(build("cnn", 10, (1, 8, 8), {"width": 4}), trial_folder(store) / "checkpoint" / file)
     found = export(store, "mine", weights=weights, to=tmp_path / "out")
     shutil.rmtree(store.root)
@@ -123,7 +123,7 @@ def test_the_test_accuracy_comes_again_from_images_prepared_as_the_settings_say(
     mean, deviation = (torch.tensor(prepared[name]).view(-1, 1, 1) for name in ("mean", "std"))
     pictures = torch.from_numpy(split.inputs.copy()).permute(0, 3, 1, 2) / 255
     answers = load_exported(found.folder)((pictures - mean) / deviation).logits.argmax(1).numpy()
-    # another order of the same arithmetic may turn one sample
+    # another order of the same arithmetic may change one sample
     assert abs((answers == split.labels).mean() - told["test/best/accuracy"]) < 1.5 / len(split)
 
 

@@ -1,4 +1,4 @@
-"""A student as a program: every format gives the student's logits for every family of networks, and nothing in it is pickled."""
+"""Test exported programs: every format gives the student's logits, and none is pickled."""
 
 import importlib.util
 import pickle
@@ -34,7 +34,8 @@ def same(network: Network, written: Predictions, shape: tuple[int, int, int], to
 
 
 def test_every_network_is_of_a_family_that_is_looked_at() -> None:
-    assert set(MODELS) == set(SMALL) | set(DEPTHS) | {"resnet34", "resnet50"}  # the last ones are deeper or wider alone
+    # the last ones are only deeper or wider
+    assert set(MODELS) == set(SMALL) | set(DEPTHS) | {"resnet34", "resnet50"}
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -58,7 +59,7 @@ def test_a_graph_gives_the_logits_of_the_student_for_any_batch(name: str, tmp_pa
     shape, settings = SMALL[name]
     network = trained(name, shape, settings)
     FORMATS["onnx"].write(network, shape, tmp_path / "model.onnx")
-    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]  # no weights beside it
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]  # no separate weights
     same(network, load_onnx(tmp_path / "model.onnx"), shape, FORMATS["onnx"].tolerance)
 
 
@@ -72,14 +73,14 @@ def test_another_student_is_told_apart() -> None:
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A program of a small network."""
+    """Return a program of a small network."""
     file = tmp_path_factory.mktemp("program") / "model.pt2"
     FORMATS["torchexport"].write(trained("mlp", *SMALL["mlp"]), SMALL["mlp"][0], file)
     return file
 
 
 def rewritten(program: Path, to: Path, changes: dict[str, bytes]) -> Path:
-    """The program with members of other contents, or with others: by how their names end."""
+    """Return the program with members replaced or added, by the ends of their names."""
     with zipfile.ZipFile(program) as old, zipfile.ZipFile(to, "w") as new:
         for member in old.namelist():
             ours = [content for end, content in changes.items() if member.endswith(end)]
@@ -114,7 +115,7 @@ def test_a_program_with_a_pickle_is_not_opened(program: Path, tmp_path: Path) ->
 
 
 class Touch:
-    """Touches a file when it is unpickled."""
+    """Object that touches a file when it is unpickled."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -143,7 +144,8 @@ def test_the_format_of_before_pytorch_2_8_is_never_unpickled(program: Path, tmp_
         with pytest.raises(ConfigurationError, match="is not opened, because it is not of the format"):
             load_program(file)
         assert not touched.exists()
-    with pytest.raises(Exception, match="magic number"):  # said when the harm is done: the refusal is what kept us from it
+    # raised after the harm; only the refusal prevents it
+    with pytest.raises(Exception, match="magic number"):
         torch.export.load(file)
     assert touched.exists()
 

@@ -1,4 +1,4 @@
-"""The card of a student whose settings were trained with several seeds says what all of them reached."""
+"""Test the card of a student whose settings were trained with several seeds."""
 
 import shutil
 from pathlib import Path
@@ -19,7 +19,7 @@ UNKNOWN = "One training, with seed 1: how much another seed would differ was not
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with one training, `mine`."""
+    """Return a store with one training, `mine`."""
     root = tmp_path_factory.mktemp("seeds") / "store"
     pairs = [part for pair in SETTINGS for part in ("--set", pair)]
     result = CliRunner().invoke(run.app, ["train", "--local", "--store", str(root), "--name", "mine", *pairs])
@@ -28,7 +28,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def seeded(trained: Path, to: Path, trials: list[dict[str, Any]], seeds: list[int]) -> Store:
-    """A store whose run has these trials: `rate`, `seed`, the test `accuracy` of the last weights, and `state`."""
+    """Return a store whose run has these trials.
+
+    Each has `rate`, `seed`, the test `accuracy` of the last weights, and `state`.
+    """
     shutil.copytree(trained, to)
     store = Store(to)
     sweep = Sweep.open(store, "mine")

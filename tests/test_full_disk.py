@@ -1,4 +1,7 @@
-"""A full disk: who writes waits, says so once, and what is there stays whole. On a small tmpfs, or with injected errors."""
+"""Test a full disk: writers wait with one note, and files stay complete.
+
+The tests use a small tmpfs, or injected errors.
+"""
 
 import contextlib
 import errno
@@ -42,7 +45,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 8 MiB."""
+    """Mount a disk of 8 MiB."""
     folder = tmp_path / "tiny"
     folder.mkdir()
     mounted = subprocess.run(
@@ -57,7 +60,7 @@ def tiny(tmp_path: Path) -> Iterator[Path]:
 
 
 def made(epoch: int, values: int = 1) -> checkpoint.Checkpoint:
-    """A checkpoint with so many weights."""
+    """Return a checkpoint with the given number of weights."""
     state = {"weight": torch.full((values,), float(epoch))}
     progress = {"record": {"epoch": epoch, "metrics": {}}, "best_value": 0.5, "best_epoch": epoch}
     return checkpoint.Checkpoint(state, {"weight": torch.ones(1)}, {}, {"state": torch.ones(1)}, progress)
@@ -69,7 +72,7 @@ def load(folder: Path) -> checkpoint.Checkpoint | None:
 
 
 def fill_up(folder: Path, left: int = 0) -> Path:
-    """A file that takes all room but so many bytes."""
+    """Write a file that takes all space but `left` bytes."""
     ballast = folder / "ballast"
     with ballast.open("wb") as stream:
         os.posix_fallocate(stream.fileno(), 0, disk.free_bytes(folder) - left)
@@ -78,7 +81,7 @@ def fill_up(folder: Path, left: int = 0) -> Path:
 
 @contextlib.contextmanager
 def freed_when(said: list[str], ballast: Path) -> Iterator[None]:
-    """Somebody who makes room once they have heard of it."""
+    """Free the space after the first note."""
 
     def free() -> None:
         until = time.monotonic() + LONG_S
@@ -109,7 +112,7 @@ def test_a_checkpoint_waits_for_room_and_is_whole(tiny: Path, left: int) -> None
 
 
 def test_a_checkpoint_that_stays_half_leaves_the_old_one_and_the_room(tiny: Path) -> None:
-    """Free space is a promise that somebody else may take: what was begun is removed while it waits."""
+    """Another process may take free space; a partial file is removed during the wait."""
     checkpoint.save(tiny, {"a": made(1)}, TrialContext())
     fill_up(tiny, MIB)
     large = made(2, MIB)  # 4 MiB

@@ -31,7 +31,7 @@ def is_run_with_ray(words: list[str]) -> bool:
 
 
 def invoke(words: list[str]) -> str:
-    """Run a `run.py` command, or plan it where it would start Ray, and return what it prints."""
+    """Run a `run.py` command, or plan it if it would start Ray, and return its output."""
     words = [*words, "--dry-run"] if is_run_with_ray(words) else words
     result = CliRunner().invoke(run.app, words)
     assert result.exit_code == 0, f"{words}\n{result.output}"

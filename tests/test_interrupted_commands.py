@@ -1,4 +1,4 @@
-"""What a person sees of a run that is interrupted, at whatever moment, or gone on with when something has changed. Without Ray."""
+"""Test the messages of interrupted runs, and of resumes after changes, without Ray."""
 
 import os
 import re
@@ -29,7 +29,7 @@ PLAIN = (
 
 
 def call(*arguments: str) -> tuple[int, str]:
-    """Exit code and everything that was printed."""
+    """Return exit code and everything printed."""
     result = CliRunner().invoke(run.app, list(arguments))
     return result.exit_code, result.output
 
@@ -45,11 +45,11 @@ def store(tmp_path: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def closed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """How runs were closed; nothing goes to MLflow."""
+    """Return the states in which runs were closed; nothing is sent to MLflow."""
     states: list[str] = []
 
     class Deaf:
-        """A tracker that notes the end."""
+        """A tracker that records the end."""
 
         def __init__(self, *_: Any) -> None:
             pass
@@ -65,7 +65,7 @@ def closed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def ends(number: int) -> Callable[..., Any]:
-    """A step in the middle of which a signal comes."""
+    """Return a step that receives a signal."""
 
     def step(*_: Any, **__: Any) -> Any:
         os.kill(os.getpid(), number)
@@ -123,7 +123,7 @@ def test_while_a_student_is_trained(store: str, closed: list[str], monkeypatch: 
 
 
 def array_file(folder: Path, samples: int) -> str:
-    """Noise in three classes."""
+    """Write noise in three classes."""
     generator, file = np.random.default_rng(0), folder / "data.npz"
     images = generator.integers(0, 255, (samples, 8, 8), dtype=np.uint8)
     labels = np.arange(samples) % 3

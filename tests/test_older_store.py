@@ -1,4 +1,4 @@
-"""A store that an older version wrote: every command that opens one refuses it, but for `ui`."""
+"""Test that every command but `ui` refuses a store of an older version."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ REFUSED = {
     "report": (["mine"],),
     "export": (["mine"], ["mine", "--format", "onnx"]),
 }
-OTHERS = {"doctor", "ui"}  # which report it, and which shows it
+OTHERS = {"doctor", "ui"}  # the first reports it, the second shows it
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""A reader that goes, or a disk that is full, costs a command its output and nothing else."""
+"""Test that a closed reader or a full disk costs a command only its output."""
 
 import contextlib
 import json
@@ -18,17 +18,17 @@ from orchestrator.core.output import survive_lost_output
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 
-MUCH = "line\n" * 2_000  # more than a buffer of Python's holds
+MUCH = "line\n" * 2_000  # more than Python's buffer holds
 
 
 @pytest.fixture
 def unread() -> Iterator[TextIO]:
-    """A pipe whose reader has gone."""
+    """Return a pipe whose reader is closed."""
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as stream:
         yield stream
-        with contextlib.suppress(BrokenPipeError):  # of a test that never wrote
+        with contextlib.suppress(BrokenPipeError):  # if a test never wrote
             stream.flush()
 
 

@@ -1,4 +1,4 @@
-"""The pages that add code are true: what they show is put into a copy of the project, and what they say to run is run there."""
+"""Apply the code of the documentation pages to a copy of the project, and run their commands."""
 
 import json
 import os
@@ -24,7 +24,7 @@ for words in json.loads(sys.argv[1]):
     except SystemExit as end:
         if end.code:
             raise
-"""  # an interpreter that runs several commands: most of their time is the import of torch
+"""  # one interpreter for several commands, because importing torch takes most of the time
 
 
 def copied(folder: Path) -> Path:
@@ -36,7 +36,7 @@ def copied(folder: Path) -> Path:
 
 
 def ran(lines: list[list[str]], folder: Path) -> str:
-    """What these commands print; each of them ends well."""
+    """Run these commands, which must succeed, and return their output."""
     assert all(words[0] == "python" for words in lines)
     environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", ALL_IN_ONE, json.dumps([words[1:] for words in lines])]
@@ -46,7 +46,7 @@ def ran(lines: list[list[str]], folder: Path) -> str:
 
 
 def followed(page: str, folder: Path) -> str:
-    """What the commands of the page say, to somebody who has written what it shows."""
+    """Write the page's code, run its commands, and return their output."""
     lines: list[list[str]] = []
     for block in blocks(page):
         file = folder / block.file

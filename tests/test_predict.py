@@ -1,4 +1,4 @@
-"""Pictures shown to an exported student: its own answers for pictures as it was trained on, and a sentence for each bad file."""
+"""Test predictions of an exported student: correct classes, and one sentence per bad file."""
 
 import json
 import re
@@ -25,7 +25,7 @@ CLASSES = ["zero", "one", "two"]
 
 
 def exported(folder: Path, prepared: dict[str, Any] = GREY) -> Path:
-    """An export with random weights; only what predicting needs is in its settings."""
+    """Write an export with random weights and only the settings for predictions."""
     torch.manual_seed(2)
     network = build("mlp", 3, tuple(prepared["shape"]), {"width": 4})
     save_weights(network, folder / "model.safetensors")
@@ -214,7 +214,7 @@ def test_settings_that_say_too_little_or_the_impossible_are_one_sentence(tmp_pat
     ],
 )
 def test_settings_of_no_student_are_one_sentence(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
-    """A network of a million million weights is counted and never made."""
+    """A network of 10^12 weights is counted and never built."""
     folder = exported(tmp_path / "out")
     said = json.loads((folder / "settings.json").read_text()) | change
     (folder / "settings.json").write_text(json.dumps(said))

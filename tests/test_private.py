@@ -1,4 +1,4 @@
-"""What a run keeps to itself: its files, what it prints and logs, and the folders that names could lead to."""
+"""Test the privacy of a run: its files, its output and logs, and folders named by users."""
 
 import logging
 import os
@@ -23,14 +23,14 @@ AWAY = ["..", "../out", "/tmp/out", "a/../../out", "a/b", "a\\b", "~", ".hidden"
 
 
 def call(*arguments: str) -> tuple[int, str]:
-    """Exit code and everything that was printed."""
+    """Return exit code and everything printed."""
     result = CliRunner().invoke(run.app, list(arguments))
     return result.exit_code, result.output
 
 
 @pytest.fixture
 def open_mask() -> Iterator[None]:
-    """A user whose files everybody may read."""
+    """Act as a user whose files are readable by all."""
     before = os.umask(0)
     yield
     assert os.umask(before) == 0, "a command gives the mask back"
@@ -38,7 +38,7 @@ def open_mask() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store in which a run of our own was trained and exported, by a user whose files everybody may read."""
+    """Return a store with a trained and exported run of a user whose files are readable by all."""
     root = tmp_path_factory.mktemp("parent") / "store"
     settings = ["training.epochs=1", "teacher.training.epochs=1", "method.name=kd", "project=../../out", "data.limit.train=200"]
     before = os.umask(0)
@@ -163,7 +163,8 @@ def test_a_record_names_no_secret(tmp_path: Path) -> None:
     events.report(trial, {"epoch": 1, "metrics": {"validation/accuracy": 0.5}, "notes": [f"asked {ADDRESS}"]})
     events.end(trial, "failed", f"no answer from {ADDRESS}")
     written = "".join(file.read_text() for file in sweep.folder.rglob("*.json"))
-    assert SECRET not in written and written.count("tracking.example.org") == 4  # sweep.json stands twice
+    # sweep.json has two copies
+    assert SECRET not in written and written.count("tracking.example.org") == 4
 
 
 def test_what_is_said_stays_readable() -> None:
@@ -172,14 +173,14 @@ def test_what_is_said_stays_readable() -> None:
 
 
 def test_no_setting_is_a_place_for_a_secret() -> None:
-    """What stands in a configuration is stored with every run."""
+    """A configuration is stored with every run."""
     assert not [
         name for name in keys(build({}).model_json_schema()) if any(word in name for word in ("token", "password", "secret"))
     ]
 
 
 def keys(schema: Any) -> Iterator[str]:
-    """The names of all settings of a schema."""
+    """Yield the names of all settings of a schema."""
     if isinstance(schema, dict):
         yield from schema.get("properties", {})
         for value in schema.values():

@@ -1,4 +1,4 @@
-"""With a proxy in the environment, this machine and a Ray cluster are asked directly; the rest of the world is not."""
+"""Test that local and Ray requests bypass a proxy of the environment, and other requests do not."""
 
 import os
 import urllib.request
@@ -24,9 +24,9 @@ PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY"
 
 @pytest.fixture
 def proxied(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, bytes]]]:
-    """A proxy that every request would go through, and what it was asked."""
+    """Run a proxy for every request, and return the requests that it received."""
     for name in (*NAMES, "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
-        monkeypatch.setenv(name, "")  # so that what a test leaves is taken back
+        monkeypatch.setenv(name, "")  # so that the test's changes are undone
         monkeypatch.delenv(name)
     with server({}) as (address, asked):
         for name in PROXIES:
@@ -50,7 +50,7 @@ def test_a_job_server_of_this_machine_is_asked_directly(
 
 
 def test_the_head_of_a_cluster_is_asked_directly(proxied: list[tuple[str, bytes]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """127.0.0.2 stands for another machine: nothing but its name as the cluster's address keeps the proxy out."""
+    """127.0.0.2 represents another machine; only its role as cluster address bypasses the proxy."""
     monkeypatch.setattr(jobs, "bring_token", lambda: None)
     monkeypatch.setattr("orchestrator.core.proxies.LOOPBACK", ())
     monkeypatch.setattr(jobs, "_client", lambda address: requests.get(f"{address}/api/version", timeout=5))
@@ -62,7 +62,8 @@ def test_the_head_of_a_cluster_is_asked_directly(proxied: list[tuple[str, bytes]
 def test_mlflow_at_a_loopback_address_is_asked_directly(proxied: list[tuple[str, bytes]]) -> None:
     with server(answering()) as (address, asked), direct_loopback():
         assert find_unreachable(f"http://{address}") == ""
-        assert requests.get(f"http://{address}/health", timeout=5).text == "OK"  # as MLflow's client asks
+        # as MLflow's client does
+        assert requests.get(f"http://{address}/health", timeout=5).text == "OK"
     assert [path for path, _ in asked] == ["GET /health"] * 2 and not proxied
 
 
@@ -111,7 +112,7 @@ def test_what_loopback_is(address: str, here: bool) -> None:
 
 
 def test_a_node_keeps_its_own_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray fills in the node's own value when it starts a worker there."""
+    """Ray inserts the node's own value when it starts a worker there."""
     monkeypatch.setenv("no_proxy", "of.the.driver")
     sent: dict[str, Any] = runtime_environment()["env_vars"]
     monkeypatch.setenv("no_proxy", "of.the.node")

@@ -1,4 +1,4 @@
-"""Tests that the reference pages are complete and current, and that names of metrics, figures and files are described."""
+"""Test that reference pages are complete and current, and that metrics and files are described."""
 
 import shutil
 from pathlib import Path
@@ -19,7 +19,7 @@ from scripts import reference
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A store with a training of two students, its export and its report."""
+    """Return a store with a training of two students, its export and its report."""
     root = tmp_path_factory.mktemp("reference") / "store"
     pairs = [
         "training.epochs=1",

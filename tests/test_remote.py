@@ -1,4 +1,4 @@
-"""A store that is named by a URI, here file://, on two nodes with a home each: what lies where, what is fetched and refused."""
+"""Test a store with a file:// URI on two nodes with separate homes: locations, copies, refusals."""
 
 import shutil
 import time
@@ -32,7 +32,7 @@ AtHome = Callable[[str], None]
 
 @pytest.fixture
 def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AtHome:
-    """This process is on the node of that name from now on."""
+    """Return a function that moves this process to a node."""
 
     def go(node: str) -> None:
         monkeypatch.setenv("HOME", str(tmp_path / "homes" / node))
@@ -70,7 +70,7 @@ def epoch_of(where: RemoteCheckpoint, letters: str = "a") -> int | None:
 
 
 def objects(tmp_path: Path, trial: RemoteCheckpoint) -> list[str]:
-    """The folders of checkpoints at the URI."""
+    """Return the folders of checkpoints at the URI."""
     return sorted(path.name for path in (tmp_path / "shared" / trial.name).iterdir() if path.is_dir())
 
 
@@ -196,7 +196,7 @@ def test_objects_of_losers_are_removed_and_an_outage_leaves_them_for_later(
 
 
 def pair(rank: int, world_size: int, uri: str, home: str) -> tuple[int, list[str]]:
-    """Each rank on a node of its own, with one student each."""
+    """Run each rank on its own node, with one student each."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", f"{home}/{rank}")
         patch.setattr(remotes, "PAUSE_S", 0.001)

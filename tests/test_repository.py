@@ -1,4 +1,4 @@
-"""Tests of what a repository needs: licence, version, typed packages, completion, navigation of the site."""
+"""Test the repository: licence, version, typed packages, completion, site navigation."""
 
 import importlib.metadata
 import os
@@ -82,7 +82,7 @@ def test_a_missing_target_is_a_warning(caplog: pytest.LogCaptureFixture) -> None
 
 
 def build_site(folder: Path, text: str) -> int:
-    """Build a site of one page with the settings and options of the project, without its hooks; return the exit code."""
+    """Build a one-page site with the project's settings but no hooks; return the exit code."""
     settings = (ROOT / "mkdocs.yml").read_text()
     hooks = settings[settings.index("hooks:") : settings.index("theme:")]
     (folder / "mkdocs.yml").write_text(settings.replace(hooks, ""))

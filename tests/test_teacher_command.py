@@ -1,4 +1,4 @@
-"""`run.py teacher --precompute` as a person runs it, without Ray: views that are computed, and found the second time."""
+"""Test `run.py teacher --precompute` without Ray: computed views, then cache hits."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ def arguments(store: Path, *pairs: str) -> list[str]:
 
 
 def teacher(store: Path) -> subprocess.CompletedProcess[str]:
-    """`run.py teacher --precompute --local` in a process of its own."""
+    """Run `run.py teacher --precompute --local` in its own process."""
     command = [sys.executable, "run.py", *arguments(store)]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     return subprocess.run(command, cwd=ROOT, env=environment | {"COLUMNS": "200"}, capture_output=True, text=True)
@@ -73,7 +73,8 @@ def test_a_teacher_without_a_cache_has_none_to_fill(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pair: str, why: str, advice: str
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    refused = CliRunner().invoke(run.app, arguments(tmp_path, pair))  # in this process: starting another takes 3 s
+    # in this process, because another one takes 3 s to start
+    refused = CliRunner().invoke(run.app, arguments(tmp_path, pair))
     assert refused.exit_code == 2 and refused.output.count("\n") == 1
     assert refused.output.startswith("error: --precompute: the teacher is asked at every step")
     assert why in refused.output and refused.output.rstrip().endswith(advice)

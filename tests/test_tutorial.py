@@ -1,4 +1,4 @@
-"""docs/tutorial.md is true: every command of the page is run, in order and as it stands, in an empty folder."""
+"""Run every command of docs/tutorial.md in order, unchanged, in an empty folder."""
 
 import subprocess
 from pathlib import Path
@@ -16,12 +16,12 @@ PAGE = "tutorial.md"
 
 
 def installs(words: list[str]) -> bool:
-    """Whether it is a line of the installation, which has been made where a test runs."""
+    """Return whether the line belongs to the installation, which already exists here."""
     return words[0] in ("make", ".")
 
 
 def called(words: list[str]) -> str:
-    """What a command of the page prints; it ends well."""
+    """Run a command of the page, which must succeed, and return its output."""
     assert words[:2] == ["python", "run.py"], words
     result = CliRunner().invoke(run.app, words[2:])
     assert result.exit_code == 0, f"{words}\n{result.output}"
@@ -29,7 +29,7 @@ def called(words: list[str]) -> str:
 
 
 def ran(block: Block) -> None:
-    """Run a Python block as the script that a reader would have saved."""
+    """Run a Python block as a script."""
     Path("block.py").write_text(block.text)
     run_path("block.py", run_name="__main__")
 

@@ -1,6 +1,6 @@
-"""Looking on at a sweep: what is new is told from its records alone, nothing is written, and an end is noticed however it came.
+"""Test watching a sweep: changes come only from its records, nothing is written, ends are noticed.
 
-No process trains here: what waits between two looks plays the driver.
+No process trains here: the wait between two reads acts as the driver.
 """
 
 import io
@@ -40,7 +40,10 @@ def run_by_us(sweep: Sweep) -> Iterator[None]:
 
 
 def watched(sweep: Sweep, *steps: Driver, once: bool = False, terminal: bool = False) -> str:
-    """What is shown while the driver does these steps, one between two looks; no look comes after the last one's."""
+    """Return the output while the driver does these steps, one between two reads.
+
+    No read follows the last step.
+    """
     left = list(steps)
 
     def rest(wait_s: float) -> None:
@@ -55,7 +58,7 @@ def watched(sweep: Sweep, *steps: Driver, once: bool = False, terminal: bool = F
 
 
 def trial(number: int, state: str, *history: float, **more: object) -> Driver:
-    """The driver writes the record of a trial."""
+    """Return a step in which the driver writes the record of a trial."""
     made = Trial(number, {"temperature": 2.0}, state=state, epochs=len(history), history=[*history], **more)  # type: ignore[arg-type]
     made.value = history[-1] if history else None
     return lambda sweep: sweep.save_trial(made)
@@ -70,7 +73,7 @@ def ends(state: str) -> Driver:
 
 
 def noted(**texts: float) -> Driver:
-    """The notes that are kept, with their times."""
+    """Return a step that stores notes with their times."""
 
     def note(sweep: Sweep) -> None:
         sweep.notes = [{"time": when, "text": text} for text, when in texts.items()]
@@ -80,12 +83,12 @@ def noted(**texts: float) -> Driver:
 
 
 def stands(sweep: Sweep) -> dict[str, int]:
-    """Every file and folder of the store, and when it was last written."""
+    """Return the modification time of every file and folder of the store."""
     return {path.as_posix(): path.stat().st_mtime_ns for path in sweep.folder.parents[1].rglob("*") if path.name != run_lock.WORD}
 
 
 def lost(sweep: Sweep) -> None:
-    """The word of a process of this host that was killed after ten seconds."""
+    """Write the heartbeat file of a local process that was killed after ten seconds."""
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
     now, file = time.time(), sweep.folder / run_lock.WORD

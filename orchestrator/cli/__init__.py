@@ -1,4 +1,4 @@
-"""One module for each command of run.py."""
+"""Commands of run.py, one module each."""
 
 __all__ = [
     "compare",

@@ -1,6 +1,7 @@
-"""Whether this machine, or a cluster, is fit for a run: a check a line, each with the next step where something is not.
+"""Check whether this machine or a cluster is fit for a run.
 
-Every check takes the conditions and returns a finding; none changes anything that stays. Knows no trial and starts none.
+Each check takes the conditions and returns one finding. A "bad" finding ends with the next step.
+No check leaves a lasting change, and none starts a trial.
 """
 
 import contextlib
@@ -34,29 +35,33 @@ DRIVER = Path("/proc/driver/nvidia/version")
 SHARED_MEMORY = Path("/dev/shm")
 GROUP_S = 120.0
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
-COMFORT_BYTES = 2 * 2**30  # below it, a run of more than the digits may fill the disk
-RAY_FULL = 0.95  # of a disk, from which on Ray refuses to write objects to it
-RAY_SHARED_BYTES = 200 * 2**20  # below it, Ray lays its objects on the disk
+COMFORT_BYTES = 2 * 2**30  # with less, a run larger than the digits may fill the disk
+RAY_FULL = 0.95  # used share of a disk above which Ray refuses to write objects to it
+RAY_SHARED_BYTES = 200 * 2**20  # with less, Ray stores its objects on the disk
 
 
 Check = Callable[[Conditions], Finding]
 
 
 def examine(conditions: Conditions) -> Iterator[tuple[str, Finding]]:
-    """Name and finding of one check after another; a check that is broken itself is a finding too."""
+    """Yield the name and the finding of each check in turn.
+
+    A check that raises yields a "bad" finding. Slow checks are left out if `conditions.quick` is
+    set.
+    """
     for name, check in CHECKS.items():
         if not (conditions.quick and name in SLOW):
             try:
                 yield name, check(conditions)
             except UserError as error:
                 yield name, Finding("bad", str(error))
-            except Exception as error:  # what a library that is broken raises is what is looked for
+            except Exception as error:  # a broken library may raise any exception
                 reason = " ".join(str(error).split())[:500]
                 yield name, Finding("bad", f"{type(error).__name__}: {reason}: see whether another line says why")
 
 
 def python(conditions: Conditions) -> Finding:
-    """The interpreter, against what `pyproject.toml` asks for."""
+    """Compare the interpreter with `requires-python` of `pyproject.toml`."""
     needed = _project().get("requires-python", ">=3.11")
     found = platform.python_version()
     if SpecifierSet(needed).contains(found, prereleases=True):
@@ -65,7 +70,10 @@ def python(conditions: Conditions) -> Finding:
 
 
 def packages(conditions: Conditions) -> Finding:
-    """What is installed, against `pyproject.toml` and `constraints.txt`; torch against torchvision."""
+    """Compare the installed packages with `pyproject.toml` and `constraints.txt`.
+
+    The torch version must also be the one that torchvision requires.
+    """
     wanted = [Requirement(line) for line in _project().get("dependencies", [])]
     if not wanted:
         return Finding("warn", f"there is no pyproject.toml in {PROJECT}: versions are not compared")
@@ -77,7 +85,8 @@ def packages(conditions: Conditions) -> Finding:
     ]
     if wrong:
         return Finding("bad", f"{', '.join(wrong)}: run `make install`, or `pip install -c constraints.txt -e .`")
-    from torchvision import __version__  # a torchvision of another torch fails here, at its operators
+    # a torchvision built for another torch fails here, at its operators
+    from torchvision import __version__
 
     for line in importlib.metadata.requires("torchvision") or []:
         need = Requirement(line)
@@ -93,7 +102,10 @@ def packages(conditions: Conditions) -> Finding:
 
 
 def ray_address(conditions: Conditions) -> Finding:
-    """Where Ray runs, and whether it lets us in; a cluster of our own is started by the last check alone."""
+    """Check the token's file mode, and that a running Ray cluster accepts a connection.
+
+    A cluster of our own is started only by the last check.
+    """
     mode = os.environ.get("RAY_AUTH_MODE", "token")
     remarks = []
     if mode.lower() != "token":
@@ -120,7 +132,7 @@ def ray_address(conditions: Conditions) -> Finding:
 
 
 def devices(conditions: Conditions) -> Finding:
-    """CPUs that may be used, and GPUs that torch can compute on."""
+    """Report the usable CPUs, and test that torch can compute on each GPU."""
     import torch
 
     from orchestrator.config.resources import local_resources
@@ -148,7 +160,7 @@ def devices(conditions: Conditions) -> Finding:
 
 
 def _no_cuda() -> str:
-    """Why torch sees no GPU although there is a driver for one."""
+    """Return the reason why torch finds no GPU although an NVIDIA driver is installed."""
     import torch
 
     if torch.version.cuda is None:
@@ -164,9 +176,10 @@ def _no_cuda() -> str:
 
 
 def store(conditions: Conditions) -> Finding:
-    """Whether the store can be written and locked, and who else may read it.
+    """Check that the store can be written and locked, and report other users' access to it.
 
-    PreflightError when there is no answer from its URI.
+    Raises:
+        PreflightError: The URI of the store does not answer.
     """
     root, place = conditions.root, conditions.place
     if not place.is_dir():
@@ -203,7 +216,7 @@ def store(conditions: Conditions) -> Finding:
 
 
 def space(conditions: Conditions) -> Finding:
-    """Free space where the store is, where Ray keeps its session, and in shared memory."""
+    """Check the free space of the store, of Ray's session folder and of shared memory."""
     temporary = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     free, disk = shutil.disk_usage(conditions.place).free, shutil.disk_usage(temporary)
     said = [f"store {_size(free)} free", f"{temporary} {_size(disk.free)} free"]
@@ -228,7 +241,10 @@ def space(conditions: Conditions) -> Finding:
 
 
 def tracking(conditions: Conditions) -> Finding:
-    """Whether runs can be written: SQLite in the store, or the server that is configured, with the environment's credentials."""
+    """Check that runs can be logged to SQLite in the store or to the configured server.
+
+    The server is contacted with the credentials of the environment.
+    """
     from orchestrator.tracking.overrides import unused_variables
 
     uri, database = conditions.configuration.tracking.uri, conditions.root / "mlflow.db"
@@ -247,13 +263,17 @@ def _server(uri: str) -> Finding:
 
 
 def _sqlite(conditions: Conditions, database: Path) -> Finding:
-    """MLflow's database in the store; PreflightError where the installed MLflow cannot use it."""
+    """Check MLflow's database in the store.
+
+    Raises:
+        PreflightError: The installed MLflow cannot use the database.
+    """
     from orchestrator.tracking.schema import require_schema
 
     try:
         if database.exists():
             with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True, timeout=5)) as known:
-                known.execute("BEGIN IMMEDIATE")  # needs to write, and writes nothing
+                known.execute("BEGIN IMMEDIATE")  # needs write access, and writes nothing
                 known.rollback()
             require_schema(database)
             return Finding("ok", f"SQLite, {database} can be written")
@@ -267,7 +287,7 @@ def _sqlite(conditions: Conditions, database: Path) -> Finding:
 
 
 def group(conditions: Conditions) -> Finding:
-    """A worker group as a sweep starts them: Ray, two workers, a sum between them."""
+    """Start a worker group as a sweep does: Ray, two workers and an all-reduce between them."""
     import time
 
     from orchestrator.cluster.connect import connect_to_ray
@@ -327,7 +347,7 @@ def _pinned() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _probe(place: Path) -> Iterator[Path]:
-    """A folder to try things in, which goes again."""
+    """Yield a temporary folder in `place`, and delete it afterwards."""
     with tempfile.TemporaryDirectory(prefix=".doctor-", dir=place, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
@@ -338,7 +358,11 @@ def _written(file: Path) -> Path:
 
 
 def _reached(uri: str) -> None:
-    """PreflightError when there is no answer from a store's URI; folders that this makes do not stay."""
+    """Open the store's URI, and remove the folders that this creates.
+
+    Raises:
+        PreflightError: The URI does not answer.
+    """
     parts = urlsplit(uri)
     folder = Path(unquote(parts.path))
     made = [each for each in (folder, *folder.parents) if not each.exists()] if parts.scheme == "file" else []
@@ -346,12 +370,12 @@ def _reached(uri: str) -> None:
         Remote.open(uri)
     finally:
         for each in made:
-            with contextlib.suppress(OSError):  # not empty: somebody else's by now
+            with contextlib.suppress(OSError):  # not empty: in use by another process
                 each.rmdir()
 
 
 def _locks_hold(file: Path) -> bool:
-    """Whether a second one is kept out while a first one has the lock."""
+    """Return whether a held lock keeps a second holder out."""
     with FileLock(file):
         try:
             with FileLock(file, timeout=0):

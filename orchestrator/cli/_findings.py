@@ -10,7 +10,7 @@ from orchestrator.core.paths import read_path
 
 
 class Finding(NamedTuple):
-    """What a check found; what is bad ends with the next step."""
+    """Result of a check; `said` ends with the next step if the fitness is "bad"."""
 
     fitness: Literal["ok", "warn", "bad"]
     said: str
@@ -18,9 +18,9 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Conditions:
-    """What is looked at: the store, the settings that a run would have, and whether nothing that takes long is tried.
+    """Input of the checks: the store, the configuration of a run, and the omission of slow checks.
 
-    Of a store that is named by a `uri`, `store` is the driver's folder.
+    If a `uri` names the store, `store` is the driver's folder.
     """
 
     store: Path
@@ -30,19 +30,19 @@ class Conditions:
 
     @property
     def address(self) -> str | None:
-        """The running cluster that a run would use."""
+        """Return the address of the running cluster that a run would use, or None."""
         from orchestrator.config.resources import cluster_address
 
         return cluster_address(self.configuration.resources)
 
     @property
     def root(self) -> Path:
-        """The folder of the store, whether it is there or not."""
+        """Return the folder of the store; it need not exist."""
         return read_path(self.store, "--store")
 
     @property
     def place(self) -> Path:
-        """The store, or what there is of the way to it."""
+        """Return the store, or its nearest existing parent folder."""
         folder = self.root
         while not os.path.lexists(folder):
             folder = folder.parent

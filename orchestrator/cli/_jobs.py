@@ -12,13 +12,14 @@ from orchestrator.core import errors
 from orchestrator.core.privacy import sanitize
 from orchestrator.core.redact import redact
 
-LAST_LINES = 20  # of a job's log, where it is shown
+LAST_LINES = 20  # of a job's log, as `show_job` prints it
 BY_ITSELF = (errors.OK, errors.NO_USABLE_TRIAL, errors.BAD_CONFIGURATION)
-NOT_FOUND = 127  # of a shell that knows no such program
+NOT_FOUND = 127  # exit code of a shell that does not find the program
 console = Console()
 
 
 def list_jobs(cluster: Cluster, as_json: bool) -> None:
+    """Print all jobs of a cluster, as a table or as JSON."""
     found = cluster.jobs()
     if as_json:
         print(json.dumps([_plain(job) for job in found], indent=1))
@@ -32,6 +33,7 @@ def list_jobs(cluster: Cluster, as_json: bool) -> None:
 
 
 def show_job(cluster: Cluster, job: Job, as_json: bool) -> None:
+    """Print the state of a job and the end of its log, or its state as JSON."""
     if as_json:
         print(json.dumps(_plain(job), indent=1))
         return
@@ -42,6 +44,7 @@ def show_job(cluster: Cluster, job: Job, as_json: bool) -> None:
 
 
 def follow_job(cluster: Cluster, name: str) -> int:
+    """Print the log of a job until it ends; return its exit code."""
     try:
         found = cluster.follow(name, lambda text: print(sanitize(text), end="", flush=True))
     except KeyboardInterrupt:
@@ -58,12 +61,13 @@ def follow_job(cluster: Cluster, name: str) -> int:
 
 
 def print_job_commands(cluster: Cluster, name: str) -> None:
+    """Print the commands that follow and stop a job."""
     print_line(f"  follow: python run.py status {name} --address {cluster.address} --follow")
     print_line(f"  stop:   python run.py stop {name} --address {cluster.address}")
 
 
 def print_resume_command(cluster: Cluster, ended: Job) -> None:
-    """How a run goes on that did not end by itself: it was stopped, or killed."""
+    """Print the command that resumes a run whose job was stopped or killed."""
     run, store = ended.labels.get("run"), ended.labels.get("store")
     if run and store and ended.returned not in BY_ITSELF and ended.state != "succeeded":
         print_line(
@@ -82,4 +86,5 @@ def _plain(job: Job) -> dict[str, Any]:
 
 
 def print_line(text: str) -> None:
+    """Print a line without markup."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,18 +1,23 @@
 """Read options that several commands share."""
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator.core.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    pass
 
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
 def cluster_address(address: str | None, local: bool = False) -> dict[str, Any]:
-    """The change of the configuration that `--address` is."""
+    """Return the change of the configuration that `--address` makes.
+
+    Args:
+        address: Value of `--address`, or None if it is left out.
+        local: Whether `--local` is given, which excludes an address.
+
+    Raises:
+        ConfigurationError: Both are given, or the address cannot be used.
+    """
     from orchestrator.config.resources import resolve_address
 
     if address is not None and local:
@@ -26,7 +31,11 @@ def cluster_address(address: str | None, local: bool = False) -> dict[str, Any]:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of `90s`, `10m`, `2h` or `90`; ConfigurationError otherwise."""
+    """Return the seconds of a duration such as `90s`, `10m`, `2h` or `90`.
+
+    Raises:
+        ConfigurationError: The text is no duration, or it is zero.
+    """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
     if not match or float(match[1]) == 0:
         raise ConfigurationError(

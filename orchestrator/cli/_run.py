@@ -26,7 +26,18 @@ console = Console()
 
 
 def begin_run(store: Store, configuration: Configuration, kind: str, name: str | None, dry_run: bool, local: bool) -> int:
-    """A new sweep or training, once everything that can be refused has been looked at."""
+    """Check, create and conduct a new sweep or training; return the exit code.
+
+    Every check that can refuse the run comes before its record is created.
+
+    Args:
+        store: The store that holds the run.
+        configuration: The settings of the run.
+        kind: "sweep" or "train".
+        name: Name of the run; None for the default name.
+        dry_run: Show the plan and stop.
+        local: Train in this process, without Ray.
+    """
     from orchestrator.sweep.preflight.preflight import prepare_run, show_plan
     from orchestrator.sweep.space_snapshot import describe_sweep
 
@@ -52,7 +63,10 @@ def begin_run(store: Store, configuration: Configuration, kind: str, name: str |
 
 
 def default_name(configuration: Configuration, kind: str) -> str:
-    """What is trained, and when; a search over several methods goes by its project."""
+    """Return the default name of a run: the method and the time.
+
+    A search over several methods is named by its project.
+    """
     methods = searched_methods(configuration) if kind == "sweep" else (configuration.method.name,)
     what = methods[0] if len(methods) == 1 else re.sub(r"[^A-Za-z0-9]+", "-", configuration.project).strip("-") or "sweep"
     return f"{what}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -67,6 +81,7 @@ def resume_run(
     address: str | None = None,
     pairs: Sequence[str] = (),
 ) -> int:
+    """Resume a sweep or a training; return the exit code."""
     from orchestrator.config.distinct import limit_trials
     from orchestrator.sweep.changed_configuration import change_configuration, require_same
     from orchestrator.sweep.preflight.preflight import prepare_run
@@ -93,12 +108,12 @@ def resume_run(
 
 
 def print_note(text: str) -> None:
-    """Print what a person may not expect."""
+    """Print a note about behaviour that the user may not expect."""
     console.print(sanitize(f"note: {text}"), markup=False, highlight=False, soft_wrap=True)
 
 
 def _tell(found: Sweep, note: str) -> None:
-    """Print what is otherwise than it was asked for, and keep it with the sweep."""
+    """Print a deviation from the request, and record it with the sweep."""
     from orchestrator.sweep.events import Events
 
     print_note(note)
@@ -106,7 +121,7 @@ def _tell(found: Sweep, note: str) -> None:
 
 
 def _interrupted(store: Store, found: Sweep | None) -> int:
-    """Say how to go on, when nothing else could any more."""
+    """Print how to resume or restart an interrupted run; return the exit code."""
     console.print()
     if found is None:
         console.print("interrupted before the sweep began: there is nothing to go on with, start it again", highlight=False)
@@ -126,7 +141,7 @@ def _conduct(store: Store, found: Sweep, begun: "Prepared", local: bool, resume:
         keep(found.folder, begun.data)
         with Display(found, console) as display:
             run_sweep(found, store, begun.data, begun.asked, display, local, resume, ship=partial(ship, store, found.name))
-    except KeyboardInterrupt:  # before it had begun, or after its end
+    except KeyboardInterrupt:  # before the sweep began, or after its end
         return _interrupted(store, found)
     except PreflightError as error:
         if found.state != "interrupted":
@@ -142,7 +157,7 @@ def _conduct(store: Store, found: Sweep, begun: "Prepared", local: bool, resume:
 
 
 def next_commands(found: Sweep, store: Store) -> dict[str, str]:
-    """What one may type after the end of a run, by what it does."""
+    """Return the commands that are useful after the end of a run, by their purpose."""
     commands = {"status": f"python run.py status {found.name}{store.option}", "open MLflow": f"python run.py ui{store.option}"}
     if found.state == "interrupted" or (found.state == "failed" and _left(found)):
         commands["resume"] = f"python run.py sweep --resume {found.name}{store.option}"
@@ -150,6 +165,6 @@ def next_commands(found: Sweep, store: Store) -> dict[str, str]:
 
 
 def _left(found: Sweep) -> bool:
-    """Whether a sweep has trials that have not ended."""
+    """Return whether a sweep has trials that have not ended."""
     ended = sum(trial.ended for trial in found.trials.values())
     return found.kind == "sweep" and ended < found.configuration.search.trials

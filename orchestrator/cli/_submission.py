@@ -1,6 +1,6 @@
-"""What is submitted to a cluster: the command line that runs there, after all that can be checked here. Knows no cluster.
+"""Check a command line on this machine, and rewrite it as a job for a cluster.
 
-Every path of the command line is one of two: a file that travels along, or a place that all nodes of the cluster know.
+Every path of the command line is a packed file or a location that all nodes of the cluster share.
 """
 
 import shlex
@@ -24,18 +24,26 @@ from orchestrator.store.store import NAME
 from orchestrator.sweep.preflight.configuration import check_search, check_train, require_copies
 
 COMMANDS = ("sweep", "train", "teacher")
-NOT_THERE = {  # options that mean this machine
+NOT_THERE = {  # options that concern this machine
     "local": "--local trains in one process of this machine: leave it out, or run the command here",
     "address": "--address is that of `submit` itself: give it before the --",
 }
-RESUMED = {"resume", "config", "store", "trials", "time_budget", "set_", "debug"}  # options that go with --resume
+# options that --resume accepts
+RESUMED = {"resume", "config", "store", "trials", "time_budget", "set_", "debug"}
 DEFAULT = "configs/digits.yaml"
-OUTSIDE = "submitted"  # the folder in the package for a configuration from elsewhere
+OUTSIDE = "submitted"  # folder in the package for a configuration from outside the project
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A job: its name, what the cluster's shell runs, the files beside the project's by their names, what is remembered."""
+    """A job for a cluster.
+
+    Attributes:
+        name: Name of the job.
+        entrypoint: Command line for the cluster's shell.
+        beside: Files that are packed in addition to the project, by their names in the package.
+        labels: Metadata that the cluster stores with the job.
+    """
 
     name: str
     entrypoint: str
@@ -44,10 +52,18 @@ class Submission:
 
 
 def submission(group: Any, words: Sequence[str], name: str | None, root: Path, now: datetime | None = None) -> Submission:
-    """The job of a command line, as `sweep --config ... --store ...`.
+    """Return the job of a command line such as `sweep --config ... --store ...`.
 
-    `group` is the whole command line interface, `root` the folder of the project. ConfigurationError for what would fail
-    there as well, or be lost with the job's folder.
+    Args:
+        group: The whole command line interface.
+        words: The command line, from the command's name on.
+        name: Name of the job; None for one made of the run or the command, and the time.
+        root: Folder of the project.
+        now: Time for the name; None for the current time.
+
+    Raises:
+        ConfigurationError: The command line would fail on the cluster too, or its results would be
+            lost with the job's folder.
     """
     command, given, options = _read(group, words)
     for option, sentence in NOT_THERE.items():
@@ -86,13 +102,13 @@ def submission(group: Any, words: Sequence[str], name: str | None, root: Path, n
         )
     job = name or f"{run or command}-{now or datetime.now():%Y%m%d-%H%M%S}"
     if not name and run and not options.get("resume") and options["name"] is None:
-        job = run  # it has the time in it already
+        job = run  # the default name of a run contains the time already
     _require_name(job, "--name")
     return Submission(job, entrypoint, beside, {"command": command, "store": store} | ({"run": run} if run else {}))
 
 
 def _read(group: Any, words: Sequence[str]) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """The command, the options given and all options, by the names of the command's arguments."""
+    """Return the command, the given options and all options, by parameter names."""
     command = words[0] if words else ""
     if command not in COMMANDS:
         raise ConfigurationError(
@@ -104,7 +120,8 @@ def _read(group: Any, words: Sequence[str]) -> tuple[str, dict[str, Any], dict[s
     try:
         context = group.commands[command].make_context(command, list(words[1:]), help_option_names=[])
     except Exception as error:
-        if not hasattr(error, "format_message"):  # of the command line's library, which has one of several names
+        # an error of the command line library, whose module name varies
+        if not hasattr(error, "format_message"):
             raise
         parameter = getattr(error, "param", None)
         raise ConfigurationError(
@@ -119,7 +136,7 @@ def _read(group: Any, words: Sequence[str]) -> tuple[str, dict[str, Any], dict[s
 
 
 def _written(command: Any, given: dict[str, Any]) -> Iterator[str]:
-    """Options as they stand on a command line."""
+    """Yield the words of the given options as a command line holds them."""
     for parameter in command.params:
         if parameter.name not in given:
             continue
@@ -133,7 +150,7 @@ def _written(command: Any, given: dict[str, Any]) -> Iterator[str]:
 
 
 def _checked(command: str, options: dict[str, Any], config: Path) -> Configuration:
-    """The configuration, after every check that needs neither data nor cluster."""
+    """Load the configuration and run every check that needs neither data nor cluster."""
     budget = options.get("time_budget")
     over = {key: options.get(key) for key in ("trials", "scheduler")} | {"time_budget": parse_duration(budget) if budget else None}
     changes = {f"search.{key}": value for key, value in over.items() if value is not None}
@@ -165,7 +182,11 @@ def _checked(command: str, options: dict[str, Any], config: Path) -> Configurati
 
 
 def _require_moved(pairs: Sequence[str]) -> None:
-    """ConfigurationError for a `--set` pair that a resume does not take: it takes what has another place now."""
+    """Check the `--set` pairs of a resume, which accepts only paths that may have moved.
+
+    Raises:
+        ConfigurationError: A pair sets another key.
+    """
     for key, _, path in (pair.partition("=") for pair in pairs):
         if key not in ("data.path", "teacher.cache") and not key.endswith(".weights"):
             raise ConfigurationError(
@@ -191,7 +212,7 @@ def _require_everywhere(key: str, path: str) -> None:
 
 
 def _paths(configuration: Configuration) -> Iterator[tuple[str, str]]:
-    """The keys that name a place on disk, where they do."""
+    """Yield the keys that hold a path, each with its path."""
     found: dict[str, Any] = {"data.path": configuration.data.path}
     if teacher := configuration.teacher:
         found |= {"teacher.cache": teacher.cache, "teacher.network.weights": teacher.network.weights}
@@ -200,12 +221,13 @@ def _paths(configuration: Configuration) -> Iterator[tuple[str, str]]:
         for letter, student in configuration.students.items()
     }
     for key, value in found.items():
-        if value is not None and not (key.endswith(".weights") and not str(value).endswith(".safetensors")):  # a name otherwise
+        # otherwise the name of published weights
+        if value is not None and not (key.endswith(".weights") and not str(value).endswith(".safetensors")):
             yield key, str(value)
 
 
 def _everywhere(place: str) -> bool:
-    """Whether a path or a URI means the same in every folder and on every node that shares it."""
+    """Return whether a path or URI is independent of the current folder and node."""
     return PurePosixPath(place).is_absolute() or "://" in place
 
 
@@ -223,7 +245,10 @@ def _lasting(store: str | None) -> str:
 
 
 def _packed(config: Path, root: Path) -> str:
-    """The name of a configuration in the package: its own within the project, one below `submitted` otherwise."""
+    """Return the name of a configuration in the package.
+
+    A file of the project keeps its path; any other file is placed below `submitted`.
+    """
     file = config.resolve()
     inside = file.is_relative_to(root.resolve())
     return file.relative_to(root.resolve()).as_posix() if inside else f"{OUTSIDE}/{file.name}"

@@ -1,4 +1,4 @@
-"""What `compare` does: check, plan, search, train over seeds, show, keep. Returns the exit code."""
+"""Compare methods: search each, train each over seeds, show and store the result."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ from orchestrator.sweep.comparison import design, page
 from orchestrator.sweep.comparison.record import Comparison, require_new
 from orchestrator.sweep.comparison.result import Result, result
 
-FOLDER = "comparison"  # of the artifacts
+FOLDER = "comparison"  # of the artifacts in MLflow
 
 
 def compare(
@@ -42,7 +42,26 @@ def compare(
     as_json: bool,
     default: Path,
 ) -> int:
-    """A new comparison, or one that is gone on with. `as_json`: the result alone on the standard output."""
+    """Start or resume a comparison; return the exit code.
+
+    Args:
+        methods: Names of two or more methods, separated by commas; required unless `resume` is
+            given.
+        seeds: Trainings per method after the search; None for 10.
+        trials: Trials of the search of each method; None for the configured number.
+        config: Configuration file; None for `default`.
+        pairs: `KEY=VALUE` settings of `--set`.
+        store: Folder or URI of the store.
+        name: Name of the comparison; None for one with the time.
+        address: Address of a running cluster.
+        resume: Name of the comparison to resume.
+        dry_run: Show the plan and stop.
+        as_json: Print only the result to standard output, as JSON.
+        default: Default configuration file.
+
+    Raises:
+        ConfigurationError: `methods` is missing, or an option is given that `resume` excludes.
+    """
     console = Console(stderr=True) if as_json else standard
     if resume is None:
         if methods is None:
@@ -75,7 +94,7 @@ def compare(
 
 
 def _print_note(text: str) -> None:
-    """Print a note on the standard error: the standard output may be the result alone."""
+    """Print a note to standard error, because standard output may hold the result alone."""
     print(sanitize(f"note: {text}"), file=sys.stderr)
 
 
@@ -87,7 +106,7 @@ def _begin(
     name: str | None,
     dry_run: bool,
 ) -> Comparison | None:
-    """The record of a new comparison, once everything that can be refused has been looked at; None after a `dry_run`."""
+    """Return the record of a new comparison after all checks; None after a `dry_run`."""
     from orchestrator.sweep.preflight.preflight import prepare_run, show_plan
 
     count = 10 if seeds is None else seeds
@@ -114,7 +133,8 @@ def _carry_out(store: Store, found: Comparison, console: Console, as_json: bool)
     try:
         last = run_comparison(store, found, console, ship_of=lambda name: partial(ship, store, name))
     except KeyboardInterrupt:
-        with contextlib.suppress(KeyboardInterrupt):  # who is in a hurry is told how to go on all the same
+        # a second interrupt must not suppress the resume command
+        with contextlib.suppress(KeyboardInterrupt):
             _show_unfinished(store, found, console)
         console.print(f"\ninterrupted; resume: {again}", markup=False, highlight=False, soft_wrap=True)
         return errors.INTERRUPTED
@@ -131,7 +151,7 @@ def _carry_out(store: Store, found: Comparison, console: Console, as_json: bool)
 
 
 def _show_unfinished(store: Store, found: Comparison, console: Console) -> None:
-    """What the sweep over seeds has come to; nothing before its first training has ended."""
+    """Print the intermediate result of the sweep over seeds, if one of its trainings has ended."""
     if found.over_seeds not in store.sweeps():
         return
     last = Sweep.open(store, found.over_seeds)
@@ -140,7 +160,10 @@ def _show_unfinished(store: Store, found: Comparison, console: Console) -> None:
 
 
 def _keep(store: Store, found: Comparison, came: Result, last: Sweep, console: Console) -> None:
-    """The result beside the record of the comparison, and at the run of the sweep over seeds."""
+    """Write the result to the comparison's folder, and log it to MLflow.
+
+    The MLflow run is that of the sweep over seeds.
+    """
     from orchestrator.tracking.artifacts import log_to_sweep
 
     text = page.markdown(came)

@@ -1,22 +1,25 @@
 """Check whether this machine, or a cluster, is fit for a run."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from orchestrator.cli._options import cluster_address
+from orchestrator.cli._run import console
 from orchestrator.config.loader import load
 from orchestrator.core import errors
 from orchestrator.core.privacy import sanitize
 from orchestrator.store.store import Store
 
-if TYPE_CHECKING:
-    pass
-
-from orchestrator.cli._options import cluster_address
-from orchestrator.cli._run import console
-
 
 def doctor(config: Path, pairs: list[str], store: Path | str, address: str | None, quick: bool) -> int:
-    """What is fit for a run and what is not, a line each."""
+    """Print one line per check; return the exit code.
+
+    Args:
+        config: Configuration file of the intended run.
+        pairs: `KEY=VALUE` settings of `--set`.
+        store: Folder or URI of the store.
+        address: Address of a running cluster.
+        quick: Leave out the check that starts two workers.
+    """
     from orchestrator.cli._checks import examine
     from orchestrator.cli._findings import Conditions
 

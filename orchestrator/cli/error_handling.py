@@ -11,7 +11,7 @@ def run_command(debug: bool, ends_unread: bool = False) -> Iterator[None]:
 
     Args:
         debug: Print tracebacks.
-        ends_unread: End quietly when nobody reads the output any more, as of `status | head -1`.
+        ends_unread: End quietly when the reader closes the output, as in `status | head -1`.
     """
     import traceback
 

@@ -1,22 +1,29 @@
 """Export one student of a run."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from orchestrator.cli._run import console
 from orchestrator.core import errors
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
-
-if TYPE_CHECKING:
-    pass
-
-from orchestrator.cli._run import console
 
 
 def export(
     name: str, student: str | None, trial: int | None, weights: str, to: Path | None, store: Path | str, form: str = "safetensors"
 ) -> int:
-    """One student of a run, in a folder of its own that needs neither the run nor its data."""
+    """Export one student of a run to a self-contained folder; return the exit code.
+
+    The folder needs neither the run nor its data.
+
+    Args:
+        name: Name of the run.
+        student: Letter of the student; None for `a`.
+        trial: Number of the trial; None for the best one.
+        weights: "best" (on the validation part) or "last".
+        to: Target folder; None for the default folder.
+        store: Folder or URI of the store.
+        form: "safetensors", "torchexport" or "onnx".
+    """
     from orchestrator.export.export import export as write
     from orchestrator.reporting.terminal.progress import show_damage
 

@@ -3,21 +3,25 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from orchestrator.cli._run import console
 from orchestrator.config.objectives import describe_objective
 from orchestrator.core import errors
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 
-if TYPE_CHECKING:
-    pass
-
-from orchestrator.cli._run import console
-
 
 def importance(name: str, store: Path | str, epoch: int | None) -> int:
-    """Which settings of a sweep mattered: printed, and added to its run in MLflow."""
+    """Print the importance of a sweep's settings, and add it to the sweep's run in MLflow.
+
+    Args:
+        name: Name of the sweep.
+        store: Folder or URI of the store.
+        epoch: Compare all trials by their value after this epoch; None compares complete trials.
+
+    Returns:
+        The exit code.
+    """
     from orchestrator.reporting.importance import LEAST, pages
     from orchestrator.reporting.importance import importance as evaluate
     from orchestrator.reporting.terminal.importance import importance_tables

@@ -1,17 +1,11 @@
 """List the methods."""
 
-from typing import TYPE_CHECKING
-
-from orchestrator.core import errors
-
-if TYPE_CHECKING:
-    pass
-
 from orchestrator.cli._run import console
+from orchestrator.core import errors
 
 
 def methods() -> int:
-    """The methods, their settings and their search spaces."""
+    """Print the methods with their settings and search spaces; return the exit code."""
     from orchestrator.reporting.terminal.methods_table import print_methods
 
     print_methods(console)

@@ -1,4 +1,4 @@
-"""What `report` does: write a sweep's page to a file, and log it to the sweep's run in MLflow. Returns the exit code."""
+"""Write a sweep's HTML page to a file, and log it to the sweep's run in MLflow."""
 
 import os
 from pathlib import Path
@@ -16,12 +16,18 @@ from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store, replacing
 from orchestrator.tracking.artifacts import log_to_sweep
 
-HEAD = 500  # bytes of a page in which its generator stands
+HEAD = 500  # leading bytes of a page that contain its generator
 console = Console()
 
 
 def report(name: str, store: Path | str, to: Path | None) -> int:
-    """Write the page of a sweep to a file of the store, or `to` another one, and add it to the sweep's run."""
+    """Write the page of a sweep, and log it to the sweep's run; return the exit code.
+
+    Args:
+        name: Name of the sweep.
+        store: Folder or URI of the store.
+        to: Target file; None for `reports/NAME.html` in the store.
+    """
     asked = read_path(to, "--to") if to is not None else None
     opened = Store.existing(store)
     found = Sweep.open(opened, name)
@@ -38,7 +44,13 @@ def report(name: str, store: Path | str, to: Path | None) -> int:
 
 
 def _require_place(target: Path, asked: bool) -> None:
-    """ConfigurationError when a page cannot stand there, or something else does."""
+    """Check that `target` can hold the page, and that only an earlier report is replaced.
+
+    Raises:
+        ConfigurationError: The folder does not exist, `target` is a folder, or another file exists
+            there.
+        PreflightError: The file cannot be read.
+    """
     if asked and not os.path.isdir(target.parent):
         raise ConfigurationError(
             f"--to {target}: the folder {target.parent} does not exist: make it, or give a file in another one",

@@ -3,25 +3,29 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from orchestrator.cli._jobs import follow_job, list_jobs, show_job
+from orchestrator.cli._run import console
+from orchestrator.cluster.jobs import Cluster
 from orchestrator.core import errors
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.privacy import sanitize
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 
-if TYPE_CHECKING:
-    pass
-
-
-from orchestrator.cli._jobs import follow_job, list_jobs, show_job
-from orchestrator.cli._run import console
-from orchestrator.cluster.jobs import Cluster
-
 
 def run_status(name: str | None, store: Path | str, as_json: bool) -> int:
-    """The state of a sweep, or of all sweeps of the store, as a table or as JSON."""
+    """Print the state of one sweep or of all sweeps of the store; return the exit code.
+
+    Args:
+        name: Name of the sweep; None for all sweeps.
+        store: Folder or URI of the store.
+        as_json: Print JSON in place of a table.
+
+    Raises:
+        ConfigurationError: The named sweep cannot be opened. Without a name, such errors are
+            printed instead.
+    """
     from orchestrator.reporting.terminal.progress import show_damage, status_table, sweeps_table
 
     opened = Store.existing(store)
@@ -32,7 +36,8 @@ def run_status(name: str | None, store: Path | str, as_json: bool) -> int:
         except ConfigurationError as error:
             if name is not None:
                 raise
-            print(sanitize(f"error: {error}"), file=sys.stderr)  # the others can be looked at all the same
+            # the other sweeps are shown regardless
+            print(sanitize(f"error: {error}"), file=sys.stderr)
     for one in found:
         show_damage(one, opened.option)
     if as_json:
@@ -46,7 +51,17 @@ def run_status(name: str | None, store: Path | str, as_json: bool) -> int:
 
 
 def job_status(name: str | None, address: str | None, as_json: bool, follow: bool) -> int:
-    """What a cluster knows: of a job its state and the end of its log, or the log until it ends; without a name all jobs."""
+    """Print the state of jobs of a cluster; return the exit code.
+
+    Args:
+        name: Name of the job; None lists all jobs.
+        address: Address of the cluster.
+        as_json: Print JSON in place of text.
+        follow: Print the log until the job ends; otherwise the state and the end of the log.
+
+    Raises:
+        ConfigurationError: `follow` is given without a name.
+    """
     if follow and name is None:
         raise ConfigurationError(
             "--follow needs the name of a job: `python run.py status --address HOST:PORT` lists them",

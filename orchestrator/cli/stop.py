@@ -6,7 +6,7 @@ from orchestrator.core import errors
 
 
 def stop(name: str, address: str | None) -> int:
-    """End a job, wait until it has ended, and say how its run goes on."""
+    """Stop a job, wait until it has ended, and print the command that resumes its run."""
     cluster = Cluster(address)
     found, was_running = cluster.stop(name)
     print_line(f"{name}: {found.state}" + ("" if was_running else ", before it was told to stop"))

@@ -22,9 +22,23 @@ def submit(
     limit_mib: float,
     detach: bool,
 ) -> int:
-    """Pack the project, send it with a command line to a cluster, and follow that to its end.
+    """Pack the project, submit it with a command line to a cluster, and follow the job to its end.
 
-    `group` is the whole command line interface, which reads the `words` of that command line.
+    Args:
+        group: The whole command line interface, which parses `words`.
+        words: The command line that the job runs.
+        address: Address of the cluster.
+        name: Name of the job; None for a default.
+        excludes: Patterns of files to leave out, as in .gitignore.
+        limit_mib: Largest total size of the files, in MiB, before compression.
+        detach: Return after the submission.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ConfigurationError: The command line cannot run on a cluster, or the files exceed
+            `limit_mib`.
     """
     wanted = submission(group, words, name, ROOT)
     package = collect(ROOT, excludes, wanted.beside)

@@ -1,17 +1,12 @@
 """Search for good settings, or resume a search."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from orchestrator.config.loader import load
-from orchestrator.core.errors import ConfigurationError
-from orchestrator.store.store import Store
-
-if TYPE_CHECKING:
-    pass
 
 from orchestrator.cli._options import cluster_address, parse_duration
 from orchestrator.cli._run import begin_run, resume_run
+from orchestrator.config.loader import load
+from orchestrator.core.errors import ConfigurationError
+from orchestrator.store.store import Store
 
 
 def sweep(
@@ -28,7 +23,25 @@ def sweep(
     address: str | None = None,
     default: Path | None = None,
 ) -> int:
-    """Search; or go on with a search that was interrupted. Without a `config` a new one takes that of `default`."""
+    """Start a search, or resume one; return the exit code.
+
+    Args:
+        config: Configuration file; None for `default` in a new search.
+        pairs: `KEY=VALUE` settings of `--set`.
+        store: Folder or URI of the store.
+        name: Name of the sweep; None for the default name.
+        seed: Seed of weights, order of samples, views and search; None for the configured one.
+        dry_run: Show the plan and stop.
+        trials: Number of trials.
+        time_budget: Duration such as `2h`.
+        resume: Name of the sweep to resume.
+        scheduler: Name of the scheduler.
+        address: Address of a running cluster.
+        default: Default configuration file.
+
+    Raises:
+        ConfigurationError: An option is given that `resume` excludes.
+    """
     budget = parse_duration(time_budget) if time_budget is not None else None
     if resume is None:
         given = {"trials": trials, "time_budget": budget, "scheduler": scheduler}

@@ -1,20 +1,15 @@
 """Fit, load or precompute the teacher."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from orchestrator.cli._options import cluster_address
+from orchestrator.cli._run import console, print_note
 from orchestrator.config.loader import load
 from orchestrator.config.renamed import refuse_renamed
 from orchestrator.config.schema import Teacher
 from orchestrator.core import errors
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.store.store import Store
-
-if TYPE_CHECKING:
-    pass
-
-from orchestrator.cli._options import cluster_address
-from orchestrator.cli._run import console, print_note
 
 
 def teacher(
@@ -28,7 +23,23 @@ def teacher(
     address: str | None = None,
     fill: bool = False,
 ) -> int:
-    """Fit the teacher, or load and check the one that was given; with `precompute`, then fill its cache."""
+    """Fit the teacher, or load and check a given one; return the exit code.
+
+    Args:
+        config: Configuration file.
+        pairs: `KEY=VALUE` settings of `--set`.
+        store: Folder or URI of the store.
+        seed: Seed of the run.
+        precompute: Fill the teacher's cache afterwards.
+        local: Compute in this process, without Ray.
+        dry_run: Show the plan and stop.
+        address: Address of a running cluster.
+        fill: Former name of `precompute`, which is refused with the new name.
+
+    Raises:
+        ConfigurationError: The configuration has no teacher, or `precompute` is given for a teacher
+            without a cache.
+    """
     from orchestrator.reporting.terminal.teacher import TeacherDisplay
     from orchestrator.sweep.driver import bring_teacher
     from orchestrator.sweep.preflight.preflight import prepare_run, show_plan

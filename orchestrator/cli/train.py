@@ -1,16 +1,11 @@
 """Train one student with given settings."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from orchestrator.config.loader import load
-from orchestrator.store.store import Store
-
-if TYPE_CHECKING:
-    pass
 
 from orchestrator.cli._options import cluster_address
 from orchestrator.cli._run import begin_run
+from orchestrator.config.loader import load
+from orchestrator.store.store import Store
 
 
 def train(
@@ -23,7 +18,7 @@ def train(
     local: bool,
     address: str | None = None,
 ) -> int:
-    """One trial with the settings given."""
+    """Train one trial with the given settings; return the exit code."""
     return begin_run(
         Store.open(store), load(config, pairs, cluster_address(address, local), seed=seed), "train", name, dry_run, local
     )

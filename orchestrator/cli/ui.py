@@ -1,18 +1,13 @@
 """Open MLflow's user interface on a store."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from orchestrator.store.store import Store
-
-if TYPE_CHECKING:
-    pass
 
 from orchestrator.cli._run import console
+from orchestrator.store.store import Store
 
 
 def ui(store: Path | str, port: int) -> int:
-    """MLflow's user interface, until it is interrupted."""
+    """Serve MLflow's user interface until it is interrupted."""
     from orchestrator.tracking.ui import serve
 
     return serve(Store.existing(store, any_format=True), port, console)

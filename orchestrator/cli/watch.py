@@ -1,4 +1,7 @@
-"""What `watch` does: look on at a sweep from its records, in another terminal or on another node. Writes nothing, takes no lock."""
+"""Watch a sweep through its records, from another terminal or another node.
+
+Watching writes nothing and takes no lock.
+"""
 
 import time
 from collections.abc import Callable
@@ -14,14 +17,23 @@ from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 
 PERIOD_S = 2.0
-SHARE = 0.1  # at most, of the time, goes into reading: many trials on a slow disk are looked at less often
-BEGINS_S = 10.0  # a sweep that is so young may not have said yet who runs it
+# largest share of the time spent on reading: many trials on a slow disk are read less often
+SHARE = 0.1
+BEGINS_S = 10.0  # a sweep younger than this may not have recorded its driver yet
 
 
 def watch(
     name: str, store: Path | str, once: bool, console: Console | None = None, rest: Callable[[float], None] = time.sleep
 ) -> int:
-    """Show how a sweep goes on until it ends, then its summary; with `once` how it stands. `rest` waits so many seconds."""
+    """Show the progress of a sweep until it ends, then its summary; return the exit code.
+
+    Args:
+        name: Name of the sweep.
+        store: Folder or URI of the store.
+        once: Show the current state and stop.
+        console: Output; None for standard output.
+        rest: Function that waits for the given seconds.
+    """
     console = console or Console()
     opened = Store.existing(store)
     sweep, elapsed_s = _look(opened, name)
@@ -41,7 +53,7 @@ def watch(
 
 
 def _follow(store: Store, sweep: Sweep, elapsed_s: float, console: Console, rest: Callable[[float], None]) -> Sweep:
-    """Look on until nobody runs the sweep any more; how it stands then."""
+    """Show the sweep until its driver has ended; return its final state."""
     took_s = 0.0
     with Display(sweep, console, elapsed_s) as display:
         if not sweep.trials:
@@ -59,7 +71,10 @@ def _follow(store: Store, sweep: Sweep, elapsed_s: float, console: Console, rest
 
 
 def _look(store: Store, name: str) -> tuple[Sweep, float]:
-    """The sweep as its records have it, `interrupted` where nobody runs it; for how long its driver has, or had, been at it (s)."""
+    """Return the sweep from its records, and its driver's uptime in seconds.
+
+    The state is `interrupted` if the record is `running` and no driver is alive.
+    """
     sweep = Sweep.open(store, name)
     life = run_lock.driver_status(sweep.folder)
     young = life is None and time.time() - sweep.started < BEGINS_S
@@ -70,9 +85,10 @@ def _look(store: Store, name: str) -> tuple[Sweep, float]:
 
 
 def _tell(display: Display, sweep: Sweep) -> None:
-    """Show what is new since the last look."""
+    """Show the changes since the last read."""
     before, display.sweep = display.sweep, sweep
-    heard = max((note["time"] for note in before.notes), default=0.0)  # a sweep keeps the newest alone
+    # a sweep keeps only the newest notes
+    heard = max((note["time"] for note in before.notes), default=0.0)
     for note in sweep.notes:
         if note["time"] > heard:
             display.note(note["text"])
@@ -87,4 +103,4 @@ def _tell(display: Display, sweep: Sweep) -> None:
         if trial.ended and not known.ended:
             display.trial_ended(trial)
     if display.live:
-        display.live.update(display.frame())  # time goes on where nothing happens
+        display.live.update(display.frame())  # the elapsed time advances without events

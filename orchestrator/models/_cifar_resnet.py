@@ -1,4 +1,4 @@
-"""The residual networks of the CIFAR distillation papers, as in RepDistiller. Knows no data set."""
+"""Residual networks of the CIFAR distillation papers, as in RepDistiller."""
 
 from functools import partial
 from itertools import pairwise
@@ -25,7 +25,7 @@ DEPTHS: dict[str, tuple[int, tuple[int, int, int, int]]] = {
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut, which is a 1x1 convolution where the shape changes."""
+    """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution if the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class BasicBlock(nn.Module):
             self.downsample = nn.Sequential(convolution(inputs, outputs, stride, side=1), nn.BatchNorm2d(outputs))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Images (B, C, H, W) to (B, outputs, H / stride, W / stride)."""
+        """Map features (B, C, H, W) to (B, outputs, H / stride, W / stride)."""
         inner = functional.relu(self.bn1(self.conv1(inputs)))
         return functional.relu(self.bn2(self.conv2(inner)) + self.downsample(inputs))
 
@@ -49,7 +49,16 @@ def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential
 
 
 def cifar_resnet(name: str, settings: Settings, classes: int, shape: Shape) -> Network:
-    """Three stages of (depth - 2) / 6 basic blocks, then the mean over space: D = channels of the last stage."""
+    """Build three stages of (depth - 2) / 6 basic blocks and a global average pool.
+
+    The feature dimension D is the channel count of the last stage.
+
+    Args:
+        name: A key of `DEPTHS`.
+        settings: Unused: these networks have no settings.
+        classes: Number of classes K.
+        shape: (channels, height, width) of the inputs.
+    """
     depth, channels = DEPTHS[name]
     blocks = (depth - 2) // 6
     body = nn.Sequential(

@@ -1,4 +1,7 @@
-"""Compare given tensors with those of a network: names, shapes, types, finite values. All that does not fit is listed at once."""
+"""Compare given tensors with a network's state: names, shapes, types and finite values.
+
+All misfits are listed at once.
+"""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -8,11 +11,11 @@ from torch import Tensor
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-MOST_ROWS = 60  # of a table; how many there are stands above it
+MOST_ROWS = 60  # of a table; the message above it holds the total
 
 
 class Misfit(NamedTuple):
-    """A tensor that does not fit: its name, what was given, and what is needed."""
+    """A tensor that does not fit: its name, the given value and the needed one."""
 
     name: str
     given: str
@@ -20,9 +23,11 @@ class Misfit(NamedTuple):
 
 
 def find_misfits(needed: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[Misfit]:
-    """Return every tensor that is missing, not expected, of another shape or kind of type, not finite, or a negative variance.
+    """Return all tensors that do not fit the state of a network.
 
-    Any of the usual floating-point types stands for another one; integers are no weights, for their scale is not known here.
+    A tensor does not fit if it is missing, unexpected, of another shape or kind of type, not
+    finite, or a negative variance. Any of the usual floating-point types may replace another one.
+    Integers are refused as weights, because their scale is unknown.
 
     Args:
         needed: The state of the network; it may be on the meta device.
@@ -59,7 +64,7 @@ def misfit_table(misfits: list[Misfit]) -> str:
 
 
 def _not_finite(tensor: Tensor, needed: torch.dtype) -> int:
-    """Return how many values would not be finite in the type that is needed."""
+    """Return the number of values that are not finite in the needed type."""
     return int((~tensor.to(needed).isfinite()).sum()) if needed.is_floating_point else 0
 
 

@@ -1,4 +1,4 @@
-"""Weights that torchvision publishes, brought into a network of ours. Knows torchvision's names, and no file of our own."""
+"""Load weights that torchvision publishes into a network of this project."""
 
 import pickle
 from pathlib import Path
@@ -13,28 +13,39 @@ from orchestrator.models.network import Network
 
 
 def load_pretrained(network: Network, weights: str, exact: bool) -> None:
-    """Fills the network from weights such as IMAGENET1K_V1 or ResNet18_Weights.IMAGENET1K_V1; a download on first use.
+    """Fill the network in place with published weights, which are downloaded on first use.
 
-    The classifier and the stem keep their fresh values where their shape differs (other classes, small or grey images),
-    and are refused then if the network must be what was published (`exact`: a teacher).
-    ConfigurationError: not a network of torchvision, no such weights, they cannot be downloaded, or do not fit exactly.
+    The classifier and the stem keep their fresh values if their shape differs (other classes, small
+    or grey images).
+
+    Args:
+        network: The network to fill.
+        weights: A name such as `IMAGENET1K_V1` or `ResNet18_Weights.IMAGENET1K_V1`.
+        exact: Refuse weights whose stem or classifier does not fit, as for a teacher.
+
+    Raises:
+        ConfigurationError: torchvision has no such network or weights, the download fails, or
+            `exact` weights do not fit.
     """
     member = _member(network, weights)
     network.load_state_dict({**network.state_dict(), **_fitting(network, weights, _download(member, weights), exact)})
 
 
 def require_pretrained(network: Network, weights: str, exact: bool) -> None:
-    """Raise the ConfigurationError of `load_pretrained`, without a download: by the shapes of torchvision's network."""
+    """Raise the ConfigurationError of `load_pretrained` without a download.
+
+    The check uses the shapes of torchvision's network.
+    """
     from torchvision.models import get_model
 
     _member(network, weights)
-    with torch.device("meta"):  # shapes alone, no memory
+    with torch.device("meta"):  # shapes only, no memory
         state = get_model(network.name).state_dict()
     _fitting(network, weights, state, exact)
 
 
 def _fitting(network: Network, weights: str, published: dict[str, Tensor], exact: bool) -> dict[str, Tensor]:
-    """What of the published state the network takes, under our names."""
+    """Return the published tensors that fit the network, under this project's names."""
     expected, state = network.state_dict(), _renamed(published, PARTS[network.name])
     fits = {name: tensor for name, tensor in state.items() if name in expected and tensor.shape == expected[name].shape}
     assert all(name in fits or _may_stay_fresh(name, PARTS[network.name]) for name in expected), "PARTS matches torchvision"
@@ -65,7 +76,11 @@ def _require_all(network: Network, weights: str, misfits: dict[str, Tensor]) -> 
 
 
 def _member(network: Network, weights: str) -> Any:
-    """torchvision's entry for these weights of this network."""
+    """Return torchvision's enum member for these weights of this network.
+
+    Raises:
+        ConfigurationError: torchvision has no weights for the network, or none of this name.
+    """
     if network.name not in PARTS:
         message = f"weights = {weights!r} is no .safetensors file, and torchvision has none for {network.name}"
         raise ConfigurationError(
@@ -86,7 +101,7 @@ def _member(network: Network, weights: str) -> Any:
 
 
 def _download(member: Any, weights: str) -> dict[str, Tensor]:
-    # urllib's errors are OSErrors; a file that arrives damaged is a RuntimeError (hash) or an EOFError.
+    # urllib raises OSErrors; a damaged download raises a RuntimeError (hash) or an EOFError.
     try:
         state: dict[str, Tensor] = member.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except pickle.UnpicklingError as error:
@@ -109,11 +124,11 @@ def _download(member: Any, weights: str) -> dict[str, Tensor]:
 
 
 def _renamed(state: dict[str, Tensor], parts: Parts) -> dict[str, Tensor]:
-    """The state under our names: the classifier is the head, all else the body."""
+    """Return the state with the classifier under `head` and the rest under `body`."""
     start = f"{parts.classifier}."
     return {f"head.{name.removeprefix(start)}" if name.startswith(start) else f"body.{name}": state[name] for name in state}
 
 
 def _may_stay_fresh(name: str, parts: Parts) -> bool:
-    # Weights from before batch normalisation counted its batches come without that counter.
+    # Weights published before batch norm counted its batches lack that counter.
     return name.startswith(("head.", f"body.{parts.stem}.")) or name.endswith(".num_batches_tracked")

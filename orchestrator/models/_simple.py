@@ -1,4 +1,4 @@
-"""Networks for small data: a multi-layer perceptron, a plain convolutional network and a separable one. Knows no data set."""
+"""Networks for small data: an MLP, a plain CNN and a depth-wise separable CNN."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from orchestrator.models.network import Network, Shape, convolution, kaiming
 
 @dataclass(frozen=True)
 class MLPSettings(Settings):
-    """The size of a multi-layer perceptron."""
+    """Size of a multi-layer perceptron."""
 
     width: int = setting(128, "units of each hidden layer", low=1)
     depth: int = setting(2, "hidden layers", low=1, high=1000)
@@ -20,20 +20,23 @@ class MLPSettings(Settings):
 
 @dataclass(frozen=True)
 class CNNSettings(Settings):
-    """The size of the convolutional network."""
+    """Size of the convolutional network."""
 
     width: int = setting(32, "channels of the first convolution; the second has twice, the third four times as many", low=1)
 
 
 @dataclass(frozen=True)
 class SeparableCNNSettings(Settings):
-    """The size of the depth-wise separable network."""
+    """Size of the depth-wise separable network."""
 
     width: int = setting(32, "channels of the first convolution; the four blocks have 2, 4, 4 and 8 times as many", low=1)
 
 
 def mlp(settings: MLPSettings, classes: int, shape: Shape) -> Network:
-    """Flattened inputs through `depth` hidden layers with ReLU; the features are the last of them, D = width."""
+    """Build an MLP on flattened inputs: `depth` hidden layers with ReLU.
+
+    The features are the output of the last hidden layer, D = width.
+    """
     layers: list[nn.Module] = [nn.Flatten()]
     inputs = math.prod(shape)
     for _ in range(settings.depth):
@@ -44,7 +47,10 @@ def mlp(settings: MLPSettings, classes: int, shape: Shape) -> Network:
 
 
 def cnn(settings: CNNSettings, classes: int, shape: Shape) -> Network:
-    """Three 3x3 convolutions with batch normalisation, halving the side twice, then the mean over space: D = 4 width."""
+    """Build three 3x3 convolutions with batch norm and a global average pool: D = 4 width.
+
+    The second and the third convolution halve the side.
+    """
     layers: list[nn.Module] = []
     inputs = shape[0]
     for outputs, stride in ((settings.width, 1), (2 * settings.width, 2), (4 * settings.width, 2)):
@@ -55,10 +61,11 @@ def cnn(settings: CNNSettings, classes: int, shape: Shape) -> Network:
 
 
 def separable_cnn(settings: SeparableCNNSettings, classes: int, shape: Shape) -> Network:
-    """A 3x3 convolution and four depth-wise separable blocks, halving the side twice, then the mean over space: D = 8 width.
+    """Build a convolution, four depth-wise separable blocks and a global average pool: D = 8 width.
 
-    The first blocks of MobileNet (Howard et al. 2017, arXiv 1704.04861) behind a stem that keeps the side: 68,000 parameters at the
-    default width, where ResNet-8 has 78,000.
+    The first convolution is 3x3; the side is halved twice. The blocks are the first ones of
+    MobileNet (Howard et al. 2017, arXiv 1704.04861) behind a stem that keeps the side. At the
+    default width the network has 68,000 parameters; ResNet-8 has 78,000.
     """
     width = settings.width
     layers: list[nn.Module] = [convolution(shape[0], width), nn.BatchNorm2d(width), nn.ReLU()]

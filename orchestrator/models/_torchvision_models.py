@@ -1,6 +1,7 @@
-"""Networks of torchvision, with a gentler stem for small images. Knows where their stem and classifier are, and no data set.
+"""Networks of torchvision, with an adapted stem for small images.
 
-torchvision is imported when a network is built: its import takes seconds, and most trials use none of it.
+torchvision is imported when a network is built: its import takes seconds, and most trials do not
+use it.
 """
 
 from dataclasses import dataclass
@@ -12,13 +13,13 @@ from torch import nn
 from methods import Settings
 from orchestrator.models.network import Network, Shape, convolution, kaiming
 
-# Images below this side would leave the usual stem, made for 224 pixels, a few pixels wide.
+# The usual stem is made for 224 pixels: below this side its output is a few pixels wide.
 _LARGE_SIDE = 64
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Where a torchvision network keeps its first convolution and its classifier, as prefixes of its state."""
+    """Prefixes of a torchvision network's first convolution and classifier in its state."""
 
     stem: str
     classifier: str
@@ -33,7 +34,16 @@ PARTS: dict[str, Parts] = {
 
 
 def torchvision_network(name: str, settings: Settings, classes: int, shape: Shape) -> Network:
-    """The network without weights; its classifier becomes the head. D = 512, for resnet50 2048, for mobilenet_v2 1280."""
+    """Build a torchvision network without weights; its classifier becomes the head.
+
+    The feature dimension D is 512; for resnet50 it is 2048, for mobilenet_v2 1280.
+
+    Args:
+        name: A key of `PARTS`.
+        settings: Unused: these networks have no settings.
+        classes: Number of classes K.
+        shape: (channels, height, width) of the inputs.
+    """
     from torchvision import models
 
     body = models.get_model(name, weights=None)
@@ -43,7 +53,7 @@ def torchvision_network(name: str, settings: Settings, classes: int, shape: Shap
 
 
 def _fit_resnet(body: Any, channels: int, small: bool) -> int:
-    """Changes the stem in place, takes the classifier off and returns the number of features."""
+    """Adapt the stem in place, remove the classifier, and return the number of features."""
     if small:
         body.conv1 = convolution(channels, 64)
         body.maxpool = nn.Identity()
@@ -57,7 +67,11 @@ def _fit_resnet(body: Any, channels: int, small: bool) -> int:
 
 
 def _fit_mobilenet(body: Any, channels: int, small: bool) -> int:
-    """The same; small images keep the usual weights' shapes: the first two halvings of the side are left out."""
+    """Adapt the stem in place, remove the classifier, and return the number of features.
+
+    For small images the first two halvings of the side are left out, so the weights keep their
+    usual shapes.
+    """
     if channels != 3:
         body.features[0][0] = convolution(channels, 32, stride=2)
         kaiming(body.features[0][0])

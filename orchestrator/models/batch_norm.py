@@ -1,4 +1,7 @@
-"""Batch normalisation over the batches of several workers. Works with any backend of torch.distributed, gloo among them."""
+"""Synchronise batch normalisation across workers.
+
+Any backend of torch.distributed can be used, including gloo.
+"""
 
 from typing import Any, cast
 
@@ -10,11 +13,12 @@ from orchestrator.core.context import TrialContext
 
 
 class SyncBatchNorm(_BatchNorm):
-    """Batch norm whose statistics, while it is trained, are those of the batches of all ranks together.
+    """Batch norm whose training statistics cover the batches of all ranks.
 
-    Parameters and buffers are named as those of torch's batch norms. torch's own SyncBatchNorm does not run on CPUs. A rank sends
-    the mean and the variance of each channel, which are put together as in Chan et al. 1983: no difference of large sums.
-    All ranks have batches of one size, and call it together.
+    Parameters and buffers have the names of torch's batch norms. torch's own SyncBatchNorm does not
+    run on CPUs. A rank sends the mean and the variance of each channel. These are combined as in
+    Chan et al. 1983, without a difference of large sums. All ranks must have batches of one size
+    and call the module together.
     """
 
     def __init__(self, replaced: _BatchNorm, context: TrialContext) -> None:
@@ -22,7 +26,8 @@ class SyncBatchNorm(_BatchNorm):
             replaced.num_features, replaced.eps, replaced.momentum, affine=False, track_running_stats=replaced.track_running_stats
         )
         self.affine = replaced.affine
-        self.weight, self.bias = replaced.weight, replaced.bias  # the same parameters, and buffers: others may know them
+        # the same tensors: other objects may refer to them
+        self.weight, self.bias = replaced.weight, replaced.bias
         for name, buffer in replaced.named_buffers():
             setattr(self, name, buffer)
         self.context = context
@@ -32,9 +37,10 @@ class SyncBatchNorm(_BatchNorm):
         if input.dim() < 2:
             raise ValueError(f"batch norm takes inputs (B, C, ...), and this one has {input.dim()} dimensions")
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # the compiler does not follow what travels between ranks
+    # the compiler does not trace communication
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise inputs (B, C, ...), in float32 whatever their type."""
+        """Normalise inputs (B, C, ...); half-precision inputs are computed in float32."""
         if not self.training:
             return super().forward(input)
         self._check_input_dim(input)
@@ -54,7 +60,7 @@ class SyncBatchNorm(_BatchNorm):
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Move the running statistics on; the variance is the unbiased one, as torch has it."""
+        """Update the running statistics with the unbiased variance, as torch does."""
         if not self.track_running_stats or self.running_mean is None or self.running_var is None:
             return
         assert self.num_batches_tracked is not None
@@ -65,7 +71,7 @@ class SyncBatchNorm(_BatchNorm):
 
 
 class _AllRanks(torch.autograd.Function):
-    """The tensors of all ranks, (W, ...), on every rank. The gradient of each is the sum of what all ranks send back."""
+    """All-gather of a tensor, (W, ...) on every rank; the gradient is the sum over all ranks."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, context: TrialContext) -> Tensor:  # type: ignore[override]
@@ -78,7 +84,17 @@ class _AllRanks(torch.autograd.Function):
 
 
 def synchronise(network: nn.Module, context: TrialContext) -> nn.Module:
-    """Replace the batch norms of a network, in place, by ones over all ranks; leave it as it is where there is one rank."""
+    """Replace the batch norms of a network in place by synchronised ones.
+
+    With a single rank the network stays as it is.
+
+    Args:
+        network: The network to change.
+        context: The trial's context, with the rank and the world size.
+
+    Returns:
+        The same network.
+    """
     if context.world_size == 1:
         return network
     for module in list(network.modules()):

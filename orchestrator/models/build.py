@@ -1,4 +1,4 @@
-"""The one list of networks, and how one is built from its name. Knows no data set and no weights."""
+"""List all networks, and build one by its name."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,10 @@ from orchestrator.models.network import Network, Shape
 
 @dataclass(frozen=True)
 class Builder:
-    """How a network is made: `make(settings, classes, shape)`, with its settings validated before."""
+    """Constructor of a network, `make(settings, classes, shape)`, and the class of its settings.
+
+    The settings are validated before `make` is called.
+    """
 
     make: Callable[[Any, int, Shape], Network]
     settings: type[Settings] = Settings
@@ -30,9 +33,17 @@ MODELS: dict[str, Builder] = {
 
 
 def build(name: str, classes: int, shape: Shape, settings: Mapping[str, Any]) -> Network:
-    """A network with fresh weights for inputs (B, *shape), shape = (channels, height, width), and logits (B, classes).
+    """Build a network with fresh weights.
 
-    ConfigurationError: no such network, a setting it does not have, or one outside its range.
+    Args:
+        name: A key of `MODELS`.
+        classes: Number of classes K of the logits (B, K).
+        shape: (channels, height, width) of the inputs (B, channels, height, width).
+        settings: Settings of the network by name.
+
+    Raises:
+        ConfigurationError: The network or a setting does not exist, or a value is outside its
+            range.
     """
     if name not in MODELS:
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""The form of every network here: a body that makes features, and a linear head. Knows no architecture."""
+"""Base class of all networks: a body that computes features, and a linear head."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ Shape = tuple[int, int, int]
 
 
 class Network(nn.Module):
-    """A classifier that also says what it saw: inputs (B, C, H, W) to logits (B, K) and penultimate features (B, D)."""
+    """A classifier from inputs (B, C, H, W) to logits (B, K) and penultimate features (B, D)."""
 
     def __init__(self, name: str, body: nn.Module, features: int, classes: int) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class Network(nn.Module):
         self.head = nn.Linear(features, classes)
 
     def forward(self, inputs: Tensor) -> Output:
-        """Logits (B, K) = head(features), and the features (B, D) themselves."""
+        """Return the features (B, D) and the logits (B, K) = head(features)."""
         features = self.body(inputs)
         return Output(self.head(features), features)
 
@@ -29,16 +29,25 @@ class Network(nn.Module):
 
 
 def with_exact_head(output: Output, weight: Tensor, bias: Tensor) -> Output:
-    """Return logits that the head, weight (K, D) and bias (K,), makes of the features in float32, whatever autocast is on.
+    """Return logits (B, K) that are computed in float32 from the features, regardless of autocast.
 
-    Logits in bfloat16 have 8 bits: in 13 of 3,000 images two classes were equal, and the order of the classes decided.
+    Logits in bfloat16 have 8 significant bits. In 13 of 3,000 images two classes had equal logits,
+    so the order of the classes decided.
+
+    Args:
+        output: Output of a network, with features (B, D).
+        weight: Weight of the head, (K, D).
+        bias: Bias of the head, (K,).
     """
     with torch.autocast(output.features.device.type, enabled=False):
         return Output(functional.linear(output.features.float(), weight.float(), bias.float()), output.features)
 
 
 def kaiming(body: nn.Module) -> nn.Module:
-    """The body with its convolutions initialised for ReLU by fan-out, in place (He et al. 2015; RepDistiller)."""
+    """Initialise the body's convolutions in place for ReLU by fan-out, and return the body.
+
+    Source: He et al. 2015, as in RepDistiller.
+    """
     for module in body.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -46,5 +55,8 @@ def kaiming(body: nn.Module) -> nn.Module:
 
 
 def convolution(inputs: int, outputs: int, stride: int = 1, side: int = 3, groups: int = 1) -> nn.Conv2d:
-    """A convolution that keeps the size up to its stride, without a bias: batch normalisation follows."""
+    """Return a convolution without bias that keeps the size up to its stride.
+
+    Batch normalisation follows, so a bias is not needed.
+    """
     return nn.Conv2d(inputs, outputs, side, stride, side // 2, groups=groups, bias=False)

@@ -1,4 +1,7 @@
-"""Read a file of weights, and describe a file that is none. Nothing is unpickled: foreign files are known by their first bytes."""
+"""Read a file of weights, and identify files of other formats.
+
+Nothing is unpickled: other formats are recognised by their first bytes.
+"""
 
 import shlex
 import zipfile
@@ -33,12 +36,12 @@ def read_weights(weights: str, wanted: object) -> dict[str, Tensor]:
     """Read all tensors of a .safetensors file, by their names.
 
     Args:
-        weights: The file, `~` for the home folder.
-        wanted: What the weights are for, in words of a message.
+        weights: The file; `~` is the home folder.
+        wanted: Description of the weights' purpose, for the messages.
 
     Raises:
-        ConfigurationError: There is no such file, it is damaged, or it is of another format: the message says of which, and
-            how to convert it.
+        ConfigurationError: The file does not exist, is damaged, or has another format. The message
+            names the format and the conversion.
     """
     file = read_path(weights, "weights")
     if not file.is_file():
@@ -73,7 +76,11 @@ def read_weights(weights: str, wanted: object) -> dict[str, Tensor]:
 
 
 def describe_file(file: Path) -> str:
-    """Return what a file is, in words, by its content; OSError where it cannot be read."""
+    """Return a description of a file's format from its content.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
     with file.open("rb") as stream:
         start = stream.read(16)
     if start.startswith(b"PK\x03\x04"):

@@ -1,4 +1,4 @@
-"""Weights of a network: saved, loaded, and told apart by a fingerprint. Knows files and torchvision's names, no training."""
+"""Save, load and fingerprint the weights of a network."""
 
 import contextlib
 import hashlib
@@ -19,10 +19,19 @@ from orchestrator.models.weight_files import names_file, read_weights
 
 
 def load_weights(network: Network, weights: str, exact: bool = False) -> None:
-    """Fills the network in place from a .safetensors file or from weights that torchvision names.
+    """Fill the network in place from a .safetensors file or from weights that torchvision names.
 
-    A file has to fit exactly. torchvision's weights leave out the stem or the classifier where its shape differs, unless
-    `exact`. ConfigurationError: neither of the two, not readable, not downloadable, not finite, or of another network.
+    A file must fit exactly.
+
+    Args:
+        network: The network to fill.
+        weights: A .safetensors file, or the name of torchvision weights.
+        exact: Refuse torchvision weights whose stem or classifier does not fit. Otherwise these
+            parts keep their fresh values.
+
+    Raises:
+        ConfigurationError: The weights are neither of the two, cannot be read or downloaded, are
+            not finite, or belong to another network.
     """
     if names_file(weights):
         network.load_state_dict(_fitting(network, weights))
@@ -31,10 +40,12 @@ def load_weights(network: Network, weights: str, exact: bool = False) -> None:
 
 
 def require_weights(network: Network, weights: str, exact: bool = False) -> None:
-    """Raise the ConfigurationError of `load_weights`, but for a download that fails: nothing is downloaded, or changed.
+    """Raise the ConfigurationError of `load_weights`, except for a failed download.
+
+    Nothing is downloaded or changed.
 
     Args:
-        network: Its shapes and types count alone: it may be on the meta device.
+        network: The network, of which only shapes and types count; it may be on the meta device.
         weights: A .safetensors file, which is read, or the name of torchvision weights.
         exact: Whether torchvision's weights must fit with classifier and stem.
     """
@@ -45,11 +56,15 @@ def require_weights(network: Network, weights: str, exact: bool = False) -> None
 
 
 def save_weights(network: torch.nn.Module, file: Path) -> None:
-    """Writes the network's state as safetensors, aside and then renamed, so that a file that is there is whole.
+    """Write the network's state as safetensors.
 
-    PreflightError: the file cannot be written.
+    The file is written under a temporary name and then renamed, so an existing file is always
+    complete.
+
+    Raises:
+        PreflightError: The file cannot be written.
     """
-    # Clones, because safetensors refuses memory that two tensors share and layouts that are not contiguous.
+    # Clones, because safetensors refuses shared memory and layouts that are not contiguous.
     state = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in network.state_dict().items()
     }
@@ -71,7 +86,10 @@ def save_weights(network: torch.nn.Module, file: Path) -> None:
 
 
 def network_fingerprint(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes, dtypes and bytes, in hexadecimal; the order, layout and device of the tensors do not count."""
+    """Return the SHA-256 over names, shapes, dtypes and bytes, in hexadecimal.
+
+    The order, layout and device of the tensors have no effect.
+    """
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -81,7 +99,11 @@ def network_fingerprint(state: Mapping[str, Tensor]) -> str:
 
 
 def _fitting(network: Network, weights: str) -> dict[str, Tensor]:
-    """The tensors of a file; ConfigurationError with a table of all that do not fit the network."""
+    """Return the tensors of a file after a comparison with the network.
+
+    Raises:
+        ConfigurationError: Tensors do not fit; the message holds a table of all of them.
+    """
     state = read_weights(weights, network)
     misfits = find_misfits(network.state_dict(), state)
     if misfits:

@@ -1,4 +1,4 @@
-"""How many groups there are on a cluster that changes, with a clock and a cluster that the test holds. No Ray."""
+"""Test the group count on a changing cluster, with a simulated clock and cluster, without Ray."""
 
 from dataclasses import dataclass, field
 
@@ -13,7 +13,7 @@ LOOK = 2.0
 
 @dataclass
 class Ray:
-    """A cluster of nodes with so many CPUs; a group is placed as soon as it is started, if there is room, and serves `at_once`."""
+    """A simulated cluster; a group is placed at its start if possible, and serves `at_once`."""
 
     nodes: dict[str, float]
     at_once: bool = True
@@ -62,7 +62,7 @@ class Ray:
             self.made.step()
 
     def remove(self, node: str) -> None:
-        """The node leaves, and its groups end when they find no other place."""
+        """Remove the node; its groups end if there is no other place."""
         del self.nodes[node]
         for number in [number for number, place in self.where.items() if place == node]:
             self.end(number, "no place", placed=False)
@@ -89,7 +89,7 @@ def test_groups_follow_the_nodes() -> None:
 
 
 def test_a_group_that_starts_anew_keeps_its_place() -> None:
-    """Between two looks of Ray Train a group has no place: what was free once is not taken."""
+    """Between two observations of Ray Train a group has no place; its former one is kept."""
     ray = Ray({"a": 1})
     crew = ray.crew(1)
     ray.step()
@@ -131,7 +131,7 @@ def test_influence_actors_that_are_yet_to_come_have_their_room() -> None:
     crew = ray.crew(1)
     ray.step(5)
     assert crew.at_once() == 2 and ray.where == {0: "a", 1: "a"}, "two CPUs are for the actors"
-    ray.nodes |= {"b": 0, "c": 2}  # the actors hold those of b now
+    ray.nodes |= {"b": 0, "c": 2}  # the actors now hold the CPUs of b
     ray.aides = 2
     ray.step(5)
     assert crew.at_once() == 3 and ray.where[2] == "c"
@@ -171,7 +171,7 @@ def test_a_group_that_starts_is_given_the_time_that_takes_however_short_the_wait
 
 
 def test_a_place_that_arithmetic_sees_and_ray_does_not_is_no_place() -> None:
-    """Groups are tried again and again, and the wait ends all the same."""
+    """Groups are retried repeatedly, and the wait still ends."""
     ray = Ray({"a": 1})
     crew = ray.crew(1)
     ray.step()
@@ -242,7 +242,7 @@ def test_a_head_that_is_gone_ends_the_run_and_one_that_comes_back_does_not() -> 
 
 
 def test_a_cluster_without_any_node_ends_the_run_long_before_the_limit_of_a_wait() -> None:
-    """As that of our own whose raylet is stopped: the head is there, and says so."""
+    """As with our own cluster whose raylet is stopped: the head is reachable, and reports it."""
     ray = Ray({"a": 1})
     crew = ray.crew(1)
     ray.step(100)

@@ -1,4 +1,4 @@
-"""The dispatcher without Ray: order, restarts, stops, groups that end. Knows no training."""
+"""Test the dispatcher without Ray: order, restarts, stops, ended groups."""
 
 import asyncio
 from typing import Any
@@ -8,9 +8,9 @@ import pytest
 from orchestrator.cluster._dispatcher import CLOSE, SHORT, Dispatcher
 from orchestrator.cluster.dispatcher_client import DispatcherClient
 
-LONG_S = 30.0  # never waited for: what is awaited has happened
-SHORT_S = 0.001  # how long nothing is waited for
-TURNS = 20  # of the event loop: more than any call here takes
+LONG_S = 30.0  # never reached: the awaited events have happened
+SHORT_S = 0.001  # wait without an event
+TURNS = 20  # turns of the event loop: more than any call needs
 
 
 async def settle(turns: int = TURNS) -> None:
@@ -149,7 +149,7 @@ def test_a_stop_at_any_moment_of_a_hand_over_breaks_nothing(turns: int) -> None:
         await desk.stop("a")
         await desk.submit("b", {})
         got = await taker
-        if got and got[0] == "a":  # it was handed over just before the stop
+        if got and got[0] == "a":  # it was assigned just before the stop
             await desk.give_back(0, "a")
         if got != ("b", {}):
             assert await desk.take(0, LONG_S) == ("b", {})

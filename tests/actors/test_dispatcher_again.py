@@ -1,4 +1,4 @@
-"""A dispatcher that died and came back empty: nobody is lost, nobody is trained twice at a time. Without Ray."""
+"""Test a restarted, empty dispatcher without Ray: no trial is lost or trained twice at a time."""
 
 import asyncio
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def test_nothing_is_handed_out_before_every_group_is_free() -> None:
         await settle()
         assert not first.done() and desk.missing == {1}, "it may still train a"
         await desk.report("a", {"epoch": 7}, 1)
-        await desk.give_back(1, "a")  # it heard that the dispatcher had died
+        await desk.give_back(1, "a")  # it learned that the dispatcher had died
         assert await first == ("a", {})
         assert await desk.next_report("a", SHORT_S) == {}, "what the group said of the old one is told again by the next"
 
@@ -80,7 +80,7 @@ def test_groups_that_were_added_later_are_known_again_and_late_words_change_noth
 
 
 class Ray:
-    """Dispatchers one after another, as `ray.get` would reach them; `deaths` says at which calls there is a new one."""
+    """Successive dispatchers behind `ray.get`; `deaths` lists the calls that start a new one."""
 
     def __init__(self, deaths: dict[int, str], groups: int = 1) -> None:
         self.deaths, self.calls, self.loop = deaths, 0, asyncio.new_event_loop()
@@ -92,7 +92,7 @@ class Ray:
         return type("Method", (), {"remote": staticmethod(call)})
 
     def get(self, call: Any, timeout: float) -> Any:
-        """The answer; or it is lost, before or after the call was heard, with the dispatcher or without."""
+        """Return the answer, or lose it before or after the call, perhaps with the dispatcher."""
         self.calls += 1
         how = self.deaths.pop(self.calls, "")
         if how != "before":
@@ -107,11 +107,11 @@ class Ray:
 
 
 def play(monkeypatch: pytest.MonkeyPatch, deaths: dict[int, str], known: int | None) -> tuple[list[Any], list[Any]]:
-    """What a caller hears of one trial of three epochs, and what its group was given."""
+    """Return the reports of a trial of three epochs, and the assignments to its group."""
     fake, given = Ray(deaths), []
 
     def train(dispatcher: Dispatcher) -> None:
-        """An idle group takes the trial; it tells the epochs that the driver does not know, or the last one of its checkpoint."""
+        """Take the trial, and report the epochs unknown to the driver, or the last one."""
         taken = fake.loop.run_until_complete(dispatcher.take(0, SHORT_S))
         if isinstance(taken, tuple):
             given.append(taken)
@@ -123,7 +123,7 @@ def play(monkeypatch: pytest.MonkeyPatch, deaths: dict[int, str], known: int | N
     monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", fake.get)
     monkeypatch.setattr(desks, "PAUSE_S", 0)
     desk = DispatcherClient("desk", fake)
-    desk.submit("a", {"of": "a", "known": known})  # None: as the fitting of a teacher has it
+    desk.submit("a", {"of": "a", "known": known})  # None: as in the fitting of a teacher
     return [desk.next_report("a", LONG_S) for _ in range(3)], given
 
 
@@ -139,7 +139,7 @@ def test_whoever_waits_hears_every_epoch_once_whenever_the_dispatcher_dies(
 
 
 def test_who_trains_anew_is_told_what_the_driver_knows(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, given = play(monkeypatch, {4: "before"}, 0)  # one call submits, two have told an epoch
+    _, given = play(monkeypatch, {4: "before"}, 0)  # one call submits, two return an epoch
     assert [specification["known"] for _, specification in given] == [0, 2]
 
 
@@ -183,7 +183,7 @@ def test_a_group_is_replaced_by_the_death_of_its_workers(monkeypatch: pytest.Mon
 
 
 def test_a_long_wait_is_not_counted_as_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call that waits for a minute, and fails, is made again as one that failed at once is."""
+    """A call that fails after a minute is retried like one that fails at once."""
     now, calls = 0.0, 0
 
     def late(call: Any, timeout: float) -> Any:

@@ -1,4 +1,4 @@
-"""What the dispatcher tells a watchdog, and what is lost on its way to it or from it. Without Ray."""
+"""Test the messages between the dispatcher and a watchdog, and their loss, without Ray."""
 
 import asyncio
 
@@ -128,7 +128,7 @@ def test_a_tune_process_is_watched_until_it_deregisters() -> None:
         desk.readers["first"].heard -= 1e6
         (seen,) = (await desk.overview())["readers"]
         assert (seen["reader"], seen["name"]) == ("first", "a") and seen["silent_s"] > 1e6 - 1
-        await desk.attend("second", "a", "process 2")  # which Tune started in the place of the other one
+        await desk.attend("second", "a", "process 2")  # Tune started it in place of the other one
         (seen,) = (await desk.overview())["readers"]
         assert seen["reader"] == "second" and seen["silent_s"] < LONG_S
         await desk.take(0, 0.0)

@@ -1,4 +1,4 @@
-"""Whose fault it is: one case of each kind, on the host and on a device."""
+"""Test the classification of failures: one case of each kind, on the host and on a device."""
 
 import errno
 from typing import Any
@@ -17,7 +17,7 @@ NVIDIA = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capa
 
 
 class Kind(tuple[bool, bool, bool]):
-    """own, together, clean: what follows from a fault."""
+    """Consequences of a failure: own, together, clean."""
 
 
 @pytest.mark.parametrize(

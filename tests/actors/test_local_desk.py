@@ -1,4 +1,4 @@
-"""The desk without Ray: what it hears of a trial, and how long it waits for it. Knows no training."""
+"""Test the local dispatcher without Ray: its reports of a trial, and its timeouts."""
 
 import queue
 from collections.abc import Callable
@@ -17,24 +17,24 @@ Specify = Callable[..., Any]
 
 
 class Clock:
-    """A time that passes when it is told to."""
+    """A simulated clock."""
 
     now = 100.0
 
     def monotonic(self) -> float:
-        """What `time` would say."""
+        """Return the simulated time, as `time` would."""
         return self.now
 
 
 class Passing(queue.Queue[Record]):
-    """Nothing comes for as long as it is waited for; `meanwhile` says what happens in each wait, `waits` how long they were."""
+    """A queue that stays empty; `meanwhile` holds an action per wait, `waits` the durations."""
 
     def __init__(self, clock: Clock, meanwhile: list[Callable[[], None]]) -> None:
         super().__init__()
         self.clock, self.meanwhile, self.waits = clock, meanwhile, list[float]()
 
     def get(self, block: bool = True, timeout: float | None = None) -> Record:
-        """A record that is there, or the time runs out."""
+        """Return an available record, or let the timeout pass."""
         if self.qsize():
             return super().get()
         assert timeout is not None

@@ -1,4 +1,4 @@
-"""When a trial's folder is free: the dispatcher says when no group holds a trial any more. Without Ray."""
+"""Test the release of a trial's folder: the dispatcher reports that no group holds the trial."""
 
 import asyncio
 from typing import Any, cast
@@ -83,7 +83,7 @@ def test_deaths_are_counted_over_the_life_of_a_trial() -> None:
 
 
 class Remote:
-    """A dispatcher's method as Ray gives it: `remote` is the call."""
+    """A dispatcher's method as Ray exposes it: `remote` is the call."""
 
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers)

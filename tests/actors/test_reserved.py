@@ -1,4 +1,4 @@
-"""What a run reserved is freed when its controller has died, and forgotten when it ends. Ray's table and store are stood in for."""
+"""Test that reservations are freed after their controller's death, with stubs of Ray's store."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +14,7 @@ CONTROLLER = ray.ActorID.from_random()
 
 
 class Store(dict[str, bytes]):
-    """Ray's key value store, and its table of placement groups, which takes a while."""
+    """Stub of Ray's key value store and its table of placement groups, which is delayed."""
 
     states: list[str]
     removed: list[Any]

@@ -1,4 +1,4 @@
-"""Groups whose workers hold different resources: which rank holds what, on one node and on several, at a restart too."""
+"""Test groups whose workers hold different resources, on one node and several, and at a restart."""
 
 import json
 import os
@@ -31,7 +31,10 @@ PAIRS = Groups(1, (A, B, A, B), "")
 
 
 def run_group(monkeypatch: pytest.MonkeyPatch, folder: Path, dies: bool) -> None:
-    """One group whose workers write down what they are, by attempt and rank; `dies`: that of rank 1 at the first attempt."""
+    """Run one group whose workers write their rank and resources, by attempt and rank.
+
+    With `dies`, the worker of rank 1 dies at the first attempt.
+    """
 
     def tell(settings: Mapping[str, Any]) -> None:
         import torch.distributed as dist
@@ -52,13 +55,14 @@ def run_group(monkeypatch: pytest.MonkeyPatch, folder: Path, dies: bool) -> None
 
 
 def told(folder: Path, attempt: str) -> list[dict[str, Any]]:
-    """What the workers of an attempt wrote, by rank."""
+    """Return the notes of an attempt's workers, by rank."""
     return [json.loads((folder / f"{attempt}-{rank}.json").read_text()) for rank in range(PAIRS.workers)]
 
 
 @pytest.mark.ray
 def test_every_rank_holds_what_its_student_was_given_after_a_restart_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with connect_to_ray(None, cpus=3):  # no more than the sum: a bundle of the mean, or of the largest, would not go
+    # exactly the sum: bundles of the mean, or of the largest, would not fit
+    with connect_to_ray(None, cpus=3):
         run_group(monkeypatch, tmp_path, dies=True)
     for attempt in ("first", "last"):
         said = told(tmp_path, attempt)
@@ -69,10 +73,11 @@ def test_every_rank_holds_what_its_student_was_given_after_a_restart_too(monkeyp
 
 @pytest.fixture
 def three_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of a cluster of three nodes of one CPU each, on loopback."""
+    """Return the address of a cluster of three nodes of one CPU each, on loopback."""
     monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)
     with patch.dict(os.environ, OWN_CLUSTER):
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as `ray start` does; who joins brings the token
+        # as `ray start` does; joining nodes send the token
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
         cluster = Cluster()
         try:
             for _ in range(3):
@@ -91,12 +96,12 @@ def test_every_rank_holds_what_its_student_was_given_on_several_nodes(
         run_group(monkeypatch, tmp_path, dies=False)
     said = told(tmp_path, "last")
     assert [worker["holds"] for worker in said] == [A, B, A, B]
-    # b's two share a node, which Ray would have given ranks in a row
+    # b's two share a node, to which Ray would have given consecutive ranks
     assert said[1]["node"] == said[3]["node"] and len({worker["node"] for worker in said}) == 3
 
 
 def test_ranks_follow_the_bundles_and_local_ranks_the_nodes() -> None:
-    """Two nodes on which a's workers have the second GPU, and b's the first: Ray's own order is another."""
+    """On two nodes a's workers have the second GPU, and b's the first; Ray's own order differs."""
     nodes_of = ["n1", "n2", "n2", "n1"]
     workers = [
         SimpleNamespace(
@@ -135,7 +140,7 @@ def test_a_ray_that_has_another_signature_is_refused(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(("ids", "device"), [([], "cpu"), (["3"], "meta")])
 def test_a_worker_without_a_gpu_does_not_take_that_of_another(ids: list[str], device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray Train lets all workers of a node see the GPUs of each, and names the first to one that has none."""
+    """Ray Train shows a node's GPUs to all its workers, and gives the first to those without."""
     monkeypatch.setattr("ray.get_gpu_ids", lambda: ids)
     monkeypatch.setattr("ray.train.torch.get_device", lambda: torch.device("meta"))
     assert worker._device() == torch.device(device)

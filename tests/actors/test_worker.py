@@ -1,4 +1,4 @@
-"""What a worker of a group does with a failure: the trial's, its own, or one that the others would wait for. Starts no Ray."""
+"""Test a worker's handling of failures: of the trial, its own, or one that blocks the others."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ Specify = Callable[..., TrialSpec]
 
 
 class Line(worker._Line):
-    """A dispatcher's line that writes down what it says; `lost`: the dispatcher died while the trial was trained."""
+    """A dispatcher's line that records its messages; `lost`: the dispatcher died meanwhile."""
 
     def __init__(self, lost: bool = False) -> None:
         super().__init__(None, 0, 0)
@@ -42,7 +42,7 @@ class Line(worker._Line):
 def training(
     monkeypatch: pytest.MonkeyPatch, specify: Specify, error: Exception | None, world_size: int = 1, line: Line | None = None
 ) -> list[Any]:
-    """What the line says of a trial that raises `error`."""
+    """Return the line's messages about a trial that raises `error`."""
 
     def work(spec: TrialSpec, context: TrialContext) -> None:
         if error:
@@ -71,7 +71,7 @@ def test_a_fault_of_the_trial_that_all_ranks_raise_leaves_the_group_as_it_is(
 def test_what_all_ranks_cannot_help_is_tried_again_by_the_same_group(
     monkeypatch: pytest.MonkeyPatch, specify: Specify, world_size: int
 ) -> None:
-    """It asks for a trial while it holds one, and gets it again."""
+    """The group requests a trial while it holds one, and gets it again."""
     assert training(monkeypatch, specify, PreflightError("locked"), world_size) == [{"excused": "locked"}]
 
 
@@ -80,7 +80,7 @@ def test_what_all_ranks_cannot_help_is_tried_again_by_the_same_group(
 def test_what_one_rank_may_raise_alone_restarts_a_group_of_several(
     monkeypatch: pytest.MonkeyPatch, specify: Specify, error: Exception, world_size: int, then: str
 ) -> None:
-    """A rank that met a damaged image and asked for the next trial would leave the others in the collective of this one."""
+    """A rank that skips a damaged image's trial would leave the others in a collective."""
     (record, last) = training(monkeypatch, specify, error, world_size)
     assert str(error) in record["failed"] and last == then
 
@@ -115,5 +115,5 @@ def test_a_dispatcher_that_is_away_hears_no_excuse(monkeypatch: pytest.MonkeyPat
 def test_what_a_dead_dispatcher_handed_out_is_not_given_back_to_the_next(
     monkeypatch: pytest.MonkeyPatch, specify: Specify, lost: bool, said: list[Any]
 ) -> None:
-    """A dispatcher that did not die would take it for the end of the trial; one that did hears it when the group asks again."""
+    """A live dispatcher would take it for the end of the trial; a new one learns it later."""
     assert training(monkeypatch, specify, None, line=Line(lost)) == said

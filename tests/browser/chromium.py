@@ -1,6 +1,7 @@
-"""Headless Chromium, driven by its DevTools protocol over two pipes: opens pages, asks them, keeps pictures. Knows no page of ours.
+"""Drive headless Chromium by its DevTools protocol over two pipes.
 
-No port is opened. What goes wrong in a page (console errors, exceptions, requests) is kept for a test to look at.
+No port is opened. Problems of a page (console errors, exceptions, requests) are recorded for the
+tests.
 """
 
 import base64
@@ -16,18 +17,18 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-LONGEST_S = 120.0  # of anything that is waited for
-ROUND_S = 0.2  # between two looks at a page
+LONGEST_S = 120.0  # longest wait
+ROUND_S = 0.2  # between two polls of a page
 SIZE = (1280, 900)
 
 
 def chromium() -> str | None:
-    """The program, or None where there is none."""
+    """Return the path of the browser, or None if it is not installed."""
     return next((found for name in NAMES if (found := shutil.which(name))), None)
 
 
 class Chromium:
-    """The browser, with a profile of its own that goes with it."""
+    """The browser, with a temporary profile."""
 
     def __init__(self) -> None:
         program = chromium()
@@ -36,9 +37,10 @@ class Chromium:
         command = [program, "--headless", "--remote-debugging-pipe", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
                    "--disable-background-networking", "--disable-component-update", "--hide-scrollbars",
                    f"--user-data-dir={self._profile.name}"]  # fmt: skip
-        command += ["--no-sandbox"] if os.geteuid() == 0 else []  # as root it has none, and refuses to start with it
+        # as root it cannot start with a sandbox
+        command += ["--no-sandbox"] if os.geteuid() == 0 else []
         (its_in, self._out), (self._in, its_out) = os.pipe(), os.pipe()
-        high = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (its_in, its_out)]  # out of the way of 3 and 4
+        high = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (its_in, its_out)]  # not 3 and 4
         os.close(its_in)
         os.close(its_out)
 
@@ -66,7 +68,7 @@ class Chromium:
         self._profile.cleanup()
 
     def page(self, size: tuple[int, int] = SIZE, dark: bool = False, online: bool = True) -> "Page":
-        """An empty page of that size in pixels; one that is not `online` has no network."""
+        """Open an empty page of the given size in pixels; without `online` it has no network."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = self.pages[session] = Page(self, session)
@@ -81,7 +83,11 @@ class Chromium:
         return page
 
     def call(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
-        """What a command of the protocol gives; RuntimeError with what it says when it fails."""
+        """Return the result of a protocol command.
+
+        Raises:
+            RuntimeError: The command fails; the message is that of the browser.
+        """
         self._asked += 1
         asked: dict[str, Any] = {"id": self._asked, "method": method, "params": parameters}
         line = json.dumps(asked | ({"sessionId": session} if session else {})).encode() + b"\0"
@@ -98,7 +104,7 @@ class Chromium:
         return result
 
     def hear(self, wait_s: float) -> None:
-        """Take what has come, or comes within that time."""
+        """Process the messages that arrive within `wait_s` seconds."""
         if not select.select([self._in], [], [], wait_s)[0]:
             return
         read = os.read(self._in, 2**20)
@@ -112,7 +118,7 @@ class Chromium:
 
 
 class Page:
-    """One page: `errors` are those of its console, `requests` the addresses that it asked for."""
+    """One page, with the `errors` of its console and the addresses of its `requests`."""
 
     def __init__(self, browser: Chromium, session: str) -> None:
         self.browser, self.session = browser, session
@@ -120,11 +126,11 @@ class Page:
         self.requests: list[str] = []
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """A command of the protocol, for this page."""
+        """Call a protocol command for this page."""
         return self.browser.call(method, self.session, **parameters)
 
     def happened(self, method: str, parameters: dict[str, Any]) -> None:
-        """Keep what a test may want to know."""
+        """Record errors and requests."""
         if method == "Runtime.consoleAPICalled" and parameters["type"] in ("error", "assert"):
             self.errors.append(" ".join(str(part.get("value", part.get("description"))) for part in parameters["args"]))
         elif method == "Runtime.exceptionThrown":
@@ -136,30 +142,34 @@ class Page:
             self.requests.append(parameters["request"]["url"])
 
     def open(self, address: str) -> None:
-        """Go to an address, and wait until what it names has been loaded."""
+        """Open an address, and wait until the page is loaded."""
         told = self.call("Page.navigate", url=address)
         assert not told.get("errorText"), f"{address}: {told['errorText']}"
         self.wait("document.readyState === 'complete'")
 
     def ask(self, expression: str) -> Any:
-        """The value of a JavaScript expression, a promise's too."""
+        """Return the value of a JavaScript expression; a promise is awaited."""
         told = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in told, f"{expression}: {told}"
         return told["result"].get("value")
 
     def wait(self, expression: str) -> None:
-        """Until the expression is truthy; AssertionError with the page's text when it does not become so."""
+        """Wait until the expression is truthy.
+
+        Raises:
+            AssertionError: It does not become truthy in time; the message holds the page's text.
+        """
         deadline = time.monotonic() + LONGEST_S
         while not self.ask(f"!!({expression})"):
             assert time.monotonic() < deadline, f"not true: {expression}\n{self.errors}\n{self.text()[-3000:]}"
             self.browser.hear(ROUND_S)
 
     def text(self) -> str:
-        """What is to be read on the page."""
+        """Return the visible text of the page."""
         return str(self.ask("document.body ? document.body.innerText : ''"))
 
     def picture(self, whole: bool = False) -> bytes:
-        """A PNG of what is to be seen, or of the `whole` page."""
+        """Return a PNG of the visible part, or of the `whole` page."""
         clip = {"x": 0, "y": 0, "scale": 1, **self._size()} if whole else None
         more = {"clip": clip, "captureBeyondViewport": True} if clip else {}
         return base64.b64decode(self.call("Page.captureScreenshot", format="png", **more)["data"])
@@ -175,7 +185,7 @@ class Page:
 
 
 def without_assistant(page: Page) -> Page:
-    """A page of MLflow without the assistant that it opens beside everything."""
+    """Return a page of MLflow on which the assistant panel does not open."""
     closed = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
     page.call("Page.addScriptToEvaluateOnNewDocument", source=f"if (location.protocol === 'http:') {closed}")
     return page

@@ -1,4 +1,4 @@
-"""A real small sweep, its report, MLflow's interface on it, and a browser that looks: once for all tests of pages."""
+"""Fixtures of the page tests: a small real sweep, its report, MLflow's interface and a browser."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,13 +25,13 @@ def browser() -> Iterator[Chromium]:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where what was seen is kept; `--basetemp` says where that is."""
+    """Return the folder of the pictures; `--basetemp` sets its location."""
     return tmp_path_factory.mktemp("pictures", numbered=False)
 
 
 @pytest.fixture(scope="session")
 def swept(browser: Chromium, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with a finished sweep."""
+    """Return a store with a finished sweep."""
     store = tmp_path_factory.mktemp("swept") / "store"
     ran("sweep", "--name", NAME, *(word for pair in SETTINGS for word in ("--set", pair)), store=store)
     return store
@@ -39,13 +39,13 @@ def swept(browser: Chromium, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def reported(swept: Path) -> Path:
-    """The report of the sweep, which MLflow has too."""
+    """Return the report of the sweep, which is also logged to MLflow."""
     assert "logged to the run" in ran("report", NAME, store=swept)
     return swept / "reports" / f"{NAME}.html"
 
 
 @pytest.fixture(scope="session")
 def interface(swept: Path) -> Iterator[Interface]:
-    """MLflow's interface on the store."""
+    """Serve MLflow's interface on the store."""
     with serving(swept, NAME) as begun:
         yield begun

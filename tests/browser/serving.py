@@ -1,4 +1,4 @@
-"""Commands of the program on a store, and MLflow's interface on it for as long as a block lasts. Knows no browser."""
+"""Run commands of the program on a store, and serve MLflow's interface on it."""
 
 import contextlib
 import json
@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-AGAIN_S = 0.2  # between two questions to who has not begun to answer
-LONGEST_S = 280.0  # of a process: many times what it takes on a machine that nobody else uses
+AGAIN_S = 0.2  # between two requests to a server that has not started yet
+LONGEST_S = 280.0  # of a process: many times its duration on an idle machine
 
 
 class Interface(NamedTuple):
-    """MLflow's: its address, that of the experiment, and the ids of the runs by their keys (`parent`, `0`)."""
+    """MLflow's address, that of the experiment, and the run ids by key (`parent`, `0`)."""
 
     server: str
     experiment: str
@@ -29,12 +29,16 @@ class Interface(NamedTuple):
 
 
 def command(*words: str, store: Path) -> list[str]:
-    """A command line of the program on the store, to be run in the folder that holds it."""
+    """Return a command line of the program, to be run in the folder that holds the store."""
     return [sys.executable, str(ROOT / "run.py"), *words, "--store", store.name]
 
 
 def ran(*words: str, store: Path) -> str:
-    """What the command prints; AssertionError when it ends badly."""
+    """Run a command, and return its output.
+
+    Raises:
+        AssertionError: The command fails.
+    """
     store.parent.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(command(*words, store=store), cwd=store.parent, capture_output=True, text=True, timeout=LONGEST_S)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -43,7 +47,7 @@ def ran(*words: str, store: Path) -> str:
 
 @contextlib.contextmanager
 def serving(store: Path, name: str) -> Iterator[Interface]:
-    """`run.py ui` on the store, at a port that was free; the experiment is that of the sweep `name`."""
+    """Serve `run.py ui` on the store at a free port; the experiment is that of the sweep `name`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -61,7 +65,7 @@ def serving(store: Path, name: str) -> Iterator[Interface]:
 
 
 def _answered(address: str, process: "subprocess.Popen[bytes]") -> bytes:
-    """What is at the address, as soon as somebody answers there."""
+    """Return the content at the address as soon as the server answers."""
     deadline = time.monotonic() + LONGEST_S
     while True:
         assert process.poll() is None and time.monotonic() < deadline, f"nobody answers at {address}"

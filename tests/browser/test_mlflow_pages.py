@@ -1,4 +1,4 @@
-"""MLflow's interface tells the story of a sweep: the parent, its trials below it, charts, and pictures of what happened."""
+"""Test a sweep in MLflow's interface: the parent run, its trials, charts and pictures."""
 
 import io
 import time
@@ -25,12 +25,12 @@ def page(browser: Chromium) -> Page:
 
 
 def shows(text: str) -> str:
-    """That the text is on the page."""
+    """Return a JavaScript condition: the text is on the page."""
     return f"document.body.innerText.includes({text!r})"
 
 
 def drawn(page: Page, element: str) -> bool:
-    """Whether there is something dark where the element is."""
+    """Return whether the element's area contains dark pixels."""
     left, top, right, bottom = map(
         int, page.ask(f"(({{left, top, right, bottom}}) => [left, top, right, bottom])({BOX.format(element)})")
     )
@@ -79,7 +79,7 @@ def test_the_report_is_an_artifact_of_the_parent(page: Page, interface: Interfac
     page.open(f"{interface.experiment}/runs/{interface.runs['parent']}/artifacts/report/{reported.name}")
     page.wait("document.querySelector('iframe')")
     deadline = time.monotonic() + LONGEST_S
-    while not drawn(page, "iframe"):  # a sandbox that cannot be asked
+    while not drawn(page, "iframe"):  # a sandbox that cannot be queried
         assert time.monotonic() < deadline, "the report stays blank"
         page.browser.hear(ROUND_S)
     page.keep(pictures / "report_in_mlflow.png")

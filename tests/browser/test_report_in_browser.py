@@ -1,4 +1,4 @@
-"""The report in a browser that has no network: complete, without an error, on a phone, in the dark and in print."""
+"""Test the report in a browser without network: complete, on a phone, dark and printed."""
 
 import base64
 from pathlib import Path
@@ -24,7 +24,7 @@ def opened(browser: Chromium, report: Path, size: tuple[int, int] = SIZE, dark: 
 
 
 def fits(page: Page) -> bool:
-    """Whether nothing sticks out to the right."""
+    """Return whether the page fits the window's width."""
     return bool(page.ask("document.documentElement.scrollWidth <= document.documentElement.clientWidth"))
 
 

@@ -1,6 +1,7 @@
-"""A Ray head of a test's own: loopback, free ports, a token of its own; and the command line as somebody calls it from elsewhere.
+"""Start a Ray head on loopback with free ports and its own token, and call the command line on it.
 
-Everything runs in child processes: the token of a process is read once, and this one may have another.
+Everything runs in child processes: a process reads its token once, and this one may have another
+token.
 """
 
 import contextlib
@@ -21,19 +22,19 @@ import psutil
 ROOT = Path(__file__).parents[2]
 PYTHON = Path(sys.executable)
 STARTS_S = 90.0
-# Ray takes loopback for itself only where it knows no clusters
+# Ray binds to loopback only if clusters are disabled
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "OMP_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
 class Head:
-    """Where its job server listens, and the environment that it is asked with."""
+    """Address of the job server, and the environment for its clients."""
 
     address: str
     environment: dict[str, str]
 
     def call(self, *arguments: str, cwd: Path, token: str | None = None) -> tuple[int, str]:
-        """Exit code and output of the command line, called in a folder."""
+        """Return exit code and output of the command line, called in a folder."""
         environment = self.environment | ({"RAY_AUTH_TOKEN": token} if token is not None else {})
         command = [sys.executable, str(ROOT / "run.py"), *arguments]
         done = subprocess.run(
@@ -44,8 +45,8 @@ class Head:
 
 @contextlib.contextmanager
 def head(cpus: int = 2) -> Iterator[Head]:
-    """A head while it is needed; nothing of it is left afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="head"))  # short: sockets lie in it
+    """Run a head in the block, and remove everything of it afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="head"))  # short, because it holds sockets
     gcs, dashboard, agent, client = _free_ports(4)
     token = secrets.token_hex(32)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -84,7 +85,7 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], output: Path) -> None
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End it and all that it started, by their ids."""
+    """Kill the process and all its descendants by their ids."""
     with contextlib.suppress(psutil.NoSuchProcess):
         started = psutil.Process(process.pid).children(recursive=True)
         process.terminate()

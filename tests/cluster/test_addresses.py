@@ -1,4 +1,4 @@
-"""Which running cluster is meant, whether it answers, and what its workers are sent. No Ray is started."""
+"""Test the choice of a running cluster, its reachability, and the environment of its workers."""
 
 import json
 import socket
@@ -21,7 +21,7 @@ LISTENING = "host:port of a running Ray cluster, or local"
 
 @pytest.fixture
 def nothing_listens() -> str:
-    """An address at which nobody does."""
+    """Return an address without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{probe.getsockname()[1]}"
@@ -41,7 +41,7 @@ def test_who_listens_is_found_and_who_does_not_is_told(nothing_listens: str) -> 
 
 
 def test_auto_without_a_cluster_is_told_at_once(monkeypatch: pytest.MonkeyPatch, nothing_listens: str) -> None:
-    """None at all, and one that was: Ray itself would look for that for minutes."""
+    """No cluster at all, and a former one, which Ray itself would search for minutes."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(services, "find_gcs_addresses", set)
     monkeypatch.setattr(services, "find_bootstrap_address", lambda folder: None)
@@ -68,7 +68,7 @@ def test_workers_are_sent_the_program(job: dict[str, object] | None, monkeypatch
 
 
 def test_what_a_submitted_job_says_is_not_said_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray refuses two that say the same."""
+    """Ray refuses two settings of the same variable."""
     job = {
         "runtime_env": {
             "working_dir": "gcs://package.zip",

@@ -1,4 +1,4 @@
-"""The cluster files that are shipped: what they begin with, that authentication is on in them, and that Ray takes them."""
+"""Test the shipped cluster files: their headers, enabled authentication, and Ray's schema."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a driver started is noted, ended with it, and ended by the next command where the driver was killed. Without Ray."""
+"""Test that a driver's processes are recorded, and ended with it or by the next command."""
 
 import json
 import signal
@@ -26,7 +26,7 @@ with record_descendants(Path(sys.argv[1])):
 
 
 def until(condition: Callable[[], Any]) -> Any:
-    """Wait for another process, a bounded time."""
+    """Wait for another process, with a time limit."""
     end = time.monotonic() + LONG_S
     while not (found := condition()):
         assert time.monotonic() < end
@@ -48,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def driver(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A driver whose child stands in the file."""
+    """Run a driver whose child is recorded in the file."""
     process = subprocess.Popen([sys.executable, "-c", DRIVER, str(folder)])
     left: list[psutil.Process] = []
     try:

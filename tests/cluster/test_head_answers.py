@@ -1,4 +1,4 @@
-"""Whether the head of a cluster answers: one that is stopped accepts connections, and says nothing. Without Ray."""
+"""Test the reachability of a cluster's head: a stopped one accepts connections only."""
 
 from types import SimpleNamespace
 from typing import Any

@@ -1,4 +1,4 @@
-"""Jobs of a cluster, against a job server that a test plays: what is asked of it, and what is said when it refuses."""
+"""Test jobs of a cluster against a simulated job server: requests, and messages of refusals."""
 
 import json
 import socket
@@ -24,13 +24,17 @@ VERSION: dict[str, list[Answer]] = {
 
 
 def details(name: str, status: str, **more: Any) -> dict[str, Any]:
-    """A job as the server describes it."""
+    """Return a job as the server describes it."""
     return {"type": "SUBMISSION", "submission_id": name, "status": status, "entrypoint": "python run.py sweep"} | more
 
 
 @contextmanager
 def server(answers: dict[str, list[Answer]]) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
-    """A job server that gives the answers of each path in turn, the last one again and again; its address, and what was asked."""
+    """Run a job server that gives the answers of each path in turn, and repeats the last one.
+
+    Yields:
+        Its address, and the requests that it received.
+    """
     asked: list[tuple[str, bytes]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -47,7 +51,7 @@ def server(answers: dict[str, list[Answer]]) -> Iterator[tuple[str, list[tuple[s
         do_GET = do_POST = do_PUT = _answer
 
         def log_message(self, *_: Any) -> None:
-            """Quiet."""
+            """Log nothing."""
 
     listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})
@@ -62,7 +66,7 @@ def server(answers: dict[str, list[Answer]]) -> Iterator[tuple[str, list[tuple[s
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No token and no address of the machine that runs the tests; nothing is waited for."""
+    """Remove token and address of the test machine, and disable waiting."""
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(jobs, "bring_token", lambda: None)
@@ -100,7 +104,7 @@ def test_an_address_with_a_password_is_not_repeated(address: str) -> None:
 
 def test_an_address_nobody_answers() -> None:
     with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))  # and does not listen
+        bound.bind(("127.0.0.1", 0))  # bound, but not listening
         address = f"127.0.0.1:{bound.getsockname()[1]}"
         for command in (["status"], ["status", "mine"], ["stop", "mine"], ["submit", "--detach"]):
             words = ["--", "teacher", "--store", "/s"] if command[0] == "submit" else []
@@ -168,7 +172,8 @@ def test_jobs_are_listed_without_secrets() -> None:
     found = [
         details("late", "RUNNING", start_time=2_000_000, entrypoint="python run.py sweep --set password=hunter22"),
         details("early", "FAILED", start_time=1_000_000, end_time=1_500_000, driver_exit_code=2),
-        details("x", "RUNNING", type="DRIVER", submission_id=None, job_id="01"),  # somebody who came without a job
+        # a driver without a submitted job
+        details("x", "RUNNING", type="DRIVER", submission_id=None, job_id="01"),
     ]
     with server(VERSION | {"/api/jobs/": [(200, found)]}) as (address, _):
         code, output = call("status", "--address", address)
@@ -203,7 +208,7 @@ def test_one_job_and_the_end_of_its_log() -> None:
     ],
 )
 def test_a_job_is_followed_and_its_status_returned(status: str, returned: int | None, code: int, resume: bool) -> None:
-    """The log arrives whole and once although the connection for it never comes about."""
+    """The log arrives completely and once although the connection for it is never established."""
     labels = {"run": "kd", "store": "/my store"}
     end = details("mine", status, driver_exit_code=returned, metadata=labels, message="it went wrong")
     answers: dict[str, list[Answer]] = VERSION | {
@@ -224,7 +229,8 @@ def test_the_following_is_ended_and_the_job_goes_on(monkeypatch: pytest.MonkeyPa
     with server(VERSION | {"/api/jobs/": [(200, {"submission_id": "mine", "job_id": "mine"})]}) as (address, asked):
         code, output = call("submit", "--address", address, "--name", "mine", "--", "teacher", "--store", "/s")
     assert code == 130 and "mine goes on without you" in output
-    assert output.count(f"mine --address http://{address}") == 2  # how to follow it, and how to stop it
+    # the commands that follow and stop it
+    assert output.count(f"mine --address http://{address}") == 2
     assert not [line for line, _ in asked if line.endswith("/stop")]
 
 

@@ -1,4 +1,4 @@
-"""A cluster of our own stays on this machine: what Ray is started with. Ray itself is not started here."""
+"""Test that our own cluster stays on this machine, by the environment of `ray.init`."""
 
 import os
 import socket
@@ -16,7 +16,7 @@ from orchestrator.cluster.connect import connect_to_ray
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The environment at the moment of `ray.init`."""
+    """Return the environment at the moment of `ray.init`."""
     seen: dict[str, str] = {}
 
     def init(**given: Any) -> None:

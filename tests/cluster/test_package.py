@@ -1,4 +1,4 @@
-"""What travels to a cluster: the program and nothing beside it, within a limit, the same bytes for the same files."""
+"""Test the package for a cluster: only the program, a size limit, reproducible bytes."""
 
 import zipfile
 from pathlib import Path
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A folder like a checkout that somebody works in."""
+    """Return a folder like a checkout in use."""
     root = tmp_path / "project"
     for name in (
         "run.py",
@@ -60,7 +60,7 @@ def test_what_is_excluded_stays_and_what_is_beside_travels(project: Path, tmp_pa
         project, ["*.toml", "/configs"], {"submitted/mine.yaml": beside, "configs/digits.yaml": project / "configs/digits.yaml"}
     )
     assert sorted(packed.files) == [
-        "configs/digits.yaml",  # the one that is asked for
+        "configs/digits.yaml",  # the requested one
         "methods/kd.py",
         "orchestrator/config/plan.py",
         "run.py",
@@ -97,7 +97,8 @@ def test_a_link_within_the_project_travels_as_a_file(project: Path, tmp_path: Pa
     collect(project).write(archive)
     with zipfile.ZipFile(archive) as written:
         assert written.read("methods/link.py") == b"methods/kd.py"
-        assert not any(entry.external_attr >> 28 == 0xA for entry in written.infolist())  # a link of the archive
+        # a link in the archive
+        assert not any(entry.external_attr >> 28 == 0xA for entry in written.infolist())
 
 
 def test_the_limit_names_the_largest_files(project: Path) -> None:

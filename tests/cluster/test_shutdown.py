@@ -1,4 +1,4 @@
-"""The end of a connection to a Ray that does not answer any more. Without Ray."""
+"""Test the end of a connection to a Ray that does not answer any more, without Ray."""
 
 import threading
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ LONG_S = 60.0
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Why the run was given up, and that its processes were ended."""
+    """Return the reasons with which the run was given up and its processes were ended."""
     given: list[Any] = []
     monkeypatch.setattr(connect, "SHUTDOWN_S", 0.05)
     monkeypatch.setattr(connect, "give_up", lambda reason, code: given.append((reason, code)))
@@ -21,7 +21,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def shut_down(monkeypatch: pytest.MonkeyPatch, released: threading.Event, node: Any) -> None:
-    """`ray.shutdown`, which waits for something, and returns."""
+    """Shut down with a `ray.shutdown` that waits for `released`."""
     monkeypatch.setattr("ray._private.worker._global_node", node)
     monkeypatch.setattr("ray.shutdown", lambda: None if released.wait(LONG_S) else pytest.fail("it was not let go"))
     connect._shut_down()

@@ -1,4 +1,4 @@
-"""Ray's sockets below TMPDIR: what is too long is refused before anything starts, by the variable's name."""
+"""Test that too long socket paths below TMPDIR are refused by the variable's name."""
 
 import os
 import socket

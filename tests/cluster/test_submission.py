@@ -1,4 +1,4 @@
-"""The command line that a job runs: checked here, with paths that mean the same there."""
+"""Test the checked command line of a job, whose paths are valid on the cluster."""
 
 import shlex
 from datetime import datetime
@@ -40,7 +40,7 @@ def test_a_sweep_as_it_runs_there() -> None:
     assert job.name == "mine-20260102-030405"
     assert job.labels == {"command": "sweep", "store": "/shared/my runs", "run": "mine"}
     assert job.beside == {"configs/digits.yaml": ROOT / "configs/digits.yaml"}
-    # what was written means the same as what was given
+    # the written command line has the given options
     again = made(*shlex.split(job.entrypoint)[2:])
     assert again.entrypoint == job.entrypoint
 

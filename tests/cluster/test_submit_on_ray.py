@@ -1,4 +1,4 @@
-"""A head with a token of its own, and a training submitted to it from another folder."""
+"""Submit a training from another folder to a head with its own token."""
 
 import json
 from pathlib import Path
@@ -46,4 +46,4 @@ def test_a_training_is_submitted_followed_and_its_status_returned(tmp_path: Path
     assert code == 0 and (job["state"], job["returned"], job["labels"]["run"]) == ("succeeded", 0, "mine")
     assert job["name"].startswith("mine-") and "--store" in job["entrypoint"]
     assert json.loads((store / "sweeps/mine/sweep.json").read_text())["state"] == "finished"
-    assert not list(elsewhere.iterdir())  # nothing was left where it was called from
+    assert not list(elsewhere.iterdir())  # nothing was left in the calling folder

@@ -1,4 +1,4 @@
-"""A comparison from its searches to its table: on digits, trained in this process; interrupted, resumed, and with failures."""
+"""Test a comparison from its searches to its table, with interruptions and failures."""
 
 import contextlib
 import io
@@ -57,7 +57,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> Here:
-    """Sweeps are carried out in this process, and nothing is sent anywhere."""
+    """Run sweeps in this process, and send nothing to tracking."""
     here = Here()
     monkeypatch.setattr(running, "run_sweep", here.conduct)
     monkeypatch.setattr(running, "open_dispatcher", lambda *given: contextlib.nullcontext(LENT))
@@ -66,13 +66,13 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Here:
 
 
 def plain_values(sweep: Sweep, method: str) -> dict[int, float]:
-    """Test accuracies by seed, read from the records alone."""
+    """Return test accuracies by seed, read only from the records."""
     own = [trial for trial in sweep.trials.values() if trial.params["method.name"] == method and trial.state == "complete"]
     return {trial.params["seed"]: trial.metrics["test/last/accuracy"] for trial in own}
 
 
 def without_clocks(found: Result) -> list[dict[str, Any]]:
-    """Rows without what was measured in seconds."""
+    """Return the rows without values in seconds."""
     rows = json.loads(json.dumps(found.plain()))["rows"]
     for row in rows:
         row["student"].pop("latency_ms")
@@ -104,7 +104,7 @@ def test_the_table_is_what_the_records_say(store: Store, here: Here) -> None:
 
 
 def test_seeds_are_paired(store: Store, here: Here) -> None:
-    """With nothing of the teacher, and the recipe held, distillation is plain training: equal seeds give equal students."""
+    """Without a teacher term and with a fixed recipe, KD is plain training: students are equal."""
     held = ("method.name=kd", "method.alpha=0.0", "method.temperature=1.0", "training.learning_rate=0.05")
     comparison = begun(store, *held, 'search.freeze=["training.learning_rate"]', methods=FEW)
     comparison.chosen = {
@@ -114,7 +114,7 @@ def test_seeds_are_paired(store: Store, here: Here) -> None:
     last = running.run_comparison(store, comparison, QUIET)
     plain, distilled = (plain_values(last, method) for method in ("cross_entropy", "kd"))
     assert plain == distilled and len(set(plain.values())) > 1
-    assert here.conducted == [("mine-seeds", False)]  # what was chosen is not searched again
+    assert here.conducted == [("mine-seeds", False)]  # chosen settings are not searched again
 
 
 def test_a_comparison_that_was_interrupted_comes_to_the_same(store: Store, here: Here, tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_seeds_on_other_data_than_the_searches_are_refused(store: Store, here: H
 
 
 def begun_search(store: Store, comparison: Comparison, method: str, *trials: Trial) -> Sweep:
-    """A search that has ended with these trials."""
+    """Return a search that has ended with these trials."""
     configuration = design.search_of(comparison.configuration, method)
     data = prepare(configuration.data, store.root, configuration.data.seed)
     sweep = Sweep.create(

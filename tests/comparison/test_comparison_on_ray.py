@@ -1,4 +1,4 @@
-"""A whole comparison on Ray: one set of worker groups trains all its sweeps, and the table stands in the store and in MLflow."""
+"""Run a whole comparison on Ray with one set of worker groups, and find its table."""
 
 import json
 from pathlib import Path

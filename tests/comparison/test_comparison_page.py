@@ -1,4 +1,4 @@
-"""What a table claims, and how it reads: out of made values, of which it is known what differs."""
+"""Test the claims and the text of a table on generated values with known differences."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ def made(values: dict[str, dict[int, float]], beside: Published | None = None) -
 
 
 def test_all_differences_of_a_table_are_one_family() -> None:
-    """Five of them: three to cross entropy, two more to KD, and that of KD to cross entropy is no other one than its reverse."""
+    """Five differences: three to cross entropy, two more to KD; a reverse is the same one."""
     against = differences(VALUES)
     pairs = [("kd", "cross_entropy"), ("ttm", "cross_entropy"), ("wttm", "cross_entropy"), ("ttm", "kd"), ("wttm", "kd")]
     alone = {pair: paired.p for pair in pairs if (paired := difference(VALUES[pair[0]], VALUES[pair[1]]))}

@@ -1,4 +1,4 @@
-"""The parts of a comparison: what may be compared, what is published, what a student costs, and what the command refuses."""
+"""Test the parts of a comparison: allowed methods, publication, a student's cost, refusals."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def call(*arguments: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize(("names", "pairs"), [(ALONE, ()), (tuple(METHODS), ("peers.b.network.name=mlp",))])
 def test_every_method_can_be_compared(names: tuple[str, ...], pairs: tuple[str, ...]) -> None:
-    """What the search of a method may choose is what the sweep over seeds may train."""
+    """The sweep over seeds may train every setting that a method's search may choose."""
     common = design.base(load(None, ["search.trials=4", *pairs]), names, 3)
     check_search(common)
     chosen: dict[str, dict[str, Any]] = {}
@@ -149,7 +149,7 @@ def test_what_is_published_names_networks_and_methods_that_there_are() -> None:
 
 
 def test_the_cost_of_a_student_is_counted() -> None:
-    """By hand: an mlp of 64 -> 16 -> 10, and a convolution network of which each layer is counted by its shape."""
+    """By hand: an mlp of 64 -> 16 -> 10, and a convolutional network, layer by layer."""
     summary = {"classes": ["one"] * 10, "shape": [1, 8, 8]}
     found = student_cost(Network.model_validate({"name": "mlp", "width": 16, "depth": 1}), summary, repeats=3)
     assert (found.parameters, found.multiply_adds) == (64 * 16 + 16 + 16 * 10 + 10, 64 * 16 + 16 * 10)
@@ -168,5 +168,5 @@ def test_costs_are_of_all_trials_or_not_known() -> None:
     assert cost(spent).cpu_s is None and cost(spent).trials == 2
     spent[1].metrics = {"seconds/cpu_total": 0.5, "seconds/gpu_total": 3.0}
     assert (cost(spent).cpu_s, cost(spent).gpu_s) == (2.5, 3.0)
-    assert cost([*spent, Trial(2, {})]).trials == 2  # one that never had a turn cost nothing
+    assert cost([*spent, Trial(2, {})]).trials == 2  # one that never ran cost nothing
     assert cost([]).cpu_s is None

@@ -1,4 +1,4 @@
-"""The statistics of a comparison: against scipy on made data, and what they claim where the truth is known."""
+"""Test the statistics of a comparison against scipy, and their claims where the truth is known."""
 
 import math
 from itertools import product
@@ -43,7 +43,7 @@ def test_a_mean_and_its_error_are_those_of_scipy() -> None:
 
 
 def test_intervals_cover_the_true_difference_as_often_as_they_say() -> None:
-    """Of 4,000 repetitions 95 % within four standard deviations of that share, whatever the two have in common."""
+    """95 % of 4,000 repetitions, within four standard deviations, for any common part."""
     draw, repetitions, true, covered = np.random.default_rng(2), 4000, 0.013, 0
     for _ in range(repetitions):
         common = draw.normal(0, 0.1, SEEDS)
@@ -54,13 +54,13 @@ def test_intervals_cover_the_true_difference_as_often_as_they_say() -> None:
 
 
 def family(values: "np.ndarray[tuple[int, int], np.dtype[np.float64]]") -> dict[tuple[int, int], float]:
-    """The p of every method (M, S) against the first one and against the second, as in a table."""
+    """Return the p of every method (M, S) against the first and the second, as in a table."""
     pairs = [(one, other) for other, one in product((0, 1), range(METHODS)) if one > other]
     return {pair: paired(values[pair[0]], values[pair[1]]).p or 0.0 for pair in pairs}
 
 
 def test_where_nothing_differs_hardly_any_table_claims_so() -> None:
-    """The share of tables with one false claim or more; without the correction it is several times the rate."""
+    """The share of tables with a false claim; it is several times the rate uncorrected."""
     draw, repetitions, rate = np.random.default_rng(3), 1000, 0.05
     false = uncorrected = 0
     for _ in range(repetitions):
@@ -73,7 +73,7 @@ def test_where_nothing_differs_hardly_any_table_claims_so() -> None:
 
 
 def test_a_difference_that_is_there_is_found_with_the_power_that_theory_says() -> None:
-    """Of one test without a correction: the noncentral t distribution knows how often."""
+    """For one test without a correction, the noncentral t distribution gives the power."""
     draw, repetitions, true, noise = np.random.default_rng(4), 3000, 0.02, 0.02
     found = sum((paired(draw.normal(true, noise, SEEDS), np.zeros(SEEDS)).p or 1.0) < 0.05 for _ in range(repetitions))
     bound, shift = stats.t.ppf(0.975, SEEDS - 1), true / (noise / math.sqrt(SEEDS))
@@ -111,7 +111,7 @@ def test_pairs_are_those_seeds_that_both_have() -> None:
 
 
 def test_without_variance_nothing_is_claimed() -> None:
-    """The same difference in every seed, but for rounding, is no evidence of how much the next one differs; none at all is none."""
+    """Equal differences, up to rounding, are no evidence of the spread; zeros are no difference."""
     mine = {0: 0.1 + 0.2, 1: 0.4, 2: 0.7}
     theirs = {0: 0.2, 1: 0.3, 2: 0.6}
     shifted = difference(mine, theirs)

@@ -1,4 +1,4 @@
-"""A sweep that is carried out in this process: the study asks, the trainer trains, one trial after another. No Ray, no MLflow."""
+"""Run a sweep in this process, one trial after another, without Ray and MLflow."""
 
 import json
 from pathlib import Path
@@ -21,13 +21,13 @@ LENT = ("a desk that nobody asks", len)
 
 
 class Here:
-    """Takes the place of `conduct`. The sweep `interrupted_in` is ended after its first trial."""
+    """Replacement of `run_sweep` that interrupts the sweep `interrupted_in` after one trial."""
 
     def __init__(self, interrupted_in: str = "") -> None:
         self.interrupted_in = interrupted_in
-        self.conducted: list[tuple[str, bool]] = []  # names of the sweeps, and whether they were resumed
+        self.conducted: list[tuple[str, bool]] = []  # names of the sweeps, and their `resume` flags
         self.trained: list[str] = []
-        self.shipped: list[Any] = []  # what exports the students of each sweep
+        self.shipped: list[Any] = []  # export functions of the sweeps
 
     def conduct(
         self,
@@ -40,7 +40,7 @@ class Here:
         lent: Any = None,
         ship: Any = None,
     ) -> None:
-        """Run to the end, or to where it is interrupted."""
+        """Run the sweep to its end or its interruption."""
         assert asked is not None and lent == LENT
         self.conducted.append((sweep.name, resume))
         self.shipped.append(ship)

@@ -1,4 +1,4 @@
-"""Addresses of MLflow in a configuration: a secret is refused by a sentence that does not repeat it."""
+"""Test addresses of MLflow in a configuration: a secret is refused without repeating it."""
 
 from pathlib import Path
 

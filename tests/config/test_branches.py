@@ -1,4 +1,4 @@
-"""Every way through a search space is walked: what is asked after which answers, and what held values leave of it."""
+"""Test every branch of a search space: its questions, and the effect of fixed values."""
 
 import itertools
 from typing import Any

@@ -1,4 +1,4 @@
-"""Bounds on every number of the configuration, and what is asked for against cores and memory, before anything is built."""
+"""Test the bounds of all numbers, and requests against cores and memory."""
 
 import math
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ HUGE = (10**31, -(10**23), 10**300, 1e308, -1e308, math.inf, -math.inf, math.nan
 
 
 def numbers(section: type[BaseModel] = Configuration, prefix: str = "") -> Iterator[str]:
-    """The dotted key of every number."""
+    """Yield the dotted key of every number."""
     for name, field in section.model_fields.items():
         kinds = [field.annotation, *get_args(field.annotation)]
         kinds += [argument for kind in kinds for argument in get_args(kind)]
@@ -92,12 +92,12 @@ def test_the_networks_that_a_search_may_choose_are_few() -> None:
         ((PEER, "peers.b.threads_per_worker=9"), "peers.b.threads_per_worker"),
         (("data.name=folder", "data.loader_workers=9"), "data.loader_workers"),
         (("resources.threads_per_worker=8",), ""),
-        (("data.loader_workers=9",), ""),  # only a folder's images are decoded by processes
+        (("data.loader_workers=9",), ""),  # processes decode only images of a folder
     ],
 )
 def test_threads_and_processes_are_compared_with_the_cores(pairs: tuple[str, ...], field: str) -> None:
     configuration = load(None, list(pairs))
-    require_cores(configuration, [])  # of nodes that are not known nothing is refused
+    require_cores(configuration, [])  # nothing is refused for unknown nodes
     if not field:
         require_cores(configuration, [{"CPU": 1.0}, {"CPU": 2.0}])
         return

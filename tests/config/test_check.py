@@ -1,4 +1,4 @@
-"""What is refused before anything starts, each in one sentence. Knows no data."""
+"""Test that each wrong configuration is refused in one sentence before a start."""
 
 import re
 from typing import Any
@@ -217,7 +217,7 @@ def test_a_network_is_checked_without_memory() -> None:
 
 
 def test_a_search_without_the_method_that_is_named() -> None:
-    """The default method need not be searched, nor have its teacher; what is said of it has to mean something all the same."""
+    """The default method need not be searched or have its teacher; its settings must be valid."""
     others: dict[str, Any] = {"search": {"methods": ["cross_entropy"]}}
     check_search(build(others | {"teacher": None}))
     refusals: list[tuple[dict[str, Any], tuple[Any, ...]]] = [

@@ -1,4 +1,4 @@
-"""A batch of one, where batch normalisation would raise in training, is refused before; where it would not, it is not."""
+"""Test that a batch of one is refused exactly if batch normalisation would raise in training."""
 
 import pytest
 import torch

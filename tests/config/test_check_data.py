@@ -1,4 +1,4 @@
-"""Data that do not go with a method, a search or a batch are refused in a sentence; the plan says how many are labelled."""
+"""Test refusals of data that do not fit a method, search or batch, and the plan's label count."""
 
 from contextlib import nullcontext
 from io import StringIO
@@ -25,7 +25,7 @@ SUMMARY: dict[str, Any] = {"sizes": {"train": 400}, "labelled": 40}
 
 
 class Weighing(KD):
-    """KD that is said to weigh its samples."""
+    """KD that declares sample weights."""
 
     needs = Needs(teacher=True, weights=True)
 
@@ -102,7 +102,7 @@ def batched(name: str, size: int, teacher: int = 32, *pairs: str) -> Configurati
 
 
 def searching(configuration: Configuration, *methods: str) -> Configuration:
-    """The configuration of a search over these methods."""
+    """Return the configuration of a search over these methods."""
     return configuration.model_copy(update={"search": configuration.search.model_copy(update={"methods": methods})})
 
 

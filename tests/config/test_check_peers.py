@@ -1,4 +1,4 @@
-"""What cannot be of several students is refused before anything starts, in one sentence each; the plan tells of them all."""
+"""Test refusals of several students, one sentence each, and their plan."""
 
 from collections.abc import Callable
 from io import StringIO
@@ -83,7 +83,7 @@ Machine = Callable[..., None]
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """Makes this machine one with so many CPUs."""
+    """Return a function that sets the number of CPUs of this machine."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
     def make(cpus: float) -> None:
@@ -93,7 +93,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 def shown(store: Path, configuration: Configuration, kind: str = "train", local: bool = False) -> dict[str, str]:
-    """The lines of the plan by their names."""
+    """Return the lines of the plan by their names."""
     console = Console(file=StringIO(), width=300)
     show_plan(Store(store), configuration, kind, local, console)
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What is refused of a method that retrieves, in every form that may be trained; what the plan says; what the cache holds."""
+"""Test a retrieval method in every form of training: refusals, the plan, the cache."""
 
 from contextlib import nullcontext
 from io import StringIO
@@ -288,7 +288,7 @@ def test_the_plan_says_how_samples_are_retrieved() -> None:
 
 
 def test_class_sizes_are_of_the_labels_that_are_known(tmp_path: Path) -> None:
-    """Before the data are prepared, afterwards, and of data that were prepared when nobody counted."""
+    """Before preparation, afterwards, and for data that were prepared without class sizes."""
     data = load(None, ["data.limit.train=101", "data.labelled=50", "data.label_noise=0.1"]).data
     before = describe(data, tmp_path, 0)
     folder = prepare(data, tmp_path, 0)

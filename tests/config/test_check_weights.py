@@ -1,4 +1,4 @@
-"""What is refused of a method that weighs samples, before anything starts; and what is not."""
+"""Test the refusals of a method with sample weights before a start."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def test_what_cannot_be_weighed_is_refused(pairs: list[str], expected: tuple[Any
 
 
 def test_a_search_is_refused_for_what_it_would_choose() -> None:
-    """The space chooses `static` too; what is held decides the rest."""
+    """The space also chooses `static`; fixed values decide the rest."""
     short = configured("training.epochs=1", "search.scheduler=none")
     with refused("method.update", "iterative", "training.epochs of 2 or more"):
         check_search(short)
@@ -62,7 +62,7 @@ def test_what_fits_is_not_refused(estimator: str) -> None:
         (["method.estimator=exact", "student.width=256"], 1222, 5.5),
         # the input factor of 40,000 x 40,000 and its decomposition: 9 times 4 bytes each
         (["method.estimator=kfac", "student.width=40000"], 1222, 59.9),
-        # features of ten million samples alone: 16 of student, 40 of logits and targets, 4 bytes each
+        # only features of ten million samples: 16 of student, 40 of logits and targets, 4 B each
         (["method.weigh_by=loss"], 10_000_000, 2.09),
     ],
 )

@@ -1,4 +1,4 @@
-"""Keys of the configuration that are searched beside the spaces: what may vary, and that every value is checked beforehand."""
+"""Test configuration keys that are searched besides the spaces: allowed keys and values."""
 
 import itertools
 from pathlib import Path

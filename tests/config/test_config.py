@@ -1,4 +1,4 @@
-"""The configuration: what wins over what, and one sentence for everything that is wrong. Knows no torch."""
+"""Test the configuration: precedence of sources, and one sentence per error."""
 
 import json
 import shlex
@@ -27,7 +27,7 @@ def written(folder: Path, text: str) -> Path:
 
 
 def refuse(file: Path) -> str:
-    """The sentence with which a file is refused."""
+    """Return the message with which a file is refused."""
     with refused("--config", str(file)) as told:
         load(file, [])
     assert "\n" not in str(told.value)

@@ -1,4 +1,4 @@
-"""What a sweep searched and trained on is compared with today's: each difference has a name. Knows no study."""
+"""Test the comparison of a sweep's space and data with the current ones: named differences."""
 
 import json
 from functools import partial
@@ -30,7 +30,7 @@ def space_now(*pairs: str) -> dict[str, Any]:
 
 
 def other(points: tuple[dict[str, Any], ...] = KD.points, **changes: Any) -> Space:
-    """KD's space as somebody has edited it."""
+    """Return KD's space with edits."""
 
     def suggest(trial: Asked) -> None:
         trial.suggest_float("temperature", *changes.get("temperature", (1.0, 10.0)), log=changes.get("log", True))
@@ -134,7 +134,8 @@ def test_a_teacher_that_was_changed(tmp_path: Path, digits_store: Path) -> None:
 
 
 def sweep(tmp_path: Path, *pairs: str, kind: str = "sweep") -> Sweep:
-    configuration = load(None, ["method.name=kd", "search.trials=6", "data.augmentation=none", *pairs])  # as a run settles it
+    # as a run resolves it
+    configuration = load(None, ["method.name=kd", "search.trials=6", "data.augmentation=none", *pairs])
     made = Sweep.create(Store.open(tmp_path).sweep("mine"), configuration, kind, described_space(configuration, kind))
     made.save_trial(Trial(0, {}))
     return made

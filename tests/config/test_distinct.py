@@ -1,4 +1,4 @@
-"""How many different settings a space has, counted against all that it gives; that none is trained twice. Without Ray."""
+"""Test the count of a space's distinct settings, and that none is trained twice, without Ray."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ ONE = (*HELD, "method.label_smoothing=0")
 
 
 def branching(trial: Trial) -> None:
-    """2 x 3 settings under the one form, 4 under the other, and 5 of a number with steps: 50 in all."""
+    """Draw 2 x 3 settings under one form, 4 under the other, and 5 steps: 50 in all."""
     if trial.suggest_categorical("form", ("wide", "narrow")) == "wide":
         trial.suggest_categorical("schedule", ("a", "b"))
         trial.suggest_int("depth", 2, 6, step=2)
@@ -41,7 +41,7 @@ def configured(*pairs: str) -> Configuration:
 
 
 def drawn(configuration: Configuration, count: int, sampler: str = "random", tell: Any = None) -> list[dict[str, Any]]:
-    """What so many trials draw; each is told a value, or what `tell` says of it."""
+    """Return the draws of `count` trials; each gets a value, if `tell` allows it."""
     chosen = configuration.search.model_copy(update={"sampler": sampler})
     study = optuna.create_study(sampler=StatelessSampler(chosen, configuration.seed, ways(configuration)), direction="maximize")
     for number in range(count):
@@ -68,7 +68,7 @@ def test_every_setting_of_a_branching_space_is_drawn_once(space: None, sampler: 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
 def test_what_is_drawn_does_not_depend_on_which_trials_have_ended(space: None, sampler: str) -> None:
-    """TPE takes what it was told into account; what it was told nothing of is drawn as at random, and never twice."""
+    """TPE uses reported values; trials without one are drawn as at random, and never twice."""
     told = drawn(configured(*HELD), 40, sampler, tell=lambda number: number % 3 > 0)
     assert different(told) == 40
     assert drawn(configured(*HELD), 40, sampler, tell=lambda number: number % 3 > 0) == told

@@ -1,4 +1,4 @@
-"""Errors keep what they are about, also when they travel between processes."""
+"""Test that errors keep their attributes, also between processes."""
 
 import copy
 
@@ -12,7 +12,7 @@ from tests.refusal import refused
 def test_an_error_keeps_its_field_value_and_what_is_allowed_between_processes(kind: type[UserError]) -> None:
     error = copy.copy(
         kind("training.epochs is 0", field="training.epochs", value=0, allowed=(1, None))
-    )  # by way of __reduce__, as pickle goes
+    )  # through __reduce__, as in pickle
     assert type(error) is kind
     assert (str(error), error.field, error.value, error.allowed) == ("training.epochs is 0", "training.epochs", 0, (1, None))
 

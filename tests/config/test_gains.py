@@ -1,4 +1,4 @@
-"""What a student has of its peer: beside which trial it is judged, and by which numbers."""
+"""Test a student's gain from its peer: the reference trial and the numbers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Objectives: their directions follow from their names, and the front is what nobody dominates."""
+"""Test objectives: their directions follow from their names, and the front is not dominated."""
 
 import random
 
@@ -47,7 +47,7 @@ def test_an_objective_is_told_with_whose_it_is(students: str, whose: str) -> Non
 
 
 def brute_force(points: dict[int, list[float]], directions: list[str]) -> set[int]:
-    """Those for which no other point is at least as good everywhere and better somewhere, by comparing every pair."""
+    """Return the points that no other point dominates, by comparing every pair."""
     kept = set()
     for one, mine in points.items():
         beaten = False

@@ -1,4 +1,4 @@
-"""Signals: the first one ends in order and waits a bounded time, what is being written is finished, the second one ends at once."""
+"""Test signals: the first ends in order and in bounded time, the second ends at once."""
 
 import os
 import signal
@@ -86,7 +86,7 @@ def test_one_signal_that_arrives_twice_is_one() -> None:
         try:
             kill(signal.SIGINT)
         finally:
-            kill(signal.SIGTERM)  # of the parent, which heard Ctrl-C too
+            kill(signal.SIGTERM)  # from the parent, which received Ctrl-C too
             done.append("the orderly end")
     assert done
 
@@ -105,7 +105,7 @@ def test_the_second_signal_ends_at_once() -> None:
     ],
 )
 def test_a_process_whose_main_thread_is_stuck_ends(signalled: str, times: tuple[float, ...], code: int, told: str) -> None:
-    """What is done at the last is done, and what does not end of it is not waited for."""
+    """The final actions run; an action that does not end is not waited for."""
     program = STUCK.format(signal=signalled, times=times)
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
     assert (process.returncode, process.stdout) == (code, "written\n") and told in process.stderr

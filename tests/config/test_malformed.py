@@ -1,4 +1,4 @@
-"""Malformed values for every key of the configuration end in a plan or in one sentence, never in a traceback."""
+"""Test that malformed values of every key give a plan or one sentence, never a traceback."""
 
 import dataclasses
 import io
@@ -74,7 +74,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def planned(store: Store, pairs: list[str], kind: str) -> None:
-    """Print the plan, or see that the refusal is a sentence."""
+    """Print the plan, or assert that the refusal is a sentence."""
     try:
         show_plan(store, load(None, pairs), kind, False, Console(file=io.StringIO()))
     except UserError as error:

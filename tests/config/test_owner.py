@@ -1,4 +1,4 @@
-"""Who runs a sweep: one process at a time, named in the refusal; a dead one is noticed. Knows no sweep."""
+"""Test the lock of a sweep: one process at a time, named in the refusal; a dead one is detected."""
 
 import os
 import socket
@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def word(folder: Path, age_s: float, **changes: object) -> None:
-    """The word of a process on another host, that was last touched so long ago."""
+    """Write the heartbeat file of a process on another host, last touched `age_s` seconds ago."""
     write_json(folder / run_lock.WORD, {"host": "elsewhere", "pid": 7, "since": 1.7e9} | changes)
     then = time.time() - age_s
     os.utime(folder / run_lock.WORD, (then, then))

@@ -1,4 +1,4 @@
-"""Paths of a configuration: recorded as absolute ones, and corrected at a resume where what is there is the same."""
+"""Test paths of a configuration: recorded as absolute, and corrected at a resume."""
 
 import os
 import shutil
@@ -101,7 +101,7 @@ def test_data_in_another_place_are_compared_and_keep_their_teacher(tmp_path: Pat
     write_json(teacher / CARD, card)
     shutil.move(old, same)
     for file in [same, *same.rglob("*")]:
-        os.utime(file, (1, 1))  # a copy has times of its own
+        os.utime(file, (1, 1))  # a copy has its own times
     write(other, first=9)
 
     with refused("data.path", str(old)):

@@ -1,4 +1,4 @@
-"""Every path that a person gives, in every key and option: one sentence that names it, and none is read that may never end."""
+"""Test paths in every key and option: one sentence per problem, and no endless read."""
 
 import os
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ PROBLEMS = {
     "/proc/self/mem": "is kept by the kernel",
     "loop": "leads in a circle of links",
 }
-HERE = {  # keys of the configuration, each with what else it needs
+HERE = {  # keys of the configuration, each with its required settings
     "data.path": ("data.name=npz",),
     "teacher.cache": (),
     "teacher.network.weights": (),
@@ -140,7 +140,8 @@ def _cache_of(configuration: Configuration, store: Path) -> None:
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=" ".join)
-@pytest.mark.parametrize("path", [path for path in PROBLEMS if path])  # an empty one is the folder where one is
+# an empty path is the current folder
+@pytest.mark.parametrize("path", [path for path in PROBLEMS if path])
 def test_every_option_with_a_path_is_refused_in_one_line(options: tuple[str, ...], path: str) -> None:
     arguments = [*options, path, *(["image.png"] if options[0] == "predict" else [])]
     done = CliRunner().invoke(run.app, arguments)

@@ -1,4 +1,4 @@
-"""Where workers find room: parts of GPUs, nodes of other sizes, and what others hold. Knows no Ray."""
+"""Test the placement of workers: fractions of GPUs, unequal nodes, resources of other jobs."""
 
 import pytest
 
@@ -16,7 +16,8 @@ from tests.refusal import refused
         ([{"CPU": 1.0, "GPU": 0.6}], [{"CPU": 9.0, "GPU": 2.0}], 2),  # 3 by the sum
         ([{"CPU": 1.0, "GPU": 0.5}] * 2, [{"CPU": 9.0, "GPU": 1.5}], 1),
         ([{"CPU": 1.0, "GPU": 2.0}], [{"CPU": 9.0, "GPU": 2.7}, {"CPU": 9.0, "GPU": 1.9}], 1),
-        ([{"CPU": 1.0, "GPU": 1.0}, {"CPU": 1.0, "GPU": 0.3}], [{"CPU": 9.0, "GPU": 2.3}], 1),  # the small one takes what is broken
+        # the small one holds the fraction
+        ([{"CPU": 1.0, "GPU": 1.0}, {"CPU": 1.0, "GPU": 0.3}], [{"CPU": 9.0, "GPU": 2.3}], 1),
         ([{"CPU": 1.0, "GPU": 1.0}, {"CPU": 1.0, "GPU": 0.3}], [{"CPU": 9.0, "GPU": 1.3}], 1),
         ([{"CPU": 0.1}], [{"CPU": 0.3}], 3),
         ([{"CPU": 2.0}, {"CPU": 1.0}], [{"CPU": 1.0}, {"CPU": 2.0}, {"CPU": 3.0}], 2),
@@ -34,7 +35,7 @@ def test_what_is_held_comes_first_and_what_finds_no_room_takes_none() -> None:
 
 
 def test_what_other_jobs_hold_on_a_node_leaves_no_room_there() -> None:
-    """Three nodes of two CPUs with four of six free: whose are they?"""
+    """Three nodes of two CPUs with four of six free, in two distributions."""
     nodes, wanted = [{"CPU": 2.0}] * 3, load(None, ["resources.cpus_per_worker=2"])
     together, spread = [{"CPU": 2.0}, {"CPU": 2.0}, {}], [{"CPU": 1.0}, {"CPU": 1.0}, {"CPU": 2.0}]
     assert plan.groups(wanted, {"CPU": 4.0}, 9, nodes, free=together).groups == 2

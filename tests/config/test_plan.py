@@ -1,4 +1,4 @@
-"""The arithmetic of a plan against counting one by one, with influence actors and without. Knows no Ray."""
+"""Test the arithmetic of a plan against counting one by one, with influence actors and without."""
 
 import itertools
 from fractions import Fraction
@@ -20,12 +20,12 @@ def resources(**values: Any) -> Configuration:
 
 
 def pairs(*changes: str, workers: int = 2) -> Configuration:
-    """Students a and b, who have workers of their own unless a change says otherwise."""
+    """Return students a and b with their own workers, unless a change overrides it."""
     return load(None, ["peers.b.network.name=cnn", f"resources.workers={workers}", *changes])
 
 
 def counted(cpus: float, gpus: float, workers: int, cpus_each: float, gpus_each: float) -> int:
-    """Groups placed one after another, in exact arithmetic."""
+    """Count groups placed one after another, in exact arithmetic."""
     left = [Fraction(str(cpus)), Fraction(str(gpus))]
     need = [workers * Fraction(str(cpus_each)), workers * Fraction(str(gpus_each))]
     number = 0
@@ -36,7 +36,7 @@ def counted(cpus: float, gpus: float, workers: int, cpus_each: float, gpus_each:
 
 
 def counted_on_gpus(cpus: float, gpus: float, workers: int, cpus_each: float, gpus_each: float) -> int:
-    """The same where each worker's part of a GPU lies on one of them."""
+    """Count groups if each worker's fraction of a GPU lies on one GPU."""
     each = int(Fraction(1) / Fraction(str(gpus_each))) if gpus_each else None
     by_cpus = counted(cpus, 0.0, workers, cpus_each, 0.0)
     return by_cpus if each is None else min(by_cpus, int(gpus) * each // workers)
@@ -161,7 +161,7 @@ def test_a_worker_that_fits_no_node_is_refused(changes: tuple[str, ...], expecte
 
 
 def test_groups_are_counted_on_the_nodes_that_there_are() -> None:
-    """Three nodes of 3 CPUs have 9 together, and yet room for three workers of 2."""
+    """Three nodes of 3 CPUs have 9 together, but room for only three workers of 2."""
     wanted, nodes = resources(cpus_per_worker=2), [{"CPU": 3.0}] * 3
     made = plan.groups(wanted, {"CPU": 9.0}, 9, nodes)
     assert made.groups == 3 and made.arithmetic == "floor(9 CPU / 2 per group) = 4, 3 on 3 nodes"

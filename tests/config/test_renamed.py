@@ -1,4 +1,4 @@
-"""A former name of a setting or an option is refused with its new name, wherever it is given."""
+"""Test that a former name of a setting or an option is refused with its new name."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""A sweep keeps the augmentation that it began with, whatever `auto` comes to later."""
+"""Test that a sweep keeps its initial augmentation, even if `auto` later means another."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The space of a sweep: what is held is not asked, and what is tried first. Knows no study."""
+"""Test the space of a sweep: fixed settings are not drawn, and the initial trials."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from search_spaces.space import LEARNING_RATES
 
 
 class Low:
-    """A trial that answers with the lowest value, the method aside, and notes what it was asked."""
+    """A trial that returns the lowest value, except for the method, and records its questions."""
 
     def __init__(self, method: str = "") -> None:
         self.method = method
@@ -195,7 +195,7 @@ def test_choices_are_asked_beside_every_space() -> None:
         ("student.width: [8, 32]", 32),  # the default of a cnn
         ("student.name: [mlp, cnn]", "cnn"),
         ("student.depth: [1, 2]", 1),  # of another network
-        ("peers.b.training.weight_decay: [0.001, 0.0005]", 0.0005),  # as student a has it
+        ("peers.b.training.weight_decay: [0.001, 0.0005]", 0.0005),  # as for student a
         ("peers.b.training.momentum: [0.9, 0.5]", 0.5),
         ("training.momentum: [0.5, 0.9]", 0.9),
     ],

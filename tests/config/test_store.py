@@ -1,4 +1,4 @@
-"""The store: names stay inside, a file is the old one or the new one, refusals are sentences. Knows no contents."""
+"""Test the store: names stay inside, files are replaced atomically, refusals are sentences."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from tests.refusal import refused
 
 
 class Usage(NamedTuple):
-    """What `shutil.disk_usage` says."""
+    """Result of `shutil.disk_usage`."""
 
     total: int
     used: int

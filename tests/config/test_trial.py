@@ -1,4 +1,4 @@
-"""From searched parameters to the configuration of a trial. Knows no study."""
+"""Test the configuration of a trial from its searched parameters."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""YAML that a person wrote: what its numbers are, and one sentence with the line for everything that is refused."""
+"""Test hand-written YAML: its numbers, and one sentence with the line for each refusal."""
 
 from pathlib import Path
 from typing import Any

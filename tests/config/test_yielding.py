@@ -1,4 +1,4 @@
-"""A value that nobody typed gives way to one that somebody did, and the plan says so; of two that were typed none does."""
+"""Test that defaults yield to given values, with a note in the plan; given values do not."""
 
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,8 @@ def steps(tmp_path: Path) -> Path:
     [
         (("training.epochs=200",), {"training": [125, 150, 175], "peers.b.training": [100, 199]}),  # 125 is 150 / 240 * 200
         (("training.epochs=10",), {"training": [6, 8, 9], "peers.b.training": [5, 9]}),
-        (("training.epochs=2",), {"training": [1], "peers.b.training": [1]}),  # below the epochs, each once
+        # below the epochs, without duplicates
+        (("training.epochs=2",), {"training": [1], "peers.b.training": [1]}),
         (("training.epochs=239",), {"peers.b.training": [120, 238]}),
         (("training.epochs=240",), {}),
         (("training.epochs=500",), {}),

@@ -1,4 +1,4 @@
-"""The two forms of data that tests of batches and of blends share: arrays, and files of images."""
+"""Data sets for the tests of batches and blends: arrays, and files of images."""
 
 from pathlib import Path
 
@@ -12,12 +12,12 @@ from orchestrator.data.prepare import prepare
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:
-    """Arrays."""
+    """Return a data set of arrays."""
     return opened(tmp_path, npz(tmp_path))
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> Dataset:
-    """A folder of images, decoded when they are asked for."""
+    """Return a data set of image files, which are decoded on access."""
     config = Data(name="folder", path=folder(tmp_path / "images", ("train", "val", "test")), size=16)
     return Dataset.open(prepare(config, tmp_path, 0))

@@ -1,4 +1,4 @@
-"""Small data made on the spot, every image different from every other. Knows no tests."""
+"""Generate small data in which every image is different."""
 
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,19 @@ CLASSES, SIDE = 4, 8
 
 
 def images(count: int, first: int = 0, channels: int = 3) -> NDArray[np.uint8]:
-    """(count, SIDE, SIDE, channels) of noise, whose first two pixels hold the number first + i."""
+    """Return (count, SIDE, SIDE, channels) of noise; two pixels of image i hold first + i."""
     drawn = np.random.default_rng([first, count]).integers(1, 256, (count, SIDE, SIDE, channels), dtype=np.uint8)
     drawn[:, 0, 0, 0], drawn[:, 0, 1, 0] = np.divmod(np.arange(first, first + count), 256)
     return drawn
 
 
 def identities(inputs: NDArray[Any]) -> set[int]:
-    """The numbers that `images` wrote into them."""
+    """Return the numbers that `images` wrote into the inputs."""
     return set((inputs[:, 0, 0, 0].astype(int) * 256 + inputs[:, 0, 1, 0]).tolist())
 
 
 def arrays(train: int = 120, test: int = 40, **changed: Any) -> dict[str, NDArray[Any]]:
-    """MedMNIST's keys, with values changed or, by None, left out."""
+    """Return arrays with MedMNIST's keys; `changed` replaces values or, by None, removes them."""
     made: dict[str, Any] = {
         "train_images": images(train),
         "train_labels": np.arange(train) % CLASSES,
@@ -38,14 +38,14 @@ def arrays(train: int = 120, test: int = 40, **changed: Any) -> dict[str, NDArra
 
 
 def npz(folder: Path, **changed: Any) -> Path:
-    """An .npz file of `arrays`."""
+    """Write an .npz file of `arrays`."""
     file = folder / "data.npz"
     np.savez(file, **arrays(**changed))  # type: ignore[arg-type]
     return file
 
 
 def folder(root: Path, splits: tuple[str, ...] = ("train", "test"), each: int = 6, sizes: tuple[int, ...] = (20, 31, 44)) -> Path:
-    """ImageFolder's layout: two classes of `each` smooth images of various sizes in every split."""
+    """Write an ImageFolder: per split two classes of `each` smooth images of various sizes."""
     generator = np.random.default_rng(7)
     for split in splits:
         for name in ("cat", "dog"):
@@ -58,6 +58,6 @@ def folder(root: Path, splits: tuple[str, ...] = ("train", "test"), each: int = 
 
 
 def opened(store: Path, file: Path, **settings: Any) -> Dataset:
-    """An .npz file prepared and opened."""
+    """Prepare and open an .npz file."""
     limit = Limit(**settings.pop("limit", {}))
     return Dataset.open(prepare(Data(name="npz", path=file, limit=limit, **settings), store, 0))

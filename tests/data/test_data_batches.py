@@ -1,4 +1,4 @@
-"""Batches: order, ranks, normalisation, pictures from files. Knows no models."""
+"""Test batches: order, ranks, normalisation, images from files."""
 
 import gzip
 import os
@@ -24,7 +24,7 @@ FASHION = Path(os.environ.get("FASHION_MNIST", Path(__file__).parents[3] / "shar
 
 
 def views(dataset: Dataset) -> Views:
-    """Crops and flips of arrays, resized crops of files."""
+    """Return crops and flips for arrays, and resized crops for files."""
     return Views.of(dataset, Data(augmentation="crop_flip" if dataset.root is None else "auto"), 0)
 
 
@@ -140,7 +140,7 @@ def test_the_held_out_order_depends_on_seed_and_epoch_alone(dataset: Dataset) ->
 
 @pytest.mark.parametrize(("size", "world_size"), [(16, 2), (16, 4), (60, 3), (4, 4)])
 def test_ranks_together_see_each_held_out_batch(dataset: Dataset, size: int, world_size: int) -> None:
-    """So does a single worker, where the ranks can share what there is evenly."""
+    """A single worker sees the same batches, if the ranks can share the samples evenly."""
     ranks = [held_out(dataset, 2, 5, size, rank, world_size) for rank in range(world_size)]
     together = [[index for part in parts for index in part] for parts in zip(*ranks, strict=True)]
     assert together == held_out(dataset, 2, 5, size)
@@ -174,7 +174,7 @@ def test_channels_last_is_a_matter_of_memory_alone(dataset: Dataset) -> None:
 
 
 def test_the_index_stays_on_the_host(dataset: Dataset) -> None:
-    """Whoever looks something up by it would otherwise wait for all that the device has still to do."""
+    """A lookup by the index must not wait for the device."""
     away = Batches(dataset, views(dataset), 16, 0, device=torch.device("meta"))
     for batch, near in zip(away.train(0, 1), batches(dataset).train(0, 1), strict=True):
         assert batch.inputs.is_meta and batch.labels.is_meta and torch.equal(batch.index, near.index)

@@ -1,4 +1,4 @@
-"""Training samples without a label, and those of the validation part: who they are, and how batches are made of them."""
+"""Test training samples without a label, labels of the validation part, and their batches."""
 
 from collections import Counter
 from pathlib import Path
@@ -18,19 +18,19 @@ from orchestrator.data.prepare import describe, prepare
 from orchestrator.data.views import Views
 from tests.refusal import refused
 
-SAMPLES = 102  # of `data_made` are in the training part
+SAMPLES = 102  # of `data_made`, in the training part
 LABELLED = 20
 
 
 def shown(dataset: Dataset) -> NDArray[np.bool_]:
-    """(n,) whose label is there."""
+    """Return (n,) whether the label is known."""
     mask: NDArray[np.bool_] = dataset.train.labels >= 0
     return mask
 
 
 @pytest.fixture
 def few(tmp_path: Path) -> Dataset:
-    """Arrays of which a few training samples are labelled."""
+    """Return arrays with few labelled training samples."""
     return opened(tmp_path, npz(tmp_path), labelled=LABELLED)
 
 
@@ -40,7 +40,7 @@ def batches(dataset: Dataset, size: int = 16, rank: int = 0, world: int = 1, see
 
 
 def order(made: Batches, epoch: int) -> NDArray[np.int64]:
-    """(steps, B) who is in the batches of an epoch."""
+    """Return (steps, B) indices of the samples in the batches of an epoch."""
     return np.array([batch.index.tolist() for batch in made.train(epoch, None)])
 
 
@@ -79,7 +79,7 @@ def test_noise_is_among_the_labelled(tmp_path: Path, share: float) -> None:
 
 
 def test_what_stands_prepared_keeps_its_place() -> None:
-    """Fingerprints from before there was `labelled`: another one would prepare the data, and fit their teacher, again."""
+    """Fingerprints from before `labelled`; others would prepare data and fit the teacher again."""
     from orchestrator.data.prepare import _folder
 
     store = Path("store")
@@ -180,7 +180,7 @@ def test_files_of_the_validation_part_in_training_are_opened_once(tmp_path: Path
         (64, 0.25, 1, 16),
         (64, 0.25, 4, 16),
         (64, 0.001, 4, 4),  # one each
-        (64, 0.999, 4, 60),  # and never all
+        (64, 0.999, 4, 60),  # never all
         (12, 0.25, 4, 4),
         (10, 0.33, 1, 3),
         (2, 0.5, 1, 1),
@@ -205,7 +205,7 @@ def test_every_batch_has_so_many_labelled_and_every_unlabelled_sample_comes_once
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_labelled_samples_come_again_and_again_one_as_often_as_another(few: Dataset, share: float) -> None:
-    """Share 0.9 runs through them several times an epoch, 0.1 not even once."""
+    """Share 0.9 uses them several times an epoch, 0.1 less than once."""
     made, kept, seen = batches(few, share=share), np.flatnonzero(shown(few)).tolist(), Counter[int]()
     orders = []
     for epoch in range(5):
@@ -276,7 +276,7 @@ def test_batches_that_have_no_room_for_both_kinds(tmp_path: Path, size: int, wor
 @pytest.mark.parametrize("share", [None, 0.25])
 @pytest.mark.parametrize("count", [1, 7, 40, SAMPLES])
 def test_who_was_drawn_last_is_the_end_of_what_all_ranks_drew(few: Dataset, share: float | None, count: int) -> None:
-    """Each of them once, whoever came again; fewer where no more were drawn."""
+    """Each sample once, even if it was repeated; fewer if fewer were drawn."""
     alone, ranks = batches(few, share=share), [batches(few, rank=rank, world=2, share=share) for rank in (0, 1)]
     for epoch in (0, 3):
         last: list[int] = []

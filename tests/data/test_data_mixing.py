@@ -1,4 +1,4 @@
-"""Mixed views: who is blended with whom, against a slow reference of one sample at a time. Knows no methods."""
+"""Test mixed views against a slow reference of one sample at a time."""
 
 import json
 from collections.abc import Iterator
@@ -30,13 +30,13 @@ def batches(dataset: Dataset, policy: str, mix: str, size: int = 16, rank: int =
 
 
 def whole(dataset: Dataset, policy: str, mix: str, view: int | None = VIEW) -> Inputs:
-    """The whole training part as one batch."""
+    """Return the whole training part as one batch."""
     (everything,) = batches(dataset, policy, mix, len(dataset.train)).ordered("train", view)
     return everything
 
 
 def slow_crop(dataset: Dataset, index: int, policy: str) -> Picture:
-    """One picture (H, W, C), normalised, each pixel looked up by itself."""
+    """Return one normalised image (H, W, C), computed pixel by pixel."""
     image, row = dataset.train.inputs[index], np.random.default_rng([SEED, VIEW]).random((len(dataset.train), 5))[index]
     height, width, _ = image.shape
     top, left = (int(row[place] * (2 * PAD + 1)) - PAD for place in (VERTICAL, HORIZONTAL))
@@ -52,7 +52,7 @@ def slow_crop(dataset: Dataset, index: int, policy: str) -> Picture:
 
 
 def slow_numbers(count: int, height: int, width: int, mix: str) -> tuple[list[int], list[float], list[tuple[int, int, int, int]]]:
-    """Partners, shares and boxes, one sample at a time from the stream that the view draws."""
+    """Return partners, shares and boxes, one sample at a time from the view's random stream."""
     generator = np.random.default_rng([SEED, VIEW, 2])
     partners, shares = generator.permutation(count).tolist(), generator.beta(ALPHA, ALPHA, count).tolist()
     if mix == "mixup":
@@ -168,7 +168,7 @@ def test_boxes_of_cutmix_lie_inside_and_leave_the_share() -> None:
     assert bool((left >= 0).all() and (left <= right).all() and (right <= 24).all())
     torch.testing.assert_close(found.share, 1 - (bottom - top) * (right - left) / (32 * 24))
     assert torch.equal(found.partner, drawn("mixup").partner)
-    uncut = (top > 0) & (bottom < 32) & (left > 0) & (right < 24)  # these boxes have the area that was drawn
+    uncut = (top > 0) & (bottom < 32) & (left > 0) & (right < 24)  # these boxes have the drawn area
     assert float((found.share - drawn("mixup").share)[uncut].abs().max()) < 0.06
 
 

@@ -1,4 +1,4 @@
-"""Preparation: splits, limits, noise, reuse. Knows no batches."""
+"""Test the preparation of data: splits, limits, noise, reuse."""
 
 import errno
 import multiprocessing
@@ -176,7 +176,7 @@ def test_describe_says_the_policy_that_applies_whatever_the_prepared_data_were_u
 
 
 def test_the_policy_of_an_older_store_is_not_that_of_a_new_run(tmp_path: Path) -> None:
-    """Such a `data.json` has what `auto` was for digits when they were prepared."""
+    """Such a `data.json` holds the former meaning of `auto` for digits."""
     folder = prepare(Data(), tmp_path, 0)
     write_json(folder / "data.json", read_json(folder / "data.json") | {"augmentation": "crop"})
     assert describe(Data(), tmp_path, 0)["augmentation"] == "none"
@@ -215,7 +215,7 @@ def test_digits_have_one_test_part_whatever_the_seed(tmp_path: Path) -> None:
 
 
 class Cifar:
-    """What torchvision's CIFAR sets look like: channels last, a list of labels, names."""
+    """Stub of torchvision's CIFAR sets: channels last, a list of labels, names."""
 
     classes: ClassVar[list[str]] = ["a", "b", "c", "d"]
 
@@ -226,7 +226,7 @@ class Cifar:
 
 
 class Svhn:
-    """What torchvision's SVHN looks like: channels first, an array of labels, no names, ten classes."""
+    """Stub of torchvision's SVHN: channels first, an array of labels, no names, ten classes."""
 
     def __init__(self, root: Path, split: str, download: bool) -> None:
         self.data = arrays()[f"{split}_images"].transpose(0, 3, 1, 2)

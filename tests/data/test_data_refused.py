@@ -1,4 +1,4 @@
-"""Bad data: each is refused in one sentence that names the field or file. Knows no good data."""
+"""Test that bad data are refused in one sentence that names the field or file."""
 
 import io
 import re
@@ -109,7 +109,7 @@ def packed(array: NDArray[Any]) -> bytes:
 
 def archive(file: Path, members: list[tuple[str, bytes]]) -> Path:
     with warnings.catch_warnings(), zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as written:
-        warnings.simplefilter("ignore")  # of a name that is written twice
+        warnings.simplefilter("ignore")  # about a name that is written twice
         for name, content in members:
             written.writestr(name, content)
     return file
@@ -166,7 +166,7 @@ def test_names_that_no_character_has_a_member_that_stands_twice_and_one_that_is_
 
 
 def test_arrays_beyond_the_free_memory_are_refused_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a zip bomb is, whose bytes are really there."""
+    """Like a zip bomb, but with all of its bytes in the file."""
     config = Data(name="npz", path=npz(tmp_path))
     held = sum(array.nbytes for array in arrays().values())
     memory, read = psutil.virtual_memory(), np.lib.format.read_array
@@ -194,7 +194,7 @@ SEEN_IN_HEADERS = [
 
 @pytest.mark.parametrize("what", SEEN_IN_HEADERS)
 def test_what_headers_say_is_refused_before_an_array_is_read(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gigabytes of zeros are kilobytes in the file, and take half a minute to be read."""
+    """Gigabytes of zeros are kilobytes in the file, and take half a minute to read."""
     changed, refusal = BAD_ARRAYS[what]
     config = Data(name="npz", path=npz(tmp_path, **changed))
 
@@ -213,7 +213,7 @@ def test_bytes_in_utf8_are_names(tmp_path: Path) -> None:
 
 
 def test_many_names_are_read_as_they_are() -> None:
-    """So many that work which grows with their square would be noticed by whoever waits for it."""
+    """With this number of names, quadratic work would take noticeably long."""
     expected = [f"{place}ä" for place in range(50_000)]
     assert list(checks.names("classes", np.array(expected), len(expected), "classes")) == expected
 

@@ -1,4 +1,4 @@
-"""Data that lie on the device: the same batches, nothing read again, and a limit. Knows no models."""
+"""Test data on the device: the same batches, no repeated reads, and a limit."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -63,7 +63,7 @@ def test_resident_data_give_the_same_bits(dataset: Dataset, policy: str, mix: st
 
 
 def unreadable(dataset: Dataset) -> Dataset:
-    """The same data, of which no image can be read any more."""
+    """Return the same data with images that cannot be read."""
 
     class Gone:
         nbytes = 0
@@ -107,7 +107,7 @@ def test_mapped_data_are_not_copied_as_a_whole(dataset: Dataset, monkeypatch: py
 
 
 def test_everything_of_a_batch_lies_on_the_device_of_resident_data(dataset: Dataset) -> None:
-    """The meta device stands for one that is not the host."""
+    """The meta device stands for a device other than the host."""
     away = batches(dataset, True, mix="cutmix", device=torch.device("meta"))
     for batch in away.train(0, 1):
         assert all(tensor.is_meta for tensor in tensors(batch)) and len(tensors(batch)) == 5
@@ -135,7 +135,7 @@ def test_a_quarter_of_the_free_memory_is_the_limit(
 
 
 def test_data_that_lie_there_already_fit(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take from the free memory themselves, and the next trial must not be sent back to the host for that."""
+    """They use free memory themselves; the next trial must not move them to the host for that."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 10**12))
     device = torch.device("cuda", 0)
     assert not fits_on_device(dataset, device)

@@ -1,4 +1,4 @@
-"""Views: the triple (seed, view, index) alone fixes a picture. Knows no files."""
+"""Test that the triple (seed, view, index) alone determines an image."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ AUGMENTING = ["crop", "crop_flip", "resized_crop_flip"]
 
 
 def seen(views: Views, view: int | None, index: list[int], whole: torch.Tensor) -> torch.Tensor:
-    """The pictures of the samples `index` in a view, from the images (n, H, W, C) of all."""
+    """Return the images of the samples `index` in a view, from all images (n, H, W, C)."""
     places = views.places(view, *whole.shape[1:3])
     return whole[index] if places is None else views.augment(whole[index], places[index].to(whole.device))
 
@@ -57,7 +57,7 @@ def test_no_policy_and_no_view_leave_the_images_alone(policy: str, view: int | N
 
 
 def slow(image: NDArray[np.uint8], row: NDArray[np.float64], pad: int, flips: bool) -> NDArray[np.uint8]:
-    """One image, padded, cut and mirrored step by step."""
+    """Return one image, padded, cropped and flipped step by step."""
     height, width, channels = image.shape
     padded = np.zeros((height + 2 * pad, width + 2 * pad, channels), dtype=np.uint8)
     padded[pad : pad + height, pad : pad + width] = image

@@ -1,4 +1,4 @@
-"""The table of modes: what each kind of image file becomes, against values that are computed by hand."""
+"""Test the decoding of each kind of image file against values that are computed by hand."""
 
 import struct
 import zlib
@@ -32,13 +32,13 @@ def grey(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def shown(colour: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
-    """Over the background, by the definition of alpha, before rounding."""
+    """Return the colour over the background by the definition of alpha, before rounding."""
     share = alpha[..., None] / 255
     return colour * share + np.array(BACKGROUND) * (1 - share)
 
 
 def tiff(values: NDArray[Any], bits: int, white: int) -> bytes:
-    """An uncompressed grey TIFF of 12 or 16 bits; `white` 0 says that 0 is white."""
+    """Return an uncompressed grey TIFF of 12 or 16 bits; with `white` 0 the value 0 is white."""
     if bits == 16:
         data = values.astype("<u2").tobytes()
     else:
@@ -52,7 +52,7 @@ def tiff(values: NDArray[Any], bits: int, white: int) -> bytes:
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
 def test_grey_of_16_bits_is_scaled_by_its_range(tmp_path: Path, suffix: str) -> None:
-    """The same picture as 8 bits and as 16: 257 times a value of 8 bits is the same share of 65535."""
+    """The same image in 8 and 16 bits: 257 times a value of 8 bits is the same share of 65535."""
     file = tmp_path / f"a.{suffix}"
     Image.fromarray(GREY.astype(np.uint16) * 257).save(file)
     assert np.array_equal(decoded(file), grey(GREY)) and np.array_equal(decoded(file, 1), GREY)
@@ -98,7 +98,7 @@ def test_a_shape_in_alpha_of_the_background_s_colour_is_refused(tmp_path: Path) 
 
 
 def test_one_colour_that_is_transparent(tmp_path: Path) -> None:
-    """As PNG and GIF have it: an entry of a palette, a colour, a value of 16 bits."""
+    """As in PNG and GIF: a palette entry, a colour, or a 16-bit value."""
     index = np.arange(60, dtype=np.uint8).reshape(6, 10) % 4
     palette = Image.fromarray(index, "L").convert("P")
     palette.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 9, 9, 9])
@@ -151,7 +151,7 @@ def test_what_has_no_range_is_refused(tmp_path: Path, suffix: str, array: NDArra
 
 
 def test_integers_with_a_sign_are_refused(tmp_path: Path) -> None:
-    """Pillow takes -1 of 8 bits for 255."""
+    """Pillow reads -1 of 8 bits as 255."""
     Image.fromarray(GREY).save(tmp_path / "a.tif", tiffinfo={339: 2})
     with pytest.raises(ImageError, match="sign"):
         decode_image(tmp_path / "a.tif", 3)
@@ -180,7 +180,7 @@ def test_a_camera_s_picture_with_a_preview_behind_it(tmp_path: Path) -> None:
 
 
 def test_training_and_predict_decode_alike_and_both_say_what_was_done(tmp_path: Path) -> None:
-    """A folder of 16 bits gives the inputs of the same folder as 8 bits."""
+    """A folder of 16 bits gives the same inputs as the folder in 8 bits."""
     prepared = {}
     for bits in (8, 16):
         root = folder(tmp_path / f"bits{bits}", ("train", "val", "test"))
@@ -207,13 +207,13 @@ def test_a_range_of_which_little_is_used_is_said(tmp_path: Path) -> None:
 
 
 def test_a_narrow_range_far_from_black_is_said(tmp_path: Path) -> None:
-    """Signed values with 32768 added to them, as scanners store them."""
+    """Signed values plus 32768, as scanners store them."""
     Image.fromarray(GREY.astype(np.uint16) * 16 + 30_000).save(tmp_path / "a.png")
     assert decode_image(tmp_path / "a.png", 3).notes == ("grey of 16 bits scaled to 8, with less than 1/16 of the range in use",)
 
 
 def png_16(values: NDArray[Any], transparent: bytes = b"") -> bytes:
-    """A PNG of 16 bits with 2 channels (grey and alpha), 3 or 4."""
+    """Return a PNG of 16 bits with 2 channels (grey and alpha), 3 or 4."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -226,7 +226,7 @@ def png_16(values: NDArray[Any], transparent: bytes = b"") -> bytes:
 
 
 def tiff_16(values: NDArray[Any], order: str, planar: int = 1, inks: bool = False) -> bytes:
-    """An uncompressed TIFF of 16 bits with 3 channels, or 4 of which the last one is alpha, or 4 inks."""
+    """Return an uncompressed 16-bit TIFF with 3 channels, 4 with alpha last, or 4 inks."""
     height, width, channels = values.shape
     data = (values.transpose(2, 0, 1) if planar == 2 else values).astype(f"{order}u2").tobytes()
     each, bits_at = len(data) // (channels if planar == 2 else 1), 8 + len(data)
@@ -252,7 +252,7 @@ def tiff_16(values: NDArray[Any], order: str, planar: int = 1, inks: bool = Fals
 
 
 def ppm_16(values: NDArray[Any]) -> bytes:
-    """A binary PPM of 16 bits."""
+    """Return a binary PPM of 16 bits."""
     return b"P6 %d %d 65535\n" % (values.shape[1], values.shape[0]) + values.astype(">u2").tobytes()
 
 
@@ -264,7 +264,7 @@ WRITERS: dict[str, tuple[int, Callable[[NDArray[Any]], bytes]]] = {
 
 @pytest.mark.parametrize("kind", WRITERS)
 def test_what_is_cut_to_8_bits_is_said(tmp_path: Path, kind: str) -> None:
-    """A picture of the whole range keeps its upper 8 bits; one within 20..219 becomes one level, and that is said."""
+    """An image of the whole range keeps its upper 8 bits; one within 20..219 becomes one level."""
     channels, written = WRITERS[kind]
     file, has_alpha = tmp_path / "a", channels in (2, 4)
     colours = COLOUR[..., : channels - has_alpha]

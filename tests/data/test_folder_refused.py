@@ -1,4 +1,4 @@
-"""Folders of images that are refused before anything starts."""
+"""Test folders of images that are refused before a start."""
 
 import io
 import os
@@ -39,7 +39,8 @@ def _two_validation_parts(root: Path) -> None:
         (root / name).mkdir()
 
 
-BAD_FOLDERS: dict[str, tuple[Callable[[Path], object], Refusal]] = {  # a field that begins with / lies below the folder
+# a field that begins with / is below the folder
+BAD_FOLDERS: dict[str, tuple[Callable[[Path], object], Refusal]] = {
     "no test": (_no_test, ("data.path[test]", None, LAYOUT)),
     "no train": (lambda root: (root / "train").rename(root / "training"), ("data.path[train]", None, LAYOUT)),
     "empty class": (_empty_class, ("/test/dog", 0, (1, None))),
@@ -103,7 +104,7 @@ def test_processes_find_what_one_finds_and_their_death_is_one_sentence(tmp_path:
 
 
 def test_a_truncated_jpeg_and_what_training_would_refuse_are_found_before_it(tmp_path: Path) -> None:
-    """The header of such a JPEG is whole."""
+    """The header of such a JPEG is complete."""
     root = folder(tmp_path / "images")
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
     whole = io.BytesIO()
@@ -123,7 +124,7 @@ def test_a_truncated_jpeg_and_what_training_would_refuse_are_found_before_it(tmp
 
 
 def test_a_picture_that_a_program_would_draw_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow goes by the content, and has EPS drawn by Ghostscript."""
+    """Pillow detects formats by content, and renders EPS by Ghostscript."""
     from PIL import EpsImagePlugin
 
     def draw(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""Which files of a folder are read, under which class, and that every other one is named with its count."""
+"""Test the list of a folder's files: read files with classes, and counts of all others."""
 
 import os
 import re
@@ -113,7 +113,7 @@ def test_a_class_that_is_a_link_keeps_its_place_among_the_labels(tmp_path: Path)
 
 
 def test_every_suffix_is_one_of_a_format_that_is_decoded() -> None:
-    """By Pillow's own table, whatever it is called there; MPO is a JPEG with previews behind it."""
+    """By Pillow's own table; MPO is a JPEG with previews behind it."""
     Image.init()
     formats = {Image.registered_extensions()[suffix] for suffix in SUFFIXES}
     assert formats == {*FORMATS, "MPO"}
@@ -121,7 +121,7 @@ def test_every_suffix_is_one_of_a_format_that_is_decoded() -> None:
 
 
 def test_a_refusal_names_what_was_not_read(tmp_path: Path) -> None:
-    """In the class folder that has no image, in a part without class folders, and wherever images are too few."""
+    """In a class folder without images, a part without class folders, and with too few images."""
     root = folder(tmp_path / "images", ("train", "valid"))
     for part in ("train", "valid"):
         for number in range(6):

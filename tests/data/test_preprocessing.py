@@ -1,4 +1,4 @@
-"""Augmentation and normalisation: which apply, and what the plan says of them."""
+"""Test augmentation and normalisation: the applied ones, and their lines in the plan."""
 
 from pathlib import Path
 from typing import Any, get_args

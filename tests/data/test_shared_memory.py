@@ -1,4 +1,4 @@
-"""Decoded images reach the trainer whatever /dev/shm holds, and who waits for them in vain hears why."""
+"""Test decoded images with any size of /dev/shm, and the error if they do not arrive."""
 
 import os
 import resource
@@ -106,8 +106,9 @@ def test_a_process_that_is_killed_is_told(images: Path, monkeypatch: pytest.Monk
 
 def test_a_batch_that_never_comes_is_told(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (images / NAMES[0]).unlink()
-    os.mkfifo(images / NAMES[0])  # opening it waits for a writer, who never comes
+    os.mkfifo(images / NAMES[0])  # opening it waits for a writer that never comes
     monkeypatch.setattr(pictures, "LOOK_S", 0.05)
-    monkeypatch.setattr(_utils, "MP_STATUS_CHECK_INTERVAL", 0.05)  # for which the process is waited for at the end
+    # timeout for the end of the process
+    monkeypatch.setattr(_utils, "MP_STATUS_CHECK_INTERVAL", 0.05)
     with refused("resources.heartbeat_timeout_s", 0.2, error=LoaderError):
         decoded(images, wait_s=0.1)

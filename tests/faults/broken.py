@@ -1,7 +1,4 @@
-"""Sweeps in processes of their own, as a person starts them, and how they are broken and compared.
-
-Knows the command line, processes and what stands in a store; nothing of how a sweep is made.
-"""
+"""Run sweeps in their own processes, break them, and compare the results."""
 
 import contextlib
 import json
@@ -29,15 +26,19 @@ SETTINGS = (
     "data.name=digits", "teacher.network.width=32", "teacher.training.epochs=2", "student.name=cnn", "method.name=kd",
     "search.sampler=random", "search.scheduler=none", "resources.groups=1", "project=tests",
 )  # fmt: skip
-TIMED = (  # what is another time another time
+TIMED = (  # differs from run to run
     "seconds/", "train/images_per_second", "cache/", "influence/seconds", "influence/waited", "influence/cpu_seconds",
 )  # fmt: skip
-LIFE_S = 280.0  # of a process that is waited for: many times what it takes on a machine that nobody else uses
-LEFT_S = 120.0  # after which what a dead driver leaves is gone: for a minute Ray's agents still look for their head
+LIFE_S = 280.0  # limit for a process: many times its duration on an idle machine
+# limit for leftovers of a dead driver: Ray's agents search for their head for a minute
+LEFT_S = 120.0
 
 
 class Life:
-    """One process of `run.py`, its output in a file; leaving the block ends it. `seen` is whatever any of them started."""
+    """One process of `run.py` with its output in a file; leaving the block ends it.
+
+    `seen` holds every process that any of them started.
+    """
 
     seen: ClassVar[set[psutil.Process]] = set()
 
@@ -64,11 +65,11 @@ class Life:
 
     @property
     def said(self) -> str:
-        """What it printed so far."""
+        """Return the output so far."""
         return self.printed.read_text()
 
     def below(self, name: str) -> list[psutil.Process]:
-        """The living processes below it whose title begins with `name`."""
+        """Return the live descendants whose title begins with `name`."""
         return titled(name, self._look())
 
     def _look(self) -> list[psutil.Process]:
@@ -80,7 +81,11 @@ class Life:
         return children
 
     def until(self, condition: Callable[[], Any], what: str, seconds: float = LIFE_S) -> Any:
-        """Wait for what the condition gives; AssertionError when the process ends before, or when it takes too long."""
+        """Wait for a truthy value of the condition, and return it.
+
+        Raises:
+            AssertionError: The process ends before, or the time runs out.
+        """
         end = time.monotonic() + seconds
         while not (found := condition()):
             assert self.process.poll() is None, f"it ended with {self.process.returncode} before {what}:\n{self.said}"
@@ -89,13 +94,13 @@ class Life:
         return found
 
     def kill(self) -> None:
-        """SIGKILL for the driver alone."""
+        """Send SIGKILL to the driver alone."""
         self._look()
         os.kill(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def ended(self, seconds: float = LIFE_S) -> int:
-        """Its exit code, once it has ended by itself."""
+        """Wait until the process ends by itself, and return its exit code."""
         end = time.monotonic() + seconds
         while self.process.poll() is None:
             assert time.monotonic() < end, f"not ended within {seconds:g} s:\n{self.said}"
@@ -105,7 +110,7 @@ class Life:
 
 
 def end_what_is_left(wait_s: float) -> list[str]:
-    """Ray ends with its driver; what of all lives so far does not within `wait_s` is ended here and named."""
+    """Kill and name all processes that do not end with their driver within `wait_s`."""
     _, left = psutil.wait_procs(Life.seen, timeout=wait_s)
     Life.seen.clear()
     names = []
@@ -117,7 +122,7 @@ def end_what_is_left(wait_s: float) -> list[str]:
 
 
 def begun(store: Path, *pairs: str, environment: Mapping[str, str] | None = None) -> Life:
-    """A new sweep."""
+    """Start a new sweep."""
     empty = store.parent / "empty.yaml"
     empty.parent.mkdir(parents=True, exist_ok=True)
     empty.touch()
@@ -126,12 +131,12 @@ def begun(store: Path, *pairs: str, environment: Mapping[str, str] | None = None
 
 
 def resumed(store: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Life:
-    """The same sweep, gone on with."""
+    """Resume the same sweep."""
     return Life(store, "sweep", "--resume", NAME, *arguments, environment=environment)
 
 
 def record(store: Path) -> Sweep | None:
-    """The sweep as its files say now; None before there are any."""
+    """Return the sweep from its current files; None if there are none."""
     try:
         return Sweep.open(Store(store), NAME)
     except ConfigurationError:
@@ -139,23 +144,23 @@ def record(store: Path) -> Sweep | None:
 
 
 def epochs(store: Path) -> int:
-    """How many epochs of all trials stand in the records."""
+    """Return the number of recorded epochs of all trials."""
     found = record(store)
     return sum(trial.epochs for trial in found.trials.values()) if found else 0
 
 
 def reached(store: Path, count: int) -> Callable[[], bool]:
-    """Whether so many epochs stand in the records."""
+    """Return a condition: `count` epochs are recorded."""
     return lambda: epochs(store) >= count
 
 
 def untimed(metrics: Mapping[str, float]) -> dict[str, float]:
-    """What is the same in every run to the bit."""
+    """Return the metrics that are bit-identical in every run."""
     return {name: value for name, value in metrics.items() if not name.startswith(TIMED)}
 
 
 def compare(found: Sweep | None, expected: Sweep) -> None:
-    """AssertionError unless both sweeps have the same trials with the same results, to the bit."""
+    """Assert that both sweeps have the same trials with bit-identical results."""
     assert found is not None and found.state == expected.state == "finished"
     assert sorted(found.trials) == sorted(expected.trials), "trials are missing, or there are too many"
     for number, trial in expected.trials.items():
@@ -169,7 +174,7 @@ def _result(trial: Trial) -> dict[str, Any]:
 
 
 def check_study(sweep: Sweep) -> None:
-    """AssertionError unless the study has the same trials and no other, each in its state and with its values."""
+    """Assert that the study has exactly the sweep's trials, with their states and values."""
     from optuna.trial import TrialState
 
     from orchestrator.sweep._study import open_study
@@ -187,13 +192,14 @@ def check_study(sweep: Sweep) -> None:
 
 
 def check_runs(sweep: Sweep, uri: str | None = None) -> int:
-    """How many metric points MLflow has; AssertionError unless each trial is one run, each epoch one point of every metric.
+    """Return the number of metric points in MLflow, after checks.
 
-    The parent is FINISHED, and so is every run of a trial that has not failed.
+    Each trial must be one run, and each epoch one point of every metric. The parent run and the
+    runs of all trials that have not failed must be FINISHED.
     """
     from mlflow import MlflowClient
 
-    with tempfile.TemporaryDirectory() as apart:  # MLflow keeps a file open that stood at the same path before
+    with tempfile.TemporaryDirectory() as apart:  # MLflow keeps a former file of the same path open
         copy = shutil.copy(Store(sweep.folder.parents[1]).database, apart) if uri is None else None
         return _checked_runs(sweep, MlflowClient(uri or f"sqlite:///{copy}"))
 
@@ -224,7 +230,7 @@ def _checked_runs(sweep: Sweep, client: Any) -> int:
 
 
 def check_all(store: Path, expected: Sweep) -> None:
-    """Records, study and MLflow are those of an uninterrupted sweep, and agree."""
+    """Assert that records, study and MLflow equal those of an uninterrupted sweep, and agree."""
     found = record(store)
     compare(found, expected)
     assert found is not None

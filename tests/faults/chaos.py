@@ -1,7 +1,8 @@
-"""A chaos run: one sweep of many short trials under failures drawn from a seed, compared with the same sweep undisturbed.
+"""Run one sweep of many short trials under random failures, and compare it with an undisturbed one.
 
-`python tests/faults/chaos.py --failures 50 --seed 1`, run again with another seed, continues the sweep of its folder: the report
-is of all failures so far. Random search and one group, so that results are the same to the bit. It ends what it started, by id.
+`python tests/faults/chaos.py --failures 50 --seed 1`, run again with another seed, continues the
+sweep of its folder. The report is about all failures so far. The sweep uses random search and one
+group, so that results are bit-identical. The program kills only processes that it started, by id.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # as a program, beside the tests
+sys.path.insert(0, str(Path(__file__).parents[2]))  # for a run as a program
 
 from orchestrator.store.records import Sweep
 from tests.faults.broken import LEFT_S, NAME, Life, begun, check_runs, check_study, compare, end_what_is_left, record, resumed
@@ -25,9 +26,10 @@ from tests.faults.chaos_targets import damage, damaged_file, fill, mount, proces
 from tests.faults.mlflow_server import Server
 
 WAIT_S, INFLUENCE_WAIT_S = 15.0, 10.0
-LIMIT_S = 200.0  # a group may take two minutes to start again, whatever `resources.heartbeat_timeout_s` says
-PROMISED_S = 20.0  # in which a driver ends after SIGTERM
-TRIALS = 20  # at first; the sweep grows by as many whenever it has ended
+# a group may take two minutes to restart, regardless of `resources.heartbeat_timeout_s`
+LIMIT_S = 200.0
+PROMISED_S = 20.0  # limit for the end of a driver after SIGTERM
+TRIALS = 20  # initial number; the sweep grows by it whenever it has ended
 SETTINGS = (
     "search.methods=[kd,kd_aif]", "data.label_noise=0.3", "training.epochs=6", "search.protect_initial_trials=false",
     "resources.max_failures=1000", "resources.heartbeat_warning_s=4", f"resources.heartbeat_timeout_s={WAIT_S:g}",
@@ -35,16 +37,16 @@ SETTINGS = (
     "resources.cpus_per_worker=0.5", "search.max_failed_trials=3",
 )  # fmt: skip
 UNFIT, INTERRUPTED = 3, 130
-HOPELESS = 8  # drivers in a row that ended by themselves before an epoch
+HOPELESS = 8  # consecutive drivers that ended by themselves before an epoch
 
 
 def tell(text: str) -> None:
-    """Show how it goes."""
+    """Print the progress."""
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 class Progress:
-    """The epochs that are finished, as the checkpoints of the newest trials tell: how many, and how many of them again."""
+    """Count of finished and of repeated epochs, from the checkpoints of the newest trials."""
 
     def __init__(self, store: Path) -> None:
         self.trials = store / "sweeps" / NAME / "trials"
@@ -52,7 +54,7 @@ class Progress:
         self.finished = self.repeated = 0
 
     def look(self) -> int:
-        """Return how many epochs were finished so far, repeated ones counted again."""
+        """Return the number of finished epochs so far, including repeated ones."""
         with contextlib.suppress(OSError):
             for name in sorted(os.listdir(self.trials), reverse=True)[:3]:
                 with contextlib.suppress(OSError, ValueError, LookupError):
@@ -72,7 +74,7 @@ class Progress:
 
 
 class Chaos:
-    """One sweep, and the failures that it meets."""
+    """One sweep and its failures."""
 
     def __init__(self, folder: Path, log: Log, server: Server) -> None:
         self.folder, self.log, self.server = folder, log, server
@@ -81,12 +83,12 @@ class Chaos:
         self.pending: list[tuple[float, Callable[[], None]]] = []
         self.life: Life | None = None
         self.begun_at = self.barren = 0
-        self.mended = False  # whether study and records agree again since one of them was damaged
+        self.mended = False  # study and records agree again after damage to one of them
 
     # the driver
 
     def start(self, trials: int | None = None) -> Life:
-        """Begin the sweep, or go on with it; `trials`: with so many."""
+        """Start or resume the sweep, with `trials` if given."""
         self.log.drivers += 1
         self.begun_at = self.progress.look()
         if record(self.store) is None:
@@ -97,7 +99,7 @@ class Chaos:
         return self.life
 
     def running(self) -> Life:
-        """Return the driver; one that has ended is followed by another one, of a larger sweep where nothing was left to do."""
+        """Return the driver; an ended one is replaced, with more trials after a complete sweep."""
         if self.life is None:
             return self.start()
         code = self.life.process.poll()
@@ -113,12 +115,12 @@ class Chaos:
         return self.start(len(found.trials) + TRIALS if code == 0 and found else None)
 
     def end_driver(self) -> None:
-        """SIGKILL for the driver."""
+        """Send SIGKILL to the driver."""
         if self.life and self.life.process.poll() is None:
             self.life.kill()
 
     def watch(self, seconds: float, until: Callable[[], bool] = lambda: False, every_s: float = 0.03) -> bool:
-        """Let time pass, in which outages end; return whether the condition came true."""
+        """Wait while outages end; return whether the condition became true."""
         end = time.monotonic() + seconds
         while not until():
             now = time.monotonic()
@@ -132,20 +134,21 @@ class Chaos:
         return True
 
     def end_outages(self) -> None:
-        """End all that is to end by itself."""
+        """End all pending outages."""
         while self.pending:
             self.pending.pop()[1]()
 
     def later(self, seconds: float, action: Callable[[], None]) -> None:
-        """Do something after a time, whatever happens meanwhile."""
+        """Run an action after a time."""
         self.pending.append((time.monotonic() + seconds, action))
 
     # one failure
 
     def make(self, failure: Failure) -> None:
-        """Let a failure happen, and note what followed."""
+        """Cause a failure, and record its consequences."""
         self.watch(failure.after_s)
-        if not self.watch(LIMIT_S, lambda: self.strike(failure), every_s=0.3):  # to look for a process takes a while
+        # finding a process takes a while
+        if not self.watch(LIMIT_S, lambda: self.strike(failure), every_s=0.3):
             tell(f"{failure.seed}/{failure.number} {failure.kind} is left out: not possible within {LIMIT_S:g} s")
             return
         made = Made(failure.seed, failure.number, failure.kind)
@@ -166,7 +169,7 @@ class Chaos:
         tell(f"{failure.seed}/{failure.number} {failure.kind}: {made.recovery_s or 0:.1f} s, {made.ended}")
 
     def strike(self, failure: Failure) -> bool:
-        """Do it, if what it is done to is there; return whether it was done."""
+        """Cause the failure if its target exists; return whether it was caused."""
         life = self.running()
         self.mended = self.mended or self.progress.finished > self.begun_at
         if failure.kind in OFFLINE:
@@ -184,7 +187,7 @@ class Chaos:
         path = damaged_file(self.store, failure)
         if path is None or not damage(path, failure):
             return False
-        if failure.target == "checkpoint":  # it is read when its worker has died
+        if failure.target == "checkpoint":  # it is read after the death of its worker
             for process in processes(life, "worker"):
                 process.kill()
         return True
@@ -200,14 +203,14 @@ class Chaos:
                 self.start()
             return True
         if number == signal.SIGSTOP and self.progress.finished <= self.begun_at:
-            return False  # a group that is stopped while it starts has two minutes, which are waited for with nothing to see
+            return False  # a group that is stopped during its start has a timeout of two minutes
         found = processes(life, failure.target)
         if found:
             found[int(failure.choice * len(found))].send_signal(number)
         return bool(found)
 
     def _damage_offline(self, failure: Failure) -> bool:
-        """Either the study or the records: what one of them lost, the other one knows."""
+        """Damage the study or the records, never both: each can restore the other."""
         path = damaged_file(self.store, failure)
         if not self.mended or path is None or not path.exists():
             return False
@@ -226,7 +229,7 @@ class Chaos:
             self.later(failure.outage_s, lambda: self.server.signal(signal.SIGCONT))
 
     def finish(self) -> Sweep:
-        """End all outages, and let the sweep end; return what it left."""
+        """End all outages, wait for the end of the sweep, and return its record."""
         self.watch(60.0, lambda: not self.pending)
         while True:
             life = self.running()
@@ -239,7 +242,10 @@ class Chaos:
 
 
 def undisturbed(store: Path, trials: int) -> tuple[Sweep, float]:
-    """The same sweep with nothing broken, and the wall time (s) that it took: run, or grown to so many trials."""
+    """Return the same sweep without failures, and its wall time (s).
+
+    It is run if it does not exist, and extended if it has fewer trials.
+    """
     found, file = record(store), store.parent / "undisturbed.json"
     seconds = json.loads(file.read_text()) if file.exists() else 0.0
     if found is None or len(found.trials) < trials:
@@ -255,7 +261,7 @@ def undisturbed(store: Path, trials: int) -> tuple[Sweep, float]:
 
 
 def differences(found: Sweep, expected: Sweep, server: Server) -> list[str]:
-    """What is not as in the undisturbed sweep; MLflow is read from its server's database."""
+    """Return the differences from the undisturbed sweep; MLflow is read from its database."""
     checks: dict[str, Callable[[], object]] = {
         "results": lambda: compare(found, expected),
         "study": lambda: check_study(found),
@@ -271,9 +277,15 @@ def differences(found: Sweep, expected: Sweep, server: Server) -> list[str]:
 
 
 def run(folder: Path, failures: int, seed: int, minutes: float, pause: bool, only: frozenset[str]) -> dict[str, object]:
-    """Make failures, up to so many of the seed and for so long; then finish the sweep, compare, and return the report.
+    """Cause failures, finish the sweep, compare it, and return the report.
 
-    `pause`: leave the sweep as it is, for a later run to continue. `only`: draw no other kinds of failure; none: all kinds.
+    Args:
+        folder: Folder of the sweep, which is continued if it exists.
+        failures: Number of the seed's failures.
+        seed: Seed of the schedule.
+        minutes: Time limit for new failures.
+        pause: Leave the sweep unfinished, for a later run to continue.
+        only: Kinds of failures to draw; empty for all kinds.
     """
     folder.mkdir(parents=True, exist_ok=True)
     log, port = Log.open(folder / "failures.json"), folder / "port"
@@ -283,7 +295,7 @@ def run(folder: Path, failures: int, seed: int, minutes: float, pause: bool, onl
     without = frozenset(WEIGHTS) - (only or frozenset(WEIGHTS)) | (frozenset() if mount(chaos.store) else {"full disk"})
     started, patience_s = time.monotonic(), 0.0
     try:
-        server.begin()  # the first outage: it answers some seconds later
+        server.begin()  # the first outage: it answers after some seconds
         for failure in schedule(seed, without):
             if failure.number > failures or time.monotonic() - started > 60 * minutes:
                 break
@@ -309,7 +321,7 @@ def run(folder: Path, failures: int, seed: int, minutes: float, pause: bool, onl
 
 
 def main() -> int:
-    """Run from the command line; return 1 where anything differs or waited too long."""
+    """Run the command line; return 1 if anything differs or waited too long."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--failures", type=int, default=50, help="how many of the seed's failures are made")
     parser.add_argument("--seed", type=int, default=0, help="of the schedule")

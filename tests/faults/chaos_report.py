@@ -1,4 +1,4 @@
-"""The report of a chaos run: failures by kind, epochs that were repeated, and wall time against the undisturbed sweep."""
+"""Report a chaos run: failures by kind, repeated epochs, wall time against an undisturbed run."""
 
 import json
 from collections import defaultdict
@@ -12,9 +12,11 @@ from tests.faults.chaos_schedule import WEIGHTS
 
 @dataclass
 class Made:
-    """A failure that was made. `recovery_s`: until the next finished epoch, None where nobody waited for it.
+    """A failure that was caused.
 
-    `ended`: the exit code of the driver where it ended by itself before that.
+    Attributes:
+        recovery_s: Seconds until the next finished epoch; None if the run did not wait for it.
+        ended: Exit code of a driver that ended by itself before that.
     """
 
     seed: int
@@ -27,7 +29,7 @@ class Made:
 
 @dataclass
 class Log:
-    """All that was made to one sweep, kept in a file so that a later run continues it."""
+    """All failures of one sweep, in a file, so that a later run continues it."""
 
     file: Path
     failures: list[Made] = field(default_factory=list)
@@ -38,19 +40,19 @@ class Log:
 
     @classmethod
     def open(cls, file: Path) -> "Log":
-        """What was made so far."""
+        """Load the failures so far."""
         if not file.exists():
             return cls(file)
         plain = json.loads(file.read_text())
         return cls(file, [Made(**each) for each in plain.pop("failures")], **plain)
 
     def save(self) -> None:
-        """Write it."""
+        """Write the file."""
         plain = {key: value for key, value in asdict(self).items() if key != "file"}
         self.file.write_text(json.dumps(plain, indent=1))
 
     def reached(self, seed: int) -> int:
-        """The number of the last failure that was made of a seed."""
+        """Return the number of the last failure of a seed."""
         return max((made.number for made in self.failures if made.seed == seed), default=0)
 
 
@@ -68,7 +70,7 @@ class Row:
 
 
 def rows(failures: Iterable[Made]) -> list[Row]:
-    """One row a kind that occurred, in the order of the schedule."""
+    """Return one row per occurring kind, in the order of the schedule."""
     found: dict[str, list[Made]] = defaultdict(list)
     for each in failures:
         found[each.kind].append(each)
@@ -89,7 +91,15 @@ def _row(kind: str, made: Sequence[Made]) -> Row:
 
 
 def summary(log: Log, trials: int, epochs: int, undisturbed_s: float, differences: Sequence[str]) -> dict[str, Any]:
-    """The report as plain values; `undisturbed_s` is the wall time (s) of the sweep of which nothing was broken."""
+    """Return the report as plain values.
+
+    Args:
+        log: The failures.
+        trials: Number of trials.
+        epochs: Number of epochs.
+        undisturbed_s: Wall time (s) of the undisturbed sweep.
+        differences: Differences from the undisturbed sweep.
+    """
     return {
         "failures": len(log.failures),
         "seeds": sorted({made.seed for made in log.failures}),
@@ -106,7 +116,7 @@ def summary(log: Log, trials: int, epochs: int, undisturbed_s: float, difference
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """The same as text, the kinds as a table of Markdown."""
+    """Return the report as text, with a Markdown table of the kinds."""
     ratio = report["seconds"] / report["undisturbed_seconds"] if report["undisturbed_seconds"] else float("nan")
     lines = [
         f"{report['failures']} failures (seeds {', '.join(map(str, report['seeds']))}) in one sweep of {report['trials']} trials",

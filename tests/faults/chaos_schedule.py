@@ -1,14 +1,15 @@
-"""Draw a schedule of failures from a seed: what is broken, when, and whether the run waits until it is mended."""
+"""Draw a schedule of failures from a seed: kind, time, and the wait for recovery."""
 
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-SHORTEST_S, LONGEST_S = 0.3, 2.5  # between one failure and the next
-OUTAGE_S = (1.0, 4.0)  # of a full disk, of an MLflow that is away, of a stopped driver
-WAITED_FOR = 0.15  # share of the killed processes after which nothing else fails until an epoch is finished
+SHORTEST_S, LONGEST_S = 0.3, 2.5  # between two failures
+OUTAGE_S = (1.0, 4.0)  # of a full disk, an unreachable MLflow, a stopped driver
+WAITED_FOR = 0.15  # share of kills after which no failure occurs until an epoch is finished
 
-PROCESSES: dict[str, str | tuple[str, ...]] = {  # what it is called here -> how its title begins, or how its program is called
+# name -> beginning of its title, or name of its program
+PROCESSES: dict[str, str | tuple[str, ...]] = {
     "worker": "ray::RayTrainWorker",
     "controller": "ray::TrainController",
     "dispatcher": "ray::Dispatcher",
@@ -47,14 +48,19 @@ WEIGHTS = {
     "MLflow killed": 2,
     "MLflow stopped": 5,
 }
-OFFLINE = ("truncated record", "missing record", "truncated study", "missing study")  # made while no driver runs
+# caused while no driver runs
+OFFLINE = ("truncated record", "missing record", "truncated study", "missing study")
 
 
 @dataclass(frozen=True)
 class Failure:
-    """One failure. `after_s`: since the last one; `outage_s`: how long it lasts, where it ends by itself; `choice`: in [0, 1).
+    """One failure.
 
-    `waits`: nothing else fails until an epoch is finished, or the driver has ended.
+    Attributes:
+        after_s: Seconds since the last failure.
+        outage_s: Duration of a failure that ends by itself.
+        choice: Random number in [0, 1).
+        waits: No other failure occurs until an epoch is finished or the driver has ended.
     """
 
     seed: int
@@ -67,17 +73,17 @@ class Failure:
 
     @property
     def action(self) -> str:
-        """SIGKILL, SIGSTOP, SIGTERM, truncated, missing, full or MLflow."""
+        """Return SIGKILL, SIGSTOP, SIGTERM, truncated, missing, full or MLflow."""
         return self.kind.partition(" ")[0]
 
     @property
     def target(self) -> str:
-        """What it is done to."""
+        """Return the target of the action."""
         return self.kind.partition(" ")[2]
 
 
 def schedule(seed: int, without: frozenset[str] = frozenset()) -> Iterator[Failure]:
-    """Yield failures without end, the same ones for the same seed; kinds `without` are left out."""
+    """Yield failures endlessly, the same ones for the same seed, except kinds in `without`."""
     kinds = [kind for kind in WEIGHTS if kind not in without]
     weights = [WEIGHTS[kind] for kind in kinds]
     draw, number = random.Random(seed), 0

@@ -1,4 +1,4 @@
-"""What a chaos run breaks: the processes below a driver, the files of a store, and the disk that it lies on."""
+"""Break the targets of a chaos run: a driver's processes, a store's files, its disk."""
 
 import contextlib
 import ctypes
@@ -13,24 +13,24 @@ from tests.faults.broken import NAME, Life
 from tests.faults.chaos_schedule import PROCESSES, Failure
 
 MIB = 2**20
-DISK_BYTES = 640 * MIB  # of the file system of the store, which is memory that is taken when it is written
+DISK_BYTES = 640 * MIB  # of the store's file system, which takes memory as it is written
 DETACH = 2  # sys/mount.h
 CHECKPOINT = ("student.safetensors", "best.safetensors", "optimizer.pt", "progress.json")
 
 
 def processes(life: Life, target: str) -> list[psutil.Process]:
-    """Return the living processes of that kind below the driver, whether they are stopped or not."""
+    """Return the live processes of that kind below the driver, including stopped ones."""
     name, found = PROCESSES[target], []
     for process in life.below(""):
         with contextlib.suppress(psutil.Error):
-            command = next(iter(process.cmdline()), "")  # none of one that is dead and not waited for
+            command = next(iter(process.cmdline()), "")  # a zombie has none
             if command.startswith(name) or Path(command).name == name:
                 found.append(process)
     return found
 
 
 def mount(folder: Path) -> bool:
-    """Put a small file system into a folder, unless it is there already; return whether it is there."""
+    """Mount a small file system on a folder if necessary; return whether it is mounted."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if os.path.ismount(folder):
         return True
@@ -41,13 +41,13 @@ def mount(folder: Path) -> bool:
 
 
 def unmount(folder: Path) -> None:
-    """Take the file system away, with all that is in it."""
+    """Unmount the file system, which deletes its content."""
     if os.path.ismount(folder):
         ctypes.CDLL(None).umount2(bytes(folder), DETACH)
 
 
 def fill(file: Path) -> None:
-    """Take all space that is left on the disk of a file."""
+    """Fill the disk of a file."""
     with open(file, "wb", buffering=0) as taking:
         for size in (MIB, 4096, 1):
             with contextlib.suppress(OSError):
@@ -56,7 +56,7 @@ def fill(file: Path) -> None:
 
 
 def damaged_file(store: Path, failure: Failure) -> Path | None:
-    """Return the file, or the folder, that a failure is to damage; None where there is none yet."""
+    """Return the file or folder that a failure damages; None if there is none yet."""
     sweep = store / "sweeps" / NAME
     if failure.target == "checkpoint":
         found = sorted((path for path in sweep.glob("trials/*/checkpoint") if (path / CHECKPOINT[0]).exists()), reverse=True)
@@ -77,15 +77,15 @@ def _chosen(files: list[Path], choice: float) -> Path | None:
 
 
 def damage(path: Path, failure: Failure) -> bool:
-    """Cut a file off, as a write that did not end does, or remove it; return whether there was something to damage."""
+    """Truncate a file like an unfinished write, or remove it; return whether it existed."""
     try:
         if failure.action == "missing":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
             return True
         content = path.read_bytes()
         kept = content.rstrip(b"\n")[:-9] if failure.target == "study" else content[: len(content) // 2]
-        with path.open("r+b") as stream:  # the same file, which others may have mapped
+        with path.open("r+b") as stream:  # the same inode, which other processes may have mapped
             stream.truncate(len(kept))
         return True
-    except OSError:  # it is not there, or is replaced at this moment
+    except OSError:  # missing, or being replaced
         return False

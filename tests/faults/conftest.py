@@ -1,4 +1,4 @@
-"""What the tests that break sweeps share: the sweep that nobody broke, and the table of what was made and what was lost."""
+"""Fixtures of the fault tests: undisturbed sweeps, and the table of faults and losses."""
 
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -16,9 +16,9 @@ ROWS = pytest.StashKey[list[Row]]()
 
 @pytest.fixture
 def tell(request: pytest.FixtureRequest) -> Tell:
-    """Adds a row to the table: the fault, how often and to what it was made, how many trials the sweep had, what was lost.
+    """Return a function that adds a row to the table, after all comparisons.
 
-    Called when everything was compared.
+    A row holds the fault, its number and targets, the number of trials, and the losses.
     """
 
     def add(fault: str, made: str, trials: int, lost: str = "nothing") -> None:
@@ -28,7 +28,7 @@ def tell(request: pytest.FixtureRequest) -> Tell:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """The table, as it stands in docs/results.md."""
+    """Print the table in the format of docs/results.md."""
     rows = config.stash.get(ROWS, [])
     if rows:
         terminalreporter.write_line("\n| fault | made | trials | lost |\n|---|---|---|---|")
@@ -41,7 +41,10 @@ WHOLE = ("training.epochs=12", "search.trials=6")
 
 @pytest.fixture(autouse=True)
 def nothing_runs_on(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Whatever was killed, Ray is gone with it: not at once, so that a resume has met what was left. A quick test does not wait."""
+    """Assert that Ray ends after its driver's death.
+
+    It does not end at once, so that a resume meets leftovers. A quick test does not wait.
+    """
     yield
     patient = request.node.get_closest_marker("faults") is not None
     left = end_what_is_left(LEFT_S if patient else 0.0)
@@ -50,7 +53,7 @@ def nothing_runs_on(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Sweep]:
-    """Runs a sweep of which nobody breaks anything, once for the same settings."""
+    """Return a function that runs an undisturbed sweep, once for the same settings."""
 
     @cache
     def run(*pairs: str) -> Sweep:
@@ -67,5 +70,5 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Sweep]:
 
 @pytest.fixture
 def whole(unbroken: Callable[..., Sweep]) -> Sweep:
-    """The sweep of `WHOLE` of which nobody broke anything."""
+    """Return the undisturbed sweep of `WHOLE`."""
     return unbroken(*WHOLE)

@@ -1,4 +1,4 @@
-"""MLflow's server on loopback, which a test stops and starts again."""
+"""Start and stop MLflow's server on loopback."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ START_S = 240.0
 
 
 class Server:
-    """MLflow's server with a database in a folder, which outlives it."""
+    """MLflow's server with a database in a folder, which outlives the server."""
 
     def __init__(self, folder: Path, port: int | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -25,11 +25,11 @@ class Server:
 
     @property
     def database(self) -> Path:
-        """Its SQLite file."""
+        """Return the SQLite file."""
         return self.folder / "mlflow.db"
 
     def begin(self) -> None:
-        """Start it, unless it runs; it answers some seconds later."""
+        """Start the server unless it runs; it answers after some seconds."""
         if self.process and self.process.poll() is None:
             return
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
@@ -42,7 +42,7 @@ class Server:
             )
 
     def start(self) -> None:
-        """Start it; return when it answers."""
+        """Start the server, and wait until it answers."""
         self.begin()
         end = time.monotonic() + START_S
         while not self.answers():
@@ -51,7 +51,7 @@ class Server:
             time.sleep(0.1)
 
     def answers(self) -> bool:
-        """Whether it does, at this moment."""
+        """Return whether the server answers now."""
         try:
             with urlopen(f"{self.uri}/health", timeout=1) as answer:  # loopback
                 return bool(answer.status == 200)
@@ -59,12 +59,12 @@ class Server:
             return False
 
     def signal(self, number: int) -> None:
-        """Send a signal to it and its workers, which are a session of their own."""
+        """Send a signal to the server and its workers, which form one session."""
         if self.process and self.process.poll() is None:
             os.killpg(self.process.pid, number)
 
     def stop(self) -> None:
-        """End it and its workers with SIGKILL."""
+        """Kill the server and its workers with SIGKILL."""
         self.signal(signal.SIGKILL)
         if self.process:
             self.process.wait()

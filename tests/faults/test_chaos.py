@@ -1,4 +1,7 @@
-"""The schedule and the report of a chaos run, and what it does to files. No sweep runs here: `make chaos` is that."""
+"""Test the schedule, the report and the file damage of a chaos run, without a sweep.
+
+`make chaos` runs one.
+"""
 
 import json
 import os
@@ -81,7 +84,7 @@ def _at(file: Path, moment: int) -> None:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """What a sweep leaves, in small."""
+    """Return a small store like that of a sweep."""
     sweep = tmp_path / "sweeps" / NAME
     for number in range(2):
         folder = sweep / "trials" / f"{number:05d}" / "checkpoint"

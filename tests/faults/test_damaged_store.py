@@ -1,4 +1,4 @@
-"""Files of a store that are cut off between the death of a driver and the resume: what can be made again is, nothing is lost."""
+"""Truncate files of a store between the death of a driver and the resume: nothing is lost."""
 
 import shutil
 from collections.abc import Callable
@@ -16,7 +16,7 @@ EPOCHS = 20  # after which the driver is killed: in the second of six trials
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store whose sweep lost its driver in the second trial; beside it, as `kept`, a copy."""
+    """Return a store whose driver was killed in the second trial; `kept` is its copy."""
     store: Path = tmp_path_factory.mktemp("killed") / "store"
     with begun(store, *WHOLE) as life:
         life.until(lambda: epochs(store) >= EPOCHS, f"epoch {EPOCHS}")
@@ -26,24 +26,24 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def unfinished(store: Path) -> Path:
-    """The folder of the trial that was training."""
+    """Return the folder of the unfinished trial."""
     found = record(store)
     assert found is not None
     return next(found.trial_folder(trial.number) for trial in found.trials.values() if trial.epochs and not trial.ended)
 
 
 def sweep_file(name: str) -> Callable[[Path], Path]:
-    """A file of the sweep's own folder."""
+    """Return a function that finds a file of the sweep's own folder."""
     return lambda store: store / "sweeps" / NAME / name
 
 
 def any_of(pattern: str) -> Callable[[Path], Path]:
-    """The first file of the store that has such a name."""
+    """Return a function that finds the first file of the store that matches."""
     return lambda store: min(store.glob(pattern))
 
 
 def of_trial(name: str) -> Callable[[Path], Path]:
-    """A file of the trial that was training."""
+    """Return a function that finds a file of the unfinished trial."""
     return lambda store: unfinished(store) / name
 
 
@@ -64,7 +64,7 @@ FILES: dict[str, Callable[[Path], Path]] = {
 
 
 def cut(file: Path, what: str) -> None:
-    """Leave a part of a file, as a write that did not end does: half of it, of a journal all but the end of its last line."""
+    """Truncate a file like an unfinished write: to its half, a journal within its last line."""
     content = file.read_bytes()
     kept = content.rstrip(b"\n")[:-9] if "line" in what else content[: len(content) // 2]
     assert 0 < len(kept) < len(content)
@@ -72,7 +72,7 @@ def cut(file: Path, what: str) -> None:
 
 
 def damaged(killed: Path, what: str) -> Path:
-    """The store as the death left it, with the file cut off; the file."""
+    """Restore the store after the death, truncate the file, and return it."""
     shutil.rmtree(killed)
     shutil.copytree(killed.with_name("kept"), killed)
     file = FILES[what](killed)

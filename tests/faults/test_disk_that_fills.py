@@ -1,4 +1,4 @@
-"""A disk that is full in the middle of a sweep: it pauses with a sentence, goes on when there is space, and nothing is damaged."""
+"""Fill the disk during a sweep: it pauses with a message, resumes with space, and is undamaged."""
 
 import ctypes
 import os
@@ -14,13 +14,13 @@ from tests.faults.conftest import WHOLE, Tell
 
 pytestmark = pytest.mark.faults
 MIB = 2**20
-SIZE = 512 * MIB  # of the disk, which is memory that is taken when it is written
+SIZE = 512 * MIB  # of the disk, which takes memory as it is written
 DETACH = 2  # sys/mount.h
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Path]:
-    """A store on a small file system of its own, in memory; what the sweep prints lies beside it, where there is space."""
+    """Return a store on its own small file system in memory; the output is outside of it."""
     if sys.platform != "linux":
         pytest.skip("a small file system can be mounted on Linux alone")
     folder = tmp_path / "store"
@@ -33,7 +33,7 @@ def store(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(file: Path) -> None:
-    """Take all space that is left."""
+    """Fill the disk of a file."""
     with open(file, "wb", buffering=0) as taking:
         for size in (MIB, 4096, 1):
             try:

@@ -1,4 +1,4 @@
-"""SIGKILL of the driver at any moment, then `sweep --resume`: the sweep ends as one that nobody killed, to the bit."""
+"""SIGKILL the driver at any moment, then `sweep --resume`: results are bit-identical."""
 
 import random
 import time
@@ -27,7 +27,7 @@ STEPS = ("starting Ray", "worker groups", "bringing the teacher")
 
 
 def a_moment(life: Life, seconds: float) -> None:
-    """Let so much of its life pass."""
+    """Let the process run for `seconds`."""
     until = time.monotonic() + seconds
     life.until(lambda: time.monotonic() >= until, "the moment")
 
@@ -35,7 +35,7 @@ def a_moment(life: Life, seconds: float) -> None:
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", [0])
 def test_a_sweep_whose_driver_is_killed_ten_times(seed: int, whole: Sweep, tmp_path: Path, tell: Tell) -> None:
-    """Twice while it starts and eight times while trials train, each a random moment after an epoch was recorded."""
+    """Twice during the start, eight times during training at a random moment after an epoch."""
     chance, store = random.Random(seed), tmp_path / "store"
     total = sum(trial.epochs for trial in whole.trials.values())
     with begun(store, *WHOLE) as life:
@@ -56,7 +56,7 @@ def test_a_sweep_whose_driver_is_killed_ten_times(seed: int, whole: Sweep, tmp_p
 
 @pytest.mark.faults
 def test_rungs_outlive_the_driver(unbroken: Callable[..., Sweep], tmp_path: Path, tell: Tell) -> None:
-    """The scheduler stops whom it would have stopped, and the weights of losers are gone however often somebody began anew."""
+    """The scheduler stops the same trials; the weights of stopped trials are deleted."""
     expected, store = unbroken(*RUNGS), tmp_path / "store"
     assert {"stopped_early", "complete"} <= {trial.state for trial in expected.trials.values()}
     total = sum(trial.epochs for trial in expected.trials.values())
@@ -80,7 +80,7 @@ def test_rungs_outlive_the_driver(unbroken: Callable[..., Sweep], tmp_path: Path
 
 @pytest.mark.ray
 def test_a_killed_sweep_goes_on_as_if_nothing_had_been(tmp_path: Path, tell: Tell) -> None:
-    """Every trial has the parameters that a study alone gives, and the results of a training alone in this process."""
+    """Trials have the parameters of a study alone, and the results of a training alone."""
     store, trials, each = tmp_path / "store", 6, 4
     with begun(store, f"search.trials={trials}", f"training.epochs={each}") as life:
         life.until(reached(store, each + 2), "second trial")
@@ -96,13 +96,13 @@ def test_a_killed_sweep_goes_on_as_if_nothing_had_been(tmp_path: Path, tell: Tel
     for number in range(trials):
         mine, params = found.trials[number], draw(study.ask(), found.configuration)
         assert mine.params == params and mine.state == "complete" and len(mine.history) == each
-        if number < 3:  # ended, unfinished and not begun when the driver died
+        if number < 3:  # ended, unfinished and not started at the driver's death
             assert results(mine) == results(alone(found, number)), f"trial {number}"
     tell("SIGKILL of the driver, then `--resume` (in `make test`)", "once, in the second trial", trials)
 
 
 def alone(sweep: Sweep, number: int) -> Trial:
-    """The same trial, trained in this process."""
+    """Return the same trial, trained in this process."""
     store = Store(sweep.folder.parents[1])
     configuration = apply(sweep.configuration, sweep.trials[number].params)
     ready = prepare_run(store, configuration, "train", local=True)
@@ -112,5 +112,5 @@ def alone(sweep: Sweep, number: int) -> Trial:
 
 
 def results(trial: Trial) -> dict[str, object]:
-    """What must be the same to the bit."""
+    """Return the values that must be bit-identical."""
     return {"value": trial.value, "history": trial.history, "metrics": untimed(trial.metrics)}

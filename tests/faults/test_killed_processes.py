@@ -1,4 +1,4 @@
-"""SIGKILL of what trains and serves below the driver: a worker of two, the dispatcher, an influence actor. No trial is lost."""
+"""SIGKILL a worker of two, the dispatcher or an influence actor: no trial is lost."""
 
 import os
 import random
@@ -26,13 +26,13 @@ WEIGHED = (
 
 
 def end_one(life: Life, title: str, draw: random.Random) -> None:
-    """SIGKILL for one of the processes of that title."""
+    """Send SIGKILL to one of the processes with that title."""
     found = life.until(lambda: life.below(title), title)
     os.kill(draw.choice(found).pid, signal.SIGKILL)
 
 
 def killed_in(store: Path, pairs: tuple[str, ...], title: str, moments: list[int]) -> Life:
-    """A sweep whose process of that title is killed whenever so many epochs are through; it has ended by itself."""
+    """Run a sweep; kill its process of that title at each number of epochs."""
     draw = random.Random(0)
     with begun(store, *pairs) as life:
         for moment in moments:
@@ -61,7 +61,7 @@ def test_who_trains_is_killed(
 
 
 def test_the_dispatcher_is_killed(whole: Sweep, tmp_path: Path, tell: Tell) -> None:
-    """It is the sweep's heart: whether the driver goes on or ends with what to type next, no trial has failed of it."""
+    """The driver may go on, or end with a resume command; no trial may fail because of it."""
     store = tmp_path / "store"
     life = killed_in(store, WHOLE, "ray::Dispatcher", [30])
     found = record(store)
@@ -75,7 +75,7 @@ def test_the_dispatcher_is_killed(whole: Sweep, tmp_path: Path, tell: Tell) -> N
 
 
 def test_a_group_that_is_killed_whole(whole: Sweep, tmp_path: Path, tell: Tell) -> None:
-    """Its controller in Ray Train, and with it its worker."""
+    """The group's controller in Ray Train, and with it its worker."""
     store = tmp_path / "store"
     life = killed_in(store, WHOLE, "ray::TrainController", [20])
     if life.process.returncode:

@@ -1,4 +1,4 @@
-"""The head of a running cluster dies under a sweep: a sentence and exit code 3, no hang, and nothing has failed."""
+"""Kill the head of a running cluster during a sweep: a message, exit code 3, no failed trial."""
 
 import json
 import os
@@ -26,7 +26,7 @@ CHANGES = ("data.name=digits", "teacher.network.width=32", "teacher.training.epo
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """A head of one CPU, on loopback with Ray's token."""
+    """Run a head of one CPU, on loopback with Ray's token."""
     monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)
     with patch.dict(os.environ, OWN_CLUSTER):
         maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
@@ -39,7 +39,11 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 
 
 def wait(condition: Callable[[], bool], process: "subprocess.Popen[str]", said: Path) -> None:
-    """Until it holds; AssertionError when the process ends before."""
+    """Wait until the condition holds.
+
+    Raises:
+        AssertionError: The process ends before, or the time runs out.
+    """
     until = time.monotonic() + DEADLINE_S
     while not condition():
         assert process.poll() is None and time.monotonic() < until, said.read_text()

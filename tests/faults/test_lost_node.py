@@ -1,4 +1,4 @@
-"""A running cluster of three nodes on this machine: one is lost in the middle of a sweep, another comes, the driver dies."""
+"""Lose a node of a three-node cluster during a sweep, add one, and kill the driver."""
 
 import os
 import random
@@ -22,10 +22,11 @@ NODES = 3
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """Three nodes of one CPU each, on loopback, with Ray's token; the first is the head."""
+    """Run three nodes of one CPU each, on loopback with Ray's token; the first is the head."""
     monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)
     with patch.dict(os.environ, OWN_CLUSTER):
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as `ray start` does; who joins brings the token
+        # as `ray start` does; joining nodes send the token
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
         made = Cluster()
         try:
             for _ in range(NODES):
@@ -36,7 +37,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 
 
 def settings(cluster: Cluster) -> tuple[str, ...]:
-    """A group on each node."""
+    """Return settings with one group per node."""
     return (*WHOLE, f"resources.address={cluster.address}", f"resources.groups={NODES}")
 
 
@@ -54,7 +55,7 @@ def test_a_node_goes_and_another_comes(cluster: Cluster, whole: Sweep, tmp_path:
 
 
 def test_the_driver_dies_on_a_cluster_that_lives_on(cluster: Cluster, whole: Sweep, tmp_path: Path, tell: Tell) -> None:
-    """What it leaves on the cluster's nodes is not below it, and must not hold what the next one needs."""
+    """Leftovers on the cluster's nodes are no descendants; they must not hold resources."""
     store = tmp_path / "store"
     with begun(store, *settings(cluster)) as life:
         life.until(reached(store, 20), "epoch 20")

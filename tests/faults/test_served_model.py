@@ -1,4 +1,4 @@
-"""The registered model behind real servers: MLflow's, which a sweep writes to, and `mlflow models serve`, which answers with it."""
+"""Test the registered model behind a real MLflow server and `mlflow models serve`."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.faults
 
 
 def answer(port: int, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What the served model says."""
+    """Return the predictions of the served model."""
     body = json.dumps({"inputs": images.tolist()}).encode()
     asked = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(asked, timeout=60) as reply:

@@ -1,4 +1,4 @@
-"""A submitted sweep that is stopped in the middle ends in order, and a job that resumes it brings it to its end."""
+"""Stop a submitted sweep: it ends in order, and a job that resumes it completes it."""
 
 import json
 import time
@@ -9,13 +9,14 @@ import pytest
 
 from tests.cluster.running_head import head
 
-TRIALS, EPOCHS = 4, 300  # one after the other: when the first is complete, the others take longer than a command needs to begin
+# sequential: after the first one, the others take longer than the start of a command
+TRIALS, EPOCHS = 4, 300
 SETTINGS = ["search.methods=[]", "method.name=kd", "search.scheduler=none", "teacher.training.epochs=2", "resources.groups=1"]
 DEADLINE_S = 180.0
 
 
 def states(store: Path) -> list[dict[str, Any]]:
-    """The trials' records, by their numbers."""
+    """Return the trials' records, by their numbers."""
     files = sorted((store / "sweeps/mine/trials").glob("*/trial.json"), key=lambda file: int(file.parent.name))
     return [json.loads(file.read_text()) for file in files]
 

@@ -1,4 +1,4 @@
-"""The end of a run while a process of Ray is stopped, the second Ctrl-C, and what a driver leaves that was killed."""
+"""Test a run's end with a stopped Ray process, the second Ctrl-C, and a killed driver's rest."""
 
 import os
 import signal
@@ -20,14 +20,14 @@ INTERRUPTED = 130
 
 
 def stop(life: Life, target: str) -> psutil.Process:
-    """SIGSTOP for one of the processes of that kind."""
+    """Send SIGSTOP to one of the processes of that kind."""
     found: psutil.Process = life.until(lambda: processes(life, target), target)[0]
     os.kill(found.pid, signal.SIGSTOP)
     return found
 
 
 def ended(life: Life, store: Path) -> None:
-    """It has ended in time as one that was interrupted, its records say so, and nothing of it is left."""
+    """Assert that the run was interrupted in time and in its records, without leftovers."""
     assert life.process.wait() == INTERRUPTED, life.said
     _, left = psutil.wait_procs(Life.seen, timeout=GONE_S)
     assert not left, [process.cmdline() for process in left]
@@ -57,7 +57,7 @@ def test_the_second_signal(tmp_path: Path) -> None:
     store = tmp_path / "store"
     with begun(store, *LONG) as life:
         life.until(reached(store, 2), "epoch 2")
-        stop(life, "worker")  # so that the orderly end has something to wait for
+        stop(life, "worker")  # so that the orderly end has to wait
         life.process.send_signal(signal.SIGINT)
         time.sleep(1.5)
         life.below("")
@@ -68,12 +68,12 @@ def test_the_second_signal(tmp_path: Path) -> None:
 
 
 def test_the_next_command_ends_what_was_left(tmp_path: Path) -> None:
-    """A worker that is stopped does not see that its driver was killed."""
+    """A stopped worker does not notice the death of its driver."""
     store = tmp_path / "store"
     with begun(store, *LONG) as life:
         life.until(reached(store, 2), "epoch 2")
         worker = stop(life, "worker")
-        time.sleep(2.5)  # longer than between two looks at the processes
+        time.sleep(2.5)  # longer than the interval of the process records
         life.kill()
     time.sleep(1.0)
     assert worker.is_running(), "there is nothing to show"

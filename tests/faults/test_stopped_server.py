@@ -1,4 +1,4 @@
-"""An MLflow server that is gone for ten seconds of a sweep: trials go on, and every point arrives, once."""
+"""Stop MLflow's server for ten seconds of a sweep: trials continue, every point arrives once."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 def passed(seconds: float) -> Callable[[], bool]:
-    """Whether so much time has passed."""
+    """Return a condition: `seconds` have passed."""
     until = time.monotonic() + seconds
     return lambda: time.monotonic() >= until
 
@@ -39,7 +39,8 @@ def test_a_server_is_gone_for_ten_seconds(server: Server, whole: Sweep, tmp_path
         life.until(away, "ten seconds")
         server.start()
         assert life.ended() == 0, life.said
-    if "sent with the next `sweep --resume" in life.said:  # the server needed longer to start than the sweep to end
+    # the server's start took longer than the sweep
+    if "sent with the next `sweep --resume" in life.said:
         with resumed(store) as again:
             assert again.ended() == 0, again.said
     found = record(store)

@@ -1,4 +1,4 @@
-"""An MLflow server that is killed and started again while a sweep writes to it, and a driver that dies meanwhile."""
+"""Kill and restart an MLflow server during a sweep, and kill the driver meanwhile."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ METRICS = ("validation/accuracy", "validation/nll", "train/loss")
 
 
 def until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
-    """Wait for another process, a bounded time."""
+    """Wait for another process, with a time limit."""
     turn = threading.Event()
     for _ in range(int(seconds / 0.1)):
         if condition():
@@ -36,7 +36,7 @@ def until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
 
 
 class Server:
-    """A real `mlflow server` on the loopback address; its data outlive it."""
+    """A real `mlflow server` on loopback; its data outlive it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -114,13 +114,13 @@ def test_every_point_arrives_once_and_in_order(server: Server, tmp_path: Path, m
     train(first, 0, range(6, 11))
     train(first, 1, range(1, 21), "complete")
     until(lambda: first.writer.writes.tries > 1)
-    first.writer.given_up.set()  # and the driver is killed too
+    first.writer.given_up.set()  # the driver is killed too
     first.writer.writes.outbox.close()
     first.writer.files.outbox.close()
     server.start()
     second = driver()
     assert second.writer.unsent > 5
-    train(second, 0, range(10, 13))  # the record did not have epoch 10
+    train(second, 0, range(10, 13))  # the record lacked epoch 10
     server.kill()
     train(second, 0, range(13, 16), "complete")
     train(second, 2, range(1, 4), "stopped_early")

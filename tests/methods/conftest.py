@@ -1,4 +1,4 @@
-"""What the tests of the methods share: batches and knowledge that bring what a method asks for. Knows no method."""
+"""Fixtures of the method tests: batches and teacher outputs that satisfy a method's needs."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ def _draw(generator: torch.Generator, size: int, scale: float, dtype: torch.dtyp
 
 @pytest.fixture
 def make_batch() -> MakeBatch:
-    """A batch for a method: everything that it needs, and None for what it does not."""
+    """Return a function that builds a batch with exactly the inputs that a method needs."""
 
     def make(method: Method, size: int = 8, scale: float = 3.0, dtype: torch.dtype = torch.float32, seed: int = 0) -> Batch:
         generator = torch.Generator().manual_seed(seed)
@@ -46,13 +46,14 @@ def make_batch() -> MakeBatch:
 
 @pytest.fixture
 def prepare() -> Prepare:
-    """A method by its name, with settings, prepared for the small task."""
+    """Return a function that builds a method by name and prepares it for the small task."""
 
     def make(name: str, **settings: object) -> Method:
         torch.manual_seed(0)
         kind = METHODS[name]
         if "peer_warmup" in kind.Settings.__dataclass_fields__:
-            settings = {"peer_warmup": 0.0, **settings}  # else the first epoch would hear nobody
+            # otherwise the first epoch would not use the peers
+            settings = {"peer_warmup": 0.0, **settings}
         method = kind(kind.Settings.build(settings))
         method.prepare(_knowledge if method.needs.teacher or method.needs.bank else None, TASK)
         return method

@@ -1,4 +1,4 @@
-"""What similar samples say together: against loops in Python, limits of the retrieval's temperature, and autograd."""
+"""Test targets of similar samples against Python loops, temperature limits and autograd."""
 
 import math
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def logits() -> Tensor:
 
 @pytest.fixture(scope="module")
 def labels() -> Tensor:
-    """Three classes, of which one has a single member, and two samples without a label."""
+    """Return labels of three classes, one with a single member; two samples have no label."""
     labels = torch.arange(SAMPLES) % 2
     labels[10], labels[20], labels[33] = 3, -1, -1
     return labels
@@ -49,7 +49,7 @@ def softmax(row: list[float]) -> list[float]:
 
 
 def by_hand(logits: Tensor, query: int, places: list[int], similarity: list[float], tau: float, how: How) -> list[float]:
-    """The target probabilities of one query at the temperature, by definition."""
+    """Return the target probabilities of one query at the temperature, by definition."""
     said = logits.double().tolist()
     if not places:
         return softmax([value / TEMPERATURE for value in said[query]])
@@ -75,7 +75,7 @@ def test_targets_are_those_of_the_definition(features: Tensor, logits: Tensor, l
     wanted = [by_hand(logits, i, places[i], similarity[i][: len(places[i])], TAU, how) for i in range(SAMPLES)]
     targets = aggregated(logits, neighbours, TAU, how, TEMPERATURE)
     expect(targets, wanted)
-    assert torch.equal(targets[[10, 20, 33]], logits[[10, 20, 33]])  # nobody to ask
+    assert torch.equal(targets[[10, 20, 33]], logits[[10, 20, 33]])  # no neighbours
     rows = torch.tensor([33, 4, 4, 59])
     torch.testing.assert_close(aggregated(logits, neighbours, TAU, how, TEMPERATURE, rows), targets[rows])
 
@@ -97,7 +97,7 @@ def test_the_whole_class_says_what_all_of_its_members_say(
 @pytest.mark.usefixtures("small_blocks")
 def test_blocks_of_any_size_say_the_same(features: Tensor, logits: Tensor, labels: Tensor, how: How) -> None:
     blocks = list(retrieval.ByClass(features, labels).blocks(torch.arange(SAMPLES)))
-    assert len(blocks) == 10 + 10 + 1  # 28 and 29 of the large classes, three at once
+    assert len(blocks) == 10 + 10 + 1  # 28 and 29 of the large classes, in blocks of three
     whole = class_aggregated(features, logits, labels, TAU, how, TEMPERATURE)
     neighbours = nearest(features, labels, SAMPLES, 0)
     listed = aggregated(logits, neighbours, TAU, how, TEMPERATURE)

@@ -1,4 +1,4 @@
-"""AKD with its module: begins as KD, where its objective ends, and who gets a gradient from whom."""
+"""Test AKD with its module: its start as KD, its optimum, and the flow of gradients."""
 
 from dataclasses import replace
 from typing import Any
@@ -16,14 +16,14 @@ every_size = pytest.mark.parametrize("classes", [2, 10, 100, 1000])
 
 
 class Free(nn.Module):
-    """Scores that are the parameters themselves, one for each sample and class: a module without bounds."""
+    """Unbounded module: its parameters are the scores of each sample and class."""
 
     def __init__(self, size: int, classes: int) -> None:
         super().__init__()
         self.scores = nn.Parameter(torch.zeros(size, classes, dtype=torch.float64))
 
     def forward(self, teacher: Tensor, student: Tensor) -> Tensor:
-        """Whatever they say."""
+        """Return the scores, whatever the inputs."""
         return self.scores
 
 
@@ -35,7 +35,7 @@ def method_for(classes: int, kind: type[Method] = AKD, **settings: Any) -> Metho
 
 
 def awake(method: Method) -> Method:
-    """The method, whose module has left its beginning."""
+    """Move the method's module away from its initial state."""
     assert isinstance(method, AKD) and method.context is not None
     torch.manual_seed(1)
     with torch.no_grad():
@@ -54,7 +54,7 @@ def batch_of(classes: int, size: int = 6, dtype: torch.dtype = torch.float64, sc
 
 
 def gradients(loss: Tensor, method: Method, batch: Batch) -> tuple[Tensor, list[Tensor | None]]:
-    """Of the student's logits, and of the method's parameters."""
+    """Return the gradients of the student's logits and of the method's parameters."""
     own = list(method.parameters())
     student, *rest = torch.autograd.grad(loss, [batch.student.logits, *own], allow_unused=True)
     return student, list(rest)
@@ -181,7 +181,7 @@ def test_unlabelled_and_blended_samples_train_the_module_too(settings: dict[str,
 
 
 def test_without_labels_the_module_stays_with_the_teacher() -> None:
-    """Its cross entropy counts nothing then: what is left is least at no change."""
+    """Its cross entropy is zero then; the rest is least without a change."""
     method, batch = method_for(10), replace(batch_of(10, dtype=torch.float32), labels=torch.full((6,), -1))
     objective = method(batch)
     assert float(objective.terms["cam"]) == pytest.approx(0, abs=1e-6)
@@ -266,7 +266,7 @@ def test_the_tracked_loss_is_the_students_alone(settings: dict[str, Any], prepar
 
 
 def test_without_all_labels_the_module_still_ends_at_the_corrected_teacher(prepare: Any, make_batch: Any) -> None:
-    """Its objective is a mean of what each sample has: CE + rho D with a label, rho D without one."""
+    """Its objective is a mean over samples: CE + rho D with a label, rho D without one."""
     method = prepare("akd", cam=True, cam_rho=3.0)
     batch = make_batch(method)
     labels = torch.where(torch.arange(len(batch.labels)) % 2 == 0, batch.labels, -1)

@@ -1,4 +1,4 @@
-"""What every alpha keeps, whoever decides it: the clamp, finite gradients, the loss it weighs; and the plans in closed form."""
+"""Test invariants of every alpha (clamp, finite gradients, loss), and schedules in closed form."""
 
 import math
 from dataclasses import replace
@@ -26,14 +26,14 @@ WEIGHTED = [name for name, kind in METHODS.items() if issubclass(kind, Weighted)
 CLAMP = {"alpha_min": LOW, "alpha_max": HIGH}
 
 every_weighted = pytest.mark.parametrize("name", WEIGHTED)
-# every form on one method, and one form on every method: the decision about alpha sees the two terms alone
+# every form on one method, and one form on every method: alpha depends only on the two terms
 every_form_or_weighted = pytest.mark.parametrize(
     ("name", "form"), [*(("akd", form) for form in FORMS), *((name, "raw") for name in WEIGHTED if name != "akd")]
 )
 
 
 def hard_and_soft(batch: Batch, temperature: float = 4.0) -> tuple[Tensor, Tensor]:
-    """Cross entropy and T^2 D(p_T || q_T), means over the batch, the long way."""
+    """Return cross entropy and T^2 D(p_T || q_T), means over the batch, written out."""
     assert batch.teacher is not None
     q, p = ((logits / temperature).log_softmax(1) for logits in (batch.student.logits, batch.teacher.logits))
     hard = functional.cross_entropy(batch.student.logits, batch.labels)
@@ -41,7 +41,7 @@ def hard_and_soft(batch: Batch, temperature: float = 4.0) -> tuple[Tensor, Tenso
 
 
 def variants(batch: Batch) -> dict[str, Batch]:
-    """The batch with labels missing, blended, and with a student that says what the teacher says."""
+    """Return the batch with missing labels, blended, and with a student equal to the teacher."""
     assert batch.teacher is not None
     size = len(batch.labels)
     none = torch.full((size,), -1)
@@ -59,7 +59,7 @@ def variants(batch: Batch) -> dict[str, Batch]:
 
 
 def alphas(method: Method, batch: Batch) -> Tensor:
-    """What alpha is on a batch, one number or one for each sample, before it is averaged."""
+    """Return alpha on a batch, one number or one per sample, before averaging."""
     assert isinstance(method, Weighted)
     found = method.alpha.of(batch, method._terms(batch))
     return torch.as_tensor(found).detach()
@@ -71,7 +71,7 @@ def gradient(loss: Tensor, batch: Batch) -> Tensor:
 
 
 def trained(method: Method, batch: Batch, steps: int, rate: float = 0.3) -> None:
-    """Take many steps with alpha's own parameters, on one batch."""
+    """Train alpha's own parameters for many steps on one batch."""
     own = torch.optim.SGD(method.parameters(), lr=rate, momentum=0.9)
     for _ in range(steps):
         own.zero_grad()
@@ -124,7 +124,7 @@ def test_a_learned_alpha_comes_back_from_both_ends_of_the_clamp_whatever_it_saw(
 
 
 def test_alpha_without_a_clamp_never_quite_reaches_zero_or_one(prepare: Any, make_batch: Any) -> None:
-    """At one the slope along it would be zero for ever."""
+    """At one its slope would stay zero."""
     for form in ("raw", "entropy", "bilevel"):
         method = prepare("akd", **LEARNED[form], alpha_min=0.0, alpha_max=1.0)
         batch = make_batch(method)
@@ -139,7 +139,7 @@ def test_alpha_without_a_clamp_never_quite_reaches_zero_or_one(prepare: Any, mak
 def test_a_fixed_alpha_weighs_cross_entropy_and_the_soft_term(
     alpha: float, dtype: torch.dtype, prepare: Any, make_batch: Any
 ) -> None:
-    """Also: akd and kd are one loss then."""
+    """Then akd and kd have the same loss."""
     fixed = {"alpha_schedule": "constant", "alpha": alpha}
     method, kd = prepare("akd", **fixed), prepare("kd", **fixed)
     batch = make_batch(method, scale=1.0, dtype=dtype)
@@ -181,7 +181,7 @@ def test_the_slope_along_a_raw_alpha_is_that_of_central_differences(name: str, l
 
 @every_form_or_weighted
 def test_no_alpha_lends_the_student_a_gradient_of_its_own(name: str, form: str, prepare: Any, make_batch: Any) -> None:
-    """The student's gradient is that of the weighted sum at an alpha that is a number."""
+    """The student's gradient is that of the weighted sum with a constant alpha."""
     method = prepare(name, **FORMS[form]).double()
     batch = make_batch(method, dtype=torch.float64)
     found = gradient(method(batch).loss, batch)
@@ -193,7 +193,7 @@ def test_no_alpha_lends_the_student_a_gradient_of_its_own(name: str, form: str, 
 
 
 def along(settings: dict[str, Any], epochs: int, prepare: Any, make_batch: Any) -> list[float]:
-    """Alpha of each epoch, and after the last."""
+    """Return alpha of each epoch, and after the last one."""
     method = prepare("akd", **settings)
     batch, found = make_batch(method), list[float]()
     for epoch in range(1, epochs + 1):

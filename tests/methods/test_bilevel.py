@@ -1,4 +1,4 @@
-"""The slope of the held-out loss after a virtual step: against differences and against a step made by hand. Knows no trainer."""
+"""Test the held-out loss's slope after a virtual step against differences and a manual step."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ every_method = pytest.mark.parametrize("name", ["kd", "ttm", "wttm", "akd"])
 
 
 class Scene:
-    """A network in float64, a batch that it trains on with its teacher, and a held-out one."""
+    """A network in float64, a training batch with its teacher's logits, and a held-out batch."""
 
     def __init__(self, network: str) -> None:
         torch.manual_seed(3)
@@ -52,7 +52,7 @@ class Scene:
         )
 
     def after(self, method: Weighted, alpha: float) -> float:
-        """The held-out loss after one step of plain SGD, with copies and an optimiser."""
+        """Return the held-out loss after one step of plain SGD, with copies and an optimiser."""
         student = copy.deepcopy(self.network)
         optimizer = torch.optim.SGD(student.parameters(), lr=RATE)
         logits = student(self.inputs)
@@ -80,7 +80,7 @@ def test_the_slope_is_that_of_central_differences_over_whole_steps(network: str,
 
 @every_network
 def test_the_slope_is_that_of_a_virtual_step_written_out(network: str, prepare: Any) -> None:
-    """Hinton's loss by hand, the graph kept through the step, and alpha a leaf of it."""
+    """Hinton's loss written out, with the graph kept through the step and alpha as a leaf."""
     scene, method, alpha = Scene(network), prepare("kd"), torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
     here = {name: value.detach().clone().requires_grad_() for name, value in scene.network.named_parameters()}
     buffers = {name: buffer.clone() for name, buffer in scene.network.named_buffers()}
@@ -116,7 +116,7 @@ def test_parameters_that_do_not_touch_a_loss_are_allowed(prepare: Any) -> None:
 
 
 def test_two_ranks_have_the_slope_of_the_whole_batch(prepare: Any) -> None:
-    """Each of the three gradients is averaged, not the slopes: a slope is not linear in them."""
+    """The three gradients are averaged, not the slopes: a slope is not linear in them."""
     whole, halves = Scene("tanh"), [Scene("tanh"), Scene("tanh")]
     for rank, half in enumerate(halves):
         mine, apart = slice(6 * rank, 6 * rank + 6), slice(5 * rank, 5 * rank + 5)
@@ -149,7 +149,7 @@ def bilevel(prepare: Any, **settings: Any) -> Method:
 
 
 def step(scene: Scene, method: Method) -> float:
-    """The gradient that one real step gives alpha's parameter."""
+    """Return the gradient of alpha's parameter in one real step."""
     method.zero_grad()
     parameters = dict(scene.network.named_parameters())
     method(scene.ahead().training(parameters)).loss.backward()
@@ -204,7 +204,7 @@ def test_only_bilevel_looks_ahead_and_as_often_as_it_was_told(prepare: Any) -> N
 
 
 def test_a_look_does_not_outlive_the_state(prepare: Any) -> None:
-    """What is saved between two epochs is the running size, not a slope of a step long gone."""
+    """The state between two epochs holds the running size, not the slope of an old step."""
     scene, method, other = Scene("tanh"), bilevel(prepare), bilevel(prepare)
     method.look_ahead(scene.ahead())
     assert set(method.state_dict()) == {"alpha.logit", "alpha.square"}

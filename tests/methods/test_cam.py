@@ -1,4 +1,4 @@
-"""The Context-Aware Module: its symmetries, its beginning, and what its weights mean. Knows no method."""
+"""Test the Context-Aware Module: its symmetries, its initial state, its weights."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ every_size = pytest.mark.parametrize("classes", [2, 10, 100, 300, 1000])
 
 
 def awake(classes: int, width: int = 16, heads: int = 4, dtype: torch.dtype = torch.float64) -> ContextAware:
-    """A module that has left its beginning."""
+    """Return a module that has left its initial state."""
     torch.manual_seed(2)
     module = ContextAware(classes, width, heads, TEMPERATURE)
     with torch.no_grad():
@@ -138,7 +138,7 @@ def test_extreme_logits_give_finite_scores(scale: float) -> None:
 
 
 def test_evaluation_without_gradients_says_the_same(monkeypatch: Any) -> None:
-    """Attention has another path there."""
+    """Attention has a different code path there."""
     for classes in (10, 300):
         module, given = awake(classes, dtype=torch.float32), logits(classes, dtype=torch.float32)
         expected = module(*given).detach()

@@ -1,4 +1,4 @@
-"""What every method keeps, whatever it minimises: a new entry of METHODS is tested at once. Knows no method by name."""
+"""Test the invariants of every method in METHODS."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def every_setting() -> Iterator[Any]:
 
 
 def outside(item: Field) -> list[Any]:
-    """Values that this setting must refuse."""
+    """Return values that this setting must refuse."""
     if item.metadata["choices"] is not None:
         return ["no such choice", 0, None]
     if isinstance(item.default, bool):
@@ -41,7 +41,7 @@ def outside(item: Field) -> list[Any]:
 
 
 def options() -> Iterator[Any]:
-    """Every choice and every switch of every method, one at a time."""
+    """Yield every choice and every switch of every method, one at a time."""
     for name, kind in METHODS.items():
         for item in fields(kind.Settings):
             values = (False, True) if isinstance(item.default, bool) else item.metadata["choices"] or ()

@@ -1,4 +1,4 @@
-"""Contrast of logits where some of the negatives are absent; the rest of it is seen in `test_ic_kd.py`."""
+"""Test the contrast of logits with absent negatives; `test_ic_kd.py` tests the rest."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ CLASSES = 5
 
 @pytest.mark.parametrize("loss", ["info_nce", "hinge"])
 def test_a_negative_that_is_absent_does_not_count(loss: str) -> None:
-    """Against each sample alone with those that are there; without any there is nothing to be apart from."""
+    """Against each sample alone with its present negatives, down to none."""
     generator = torch.Generator().manual_seed(5)
     student, positive, directions = (torch.randn(*shape, CLASSES, generator=generator) for shape in ((4,), (4,), (4, 6)))
     present = torch.arange(6) < torch.tensor([[6], [3], [1], [0]])
@@ -19,7 +19,8 @@ def test_a_negative_that_is_absent_does_not_count(loss: str) -> None:
     def value(rows: slice, left: int) -> Tensor:
         z, others, there = student[rows], contrast.centred(directions[rows, :left]), present[rows, :left]
         if loss == "hinge":
-            return contrast.hinge(z, others, there, margin=-1.0)  # so that every negative that counts is felt
+            # so that every counted negative has an effect
+            return contrast.hinge(z, others, there, margin=-1.0)
         return contrast.info_nce(z, positive[rows], others, there, temperature=0.5)
 
     alone = torch.cat([value(slice(row, row + 1), left) for row, left in enumerate((6, 3, 1, 0))])

@@ -1,4 +1,4 @@
-"""Deep mutual learning, and what hearing one another means for every method that does: turns, warm-up, who is asked."""
+"""Test deep mutual learning, and peer learning of every method: turns, warm-up, queries."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +16,7 @@ every_mutual = pytest.mark.parametrize("name", MUTUAL)
 
 
 def asking(batch: Batch, student: Tensor, *peers: Tensor) -> Batch:
-    """The batch with what a student and its peers say."""
+    """Return the batch with the logits of a student and its peers."""
     return replace(batch, student=Output(student, batch.student.features), peers=lambda: torch.stack(peers))
 
 
@@ -39,7 +39,7 @@ def refuses() -> Tensor:
 
 
 def kl(p_logits: Tensor, q_logits: Tensor, temperature: float) -> Tensor:
-    """D(p_T || q_T) by torch, (B,)."""
+    """Return D(p_T || q_T) by torch, (B,)."""
     p, q = (torch.distributions.Categorical(logits=logits / temperature) for logits in (p_logits, q_logits))
     return torch.distributions.kl_divergence(p, q)
 
@@ -87,7 +87,8 @@ def test_swapping_the_students_swaps_their_losses(name: str, prepare: Any, make_
 def test_identical_students_have_nothing_to_say_to_one_another(name: str, prepare: Any, make_batch: Any) -> None:
     joined, alone = prepare(name), prepare(name, lambda_peer=0.0)
     logits = draw(1)
-    batch = asking(make_batch(joined), logits, logits, logits + 5.0)  # a shift of the logits is no difference
+    # a shift of the logits has no effect
+    batch = asking(make_batch(joined), logits, logits, logits + 5.0)
     found, expected = joined(batch), alone(batch)
     assert abs(found.terms["peer"]) < 1e-12
     torch.testing.assert_close(found.loss, expected.loss)
@@ -150,7 +151,7 @@ def test_the_same_terms_are_tracked_at_every_step(name: str, prepare: Any, make_
 
 
 def weight(method: Method, silent: Method, batch: Batch) -> float:
-    """Of the peers' term, measured: by how much the loss exceeds that without the peers, over the term."""
+    """Return the measured weight of the peers' term: the loss's excess over that without peers."""
     objective = method(batch)
     term = objective.terms["peer"].item()
     return (objective.loss - silent(batch).loss).item() / term if term else 0.0
@@ -198,7 +199,7 @@ def test_students_take_turns_where_asked_to_and_where_they_listen(name: str, pre
 
 @every_mutual
 def test_the_peers_are_asked_once_and_last(name: str, prepare: Any, make_batch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What needs no peer is computed before, while their answers may still be on their way."""
+    """Terms without peers are computed before, while the peers' logits may be in transit."""
     method = prepare(name)
     batch = make_batch(method)
     happened: list[str] = []

@@ -1,4 +1,7 @@
-"""Dual students: what the teacher's certainty weighs, in closed form and at its ends. What hearing peers means is in test_dml."""
+"""Test the teacher's certainty of dual students, in closed form and at its limits.
+
+`test_dml.py` tests peer learning.
+"""
 
 import math
 from dataclasses import replace
@@ -24,20 +27,20 @@ def draw(seed: int, size: int = SIZE, scale: float = 3.0) -> Tensor:
 
 
 def saying(batch: Batch, student: Tensor, teacher: Tensor, *peers: Tensor) -> Batch:
-    """The batch with what everybody says."""
+    """Return the batch with the given logits."""
     features = batch.student.features
     heard = (lambda: torch.stack(peers)) if peers else None
     return replace(batch, student=Output(student, features), teacher=Output(teacher, features), peers=heard)
 
 
 def kl(p_logits: Tensor, q_logits: Tensor, temperature: float) -> Tensor:
-    """D(p_T || q_T) by torch, (B,)."""
+    """Return D(p_T || q_T) by torch, (B,)."""
     p, q = (torch.distributions.Categorical(logits=logits / temperature) for logits in (p_logits, q_logits))
     return torch.distributions.kl_divergence(p, q)
 
 
 def uncertainty(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """H/log K by scalar arithmetic, (B,)."""
+    """Return H/log K by scalar arithmetic, (B,)."""
     rows = []
     for row in (logits / temperature).tolist():
         total = sum(math.exp(value) for value in row)
@@ -52,7 +55,7 @@ def gradient(objective: Objective, logits: Tensor) -> Tensor:
 
 
 def weights(method: DualStudent, teacher: Tensor) -> Tensor:
-    """w of the samples, (B,)."""
+    """Return w of the samples, (B,)."""
     return method._weights(losses.normalized_entropy(teacher, method.settings.certainty_temperature))
 
 
@@ -112,7 +115,7 @@ def test_the_weight_stays_within_its_bounds(certainty: str, scale: float, prepar
 
 
 def test_the_weight_falls_with_the_entropy_from_one_hot_to_uniform(prepare: Any) -> None:
-    """A mixture of one class with the uniform distribution, whose entropy grows with the share of the latter."""
+    """A mixture of one class and the uniform distribution, whose share raises the entropy."""
     shares = torch.linspace(0, 1, 21, dtype=torch.float64)[:, None]
     p = (1 - shares) * functional.one_hot(torch.tensor(3), CLASSES) + shares / CLASSES
     logits = p.clamp(min=1e-300).log()
@@ -125,7 +128,7 @@ def test_the_weight_falls_with_the_entropy_from_one_hot_to_uniform(prepare: Any)
 
 
 def test_a_certain_teacher_is_plain_kd(prepare: Any, make_batch: Any) -> None:
-    """w = 1: with weights that sum to one it is the convex KD, to the gradient."""
+    """w = 1: with weights that sum to one it is the convex KD, including the gradient."""
     dual, kd = prepare("dual_student", lambda_ce=0.3, lambda_kd=0.7, **ALONE), prepare("kd", alpha=0.7)
     labels = torch.arange(SIZE)
     student = draw(3).requires_grad_()
@@ -179,7 +182,7 @@ def test_normalised_weights_have_mean_one_and_the_same_proportions(certainty: st
 
 
 def test_the_mean_is_that_of_the_batch_of_all_ranks() -> None:
-    """Two ranks, of which the other one's teacher is surer: together their weights have mean one, each alone has not."""
+    """Two ranks with teachers of different certainty: only their joint weights have mean one."""
     parts = draw(9, scale=1.0), draw(10, scale=10.0)
     means = torch.stack([(1 - uncertainty(part)).mean() for part in parts])
     found = []
@@ -261,7 +264,7 @@ def test_the_default_weights_sum_to_one() -> None:
 
 
 def test_labels_count_as_they_do_in_the_batch(prepare: Any, make_batch: Any) -> None:
-    """By their shares where samples are blended, and not at all where there is none."""
+    """Labels count by their shares if samples are blended; missing ones do not count."""
     method = prepare("dual_student", lambda_ce=1.0)
     batch = make_batch(method)
     silent = method(replace(batch, labels=torch.full((SIZE,), -1))).loss

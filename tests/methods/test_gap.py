@@ -1,4 +1,4 @@
-"""Alpha from the gap between student and teacher: each formula by hand, who is smoothed, and what ranks share."""
+"""Test alpha from the gap of student and teacher: formulas by hand, smoothing, ranks."""
 
 import math
 from dataclasses import replace
@@ -22,7 +22,7 @@ GAPS = ("ratio", "kl", "label", "acc")
 
 @pytest.fixture
 def gap(prepare: Any) -> Any:
-    """AKD with one of the formulas, without smoothing unless asked for."""
+    """Return a function that builds AKD with a formula; smoothing is off by default."""
     return lambda name, **settings: prepare("akd", **{**CLAMP, "alpha_gap": name, "alpha_ema": 0.0, **settings})
 
 
@@ -139,7 +139,7 @@ def test_what_is_said_of_the_batch_is_smoothed_over_the_steps(name: str, stays: 
 
 
 def weights(stays: float, steps: int) -> list[float]:
-    """Of a running mean that begins at its first value."""
+    """Return the weights of a running mean that starts at its first value."""
     return [stays ** (steps - 1), *((1 - stays) * stays ** (steps - 1 - step) for step in range(1, steps))]
 
 
@@ -215,7 +215,7 @@ def halves(batch: Batch) -> list[Batch]:
 
 @pytest.mark.parametrize("name", ["ratio", "kl"])
 def test_two_ranks_have_the_alpha_of_the_whole_batch(name: str, gap: Any, make_batch: Any) -> None:
-    """Each rank says its part; the mean of both is what a single one says of all."""
+    """Each rank contributes its part; the mean of both is the value of the whole batch."""
     whole = gap(name)
     batch = make_batch(whole, scale=1.0)
     said: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""The distribution of values over the samples of an epoch, against counting by hand."""
+"""Test the distribution of values over an epoch's samples against a count by hand."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""IC-KD against formulas written out by hand and the invariants that follow from them; retrieval itself has a file of its own."""
+"""Test IC-KD against formulas written out by hand, and their invariants."""
 
 import math
 from dataclasses import replace
@@ -42,7 +42,7 @@ def batch(known: Knowledge, **parts: Any) -> Batch:
 
 
 def by_hand(known: Knowledge, i: int, k: int, tau: float) -> tuple[list[int], list[float]]:
-    """The positives of sample i and their weights, by a loop over all pairs."""
+    """Return the positives of sample i and their weights, by a loop over all pairs."""
     unit = [row / row.norm() for row in known.features.double()]  # type: ignore[union-attr]
     sims = {j: float(unit[i] @ unit[j]) for j in range(SAMPLES) if j != i and known.labels[j] == known.labels[i]}
     best = sorted(sims, key=lambda j: -sims[j])[:k]
@@ -203,7 +203,7 @@ def test_the_hinge_is_the_mean_over_the_negatives(knowledge: Knowledge) -> None:
 
 
 def test_the_positive_may_be_what_is_said_of_the_sample_itself(knowledge: Knowledge) -> None:
-    """With one opinion per class both positives are the same; with many they are not."""
+    """With one distribution per class both positives are equal; with many they differ."""
     seen, settings = batch(knowledge), {"alpha": 0.0, "nicd": 1.0}
     own, retrieved = (method(knowledge, nicd_pos=which, **settings)(seen).loss for which in ("own", "bank"))
     assert not torch.allclose(own, retrieved)
@@ -282,7 +282,7 @@ def test_without_a_teacher_and_before_the_first_bank_it_is_plain_training(knowle
 def test_without_a_teacher_the_bank_stands_in_its_place(knowledge: Knowledge) -> None:
     free, taught = method(paradigm="teacher_free"), method(knowledge)
     free.refresh(knowledge)
-    seen = batch(knowledge)  # whose teacher says what the bank says
+    seen = batch(knowledge)  # with the bank's logits as the teacher's
     torch.testing.assert_close(free(replace(seen, teacher=None)).loss, taught(seen).loss)
 
 
@@ -323,7 +323,7 @@ def test_a_warmup_that_never_ends_is_refused(warmup: float, epochs: int) -> None
         method(paradigm="teacher_free", warmup=warmup).banking(epochs)
 
 
-# What is retrieved, and what of it is tracked
+# Retrieved samples, and their tracked metrics
 
 
 @pytest.mark.parametrize("paradigm", ["offline", "online", "teacher_free"])

@@ -1,4 +1,4 @@
-"""The terms of the objective, the last layer and the estimators against automatic differentiation and dense solves, in float64."""
+"""Test objective terms, last layer and estimators against autograd and dense solves, float64."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ DAMPING = 1e-2
 
 
 class Small(NamedTuple):
-    """A small network before its data, the objective written with torch's own losses, and the same as a problem."""
+    """A small network with data, its objective in torch's own losses, and the same as a problem."""
 
     network: nn.Sequential
     inputs: Tensor
@@ -55,7 +55,7 @@ def small() -> Small:
     inputs, held_out = torch.randn(SAMPLES, 5).double(), torch.randn(HELD_OUT, 5).double()
     labels, teacher = torch.randint(CLASSES, (SAMPLES,)), 3 * torch.randn(SAMPLES, CLASSES).double()
     hard, soft = torch.rand(SAMPLES).double(), torch.rand(SAMPLES).double()
-    hard[:5] = 0  # as where a label is missing
+    hard[:5] = 0  # as for a missing label
     one_hot = functional.one_hot(labels, CLASSES).double()
     losses = Losses([Term(hard, 1.0, one_hot), Term(soft, 3.0, (teacher / 3).softmax(1))])
 
@@ -70,12 +70,12 @@ def small() -> Small:
 
 
 def flat(parameters: Any) -> Tensor:
-    """Weight (K, D) and bias (K,) as (K, D + 1) row by row."""
+    """Return weight (K, D) and bias (K,) as (K, D + 1), row by row."""
     return torch.cat([parameters["2.weight"], parameters["2.bias"][:, None]], dim=1).flatten()
 
 
 def dense(small: Small) -> Tensor:
-    """The Hessian of the real objective in the last layer, ordered as the problem orders it."""
+    """Return the Hessian of the real objective in the last layer, in the problem's order."""
 
     def objective(layer: Tensor) -> Tensor:
         matrix = layer.view(CLASSES, FEATURES + 1)
@@ -173,7 +173,7 @@ def test_the_held_out_gradient_is_of_the_labelled(small: Small) -> None:
 
 
 def solved(small: Small) -> Tensor:
-    """phi by dense linear algebra on autograd's Hessian."""
+    """Return phi by dense linear algebra on autograd's Hessian."""
     problem = small.problem()
     system = dense(small) + DAMPING * torch.eye(problem.size, dtype=torch.float64)
     return -problem.along(torch.linalg.solve(system, problem.held_out_gradient()))

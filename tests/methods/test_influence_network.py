@@ -1,4 +1,4 @@
-"""Whole networks as problems of influence, and Kronecker factors, against derivatives of single samples, in float64."""
+"""Test whole networks as influence problems, and Kronecker factors, by per-sample gradients."""
 
 from collections.abc import Callable, Iterator
 
@@ -34,7 +34,7 @@ def surveyed(network: nn.Module, training: Tensor, held_out: Tensor, size: int =
 
 
 def convolutional() -> nn.Sequential:
-    """With every kind of layer that is seen, one that is not, and a change in place."""
+    """Return a network with every supported kind of layer, an unsupported and an in-place one."""
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(2, 4, 3, stride=2, padding=1, bias=False),
@@ -64,7 +64,7 @@ def problem_of(network: nn.Module, hessian: bool = False, size: int = 5) -> Whol
 
 
 def everything(problem: WholeNetwork) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """The parameters as one vector, and the logits (n, K) of the training part as a function of it."""
+    """Return the parameters as one vector, and the logits (n, K) as a function of it."""
     inputs = torch.cat(list(problem.network.training()))
     return problem.flat(problem.parameters), lambda vector: problem.network.logits(problem.shaped(vector), inputs)
 
@@ -107,7 +107,7 @@ def test_the_hessian_product_is_that_of_the_hessian() -> None:
     vector = torch.randn(found.size).double()
     hessian = torch.func.hessian(objective)(at)
     torch.testing.assert_close(found.product(vector), hessian @ vector)
-    assert torch.linalg.eigvalsh(hessian).min() < -1e-6  # Gauss-Newton would not do
+    assert torch.linalg.eigvalsh(hessian).min() < -1e-6  # Gauss-Newton would be wrong
 
 
 def test_along_is_the_product_with_every_samples_gradient(problem: WholeNetwork) -> None:
@@ -160,7 +160,7 @@ def test_the_direction_of_kfac_is_the_inverse_of_its_factors(problem: WholeNetwo
 
 
 def test_the_factors_of_convolutions_are_those_of_patches_and_slopes() -> None:
-    """With one place per sample a layer's gradient is slope (x) patch: the factors follow from gradients of single samples."""
+    """With one place per sample a layer's gradient is slope (x) patch, so it gives the factors."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(2, 4, 5, groups=2), nn.Tanh(), nn.Flatten(), nn.Linear(4, CLASSES))
     found = problem_of(network)
@@ -197,7 +197,7 @@ def test_the_factors_over_places_are_the_sum_of_inputs_and_the_mean_of_slopes() 
 
 
 def test_patches_are_what_a_kernel_meets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The gradient of a kernel is the sum of slope (x) patch over places; a few samples at once change nothing."""
+    """A kernel's gradient is the sum of slope (x) patch over places, for any block size."""
     from methods import kfac as module
 
     found, whole = problem_of(convolutional()), {}
@@ -234,7 +234,8 @@ def test_kfac_nears_the_exact_direction_where_curvature_and_inputs_are_independe
     gradient = whole.held_out_gradient()
     solved = influence.cg(whole, gradient, DAMPING, tolerance=1e-12).direction
     assert (kfac(whole, gradient, DAMPING).direction - solved).norm() < 0.05 * solved.norm()
-    assert (gradient / DAMPING - solved).norm() > solved.norm()  # no curvature would not do
+    # a solution without curvature would be wrong
+    assert (gradient / DAMPING - solved).norm() > solved.norm()
 
 
 def test_kfac_says_where_it_has_nothing_to_work_on() -> None:

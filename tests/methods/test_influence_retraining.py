@@ -1,4 +1,4 @@
-"""Influence against what it stands for: logistic regression on digits, trained again with other weights of its samples."""
+"""Test influence against retraining: logistic regression on digits with other sample weights."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -20,7 +20,10 @@ FLIPPED = slice(0, 45)
 
 
 class Regression(NamedTuple):
-    """The minimum of (1/n) sum_i w_i l_i + (decay / 2) |theta|^2 at w = 1, and the held-out losses (m,) of those at w (m, n)."""
+    """Minimum of (1/n) sum_i w_i l_i + (decay / 2) |theta|^2 at w = 1, with held-out losses.
+
+    The losses (m,) are those of the minima at w (m, n).
+    """
 
     problem: LastLayer
     minimum: Tensor
@@ -32,7 +35,10 @@ class Regression(NamedTuple):
 
 
 def regression(soft: bool, decay: float = DECAY, flips: bool = False) -> Regression:
-    """Cross entropy, or mixed with distillation from a smoothed teacher at temperature 3; some labels are wrong where asked."""
+    """Return cross entropy, or a mix with KD from a smoothed teacher at temperature 3.
+
+    With `flips` some labels are wrong.
+    """
     data = load_digits(n_class=CLASSES)
     inputs, labels = torch.from_numpy(data.data).double() / 16, torch.from_numpy(data.target).long()
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
@@ -65,7 +71,7 @@ def regression(soft: bool, decay: float = DECAY, flips: bool = False) -> Regress
 
     def held_out_losses(weights: Tensor) -> Tensor:
         layers, slopes = minimum.expand(len(weights), -1), torch.func.vmap(slope)
-        for _ in range(40):  # Newton with the Hessian of where it starts
+        for _ in range(40):  # Newton with the Hessian at the start
             layers = layers - slopes(layers, weights) @ factor
         assert slopes(layers, weights).abs().max() < 1e-12
         of_one = functional.cross_entropy

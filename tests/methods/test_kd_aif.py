@@ -1,4 +1,4 @@
-"""KD-AIF against KD, autograd and counting by hand: its losses, what it says that it minimises, when and how it weighs."""
+"""Test KD-AIF against KD, autograd and counts: losses, declared objective, time of weighting."""
 
 from dataclasses import replace
 from typing import Any
@@ -41,7 +41,7 @@ def batch(seed: int = 0, unlabelled: bool = False) -> Batch:
 
 
 def survey(batch: Batch, weights: Tensor | None = None, before: dict[str, float] | None = None) -> Survey:
-    """What a survey of the student would say, were the batch the whole training part."""
+    """Return a survey of the student with the batch as the whole training part."""
     generator = torch.Generator().manual_seed(9)
     said = torch.randn(HELD_OUT, CLASSES, generator=generator, dtype=torch.float64)
     held_out = Part(
@@ -107,7 +107,7 @@ def test_teacher_only_leaves_the_student_its_equal_weights() -> None:
     ids=["supervised", "soft", "hard"],
 )
 def test_what_it_says_it_minimises_is_what_it_does(settings: dict[str, Any], unlabelled: bool) -> None:
-    """The gradient of the weighed mean, in closed form, against autograd through the loss of a step."""
+    """The closed-form gradient of the weighted mean against autograd through a step's loss."""
     seen, tested = batch(unlabelled=unlabelled), method(**settings)
     assert seen.weights is not None
     objective, _, counted = tested.minimised(survey(seen))
@@ -152,7 +152,7 @@ def test_the_teacher_learns_with_the_weights() -> None:
 
 @pytest.mark.parametrize("threshold", [0.0, 0.6])
 def test_feedback_repeats_pseudo_labels_that_helped(threshold: float) -> None:
-    """Along its gradient the teacher becomes surer of what it said when the student made progress, and less sure when it lost."""
+    """The teacher becomes surer of its prediction if the student improved, less sure otherwise."""
     seen = batch(unlabelled=True)
     sure, pseudo = seen.teacher_logits.softmax(1).max(1)
     unlabelled = (seen.labels == -1) & (sure >= threshold)
@@ -242,7 +242,10 @@ def test_by_loss_a_sample_counts_less_the_worse_it_is_explained() -> None:
 
 
 def test_influence_lowers_the_loss_of_the_clean_samples() -> None:
-    """A step on the weighed objective, from where it is stationary without weights, lowers the held-out loss: phi has its sign."""
+    """A step on the weighted objective from its stationary point lowers the held-out loss.
+
+    This fixes the sign of phi.
+    """
     generator = torch.Generator().manual_seed(4)
     features = torch.randn(200, FEATURES, generator=generator, dtype=torch.float64)
     truth = torch.randn(FEATURES + 1, CLASSES, generator=generator, dtype=torch.float64)
@@ -314,7 +317,7 @@ def test_an_influence_that_was_not_solved_is_told(monkeypatch: pytest.MonkeyPatc
 
 
 def test_samples_that_are_drawn_more_often_have_more_of_the_objective() -> None:
-    """Over an epoch in which every labelled sample comes three times, the mean of the losses of its batches."""
+    """The mean of the batches' losses in an epoch with every labelled sample three times."""
     seen, tested = batch(unlabelled=True), method(alpha=0.7, temperature=3.0)
     labelled = (seen.labels != -1).nonzero().flatten()
     index = torch.cat([torch.arange(SAMPLES), labelled, labelled])

@@ -1,4 +1,4 @@
-"""Alpha that is trained: where each reading of a learnable alpha ends when the terms stand still, and what trains it."""
+"""Test a trained alpha: its fixed point for constant terms, and the loss that trains it."""
 
 import math
 from typing import Any
@@ -16,7 +16,7 @@ steady = pytest.mark.parametrize(("hard", "soft"), TERMS)
 
 @pytest.fixture
 def learnable(prepare: Any) -> Any:
-    """AKD with one of the readings, in float64, almost without a clamp."""
+    """Return a function that builds AKD with a learnable alpha, in float64, almost unclamped."""
 
     def make(name: str, **settings: Any) -> Method:
         chosen = {"alpha_schedule": "learnable", "alpha_learnable": name, "alpha_min": 1e-4, "alpha_max": 1 - 1e-4, **settings}
@@ -27,7 +27,7 @@ def learnable(prepare: Any) -> Any:
 
 
 def settled(method: Method, make_batch: Any, hard: float, soft: float, steps: int = 250, rate: float = 0.5) -> float:
-    """Alpha after its own optimiser has seen terms that stand still."""
+    """Return alpha after its own optimiser has seen constant terms."""
     assert isinstance(method, Weighted)
     batch = make_batch(method)
     terms = Terms(torch.tensor(hard).double(), torch.tensor([soft / 2, 1.5 * soft]).double(), torch.ones(2).double())

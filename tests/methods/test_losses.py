@@ -1,4 +1,4 @@
-"""The divergences against independent computations in float64, and at the ends of their range."""
+"""Test the divergences against independent computations in float64, and at their limits."""
 
 import math
 
@@ -108,7 +108,7 @@ def test_extremes_are_finite_in_value_and_gradient(size: float) -> None:
 
 @pytest.mark.parametrize("temperature", [20.0, 1000.0])
 def test_kd_in_float32_is_that_of_float64_at_a_high_temperature(temperature: float) -> None:
-    """T^2 D, of which the logarithms of both distributions in float32 leave nothing at T = 1000."""
+    """T^2 D; logarithms of both distributions in float32 lose all of it at T = 1000."""
     v, z = (3 * logits(seed, size=64) for seed in (10, 11))
     p, log_q = (v / temperature).softmax(1), (z / temperature).log_softmax(1)
     expected = temperature**2 * (p * (p.log() - log_q)).sum(1)

@@ -1,4 +1,4 @@
-"""The identities of KD, TTM and WTTM (arXiv 2402.11148), each against a computation of its own in float64."""
+"""Test identities of KD, TTM and WTTM (arXiv 2402.11148) by independent float64 computations."""
 
 import math
 
@@ -24,18 +24,21 @@ def draw(seed: int, scale: float = 3.0) -> Tensor:
 
 @pytest.fixture
 def v() -> Tensor:
-    """Teacher logits."""
+    """Return teacher logits."""
     return draw(0)
 
 
 @pytest.fixture
 def z() -> Tensor:
-    """Student logits."""
+    """Return student logits."""
     return draw(1)
 
 
 def released_ttm(v: Tensor, z: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
-    """TTM and WTTM as the authors' code computes them, by powers of probabilities; float64 keeps them from underflow."""
+    """Return TTM and WTTM as in the authors' code, by powers of probabilities.
+
+    float64 prevents underflow.
+    """
     target = v.softmax(1) ** gamma
     norm = target.sum(1)
     target = target / norm.unsqueeze(1)
@@ -44,19 +47,19 @@ def released_ttm(v: Tensor, z: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
 
 
 def released_kd(v: Tensor, z: Tensor, temperature: float) -> Tensor:
-    """DistillKL of RepDistiller: the sum over classes times T^2 over the batch size."""
+    """Return RepDistiller's DistillKL: the sum over classes times T^2 over the batch size."""
     log_q, p = (z / temperature).log_softmax(1), (v / temperature).softmax(1)
     return functional.kl_div(log_q, p, reduction="sum") * temperature**2 / len(v)
 
 
 def shannon_entropy(logits: Tensor) -> Tensor:
-    """In nats, (B,)."""
+    """Return the entropy in nats, (B,)."""
     p = logits.softmax(1)
     return -(p * p.log()).sum(1)
 
 
 def renyi_entropy(logits: Tensor, order: float) -> Tensor:
-    """log(sum of p^order) / (1 - order), (B,)."""
+    """Return log(sum of p^order) / (1 - order), (B,)."""
     return (logits.softmax(1) ** order).sum(1).log() / (1 - order)
 
 

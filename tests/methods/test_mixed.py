@@ -1,4 +1,4 @@
-"""What every method keeps when samples are blended: the labels count by their shares. Knows no method by name."""
+"""Test that the labels of blended samples count by their shares, for every method."""
 
 from dataclasses import replace
 from typing import Any
@@ -15,13 +15,16 @@ every_method = pytest.mark.parametrize("name", METHODS)
 
 
 def mixed(batch: Batch, share: float | Tensor, partners: Tensor | None = None) -> Batch:
-    """The batch with a share of each sample's own label; the other label is that of a partner in the batch."""
+    """Return the batch blended with partners; `share` is that of each sample's own label."""
     labels = batch.labels[PARTNERS] if partners is None else partners
     return replace(batch, mix=Mix(labels, torch.as_tensor(share, dtype=torch.float32).expand(SIZE)))
 
 
 def with_fixed_weights(name: str, prepare: Any) -> Method:
-    """The method, whose weight of the labels does not itself depend on the labels: then it is linear in them."""
+    """Return the method with a label weight that does not depend on the labels.
+
+    It is then linear in the labels.
+    """
     has_alpha = "alpha_schedule" in METHODS[name].Settings.__dataclass_fields__
     fixed: Method = prepare(name, **({"alpha_schedule": "constant"} if has_alpha else {}))
     return fixed
@@ -65,9 +68,10 @@ def test_the_loss_is_linear_in_the_share(name: str, share: float, prepare: Any, 
 
 @every_method
 def test_each_sample_has_a_share_of_its_own(name: str, prepare: Any, make_batch: Any) -> None:
-    """The hard term of a blend is the mean over the hard terms of its samples alone."""
+    """The hard term of a blend is the mean over the hard terms of its single samples."""
     method, share = with_fixed_weights(name, prepare), torch.linspace(0, 1, SIZE)
-    batch = replace(make_batch(method), weights=torch.ones(SIZE))  # of a method that weighs samples: the mean is a weighed one
+    # for methods with sample weights, whose mean is weighted
+    batch = replace(make_batch(method), weights=torch.ones(SIZE))
     one_by_one = [
         losses.cross_entropy(batch.student.logits[[i]], labels[[i]]) * weight[i]
         for labels, weight in ((batch.labels, share), (batch.labels[PARTNERS], 1 - share))

@@ -1,4 +1,4 @@
-"""How CE, KD, TTM and WTTM weigh their terms: the forms, their relations, and the mean power sum."""
+"""Test the weights of the terms of CE, KD, TTM and WTTM: forms, relations, mean power sum."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ TASK = Task(classes=10, samples=24, epochs=3)
 
 
 def parts(batch: Any, temperature: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Cross entropy, the divergences and the power sums of a batch, the long way."""
+    """Return cross entropy, divergences and power sums of a batch, written out."""
     log_q, p_t = batch.student.logits.log_softmax(1), (batch.teacher.logits / temperature).softmax(1)
     divergence = functional.kl_div(log_q, p_t, reduction="none").sum(1)
     power_sum = (batch.teacher.logits.softmax(1) ** (1 / temperature)).sum(1)
@@ -124,7 +124,7 @@ def test_wttm_of_a_uniform_teacher_is_ttm_where_a_power_sum_is_too_small_for_flo
 
 @pytest.mark.parametrize("temperature", [0.05, 0.2, 0.9, 3.0])
 def test_weights_of_wttm_are_the_power_sums_over_their_mean_at_any_temperature(temperature: float) -> None:
-    """Against sums of Python's numbers, which hold 1e-308."""
+    """Against sums of Python floats, which can hold 1e-308."""
     logits = 4 * torch.randn(5, 100, generator=torch.Generator().manual_seed(8))
     method = WTTM(WTTM.Settings.build({"temperature": temperature, "form": "additive", "beta": 1.0, "normalize": False}))
     method.prepare(lambda: Knowledge(logits, None, torch.zeros(5, dtype=torch.int64)), Task(100, 5, 1))

@@ -1,6 +1,7 @@
-"""What every method keeps when a global batch is dealt out to ranks: the gradient of one rank. Knows no method by name.
+"""Test that every method has the same gradient on ranks as on the global batch.
 
-The labelled samples are dealt out unevenly, as blending and pseudo-labels deal them out. The ranks are played one after another.
+The labelled samples are distributed unevenly, as in blending and pseudo-labels. The ranks are
+simulated sequentially.
 """
 
 from collections.abc import Callable
@@ -24,7 +25,7 @@ FORMS: list[tuple[str, dict[str, Any]]] = [
     ("kd_aif", {"update": "ssl", "pseudo": "hard", "threshold": 0.5}),
     ("dual_student", {"w_norm": "mean1", "peer_weight": "1-w"}),
 ]
-# every option as it is, and blending on every method and every form above
+# every option, and blending on every method and every form above
 CASES: list[Any] = [
     *((*option.values, False) for option in options()),
     *((*form, mix) for form in FORMS for mix in (False, True)),
@@ -33,7 +34,7 @@ CASES: list[Any] = [
 
 
 class Ranks:
-    """The mean over the ranks, who are played one after another until every one of them has heard the others."""
+    """Mean over simulated ranks, repeated until each has used the values of the others."""
 
     def __init__(self) -> None:
         self.said: list[list[Tensor]] = [[] for _ in range(WORLD)]
@@ -46,7 +47,7 @@ class Ranks:
         return self.heard[place] if place < len(self.heard) else value
 
     def play(self, work: Callable[[int], Tensor]) -> list[Tensor]:
-        """What each rank does, given what all of them say; what one says second may depend on what it heard first."""
+        """Return each rank's result; a rank's second value may depend on the first means."""
         while True:
             done = []
             for self.rank in range(WORLD):
@@ -66,7 +67,7 @@ def unevenly_labelled(batch: Batch, mix: bool) -> Batch:
 
 
 def part(batch: Batch, rank: int, mean: Callable[[Tensor], Tensor]) -> Batch:
-    """What a rank has of a global batch."""
+    """Return a rank's part of a global batch."""
     rows = slice(rank * SIZE // WORLD, (rank + 1) * SIZE // WORLD)
 
     def cut(value: Any) -> Any:
@@ -96,7 +97,7 @@ def test_ranks_follow_together_the_gradient_of_one(
 
     def work(rank: int) -> Tensor:
         mine = prepare(name, **settings)
-        for module in mine.modules():  # who asks the task for the mean
+        for module in mine.modules():  # modules that use the task's mean
             if isinstance(getattr(module, "task", None), Task):
                 module.task = replace(module.task, mean=ranks.mean)  # type: ignore[arg-type, assignment]
         found = mine(part(batch, rank, ranks.mean))

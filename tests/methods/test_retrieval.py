@@ -1,4 +1,4 @@
-"""Retrieval against a double loop in Python and what it promises: who is found, in which order, whatever the blocks are."""
+"""Test retrieval against a double loop in Python: samples, order, independence of block sizes."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,7 +14,7 @@ SAMPLES, FEATURES, CLASSES = 90, 7, 5
 
 
 class Bank(NamedTuple):
-    """Features of clusters, and labels of which some are missing and one is alone in its class."""
+    """Features of clusters, and labels with missing ones and a class of one member."""
 
     features: Tensor
     labels: Tensor
@@ -32,7 +32,7 @@ def bank() -> Bank:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Few queries and columns at once, and the bank made float32 part by part."""
+    """Return a function that sets few queries and columns per block, and a small bank part."""
 
     def make(columns: int) -> None:
         monkeypatch.setattr(retrieval, "LEAST_ROWS", 3)
@@ -48,7 +48,7 @@ def cosine(one: Tensor, other: Tensor) -> float:
 
 
 def brute_force(bank: Bank, query: int, same: bool, members: Tensor | None = None) -> list[tuple[float, int]]:
-    """(similarity, position) of all that may be retrieved, nearest first."""
+    """Return (similarity, position) of all allowed samples, nearest first."""
     labels = bank.labels.tolist()
     found = []
     for other in range(len(labels)):
@@ -60,7 +60,7 @@ def brute_force(bank: Bank, query: int, same: bool, members: Tensor | None = Non
 
 
 def expect(bank: Bank, found: Neighbours, queries: list[int], members: Tensor | None = None) -> None:
-    """The neighbours are those of the double loop, as many as fit, with its similarities."""
+    """Assert that the neighbours are those of the double loop, with its similarities."""
     assert len(found.positives) == len(found.negatives) == len(queries)
     for same, places, similarity in (
         (True, found.positives, found.positive_similarity),
@@ -136,7 +136,8 @@ def test_of_equally_similar_samples_the_lower_positions_come_first(
 def test_a_wide_bank_in_groups_finds_what_a_sort_finds() -> None:
     torch.manual_seed(3)
     features, labels = torch.randn(4003, 5), (torch.arange(4003) >= 2000).long()
-    features[-3:] = features[0] + 0.05 * torch.randn(3, 5)  # the columns of the second class that fill no group
+    # the columns of the second class that form an incomplete group
+    features[-3:] = features[0] + 0.05 * torch.randn(3, 5)
     queries = torch.arange(0, 4003, 97)
     found = nearest(features, labels, 8, 20, queries=queries)
     unit = features.double() / features.double().norm(dim=1, keepdim=True)
@@ -165,7 +166,7 @@ def test_lengths_do_not_matter_and_zero_is_similar_to_nothing(bank: Bank) -> Non
 
 
 def test_permuting_the_bank_changes_nothing(bank: Bank) -> None:
-    kept = torch.arange(SAMPLES) != 13  # all are equally near to zero, and the order decides
+    kept = torch.arange(SAMPLES) != 13  # all are equally near to zero, so the order decides
     features, labels = bank.features[kept], bank.labels[kept]
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(4))
     one, other = nearest(features, labels, 30, 12), nearest(features[order], labels[order], 30, 12)

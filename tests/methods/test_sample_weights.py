@@ -1,4 +1,4 @@
-"""Maps from scores to weights by their formulas and invariances; the area under the ROC curve by counting pairs."""
+"""Test maps from scores to weights, and the area under the ROC curve by counting pairs."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""How a setting is declared: texts with and without choices, and bounds on every number of every method and network."""
+"""Test declared settings: texts with and without choices, and bounds of every number."""
 
 import dataclasses
 import io
@@ -21,7 +21,7 @@ from tests.refusal import refused
 
 @dataclass(frozen=True)
 class Own(Settings):
-    """A setting of every type."""
+    """Settings of every type."""
 
     text: str = setting("logits", "the name of what is compared")
     mode: str = setting("a", "one of two", choices=("a", "b"))
@@ -84,7 +84,7 @@ def test_every_number_has_bounds(name: str) -> None:
 
 def test_a_method_with_a_text_is_listed_and_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     class Compared(KD):
-        """KD of something that is named."""
+        """KD with a text setting."""
 
         Settings = Own  # type: ignore[assignment]
 

@@ -1,4 +1,4 @@
-"""Tf-KD against KD with its virtual teacher written out, and against label smoothing."""
+"""Test Tf-KD against KD with its virtual teacher written out, and against label smoothing."""
 
 from dataclasses import replace
 from typing import Any
@@ -60,13 +60,13 @@ def test_the_virtual_teacher_says_nothing_of_a_sample_without_a_label(seen: Batc
 
 
 def doubled(seen: Batch, count: int = 20) -> tuple[Tensor, Tensor]:
-    """Logits (B, K) in float64, and the teacher's p (B, K) at a = 0.99."""
+    """Return logits (B, K) in float64, and the teacher's p (B, K) at a = 0.99."""
     p = torch.full((SIZE, count), 0.01 / (count - 1), dtype=torch.float64).scatter(1, seen.labels[:, None], 0.99)
     return torch.randn(SIZE, count, generator=torch.Generator().manual_seed(9), dtype=torch.float64), p
 
 
 def seen_by(method: Method, seen: Batch, logits: Tensor) -> tuple[float, float]:
-    """The tracked cross entropy and distillation of float32 logits."""
+    """Return the tracked cross entropy and distillation of float32 logits."""
     terms = method(replace(seen, student=Output(logits.float(), logits.float()))).terms
     return float(terms["cross_entropy"]), float(terms["distillation"])
 
@@ -76,7 +76,7 @@ def test_the_divergence_is_that_of_float64_at_any_temperature(seen: Batch, tempe
     logits, p = doubled(seen)
     log_p, log_q = (p.log() / temperature).log_softmax(1), (logits.float().double() / temperature).log_softmax(1)
     apart = log_p - log_q
-    # sum p (u + e^-u - 1) is the same sum without its cancellation, where e^-u is finite
+    # sum p (u + e^-u - 1) is the same sum without its cancellation, if e^-u is finite
     each = log_p.exp() * (torch.expm1(-apart) + apart) if temperature >= 1 else log_p.exp() * apart
     expected = float(temperature**2 * each.sum(1).mean())
     assert seen_by(virtual(0.4, 0.99, temperature), seen, logits)[1] == pytest.approx(expected, rel=1e-4)
@@ -84,7 +84,7 @@ def test_the_divergence_is_that_of_float64_at_any_temperature(seen: Batch, tempe
 
 @pytest.mark.parametrize("temperature", [1.0, 20.0])
 def test_the_released_form_is_what_the_released_code_computes(seen: Batch, temperature: float) -> None:
-    """Its loss written out: KLDivLoss averages over samples and classes, the student has no temperature, and T divides p."""
+    """KLDivLoss averages over samples and classes, the student has no temperature, T divides p."""
     logits, p = doubled(seen)
     kind = METHODS["tf_kd"]
     settings = {"form": "released", "alpha": 0.1, "temperature": temperature, "multiplier": 100.0}

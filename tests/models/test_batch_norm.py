@@ -1,4 +1,4 @@
-"""Batch norm over the batches of several workers (gloo), against torch's own over one whole batch. Knows no trial."""
+"""Test batch norm over several workers' batches (gloo) against torch's over one whole batch."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def network(kind: str) -> nn.Module:
 
 
 def batches() -> Tensor:
-    """(steps, samples, 2, 6, 6), the ranks' parts one behind the other, and each of another mean and spread."""
+    """Return (steps, samples, 2, 6, 6); each rank's part has its own mean and spread."""
     spread = torch.arange(1, WORLD + 1, dtype=torch.float64).repeat_interleave(EACH)[:, None, None, None]
     return (
         spread * torch.randn(STEPS, WORLD * EACH, 2, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -46,7 +46,7 @@ def trained(module: nn.Module, parts: Tensor) -> None:
 
 
 def worker(rank: int, world_size: int) -> dict[str, dict[str, Tensor]]:
-    """The state of every kind of network after some steps, and what it says then."""
+    """Return the state of every kind of network after some steps, and its output."""
     found = {}
     for kind in KINDS:
         module = synchronise(network(kind), TrialContext(rank, world_size))
@@ -60,7 +60,7 @@ def worker(rank: int, world_size: int) -> dict[str, dict[str, Tensor]]:
 
 
 def test_ranks_have_the_batch_norm_of_one_whole_batch() -> None:
-    """Values, gradients through the statistics, and running statistics: else the weights would be others after the first step."""
+    """Values, gradients through the statistics, and running statistics must agree."""
     ranks = on_every_rank(WORLD, worker)
     for kind in KINDS:
         whole = network(kind)

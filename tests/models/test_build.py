@@ -1,4 +1,4 @@
-"""What every network keeps, and how one is refused. The sizes are computed here by hand."""
+"""Test the invariants of every network, refusals, and sizes against a count by hand."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ def small(name: str, classes: int = 10, shape: tuple[int, int, int] = (3, 16, 16
 
 
 def resnet_size(name: str, classes: int) -> int:
-    """Convolutions, two numbers per channel of each normalisation, 1x1 shortcuts, and the classifier."""
+    """Count convolutions, two numbers per normalised channel, 1x1 shortcuts, and the classifier."""
     depth, wide, _ = name.removeprefix("resnet").partition("x")
     blocks = (int(depth) - 2) // 6
     first, *stages = (32, 64, 128, 256) if wide else (16, 16, 32, 64)
@@ -152,7 +152,7 @@ def test_separable_cnn_has_the_size_of_its_design(width: int, channels: int) -> 
     total = 9 * channels * width + 2 * width
     for inputs, outputs in ((1, 2), (2, 4), (4, 4), (4, 8)):
         before, after = inputs * width, outputs * width
-        total += 9 * before + 2 * before + before * after + 2 * after  # a filter per channel, then a mixture per output
+        total += 9 * before + 2 * before + before * after + 2 * after  # depth-wise, then point-wise
     assert parameters(network) == total + 8 * width * 10 + 10
     assert parameters(small("separable_cnn")) < parameters(small("resnet8"))
 

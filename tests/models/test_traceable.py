@@ -1,4 +1,4 @@
-"""Networks that are traceable: exported, they say the same for any batch; compiled, they train the same and once per shape."""
+"""Test that exported networks agree for any batch size, and compiled ones compile per shape."""
 
 from typing import Any
 
@@ -15,14 +15,15 @@ from orchestrator.models.network import Network
 from orchestrator.training.process_cache import compile_in_place
 
 CLASSES = 7
-# A step of resnet110 takes 9 s to compile here, one of resnet56 5 s: more of the very block of resnet8, as resnet32x4 has more of
-# resnet8x4's and resnet34 of resnet18's; resnet50 is made of the same layers.
+# A step of resnet110 takes 9 s to compile here, one of resnet56 5 s. They only repeat the block
+# of resnet8; so does resnet32x4 that of
+# resnet8x4, and resnet34 that of resnet18. resnet50 is made of the same layers.
 LONG = ("resnet20", "resnet32", "resnet56", "resnet110", "resnet32x4", "resnet34", "resnet50")
 
 
 @pytest.fixture(autouse=True)
 def fresh() -> Any:
-    """Nothing is compiled before a test, and nothing that it compiled is left."""
+    """Reset the compiler before and after a test."""
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
@@ -42,7 +43,7 @@ def images(name: str, samples: int) -> Tensor:
 
 
 class Counting:
-    """A compiler that runs what it is given, and counts how often it is asked."""
+    """A compiler that runs its graphs unchanged and counts its calls."""
 
     def __init__(self) -> None:
         self.graphs = 0
@@ -53,7 +54,7 @@ class Counting:
 
 
 def step(network: nn.Module, inputs: Tensor) -> Tensor:
-    """One step of SGD in train mode; its loss."""
+    """Take one step of SGD in train mode, and return its loss."""
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     network.train()
     torch.manual_seed(5)  # dropout
@@ -111,7 +112,7 @@ def test_a_second_network_of_the_same_shape_is_not_compiled_again(name: str) -> 
 
 
 def use(network: nn.Module) -> None:
-    """What a trial does: steps, and an evaluation whose last batch is short."""
+    """Act as a trial: steps, and an evaluation whose last batch is short."""
     step(network, images("mlp", 16))
     network.eval()
     with torch.no_grad():
@@ -129,7 +130,7 @@ def test_a_trial_of_a_shape_that_was_met_before_compiles_nothing() -> None:
 
 
 def test_every_network_that_a_process_meets_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A group's worker lives as long as its sweep: a space that varies `student.width` shows it many shapes."""
+    """A group's worker serves its whole sweep; searching `student.width` gives many shapes."""
     compiler, compiled, inner = Counting(), [], nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda network: inner(network, backend=compiler))
     for width in range(4, 10):

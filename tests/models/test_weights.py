@@ -1,4 +1,4 @@
-"""Weights there and back, and every way in which they do not fit. Nothing is downloaded."""
+"""Test saving and loading of weights, and all misfits, without a download."""
 
 import re
 import shlex
@@ -32,7 +32,7 @@ def fingerprint(module: nn.Module) -> str:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """Weights of resnet8 with 10 classes."""
+    """Return a file of weights of resnet8 with 10 classes."""
     save_weights(network(), tmp_path / "teacher.safetensors")
     return tmp_path / "teacher.safetensors"
 
@@ -90,7 +90,7 @@ def test_truncated_file_is_said(file: Path, kept: int) -> None:
 
 
 def rows(said: str) -> list[list[str]]:
-    """The table below the sentence, without its heads: tensor, given, needed."""
+    """Return the rows of the table below the sentence: tensor, given, needed."""
     return [re.split(" {2,}", line.strip()) for line in said.splitlines()[2:]]
 
 
@@ -115,7 +115,7 @@ def test_every_kind_of_misfit_is_in_one_table(tmp_path: Path) -> None:
     counter = next(name for name in state if name.endswith("num_batches_tracked"))
     state[counter] = torch.tensor(1.0)
     large = next(name for name in state if name.endswith("running_mean"))
-    state[large] = state[large].double().fill_(1e300)  # finite in its own type alone
+    state[large] = state[large].double().fill_(1e300)  # finite only in its own type
     removed, negative, *_ = (name for name in state if name.endswith("running_var"))
     del state[removed]
     state[negative][0] = -1
@@ -143,7 +143,7 @@ def test_other_floating_point_types_are_taken(tmp_path: Path, kind: torch.dtype)
 
 
 class Harmful:
-    """What an unpickler would run."""
+    """An object that runs code when it is unpickled."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -214,7 +214,7 @@ def test_fingerprint_sees_names_shapes_types_and_values() -> None:
 
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
-    """What torchvision would download for resnet18: a fresh state of the same names, from before batches were counted."""
+    """Replace torchvision's download for resnet18 by a fresh state without batch counters."""
     from torchvision.models import ResNet18_Weights, resnet18
 
     torch.manual_seed(9)

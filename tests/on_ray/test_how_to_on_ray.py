@@ -1,4 +1,4 @@
-"""Run the commands of the how-to page about resuming with Ray, as they are printed."""
+"""Run the commands of the how-to page about resuming with Ray, as printed."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The page of a sweep as a test reads it: its tags, attributes and words."""
+"""Parse the page of a sweep: its tags, attributes and words."""
 
 from html.parser import HTMLParser
 from typing import Any
@@ -13,7 +13,7 @@ VOID = {"meta", "link", "img", "br", "wbr"}
 
 
 class Page(HTMLParser):
-    """Reads a page and notes what it has; an AssertionError where tags do not close one another."""
+    """Parser that records a page's content, and asserts that its tags are balanced."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -42,21 +42,21 @@ class Page(HTMLParser):
         self.words.append(data)
 
     def all(self, name: str) -> list[str]:
-        """The values of an attribute, wherever it stands."""
+        """Return all values of an attribute."""
         return [str(given[name]) for _, given in self.tags if name in given]
 
     @property
     def text(self) -> str:
-        """All that a person can read."""
+        """Return all readable text."""
         return " ".join(self.words)
 
 
 def page_of(sweep: Sweep) -> Page:
-    """The page of a sweep as it stands in its store."""
+    """Return the page of a sweep in its store."""
     store = Store(sweep.folder.parents[1])
     return Page(report(store, Sweep.open(store, sweep.name)).html)
 
 
 def change(sweep: Sweep, number: int, **values: Any) -> None:
-    """A trial with other values."""
+    """Change values of a trial."""
     sweep.save_trial(Trial(**vars(sweep.trials[number]) | values))

@@ -1,4 +1,4 @@
-"""Sweeps that were never trained: records, a study and a checkpoint, written by hand for the tests of the page."""
+"""Make sweeps without training: records, a study and a checkpoint, for the tests of the page."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,11 @@ STATES = {"complete": TrialState.COMPLETE, "stopped_early": TrialState.PRUNED, "
 
 
 def made(root: Path, trials: int = 30, state: str = "finished", kind: str = "sweep", name: str = "mine", *pairs: str) -> Sweep:
-    """A sweep over three methods in a store: two of three trials are stopped early, one in ten fails; `trials` 1 is a training."""
+    """Make a sweep over three methods in a store.
+
+    Two of three trials are stopped early, one in ten fails. With kind "train" the run is a
+    training.
+    """
     store = Store.open(root)
     given = ["project=tests", f"training.epochs={EPOCHS}", f"search.trials={max(trials, 1)}", "student.width=8", *pairs]
     searched = [f"search.methods=[{', '.join(METHODS)}]"] if kind == "sweep" else []
@@ -47,7 +51,7 @@ def made(root: Path, trials: int = 30, state: str = "finished", kind: str = "swe
 
 
 def one(generator: np.random.Generator, number: int, kind: str = "sweep") -> Trial:
-    """A trial whose value follows from its learning rate, and a little from its method."""
+    """Return a trial whose value follows from its learning rate, and slightly from its method."""
     method = METHODS[number % 3]
     rate = float(np.exp(generator.uniform(np.log(0.005), np.log(0.5))))
     params: dict[str, Any] = {"method.name": method, "training.learning_rate": rate}
@@ -66,7 +70,7 @@ def one(generator: np.random.Generator, number: int, kind: str = "sweep") -> Tri
 
 
 def study(sweep: Sweep, again: bool = False) -> None:
-    """The study of a sweep's records, as its journal; `again`: in place of the one that stands there."""
+    """Write the study of a sweep's records as its journal; `again` replaces an existing one."""
     if again:
         (sweep.folder / "study.log").unlink()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -83,13 +87,13 @@ def study(sweep: Sweep, again: bool = False) -> None:
 
 
 def give_data(root: Path, sweep: Sweep) -> None:
-    """The prepared digits, and what the sweep knows of them."""
+    """Prepare the digits, and write their summary to the sweep."""
     folder = prepare(sweep.configuration.data, root, sweep.configuration.data.seed)
     write_json(sweep.folder / "data.json", read_summary(folder))
 
 
 def give_weights(sweep: Sweep, number: int, letter: str = "") -> None:
-    """A checkpoint of a trial, with random weights of its student and what pictures are drawn from."""
+    """Write a checkpoint of a trial, with random student weights and the data of its figures."""
     checkpoint = sweep.trial_folder(number) / "checkpoint" / letter
     checkpoint.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(number)

@@ -1,4 +1,4 @@
-"""Scales of the charts: what is given stands on them, in order, with ticks within."""
+"""Test the scales of the charts: given values are included, in order, with ticks inside."""
 
 import math
 

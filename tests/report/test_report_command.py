@@ -1,4 +1,4 @@
-"""`report` from the command line: where the page goes, what it replaces, that MLflow has it, and what is refused."""
+"""Test the command `report`: the target, replaced files, the MLflow artifact, refusals."""
 
 import stat
 from pathlib import Path
@@ -18,7 +18,7 @@ SETTINGS = ("training.epochs=2", "teacher.training.epochs=1", "teacher.network.w
 
 
 def call(*arguments: str) -> tuple[int, str]:
-    """Exit code and everything that was printed, in one line."""
+    """Return exit code and everything printed, in one line."""
     result = CliRunner().invoke(run.app, list(arguments))
     return result.exit_code, " ".join(result.output.split())
 

@@ -1,4 +1,4 @@
-"""The page of a sweep: well-formed, complete, loading nothing, escaping all, whatever state the sweep is in."""
+"""Test the page of a sweep in every state: well-formed, complete, self-contained, escaped."""
 
 import html
 import re
@@ -30,7 +30,7 @@ HOSTILE = "<script>alert(1)</script>\"'&"
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
-    """A finished sweep with data, and a checkpoint of its best trial."""
+    """Return a finished sweep with data, and a checkpoint of its best trial."""
     root = tmp_path_factory.mktemp("report") / "store"
     sweep = made(root, 24)
     give_data(root, sweep)
@@ -109,7 +109,8 @@ def test_what_the_page_holds_of_the_student_is_what_its_weights_say(whole: Sweep
     images = from_numpy(dataset.test.inputs.copy()).permute(0, 3, 1, 2) / 255
     logits = network((images - dataset.mean[0]) / dataset.std[0]).logits.detach().numpy()
     expected = logits.argmax(1)
-    assert (found.predicted == expected).mean() > 0.99  # another order of the same arithmetic may turn one sample
+    # another order of the same arithmetic may change one sample
+    assert (found.predicted == expected).mean() > 0.99
     assert found.part == "test" and len(found.labels) == found.whole == len(dataset.test)
     assert found.confusion.sum() == found.whole and np.trace(found.confusion) / found.whole == found.accuracy
     assert (found.confusion.sum(axis=1) == np.bincount(dataset.test.labels, minlength=10)).all()
@@ -175,7 +176,7 @@ def test_secrets_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             12,
             "this sweep is interrupted. All numbers are of what it has so far. The rest is trained by: python run.py",
         ),
-        ("running", 12, "this sweep is interrupted"),  # no driver holds it
+        ("running", 12, "this sweep is interrupted"),  # no driver runs it
         ("failed", 12, "this sweep is failed"),
         ("running", 0, "None has begun"),
     ],
@@ -210,7 +211,7 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
 
 def test_a_large_sweep_makes_a_page_of_a_few_megabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = made(tmp_path / "store", 200)
-    (sweep.folder / "study.log").unlink()  # importance takes long, and says nothing of the size
+    (sweep.folder / "study.log").unlink()  # importance takes long and does not affect the size
     store = Store(tmp_path / "store")
     text = report(store, Sweep.open(store, "mine")).html
     found = Page(text)

@@ -1,4 +1,4 @@
-"""The page of sweeps that are out of the ordinary: peers, populations, several objectives, what failed or waits."""
+"""Test the page of unusual sweeps: peers, populations, several objectives, failed trials."""
 
 from collections.abc import Callable
 from pathlib import Path

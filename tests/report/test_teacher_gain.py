@@ -1,4 +1,4 @@
-"""What a report says of the gain over plain training, from records that were written by hand."""
+"""Test the report's sentence on the gain over plain training, from hand-written records."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ PLAIN, TAUGHT = "cross_entropy", "kd"
 
 
 def told(root: Path, trials: Sequence[tuple[str, int | None, float]], *pairs: str) -> str:
-    """The sentence on a sweep of complete trials: the method, the seed and the test accuracy of each."""
+    """Return the sentence on a sweep of complete trials: method, seed and test accuracy of each."""
     sweep = made(root / "store", len(trials), "finished", "sweep", "mine", "search.scheduler=none", *pairs)
     for number, (method, seed, accuracy) in enumerate(trials):
         params: dict[str, Any] = {"method.name": method} | ({} if seed is None else {"seed": seed})

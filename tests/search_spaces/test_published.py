@@ -1,4 +1,4 @@
-"""The published points of TTM and WTTM against the published training, written out: what is compared are trained weights."""
+"""Test the published points of TTM and WTTM against the published training, by trained weights."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ TABLE = {"ttm": 7.0, "wttm": 1.5}  # beta at gamma = 0.3, table 8, resnet56 -> r
 
 
 def task() -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs, labels and the teacher's logits of all samples, in float64."""
+    """Return inputs, labels and the teacher's logits of all samples, in float64."""
     generator = torch.Generator().manual_seed(5)
     inputs = torch.randn(SAMPLES, INPUTS, generator=generator, dtype=torch.float64)
     truth = 3 * torch.randn(INPUTS, CLASSES, generator=generator, dtype=torch.float64)
@@ -25,7 +25,7 @@ def task() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def trained(loss: Any, rate: float, decay: float) -> Tensor:
-    """The weights of a small network after so many steps of SGD on loss(rows, logits)."""
+    """Return the weights of a small network after `STEPS` steps of SGD on loss(rows, logits)."""
     torch.manual_seed(1)
     network = nn.Sequential(nn.Linear(INPUTS, 12), nn.Tanh(), nn.Linear(12, CLASSES)).double()
     optimizer = torch.optim.SGD(network.parameters(), rate, momentum=MOMENTUM, weight_decay=decay)
@@ -39,7 +39,7 @@ def trained(loss: Any, rate: float, decay: float) -> Tensor:
 
 
 def by_method(name: str, settings: dict[str, Any]) -> Any:
-    """The loss of a method with these settings."""
+    """Return the loss of a method with these settings."""
     _, labels, logits = task()
     kind = METHODS[name]
     method = kind(kind.Settings.build(settings))
@@ -54,7 +54,10 @@ def by_method(name: str, settings: dict[str, Any]) -> Any:
 
 
 def published(name: str) -> Any:
-    """H(y, q) + beta U D(p^gamma / U || q), U = sum of p^gamma (TTM: 1 as the factor), as in equations 2 and 23."""
+    """Return H(y, q) + beta U D(p^gamma / U || q), with U = sum of p^gamma (TTM: factor 1).
+
+    Source: equations 2 and 23.
+    """
     _, labels, logits = task()
 
     def loss(rows: Tensor, student: Tensor) -> Tensor:
@@ -68,7 +71,7 @@ def published(name: str) -> Any:
 
 
 def point(name: str) -> tuple[dict[str, Any], float]:
-    """The settings of the published point, and its learning rate."""
+    """Return the settings of the published point, and its learning rate."""
     values = dict(SPACES[name].points[1])
     return {key: value for key, value in values.items() if "." not in key}, values["training.learning_rate"]
 
@@ -85,7 +88,7 @@ def test_the_published_point_trains_the_published_weights(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["kd", "ttm"])
 def test_the_forms_are_one_training_where_the_decay_is_scaled_against_the_rate(name: str) -> None:
-    """At rate / (1 - alpha) the convex form needs decay x (1 - alpha); with the recipe's decay it ends elsewhere."""
+    """At rate / (1 - alpha) the convex form needs decay x (1 - alpha), not the recipe's decay."""
     temperature, alpha = 10 / 3, 21 / 31
     beta = alpha * (temperature if name == "ttm" else 1) / (1 - alpha)
     additive: dict[str, Any] = {"form": "additive", "temperature": temperature, "beta": beta}

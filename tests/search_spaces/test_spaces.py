@@ -1,4 +1,4 @@
-"""What every space keeps: a new entry of SPACES is tested at once, against the settings of its method."""
+"""Test the invariants of every entry of SPACES against the settings of its method."""
 
 import random
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ every_point = pytest.mark.parametrize(
 
 
 class Replay:
-    """A trial that gives what it holds and refuses what lies outside the range; it notes what was asked."""
+    """A trial that returns fixed values, refuses others, and records the questions."""
 
     def __init__(self, held: dict[str, Any]) -> None:
         self.held = held
@@ -44,12 +44,13 @@ class Replay:
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         value = self._take(name)
-        assert value in choices or len(choices) == 1, f"{name} = {value} is none of {choices}"  # one: a sweep may hold another
+        # one: a sweep may fix another
+        assert value in choices or len(choices) == 1, f"{name} = {value} is none of {choices}"
         return value
 
 
 class Draw(Replay):
-    """A trial that draws at random where it holds nothing, and notes what it gave."""
+    """A trial that draws values that are not fixed at random, and records them."""
 
     def __init__(self, seed: int, held: dict[str, Any] | None = None) -> None:
         super().__init__(dict(held or {}))
@@ -70,7 +71,7 @@ class Draw(Replay):
 
 
 def of_method(values: dict[str, Any]) -> dict[str, Any]:
-    """The values that are settings of the method: names with a dot are keys of the configuration."""
+    """Return the values that are settings of the method; configuration keys have a dot."""
     return {name: value for name, value in values.items() if "." not in name}
 
 

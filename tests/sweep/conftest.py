@@ -1,4 +1,4 @@
-"""What the tests of whole sweeps share: a sweep on digits that takes seconds once Ray runs."""
+"""Fixtures of whole sweeps: a sweep on digits that takes seconds once Ray runs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ SMALL = (
 
 @dataclass
 class Watch:
-    """Notes what a person would see; `on_report` may act in the middle of it."""
+    """Callback that records the displayed events; `on_report` may act during the sweep."""
 
     on_report: Callable[[Trial, int], None] = lambda trial, epoch: None
     steps: list[str] = field(default_factory=list)
@@ -64,7 +64,7 @@ Conduct = Callable[..., Sweep]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Conduct:
-    """Runs a new sweep or training in a store of its own and gives its record, read back from disk."""
+    """Return a function that runs a sweep or training in its own store, and reads its record."""
 
     def start(*pairs: str, kind: str = "sweep", name: str = "sweep", watch: Watch | None = None, **options: Any) -> Sweep:
         store = Store.open(tmp_path / "store")

@@ -1,4 +1,4 @@
-"""A Tune without actors: it runs the trials that a scheduler chooses, in some order, and does what the scheduler decides."""
+"""Simulate Tune without actors: run the scheduler's trials, and apply its decisions."""
 
 import json
 import random
@@ -23,7 +23,7 @@ Score = Callable[[int, int], float | None]  # number, epoch -> value; None: the 
 
 
 def begin(folder: Path, *pairs: str, listeners: Sequence[Listener] = ()) -> tuple[Sweep, SynchronousSearch]:
-    """A new sweep of KD whose trials wait for one another, and its searcher."""
+    """Return a new KD sweep whose trials wait for each other, and its searcher."""
     configuration = load(None, ["method.name=kd", *pairs])
     sweep = Sweep.create(Store.open(folder).sweep("mine"), configuration, "sweep")
     study = open_study(sweep.folder, configuration, resume=False)
@@ -31,7 +31,7 @@ def begin(folder: Path, *pairs: str, listeners: Sequence[Listener] = ()) -> tupl
 
 
 def resumed(sweep: Sweep) -> tuple[Sweep, SynchronousSearch]:
-    """The sweep as another process finds it."""
+    """Return the sweep and its searcher as another process opens them."""
     found = Sweep.open(Store(sweep.folder.parent.parent), sweep.name)
     study = open_study(found.folder, found.configuration, resume=True)
     reconcile(study, found)
@@ -40,7 +40,7 @@ def resumed(sweep: Sweep) -> tuple[Sweep, SynchronousSearch]:
 
 
 class SimulatedTrial:
-    """What a scheduler sees of a trial; `epoch` is what its worker has trained, `weights` whose it has."""
+    """A scheduler's view of a trial: `epoch` is the last trained one, `weights` their origin."""
 
     def __init__(self, trial_id: str, config: dict[str, Any], epoch: int) -> None:
         self.trial_id, self.config, self.epoch = trial_id, config, epoch
@@ -66,7 +66,7 @@ class SimulatedTrial:
         return self.status in (TuneTrial.TERMINATED, TuneTrial.ERROR)
 
     def keep(self, result: dict[str, Any]) -> Any:
-        """Its checkpoint, as Tune registers it."""
+        """Register and return the trial's checkpoint, as Tune does."""
         self.checkpoint = SimpleNamespace(weights=list(self.weights), epoch=self.epoch)
         self.run_metadata.checkpoint_manager._latest_checkpoint_result = SimpleNamespace(checkpoint=self.checkpoint, metrics=result)
         return self.checkpoint
@@ -80,7 +80,7 @@ class SimulatedTrial:
 
 
 class SimulatedTune:
-    """Tune's controller. A trial that failed stays among the live ones, as in Tune."""
+    """Tune's controller; a failed trial stays among the live ones, as in Tune."""
 
     def __init__(self, asking: SynchronousSearch, scheduler: Any, score: Score, at_once: int, seed: int = 0) -> None:
         self.asking, self.scheduler, self.score, self.at_once = asking, scheduler, score, at_once
@@ -107,18 +107,18 @@ class SimulatedTune:
         return trial.keep(result)
 
     def stop_trial(self, trial: SimulatedTrial) -> None:
-        """The scheduler ends a trial that waits."""
+        """Stop a waiting trial for the scheduler."""
         self.scheduler.on_trial_remove(self, trial)
         self.asking.on_trial_complete(trial.trial_id)
         trial.set_status(TuneTrial.TERMINATED)
 
     def run(self, stop_after: int = 10**9) -> "SimulatedTune":
-        """Until nobody is left to run, or so many epochs are told."""
+        """Run until no trial can run, or until `stop_after` epochs are reported."""
         for _ in range(stop_after):
             while (chosen := self.scheduler.choose_trial_to_run(self)) is not None:
                 chosen.set_status(TuneTrial.RUNNING)
                 chosen.restore()
-                # a training that goes on tells its last epoch again; after a pause the stand-in keeps that to itself
+                # a resumed training repeats its last report; after a pause the stand-in drops it
                 chosen.epoch -= chosen.epoch > 0 and chosen.checkpoint is None
             running = [trial for trial in self.trials if trial.status == TuneTrial.RUNNING]
             assert len(running) <= self.at_once
@@ -159,7 +159,7 @@ class SimulatedTune:
         trial.set_status(status)
 
     def die(self, trial: SimulatedTrial) -> None:
-        """Its stand-in is gone."""
+        """Simulate the death of the trial's stand-in."""
         trial.set_status(TuneTrial.RUNNING)
         self.scheduler.on_trial_error(self, trial)
         self.asking.on_trial_complete(trial.trial_id, error=True)

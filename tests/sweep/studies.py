@@ -1,4 +1,4 @@
-"""A sweep with its study and its searcher, new or as a resume finds it. Without Ray."""
+"""Open a sweep with its study and its searcher, new or resumed, without Ray."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from orchestrator.sweep.events import Events
 
 
 def begin(folder: Path, *pairs: str) -> tuple[Sweep, StudySearch]:
-    """A new sweep of KD and its searcher."""
+    """Return a new KD sweep and its searcher."""
     configuration = load(None, ["method.name=kd", *pairs])
     sweep = Sweep.create(Store.open(folder).sweep("mine"), configuration, "sweep")
     study = open_study(sweep.folder, configuration, resume=False)
@@ -19,7 +19,7 @@ def begin(folder: Path, *pairs: str) -> tuple[Sweep, StudySearch]:
 
 
 def resumed(sweep: Sweep) -> tuple[Sweep, StudySearch]:
-    """The sweep as another process finds it."""
+    """Return the sweep and its searcher as another process opens them."""
     found = Sweep.open(Store(sweep.folder.parent.parent), sweep.name)
     study = open_study(found.folder, found.configuration, resume=True)
     reconcile(study, found)

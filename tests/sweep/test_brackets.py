@@ -1,4 +1,4 @@
-"""Hyperband without Ray's actors: who is stopped at which milestone, and that nobody waits for ever."""
+"""Test Hyperband without Ray's actors: stops at each milestone, and no deadlock."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ HYPERBAND = ("search.scheduler=hyperband", "search.trials=17", "training.epochs=
 
 
 def by_number(number: int, epoch: int) -> float:
-    """A later trial is a better one."""
+    """Return better values for later trials."""
     return 0.01 * number + 0.001 * epoch
 
 
@@ -28,7 +28,7 @@ def play(folder: Path, *pairs: str, score: Any = by_number, order: int = 0, at_o
 
 @pytest.mark.parametrize("order", range(3))
 def test_the_best_of_each_bracket_go_on(order: int, tmp_path: Path) -> None:
-    """With 9 epochs and a factor of 3: three are never compared, five after 3 epochs, nine after 1 and after 3."""
+    """9 epochs, factor 3: three are never compared, five after 3 epochs, nine after 1 and 3."""
     sweep = play(tmp_path, order=order)
     epochs = [trial.epochs for trial in sweep.trials.values()]
     assert epochs == [9, 9, 9] + [3, 3, 3, 9, 9] + [1] * 6 + [3, 3, 9]
@@ -38,7 +38,7 @@ def test_the_best_of_each_bracket_go_on(order: int, tmp_path: Path) -> None:
 
 
 def test_a_last_milestone_before_the_last_epoch_is_no_end(tmp_path: Path) -> None:
-    """With 10 epochs the milestones of the third bracket are 1, 3 and 9; only the tenth epoch reads the test part."""
+    """With 10 epochs the third bracket's milestones are 1, 3, 9; only epoch 10 tests."""
     sweep = play(tmp_path, "training.epochs=10")
     assert sweep.trials[16].state == "complete" and sweep.trials[16].epochs == 10
 

@@ -1,4 +1,4 @@
-"""When a sweep ends because of its failures, and what they are said to have in common."""
+"""Test the end of a sweep because of failures, and the message about their common cause."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -89,7 +89,7 @@ def test_a_trial_that_nobody_can_train_ends_the_run_and_not_itself() -> None:
 def test_a_sweep_that_ended_early_has_failed_and_says_how_to_go_on(
     state: str, code: int, resumes: bool, specify: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    """Although one of its trials can be used."""
+    """The sweep has failed although one of its trials can be used."""
     found = Sweep.create(Store.open(tmp_path).sweep("mine"), load(None, ["search.trials=9"]), "sweep")
     usable = Trial(0, {}, "complete", value=0.5, metrics={"validation/accuracy": 0.5})
 

@@ -1,4 +1,4 @@
-"""Trials of a list: each is what the list says, in its order, whatever dies in between; and what is no list. Without Ray."""
+"""Test trials of a list without Ray: their settings, their order, deaths, and refused lists."""
 
 import json
 from pathlib import Path
@@ -51,7 +51,7 @@ def end(searcher: StudySearch, name: str) -> None:
 
 
 def trained(sweep: Sweep) -> list[tuple[str, float, Any, int]]:
-    """Method, learning rate, its own setting and seed of every trial, as a worker would get them."""
+    """Return method, learning rate, own setting and seed of every trial, as a worker gets them."""
     found = []
     for _, trial in sorted(sweep.trials.items()):
         configuration = apply(sweep.configuration, trial.settings)
@@ -69,7 +69,8 @@ def test_every_trial_is_one_of_the_list_whatever_dies(tmp_path: Path) -> None:
     for name in "abc":
         searcher.suggest(name)
     end(searcher, "a")
-    (sweep.trial_folder(1) / "trial.json").unlink()  # of one that trained when the driver died
+    # of a trial that was running at the driver's death
+    (sweep.trial_folder(1) / "trial.json").unlink()
     again = Sweep.open(store, "mine")
     searcher = searcher_of(again, resume=True)
     for name in "bcdef":

@@ -1,4 +1,4 @@
-"""A training whose teacher is worthless weights says so where somebody looks: console, record, report, MLflow, export."""
+"""Test the warning about a useless teacher: console, record, report, MLflow, export."""
 
 from pathlib import Path
 
@@ -46,5 +46,5 @@ def test_the_accuracy_of_given_weights_is_said_everywhere(run: Conduct, tmp_path
     parent = MlflowClient(tracking_uri(store, sweep.configuration)).get_run(run_id).data
     assert parent.metrics["teacher/validation/accuracy"] == quality.accuracy
     assert parent.tags["teacher.validation_accuracy"] == f"{quality.accuracy:.4f}" and reached in parent.tags["mlflow.note.content"]
-    (tmp_path / "given.safetensors").unlink()  # the run keeps what it knows
+    (tmp_path / "given.safetensors").unlink()  # the run keeps its records
     assert f"validation accuracy {quality.accuracy:.4f}" in (export(store, "sweep").folder / "README.md").read_text()

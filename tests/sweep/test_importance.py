@@ -1,4 +1,4 @@
-"""Which settings mattered: the order is that of a study made to have one, branches are told apart, bad input is a sentence."""
+"""Test the importance of settings: known orders, separate branches, refusals in a sentence."""
 
 import json
 from collections.abc import Callable
@@ -34,13 +34,16 @@ Draw = Callable[[np.random.Generator, int], tuple[dict[str, Any], float]]
 
 
 def flat(generator: np.random.Generator, number: int) -> tuple[dict[str, Any], float]:
-    """`rate` decides, `noise` does nothing."""
+    """Return a draw in which `rate` decides and `noise` has no effect."""
     params = {"noise": generator.random(), "rate": generator.random()}
     return params, -((params["rate"] - 0.3) ** 2)
 
 
 def conditional(generator: np.random.Generator, number: int) -> tuple[dict[str, Any], float]:
-    """With kd its temperature decides, with ttm nothing does much; `rate` is common and noise."""
+    """Return a draw in which kd's temperature decides; ttm's settings have little effect.
+
+    `rate` is common to both, and noise.
+    """
     rate, inner = generator.random(), generator.random()
     if number % 2:
         return {"method.name": "kd", "rate": rate, "kd.temperature": inner, "kd.alpha": generator.random()}, inner
@@ -48,7 +51,7 @@ def conditional(generator: np.random.Generator, number: int) -> tuple[dict[str, 
 
 
 def nested(generator: np.random.Generator, number: int) -> tuple[dict[str, Any], float]:
-    """Choices in choices; the rate decides everything."""
+    """Return a draw of nested choices in which the rate decides."""
     params: dict[str, Any] = {"method.name": "akd", "rate": generator.random(), "akd.temperature": generator.random()}
     params |= {"akd.schedule": "constant" if number % 5 == 0 else "gap", "akd.cam": number % 3 == 0}
     if params["akd.schedule"] == "gap":
@@ -60,7 +63,7 @@ def nested(generator: np.random.Generator, number: int) -> tuple[dict[str, Any],
 
 
 def rare(generator: np.random.Generator, number: int) -> tuple[dict[str, Any], float]:
-    """Two trials have a further setting, and values are random."""
+    """Return a draw with random values; two trials have a further setting."""
     params, value = flat(generator, number)[0], generator.random()
     return (params | {"extra": generator.random()} if number in (7, 30) else params), value
 
@@ -68,9 +71,10 @@ def rare(generator: np.random.Generator, number: int) -> tuple[dict[str, Any], f
 def made(
     root: Path, draw: Draw, trials: int = 40, pruned: int = 0, kind: str = "sweep", changed: int = 0, scheduler: str = "none"
 ) -> tuple[Store, Sweep]:
-    """A sweep whose study was written by hand; pruned trials have a value after epoch 1 alone, the others after 1 and 2.
+    """Make a sweep with a hand-written study.
 
-    The first `changed` trials took over from trial 0 after epoch 1.
+    Pruned trials have a value only after epoch 1, the others after 1 and 2. The first `changed`
+    trials copied trial 0 after epoch 1.
     """
     store = Store.open(root)
     sweep = Sweep.create(store.sweep("mine"), load(None, ["project=tests", f"search.scheduler={scheduler}"]), kind)
@@ -92,12 +96,15 @@ def made(
 
 @pytest.fixture(autouse=True)
 def few_shuffles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nine shuffles of the values instead of 99: most of the time goes there, and one test alone reads what they give."""
+    """Shuffle the values 9 times instead of 99, which takes most of the time.
+
+    Only one test reads the result.
+    """
     monkeypatch.setattr("orchestrator.reporting.importance.SHUFFLES", 9)
 
 
 def call(*arguments: str) -> tuple[int, str]:
-    """Exit code and everything that was printed."""
+    """Return exit code and everything printed."""
     result = CliRunner().invoke(run.app, list(arguments))
     return result.exit_code, result.output
 
@@ -122,7 +129,8 @@ def test_branches_of_a_conditional_study(tmp_path: Path) -> None:
     _, sweep = made(tmp_path, conditional)
     found = importance(sweep)
     whole, kd, ttm = found.rankings
-    assert set(whole.ped_anova) == set(whole.fanova) == {"method.name", "rate"}  # what all trials have
+    # settings of all trials
+    assert set(whole.ped_anova) == set(whole.fanova) == {"method.name", "rate"}
     assert (kd.branch, kd.trials, kd.path) == ("kd", 20, {"method.name": "kd"})
     assert set(kd.fanova) == set(kd.ped_anova) == set(kd.chance) == {"rate", "kd.temperature", "kd.alpha"}
     assert next(iter(kd.fanova)) == next(iter(kd.ped_anova)) == "kd.temperature"
@@ -187,7 +195,7 @@ def test_trials_that_took_settings_over_do_not_count(tmp_path: Path) -> None:
     found = importance(sweep)
     assert (found.trials, found.changed, found.rankings[0].trials) == (12, 8, 12)
     assert [trial.state.name for trial in found.study.trials] == ["FAIL"] * 8 + ["COMPLETE"] * 12
-    early = importance(sweep, epoch=1)  # until then they trained with what was drawn
+    early = importance(sweep, epoch=1)  # until then they trained with the drawn values
     assert (early.trials, early.changed) == (20, 0)
     _, output = call("importance", "mine", "--store", str(tmp_path))
     assert "left out: 8 trials, as population based training gave them other settings" in output

@@ -1,4 +1,4 @@
-"""Whose weights stay: the best, the front, who goes on and who is still taken over from; pictures of the others too. No Ray."""
+"""Test kept weights without Ray: best trials, front, running trials, sources of copies, figures."""
 
 import random
 from pathlib import Path
@@ -34,7 +34,7 @@ def write(folder: Path) -> None:
 
 
 def weights(sweep: Sweep) -> set[int]:
-    """The trials that have theirs, all of them; the pictures of every trial are there."""
+    """Return the trials with complete weights, after a check that every trial has its figures."""
     found = set()
     for number in sweep.trials:
         checkpoint = sweep.trial_folder(number) / CHECKPOINT
@@ -137,13 +137,13 @@ def test_nobody_strips_what_has_no_checkpoint(tmp_path: Path) -> None:
 
 
 class Disk:
-    """Writes what workers and stand-ins write of a population, and looks for what a take-over needs."""
+    """Writer of a population's files, which checks the snapshots that a copy needs."""
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep, self.taken_over, self.donors_that_had_ended = sweep, 0, 0
 
     def trial_started(self, trial: Trial) -> None:
-        """Nothing is written."""
+        """Ignore the event."""
 
     def trial_reported(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
         change = trial.changes[-1] if trial.changes else None
@@ -157,13 +157,13 @@ class Disk:
             snapshots.keep(self.sweep.trial_folder(trial.number), epoch)
 
     def trial_changed(self, trial: Trial) -> None:
-        """Its snapshot is looked for when it trains again."""
+        """Ignore the event; its snapshot is checked when it trains again."""
 
     def trial_ended(self, trial: Trial) -> None:
-        """It stays as it is."""
+        """Ignore the event."""
 
     def note(self, text: str) -> None:
-        """Nothing is said."""
+        """Ignore the event."""
 
 
 @pytest.mark.parametrize("order", range(3))

@@ -1,4 +1,4 @@
-"""The median rule over our own epochs: whom it stops, whom it spares, and what a resume knows. Without Ray's actors."""
+"""Test the median rule over our own epochs without Ray's actors: stops, exceptions, resumes."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ VALUE = "validation/accuracy"
 
 
 class Running:
-    """What the rule sees of a trial."""
+    """The rule's view of a trial."""
 
     def __init__(self, number: int) -> None:
         self.config, self.trial_id = {"number": number}, f"id-{number}"
@@ -63,7 +63,7 @@ def test_two_others_are_too_few_and_pause_nobody(tmp_path: Path) -> None:
 def test_the_first_points_train_all_their_epochs(spared: str, decision: str, tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, f"search.protect_initial_trials={spared}")
     rule = stopping(sweep.configuration, sweep)
-    *others, point = begun(rule, 1, 2, 3, 0)  # KD has one point, which is trial 0
+    *others, point = begun(rule, 1, 2, 3, 0)  # KD has one initial point, which is trial 0
     for other in others:
         told(rule, other, *[0.9] * 5)
     assert told(rule, point, 0.1, 0.1, 0.1)[-1] == decision

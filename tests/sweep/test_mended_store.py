@@ -1,4 +1,4 @@
-"""Damage to what a sweep left: what can be made anew is, what cannot is said in a sentence. Without Ray."""
+"""Test damage to a sweep's files without Ray: repairs, and a sentence if none is possible."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def result(epoch: int, value: float, **more: Any) -> dict[str, Any]:
 
 
 def played(folder: Path) -> tuple[Sweep, StudySearch]:
-    """Four trials: complete, stopped early, failed, and one that trains; each with its worker's records in the store."""
+    """Return trials that are complete, stopped early, failed and running, with worker records."""
     sweep, searcher = begin(folder, "training.epochs=3")
     for number in range(4):
         searcher.suggest(str(number))

@@ -1,4 +1,4 @@
-"""A sweep on a running cluster from which a node leaves and which another one joins: trials go on, and nothing stays behind."""
+"""Test a sweep on a cluster while one node leaves and one joins: trials go on, nothing is left."""
 
 import os
 import re
@@ -31,7 +31,7 @@ GONE_S = 60.0
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """A head of one CPU, and a node of one, on loopback with Ray's token."""
+    """Run a head of one CPU and a node of one, on loopback with Ray's token."""
     monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "3")
     with patch.dict(os.environ, OWN_CLUSTER):
@@ -47,7 +47,10 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 
 @dataclass
 class Changing(Watch):
-    """Takes the node away when two trials are at work, adds one when that was told, and ends when the lost trial is complete."""
+    """A watch that removes a node while two trials run, and adds one after the note.
+
+    It interrupts the sweep after the lost trial is complete.
+    """
 
     cluster: Any = None
     seen: set[int] = field(default_factory=set)
@@ -77,7 +80,7 @@ class Changing(Watch):
 
 
 def left_behind() -> list[str]:
-    """Actors and placement groups that hold something yet; the cluster is connected."""
+    """Return actors and placement groups that still hold resources of the connected cluster."""
     actors = {str(actor["ActorClassName"]) for actor in state.actors(actor_state_name="ALIVE").values()} - RAYS_OWN
     groups = [group["state"] for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
     held = [] if sum(node.get("CPU", 0) for node in free_nodes()) == 2 else ["CPUs"]

@@ -1,4 +1,4 @@
-"""What the cache has to say, from a worker's record to the sweep's files: each on the way passes it on. Without Ray's actors."""
+"""Test the cache's notes on their way from a worker's record to the sweep's files."""
 
 import math
 from pathlib import Path
@@ -32,16 +32,16 @@ def record(epoch: int, *notes: str, **metrics: float) -> dict[str, Any]:
 
 
 class Written:
-    """A desk with the records of one trial."""
+    """A dispatcher with the records of one trial."""
 
     def __init__(self, *records: dict[str, Any]) -> None:
         self.records = list(records)
 
     def submit(self, trial: str, specification: dict[str, Any]) -> None:
-        """Nobody works."""
+        """Ignore the trial."""
 
     def next_report(self, trial: str, silence_s: float) -> dict[str, Any]:
-        """The next one."""
+        """Return the next record."""
         return self.records.pop(0)
 
 
@@ -89,7 +89,7 @@ def test_notes_of_an_epoch_without_a_number_are_kept(sweep: Sweep, metrics: dict
 
 
 def test_epochs_that_were_never_told_keep_their_place_in_the_history(sweep: Sweep) -> None:
-    """A worker goes on while no driver listens, and tells its last epoch alone."""
+    """A worker goes on without a driver, and reports only its last epoch."""
     Events(sweep, []).report(Trial(0, {}), record(1))
     found = read_back(sweep)
     for epoch in (4, 5):
@@ -122,7 +122,7 @@ def test_notes_go_from_a_workers_record_to_the_files_of_the_sweep(sweep: Sweep) 
         searcher.on_trial_result("a", standing.step())
     last = standing.step()
     searcher.on_trial_complete("a", last)
-    searcher.on_trial_complete("a", last)  # Tune may say it twice
+    searcher.on_trial_complete("a", last)  # Tune may report it twice
     found = read_back(sweep).trials[0]
     assert (found.state, found.notes, found.epochs) == ("complete", ["one", "two", "three", "four"], 4)
 

@@ -1,4 +1,4 @@
-"""Sweeps and trainings of two students: comparisons and take-overs of pairs in workers of their own, and both in one process."""
+"""Test sweeps and trainings of two students on Ray, in their own workers and in one process."""
 
 import json
 from collections.abc import Callable
@@ -16,12 +16,13 @@ from tests.sweep.conftest import Conduct, Watch
 
 pytestmark = pytest.mark.ray
 RATE = "training.learning_rate"
-B = ("peers.b.network.name=mlp", "peers.b.network.width=8", "search.freeze=[peers.b.training.learning_rate]")  # b's is a's then
+# then b has a's
+B = ("peers.b.network.name=mlp", "peers.b.network.width=8", "search.freeze=[peers.b.training.learning_rate]")
 PAIRS = (*B, "data.limit.train=400", "resources.workers=2", "resources.groups=1")
 
 
 def beginning(monkeypatch: pytest.MonkeyPatch, suggest: Callable[[Any], None], **rates: tuple[float, ...]) -> None:
-    """Let each method try these learning rates first, out of a space that has nothing else."""
+    """Let each method try these learning rates first, in a space with nothing else."""
     for method, values in rates.items():
         monkeypatch.setitem(SPACES, method, Space(tuple({RATE: value} for value in values), suggest))
 
@@ -35,7 +36,7 @@ def any_rate(trial: Any) -> None:
 
 
 def trace(sweep: Sweep, number: int, letter: str) -> dict[str, torch.Tensor]:
-    """What a student of a trial said in all of its epochs."""
+    """Return the trace of a student over all epochs."""
     return load_file(sweep.trial_folder(number) / "checkpoint" / ("." if letter == "a" else letter) / "trace.safetensors")
 
 
@@ -45,14 +46,15 @@ def test_a_sweep_of_pairs_over_methods_that_hear_one_another_and_one_that_does_n
     beginning(monkeypatch, good_poor_or_impossible, kd=(0.05, 1e-5), dual_student=(0.05, 1e12), dml=(1e-5, 0.05))
     watch = Watch()
     given = ("search.methods=[kd, dual_student, dml]", "search.trials=6", "search.reduction_factor=2", "search.grace_epochs=2")
-    slow = ("student.name=cnn", "training.epochs=40")  # seconds a trial: a verdict takes milliseconds
+    # seconds a trial; a decision takes milliseconds
+    slow = ("student.name=cnn", "training.epochs=40")
     sweep = run(*given, *PAIRS, *slow, "search.protect_initial_trials=false", "search.students=min", watch=watch)
     assert sweep.state == "finished" and sorted(watch.ended) == [(n, trial.state) for n, trial in sweep.trials.items()]
     assert [trial.params["method.name"] for trial in sweep.trials.values()] == ["kd", "dual_student", "dml"] * 2
     assert sweep.trials[0].state == "complete" and sweep.trials[4].state == "failed"
     assert "the loss of students a and b is not finite" in sweep.trials[4].message, "b heard what a said"
     assert sweep.trials[5].epochs >= 2, "the pair whose loss was not finite left a group that goes on"
-    for number in (2, 3):  # the only group was freed long before the trial's last epoch
+    for number in (2, 3):  # the only group is free long before the trial's last epoch
         assert sweep.trials[number].state == "stopped_early"
         progress = json.loads((sweep.trial_folder(number) / "checkpoint" / "progress.json").read_text())
         assert progress["record"]["epoch"] < 40
@@ -67,13 +69,13 @@ def test_a_sweep_of_pairs_over_methods_that_hear_one_another_and_one_that_does_n
 
 
 def check_metrics(metrics: dict[str, float]) -> None:
-    """Each student's stand under its letter, and the plain ones are those of the worse one."""
+    """Assert metrics of each student under its letter, and of the worse one for the trial."""
     of = {letter: {name[2:]: value for name, value in metrics.items() if name.startswith(f"{letter}/")} for letter in "ab"}
     assert set(of["a"]) == set(of["b"]) > {"train/loss", "validation/accuracy", "validation/nll", "parameters"}
     worse = min(of.values(), key=lambda own: own["validation/accuracy"])
     assert all(metrics[name] == value for name, value in worse.items() if name != "parameters")
     assert metrics["parameters"] == of["a"]["parameters"] + of["b"]["parameters"] > of["a"]["parameters"]
-    # who is right together agrees, and so may those who are wrong
+    # students that are both right agree; students that are both wrong may agree
     accuracies = [own["validation/accuracy"] for own in of.values()]
     assert max(0.0, sum(accuracies) - 1) - 1e-6 <= metrics["pair/agreement"] <= 1 - abs(accuracies[0] - accuracies[1]) + 1e-6
 

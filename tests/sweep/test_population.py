@@ -1,4 +1,4 @@
-"""Population based training without Ray's actors: who takes over what, whatever the order of reports, failures and deaths."""
+"""Test PBT without Ray's actors: copies of weights for any order of reports, failures, deaths."""
 
 import json
 import math
@@ -32,7 +32,7 @@ PBT = ("search.scheduler=pbt", "training.epochs=12", "search.perturb_epochs=4")
 
 
 def better_later(number: int, epoch: int) -> float:
-    """Trial 2 is the best of all, trial 1 the worst, at every epoch."""
+    """Return values with trial 2 as the best and trial 1 as the worst, at every epoch."""
     return {0: 0.4, 1: 0.1, 2: 0.6}.get(number, 0.3 + 0.01 * number) + 0.01 * epoch
 
 
@@ -98,7 +98,7 @@ def test_a_taker_goes_on_with_the_settings_in_force(tmp_path: Path) -> None:
 def test_the_order_of_the_reports_changes_nothing(tmp_path: Path) -> None:
     played = []
     for order in range(5):
-        random.seed(order)  # what others draw has nothing to do with it
+        random.seed(order)  # other random draws have no effect
         played.append(play(tmp_path / str(order), order=order, at_once=1 + order)[0])
     changes = [[trial.changes for trial in sweep.trials.values()] for sweep in played]
     assert all(each == changes[0] for each in changes) and any(changes[0])
@@ -187,7 +187,7 @@ def test_changes_stand_on_disk_and_in_the_status(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("order", range(3))
 def test_nobody_takes_over_from_another_method(order: int, tmp_path: Path) -> None:
-    """Trials begin with a baseline of each method; the best of all are of one method alone."""
+    """Trials begin with a baseline of each method; the best ones all have one method."""
     methods = ("search.methods=[cross_entropy, kd, ttm]", "search.trials=12", "search.quantile=0.5", "seed=3")
     best_of = {"kd": 0.5, "cross_entropy": 0.1, "ttm": 0.3}
     named: dict[int, str] = {}

@@ -1,4 +1,4 @@
-"""A sweep that is killed at any write and resumed asks and keeps what the uninterrupted one does. Without Ray."""
+"""Test that a sweep that is killed at any write and resumed equals an uninterrupted one, no Ray."""
 
 import json
 import os
@@ -26,16 +26,16 @@ TOTAL = 3
 
 @pytest.fixture(autouse=True)
 def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Thousands of writes, and no power failure."""
+    """Skip fsync: there are thousands of writes, and no power failure."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 class Killed(BaseException):
-    """The driver is gone, and nothing of it writes any more."""
+    """Simulated death of the driver, after which it writes nothing."""
 
 
 class Writes:
-    """Counts the writes of a driver and kills it at one of them: before it, or in the middle of a line of the study."""
+    """Counter of a driver's writes that kills it at one: before it, or within a study line."""
 
     def __init__(self, patch: pytest.MonkeyPatch, at: int | None = None, torn: bool = False) -> None:
         self.count, self.at, self.torn = 0, at, torn
@@ -66,12 +66,12 @@ class Writes:
 
 
 def value(trial: Trial, epoch: int) -> float:
-    """What training would give: it follows from the parameters."""
+    """Return the value of a training as a function of its parameters."""
     return sum(number for number in trial.params.values() if isinstance(number, float)) % 1.0 + 0.001 * epoch
 
 
 def drive(sweep: Sweep, resume: bool, total: int) -> None:
-    """A driver with one worker group, from its first write to its last."""
+    """Run a driver with one worker group, from its first write to its last."""
     study = open_study(sweep.folder, sweep.configuration, resume)
     reconcile(study, sweep)
     unfinished = [trial for trial in sweep.trials.values() if not trial.ended]
@@ -80,7 +80,8 @@ def drive(sweep: Sweep, resume: bool, total: int) -> None:
         number = searcher.suggest(str(place))["number"]
         trial = sweep.trials[number]
         last = 1 if number % 3 == 2 else EPOCHS  # some are stopped early
-        told = range(max(trial.epochs, 1), last + 1)  # a training that goes on tells its last epoch again
+        # a resumed training reports its last epoch again
+        told = range(max(trial.epochs, 1), last + 1)
         for epoch in told:
             worth = value(trial, epoch)
             metrics = json.dumps({"validation/accuracy": worth})
@@ -101,7 +102,7 @@ def reopened(sweep: Sweep) -> Sweep:
 
 
 def outcome(sweep: Sweep) -> list[tuple[Any, ...]]:
-    """What a person can see of it, in the records and in the study."""
+    """Return the visible results, in the records and in the study."""
     found = reopened(sweep)
     study = open_study(found.folder, found.configuration, resume=True)
     assert [trial.number for trial in study.trials if trial.state != TrialState.WAITING] == list(found.trials)
@@ -114,7 +115,7 @@ def outcome(sweep: Sweep) -> list[tuple[Any, ...]]:
 
 @pytest.fixture
 def whole(tmp_path: Path) -> Callable[..., tuple[list[tuple[Any, ...]], int]]:
-    """The uninterrupted sweep and how often it wrote."""
+    """Return a function that gives the uninterrupted sweep's outcome and its number of writes."""
 
     def run(total: int, *pairs: str) -> tuple[list[tuple[Any, ...]], int]:
         sweep = begin(tmp_path / "whole", *pairs)
@@ -141,7 +142,7 @@ def test_killed_at_every_write(torn: bool, tmp_path: Path, whole: Callable[..., 
 
 
 def test_killed_again_and_again_while_tpe_models_what_it_knows(tmp_path: Path, whole: Callable[..., Any]) -> None:
-    pairs, total = ("search.methods=[kd, ttm]",), 14  # TPE draws at random before it knows ten
+    pairs, total = ("search.methods=[kd, ttm]",), 14  # TPE draws at random until it has ten
     expected, writes = whole(total, *pairs)
     sweep, lives, resume = begin(tmp_path / "killed", *pairs), 0, False
     while True:
@@ -174,7 +175,7 @@ def test_a_trial_that_was_half_drawn_draws_the_rest(tmp_path: Path) -> None:
 
 
 def test_more_trials_are_those_of_the_longer_sweep(tmp_path: Path) -> None:
-    """Its points, too, where the shorter one had not come to all of them."""
+    """Also its initial points, if the shorter sweep did not reach all of them."""
     pairs = ("search.methods=[kd, ttm, wttm]", "search.sampler=random")
     longer = begin(tmp_path / "longer", *pairs, "search.trials=6")
     drive(longer, False, 6)
@@ -193,7 +194,7 @@ def damaged_line(lines: list[bytes]) -> list[bytes]:
 
 @pytest.mark.parametrize("lost", range(1, 12))
 def test_what_the_study_lost_the_records_know(lost: int, tmp_path: Path) -> None:
-    """The disk may lose more lines than the one that was being written."""
+    """The disk may lose more lines than the one being written."""
     sweep = begin(tmp_path, "search.sampler=random")
     drive(sweep, False, TOTAL)
     expected = outcome(sweep)

@@ -1,4 +1,4 @@
-"""A study of several objectives: what it is told, what a resume finds, and what the records make of it. Without Ray."""
+"""Test a study of several objectives without Ray: reported values, resumes, records."""
 
 import json
 from pathlib import Path

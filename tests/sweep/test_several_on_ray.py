@@ -1,4 +1,4 @@
-"""A whole sweep of two objectives over a choice of networks, on Ray: it trains, ends, and its front is that of its records."""
+"""Run a sweep of two objectives over several networks on Ray; its front is that of its records."""
 
 import pytest
 

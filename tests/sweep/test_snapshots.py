@@ -1,4 +1,4 @@
-"""Copies of checkpoints: they stay what they were, only the last two are kept, and another trial may take one over."""
+"""Test copies of checkpoints: unchanged, only the last two are kept, another trial may use one."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from orchestrator.sweep import _snapshots as snapshots
 
 
 def save(trial: Path, text: str) -> None:
-    """As a worker does it: aside, then renamed."""
+    """Save as a worker does: under a temporary name, then renamed."""
     with replacing(trial / CHECKPOINT) as aside:
         aside.mkdir()
         (aside / "student.safetensors").write_text(text)

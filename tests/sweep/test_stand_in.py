@@ -1,4 +1,4 @@
-"""The stand-in between Tune and the desk: when it submits, what it tells, and whose checkpoint a trial goes on from."""
+"""Test the stand-in between Tune and the dispatcher: submissions, reports, checkpoint sources."""
 
 import threading
 from pathlib import Path
@@ -19,7 +19,10 @@ METRICS = {"validation/accuracy": 0.5}
 
 
 class Workers:
-    """A desk whose one group trains at once what is submitted, up to `until`, from where the checkpoint stands."""
+    """A dispatcher whose only group trains a submitted trial immediately from its checkpoint.
+
+    It trains up to the epoch `until`.
+    """
 
     def __init__(self, epochs: int = 6) -> None:
         self.epochs = epochs
@@ -37,7 +40,7 @@ class Workers:
         self.done.append(f"submit {trial} until {until}")
         whose, epoch = read(folder / "checkpoint").split() if (folder / "checkpoint").is_dir() else (folder.name, "0")
         first = max(int(epoch), 1)
-        for each in range(specification["known"] + 1, first):  # which nobody heard
+        for each in range(specification["known"] + 1, first):  # which were not received
             self.records.append({"epoch": each, "metrics": METRICS, "done": False, "behind": True})
         for each in range(first, max(min(until, self.epochs), int(epoch)) + 1):
             save(folder, f"{whose} {each}")
@@ -186,7 +189,7 @@ def test_a_trial_that_nobody_can_train_has_not_failed(
 
 
 def test_it_shows_life_whatever_its_trial_waits_for(stand_in: ProxyTrainable, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From a thread: its step waits within Ray. The process that Tune would have to start again is told with it."""
+    """Heartbeats come from a thread, because a step blocks within Ray; they name the process."""
     signs: list[tuple[str, str, Any]] = []
     ended: list[str] = []
     enough = threading.Event()

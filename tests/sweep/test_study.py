@@ -1,4 +1,4 @@
-"""Asking and telling: what the study, the records and the rungs hold after ends, deaths and resumes. Without Ray's actors."""
+"""Test study, records and rungs after ends, deaths and resumes, without Ray's actors."""
 
 import json
 import os
@@ -77,7 +77,7 @@ def test_a_death_between_study_and_record(tmp_path: Path, monkeypatch: pytest.Mo
             searcher.on_trial_complete("a", result(4, 0.7, done=True))
     found, again = resumed(sweep)
     assert found.trials[0].state == "complete" and found.trials[0].value == 0.7
-    assert again.suggest("x")["number"] == 1  # what was unfinished goes on, and only that
+    assert again.suggest("x")["number"] == 1  # only the unfinished trial is resumed
 
 
 def test_a_death_between_question_and_record(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_resumed_trial_keeps_its_place_in_the_rungs(tmp_path: Path) -> None:
     asha.on_trial_add(None, going_on)
     asha.on_trial_add(None, fresh)
     assert asha.on_trial_result(None, going_on, {"epoch": 21, "validation/accuracy": 0.9}) == "CONTINUE"
-    # the rung of epoch 5 holds what the trial had at epoch 5, not its 0.9 of epoch 21
+    # the rung of epoch 5 holds the trial's value of epoch 5, not its 0.9 of epoch 21
     assert asha.on_trial_result(None, fresh, {"epoch": 5, "validation/accuracy": history[4] + 0.01}) == "CONTINUE"
     worse = SimpleNamespace(trial_id="worse", config={"number": 2})
     asha.on_trial_add(None, worse)
@@ -134,7 +134,8 @@ def test_the_first_points_train_all_their_epochs(tmp_path: Path) -> None:
     sweep, _ = begin(tmp_path, "training.epochs=30", "search.grace_epochs=5")
     asha = stopping(sweep.configuration, sweep)
     decisions = []
-    for number, value in [(1, 0.9), (0, 0.1), (2, 0.1)]:  # KD has one point, which is trial 0
+    # KD has one initial point, which is trial 0
+    for number, value in [(1, 0.9), (0, 0.1), (2, 0.1)]:
         trial = SimpleNamespace(trial_id=f"id-{number}", config={"number": number})
         asha.on_trial_add(None, trial)
         decisions.append(asha.on_trial_result(None, trial, {"epoch": 5, "validation/accuracy": value}))

@@ -1,4 +1,4 @@
-"""Sweeps on Ray with trouble: a worker that hangs, a dispatcher that dies, failures in a row. What happened is said."""
+"""Test sweeps on Ray with a hanging worker, a dead dispatcher, and consecutive failures."""
 
 import json
 import os
@@ -21,7 +21,7 @@ SETTINGS = ("method.name=ttm", "training.epochs=12", "search.trials=4", "search.
 
 
 def alone(run: Conduct, trial: Trial) -> list[float | None]:
-    """What the trial tells when it is trained by itself, in this process."""
+    """Return the reported values of the trial when trained alone in this process."""
     given = [f"{key if '.' in key else f'method.{key}'}={json.dumps(value)}" for key, value in trial.params.items()]
     return run(*SETTINGS, *given, kind="train", local=True, name=f"alone-{trial.number}").trials[0].history
 

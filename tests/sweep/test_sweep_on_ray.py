@@ -1,4 +1,4 @@
-"""Whole sweeps on Ray: stops free their group, failures stay alone, a dead worker costs an epoch at most, MLflow agrees."""
+"""Test whole sweeps on Ray: early stops, isolated failures, a dead worker, equal MLflow runs."""
 
 import json
 import os
@@ -23,7 +23,10 @@ STATES = {"complete": TrialState.COMPLETE, "stopped_early": TrialState.PRUNED, "
 
 
 def two_faults(trial: Any) -> None:
-    """A space in which one point diverges and another is no valid setting, which no check can foresee: the range begins well."""
+    """Suggest from a space in which one point diverges and another is an invalid setting.
+
+    No check can foresee it, because the range begins with valid values.
+    """
     trial.suggest_float("alpha", 0.5, 2.0)
     trial.suggest_categorical("training.learning_rate", (1e-5, 2e-5, 0.04, 0.05, 1e12))
 
@@ -41,7 +44,8 @@ POINTS = (
 def test_a_sweep_with_failures_and_early_stops(run: Conduct, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SPACES, "kd", Space(POINTS, two_faults))
     watch = Watch()
-    slow = ("student.name=cnn", "training.epochs=100")  # seconds a trial: a verdict takes milliseconds
+    # seconds a trial; a decision takes milliseconds
+    slow = ("student.name=cnn", "training.epochs=100")
     sweep = run(
         "method.name=kd", "search.trials=6", "search.reduction_factor=2", "search.protect_initial_trials=false", *slow, watch=watch
     )
@@ -51,7 +55,7 @@ def test_a_sweep_with_failures_and_early_stops(run: Conduct, monkeypatch: pytest
     assert states[1] == states[2] == "failed" and "complete" in (states[0], states[3])
     assert "not finite" in sweep.trials[1].message and "alpha = 2.0" in sweep.trials[2].message
     assert states[4] == states[5] == "stopped_early"
-    for number in (4, 5):  # the group was freed long before the trial's last epoch
+    for number in (4, 5):  # the group is free long before the trial's last epoch
         progress = json.loads((sweep.trial_folder(number) / "checkpoint" / "progress.json").read_text())
         assert progress["record"]["epoch"] < 100
     assert sweep.best() is not None and sweep.best().number in (0, 3)  # type: ignore[union-attr]
@@ -118,7 +122,7 @@ def test_two_workers_survive_the_death_of_one(run: Conduct) -> None:
 
 @pytest.mark.parametrize("settings", [("method.name=wttm",), ("method.name=kd_aif", "data.label_noise=0.3")])
 def test_train_on_ray_and_in_this_process_agree(settings: tuple[str, ...], run: Conduct) -> None:
-    """Where samples are weighed, by an actor and by the worker itself."""
+    """Also with sample weights, from an actor and from the worker itself."""
     local = run(*settings, kind="train", name="local", local=True)
     on_ray = run(*settings, kind="train", name="on-ray")
     assert local.state == on_ray.state == "finished"

@@ -1,4 +1,4 @@
-"""A sweep on Ray whose store is a URI: weights lie there, those of losers go, and pictures and exports come from there."""
+"""Test a sweep on Ray with a URI store: kept and deleted weights, figures and exports."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from orchestrator.sweep.driver import run_sweep
 from orchestrator.sweep.preflight.preflight import prepare_run
 from tests.sweep.conftest import SMALL, Watch
 
-pytestmark = [pytest.mark.ray, pytest.mark.faults]  # minutes of `make test` are for what breaks more often
+pytestmark = [pytest.mark.ray, pytest.mark.faults]  # too slow and too stable for `make test`
 
 
 def test_a_sweep_with_a_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Sweeps whose trials wait for one another, on Ray: more trials than groups, take-overs, and an end."""
+"""Test synchronous sweeps on Ray: more trials than groups, copies of weights, and the end."""
 
 import json
 

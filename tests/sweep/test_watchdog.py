@@ -1,4 +1,4 @@
-"""What is said and done about trials of which nothing is heard. The time is made up, and so is the dispatcher."""
+"""Test the watchdog for trials without heartbeats, with a simulated clock and dispatcher."""
 
 import threading
 from typing import Any
@@ -14,7 +14,7 @@ SILENCE_S, WAIT_S = 100.0, 400.0
 
 
 class Hands:
-    """Writes down what a watchdog does; `workers`: what groups still have, to be ended."""
+    """Recorder of a watchdog's actions; `workers` are those that groups still have."""
 
     def __init__(self, *groups: int) -> None:
         self.workers = set(groups)
@@ -173,7 +173,7 @@ def test_a_tune_process_of_which_nothing_is_heard_is_ended(dog: Watchdog, hands:
 
 @pytest.mark.parametrize("later", ["another", "a third, as that one died too"])
 def test_a_tune_process_that_shows_a_new_dispatcher_no_sign_of_life_is_ended(later: str, dog: Watchdog, hands: Hands) -> None:
-    """Its trial is not known there, for nobody else sends it."""
+    """The new dispatcher does not know its trial, because no other process sends it."""
     before = {"one": ("trial-00003", "stopped"), "two": ("trial-00004", "well")}
     dog.look(seen(processes=before), 0)
     for second in (10, 20, 10 + WAIT_S, 11 + WAIT_S):

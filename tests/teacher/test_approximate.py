@@ -1,4 +1,4 @@
-"""An index finds nearly what an exact search does, says how nearly, and shares a process with torch. Knows no cache."""
+"""Test that the FAISS index is almost exact, measures its recall, and coexists with torch."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ CLASSES, SAMPLES, POSITIVES, NEGATIVES = 5, 1200, 3, 6
 
 @pytest.fixture(scope="module")
 def bank() -> tuple[Tensor, Tensor]:
-    """Classes that overlap, labels in no order, some of them unknown."""
+    """Return overlapping classes with shuffled labels, some of them unknown."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, CLASSES, (SAMPLES,), generator=generator)
     centres = torch.randn(CLASSES, 12, generator=generator)
@@ -26,7 +26,7 @@ def bank() -> tuple[Tensor, Tensor]:
 
 
 def truth(bank: tuple[Tensor, Tensor], same: bool, count: int) -> list[set[int]]:
-    """The nearest of each sample by the whole matrix of cosines; none without a label."""
+    """Return each sample's nearest ones by the whole cosine matrix; none without a label."""
     features, labels = bank[0].double().numpy(), bank[1].numpy()
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     cosine = unit @ unit.T
@@ -69,7 +69,7 @@ def test_the_bank_of_an_exact_search_is_sorted_once(bank: tuple[Tensor, Tensor],
 
 
 def test_the_recall_is_that_of_the_queries_that_were_tried(bank: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    """All are tried, and the share is counted from the lists of both searches."""
+    """All queries are tried, and the recall is counted from the lists of both searches."""
     monkeypatch.setattr(faiss_index, "RECALL", 0.0)
     monkeypatch.setattr(faiss_index, "SAMPLE", SAMPLES)
     seek = FaissIndex(*bank, 0, NEGATIVES)
@@ -93,7 +93,7 @@ def test_cells_are_added_until_enough_is_found(bank: tuple[Tensor, Tensor], monk
 
 
 def test_where_few_cells_hold_too_few_others_all_are_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two classes far apart: the cells near a query hold its own class alone."""
+    """Two distant classes: the cells near a query hold only its own class."""
     monkeypatch.setattr(faiss_index, "RECALL", 0.0)
     generator = torch.Generator().manual_seed(1)
     labels = (torch.arange(1600) >= 1590).long()

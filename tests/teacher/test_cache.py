@@ -1,4 +1,4 @@
-"""The files of the cache: sealed, limited, and usable whatever happened to whoever wrote them. Knows no teacher."""
+"""Test cache files: sealed, limited, and usable after any death of a writer."""
 
 import os
 import threading
@@ -22,7 +22,7 @@ def made(cache: Cache, about: dict[str, str] = ABOUT) -> Path:
 
 
 def written(cache: Cache, name: str, about: dict[str, str] = ABOUT, plus: float = 0.0) -> Path:
-    """A file of the cache, added in two parts."""
+    """Write a file of the cache in two parts."""
     file = made(cache, about) / f"{name}.npy"
     with cache.writer(file, ROWS, COLUMNS, "float32") as writer:
         writer.add(VALUES[:4] + np.float32(plus))
@@ -37,7 +37,7 @@ def cache(tmp_path: Path) -> Cache:
 
 
 def fresh(cache: Cache) -> Cache:
-    """The same folder, as another process sees it."""
+    """Return the same folder as another process opens it."""
     from orchestrator.teacher import cache as module
 
     module._checked.clear()
@@ -118,7 +118,7 @@ def test_what_somebody_else_keeps_in_the_folder_is_not_counted_and_not_removed(t
     theirs = tmp_path / name / "mine.npy"
     theirs.parent.mkdir()
     theirs.write_bytes(b"0" * 10 * FILE_BYTES)
-    os.utime(theirs, (0, 0))  # unused for longest
+    os.utime(theirs, (0, 0))  # least recently used
     small = Cache(tmp_path, FILE_BYTES)
     first, second = written(small, "view-00000"), written(small, "view-00001")
     assert theirs.exists() and second.exists() and not first.exists()
@@ -217,7 +217,7 @@ def test_a_sign_of_life_makes_whoever_waits_wait_on(cache: Cache) -> None:
     answers: list[bool | None] = []
 
     def other() -> None:
-        step = Lock(file).wait(1e-6)  # without a sign the first step would give up
+        step = Lock(file).wait(1e-6)  # without a heartbeat the first step would give up
         for stamp in range(rounds):
             os.utime(file.with_name(f"{file.name}.lock"), (stamp + 1, stamp + 1))
             answers.append(step())

@@ -1,4 +1,4 @@
-"""A teacher in the store that was damaged: set aside before a run starts, and taken over or fitted anew. Starts nothing."""
+"""Test a damaged teacher of the store: set aside before a run, then copied or fitted again."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Training from the cache is training with the teacher at hand, whoever filled it and however they ended."""
+"""Test that training from the cache equals training with an online teacher, after any fill."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ from tests.refusal import refused
 CPU = torch.device("cpu")
 EPOCHS = 3
 LONGEST_S = 120
-# 140 samples do not go up in batches of 32
+# 140 is not a multiple of the batch size 32
 SMALL = (
     "data.limit.train=140",
     "data.limit.validation=20",
@@ -75,7 +75,7 @@ def test_the_float32_cache_with_a_view_an_epoch_is_the_online_teacher_to_the_bit
 
 
 def test_the_float16_cache_stays_within_its_bound(specify: Specify, make_teacher: MakeTeacher) -> None:
-    """A logit is off by 2^-11 of itself at most (tests of the answers); the way that the student goes by less than 1 %."""
+    """A logit's relative error is at most 2^-11; the student's path changes by less than 1 %."""
     pairs = (*CONVOLUTIONS, "method.name=kd", "data.augmentation=crop_flip")
     weights = {}
     for name, more in {"exact": "teacher.mode=online", "rounded": "teacher.dtype=float16"}.items():
@@ -168,7 +168,7 @@ def end() -> None:
 
 
 def killed_while_filling(spec: TrialSpec, point: str) -> None:
-    """Fill view 0 in a child that kills itself at a point; it is not there afterwards."""
+    """Fill view 0 in a child that kills itself at a point; the view is missing afterwards."""
     child = os.fork()
     if child:
         _, status = os.waitpid(child, 0)
@@ -209,7 +209,7 @@ def test_a_death_at_any_point_leaves_a_cache_that_the_next_one_uses(
 
 
 def one_of_two(spec: TrialSpec, report: Any) -> None:
-    """A process that trains from the cache that both fill."""
+    """Train in one of two processes that fill the same cache."""
     torch.set_num_threads(1)
     records: list[dict[str, Any]] = []
     train(spec, TrialContext(report=records.append))

@@ -1,4 +1,4 @@
-"""The cache filled beforehand: every view dealt out once, computed once, shown as it goes, and ended when one fails."""
+"""Test precomputed caches: each view is assigned and computed once, shown, and ended on errors."""
 
 import queue
 import threading
@@ -38,7 +38,7 @@ MakeTeacher = Callable[..., Path]
 
 
 class Here:
-    """A desk whose jobs are done at once, in this process, each with a line of its own."""
+    """A dispatcher that runs jobs immediately in this process, each with its own queue."""
 
     def __init__(self) -> None:
         self.jobs: dict[str, TrialSpec] = {}
@@ -47,7 +47,7 @@ class Here:
         self.stopped: list[str] = []
 
     def submit(self, trial: str, specification: dict[str, Any]) -> None:
-        """Do it, and keep its records."""
+        """Run the job, and keep its records."""
         self.jobs[trial], line = TrialSpec.model_validate(specification), queue.Queue[Record]()
         self.lines[trial] = line
         try:
@@ -56,30 +56,30 @@ class Here:
             line.put({"failed": str(error)})
 
     def next_report(self, trial: str, silence_s: float) -> dict[str, Any]:
-        """The next record."""
+        """Return the next record."""
         self.silences.add(silence_s)
         if self.lines[trial].empty():
             raise PreflightError("its job has ended, and nothing more will come")
         return self.lines[trial].get()
 
     def stop(self, trial: str) -> None:
-        """Note it."""
+        """Record the stop."""
         self.stopped.append(trial)
 
 
 class Told(Here):
-    """A desk whose jobs say what is written for them, and nothing after that until they are stopped."""
+    """A dispatcher whose jobs return given records, and block afterwards until they are stopped."""
 
     def __init__(self, records: dict[str, list[Record | Exception]]) -> None:
         super().__init__()
         self.left, self.ends = records, {job: threading.Event() for job in records}
 
     def submit(self, trial: str, specification: dict[str, Any]) -> None:
-        """Nobody works."""
+        """Accept the job without running it."""
         self.jobs[trial] = TrialSpec.model_validate(specification)
 
     def next_report(self, trial: str, silence_s: float) -> dict[str, Any]:
-        """The next record that is written for it."""
+        """Return the next given record."""
         if not self.left[trial]:
             assert self.ends[trial].wait(LONGEST_S)
             raise PreflightError("it was stopped")
@@ -89,13 +89,13 @@ class Told(Here):
         return record
 
     def stop(self, trial: str) -> None:
-        """Note it."""
+        """Record the stop, and release the job."""
         super().stop(trial)
         self.ends[trial].set()
 
 
 class Shown:
-    """What a person would see of it."""
+    """Display that records its values."""
 
     def __init__(self) -> None:
         self.views: list[int | None] = []
@@ -105,15 +105,15 @@ class Shown:
         self.sums: list[int] = []
 
     def begin(self, views: int, samples: int) -> None:
-        """Nothing yet."""
+        """Ignore the event."""
 
     def progress(self, job: int, views: int, samples: int) -> None:
-        """The samples of all jobs, as a bar adds them up."""
+        """Record the samples of all jobs, as a progress bar adds them up."""
         self.done[job] = views * SAMPLES + samples
         self.sums.append(sum(self.done.values()))
 
     def view_filled(self, view: int | None, metrics: dict[str, float], notes: list[str]) -> None:
-        """A view more."""
+        """Record a view."""
         self.views.append(view)
         self.metrics.append(metrics)
         self.notes += notes
@@ -229,7 +229,8 @@ def test_a_job_records_samples_then_its_views_and_the_last_one_is_done(spec: Tri
 
 
 def test_within_a_view_it_is_told_now_and_then(spec: TrialSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 0.2, 0.31, 0.31, 0.5, 0.62, 0.62, 9.0])  # at the start; at each block, and once more where it is told
+    # at the start, at each block, and once more at a report
+    clock = iter([0.0, 0.2, 0.31, 0.31, 0.5, 0.62, 0.62, 9.0])
     monkeypatch.setattr(precompute, "TOLD_S", 0.3)
     monkeypatch.setattr(precompute, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     told: list[Record] = []
@@ -252,7 +253,7 @@ def test_a_job_that_is_asked_to_stop_ends_after_its_view(spec: TrialSpec) -> Non
 
 @pytest.fixture
 def mended(spec: TrialSpec) -> Shown:
-    """The second filling, of a cache with a file that was cut off."""
+    """Return the second fill of a cache with a truncated file."""
     filled(spec)
     damaged = cache_of(spec)["view-00001.npy"]
     damaged.write_bytes(damaged.read_bytes()[:-1])
@@ -309,7 +310,7 @@ def test_an_interrupt_stops_every_job(spec: TrialSpec, monkeypatch: pytest.Monke
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_desk_that_breaks_ends_the_filling_too(spec: TrialSpec) -> None:
-    """What Ray raises beside the errors that a desk knows; who waits for its records would wait for ever."""
+    """Errors of Ray other than those of a dispatcher; a waiting job would wait forever."""
     desk = Told({"fill-0": [VIEW], "fill-1": [RuntimeError("an object of Ray was lost")]})
     ended: list[BaseException] = []
 

@@ -1,4 +1,4 @@
-"""One teacher per recipe: its name, the trial that fits it, and weights that are given. Knows no cache."""
+"""Test one teacher per recipe: its name, the trial that fits it, and given weights."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -139,7 +139,7 @@ def test_published_weights_with_another_classifier_make_no_teacher(
 
 
 def test_the_teacher_is_known_by_its_weights(specify: Specify, tmp_path: Path) -> None:
-    """The same recipe fitted again may end at other weights: what the first said must not be taken for what this one says."""
+    """A recipe that is fitted again may give other weights; their outputs must not be mixed."""
     configuration, data = (spec := specify(*TINY, "teacher.network.name=mlp", "teacher.network.width=8")).configuration, spec.data
     folder, names = tmp_path / "teachers" / "fitted", []
     for seed in (1, 2, 1):
@@ -204,7 +204,7 @@ def test_weights_that_never_came_are_told_in_a_sentence(specify: Specify, tmp_pa
 
 
 def test_a_setting_that_came_later_leaves_the_teachers_that_stand_in_stores() -> None:
-    """How a teacher is evaluated does not decide its weights; how its batch norm is computed does, where it is not as before."""
+    """A teacher's evaluation does not affect its weights; its batch norm does, if changed."""
 
     def name(*pairs: str) -> str:
         return fit.fingerprint(load(None, list(pairs)), "data", "none")

@@ -1,4 +1,4 @@
-"""The teacher never changes: not its weights, not its statistics, not its mode. Knows no files of knowledge."""
+"""Test that the teacher never changes: its weights, its statistics, its mode."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is cached is what the teacher says, asked once and kept under a name that nothing else has. Knows no method."""
+"""Test that cached outputs are the teacher's, computed once, under a unique name."""
 
 import os
 import threading
@@ -34,12 +34,12 @@ MakeTeacher = Callable[..., Path]
 
 
 class Counting(FrozenTeacher):
-    """A teacher that counts the samples that it was asked about."""
+    """A teacher that counts its evaluated samples."""
 
     asked = 0
 
     def forward(self, inputs: torch.Tensor) -> Any:
-        """What a teacher says."""
+        """Return the teacher's output."""
         self.asked += len(inputs)
         return super().forward(inputs)
 
@@ -66,7 +66,7 @@ def cached(teacher: FrozenTeacher, batches: Batches, root: Path, dtype: str = "f
 
 
 def folder_of(source: CachedTeacher) -> Path:
-    """Where the augmented views lie."""
+    """Return the folder of the augmented views."""
     return source.files(0)["logits"].parent
 
 

@@ -1,4 +1,4 @@
-"""Two workers that share a pass of the teacher (gloo): one set of bits, whatever the workers and their folders. No student."""
+"""Test two workers that share a teacher pass (gloo): bit-identical results for any folders."""
 
 import contextlib
 import os
@@ -30,7 +30,7 @@ from tests.process_group import on_every_rank
 CPU = torch.device("cpu")
 WORKERS, BATCH = 2, 32
 FILES = {"clean.npy", "clean-features.npy", "view-00000.npy"}
-# 35 blocks of 32, which two workers do not share evenly, and the last one is not full
+# 35 blocks of 32: an odd number for two workers, and the last one is not full
 PAIRS = (
     "data.limit.train=1100",
     "data.limit.validation=20",
@@ -58,7 +58,7 @@ def fill(asked: CachedTeacher) -> dict[str, float]:
 
 @contextlib.contextmanager
 def full_at_first() -> Iterator[None]:
-    """The disk is full when room is asked for the first two times."""
+    """Simulate a full disk for the first two allocations."""
     allocate, refusals = os.posix_fallocate, iter(range(2))
 
     def refuse(descriptor: int, start: int, size: int) -> None:
@@ -71,7 +71,7 @@ def full_at_first() -> Iterator[None]:
 
 
 def worker(rank: int, world_size: int, root: Path) -> dict[str, Any]:
-    """One rank: folders that both see, folders of its own, a disk that is full for the first one alone."""
+    """Run one rank: shared folders, its own, and a disk that is full only for the first rank."""
     context = TrialContext(rank, world_size, CPU)
     told: dict[str, Any] = {"shared": fill(source(root, "shared", context)), "again": fill(source(root, "shared", context))}
     told["own"] = fill(source(root, f"own-{rank}", context))
@@ -83,7 +83,7 @@ def worker(rank: int, world_size: int, root: Path) -> dict[str, Any]:
     told["notes"] = []
     with patch.object(disk, "POLL_S", 0.001), full_at_first() if rank == 0 else contextlib.nullcontext():
         told["full"] = fill(source(root, f"full-{rank}", replace(context, note=told["notes"].append)))
-    for name in ("acquire", "open"):  # the lock of a view, then its file, on the first rank alone
+    for name in ("acquire", "open"):  # the lock of a view, then its file, only on the first rank
         asked = source(root, f"broken-{name}" if name == "acquire" else "shared", context)
         broken = {"acquire": (FileLock, "acquire"), "open": (Path, "open")}[name]
         with patch.object(*broken, side_effect=PermissionError(13, "Permission denied")) if rank == 0 else contextlib.nullcontext():
@@ -102,7 +102,7 @@ def worker(rank: int, world_size: int, root: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the caches, one of which a single worker has filled."""
+    """Return the folder of the caches, one of which a single worker has filled."""
     folder = tmp_path_factory.mktemp("pass")
     fill(source(folder, "alone", TrialContext()))
     return folder
@@ -110,7 +110,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def told(root: Path) -> list[dict[str, Any]]:
-    """What each of two workers tells, after both have filled the other caches."""
+    """Return the results of two workers after both have filled the other caches."""
     return on_every_rank(WORKERS, worker, root)
 
 

@@ -1,4 +1,4 @@
-"""Cached or online, and where: what `decide` says of limits, disks and clusters. Knows no teacher."""
+"""Test the choice between cached and online, by limits, disks and clusters."""
 
 from collections import namedtuple
 from pathlib import Path
@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def disk(monkeypatch: pytest.MonkeyPatch, free: int) -> list[Path]:
-    """Every disk has so many bytes free; the folders that were asked about."""
+    """Set the free bytes of every disk, and return the queried folders."""
     asked: list[Path] = []
 
     def usage(folder: Path) -> Usage:
@@ -142,7 +142,7 @@ def test_online_has_no_folder_and_asks_no_disk(store: Store, monkeypatch: pytest
 
 @pytest.mark.parametrize("by", ["resources.address", "RAY_ADDRESS"])
 def test_on_a_cluster_the_cache_is_that_of_each_node(store: Store, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
-    asked = disk(monkeypatch, 0)  # of this machine, which trains nothing
+    asked = disk(monkeypatch, 0)  # of this machine, which does not train
     pairs = ["resources.address=10.0.0.1:6379"] if by == "resources.address" else []
     if by == "RAY_ADDRESS":
         monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
@@ -195,5 +195,5 @@ def test_a_file_that_goes_while_it_is_counted_is_no_error(store: Store, monkeypa
     folder = store.knowledge / ("1" * 16)
     folder.mkdir(parents=True)
     (folder / "about.json").touch()
-    (folder / "gone.npy").symlink_to("nowhere")  # listed, and not there when it is looked at
+    (folder / "gone.npy").symlink_to("nowhere")  # listed, but missing on access
     assert said(store).folder == store.knowledge

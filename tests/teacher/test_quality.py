@@ -1,4 +1,4 @@
-"""What is said of a teacher's accuracy: near chance, or below a student; and that a given teacher is evaluated once."""
+"""Test notes on a teacher's accuracy (near chance, below a student), evaluated once if given."""
 
 import json
 import math
@@ -82,7 +82,7 @@ Given = tuple[Store, Configuration, Path]
 
 @pytest.fixture
 def given(tmp_path: Path) -> Given:
-    """A store, a configuration whose teacher is random weights, and its data."""
+    """Return a store, a configuration with random teacher weights, and its data."""
     store = Store.open(tmp_path / "store")
     torch.manual_seed(5)
     save_weights(build("mlp", 10, (1, 8, 8), {"width": 8}), tmp_path / "given.safetensors")

@@ -1,4 +1,4 @@
-"""Neighbours are found once, kept under all that decides them, and are those of a search by hand. Knows no method."""
+"""Test that neighbours are searched once, cached by all inputs, and equal to a search by hand."""
 
 import os
 import threading
@@ -39,7 +39,10 @@ MakeTeacher = Callable[..., Path]
 
 
 def knowledge_of(samples: int = 60, seed: int = 0) -> Knowledge:
-    """Random features with labels of four classes, of which some are unknown, and one class has one member."""
+    """Return random features with labels of four classes.
+
+    Some labels are unknown, and one class has one member.
+    """
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, 3, (samples,), generator=generator)
     labels[:5], labels[7] = -1, 3
@@ -48,7 +51,7 @@ def knowledge_of(samples: int = 60, seed: int = 0) -> Knowledge:
 
 
 def by_hand(knowledge: Knowledge, positives: int, negatives: int) -> tuple[list[list[int]], list[list[int]]]:
-    """Positions, most similar first, by a double loop."""
+    """Return positions, most similar first, by a double loop."""
     assert knowledge.features is not None
     unit = knowledge.features.double().numpy()
     unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)
@@ -69,7 +72,7 @@ def kept(root: Path, context: TrialContext | None = None, wait_s: float = 5, tea
 
 
 def searches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many queries each exact search had, from now on."""
+    """Return a list that gets the number of queries of each further exact search."""
     asked, exact = list[int](), ByClass.nearest
 
     def counted(bank: ByClass, positives: int, negatives: int, queries: Tensor, alive: Callable[[], None]) -> Neighbours:
@@ -236,7 +239,7 @@ def test_a_teachers_bank_is_mapped_and_searched(specify: Specify, make_teacher: 
 
 
 def test_labels_as_they_are_used_decide_what_is_kept(specify: Specify, make_teacher: MakeTeacher) -> None:
-    """Noise and hidden labels change no picture, and so nothing of what the teacher says, but all of what is retrieved."""
+    """Noise and hidden labels change no image and no teacher output, but all retrieved samples."""
     for changes in ((), ("data.label_noise=0.2",), ("data.labelled=50",)):
         spec = specify(*SMALL, *changes)
         source, batches = opened(spec, make_teacher, "float32")
@@ -262,7 +265,7 @@ def test_auto_is_exact_up_to_a_limit(
 def test_trials_and_students_that_agree_search_once(
     specify: Specify, make_teacher: MakeTeacher, monkeypatch: pytest.MonkeyPatch, pairs: tuple[str, ...], searched: int
 ) -> None:
-    """Two trials: of one student, of two in one worker, of one whose teacher is not cached."""
+    """Trials of one student, of two in one worker, and of one with an online teacher."""
     retrieving_method(monkeypatch)
     asked, seen = searches(monkeypatch), []
     reports: list[dict[str, float]] = []

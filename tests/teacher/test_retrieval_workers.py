@@ -1,4 +1,4 @@
-"""Two workers that share a search (gloo) find what one does, with a cache that both see, one each, and none. Knows no method."""
+"""Test that two workers (gloo) find what one finds, with a shared cache, separate ones, or none."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +36,7 @@ def found(context: TrialContext, root: Path | None = None, approximate: bool = F
 
 
 def worker(rank: int, world_size: int, root: Path) -> dict[str, Any]:
-    """One rank: folders that both see, folders of its own, none, an index, a full disk of the other, a stop."""
+    """Run one rank: shared folders, own ones, none, an index, the other's full disk, a stop."""
     context = TrialContext(rank, world_size, CPU)
     told: dict[str, Any] = {}
     exact = patch.object(ByClass, "nearest", autospec=True, side_effect=ByClass.nearest)

@@ -1,4 +1,4 @@
-"""A store whose MLflow database is there already: making one takes five seconds, copying it none."""
+"""Fixtures of a store with an MLflow database, which takes five seconds to create."""
 
 import shutil
 from pathlib import Path
@@ -11,7 +11,7 @@ from orchestrator.tracking._client import connect
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database without runs."""
+    """Return an MLflow database without runs."""
     file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     connect(f"sqlite:///{file}").search_experiments(max_results=1)
     return file
@@ -19,7 +19,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tracked_store(tmp_path: Path, empty_database: Path) -> Store:
-    """A store with such a database."""
+    """Return a store with such a database."""
     store = Store.open(tmp_path / "store")
     shutil.copy(empty_database, store.database)
     return store

@@ -1,4 +1,4 @@
-"""What MLflow's own client makes of a server that refuses, breaks or hangs: the writes are kept, and one line says why."""
+"""Test MLflow's client on servers that refuse, break or hang: writes are kept, one note each."""
 
 import http.server
 import threading
@@ -19,7 +19,7 @@ Serve = Callable[[int | None], tuple[str, list[str]]]
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
-    """Serves one status for everything, or nothing at all; gives the address and the credentials that were sent."""
+    """Return a function that serves one status, or nothing, and records the credentials."""
     for name, value in {"MAX_RETRIES": "0", "TIMEOUT": "1"}.items():
         monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", value)
     ended, servers = threading.Event(), []

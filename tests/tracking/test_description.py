@@ -1,4 +1,4 @@
-"""What a sweep says of itself: the description in Markdown, the data, the driver's machine."""
+"""Test a sweep's description: its Markdown text, the data, the driver's machine."""
 
 import json
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_a_description_of_nothing_says_so_and_that_of_much_is_short(tmp_path: Pa
 def test_the_data_are_known_by_their_fingerprint() -> None:
     summary = {"name": "digits", "shape": [3, 8, 9], "classes": ["0", "1"], "fingerprint": "f" * 50, "sizes": {"train": 7}}
     found = dataset(load(None, []), summary)
-    assert (found["name"], found["digest"]) == ("digits", "f" * 36)  # MLflow takes no longer one
+    assert (found["name"], found["digest"]) == ("digits", "f" * 36)  # MLflow accepts no longer one
     assert json.loads(found["profile"]) == {"sizes": {"train": 7}, "shape": [3, 8, 9], "classes": 2}
     features = json.loads(json.loads(found["schema"])["mlflow_tensorspec"]["features"])
     assert features[0]["tensor-spec"]["shape"] == [-1, 8, 9, 3]

@@ -1,4 +1,4 @@
-"""The figures of a trial: what they show of the arrays, and that damage costs a figure and nothing else."""
+"""Test a trial's figures: their content, and that damaged data cost only the figure."""
 
 import io
 import logging
@@ -25,7 +25,7 @@ EPOCHS, POINTS = 4, 40
 
 
 def traced(alpha: bool = True) -> Arrays:
-    """A trace of four epochs, as the trainer writes it."""
+    """Return a trace of four epochs, as the trainer writes it."""
     epoch = np.linspace(0.1, EPOCHS, POINTS)
     arrays: Arrays = {
         "steps/epoch": epoch,
@@ -41,7 +41,10 @@ def traced(alpha: bool = True) -> Arrays:
 
 
 def unsure() -> Arrays:
-    """What a method with the teacher's uncertainty adds to a trace: of the last epoch four fifths certain, the rest not at all."""
+    """Return the trace of a method with teacher uncertainty.
+
+    In the last epoch four fifths are certain, the rest is completely uncertain.
+    """
     histogram = np.zeros((2, 20), np.float32)
     histogram[0, 5] = 1.0
     histogram[1, 0], histogram[1, 19] = 0.8, 0.2
@@ -49,7 +52,7 @@ def unsure() -> Arrays:
 
 
 def said(classes: int, samples: int = 8, reweighted: bool = True) -> Arrays:
-    """Distributions of a few samples and the weights of the classes."""
+    """Return distributions of a few samples and the weights of the classes."""
     generator = np.random.default_rng(0)
     names = ("teacher", "student", "reweighted") if reweighted else ("teacher", "student")
     arrays: Arrays = {name: generator.dirichlet(np.full(classes, 0.3), samples).astype(np.float32) for name in names}
@@ -59,7 +62,7 @@ def said(classes: int, samples: int = 8, reweighted: bool = True) -> Arrays:
 
 
 def write(folder: Path, trace: Arrays | None, shown: Arrays | None) -> Path:
-    """A trial's folder with the two files."""
+    """Write a trial's folder with the two files."""
     checkpoint = folder / "checkpoint"
     checkpoint.mkdir(parents=True)
     for name, arrays in ((figures.TRACE, trace), (figures.SHOWN, shown)):
@@ -156,7 +159,7 @@ def test_few_classes_are_bars_and_at_most_six_samples() -> None:
 
 def test_many_classes_are_lines_over_the_ten_likeliest_with_the_true_one() -> None:
     shown = said(1000)
-    shown["labels"] = shown["teacher"].argmin(1)  # nobody would choose it
+    shown["labels"] = shown["teacher"].argmin(1)  # the least probable class
     figure: Any = class_figures.distributions(shown)
     for place, axis in enumerate(figure.axes):
         assert len(axis.get_lines()) == 3

@@ -1,4 +1,4 @@
-"""The figures of what the data did to a student: weights of samples, the most harmful and helpful of them, accuracy per class."""
+"""Test figures of sample weights, harmful and helpful samples, and class accuracies."""
 
 import io
 import logging
@@ -28,7 +28,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def weighed() -> Arrays:
-    """Three epochs: one without weights, one in which all weigh 1, one with a tenth above all bins."""
+    """Return three epochs: without weights, with all weights 1, with a tenth above all bins."""
     histogram = np.full((3, 20), np.nan, np.float32)
     histogram[1:] = 0.0
     histogram[1, 5] = 1.0
@@ -38,7 +38,10 @@ def weighed() -> Arrays:
 
 
 def picked(channels: int = 1, size: int = 8, harmful: int = 8, helpful: int = 8) -> Arrays:
-    """Samples as a trainer keeps them: the first harmful one has a wrong label, the first helpful one none."""
+    """Return samples in the trainer's format.
+
+    The first harmful one has a wrong label, the first helpful one none.
+    """
     generator, arrays = np.random.default_rng(0), Arrays()
     for side, many, sign in (("harmful", harmful, 1), ("helpful", helpful, -1)):
         truths = np.arange(many) % 10
@@ -52,7 +55,10 @@ def picked(channels: int = 1, size: int = 8, harmful: int = 8, helpful: int = 8)
 
 
 def neighbourhood(size: tuple[int, int, int] = (8, 8, 1), positives: int = 5, negatives: int = 4, queries: int = 2) -> Arrays:
-    """What was retrieved for some samples: the first query has a wrong label and one positive alone, the second none."""
+    """Return retrieved samples of some queries.
+
+    The first query has a wrong label and only one positive, the second none.
+    """
     generator, many = np.random.default_rng(0), queries * (1 + positives + negatives)
     places = generator.permutation(5000)[:many]
     parts = np.split(places, [queries, queries * (1 + positives)])

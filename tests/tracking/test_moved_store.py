@@ -1,4 +1,4 @@
-"""A store that is moved or copied: artifacts of old and new runs lie in it, as MLflow's own client finds them."""
+"""Test moved and copied stores: MLflow's client finds artifacts of old and new runs in them."""
 
 import shutil
 import sqlite3
@@ -23,12 +23,12 @@ Write = Callable[[Store, int], list[str]]
 
 @pytest.fixture
 def write() -> Write:
-    """Trains a trial of the sweep `mine`, as far as MLflow knows; gives the notes."""
+    """Return a function that logs a trial of the sweep `mine`, and returns the notes."""
 
     from mlflow.tracking._tracking_service import utils
 
     def train(store: Store, number: int) -> list[str]:
-        utils._artifact_repos_cache.clear()  # a store is not moved under a process
+        utils._artifact_repos_cache.clear()  # a store is never moved while a process uses it
         folder, said = store.sweep("mine"), list[str]()
         sweep = Sweep.open(store, "mine") if folder.exists() else Sweep.create(folder, load(None, ["project=tests"]), "sweep")
         tracker = Tracker(store, sweep)
@@ -42,7 +42,7 @@ def write() -> Write:
 
 
 def configurations(store: Store) -> dict[str, str]:
-    """The location of each run's artifacts, by its name, once MLflow has given its configuration."""
+    """Return each run's artifact location by its name, after a download of its configuration."""
     client = connect(tracking_uri(store, load(None, [])))
     (experiment,) = [each for each in client.search_experiments() if each.name == "tests"]
     assert experiment.artifact_location == store.artifacts.as_uri()

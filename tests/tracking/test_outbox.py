@@ -1,4 +1,4 @@
-"""Writes in a file: in order, known again after a kill at any byte, and no more of them in memory than asked for."""
+"""Test the outbox file: order, recovery after a kill at any byte, bounded memory."""
 
 import errno
 import json
@@ -17,7 +17,7 @@ def write(number: int, **more: object) -> Write:
 
 
 def numbers(outbox: Outbox) -> list[Any]:
-    """Of all that is unsent, read as the sender does."""
+    """Return the numbers of all unsent writes, read as the sender does."""
     found: list[Any] = []
     while several := outbox.peek():
         found += [given and given["number"] for _, given in several]

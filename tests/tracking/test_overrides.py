@@ -1,4 +1,4 @@
-"""Environment variables that would send MLflow elsewhere: the configuration decides, and a person is told."""
+"""Test environment variables that redirect MLflow: the configuration wins, with a note."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Whether MLflow answers, asked without it, and where the runs of a store are."""
+"""Test whether MLflow answers, without its client, and the location of a store's runs."""
 
 import http.server
 import io
@@ -50,7 +50,7 @@ def test_silence_is_said_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(reach, "PATIENCE_S", 0.1)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
-        silent.listen(1)  # and never answers
+        silent.listen(1)  # it never answers
         port = silent.getsockname()[1]
         assert f"nobody answers at tracking.uri http://127.0.0.1:{port} (timed out)" in find_unreachable(f"http://127.0.0.1:{port}")
     for uri in (f"http://127.0.0.1:{port}", f"postgresql://127.0.0.1:{port}/runs"):

@@ -1,4 +1,4 @@
-"""What is taken out of text, and what stays."""
+"""Test the redaction of secrets in text."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The best student as a model of MLflow: the trainer's logits, registered once, whoever died, and nothing pickled."""
+"""Test the best student as an MLflow model: the trainer's logits, one version, no pickle."""
 
 import pickle
 from functools import partial
@@ -91,7 +91,7 @@ def test_the_best_student_is_a_model_that_gives_its_logits_and_a_better_one_take
     assert f"[{NAME}](#/models/{NAME})" in parent.data.tags["mlflow.note.content"]
     linked = f"(#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}/artifacts/configuration.json)"
     assert linked in parent.data.tags["mlflow.note.content"]
-    told(tracked_store, sweep)  # a resume that finds nothing to do
+    told(tracked_store, sweep)  # a resume without work
     assert len(client.search_model_versions(f"name = '{NAME}'")) == 1
 
     told(tracked_store, sweep, with_student(sweep, 2, 0.9))
@@ -108,7 +108,7 @@ def test_who_dies_before_the_registration_leaves_a_model_that_is_registered_late
     sweep = begun(tracked_store)
     told(tracked_store, sweep, with_student(sweep, 0, 0.5), ended="interrupted")
     client, run = client_of(tracked_store, sweep), run_of(tracked_store, sweep, "parent").info
-    assert not client.search_registered_models()  # there may be better trials to come
+    assert not client.search_registered_models()  # better trials may follow
     tags = {"trial": "0", "student": "cnn", "method": "kd"}
     shipped = partial(ship, tracked_store, "mine")
     asked = (client, tracked_store, sweep, shipped, run.run_id, run.experiment_id, 0, "a", tags)

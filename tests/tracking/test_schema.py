@@ -1,4 +1,4 @@
-"""The schema of MLflow's database: made once and whole, and compared with that of the installed MLflow."""
+"""Test the schema of MLflow's database: created at once, and compared with the installed MLflow."""
 
 import io
 import shutil

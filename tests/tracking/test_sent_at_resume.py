@@ -1,4 +1,4 @@
-"""A sweep that is over and of which MLflow does not have everything: a resume sends it, and starts nothing else."""
+"""Test the resume of a finished sweep with unsent MLflow data: it sends them and starts nothing."""
 
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def test_a_resume_of_a_finished_sweep_sends_what_is_unsent(
     monkeypatch.setattr(writing, "connect", connect)
     monkeypatch.setattr(module, "open_dispatcher", lambda *given: pytest.fail("nothing is to be trained"))
     show = Watch()
-    sweep.state = "failed"  # as where Ray dies when the last trial has ended, and the driver with it
+    sweep.state = "failed"  # as after a death of Ray and the driver at the end of the last trial
     run_sweep(sweep, tracked_store, data, None, show, resume=True)
     assert show.notes == [] and sweep.state == "finished"
     left = Sweep.open(tracked_store, "mine")

@@ -1,4 +1,4 @@
-"""What MLflow serves: the code that stands in a registered model gives the logits of the student, for every family of networks."""
+"""Test that the code in a registered model gives the student's logits, for all network families."""
 
 from pathlib import Path
 from types import SimpleNamespace

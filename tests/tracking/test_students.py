@@ -1,4 +1,4 @@
-"""The runs of pairs in MLflow: a child of the trial for each student, what stands in which, and the Pareto front of a sweep."""
+"""Test the runs of pairs in MLflow: a child run per student, and the Pareto front of a sweep."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def begin(folder: Path, *pairs: str) -> Sweep:
 
 
 def tracked(sweep: Sweep, *trials: Trial, ended: str = "finished") -> None:
-    """A driver that sees one epoch of each trial, which ends as it says."""
+    """Log one epoch of each trial and its end, as a driver does."""
     tracker = Tracker(Store(sweep.folder.parent.parent), sweep)
     for trial in trials:
         sweep.trials[trial.number] = trial
@@ -42,7 +42,7 @@ def client_of(sweep: Sweep) -> Any:
 
 
 def runs_of(sweep: Sweep) -> dict[str, Any]:
-    """The runs by the keys under which the sweep keeps them."""
+    """Return the runs by the sweep's keys."""
     client = client_of(sweep)
     return {key: client.get_run(run) for key, run in RUN_IDS.read(sweep.folder / "mlflow.json").items()}
 
@@ -166,7 +166,8 @@ def test_what_is_of_trials_whose_runs_were_removed_is_still_told(tmp_path: Path,
 
     tracked(sweep, made(0, "kd", 9.0), made(1, "mutual", 5.0), ended="interrupted")
     elsewhere = sweep.configuration.tracking.model_copy(update={"uri": f"sqlite:///{tmp_path}/new.db"})
-    sweep.configuration = sweep.configuration.model_copy(update={"tracking": elsewhere})  # where none of the runs is known
+    # a server that has none of the runs
+    sweep.configuration = sweep.configuration.model_copy(update={"tracking": elsewhere})
     tracked(sweep, made(2, "mutual", 7.0))
     client, runs = client_of(sweep), runs_of(sweep)
     assert set(runs) == {"parent", "2", "2/a", "2/b"} and runs["2"].data.tags["pareto_front"] == "false"

@@ -1,4 +1,4 @@
-"""The runs of a sweep in MLflow, also after a resume and where somebody removed them: a real client on a database."""
+"""Test a sweep's runs in MLflow with a real client, also after resumes and deletions."""
 
 import json
 import math
@@ -29,8 +29,8 @@ def test_a_removed_experiment_and_a_removed_database_are_made_again(tracked_stor
         assert {run.info.run_name for run in client.search_runs([experiment.experiment_id])} == {"mine", "mine/000 kd"}
         if step == "first":
             client.delete_experiment(experiment.experiment_id)
-            sweep.folder.joinpath("mlflow.json").unlink()  # as a new sweep would find it
-        else:  # as a sweep finds it whose database was removed
+            sweep.folder.joinpath("mlflow.json").unlink()  # as for a new sweep
+        else:  # as after the removal of the database
             client.delete_experiment(experiment.experiment_id)
             write_json(sweep.folder / "mlflow.json", {"parent": "0" * 32, "0": "1" * 32})
 
@@ -145,7 +145,7 @@ def all_runs(store: Store, sweep: Sweep) -> list[tuple[str, str]]:
 
 
 def die(tracker: Tracker) -> None:
-    """The process ends here: nothing more is sent, nothing more is written."""
+    """End the process: nothing more is sent or written."""
     tracker.writer.given_up.set()
     tracker.writer.wake.set()
     tracker.writer.writes.outbox.close()
@@ -155,7 +155,7 @@ def die(tracker: Tracker) -> None:
 
 
 def test_what_a_killed_driver_left_is_written_once_and_in_order(tracked_store: Store) -> None:
-    """Killed at four moments: before anything is sent, with ids lost, between record and tracker, and with the parent running."""
+    """Killed before a send, with lost ids, between record and tracker, with a running parent."""
     store = tracked_store
     sweep = Sweep.create(store.sweep("mine"), load(None, ["project=tests"]), "sweep")
     trial, other = Trial(0, {"temperature": 2.0}), Trial(1, {"temperature": 3.0})
@@ -172,7 +172,7 @@ def test_what_a_killed_driver_left_is_written_once_and_in_order(tracked_store: S
     tracker.trial_started(trial)
     die(tracker)
     die(driver(1, 2))
-    tracker = driver(2, 3)  # epoch 2 is told again: the record did not have it
+    tracker = driver(2, 3)  # epoch 2 is reported again: the record lacked it
     tracker.close("interrupted", timeout=60)
     assert history(store, sweep, "0", "validation/accuracy") == [(1, 0.1), (2, 0.2), (3, 0.3)]
     (sweep.folder / "mlflow.json").write_text('{"parent": "0')  # in the middle of a write
@@ -180,7 +180,8 @@ def test_what_a_killed_driver_left_is_written_once_and_in_order(tracked_store: S
     (sweep.folder / "mlflow.json").unlink()
     for each, state in ((trial, "complete"), (other, "failed")):
         each.state, each.value, each.epochs = state, 0.4, 4  # type: ignore[assignment]
-        sweep.save_trial(each)  # and the process was killed before the tracker heard of it; of the other one it never did
+        # killed before the tracker received it; it never received the other one
+        sweep.save_trial(each)
     Tracker(store, sweep).close("finished")
     assert all_runs(store, sweep) == [("mine", "FINISHED"), ("mine/000 kd", "FINISHED"), ("mine/001 kd", "FAILED")]
     assert history(store, sweep, "0", "validation/accuracy") == [(1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4)]
@@ -204,7 +205,8 @@ def test_a_database_that_is_removed_while_writes_wait(tracked_store: Store) -> N
     tracker.writer.begin = lambda: None  # type: ignore[method-assign]
     tracker.trial_reported(trial, 2, {"validation/accuracy": 0.2})
     die(tracker)
-    write_json(sweep.folder / "mlflow.json", {"parent": "0" * 32, "0": "1" * 32})  # as those of a database that is gone
+    # as of a deleted database
+    write_json(sweep.folder / "mlflow.json", {"parent": "0" * 32, "0": "1" * 32})
     again = Tracker(store, sweep)
     assert again.writer.unsent
     trial.state = "complete"

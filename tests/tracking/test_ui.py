@@ -1,4 +1,4 @@
-"""MLflow's interface: on loopback, for requests of this machine. A fake process stands for the server."""
+"""Test MLflow's interface on loopback, for local requests only, with a fake server process."""
 
 import contextlib
 import signal
@@ -17,12 +17,12 @@ from orchestrator.tracking import ui
 
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The options that the server is started with."""
+    """Return the options that the server is started with."""
     started: list[list[str]] = []
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "false")
 
     class Server:
-        pid = 2**30  # nobody's
+        pid = 2**30  # no such process
 
         def __init__(self, command: list[str], env: dict[str, str], **_: Any) -> None:
             started.append(command)
@@ -56,7 +56,8 @@ def test_a_server_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "mlflow.db").touch()
     monkeypatch.setattr(ui, "require_free", lambda port: None)
     monkeypatch.setattr(ui, "END_S", 0.1)
-    with monkeypatch.context() as patched, stoppable():  # the signal may come before the server is waited for
+    # the signal may arrive before the wait for the server
+    with monkeypatch.context() as patched, stoppable():
         patched.setattr(subprocess, "Popen", begin)
         with contextlib.suppress(KeyboardInterrupt):
             assert ui.serve(Store(tmp_path), 5000, Console(quiet=True)) == 0

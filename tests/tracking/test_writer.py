@@ -1,4 +1,4 @@
-"""The thread that writes to MLflow, on a made-up one that fails as asked: order, outages, refusals, kills, the end."""
+"""Test the MLflow writer thread on a failing fake: order, outages, refusals, kills, the end."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from orchestrator.tracking._outbox import Write
 
 
 class Answer(Exception):
-    """What MLflow raises for an HTTP status."""
+    """MLflow's exception for an HTTP status."""
 
     def __init__(self, status: int, error_code: str = "") -> None:
         super().__init__(f"status {status}, password=abc")
@@ -26,7 +26,7 @@ class Answer(Exception):
 
 
 class Server:
-    """Keeps what it takes; `fails` says what it answers to a write, None: it takes it."""
+    """A server that stores writes; `fails` gives the error of a write, or None to accept it."""
 
     def __init__(self, fails: Callable[[Write], Exception | None] = lambda write: None) -> None:
         self.fails, self.up = fails, True
@@ -174,7 +174,7 @@ def test_a_write_that_fails_for_ever_on_a_server_that_answers_is_set_aside(write
 
 
 def test_a_refusal_of_who_answers_nothing_is_an_outage(writer: Any) -> None:
-    server = Server(lambda given: Answer(400))  # as a proxy says it
+    server = Server(lambda given: Answer(400))  # as from a proxy
     server.search_experiments = lambda max_results: (_ for _ in ()).throw(Answer(400))  # type: ignore[method-assign]
     found, _ = writer(server)
     hand_over(found, write(0))
@@ -203,7 +203,7 @@ def test_a_kill_at_any_write_loses_none_and_repeats_one_at_most(writer: Any) -> 
 
         def perform(client: Any, writes: Sequence[Write], again: bool, at: int = killed, found: Writer = found) -> None:
             server.perform(client, writes, again)
-            if writes[0]["number"] == at:  # MLflow has it, and the process ends before it knows
+            if writes[0]["number"] == at:  # MLflow has it, and the process ends before the answer
                 found.given_up.set()
                 found.writes.outbox.close()
 
@@ -281,7 +281,7 @@ def test_the_client_gives_up_soon_unless_the_environment_says_otherwise(monkeypa
 
 
 def test_the_end_is_as_patient_as_the_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray's end, which comes before, puts the environment back as it was at its start."""
+    """Ray's end, which comes before, restores the environment of its start."""
     for name, value in (writing.PATIENCE | writing.QUIET).items():
         monkeypatch.setenv(name, value)
         monkeypatch.delenv(name)

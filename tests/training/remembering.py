@@ -1,4 +1,4 @@
-"""A method that hears of its bank and little else, trials with it, and what the banks should hold. Knows no test."""
+"""Define a method that depends on its bank, its trials, and the expected content of the banks."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -31,7 +31,7 @@ STUDENTS = {
 
 @dataclass(frozen=True)
 class RememberingSettings(Settings):
-    """Those of the banking."""
+    """Settings of the bank schedule."""
 
     source: str = setting("own", "who is remembered", choices=("own", "peers"))
     fill: str = setting("epoch", "how", choices=("epoch", "ema", "momentum"))
@@ -41,7 +41,10 @@ class RememberingSettings(Settings):
 
 
 class Remembering(Method):
-    """Cross entropy, and the squared distance from what the bank says: logits, features and members, none of which may be wrong."""
+    """Cross entropy, and the squared distance from the bank's logits, features and members.
+
+    An error in any of these changes the loss.
+    """
 
     Settings = RememberingSettings
     settings: RememberingSettings
@@ -76,14 +79,14 @@ METHODS_WITH_IT: dict[str, type[Method]] = {**METHODS, "remembering": Rememberin
 
 
 def clean(spec: TrialSpec) -> Tensor:
-    """The pictures (n, C, H, W) of the training part, as networks get them."""
+    """Return the images (n, C, H, W) of the training part, as networks receive them."""
     dataset, configuration = Dataset.open(spec.data), spec.configuration
     (whole,) = Batches(dataset, Views.of(dataset, configuration.data, 0), len(dataset.train), 0).ordered("train")
     return whole.inputs
 
 
 def network(spec: TrialSpec, letter: str, state: dict[str, Tensor]) -> nn.Module:
-    """A student with these weights, in eval mode."""
+    """Return a student with these weights, in eval mode."""
     dataset, chosen = Dataset.open(spec.data), spec.configuration.students[letter].network
     made = build(chosen.name, len(dataset.classes), dataset.shape, chosen.settings)
     made.load_state_dict(state)
@@ -92,7 +95,7 @@ def network(spec: TrialSpec, letter: str, state: dict[str, Tensor]) -> nn.Module
 
 @torch.no_grad()
 def fresh(spec: TrialSpec, states: list[dict[str, Tensor]]) -> list[Output]:
-    """What the students say of the clean training part with these weights."""
+    """Return the students' outputs on the clean training part with these weights."""
     return [network(spec, LETTERS[place], state)(clean(spec)) for place, state in enumerate(states)]
 
 
@@ -105,7 +108,7 @@ def brute_force(
     queries: Tensor | None = None,
     **_: object,
 ) -> Neighbours:
-    """The nearest ones by a double loop over samples: what `nearest` promises, slowly."""
+    """Return the result of `nearest`, computed slowly by a double loop over samples."""
     classes, able = labels.tolist(), [True] * len(labels) if members is None else members.tolist()
     tables: list[list[list[float]]] = [[], [], [], []]
     for query in range(len(labels)) if queries is None else queries.tolist():

@@ -1,4 +1,4 @@
-"""Trials whose alpha adapts or whose teacher is reweighted, in one process: they train, and resume to the bit. Knows no Ray."""
+"""Test trials with adaptive alpha or a reweighted teacher in one process: bit-identical resumes."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -55,7 +55,7 @@ MakeTeacher = Callable[..., Path]
 
 
 def bits(value: Any, path: str = "") -> dict[str, bytes]:
-    """Every tensor of a state by its path; NaN is NaN."""
+    """Return every tensor of a state as bytes by its path, so that NaN equals NaN."""
     if isinstance(value, Tensor):
         return {path: value.contiguous().numpy().tobytes()}
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -101,7 +101,7 @@ def test_a_trial_that_is_resumed_goes_on_to_the_bit(form: str, epoch: int, disti
 
 @pytest.mark.parametrize("form", ["raw", "uncertainty", "entropy", "bayes", "bilevel", "ratio", "kl", "acc", "cam"])
 def test_what_the_resume_restores_has_moved_from_where_it_began(form: str, distil: Specify) -> None:
-    """Else the test above would see nothing."""
+    """Otherwise the test above would have no effect."""
     first, later = (distil(*CNN, f"training.epochs={epochs}", *STATEFUL[form], folder=str(epochs)) for epochs in (1, 3))
     records_of(first), records_of(later)
     one, other = saved(first).method, saved(later).method
@@ -160,7 +160,7 @@ def test_a_look_is_taken_before_every_so_many_steps_of_an_epoch(
 def test_a_look_needs_nothing_that_others_pay_for(
     form: str, looks: list[int], distil: Specify, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A trial draws as many batches of the validation part in each epoch as its method takes looks, if any."""
+    """A trial draws one validation batch per look-ahead step of its method, and no other."""
     drawn: list[int] = []
     held_out = Batches.held_out
 

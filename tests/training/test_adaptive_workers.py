@@ -1,4 +1,4 @@
-"""An alpha that adapts in two processes (gloo): one alpha on both ranks, and that of a single worker. Knows no Ray."""
+"""Test an adaptive alpha in two processes (gloo): both ranks have that of a single worker."""
 
 from pathlib import Path
 from unittest.mock import patch
@@ -43,13 +43,13 @@ def trial(root: Path, name: str, folder: str = "") -> TrialSpec:
 
 
 def worker(rank: int, world_size: int, root: Path) -> None:
-    """One rank: every trial in turn; alpha of every step and the last state of the method are left in a file."""
+    """Train every trial on one rank, and save alpha of every step and the method's last state."""
     for name in TRIALS:
         save_file(said(trial(root, name), rank, world_size, name == "stopped"), root / f"{name}-{rank}.safetensors")
 
 
 def said(spec: TrialSpec, rank: int = 0, world_size: int = 1, stopped: bool = False) -> dict[str, torch.Tensor]:
-    """What a rank has at the end: alpha of its steps, the weights, the method; of a trial that may be stopped and resumed."""
+    """Return a rank's alphas, weights and method state; the trial may be stopped and resumed."""
     learners, alphas, records = list[DistillationModule](), list[torch.Tensor](), list[Record]()
     original = Trace.step
 
@@ -73,7 +73,7 @@ def said(spec: TrialSpec, rank: int = 0, world_size: int = 1, stopped: bool = Fa
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which two workers have trained all trials."""
+    """Return the folder in which two workers have trained all trials."""
     folder = tmp_path_factory.mktemp("adaptive")
     add_teacher(trial(folder, "raw"), scale=15)  # far from the student: alpha is not at the end of its clamp
     on_every_rank(WORKERS, worker, folder)
@@ -103,7 +103,7 @@ def test_two_workers_have_the_alpha_and_the_student_of_one(name: str, root: Path
 
 
 def test_the_histogram_is_of_the_samples_of_both_ranks(root: Path) -> None:
-    """That of the checkpoint of two workers is that of one, but for a sample that rounding moves over an edge."""
+    """Two workers' histogram is that of one, except for samples that rounding moves."""
     said(trial(root, "label", folder="label-histogram"))
     both, alone = (load_file(root / folder / "checkpoint" / "trace.safetensors") for folder in ("label", "label-histogram"))
     rows = both["epochs/alpha_histogram"]
@@ -112,7 +112,7 @@ def test_the_histogram_is_of_the_samples_of_both_ranks(root: Path) -> None:
 
 
 def test_a_look_ahead_and_the_module_resume_in_two_workers_on_both_ranks_alike(root: Path) -> None:
-    """Stopped after its first epoch: the ranks then went on from the state that the first one had saved."""
+    """Stopped after its first epoch: the ranks then resume the state that rank 0 saved."""
     alone = said(trial(root, "stopped", folder="stopped-alone"))
     ranks = [load_file(root / f"stopped-{rank}.safetensors") for rank in range(WORKERS)]
     torch.testing.assert_close(ranks[0]["alphas"], alone["alphas"], rtol=1e-3, atol=1e-4)

@@ -1,4 +1,4 @@
-"""The banks that students fill while they are trained, in one process: what is in them, when, and that a resume has the bits."""
+"""Test banks that students fill in one process: content, time, and bit-identical resumes."""
 
 import math
 import shutil
@@ -31,7 +31,7 @@ CLASSES, SAMPLES, SIZE = 10, 140, 32
 
 @pytest.fixture(autouse=True)
 def remembering(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The method stands in the list, and nobody was told anything yet."""
+    """Register the method, and clear its records."""
     monkeypatch.setitem(METHODS, "remembering", METHODS_WITH_IT["remembering"])
     monkeypatch.setattr(Remembering, "refreshed", [])
 
@@ -41,7 +41,7 @@ def metrics(records: list[Record]) -> list[dict[str, float]]:
 
 
 def after_each_epoch(spec: TrialSpec, students: int = 1) -> list[list[dict[str, Tensor]]]:
-    """The weights of the students of a trial after each of its epochs."""
+    """Return the weights of a trial's students after each epoch."""
     found = []
 
     def report(record: Record) -> None:
@@ -79,7 +79,7 @@ def test_it_counts_from_the_epoch_after_that(specify: Specify) -> None:
 
 @pytest.mark.parametrize("fill", ["epoch", "ema"])
 def test_to_fill_it_leaves_no_trace(specify: Specify, monkeypatch: pytest.MonkeyPatch, fill: str) -> None:
-    """A student that is told nothing is trained as if there were no bank: weights, statistics and random numbers."""
+    """Without updates of its bank, a student trains as without a bank, to the random numbers."""
     pairs = (*SMALL, *STUDENTS["own"], f"method.fill={fill}")
     monkeypatch.setattr(Remembering, "refresh", lambda self, knowledge: None)
     with_bank = specify(*pairs, folder="with")
@@ -92,7 +92,7 @@ def test_to_fill_it_leaves_no_trace(specify: Specify, monkeypatch: pytest.Monkey
 
 
 def test_after_an_online_epoch_without_momentum_and_rate_it_is_a_fresh_forward(specify: Specify) -> None:
-    """Those that the last incomplete batch dropped, too."""
+    """This includes samples that the last incomplete batch dropped."""
     still = ("data.augmentation=none", "training.learning_rate=1e-30", "method.fill=momentum", "method.momentum=0")
     spec = specify(*SMALL, "student.name=mlp", "student.width=8", "training.epochs=2", *still)
     assert SAMPLES % SIZE
@@ -103,7 +103,7 @@ def test_after_an_online_epoch_without_momentum_and_rate_it_is_a_fresh_forward(s
 
 
 class Linear(nn.Module):
-    """Logits and features are linear in the pictures; the features are normalised by running statistics."""
+    """Linear logits and features; the features are normalised by running statistics."""
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class Linear(nn.Module):
 
 
 def made(spec: TrialSpec, fill: str, momentum: float, share: float | None = None) -> tuple[StudentBank, Linear]:
-    """A bank of a linear student, and this student."""
+    """Return the bank of a linear student, and this student."""
     dataset = Dataset.open(spec.data)
     batches = Batches(dataset, Views.of(dataset, spec.configuration.data, 0), SIZE, 0, labelled_share=share)
     student = Linear(math.prod(dataset.shape))
@@ -125,7 +125,7 @@ def made(spec: TrialSpec, fill: str, momentum: float, share: float | None = None
 
 
 def go_on() -> None:
-    """Nobody asks for the end."""
+    """Never request a stop."""
 
 
 @torch.no_grad()
@@ -153,7 +153,7 @@ def test_the_average_moves_a_little_at_each_step(specify: Specify) -> None:
 
 @pytest.mark.parametrize("share", [None, 0.5])
 def test_entries_are_blended_with_what_is_said_in_training(specify: Specify, share: float | None) -> None:
-    """One by one; of a sample that comes twice in a batch the last counts."""
+    """One by one; if a sample occurs twice in a batch, the last one counts."""
     spec, momentum = specify(*SMALL, *(("data.labelled=12",) if share else ())), 0.8
     bank, _ = made(spec, "momentum", momentum, share)
     expected: dict[int, tuple[Tensor, Tensor]] = {}
@@ -217,7 +217,7 @@ def test_only_those_that_were_drawn_last_can_be_retrieved(specify: Specify, queu
 
 @pytest.mark.parametrize(("source", "fill"), [("own", "epoch"), ("own", "ema"), ("own", "momentum"), ("peers", "ema")])
 def test_a_resume_has_the_bits(specify: Specify, source: str, fill: str) -> None:
-    """Before there was a bank, when it has just come into force, and when there was one before."""
+    """Before a bank exists, when the first one takes effect, and with an earlier one."""
     pairs = (*SMALL, *STUDENTS[source], f"method.fill={fill}", "method.first=2", "method.queue=60")
     whole = specify(*pairs, folder="whole")
     expected = metrics(records_of(whole))
@@ -244,7 +244,7 @@ def test_a_checkpoint_keeps_what_the_weights_do_not_tell(specify: Specify) -> No
 
 @pytest.mark.parametrize("fill", ["epoch", "ema", "momentum"])
 def test_who_takes_over_the_checkpoint_of_another_trial_has_its_bank(specify: Specify, fill: str) -> None:
-    """With settings of its own, as a member of a population: a donor that has no bank in force has what a bank is made of."""
+    """With its own settings, as in PBT; a source without a bank in force has its inputs."""
     pairs = (*SMALL, *STUDENTS["own"], f"method.fill={fill}")
     donor = specify(*pairs, folder="donor")
     records_of(donor, dies_after=2)

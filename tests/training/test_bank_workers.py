@@ -1,4 +1,4 @@
-"""Banks that several processes fill (gloo): all have the same, and it is what one process has. Knows no Ray."""
+"""Test banks that several processes fill (gloo): all equal that of one process."""
 
 from functools import cache
 from pathlib import Path
@@ -19,7 +19,8 @@ from orchestrator.training._trainer import train
 from tests.process_group import on_every_rank
 
 CPU = torch.device("cpu")
-COMMON = (*SMALL, "data.limit.train=141", "student.name=mlp", "student.width=8", "method.queue=70")  # the ranks cannot share 141
+# 141 is odd
+COMMON = (*SMALL, "data.limit.train=141", "student.name=mlp", "student.width=8", "method.queue=70")
 PEER = ("method.source=peers", "peers.b.network.name=mlp", "peers.b.network.width=6")
 FILLS = ("epoch", "ema", "momentum")
 LABELLED = ("data.labelled=40", "data.labelled_share=0.5", "method.fill=momentum")
@@ -30,7 +31,7 @@ TRIALS = {**OWN, **PEERS, **STOPPED, "labelled": (*COMMON, *LABELLED)}
 
 
 def trials(rank: int, world_size: int, root: str, names: list[str]) -> dict[str, list[Any]]:
-    """For each trial its metrics, and all that its methods were told at this rank; one is stopped and taken up again."""
+    """Return each trial's metrics and bank updates at this rank; one is stopped and resumed."""
     found = {}
     with patch.dict(METHODS, METHODS_WITH_IT), patch.object(bank, "nearest", brute_force):
         for name in names:
@@ -44,7 +45,7 @@ def trials(rank: int, world_size: int, root: str, names: list[str]) -> dict[str,
 
 
 def told(knowledge: Knowledge) -> dict[str, Tensor]:
-    """What a method can learn of the bank."""
+    """Return everything that a method can read from the bank."""
     assert knowledge.features is not None and knowledge.members is not None
     neighbours = knowledge.neighbours(2, 3)._asdict()
     tables = {name: value for name, value in neighbours.items() if isinstance(value, Tensor)}
@@ -66,7 +67,7 @@ def of_one(root: str, *names: str) -> dict[str, list[Any]]:
 
 @pytest.fixture(scope="module")
 def of_two(root: str) -> list[dict[str, list[Any]]]:
-    """Of two workers, all trials."""
+    """Return the results of all trials with two workers."""
     return on_every_rank(2, trials, root, list(TRIALS))
 
 
@@ -111,7 +112,7 @@ def test_students_in_workers_of_their_own_have_the_banks_of_colocated_ones(
 
 @pytest.mark.parametrize("name", STOPPED)
 def test_several_workers_resume_to_the_bit(of_two: list[dict[str, list[Any]]], name: str) -> None:
-    """Stopped in the third epoch: the bank after the second is told again."""
+    """Stopped in the third epoch: the bank after the second one is published again."""
     for of_rank in of_two:
         broken, whole = of_rank[name], of_rank[name.removeprefix("stopped-")]
         assert all(same(one, other) for one, other in zip(broken[1], [whole[1][place] for place in (0, 1, 1, 2)], strict=True))

@@ -1,4 +1,4 @@
-"""The checkpoint on disk: whole or passed over, never half. Knows no trainer."""
+"""Test the checkpoint on disk: complete or skipped, never partial."""
 
 import shutil
 from collections.abc import Callable

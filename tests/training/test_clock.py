@@ -1,4 +1,4 @@
-"""The clock: host time on a CPU; on a GPU events, read once. Knows no training."""
+"""Test the clock: host time on a CPU, events that are read once on a GPU."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 1)
 
 
 class Event:
-    """A GPU's event whose time is the count of events before it."""
+    """A GPU's event whose time is the number of events before it."""
 
     count = 0
 
@@ -19,18 +19,18 @@ class Event:
         assert enable_timing
 
     def record(self) -> None:
-        """The moment that it marks."""
+        """Set the time of the event."""
         Event.count += 1
         self.moment = Event.count
 
     def elapsed_time(self, other: "Event") -> float:
-        """Milliseconds."""
+        """Return milliseconds."""
         return float(other.moment - self.moment)
 
 
 @pytest.fixture
 def waited(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The devices that were waited for, with events that need no GPU."""
+    """Return the synchronised devices, with events that need no GPU."""
     waits: list[Any] = []
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "synchronize", waits.append)

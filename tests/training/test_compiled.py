@@ -1,4 +1,4 @@
-"""A trial with `training.compile` is the same trial: its student, its teacher, what it leaves. Dynamo only traces here."""
+"""Test that `training.compile` gives the same trial; Dynamo only traces here."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +30,7 @@ MakeTeacher = Callable[..., Path]
 
 @pytest.fixture(autouse=True)
 def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Network]]:
-    """The networks that were compiled, by a compiler that changes nothing."""
+    """Return the networks that were compiled, by a compiler that changes nothing."""
     networks: list[Network] = []
     compile_ = nn.Module.compile
 
@@ -94,7 +94,8 @@ def test_a_compiled_trial_is_resumed_without_compilation(specify: Specify, make_
     fast = trial(specify, make_teacher, "fast", "training.compile=true")
     whole = trial(specify, make_teacher, "whole", "training.compile=false")
     asked = iter([False, True])
-    train(fast, TrialContext(asked_to_stop=lambda: next(asked)))  # 4 steps an epoch are one question
+    # 4 steps an epoch are one stop query
+    train(fast, TrialContext(asked_to_stop=lambda: next(asked)))
     plain = trial(specify, make_teacher, "fast", "training.compile=false")
     assert [record["train/loss"] for record in metrics_of(plain)] == pytest.approx(
         [record["train/loss"] for record in metrics_of(whole)], rel=1e-5

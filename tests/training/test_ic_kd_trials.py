@@ -1,4 +1,4 @@
-"""IC-KD in trials of its own: each paradigm with each bank resumes to the bit, and two processes (gloo) train it as one does."""
+"""Test IC-KD trials: bit-identical resumes for each paradigm and bank, and equal workers (gloo)."""
 
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from orchestrator.training._trainer import train
 from tests.process_group import on_every_rank
 
 CPU = torch.device("cpu")
-SAMPLES, EPOCHS = 141, 3  # the ranks cannot share 141
+SAMPLES, EPOCHS = 141, 3  # 141 is odd
 COMMON = (
     f"data.limit.train={SAMPLES}", "data.limit.validation=40", "data.limit.test=40", "data.augmentation=crop", "data.views=2",
     f"training.epochs={EPOCHS}", "training.batch_size=32", "student.name=mlp", "student.width=8",
@@ -35,7 +35,7 @@ SHARED = ("offline", "free-momentum")
 
 
 def trial(root: Path, name: str, folder: str) -> TrialSpec:
-    """With a teacher, and a cache of what it knows for each folder, where the paradigm has one."""
+    """Return a trial with its own cache, and a teacher if the paradigm has one."""
     spec = specification(root, folder, *COMMON, *TRIALS[name])
     teacher = spec.teacher if name == "offline" else None
     return spec.model_copy(update={"teacher": teacher, "knowledge": root / f"knowledge-{folder}"})
@@ -43,7 +43,7 @@ def trial(root: Path, name: str, folder: str) -> TrialSpec:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where there are the data and a teacher."""
+    """Return a folder with the data and a teacher."""
     folder = tmp_path_factory.mktemp("ic_kd")
     add_teacher(trial(folder, "offline", "prepared"), scale=5)
     return folder
@@ -51,7 +51,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @cache
 def whole(root: Path, name: str) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
-    """The metrics of a trial that nobody stops, and every tensor that it left."""
+    """Return the metrics of an uninterrupted trial, and every tensor in its checkpoint."""
     spec = trial(root, name, f"whole-{name}")
     return [untimed(record["metrics"]) for record in records_of(spec)], left(spec)
 
@@ -68,7 +68,7 @@ def test_a_trial_that_is_resumed_goes_on_to_the_bit(root: Path, name: str, dies_
 
 @pytest.mark.parametrize("name", TRIALS)
 def test_both_terms_count_as_soon_as_there_is_a_bank(root: Path, name: str) -> None:
-    """Else the test above would see nothing. Offline from the first epoch on, otherwise from the second."""
+    """Otherwise the test above has no effect. Offline from epoch 1 on, else from epoch 2."""
     metrics, _ = whole(root, name)
     for student in ("a/", "b/") if name.startswith("online") else ("",):
         for term in ("picd", "nicd"):
@@ -76,7 +76,7 @@ def test_both_terms_count_as_soon_as_there_is_a_bank(root: Path, name: str) -> N
 
 
 def both(rank: int, world_size: int, root: str) -> dict[str, list[Any]]:
-    """For each of the trials its metrics, and the banks that were in force at this rank."""
+    """Return each trial's metrics, and the banks in force at this rank."""
     found = {}
     for name in SHARED:
         records, banks = list[Record](), list[dict[str, Tensor]]()

@@ -1,4 +1,4 @@
-"""Trials on data of which a part is labelled: who learns from what, and that it goes on to the bit. Knows no Ray."""
+"""Test trials on partly labelled data: the samples of each loss, and bit-identical resumes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_the_teacher_is_fitted_on_the_labelled_samples(specify: Specify, tmp_pat
 
 @pytest.mark.parametrize("name", ["cross_entropy", "kd"])
 def test_what_a_method_is_given(name: str, distil: Specify, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each labelled sample with its label, and in a batch as many as there should be."""
+    """Each labelled sample with its label, and the configured number of them per batch."""
     seen: list[Batch] = []
     kind = METHODS[name]
     forward = kind.forward
@@ -73,7 +73,7 @@ def test_what_a_method_is_given(name: str, distil: Specify, monkeypatch: pytest.
 
 
 def test_a_resume_takes_up_the_labelled_samples_where_they_were(distil: Specify) -> None:
-    """An epoch has 8 x 8 of the 60 labelled ones: the next one goes on within their second order."""
+    """An epoch has 8 x 8 of the 60 labelled ones; the next one continues their second order."""
     pairs = (*SMALL, *RECIPE, "method.name=kd")
     whole, broken = (distil(*pairs, folder=folder) for folder in ("whole", "broken"))
     records_of(whole)

@@ -1,4 +1,4 @@
-"""What a method sees that looks beyond a step: the student at other parameters, itself untouched. Knows no trial."""
+"""Test a method's look-ahead step: the student at other parameters, itself unchanged."""
 
 import copy
 from typing import Any
@@ -83,7 +83,7 @@ def test_the_held_out_batch_has_labels_and_no_teacher(name: str) -> None:
 @every_network
 @pytest.mark.parametrize("alpha", [0.2, 0.8])
 def test_the_slope_is_that_of_differences_over_real_steps(name: str, alpha: float) -> None:
-    """A copy of the student makes the step with an optimiser, once with a little more alpha and once with less."""
+    """A copy of the student takes an optimiser step, with slightly more and with less alpha."""
     made = learner(name).double()
     batch, apart, says = inputs(12, 0, torch.float64), inputs(9, 1, torch.float64), teacher(12, torch.float64)
 
@@ -100,12 +100,12 @@ def test_the_slope_is_that_of_differences_over_real_steps(name: str, alpha: floa
     ahead = made.ahead(batch, says, apart, RATE)
     found = held_out_slope(ahead, made.method._terms, torch.tensor(alpha, dtype=torch.float64), lambda value: value)  # type: ignore[operator, arg-type]
     expected = (after(alpha + 1e-5) - after(alpha - 1e-5)) / 2e-5
-    # a network with maxima or rectifiers bends: the difference is small, so that no unit changes its sign within it
+    # the difference is small, so that no maximum or rectifier switches within it
     assert abs(expected) > 1e-5 and found.item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_dropout_is_drawn_and_then_given_back_to_nobody() -> None:
-    """The random numbers that a look takes are those of the epoch, so that a resumed one takes the same."""
+    """The look-ahead uses the epoch's random numbers, so that a resumed one uses the same."""
     torch.manual_seed(5)
     made = learner("mlp")
     made.student = build("mlp", CLASSES, SHAPE, {"width": 8, "dropout": 0.5}).train()

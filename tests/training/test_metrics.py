@@ -1,4 +1,4 @@
-"""Metrics against a slow computation in numpy, sample by sample. Knows no networks."""
+"""Test metrics against a slow computation in numpy, sample by sample."""
 
 import math
 from typing import Any
@@ -108,7 +108,7 @@ def test_logits_that_are_not_finite_are_told_by_the_nll() -> None:
 
 
 def test_a_class_without_a_sample_is_neither_the_best_nor_the_worst() -> None:
-    """Class 0 has two of four right, class 1 none, class 2 one of one, and class 3 nobody, whom the student predicts."""
+    """Right: class 0 two of four, class 1 none, class 2 one of one; class 3 has no sample."""
     scores = Scores(4, CPU)
     scores.add(torch.eye(4)[[0, 0, 1, 3]], torch.tensor([0, 0, 0, 0]))
     assert scores.class_accuracies()[:1].tolist() == [0.5] and scores.class_accuracies()[1:].isnan().all()

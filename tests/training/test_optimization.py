@@ -1,4 +1,4 @@
-"""The learning rate in closed form, and what weight decay touches. Knows no data."""
+"""Test the learning rate in closed form, and the parameters with weight decay."""
 
 import math
 from typing import Any

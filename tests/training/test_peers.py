@@ -1,4 +1,4 @@
-"""Several students of one trial in one process: what they hear of one another, and that nothing else passes. Knows no Ray."""
+"""Test several students in one process: they exchange logits, and nothing else."""
 
 import math
 from collections.abc import Callable
@@ -60,7 +60,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def alone_as_b(distil: Specify, tmp_path: Path, *method: str) -> TrialSpec:
-    """A trial of one student: the peer of `B`, which begins with the peer's weights."""
+    """Return a trial of only the peer of `B`, with the peer's initial weights."""
     spec = distil(*SMALL, *A, *B, *method)
     dataset, network = Dataset.open(spec.data), spec.configuration.peers["b"].network
     seed_everything(spec.configuration.seed, PEER, 1)
@@ -72,7 +72,7 @@ def alone_as_b(distil: Specify, tmp_path: Path, *method: str) -> TrialSpec:
 
 @pytest.fixture
 def hears_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The method `deaf`: dual students for one that is alone."""
+    """Register the method `deaf`: dual students for a single one."""
 
     class Deaf(DualStudent):
         needs = Needs(teacher=True)
@@ -116,7 +116,7 @@ def test_with_a_peer_weight_they_are_not(distil: Specify) -> None:
 
 
 def forgetful(_: Any, classes: int, shape: tuple[int, int, int]) -> Network:
-    """A linear student with dropout: it draws at every step."""
+    """Return a linear student with dropout, which draws at every step."""
     return Network("forgetful", nn.Sequential(nn.Flatten(), nn.Dropout(0.5)), math.prod(shape), classes)
 
 
@@ -147,7 +147,7 @@ def test_a_pair_that_is_resumed_goes_on_to_the_bit(distil: Specify, update: str)
 
 
 class Noting(DualStudent):
-    """Notes what each student says and hears at every step."""
+    """Dual students that record each student's own and received logits at every step."""
 
     heard: ClassVar[list[tuple[Tensor, Tensor]]] = []
 

@@ -1,4 +1,4 @@
-"""Checkpoints that can be read and are not those of the trial: passed over with a note, and the trial ends the same."""
+"""Test readable checkpoints that do not fit the trial: a note, and the same final result."""
 
 import copy
 import shutil
@@ -24,7 +24,7 @@ PLAIN = ("method.name=cross_entropy", "student.name=mlp", "student.width=4", "da
 
 
 def change(name: str, edit: Callable[[dict[str, Tensor]], Any]) -> Callable[[Path], None]:
-    """Change tensors of a file."""
+    """Return a function that changes tensors of a file."""
 
     def damage(folder: Path) -> None:
         tensors = load_file(folder / f"{name}.safetensors")
@@ -35,7 +35,7 @@ def change(name: str, edit: Callable[[dict[str, Tensor]], Any]) -> Callable[[Pat
 
 
 def change_optimizer(edit: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
-    """Change the file of the optimiser."""
+    """Return a function that changes the optimiser's file."""
 
     def damage(folder: Path) -> None:
         kept = torch.load(folder / "optimizer.pt", weights_only=True)
@@ -46,7 +46,7 @@ def change_optimizer(edit: Callable[[dict[str, Any]], Any]) -> Callable[[Path], 
 
 
 def change_progress(**changes: Any) -> Callable[[Path], None]:
-    """Change values of the progress; None takes one away."""
+    """Return a function that changes values of the progress; None removes one."""
 
     def damage(folder: Path) -> None:
         values = read_json(folder / "progress.json") | changes
@@ -56,7 +56,7 @@ def change_progress(**changes: Any) -> Callable[[Path], None]:
 
 
 def rewrite(content: bytes) -> Callable[[Path], None]:
-    """Put something else into the place of the progress."""
+    """Return a function that replaces the content of the progress file."""
 
     def damage(folder: Path) -> None:
         (folder / "progress.json").write_bytes(content)
@@ -101,13 +101,13 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 def without_sums(folder: Path) -> None:
-    """What an older version wrote: nothing vouches for the files."""
+    """Remove the checksums of the files, as in an older version."""
     values = read_json(folder / "progress.json")
     write_json(folder / "progress.json", {name: value for name, value in values.items() if name not in ("files", "format")})
 
 
 def resumed(spec: TrialSpec) -> tuple[list[dict[str, Any]], list[str]]:
-    """The metrics of the epochs that a resume reports, and what it says to a person."""
+    """Return the metrics that a resume reports, and its notes."""
     records: list[dict[str, Any]] = []
     notes: list[str] = []
     train(spec, TrialContext(report=records.append, note=notes.append))
@@ -116,7 +116,7 @@ def resumed(spec: TrialSpec) -> tuple[list[dict[str, Any]], list[str]]:
 
 @pytest.fixture
 def whole(specify: Specify) -> list[dict[str, float]]:
-    """The metrics of all epochs of an undisturbed trial."""
+    """Return the metrics of all epochs of an undisturbed trial."""
     return [untimed(record["metrics"]) for record in records_of(specify(*PLAIN, folder="whole"))]
 
 

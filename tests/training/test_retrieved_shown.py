@@ -1,4 +1,4 @@
-"""What a trial keeps of what was retrieved for a few training samples: places, pictures, labels, the teacher's class."""
+"""Test the retrieved samples that a trial keeps: places, images, labels, the teacher's class."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +30,7 @@ SMALL = ("data.limit.train=96", "data.limit.validation=40", "data.limit.test=40"
 
 
 def drawn(samples: int, positives: int = 7, negatives: int = 9) -> Neighbours:
-    """Whoever: what is shown must not depend on who was retrieved."""
+    """Return random neighbours, because the figures must not depend on the retrieved samples."""
     generator = torch.Generator().manual_seed(3)
     sides = [torch.randint(samples, (samples, width), generator=generator, dtype=torch.int32) for width in (positives, negatives)]
     likeness = [torch.rand(samples, width, generator=generator).sort(descending=True).values for width in (positives, negatives)]
@@ -42,11 +42,11 @@ def batches_of(dataset: Dataset, size: int = 32) -> Batches:
 
 
 class Retrieving(KD):
-    """KD that says what was retrieved."""
+    """KD that reports retrieved samples."""
 
     @property
     def neighbours(self) -> Neighbours | None:
-        """Drawn."""
+        """Return random neighbours."""
         return drawn(96)
 
 
@@ -77,11 +77,11 @@ def test_a_finished_trial_keeps_the_most_similar_of_evenly_spaced_samples(distil
 
 
 class Unheard(CrossEntropy):
-    """Plain training that says what was retrieved: the bank cannot be the teacher's."""
+    """Plain training that reports retrieved samples: the bank cannot be the teacher's."""
 
     @property
     def neighbours(self) -> Neighbours | None:
-        """Drawn."""
+        """Return random neighbours."""
         return drawn(96)
 
 
@@ -118,7 +118,7 @@ def test_a_side_may_have_no_width(specify: Specify, positives: int, negatives: i
 
 
 def files(root: Path) -> Dataset:
-    """Two classes of eight training images in a folder, oblong and of two sizes."""
+    """Write two classes of eight training images, oblong and of two sizes."""
     generator = np.random.default_rng(7)
     for part, each in (("train", 8), ("val", 2), ("test", 2)):
         for name in ("cat", "dog"):
@@ -130,7 +130,7 @@ def files(root: Path) -> Dataset:
 
 
 def test_pictures_of_files_are_those_that_the_teacher_saw(tmp_path: Path) -> None:
-    """Of images in a folder, decoded; the teacher's class is of the same pixels, normalised."""
+    """Decoded images of a folder; the teacher's class is that of the same normalised pixels."""
     dataset = files(tmp_path / "images")
     teacher = FrozenTeacher(build("cnn", len(dataset.classes), dataset.shape, {"width": 4}), "untrained")
     found = retrieved(drawn(len(dataset.train), 2, 2), teacher, batches_of(dataset, 2))

@@ -1,4 +1,4 @@
-"""What a trial has cost: it never falls, goes on after a resume, and holds what was spent beside the trainer."""
+"""Test a trial's cost: monotonic, continued at a resume, including costs outside the trainer."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ PLAIN = ("method.name=cross_entropy", "teacher=null", "training.epochs=4")
 
 @pytest.fixture
 def clocks(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Both clocks, which stand still until somebody moves them."""
+    """Return both clocks, which only the test advances."""
     clocks = SimpleNamespace(wall=100.0, cpu=10.0)
     monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: clocks.wall, process_time=lambda: clocks.cpu))
     return clocks

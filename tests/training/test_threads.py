@@ -1,4 +1,4 @@
-"""What a process that trains is given: threads of torch, and an allocator that keeps what it has."""
+"""Test the setup of a training process: torch's threads, and an allocator that keeps memory."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ MakeTeacher = Callable[..., Path]
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """What a test sets is undone."""
+    """Restore the number of threads after a test."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""What a trial keeps for its pictures: means of its steps, rows of its epochs, and what the finished student shows."""
+"""Test the data of a trial's figures: step means, epoch rows, and the final student's samples."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -101,7 +101,8 @@ def test_the_trace_goes_on_after_a_resume(distil: Specify, epoch: int) -> None:
 def test_a_trial_that_is_stopped_within_an_epoch_leaves_no_steps_of_it(distil: Specify) -> None:
     whole, broken = (distil(*AKD, "training.batch_size=4", folder=folder) for folder in ("whole", "broken"))
     records_of(whole)
-    asked = iter([False] * 3 + [True])  # 32 steps an epoch are two questions: this is in the middle of the second epoch
+    # 32 steps an epoch are two stop queries: the middle of the second epoch
+    asked = iter([False] * 3 + [True])
     train(broken, TrialContext(asked_to_stop=lambda: next(asked)))
     assert len(pictured(broken, "trace")["steps/loss"]) == 32
     records_of(broken)
@@ -157,7 +158,7 @@ def test_what_is_shown_is_what_the_saved_student_says_when_it_is_evaluated(disti
 
 
 def test_a_class_without_a_sample_has_a_row_of_nan(distil: Specify, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where more classes are than samples are asked: six, evenly spaced over the part."""
+    """With fewer evaluated samples than classes: six, evenly spaced over the part."""
     monkeypatch.setattr(sample_predictions, "WEIGHED", 6)
     spec = distil(*CAM)
     records_of(spec)

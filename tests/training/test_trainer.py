@@ -1,4 +1,4 @@
-"""The training of a trial in one process: repeatable, resumable to the bit, bounded. Knows no Ray."""
+"""Test a trial's training in one process: repeatable, bit-identical resumes, bounded."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -68,7 +68,7 @@ def assert_same_bits(one: Checkpoint, other: Checkpoint) -> None:
 
 
 def predictions(spec: TrialSpec, name: str, settings: dict[str, Any], state: dict[str, Tensor], part: Part) -> Tensor:
-    """The classes that a network with these weights predicts for a part, in one batch."""
+    """Return the classes that a network predicts with these weights for a part, in one batch."""
     dataset = Dataset.open(spec.data)
     network = build(name, len(dataset.classes), dataset.shape, settings)
     network.load_state_dict(state)
@@ -78,7 +78,7 @@ def predictions(spec: TrialSpec, name: str, settings: dict[str, Any], state: dic
 
 
 def quality(spec: TrialSpec, state: dict[str, Tensor], part: Part) -> tuple[float, Tensor]:
-    """Accuracy and predicted classes of a student with these weights."""
+    """Return accuracy and predicted classes of a student with these weights."""
     chosen = spec.configuration.student
     predicted = predictions(spec, chosen.name, chosen.settings, state, part)
     labels = torch.as_tensor(Dataset.open(spec.data).split(part).labels)
@@ -87,7 +87,7 @@ def quality(spec: TrialSpec, state: dict[str, Tensor], part: Part) -> tuple[floa
 
 @pytest.fixture
 def initial(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
-    """The weights that each training began with."""
+    """Return the initial weights of each training."""
     begun: list[dict[str, Tensor]] = []
 
     def noted(learner: DistillationModule, context: TrialContext) -> torch.nn.Module:
@@ -104,7 +104,7 @@ def initial(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
 def test_a_trial_that_is_resumed_goes_on_to_the_bit(
     specify: Specify, make_teacher: MakeTeacher, optimizer: tuple[str, ...], epochs: Sequence[int]
 ) -> None:
-    """The order of interruptions is one axis and the optimiser another; all are compared with one uninterrupted trial."""
+    """All orders of interruptions and optimisers are compared with one uninterrupted trial."""
     whole = specify(*DISTIL, *optimizer, folder="whole")
     teacher = make_teacher(whole.data, width=32)
     whole = whole.model_copy(update={"teacher": teacher})
@@ -124,7 +124,7 @@ def test_a_resume_tells_what_nobody_heard(specify: Specify, known: int) -> None:
     expected = without_time(records_of(whole))
     before = records_of(broken, dies_after=3)
     after = records_of(broken.model_copy(update={"known": known}))
-    missed = 3 - min(known, 2)  # where all was heard, the last epoch is told again
+    missed = 3 - min(known, 2)  # if all were received, the last epoch is reported again
     assert [record.pop("behind", False) for record in after] == [True] * (missed - 1) + [False] * (EPOCHS - 2)
     assert after[:missed] == before[3 - missed :], "as it was told then, with the seconds that it took"
     assert without_time(after) == expected[3 - missed :]
@@ -144,7 +144,8 @@ def test_a_trial_that_was_stopped_within_an_epoch_does_that_epoch_again(specify:
     whole, broken = (specify(*PLAIN, "training.batch_size=8", folder=folder) for folder in ("whole", "broken"))
     records_of(whole)
     records: list[Record] = []
-    asked = iter([False] * 5 + [True])  # 32 steps an epoch are two questions: this is in the middle of the third epoch
+    # 32 steps an epoch are two stop queries: the middle of the third epoch
+    asked = iter([False] * 5 + [True])
     train(broken, TrialContext(report=records.append, asked_to_stop=lambda: next(asked)))
     assert [record["epoch"] for record in records] == [1, 2]
     records_of(broken)
@@ -314,7 +315,8 @@ def test_an_evaluation_has_a_precision_of_its_own_and_its_head_is_exact(specify:
         log_q = (features @ network.head.weight.T + network.head.bias).log_softmax(1)
     assert found == pytest.approx(-float(log_q.gather(1, whole.labels[:, None]).mean()), rel=1e-5)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=exact):
-        other = network(whole.inputs).logits.float().log_softmax(1)  # the other type, and of a bfloat16 body its own head
+        # the other type, and for a bfloat16 body its own head
+        other = network(whole.inputs).logits.float().log_softmax(1)
     assert abs(found + float(other.gather(1, whole.labels[:, None]).mean())) > 1e-5
 
 
@@ -358,14 +360,15 @@ def test_every_step_is_a_sign_of_life(specify: Specify) -> None:
 
 def test_a_method_gets_the_index_where_the_inputs_are(monkeypatch: pytest.MonkeyPatch) -> None:
     class Noting(Method):
-        """Remembers where the index was."""
+        """A method that records the device of the index."""
 
         def forward(self, batch: Batch) -> Objective:
-            """No objective at all."""
+            """Return a trivial objective."""
             self.place = batch.index.device
             return Objective(batch.student.logits.sum())
 
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # there is none for the device that computes nothing
+    # the meta device has no autocast
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     meta, method = torch.device("meta"), Noting(Settings())
     batch = Inputs(torch.arange(2), torch.zeros(2, 1, 8, 8, device=meta), torch.zeros(2, dtype=torch.int64, device=meta))
     DistillationModule(build("mlp", 10, (1, 8, 8), {}).to(meta), method, None)(batch, None)

@@ -1,4 +1,4 @@
-"""The training of a trial in two processes (gloo): one student, whatever the count of workers. Knows no Ray."""
+"""Test a trial's training in two processes (gloo): the student of a single worker."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ from tests.process_group import on_every_rank
 CPU = torch.device("cpu")
 WORKERS, EPOCHS = 2, 3
 COMMON = (f"training.epochs={EPOCHS}", "training.batch_size=32", "data.limit.train=256", "data.augmentation=crop")
-# parts that two workers cannot share evenly
+# parts of odd size for two workers
 UNEVEN = ("data.limit.validation=61", "data.limit.test=61")
 TRIALS = {
     "cnn": ("student.name=cnn", "student.width=4", "method.name=wttm", "training.optimizer=adamw", "training.learning_rate=0.003"),
@@ -55,7 +55,7 @@ def trial(root: Path, name: str, folder: str = "") -> TrialSpec:
 
 
 def worker(rank: int, world_size: int, root: Path) -> None:
-    """One rank: every trial in turn; its records, its last weights and its failure are left in files."""
+    """Train every trial on one rank, and save records, last weights and failure to files."""
     learners: list[DistillationModule] = []
 
     def noted(learner: DistillationModule, context: TrialContext) -> torch.nn.Module:
@@ -71,7 +71,7 @@ def worker(rank: int, world_size: int, root: Path) -> None:
 
 
 def trained(root: Path, name: str, rank: int, world_size: int) -> tuple[list[Record], str]:
-    """The records of a trial, and what it failed with; one is stopped after its first epoch and then resumed."""
+    """Return a trial's records and its failure; one trial is stopped after epoch 1 and resumed."""
     spec, records = trial(root, name), list[Record]()
     stops = (lambda: len(records) == 1, lambda: False) if name == "cnn-stopped" else (lambda: False,)
     try:
@@ -95,7 +95,7 @@ def locked_file(root: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which two workers have trained all trials."""
+    """Return the folder in which two workers have trained all trials."""
     folder = tmp_path_factory.mktemp("workers")
     add_teacher(trial(folder, "mlp"))
     with FileLock(f"{locked_file(folder)}.lock"):
@@ -164,7 +164,7 @@ def test_a_trial_of_two_workers_that_is_resumed_goes_on_to_the_bit(root: Path) -
 
 @pytest.mark.parametrize("name", ["mlp", "mixed", "synchronised"])
 def test_two_workers_train_the_student_of_one_with_the_same_global_batch(root: Path, name: str) -> None:
-    """Also where blending gives each worker's part of a batch other shares of labels, or batch norm is that of all workers."""
+    """Also with uneven label shares by blending, or with batch norm over all workers."""
     records, weights = alone(root, name)
     for key, value in load_file(root / f"{name}-0.safetensors").items():
         torch.testing.assert_close(value, weights[key], rtol=1e-4, atol=1e-5)

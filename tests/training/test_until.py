@@ -1,4 +1,4 @@
-"""A training that stops after some epochs and goes on, and one that goes on with other settings. Knows no Ray."""
+"""Test a training that stops after some epochs and resumes, also with other settings."""
 
 import copy
 import shutil

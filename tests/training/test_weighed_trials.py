@@ -1,4 +1,4 @@
-"""Trials whose samples are weighed, in one process: when weights count, by whom they are found, and that a resume has the bits."""
+"""Test trials with sample weights in one process: time, source, bit-identical resumes."""
 
 import math
 from collections.abc import Callable
@@ -62,7 +62,7 @@ def metrics(record: Record) -> dict[str, float]:
 
 
 def state(spec: TrialSpec) -> dict[str, Tensor]:
-    """Every tensor that the trial left, by file and name."""
+    """Return every tensor in the trial's checkpoint, by file and name."""
     files = sorted((spec.folder / "checkpoint").glob("*.safetensors"))
     return {f"{file.name}/{name}": value for file in files for name, value in load_file(file).items()}
 
@@ -76,9 +76,10 @@ def require_same(one: TrialSpec, other: TrialSpec) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_resume_has_the_bits(weighed: Callable[..., TrialSpec], form: str) -> None:
-    """Whatever was on its way: weights are asked for after epochs 1, 3, ..., and static begins anew after 3.
+    """Weights are requested after epochs 1, 3, ..., and static restarts after 3.
 
-    Every schedule is interrupted after each of these epochs; whatever else is trained, when weights are in force and on their way.
+    Every schedule is interrupted after each of these epochs. Other forms are interrupted once, with
+    weights in force and requested.
     """
     whole = weighed(form, name="whole")
     expected = [metrics(record) for record in records_of(whole)]
@@ -94,7 +95,7 @@ def test_a_resume_has_the_bits(weighed: Callable[..., TrialSpec], form: str) -> 
     ("form", "in_force"), [("waiting", 1), ("iterative", 2), ("two-behind", 3), ("static", 3)], ids=lambda value: str(value)
 )
 def test_weights_count_when_their_time_has_come(weighed: Callable[..., TrialSpec], form: str, in_force: int) -> None:
-    """First weighed after epoch 1 (static: 3); the first epoch that is trained with the weights comes `lag` later."""
+    """First request after epoch 1 (static: 3); the weights take effect `lag` epochs later."""
     spec = weighed(form)
     records = records_of(spec)
     spread = [record["metrics"]["influence/weight_std"] for record in records]
@@ -134,7 +135,7 @@ def test_what_did_most_harm_is_shown(weighed: Callable[..., TrialSpec]) -> None:
 
 
 def test_a_static_student_begins_anew(weighed: Callable[..., TrialSpec], monkeypatch: pytest.MonkeyPatch) -> None:
-    """With weights that are all one, the second half of eight epochs is a training of its own: it does not depend on the first."""
+    """With equal weights, the second half of eight epochs does not depend on the first."""
 
     def equal(snapshot: Snapshot, device: torch.device, alive: Callable[[], None]) -> SampleWeighting:
         return SampleWeighting(torch.ones_like(snapshot.weights), -snapshot.weights, {}, {}, {})
@@ -150,7 +151,7 @@ def test_a_static_student_begins_anew(weighed: Callable[..., TrialSpec], monkeyp
     with pytest.raises(Interrupted):
         train(half, TrialContext(report=_dies_after(4)))
     damaged = half.folder / "checkpoint" / "student.safetensors"
-    _overwrite(damaged)  # whatever it had learnt
+    _overwrite(damaged)  # regardless of its training
     records_of(half)
     assert all(value.equal(fresh.student[name]) for name, value in saved(half).student.items())
 
@@ -182,11 +183,11 @@ def test_a_teacher_that_learns_is_the_trials_own(weighed: Callable[..., TrialSpe
     assert [value is not None for value in told] == [epoch in (2, 4) for epoch in range(1, 7)]
     other = weighed("iterative", name="after")
     records_of(other)
-    assert not saved(other).teacher  # the teacher that everybody shares is as it was
+    assert not saved(other).teacher  # the shared teacher is unchanged
 
 
 def test_the_student_hears_the_teacher_that_learnt(weighed: Callable[..., TrialSpec]) -> None:
-    """The teacher's weights are the only thing that `teacher_only` changes for the student."""
+    """`teacher_only` changes nothing for the student but the teacher's weights."""
     taught, plain = weighed("teacher-only", "method.teacher_learning_rate=0.3", name="taught"), weighed("iterative", name="plain")
     same = weighed("teacher-only", "method.teacher_learning_rate=1e-9", name="same")
     taught_records, same_records = records_of(taught), records_of(same)
@@ -200,7 +201,7 @@ def test_the_student_hears_the_teacher_that_learnt(weighed: Callable[..., TrialS
 
 
 class Helper:
-    """An aide in this process; it answers after so many questions, or never."""
+    """An influence client in this process that answers at once, never (`late`), or fails."""
 
     def __init__(self, late: bool = False, fails: str = "") -> None:
         self.late, self.fails = late, fails

@@ -1,4 +1,4 @@
-"""Trials whose samples are weighed, by two workers (gloo): both have the weights that one worker finds. Knows no Ray."""
+"""Test trials with sample weights on two workers (gloo): both have the weights of one worker."""
 
 from pathlib import Path
 
@@ -39,16 +39,16 @@ OTHER = ("seconds/", "train/images_per_second", "cache/", "influence/seconds", "
 
 
 class Failing:
-    """An aide that fails, at the only rank that asks."""
+    """An influence client that fails, at the only rank with a client."""
 
     def send(self, job: Snapshot) -> None:
-        """It will not get far."""
+        """Accept the snapshot."""
 
     def receive(self, wait_s: float, alive: object) -> None:
         raise TrialError("the sentence of the actor", field="method", value=3)
 
     def drop(self) -> None:
-        """Nothing runs."""
+        """Do nothing, because nothing runs."""
 
     def notes(self) -> list[str]:
         return []

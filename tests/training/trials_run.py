@@ -1,4 +1,4 @@
-"""Runs a trial in this process, to its end or until its worker dies, and reads what it saved; what a trial needs. Knows no test."""
+"""Run a trial in this process, to its end or to a simulated crash, and read its files."""
 
 import copy
 from pathlib import Path
@@ -26,9 +26,10 @@ TIMED = ("seconds/", "train/images_per_second", "cache/")
 
 
 def specification(root: Path, name: str, *pairs: str) -> TrialSpec:
-    """A trial on digits from `key=value` pairs; its folder, its data, teacher and knowledge are all below `root`.
+    """Return a trial on digits from `key=value` pairs.
 
-    Unlike the fixture `specify` it is the same in every process.
+    Its folder, data, teacher and knowledge are below `root`. Unlike the fixture `specify`, it is
+    the same in every process.
     """
     configuration = load(None, list(pairs))
     return TrialSpec(
@@ -42,7 +43,7 @@ def specification(root: Path, name: str, *pairs: str) -> TrialSpec:
 
 
 def add_teacher(spec: TrialSpec, scale: float = 1.0) -> None:
-    """Leave an untrained teacher, an mlp of width 24, where the trial looks for it; the weights of its head times `scale`."""
+    """Write an untrained mlp of width 24 as teacher; `scale` multiplies its head's weights."""
     assert spec.teacher is not None
     dataset = Dataset.open(spec.data)
     torch.manual_seed(11)
@@ -55,11 +56,11 @@ def add_teacher(spec: TrialSpec, scale: float = 1.0) -> None:
 
 
 class Interrupted(Exception):
-    """The worker dies after an epoch."""
+    """Simulated crash of the worker after an epoch."""
 
 
 def records_of(spec: TrialSpec, dies_after: int | None = None) -> list[Record]:
-    """The records of a trial; `dies_after` an epoch its worker dies."""
+    """Return the records of a trial; the worker crashes after the epoch `dies_after`."""
     records: list[Record] = []
 
     def report(record: Record) -> None:
@@ -76,14 +77,14 @@ def records_of(spec: TrialSpec, dies_after: int | None = None) -> list[Record]:
 
 
 def saved(spec: TrialSpec, letter: str = "a") -> Checkpoint:
-    """The trial's checkpoint of one of its students."""
+    """Return the checkpoint of one of the trial's students."""
     loaded = checkpoint.load(spec.folder, letter, torch.device("cpu"))
     assert loaded is not None
     return loaded[letter]
 
 
 def left(spec: TrialSpec) -> dict[str, Tensor]:
-    """Every tensor that the trial left, by file and name."""
+    """Return every tensor in the trial's checkpoint, by file and name."""
     folder = spec.folder / "checkpoint"
     return {
         f"{file.relative_to(folder)}/{name}": value
@@ -93,5 +94,5 @@ def left(spec: TrialSpec) -> dict[str, Tensor]:
 
 
 def untimed(metrics: dict[str, float]) -> dict[str, float]:
-    """The metrics that do not depend on how fast a trial was, or on what the cache held; of one student or several."""
+    """Return the metrics that do not depend on the trial's speed or on cache hits."""
     return {name: value for name, value in metrics.items() if not any(part in name for part in TIMED)}
