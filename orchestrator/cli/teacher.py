@@ -1,6 +1,8 @@
 """Fit, load or precompute the teacher."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from orchestrator.cli._options import cluster_address
 from orchestrator.cli._run import console, print_note
@@ -70,13 +72,16 @@ def teacher(
         folder, card, cost_s = bring_teacher(opened, begun.configuration, begun.data, display, local, begun.asked, filling)
         if precompute:
             display.end()
-    console.print(
-        f"teacher {card['network']['name']} on {card['data']}: {folder} ({cost_s:.1f} s)", soft_wrap=True, highlight=False
-    )
+    _print_card(card, folder, cost_s)
+    return errors.OK
+
+
+def _print_card(card: Mapping[str, Any], folder: Path, cost_s: float) -> None:
+    name = card["network"]["name"]
+    console.print(f"teacher {name} on {card['data']}: {folder} ({cost_s:.1f} s)", soft_wrap=True, highlight=False)
     for key in ("validation/accuracy", "test/last/accuracy"):
         if key in card["metrics"]:
             console.print(f"  {key} {card['metrics'][key]:.4f}", highlight=False)
-    return errors.OK
 
 
 def _way_to_a_cache(teacher: Teacher) -> str:
