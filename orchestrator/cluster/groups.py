@@ -69,20 +69,20 @@ def worker_groups(
     options = {"name": name, "namespace": NAMESPACE, "scheduling_strategy": here}
     dispatcher = actor.options(**options).remote(plan.groups, max_failures)
     running = _Running(plan, folder, name, dispatcher)
-    crew = running.crew = GroupAutoscaler(
+    autoscaler = running.autoscaler = GroupAutoscaler(
         plan, rules, running, lambda reason: give_up(f"error: {reason}{AGAIN}", UNFIT_ENVIRONMENT)
     )
-    crew.begin()
-    watch = threading.Thread(target=crew.watch, name="groups", daemon=True)
+    autoscaler.begin()
+    watch = threading.Thread(target=autoscaler.watch, name="groups", daemon=True)
     watch.start()
     try:
-        yield DispatcherClient(name, dispatcher, at_once=crew.at_once)
+        yield DispatcherClient(name, dispatcher, at_once=autoscaler.at_once)
     except (KeyboardInterrupt, ray.exceptions.RayError) as error:
-        crew.raise_reason(failed=not isinstance(error, KeyboardInterrupt))
+        autoscaler.raise_reason(failed=not isinstance(error, KeyboardInterrupt))
         raise
     finally:
-        crew.close()
-        if not crew.headless:
+        autoscaler.close()
+        if not autoscaler.headless:
             running.close()
             watch.join(remaining_timeout(ASK_S, SPARE_S))  # Ray ends next: no calls after this
 
@@ -90,7 +90,7 @@ def worker_groups(
 class _Running:
     """Groups of a run in Ray, which a `GroupAutoscaler` observes and starts."""
 
-    crew: GroupAutoscaler
+    autoscaler: GroupAutoscaler
 
     def __init__(self, plan: Groups, folder: Path, name: str, dispatcher: Any) -> None:
         self.plan, self.folder, self.name, self.dispatcher = plan, folder, name, dispatcher
@@ -142,7 +142,7 @@ class _Running:
         forget_run(run)
         with contextlib.suppress(ray.exceptions.RayError, PreflightError):
             served = DispatcherClient(self.name, self.dispatcher).group_ended(number, error or "it was closed", lost=bool(error))
-        self.crew.ended(number, error, served, placed)
+        self.autoscaler.ended(number, error, served, placed)
 
 
 class LeanTrainer(TorchTrainer):

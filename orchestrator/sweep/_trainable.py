@@ -41,11 +41,11 @@ class ProxyTrainable(tune.Trainable):
 
         Args:
             config: See the class.
-            place: Name of the dispatcher (`desk`), the folders of the sweep, and values that all
+            place: Name of the dispatcher (`dispatcher`), the folders of the sweep, and values that all
                 trials share.
         """
         self.place = place
-        self.desk = DispatcherClient.find(place["desk"])
+        self.dispatcher_client = DispatcherClient.find(place["dispatcher"])
         self.begin(config)
         self.after_another = True  # a proxy that died: a group may still train its trial
         self.over = threading.Event()
@@ -62,10 +62,10 @@ class ProxyTrainable(tune.Trainable):
         while not self.over.is_set():
             # Ray in trouble fails in many ways; the next heartbeat may arrive
             with contextlib.suppress(Exception):
-                self.desk.attend(reader, self.trial, process)
+                self.dispatcher_client.attend(reader, self.trial, process)
             self.over.wait(every_s)
         with contextlib.suppress(Exception):
-            self.desk.deregister(reader)
+            self.dispatcher_client.deregister(reader)
 
     def cleanup(self) -> None:
         """Stop the heartbeat."""
@@ -116,7 +116,7 @@ class ProxyTrainable(tune.Trainable):
                 self._submit()
             missed = []
             while True:
-                record = self.desk.next_report(self.trial, self.place["heartbeat_timeout_s"])
+                record = self.dispatcher_client.next_report(self.trial, self.place["heartbeat_timeout_s"])
                 # a resumed training reports its last epoch again
                 if record.get("epoch", self.known + 1) <= self.known:
                     continue
@@ -137,14 +137,16 @@ class ProxyTrainable(tune.Trainable):
     def _submit(self) -> None:
         """Submit the trial once no group uses its folder and its checkpoint is in place."""
         if self.after_another:
-            self.desk.stop(self.trial)
+            self.dispatcher_client.stop(self.trial)
         if self.snapshot or self.after_another:
-            self.desk.wait_until_released(self.trial, RELEASES * self.place["heartbeat_timeout_s"])
+            self.dispatcher_client.wait_until_released(self.trial, RELEASES * self.place["heartbeat_timeout_s"])
         self.after_another = False
         if self.snapshot:
             snapshots.put_back(self.snapshot, self.specification.folder)
             self.snapshot = None
-        self.desk.submit(self.trial, self.specification.model_copy(update={"known": max(self.heard, self.known)}).plain())
+        self.dispatcher_client.submit(
+            self.trial, self.specification.model_copy(update={"known": max(self.heard, self.known)}).plain()
+        )
         self.submitted = True
 
     def _reached(self, record: dict[str, Any]) -> None:

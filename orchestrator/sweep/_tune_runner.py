@@ -40,7 +40,7 @@ STAND_IN = {"memory": 50 * 2**20}
 def run_trials(
     store: Store,
     sweep: Sweep,
-    desk: Any,
+    dispatcher_client: Any,
     events: Events,
     folders: dict[str, Any],
     at_once: Callable[[], int],
@@ -50,7 +50,7 @@ def run_trials(
     """Train all trials that are left, and return why the search ended before them.
 
     Args:
-        desk: Dispatcher client.
+        dispatcher_client: Dispatcher client.
         folders: Folders that every trial reads.
         at_once: Returns the number of concurrent trials.
         resume: Open the existing study.
@@ -71,8 +71,8 @@ def run_trials(
         return ""
     waits = configuration.search.scheduler in PAUSING
     failures = FailuresInARow(configuration.search.max_failed_trials, sweep.trials)
-    keeper = RetentionPolicy(store, sweep, lambda number: desk.released(trial_name(number)))
-    told = events.and_tell(_Release(desk)).and_tell(keeper).and_tell(failures)
+    keeper = RetentionPolicy(store, sweep, lambda number: dispatcher_client.released(trial_name(number)))
+    told = events.and_tell(_Release(dispatcher_client)).and_tell(keeper).and_tell(failures)
     asking = (
         SynchronousSearch(study, configuration, told, unfinished, missing)
         if waits
@@ -80,7 +80,7 @@ def run_trials(
     )
     ending = SweepStopper(failures)
     asked_for = missing + waits  # the extra one is never drawn: see SynchronousSearch
-    _tune(sweep, desk, folders, asking, ending, asked_for, at_once, started)
+    _tune(sweep, dispatcher_client, folders, asking, ending, asked_for, at_once, started)
     if ending.unfit:
         raise PreflightError(f"{ending.unfit}", field="trial", value=ending.unfit)
     if failures.reason:
@@ -93,7 +93,7 @@ def run_trials(
 
 def _tune(
     sweep: Sweep,
-    desk: Any,
+    dispatcher_client: Any,
     folders: dict[str, Any],
     asking: StudySearch,
     ending: SweepStopper,
@@ -106,7 +106,7 @@ def _tune(
     budget = configuration.search.time_budget
     objective = primary_goal(configuration.search).name
     place = {
-        "desk": desk.name,
+        "dispatcher": dispatcher_client.name,
         "folders": folders,
         "heartbeat_timeout_s": configuration.resources.heartbeat_timeout_s,
         "objective": objective,
@@ -151,8 +151,8 @@ def _folder_name(trial: Any) -> str:
 class _Release:
     """Listener that releases the worker group of a trial that ended before its training did."""
 
-    def __init__(self, desk: TrialDispatcher) -> None:
-        self.desk = desk
+    def __init__(self, dispatcher_client: TrialDispatcher) -> None:
+        self.dispatcher_client = dispatcher_client
 
     def trial_started(self, trial: Trial) -> None:
         """Do nothing: the trial's proxy submits it."""
@@ -165,7 +165,7 @@ class _Release:
 
     def trial_ended(self, trial: Trial) -> None:
         """Stop the trial in its worker group."""
-        self.desk.stop(trial_name(trial.number))
+        self.dispatcher_client.stop(trial_name(trial.number))
 
     def note(self, text: str) -> None:
         """Do nothing: worker groups need no notes."""

@@ -182,10 +182,19 @@ class Watchdog:
 class _Hands:
     """Actions of a watchdog in the driver."""
 
-    def __init__(self, desk: "DispatcherClient", note: Callable[[str], None]) -> None:
-        self.desk, self.note = desk, note
-        self.recover, self.replace, self.lose, self.give_up = desk.recover, desk.replace, desk.lose, desk.give_up
-        self.restart, self.end_reader, self.end_process = desk.restart, desk.end_reader, desk.end_process
+    def __init__(self, dispatcher_client: "DispatcherClient", note: Callable[[str], None]) -> None:
+        self.dispatcher_client, self.note = dispatcher_client, note
+        self.recover, self.replace, self.lose, self.give_up = (
+            dispatcher_client.recover,
+            dispatcher_client.replace,
+            dispatcher_client.lose,
+            dispatcher_client.give_up,
+        )
+        self.restart, self.end_reader, self.end_process = (
+            dispatcher_client.restart,
+            dispatcher_client.end_reader,
+            dispatcher_client.end_process,
+        )
 
     def cluster(self) -> str:
         import ray
@@ -197,14 +206,14 @@ class _Hands:
 
 
 @contextlib.contextmanager
-def watch_trials(desk: "DispatcherClient", resources: Resources, note: Callable[[str], None]) -> Iterator[None]:
+def watch_trials(dispatcher_client: "DispatcherClient", resources: Resources, note: Callable[[str], None]) -> Iterator[None]:
     """Watch the trials in a thread, about every second, until the block ends.
 
     `note` is called from that thread.
     """
     over = threading.Event()
-    watchdog = Watchdog(resources.heartbeat_warning_s, resources.heartbeat_timeout_s, _Hands(desk, note))
-    thread = threading.Thread(target=_watch, args=(watchdog, desk, over), name="watchdog", daemon=True)
+    watchdog = Watchdog(resources.heartbeat_warning_s, resources.heartbeat_timeout_s, _Hands(dispatcher_client, note))
+    thread = threading.Thread(target=_watch, args=(watchdog, dispatcher_client, over), name="watchdog", daemon=True)
     thread.start()
     try:
         yield
@@ -213,12 +222,12 @@ def watch_trials(desk: "DispatcherClient", resources: Resources, note: Callable[
         thread.join(remaining_timeout(END_S))  # Ray ends after this, and must not be called then
 
 
-def _watch(watchdog: Watchdog, desk: "DispatcherClient", over: threading.Event) -> None:
+def _watch(watchdog: Watchdog, dispatcher_client: "DispatcherClient", over: threading.Event) -> None:
     while not over.wait(LOOK_S):
         seen = None
         try:
             with contextlib.suppress(Exception):  # Ray in trouble fails in many ways
-                seen = desk.overview(ANSWER_S)
+                seen = dispatcher_client.overview(ANSWER_S)
             if not over.is_set():
                 watchdog.look(seen, time.monotonic())
         except Exception:  # the watchdog must survive its own errors

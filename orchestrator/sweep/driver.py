@@ -72,7 +72,7 @@ def run_sweep(
     show: Show,
     local: bool = False,
     resume: bool = False,
-    lent: Lent | None = None,
+    shared_groups: Lent | None = None,
     ship: "Ship | None" = None,
 ) -> None:
     """Run a sweep to its end on prepared data.
@@ -84,7 +84,7 @@ def run_sweep(
         asked: Decision about the teacher and its cache; None without a teacher.
         local: Train in this process.
         resume: Reconcile the records first, and send those of a finished sweep to MLflow.
-        lent: Worker groups that the caller keeps; without them the sweep starts its own.
+        shared_groups: Worker groups that the caller keeps; without them the sweep starts its own.
         ship: Exports a student, so that the best one can be registered in MLflow.
 
     Raises:
@@ -100,7 +100,7 @@ def run_sweep(
                 sweep.save()
             flush_tracking(sweep, store, data, show, ship)
         else:
-            _conduct(sweep, store, data, asked, show, local, resume, lent, ship)
+            _conduct(sweep, store, data, asked, show, local, resume, shared_groups, ship)
 
 
 def _ended_at_once(sweep: Sweep) -> None:
@@ -166,7 +166,7 @@ def _conduct(
     show: Show,
     local: bool,
     resume: bool,
-    lent: Lent | None,
+    shared_groups: Lent | None,
     ship: "Ship | None",
 ) -> None:
     from orchestrator.tracking.health import find_unreachable
@@ -184,25 +184,25 @@ def _conduct(
         trials = 1 if sweep.kind == "train" else configuration.search.trials
         methods = ", ".join(searched_methods(configuration)) if sweep.kind == "sweep" else configuration.method.name
         show.preparing(f"{sweep.name}: {trials} x {configuration.training.epochs} epochs of {methods} on {configuration.data.name}")
-        if not lent:
+        if not shared_groups:
             explain_data(configuration, data, show)
         if missed := find_unreachable(configuration.tracking.uri):
             events.note_pending(missed)
         beside, unended = count_influence_actors(configuration, sweep.kind), partial(_unended, sweep, trials)
         begun = (
-            _given_back(lent, sweep)
-            if lent
+            _given_back(shared_groups, sweep)
+            if shared_groups
             else open_dispatcher(store, configuration, sweep.folder / "groups", trials, local, show, events.note, unended, beside)
         )
         ended = ""
-        with report_waits(events.note), stoppable(), begun as (desk, at_once):
-            folders = _folders(sweep, store, data, asked, desk, show, events, tracker)
+        with report_waits(events.note), stoppable(), begun as (dispatcher_client, at_once):
+            folders = _folders(sweep, store, data, asked, dispatcher_client, show, events, tracker)
             if sweep.kind == "train":
-                _train_one(sweep, desk, events, folders)
+                _train_one(sweep, dispatcher_client, events, folders)
             else:
                 from orchestrator.sweep._tune_runner import run_trials
 
-                ended = run_trials(store, sweep, desk, events, folders, at_once, resume, started)
+                ended = run_trials(store, sweep, dispatcher_client, events, folders, at_once, resume, started)
         if ended:
             events.note(f"the sweep ended before its last trial: {ended}")
         state = "finished" if sweep.ranked() and not ended else "failed"
@@ -246,14 +246,14 @@ def _unended(sweep: Sweep, trials: int) -> int:
 
 
 @contextlib.contextmanager
-def _given_back(lent: Lent, sweep: Sweep) -> Iterator[Lent]:
+def _given_back(shared_groups: Lent, sweep: Sweep) -> Iterator[Lent]:
     """Yield shared worker groups; after a normal exit none trains a trial of this sweep."""
-    yield lent
-    desk, heartbeat_timeout_s = lent[0], sweep.configuration.resources.heartbeat_timeout_s
+    yield shared_groups
+    dispatcher_client, heartbeat_timeout_s = shared_groups[0], sweep.configuration.resources.heartbeat_timeout_s
     for number in sweep.trials:
-        desk.stop(trial_name(number))
+        dispatcher_client.stop(trial_name(number))
     for number in sweep.trials:
-        desk.wait_until_released(trial_name(number), heartbeat_timeout_s)
+        dispatcher_client.wait_until_released(trial_name(number), heartbeat_timeout_s)
 
 
 @contextlib.contextmanager
@@ -307,11 +307,11 @@ def open_dispatcher(
             resources.groups or trials, unended, note, resources.heartbeat_warning_s, resources.heartbeat_timeout_s
         )
         with (
-            worker_groups(plan, folder, resources.max_failures, own_cluster=not address, rules=rules) as desk,
-            looked_after(desk, resources, note),
+            worker_groups(plan, folder, resources.max_failures, own_cluster=not address, rules=rules) as dispatcher_client,
+            looked_after(dispatcher_client, resources, note),
         ):
             signals.reinstall_handlers()
-            yield desk, desk.at_once
+            yield dispatcher_client, dispatcher_client.at_once
 
 
 def bring_teacher(
@@ -336,11 +336,11 @@ def bring_teacher(
         report_waits(show.note),
         stoppable(),
         open_dispatcher(store, configuration, store.teachers / "groups", jobs, local, show, show.note, lambda: jobs) as (
-            desk,
+            dispatcher_client,
             at_once,
         ),
     ):
-        found = acquire_teacher(store, configuration, data, desk, show.teacher_epoch)
+        found = acquire_teacher(store, configuration, data, dispatcher_client, show.teacher_epoch)
         report_teacher(found[1], data, show.teacher_ready, show.note)
         if filling:
             assert cache is not None and cache.folder is not None, "who asks at every step is refused before"
@@ -354,7 +354,7 @@ def bring_teacher(
             shares = distribute_views(views, max(at_once(), 1), everywhere=cache.of_each_node)
             show.preparing(f"filling {len(views)} views in {cache.folder}")
             filling.begin(sum(map(len, shares)), summary["sizes"]["train"])
-            precompute_views(configuration, folders, shares, features, desk, filling)
+            precompute_views(configuration, folders, shares, features, dispatcher_client, filling)
         return found
 
 
@@ -363,7 +363,7 @@ def _folders(
     store: Store,
     data: Path,
     asked: TeacherAccess | None,
-    desk: TrialDispatcher,
+    dispatcher_client: TrialDispatcher,
     show: Show,
     events: Events,
     tracker: Any,
@@ -373,7 +373,7 @@ def _folders(
     folders |= store.shared
     if sweep.configuration.teacher:
         show.preparing("bringing the teacher")
-        folder, card, seconds = acquire_teacher(store, sweep.configuration, data, desk, show.teacher_epoch)
+        folder, card, seconds = acquire_teacher(store, sweep.configuration, data, dispatcher_client, show.teacher_epoch)
         assert asked is not None
         TEACHER.keep(sweep.folder / CARD, card)
         report_teacher(card, data, show.teacher_ready, events.note)
@@ -383,15 +383,15 @@ def _folders(
     return folders
 
 
-def _train_one(sweep: Sweep, desk: TrialDispatcher, events: Events, folders: dict[str, Any]) -> None:
+def _train_one(sweep: Sweep, dispatcher_client: TrialDispatcher, events: Events, folders: dict[str, Any]) -> None:
     trial = sweep.trials.get(0) or Trial(0, {})
     if trial.ended:
         return
     specification = TrialSpec.numbered(0, sweep.configuration, folders, known=trial.epochs)
     events.start(trial)
-    desk.submit(specification.name, specification.plain())
+    dispatcher_client.submit(specification.name, specification.plain())
     while not trial.ended:
-        record = desk.next_report(specification.name, sweep.configuration.resources.heartbeat_timeout_s)
+        record = dispatcher_client.next_report(specification.name, sweep.configuration.resources.heartbeat_timeout_s)
         if record.get("failed"):
             events.end(trial, "failed", record["failed"])
             raise TrialError(record["failed"], field="trial", value=record["failed"])

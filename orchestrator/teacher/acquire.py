@@ -60,7 +60,7 @@ def check_weights(store: Store, configuration: Configuration, data: Path) -> Non
 
 
 def acquire_teacher(
-    store: Store, configuration: Configuration, data: Path, desk: TrialDispatcher, told: Told
+    store: Store, configuration: Configuration, data: Path, dispatcher_client: TrialDispatcher, told: Told
 ) -> tuple[Path, dict[str, Any], float]:
     """Return the teacher's folder and card; fit or evaluate the teacher first if necessary.
 
@@ -71,7 +71,7 @@ def acquire_teacher(
         store: The store of the run.
         configuration: The configuration, with a teacher.
         data: The folder of the prepared data.
-        desk: The backend that trains and evaluates.
+        dispatcher_client: The backend that trains and evaluates.
         told: Called with the epoch and its metrics after every epoch of the fitting.
 
     Returns:
@@ -88,12 +88,12 @@ def acquire_teacher(
     if not fit.card(folder):
         with _only_one(folder, configuration, "fit"):
             if not fit.card(folder):
-                _fit(store, folder, configuration, data, desk, told)
+                _fit(store, folder, configuration, data, dispatcher_client, told)
     publish(store, folder, CARD)
     if not _evaluated(folder):
         with _only_one(folder, configuration, "evaluate"):
             if not _evaluated(folder):
-                fit.keep_evaluation(folder, _evaluate(store, folder, configuration, data, desk))
+                fit.keep_evaluation(folder, _evaluate(store, folder, configuration, data, dispatcher_client))
     card = fit.card(folder)
     assert card is not None
     return folder, card, time.monotonic() - start
@@ -123,16 +123,18 @@ def _evaluated(folder: Path) -> bool:
     return ACCURACY in (fit.card(folder) or {}).get("metrics", {})
 
 
-def _evaluate(store: Store, folder: Path, configuration: Configuration, data: Path, desk: TrialDispatcher) -> dict[str, float]:
+def _evaluate(
+    store: Store, folder: Path, configuration: Configuration, data: Path, dispatcher_client: TrialDispatcher
+) -> dict[str, float]:
     """Return the teacher's metrics on the validation part.
 
     Raise ConfigurationError if the evaluation fails or a metric is not finite.
     """
     specification = fit.evaluation(folder, configuration, data).model_copy(update=store.shared)
-    desk.submit(specification.name, specification.plain())
+    dispatcher_client.submit(specification.name, specification.plain())
     record: dict[str, Any] = {}
     while not record.get("done"):
-        record = desk.next_report(specification.name, configuration.resources.heartbeat_timeout_s)
+        record = dispatcher_client.next_report(specification.name, configuration.resources.heartbeat_timeout_s)
         if record.get("failed"):
             raise ConfigurationError(
                 f"the teacher could not be evaluated: {record['failed']}", field="teacher", value=record["failed"]
@@ -149,12 +151,14 @@ def _evaluate(store: Store, folder: Path, configuration: Configuration, data: Pa
     return metrics
 
 
-def _fit(store: Store, folder: Path, configuration: Configuration, data: Path, desk: TrialDispatcher, told: Told) -> None:
+def _fit(
+    store: Store, folder: Path, configuration: Configuration, data: Path, dispatcher_client: TrialDispatcher, told: Told
+) -> None:
     specification = fit.specification(folder, configuration, data).model_copy(update=store.shared)
     home = checkpoint_storage(store, specification.folder)
-    desk.submit(specification.name, specification.plain())
+    dispatcher_client.submit(specification.name, specification.plain())
     while True:
-        record = desk.next_report(specification.name, configuration.resources.heartbeat_timeout_s)
+        record = dispatcher_client.next_report(specification.name, configuration.resources.heartbeat_timeout_s)
         if record.get("failed"):
             advice = "" if "teacher." in record["failed"] else "; change teacher.training or teacher.network"
             raise ConfigurationError(

@@ -58,7 +58,7 @@ def precompute_views(
     folders: dict[str, Path],
     shares: list[Share],
     features: bool,
-    desk: TrialDispatcher,
+    dispatcher_client: TrialDispatcher,
     show: Filling,
 ) -> None:
     """Fill the views; return when all are filled. If one job fails, stop the others.
@@ -68,7 +68,7 @@ def precompute_views(
         folders: The paths of a specification: folder, data, teacher, knowledge.
         shares: The views of each job.
         features: Whether to cache features of the clean view.
-        desk: The backend that runs the jobs.
+        dispatcher_client: The backend that runs the jobs.
         show: Receives the progress.
 
     Raises:
@@ -79,23 +79,23 @@ def precompute_views(
     jobs = [TrialSpec(name=f"fill-{number}", views=share, **common) for number, share in enumerate(shares)]
     records: queue.Queue[tuple[int, dict[str, Any]]] = queue.Queue()
     for number, job in enumerate(jobs):
-        desk.submit(job.name, job.plain())
-        follow = (number, job.name, configuration.resources.heartbeat_timeout_s, desk, records)
+        dispatcher_client.submit(job.name, job.plain())
+        follow = (number, job.name, configuration.resources.heartbeat_timeout_s, dispatcher_client, records)
         threading.Thread(target=_follow, args=follow, name=job.name, daemon=True).start()
     try:
         _show(shares, records, show)
     finally:
         for job in jobs:
-            desk.stop(job.name)
+            dispatcher_client.stop(job.name)
 
 
 def _follow(
-    number: int, job: str, silence_s: float, desk: TrialDispatcher, records: queue.Queue[tuple[int, dict[str, Any]]]
+    number: int, job: str, silence_s: float, dispatcher_client: TrialDispatcher, records: queue.Queue[tuple[int, dict[str, Any]]]
 ) -> None:
     record: dict[str, Any] = {}
     while not (record.get("done") or record.get("failed")):
         try:
-            record = desk.next_report(job, silence_s)
+            record = dispatcher_client.next_report(job, silence_s)
         except Exception as error:  # any error: the consumer of the queue must receive it
             record = {"failed": str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}", "error": error}
         records.put((number, record))

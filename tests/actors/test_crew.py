@@ -27,7 +27,7 @@ class Ray:
     where: dict[int, str] = field(default_factory=dict)
     asked: set[int] = field(default_factory=set)
 
-    def crew(self, groups: int, most: int = 9) -> GroupAutoscaler:
+    def autoscaler(self, groups: int, most: int = 9) -> GroupAutoscaler:
         beside = ({"CPU": self.beside},) if self.beside else ()
         rules = ScalingPolicy(most, lambda: self.trials, self.notes.append, heartbeat_warning_s=20, heartbeat_timeout_s=60)
         self.made = GroupAutoscaler(Groups(groups, (CPU,), "", beside), rules, self, self.stop, lambda: self.now)
@@ -74,16 +74,16 @@ class Ray:
 
 def test_groups_follow_the_nodes() -> None:
     ray = Ray({"a": 1, "b": 1, "c": 1})
-    crew = ray.crew(3)
+    autoscaler = ray.autoscaler(3)
     ray.step(5)
-    assert crew.at_once() == 3 and ray.notes == []
+    assert autoscaler.at_once() == 3 and ray.notes == []
     ray.remove("c")
-    assert crew.at_once() == 2, "no more trials are asked for from now on"
+    assert autoscaler.at_once() == 2, "no more trials are asked for from now on"
     ray.step(5)
-    assert crew.at_once() == 2 and ray.notes == ["a node left: 2 worker groups now"]
+    assert autoscaler.at_once() == 2 and ray.notes == ["a node left: 2 worker groups now"]
     ray.nodes |= {"d": 1, "e": 2}
     ray.step(5)
-    assert crew.at_once() == 5 and ray.notes[1:] == ["a node joined: 5 worker groups now"]
+    assert autoscaler.at_once() == 5 and ray.notes[1:] == ["a node joined: 5 worker groups now"]
     assert ray.where[3] == "d" and ray.where[4] == ray.where[5] == "e"
     assert not ray.stopped
 
@@ -91,55 +91,55 @@ def test_groups_follow_the_nodes() -> None:
 def test_a_group_that_starts_anew_keeps_its_place() -> None:
     """Between two observations of Ray Train a group has no place; its former one is kept."""
     ray = Ray({"a": 1})
-    crew = ray.crew(1)
+    autoscaler = ray.autoscaler(1)
     ray.step()
     place = ray.where.pop(0)
     ray.step()
     ray.where[0] = place
     ray.step(5)
-    assert crew.live == {0} and ray.notes == []
+    assert autoscaler.live == {0} and ray.notes == []
 
 
 def test_no_more_groups_than_are_wanted_or_trials_left() -> None:
     ray = Ray({"a": 8})
-    crew = ray.crew(1, most=4)
+    autoscaler = ray.autoscaler(1, most=4)
     ray.step(5)
-    assert crew.at_once() == 4 and ray.notes == ["there is room: 4 worker groups now"]
+    assert autoscaler.at_once() == 4 and ray.notes == ["there is room: 4 worker groups now"]
     few = Ray({"a": 8}, trials=2)
-    crew = few.crew(1)
+    autoscaler = few.autoscaler(1)
     few.step(5)
-    assert crew.at_once() == 2
+    assert autoscaler.at_once() == 2
     few.trials = 1
     few.end(0, "its node fell")
     few.step(5)
-    assert crew.at_once() == 1 and few.notes[-1] == "a worker group ended, as its node fell: 1 worker group now"
+    assert autoscaler.at_once() == 1 and few.notes[-1] == "a worker group ended, as its node fell: 1 worker group now"
 
 
 def test_a_group_that_has_not_begun_counts_as_if_it_held_its_place() -> None:
     ray = Ray({"a": 3}, at_once=False)
-    crew = ray.crew(1, most=3)
+    autoscaler = ray.autoscaler(1, most=3)
     ray.where.clear()  # reserved later
     ray.step(2)
-    assert crew.at_once() == 3
+    assert autoscaler.at_once() == 3
     ray.where.clear()
     ray.step(5)
-    assert crew.at_once() == 3
+    assert autoscaler.at_once() == 3
 
 
 def test_influence_actors_that_are_yet_to_come_have_their_room() -> None:
     ray = Ray({"a": 2, "b": 2}, beside=1.0)
-    crew = ray.crew(1)
+    autoscaler = ray.autoscaler(1)
     ray.step(5)
-    assert crew.at_once() == 2 and ray.where == {0: "a", 1: "a"}, "two CPUs are for the actors"
+    assert autoscaler.at_once() == 2 and ray.where == {0: "a", 1: "a"}, "two CPUs are for the actors"
     ray.nodes |= {"b": 0, "c": 2}  # the actors now hold the CPUs of b
     ray.aides = 2
     ray.step(5)
-    assert crew.at_once() == 3 and ray.where[2] == "c"
+    assert autoscaler.at_once() == 3 and ray.where[2] == "c"
 
 
 def test_without_a_group_trials_wait_for_a_node_and_a_person_hears_what_is_missing() -> None:
     ray = Ray({"head": 0, "a": 1})
-    crew = ray.crew(1)
+    autoscaler = ray.autoscaler(1)
     ray.step()
     ray.remove("a")
     ray.step(11)
@@ -149,102 +149,102 @@ def test_without_a_group_trials_wait_for_a_node_and_a_person_hears_what_is_missi
     ]
     ray.nodes |= {"b": 1}
     ray.step(2)
-    assert crew.at_once() == 1 and ray.notes[2:] == ["a node joined: 1 worker group now"]
+    assert autoscaler.at_once() == 1 and ray.notes[2:] == ["a node joined: 1 worker group now"]
     ray.remove("b")
     ray.step(29)
     assert not ray.stopped, "the time counts from when the last group served"
     ray.step(2)
     assert len(ray.stopped) == 1
     with refused("resources.heartbeat_timeout_s", 60, error=PreflightError):
-        crew.raise_reason()
+        autoscaler.raise_reason()
     ray.step(3)
     assert len(ray.stopped) == 1, "once"
 
 
 def test_a_group_that_starts_is_given_the_time_that_takes_however_short_the_wait() -> None:
     ray = Ray({"a": 1}, at_once=False)
-    crew = ray.crew(1)
+    autoscaler = ray.autoscaler(1)
     ray.step(int(RETURN_S / LOOK) - 1)
-    assert not ray.stopped and crew.rules.heartbeat_timeout_s < RETURN_S
+    assert not ray.stopped and autoscaler.rules.heartbeat_timeout_s < RETURN_S
     ray.step()
-    assert len(ray.stopped) == 1 and crew.reason.startswith(f"no worker group began for {RETURN_S:g} s: a group needs 1 CPU")
+    assert len(ray.stopped) == 1 and autoscaler.reason.startswith(f"no worker group began for {RETURN_S:g} s: a group needs 1 CPU")
 
 
 def test_a_place_that_arithmetic_sees_and_ray_does_not_is_no_place() -> None:
     """Groups are retried repeatedly, and the wait still ends."""
     ray = Ray({"a": 1})
-    crew = ray.crew(1)
+    autoscaler = ray.autoscaler(1)
     ray.step()
     ray.asked.clear()
     for _ in range(40):
-        for number in list(crew.live):
+        for number in list(autoscaler.live):
             ray.end(number, "no place", placed=False)
         ray.asked.clear()
         ray.at_once = False
         ray.step()
-    assert len(ray.stopped) == 1 and "had a place" in crew.reason
-    assert crew.begun == 2, "not at every look"
+    assert len(ray.stopped) == 1 and "had a place" in autoscaler.reason
+    assert autoscaler.begun == 2, "not at every look"
 
 
 def test_a_place_that_was_none_is_tried_again_after_a_while_or_on_a_new_node() -> None:
     ray = Ray({"a": 2})
-    crew = ray.crew(1, most=2)
+    autoscaler = ray.autoscaler(1, most=2)
     ray.step(2)
-    assert crew.at_once() == 2
+    assert autoscaler.at_once() == 2
     ray.end(1, "no place", placed=False)
     ray.step(int(30 / LOOK) - 1)
-    assert crew.at_once() == 1
+    assert autoscaler.at_once() == 1
     ray.step(2)
-    assert crew.at_once() == 2
+    assert autoscaler.at_once() == 2
     ray.end(2, "no place", placed=False)
     ray.nodes |= {"b": 1}
     ray.step(2)
-    assert crew.at_once() == 2
+    assert autoscaler.at_once() == 2
 
 
 def test_groups_that_end_before_they_serve_are_not_started_for_ever() -> None:
     ray = Ray({"a": 2}, at_once=False)
-    crew = ray.crew(2, most=2)
+    autoscaler = ray.autoscaler(2, most=2)
     for _ in range(20):
         ray.step()
-        for number in list(crew.live):
+        for number in list(autoscaler.live):
             ray.end(number, "No module named 'orchestrator'")
-    assert len(ray.stopped) == 1 and BARREN <= crew.begun <= 2 * BARREN
+    assert len(ray.stopped) == 1 and BARREN <= autoscaler.begun <= 2 * BARREN
     with refused("resources.groups", "No module named 'orchestrator'", error=PreflightError):
-        crew.raise_reason()
+        autoscaler.raise_reason()
 
 
 def test_a_group_that_served_is_replaced_however_often_it_ends() -> None:
     ray = Ray({"a": 1})
-    crew = ray.crew(1, most=1)
+    autoscaler = ray.autoscaler(1, most=1)
     for _ in range(3 * BARREN):
         ray.step(3)
-        ray.end(next(iter(crew.live)), "its controller died")
+        ray.end(next(iter(autoscaler.live)), "its controller died")
     ray.step(3)
-    assert not ray.stopped and crew.begun == 3 * BARREN + 1
+    assert not ray.stopped and autoscaler.begun == 3 * BARREN + 1
 
 
 def test_a_head_that_is_gone_ends_the_run_and_one_that_comes_back_does_not() -> None:
     ray = Ray({"a": 1})
-    crew = ray.crew(1)
+    autoscaler = ray.autoscaler(1)
     ray.head = False
     ray.step(int(HEAD_S / LOOK) - 1)
     ray.head = True
     ray.step()
     ray.head = False
     ray.step(int(HEAD_S / LOOK) - 1)
-    assert not ray.stopped and not crew.headless
+    assert not ray.stopped and not autoscaler.headless
     assert len(ray.notes) == 2 and all(f"does not come back within {HEAD_S:g} s" in note for note in ray.notes), "once each time"
     ray.step(2)
-    assert len(ray.stopped) == 1 and crew.headless
+    assert len(ray.stopped) == 1 and autoscaler.headless
     with refused("resources.address", "head", error=PreflightError):
-        crew.raise_reason()
+        autoscaler.raise_reason()
 
 
 def test_a_cluster_without_any_node_ends_the_run_long_before_the_limit_of_a_wait() -> None:
     """As with our own cluster whose raylet is stopped: the head is reachable, and reports it."""
     ray = Ray({"a": 1})
-    crew = ray.crew(1)
+    autoscaler = ray.autoscaler(1)
     ray.step(100)
     ray.remove("a")
     ray.step(int(HEAD_S / LOOK) - 1)
@@ -252,26 +252,26 @@ def test_a_cluster_without_any_node_ends_the_run_long_before_the_limit_of_a_wait
     ray.step(2)
     assert len(ray.stopped) == 1 and ray.notes[-1] == "no node of the Ray cluster is alive any more"
     with refused("resources.address", "nodes", error=PreflightError):
-        crew.raise_reason()
+        autoscaler.raise_reason()
 
 
 def test_a_run_that_is_over_is_left_alone() -> None:
     ray = Ray({"a": 3})
-    crew = ray.crew(1)
-    crew.close()
+    autoscaler = ray.autoscaler(1)
+    autoscaler.close()
     ray.end(0, "it was closed")
     ray.head = False
     ray.step(100)
-    assert crew.begun == 1 and not ray.stopped and ray.notes == []
+    assert autoscaler.begun == 1 and not ray.stopped and ray.notes == []
     ray.head = True
-    crew.raise_reason()
+    autoscaler.raise_reason()
 
 
 def test_an_error_of_a_cluster_without_a_head_is_told_as_such() -> None:
     ray = Ray({"a": 1})
-    crew = ray.crew(1)
-    crew.raise_reason()
+    autoscaler = ray.autoscaler(1)
+    autoscaler.raise_reason()
     ray.head = False
     with refused("resources.address", "head", error=PreflightError):
-        crew.raise_reason()
-    assert crew.headless
+        autoscaler.raise_reason()
+    assert autoscaler.headless

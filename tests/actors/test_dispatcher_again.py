@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import ray
 
-from orchestrator.cluster import dispatcher_client as desks
+from orchestrator.cluster import dispatcher_client as dispatcher_clients
 from orchestrator.cluster._controllers import ANSWER_S
 from orchestrator.cluster._dispatcher import Dispatcher
 from orchestrator.cluster.dispatcher_client import DispatcherClient, wait_for_answer
@@ -18,32 +18,34 @@ from tests.refusal import refused
 
 def test_nothing_is_handed_out_before_every_group_is_free() -> None:
     async def play() -> None:
-        desk = Dispatcher(groups=1, max_failures=0, again=True)
-        await desk.submit("a", {})
-        first = asyncio.create_task(desk.take(0, LONG_S))
+        dispatcher_client = Dispatcher(groups=1, max_failures=0, again=True)
+        await dispatcher_client.submit("a", {})
+        first = asyncio.create_task(dispatcher_client.take(0, LONG_S))
         await settle()
         assert not first.done(), "nobody has said which groups there are"
-        await desk.recover([0, 1])
+        await dispatcher_client.recover([0, 1])
         await settle()
-        assert not first.done() and desk.missing == {1}, "it may still train a"
-        await desk.report("a", {"epoch": 7}, 1)
-        await desk.give_back(1, "a")  # it learned that the dispatcher had died
+        assert not first.done() and dispatcher_client.missing == {1}, "it may still train a"
+        await dispatcher_client.report("a", {"epoch": 7}, 1)
+        await dispatcher_client.give_back(1, "a")  # it learned that the dispatcher had died
         assert await first == ("a", {})
-        assert await desk.next_report("a", SHORT_S) == {}, "what the group said of the old one is told again by the next"
+        assert await dispatcher_client.next_report("a", SHORT_S) == {}, (
+            "what the group said of the old one is told again by the next"
+        )
 
     asyncio.run(play())
 
 
 def test_the_folder_of_a_trial_is_not_free_before_every_group_is() -> None:
     async def play() -> None:
-        desk = Dispatcher(groups=2, max_failures=0, again=True)
-        assert not await desk.released("a", SHORT_S)
-        await desk.recover([0, 1])
-        waits = asyncio.create_task(desk.released("a", LONG_S))
-        await desk.take(0, SHORT_S)
+        dispatcher_client = Dispatcher(groups=2, max_failures=0, again=True)
+        assert not await dispatcher_client.released("a", SHORT_S)
+        await dispatcher_client.recover([0, 1])
+        waits = asyncio.create_task(dispatcher_client.released("a", LONG_S))
+        await dispatcher_client.take(0, SHORT_S)
         await settle()
         assert not waits.done()
-        await desk.take(1, SHORT_S)
+        await dispatcher_client.take(1, SHORT_S)
         assert await waits
 
     asyncio.run(play())
@@ -52,29 +54,29 @@ def test_the_folder_of_a_trial_is_not_free_before_every_group_is() -> None:
 @pytest.mark.parametrize("first", ["the end", "the list"])
 def test_a_group_that_ended_meanwhile_is_not_waited_for(first: str) -> None:
     async def play() -> None:
-        desk = Dispatcher(groups=2, max_failures=0, again=True)
-        await desk.submit("a", {})
+        dispatcher_client = Dispatcher(groups=2, max_failures=0, again=True)
+        await dispatcher_client.submit("a", {})
         if first == "the end":
-            await desk.group_ended(1, "gone", lost=True)
-        await desk.recover([0, 1])
+            await dispatcher_client.group_ended(1, "gone", lost=True)
+        await dispatcher_client.recover([0, 1])
         if first == "the list":
-            await desk.group_ended(1, "gone", lost=True)
-        assert desk.groups == {0} == desk.missing
-        assert await desk.take(0, LONG_S) == ("a", {})
+            await dispatcher_client.group_ended(1, "gone", lost=True)
+        assert dispatcher_client.groups == {0} == dispatcher_client.missing
+        assert await dispatcher_client.take(0, LONG_S) == ("a", {})
 
     asyncio.run(play())
 
 
 def test_groups_that_were_added_later_are_known_again_and_late_words_change_nothing() -> None:
     async def play() -> None:
-        desk = Dispatcher(groups=1, max_failures=0, again=True)
-        await desk.take(5, SHORT_S)
-        await desk.recover([0, 4])
-        assert desk.groups == {0, 4, 5} and desk.missing == {0, 4}
-        await desk.recover([9])
-        assert desk.groups == {0, 4, 5}
-        await desk.take(6, SHORT_S)
-        assert 6 in desk.groups, "whoever asks is there"
+        dispatcher_client = Dispatcher(groups=1, max_failures=0, again=True)
+        await dispatcher_client.take(5, SHORT_S)
+        await dispatcher_client.recover([0, 4])
+        assert dispatcher_client.groups == {0, 4, 5} and dispatcher_client.missing == {0, 4}
+        await dispatcher_client.recover([9])
+        assert dispatcher_client.groups == {0, 4, 5}
+        await dispatcher_client.take(6, SHORT_S)
+        assert 6 in dispatcher_client.groups, "whoever asks is there"
 
     asyncio.run(play())
 
@@ -121,10 +123,10 @@ def play(monkeypatch: pytest.MonkeyPatch, deaths: dict[int, str], known: int | N
 
     fake.before = train
     monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", fake.get)
-    monkeypatch.setattr(desks, "PAUSE_S", 0)
-    desk = DispatcherClient("desk", fake)
-    desk.submit("a", {"of": "a", "known": known})  # None: as in the fitting of a teacher
-    return [desk.next_report("a", LONG_S) for _ in range(3)], given
+    monkeypatch.setattr(dispatcher_clients, "PAUSE_S", 0)
+    dispatcher_client = DispatcherClient("desk", fake)
+    dispatcher_client.submit("a", {"of": "a", "known": known})  # None: as in the fitting of a teacher
+    return [dispatcher_client.next_report("a", LONG_S) for _ in range(3)], given
 
 
 @pytest.mark.parametrize("how", ["before", "after", "lost"])
@@ -148,7 +150,7 @@ def test_a_dispatcher_that_stays_away_is_the_machines_fault(monkeypatch: pytest.
         raise ray.exceptions.ActorDiedError()
 
     monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", away)
-    monkeypatch.setattr(desks, "PAUSE_S", 0)
+    monkeypatch.setattr(dispatcher_clients, "PAUSE_S", 0)
     with refused("dispatcher", "ActorDiedError", "an answer within 0.01 s", DispatcherTimeoutError):
         wait_for_answer(lambda: None, patience_s=0.01)
 
@@ -156,11 +158,11 @@ def test_a_dispatcher_that_stays_away_is_the_machines_fault(monkeypatch: pytest.
 def test_a_run_that_was_given_up_is_no_failure_of_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Ray({})
     monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", fake.get)
-    desk = DispatcherClient("desk", fake)
-    desk.submit("a", {})
-    desk.give_up("no worker group is left")
+    dispatcher_client = DispatcherClient("desk", fake)
+    dispatcher_client.submit("a", {})
+    dispatcher_client.give_up("no worker group is left")
     with refused("trial", "no worker group is left", error=PreflightError):
-        desk.next_report("a", LONG_S)
+        dispatcher_client.next_report("a", LONG_S)
 
 
 def test_a_group_is_replaced_by_the_death_of_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,14 +173,14 @@ def test_a_group_is_replaced_by_the_death_of_its_workers(monkeypatch: pytest.Mon
         "orchestrator.cluster.dispatcher_client.ray.kill", lambda worker, no_restart: killed.append((worker, no_restart))
     )
     controllers: list[tuple[str, float]] = []
-    monkeypatch.setattr(desks, "end_controller", lambda run, answer_s=0.0: controllers.append((run, answer_s)))
-    desk = DispatcherClient("desk", fake)
+    monkeypatch.setattr(dispatcher_clients, "end_controller", lambda run, answer_s=0.0: controllers.append((run, answer_s)))
+    dispatcher_client = DispatcherClient("desk", fake)
     for rank in range(2):
         fake.loop.run_until_complete(fake.dispatcher.enlist(0, rank, f"worker {rank}"))
-    assert desk.replace(0) and killed == [("worker 0", True), ("worker 1", True)]
-    assert not desk.replace(0)
+    assert dispatcher_client.replace(0) and killed == [("worker 0", True), ("worker 1", True)]
+    assert not dispatcher_client.replace(0)
     assert controllers == [("desk-group-0", ANSWER_S)] * 2, "one that answers stays, and starts others in their place"
-    desk.lose(0, "it did not come back")
+    dispatcher_client.lose(0, "it did not come back")
     assert controllers[2:] == [("desk-group-0", 0.0)] and fake.dispatcher.gone == {0}
 
 
@@ -196,5 +198,5 @@ def test_a_long_wait_is_not_counted_as_silence(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("orchestrator.cluster.dispatcher_client.ray.get", late)
     monkeypatch.setattr("time.monotonic", lambda: now)
-    monkeypatch.setattr(desks, "PAUSE_S", 0)
+    monkeypatch.setattr(dispatcher_clients, "PAUSE_S", 0)
     assert wait_for_answer(lambda: None, patience_s=8.0) == "an answer" and calls == 2

@@ -203,10 +203,10 @@ def serve(settings: dict[str, Any]) -> None:
     worker.serve(settings)
 
 
-def told(desk: DispatcherClient, name: str, spec: TrialSpec) -> dict[str, psutil.Process]:
+def told(dispatcher_client: DispatcherClient, name: str, spec: TrialSpec) -> dict[str, psutil.Process]:
     """The processes that a trial names."""
-    desk.submit(name, spec.model_copy(update={"name": name}).plain())
-    record = desk.next_report(name, LONG_S)
+    dispatcher_client.submit(name, spec.model_copy(update={"name": name}).plain())
+    record = dispatcher_client.next_report(name, LONG_S)
     assert "metrics" in record, record
     return {who: psutil.Process(int(pid)) for who, pid in record["metrics"].items()}
 
@@ -218,12 +218,12 @@ def test_an_actor_stays_for_the_life_of_its_worker_and_no_longer(
     """Its CPU is beside the worker's bundle, which has one and gives none away."""
     spec = TrialSpec(name="one", configuration=load(None, []), folder=tmp_path, data=tmp_path)
     monkeypatch.setattr(groups, "serve", serve)
-    with groups.worker_groups(Groups(1, ({"CPU": 1.0},), ""), tmp_path / "groups", 1, own_cluster=True) as desk:
-        first, second = told(desk, "one", spec), told(desk, "busy", spec)
+    with groups.worker_groups(Groups(1, ({"CPU": 1.0},), ""), tmp_path / "groups", 1, own_cluster=True) as dispatcher_client:
+        first, second = told(dispatcher_client, "one", spec), told(dispatcher_client, "busy", spec)
         assert first == second and first["actor"] != first["worker"]
         second["worker"].kill()
         second["actor"].wait(LONG_S)
-        third = told(desk, "last", spec)
+        third = told(dispatcher_client, "last", spec)
         assert third["actor"] != first["actor"] and third["worker"] != first["worker"]
     third["actor"].wait(LONG_S)
 

@@ -109,7 +109,7 @@ def _await(death: Death, note: Path) -> None:
 class Place(NamedTuple):
     """Two warm workers, and what their trials share."""
 
-    desk: DispatcherClient
+    dispatcher_client: DispatcherClient
     root: Path
     configuration: Configuration
     data: Path
@@ -136,9 +136,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not find this file
         patch.setattr(groups, "serve", serve)
         pair = Groups(1, ({"CPU": 1.0}, {"CPU": 1.0}), "")
-        with groups.worker_groups(pair, root / "groups", max_failures=1, own_cluster=True) as desk:
-            teacher, _, _ = acquire_teacher(store, configuration, data, desk, told)
-            yield Place(desk, root, configuration, data, teacher, fitted, folders)
+        with groups.worker_groups(pair, root / "groups", max_failures=1, own_cluster=True) as dispatcher_client:
+            teacher, _, _ = acquire_teacher(store, configuration, data, dispatcher_client, told)
+            yield Place(dispatcher_client, root, configuration, data, teacher, fitted, folders)
 
 
 def trained(place: Place, name: str, death: Death | None = None) -> tuple[list[Record], dict[str, checkpoint.Checkpoint]]:
@@ -154,10 +154,10 @@ def trained(place: Place, name: str, death: Death | None = None) -> tuple[list[R
     spec.folder.mkdir()
     if death:
         (spec.folder / DEATH).write_text(json.dumps(death))
-    place.desk.submit(name, spec.plain())
+    place.dispatcher_client.submit(name, spec.plain())
     records: list[Record] = []
     while not records or not records[-1].get("done"):
-        records.append(place.desk.next_report(name, 120))
+        records.append(place.dispatcher_client.next_report(name, 120))
         assert "failed" not in records[-1], records[-1]
     if death:
         assert (spec.folder / DIED).read_text() == str(death.resumed)

@@ -53,22 +53,22 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_an_epoch_may_be_longer_than_the_silence_that_is_allowed(clock: Clock) -> None:
-    desk = LocalDispatcher()
+    dispatcher_client = LocalDispatcher()
 
     def end() -> None:
-        desk.alive()
-        desk.records.put({"epoch": 1})
+        dispatcher_client.alive()
+        dispatcher_client.records.put({"epoch": 1})
 
-    desk.records = Passing(clock, [desk.alive, desk.alive, desk.alive, end])
-    assert desk.next_report("trial", SILENCE_S) == {"epoch": 1}
+    dispatcher_client.records = Passing(clock, [dispatcher_client.alive, dispatcher_client.alive, dispatcher_client.alive, end])
+    assert dispatcher_client.next_report("trial", SILENCE_S) == {"epoch": 1}
     assert clock.now > 100 + 2 * SILENCE_S
 
 
 def test_silence_is_measured_since_the_last_sign_of_life(clock: Clock) -> None:
-    desk = LocalDispatcher()
-    waiting = desk.records = Passing(clock, [desk.alive, lambda: None])
+    dispatcher_client = LocalDispatcher()
+    waiting = dispatcher_client.records = Passing(clock, [dispatcher_client.alive, lambda: None])
     with refused("resources.heartbeat_timeout_s", SILENCE_S, "longer than its start takes", PreflightError):
-        desk.next_report("trial", SILENCE_S)
+        dispatcher_client.next_report("trial", SILENCE_S)
     assert waiting.waits == [SILENCE_S, SILENCE_S / 2], "the sign came in the middle of the first wait"
 
 
@@ -79,10 +79,10 @@ def test_a_training_gives_its_signs_of_life_to_the_desk(clock: Clock, specify: S
         context.report({"epoch": 1})
 
     monkeypatch.setattr(local_backend, "execute", trained)
-    desk = LocalDispatcher()
-    desk.submit("trial", specify("teacher=null", "method.name=cross_entropy").plain())
-    assert desk.records.get(timeout=60) == {"epoch": 1}
-    assert desk.heard == clock.now == 107
+    dispatcher_client = LocalDispatcher()
+    dispatcher_client.submit("trial", specify("teacher=null", "method.name=cross_entropy").plain())
+    assert dispatcher_client.records.get(timeout=60) == {"epoch": 1}
+    assert dispatcher_client.heard == clock.now == 107
 
 
 @pytest.mark.parametrize("own", [True, False])
@@ -93,11 +93,11 @@ def test_a_fault_of_the_machine_fails_no_trial(own: bool, specify: Specify, monk
 
     monkeypatch.setattr(local_backend, "execute", trained)
     notes: list[str] = []
-    desk = LocalDispatcher(notes.append)
-    desk.submit("trial", specify("teacher=null", "method.name=cross_entropy").plain())
+    dispatcher_client = LocalDispatcher(notes.append)
+    dispatcher_client.submit("trial", specify("teacher=null", "method.name=cross_entropy").plain())
     if own:
-        assert desk.next_report("trial", 60) == {"failed": "it diverged"}
+        assert dispatcher_client.next_report("trial", 60) == {"failed": "it diverged"}
     else:
         with refused("trial", "OSError: [Errno 116] Stale file handle", error=PreflightError):
-            desk.next_report("trial", 60)
+            dispatcher_client.next_report("trial", 60)
     assert notes == ["the disk is full"]

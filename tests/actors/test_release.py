@@ -14,10 +14,10 @@ from tests.refusal import refused
 
 def test_a_trial_that_nobody_holds_is_free() -> None:
     async def play() -> None:
-        desk = Dispatcher(groups=1, max_failures=0)
-        assert await desk.released("a", 0.0)
-        await desk.submit("a", {})
-        assert await desk.released("a", 0.0), "nobody has taken it"
+        dispatcher_client = Dispatcher(groups=1, max_failures=0)
+        assert await dispatcher_client.released("a", 0.0)
+        await dispatcher_client.submit("a", {})
+        assert await dispatcher_client.released("a", 0.0), "nobody has taken it"
 
     asyncio.run(play())
 
@@ -25,20 +25,20 @@ def test_a_trial_that_nobody_holds_is_free() -> None:
 @pytest.mark.parametrize("end", ["given back", "group ended", "given up"])
 def test_whoever_waits_hears_of_the_end_however_it_comes(end: str) -> None:
     async def play() -> None:
-        desk = Dispatcher(groups=2, max_failures=0)
-        await desk.submit("a", {})
-        await desk.take(0, LONG_S)
-        await desk.report("a", {"epoch": 2})
-        assert not await desk.released("a", SHORT_S)
-        waits = asyncio.create_task(desk.released("a", LONG_S))
+        dispatcher_client = Dispatcher(groups=2, max_failures=0)
+        await dispatcher_client.submit("a", {})
+        await dispatcher_client.take(0, LONG_S)
+        await dispatcher_client.report("a", {"epoch": 2})
+        assert not await dispatcher_client.released("a", SHORT_S)
+        waits = asyncio.create_task(dispatcher_client.released("a", LONG_S))
         await settle()
         assert not waits.done()
         if end == "given back":
-            await desk.give_back(0, "a")
+            await dispatcher_client.give_back(0, "a")
         elif end == "group ended":
-            await desk.group_ended(0, "out of memory")
+            await dispatcher_client.group_ended(0, "out of memory")
         else:
-            assert await desk.take(0, SHORT_S) is None, "its worker died once too often"
+            assert await dispatcher_client.take(0, SHORT_S) is None, "its worker died once too often"
         assert await waits
 
     asyncio.run(play())
@@ -46,21 +46,21 @@ def test_whoever_waits_hears_of_the_end_however_it_comes(end: str) -> None:
 
 def test_a_trial_that_was_given_back_goes_on_under_its_name() -> None:
     async def play() -> None:
-        desk = Dispatcher(groups=2, max_failures=0)
-        await desk.submit("a", {"until": 2})
-        await desk.take(0, LONG_S)
-        told = asyncio.create_task(desk.until_stopped("a"))
+        dispatcher_client = Dispatcher(groups=2, max_failures=0)
+        await dispatcher_client.submit("a", {"until": 2})
+        await dispatcher_client.take(0, LONG_S)
+        told = asyncio.create_task(dispatcher_client.until_stopped("a"))
         for epoch in (1, 2):
-            await desk.report("a", {"epoch": epoch})
-        await desk.give_back(0, "a")
+            await dispatcher_client.report("a", {"epoch": epoch})
+        await dispatcher_client.give_back(0, "a")
         await settle()
         assert not told.done(), "it is not stopped"
-        await desk.submit("a", {"until": 4})
+        await dispatcher_client.submit("a", {"until": 4})
         await told
-        assert await desk.take(1, LONG_S) == ("a", {"until": 4})
-        await desk.report("a", {"epoch": 2})
-        await desk.report("a", {"epoch": 3})
-        assert [(await desk.next_report("a", LONG_S))["epoch"] for _ in range(2)] == [2, 3], (
+        assert await dispatcher_client.take(1, LONG_S) == ("a", {"until": 4})
+        await dispatcher_client.report("a", {"epoch": 2})
+        await dispatcher_client.report("a", {"epoch": 3})
+        assert [(await dispatcher_client.next_report("a", LONG_S))["epoch"] for _ in range(2)] == [2, 3], (
             "what is known already, the reader drops"
         )
 
@@ -69,15 +69,15 @@ def test_a_trial_that_was_given_back_goes_on_under_its_name() -> None:
 
 def test_deaths_are_counted_over_the_life_of_a_trial() -> None:
     async def play() -> None:
-        desk = Dispatcher(groups=1, max_failures=1)
-        await desk.submit("a", {})
+        dispatcher_client = Dispatcher(groups=1, max_failures=1)
+        await dispatcher_client.submit("a", {})
         for _ in range(2):  # the second one is a death
-            await desk.take(0, LONG_S)
-        await desk.give_back(0, "a")
-        await desk.submit("a", {})
-        await desk.take(0, LONG_S)
-        assert await desk.take(0, SHORT_S) is None
-        assert "its worker died 2 times" in (await desk.next_report("a", LONG_S))["failed"]
+            await dispatcher_client.take(0, LONG_S)
+        await dispatcher_client.give_back(0, "a")
+        await dispatcher_client.submit("a", {})
+        await dispatcher_client.take(0, LONG_S)
+        assert await dispatcher_client.take(0, SHORT_S) is None
+        assert "its worker died 2 times" in (await dispatcher_client.next_report("a", LONG_S))["failed"]
 
     asyncio.run(play())
 

@@ -37,11 +37,11 @@ class Here:
         asked: TeacherAccess | None,
         show: Any,
         resume: bool = False,
-        lent: Any = None,
+        shared_groups: Any = None,
         ship: Any = None,
     ) -> None:
         """Run the sweep to its end or its interruption."""
-        assert asked is not None and lent == LENT
+        assert asked is not None and shared_groups == LENT
         self.conducted.append((sweep.name, resume))
         self.shipped.append(ship)
         teacher, _, _ = acquire_teacher(store, sweep.configuration, data, LocalDispatcher(), show.teacher_epoch)

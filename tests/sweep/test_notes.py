@@ -49,7 +49,7 @@ def stand_in(*records: dict[str, Any]) -> ProxyTrainable:
     made = ProxyTrainable.__new__(ProxyTrainable)  # as Tune would make it, without an actor
     folders = {"trials": "trials", "data": "data", "teacher": None, "knowledge": None}
     made.place = {"folders": folders, "heartbeat_timeout_s": 5.0, "objective": "validation/accuracy"}
-    made.desk = cast(Any, Written(*records))
+    made.dispatcher_client = cast(Any, Written(*records))
     return made
 
 
@@ -75,8 +75,13 @@ def test_a_record_that_is_told_again_after_a_resume_adds_no_note(tmp_path: Path)
     sweep = Sweep.create(Store.open(tmp_path).sweep("mine"), load(None, ["training.epochs=2"]), "train")
     Events(sweep, []).report(Trial(0, {}), record(1, "before"))
     found = read_back(sweep)
-    desk = Written(record(1, "before"), record(2, "after") | {"done": True})
-    _train_one(found, cast(Any, desk), Events(found, []), {"trials": "trials", "data": "data", "teacher": None, "knowledge": None})
+    dispatcher_client = Written(record(1, "before"), record(2, "after") | {"done": True})
+    _train_one(
+        found,
+        cast(Any, dispatcher_client),
+        Events(found, []),
+        {"trials": "trials", "data": "data", "teacher": None, "knowledge": None},
+    )
     assert found.trials[0].history == [0.5, 0.5] and found.trials[0].notes == ["before", "after"]
 
 

@@ -51,16 +51,16 @@ class Workers:
 
 
 @pytest.fixture
-def desk() -> Workers:
+def dispatcher_client() -> Workers:
     return Workers()
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path, desk: Workers) -> ProxyTrainable:
+def stand_in(tmp_path: Path, dispatcher_client: Workers) -> ProxyTrainable:
     made = ProxyTrainable.__new__(ProxyTrainable)  # as Tune would make it, without an actor
     folders = {"trials": str(tmp_path), "data": "data", "teacher": None, "knowledge": None}
     made.place = {"folders": folders, "heartbeat_timeout_s": 5.0, "objective": "validation/accuracy"}
-    made.desk = cast(Any, desk)
+    made.dispatcher_client = cast(Any, dispatcher_client)
     return made
 
 
@@ -78,13 +78,15 @@ def checkpoint(stand_in: ProxyTrainable, folder: Path) -> Path:
     return folder
 
 
-def test_nothing_is_submitted_before_the_first_step(stand_in: ProxyTrainable, desk: Workers) -> None:
-    assert stand_in.reset_config(config(0)) and not desk.done
+def test_nothing_is_submitted_before_the_first_step(stand_in: ProxyTrainable, dispatcher_client: Workers) -> None:
+    assert stand_in.reset_config(config(0)) and not dispatcher_client.done
     assert epochs(stand_in, 6) == [1, 2, 3, 4, 5, 6]
-    assert desk.done == ["submit trial-00000 until 6"]
+    assert dispatcher_client.done == ["submit trial-00000 until 6"]
 
 
-def test_a_trial_that_was_paused_goes_on_and_tells_no_epoch_twice(stand_in: ProxyTrainable, desk: Workers, tmp_path: Path) -> None:
+def test_a_trial_that_was_paused_goes_on_and_tells_no_epoch_twice(
+    stand_in: ProxyTrainable, dispatcher_client: Workers, tmp_path: Path
+) -> None:
     stand_in.begin(config(0, until=2))
     assert epochs(stand_in, 2) == [1, 2]
     kept = checkpoint(stand_in, tmp_path / "tune")
@@ -94,10 +96,10 @@ def test_a_trial_that_was_paused_goes_on_and_tells_no_epoch_twice(stand_in: Prox
     stand_in.reset_config(config(0, until=4))
     stand_in.load_checkpoint(str(kept))
     assert epochs(stand_in, 2) == [3, 4]
-    assert desk.done[-2:] == ["released trial-00000", "submit trial-00000 until 4"]
+    assert dispatcher_client.done[-2:] == ["released trial-00000", "submit trial-00000 until 4"]
 
 
-def test_a_trial_takes_over_another_ones_weights(stand_in: ProxyTrainable, desk: Workers, tmp_path: Path) -> None:
+def test_a_trial_takes_over_another_ones_weights(stand_in: ProxyTrainable, dispatcher_client: Workers, tmp_path: Path) -> None:
     stand_in.begin(config(0, until=2))
     epochs(stand_in, 2)
     kept = checkpoint(stand_in, tmp_path / "tune")
@@ -116,10 +118,10 @@ def test_the_last_epoch_is_no_pause(stand_in: ProxyTrainable, tmp_path: Path) ->
     assert stand_in.step()["done"] and not (tmp_path / "00000" / SNAPSHOTS).exists()
 
 
-def test_whoever_asks_on_after_the_worker_stopped_gets_the_rest(stand_in: ProxyTrainable, desk: Workers) -> None:
+def test_whoever_asks_on_after_the_worker_stopped_gets_the_rest(stand_in: ProxyTrainable, dispatcher_client: Workers) -> None:
     stand_in.begin(config(0, until=2))
     assert epochs(stand_in, 6) == [1, 2, 3, 4, 5, 6]
-    assert desk.done == ["submit trial-00000 until 2", "released trial-00000", "submit trial-00000 until 6"]
+    assert dispatcher_client.done == ["submit trial-00000 until 2", "released trial-00000", "submit trial-00000 until 6"]
 
 
 def test_a_resumed_trial_tells_its_last_epoch_and_does_the_take_over_that_was_left(
@@ -141,7 +143,7 @@ def test_a_resumed_trial_goes_on_from_its_own_where_nothing_is_left(stand_in: Pr
 
 
 def test_epochs_that_a_dead_driver_did_not_hear_are_told_one_by_one(
-    stand_in: ProxyTrainable, desk: Workers, tmp_path: Path
+    stand_in: ProxyTrainable, dispatcher_client: Workers, tmp_path: Path
 ) -> None:
     save(tmp_path / "00000", "00000 4")
     stand_in.begin(config(0, known=1))
@@ -149,7 +151,7 @@ def test_epochs_that_a_dead_driver_did_not_hear_are_told_one_by_one(
 
 
 def test_where_trials_wait_for_one_another_they_are_told_with_the_epoch_at_which_it_stands(
-    stand_in: ProxyTrainable, desk: Workers, tmp_path: Path
+    stand_in: ProxyTrainable, dispatcher_client: Workers, tmp_path: Path
 ) -> None:
     save(tmp_path / "00000", "00000 4")
     stand_in.begin(config(0, until=2, known=1))
@@ -164,13 +166,13 @@ def test_where_trials_wait_for_one_another_they_are_told_with_the_epoch_at_which
     ("busy", "end", "said"), [(True, "unfit", "was not given back within 15 s"), (False, "failed", "could not be copied")]
 )
 def test_what_cannot_be_taken_over_fails_the_trial_alone(
-    busy: bool, end: str, said: str, stand_in: ProxyTrainable, desk: Workers, tmp_path: Path
+    busy: bool, end: str, said: str, stand_in: ProxyTrainable, dispatcher_client: Workers, tmp_path: Path
 ) -> None:
     stand_in.begin(config(0, until=2))
     epochs(stand_in, 2)
     kept = checkpoint(stand_in, tmp_path / "tune")
     snapshots.remove(tmp_path / "00000")
-    desk.busy = busy
+    dispatcher_client.busy = busy
     stand_in.begin(config(0, until=4))
     stand_in.load_checkpoint(str(kept))
     result = stand_in.step()
@@ -178,12 +180,12 @@ def test_what_cannot_be_taken_over_fails_the_trial_alone(
 
 
 def test_a_trial_that_nobody_can_train_has_not_failed(
-    stand_in: ProxyTrainable, desk: Workers, monkeypatch: pytest.MonkeyPatch
+    stand_in: ProxyTrainable, dispatcher_client: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unfit(trial: str, wait_s: float) -> dict[str, Any]:
         raise PreflightError("no worker group is left")
 
-    monkeypatch.setattr(desk, "next_report", unfit)
+    monkeypatch.setattr(dispatcher_client, "next_report", unfit)
     stand_in.begin(config(0))
     assert stand_in.step() == {"unfit": "no worker group is left", "done": True}
 
@@ -206,7 +208,7 @@ def test_it_shows_life_whatever_its_trial_waits_for(stand_in: ProxyTrainable, mo
 
     monkeypatch.setattr("orchestrator.cluster.dispatcher_client.DispatcherClient.find", lambda name: Attended())
     monkeypatch.setattr(stand_ins, "get_runtime_context", lambda: SimpleNamespace(current_actor="this process"))
-    stand_in.setup(config(3), stand_in.place | {"desk": "desk", "heartbeat_timeout_s": 0.001})
+    stand_in.setup(config(3), stand_in.place | {"dispatcher": "name", "heartbeat_timeout_s": 0.001})
     assert enough.wait(60)
     stand_in.cleanup()
     assert {sign[1:] for sign in signs} == {("trial-00003", "this process")} and len({sign[0] for sign in signs}) == 1

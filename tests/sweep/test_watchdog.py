@@ -203,7 +203,7 @@ def test_the_thread_looks_again_after_whatever_goes_wrong(monkeypatch: pytest.Mo
         enough.set()
 
     monkeypatch.setattr(watchdogs, "LOOK_S", 0)
-    desk: Any = Troubled()
-    with watch_trials(desk, Resources(), note):
+    dispatcher_client: Any = Troubled()
+    with watch_trials(dispatcher_client, Resources(), note):
         assert enough.wait(30)
     assert said[:2] == ["look 2", "look 3"]

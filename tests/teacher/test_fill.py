@@ -130,12 +130,14 @@ def every_block_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precompute, "TOLD_S", -1.0)
 
 
-def filled(spec: TrialSpec, groups: int = 1, desk: Here | None = None, features: bool = False) -> tuple[Here, Shown]:
+def filled(spec: TrialSpec, groups: int = 1, dispatcher_client: Here | None = None, features: bool = False) -> tuple[Here, Shown]:
     assert spec.teacher is not None and spec.knowledge is not None
     folders = {"folder": spec.folder, "data": spec.data, "teacher": spec.teacher, "knowledge": spec.knowledge}
-    desk, show = desk or Here(), Shown()
-    precompute_views(spec.configuration, folders, distribute_views(VIEWS, groups, everywhere=False), features, desk, show)
-    return desk, show
+    dispatcher_client, show = dispatcher_client or Here(), Shown()
+    precompute_views(
+        spec.configuration, folders, distribute_views(VIEWS, groups, everywhere=False), features, dispatcher_client, show
+    )
+    return dispatcher_client, show
 
 
 def cache_of(spec: TrialSpec) -> dict[str, Path]:
@@ -164,14 +166,16 @@ def test_what_there_is_to_fill(pairs: list[str], augmentation: str, views: list[
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 4, 7])
 def test_every_view_is_dealt_out_once(spec: TrialSpec, groups: int) -> None:
-    desk, show = filled(spec, groups)
-    shares = [list(job.views) for job in desk.jobs.values()]
+    dispatcher_client, show = filled(spec, groups)
+    shares = [list(job.views) for job in dispatcher_client.jobs.values()]
     assert len(shares) == min(groups, len(VIEWS)) and max(map(len, shares)) - min(map(len, shares)) <= 1
     assert order([view for share in shares for view in share]) == order(show.views) == [-1, 0, 1, 2]
     assert all((job.role, job.knowledge, job.configuration) == ("fill", spec.knowledge, spec.configuration)
-               for job in desk.jobs.values())  # fmt: skip
+               for job in dispatcher_client.jobs.values())  # fmt: skip
     assert set(cache_of(spec)) == FILES
-    assert set(desk.stopped) == set(desk.jobs) and desk.silences == {spec.configuration.resources.heartbeat_timeout_s}
+    assert set(dispatcher_client.stopped) == set(dispatcher_client.jobs) and dispatcher_client.silences == {
+        spec.configuration.resources.heartbeat_timeout_s
+    }
 
 
 def test_the_second_time_all_of_it_is_there(spec: TrialSpec) -> None:
@@ -280,11 +284,13 @@ VIEW: dict[str, Any] = {"epoch": 1, "metrics": {"cache/hits": 1.0, "cache/misses
     ],
 )
 def test_a_job_that_fails_stops_the_others(spec: TrialSpec, failure: Record | UserError, kind: type[UserError]) -> None:
-    desk = Told({"fill-0": [VIEW], "fill-1": [{"samples": 32}, failure], "fill-2": []})
+    dispatcher_client = Told({"fill-0": [VIEW], "fill-1": [{"samples": 32}, failure], "fill-2": []})
     with refused("teacher", "the disk is full", error=kind) as raised:
-        filled(spec, 3, desk)
+        filled(spec, 3, dispatcher_client)
     assert type(raised.value) is kind and "the disk is full" in str(raised.value)
-    assert desk.stopped == ["fill-0", "fill-1", "fill-2"] and set(desk.jobs) == set(desk.stopped)
+    assert dispatcher_client.stopped == ["fill-0", "fill-1", "fill-2"] and set(dispatcher_client.jobs) == set(
+        dispatcher_client.stopped
+    )
 
 
 def test_a_teacher_that_cannot_be_kept_fails_the_filling_with_its_sentence(
@@ -302,28 +308,28 @@ def test_an_interrupt_stops_every_job(spec: TrialSpec, monkeypatch: pytest.Monke
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Shown, "view_filled", interrupted)
-    desk = Told({"fill-0": [VIEW], "fill-1": []})
+    dispatcher_client = Told({"fill-0": [VIEW], "fill-1": []})
     with pytest.raises(KeyboardInterrupt):
-        filled(spec, 2, desk)
-    assert desk.stopped == ["fill-0", "fill-1"]
+        filled(spec, 2, dispatcher_client)
+    assert dispatcher_client.stopped == ["fill-0", "fill-1"]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_desk_that_breaks_ends_the_filling_too(spec: TrialSpec) -> None:
     """Errors of Ray other than those of a dispatcher; a waiting job would wait forever."""
-    desk = Told({"fill-0": [VIEW], "fill-1": [RuntimeError("an object of Ray was lost")]})
+    dispatcher_client = Told({"fill-0": [VIEW], "fill-1": [RuntimeError("an object of Ray was lost")]})
     ended: list[BaseException] = []
 
     def driver() -> None:
         try:
-            filled(spec, 2, desk)
+            filled(spec, 2, dispatcher_client)
         except Exception as error:
             ended.append(error)
 
     thread = threading.Thread(target=driver, daemon=True)
     thread.start()
     thread.join(BROKEN_S)
-    assert ended and "an object of Ray was lost" in str(ended[0]) and desk.stopped == ["fill-0", "fill-1"]
+    assert ended and "an object of Ray was lost" in str(ended[0]) and dispatcher_client.stopped == ["fill-0", "fill-1"]
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 7])

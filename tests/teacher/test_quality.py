@@ -94,11 +94,11 @@ def given(tmp_path: Path) -> Given:
 
 
 def bring(given: Given) -> dict[str, Any]:
-    desk = LocalDispatcher()
+    dispatcher_client = LocalDispatcher()
     try:
-        return acquire_teacher(*given, desk, lambda epoch, metrics: None)[1]
+        return acquire_teacher(*given, dispatcher_client, lambda epoch, metrics: None)[1]
     finally:
-        desk.close(10)
+        dispatcher_client.close(10)
 
 
 def test_given_weights_are_evaluated_when_they_are_adopted_and_never_again(given: Given) -> None:

@@ -107,7 +107,7 @@ class _Bench:
     ) -> None:
         self.store, self.comparison, self.console, self.open, self.ship_of = store, comparison, console, open_, ship_of
         self.now: tuple[Sweep, Display] | None = None  # the sweep that trains, and its display
-        self.lent: Lent | None = None
+        self.shared_groups: Lent | None = None
 
     @functools.cached_property
     def begun(self) -> Prepared:
@@ -141,9 +141,9 @@ class _Bench:
                 return found
             keep(found.folder, self.begun.data)
             self.now = found, display
-            self.lent = self.lent or self._groups(display)
-            begun, lent = self.begun, self.lent
-            run_sweep(found, self.store, begun.data, begun.asked, display, resume=resume, lent=lent, ship=ship)
+            self.shared_groups = self.shared_groups or self._groups(display)
+            begun, shared_groups = self.begun, self.shared_groups
+            run_sweep(found, self.store, begun.data, begun.asked, display, resume=resume, shared_groups=shared_groups, ship=ship)
         if found.state == "interrupted":
             raise KeyboardInterrupt
         self.console.print(_said(found), markup=False, highlight=False, soft_wrap=True)
@@ -194,10 +194,10 @@ class _Bench:
         trials = max(common.search.trials, len(comparison.methods) * comparison.seeds)
         folder = comparison.folder / "groups"
         explain_data(common, self.begun.data, display)
-        desk = open_dispatcher(
+        dispatcher_client = open_dispatcher(
             self.store, common, folder, trials, False, display, self._note, self._unended, count_influence_actors(common, "sweep")
         )
-        return self.open.enter_context(desk)
+        return self.open.enter_context(dispatcher_client)
 
     def _note(self, text: str) -> None:
         if self.now:
